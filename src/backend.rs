@@ -1,0 +1,202 @@
+//! Stage 1, where documents live: etcd, a directory, or memory (tests).
+//!
+//! What enters: a [`Backend`] is told which *root* (a key prefix) to follow. What leaves: [`Event`]s, whole lists and
+//! whole revisions, in order, never half a revision. It promises that following a root never loses a change: whatever
+//! happens to the connection, the next event is either the next revision or a new list. It does not know what a value
+//! means; nothing of the other stages is named here.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub mod directory;
+pub mod etcd;
+pub mod memory;
+
+/// One key as the backend holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The full key, prefix included. etcd keys are bytes, not always UTF-8.
+    pub key: Bytes,
+    /// The value as written.
+    pub value: Bytes,
+    /// The store's revision when the key was created; 0 where the backend has no history (directory).
+    pub create_revision: i64,
+    /// The store's revision when this value was written; in a directory the saved counter.
+    pub mod_revision: i64,
+    /// Whether the key vanishes with a lease.
+    pub leased: bool,
+}
+
+/// What one revision did to one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key now has this value.
+    Put(Entry),
+    /// The key is gone.
+    Delete {
+        /// The full key.
+        key: Bytes,
+    },
+}
+
+impl Change {
+    /// The full key that changed.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key } => key,
+        }
+    }
+}
+
+/// Why a whole list was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ListReason {
+    /// The first list since the process started.
+    Start,
+    /// The connection was lost, or silent for too long.
+    Reconnect,
+    /// The watched revision was compacted away.
+    Compacted,
+    /// The store's history is not the one that was followed: a restore, a wiped directory, another cluster.
+    Fork,
+    /// Asked for, to confirm an earlier list ([`Backend::watch`]'s `relist`).
+    Confirm,
+}
+
+/// What following a root tells, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Everything below the root at one revision: what is not in it does not exist.
+    Listed {
+        /// The store's revision of the list.
+        revision: i64,
+        /// Why it was read.
+        reason: ListReason,
+        /// Sorted by key.
+        entries: Vec<Entry>,
+    },
+    /// Everything that one revision changed below the root.
+    Changed {
+        /// The revision.
+        revision: i64,
+        /// At least one; for a key changed twice, the last wins.
+        changes: Vec<Change>,
+    },
+    /// The store answered a linearizable read (or the folder is there) now: what was told so far is current.
+    Alive,
+    /// The root cannot be read now; retried with backoff. The sentence is for people.
+    Failed {
+        /// What failed, without secrets.
+        reason: String,
+    },
+}
+
+/// What a write expects of a key before it is carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing: the last write wins.
+    Any,
+    /// The key does not exist.
+    Absent,
+    /// The key has the value with this etag ([`Backend::etag`]).
+    Etag(String),
+}
+
+/// One key of a [`Backend::write`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The full key.
+    pub key: Bytes,
+    /// The new value; `None` deletes.
+    pub value: Option<Bytes>,
+    /// What must hold before.
+    pub expect: Expect,
+}
+
+/// Why a write was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// An expectation does not hold; nothing was written.
+    #[error("{key} changed meanwhile")]
+    Conflict {
+        /// The key, lossily as text.
+        key: String,
+        /// What it holds now.
+        current: Option<Entry>,
+    },
+    /// Larger than the store takes.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The store did not answer in time: the write may or may not have happened.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The store refused or is away; nothing was written.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The revision's history was compacted, or the backend keeps none.
+    #[error("no history at revision {0}")]
+    NoHistory(i64),
+    /// The store is away or refuses.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Asks a followed root to list itself again; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Relist(Arc<tokio::sync::Notify>);
+
+impl Relist {
+    /// Ask for a list with reason [`ListReason::Confirm`]; several asks before it starts are one.
+    pub fn ask(&self) {
+        self.0.notify_one();
+    }
+
+    /// Resolves when somebody asked. Cancel safe.
+    pub async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// A place where documents live.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// `etcd`, `directory` or `memory`: the `source` of `GET /api/v1/snapshot`.
+    fn name(&self) -> &'static str;
+
+    /// Follow everything below `prefix` until `token` is cancelled, sending what happens to `events`.
+    ///
+    /// Returns only when cancelled or when the receiver is gone; every failure of the store is an [`Event::Failed`] and a
+    /// retry. Waits when `events` is full.
+    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken);
+
+    /// One key now, linearizable.
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError>;
+
+    /// One key as it was at `revision`; [`ReadError::NoHistory`] where that is gone or never kept.
+    async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError>;
+
+    /// All keys below a prefix now, sorted by key, with the store's revision.
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError>;
+
+    /// Carry out all writes or none, as one revision. Returns it. A write that would change nothing is left out.
+    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError>;
+
+    /// The opaque etag of an entry: the mod_revision (etcd, memory) or a hash of the content (directory).
+    fn etag(&self, entry: &Entry) -> String;
+
+    /// The store is read again with new credentials or certificates (SIGHUP). A no-op where there are none.
+    async fn reload(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

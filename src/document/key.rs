@@ -1,0 +1,198 @@
+//! Keys: which document a key names.
+//!
+//! A key below the prefix is `KIND/NAME` (`defaults` has no name); a key below the registry root is
+//! `{cluster}/{instance}` and has the kind `services`.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The first word of a key below its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `routes/{service}` or `routes/{service}/{route}`.
+    Routes,
+    /// `clusters/{name}`.
+    Clusters,
+    /// `{registry prefix}{cluster}/{instance}`.
+    Services,
+    /// `registries/{name}`.
+    Registries,
+    /// `listeners/{name}`.
+    Listeners,
+    /// `secrets/{name}`.
+    Secrets,
+    /// `policies/{name}`.
+    Policies,
+    /// `groups/{name}`.
+    Groups,
+    /// `runtime/{layer}`.
+    Runtime,
+    /// `defaults`.
+    Defaults,
+    /// `xds/{type}/{resource name}`.
+    Xds,
+    /// A word that is none of these: the document is always rejected.
+    Unknown,
+}
+
+impl Kind {
+    /// Every kind that a document can have, in the order of documents.md.
+    pub const ALL: [Self; 11] = [
+        Self::Routes,
+        Self::Clusters,
+        Self::Services,
+        Self::Registries,
+        Self::Listeners,
+        Self::Secrets,
+        Self::Policies,
+        Self::Groups,
+        Self::Runtime,
+        Self::Defaults,
+        Self::Xds,
+    ];
+
+    /// The word in keys and in the API; `unknown` for [`Kind::Unknown`].
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Routes => "routes",
+            Self::Clusters => "clusters",
+            Self::Services => "services",
+            Self::Registries => "registries",
+            Self::Listeners => "listeners",
+            Self::Secrets => "secrets",
+            Self::Policies => "policies",
+            Self::Groups => "groups",
+            Self::Runtime => "runtime",
+            Self::Defaults => "defaults",
+            Self::Xds => "xds",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The kind that a word names.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What a document is called: its kind and the rest of its key.
+///
+/// Ordered by kind, then name. The full key is `prefix + kind + "/" + name`; see [`Roots`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DocumentKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The rest of the key, slashes as they are; empty for `defaults`. For [`Kind::Unknown`] the whole key.
+    pub name: Arc<str>,
+}
+
+impl DocumentKey {
+    /// A key from its parts.
+    #[must_use]
+    pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
+        Self { kind, name: name.into() }
+    }
+
+    /// The `{service}` of a route, the `{cluster}` of a registration: the name up to its first slash.
+    #[must_use]
+    pub fn first_segment(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+}
+
+/// `routes/user-service`, as it stands below the prefix.
+impl fmt::Display for DocumentKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Defaults => formatter.write_str("defaults"),
+            Kind::Unknown => formatter.write_str(&self.name),
+            kind => write!(formatter, "{kind}/{}", self.name),
+        }
+    }
+}
+
+/// Where a document's key was found: the roots that are followed, each with one watch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Root {
+    /// `--prefix`: every kind but `services`.
+    Documents,
+    /// `--registry-prefix`: `services`.
+    Registrations,
+    /// One of `--routes-prefix`: `routes`, the whole rest of the key is the name.
+    Routes(Arc<str>),
+}
+
+/// The prefixes of all roots: from a key in the store to a [`DocumentKey`] and back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// `/gateway/`
+    pub prefix: Arc<str>,
+    /// `/services/`
+    pub registry_prefix: Arc<str>,
+    /// Other places of routes documents; normally none.
+    pub routes_prefixes: Vec<Arc<str>>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { prefix: "/gateway/".into(), registry_prefix: "/services/".into(), routes_prefixes: Vec::new() }
+    }
+}
+
+impl Layout {
+    /// All roots.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Root> {
+        let mut roots = vec![Root::Documents, Root::Registrations];
+        roots.extend(self.routes_prefixes.iter().map(|prefix| Root::Routes(Arc::clone(prefix))));
+        roots
+    }
+
+    /// The key prefix of a root.
+    #[must_use]
+    pub fn prefix_of<'a>(&'a self, root: &'a Root) -> &'a str {
+        match root {
+            Root::Documents => &self.prefix,
+            Root::Registrations => &self.registry_prefix,
+            Root::Routes(prefix) => prefix,
+        }
+    }
+
+    /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and the
+    /// key below the prefix, lossily as text, as its name.
+    #[must_use]
+    pub fn locate(&self, root: &Root, full_key: &[u8]) -> DocumentKey {
+        let prefix = self.prefix_of(root);
+        let below = full_key.strip_prefix(prefix.as_bytes()).unwrap_or(full_key);
+        let Ok(text) = std::str::from_utf8(below) else {
+            return DocumentKey::new(Kind::Unknown, String::from_utf8_lossy(below));
+        };
+        match root {
+            Root::Registrations => DocumentKey::new(Kind::Services, text),
+            Root::Routes(_) => DocumentKey::new(Kind::Routes, text),
+            Root::Documents if text == Kind::Defaults.as_str() => DocumentKey::new(Kind::Defaults, ""),
+            Root::Documents => match text.split_once('/').and_then(|(word, name)| Some((Kind::from_word(word)?, name)))
+            {
+                Some((kind, name)) if !matches!(kind, Kind::Defaults | Kind::Services) => DocumentKey::new(kind, name),
+                _ => DocumentKey::new(Kind::Unknown, text),
+            },
+        }
+    }
+
+    /// The key in the store under which the API writes a document (never below a `--routes-prefix`).
+    #[must_use]
+    pub fn full_key(&self, key: &DocumentKey) -> String {
+        match key.kind {
+            Kind::Services => format!("{}{}", self.registry_prefix, key.name),
+            _ => format!("{}{key}", self.prefix),
+        }
+    }
+}

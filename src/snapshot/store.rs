@@ -1,0 +1,42 @@
+//! The current snapshot: one pointer, one writer, and a generation to wake who waits.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::Snapshot;
+
+/// Holds the current snapshot. Reading takes no lock; one task publishes.
+#[derive(Debug)]
+pub struct Store {
+    current: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { current: ArcSwap::from_pointee(Snapshot::unpublished()), generation: watch::Sender::new(0) }
+    }
+}
+
+impl Store {
+    /// The current snapshot; its generation is 0 before the first publish.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Swap in the next snapshot and wake who waits. Only the one writer calls this.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        let generation = snapshot.generation;
+        self.current.store(snapshot);
+        self.generation.send_replace(generation);
+    }
+
+    /// The generation of the latest publish, to wait on.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+}
