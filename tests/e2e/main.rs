@@ -1,0 +1,4 @@
+//! e2e tests.
+
+#[path = "../support/lib.rs"]
+mod support;

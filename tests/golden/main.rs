@@ -1,0 +1,1 @@
+//! Golden tests: documents in, resources out.

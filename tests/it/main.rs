@@ -1,0 +1,4 @@
+//! it tests.
+
+#[path = "../support/lib.rs"]
+mod support;

@@ -1,0 +1,14 @@
+//! What the test binaries share: real etcd and Envoy processes, scripted clients, upstreams.
+//!
+//! Included with `#[path = "../support/lib.rs"] mod support;`. A missing binary fails the test that needs it, with the
+//! command that installs it.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod ads_client;
+pub mod envoy;
+pub mod etcd;
+pub mod eventually;
+pub mod server;
+pub mod tools;
+pub mod upstream;

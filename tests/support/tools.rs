@@ -1,0 +1,20 @@
+//! Where the installed parts are: `.tools/` of the repository (`make tools`), else the PATH.
+
+use std::path::PathBuf;
+
+/// The path of `etcd`, `etcdctl` or `envoy`.
+///
+/// # Panics
+/// With the command that installs it, when it is missing.
+pub fn binary(name: &str) -> PathBuf {
+    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools");
+    let installed = [tools.join("root/usr/bin").join(name), tools.join("venv/bin").join(name)];
+    if let Some(path) = installed.into_iter().find(|path| path.exists()) {
+        return path;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is missing: run `make tools`"))
+}
