@@ -174,6 +174,10 @@ pub trait Backend: Send + Sync + 'static {
     /// `etcd`, `directory` or `memory`: the `source` of `GET /api/v1/snapshot`.
     fn name(&self) -> &'static str;
 
+    /// Whether the store is a service that other replicas share: last good texts are kept there too, and its silence makes a
+    /// snapshot stale.
+    fn is_shared(&self) -> bool;
+
     /// Follow everything below `prefix` until `token` is cancelled, sending what happens to `events`.
     ///
     /// Returns only when cancelled or when the receiver is gone; every failure of the store is an [`Event::Failed`] and a

@@ -166,6 +166,12 @@ impl Layout {
         }
     }
 
+    /// The root that a key in the store belongs to; `None`: to none of them.
+    #[must_use]
+    pub fn root_of(&self, full_key: &[u8]) -> Option<Root> {
+        self.roots().into_iter().find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
+    }
+
     /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and the
     /// key below the prefix, lossily as text, as its name.
     #[must_use]
