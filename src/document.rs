@@ -76,11 +76,24 @@ impl Rejection {
 /// The groups a document is for; `None` means all.
 pub type Groups = Option<BTreeSet<Arc<str>>>;
 
+/// What the operator may raise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `--re2-max-program-size`: the runtime value `re2.max_program_size.error_level` of the Envoys; 100 by default, as there.
+    pub re2_max_program_size: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { re2_max_program_size: 100 }
+    }
+}
+
 /// From what was written at a key to a checked document.
 ///
 /// # Errors
 /// The first mistake found, with its field path.
-pub fn parse(key: &key::DocumentKey, value: &[u8]) -> Result<Parsed, Rejection> {
-    let _ = (key, value);
+pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
+    let _ = (key, value, limits);
     Err(Rejection::new("", "TODO helper"))
 }
