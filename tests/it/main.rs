@@ -2,3 +2,5 @@
 
 #[path = "../support/lib.rs"]
 mod support;
+
+mod backend_etcd;

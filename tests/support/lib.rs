@@ -3,7 +3,7 @@
 //! Included with `#[path = "../support/lib.rs"] mod support;`. A missing binary fails the test that needs it, with the
 //! command that installs it.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod ads_client;
 pub mod envoy;
