@@ -15,6 +15,7 @@ use crate::document::key::DocumentKey;
 pub mod check;
 pub mod clusters;
 pub mod compile;
+pub mod context;
 pub mod depends;
 pub mod endpoints;
 pub mod listeners;
