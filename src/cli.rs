@@ -1,1 +1,72 @@
-//! TODO helper
+//! The command line: arguments → a command → an exit code.
+//!
+//! One file a verb. Exit codes of every verb: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out waiting, 4 server
+//! unreachable. What a verb answers goes to stdout, what it says about itself to stderr.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Command;
+
+mod serve;
+
+/// Refused or failed.
+const FAILED: u8 = 1;
+/// Wrong usage: bad flags, bad configuration.
+const WRONG_USAGE: u8 = 2;
+
+const LONG_ABOUT: &str = "Chancery is a management server (xDS control plane) for Envoy. It reads routes, clusters and \
+listeners as documents from etcd or from a directory, compiles them, and streams them to every connected proxy.";
+
+const AFTER_HELP: &str =
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out waiting, 4 server unreachable.
+
+Try it, with no etcd: chancery serve";
+
+/// Carry out what the arguments ask for; the first is the program's own name.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    match matches.subcommand() {
+        Some((serve::NAME, matches)) => serve::run(matches),
+        _ => ExitCode::from(WRONG_USAGE),
+    }
+}
+
+/// The whole command line.
+fn command() -> Command {
+    Command::new("chancery")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A management server for Envoy")
+        .long_about(LONG_ABOUT)
+        .after_help(AFTER_HELP)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(serve::command())
+}
+
+/// Help and version are answers; everything else is wrong usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be said when even stderr is gone.
+    drop(error.print());
+    if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Say on stderr why a verb ends with a code other than 0.
+#[expect(clippy::print_stderr, reason = "the one place where a verb speaks to its user before or without a subscriber")]
+fn complain(sentence: impl std::fmt::Display) {
+    eprintln!("chancery: {sentence}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

@@ -1,1 +1,220 @@
-//! TODO helper
+//! What the process is told at start: flags, environment and file → one checked [`Config`].
+//!
+//! What enters: the flags of `chancery serve`, the `CHANCERY_*` variables and, with `--config FILE`, a TOML file whose keys
+//! are the flags' names. What leaves: a [`Config`] in which every value is parsed and fits the others, or an [`Error`] with
+//! all mistakes in one report, each naming the flag, variable or key it was found in. A flag wins over a variable, a
+//! variable over the file, the file over the default. An unknown variable or key is a mistake.
+//!
+//! `setting` is the one table of what can be set, `source` gathers what was given, `value` reads single values, `check`
+//! makes the whole of them, `tls` loads the certificates that a [`TlsFiles`] names. Reading the environment happens in
+//! [`process_environment`] alone; nothing here is kept in a global.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod check;
+pub mod setting;
+mod source;
+pub mod tls;
+mod value;
+
+pub use source::{Flags, process_environment};
+
+/// Everything `chancery serve` is told. Fields carry the name of the flag they come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `--config`, `CHANCERY_CONFIG`: the file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// `--etcd` or `--dir`: where documents live. Default: the directory `./gateway` (see [`Config::try_out`]).
+    pub documents: Documents,
+    /// Whether neither `--etcd` nor `--dir` was given: a sample is written to `./gateway` when that is missing.
+    pub try_out: bool,
+    /// `--prefix`, `CHANCERY_PREFIX`: where document keys begin; ends with `/`. Default `/gateway/`.
+    pub prefix: String,
+    /// `--registry-prefix`, `CHANCERY_REGISTRY_PREFIX`: where registered instances are; ends with `/`. Default `/services/`.
+    pub registry_prefix: String,
+    /// `--state-prefix`, `CHANCERY_STATE_PREFIX`: what the server itself writes; ends with `/`. Default `/chancery/`.
+    pub state_prefix: String,
+    /// `--routes-prefix`, `CHANCERY_ROUTES_PREFIX`: other places of route documents; each ends with `/`. Default: none.
+    pub routes_prefixes: Vec<String>,
+    /// `--state-dir`, `CHANCERY_STATE_DIR`: the last good documents on disk. Default `./state`.
+    pub state_dir: PathBuf,
+    /// `--xds-listen`, `CHANCERY_XDS_LISTEN`. Default `0.0.0.0:18000`, in the try-out mode `127.0.0.1:18000`.
+    pub xds_listen: Listen,
+    /// `--admin-listen`, `CHANCERY_ADMIN_LISTEN`. Default `127.0.0.1:18001`.
+    pub admin_listen: SocketAddr,
+    /// `--xds-tls-*`, `CHANCERY_XDS_TLS_*`. Default: plaintext.
+    pub xds_tls: Option<TlsFiles>,
+    /// `--grace`, `CHANCERY_GRACE`: longest time from the signal to the end. Default 30 s.
+    pub grace: Duration,
+    /// `--max-streams`, `CHANCERY_MAX_STREAMS`: streams served at once. Default 50,000.
+    pub max_streams: usize,
+    /// `--max-connection-age`, `CHANCERY_MAX_CONNECTION_AGE`: jittered age at which a stream is ended. Default: never.
+    pub max_connection_age: Option<Duration>,
+    /// `--stall-timeout`, `CHANCERY_STALL_TIMEOUT`: how long a proxy may take nothing of what is owed to it. Default 60 s.
+    pub stall_timeout: Duration,
+    /// `--allow-empty`, `CHANCERY_ALLOW_EMPTY`: with no documents, clients may lose everything. Default off.
+    pub allow_empty: bool,
+    /// `--on-mass-loss`, `CHANCERY_ON_MASS_LOSS`. Default `auto`.
+    pub on_mass_loss: OnMassLoss,
+    /// `--plaintext-secrets`, `CHANCERY_PLAINTEXT_SECRETS`: SDS over unverified plaintext too. Default off.
+    pub plaintext_secrets: bool,
+    /// `--ca-bundle`, `CHANCERY_CA_BUNDLE`: PEM file of authorities for upstream `https`. Default: the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// `--re2-max-program-size`, `CHANCERY_RE2_MAX_PROGRAM_SIZE`: largest regex, in RE2 instructions. Default 100.
+    pub re2_max_program_size: u32,
+    /// `--publish-distance`, `CHANCERY_PUBLISH_DISTANCE`: longest distance that a burst puts between two publishes.
+    /// Default 100 ms.
+    pub publish_distance: Duration,
+    /// `--log-format`, `--log-level`, `--otlp-endpoint`, `--trace-sample-percent`.
+    pub telemetry: Telemetry,
+}
+
+/// Where documents live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Documents {
+    /// `--etcd`.
+    Etcd(Etcd),
+    /// `--dir`.
+    Directory(PathBuf),
+}
+
+/// How to reach etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etcd {
+    /// `--etcd`, `CHANCERY_ETCD`: URLs with scheme, all `http` or all `https`; at least one, without credentials.
+    pub endpoints: Vec<String>,
+    /// `--etcd-user`, `CHANCERY_ETCD_USER` and what `--etcd-password-file` holds.
+    pub user: Option<(String, Password)>,
+    /// `--etcd-ca`, `CHANCERY_ETCD_CA`: PEM file of authorities. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// `--etcd-cert` and `--etcd-key`: PEM files of the client's certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A password. Its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// The password in the clear.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Password(..)")
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// An address; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+/// PEM files of a TLS server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `--xds-tls-cert`, `CHANCERY_XDS_TLS_CERT`: the certificate chain, the server's own first.
+    pub certificate: PathBuf,
+    /// `--xds-tls-key`, `CHANCERY_XDS_TLS_KEY`: its private key.
+    pub key: PathBuf,
+    /// `--xds-tls-client-ca`, `CHANCERY_XDS_TLS_CLIENT_CA`: authorities that clients must be verified by. Default: clients are
+    /// not asked for a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What becomes of a list that suddenly misses most documents (documents.md, Guards).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMassLoss {
+    /// A second list that agrees lets it act.
+    Auto,
+    /// An operator lets it act.
+    Confirm,
+}
+
+/// What the process says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    /// `--log-format`, `CHANCERY_LOG_FORMAT`. Default `text`.
+    pub log_format: LogFormat,
+    /// `--log-level`, `CHANCERY_LOG_LEVEL`: a level, or the filter syntax of `tracing`'s `EnvFilter`. Default `info`.
+    pub log_level: String,
+    /// `--otlp-endpoint`, `CHANCERY_OTLP_ENDPOINT`: URL of an OTLP collector over gRPC. Default: no traces.
+    pub otlp_endpoint: Option<String>,
+    /// `--trace-sample-percent`, `CHANCERY_TRACE_SAMPLE_PERCENT`: how many of the changes are traced, 0 to 100. Default 100.
+    pub trace_sample_percent: f64,
+}
+
+/// The shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One thing that is wrong with what was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The flag, variable, or key and file it was found in.
+    pub found_in: String,
+    /// What was found and what is expected.
+    pub reason: String,
+}
+
+/// Everything that is wrong with what was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} in the configuration:{}", count(.mistakes), list(.mistakes))]
+pub struct Error {
+    /// At least one, in the order of the flags' table.
+    pub mistakes: Vec<Mistake>,
+}
+
+fn count(mistakes: &[Mistake]) -> String {
+    match mistakes.len() {
+        1 => "1 mistake".to_owned(),
+        many => format!("{many} mistakes"),
+    }
+}
+
+fn list(mistakes: &[Mistake]) -> String {
+    mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.found_in, mistake.reason)).collect()
+}
+
+impl Config {
+    /// Gather what was given and check it.
+    ///
+    /// `environment` is what [`process_environment`] gives; `read_file` reads the config file and the password file.
+    ///
+    /// # Errors
+    /// All mistakes, in one report.
+    pub fn load(
+        flags: &Flags,
+        environment: &BTreeMap<String, String>,
+        read_file: impl Fn(&Path) -> io::Result<String>,
+    ) -> Result<Self, Error> {
+        let (values, mistakes) = source::gather(flags, environment, &read_file);
+        check::check(values, mistakes, &read_file)
+    }
+
+    /// [`Config::load`] from the process's own environment and files; at start and again on SIGHUP.
+    ///
+    /// # Errors
+    /// All mistakes, in one report.
+    pub fn load_from_process(flags: &Flags) -> Result<Self, Error> {
+        Self::load(flags, &process_environment(), |path| std::fs::read_to_string(path))
+    }
+}

@@ -1,3 +1,7 @@
 //! Arguments → a command → an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chancery::cli::run(std::env::args_os())
+}

@@ -1,1 +1,278 @@
-//! TODO helper
+//! The stages' one owner: starts them by name, ends them in order, names the one that failed.
+//!
+//! What enters: futures with names ([`Stages::spawn`]) and signals. What leaves: `Ok` when the process was asked to stop and
+//! every stage ended in time, else an [`Error`] that names the stage. The order of a stop: [`Stages::draining`] is cancelled
+//! (not ready, no new connections, streams end spread out); when every draining stage has ended, or five sixths of the
+//! grace are over, [`Stages::token`] is cancelled; what is still there when the grace is over is aborted. A second signal
+//! aborts at once. A stage that ends unasked, fails or panics cancels everything without draining.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+/// How long the others have to end after one has failed.
+const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// What a stage may fail with.
+pub type StageError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the process is asked from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+}
+
+/// Why the process ends other than as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A stage failed.
+    #[error("stage {stage} failed")]
+    Failed {
+        /// Its name.
+        stage: &'static str,
+        /// Why.
+        #[source]
+        source: StageError,
+    },
+    /// A stage panicked.
+    #[error("stage {stage} panicked: {message}")]
+    Panicked {
+        /// Its name.
+        stage: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// A stage ended although nobody asked it to.
+    #[error("stage {stage} ended unasked")]
+    EndedUnasked {
+        /// Its name.
+        stage: &'static str,
+    },
+    /// Stages that had not ended when the grace was over.
+    #[error("aborted after the grace of {}: {}", humantime::format_duration(*grace), stages.join(", "))]
+    GraceOver {
+        /// Their names, sorted.
+        stages: Vec<&'static str>,
+        /// The grace.
+        grace: Duration,
+    },
+    /// A second signal came.
+    #[error("aborted by a second signal")]
+    SecondSignal,
+}
+
+/// When a stage is expected to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndsWhen {
+    /// Of its own accord once [`Stages::draining`] is cancelled.
+    Draining,
+    /// Once [`Stages::token`] is cancelled.
+    Cancelled,
+}
+
+/// The stages that run.
+pub struct Stages {
+    tasks: JoinSet<Result<(), StageError>>,
+    names: HashMap<Id, (&'static str, EndsWhen)>,
+    draining: CancellationToken,
+    token: CancellationToken,
+    reloads: watch::Sender<u64>,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+            draining: CancellationToken::new(),
+            token: CancellationToken::new(),
+            reloads: watch::Sender::new(0),
+        }
+    }
+}
+
+impl fmt::Debug for Stages {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Stages").field("running", &self.running(None)).finish_non_exhaustive()
+    }
+}
+
+impl Stages {
+    /// Cancelled first when the process is asked to stop.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Cancelled when the draining stages have ended, or when a stage failed.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Counts the SIGHUPs.
+    #[must_use]
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
+    /// Run a stage until [`Stages::token`] is cancelled.
+    pub fn spawn<Stage, Failure>(&mut self, name: &'static str, stage: Stage)
+    where
+        Stage: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<StageError> + Send + 'static,
+    {
+        self.add(name, EndsWhen::Cancelled, stage);
+    }
+
+    /// Run a stage that ends of its own accord once [`Stages::draining`] is cancelled, and on [`Stages::token`] at once.
+    pub fn spawn_draining<Stage, Failure>(&mut self, name: &'static str, stage: Stage)
+    where
+        Stage: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<StageError> + Send + 'static,
+    {
+        self.add(name, EndsWhen::Draining, stage);
+    }
+
+    fn add<Stage, Failure>(&mut self, name: &'static str, ends_when: EndsWhen, stage: Stage)
+    where
+        Stage: Future<Output = Result<(), Failure>> + Send + 'static,
+        Failure: Into<StageError> + Send + 'static,
+    {
+        let stage = async move { stage.await.map_err(Into::into) };
+        let handle = self.tasks.spawn(stage.instrument(info_span!("stage", name)));
+        self.names.insert(handle.id(), (name, ends_when));
+    }
+
+    /// Run until a signal or a failure, then end everything within `grace`.
+    ///
+    /// # Errors
+    /// The first stage that failed, or those that had to be aborted.
+    pub async fn run(mut self, mut signals: impl Stream<Item = Signal> + Unpin, grace: Duration) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                ended = self.tasks.join_next_with_id() => {
+                    // Without stages there is nothing to run for.
+                    let Some(ended) = ended else { return Ok(()) };
+                    let failure = self.unasked(ended);
+                    error!(%failure, "Stopping, because a stage ended");
+                    self.cancel_all(GRACE_AFTER_FAILURE.min(grace)).await;
+                    return Err(failure);
+                }
+                signal = signals.next() => match signal {
+                    Some(Signal::Reload) => self.reloads.send_modify(|count| *count += 1),
+                    Some(Signal::Stop) | None => break,
+                },
+            }
+        }
+        info!(grace = %humantime::format_duration(grace), "Stopping, as asked");
+        self.stop(signals, grace).await
+    }
+
+    /// Drain, cancel, abort.
+    async fn stop(mut self, mut signals: impl Stream<Item = Signal> + Unpin, grace: Duration) -> Result<(), Error> {
+        let begun = Instant::now();
+        self.draining.cancel();
+        let mut outcome = Ok(());
+        let mut listening = true;
+        loop {
+            if self.running(Some(EndsWhen::Draining)).is_empty() {
+                self.token.cancel();
+            }
+            let deadline = begun + if self.token.is_cancelled() { grace } else { grace / 6 * 5 };
+            tokio::select! {
+                ended = self.tasks.join_next_with_id() => {
+                    let Some(ended) = ended else { return outcome };
+                    if let (_, Some(failure)) = self.ended(ended) {
+                        error!(%failure, "A stage failed while stopping");
+                        outcome = outcome.and(Err(failure));
+                    }
+                }
+                signal = signals.next(), if listening => match signal {
+                    Some(Signal::Stop) => return Err(Error::SecondSignal),
+                    Some(Signal::Reload) => {}
+                    None => listening = false,
+                },
+                () = sleep_until(deadline) => {
+                    if self.token.is_cancelled() {
+                        let stages = self.running(None);
+                        warn!(?stages, "Aborting what has not ended within the grace");
+                        return outcome.and(Err(Error::GraceOver { stages, grace }));
+                    }
+                    self.token.cancel();
+                }
+            }
+        }
+    }
+
+    /// Cancel without draining; what has not ended by then is aborted when `self` is dropped.
+    async fn cancel_all(&mut self, within: Duration) {
+        self.draining.cancel();
+        self.token.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(within, all).await.is_err() {
+            warn!("Aborting stages that do not end");
+        }
+    }
+
+    /// The names of the stages that run, sorted.
+    fn running(&self, ends_when: Option<EndsWhen>) -> Vec<&'static str> {
+        let wanted = |stage: &&(&'static str, EndsWhen)| ends_when.is_none_or(|ends_when| stage.1 == ends_when);
+        let mut names: Vec<_> = self.names.values().filter(wanted).map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// A stage has ended: its name, and why if it failed.
+    fn ended(&mut self, ended: Result<(Id, Result<(), StageError>), JoinError>) -> (&'static str, Option<Error>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let (stage, _) = self.names.remove(&id).expect("every task was spawned with a name");
+        let failure = match ended {
+            Ok((_, Ok(()))) => None,
+            Ok((_, Err(source))) => Some(Error::Failed { stage, source }),
+            Err(error) => Some(Error::Panicked { stage, message: panic_message(error) }),
+        };
+        (stage, failure)
+    }
+
+    fn unasked(&mut self, ended: Result<(Id, Result<(), StageError>), JoinError>) -> Error {
+        let (stage, failure) = self.ended(ended);
+        failure.unwrap_or(Error::EndedUnasked { stage })
+    }
+}
+
+fn panic_message(error: JoinError) -> String {
+    let Ok(payload) = error.try_into_panic() else { return "cancelled".to_owned() };
+    match payload.downcast::<String>() {
+        Ok(message) => *message,
+        Err(payload) => payload.downcast_ref::<&str>().map_or("no message", |message| message).to_owned(),
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP of this process, from now on.
+///
+/// # Errors
+/// When a handler cannot be installed.
+pub fn process_signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(futures::stream::poll_fn(move |context| {
+        if terminate.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready() {
+            return std::task::Poll::Ready(Some(Signal::Stop));
+        }
+        hangup.poll_recv(context).map(|_| Some(Signal::Reload))
+    }))
+}

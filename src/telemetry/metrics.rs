@@ -1,0 +1,264 @@
+//! Everything that is counted, as typed handles.
+//!
+//! What enters: stages count and time through the fields of [`Metrics`]; what is a state of something else (documents,
+//! clients, the snapshot) is not kept here but asked for at each scrape ([`Derived`]). What leaves: OpenMetrics text.
+//! Labels are bounded: types, kinds, states and variants are the words of api.md, never a node's or a document's name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+mod etcd;
+
+pub use etcd::{Etcd, EventLabels, ListLabels, RootLabels};
+
+/// The `Content-Type` of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Shortest and longest bucket: 1 ms to 65 s, doubling. A publish takes milliseconds, an ACK at most a warming cluster's time.
+const SECONDS: (f64, f64, u16) = (0.001, 2.0, 17);
+
+/// `{type}`: a TYPE of api.md.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabels {
+    /// `clusters`, `routes` …
+    pub r#type: &'static str,
+}
+
+/// `{type, variant}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResponseLabels {
+    /// `clusters`, `routes` …
+    pub r#type: &'static str,
+    /// `sotw` or `delta`.
+    pub variant: &'static str,
+}
+
+/// `{variant}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VariantLabels {
+    /// `sotw` or `delta`.
+    pub variant: &'static str,
+}
+
+/// `{kind, state}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+pub struct DocumentLabels {
+    /// `routes`, `clusters` …
+    pub kind: &'static str,
+    /// `accepted`, `rejected` …
+    pub state: &'static str,
+}
+
+/// What is asked for at a scrape because others hold it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Derived {
+    /// Connected streams by variant; give every variant, so that a series never goes missing.
+    pub clients: Vec<(&'static str, usize)>,
+    /// Documents by kind and state; what is not named has no series.
+    pub documents: BTreeMap<(&'static str, &'static str), usize>,
+    /// The revision of the current snapshot.
+    pub snapshot_revision: i64,
+}
+
+/// All handles; shared by every stage as an `Arc`.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    clients: Family<VariantLabels, Gauge>,
+    documents: Family<DocumentLabels, Gauge>,
+    snapshot_revision: Gauge,
+    /// Snapshots published.
+    pub snapshot_publishes: Counter,
+    /// Plans that changed no resource, so that nothing was published.
+    pub snapshot_skipped_equal: Counter,
+    /// Responses sent.
+    pub responses: Family<ResponseLabels, Counter>,
+    /// Responses refused.
+    pub nacks: Family<TypeLabels, Counter>,
+    /// From the moment a change was seen to its publish, in seconds.
+    pub publish_seconds: Histogram,
+    /// From a publish to its ACK by a stream, in seconds.
+    pub acknowledge_seconds: Histogram,
+    /// What following the store tells.
+    pub etcd: Etcd,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let seconds = || Histogram::new(exponential_buckets(SECONDS.0, SECONDS.1, SECONDS.2));
+        let mut metrics = Self {
+            registry: Mutex::default(),
+            clients: Family::default(),
+            documents: Family::default(),
+            snapshot_revision: Gauge::default(),
+            snapshot_publishes: Counter::default(),
+            snapshot_skipped_equal: Counter::default(),
+            responses: Family::default(),
+            nacks: Family::default(),
+            publish_seconds: seconds(),
+            acknowledge_seconds: seconds(),
+            etcd: Etcd::register(&mut registry),
+        };
+        metrics.register(&mut registry);
+        metrics.registry = Mutex::new(registry);
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("chancery_build", "The build that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("chancery_clients", "Connected streams", self.clients.clone());
+        registry.register("chancery_documents", "Documents by kind and state", self.documents.clone());
+        registry.register(
+            "chancery_snapshot_revision",
+            "Revision of the store that the current snapshot was built from",
+            self.snapshot_revision.clone(),
+        );
+        registry.register("chancery_snapshot_publishes", "Snapshots published", self.snapshot_publishes.clone());
+        registry.register(
+            "chancery_snapshot_skipped_equal",
+            "Changes that altered no resource, so that nothing was published",
+            self.snapshot_skipped_equal.clone(),
+        );
+        registry.register("chancery_responses", "Responses sent", self.responses.clone());
+        registry.register("chancery_nacks", "Responses refused", self.nacks.clone());
+        registry.register(
+            "chancery_publish_seconds",
+            "From the moment a change was seen to its publish",
+            self.publish_seconds.clone(),
+        );
+        registry.register(
+            "chancery_acknowledge_seconds",
+            "From a publish to its acknowledgement by a stream",
+            self.acknowledge_seconds.clone(),
+        );
+    }
+
+    /// Count a response.
+    pub fn response_sent(&self, resource_type: &'static str, variant: &'static str) {
+        self.responses.get_or_create(&ResponseLabels { r#type: resource_type, variant }).inc();
+    }
+
+    /// Count a NACK.
+    pub fn nacked(&self, resource_type: &'static str) {
+        self.nacks.get_or_create(&TypeLabels { r#type: resource_type }).inc();
+    }
+
+    /// A snapshot was published so long after its first change was seen.
+    pub fn published(&self, after: Duration) {
+        self.snapshot_publishes.inc();
+        self.publish_seconds.observe(after.as_secs_f64());
+    }
+
+    /// A stream acknowledged a snapshot so long after it was published.
+    pub fn acknowledged(&self, after: Duration) {
+        self.acknowledge_seconds.observe(after.as_secs_f64());
+    }
+
+    /// Everything, as OpenMetrics text ([`CONTENT_TYPE`]).
+    #[must_use]
+    pub fn encode(&self, derived: &Derived) -> String {
+        // One scrape at a time: the derived gauges are cleared and set under this lock.
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        for (variant, count) in &derived.clients {
+            self.clients.get_or_create(&VariantLabels { variant }).set(as_gauge(*count));
+        }
+        self.documents.clear();
+        for ((kind, state), count) in &derived.documents {
+            self.documents.get_or_create(&DocumentLabels { kind, state }).set(as_gauge(*count));
+        }
+        self.snapshot_revision.set(derived.snapshot_revision);
+        self.etcd.age(Instant::now());
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes everything");
+        text
+    }
+}
+
+fn as_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines of one metric, sorted.
+    fn series<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+        let mut lines: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    #[test]
+    fn every_promised_name_is_there() {
+        let metrics = Metrics::default();
+        metrics.response_sent("clusters", "delta");
+        metrics.nacked("routes");
+        metrics.published(Duration::from_millis(3));
+        metrics.acknowledged(Duration::from_millis(7));
+        let derived = Derived {
+            clients: vec![("sotw", 1), ("delta", 2)],
+            documents: [(("routes", "accepted"), 4)].into(),
+            snapshot_revision: 17,
+        };
+        let text = metrics.encode(&derived);
+        assert_eq!(
+            series(&text, "chancery_clients{"),
+            ["chancery_clients{variant=\"delta\"} 2", "chancery_clients{variant=\"sotw\"} 1"]
+        );
+        assert_eq!(series(&text, "chancery_documents{"), ["chancery_documents{kind=\"routes\",state=\"accepted\"} 4"]);
+        assert_eq!(series(&text, "chancery_snapshot_revision "), ["chancery_snapshot_revision 17"]);
+        assert_eq!(series(&text, "chancery_snapshot_publishes_total"), ["chancery_snapshot_publishes_total 1"]);
+        assert_eq!(
+            series(&text, "chancery_responses_total"),
+            ["chancery_responses_total{type=\"clusters\",variant=\"delta\"} 1"]
+        );
+        assert_eq!(series(&text, "chancery_nacks_total"), ["chancery_nacks_total{type=\"routes\"} 1"]);
+        assert_eq!(series(&text, "chancery_publish_seconds_count"), ["chancery_publish_seconds_count 1"]);
+        assert_eq!(series(&text, "chancery_acknowledge_seconds_count"), ["chancery_acknowledge_seconds_count 1"]);
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_state_that_no_document_is_in_any_more_loses_its_series() {
+        let metrics = Metrics::default();
+        let rejected = Derived { documents: [(("routes", "rejected"), 1)].into(), ..Derived::default() };
+        metrics.encode(&rejected);
+        let text = metrics.encode(&Derived::default());
+        assert_eq!(series(&text, "chancery_documents{"), Vec::<&str>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_are_counted_from_the_last_message() {
+        let metrics = Metrics::default();
+        assert_eq!(series(&metrics.encode(&Derived::default()), "etcd_last_message_age_seconds "), Vec::<&str>::new());
+        metrics.etcd.heard("documents", false);
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        let text = metrics.encode(&Derived::default());
+        assert_eq!(
+            series(&text, "etcd_last_message_age_seconds{"),
+            ["etcd_last_message_age_seconds{watch=\"documents\"} 1.5"]
+        );
+        assert_eq!(series(&text, "etcd_last_quorum_read_age_seconds{"), Vec::<&str>::new());
+    }
+}

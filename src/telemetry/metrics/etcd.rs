@@ -1,0 +1,161 @@
+//! What following the store tells: the `etcd_*` family.
+//!
+//! Counted by whoever reads a backend's events, so that a backend names no metrics. `watch` is the followed root:
+//! `documents`, `registrations` or `routes`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+/// `{watch}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RootLabels {
+    /// `documents`, `registrations` or `routes`.
+    pub watch: &'static str,
+}
+
+/// `{watch, reason}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListLabels {
+    /// `documents`, `registrations` or `routes`.
+    pub watch: &'static str,
+    /// `start`, `reconnect`, `compacted`, `fork` or `confirm`.
+    pub reason: &'static str,
+}
+
+/// `{watch, type}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EventLabels {
+    /// `documents`, `registrations` or `routes`.
+    pub watch: &'static str,
+    /// `put` or `delete`.
+    pub r#type: &'static str,
+}
+
+type Seconds = Family<RootLabels, Gauge<f64, AtomicU64>>;
+
+/// When a root was last heard of.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    message: Instant,
+    quorum_read: Option<Instant>,
+}
+
+/// Handles of the `etcd_*` family.
+#[derive(Debug)]
+pub struct Etcd {
+    /// Lists read, by reason.
+    pub lists: Family<ListLabels, Counter>,
+    /// Size of the latest list's values.
+    pub list_bytes: Family<RootLabels, Gauge>,
+    /// Events applied, by type.
+    pub events: Family<EventLabels, Counter>,
+    /// The revision up to which the root was applied.
+    pub applied_revision: Family<RootLabels, Gauge>,
+    /// How often following the root failed.
+    pub stream_errors: Family<RootLabels, Counter>,
+    /// 1 while the root is followed, 0 after a failure.
+    pub watch_state: Family<RootLabels, Gauge>,
+    /// How long writes took.
+    pub write_seconds: Histogram,
+    message_age: Seconds,
+    quorum_read_age: Seconds,
+    heard: Mutex<BTreeMap<&'static str, Heard>>,
+}
+
+impl Etcd {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let etcd = Self {
+            lists: Family::default(),
+            list_bytes: Family::default(),
+            events: Family::default(),
+            applied_revision: Family::default(),
+            stream_errors: Family::default(),
+            watch_state: Family::default(),
+            write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            message_age: Family::default(),
+            quorum_read_age: Family::default(),
+            heard: Mutex::default(),
+        };
+        registry.register("etcd_lists", "Whole lists read, by reason", etcd.lists.clone());
+        registry.register("etcd_list_bytes", "Bytes of the values of the latest list", etcd.list_bytes.clone());
+        registry.register("etcd_events", "Changes applied, by type", etcd.events.clone());
+        registry.register("etcd_applied_revision", "Revision applied last", etcd.applied_revision.clone());
+        registry.register("etcd_stream_errors", "Failures to follow a root", etcd.stream_errors.clone());
+        registry.register("etcd_watch_state", "1 while the root is followed", etcd.watch_state.clone());
+        registry.register("etcd_write_seconds", "How long writes took", etcd.write_seconds.clone());
+        registry.register(
+            "etcd_last_message_age_seconds",
+            "Since anything was heard of the root",
+            etcd.message_age.clone(),
+        );
+        registry.register(
+            "etcd_last_quorum_read_age_seconds",
+            "Since a linearizable read was answered",
+            etcd.quorum_read_age.clone(),
+        );
+        etcd
+    }
+
+    /// Something was heard of a root; `quorum_read`: it was the answer to a linearizable read.
+    pub fn heard(&self, watch: &'static str, quorum_read: bool) {
+        let now = Instant::now();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = heard.entry(watch).or_insert(Heard { message: now, quorum_read: None });
+        entry.message = now;
+        if quorum_read {
+            entry.quorum_read = Some(now);
+        }
+        drop(heard);
+        self.watch_state.get_or_create(&RootLabels { watch }).set(1);
+    }
+
+    /// A root was read whole.
+    pub fn listed(&self, watch: &'static str, reason: &'static str, revision: i64, bytes: usize) {
+        self.heard(watch, true);
+        self.lists.get_or_create(&ListLabels { watch, reason }).inc();
+        self.list_bytes.get_or_create(&RootLabels { watch }).set(super::as_gauge(bytes));
+        self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
+    }
+
+    /// A revision was applied that put and deleted so many keys.
+    pub fn changed(&self, watch: &'static str, revision: i64, puts: usize, deletes: usize) {
+        self.heard(watch, false);
+        for (r#type, count) in [("put", puts), ("delete", deletes)] {
+            self.events.get_or_create(&EventLabels { watch, r#type }).inc_by(count as u64);
+        }
+        self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
+    }
+
+    /// Following a root failed; it is tried again.
+    pub fn failed(&self, watch: &'static str) {
+        self.stream_errors.get_or_create(&RootLabels { watch }).inc();
+        self.watch_state.get_or_create(&RootLabels { watch }).set(0);
+    }
+
+    /// A write was answered so long after it was sent.
+    pub fn wrote(&self, after: Duration) {
+        self.write_seconds.observe(after.as_secs_f64());
+    }
+
+    /// Bring the ages up to now.
+    pub(super) fn age(&self, now: Instant) {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for (watch, heard) in heard.iter() {
+            let age = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
+            self.message_age.get_or_create(&RootLabels { watch }).set(age(heard.message));
+            if let Some(quorum_read) = heard.quorum_read {
+                self.quorum_read_age.get_or_create(&RootLabels { watch }).set(age(quorum_read));
+            }
+        }
+    }
+}
