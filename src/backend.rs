@@ -69,6 +69,20 @@ pub enum ListReason {
     Confirm,
 }
 
+impl ListReason {
+    /// The word of logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Reconnect => "reconnect",
+            Self::Compacted => "compacted",
+            Self::Fork => "fork",
+            Self::Confirm => "confirm",
+        }
+    }
+}
+
 /// What following a root tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

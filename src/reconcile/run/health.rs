@@ -1,0 +1,186 @@
+//! What is known of each root: listed or not, failing since when, alive when last. Pure: moments are arguments.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
+
+use crate::backend::Relist;
+use crate::document::key::{Layout, Root};
+
+/// A shared store that has answered nothing for so long makes the snapshot stale.
+const STALE_AFTER: Duration = Duration::from_secs(30);
+/// A root that has failed for so long since start no longer holds up the first publish of the others.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether things are as they should be; `/readyz` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Whether a snapshot serves.
+    pub ready: bool,
+    /// What has not happened yet, a sentence each, with the reason where there is one.
+    pub pending: Vec<String>,
+    /// Since when the store has not answered; `None` while it does.
+    pub stale_since: Option<SystemTime>,
+}
+
+/// All roots.
+#[derive(Debug)]
+pub(super) struct Roots {
+    backend: &'static str,
+    shared: bool,
+    /// Saved state serves until the documents root was listed.
+    restored: bool,
+    by_root: BTreeMap<Root, RootState>,
+    stale_since: Option<SystemTime>,
+    was_stale: bool,
+}
+
+#[derive(Debug, Default)]
+struct RootState {
+    prefix: String,
+    relist: Relist,
+    listed: bool,
+    alive_at: Option<Instant>,
+    failing: Option<Failing>,
+}
+
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    reason: String,
+}
+
+impl Roots {
+    pub(super) fn new(layout: &Layout, backend: &'static str, shared: bool) -> Self {
+        let by_root = layout
+            .roots()
+            .into_iter()
+            .map(|root| {
+                let prefix = layout.prefix_of(&root).to_owned();
+                (root, RootState { prefix, ..RootState::default() })
+            })
+            .collect();
+        Self { backend, shared, restored: false, by_root, stale_since: None, was_stale: false }
+    }
+
+    /// Each root with the handle that asks it to list again.
+    pub(super) fn watches(&self) -> Vec<(Root, Relist)> {
+        self.by_root.iter().map(|(root, state)| (root.clone(), state.relist.clone())).collect()
+    }
+
+    pub(super) fn relist(&self, root: &Root) {
+        if let Some(state) = self.by_root.get(root) {
+            state.relist.ask();
+        }
+    }
+
+    /// Saved state is served.
+    pub(super) fn restored(&mut self) {
+        self.restored = true;
+    }
+
+    pub(super) fn listed(&mut self, root: &Root, now: Instant) {
+        if let Some(state) = self.by_root.get_mut(root) {
+            state.listed = true;
+        }
+        self.alive(root, now);
+    }
+
+    /// The root answered. Returns whether the snapshot was stale because of its silence.
+    pub(super) fn alive(&mut self, root: &Root, now: Instant) -> bool {
+        if let Some(state) = self.by_root.get_mut(root) {
+            state.alive_at = Some(now);
+            if let Some(failing) = state.failing.take() {
+                info!(prefix = state.prefix, after = ?now.saturating_duration_since(failing.since), "The store answers again");
+            }
+        }
+        *root == Root::Documents && self.was_stale
+    }
+
+    pub(super) fn failed(&mut self, root: &Root, reason: String, now: Instant) {
+        let Some(state) = self.by_root.get_mut(root) else { return };
+        let news = state.failing.as_ref().is_none_or(|failing| failing.reason != reason);
+        if news {
+            warn!(prefix = state.prefix, reason, "The store cannot be read, trying again; what serves stays");
+        }
+        let since = state.failing.as_ref().map_or(now, |failing| failing.since);
+        state.failing = Some(Failing { since, reason });
+    }
+
+    /// Saved state serves and the documents root has not been listed since.
+    pub(super) fn is_from_disk(&self) -> bool {
+        self.restored && !self.documents().is_some_and(|state| state.listed)
+    }
+
+    fn documents(&self) -> Option<&RootState> {
+        self.by_root.get(&Root::Documents)
+    }
+
+    /// Whether every root was listed, or (documents excepted) has failed for so long that the others go on without it.
+    pub(super) fn all_told(&self, now: Instant) -> bool {
+        self.by_root.iter().all(|(root, state)| {
+            state.listed
+                || (*root != Root::Documents
+                    && state.failing.as_ref().is_some_and(|failing| failing.since + GIVE_UP_AFTER <= now))
+        })
+    }
+
+    /// Whether what serves may be older than what the store holds. Remembers since when.
+    pub(super) fn is_stale(&mut self, now: Instant) -> bool {
+        let stale = self.is_from_disk() || self.silent_since(now).is_some();
+        if stale != self.was_stale {
+            self.stale_since = stale.then(SystemTime::now);
+            if stale {
+                warn!("What serves may be stale: the store has not answered; nobody is moved backwards by it");
+            } else {
+                info!("What serves is current again");
+            }
+        }
+        self.was_stale = stale;
+        stale
+    }
+
+    fn silent_since(&self, now: Instant) -> Option<Instant> {
+        let alive_at = self.documents()?.alive_at?;
+        (self.shared && alive_at + STALE_AFTER <= now).then_some(alive_at)
+    }
+
+    /// When the snapshot becomes stale, or the first publish need not wait any longer.
+    pub(super) fn next_deadline(&self, published: bool) -> Option<Instant> {
+        let stale = self
+            .documents()
+            .and_then(|state| state.alive_at)
+            .filter(|_| self.shared && !self.was_stale)
+            .map(|alive_at| alive_at + STALE_AFTER);
+        let given_up = self
+            .by_root
+            .values()
+            .filter(|state| !published && !state.listed)
+            .filter_map(|state| Some(state.failing.as_ref()?.since + GIVE_UP_AFTER))
+            .max()
+            .filter(|_| self.documents().is_some_and(|state| state.listed));
+        [stale, given_up].into_iter().flatten().min()
+    }
+
+    pub(super) fn health(&self, ready: bool) -> Health {
+        let pending = self
+            .by_root
+            .iter()
+            .filter(|(_, state)| !state.listed)
+            .map(|(root, state)| {
+                let what = match root {
+                    Root::Documents => format!("{}: first list", self.backend),
+                    Root::Registrations | Root::Routes(_) => {
+                        format!("{}: first list of {}", self.backend, state.prefix)
+                    }
+                };
+                match &state.failing {
+                    Some(failing) => format!("{what} ({})", failing.reason),
+                    None => what,
+                }
+            })
+            .collect();
+        Health { ready, pending, stale_since: self.stale_since }
+    }
+}
