@@ -15,9 +15,12 @@ pub mod set;
 pub mod store;
 pub mod version;
 
-use set::ResourceSet;
+use set::{Entry, ResourceSet};
 
+use crate::document::DEFAULT_GROUP;
 use crate::document::group::Group;
+use crate::resource::ResourceType;
+use crate::resource::compile::{Difference, ResourceChange};
 
 /// The groups documents that hold, in the order in which they are asked: highest priority first, then by name.
 pub type GroupRules = [(Arc<str>, Arc<Group>)];
@@ -67,6 +70,8 @@ pub struct Snapshot {
     pub groups: BTreeMap<Arc<str>, Arc<GroupSnapshot>>,
     /// Which node belongs to which group; one pointer with the content, so that the two never disagree.
     pub group_rules: Arc<GroupRules>,
+    /// The trace of the change that was published last; disabled when it is not traced. Each ACK becomes a child of it.
+    pub span: tracing::Span,
 }
 
 /// What one group of proxies should have: a set a type.
@@ -75,7 +80,33 @@ pub struct GroupSnapshot {
     /// The group.
     pub name: Arc<str>,
     /// By [`crate::resource::ResourceType::index`]. Unchanged sets are shared with the snapshot before.
-    pub sets: [Arc<ResourceSet>; crate::resource::ResourceType::COUNT],
+    pub sets: [Arc<ResourceSet>; ResourceType::COUNT],
+}
+
+impl GroupSnapshot {
+    /// A group that has nothing.
+    #[must_use]
+    pub fn empty(name: Arc<str>) -> Self {
+        Self { name, sets: ResourceType::ALL.map(|resource_type| Arc::new(ResourceSet::new(resource_type))) }
+    }
+
+    /// The set of one type.
+    #[must_use]
+    pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
+        &self.sets[resource_type.index()]
+    }
+
+    /// This group with changes of itself, sorted by type and name.
+    fn apply(&self, changes: &[ResourceChange]) -> Self {
+        let mut next = self.clone();
+        for of_type in changes.chunk_by(|one, other| one.resource_type == other.resource_type) {
+            let Some(index) = of_type.first().map(|change| change.resource_type.index()) else { continue };
+            let entries: Vec<Entry> =
+                of_type.iter().map(|change| (Arc::clone(&change.name), change.resource.clone())).collect();
+            next.sets[index] = Arc::new(self.sets[index].apply(&entries));
+        }
+        next
+    }
 }
 
 /// What the writer knows about a snapshot beyond its resources.
@@ -108,13 +139,26 @@ impl Snapshot {
             withhold_removals: false,
             groups: BTreeMap::new(),
             group_rules: Arc::new([]),
+            span: tracing::Span::none(),
         }
     }
 
     /// The next snapshot: this one with a difference applied. Shares everything unchanged.
     #[must_use]
-    pub fn next(&self, difference: &crate::resource::compile::Difference, facts: Facts) -> Self {
-        let _ = difference;
+    pub fn next(&self, difference: &Difference, facts: Facts) -> Self {
+        let mut groups = self.groups.clone();
+        for name in &difference.groups_removed {
+            groups.remove(name);
+        }
+        let default = Arc::from(DEFAULT_GROUP);
+        for name in difference.groups_added.iter().chain([&default]) {
+            groups.entry(Arc::clone(name)).or_insert_with(|| Arc::new(GroupSnapshot::empty(Arc::clone(name))));
+        }
+        for of_group in difference.resources.chunk_by(|one, other| one.group == other.group) {
+            if let Some(group) = of_group.first().and_then(|change| groups.get_mut(&change.group)) {
+                *group = Arc::new(group.apply(of_group));
+            }
+        }
         Self {
             generation: self.generation + 1,
             revision: facts.revision,
@@ -122,8 +166,85 @@ impl Snapshot {
             source: facts.source,
             stale: facts.stale,
             withhold_removals: facts.withhold_removals,
-            groups: self.groups.clone(),
+            groups,
             group_rules: facts.group_rules,
+            span: tracing::Span::none(),
         }
+    }
+
+    /// This snapshot, to be traced as part of `span`.
+    #[must_use]
+    pub fn with_span(self, span: tracing::Span) -> Self {
+        Self { span, ..self }
+    }
+
+    /// One group; `default` where there is none of that name. `None` only before the first publish.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&Arc<GroupSnapshot>> {
+        self.groups.get(name).or_else(|| self.groups.get(DEFAULT_GROUP))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::Resource;
+
+    fn facts() -> Facts {
+        Facts {
+            revision: 7,
+            built_at: SystemTime::UNIX_EPOCH,
+            source: Source::Memory,
+            stale: false,
+            withhold_removals: false,
+            group_rules: Arc::new([]),
+        }
+    }
+
+    fn change(group: &str, resource_type: ResourceType, name: &str, body: Option<&'static [u8]>) -> ResourceChange {
+        let resource = body.map(|body| Arc::new(Resource::new(name, body, Vec::new())));
+        ResourceChange { group: group.into(), resource_type, name: name.into(), resource }
+    }
+
+    #[test]
+    fn the_next_snapshot_shares_every_unchanged_set() {
+        let first = Difference {
+            resources: vec![
+                change("default", ResourceType::Cluster, "a", Some(b"1")),
+                change("default", ResourceType::Route, "r", Some(b"1")),
+                change("edge", ResourceType::Cluster, "a", Some(b"1")),
+            ],
+            groups_added: vec!["default".into(), "edge".into()],
+            groups_removed: Vec::new(),
+        };
+        let one = Snapshot::unpublished().next(&first, facts());
+        let second = Difference {
+            resources: vec![change("default", ResourceType::Cluster, "a", None)],
+            groups_added: Vec::new(),
+            groups_removed: Vec::new(),
+        };
+        let two = one.next(&second, facts());
+        assert_eq!((one.generation, two.generation, two.revision), (1, 2, 7));
+        let (before, after) = (&one.groups["default"], &two.groups["default"]);
+        assert!(Arc::ptr_eq(before.set(ResourceType::Route), after.set(ResourceType::Route)));
+        assert!(Arc::ptr_eq(&one.groups["edge"], &two.groups["edge"]));
+        assert_eq!((before.set(ResourceType::Cluster).len(), after.set(ResourceType::Cluster).len()), (1, 0));
+    }
+
+    #[test]
+    fn the_default_group_exists_once_published() {
+        let snapshot = Snapshot::unpublished();
+        assert!(snapshot.group("edge").is_none());
+        let published = snapshot.next(&Difference::default(), facts());
+        assert_eq!(published.group("edge").map(|group| &*group.name), Some("default"));
+    }
+
+    #[test]
+    fn a_removed_group_is_gone() {
+        let added = Difference { groups_added: vec!["edge".into()], ..Difference::default() };
+        let one = Snapshot::unpublished().next(&added, facts());
+        let removed = Difference { groups_removed: vec!["edge".into()], ..Difference::default() };
+        let two = one.next(&removed, facts());
+        assert_eq!(two.groups.keys().map(|name| &**name).collect::<Vec<_>>(), ["default"]);
     }
 }

@@ -1,1 +1,106 @@
-//! TODO helper
+//! What differs between two sets, computed once for all streams.
+//!
+//! What enters: the set that a stream was last brought to and the current one. What leaves: [`Changes`], sorted by name,
+//! kept on the newer set so that ten thousand streams which stood at the same set share one computed difference and one
+//! encoded form of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::blocks::{self, Blocks, Shape};
+use super::set::ResourceSet;
+use super::version::SetVersion;
+use crate::resource::{Resource, ResourceType};
+
+/// How many older sets' differences a set keeps. Streams that are further behind (slow readers) compute their own again.
+const KEPT: usize = 8;
+
+/// One member that is not the same in both sets.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// As it was.
+    pub old: Option<Arc<Resource>>,
+    /// As it is.
+    pub new: Option<Arc<Resource>>,
+}
+
+impl Change {
+    /// The resource's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        match (&self.new, &self.old) {
+            (Some(resource), _) | (None, Some(resource)) => &resource.name,
+            (None, None) => unreachable!("a change has an old or a new resource"),
+        }
+    }
+}
+
+/// What differs between two sets.
+#[derive(Debug)]
+pub struct Changes {
+    resource_type: ResourceType,
+    entries: Vec<Change>,
+    sotw: OnceLock<Blocks>,
+    delta: OnceLock<Blocks>,
+}
+
+impl Changes {
+    /// Every difference, sorted by name.
+    #[must_use]
+    pub fn entries(&self) -> &[Change] {
+        &self.entries
+    }
+
+    /// Every resource that is new or changed, encoded once for all streams that are owed all of them.
+    #[must_use]
+    pub fn blocks(&self, shape: Shape) -> &Blocks {
+        let cell = match shape {
+            Shape::Sotw => &self.sotw,
+            Shape::Delta => &self.delta,
+        };
+        cell.get_or_init(|| {
+            blocks::encode(self.resource_type, shape, self.entries.iter().filter_map(|change| change.new.as_ref()))
+        })
+    }
+
+    /// How many resources are in [`Changes::blocks`].
+    #[must_use]
+    pub fn present(&self) -> usize {
+        self.entries.iter().filter(|change| change.new.is_some()).count()
+    }
+}
+
+type Cell = Arc<OnceLock<Arc<Changes>>>;
+
+/// The differences between some older sets and the set that has this cache, by the older set's version.
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<VecDeque<(SetVersion, Cell)>>);
+
+impl Cache {
+    /// The cell of one older version. The lock is not held while a difference is computed.
+    fn cell(&self, version: SetVersion) -> Cell {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cell)) = kept.iter().find(|(of, _)| *of == version) {
+            return Arc::clone(cell);
+        }
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        let cell = Cell::default();
+        kept.push_back((version, Arc::clone(&cell)));
+        cell
+    }
+}
+
+/// What differs between two sets of one type. Costs the slabs that they do not share, once for all who ask.
+#[must_use]
+pub fn between(old: &ResourceSet, new: &ResourceSet) -> Arc<Changes> {
+    let compute = || {
+        let mut entries = Vec::new();
+        if old.version() != new.version() {
+            old.walk_differences(new, |old, new| entries.push(Change { old: old.cloned(), new: new.cloned() }));
+        }
+        Arc::new(Changes { resource_type: new.resource_type(), entries, sotw: OnceLock::new(), delta: OnceLock::new() })
+    };
+    Arc::clone(new.changes.cell(old.version()).get_or_init(compute))
+}

@@ -2,46 +2,484 @@
 //!
 //! A slab is a run of neighbouring resources (16 to 64 KiB); its encoded form is built once and shared by every stream and
 //! by every later set in which the slab did not change. A change copies one slab's list and the list of slabs, nothing else.
+//! On-demand resources are members, found by name, but not part of the encoded wildcard set.
 
-use std::sync::Arc;
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
+use super::blocks::{self, Blocks, Shape};
+use super::changes;
 use super::version::SetVersion;
-use crate::resource::Resource;
+use crate::resource::{Resource, ResourceType};
 
-/// An immutable set of resources of one type. (Skeleton: the owner of `snapshot` gives it its slabs.)
-#[derive(Debug, Default)]
+/// A slab larger than this is split.
+const SLAB_MAX: usize = 64 * 1024;
+/// What the parts of a split slab have.
+const SLAB_TARGET: usize = 32 * 1024;
+/// A slab smaller than this is joined with its neighbour, where both fit into one.
+const SLAB_MIN: usize = 8 * 1024;
+/// What a resource takes beside its name and its body: version, type URL, tags.
+const OVERHEAD: usize = 120;
+
+/// One entry of a difference: the name, and the resource or `None` where it is gone.
+pub type Entry = (Arc<str>, Option<Arc<Resource>>);
+
+/// An immutable set of resources of one type.
 pub struct ResourceSet {
-    version: SetVersion,
+    resource_type: ResourceType,
+    slabs: Vec<Arc<Slab>>,
+    len: usize,
+    wildcard_version: SetVersion,
+    on_demand_version: SetVersion,
+    sotw: OnceLock<Blocks>,
+    delta: OnceLock<Blocks>,
+    pub(super) changes: changes::Cache,
+}
+
+/// A run of neighbouring resources, sorted, never empty.
+struct Slab {
+    resources: Vec<Arc<Resource>>,
+    size: usize,
+    sotw: OnceLock<Blocks>,
+    delta: OnceLock<Blocks>,
+}
+
+impl Slab {
+    fn new(resources: Vec<Arc<Resource>>) -> Arc<Self> {
+        let size = resources.iter().map(|resource| encoded_size(resource)).sum();
+        Arc::new(Self { resources, size, sotw: OnceLock::new(), delta: OnceLock::new() })
+    }
+
+    fn first(&self) -> &str {
+        self.resources.first().map_or("", |resource| &resource.name)
+    }
+
+    fn blocks(&self, resource_type: ResourceType, shape: Shape) -> &Blocks {
+        let cell = match shape {
+            Shape::Sotw => &self.sotw,
+            Shape::Delta => &self.delta,
+        };
+        let wildcard = || self.resources.iter().filter(|resource| !resource.on_demand);
+        cell.get_or_init(|| blocks::encode(resource_type, shape, wildcard()))
+    }
+}
+
+fn encoded_size(resource: &Resource) -> usize {
+    resource.name.len() + resource.body.len() + OVERHEAD
 }
 
 impl ResourceSet {
+    /// The empty set of a type.
+    #[must_use]
+    pub fn new(resource_type: ResourceType) -> Self {
+        Self {
+            resource_type,
+            slabs: Vec::new(),
+            len: 0,
+            wildcard_version: SetVersion::default(),
+            on_demand_version: SetVersion::default(),
+            sotw: OnceLock::new(),
+            delta: OnceLock::new(),
+            changes: changes::Cache::default(),
+        }
+    }
+
+    /// The type.
+    #[must_use]
+    pub fn resource_type(&self) -> ResourceType {
+        self.resource_type
+    }
+
     /// The set's version: equal sets have equal versions, on every replica, whatever the order of their history.
+    /// On-demand members count, and count differently from others.
     #[must_use]
     pub fn version(&self) -> SetVersion {
-        self.version
+        self.wildcard_version.with(self.on_demand_version)
+    }
+
+    /// The version of what a wildcard subscription is served: on-demand members left out.
+    #[must_use]
+    pub fn wildcard_version(&self) -> SetVersion {
+        self.wildcard_version
     }
 
     /// How many resources, on-demand ones included.
     #[must_use]
     pub fn len(&self) -> usize {
-        0
+        self.len
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// One resource.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let _ = name;
-        None
+        let slab = self.slabs.get(self.slab_of(name)?)?;
+        let found = slab.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+        slab.resources.get(found)
     }
 
     /// All, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        std::iter::empty()
+        self.slabs.iter().flat_map(|slab| &slab.resources)
+    }
+
+    /// The encoded wildcard set: built once for all streams, slab by slab, unchanged slabs shared with the sets before.
+    #[must_use]
+    pub fn wildcard(&self, shape: Shape) -> &Blocks {
+        let cell = match shape {
+            Shape::Sotw => &self.sotw,
+            Shape::Delta => &self.delta,
+        };
+        cell.get_or_init(|| Blocks::concat(self.slabs.iter().map(|slab| slab.blocks(self.resource_type, shape))))
+    }
+
+    /// This set with some members replaced, added or gone. `entries` are sorted by name and unique; slabs that none of
+    /// them touches are shared.
+    #[must_use]
+    pub fn apply(&self, entries: &[Entry]) -> Self {
+        let mut next = Self {
+            wildcard_version: self.wildcard_version,
+            on_demand_version: self.on_demand_version,
+            len: self.len,
+            ..Self::new(self.resource_type)
+        };
+        let mut rest = entries;
+        let mut slabs = Slabs::default();
+        for (index, slab) in self.slabs.iter().enumerate() {
+            let end = self.slabs.get(index + 1).map(|next| next.first());
+            let count = end.map_or(rest.len(), |end| rest.partition_point(|(name, _)| **name < *end));
+            let (here, later) = rest.split_at(count);
+            rest = later;
+            if here.is_empty() {
+                slabs.push_shared(slab);
+            } else {
+                slabs.push_changed(next.merge(&slab.resources, here));
+            }
+        }
+        if !rest.is_empty() {
+            slabs.push_changed(next.merge(&[], rest));
+        }
+        next.slabs = slabs.0;
+        next
+    }
+
+    /// One slab's list with its entries applied; keeps count and versions.
+    fn merge(&mut self, resources: &[Arc<Resource>], entries: &[Entry]) -> Vec<Arc<Resource>> {
+        let mut merged = Vec::with_capacity(resources.len() + entries.len());
+        let mut old = resources.iter().peekable();
+        for (name, new) in entries {
+            while let Some(resource) = old.next_if(|resource| *resource.name < **name) {
+                merged.push(Arc::clone(resource));
+            }
+            if let Some(replaced) = old.next_if(|resource| *resource.name == **name) {
+                self.count(replaced, false);
+            }
+            if let Some(resource) = new {
+                self.count(resource, true);
+                merged.push(Arc::clone(resource));
+            }
+        }
+        merged.extend(old.cloned());
+        merged
+    }
+
+    fn count(&mut self, resource: &Resource, added: bool) {
+        let (sum, member) = if resource.on_demand {
+            // Another sum than that of the same resource in the wildcard set: the difference is one of content.
+            let member =
+                SetVersion::of_member("on demand", crate::resource::ResourceVersion(SetVersion::of(resource).0));
+            (&mut self.on_demand_version, member)
+        } else {
+            (&mut self.wildcard_version, SetVersion::of(resource))
+        };
+        if added {
+            *sum = sum.with(member);
+            self.len += 1;
+        } else {
+            *sum = sum.without(member);
+            self.len -= 1;
+        }
+    }
+
+    /// The slab that has the name, if any has.
+    fn slab_of(&self, name: &str) -> Option<usize> {
+        self.slabs.partition_point(|slab| slab.first() <= name).checked_sub(1)
+    }
+
+    /// Walk this set and a newer one together and give each member that is not the same in both, sorted by name. Slabs that
+    /// the two share are skipped whole.
+    pub(super) fn walk_differences(
+        &self,
+        newer: &Self,
+        mut found: impl FnMut(Option<&Arc<Resource>>, Option<&Arc<Resource>>),
+    ) {
+        let (mut old, mut new) = (Cursor::new(&self.slabs), Cursor::new(&newer.slabs));
+        loop {
+            if old.skip_shared(&mut new) {
+                continue;
+            }
+            match (old.peek(), new.peek()) {
+                (None, None) => return,
+                (Some(gone), None) => {
+                    found(Some(gone), None);
+                    old.advance();
+                }
+                (None, Some(added)) => {
+                    found(None, Some(added));
+                    new.advance();
+                }
+                (Some(before), Some(after)) => match before.name.cmp(&after.name) {
+                    Ordering::Less => {
+                        found(Some(before), None);
+                        old.advance();
+                    }
+                    Ordering::Greater => {
+                        found(None, Some(after));
+                        new.advance();
+                    }
+                    Ordering::Equal => {
+                        let same = before.version == after.version && before.on_demand == after.on_demand;
+                        if !Arc::ptr_eq(before, after) && !same {
+                            found(Some(before), Some(after));
+                        }
+                        old.advance();
+                        new.advance();
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ResourceSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ResourceSet")
+            .field("resource_type", &self.resource_type)
+            .field("version", &self.version())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The list of slabs under construction: what changed is split or joined, what did not change is shared.
+#[derive(Default)]
+struct Slabs(Vec<Arc<Slab>>);
+
+impl Slabs {
+    fn push_shared(&mut self, slab: &Arc<Slab>) {
+        match self.0.last() {
+            Some(last) if last.size < SLAB_MIN && last.size + slab.size <= SLAB_MAX => {
+                let joined = last.resources.iter().chain(&slab.resources).cloned().collect();
+                self.0.pop();
+                self.0.push(Slab::new(joined));
+            }
+            _ => self.0.push(Arc::clone(slab)),
+        }
+    }
+
+    fn push_changed(&mut self, resources: Vec<Arc<Resource>>) {
+        let size: usize = resources.iter().map(|resource| encoded_size(resource)).sum();
+        let mut run = Vec::new();
+        match self.0.last() {
+            Some(last) if last.size.min(size) < SLAB_MIN && last.size + size <= SLAB_MAX => {
+                run.clone_from(&last.resources);
+                self.0.pop();
+            }
+            _ => {}
+        }
+        let limit = if size <= SLAB_MAX { usize::MAX } else { SLAB_TARGET };
+        let mut run_size = 0;
+        for resource in resources {
+            run_size += encoded_size(&resource);
+            run.push(resource);
+            if run_size >= limit {
+                self.0.push(Slab::new(std::mem::take(&mut run)));
+                run_size = 0;
+            }
+        }
+        if !run.is_empty() {
+            self.0.push(Slab::new(run));
+        }
+    }
+}
+
+/// A place in a list of slabs.
+struct Cursor<'a> {
+    slabs: &'a [Arc<Slab>],
+    position: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(slabs: &'a [Arc<Slab>]) -> Self {
+        Self { slabs, position: 0 }
+    }
+
+    fn peek(&self) -> Option<&'a Arc<Resource>> {
+        self.slabs.first()?.resources.get(self.position)
+    }
+
+    fn advance(&mut self) {
+        self.position += 1;
+        if self.slabs.first().is_some_and(|slab| self.position >= slab.resources.len()) {
+            self.next_slab();
+        }
+    }
+
+    fn next_slab(&mut self) {
+        self.slabs = self.slabs.get(1..).unwrap_or_default();
+        self.position = 0;
+    }
+
+    /// Step both over a slab at whose start both stand.
+    fn skip_shared(&mut self, other: &mut Self) -> bool {
+        let shared = self.position == 0
+            && other.position == 0
+            && matches!((self.slabs.first(), other.slabs.first()), (Some(own), Some(theirs)) if Arc::ptr_eq(own, theirs));
+        if shared {
+            self.next_slab();
+            other.next_slab();
+        }
+        shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::snapshot::changes::between;
+
+    type Model = BTreeMap<String, (u8, bool, usize)>;
+    type Step = Vec<(String, Option<(u8, bool, usize)>)>;
+
+    fn resource(name: &str, content: u8, on_demand: bool, len: usize) -> Arc<Resource> {
+        Arc::new(Resource { on_demand, ..Resource::new(name, vec![content; len], Vec::new()) })
+    }
+
+    fn apply(set: &ResourceSet, model: &mut Model, step: Step) -> ResourceSet {
+        let step: BTreeMap<_, _> = step.into_iter().collect();
+        let entries: Vec<Entry> = step
+            .iter()
+            .map(|(name, new)| {
+                let new = new.map(|(content, on_demand, len)| resource(name, content, on_demand, len));
+                (Arc::from(&**name), new)
+            })
+            .collect();
+        for (name, new) in step {
+            match new {
+                Some(new) => drop(model.insert(name, new)),
+                None => drop(model.remove(&name)),
+            }
+        }
+        set.apply(&entries)
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let content = proptest::option::weighted(0.7, (0..3_u8, proptest::bool::weighted(0.2), 1..9000_usize));
+        let step = proptest::collection::vec(("[a-d][a-e]{0,2}", content), 0..40);
+        proptest::collection::vec(step, 1..8)
+    }
+
+    fn seen(set: &ResourceSet) -> Vec<(String, u8, bool, usize)> {
+        set.iter().map(|one| (one.name.to_string(), one.body[0], one.on_demand, one.body.len())).collect()
+    }
+
+    fn expected(model: &Model) -> Vec<(String, u8, bool, usize)> {
+        model.iter().map(|(name, &(content, on_demand, len))| (name.clone(), content, on_demand, len)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_set_equals_the_map_with_the_same_history(steps in steps()) {
+            let mut model = Model::new();
+            let mut set = ResourceSet::new(ResourceType::Cluster);
+            for step in steps {
+                set = apply(&set, &mut model, step);
+                prop_assert_eq!(seen(&set), expected(&model));
+                prop_assert_eq!(set.len(), model.len());
+                for name in model.keys() {
+                    prop_assert_eq!(set.get(name).map(|one| one.name.to_string()), Some(name.clone()));
+                }
+                prop_assert!(set.get("zz").is_none());
+                prop_assert!(set.slabs.iter().all(|slab| !slab.resources.is_empty()));
+                let encoded: usize = set.wildcard(Shape::Delta).len();
+                let whole = blocks::encode(ResourceType::Cluster, Shape::Delta, set.iter().filter(|one| !one.on_demand));
+                prop_assert_eq!(encoded, whole.len());
+                prop_assert_eq!(set.wildcard(Shape::Delta).pieces().concat(), whole.pieces().concat());
+            }
+        }
+
+        #[test]
+        fn the_version_ignores_history(steps in steps()) {
+            let mut model = Model::new();
+            let mut set = ResourceSet::new(ResourceType::Cluster);
+            for step in steps {
+                set = apply(&set, &mut model, step);
+            }
+            let at_once: Step = model.clone().into_iter().map(|(name, new)| (name, Some(new))).collect();
+            let other = apply(&ResourceSet::new(ResourceType::Cluster), &mut Model::new(), at_once);
+            prop_assert_eq!(set.version(), other.version());
+            prop_assert_eq!(set.wildcard_version(), other.wildcard_version());
+        }
+
+        #[test]
+        fn changes_equal_the_difference_of_the_maps(first in steps(), then in steps()) {
+            let mut model = Model::new();
+            let mut set = ResourceSet::new(ResourceType::Cluster);
+            for step in first {
+                set = apply(&set, &mut model, step);
+            }
+            let (old, old_model) = (Arc::new(set), model.clone());
+            let mut set = old.apply(&[]);
+            for step in then {
+                set = apply(&set, &mut model, step);
+            }
+            let new = Arc::new(set);
+            let names: std::collections::BTreeSet<_> = old_model.keys().chain(model.keys()).cloned().collect();
+            let differing: Vec<_> = names.into_iter().filter(|name| old_model.get(name) != model.get(name)).collect();
+            let changes = between(&old, &new);
+            let seen: Vec<_> = changes.entries().iter().map(|change| change.name().to_string()).collect();
+            prop_assert_eq!(seen, differing);
+            prop_assert!(Arc::ptr_eq(&changes, &between(&old, &new)));
+        }
+    }
+
+    #[test]
+    fn a_change_shares_every_slab_but_one() {
+        let entries: Vec<Entry> = (0..1000)
+            .map(|number| {
+                let name = format!("cluster-{number:04}");
+                (Arc::from(&*name), Some(resource(&name, 1, false, 500)))
+            })
+            .collect();
+        let set = ResourceSet::new(ResourceType::Cluster).apply(&entries);
+        assert!(set.slabs.len() > 10, "{} slabs", set.slabs.len());
+        let changed = set.apply(&[("cluster-0500".into(), Some(resource("cluster-0500", 2, false, 500)))]);
+        let own = changed.slabs.iter().filter(|slab| !set.slabs.iter().any(|old| Arc::ptr_eq(old, slab))).count();
+        assert_eq!((own, changed.slabs.len()), (1, set.slabs.len()));
+    }
+
+    #[test]
+    fn an_on_demand_member_is_found_by_name_and_not_part_of_the_wildcard_set() {
+        let plain = ResourceSet::new(ResourceType::Cluster).apply(&[("a".into(), Some(resource("a", 1, false, 5)))]);
+        let set = plain.apply(&[("b".into(), Some(resource("b", 1, true, 5)))]);
+        assert_eq!(set.get("b").map(|one| one.on_demand), Some(true));
+        assert_eq!(set.wildcard_version(), plain.wildcard_version());
+        assert_ne!(set.version(), plain.version());
+        assert_eq!(set.wildcard(Shape::Sotw).len(), plain.wildcard(Shape::Sotw).len());
+        let other = plain.apply(&[("b".into(), Some(resource("b", 1, false, 5)))]);
+        assert_ne!(set.version(), other.version());
     }
 }
