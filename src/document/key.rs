@@ -130,6 +130,18 @@ pub enum Root {
     Routes(Arc<str>),
 }
 
+impl Root {
+    /// The word of logs and metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Documents => "documents",
+            Self::Registrations => "registrations",
+            Self::Routes(_) => "routes",
+        }
+    }
+}
+
 /// The prefixes of all roots: from a key in the store to a [`DocumentKey`] and back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {

@@ -66,10 +66,14 @@ pub struct Parts {
     pub observer: Arc<dyn Observer>,
 }
 
-/// Who wants to know what the loop did (metrics).
+/// Who wants to know what the loop saw and did (metrics).
 pub trait Observer: Send + Sync + 'static {
+    /// A root's watch told something.
+    fn told(&self, root: &Root, event: &Event);
     /// A snapshot was published, `waited` after the first of its changes was seen.
     fn published(&self, waited: Duration);
+    /// A change altered no resource, so no stream was woken.
+    fn skipped(&self);
 }
 
 /// The loop, its views shared with `admin` before it runs.
@@ -94,6 +98,8 @@ pub struct Reconciler {
     last_good_tasks: Option<mpsc::Receiver<(Arc<str>, Task)>>,
     /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
     had_documents: bool,
+    /// Whether saved texts of documents that were mended meanwhile have been looked at.
+    mended: bool,
 }
 
 /// What has happened since the last plan.
@@ -125,6 +131,7 @@ impl Reconciler {
             lookups: JoinSet::new(),
             last_good_tasks: Some(last_good_tasks),
             had_documents: false,
+            mended: false,
             roots,
             shared,
             last_good,
@@ -271,6 +278,7 @@ impl Reconciler {
     }
 
     fn on_event(&mut self, root: Root, event: Event) {
+        self.parts.observer.told(&root, &event);
         let now = tokio::time::Instant::now().into_std();
         match event {
             Event::Alive => {
@@ -359,16 +367,15 @@ impl Reconciler {
         for key in planned.wanted {
             self.look_up(&world, key);
         }
-        let first = !self.is_published();
         self.build(&world, &planned.difference, now, span.clone());
         if !self.may_publish(now.instant) {
             return;
         }
-        span.in_scope(|| self.publish());
+        span.in_scope(|| self.publish(arrived));
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
-        self.parts.observer.published(tokio::time::Instant::now().into_std().saturating_duration_since(arrived));
-        if first {
+        if !self.mended && !self.roots.is_from_disk() {
+            self.mended = true;
             self.forget_what_was_mended(&world).await;
         }
     }
@@ -394,7 +401,7 @@ impl Reconciler {
         if unchanged {
             next.generation = generation;
         }
-        self.built = next;
+        self.built = next.with_span(span);
     }
 
     fn source(&self) -> Source {
@@ -412,16 +419,21 @@ impl Reconciler {
         self.is_published() || self.roots.is_from_disk() || (self.lookups.is_empty() && self.roots.all_told(now))
     }
 
-    fn publish(&self) {
+    /// Swap the pointer. What says nothing new to streams only brings the revision that people see.
+    fn publish(&self, arrived: Instant) {
         let snapshot = Arc::new(self.built.clone());
-        info!(
-            revision = snapshot.revision,
-            generation = snapshot.generation,
-            source = snapshot.source.as_str(),
-            stale = snapshot.stale,
-            "Published"
-        );
+        let (revision, generation) = (snapshot.revision, snapshot.generation);
+        let (source, stale) = (snapshot.source.as_str(), snapshot.stale);
+        let news = generation != self.parts.snapshots.current().generation;
         self.parts.snapshots.publish(snapshot);
+        if news {
+            let waited = tokio::time::Instant::now().into_std().saturating_duration_since(arrived);
+            info!(revision, generation, source, stale, ?waited, "Published");
+            self.parts.observer.published(waited);
+        } else {
+            debug!(revision, generation, "Nothing to publish");
+            self.parts.observer.skipped();
+        }
     }
 
     /// Hand a change of the shared memory to its writer.
@@ -461,7 +473,7 @@ impl Reconciler {
 
     /// Saved texts of documents that were mended or deleted while no server ran.
     async fn forget_what_was_mended(&self, world: &World) {
-        if !self.parts.backend.is_shared() || self.roots.is_from_disk() {
+        if !self.parts.backend.is_shared() {
             return;
         }
         match self.shared.saved().await {

@@ -27,11 +27,12 @@ impl Store {
         self.current.load_full()
     }
 
-    /// Swap in the next snapshot and wake who waits. Only the one writer calls this.
+    /// Swap in the next snapshot and wake who waits; one of the same generation (nothing new for streams) wakes nobody.
+    /// Only the one writer calls this.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let generation = snapshot.generation;
         self.current.store(snapshot);
-        self.generation.send_replace(generation);
+        self.generation.send_if_modified(|current| std::mem::replace(current, generation) != generation);
     }
 
     /// The generation of the latest publish, to wait on.
