@@ -1,1 +1,77 @@
-//! TODO helper
+//! Envoy's own rules (conformance.md section 9) that need more than one field of one document: what holds only once the
+//! defaults are filled in, and what depends on where a value ends up.
+//!
+//! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and ignore.
+//! What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way resources are
+//! built here (gaps in priorities, sums of weights beyond 32 bits) needs no check.
+
+use serde_json::Value as Json;
+
+use crate::document::Rejection;
+use crate::document::cluster::{Check, LbPolicy, LocalityMode, Protocol, Settings};
+use crate::document::endpoint::{Endpoint, Host};
+
+/// Deepest metadata of an endpoint. Each level costs three messages, and Envoy's protobuf parser stops at 100.
+pub const MAX_METADATA_DEPTH: usize = 24;
+
+/// Rules between the settings of a cluster, the defaults filled in.
+///
+/// # Errors
+/// The first pair that Envoy would refuse, or of which it would ignore one.
+pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
+    if let Some(health_check) = &settings.health_check
+        && matches!(health_check.check, Check::Grpc(_))
+        && settings.protocol != Some(Protocol::Http2)
+    {
+        return Err(Rejection::new(
+            "health_check.grpc",
+            "found a gRPC health check on a cluster that speaks HTTP/1.1, expected \"protocol\": \"http2\"",
+        ));
+    }
+    let Some(lb) = &settings.lb else { return Ok(()) };
+    if lb.slow_start.is_some() && !matches!(lb.policy, LbPolicy::RoundRobin | LbPolicy::LeastRequest) {
+        let reason = format!("found slow start with {}, expected round_robin or least_request", word(lb.policy));
+        return Err(Rejection::new("lb.slow_start", reason));
+    }
+    if lb.locality == Some(LocalityMode::ZoneAware) && matches!(lb.policy, LbPolicy::RingHash | LbPolicy::Maglev) {
+        let reason =
+            format!("found zone_aware with {}, expected round_robin, least_request or random", word(lb.policy));
+        return Err(Rejection::new("lb.locality", reason));
+    }
+    Ok(())
+}
+
+fn word(policy: LbPolicy) -> &'static str {
+    match policy {
+        LbPolicy::RoundRobin => "round_robin",
+        LbPolicy::LeastRequest => "least_request",
+        LbPolicy::Random => "random",
+        LbPolicy::RingHash => "ring_hash",
+        LbPolicy::Maglev => "maglev",
+    }
+}
+
+/// Rules for an endpoint that EDS carries (NP-03, NE-01).
+///
+/// # Errors
+/// A host name, or metadata nested deeper than [`MAX_METADATA_DEPTH`].
+pub fn registered_endpoint(endpoint: &Endpoint) -> Result<(), Rejection> {
+    if let Host::Name(name) = &endpoint.host {
+        return Err(Rejection::new("endpoints", format!("found the host name {name}, expected an IP address")));
+    }
+    let depth = endpoint.metadata.values().map(depth).max().unwrap_or_default();
+    if depth > MAX_METADATA_DEPTH {
+        let reason = format!("found {depth} levels, expected at most {MAX_METADATA_DEPTH}");
+        return Err(Rejection::new("metadata", reason));
+    }
+    Ok(())
+}
+
+/// Levels of objects and lists; 0 for a plain value. Documents are at most 64 levels deep, so recursion is bounded.
+fn depth(json: &Json) -> usize {
+    match json {
+        Json::Array(values) => 1 + values.iter().map(depth).max().unwrap_or_default(),
+        Json::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
+}
