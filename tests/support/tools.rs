@@ -1,4 +1,4 @@
-//! Where the installed parts are: `.tools/` of the repository (`make tools`), else the PATH.
+//! Where the installed parts are: `.tools/bin` of the repository (`make tools`), else the PATH.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,9 @@ use std::path::PathBuf;
 /// # Panics
 /// With the command that installs it, when it is missing.
 pub fn binary(name: &str) -> PathBuf {
-    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools");
-    let installed = [tools.join("root/usr/bin").join(name), tools.join("venv/bin").join(name)];
-    if let Some(path) = installed.into_iter().find(|path| path.exists()) {
-        return path;
+    let installed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/bin").join(name);
+    if installed.exists() {
+        return installed;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

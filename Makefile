@@ -1,0 +1,46 @@
+# The index of commands. Each recipe is a line that can be typed by hand once .tools/bin is on the PATH.
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: help build demo test lint unit golden it e2e bench deny tools
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+build: tools ## build the release binary, target/release/chancery
+	cargo build --release
+
+demo: tools ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 keeps them running
+	cargo build
+	KEEP=$(KEEP) envoy-config/demo/run.sh
+
+test: lint unit golden it e2e ## everything: format, lints, unit, golden, integration (etcd), end to end (Envoy)
+
+lint: tools ## formatting and clippy, warnings denied
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+unit: tools ## tests at the foot of the files
+	cargo test --lib --bins
+
+golden: tools ## documents in, Envoy's resources out, compared with files
+	cargo test --test golden
+
+it: tools ## in process, against a real etcd
+	cargo test --test it
+
+e2e: tools ## the server as a process, against a real etcd and a real Envoy
+	cargo test --test e2e -- --nocapture --test-threads=1
+
+bench: tools ## micro benches
+	cargo bench
+
+deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on
+	cargo deny check
+
+tools: ## fetch protoc, etcd and Envoy into .tools/ (nothing is installed elsewhere)
+	.ci/tools.sh
+
+.tools/bin/cargo-deny:
+	cargo install --locked --root .tools cargo-deny
