@@ -1,1 +1,133 @@
-//! Admin HTTP.
+//! The admin HTTP API: documents in and out, and every stage readable.
+//!
+//! What enters: requests on `--admin-listen` (api.md is the contract). What leaves: JSON, `application/problem+json` for
+//! every error, OpenMetrics for `/metrics`. It reads the world, the snapshot and the fleet where they are and changes none
+//! of them: a write goes to the backend and comes back as everyone's does, a release is a command to the loop. Whether a
+//! write would be accepted is asked of [`crate::reconcile::plan`], the same function that decides later.
+//!
+//! It promises: no answer holds a secret or a password, bodies, headers and times are bounded, nothing a browser on another
+//! site can send is carried out (no CORS, JSON alone for POST), and the `Host` header decides nothing.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::mpsc;
+
+use crate::backend::Backend;
+use crate::document::MAX_BYTES;
+use crate::fleet::Fleet;
+use crate::reconcile::run::Command;
+use crate::reconcile::world::World;
+use crate::snapshot::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+mod clients;
+mod documents;
+mod entry;
+mod probes;
+mod problem;
+mod query;
+pub mod readiness;
+mod refused;
+mod release;
+mod server;
+mod snapshots;
+mod write;
+
+use problem::{Code, Problem};
+use readiness::Readiness;
+
+pub use server::serve;
+
+const INDEX: &str = "Chancery, a management server for Envoy
+
+GET    /healthz                          is the process alive
+GET    /readyz                           is it ready, and what it waits for
+GET    /metrics                          OpenMetrics
+GET    /api/v1/documents                 every document and what became of it; ?state=rejected&kind=routes
+GET    /api/v1/documents/KIND/NAME       one document, with its text
+PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?force=true
+DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
+POST   /api/v1/release                   let act what is held: {\"keys\": [KEY]} or {\"all\": true}
+GET    /api/v1/snapshot                  what is served, in figures
+GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
+GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
+GET    /api/v1/clients                   connected proxies, and what each acknowledged and refused
+GET    /api/v1/clients/NODE              the streams of one node id
+";
+
+/// Longest time from a request's headers to its answer.
+const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What the API reads and whom it asks.
+#[derive(Clone)]
+pub struct Admin {
+    /// Every document with its state.
+    pub world: Arc<ArcSwap<World>>,
+    /// What is served.
+    pub snapshots: Arc<Store>,
+    /// Who holds what.
+    pub fleet: Fleet,
+    /// Where documents are written.
+    pub backend: Arc<dyn Backend>,
+    /// To the loop. When it is full the request waits, as long as requests may.
+    pub commands: mpsc::Sender<Command>,
+    /// What `/readyz` tells.
+    pub readiness: Readiness,
+    /// What `/metrics` tells.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Admin {
+    /// Every endpoint.
+    pub fn router(self) -> Router {
+        let document = get(documents::one).put(write::put).delete(write::delete);
+        Router::new()
+            .route("/", get(|| async { INDEX }))
+            .route("/healthz", get(probes::healthz))
+            .route("/readyz", get(probes::readyz))
+            .route("/metrics", get(probes::metrics))
+            .route("/api/v1/documents", get(documents::all))
+            .route("/api/v1/documents/{kind}", document.clone())
+            .route("/api/v1/documents/{kind}/{*name}", document)
+            .route("/api/v1/release", post(release::release))
+            .route("/api/v1/snapshot", get(snapshots::overview))
+            .route("/api/v1/snapshot/{type}", get(snapshots::all))
+            .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))
+            .route("/api/v1/clients", get(clients::all))
+            .route("/api/v1/clients/{node}", get(clients::of_node))
+            .fallback(no_endpoint)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(DefaultBodyLimit::max(MAX_BYTES))
+            .layer(from_fn(bounded))
+            .with_state(self)
+    }
+}
+
+async fn no_endpoint(uri: Uri) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no endpoint {}; GET / lists them", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{method} is not supported on {}", uri.path()))
+}
+
+/// Bounds the time of an answer, and keeps it out of caches and of content sniffing.
+async fn bounded(request: Request, next: Next) -> Response {
+    let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            Problem::new(Code::Timeout, format!("no answer within {} s", ANSWER_WITHIN.as_secs())).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,84 @@
+//! `GET /api/v1/documents` and `GET /api/v1/documents/KIND/NAME`.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State as Shared};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::entry::{Entry, EntryWithValue, key_of, value};
+use super::problem::{Code, Problem};
+use super::query::{Pairs, only, values};
+use super::{Admin, refused};
+use crate::backend;
+use crate::document::key::Kind;
+use crate::reconcile::world::{State, Status};
+
+/// KIND and NAME of a path; NAME is empty where the path has none.
+pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<(String, String), Problem> {
+    let Path(mut parts) = path?;
+    let name = if parts.len() > 1 { parts.pop() } else { None };
+    Ok((parts.pop().unwrap_or_default(), name.unwrap_or_default()))
+}
+
+pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Response, Problem> {
+    only(&query, &["state", "kind"])?;
+    let states: Vec<State> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
+    let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
+    let world = admin.world.load_full();
+    let refused = refused::documents(&admin);
+    let wanted = |status: &&Status| {
+        (kinds.is_empty() || kinds.contains(&status.key.kind))
+            && (states.is_empty() || states.contains(&refused::state(&refused, status)))
+    };
+    let documents: Vec<_> = world.documents().filter(wanted).map(|status| Entry::of(status, &refused)).collect();
+    Ok(Json(json!({ "documents": documents })).into_response())
+}
+
+pub(super) async fn one(
+    Shared(admin): Shared<Admin>,
+    path: Result<Path<Vec<String>>, PathRejection>,
+    query: Pairs,
+) -> Result<Response, Problem> {
+    only(&query, &[])?;
+    let (kind, name) = kind_and_name(path)?;
+    let key = key_of(&kind, &name)?;
+    let world = admin.world.load_full();
+    let full_key = world.options().layout.full_key(&key);
+    let status = world.document(&key).ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
+    let entry = Entry::of(status, &refused::documents(&admin));
+    let body = Json(EntryWithValue { entry, value: value(status) });
+    Ok(match etag(&admin, status) {
+        Some(etag) => ([(header::ETAG, etag)], body).into_response(),
+        None => body.into_response(),
+    })
+}
+
+/// The `ETag` of a document's latest text; `None` when it was deleted.
+fn etag(admin: &Admin, status: &Status) -> Option<String> {
+    let text = status.latest.as_ref()?;
+    let entry = backend::Entry {
+        key: status.full_key.as_bytes().to_vec().into(),
+        value: text.value.clone(),
+        create_revision: text.create_revision,
+        mod_revision: text.mod_revision,
+        leased: text.leased,
+    };
+    Some(format!("\"{}\"", admin.backend.etag(&entry)))
+}
+
+fn state_of(word: &str) -> Result<State, Problem> {
+    State::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
+        let states = State::ALL.map(State::as_str).join(", ");
+        Problem::new(Code::InvalidRequest, format!("there is no state `{word}`, expected one of {states}"))
+    })
+}
+
+fn kind_of(word: &str) -> Result<Kind, Problem> {
+    let unknown = Some(Kind::Unknown).filter(|kind| kind.as_str() == word);
+    Kind::from_word(word).or(unknown).ok_or_else(|| {
+        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        Problem::new(Code::InvalidRequest, format!("there is no kind `{word}`, expected one of {kinds}"))
+    })
+}

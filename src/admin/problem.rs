@@ -1,0 +1,201 @@
+//! One taxonomy of what can go wrong, as problem+json (RFC 9457).
+
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::backend::{ReadError, WriteError};
+use crate::document::MAX_BYTES;
+use crate::document::key::DocumentKey;
+
+/// What went wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Code {
+    /// The request cannot be understood.
+    InvalidRequest,
+    /// No such endpoint, document, resource, type or group.
+    NotFound,
+    /// The endpoint exists, this method of it does not.
+    MethodNotAllowed,
+    /// A route with the same match exists.
+    SameMatch,
+    /// Something still uses the document.
+    InUse,
+    /// What `If-Match` or `If-None-Match` expects does not hold.
+    PreconditionFailed,
+    /// Larger than a document may be.
+    TooLarge,
+    /// A body of another content type than the one that is taken.
+    UnsupportedMediaType,
+    /// The document is bad.
+    InvalidDocument,
+    /// Bytes that were accepted before cannot be shown.
+    Internal,
+    /// Nothing can be judged before the first load.
+    NotReady,
+    /// The store is away or refuses.
+    StoreUnavailable,
+    /// The store did not answer in time: the write may or may not have happened.
+    OutcomeUnknown,
+    /// The answer took too long.
+    Timeout,
+}
+
+impl Code {
+    fn word(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::SameMatch => "same_match",
+            Self::InUse => "in_use",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::InvalidDocument => "invalid_document",
+            Self::Internal => "internal",
+            Self::NotReady => "not_ready",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request cannot be understood",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "The method is not supported here",
+            Self::SameMatch => "Another route has the same match",
+            Self::InUse => "The document is in use",
+            Self::PreconditionFailed => "The document is not in the expected state",
+            Self::TooLarge => "The document is too large",
+            Self::UnsupportedMediaType => "The content type is not supported",
+            Self::InvalidDocument => "The document is not valid",
+            Self::Internal => "Something is wrong inside",
+            Self::NotReady => "Not everything is loaded yet",
+            Self::StoreUnavailable => "The store is not available",
+            Self::OutcomeUnknown => "The outcome of the write is unknown",
+            Self::Timeout => "The answer took too long",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SameMatch | Self::InUse => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::OutcomeUnknown | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whether the same request may succeed later, unchanged.
+    fn retryable(self) -> bool {
+        matches!(self, Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Timeout)
+    }
+}
+
+/// An answer other than the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    code: Code,
+    detail: String,
+    key: Option<String>,
+    path: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    key: Option<&'a str>,
+    path: Option<&'a str>,
+    retryable: bool,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), key: None, path: None }
+    }
+
+    /// The document it is about, as its full key.
+    pub(super) fn of_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// The bad field.
+    pub(super) fn at(mut self, path: Option<String>) -> Self {
+        self.path = path;
+        self
+    }
+
+    pub(super) fn no_document(key: &DocumentKey) -> Self {
+        Self::new(Code::NotFound, format!("there is no document {key}"))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.code.status();
+        let body = Body {
+            r#type: format!("urn:chancery:problem:{}", self.code.word()),
+            title: self.code.title(),
+            status: status.as_u16(),
+            detail: &self.detail,
+            code: self.code.word(),
+            key: self.key.as_deref(),
+            path: self.path.as_deref(),
+            retryable: self.code.retryable(),
+        };
+        let mut response = (status, axum::Json(body)).into_response();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(Code::InvalidRequest, format!("the path cannot be decoded: {}", rejection.body_text()))
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::new(Code::TooLarge, format!("a body has at most {MAX_BYTES} bytes"));
+        }
+        Self::new(Code::InvalidRequest, format!("the body cannot be read: {}", rejection.body_text()))
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        Self::new(Code::StoreUnavailable, error.to_string())
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let code = match error {
+            WriteError::Conflict { .. } => Code::PreconditionFailed,
+            WriteError::TooLarge(_) => Code::TooLarge,
+            WriteError::Unknown(_) => Code::OutcomeUnknown,
+            WriteError::Unavailable(_) => Code::StoreUnavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,117 @@
+//! What `/readyz` tells: whether to send proxies here, and what is waited for.
+//!
+//! What enters: the loop's [`Health`], the token that says the process is stopping, and named guards of stages that must
+//! have succeeded once. Ready is when a snapshot serves, no guard is left and nothing is stopping. Once ready, a store that
+//! goes away later changes `pending` and `stale_since` alone. Cheap to clone; all clones are one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::reconcile::run::Health;
+
+/// What the process waits for. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    health: watch::Receiver<Health>,
+    draining: CancellationToken,
+    guards: Arc<Mutex<Guards>>,
+}
+
+#[derive(Debug, Default)]
+struct Guards {
+    next: u64,
+    names: BTreeMap<u64, String>,
+}
+
+/// While it lives, the process is not ready.
+#[derive(Debug)]
+#[must_use = "dropping it says that what it names has succeeded"]
+pub struct Guard {
+    guards: Arc<Mutex<Guards>>,
+    number: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        lock(&self.guards).names.remove(&self.number);
+    }
+}
+
+fn lock(guards: &Mutex<Guards>) -> MutexGuard<'_, Guards> {
+    guards.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Readiness {
+    /// Without guards: as ready as the loop is, until `draining` is cancelled.
+    #[must_use]
+    pub fn new(health: watch::Receiver<Health>, draining: CancellationToken) -> Self {
+        Self { health, draining, guards: Arc::default() }
+    }
+
+    /// Wait for something more, `xds: certificates` for example, until the guard is dropped.
+    pub fn guard(&self, name: impl Into<String>) -> Guard {
+        let mut guards = lock(&self.guards);
+        let number = guards.next;
+        guards.next += 1;
+        guards.names.insert(number, name.into());
+        Guard { guards: Arc::clone(&self.guards), number }
+    }
+
+    /// What `/readyz` answers now; in `pending` what the process itself waits for comes first.
+    #[must_use]
+    pub fn report(&self) -> Health {
+        let health = self.health.borrow().clone();
+        let mut pending: Vec<String> = lock(&self.guards).names.values().cloned().collect();
+        let mut ready = health.ready && pending.is_empty();
+        if self.draining.is_cancelled() {
+            ready = false;
+            pending.insert(0, "stopping".to_owned());
+        }
+        pending.extend(health.pending);
+        Health { ready, pending, stale_since: health.stale_since }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn report(ready: bool, pending: &[&str]) -> Health {
+        Health { ready, pending: pending.iter().map(|name| (*name).to_owned()).collect(), stale_since: None }
+    }
+
+    #[test]
+    fn ready_when_a_snapshot_serves_and_the_last_guard_is_dropped() {
+        let health = watch::Sender::new(report(false, &["etcd: first list"]));
+        let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
+        let certificates = readiness.guard("xds: certificates");
+        assert_eq!(readiness.report(), report(false, &["xds: certificates", "etcd: first list"]));
+        health.send_replace(report(true, &[]));
+        assert_eq!(readiness.report(), report(false, &["xds: certificates"]));
+        drop(certificates);
+        assert_eq!(readiness.report(), report(true, &[]));
+    }
+
+    #[test]
+    fn what_went_away_later_is_shown_and_does_not_stand_in_the_way() {
+        let stale =
+            Health { stale_since: Some(SystemTime::UNIX_EPOCH), ..report(true, &["etcd: first list of /services/"]) };
+        let health = watch::Sender::new(stale.clone());
+        let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
+        assert_eq!(readiness.report(), stale);
+    }
+
+    #[test]
+    fn a_stopping_process_is_not_ready() {
+        let health = watch::Sender::new(report(true, &[]));
+        let draining = CancellationToken::new();
+        let readiness = Readiness::new(health.subscribe(), draining.clone());
+        draining.cancel();
+        assert_eq!(readiness.report(), report(false, &["stopping"]));
+    }
+}

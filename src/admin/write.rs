@@ -1,0 +1,208 @@
+//! `PUT` and `DELETE` of a document.
+//!
+//! A write is judged before it is carried out: by its preconditions against what the store holds now, then by a dry run of
+//! the plan. What the judgement cannot know (another writer in between) the store's own comparison catches.
+
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State as Shared};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::documents::kind_and_name;
+use super::entry::{Entry as Shown, key_of};
+use super::problem::{Code, Problem};
+use super::query::{Pairs, only, switch};
+use super::{Admin, refused};
+use crate::backend::{Change, Entry, Expect, Write};
+use crate::document::key::{DocumentKey, Kind, Root};
+use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
+use crate::reconcile::world::{State, World};
+
+pub(super) async fn put(
+    Shared(admin): Shared<Admin>,
+    path: Result<Path<Vec<String>>, PathRejection>,
+    query: Pairs,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    // `force` lets a change through that breaks another document's test; without tests there is nothing to force.
+    only(&query, &["force"])?;
+    switch(&query, "force")?;
+    let target = Target::of(&admin, path).await?;
+    let expect = target.expectation(&admin, &headers)?;
+    let value = body.map_err(|rejection| Problem::from(rejection).of_key(&target.full_key))?;
+    let outcome = target.dry_run(Some(value.clone()));
+    let new = target.entry(value.clone());
+    if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
+        return Ok(target.written(&admin, &outcome, StatusCode::OK, current));
+    }
+    target.refuse_bad(&outcome)?;
+    let mod_revision = target.write(&admin, Some(value), expect).await?;
+    let status = if target.current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(target.written(&admin, &outcome, status, &Entry { mod_revision, ..new }))
+}
+
+pub(super) async fn delete(
+    Shared(admin): Shared<Admin>,
+    path: Result<Path<Vec<String>>, PathRejection>,
+    query: Pairs,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    only(&query, &["force"])?;
+    let force = switch(&query, "force")?;
+    let target = Target::of(&admin, path).await?;
+    let expect = target.expectation(&admin, &headers)?;
+    if target.current.is_none() {
+        return Err(Problem::no_document(&target.key).of_key(&target.full_key));
+    }
+    if !force {
+        target.refuse_in_use(&target.dry_run(None))?;
+    }
+    target.write(&admin, None, expect).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The document that a request is about, as the store and the world hold it now.
+struct Target {
+    key: DocumentKey,
+    full_key: String,
+    current: Option<Entry>,
+    world: std::sync::Arc<World>,
+}
+
+impl Target {
+    async fn of(admin: &Admin, path: Result<Path<Vec<String>>, PathRejection>) -> Result<Self, Problem> {
+        let (kind, name) = kind_and_name(path)?;
+        let key = key_of(&kind, &name)?;
+        let world = admin.world.load_full();
+        let full_key = world.options().layout.full_key(&key);
+        if world.pending().contains(&root_of(&key)) {
+            let detail = "documents cannot be judged before the first list; /readyz tells what is waited for";
+            return Err(Problem::new(Code::NotReady, detail).of_key(full_key));
+        }
+        let read = admin.backend.get(full_key.as_bytes()).await;
+        let current = read.map_err(|error| Problem::from(error).of_key(&full_key))?;
+        Ok(Self { key, full_key, current, world })
+    }
+
+    /// What the headers expect, checked against what is there now.
+    fn expectation(&self, admin: &Admin, headers: &HeaderMap) -> Result<Expect, Problem> {
+        let if_match = header_text(headers, &header::IF_MATCH)?;
+        let if_none_match = header_text(headers, &header::IF_NONE_MATCH)?;
+        let etag = self.current.as_ref().map(|current| admin.backend.etag(current));
+        match (if_match, if_none_match) {
+            (None, None) => Ok(Expect::Any),
+            (None, Some("*")) => match etag {
+                None => Ok(Expect::Absent),
+                Some(_) => Err(self.changed("it exists already")),
+            },
+            (Some(wanted), None) => match etag {
+                None => Err(self.changed("it does not exist")),
+                Some(etag) if wanted == "*" || etags(wanted).any(|wanted| wanted == etag) => Ok(Expect::Etag(etag)),
+                Some(etag) => Err(self.changed(&format!("its etag is \"{etag}\""))),
+            },
+            (None, Some(_)) => Err(Problem::new(Code::InvalidRequest, "If-None-Match: only `*` is supported")),
+            (Some(_), Some(_)) => {
+                Err(Problem::new(Code::InvalidRequest, "If-Match and If-None-Match exclude each other"))
+            }
+        }
+    }
+
+    fn changed(&self, what: &str) -> Problem {
+        Problem::new(Code::PreconditionFailed, format!("{}: {what}", self.key)).of_key(&self.full_key)
+    }
+
+    /// What would follow from the write.
+    fn dry_run(&self, value: Option<Bytes>) -> Plan {
+        let change = match value {
+            Some(value) => Change::Put(self.entry(value)),
+            None => Change::Delete { key: self.full_key.clone().into() },
+        };
+        let input = Input::Changed { root: root_of(&self.key), revision: self.next_revision(), changes: vec![change] };
+        let moment = Moment { instant: tokio::time::Instant::now().into_std(), wall: std::time::SystemTime::now() };
+        plan(&self.world, vec![input], moment)
+    }
+
+    fn next_revision(&self) -> i64 {
+        self.current.as_ref().map_or(0, |current| current.mod_revision).max(self.world.revision()) + 1
+    }
+
+    fn entry(&self, value: Bytes) -> Entry {
+        let revision = self.next_revision();
+        Entry {
+            key: self.full_key.clone().into(),
+            value,
+            create_revision: self.current.as_ref().map_or(revision, |current| current.create_revision),
+            mod_revision: revision,
+            leased: false,
+        }
+    }
+
+    fn verdict<'a>(&self, outcome: &'a Plan) -> Option<&'a Verdict> {
+        outcome.verdicts.iter().find(|verdict| verdict.key == self.key)
+    }
+
+    fn refuse_bad(&self, outcome: &Plan) -> Result<(), Problem> {
+        if let Some(first) = self.verdict(outcome).and_then(|verdict| verdict.conflict.as_ref()) {
+            let detail = format!("{} has the same match as {first}, which was first", self.key);
+            return Err(Problem::new(Code::SameMatch, detail).of_key(&self.full_key));
+        }
+        let Some(status) = outcome.world.document(&self.key) else { return Ok(()) };
+        if status.state != State::Rejected {
+            return Ok(());
+        }
+        let detail = status.reason.clone().unwrap_or_else(|| format!("{} is not valid", self.key));
+        Err(Problem::new(Code::InvalidDocument, detail).of_key(&self.full_key).at(status.path.clone()))
+    }
+
+    fn refuse_in_use(&self, outcome: &Plan) -> Result<(), Problem> {
+        let used_by = self.verdict(outcome).map(|verdict| verdict.used_by.as_slice()).unwrap_or_default();
+        let held = outcome.world.document(&self.key).filter(|status| status.state == State::Held);
+        let detail = match (used_by, held) {
+            ([], None) => return Ok(()),
+            ([], Some(status)) => status.reason.clone().unwrap_or_else(|| format!("{} would be held", self.key)),
+            (users, _) => {
+                let users: Vec<_> = users.iter().map(ToString::to_string).collect();
+                format!("{} is used by {}", self.key, users.join(", "))
+            }
+        };
+        Err(Problem::new(Code::InUse, format!("{detail}; ?force=true deletes it all the same")).of_key(&self.full_key))
+    }
+
+    async fn write(&self, admin: &Admin, value: Option<Bytes>, expect: Expect) -> Result<i64, Problem> {
+        let begun = tokio::time::Instant::now();
+        let write = Write { key: self.full_key.clone().into(), value, expect };
+        let outcome = admin.backend.write(vec![write]).await;
+        admin.metrics.etcd.wrote(begun.elapsed());
+        outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))
+    }
+
+    /// The document's entry as it will be, with the etag of what is stored now.
+    fn written(&self, admin: &Admin, outcome: &Plan, status: StatusCode, stored: &Entry) -> Response {
+        let etag = [(header::ETAG, format!("\"{}\"", admin.backend.etag(stored)))];
+        match outcome.world.document(&self.key) {
+            Some(document) => {
+                let shown = Shown::of(document, &refused::documents(admin)).at_revision(stored.mod_revision);
+                (status, etag, Json(shown)).into_response()
+            }
+            None => (status, etag).into_response(),
+        }
+    }
+}
+
+fn root_of(key: &DocumentKey) -> Root {
+    if key.kind == Kind::Services { Root::Registrations } else { Root::Documents }
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Problem::new(Code::InvalidRequest, format!("{name} is not text")))?;
+    Ok(Some(text.trim()))
+}
+
+/// The etags of an `If-Match` header. Quotes are optional here; weak etags match nothing, as RFC 9110 has it.
+fn etags(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(|etag| etag.trim().trim_matches('"'))
+}
