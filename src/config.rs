@@ -218,3 +218,6 @@ impl Config {
         Self::load(flags, &process_environment(), |path| std::fs::read_to_string(path))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -276,3 +276,135 @@ pub fn process_signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
         hangup.poll_recv(context).map(|_| Some(Signal::Reload))
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures::channel::mpsc::{UnboundedSender, unbounded};
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    /// What happened, in order, with the seconds since the start.
+    #[derive(Clone)]
+    struct Log {
+        begun: Instant,
+        lines: Arc<Mutex<Vec<(u64, &'static str)>>>,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            Self { begun: Instant::now(), lines: Arc::default() }
+        }
+
+        fn note(&self, what: &'static str) {
+            self.lines.lock().unwrap().push((self.begun.elapsed().as_secs(), what));
+        }
+
+        fn lines(&self) -> Vec<(u64, &'static str)> {
+            self.lines.lock().unwrap().clone()
+        }
+    }
+
+    /// A stage that notes when it is asked to end and ends `after` that.
+    async fn stage(token: CancellationToken, after: Duration, log: Log, name: &'static str) -> Result<(), StageError> {
+        token.cancelled().await;
+        tokio::time::sleep(after).await;
+        log.note(name);
+        Ok(())
+    }
+
+    fn signals() -> (UnboundedSender<Signal>, impl Stream<Item = Signal> + Unpin) {
+        unbounded()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_drains_and_then_cancels() {
+        let (log, mut stages, (sender, signals)) = (Log::new(), Stages::default(), signals());
+        let (draining, token) = (stages.draining(), stages.token());
+        stages.spawn_draining("xds", stage(draining, Duration::from_secs(20), log.clone(), "xds ended"));
+        stages.spawn("admin", stage(token, Duration::ZERO, log.clone(), "admin ended"));
+        sender.unbounded_send(Signal::Stop).unwrap();
+        assert!(stages.run(signals, GRACE).await.is_ok());
+        assert_eq!(log.lines(), [(20, "xds ended"), (20, "admin ended")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_that_drains_too_long_is_cancelled_and_then_aborted() {
+        let (log, mut stages, (sender, signals)) = (Log::new(), Stages::default(), signals());
+        let token = stages.token();
+        stages.spawn("admin", stage(token, Duration::ZERO, log.clone(), "admin ended"));
+        stages.spawn_draining("xds", std::future::pending::<Result<(), StageError>>());
+        sender.unbounded_send(Signal::Stop).unwrap();
+        let error = stages.run(signals, GRACE).await.unwrap_err();
+        assert_eq!(error.to_string(), "aborted after the grace of 30s: xds");
+        assert_eq!(log.lines(), [(25, "admin ended")]);
+        assert_eq!(log.begun.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_signal_aborts_at_once() {
+        let (log, mut stages, (sender, signals)) = (Log::new(), Stages::default(), signals());
+        stages.spawn_draining("xds", std::future::pending::<Result<(), StageError>>());
+        sender.unbounded_send(Signal::Stop).unwrap();
+        sender.unbounded_send(Signal::Stop).unwrap();
+        let error = stages.run(signals, GRACE).await.unwrap_err();
+        assert_eq!(error.to_string(), "aborted by a second signal");
+        assert_eq!(log.begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_stage_to_end_cancels_the_rest_and_is_named() {
+        type Ending = fn() -> Result<(), StageError>;
+        let endings: [(Ending, &str); 3] = [
+            (|| Ok(()), "stage reconcile ended unasked"),
+            (|| Err("the store is gone".into()), "stage reconcile failed"),
+            (|| panic!("index out of bounds"), "stage reconcile panicked: index out of bounds"),
+        ];
+        for (ending, expected) in endings {
+            let (log, mut stages, (_sender, signals)) = (Log::new(), Stages::default(), signals());
+            let (draining, token) = (stages.draining(), stages.token());
+            stages.spawn("admin", stage(token, Duration::ZERO, log.clone(), "admin ended"));
+            stages.spawn_draining("xds", stage(draining, Duration::ZERO, log.clone(), "xds ended"));
+            stages.spawn("reconcile", async move { ending() });
+            let error = stages.run(signals, GRACE).await.unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            let mut ended: Vec<_> = log.lines().into_iter().map(|(_, what)| what).collect();
+            ended.sort_unstable();
+            assert_eq!(ended, ["admin ended", "xds ended"]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_while_stopping_is_told_and_does_not_stop_the_others() {
+        let (log, mut stages, (sender, signals)) = (Log::new(), Stages::default(), signals());
+        let (draining, failing) = (stages.draining(), stages.draining());
+        stages.spawn_draining("xds", stage(draining, Duration::from_secs(9), log.clone(), "xds ended"));
+        stages.spawn_draining("reconcile", async move {
+            failing.cancelled().await;
+            Err::<(), StageError>("disk full".into())
+        });
+        sender.unbounded_send(Signal::Stop).unwrap();
+        let error = stages.run(signals, GRACE).await.unwrap_err();
+        assert_eq!(error.to_string(), "stage reconcile failed");
+        assert_eq!(log.lines(), [(9, "xds ended")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_is_counted_and_stops_nothing() {
+        let (mut stages, (sender, signals)) = (Stages::default(), signals());
+        let mut reloads = stages.reloads();
+        let (token, stopping) = (stages.token(), sender.clone());
+        stages.spawn("admin", async move {
+            reloads.changed().await?;
+            assert_eq!(*reloads.borrow(), 1);
+            stopping.unbounded_send(Signal::Stop)?;
+            token.cancelled().await;
+            Ok::<(), StageError>(())
+        });
+        sender.unbounded_send(Signal::Reload).unwrap();
+        assert!(stages.run(signals, GRACE).await.is_ok());
+    }
+}
