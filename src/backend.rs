@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub mod backoff;
 pub mod directory;
 pub mod etcd;
 pub mod memory;
@@ -70,7 +71,10 @@ pub enum ListReason {
 }
 
 impl ListReason {
-    /// The word of logs and metrics.
+    /// All, in the order of their declaration.
+    pub const ALL: [Self; 5] = [Self::Start, Self::Reconnect, Self::Compacted, Self::Fork, Self::Confirm];
+
+    /// The word of metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -81,6 +85,18 @@ impl ListReason {
             Self::Confirm => "confirm",
         }
     }
+}
+
+/// Something in the store that was meant to be an entry and cannot be one: a second file for a key, a file that cannot be
+/// read. It changes no entry: the key keeps the value it has (or none).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The full key that it would have.
+    pub key: Bytes,
+    /// Where it is, for people: a path below the folder.
+    pub place: String,
+    /// What is wrong, one sentence.
+    pub reason: String,
 }
 
 /// What following a root tells, in order.
@@ -104,6 +120,12 @@ pub enum Event {
     },
     /// The store answered a linearizable read (or the folder is there) now: what was told so far is current.
     Alive,
+    /// Everything below the root that is wrong now, sorted; replaces what was said before. Sent after the list or the
+    /// change it belongs to, and only when it differs from what was said before. Only a directory has problems.
+    Problems {
+        /// May be empty: they are solved.
+        problems: Vec<Problem>,
+    },
     /// The root cannot be read now; retried with backoff. The sentence is for people.
     Failed {
         /// What failed, without secrets.
@@ -210,7 +232,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Carry out all writes or none, as one revision. Returns it. A write that would change nothing is left out.
     async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError>;
 
-    /// The opaque etag of an entry: the mod_revision (etcd, memory) or a hash of the content (directory).
+    /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).
     fn etag(&self, entry: &Entry) -> String;
 
     /// The store is read again with new credentials or certificates (SIGHUP). A no-op where there are none.

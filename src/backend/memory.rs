@@ -1,1 +1,340 @@
-//! TODO helper
+//! Documents in memory, for tests.
+//!
+//! What enters: changes, by the trait's [`Backend::write`] or by the shorthands ([`Memory::put`], [`Memory::transact`]), and
+//! whatever a test wants a store to do: fail, list again, lose its history. What leaves: the same events that etcd gives,
+//! one per revision. Every version of every key is kept for [`Backend::get_at`] until [`Memory::compact`].
+//!
+//! Clones are the same store. A watch never blocks a writer: what its receiver has not taken yet waits without bound.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Relist, Write, WriteError};
+
+/// A store in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the last write; the first one is 1.
+    revision: i64,
+    /// History up to here is gone.
+    compacted: i64,
+    /// Every version of every key, oldest first; `None` is a delete.
+    keys: BTreeMap<Bytes, Vec<(i64, Option<Entry>)>>,
+    watches: Vec<Watch>,
+    /// Why reads and writes fail now.
+    away: Option<String>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    prefix: Bytes,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Memory {
+    /// An empty store at revision 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Put one key. Returns the revision.
+    pub fn put(&self, key: &str, value: impl Into<Bytes>) -> i64 {
+        self.transact([(key, Some(value.into()))])
+    }
+
+    /// Delete one key. Returns the revision.
+    pub fn delete(&self, key: &str) -> i64 {
+        self.transact([(key, None::<Bytes>)])
+    }
+
+    /// Put (`Some`) and delete (`None`) keys as one revision, which is returned. Equal values are written anew, as by
+    /// `etcdctl put`; deletes of absent keys do nothing.
+    pub fn transact<'a, Value: Into<Bytes>>(&self, changes: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> i64 {
+        let changes =
+            changes.into_iter().map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value.map(Into::into)));
+        self.state().apply(changes.collect(), false)
+    }
+
+    /// Put one key as if under a lease. Returns the revision.
+    pub fn put_leased(&self, key: &str, value: impl Into<Bytes>) -> i64 {
+        self.state().apply(vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))], true)
+    }
+
+    /// Tell every watch that its root cannot be read.
+    pub fn fail(&self, reason: &str) {
+        self.state().tell(|_, _| Event::Failed { reason: reason.to_owned() });
+    }
+
+    /// Tell every watch that what it knows is current.
+    pub fn alive(&self) {
+        self.state().tell(|_, _| Event::Alive);
+    }
+
+    /// Give every watch a list again, for this reason.
+    pub fn relist(&self, reason: ListReason) {
+        self.state().tell(|state, prefix| state.listed(prefix, reason));
+    }
+
+    /// Forget everything, history included, and give every watch the empty list as a fork: a wiped data directory.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.keys.clear();
+        state.revision = 0;
+        state.compacted = 0;
+        state.tell(|state, prefix| state.listed(prefix, ListReason::Fork));
+    }
+
+    /// Forget the history before `revision`.
+    pub fn compact(&self, revision: i64) {
+        self.state().compacted = revision;
+    }
+
+    /// Let reads and writes fail with this reason, or (`None`) work again.
+    pub fn set_away(&self, reason: Option<&str>) {
+        self.state().away = reason.map(str::to_owned);
+    }
+
+    /// How many watches run now.
+    #[must_use]
+    pub fn watches(&self) -> usize {
+        self.state().watches.iter().filter(|watch| !watch.events.is_closed()).count()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn current(&self, key: &[u8]) -> Option<&Entry> {
+        self.keys.get(key)?.last()?.1.as_ref()
+    }
+
+    fn entries(&self, prefix: &[u8]) -> Vec<Entry> {
+        let below = self.keys.iter().filter(|(key, _)| key.starts_with(prefix));
+        below.filter_map(|(_, versions)| versions.last()?.1.clone()).collect()
+    }
+
+    fn listed(&self, prefix: &[u8], reason: ListReason) -> Event {
+        Event::Listed { revision: self.revision, reason, entries: self.entries(prefix) }
+    }
+
+    fn tell(&mut self, event: impl Fn(&Self, &[u8]) -> Event) {
+        let mut watches = std::mem::take(&mut self.watches);
+        watches.retain(|watch| watch.events.send(event(self, &watch.prefix)).is_ok());
+        self.watches = watches;
+    }
+
+    fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, leased: bool) -> i64 {
+        let writes: Vec<_> =
+            writes.into_iter().filter(|(key, value)| value.is_some() || self.current(key).is_some()).collect();
+        if writes.is_empty() {
+            return self.revision;
+        }
+        self.revision += 1;
+        let mut changes = Vec::with_capacity(writes.len());
+        for (key, value) in writes {
+            let create_revision = self.current(&key).map_or(self.revision, |entry| entry.create_revision);
+            let mod_revision = self.revision;
+            let entry = value.map(|value| Entry { key: key.clone(), value, create_revision, mod_revision, leased });
+            self.keys.entry(key.clone()).or_default().push((mod_revision, entry.clone()));
+            changes.push(entry.map_or(Change::Delete { key }, Change::Put));
+        }
+        self.send_changes(&changes);
+        self.revision
+    }
+
+    fn send_changes(&mut self, changes: &[Change]) {
+        let revision = self.revision;
+        self.watches.retain(|watch| {
+            let below: Vec<_> = changes.iter().filter(|change| change.key().starts_with(&watch.prefix)).collect();
+            if below.is_empty() {
+                return !watch.events.is_closed();
+            }
+            let changes = below.into_iter().cloned().collect();
+            watch.events.send(Event::Changed { revision, changes }).is_ok()
+        });
+    }
+
+    fn check(&self, write: &Write) -> Result<(), WriteError> {
+        let current = self.current(&write.key);
+        let holds = match &write.expect {
+            Expect::Any => true,
+            Expect::Absent => current.is_none(),
+            Expect::Etag(etag) => current.is_some_and(|entry| entry.mod_revision.to_string() == *etag),
+        };
+        if holds {
+            return Ok(());
+        }
+        let key = String::from_utf8_lossy(&write.key).into_owned();
+        Err(WriteError::Conflict { key, current: current.cloned() })
+    }
+
+    fn readable(&self) -> Result<(), ReadError> {
+        self.away.clone().map_or(Ok(()), |reason| Err(ReadError::Unavailable(reason)))
+    }
+}
+
+#[async_trait]
+impl Backend for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    /// True, so that tests see what replicas share.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let prefix = Bytes::copy_from_slice(prefix.as_bytes());
+        {
+            let mut state = self.state();
+            let first = [state.listed(&prefix, ListReason::Start), Event::Alive];
+            // The receiver is held below.
+            drop(first.map(|event| sender.send(event)));
+            state.watches.push(Watch { prefix: prefix.clone(), events: sender.clone() });
+        }
+        loop {
+            let event = tokio::select! {
+                () = token.cancelled() => return,
+                () = relist.asked() => {
+                    // In line, behind what waits already; the receiver is held here.
+                    let state = self.state();
+                    drop(sender.send(state.listed(&prefix, ListReason::Confirm)));
+                    continue;
+                }
+                event = receiver.recv() => match event {
+                    Some(event) => event,
+                    None => return,
+                },
+            };
+            let sent = tokio::select! {
+                () = token.cancelled() => return,
+                sent = events.send(event) => sent,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        let state = self.state();
+        state.readable()?;
+        Ok(state.current(key).cloned())
+    }
+
+    async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
+        let state = self.state();
+        state.readable()?;
+        if revision < 1 || revision < state.compacted || revision > state.revision {
+            return Err(ReadError::NoHistory(revision));
+        }
+        let versions = state.keys.get(key).map(Vec::as_slice).unwrap_or_default();
+        Ok(versions.iter().rev().find(|(at, _)| *at <= revision).and_then(|(_, entry)| entry.clone()))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
+        let state = self.state();
+        state.readable()?;
+        Ok((state.revision, state.entries(prefix.as_bytes())))
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+        let mut state = self.state();
+        if let Some(reason) = &state.away {
+            return Err(WriteError::Unavailable(reason.clone()));
+        }
+        writes.iter().try_for_each(|write| state.check(write))?;
+        let changes = writes
+            .into_iter()
+            .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
+        let changes = changes.map(|write| (write.key, write.value)).collect();
+        Ok(state.apply(changes, false))
+    }
+
+    fn etag(&self, entry: &Entry) -> String {
+        entry.mod_revision.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str, create_revision: i64, mod_revision: i64) -> Entry {
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+        Entry { key, value, create_revision, mod_revision, leased: false }
+    }
+
+    fn write(key: &str, value: Option<&'static str>, expect: Expect) -> Write {
+        Write { key: Bytes::copy_from_slice(key.as_bytes()), value: value.map(Bytes::from), expect }
+    }
+
+    #[tokio::test]
+    async fn a_watch_gets_the_list_and_then_each_revision_below_its_prefix() {
+        let memory = Memory::new();
+        memory.put("/a/1", "one");
+        let (sender, mut events) = mpsc::channel(16);
+        let token = CancellationToken::new();
+        let (store, relist, stop) = (memory.clone(), Relist::default(), token.clone());
+        let asking = relist.clone();
+        let task = tokio::spawn(async move { store.watch("/a/", relist, sender, stop).await });
+
+        let listed =
+            Event::Listed { revision: 1, reason: ListReason::Start, entries: vec![entry("/a/1", "one", 1, 1)] };
+        assert_eq!(events.recv().await, Some(listed));
+        assert_eq!(events.recv().await, Some(Event::Alive));
+        memory.put("/b/1", "elsewhere");
+        memory.transact([("/a/1", None), ("/a/2", Some("two")), ("/b/1", Some("again"))]);
+        let changes =
+            vec![Change::Delete { key: Bytes::from_static(b"/a/1") }, Change::Put(entry("/a/2", "two", 3, 3))];
+        assert_eq!(events.recv().await, Some(Event::Changed { revision: 3, changes }));
+        memory.fail("gone fishing");
+        assert_eq!(events.recv().await, Some(Event::Failed { reason: "gone fishing".to_owned() }));
+        asking.ask();
+        let confirmed =
+            Event::Listed { revision: 3, reason: ListReason::Confirm, entries: vec![entry("/a/2", "two", 3, 3)] };
+        assert_eq!(events.recv().await, Some(confirmed));
+        token.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn history_is_kept_until_it_is_compacted() {
+        let memory = Memory::new();
+        memory.put("/a", "1");
+        memory.delete("/a");
+        memory.put("/a", "3");
+        assert_eq!(memory.get_at(b"/a", 1).await.unwrap(), Some(entry("/a", "1", 1, 1)));
+        assert_eq!(memory.get_at(b"/a", 2).await.unwrap(), None);
+        memory.compact(3);
+        assert!(matches!(memory.get_at(b"/a", 2).await, Err(ReadError::NoHistory(2))));
+        assert_eq!(memory.get_at(b"/a", 3).await.unwrap(), Some(entry("/a", "3", 3, 3)));
+    }
+
+    #[tokio::test]
+    async fn a_write_is_all_or_nothing() {
+        let memory = Memory::new();
+        memory.put("/a", "1");
+        let refused =
+            memory.write(vec![write("/b", Some("2"), Expect::Any), write("/a", Some("2"), Expect::Absent)]).await;
+        assert!(matches!(refused, Err(WriteError::Conflict { key, current: Some(_) }) if key == "/a"));
+        assert_eq!(memory.list("/").await.unwrap(), (1, vec![entry("/a", "1", 1, 1)]));
+        let etag = Expect::Etag("1".to_owned());
+        assert_eq!(memory.write(vec![write("/a", Some("1"), etag.clone())]).await.unwrap(), 1, "equal: no write");
+        assert_eq!(memory.write(vec![write("/a", Some("2"), etag.clone())]).await.unwrap(), 2);
+        assert!(matches!(memory.write(vec![write("/a", None, etag)]).await, Err(WriteError::Conflict { .. })));
+    }
+}

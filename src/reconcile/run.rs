@@ -287,6 +287,11 @@ impl Reconciler {
                     self.waiting.since.get_or_insert(now);
                 }
             }
+            Event::Problems { problems } => {
+                for problem in problems {
+                    warn!(document.key = %String::from_utf8_lossy(&problem.key), place = problem.place, "{}", problem.reason);
+                }
+            }
             Event::Failed { reason } => self.roots.failed(&root, reason, now),
             Event::Listed { revision, reason, entries } => {
                 info!(
