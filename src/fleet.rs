@@ -4,13 +4,20 @@
 //! is served. No lock is shared between streams while they work.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::resource::ResourceType;
+
+mod registry;
+mod stream;
+
+use registry::Registry;
+pub use stream::{Identity, Sent, StreamHandle};
 
 /// SotW or delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -102,26 +109,71 @@ pub struct ClientView {
     pub types: BTreeMap<ResourceType, TypeView>,
 }
 
+/// Who counts what happens on streams: metrics. Called on the streams' own paths, so it must not block.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A response was handed to a stream.
+    fn responded(&self, resource_type: ResourceType, variant: Variant);
+    /// A response was ACKed; `since_published` when it carried a publish to a stream that was up to date before.
+    fn acknowledged(&self, resource_type: ResourceType, variant: Variant, since_published: Option<Duration>);
+    /// A response was NACKed.
+    fn refused(&self, resource_type: ResourceType, variant: Variant);
+}
+
+/// Counts nothing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn responded(&self, _: ResourceType, _: Variant) {}
+    fn acknowledged(&self, _: ResourceType, _: Variant, _: Option<Duration>) {}
+    fn refused(&self, _: ResourceType, _: Variant) {}
+}
+
 /// All streams. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Fleet {}
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    registry: Arc<Registry>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self::new(Arc::new(Nobody))
+    }
+}
 
 impl Fleet {
+    /// A fleet without streams, whose doings are told to `observer`.
+    #[must_use]
+    pub fn new(observer: Arc<dyn Observer>) -> Self {
+        Self { registry: Arc::default(), observer }
+    }
+
+    /// A stream said who it is. It is connected until the handle is dropped.
+    #[must_use]
+    pub fn connect(&self, identity: Identity) -> StreamHandle {
+        StreamHandle {
+            stream: self.registry.connect(identity),
+            registry: Arc::clone(&self.registry),
+            observer: Arc::clone(&self.observer),
+        }
+    }
+
     /// Every stream, oldest first; gone ones for 10 minutes, 10,000 at most.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientView> {
-        Vec::new()
+        self.registry.views(SystemTime::now(), |_| true)
     }
 
     /// The streams of one node id, oldest first.
     #[must_use]
     pub fn clients_of(&self, node_id: &str) -> Vec<ClientView> {
-        self.clients().into_iter().filter(|client| &*client.node_id == node_id).collect()
+        self.registry.views(SystemTime::now(), |id| id == node_id)
     }
 
     /// How many are connected.
     #[must_use]
     pub fn connected(&self, variant: Variant) -> usize {
-        self.clients().iter().filter(|client| client.gone_at.is_none() && client.variant == variant).count()
+        self.registry.connected(variant)
     }
 }

@@ -39,8 +39,7 @@ pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {
 /// Whether everything that a rule asks for holds. A rule that asks for nothing holds for every node.
 fn matches(rule: &NodeMatch, node: &Node) -> bool {
     let (region, zone, sub_zone) = &node.locality;
-    let locality =
-        [(&rule.locality.region, region), (&rule.locality.zone, zone), (&rule.locality.sub_zone, sub_zone)];
+    let locality = [(&rule.locality.region, region), (&rule.locality.zone, zone), (&rule.locality.sub_zone, sub_zone)];
     rule.id.as_deref().is_none_or(|pattern| glob(pattern, &node.id))
         && rule.cluster.as_deref().is_none_or(|pattern| glob(pattern, &node.cluster))
         && rule.metadata.iter().all(|(key, value)| node.metadata.get(key).is_some_and(|found| equal(value, found)))

@@ -1,0 +1,175 @@
+//! All streams. Its lock is taken when one comes, goes or somebody looks, never while streams work.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::stream::Stream;
+use super::{ClientView, Identity, Variant};
+
+/// How long a stream that is gone is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// How many of them, at most.
+const REMEMBERED: usize = 10_000;
+
+/// Connected streams and those that left lately.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    next_id: AtomicU64,
+    connected: [AtomicUsize; 2],
+    streams: Mutex<Streams>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    live: BTreeMap<u64, Arc<Stream>>,
+    /// In the order in which they left.
+    gone: VecDeque<(SystemTime, Arc<Stream>)>,
+}
+
+impl Streams {
+    fn forget(&mut self, now: SystemTime) {
+        let too_old = |left: SystemTime| now.duration_since(left).is_ok_and(|age| age > REMEMBERED_FOR);
+        while self.gone.len() > REMEMBERED || self.gone.front().is_some_and(|(left, _)| too_old(*left)) {
+            self.gone.pop_front();
+        }
+    }
+}
+
+impl Registry {
+    pub(super) fn connect(&self, identity: Identity) -> Arc<Stream> {
+        self.counter(identity.variant).fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let stream = Arc::new(Stream::new(id, identity));
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.live.insert(id, Arc::clone(&stream));
+        stream
+    }
+
+    pub(super) fn disconnect(&self, stream: &Arc<Stream>, now: SystemTime) {
+        self.counter(stream.identity.variant).fetch_sub(1, Ordering::Relaxed);
+        stream.leave(now);
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.live.remove(&stream.id);
+        streams.gone.push_back((now, Arc::clone(stream)));
+        streams.forget(now);
+    }
+
+    pub(super) fn connected(&self, variant: Variant) -> usize {
+        self.counter(variant).load(Ordering::Relaxed)
+    }
+
+    fn counter(&self, variant: Variant) -> &AtomicUsize {
+        &self.connected[variant as usize]
+    }
+
+    /// The streams whose node id is wanted, oldest first. The views are made without the lock.
+    pub(super) fn views(&self, now: SystemTime, wanted: impl Fn(&str) -> bool) -> Vec<ClientView> {
+        let mut found: Vec<Arc<Stream>> = {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.forget(now);
+            let all = streams.live.values().chain(streams.gone.iter().map(|(_, stream)| stream));
+            all.filter(|stream| wanted(&stream.identity.node_id)).cloned().collect()
+        };
+        found.sort_by_key(|stream| stream.id);
+        let mut aggregated: HashMap<&str, usize> = HashMap::new();
+        let alive = |stream: &Stream| stream.identity.aggregated && stream.gone_at().is_none();
+        for stream in found.iter().filter(|stream| alive(stream)) {
+            *aggregated.entry(&stream.identity.node_id).or_default() += 1;
+        }
+        let duplicate = |stream: &Stream| {
+            alive(stream) && aggregated.get(&*stream.identity.node_id).is_some_and(|count| *count > 1)
+        };
+        found.iter().map(|stream| stream.view(duplicate(stream))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Fleet, Sent, Subscribed};
+    use crate::resource::ResourceType;
+    use crate::snapshot::version::SetVersion;
+
+    fn identity(node_id: &str) -> Identity {
+        Identity {
+            node_id: node_id.into(),
+            node_cluster: "c".into(),
+            group: "default".into(),
+            address: None,
+            variant: Variant::Delta,
+            aggregated: true,
+            grpc_library: true,
+            connected_at: SystemTime::now(),
+        }
+    }
+
+    fn sent(nonce: &str) -> Sent {
+        Sent { version: SetVersion(1), nonce: nonce.into(), at: SystemTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_stream_is_listed_while_connected_and_remembered_when_gone() {
+        let fleet = Fleet::default();
+        let handle = fleet.connect(identity("n1"));
+        let other = fleet.connect(identity("n2"));
+        assert_eq!((fleet.connected(Variant::Delta), fleet.connected(Variant::Sotw)), (2, 0));
+        drop(handle);
+        assert_eq!(fleet.connected(Variant::Delta), 1);
+        let seen: Vec<_> =
+            fleet.clients().into_iter().map(|client| (client.node_id.to_string(), client.gone_at.is_some())).collect();
+        assert_eq!(seen, [("n1".to_owned(), true), ("n2".to_owned(), false)]);
+        assert_eq!(fleet.clients_of("n2").len(), 1);
+        drop(other);
+    }
+
+    #[test]
+    fn the_gone_are_forgotten_by_age_and_number() {
+        let registry = Registry::default();
+        let now = SystemTime::now();
+        let stream = registry.connect(identity("old"));
+        registry.disconnect(&stream, now - REMEMBERED_FOR - Duration::from_secs(1));
+        assert_eq!(registry.views(now, |_| true), []);
+        for number in 0..=REMEMBERED {
+            let stream = registry.connect(identity(&number.to_string()));
+            registry.disconnect(&stream, now);
+        }
+        assert_eq!(registry.views(now, |_| true).len(), REMEMBERED);
+    }
+
+    #[test]
+    fn two_aggregated_streams_of_one_node_are_told() {
+        let fleet = Fleet::default();
+        let one = fleet.connect(identity("n1"));
+        assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
+        let _per_type = fleet.connect(Identity { aggregated: false, ..identity("n1") });
+        assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
+        let _two = fleet.connect(identity("n1"));
+        assert_eq!(fleet.clients()[0].warnings, ["duplicate_node_id"]);
+        drop(one);
+        assert!(fleet.clients().iter().all(|client| client.warnings.is_empty()));
+    }
+
+    #[test]
+    fn a_refusal_is_told_until_a_later_response_is_acknowledged() {
+        let fleet = Fleet::default();
+        let handle = fleet.connect(identity("n1"));
+        handle.subscribed(ResourceType::Cluster, None);
+        handle.sent(ResourceType::Cluster, sent("1"), 10);
+        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096));
+        let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
+        let refusal = view().refused.expect("refused");
+        assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "1"));
+        handle.acknowledged(ResourceType::Cluster, sent("2"), None);
+        assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
+    }
+
+    #[test]
+    fn a_message_too_large_for_a_grpc_library_is_told() {
+        let fleet = Fleet::default();
+        let handle = fleet.connect(identity("n1"));
+        handle.sent(ResourceType::Cluster, sent("1"), 5 * 1024 * 1024);
+        assert_eq!(fleet.clients()[0].warnings, ["response_too_large"]);
+    }
+}
