@@ -4,11 +4,13 @@
 //! command that installs it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the logs of its processes")]
 
 pub mod ads_client;
 pub mod envoy;
 pub mod etcd;
 pub mod eventually;
+pub mod process;
 pub mod server;
 pub mod tools;
 pub mod upstream;

@@ -1,0 +1,96 @@
+//! A child process with a log file: killed when dropped, its log kept when the test fails.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Lines of the log that a failing test prints; the whole is kept in a file.
+const PRINTED_LINES: usize = 40;
+
+/// A running (or ended) process.
+pub struct Process {
+    name: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Start `command`; what it prints is appended to the file `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("open the log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("share the log"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {name}: {error}"));
+        Self { name: name.to_owned(), log: log.to_owned(), child }
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Send a signal by its name: `-TERM`, `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").arg(signal).arg(&id).status().expect("run kill");
+        assert!(status.success(), "kill {signal} {id}: {status}");
+    }
+
+    /// Kill it and wait for its end.
+    pub fn kill(&mut self) {
+        // Nothing to be done about a process that is gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Wait for its end.
+    ///
+    /// # Panics
+    /// When it has not ended within `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("ask for the exit status") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} has not ended within {limit:?}", self.name);
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Keep the log where the test's own folder does not take it along, and say where.
+    fn keep_log(&self) {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(PRINTED_LINES)..].join("\n");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("logs");
+        let kept = folder.join(format!("{}-{}.log", self.name, self.child.id()));
+        match fs::create_dir_all(&folder).and_then(|()| fs::write(&kept, &log)) {
+            Ok(()) => eprintln!("{} logged ({}):\n{tail}", self.name, kept.display()),
+            Err(error) => eprintln!("{} logged (not kept: {error}):\n{tail}", self.name),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            self.keep_log();
+        }
+    }
+}
