@@ -21,6 +21,7 @@ pub mod endpoints;
 pub mod listeners;
 pub mod routes;
 pub mod table;
+pub mod translate;
 
 /// The resource types served, in make-before-break order: what is referred to comes before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,10 @@
 //! What enters: the [`World`] as it is and what happened. What leaves: the world as it becomes, a verdict for every
 //! document whose status changed, and the difference of resources to publish. When a plan fails, the offender falls back
 //! to its last good text and the plan is made again; a bad document harms itself only.
+//!
+//! Three steps: `intake` takes what happened past the guards and says what each key has become; `choices` reads the texts
+//! and finds, for each document, the latest that can serve beside all others; `verdicts` says what has become of every
+//! document. A plan costs what changed; the world before it is left as it was.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,6 +15,15 @@ use super::world::{Status, Text, World};
 use crate::backend::{Change, Entry, ListReason};
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Difference;
+
+mod choices;
+mod intake;
+#[cfg(test)]
+mod tests;
+mod verdicts;
+
+use choices::Choices;
+use intake::Intake;
 
 /// A moment, on both clocks. Given from outside: the plan reads no clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,21 +123,19 @@ pub struct Plan {
     pub wanted: Vec<DocumentKey>,
     /// When the earliest hold ends: plan again then with [`Input::Tick`].
     pub deadline: Option<Instant>,
-    /// Roots whose list a guard wants confirmed by a second one, 10 s later or more.
+    /// Roots that are held by a guard which wants a second list, 10 s from now or more. Told with every list that left the
+    /// root held.
     pub relist: Vec<Root>,
 }
 
 /// Decide.
 #[must_use]
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
-    let _ = (inputs, moment);
-    Plan {
-        world: world.clone(),
-        verdicts: Vec::new(),
-        difference: Difference::default(),
-        last_good: Vec::new(),
-        wanted: Vec::new(),
-        deadline: None,
-        relist: Vec::new(),
+    let mut intake = Intake::new(world, moment);
+    for input in inputs {
+        intake.take(input);
     }
+    let choices = Choices::read(&mut intake);
+    let decision = choices.decide(&intake);
+    verdicts::conclude(world, intake, decision)
 }

@@ -4,8 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use imbl::{OrdMap, OrdSet};
 
-use crate::document::key::DocumentKey;
+use super::hold::{Origin, RootState, SourceState};
+use crate::document::group::Group;
+use crate::document::key::{DocumentKey, Root};
+use crate::document::{Parsed, Rejection};
+use crate::resource::compile::{self, Compiled};
 
 /// What has become of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,19 +93,80 @@ pub struct Options {
     pub confirm_mass_loss: bool,
     /// `--re2-max-program-size`.
     pub re2_max_program_size: u32,
+    /// `--ca-bundle`: PEM, what the certificates of `https` upstreams are verified against.
+    pub ca_bundle: Option<Bytes>,
+}
+
+/// A text and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// The key in the store, lossily as text.
+    pub(super) full_key: Arc<str>,
+    /// What stands there.
+    pub(super) text: Arc<Text>,
+}
+
+/// A text that parses, as what it says.
+#[derive(Debug, Clone)]
+pub(super) struct Good {
+    pub(super) text: Arc<Text>,
+    pub(super) parsed: Parsed,
+}
+
+/// Why the latest text does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) rejection: Rejection,
+    /// Good by itself: it is tried again when others change.
+    pub(super) contested: bool,
+}
+
+/// All that is known of one document.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) status: Status,
+    /// Its latest text as a document, when it is one.
+    pub(super) latest: Option<Good>,
+    /// What serves.
+    pub(super) serving: Option<Good>,
+    /// Why the latest does not.
+    pub(super) refusal: Option<Refusal>,
+    /// The last good text is in the shared memory, or on its way there.
+    pub(super) remembered: bool,
+    /// The last good text was asked for.
+    pub(super) asked: bool,
 }
 
 /// Every document with its state, and what is compiled of them.
 #[derive(Debug, Clone)]
 pub struct World {
-    options: Arc<Options>,
+    pub(super) options: Arc<Options>,
+    pub(super) roots: OrdMap<Root, RootState>,
+    pub(super) records: OrdMap<DocumentKey, Arc<Record>>,
+    /// Instances that went lately, by cluster.
+    pub(super) sources: OrdMap<Arc<str>, SourceState>,
+    /// Clusters that are deleted and still used.
+    pub(super) tombstones: OrdSet<DocumentKey>,
+    /// Documents that others keep from serving.
+    pub(super) contested: OrdSet<DocumentKey>,
+    pub(super) compiled: Compiled,
 }
 
 impl World {
     /// A world without documents.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options: Arc::new(options) }
+        let compile = compile::Options { ca_bundle: options.ca_bundle.clone(), ..compile::Options::default() };
+        let roots = options.layout.roots().into_iter().map(|root| (root, RootState::default())).collect();
+        Self {
+            options: Arc::new(options),
+            roots,
+            records: OrdMap::new(),
+            sources: OrdMap::new(),
+            tombstones: OrdSet::new(),
+            contested: OrdSet::new(),
+            compiled: Compiled::new(compile),
+        }
     }
 
     /// What it was told at start.
@@ -111,30 +177,42 @@ impl World {
 
     /// Every document, sorted by key.
     pub fn documents(&self) -> impl Iterator<Item = &Status> {
-        std::iter::empty()
+        self.records.values().map(|record| &record.status)
     }
 
     /// One document.
     #[must_use]
     pub fn document(&self, key: &DocumentKey) -> Option<&Status> {
-        let _ = key;
-        None
+        self.records.get(key).map(|record| &record.status)
     }
 
     /// The revision of the documents root that the world stands at.
     #[must_use]
     pub fn revision(&self) -> i64 {
-        0
+        self.roots.get(&Root::Documents).map_or(0, |root| root.revision)
     }
 
-    /// Roots that have been neither listed nor given up since start, and are not from disk either.
+    /// Roots that the store has not listed since start, whether their saved state serves meanwhile or not.
     #[must_use]
-    pub fn pending(&self) -> Vec<crate::document::key::Root> {
-        Vec::new()
+    pub fn pending(&self) -> Vec<Root> {
+        let pending = self.roots.iter().filter(|(_, state)| state.origin != Origin::Store);
+        pending.map(|(root, _)| root.clone()).collect()
     }
 
-    /// The groups documents that hold, for rollout: name and rules.
-    pub fn groups(&self) -> impl Iterator<Item = (Arc<str>, Arc<crate::document::group::Group>)> {
-        std::iter::empty()
+    /// Whether some root still serves what was saved by an earlier run.
+    #[must_use]
+    pub fn from_disk(&self) -> bool {
+        self.roots.values().any(|state| state.origin == Origin::Disk)
+    }
+
+    /// The groups documents that hold, for rollout: name and rules, sorted by name.
+    pub fn groups(&self) -> impl Iterator<Item = (Arc<str>, Arc<Group>)> {
+        self.compiled.group_rules().map(|(name, group)| (Arc::clone(name), Arc::new(group.clone())))
+    }
+
+    /// What is compiled of the documents that serve.
+    #[must_use]
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 }

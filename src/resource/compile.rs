@@ -1,15 +1,43 @@
 //! The compiled whole and its difference: which resource each group of proxies has.
 //!
-//! Persistent: a new [`Compiled`] shares with the old one all that did not change.
+//! What enters: [`Edit`]s of the documents that take part. What leaves: a new [`Compiled`] that shares with the old one all
+//! that did not change, the [`Difference`] between them, and which documents stand differently now; or the [`Fault`]s of
+//! the documents that cannot take part, and then nothing has changed.
+//!
+//! Each document is translated by itself once (`translate`) and kept in the `inventory` with what it became; each group
+//! (`group`) puts resources and tables together from those parts. `depends` says which of them a change touches.
+//! Who gives way when a document is at fault is the caller's decision.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use imbl::OrdMap;
+
+use super::context::Context;
+use super::depends::{self, Units};
+use super::table::MAX_ENTRIES;
+use super::translate;
 use super::{Resource, ResourceType};
+use crate::document::defaults::Defaults;
+use crate::document::group::Group;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::{Document, Rejection};
+
+mod group;
+mod inventory;
+mod standing;
+
+use group::{GroupState, Outcome, Scene};
+pub use inventory::{Accepted, Address, address};
+use inventory::{Inventory, Unit};
+pub use standing::{Loss, Standing};
 
 /// What changed between two compiled wholes.
 #[derive(Debug, Clone, Default)]
 pub struct Difference {
     /// One entry a resource and group: the new resource, or `None` where it is gone. Sorted by group, type, name; unique.
+    /// Those of a group that exists no longer are not listed.
     pub resources: Vec<ResourceChange>,
     /// Groups that exist now and did not before (with nothing of their own in `resources`, they are empty).
     pub groups_added: Vec<Arc<str>>,
@@ -36,4 +64,301 @@ pub struct ResourceChange {
     pub name: Arc<str>,
     /// The resource; `None`: gone.
     pub resource: Option<Arc<Resource>>,
+}
+
+/// What becomes of one document: it takes part like this, or not at all.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// The document.
+    pub key: DocumentKey,
+    /// `None`: it does not take part.
+    pub accepted: Option<Accepted>,
+}
+
+/// A document that cannot take part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The document.
+    pub key: DocumentKey,
+    /// Why: by itself, or beside the others.
+    pub rejection: Rejection,
+}
+
+/// What compiling is told once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// `--ca-bundle`, PEM.
+    pub ca_bundle: Option<Bytes>,
+    /// The most entries in one RouteConfiguration: [`MAX_ENTRIES`], less in tests.
+    pub most_entries: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ca_bundle: None, most_entries: MAX_ENTRIES }
+    }
+}
+
+/// Every document that takes part, and every resource of every group. Immutable; clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    most_entries: usize,
+    context: Arc<Context>,
+    inventory: Inventory,
+    groups: OrdMap<Arc<str>, GroupState>,
+}
+
+/// What was compiled, and what it touched.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The new whole.
+    pub compiled: Compiled,
+    /// Resources that may differ, by group.
+    pub touched: Touched,
+    /// Documents that may stand differently now: their match won or lost, what they refer to came or went.
+    pub concerned: BTreeSet<DocumentKey>,
+}
+
+/// Resources that may differ, by group.
+pub type Touched = BTreeMap<Arc<str>, BTreeSet<(ResourceType, Arc<str>)>>;
+
+impl Compiled {
+    /// The compiled nothing: not even the group `default` exists before the first [`Compiled::apply`].
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let context = Context { ca_bundle: options.ca_bundle, ..Context::default() };
+        Self {
+            most_entries: options.most_entries,
+            context: Arc::new(context),
+            inventory: Inventory::default(),
+            groups: OrdMap::new(),
+        }
+    }
+
+    /// Make the edits, all or none.
+    ///
+    /// # Errors
+    /// The documents at fault: each by itself when its translation fails, else those that cannot be together, of which the
+    /// one written last is named.
+    pub fn apply(&self, edits: Vec<Edit>) -> Result<Step, Vec<Fault>> {
+        let context = self.context_after(&edits);
+        let mut units = Units::default();
+        depends::touch_defaults(&mut units, &self.context.defaults, &context.defaults);
+        let mut inventory = self.inventory.clone();
+        let edits = self.without_unchanged(edits, &units, &mut inventory);
+        let dependents = self.dependents(&edits, &units);
+        let mut translated = translate_all(&context, edits)?;
+        translated.extend(translate_all(&context, dependents).map_err(blame_defaults)?);
+        for (key, unit) in translated {
+            let (old, new) = (self.inventory.document(&key), unit.as_ref().map(Unit::document));
+            depends::touch(&mut units, &key, old, new);
+            inventory.set(&key, unit);
+        }
+        self.compile(context, inventory, &units)
+    }
+
+    fn context_after(&self, edits: &[Edit]) -> Arc<Context> {
+        let Some(edit) = edits.iter().rev().find(|edit| edit.key.kind == Kind::Defaults) else {
+            return Arc::clone(&self.context);
+        };
+        let document = edit.accepted.as_ref().map(|accepted| &*accepted.document);
+        Arc::new(Context { defaults: depends::defaults(document).clone(), ..(*self.context).clone() })
+    }
+
+    /// The edits that say something new; where only the revision of an equal document did, it is noted and that is all.
+    fn without_unchanged(&self, mut edits: Vec<Edit>, units: &Units, inventory: &mut Inventory) -> Vec<Edit> {
+        edits.retain(|edit| {
+            let (Some(unit), Some(accepted)) = (self.inventory.unit(&edit.key), &edit.accepted) else {
+                return edit.accepted.is_some() || self.inventory.unit(&edit.key).is_some();
+            };
+            let equal = unit.accepted.create_revision == accepted.create_revision
+                && unit.accepted.document == accepted.document
+                && !units.every_of(edit.key.kind);
+            if equal {
+                inventory.set(&edit.key, Some(Unit { accepted: accepted.clone(), made: unit.made.clone() }));
+            }
+            !equal
+        });
+        edits
+    }
+
+    /// Every other document whose translation looks at a part of `defaults` that is another now.
+    fn dependents(&self, edits: &[Edit], units: &Units) -> Vec<Edit> {
+        let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
+        let kinds = Kind::ALL.into_iter().filter(|kind| units.every_of(*kind));
+        let others = kinds.flat_map(|kind| self.inventory.of_kind(kind)).filter(|(key, _)| !edited.contains(key));
+        others.map(|(key, unit)| Edit { key: key.clone(), accepted: Some(unit.accepted.clone()) }).collect()
+    }
+
+    fn compile(&self, context: Arc<Context>, inventory: Inventory, units: &Units) -> Result<Step, Vec<Fault>> {
+        let names = inventory.groups();
+        let mut groups: OrdMap<Arc<str>, GroupState> = self
+            .groups
+            .iter()
+            .filter(|(name, _)| names.contains(*name))
+            .map(|(name, state)| (Arc::clone(name), state.clone()))
+            .collect();
+        let (mut touched, mut concerned, mut faults) = (Touched::new(), self.referring(&inventory, units), Vec::new());
+        for name in &names {
+            let scene = Scene {
+                context: &context,
+                before: &self.inventory,
+                after: &inventory,
+                units,
+                name,
+                fresh: !groups.contains_key(name),
+                most_entries: self.most_entries,
+            };
+            let state = groups.entry(Arc::clone(name)).or_default();
+            let Outcome { touched: resources, concerned: documents, faults: found } = state.update(&scene);
+            touched.insert(Arc::clone(name), resources);
+            concerned.extend(documents);
+            faults.extend(found);
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Step { compiled: Self { most_entries: self.most_entries, context, inventory, groups }, touched, concerned })
+    }
+
+    /// Documents that name what may have come or gone: users of clusters, registrations, and, when a group or a listener is
+    /// touched, everyone who could name it.
+    fn referring(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
+        let mut referring = units.routes.clone();
+        for name in &units.upstreams {
+            let key = DocumentKey::new(Kind::Clusters, Arc::clone(name));
+            if same_reach(self.inventory.document(&key), after.document(&key)) {
+                continue;
+            }
+            referring.extend(after.users(name).chain(after.registrations(name).map(|(key, _)| key)).cloned());
+        }
+        let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
+        let listeners_moved = units
+            .listeners
+            .iter()
+            .map(listener)
+            .any(|key| !same_reach(self.inventory.document(&key), after.document(&key)));
+        if units.groups || listeners_moved {
+            referring.extend(after.iter().map(|(key, _)| key).filter(|key| key.kind != Kind::Services).cloned());
+        }
+        referring
+    }
+
+    /// The difference between an earlier whole and this one, looked for in what was touched on the way.
+    #[must_use]
+    pub fn difference(&self, before: &Self, touched: &Touched) -> Difference {
+        let mut difference = Difference {
+            groups_added: self.groups.keys().filter(|name| !before.groups.contains_key(*name)).cloned().collect(),
+            groups_removed: before.groups.keys().filter(|name| !self.groups.contains_key(*name)).cloned().collect(),
+            resources: Vec::new(),
+        };
+        for (group, resources) in touched {
+            let Some(state) = self.groups.get(group) else { continue };
+            let earlier = before.groups.get(group);
+            for key in resources {
+                let (old, new) = (earlier.and_then(|earlier| earlier.resources.get(key)), state.resources.get(key));
+                if !same_resource(old, new) {
+                    let (resource_type, name) = key.clone();
+                    difference.resources.push(ResourceChange {
+                        group: Arc::clone(group),
+                        resource_type,
+                        name,
+                        resource: new.cloned(),
+                    });
+                }
+            }
+        }
+        difference
+    }
+
+    /// Every resource: group, then the resource, sorted by group, type and name.
+    pub fn resources(&self) -> impl Iterator<Item = (&Arc<str>, ResourceType, &Arc<Resource>)> {
+        self.groups.iter().flat_map(|(group, state)| {
+            state.resources.iter().map(move |((resource_type, _), resource)| (group, *resource_type, resource))
+        })
+    }
+
+    /// One resource.
+    #[must_use]
+    pub fn resource(&self, group: &str, resource_type: ResourceType, name: &str) -> Option<&Arc<Resource>> {
+        self.groups.get(group)?.resources.get(&(resource_type, Arc::<str>::from(name)))
+    }
+
+    /// The names of the groups that exist.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.groups.keys()
+    }
+
+    /// The groups documents, sorted by name.
+    pub fn group_rules(&self) -> impl Iterator<Item = (&Arc<str>, &Group)> {
+        self.inventory.group_rules()
+    }
+
+    /// What `defaults` says now.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.context.defaults
+    }
+
+    /// The document that takes part under a key.
+    #[must_use]
+    pub fn accepted(&self, key: &DocumentKey) -> Option<&Accepted> {
+        self.inventory.unit(key).map(|unit| &unit.accepted)
+    }
+
+    /// Every registration of a cluster, with its address; sorted by address.
+    pub fn registrations(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
+        self.inventory.registrations(cluster)
+    }
+
+    /// The routes that name a cluster and share a group with it, sorted.
+    pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
+        let groups = depends::groups(document);
+        let shares = |route: &Document| match (groups, depends::groups(route)) {
+            (Some(ours), Some(theirs)) => !ours.is_disjoint(theirs),
+            _ => true,
+        };
+        let users = self.inventory.users(cluster);
+        users.filter(|key| self.inventory.document(key).is_some_and(shares)).cloned().collect()
+    }
+}
+
+fn translate_all(context: &Context, edits: Vec<Edit>) -> Result<Vec<(DocumentKey, Option<Unit>)>, Vec<Fault>> {
+    let mut translated = Vec::with_capacity(edits.len());
+    let mut faults = Vec::new();
+    for Edit { key, accepted } in edits {
+        let Some(accepted) = accepted else {
+            translated.push((key, None));
+            continue;
+        };
+        match translate::document(context, &key, accepted.create_revision, &accepted.document) {
+            Ok(made) => translated.push((key, Some(Unit { accepted, made }))),
+            Err(rejection) => faults.push(Fault { key, rejection }),
+        }
+    }
+    if faults.is_empty() { Ok(translated) } else { Err(faults) }
+}
+
+/// Documents that were good until `defaults` changed are not at fault.
+fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
+    let blame = |Fault { key, rejection }| Fault {
+        key: DocumentKey::new(Kind::Defaults, ""),
+        rejection: Rejection::new("", format!("found a default that {key} cannot have ({rejection}), expected none")),
+    };
+    faults.into_iter().take(1).map(blame).collect()
+}
+
+/// Whether a document exists for the same groups as before; an endpoint source counts, registrations look at it.
+fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return old.is_some() == new.is_some() };
+    let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
+    depends::groups(old) == depends::groups(new) && registered(old) == registered(new)
+}
+
+fn same_resource(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {
+    match (old, new) {
+        (None, None) => true,
+        (Some(old), Some(new)) => old.version == new.version && old.on_demand == new.on_demand,
+        _ => false,
+    }
 }

@@ -1,1 +1,154 @@
-//! TODO helper
+//! What a changed document touches: which units have to be compiled again, and which not.
+//!
+//! What enters: a document as it was and as it is. What leaves: the [`Units`] whose bytes may be different now. It errs on
+//! the side of too much (a unit that comes out the same is no difference), never of too little. It promises what keeps a
+//! change cheap: a route that refers to the same clusters as before touches no cluster, and a cluster or a registration
+//! touches no route. Which resources a unit becomes is `compile`'s.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::document::defaults::Defaults;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::listener::Listener;
+use crate::document::route::{Action, Route, Rule, Upstream};
+use crate::document::{Document, Groups};
+
+/// What has to be compiled again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Route documents whose entries change.
+    pub routes: BTreeSet<DocumentKey>,
+    /// Names whose Cluster or ClusterLoadAssignment may change, written or generated.
+    pub upstreams: BTreeSet<Arc<str>>,
+    /// Listeners documents.
+    pub listeners: BTreeSet<Arc<str>>,
+    /// A group came or went.
+    pub groups: bool,
+    /// `defaults` changed what routes say.
+    pub every_route: bool,
+    /// `defaults` changed what clusters say, generated ones too.
+    pub every_upstream: bool,
+    /// `defaults` changed what listeners say.
+    pub every_listener: bool,
+}
+
+impl Units {
+    /// Whether `defaults` changed what every document of a kind says.
+    #[must_use]
+    pub fn every_of(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Routes => self.every_route,
+            Kind::Clusters => self.every_upstream,
+            Kind::Listeners => self.every_listener,
+            _ => false,
+        }
+    }
+}
+
+/// Add what one document's change touches; `None` is a document that does not exist (or does not serve).
+pub fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
+    match key.kind {
+        Kind::Routes => touch_route(units, key, route(old), route(new)),
+        Kind::Clusters => {
+            units.upstreams.insert(Arc::clone(&key.name));
+        }
+        Kind::Services => {
+            units.upstreams.insert(key.first_segment().into());
+        }
+        Kind::Listeners => {
+            units.listeners.insert(Arc::clone(&key.name));
+        }
+        Kind::Groups => units.groups |= old.is_some() != new.is_some(),
+        Kind::Defaults => touch_defaults(units, defaults(old), defaults(new)),
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Xds | Kind::Unknown => {}
+    }
+}
+
+fn touch_route(units: &mut Units, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
+    units.routes.insert(key.clone());
+    let (names_before, names_after) = (upstream_names(old), upstream_names(new));
+    if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
+        units.upstreams.extend(names_before.symmetric_difference(&names_after).cloned());
+    } else {
+        units.upstreams.extend(names_before);
+        units.upstreams.extend(names_after);
+    }
+}
+
+/// Add what a change of `defaults` touches.
+pub fn touch_defaults(units: &mut Units, old: &Defaults, new: &Defaults) {
+    units.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
+    units.every_upstream |= old.cluster != new.cluster;
+    units.every_listener |= old.listener != new.listener;
+}
+
+/// The upstreams of all rules that are in force; an inline one may occur several times.
+pub fn upstreams(route: &Route) -> impl Iterator<Item = &Upstream> {
+    enabled_rules(route)
+        .flat_map(|(_, rule)| match &rule.action {
+            Action::Forward(targets) => targets.as_slice(),
+            Action::Redirect(_) | Action::Respond(_) => &[],
+        })
+        .map(|target| &target.upstream)
+}
+
+/// The rules that are in force, each with its index in the document.
+pub fn enabled_rules(route: &Route) -> impl Iterator<Item = (usize, &Rule)> {
+    route.rules.iter().enumerate().filter(|(_, rule)| route.enabled && rule.enabled)
+}
+
+fn upstream_names(route: Option<&Route>) -> BTreeSet<Arc<str>> {
+    route.into_iter().flat_map(upstreams).map(Upstream::cluster_name).collect()
+}
+
+/// The groups a document names; `None`: all, or the kind knows no groups.
+#[must_use]
+pub fn groups(document: &Document) -> &Groups {
+    match document {
+        Document::Route(route) => &route.groups,
+        Document::Cluster(cluster) => &cluster.groups,
+        Document::Listener(listener) => &listener.groups,
+        Document::Group(_) | Document::Defaults(_) | Document::Endpoint(_) => &None,
+    }
+}
+
+/// Whether a document is for a group.
+#[must_use]
+pub fn is_for(document: &Document, group: &str) -> bool {
+    groups(document).as_ref().is_none_or(|groups| groups.contains(group))
+}
+
+/// Whether a route is for a listener by name.
+#[must_use]
+pub fn is_on(route: &Route, listener: &str) -> bool {
+    route.listeners.as_ref().is_none_or(|listeners| listeners.iter().any(|name| &**name == listener))
+}
+
+/// The route in a document, if it is one.
+#[must_use]
+pub fn route(document: Option<&Document>) -> Option<&Route> {
+    match document {
+        Some(Document::Route(route)) => Some(route),
+        _ => None,
+    }
+}
+
+/// The listener in a document, if it is one.
+#[must_use]
+pub fn listener(document: Option<&Document>) -> Option<&Listener> {
+    match document {
+        Some(Document::Listener(listener)) => Some(listener),
+        _ => None,
+    }
+}
+
+/// The defaults in a document; what holds without one otherwise.
+#[must_use]
+pub fn defaults(document: Option<&Document>) -> &Defaults {
+    static NONE: std::sync::LazyLock<Defaults> = std::sync::LazyLock::new(Defaults::default);
+    match document {
+        Some(Document::Defaults(defaults)) => defaults,
+        _ => &NONE,
+    }
+}

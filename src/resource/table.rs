@@ -1,1 +1,371 @@
-//! TODO helper
+//! The order of a RouteConfiguration: which entry is asked first, and which virtual host holds it.
+//!
+//! What enters: the [`Entry`]s of route documents, one for each host of each rule, already encoded. What leaves: encoded
+//! virtual hosts, one for each distinct host pattern, holding the pattern's own entries and those of every wider pattern
+//! that covers it, sorted as documents.md ("Order") says. Content decides the order, never the time of writing, with one
+//! exception: of equal matches the document created first keeps the traffic.
+//!
+//! A [`Table`] belongs to one listener of one group. It is persistent: inserting or removing an entry costs the virtual
+//! hosts it belongs to, and a clone costs nothing. Encoding one virtual host is left to [`super::routes`].
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdMap;
+
+use super::routes;
+use crate::document::key::DocumentKey;
+use crate::document::route::{HostPattern, Match, PathMatch};
+
+/// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (documents.md, Order).
+pub const MAX_ENTRIES: usize = 200_000;
+
+/// A host pattern, ordered as virtual hosts are: exact, longest wildcard, any.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostKey {
+    rank: u8,
+    longest_first: Reverse<usize>,
+    pattern: Arc<str>,
+}
+
+impl HostKey {
+    /// The place of a pattern.
+    #[must_use]
+    pub fn of(pattern: &HostPattern) -> Self {
+        match pattern {
+            HostPattern::Exact(host) => Self { rank: 0, longest_first: Reverse(0), pattern: Arc::clone(host) },
+            HostPattern::Wildcard(host) => Self::wildcard(Arc::clone(host)),
+            HostPattern::Any => Self::any(),
+        }
+    }
+
+    fn wildcard(pattern: Arc<str>) -> Self {
+        Self { rank: 1, longest_first: Reverse(pattern.len()), pattern }
+    }
+
+    fn any() -> Self {
+        Self { rank: 2, longest_first: Reverse(0), pattern: "*".into() }
+    }
+
+    /// The pattern that has this place.
+    #[must_use]
+    pub fn pattern(&self) -> HostPattern {
+        match self.rank {
+            0 => HostPattern::Exact(Arc::clone(&self.pattern)),
+            1 => HostPattern::Wildcard(Arc::clone(&self.pattern)),
+            _ => HostPattern::Any,
+        }
+    }
+
+    /// Every pattern that covers this one, narrowest first, whether a document names it or not.
+    fn wider(&self) -> Vec<Self> {
+        let skipped = match self.rank {
+            0 => 0,
+            1 => 2, // the `*.` of the pattern itself
+            _ => return Vec::new(),
+        };
+        let dots = self.pattern.char_indices().skip(skipped).filter(|(_, letter)| *letter == '.');
+        let mut wider: Vec<Self> =
+            dots.map(|(index, _)| Self::wildcard(format!("*{}", &self.pattern[index..]).into())).collect();
+        wider.push(Self::any());
+        wider
+    }
+
+    /// Whether what matches `narrower` always matches this pattern too, and the two differ.
+    fn covers(&self, narrower: &Self) -> bool {
+        match self.rank {
+            0 => false,
+            1 => narrower.rank < 2 && narrower != self && narrower.pattern.ends_with(&self.pattern[1..]),
+            _ => narrower.rank < 2,
+        }
+    }
+}
+
+/// Where an entry stands in a virtual host; the first is asked first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    priority: Reverse<i32>,
+    host: HostKey,
+    path: (u8, Reverse<usize>),
+    conditions: Reverse<usize>,
+    document: Arc<DocumentKey>,
+    rule: usize,
+}
+
+/// Who may have a match: the lowest of all that ask for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// Of the document; 0 where the backend keeps none.
+    pub create_revision: i64,
+    /// The document.
+    pub document: Arc<DocumentKey>,
+    /// The rule's index in the document.
+    pub rule: usize,
+}
+
+/// One rule of a route document under one of its hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands.
+    pub position: Position,
+    /// The match after normalising: equal for two entries when no request can tell them apart.
+    pub identity: Arc<str>,
+    /// Its claim on that match.
+    pub claim: Claim,
+    /// Where in the document it was written.
+    pub place: Arc<str>,
+    /// The encoded Routes, in order; a segment prefix needs two.
+    pub routes: Arc<[Bytes]>,
+}
+
+/// What all entries of one document have in common.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The document.
+    pub document: Arc<DocumentKey>,
+    /// Its create_revision.
+    pub create_revision: i64,
+    /// Its `priority`.
+    pub priority: i32,
+}
+
+/// The entries of one rule, one a host. `path` is the rule's path with the older forms' meaning resolved.
+#[must_use]
+pub fn entries(
+    origin: &Origin,
+    rule: usize,
+    place: &str,
+    matches: &Match,
+    path: &PathMatch,
+    routes: Vec<Bytes>,
+) -> Vec<Arc<Entry>> {
+    let identity = identity(origin.priority, matches, path);
+    let place: Arc<str> = place.into();
+    let routes: Arc<[Bytes]> = routes.into();
+    let entry = |host: &HostPattern| {
+        Arc::new(Entry {
+            position: Position {
+                priority: Reverse(origin.priority),
+                host: HostKey::of(host),
+                path: path_rank(path),
+                conditions: Reverse(conditions(matches)),
+                document: Arc::clone(&origin.document),
+                rule,
+            },
+            identity: Arc::clone(&identity),
+            claim: Claim { create_revision: origin.create_revision, document: Arc::clone(&origin.document), rule },
+            place: Arc::clone(&place),
+            routes: Arc::clone(&routes),
+        })
+    };
+    matches.hosts.iter().map(entry).collect()
+}
+
+/// Exact, template, longest prefix, regex.
+fn path_rank(path: &PathMatch) -> (u8, Reverse<usize>) {
+    match path {
+        PathMatch::Exact(_) | PathMatch::Legacy(_) => (0, Reverse(0)),
+        PathMatch::Template(_) => (1, Reverse(0)),
+        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+        PathMatch::Regex(_) => (3, Reverse(0)),
+    }
+}
+
+/// A limit on the method counts as one: else `GET /a` and `/a` would be told apart by their documents' names.
+fn conditions(matches: &Match) -> usize {
+    matches.headers.len() + matches.query.len() + usize::from(!matches.methods.is_empty())
+}
+
+fn identity(priority: i32, matches: &Match, path: &PathMatch) -> Arc<str> {
+    let sorted = |conditions: &[(String, crate::document::route::StringMatch)]| {
+        conditions.iter().map(|condition| format!("{condition:?}")).collect::<BTreeSet<_>>()
+    };
+    let (headers, query) = (sorted(&matches.headers), sorted(&matches.query));
+    format!("{priority} {path:?} {:?} {headers:?} {query:?}", matches.methods).into()
+}
+
+/// The entries written for one host pattern itself.
+#[derive(Debug, Clone, Default)]
+struct Own {
+    /// Those that keep the traffic, in order.
+    winners: OrdMap<Position, Arc<Entry>>,
+    /// Everyone who asks for a match; the first has it.
+    claims: OrdMap<Arc<str>, OrdMap<Claim, Arc<Entry>>>,
+    /// Encoded Routes of the winners.
+    routes: usize,
+}
+
+/// One virtual host, encoded.
+#[derive(Debug, Clone)]
+struct VirtualHost {
+    bytes: Bytes,
+    routes: usize,
+}
+
+/// What a change of a [`Table`] leaves to do.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// Patterns whose own entries changed.
+    hosts: BTreeSet<HostKey>,
+    /// Documents that gained or lost a match, or whose rival did.
+    pub documents: BTreeSet<DocumentKey>,
+}
+
+/// The entries of one listener in one group, and their encoded virtual hosts.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    own: OrdMap<HostKey, Own>,
+    encoded: OrdMap<HostKey, VirtualHost>,
+    documents: OrdMap<Arc<DocumentKey>, usize>,
+    routes: usize,
+}
+
+impl Table {
+    /// Add an entry.
+    pub fn insert(&mut self, entry: &Arc<Entry>, touched: &mut Touched) {
+        let own = self.own.entry(entry.position.host.clone()).or_default();
+        let claims = own.claims.entry(Arc::clone(&entry.identity)).or_default();
+        let before = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        claims.insert(entry.claim.clone(), Arc::clone(entry));
+        own.settle(&entry.identity, before, touched);
+        touched.hosts.insert(entry.position.host.clone());
+        touched.documents.insert((*entry.claim.document).clone());
+        *self.documents.entry(Arc::clone(&entry.claim.document)).or_default() += 1;
+    }
+
+    /// Take an entry out; one that is not there changes nothing.
+    pub fn remove(&mut self, entry: &Entry, touched: &mut Touched) {
+        let Some(own) = self.own.get_mut(&entry.position.host) else { return };
+        let Some(claims) = own.claims.get_mut(&entry.identity) else { return };
+        let before = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        if claims.remove(&entry.claim).is_none() {
+            return;
+        }
+        own.settle(&entry.identity, before, touched);
+        if own.claims.is_empty() {
+            self.own.remove(&entry.position.host);
+        }
+        touched.hosts.insert(entry.position.host.clone());
+        touched.documents.insert((*entry.claim.document).clone());
+        if let Some(count) = self.documents.get_mut(&entry.claim.document) {
+            *count -= 1;
+            if *count == 0 {
+                self.documents.remove(&entry.claim.document);
+            }
+        }
+    }
+
+    /// Encode again what was touched.
+    ///
+    /// # Errors
+    /// How many entries there would be, when they are more than `most`; nothing was encoded then.
+    pub fn encode(&mut self, touched: &Touched, most: usize) -> Result<(), usize> {
+        let hosts = self.reached(&touched.hosts);
+        let mut routes = self.routes;
+        for host in &hosts {
+            routes -= self.encoded.get(host).map_or(0, |virtual_host| virtual_host.routes);
+            routes += self.sources(host).iter().map(|own| own.routes).sum::<usize>();
+        }
+        if routes > most {
+            return Err(routes);
+        }
+        self.routes = routes;
+        for host in hosts {
+            match self.virtual_host(&host) {
+                Some(virtual_host) => self.encoded.insert(host, virtual_host),
+                None => self.encoded.remove(&host),
+            };
+        }
+        Ok(())
+    }
+
+    /// Every virtual host that shows entries of these patterns: themselves, and those they cover.
+    fn reached(&self, touched: &BTreeSet<HostKey>) -> BTreeSet<HostKey> {
+        let mut reached = touched.clone();
+        let wide: Vec<&HostKey> = touched.iter().filter(|host| host.rank > 0).collect();
+        if !wide.is_empty() {
+            let covered = self.own.keys().filter(|host| wide.iter().any(|wide| wide.covers(host)));
+            reached.extend(covered.cloned());
+        }
+        reached
+    }
+
+    /// Whose entries a virtual host holds; none when no document names the pattern.
+    fn sources(&self, host: &HostKey) -> Vec<&Own> {
+        let Some(own) = self.own.get(host) else { return Vec::new() };
+        let mut sources = vec![own];
+        sources.extend(host.wider().iter().filter_map(|wider| self.own.get(wider)));
+        sources
+    }
+
+    fn virtual_host(&self, host: &HostKey) -> Option<VirtualHost> {
+        let sources = self.sources(host);
+        if sources.is_empty() {
+            return None;
+        }
+        let mut entries: Vec<(&Position, &Arc<Entry>)> = sources.iter().flat_map(|own| own.winners.iter()).collect();
+        if sources.len() > 1 {
+            entries.sort_unstable_by_key(|(position, _)| *position);
+        }
+        let routes: Vec<Bytes> = entries.iter().flat_map(|(_, entry)| entry.routes.iter().cloned()).collect();
+        Some(VirtualHost { bytes: routes::virtual_host(&host.pattern(), &routes), routes: routes.len() })
+    }
+
+    /// The encoded virtual hosts, in order.
+    pub fn virtual_hosts(&self) -> impl Iterator<Item = &Bytes> {
+        self.encoded.values().map(|virtual_host| &virtual_host.bytes)
+    }
+
+    /// Every document that asks for a match here, sorted.
+    pub fn documents(&self) -> impl Iterator<Item = &Arc<DocumentKey>> {
+        self.documents.keys()
+    }
+
+    /// How many entries all virtual hosts have together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.routes
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes == 0
+    }
+
+    /// Who has the match that an entry asks for: itself, or an older one. `None` when the entry is not here.
+    #[must_use]
+    pub fn winner(&self, entry: &Entry) -> Option<&Arc<Entry>> {
+        let claims = self.own.get(&entry.position.host)?.claims.get(&entry.identity)?;
+        claims.get_min().map(|(_, winner)| winner)
+    }
+}
+
+impl Own {
+    /// After the claims on a match changed: the first of them stands in the order. When that is another one than before,
+    /// everyone who asks for the match is told.
+    fn settle(&mut self, identity: &Arc<str>, before: Option<Arc<Entry>>, touched: &mut Touched) {
+        let Some(claims) = self.claims.get(identity) else { return };
+        let after = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        if before == after {
+            return;
+        }
+        touched.documents.extend(claims.keys().map(|claim| (*claim.document).clone()));
+        if let Some(before) = before {
+            touched.documents.insert((*before.claim.document).clone());
+            self.winners.remove(&before.position);
+            self.routes -= before.routes.len();
+        }
+        match after {
+            Some(winner) => {
+                self.routes += winner.routes.len();
+                self.winners.insert(winner.position.clone(), winner);
+            }
+            None => {
+                self.claims.remove(identity);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One group of proxies: its resources, and the tables behind its RouteConfigurations. Persistent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::Fault;
+use super::inventory::{Inventory, Unit};
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::{Document, Rejection};
+use crate::resource::context::Context;
+use crate::resource::depends::{self, Units};
+use crate::resource::table::{Entry, Table, Touched};
+use crate::resource::translate::{self, Made};
+use crate::resource::{Resource, ResourceType};
+
+/// How many of the routes that use it a generated cluster names as its documents: thousands may share one.
+const NAMED_USERS: usize = 16;
+
+/// A resource within a group.
+pub(super) type ResourceKey = (ResourceType, Arc<str>);
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GroupState {
+    pub(super) resources: OrdMap<ResourceKey, Arc<Resource>>,
+    pub(super) tables: OrdMap<Arc<str>, Table>,
+}
+
+/// Everything that a group's compilation looks at: the documents before and after, and what they touch.
+pub(super) struct Scene<'a> {
+    pub(super) context: &'a Context,
+    pub(super) before: &'a Inventory,
+    pub(super) after: &'a Inventory,
+    pub(super) units: &'a Units,
+    pub(super) name: &'a Arc<str>,
+    /// The group did not exist before: everything is compiled.
+    pub(super) fresh: bool,
+    /// The most entries in one RouteConfiguration.
+    pub(super) most_entries: usize,
+}
+
+/// What came of one group's compilation.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Resources that may have changed.
+    pub(super) touched: BTreeSet<ResourceKey>,
+    /// Documents whose standing may have changed.
+    pub(super) concerned: BTreeSet<DocumentKey>,
+    /// What cannot be together.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl GroupState {
+    /// Compile again what is touched.
+    pub(super) fn update(&mut self, scene: &Scene<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
+        if scene.fresh || !scene.units.listeners.is_empty() || scene.units.every_listener {
+            self.update_listeners(scene, &mut tables, &mut outcome);
+        }
+        self.update_entries(scene, &mut tables);
+        self.encode_tables(scene, tables, &mut outcome);
+        self.update_upstreams(scene, &mut outcome);
+        outcome
+    }
+
+    fn set(&mut self, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
+        match resource {
+            Some(resource) => self.resources.insert(key.clone(), resource),
+            None => self.resources.remove(&key),
+        };
+        outcome.touched.insert(key);
+    }
+
+    /// Listeners that came, went or changed; a new one's table is filled with every route that is on it.
+    fn update_listeners(&mut self, scene: &Scene<'_>, tables: &mut BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
+        let listeners = scene.after.listeners(scene.name);
+        outcome.faults.extend(address_conflict(&listeners));
+        let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !listeners.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(table) = self.tables.remove(&name) {
+                outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
+            }
+            self.set((ResourceType::Listener, Arc::clone(&name)), None, outcome);
+            self.set((ResourceType::Route, name), None, outcome);
+        }
+        for (name, unit) in listeners {
+            let resource = match unit.map(|unit| &unit.made) {
+                Some(Made::Listener(resource)) => Arc::clone(resource),
+                _ => translate::default_listener(scene.context),
+            };
+            self.set((ResourceType::Listener, Arc::clone(&name)), Some(resource), outcome);
+            if !self.tables.contains_key(&name) {
+                let (table, touched) = filled_table(scene, &name);
+                self.tables.insert(Arc::clone(&name), table);
+                tables.insert(name, touched);
+            }
+        }
+    }
+
+    /// The entries of the routes that changed, in the tables that existed before.
+    fn update_entries(&mut self, scene: &Scene<'_>, tables: &mut BTreeMap<Arc<str>, Touched>) {
+        let names: Vec<Arc<str>> = self.tables.keys().filter(|name| !tables.contains_key(*name)).cloned().collect();
+        for name in names {
+            let mut touched = Touched::default();
+            for key in &scene.units.routes {
+                let (old, new) = (scene.before.unit(key), scene.after.unit(key));
+                let removed = old.map_or(&[][..], |unit| entries_on(unit, scene.name, &name));
+                let inserted = new.map_or(&[][..], |unit| entries_on(unit, scene.name, &name));
+                if removed.is_empty() && inserted.is_empty() {
+                    continue;
+                }
+                if let Some(table) = self.tables.get_mut(&name) {
+                    removed.iter().for_each(|entry| table.remove(entry, &mut touched));
+                    inserted.iter().for_each(|entry| table.insert(entry, &mut touched));
+                }
+            }
+            if !touched.documents.is_empty() {
+                tables.insert(name, touched);
+            }
+        }
+    }
+
+    fn encode_tables(&mut self, scene: &Scene<'_>, tables: BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
+        for (name, touched) in tables {
+            let Some(table) = self.tables.get_mut(&name) else { continue };
+            match table.encode(&touched, scene.most_entries) {
+                Ok(()) => {
+                    let documents = table.documents().map(|key| (**key).clone()).collect();
+                    let resource = translate::route_configuration(&name, table.virtual_hosts(), documents);
+                    self.set((ResourceType::Route, name), Some(resource), outcome);
+                }
+                Err(entries) => outcome.faults.extend(too_many(scene, &name, table, entries)),
+            }
+            outcome.concerned.extend(touched.documents);
+        }
+    }
+
+    fn update_upstreams(&mut self, scene: &Scene<'_>, outcome: &mut Outcome) {
+        let every = scene.fresh || scene.units.every_upstream;
+        let all = if every { scene.after.upstream_names() } else { BTreeSet::new() };
+        for name in all.union(&scene.units.upstreams) {
+            let (cluster, endpoints) = upstreams(scene, name);
+            self.set((ResourceType::Cluster, Arc::clone(name)), cluster, outcome);
+            self.set((ResourceType::Endpoint, Arc::clone(name)), endpoints, outcome);
+        }
+    }
+}
+
+/// A route's entries, if it is for this group and on this listener.
+pub(super) fn entries_on<'a>(unit: &'a Unit, group: &str, listener: &str) -> &'a [Arc<Entry>] {
+    match (unit.document(), &unit.made) {
+        (Document::Route(route), Made::Route { entries, .. })
+            if depends::is_for(unit.document(), group) && depends::is_on(route, listener) =>
+        {
+            entries
+        }
+        _ => &[],
+    }
+}
+
+fn filled_table(scene: &Scene<'_>, listener: &str) -> (Table, Touched) {
+    let (mut table, mut touched) = (Table::default(), Touched::default());
+    for (_, unit) in scene.after.of_kind(Kind::Routes) {
+        for entry in entries_on(unit, scene.name, listener) {
+            table.insert(entry, &mut touched);
+        }
+    }
+    (table, touched)
+}
+
+/// The Cluster and the ClusterLoadAssignment that a name stands for in a group: the document's, or generated ones when
+/// only routes name it.
+fn upstreams(scene: &Scene<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Option<Arc<Resource>>) {
+    if let Some((_, made, unit)) = scene.after.cluster(name)
+        && depends::is_for(unit.document(), scene.name)
+    {
+        let endpoints =
+            if scene.after.is_registered(name) { Some(registered(scene.after, name)) } else { made.endpoints.clone() };
+        return (Some(Arc::clone(&made.cluster)), endpoints);
+    }
+    let users: Vec<DocumentKey> = scene.after.users_in(name, scene.name).take(NAMED_USERS).cloned().collect();
+    if users.is_empty() {
+        return (None, None);
+    }
+    let inline = scene.after.url(name).and_then(|url| translate::inline(scene.context, url, users.clone()).ok());
+    let made = inline.unwrap_or_else(|| translate::missing(name, users));
+    (Some(made.cluster), made.endpoints)
+}
+
+fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
+    let (keys, endpoints): (Vec<_>, Vec<_>) = inventory.instances(name).unzip();
+    let mut documents = vec![DocumentKey::new(Kind::Clusters, Arc::clone(name))];
+    documents.extend(keys.into_iter().cloned());
+    documents.sort_unstable();
+    translate::registered(name, &endpoints, documents)
+}
+
+/// Two listeners on one address: the one written last is at fault.
+fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<Unit>>>) -> Vec<Fault> {
+    let mut by_address: BTreeMap<(IpAddr, u16), Vec<(i64, &Arc<str>)>> = BTreeMap::new();
+    for (name, unit) in listeners {
+        let Some(unit) = unit else { continue };
+        if let Some(listener) = depends::listener(Some(unit.document())) {
+            let at = by_address.entry((listener.address, listener.port)).or_default();
+            at.push((unit.accepted.mod_revision, name));
+        }
+    }
+    by_address
+        .into_iter()
+        .filter_map(|((address, port), mut at)| {
+            at.sort_unstable();
+            let (_, newest) = at.pop()?;
+            let (_, other) = at.first()?;
+            let address = std::net::SocketAddr::new(address, port);
+            let reason =
+                format!("found {address}, which listeners/{other} has already, expected an address of its own");
+            let key = DocumentKey::new(Kind::Listeners, Arc::clone(newest));
+            Some(Fault { key, rejection: Rejection::new("address", reason) })
+        })
+        .collect()
+}
+
+/// As many of the newest documents as it takes to come below the limit, counting each at its least.
+fn too_many(scene: &Scene<'_>, listener: &Arc<str>, table: &Table, entries: usize) -> Vec<Fault> {
+    let mut documents: Vec<(i64, &Arc<DocumentKey>)> =
+        table.documents().filter_map(|key| Some((scene.after.unit(key)?.accepted.mod_revision, key))).collect();
+    documents.sort_unstable();
+    let mut excess = entries.saturating_sub(scene.most_entries);
+    let mut faults = Vec::new();
+    while excess > 0
+        && let Some((_, key)) = documents.pop()
+    {
+        let own = scene.after.unit(key).map_or(&[][..], |unit| entries_on(unit, scene.name, listener));
+        let own: usize = own.iter().map(|entry| entry.routes.len()).sum();
+        // Copies in narrower virtual hosts are not counted, so this never takes a document too many... except the last.
+        excess = excess.saturating_sub(own.max(1));
+        let reason = format!(
+            "found {entries} entries in the RouteConfiguration {listener} of group {}, expected at most {} (copies of wider hosts' entries included)",
+            scene.name, scene.most_entries
+        );
+        faults.push(Fault { key: (**key).clone(), rejection: Rejection::new("", reason) });
+    }
+    faults
+}

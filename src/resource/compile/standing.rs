@@ -1,0 +1,136 @@
+//! How a document stands among the others: which of its matches it has, and what it names that is not there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Compiled;
+use super::group::entries_on;
+use crate::document::cluster::Source;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::{DEFAULT_GROUP, Document, listener};
+use crate::resource::depends;
+use crate::resource::translate::Made;
+
+/// A match that another rule has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Loss {
+    /// Which of the document's rules.
+    pub place: Arc<str>,
+    /// Who has the match.
+    pub winner: DocumentKey,
+    /// Which of the winner's rules.
+    pub winner_place: Arc<str>,
+}
+
+/// How a document stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// A route that is on a listener, and every match of it, everywhere, belongs to others.
+    pub shadowed: bool,
+    /// Matches that others have, sorted, each once.
+    pub losses: Vec<Loss>,
+    /// Sentences about what is named and does not exist.
+    pub dangling: Vec<String>,
+}
+
+impl Compiled {
+    /// How a document that takes part stands.
+    #[must_use]
+    pub fn standing(&self, key: &DocumentKey) -> Standing {
+        let Some(unit) = self.inventory.unit(key) else { return Standing::default() };
+        let mut standing = Standing { dangling: self.unknown_groups(unit.document()), ..Standing::default() };
+        match unit.document() {
+            Document::Route(route) => {
+                self.judge_matches(key, &mut standing);
+                standing.dangling.extend(self.unknown_listeners(route));
+                standing.dangling.extend(self.missing_clusters(key));
+            }
+            Document::Endpoint(_) => standing.dangling.extend(self.unused_registration(key)),
+            Document::Cluster(_) | Document::Listener(_) | Document::Group(_) | Document::Defaults(_) => {}
+        }
+        standing
+    }
+
+    fn judge_matches(&self, key: &DocumentKey, standing: &mut Standing) {
+        let Some(unit) = self.inventory.unit(key) else { return };
+        let mut losses = BTreeSet::new();
+        let (mut own, mut kept) = (0, 0);
+        for (group, state) in &self.groups {
+            for (listener, table) in &state.tables {
+                for entry in entries_on(unit, group, listener) {
+                    own += 1;
+                    match table.winner(entry) {
+                        Some(winner) if winner.claim != entry.claim => losses.insert(Loss {
+                            place: Arc::clone(&entry.place),
+                            winner: (*winner.claim.document).clone(),
+                            winner_place: Arc::clone(&winner.place),
+                        }),
+                        _ => {
+                            kept += 1;
+                            true
+                        }
+                    };
+                }
+            }
+        }
+        standing.shadowed = own > 0 && kept == 0;
+        standing.losses = losses.into_iter().collect();
+    }
+
+    fn unknown_groups(&self, document: &Document) -> Vec<String> {
+        let named = depends::groups(document).iter().flatten();
+        let unknown = named.filter(|group| !self.groups.contains_key(*group) && &***group != DEFAULT_GROUP);
+        unknown.map(|group| format!("groups: there is no document groups/{group}; no proxy gets this for it")).collect()
+    }
+
+    fn unknown_listeners(&self, route: &crate::document::route::Route) -> Vec<String> {
+        let written = self.inventory.of_kind(Kind::Listeners).next().is_some();
+        let exists = |name: &Arc<str>| {
+            let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
+            self.inventory.unit(&key).is_some() || (!written && &**name == listener::DEFAULT_NAME)
+        };
+        let named = route.listeners.iter().flatten();
+        let unknown = named.filter(|name| !exists(name));
+        unknown
+            .map(|name| format!("listeners: there is no document listeners/{name}; nothing is served there"))
+            .collect()
+    }
+
+    /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
+    fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
+        let Some(unit) = self.inventory.unit(key) else { return Vec::new() };
+        let Made::Route { upstreams, .. } = &unit.made else { return Vec::new() };
+        let mut sentences = Vec::new();
+        for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
+            let Some((_, _, cluster)) = self.inventory.cluster(name) else {
+                sentences.push(format!(
+                    "to: there is no document clusters/{name}; requests sent there are answered with 503"
+                ));
+                continue;
+            };
+            let without = self
+                .groups
+                .keys()
+                .filter(|group| depends::is_for(unit.document(), group) && !depends::is_for(cluster.document(), group));
+            let without: Vec<&str> = without.map(|group| &**group).collect();
+            if !without.is_empty() {
+                let without = without.join(", ");
+                sentences.push(format!(
+                    "to: clusters/{name} is not for group {without}; there, requests are answered with 503"
+                ));
+            }
+        }
+        sentences
+    }
+
+    fn unused_registration(&self, key: &DocumentKey) -> Option<String> {
+        let name: Arc<str> = key.first_segment().into();
+        match self.inventory.cluster(&name) {
+            None => Some(format!("no cluster document clusters/{name} uses it")),
+            Some((cluster, ..)) if cluster.source != Source::Registered => {
+                Some(format!("clusters/{name} has endpoints of its own and does not use it"))
+            }
+            Some(_) => None,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One document at a time: from a checked value to what of it goes into resources.
+//!
+//! The one place that calls the translation of each resource type, with `defaults` filled in, and the one place where a
+//! panic in it is caught: a document that the compiler cannot stand is rejected like any other bad one.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::context::Context;
+use super::table::{self, Entry, Origin};
+use super::{Resource, clusters, depends, endpoints, listeners, routes};
+use crate::document::cluster::{Cluster, Source};
+use crate::document::defaults::LegacyPath;
+use crate::document::endpoint::{Endpoint, Host};
+use crate::document::key::DocumentKey;
+use crate::document::route::{PathMatch, Route, Settings, Upstream, UpstreamUrl};
+use crate::document::{Document, Rejection};
+
+/// A Cluster and, when it takes them from EDS and they are known from the same document, its endpoints.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    /// The Cluster.
+    pub cluster: Arc<Resource>,
+    /// Its ClusterLoadAssignment.
+    pub endpoints: Option<Arc<Resource>>,
+}
+
+impl Upstreams {
+    /// Without endpoints of its own.
+    fn alone(cluster: Resource) -> Self {
+        Self { cluster: Arc::new(cluster), endpoints: None }
+    }
+}
+
+/// What one document becomes by itself.
+#[derive(Debug, Clone)]
+pub enum Made {
+    /// A route.
+    Route {
+        /// One for each host of each rule in force.
+        entries: Vec<Arc<Entry>>,
+        /// By the Cluster's name; inline ones with their URL.
+        upstreams: BTreeMap<Arc<str>, Option<UpstreamUrl>>,
+    },
+    /// A cluster.
+    Cluster(Upstreams),
+    /// A listener.
+    Listener(Arc<Resource>),
+    /// Nothing by itself: groups, defaults, registrations.
+    Nothing,
+}
+
+/// Translate one document.
+///
+/// # Errors
+/// What Envoy would refuse, with its field path.
+pub fn document(
+    context: &Context,
+    key: &DocumentKey,
+    create_revision: i64,
+    document: &Document,
+) -> Result<Made, Rejection> {
+    let translated = catch_unwind(AssertUnwindSafe(|| match document {
+        Document::Route(value) => route(context, key, create_revision, value),
+        Document::Cluster(value) => cluster(context, key, value).map(Made::Cluster),
+        Document::Listener(value) => {
+            listeners::from_document(key, value, context).map(|listener| Made::Listener(Arc::new(listener)))
+        }
+        Document::Group(_) | Document::Defaults(_) | Document::Endpoint(_) => Ok(Made::Nothing),
+    }));
+    translated.unwrap_or_else(|_| {
+        Err(Rejection::new("", "found a value that the compiler failed on, which is a fault of the server; expected one that it can translate"))
+    })
+}
+
+fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Route) -> Result<Made, Rejection> {
+    let origin = Origin { document: Arc::new(key.clone()), create_revision, priority: route.priority };
+    let legacy_path = context.defaults.legacy_path;
+    let mut entries = Vec::new();
+    for (index, rule) in depends::enabled_rules(route) {
+        let settings = with_defaults(&rule.settings, &context.defaults.route);
+        let encoded = routes::entries(key, rule, &settings, legacy_path)?;
+        let path = resolved(&rule.matches.path, legacy_path);
+        entries.extend(table::entries(&origin, index, &rule.place, &rule.matches, &path, encoded));
+    }
+    let mut upstreams = BTreeMap::new();
+    for upstream in depends::upstreams(route) {
+        let url = match upstream {
+            Upstream::Url(url) => {
+                inline(context, url, Vec::new())?;
+                Some(url.clone())
+            }
+            Upstream::Cluster(_) => None,
+        };
+        upstreams.insert(upstream.cluster_name(), url);
+    }
+    Ok(Made::Route { entries, upstreams })
+}
+
+/// A rule's own settings, and the defaults' where it has none.
+fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
+    let Settings { timeout, idle_timeout, retry, request_headers, response_headers } = own.clone();
+    Settings {
+        timeout: timeout.or(defaults.timeout),
+        idle_timeout: idle_timeout.or(defaults.idle_timeout),
+        retry: retry.or_else(|| defaults.retry.clone()),
+        request_headers: request_headers.or_else(|| defaults.request_headers.clone()),
+        response_headers: response_headers.or_else(|| defaults.response_headers.clone()),
+    }
+}
+
+/// The older forms' path as `defaults.legacy_path` says, so that it compares with those of the other forms.
+fn resolved(path: &PathMatch, legacy_path: LegacyPath) -> PathMatch {
+    match (path, legacy_path) {
+        (PathMatch::Legacy(path), LegacyPath::Exact) => PathMatch::Exact(path.clone()),
+        (PathMatch::Legacy(path), LegacyPath::Prefix) => PathMatch::Prefix(path.trim_end_matches('/').to_owned()),
+        (path, _) => path.clone(),
+    }
+}
+
+fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Upstreams, Rejection> {
+    let resource = clusters::from_document(key, cluster, context)?;
+    let endpoints = match &cluster.source {
+        Source::Listed(list) if list.iter().all(|endpoint| matches!(endpoint.host, Host::Ip(_))) => {
+            let list: Vec<&Endpoint> = list.iter().collect();
+            Some(Arc::new(endpoints::from_list(&key.name, &list, vec![key.clone()])?))
+        }
+        Source::Listed(_) | Source::Dns { .. } | Source::Registered => None,
+    };
+    Ok(Upstreams { cluster: Arc::new(resource), endpoints })
+}
+
+/// The ClusterLoadAssignment of a cluster whose instances register themselves, sorted by address.
+#[must_use]
+pub fn registered(name: &Arc<str>, instances: &[&Endpoint], documents: Vec<DocumentKey>) -> Arc<Resource> {
+    let assignment = endpoints::from_list(name, instances, documents);
+    Arc::new(assignment.unwrap_or_else(|_| endpoints::empty(name)))
+}
+
+/// The Cluster of a URL, and its one endpoint when that is an address.
+///
+/// # Errors
+/// `https` without a CA bundle.
+pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>) -> Result<Upstreams, Rejection> {
+    let cluster = clusters::from_url(url, documents.clone(), context)?;
+    let Ok(address) = url.host.parse() else { return Ok(Upstreams::alone(cluster)) };
+    let endpoint = Endpoint {
+        host: Host::Ip(address),
+        port: url.port,
+        zone: None,
+        weight: 1,
+        priority: 0,
+        draining: false,
+        metadata: BTreeMap::new(),
+    };
+    let endpoints = endpoints::from_list(&cluster.name, &[&endpoint], documents)?;
+    Ok(Upstreams { endpoints: Some(Arc::new(endpoints)), cluster: Arc::new(cluster) })
+}
+
+/// What stands for a cluster that no document describes: no endpoints, so that its routes answer 503.
+#[must_use]
+pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
+    Upstreams::alone(clusters::missing(name, documents))
+}
+
+/// The listener that exists when no document describes one.
+#[must_use]
+pub fn default_listener(context: &Context) -> Arc<Resource> {
+    Arc::new(listeners::default_listener(context))
+}
+
+/// A RouteConfiguration of encoded virtual hosts.
+pub fn route_configuration<'a>(
+    name: &Arc<str>,
+    virtual_hosts: impl Iterator<Item = &'a Bytes>,
+    documents: Vec<DocumentKey>,
+) -> Arc<Resource> {
+    Arc::new(Resource::new(Arc::clone(name), routes::configuration(name, virtual_hosts), documents))
+}
