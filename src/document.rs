@@ -8,16 +8,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use decode::Cursor;
+use key::Kind;
+
 pub mod cluster;
-pub mod decode;
+mod decode;
 pub mod defaults;
 pub mod endpoint;
 pub mod group;
+mod host;
 pub mod key;
-pub mod legacy;
+mod legacy;
 pub mod listener;
+mod name;
+pub mod regex;
 pub mod route;
-pub mod text;
+mod text;
 
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -50,6 +56,12 @@ pub struct Parsed {
     pub document: Arc<Document>,
     /// One sentence each, without the key: unknown fields of the older forms, for example.
     pub warnings: Vec<String>,
+}
+
+impl Parsed {
+    fn new(document: Document, warnings: Vec<String>) -> Self {
+        Self { document: Arc::new(document), warnings }
+    }
 }
 
 /// Why a document is not taken: one sentence's parts.
@@ -94,6 +106,32 @@ impl Default for Limits {
 /// # Errors
 /// The first mistake found, with its field path.
 pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
-    let _ = (key, value, limits);
-    Err(Rejection::new("", "TODO helper"))
+    name::check_key(key)?;
+    if key.kind == Kind::Services {
+        let registration = endpoint::read_registration(value, limits)?;
+        return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
+    }
+    let value = text::value(value)?;
+    let root = Cursor::root(&value, limits);
+    let mut warnings = Vec::new();
+    let document = match key.kind {
+        Kind::Routes if legacy::recognises(&root) => {
+            let (route, said) = legacy::read(key, &root)?;
+            warnings = said;
+            Document::Route(route)
+        }
+        Kind::Routes => Document::Route(route::read::read(key, &root)?),
+        Kind::Clusters => Document::Cluster(cluster::read::read(key, &root)?),
+        Kind::Listeners => Document::Listener(listener::read(key, &root)?),
+        Kind::Groups => Document::Group(group::read(key, &root)?),
+        Kind::Defaults => Document::Defaults(defaults::read(&root)?),
+        Kind::Services
+        | Kind::Registries
+        | Kind::Secrets
+        | Kind::Policies
+        | Kind::Runtime
+        | Kind::Xds
+        | Kind::Unknown => return Err(Rejection::new("", "a document of this kind is not supported yet")),
+    };
+    Ok(Parsed::new(document, warnings))
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::Groups;
 use super::endpoint::Endpoint;
 
+pub(super) mod read;
+
 /// A cluster document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {

@@ -1,1 +1,340 @@
-//! TODO helper
+//! A cursor over a JSON value that knows where it stands.
+//!
+//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the field's path, what was
+//! found and what is expected. An object is read through a [`Fields`]: an unknown field is refused before any other is
+//! looked at, with the nearest known name; a field that is known but not built is refused by name. `null` counts as absent
+//! in an object with known fields. Found values are shortened; what may be confidential is read with
+//! [`Cursor::confidential`] and never quoted.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Limits, Rejection};
+
+/// Longest quote of a found value, in characters.
+const QUOTE_LENGTH: usize = 60;
+/// Longest duration: a year of 365 days, far below where Envoy's own arithmetic ends.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+/// What is said where a duration is expected.
+const A_DURATION: &str = r#"a duration with its unit such as "250ms", "5s" or "1m""#;
+
+/// The field names of an object.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields {
+    /// Read.
+    pub(super) known: &'static [&'static str],
+    /// Of the contract, not built yet.
+    pub(super) later: &'static [&'static str],
+}
+
+impl Fields {
+    /// Fields without later ones.
+    pub(super) const fn new(known: &'static [&'static str]) -> Self {
+        Self { known, later: &[] }
+    }
+}
+
+/// One value and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Cursor<'a> {
+    path: String,
+    value: &'a Value,
+    limits: &'a Limits,
+}
+
+/// An object whose field names are all known.
+#[derive(Debug, Clone)]
+pub(super) struct Object<'a> {
+    path: String,
+    fields: &'a Map<String, Value>,
+    limits: &'a Limits,
+}
+
+impl<'a> Cursor<'a> {
+    /// The document itself.
+    pub(super) fn root(value: &'a Value, limits: &'a Limits) -> Self {
+        Self { path: String::new(), value, limits }
+    }
+
+    /// Where it stands.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value as it is.
+    pub(super) fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// What the operator may raise.
+    pub(super) fn limits(&self) -> &'a Limits {
+        self.limits
+    }
+
+    /// A rejection of this value.
+    pub(super) fn reject(&self, reason: impl Into<String>) -> Rejection {
+        Rejection::new(self.path.clone(), reason)
+    }
+
+    /// The rejection that says what was found here and what is expected.
+    pub(super) fn expected(&self, what: &str) -> Rejection {
+        self.reject(format!("found {}, expected {what}", found(self.value)))
+    }
+
+    /// The rejection for a value that must not be quoted.
+    pub(super) fn confidential(&self, what: &str) -> Rejection {
+        self.reject(format!("found {}, expected {what}", kind_of(self.value)))
+    }
+
+    /// A string.
+    pub(super) fn string(&self) -> Result<&'a str, Rejection> {
+        self.value.as_str().ok_or_else(|| self.expected("a string"))
+    }
+
+    /// A string of at least one character.
+    pub(super) fn text(&self) -> Result<&'a str, Rejection> {
+        match self.string()? {
+            "" => Err(self.expected("a text that is not empty")),
+            text => Ok(text),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn bool(&self) -> Result<bool, Rejection> {
+        self.value.as_bool().ok_or_else(|| self.expected("true or false"))
+    }
+
+    /// A whole number in a range.
+    pub(super) fn integer<T: TryFrom<i64> + Into<i64> + Copy>(&self, range: RangeInclusive<T>) -> Result<T, Rejection> {
+        let (low, high) = ((*range.start()).into(), (*range.end()).into());
+        let number = self.value.as_i64().filter(|number| (low..=high).contains(number));
+        number
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| self.expected(&format!("a whole number from {low} to {high}")))
+    }
+
+    /// A share in percent, 0 to 100.
+    pub(super) fn percent(&self) -> Result<f64, Rejection> {
+        let number = self.value.as_f64().filter(|number| (0.0..=100.0).contains(number));
+        number.ok_or_else(|| self.expected("a number from 0 to 100"))
+    }
+
+    /// A duration above zero.
+    pub(super) fn duration(&self) -> Result<Duration, Rejection> {
+        let Value::String(text) = self.value else {
+            return Err(self.expected(A_DURATION));
+        };
+        let duration = duration_of(text).ok_or_else(|| self.expected(A_DURATION))?;
+        if duration.is_zero() {
+            return Err(self.expected("a duration above zero"));
+        }
+        if duration > MAX_DURATION {
+            return Err(self.expected(r#"a duration of at most a year, "8760h""#));
+        }
+        if duration.subsec_nanos() % 1_000_000 != 0 {
+            return Err(self.expected("a duration of whole milliseconds"));
+        }
+        Ok(duration)
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Rejection> {
+        let text = self.value.as_str().unwrap_or_default();
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*meaning);
+        }
+        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let hint = did_you_mean(text, words.iter().map(|(word, _)| *word));
+        Err(self.expected(&format!("{}{hint}", one_of(&quoted))))
+    }
+
+    /// The entries of a list.
+    pub(super) fn list(&self) -> Result<Vec<Self>, Rejection> {
+        let list = self.value.as_array().ok_or_else(|| self.expected("a list"))?;
+        let entry = |(index, value)| Self { path: format!("{}[{index}]", self.path), value, limits: self.limits };
+        Ok(list.iter().enumerate().map(entry).collect())
+    }
+
+    /// The entries of a list that has some.
+    pub(super) fn entries(&self) -> Result<Vec<Self>, Rejection> {
+        let entries = self.list()?;
+        if entries.is_empty() { Err(self.expected("at least one entry")) } else { Ok(entries) }
+    }
+
+    /// The entries of an object whose keys are free, in the order of their bytes.
+    pub(super) fn map(&self) -> Result<Vec<(&'a str, Self)>, Rejection> {
+        let object = self.value.as_object().ok_or_else(|| self.expected("an object"))?;
+        let mut entries: Vec<_> = object.iter().map(|(key, value)| (key.as_str(), self.child(key, value))).collect();
+        entries.sort_by_key(|(key, _)| *key);
+        Ok(entries)
+    }
+
+    /// An object with these fields and no others.
+    pub(super) fn object(&self, fields: &Fields) -> Result<Object<'a>, Rejection> {
+        let object = self.value.as_object().ok_or_else(|| self.expected("an object"))?;
+        for (name, value) in object {
+            let name = name.as_str();
+            if fields.known.contains(&name) {
+                continue;
+            }
+            let field = self.child(name, value);
+            if !fields.later.contains(&name) {
+                let hint = did_you_mean(name, fields.known.iter().copied());
+                let expected = if hint.is_empty() { one_of_names(fields.known) } else { hint };
+                return Err(field.reject(format!("unknown field{expected}")));
+            }
+            if !value.is_null() {
+                return Err(field.reject("not supported yet"));
+            }
+        }
+        Ok(Object { path: self.path.clone(), fields: object, limits: self.limits })
+    }
+
+    /// One of the fields of an object with free keys, where it is not null.
+    pub(super) fn get(&self, name: &str) -> Option<Self> {
+        let value = self.value.as_object()?.get(name)?;
+        (!value.is_null()).then(|| self.child(name, value))
+    }
+
+    fn child(&self, name: &str, value: &'a Value) -> Self {
+        Self { path: format!("{}{}", self.path, segment(&self.path, name)), value, limits: self.limits }
+    }
+}
+
+impl<'a> Object<'a> {
+    /// A field that may be absent; `null` is absent.
+    pub(super) fn get(&self, name: &str) -> Option<Cursor<'a>> {
+        let value = self.fields.get(name).filter(|value| !value.is_null())?;
+        Some(Cursor { path: self.path_of(name), value, limits: self.limits })
+    }
+
+    /// A field that must be there.
+    pub(super) fn require(&self, name: &str, expected: &str) -> Result<Cursor<'a>, Rejection> {
+        self.get(name).ok_or_else(|| Rejection::new(self.path_of(name), format!("missing, expected {expected}")))
+    }
+
+    /// Reads a field that may be absent.
+    pub(super) fn read<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(Cursor<'a>) -> Result<T, Rejection>,
+    ) -> Result<Option<T>, Rejection> {
+        self.get(name).map(read).transpose()
+    }
+
+    /// Which of these fields are there.
+    pub(super) fn present<'n>(&self, names: &[&'n str]) -> Vec<&'n str> {
+        names.iter().copied().filter(|name| self.get(name).is_some()).collect()
+    }
+
+    /// A rejection of the object as a whole.
+    pub(super) fn reject(&self, reason: impl Into<String>) -> Rejection {
+        Rejection::new(self.path.clone(), reason)
+    }
+
+    /// Where it stands.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        format!("{}{}", self.path, segment(&self.path, name))
+    }
+}
+
+/// What a key adds to the path of its object: `.name`, without the dot at the start, or `["odd name"]`.
+pub(super) fn segment(path: &str, name: &str) -> String {
+    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match plain {
+        true if name.len() <= QUOTE_LENGTH => format!("{}{name}", if path.is_empty() { "" } else { "." }),
+        _ => format!("[{}]", quote(name)),
+    }
+}
+
+/// A text in quotes, shortened, control characters escaped.
+pub(super) fn quote(text: &str) -> String {
+    if text.chars().count() <= QUOTE_LENGTH {
+        return format!("{text:?}");
+    }
+    let start: String = text.chars().take(QUOTE_LENGTH).collect();
+    format!("{:?}", format!("{start}…"))
+}
+
+/// `, did you mean "route"?` when one of the names is near, else nothing.
+pub(super) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+    let near =
+        |name: &&str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), name) <= name.len().div_ceil(3).min(3);
+    if found.is_empty() || found.len() > QUOTE_LENGTH {
+        return String::new();
+    }
+    let nearest = names.into_iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(found, name));
+    nearest.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
+}
+
+/// `"a", "b" or "c"`.
+pub(super) fn one_of(quoted: &[String]) -> String {
+    match quoted {
+        [] => String::new(),
+        [only] => only.clone(),
+        [start @ .., last] => format!("{} or {last}", start.join(", ")),
+    }
+}
+
+fn one_of_names(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    format!(", expected {}", one_of(&quoted))
+}
+
+fn found(value: &Value) -> Cow<'static, str> {
+    match value {
+        Value::Number(number) => format!("the number {number}").into(),
+        Value::String(text) => format!("the string {}", quote(text)).into(),
+        Value::Bool(value) => value.to_string().into(),
+        _ => kind_of(value).into(),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(list) if list.is_empty() => "an empty list",
+        Value::Array(_) => "a list",
+        Value::Object(object) if object.is_empty() => "an empty object",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// `1m30s`, `1.5s`: numbers, each with its unit.
+fn duration_of(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut seconds = 0.0;
+    if text.is_empty() || text.len() > 40 {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|letter: char| !letter.is_ascii_lowercase()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let factor = match unit {
+            "us" => 0.000_001,
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+    }
+    // Rounded to microseconds: 0.1 + 0.2 in binary is not a whole number of milliseconds.
+    let duration = Duration::try_from_secs_f64(seconds).ok()?;
+    let micros = (duration.as_nanos() + 500) / 1000;
+    Some(Duration::from_micros(u64::try_from(micros).ok()?))
+}

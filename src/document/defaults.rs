@@ -1,6 +1,20 @@
 //! `defaults`: what holds where a document says nothing.
+//!
+//! What enters: the fields of the defaults document. What leaves: [`Defaults`]. A field of a route, cluster or listener that
+//! belongs to one document alone (where it leads, its endpoints, its address) is refused by name.
 
-use super::{cluster, listener, route};
+use super::decode::{Cursor, Fields};
+use super::{Rejection, cluster, listener, route};
+
+const FIELDS: Fields = Fields { known: &["route", "cluster", "listener", "legacy_path"], later: &["policies"] };
+const ROUTE_FIELDS: Fields = Fields { known: &route::settings::FIELDS, later: route::read::LATER };
+const CLUSTER_FIELDS: Fields = Fields { known: &cluster::read::SETTINGS, later: cluster::read::LATER };
+const LISTENER_FIELDS: Fields = Fields { known: &["http"], later: listener::LATER };
+/// Fields that one document alone can have.
+const ROUTE_OWN: [&str; 9] =
+    ["name", "match", "to", "overrides", "rewrite", "listeners", "groups", "priority", "enabled"];
+const CLUSTER_OWN: [&str; 5] = ["name", "endpoints", "dns", "on_demand", "groups"];
+const LISTENER_OWN: [&str; 3] = ["name", "address", "groups"];
 
 /// The defaults document; [`Defaults::default`] where there is none.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,4 +37,38 @@ pub enum LegacyPath {
     Exact,
     /// The path and what is below it, by segments.
     Prefix,
+}
+
+/// Reads the defaults document.
+pub(super) fn read(root: &Cursor<'_>) -> Result<Defaults, Rejection> {
+    let object = root.object(&FIELDS)?;
+    let words = [("exact", LegacyPath::Exact), ("prefix", LegacyPath::Prefix)];
+    Ok(Defaults {
+        route: object
+            .read("route", |field| {
+                refuse(&field, &ROUTE_OWN)?;
+                route::settings::read(&field.object(&ROUTE_FIELDS)?)
+            })?
+            .unwrap_or_default(),
+        cluster: object
+            .read("cluster", |field| {
+                refuse(&field, &CLUSTER_OWN)?;
+                cluster::read::read_settings(&field.object(&CLUSTER_FIELDS)?)
+            })?
+            .unwrap_or_default(),
+        listener: object
+            .read("listener", |field| {
+                refuse(&field, &LISTENER_OWN)?;
+                listener::read_settings(&field.object(&LISTENER_FIELDS)?)
+            })?
+            .unwrap_or_default(),
+        legacy_path: object.read("legacy_path", |field| field.word(&words))?.unwrap_or_default(),
+    })
+}
+
+fn refuse(cursor: &Cursor<'_>, own: &[&str]) -> Result<(), Rejection> {
+    match own.iter().find_map(|name| cursor.get(name)) {
+        Some(field) => Err(field.reject("cannot have a default")),
+        None => Ok(()),
+    }
 }

@@ -1,7 +1,27 @@
 //! Endpoints: as listed in a cluster, and as instances register themselves below the registry root.
+//!
+//! What enters: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object with
+//! `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). What leaves: [`Endpoint`]s. Listed ones are all IP
+//! literals or all names; a registered one is an IP literal. The same address is not listed twice; that two instances
+//! register it is left to who joins them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::decode::{Cursor, Fields, Object, quote};
+use super::host::parse_address;
+use super::{Limits, Rejection, text};
+
+const LISTED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority"]);
+const REGISTERED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state", "metadata"]);
+const NAMING_FIELDS: Fields = Fields::new(&["Op", "Addr", "Metadata"]);
+/// Largest priority: Envoy's.
+const MAX_PRIORITY: u32 = 128;
+/// Longest zone, in bytes.
+const MAX_ZONE: usize = 256;
+const AN_ADDRESS: &str = "an address such as \"10.0.2.4:8080\"";
 
 /// One endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +39,7 @@ pub struct Endpoint {
     /// Registered with `"state": "drain"`: health status DRAINING.
     pub draining: bool,
     /// Registered metadata.
-    pub metadata: BTreeMap<String, serde_json::Value>,
+    pub metadata: BTreeMap<String, Value>,
 }
 
 /// The host of an endpoint.
@@ -36,4 +56,104 @@ pub enum Host {
 pub struct Registration {
     /// What is registered.
     pub endpoint: Endpoint,
+}
+
+/// `endpoints` of a cluster.
+pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut weights = 0u64;
+    for entry in cursor.entries()? {
+        let object = entry.object(&LISTED_FIELDS)?;
+        let endpoint = read_common(&object)?;
+        let field = object.require("address", AN_ADDRESS)?;
+        if endpoints.iter().any(|other| (&other.host, other.port) == (&endpoint.host, endpoint.port)) {
+            return Err(field.expected("each address once"));
+        }
+        let is_ip = |endpoint: &Endpoint| matches!(endpoint.host, Host::Ip(_));
+        if endpoints.first().is_some_and(|first| is_ip(first) != is_ip(&endpoint)) {
+            return Err(field.expected("only IP addresses or only names in one cluster"));
+        }
+        weights += u64::from(endpoint.weight);
+        endpoints.push(endpoint);
+    }
+    // Envoy's limit for hashing policies, which may come from the defaults: kept for all.
+    if weights > u64::from(u32::MAX) {
+        return Err(cursor.reject(format!("found weights that sum to {weights}, expected at most {}", u32::MAX)));
+    }
+    Ok(endpoints)
+}
+
+/// The value of a registry key.
+pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registration, Rejection> {
+    let plain = text::utf8(bytes)?.trim();
+    if !plain.is_empty()
+        && plain.len() <= 300
+        && !plain.contains(|letter: char| letter.is_whitespace() || letter == '{')
+    {
+        let address = parse_address(plain)
+            .map_err(|what| Rejection::new("", format!("found {}, expected {what}", quote(plain))))?;
+        let endpoint = only_ip(plain_endpoint(address))
+            .map_err(|what| Rejection::new("", format!("found {}, expected {what}", quote(plain))))?;
+        return Ok(Registration { endpoint });
+    }
+    let value = text::value(bytes)?;
+    let root = Cursor::root(&value, limits);
+    if root.get("Addr").is_some() {
+        return read_naming(&root);
+    }
+    if !value.is_object() {
+        return Err(root.expected("host:port or an object with \"address\""));
+    }
+    let object = root.object(&REGISTERED_FIELDS)?;
+    let mut endpoint = read_common(&object)?;
+    endpoint.draining = object.read("state", |field| field.word(&[("up", false), ("drain", true)]))?.unwrap_or(false);
+    endpoint.metadata = object.read("metadata", |field| read_metadata(&field))?.unwrap_or_default();
+    let field = object.require("address", AN_ADDRESS)?;
+    Ok(Registration { endpoint: only_ip(endpoint).map_err(|what| field.expected(what))? })
+}
+
+/// What etcd's own naming package writes; its `Op` is always 0 in a stored value.
+fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
+    let object = root.object(&NAMING_FIELDS)?;
+    object.read("Op", |field| field.integer(0u16..=0))?;
+    let field = object.require("Addr", AN_ADDRESS)?;
+    let mut endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
+    endpoint.metadata = object.read("Metadata", |field| read_metadata(&field))?.unwrap_or_default();
+    Ok(Registration { endpoint: only_ip(endpoint).map_err(|what| field.expected(what))? })
+}
+
+fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
+    let field = object.require("address", AN_ADDRESS)?;
+    let endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
+    Ok(Endpoint {
+        zone: object.read("zone", |field| read_zone(&field))?.flatten(),
+        weight: object.read("weight", |field| field.integer(1..=u32::MAX))?.unwrap_or(1),
+        priority: object.read("priority", |field| field.integer(0..=MAX_PRIORITY))?.unwrap_or(0),
+        ..endpoint
+    })
+}
+
+/// An empty zone is none: programs that register themselves write it so.
+fn read_zone(cursor: &Cursor<'_>) -> Result<Option<String>, Rejection> {
+    let text = cursor.string()?;
+    if text.len() > MAX_ZONE || text.contains(char::is_control) {
+        return Err(cursor.expected("a zone of at most 256 bytes without control characters"));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn read_metadata(cursor: &Cursor<'_>) -> Result<BTreeMap<String, Value>, Rejection> {
+    Ok(cursor.map()?.into_iter().map(|(name, field)| (name.to_owned(), field.value().clone())).collect())
+}
+
+fn plain_endpoint((host, port): (Host, u16)) -> Endpoint {
+    Endpoint { host, port, zone: None, weight: 1, priority: 0, draining: false, metadata: BTreeMap::new() }
+}
+
+fn only_ip(endpoint: Endpoint) -> Result<Endpoint, &'static str> {
+    match &endpoint.host {
+        Host::Ip(ip) if ip.is_unspecified() => Err("an address that a proxy can reach"),
+        Host::Ip(_) => Ok(endpoint),
+        Host::Name(_) => Err("an IP address: a registration cannot be a name"),
+    }
 }

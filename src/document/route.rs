@@ -2,12 +2,25 @@
 //!
 //! The short, the full and both older forms (`legacy.rs`) become the same value: a list of [`Rule`]s, each complete in
 //! itself. An override is a rule of its own, with the conditions of its parent and its own.
+//!
+//! This file has the types; `read` makes them of a document's fields with `matching`, `condition` and `path` (which
+//! requests), `target` (where they go), `settings`, `header` and `format` (everything else). What can be judged on a document
+//! alone is judged there: no value that leaves has a field that Envoy would refuse. References are not checked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Groups;
+
+mod condition;
+mod format;
+mod header;
+pub(super) mod matching;
+pub(super) mod path;
+pub(super) mod read;
+pub(super) mod settings;
+pub(super) mod target;
 
 /// A route document.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +104,29 @@ pub enum HostPattern {
     Wildcard(Arc<str>),
     /// `*`
     Any,
+}
+
+impl HostPattern {
+    /// Exact first, then wildcards from the longest, any last.
+    fn rank(&self) -> (u8, std::cmp::Reverse<usize>, &str) {
+        match self {
+            Self::Exact(name) => (0, std::cmp::Reverse(0), name),
+            Self::Wildcard(name) => (1, std::cmp::Reverse(name.len()), name),
+            Self::Any => (2, std::cmp::Reverse(0), "*"),
+        }
+    }
+}
+
+impl PartialOrd for HostPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for HostPattern {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
 }
 
 /// How a path is matched; paths are without query.

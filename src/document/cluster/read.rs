@@ -1,0 +1,184 @@
+//! From the fields of a cluster document to a [`Cluster`].
+//!
+//! What two fields of one document say against each other is refused here. What a document and `defaults.cluster` say
+//! against each other (a gRPC health check needs HTTP/2, and either may come from the other) is left to the compiler.
+
+use std::time::Duration;
+
+use super::super::decode::{Cursor, Fields, Object};
+use super::super::endpoint::{self, Host};
+use super::super::host::parse_address;
+use super::super::key::DocumentKey;
+use super::super::{Rejection, name, route};
+use super::{
+    Check, CircuitBreaker, Cluster, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
+    Settings, Source,
+};
+
+/// The names of the fields that `defaults.cluster` may give.
+pub(crate) const SETTINGS: [&str; 6] =
+    ["protocol", "connect_timeout", "lb", "health_check", "outlier_detection", "circuit_breaker"];
+/// The fields of a cluster that are not built yet.
+pub(crate) const LATER: &[&str] = &["registry", "keepalive", "tls", "failover", "guard", "policies"];
+
+const FIELDS: Fields = Fields {
+    known: &[
+        "name",
+        "endpoints",
+        "dns",
+        "protocol",
+        "connect_timeout",
+        "lb",
+        "health_check",
+        "outlier_detection",
+        "circuit_breaker",
+        "on_demand",
+        "groups",
+    ],
+    later: LATER,
+};
+const LB_FIELDS: Fields = Fields::new(&["policy", "slow_start", "locality"]);
+const HEALTH_FIELDS: Fields = Fields::new(&["http", "tcp", "grpc", "interval", "timeout", "healthy", "unhealthy"]);
+const OUTLIER_FIELDS: Fields = Fields::new(&["consecutive_5xx", "eject_for", "max_eject_percent"]);
+const BREAKER_FIELDS: Fields = Fields::new(&["connections", "pending", "requests", "retry_budget_percent"]);
+const POLICIES: [(&str, LbPolicy); 5] = [
+    ("round_robin", LbPolicy::RoundRobin),
+    ("least_request", LbPolicy::LeastRequest),
+    ("random", LbPolicy::Random),
+    ("ring_hash", LbPolicy::RingHash),
+    ("maglev", LbPolicy::Maglev),
+];
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("grpc", Protocol::Http2)];
+
+/// Reads a cluster document.
+pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Rejection> {
+    let object = root.object(&FIELDS)?;
+    name::check_inner(&object, key)?;
+    Ok(Cluster {
+        source: read_source(&object)?,
+        settings: read_settings(&object)?,
+        on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
+        groups: route::read::read_groups(&object)?,
+    })
+}
+
+fn read_source(object: &Object<'_>) -> Result<Source, Rejection> {
+    match (object.get("endpoints"), object.get("dns")) {
+        (Some(_), Some(dns)) => Err(dns.reject("found beside \"endpoints\", expected one source of endpoints")),
+        (Some(endpoints), None) => endpoint::read_list(&endpoints).map(Source::Listed),
+        (None, Some(dns)) => read_dns(&dns),
+        (None, None) => Ok(Source::Registered),
+    }
+}
+
+fn read_dns(cursor: &Cursor<'_>) -> Result<Source, Rejection> {
+    match parse_address(cursor.string()?) {
+        Ok((Host::Name(host), port)) => Ok(Source::Dns { host, port }),
+        Ok((Host::Ip(_), _)) => Err(cursor.expected("a name and port (\"endpoints\" lists addresses)")),
+        Err(what) => Err(cursor.expected(what)),
+    }
+}
+
+/// Reads the fields that `defaults.cluster` may give too.
+pub(crate) fn read_settings(object: &Object<'_>) -> Result<Settings, Rejection> {
+    let protocol = object.read("protocol", |field| field.word(&PROTOCOLS))?;
+    let health_check = object.read("health_check", |field| read_health_check(&field))?;
+    if let (Some(Protocol::Http1), Some(Check::Grpc(_))) = (protocol, health_check.as_ref().map(|check| &check.check)) {
+        let field = object.require("health_check", "a health check")?;
+        return Err(field.reject("found a gRPC health check on an HTTP/1.1 cluster, expected \"protocol\": \"http2\""));
+    }
+    Ok(Settings {
+        protocol,
+        connect_timeout: object.read("connect_timeout", |field| field.duration())?,
+        lb: object.read("lb", |field| read_lb(&field))?,
+        health_check,
+        outlier_detection: object.read("outlier_detection", |field| read_outlier_detection(&field))?,
+        circuit_breaker: object.read("circuit_breaker", |field| read_circuit_breaker(&field))?,
+    })
+}
+
+fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
+    let object = cursor.object(&LB_FIELDS)?;
+    let policy = object.read("policy", |field| field.word(&POLICIES))?.unwrap_or(LbPolicy::RoundRobin);
+    let slow_start = object.read("slow_start", |field| {
+        let window = field.duration()?;
+        match policy {
+            LbPolicy::RoundRobin | LbPolicy::LeastRequest => Ok(window),
+            _ => Err(field.reject("found beside another policy, expected \"round_robin\" or \"least_request\"")),
+        }
+    })?;
+    let modes = [("zone_aware", LocalityMode::ZoneAware), ("weighted", LocalityMode::Weighted)];
+    let locality = object.read("locality", |field| {
+        let mode = field.word(&modes)?;
+        let hashes = matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev);
+        if hashes && mode == LocalityMode::ZoneAware {
+            return Err(
+                field.reject("found \"zone_aware\" beside a hashing policy, which picks no zone, expected another")
+            );
+        }
+        Ok(mode)
+    })?;
+    Ok(LoadBalancing { policy, slow_start, locality })
+}
+
+fn read_health_check(cursor: &Cursor<'_>) -> Result<HealthCheck, Rejection> {
+    let object = cursor.object(&HEALTH_FIELDS)?;
+    let kinds = object.present(&["http", "tcp", "grpc"]);
+    let [kind] = kinds[..] else {
+        let found = if kinds.is_empty() { "none".to_owned() } else { kinds.join(" and ") };
+        return Err(cursor.reject(format!("found {found}, expected one of \"http\", \"tcp\" and \"grpc\"")));
+    };
+    let field = object.require(kind, "a health check")?;
+    let check = match kind {
+        "http" => Check::Http(read_health_path(&field)?),
+        "tcp" if field.bool()? => Check::Tcp,
+        "tcp" => return Err(field.expected("true")),
+        _ => Check::Grpc(read_health_service(&field)?),
+    };
+    let duration = |name, default| Ok(object.read(name, |field| field.duration())?.unwrap_or(default));
+    let count = |name, default| Ok(object.read(name, |field| field.integer(1..=u32::MAX))?.unwrap_or(default));
+    Ok(HealthCheck {
+        check,
+        interval: duration("interval", Duration::from_secs(5))?,
+        timeout: duration("timeout", Duration::from_secs(1))?,
+        healthy: count("healthy", 2)?,
+        unhealthy: count("unhealthy", 3)?,
+    })
+}
+
+fn read_health_path(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.string()?;
+    if !text.starts_with('/') || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.len() > 1024 {
+        return Err(cursor.expected("a path such as \"/healthz\", printable ASCII without spaces"));
+    }
+    Ok(text.to_owned())
+}
+
+fn read_health_service(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.string()?;
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.len() > 1024 {
+        return Err(cursor.expected("a service's name or \"\" for the server"));
+    }
+    Ok(text.to_owned())
+}
+
+fn read_outlier_detection(cursor: &Cursor<'_>) -> Result<OutlierDetection, Rejection> {
+    let object = cursor.object(&OUTLIER_FIELDS)?;
+    Ok(OutlierDetection {
+        consecutive_5xx: object.read("consecutive_5xx", |field| field.integer(1..=u32::MAX))?.unwrap_or(5),
+        eject_for: object.read("eject_for", |field| field.duration())?.unwrap_or(Duration::from_secs(30)),
+        max_eject_percent: object.read("max_eject_percent", |field| field.integer(0..=100))?.unwrap_or(10),
+    })
+}
+
+fn read_circuit_breaker(cursor: &Cursor<'_>) -> Result<CircuitBreaker, Rejection> {
+    let object = cursor.object(&BREAKER_FIELDS)?;
+    let count = |name| object.read(name, |field| field.integer(1..=u32::MAX));
+    Ok(CircuitBreaker {
+        connections: count("connections")?,
+        pending: count("pending")?,
+        requests: count("requests")?,
+        retry_budget_percent: object.read("retry_budget_percent", |field| field.percent())?,
+    })
+}

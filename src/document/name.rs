@@ -1,0 +1,101 @@
+//! Names: what documents may be called, and what a key must look like.
+//!
+//! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. It is the same rule for the segments of a
+//! key and for references to them.
+
+use std::sync::Arc;
+
+use super::Rejection;
+use super::decode::{Cursor, Object, did_you_mean, quote};
+use super::key::{DocumentKey, Kind};
+
+/// The rule, as it is said in a rejection.
+pub(super) const A_NAME: &str = "a name: 1 to 63 characters of a-z 0-9 - . _, the first a letter or digit";
+
+/// Whether a text is a name.
+pub(super) fn is_name(text: &str) -> bool {
+    let ordinary = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| ordinary(byte) || b"-._".contains(&byte))
+        && text.bytes().next().is_some_and(ordinary)
+}
+
+/// Reads a reference to another document.
+pub(super) fn read(cursor: &Cursor<'_>) -> Result<Arc<str>, Rejection> {
+    let text = cursor.string()?;
+    if is_name(text) { Ok(text.into()) } else { Err(cursor.expected(A_NAME)) }
+}
+
+/// Reads a list of references, none twice, at least one.
+pub(super) fn read_list(cursor: Cursor<'_>) -> Result<Vec<Arc<str>>, Rejection> {
+    let mut names = Vec::new();
+    for entry in cursor.entries()? {
+        let name = read(&entry)?;
+        if names.contains(&name) {
+            return Err(entry.expected("each name once"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// The `name` inside a document must agree with its key.
+pub(super) fn check_inner(object: &Object<'_>, key: &DocumentKey) -> Result<(), Rejection> {
+    let Some(field) = object.get("name") else { return Ok(()) };
+    if field.string()? == &*key.name {
+        return Ok(());
+    }
+    Err(field.expected(&format!("{}, the name in its key, or none", quote(&key.name))))
+}
+
+/// What the key itself must look like.
+pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
+    match key.kind {
+        Kind::Unknown => Err(unknown(&key.name)),
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Xds => {
+            Err(Rejection::new("", format!("{} documents are not supported yet", key.kind)))
+        }
+        Kind::Defaults => Ok(()),
+        Kind::Routes => segments(key, "routes/{service} or routes/{service}/{route}", 2),
+        Kind::Clusters => segments(key, "clusters/{name}", 1),
+        Kind::Listeners => segments(key, "listeners/{name}", 1),
+        Kind::Groups => segments(key, "groups/{name}", 1),
+        Kind::Services => registration(key),
+    }
+}
+
+fn segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection> {
+    let found: Vec<&str> = key.name.split('/').collect();
+    if found.len() > most {
+        return Err(Rejection::new("", format!("found the key {}, expected {shape}", quote(&key.to_string()))));
+    }
+    match found.into_iter().find(|segment| !is_name(segment)) {
+        Some(segment) => Err(Rejection::new("", format!("found {} in the key, expected {A_NAME}", quote(segment)))),
+        None => Ok(()),
+    }
+}
+
+fn registration(key: &DocumentKey) -> Result<(), Rejection> {
+    let cluster = key.first_segment();
+    if !is_name(cluster) {
+        return Err(Rejection::new("", format!("found the cluster {} in the key, expected {A_NAME}", quote(cluster))));
+    }
+    let instance = key.name.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    if instance.is_empty() {
+        return Err(Rejection::new("", "found no instance in the key, expected {cluster}/{instance}"));
+    }
+    Ok(())
+}
+
+fn unknown(key: &str) -> Rejection {
+    let word = key.split('/').next().unwrap_or_default();
+    if word == Kind::Services.as_str() {
+        return Rejection::new("", "registrations belong below the registry prefix, not below the documents' prefix");
+    }
+    if let Some(kind) = Kind::from_word(word) {
+        let shape = if kind == Kind::Defaults { "\"defaults\" alone" } else { "a name after it" };
+        return Rejection::new("", format!("found the key {}, expected {shape}", quote(key)));
+    }
+    let words = Kind::ALL.into_iter().map(Kind::as_str);
+    Rejection::new("", format!("unknown kind {}{}", quote(word), did_you_mean(word, words)))
+}

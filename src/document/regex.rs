@@ -1,0 +1,342 @@
+//! Regular expressions: what RE2, Envoy's engine, takes, judged without RE2.
+//!
+//! What enters: a pattern. What leaves: an upper bound of the size of RE2's program for it, or why RE2 would refuse it.
+//! The syntax is read with regex-syntax; where that reads more than RE2, or reads it otherwise (set operations in classes,
+//! nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a repetition), the pattern is refused.
+//! The bound follows how RE2 compiles: one instruction a byte or byte range, a few for each operator, counted repetitions
+//! written out. It is exact for literals (96 characters give 100) and never below RE2's own figure, which the test table
+//! at the foot holds against figures read from RE2. An Envoy refuses programs larger than its runtime value
+//! `re2.max_program_size.error_level`, 100 unless changed.
+
+use regex_syntax::ast::parse::ParserBuilder;
+use regex_syntax::ast::{
+    AssertionKind, Ast, ClassAsciiKind, ClassPerlKind, ClassSet, ClassSetItem, Flag, Flags, FlagsItemKind, GroupKind,
+    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange,
+};
+use regex_syntax::utf8::Utf8Sequences;
+
+use super::Limits;
+
+/// Deepest nesting of a pattern.
+const MAX_NESTING: u32 = 100;
+/// Longest pattern: one longer has a program far beyond any sensible limit.
+const MAX_LENGTH: usize = 16 * 1024;
+/// Largest counted repetition, nested ones multiplied: RE2's own limit.
+const MAX_REPETITION: u32 = 1000;
+/// Instructions that every program has: fail, match, and the loop that skips to the first match.
+const FRAME: u64 = 4;
+/// Instructions for every character beyond ASCII, whose encodings RE2 shares.
+const ALL_BEYOND_ASCII: u64 = 8;
+/// A class given by a Unicode property: hundreds to thousands of instructions.
+const UNICODE_CLASS: u64 = 5000;
+/// The largest size told apart; beyond it all are equal.
+const SATURATED: u64 = 1_000_000_000;
+
+/// An upper bound of RE2's program size.
+///
+/// # Errors
+/// What RE2 would refuse, as the end of a sentence: `found a look-around, which RE2 does not have`.
+pub fn program_size(pattern: &str) -> Result<u32, String> {
+    if pattern.is_empty() {
+        return Err("found an empty regex, expected at least one character".to_owned());
+    }
+    if pattern.len() > MAX_LENGTH {
+        return Err(format!("found a regex of {} bytes, expected at most {MAX_LENGTH}", pattern.len()));
+    }
+    let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern).map_err(|error| {
+        let place = error.span().start.column;
+        format!("found a regex that RE2 does not take: {} at character {place}", lower_first(&error.kind().to_string()))
+    })?;
+    let size = Sizer { fold_case: false }.size(&ast, 1)?.saturating_add(FRAME).min(SATURATED);
+    Ok(u32::try_from(size).expect("SATURATED fits"))
+}
+
+/// Checks a pattern against the limit. The error is the end of a sentence.
+pub(super) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
+    let size = program_size(pattern)?;
+    let limit = limits.re2_max_program_size;
+    if size > limit {
+        return Err(format!(
+            "found a regex whose RE2 program may have {size} instructions, expected at most {limit} (--re2-max-program-size)"
+        ));
+    }
+    Ok(())
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn not_in_re2(what: &str) -> String {
+    format!("found {what}, which RE2 does not have")
+}
+
+/// Walks the pattern; flags hold to the end of their group.
+struct Sizer {
+    fold_case: bool,
+}
+
+impl Sizer {
+    /// Size of a part that is repeated `repeated` times by what is around it.
+    fn size(&mut self, ast: &Ast, repeated: u32) -> Result<u64, String> {
+        match ast {
+            Ast::Empty(_) => Ok(1),
+            Ast::Flags(set) => {
+                self.apply(&set.flags)?;
+                Ok(1)
+            }
+            Ast::Literal(literal) => self.literal(literal),
+            Ast::Dot(_) => Ok(2 + ALL_BEYOND_ASCII),
+            Ast::Assertion(assertion) => match assertion.kind {
+                AssertionKind::StartLine
+                | AssertionKind::EndLine
+                | AssertionKind::StartText
+                | AssertionKind::EndText
+                | AssertionKind::WordBoundary
+                | AssertionKind::NotWordBoundary => Ok(1),
+                _ => Err(not_in_re2("a word boundary other than \\b and \\B")),
+            },
+            Ast::ClassUnicode(_) => Ok(UNICODE_CLASS),
+            Ast::ClassPerl(class) => Ok(class_size(&set_of(&[perl(&class.kind, class.negated)], false))),
+            Ast::ClassBracketed(class) => self.bracketed(&class.kind, class.negated),
+            Ast::Repetition(repetition) => self.repetition(repetition, repeated),
+            Ast::Group(group) => {
+                let outer = self.fold_case;
+                match &group.kind {
+                    GroupKind::CaptureName { name, .. } if !is_group_name(&name.name) => {
+                        return Err("found a group name with other characters than letters, digits and _".to_owned());
+                    }
+                    GroupKind::NonCapturing(flags) => self.apply(flags)?,
+                    GroupKind::CaptureIndex(_) | GroupKind::CaptureName { .. } => {}
+                }
+                let size = self.size(&group.ast, repeated);
+                self.fold_case = outer;
+                Ok(size?.saturating_add(2))
+            }
+            Ast::Alternation(alternation) => self.sum(&alternation.asts, repeated, 1),
+            Ast::Concat(concat) => self.sum(&concat.asts, repeated, 0),
+        }
+    }
+
+    fn sum(&mut self, parts: &[Ast], repeated: u32, each: u64) -> Result<u64, String> {
+        parts.iter().try_fold(0u64, |sum, part| Ok(sum.saturating_add(self.size(part, repeated)?).saturating_add(each)))
+    }
+
+    fn apply(&mut self, flags: &Flags) -> Result<(), String> {
+        let mut on = true;
+        for item in &flags.items {
+            match &item.kind {
+                FlagsItemKind::Negation => on = false,
+                FlagsItemKind::Flag(Flag::CaseInsensitive) => self.fold_case = on,
+                FlagsItemKind::Flag(Flag::MultiLine | Flag::DotMatchesNewLine | Flag::SwapGreed) => {}
+                FlagsItemKind::Flag(_) => return Err(not_in_re2("a flag other than i, m, s and U")),
+            }
+        }
+        Ok(())
+    }
+
+    fn literal(&self, literal: &Literal) -> Result<u64, String> {
+        check_literal(literal)?;
+        let bytes = literal.c.len_utf8() as u64;
+        // A folded k or s has a third form beyond ASCII; other letters beyond ASCII have a few forms.
+        Ok(match (self.fold_case, literal.c) {
+            (true, 'k' | 'K' | 's' | 'S') => 5,
+            (true, letter) if !letter.is_ascii() => bytes * 4 + 4,
+            _ => bytes,
+        })
+    }
+
+    fn repetition(&mut self, repetition: &regex_syntax::ast::Repetition, repeated: u32) -> Result<u64, String> {
+        match &*repetition.ast {
+            Ast::Repetition(_) => return Err(not_in_re2("a repetition of a repetition")),
+            Ast::Assertion(_) | Ast::Flags(_) | Ast::Empty(_) => {
+                return Err("found a repetition of nothing, expected something to repeat".to_owned());
+            }
+            _ => {}
+        }
+        let (low, high) = match repetition.op.kind {
+            RepetitionKind::ZeroOrOne | RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore => {
+                return Ok(self.size(&repetition.ast, repeated)?.saturating_add(2));
+            }
+            RepetitionKind::Range(RepetitionRange::Exactly(count)) => (count, Some(count)),
+            RepetitionKind::Range(RepetitionRange::AtLeast(low)) => (low, None),
+            RepetitionKind::Range(RepetitionRange::Bounded(low, high)) => (low, Some(high)),
+        };
+        let most = high.unwrap_or(low).max(1);
+        let nested = repeated.saturating_mul(most);
+        if nested > MAX_REPETITION {
+            return Err(format!("found a repetition of {nested} times, expected at most {MAX_REPETITION}"));
+        }
+        let one = self.size(&repetition.ast, nested)?;
+        // x{2,5} is xx(x(x(x)?)?)?, x{2,} is xx+.
+        let optional = u64::from(most - low.min(most));
+        Ok(one.saturating_mul(most.into()).saturating_add(optional.saturating_mul(2)).saturating_add(2))
+    }
+
+    fn bracketed(&self, set: &ClassSet, negated: bool) -> Result<u64, String> {
+        let ClassSet::Item(item) = set else {
+            return Err(not_in_re2("a set operation (&&, -- or ~~) in a class"));
+        };
+        let mut ranges = Vec::new();
+        let unicode = collect(item, &mut ranges)?;
+        if unicode {
+            return Ok(UNICODE_CLASS);
+        }
+        if self.fold_case {
+            fold(&mut ranges);
+        }
+        Ok(class_size(&set_of(&[ranges], negated)))
+    }
+}
+
+type Ranges = Vec<(u32, u32)>;
+
+/// Adds an item's characters; `true` when it holds a Unicode property.
+fn collect(item: &ClassSetItem, ranges: &mut Ranges) -> Result<bool, String> {
+    match item {
+        ClassSetItem::Empty(_) => Ok(false),
+        ClassSetItem::Literal(literal) => {
+            check_literal(literal)?;
+            ranges.push((literal.c.into(), literal.c.into()));
+            Ok(false)
+        }
+        ClassSetItem::Range(range) => {
+            check_literal(&range.start)?;
+            check_literal(&range.end)?;
+            ranges.push((range.start.c.into(), range.end.c.into()));
+            Ok(false)
+        }
+        ClassSetItem::Ascii(class) => {
+            ranges.extend(set_of(&[posix(&class.kind)], class.negated));
+            Ok(false)
+        }
+        ClassSetItem::Perl(class) => {
+            ranges.extend(perl(&class.kind, class.negated));
+            Ok(false)
+        }
+        ClassSetItem::Unicode(_) => Ok(true),
+        ClassSetItem::Bracketed(_) => Err(not_in_re2("a class in a class")),
+        ClassSetItem::Union(union) => {
+            let mut unicode = false;
+            for item in &union.items {
+                unicode |= collect(item, ranges)?;
+            }
+            Ok(unicode)
+        }
+    }
+}
+
+fn check_literal(literal: &Literal) -> Result<(), String> {
+    match literal.kind {
+        LiteralKind::HexFixed(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong)
+        | LiteralKind::HexBrace(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong) => {
+            Err(not_in_re2("the escape \\u or \\U"))
+        }
+        LiteralKind::Superfluous | LiteralKind::Meta if literal.c == '_' => Err(not_in_re2("the escape \\_")),
+        _ => Ok(()),
+    }
+}
+
+fn is_group_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn perl(kind: &ClassPerlKind, negated: bool) -> Ranges {
+    let ranges = match kind {
+        ClassPerlKind::Digit => vec![(0x30, 0x39)],
+        ClassPerlKind::Space => vec![(0x09, 0x0a), (0x0c, 0x0d), (0x20, 0x20)],
+        ClassPerlKind::Word => vec![(0x30, 0x39), (0x41, 0x5a), (0x5f, 0x5f), (0x61, 0x7a)],
+    };
+    set_of(&[ranges], negated)
+}
+
+fn posix(kind: &ClassAsciiKind) -> Ranges {
+    match kind {
+        ClassAsciiKind::Alnum => vec![(0x30, 0x39), (0x41, 0x5a), (0x61, 0x7a)],
+        ClassAsciiKind::Alpha => vec![(0x41, 0x5a), (0x61, 0x7a)],
+        ClassAsciiKind::Ascii => vec![(0, 0x7f)],
+        ClassAsciiKind::Blank => vec![(0x09, 0x09), (0x20, 0x20)],
+        ClassAsciiKind::Cntrl => vec![(0, 0x1f), (0x7f, 0x7f)],
+        ClassAsciiKind::Digit => vec![(0x30, 0x39)],
+        ClassAsciiKind::Graph => vec![(0x21, 0x7e)],
+        ClassAsciiKind::Lower => vec![(0x61, 0x7a)],
+        ClassAsciiKind::Print => vec![(0x20, 0x7e)],
+        ClassAsciiKind::Punct => vec![(0x21, 0x2f), (0x3a, 0x40), (0x5b, 0x60), (0x7b, 0x7e)],
+        ClassAsciiKind::Space => vec![(0x09, 0x0d), (0x20, 0x20)],
+        ClassAsciiKind::Upper => vec![(0x41, 0x5a)],
+        ClassAsciiKind::Word => perl(&ClassPerlKind::Word, false),
+        ClassAsciiKind::Xdigit => vec![(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)],
+    }
+}
+
+/// Adds the other case of every letter; the few forms beyond ASCII that k and s have too.
+fn fold(ranges: &mut Ranges) {
+    let letters = |low: u32, high: u32, first: u32| (low.max(first), high.min(first + 25));
+    let mut folded = Ranges::new();
+    for (low, high) in ranges.iter().copied() {
+        for (first, other) in [(0x41, 0x61), (0x61, 0x41)] {
+            let (from, to) = letters(low, high, first);
+            if from <= to {
+                folded.push((from - first + other, to - first + other));
+                folded.extend([(0x017f, 0x017f), (0x212a, 0x212a)]);
+            }
+        }
+    }
+    ranges.extend(folded);
+}
+
+/// The union, sorted and merged, or what is not in it.
+fn set_of(parts: &[Ranges], negated: bool) -> Ranges {
+    let mut all: Ranges = parts.iter().flatten().copied().collect();
+    all.sort_unstable();
+    let mut merged = Ranges::new();
+    for (low, high) in all {
+        match merged.last_mut() {
+            Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+            _ => merged.push((low, high)),
+        }
+    }
+    if !negated {
+        return merged;
+    }
+    let mut rest = Ranges::new();
+    let mut next = 0;
+    for (low, high) in merged {
+        if low > next {
+            rest.push((next, low - 1));
+        }
+        next = high + 1;
+    }
+    if next <= 0x0010_ffff {
+        rest.push((next, 0x0010_ffff));
+    }
+    rest
+}
+
+/// One instruction a range below 0x80; above, the ranges of bytes that encode the characters.
+fn class_size(ranges: &Ranges) -> u64 {
+    let mut size = 1;
+    for (low, high) in ranges.iter().copied() {
+        if low < 0x80 {
+            size += 1;
+        }
+        let low = low.max(0x80);
+        if (low, high) == (0x80, 0x0010_ffff) {
+            size += ALL_BEYOND_ASCII;
+        } else if high >= low {
+            size += beyond_ascii(low, high);
+        }
+    }
+    size
+}
+
+fn beyond_ascii(low: u32, high: u32) -> u64 {
+    let (Some(low), Some(high)) = (nearest_char(low, true), nearest_char(high, false)) else { return 0 };
+    Utf8Sequences::new(low, high).map(|sequence| sequence.len() as u64 + 1).sum()
+}
+
+/// The character at a code point, or the next one outside the surrogates.
+fn nearest_char(code: u32, upwards: bool) -> Option<char> {
+    char::from_u32(code).or_else(|| char::from_u32(if upwards { 0xe000 } else { 0xd7ff }))
+}

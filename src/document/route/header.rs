@@ -1,0 +1,82 @@
+//! Headers: names, values in Envoy's format, and edits of them.
+//!
+//! A value may hold Envoy's commands, `%REQ(x-id)%`; a percent sign of its own is written twice. What Envoy would refuse in
+//! a value (an unknown command, a lone `%`) is refused here. Values may be credentials and are never quoted.
+
+use std::collections::BTreeMap;
+
+use super::super::Rejection;
+use super::super::decode::{Cursor, Fields, quote};
+use super::{HeaderEdits, format};
+
+/// Most headers that one edit may set or add: with [`MAX_RESPOND`] Envoy's 1000 for a route and direction.
+const MAX_EDITS: usize = 900;
+/// Most headers of a fixed response.
+pub(super) const MAX_RESPOND: usize = 100;
+/// Longest value, in bytes: Envoy's.
+const MAX_VALUE: usize = 16_384;
+/// Longest name, in bytes.
+const MAX_NAME: usize = 256;
+const FIELDS: Fields = Fields::new(&["set", "add", "remove"]);
+
+/// `request_headers` or `response_headers`.
+pub(super) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> {
+    let object = cursor.object(&FIELDS)?;
+    let set = object.read("set", |field| read_values(&field))?.unwrap_or_default();
+    let add = object.read("add", |field| read_values(&field))?.unwrap_or_default();
+    let mut remove = Vec::new();
+    if let Some(field) = object.get("remove") {
+        for entry in field.list()? {
+            remove.push(parse_name(&entry, entry.string()?, "")?);
+        }
+    }
+    let count = (set.len() + add.len()).max(remove.len());
+    if count > MAX_EDITS {
+        return Err(cursor.reject(format!("found {count} headers, expected at most {MAX_EDITS}")));
+    }
+    Ok(HeaderEdits { set, add, remove })
+}
+
+/// An object from header names to values.
+pub(super) fn read_values(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, Rejection> {
+    let mut values = BTreeMap::new();
+    for (name, value) in cursor.map()? {
+        let name = parse_name(&value, name, "")?;
+        let text = read_value(&value)?;
+        if values.insert(name.clone(), text).is_some() {
+            return Err(value.reject(format!("found the header {name:?} a second time, expected it once")));
+        }
+    }
+    Ok(values)
+}
+
+fn read_value(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.value().as_str().ok_or_else(|| cursor.confidential("a string"))?;
+    if text.is_empty() {
+        return Err(cursor.reject("found an empty value, which Envoy would not send, expected a text (or \"remove\")"));
+    }
+    if text.len() > MAX_VALUE {
+        return Err(cursor.reject(format!("found {} bytes, expected at most {MAX_VALUE}", text.len())));
+    }
+    if let Some(letter) = text.chars().find(|letter| letter.is_ascii_control() && *letter != '\t') {
+        return Err(cursor.reject(format!("found the control character {letter:?}, expected none")));
+    }
+    format::check(text).map_err(|reason| cursor.reject(reason))?;
+    Ok(text.to_owned())
+}
+
+/// A header's name in lower case: a token, neither a pseudo-header nor `host`. The hint ends the sentence about those.
+pub(super) fn parse_name(cursor: &Cursor<'_>, name: &str, hint: &str) -> Result<String, Rejection> {
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with(':') || lower == "host" {
+        return Err(cursor
+            .reject(format!("found the header {}, expected neither \"host\" nor one with \":\"{hint}", quote(name))));
+    }
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if lower.is_empty() || lower.len() > MAX_NAME || !lower.bytes().all(token) {
+        return Err(
+            cursor.reject(format!("found the header name {}, expected a token such as \"x-tenant\"", quote(name)))
+        );
+    }
+    Ok(lower)
+}

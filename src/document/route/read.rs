@@ -1,0 +1,160 @@
+//! From the fields of a route document to its rules.
+//!
+//! A document's conditions (`match`, a list of them any of which may hold) times its variants (each override, then the
+//! document itself) give the rules, each complete: an override's conditions come after its parent's, and a field that it
+//! does not write is its parent's, whole.
+
+use std::sync::Arc;
+
+use super::super::decode::{Cursor, Fields, Object};
+use super::super::key::DocumentKey;
+use super::super::{Groups, Rejection, name};
+use super::{Action, Match, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
+use super::{condition, matching, settings, target};
+
+/// The fields of a route that are not built yet.
+pub(crate) const LATER: &[&str] = &["mirror", "hash_on", "policies", "tests"];
+
+const FIELDS: Fields = Fields {
+    known: &[
+        "name",
+        "match",
+        "to",
+        "overrides",
+        "rewrite",
+        "timeout",
+        "idle_timeout",
+        "retry",
+        "request_headers",
+        "response_headers",
+        "listeners",
+        "groups",
+        "priority",
+        "enabled",
+    ],
+    later: LATER,
+};
+const OVERRIDE_FIELDS: Fields = Fields {
+    known: &[
+        "headers",
+        "query",
+        "to",
+        "rewrite",
+        "timeout",
+        "idle_timeout",
+        "retry",
+        "request_headers",
+        "response_headers",
+        "enabled",
+    ],
+    later: &["mirror", "hash_on", "policies"],
+};
+/// Fields that only a forwarded request can use.
+const FORWARD_ONLY: [&str; 4] = ["rewrite", "timeout", "idle_timeout", "retry"];
+
+/// The document itself or one of its overrides, without the conditions of `match`.
+struct Variant {
+    /// `overrides[0]`; empty for the document itself.
+    place: String,
+    headers: Vec<(String, StringMatch)>,
+    query: Vec<(String, StringMatch)>,
+    action: Action,
+    rewrite: Rewrite,
+    settings: Settings,
+    enabled: bool,
+}
+
+/// Reads the short and the full form.
+pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Route, Rejection> {
+    let object = root.object(&FIELDS)?;
+    name::check_inner(&object, key)?;
+    let matches = matching::read(&object.require("match", r#"a match such as "/v1/users""#)?)?;
+    let base = read_base(key, &object)?;
+    let mut variants = Vec::new();
+    if let Some(overrides) = object.get("overrides") {
+        for entry in overrides.entries()? {
+            variants.push(read_override(&entry, &base)?);
+        }
+    } else {
+        refuse_unused(&object, &base.action)?;
+    }
+    variants.push(base);
+    Ok(Route {
+        rules: matches.iter().flat_map(|matched| variants.iter().map(move |variant| rule(matched, variant))).collect(),
+        listeners: object.read("listeners", name::read_list)?,
+        groups: read_groups(&object)?,
+        priority: object.read("priority", |field| field.integer(i32::MIN..=i32::MAX))?.unwrap_or(0),
+        enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
+    })
+}
+
+/// `groups`, a field of several kinds.
+pub(crate) fn read_groups(object: &Object<'_>) -> Result<Groups, Rejection> {
+    Ok(object.read("groups", name::read_list)?.map(|names| names.into_iter().collect()))
+}
+
+fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejection> {
+    let own = || Action::Forward(vec![Target { upstream: Upstream::Cluster(service_of(key)), weight: 1 }]);
+    Ok(Variant {
+        place: String::new(),
+        headers: Vec::new(),
+        query: Vec::new(),
+        action: object.read("to", |field| target::read(&field))?.unwrap_or_else(own),
+        rewrite: object.read("rewrite", |field| target::read_rewrite(&field))?.unwrap_or_default(),
+        settings: settings::read(object)?,
+        enabled: true,
+    })
+}
+
+/// The cluster that a route without `to` leads to.
+pub(crate) fn service_of(key: &DocumentKey) -> Arc<str> {
+    key.first_segment().into()
+}
+
+fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejection> {
+    let object = entry.object(&OVERRIDE_FIELDS)?;
+    let headers = object.read("headers", |field| condition::read_headers(&field))?.unwrap_or_default();
+    let query = object.read("query", |field| condition::read_query(&field))?.unwrap_or_default();
+    if headers.is_empty() && query.is_empty() {
+        return Err(object.reject("found no condition, expected \"headers\" or \"query\" that tell it from the route"));
+    }
+    let action = object.read("to", |field| target::read(&field))?.unwrap_or_else(|| base.action.clone());
+    refuse_unused(&object, &action)?;
+    Ok(Variant {
+        place: object.path().to_owned(),
+        headers,
+        query,
+        action,
+        rewrite: object.read("rewrite", |field| target::read_rewrite(&field))?.unwrap_or_else(|| base.rewrite.clone()),
+        settings: settings::read(&object)?.or(&base.settings),
+        enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
+    })
+}
+
+/// A field that would have no effect is refused, not ignored.
+fn refuse_unused(object: &Object<'_>, action: &Action) -> Result<(), Rejection> {
+    if matches!(action, Action::Forward(_)) {
+        return Ok(());
+    }
+    match object.present(&FORWARD_ONLY).first().and_then(|name| object.get(name)) {
+        Some(field) => Err(field.reject("has no effect on a redirect or a fixed response, expected none")),
+        None => Ok(()),
+    }
+}
+
+fn rule(matched: &(String, Match), variant: &Variant) -> Rule {
+    let (place, matches) = matched;
+    let mut matches = matches.clone();
+    matches.headers.extend(variant.headers.iter().cloned());
+    matches.query.extend(variant.query.iter().cloned());
+    let forwards = matches!(variant.action, Action::Forward(_));
+    let settings = variant.settings.clone();
+    Rule {
+        place: if variant.place.is_empty() { place.clone() } else { variant.place.clone() },
+        matches,
+        action: variant.action.clone(),
+        rewrite: if forwards { variant.rewrite.clone() } else { Rewrite::default() },
+        settings: if forwards { settings } else { settings.only_headers() },
+        enabled: variant.enabled,
+    }
+}

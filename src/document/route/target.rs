@@ -1,0 +1,196 @@
+//! `to` and `rewrite`: what happens to a request.
+
+use url::Url;
+
+use super::super::decode::{Cursor, Fields};
+use super::super::endpoint::Host;
+use super::super::host::{parse_address, parse_host};
+use super::super::{Rejection, name};
+use super::header::{self, read_values};
+use super::path::{check_characters, parse_replacement};
+use super::{Action, HostRewrite, Redirect, Respond, Rewrite, Target, Upstream, UpstreamUrl};
+
+const ACTION_FIELDS: Fields = Fields::new(&["redirect", "respond"]);
+const TARGET_FIELDS: Fields = Fields::new(&["cluster", "weight"]);
+const REDIRECT_FIELDS: Fields = Fields::new(&["scheme", "host", "port", "path", "prefix", "code"]);
+const RESPOND_FIELDS: Fields = Fields::new(&["status", "body", "headers"]);
+const REWRITE_FIELDS: Fields = Fields::new(&["prefix", "host"]);
+/// Longest body of a fixed response, in bytes: Envoy's.
+const MAX_BODY: usize = 4096;
+const A_TARGET: &str = r#"a cluster's name, a URL, a list of {"cluster", "weight"}, {"redirect": …} or {"respond": …}"#;
+
+/// `to`
+pub(super) fn read(cursor: &Cursor<'_>) -> Result<Action, Rejection> {
+    if cursor.value().is_string() {
+        return Ok(Action::Forward(vec![Target { upstream: read_upstream(cursor)?, weight: 1 }]));
+    }
+    if cursor.value().is_array() {
+        return read_weighted(cursor).map(Action::Forward);
+    }
+    if !cursor.value().is_object() {
+        return Err(cursor.expected(A_TARGET));
+    }
+    let object = cursor.object(&ACTION_FIELDS)?;
+    match (object.get("redirect"), object.get("respond")) {
+        (Some(redirect), None) => read_redirect(&redirect).map(Action::Redirect),
+        (None, Some(respond)) => read_respond(&respond).map(Action::Respond),
+        _ => Err(cursor.reject("expected one of \"redirect\" and \"respond\"")),
+    }
+}
+
+fn read_weighted(cursor: &Cursor<'_>) -> Result<Vec<Target>, Rejection> {
+    let mut targets = Vec::new();
+    for entry in cursor.entries()? {
+        let object = entry.object(&TARGET_FIELDS)?;
+        let upstream = read_upstream(&object.require("cluster", "a cluster's name or a URL")?)?;
+        let weight = object.require("weight", "its share, a whole number")?.integer(0..=u32::MAX)?;
+        targets.push(Target { upstream, weight });
+    }
+    let sum: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+    match u32::try_from(sum) {
+        Ok(1..) => Ok(targets),
+        _ => Err(cursor.reject(format!("found weights that sum to {sum}, expected 1 to {}", u32::MAX))),
+    }
+}
+
+/// A cluster's name or a URL.
+pub(crate) fn read_upstream(cursor: &Cursor<'_>) -> Result<Upstream, Rejection> {
+    let text = cursor.string()?;
+    if text.contains("://") {
+        return read_url(cursor).map(Upstream::Url);
+    }
+    if name::is_name(text) {
+        return Ok(Upstream::Cluster(text.into()));
+    }
+    if parse_address(text).is_ok() {
+        return Err(cursor.expected("a cluster's name or a URL with its scheme, http:// or https://"));
+    }
+    Err(cursor.expected(&format!("a URL or a cluster's name ({})", name::A_NAME)))
+}
+
+/// `http://10.0.1.5:8080`
+pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
+    let text = cursor.string()?;
+    let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
+    let https = match scheme.as_str() {
+        _ if !text.contains("://") => return Err(cursor.expected("a URL such as \"http://10.0.1.5:8080\"")),
+        "http" => false,
+        "https" => true,
+        _ => return Err(cursor.confidential("a URL whose scheme is http or https")),
+    };
+    let authority_end = |rest: &str| rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let rest = text.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
+    let (authority, after) = rest.split_at(authority_end(rest));
+    // Checked first and on the text: what stands before the `@` is never quoted.
+    if authority.contains('@') {
+        return Err(cursor.reject("found a URL with a user or password in it, expected none"));
+    }
+    if after.contains(['?', '#']) {
+        return Err(cursor.expected("a URL without a query and fragment"));
+    }
+    if !matches!(after, "" | "/") {
+        return Err(cursor.expected("a URL without a path (\"rewrite\" changes paths)"));
+    }
+    let port_is_bare = authority.ends_with(':');
+    let url = Url::parse(text).ok().filter(|_| !port_is_bare);
+    let port = url.as_ref().and_then(Url::port_or_known_default).filter(|port| *port > 0);
+    let Some(port) = port else {
+        return Err(cursor.expected("a URL with a host and a port from 1 to 65535"));
+    };
+    let host = match authority.rsplit_once(':') {
+        Some((host, digits)) if !digits.ends_with(']') => host,
+        _ => authority,
+    };
+    let host = match parse_host(host).map_err(|what| cursor.expected(&format!("a URL with {what}")))? {
+        Host::Ip(ip) => ip.to_string(),
+        Host::Name(name) => name,
+    };
+    Ok(UpstreamUrl { https, host, port })
+}
+
+fn read_redirect(cursor: &Cursor<'_>) -> Result<Redirect, Rejection> {
+    let object = cursor.object(&REDIRECT_FIELDS)?;
+    let places = object.present(&["scheme", "host", "port", "path", "prefix"]);
+    if places.is_empty() {
+        return Err(cursor.expected("at least one of \"scheme\", \"host\", \"port\", \"path\" and \"prefix\""));
+    }
+    if let (Some(_), Some(prefix)) = (object.get("path"), object.get("prefix")) {
+        return Err(prefix.reject("found beside \"path\", expected one of the two"));
+    }
+    Ok(Redirect {
+        scheme: object.read("scheme", |field| field.word(&[("http", "http"), ("https", "https")]))?.map(str::to_owned),
+        host: object.read("host", |field| read_host(&field))?,
+        port: object.read("port", |field| field.integer(1..=u16::MAX))?,
+        path: object.read("path", |field| read_redirect_path(&field))?,
+        prefix: object.read("prefix", |field| parse_replacement(&field))?,
+        code: object.read("code", |field| read_code(&field))?.unwrap_or(301),
+    })
+}
+
+/// A redirect's path may have a query.
+fn read_redirect_path(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.string()?;
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    if !path.starts_with('/') {
+        return Err(cursor.expected("a path that starts with a slash"));
+    }
+    check_characters(path).map_err(|what| cursor.expected(what))?;
+    if !query.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(cursor.expected("a query in printable ASCII without spaces"));
+    }
+    Ok(text.to_owned())
+}
+
+fn read_code(cursor: &Cursor<'_>) -> Result<u16, Rejection> {
+    match cursor.value().as_u64() {
+        Some(code @ (301 | 302 | 303 | 307 | 308)) => Ok(u16::try_from(code).expect("one of the five")),
+        _ => Err(cursor.expected("301, 302, 303, 307 or 308")),
+    }
+}
+
+fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
+    let object = cursor.object(&RESPOND_FIELDS)?;
+    let body = object.read("body", |field| {
+        let text = field.value().as_str().ok_or_else(|| field.confidential("a string"))?;
+        if text.len() > MAX_BODY {
+            return Err(field.reject(format!("found {} bytes, expected at most {MAX_BODY}", text.len())));
+        }
+        Ok(text.to_owned())
+    })?;
+    let headers = object.read("headers", |field| {
+        let values = read_values(&field)?;
+        if values.len() > header::MAX_RESPOND {
+            let count = values.len();
+            return Err(field.reject(format!("found {count} headers, expected at most {}", header::MAX_RESPOND)));
+        }
+        Ok(values)
+    })?;
+    Ok(Respond {
+        status: object.require("status", "a status from 200 to 599")?.integer(200..=599)?,
+        body,
+        headers: headers.unwrap_or_default(),
+    })
+}
+
+/// `rewrite`
+pub(super) fn read_rewrite(cursor: &Cursor<'_>) -> Result<Rewrite, Rejection> {
+    let object = cursor.object(&REWRITE_FIELDS)?;
+    Ok(Rewrite {
+        prefix: object.read("prefix", |field| parse_replacement(&field))?,
+        host: object.read("host", |field| match field.value().as_str() {
+            Some("auto") => Ok(HostRewrite::Auto),
+            _ => read_host(&field).map(HostRewrite::Name),
+        })?,
+    })
+}
+
+/// A host as it stands in a Host header: a name or an IP literal, without a port.
+fn read_host(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.string()?;
+    match parse_host(text) {
+        Ok(Host::Name(name)) => Ok(name),
+        Ok(Host::Ip(_)) => Ok(text.to_ascii_lowercase()),
+        Err(_) if parse_address(text).is_ok() => Err(cursor.expected("a host without a port")),
+        Err(what) => Err(cursor.expected(what)),
+    }
+}
