@@ -1,24 +1,239 @@
-//! Listeners.
+//! Listeners: listeners documents, and the one that exists without any, to Listeners.
+//!
+//! A Listener is one TCP address, one filter chain, one HTTP connection manager, whose RouteConfiguration has the
+//! listener's name and comes by RDS. How requests are cleaned before they are matched is fixed: the client's address is
+//! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes merged,
+//! an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client speaks,
+//! 5 minutes until an idle stream ends, one socket per worker (SO_REUSEPORT).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as WireAccessLog, access_log};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as WireListener, filter};
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, PathWithEscapedSlashesAction, RouteSpecifier,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::google::protobuf;
+use prost::{Message, Name};
+use serde_json::{Value as Json, json};
 
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
-use crate::document::listener::{self, Listener};
+use crate::document::listener::{AccessLog, DEFAULT_NAME, Http, Listener, Settings};
+use crate::proto::message::{ads, any, append, boolean};
+use crate::proto::structs::Struct;
 
 use super::Resource;
 use super::context::Context;
+use super::endpoints::socket_address;
+
+/// Port of the listener that exists when no listeners document does.
+const DEFAULT_PORT: u16 = 10000;
+
+/// What a line of the JSON access log holds, by name.
+const JSON_FIELDS: [(&str, &str); 18] = [
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("client", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("duration_ms", "%DURATION%"),
+    ("listener", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("route", "%ROUTE_NAME%"),
+    ("start_time", "%START_TIME%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+];
 
 /// The Listener of a listeners document, named like it.
 ///
 /// # Errors
-/// What Envoy would refuse once the defaults are filled in.
+/// None yet: what a listeners document says today is checked where it is read.
 pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) -> Result<Resource, Rejection> {
-    let _ = (listener, context);
-    Ok(Resource::new(key.name.clone(), Vec::new(), vec![key.clone()]))
+    let http = http_of(&listener.settings, &context.defaults.listener);
+    let message = message(&key.name, listener.address, listener.port, &http);
+    Ok(Resource::new(key.name.clone(), message.encode_to_vec(), vec![key.clone()]))
 }
 
 /// The Listener that exists when no listeners document does: `default`, on 0.0.0.0:10000.
 #[must_use]
 pub fn default_listener(context: &Context) -> Resource {
-    let _ = context;
-    Resource::new(listener::DEFAULT_NAME, Vec::new(), Vec::new())
+    let http = http_of(&Settings::default(), &context.defaults.listener);
+    let message = message(DEFAULT_NAME, Ipv4Addr::UNSPECIFIED.into(), DEFAULT_PORT, &http);
+    Resource::new(DEFAULT_NAME, message.encode_to_vec(), Vec::new())
+}
+
+fn http_of(own: &Settings, defaults: &Settings) -> Http {
+    own.http.clone().or_else(|| defaults.http.clone()).unwrap_or_default()
+}
+
+fn message(name: &str, address: IpAddr, port: u16, http: &Http) -> WireListener {
+    let manager = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&connection_manager(name, http)))),
+    };
+    WireListener {
+        name: name.to_owned(),
+        address: Some(socket_address(address.to_string(), port)),
+        filter_chains: vec![FilterChain { filters: vec![manager], ..FilterChain::default() }],
+        ..WireListener::default()
+    }
+}
+
+fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        codec_type: CodecType::Auto as i32,
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: name.to_owned(),
+        })),
+        http_filters: vec![router()],
+        use_remote_address: Some(boolean(true)),
+        xff_num_trusted_hops: http.trusted_hops,
+        normalize_path: Some(boolean(true)),
+        merge_slashes: true,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
+        access_log: http.access_log.iter().map(|format| access_log(*format)).collect(),
+        ..HttpConnectionManager::default()
+    }
+}
+
+fn router() -> HttpFilter {
+    HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+fn access_log(format: AccessLog) -> WireAccessLog {
+    let config = match format {
+        AccessLog::Text => any(&StdoutAccessLog::default()),
+        AccessLog::Json => protobuf::Any { type_url: StdoutAccessLog::type_url(), value: json_log() },
+    };
+    WireAccessLog {
+        name: "envoy.access_loggers.stdout".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(config)),
+        ..WireAccessLog::default()
+    }
+}
+
+/// An encoded StdoutAccessLog with [`JSON_FIELDS`], sorted.
+fn json_log() -> Vec<u8> {
+    let fields: Vec<(String, Json)> =
+        JSON_FIELDS.iter().map(|(name, command)| ((*name).to_owned(), json!(command))).collect();
+    let json_format: Struct = fields.iter().map(|(name, value)| (name, value)).collect();
+    let mut log_format = Vec::new();
+    append(&mut log_format, 2, &json_format.encode_to_vec());
+    let mut log = Vec::new();
+    append(&mut log, 1, &log_format);
+    log
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::document::key::Kind;
+    use crate::proto::json::to_json;
+
+    use super::*;
+
+    fn shown(resource: &Resource) -> Json {
+        to_json(&WireListener::type_url(), &resource.body).unwrap()
+    }
+
+    fn manager(resource: &Resource) -> Json {
+        shown(resource)["filter_chains"][0]["filters"][0]["typed_config"].clone()
+    }
+
+    fn expected(name: &str, address: &str, port: u16) -> Json {
+        json!({
+            "@type": WireListener::type_url(),
+            "name": name,
+            "address": { "socket_address": { "address": address, "port_value": port } },
+            "filter_chains": [{ "filters": [{
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": {
+                    "@type": HttpConnectionManager::type_url(),
+                    "stat_prefix": name,
+                    "rds": {
+                        "config_source": { "ads": {}, "resource_api_version": "V3" },
+                        "route_config_name": name,
+                    },
+                    "http_filters": [{
+                        "name": "envoy.filters.http.router",
+                        "typed_config": { "@type": Router::type_url() },
+                    }],
+                    "use_remote_address": true,
+                    "normalize_path": true,
+                    "merge_slashes": true,
+                    "path_with_escaped_slashes_action": "REJECT_REQUEST",
+                },
+            }] }],
+        })
+    }
+
+    #[test]
+    fn without_documents_there_is_a_plain_listener() {
+        let resource = default_listener(&Context::default());
+        assert_eq!(shown(&resource), expected("default", "0.0.0.0", 10000));
+        assert_eq!((&*resource.name, resource.documents), ("default", vec![]));
+    }
+
+    #[test]
+    fn a_document_gives_address_hops_and_log() {
+        let key = DocumentKey::new(Kind::Listeners, "edge");
+        let http = Http { trusted_hops: 2, access_log: Some(AccessLog::Text) };
+        let settings = Settings { http: Some(http) };
+        let listener = Listener { address: "::1".parse().unwrap(), port: 8443, settings, groups: None };
+        let resource = from_document(&key, &listener, &Context::default()).unwrap();
+        let mut whole = expected("edge", "::1", 8443);
+        let config = &mut whole["filter_chains"][0]["filters"][0]["typed_config"];
+        config["xff_num_trusted_hops"] = json!(2);
+        config["access_log"] = json!([{
+            "name": "envoy.access_loggers.stdout",
+            "typed_config": { "@type": StdoutAccessLog::type_url() },
+        }]);
+        assert_eq!(shown(&resource), whole);
+        assert_eq!(resource.documents, [key]);
+    }
+
+    #[test]
+    fn defaults_fill_in_http_as_a_whole() {
+        let mut context = Context::default();
+        context.defaults.listener.http = Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json) });
+        let filled = manager(&default_listener(&context));
+        assert_eq!(filled["xff_num_trusted_hops"], json!(3));
+        let own = Settings { http: Some(Http::default()) };
+        let listener = Listener { address: Ipv4Addr::LOCALHOST.into(), port: 80, settings: own, groups: None };
+        let key = DocumentKey::new(Kind::Listeners, "edge");
+        let kept = manager(&from_document(&key, &listener, &context).unwrap());
+        assert_eq!((&kept["xff_num_trusted_hops"], &kept["access_log"]), (&Json::Null, &Json::Null));
+    }
+
+    #[test]
+    fn the_json_log_has_sorted_fields_and_always_the_same_bytes() {
+        let mut context = Context::default();
+        context.defaults.listener.http = Some(Http { trusted_hops: 0, access_log: Some(AccessLog::Json) });
+        let resource = default_listener(&context);
+        let format = &manager(&resource)["access_log"][0]["typed_config"]["log_format"]["json_format"];
+        let expected: serde_json::Map<_, _> =
+            JSON_FIELDS.iter().map(|(name, command)| ((*name).to_owned(), json!(command))).collect();
+        assert_eq!(format, &Json::Object(expected));
+        for _ in 0..50 {
+            assert_eq!(default_listener(&context).body, resource.body);
+        }
+    }
 }
