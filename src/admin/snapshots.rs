@@ -15,6 +15,7 @@ use super::Admin;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, only, values};
 use crate::document::DEFAULT_GROUP;
+use crate::proto::json::to_json;
 use crate::reconcile::world::World;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{GroupSnapshot, Snapshot};
@@ -144,5 +145,6 @@ fn body(resource_type: ResourceType, resource: &Resource) -> Result<Value, Probl
     if resource_type == ResourceType::Secret {
         return Ok(json!({ "@type": resource_type.type_url(), "name": &*resource.name }));
     }
-    Ok(json!({ "@type": resource_type.type_url() }))
+    to_json(resource_type.type_url(), &resource.body)
+        .map_err(|error| Problem::new(Code::Internal, format!("{resource_type} {}: {error}", resource.name)))
 }

@@ -3,4 +3,6 @@
 #[path = "../support/lib.rs"]
 mod support;
 
+mod admin;
 mod backend_etcd;
+mod cli;

@@ -1,0 +1,512 @@
+//! The admin API over a real socket: a store in memory, a world planned from it, snapshots built of resources.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use chancery::admin::readiness::Readiness;
+use chancery::admin::{self, Admin};
+use chancery::backend::memory::Memory;
+use chancery::backend::{Backend, ListReason};
+use chancery::document::key::{DocumentKey, Kind, Layout, Root};
+use chancery::fleet::Fleet;
+use chancery::reconcile::plan::{Input, Moment, plan};
+use chancery::reconcile::run::{Command, Health};
+use chancery::reconcile::world::{Options, World};
+use chancery::resource::compile::{Difference, ResourceChange};
+use chancery::resource::{Resource, ResourceType};
+use chancery::snapshot::store::Store;
+use chancery::snapshot::{Facts, Source};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// 2026-01-02T03:04:05.678Z
+const BUILT_AT: Duration = Duration::from_millis(1_767_323_045_678);
+
+/// The API and what stands behind it.
+struct Server {
+    address: SocketAddr,
+    store: Memory,
+    world: Arc<ArcSwap<World>>,
+    snapshots: Arc<Store>,
+    commands: mpsc::Receiver<Command>,
+    health: watch::Sender<Health>,
+    token: CancellationToken,
+    running: JoinHandle<std::io::Result<()>>,
+    client: Client,
+}
+
+/// An answer: status, content type, etag, body.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: StatusCode,
+    content_type: String,
+    etag: Option<String>,
+    body: Value,
+}
+
+impl Server {
+    /// With these documents, planned and listed.
+    async fn start(documents: &[(&str, &str)]) -> Self {
+        let store = Memory::new();
+        for (key, value) in documents {
+            store.put(key, value.as_bytes().to_vec());
+        }
+        let options = Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100 };
+        let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
+        let (commands_in, commands) = mpsc::channel(8);
+        let (health, health_out) = watch::channel(Health { ready: true, pending: Vec::new(), stale_since: None });
+        let (snapshots, token) = (Arc::new(Store::default()), CancellationToken::new());
+        let admin = Admin {
+            world: Arc::clone(&world),
+            snapshots: Arc::clone(&snapshots),
+            fleet: Fleet::default(),
+            backend: Arc::new(store.clone()),
+            commands: commands_in,
+            readiness: Readiness::new(health_out, CancellationToken::new()),
+            metrics: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let running = tokio::spawn(admin::serve(listener, admin, token.clone()));
+        let client = Client::new();
+        let server = Self { address, store, world, snapshots, commands, health, token, running, client };
+        server.read_again().await;
+        server
+    }
+
+    /// What the loop does when the store tells something: list, plan, publish.
+    async fn read_again(&self) {
+        let mut inputs = Vec::new();
+        for root in [Root::Documents, Root::Registrations] {
+            let (revision, entries) = self.store.list(Layout::default().prefix_of(&root)).await.unwrap();
+            inputs.push(Input::Listed { root, revision, reason: ListReason::Start, entries });
+        }
+        let moment = Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::now() };
+        let planned = plan(&self.world.load(), inputs, moment);
+        self.publish(&planned.difference, planned.world.revision());
+        self.world.store(Arc::new(planned.world));
+    }
+
+    fn publish(&self, difference: &Difference, revision: i64) {
+        let facts = Facts {
+            revision,
+            built_at: SystemTime::UNIX_EPOCH + BUILT_AT,
+            source: Source::Memory,
+            stale: false,
+            withhold_removals: false,
+            group_rules: Arc::new([]),
+        };
+        self.snapshots.publish(Arc::new(self.snapshots.current().next(difference, facts)));
+    }
+
+    async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<String>) -> Answer {
+        let mut request = self.client.request(method, format!("http://{}{path}", self.address)).body(body.into());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (status, content_type, etag) =
+            (response.status(), header("content-type").unwrap_or_default(), header("etag"));
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Answer { status, content_type, etag, body }
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.request(Method::GET, path, &[], "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {answer:?}");
+        answer.body
+    }
+
+    async fn put(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        self.request(Method::PUT, path, headers, body).await
+    }
+
+    async fn delete(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request(Method::DELETE, path, headers, "").await
+    }
+
+    async fn stored(&self, key: &str) -> Option<String> {
+        let entry = self.store.get(key.as_bytes()).await.unwrap();
+        entry.map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+    }
+}
+
+/// Asserts a problem+json of this status and code, and returns its detail.
+fn problem(answer: &Answer, status: StatusCode, code: &str) -> String {
+    let mut body = answer.body.clone();
+    let fields: Vec<String> = body.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, ["code", "detail", "key", "path", "retryable", "status", "title", "type"]);
+    let found = (answer.status, answer.content_type.as_str(), body["code"].as_str().unwrap(), body["status"].as_u64());
+    assert_eq!(found, (status, "application/problem+json", code, Some(status.as_u16().into())), "{answer:?}");
+    body["detail"].take().as_str().unwrap().to_owned()
+}
+
+/// One resource of the group `default`.
+fn change(resource_type: ResourceType, resource: Resource) -> ResourceChange {
+    let name = Arc::clone(&resource.name);
+    ResourceChange { group: "default".into(), resource_type, name, resource: Some(Arc::new(resource)) }
+}
+
+const CLUSTER: &str = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
+const ROUTE: &str = r#"{"match": "/v1/users", "to": "users"}"#;
+
+#[tokio::test]
+async fn the_index_names_every_endpoint() {
+    let server = Server::start(&[]).await;
+    let index = server.get("/").await;
+    for endpoint in ["/healthz", "/readyz", "/metrics", "/api/v1/documents", "/api/v1/clients/NODE", "/api/v1/release"]
+    {
+        assert!(index.as_str().unwrap().contains(endpoint), "{endpoint}");
+    }
+}
+
+#[tokio::test]
+async fn ready_is_what_the_loop_says() {
+    let server = Server::start(&[]).await;
+    assert_eq!(server.get("/healthz").await, json!({ "status": "ok" }));
+    assert_eq!(server.get("/readyz").await, json!({ "ready": true, "pending": [], "stale_since": null }));
+    let pending = vec!["etcd: first list".to_owned()];
+    let stale_since = Some(SystemTime::UNIX_EPOCH + BUILT_AT);
+    server.health.send_replace(Health { ready: false, pending, stale_since });
+    let answer = server.request(Method::GET, "/readyz", &[], "").await;
+    let expected =
+        json!({ "ready": false, "pending": ["etcd: first list"], "stale_since": "2026-01-02T03:04:05.678Z" });
+    assert_eq!((answer.status, answer.body), (StatusCode::SERVICE_UNAVAILABLE, expected));
+}
+
+#[tokio::test]
+async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
+    let server = Server::start(&[]).await;
+    let empty = server.get("/api/v1/snapshot/secrets").await["resources"].clone();
+    assert_eq!(empty, json!([]));
+    let runtime = Resource::new("http://10.0.0.1:80/x", [].as_slice(), vec![DocumentKey::new(Kind::Runtime, "base")]);
+    let version = runtime.version.to_string();
+    let difference = Difference { resources: vec![change(ResourceType::Runtime, runtime)], ..Difference::default() };
+    server.publish(&difference, 17);
+
+    let overview = server.get("/api/v1/snapshot").await;
+    let group = &overview["groups"]["default"];
+    let figures = (&group["revision"], &group["built_at"], &group["source"], &group["types"]["runtime"]["count"]);
+    assert_eq!(figures, (&json!(17), &json!("2026-01-02T03:04:05.678Z"), &json!("memory"), &json!(1)));
+    let types: Vec<&String> = group["types"].as_object().unwrap().keys().collect();
+    let mut expected = ResourceType::ALL.map(ResourceType::as_str);
+    expected.sort_unstable();
+    assert_eq!(types, expected);
+
+    let entry = json!({
+        "name": "http://10.0.0.1:80/x",
+        "version": version,
+        "documents": ["/gateway/runtime/base"],
+        "resource": { "@type": "type.googleapis.com/envoy.service.runtime.v3.Runtime" },
+    });
+    let set_version = group["types"]["runtime"]["version"].clone();
+    let expected = json!({ "group": "default", "revision": 17, "version": set_version, "resources": [entry] });
+    assert_eq!(server.get("/api/v1/snapshot/runtime?group=default").await, expected);
+    assert_eq!(server.get("/api/v1/snapshot/runtime/http:%2F%2F10.0.0.1:80%2Fx").await, entry);
+}
+
+#[tokio::test]
+async fn of_a_secret_only_its_name_is_shown() {
+    let server = Server::start(&[]).await;
+    let resource = Resource::new("wildcard", b"\x0a\x08hunter22".as_slice(), Vec::new());
+    server.publish(&Difference { resources: vec![change(ResourceType::Secret, resource)], ..Difference::default() }, 3);
+    let shown = server.get("/api/v1/snapshot/secrets/wildcard").await;
+    let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    assert_eq!(shown["resource"], json!({ "@type": secret, "name": "wildcard" }));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_as_a_problem() {
+    let server = Server::start(&[]).await;
+    let cases = [
+        ("/nothing", "there is no endpoint /nothing; GET / lists them"),
+        ("/api/v1/apply", "there is no endpoint /api/v1/apply; GET / lists them"),
+        (
+            "/api/v1/documents/route/a",
+            "there is no kind `route`, expected one of routes, clusters, services, registries, listeners, secrets, policies, groups, runtime, defaults, xds",
+        ),
+        ("/api/v1/documents/routes", "`routes` needs a name, /api/v1/documents/routes/NAME"),
+        ("/api/v1/documents/defaults", "there is no document defaults"),
+        ("/api/v1/documents/defaults/x", "`defaults` has no name"),
+        ("/api/v1/documents/routes/a/b", "there is no document routes/a/b"),
+        (
+            "/api/v1/snapshot/cluster",
+            "there is no type `cluster`, expected one of runtime, clusters, endpoints, secrets, extension_configs, listeners, scoped_routes, routes, virtual_hosts",
+        ),
+        ("/api/v1/snapshot/clusters?group=edge", "there is no group `edge`, expected one of default"),
+        ("/api/v1/snapshot/clusters/a%2Fb", "the group `default` has no resource `a/b` of type clusters"),
+    ];
+    for (path, detail) in cases {
+        let answer = server.request(Method::GET, path, &[], "").await;
+        assert_eq!(problem(&answer, StatusCode::NOT_FOUND, "not_found"), detail, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_understood_is_refused() {
+    let server = Server::start(&[]).await;
+    let cases = [
+        (
+            "/api/v1/documents?state=good",
+            "there is no state `good`, expected one of accepted, rejected, shadowed, held, refused, disabled",
+        ),
+        (
+            "/api/v1/documents?kind=route",
+            "there is no kind `route`, expected one of routes, clusters, services, registries, listeners, secrets, policies, groups, runtime, defaults, xds",
+        ),
+        ("/api/v1/documents?stat=held", "unknown query parameter `stat`, expected state, kind"),
+        ("/api/v1/clients?node=a", "unknown query parameter `node`, none is supported here"),
+    ];
+    for (path, detail) in cases {
+        let answer = server.request(Method::GET, path, &[], "").await;
+        assert_eq!(problem(&answer, StatusCode::BAD_REQUEST, "invalid_request"), detail, "{path}");
+    }
+    let answer = server.request(Method::GET, "/api/v1/documents/routes/%ff", &[], "").await;
+    problem(&answer, StatusCode::BAD_REQUEST, "invalid_request");
+    let answer = server.request(Method::POST, "/api/v1/snapshot", &[], "").await;
+    let detail = problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+    assert_eq!(detail, "POST is not supported on /api/v1/snapshot");
+}
+
+#[tokio::test]
+async fn a_release_is_told_to_the_loop() {
+    let mut server = Server::start(&[]).await;
+    let json = [("content-type", "application/json; charset=utf-8")];
+    for (body, keys) in
+        [(r#"{"keys": ["/gateway/routes/a"]}"#, Some(vec!["/gateway/routes/a".to_owned()])), (r#"{"all": true}"#, None)]
+    {
+        let answer = server.request(Method::POST, "/api/v1/release", &json, body).await;
+        assert_eq!((answer.status, answer.body), (StatusCode::NO_CONTENT, json!("")));
+        assert_eq!(server.commands.try_recv().unwrap(), Command::Release(keys));
+    }
+    for body in ["{}", r#"{"keys": []}"#, r#"{"keys": ["a"], "all": true}"#, r#"{"key": "a"}"#, "all"] {
+        let answer = server.request(Method::POST, "/api/v1/release", &json, body).await;
+        problem(&answer, StatusCode::BAD_REQUEST, "invalid_request");
+    }
+    // What a form of another site could send.
+    let form = [("content-type", "text/plain")];
+    let answer = server.request(Method::POST, "/api/v1/release", &form, r#"{"all": true}"#).await;
+    problem(&answer, StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
+    assert!(server.commands.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn documents_are_listed_with_what_became_of_them() {
+    let documents = [
+        ("/gateway/clusters/users", CLUSTER),
+        ("/gateway/routes/users", ROUTE),
+        ("/gateway/routes/bad", "{\"mach\": 1}"),
+    ];
+    let server = Server::start(&documents).await;
+    let listed = server.get("/api/v1/documents").await;
+    let states: BTreeMap<&str, &str> = listed["documents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["key"].as_str().unwrap(), entry["state"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("/gateway/clusters/users", "accepted"),
+        ("/gateway/routes/bad", "rejected"),
+        ("/gateway/routes/users", "accepted"),
+    ];
+    assert_eq!(states, BTreeMap::from(expected));
+    let users = json!({
+        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
+        "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
+    });
+    let accepted = server.get("/api/v1/documents?state=accepted&state=held&kind=routes").await;
+    assert_eq!(accepted, json!({ "documents": [users] }));
+
+    let bad = &server.get("/api/v1/documents?state=rejected").await["documents"][0];
+    assert_eq!((&bad["path"], &bad["revision"], &bad["serving_revision"]), (&json!("mach"), &json!(3), &Value::Null));
+    assert!(bad["reason"].as_str().unwrap().contains("did you mean"), "{bad}");
+
+    let answer = server.request(Method::GET, "/api/v1/documents/routes/users", &[], "").await;
+    let mut expected = users.clone();
+    expected["value"] = json!({ "match": "/v1/users", "to": "users" });
+    assert_eq!((answer.body, answer.etag.as_deref()), (expected, Some("\"2\"")));
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_json_is_shown_as_it_was_written() {
+    let server = Server::start(&[("/gateway/routes/users", "match: /v1/users\nto: users\n")]).await;
+    let shown = server.get("/api/v1/documents/routes/users").await;
+    assert_eq!(shown["value"], json!("match: /v1/users\nto: users\n"));
+}
+
+#[tokio::test]
+async fn a_document_is_created_changed_and_deleted() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER)]).await;
+    let path = "/api/v1/documents/routes/users";
+
+    let created = server.put(path, &[("if-none-match", "*")], ROUTE).await;
+    assert_eq!((created.status, created.etag.as_deref()), (StatusCode::CREATED, Some("\"2\"")));
+    let expected = json!({
+        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
+        "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
+    });
+    assert_eq!(created.body, expected);
+    assert_eq!(server.stored("/gateway/routes/users").await.as_deref(), Some(ROUTE));
+    server.read_again().await;
+
+    let again = server.put(path, &[], ROUTE).await;
+    assert_eq!((again.status, again.etag.as_deref()), (StatusCode::OK, Some("\"2\"")));
+
+    let yaml = "match: /v2/users\nto: users\n";
+    let changed = server.put(path, &[("if-match", "\"2\"")], yaml).await;
+    assert_eq!((changed.status, changed.etag.as_deref()), (StatusCode::OK, Some("\"3\"")));
+    assert_eq!(server.stored("/gateway/routes/users").await.as_deref(), Some(yaml));
+    server.read_again().await;
+
+    let deleted = server.delete(path, &[("if-match", "\"3\"")]).await;
+    assert_eq!((deleted.status, deleted.body), (StatusCode::NO_CONTENT, json!("")));
+    assert_eq!(server.stored("/gateway/routes/users").await, None);
+    let missing = server.delete(path, &[]).await;
+    assert_eq!(problem(&missing, StatusCode::NOT_FOUND, "not_found"), "there is no document routes/users");
+}
+
+#[tokio::test]
+async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER)]).await;
+    let (there, missing) = ("/api/v1/documents/clusters/users", "/api/v1/documents/clusters/orders");
+    let cases = [
+        (Method::PUT, there, ("if-none-match", "*"), "clusters/users: it exists already"),
+        (Method::PUT, there, ("if-match", "\"7\""), "clusters/users: its etag is \"1\""),
+        (Method::PUT, missing, ("if-match", "*"), "clusters/orders: it does not exist"),
+        (Method::DELETE, there, ("if-match", "\"7\""), "clusters/users: its etag is \"1\""),
+    ];
+    for (method, path, header, detail) in cases {
+        let answer = server.request(method, path, &[header], CLUSTER).await;
+        assert_eq!(problem(&answer, StatusCode::PRECONDITION_FAILED, "precondition_failed"), detail);
+    }
+    for headers in [vec![("if-none-match", "\"1\"")], vec![("if-match", "\"1\""), ("if-none-match", "*")]] {
+        problem(&server.put(there, &headers, CLUSTER).await, StatusCode::BAD_REQUEST, "invalid_request");
+    }
+    assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
+    assert_eq!(server.stored("/gateway/clusters/orders").await, None);
+}
+
+#[tokio::test]
+async fn what_would_be_rejected_is_not_written() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/first", ROUTE)]).await;
+    let answer = server.put("/api/v1/documents/routes/users", &[], r#"{"match": "/a", "timeout": 5}"#).await;
+    problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "invalid_document");
+    let found = (&answer.body["key"], &answer.body["path"], &answer.body["retryable"]);
+    assert_eq!(found, (&json!("/gateway/routes/users"), &json!("timeout"), &json!(false)));
+
+    let answer = server.put("/api/v1/documents/routes/second", &[], ROUTE).await;
+    let detail = problem(&answer, StatusCode::CONFLICT, "same_match");
+    assert_eq!(detail, "routes/second has the same match as routes/first, which was first");
+
+    let large = "x".repeat(1024 * 1024 + 1);
+    let answer = server.put("/api/v1/documents/routes/users", &[], &large).await;
+    assert_eq!(problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "too_large"), "a body has at most 1048576 bytes");
+
+    for name in ["users", "second"] {
+        assert_eq!(server.stored(&format!("/gateway/routes/{name}")).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_in_use_is_deleted_by_force_alone() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/users", ROUTE)]).await;
+    let path = "/api/v1/documents/clusters/users";
+    let detail = problem(&server.delete(path, &[]).await, StatusCode::CONFLICT, "in_use");
+    assert_eq!(detail, "clusters/users is used by routes/users; ?force=true deletes it all the same");
+    assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
+    assert_eq!(server.delete(&format!("{path}?force=true"), &[]).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(server.stored("/gateway/clusters/users").await, None);
+    // It serves on, held, and can still be read.
+    server.read_again().await;
+    let held = server.get(path).await;
+    assert_eq!((&held["state"], &held["revision"]), (&json!("held"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told_and_worth_a_retry() {
+    let server = Server::start(&[]).await;
+    server.store.set_away(Some("etcd: connection refused"));
+    let answer = server.put("/api/v1/documents/clusters/users", &[], CLUSTER).await;
+    let detail = problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "store_unavailable");
+    assert_eq!((detail.as_str(), &answer.body["retryable"]), ("etcd: connection refused", &json!(true)));
+}
+
+#[tokio::test]
+async fn metrics_count_documents_by_kind_and_state() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/bad", "[")]).await;
+    let text = server.get("/metrics").await;
+    let text = text.as_str().unwrap();
+    for line in [
+        "chancery_documents{kind=\"clusters\",state=\"accepted\"} 1",
+        "chancery_documents{kind=\"routes\",state=\"rejected\"} 1",
+        "chancery_clients{variant=\"sotw\"} 0",
+        "chancery_clients{variant=\"delta\"} 0",
+        "chancery_snapshot_revision 2",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
+    }
+}
+
+#[tokio::test]
+async fn no_endpoint_shows_a_secret() {
+    let secret = r#"{"generic": "hunter2"}"#;
+    let documents = [
+        ("/gateway/secrets/token", secret),
+        ("/gateway/secrets/broken", "generic: [hunter2"),
+        ("/gateway/xds/secrets/raw", secret),
+        ("/gateway/secret/typo", secret),
+    ];
+    let server = Server::start(&documents).await;
+    let paths = [
+        "/",
+        "/readyz",
+        "/metrics",
+        "/api/v1/documents",
+        "/api/v1/documents/secrets/token",
+        "/api/v1/documents/secrets/broken",
+        "/api/v1/documents/xds/secrets/raw",
+        "/api/v1/snapshot",
+        "/api/v1/snapshot/secrets",
+        "/api/v1/clients",
+    ];
+    for path in paths {
+        let body = server.get(path).await.to_string();
+        assert!(!body.contains("hunter2"), "{path}: {body}");
+    }
+    for body in [secret, "generic: [hunter2"] {
+        let answer = server.put("/api/v1/documents/secrets/new", &[], body).await;
+        assert!(!answer.body.to_string().contains("hunter2"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_kept_out_of_caches_and_other_sites() {
+    let server = Server::start(&[]).await;
+    let url = format!("http://{}/api/v1/documents", server.address);
+    let response = server.client.get(url).header("origin", "http://evil.example").send().await.unwrap();
+    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(header("cache-control"), Some("no-store"));
+    assert_eq!(header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn it_stops_when_told_though_a_connection_is_open() {
+    let server = Server::start(&[]).await;
+    let silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    server.get("/healthz").await;
+    server.token.cancel();
+    let stopped = tokio::time::timeout(Duration::from_secs(5), server.running).await;
+    assert!(stopped.unwrap().unwrap().is_ok());
+    drop(silent);
+}
