@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -66,12 +65,11 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
 }
 
 async fn connection(stream: TcpStream, router: Router, token: CancellationToken) {
-    let service = tower_service_of(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let mut ending = false;
     loop {
@@ -88,19 +86,4 @@ async fn connection(stream: TcpStream, router: Router, token: CancellationToken)
             }
         }
     }
-}
-
-fn tower_service_of(
-    router: Router,
-) -> impl hyper::service::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = hyper::Response<Body>,
-    Error = std::convert::Infallible,
-    Future: Send,
-> {
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let service = TowerToHyperService::new(router.clone());
-        hyper::service::Service::call(&service, request.map(Body::new))
-    });
-    service
 }

@@ -1,7 +1,7 @@
 //! Everything that is counted, as typed handles.
 //!
 //! What enters: stages count and time through the fields of [`Metrics`]; what is a state of something else (documents,
-//! clients, the snapshot) is not kept here but asked for at each scrape ([`Derived`]). What leaves: OpenMetrics text.
+//! clients, the snapshot) is not kept here but asked for at each scrape ([`Derived`]). What leaves: `OpenMetrics` text.
 //! Labels are bounded: types, kinds, states and variants are the words of api.md, never a node's or a document's name.
 
 use std::collections::BTreeMap;
@@ -174,7 +174,7 @@ impl Metrics {
         self.acknowledge_seconds.observe(after.as_secs_f64());
     }
 
-    /// Everything, as OpenMetrics text ([`CONTENT_TYPE`]).
+    /// Everything, as `OpenMetrics` text ([`CONTENT_TYPE`]).
     #[must_use]
     pub fn encode(&self, derived: &Derived) -> String {
         // One scrape at a time: the derived gauges are cleared and set under this lock.

@@ -58,7 +58,8 @@ impl Server {
         for (key, value) in documents {
             store.put(key, value.as_bytes().to_vec());
         }
-        let options = Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100 };
+        let options =
+            Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
         let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
         let (commands_in, commands) = mpsc::channel(8);
         let (health, health_out) = watch::channel(Health { ready: true, pending: Vec::new(), stale_since: None });

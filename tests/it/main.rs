@@ -1,5 +1,7 @@
 //! it tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it finds what it does not expect")]
+
 #[path = "../support/lib.rs"]
 mod support;
 
