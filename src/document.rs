@@ -135,3 +135,6 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
     };
     Ok(Parsed::new(document, warnings))
 }
+
+#[cfg(test)]
+mod tests;
