@@ -75,3 +75,46 @@ fn depth(json: &Json) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use crate::document::cluster::LoadBalancing;
+    use crate::resource::endpoints;
+
+    use super::*;
+
+    fn lb(policy: LbPolicy, slow_start: Option<u64>, locality: Option<LocalityMode>) -> Option<String> {
+        let lb = LoadBalancing { policy, slow_start: slow_start.map(Duration::from_secs), locality };
+        let settings = Settings { lb: Some(lb), ..Settings::default() };
+        cluster_settings(&settings).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_a_policy_would_ignore_is_refused() {
+        assert_eq!(
+            lb(LbPolicy::Maglev, Some(1), None).unwrap(),
+            "lb.slow_start: found slow start with maglev, expected round_robin or least_request"
+        );
+        assert_eq!(
+            lb(LbPolicy::RingHash, None, Some(LocalityMode::ZoneAware)).unwrap(),
+            "lb.locality: found zone_aware with ring_hash, expected round_robin, least_request or random"
+        );
+        assert_eq!(lb(LbPolicy::RingHash, None, Some(LocalityMode::Weighted)), None);
+        assert_eq!(lb(LbPolicy::RoundRobin, Some(1), Some(LocalityMode::ZoneAware)), None);
+    }
+
+    #[test]
+    fn metadata_may_be_as_deep_as_envoys_parser_allows() {
+        let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({ "a": inner }));
+        let mut endpoint = endpoints::plain("10.0.0.1", 80);
+        endpoint.metadata.insert("k".into(), nested(MAX_METADATA_DEPTH));
+        assert_eq!(registered_endpoint(&endpoint), Ok(()));
+        endpoint.metadata.insert("k".into(), nested(MAX_METADATA_DEPTH + 1));
+        let error = registered_endpoint(&endpoint).unwrap_err();
+        assert_eq!(error.to_string(), "metadata: found 25 levels, expected at most 24");
+    }
+}

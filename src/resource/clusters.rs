@@ -136,3 +136,267 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
     let warms = matches!(discovery, Discovery::Eds).then(|| message.name.as_str().into());
     Resource { warms, ..Resource::new(message.name, bytes, documents) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use prost::Name;
+    use serde_json::{Value as Json, json};
+
+    use crate::document::cluster::{
+        Check, CircuitBreaker, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
+    };
+    use crate::document::key::Kind;
+    use crate::proto::json::to_json;
+
+    use super::*;
+
+    fn shown(resource: &Resource) -> Json {
+        to_json(&WireCluster::type_url(), &resource.body).unwrap()
+    }
+
+    fn document(source: Source, settings: Settings) -> Cluster {
+        Cluster { source, settings, on_demand: false, groups: None }
+    }
+
+    fn key() -> DocumentKey {
+        DocumentKey::new(Kind::Clusters, "orders")
+    }
+
+    fn compiled(cluster: &Cluster) -> Result<Resource, Rejection> {
+        from_document(&key(), cluster, &Context::default())
+    }
+
+    fn eds(name: &str) -> Json {
+        json!({
+            "@type": WireCluster::type_url(),
+            "name": name,
+            "type": "EDS",
+            "eds_cluster_config": { "eds_config": { "ads": {}, "resource_api_version": "V3" } },
+            "connect_timeout": "2s",
+            "ignore_health_on_host_removal": true,
+        })
+    }
+
+    fn strict_dns(name: &str, host: &str, port: u16) -> Json {
+        json!({
+            "@type": WireCluster::type_url(),
+            "name": name,
+            "type": "STRICT_DNS",
+            "dns_lookup_family": "V4_PREFERRED",
+            "connect_timeout": "2s",
+            "ignore_health_on_host_removal": true,
+            "load_assignment": { "cluster_name": name, "endpoints": [{
+                "locality": {},
+                "load_balancing_weight": 1,
+                "lb_endpoints": [{
+                    "endpoint": { "address": { "socket_address": { "address": host, "port_value": port } } },
+                    "load_balancing_weight": 1,
+                }],
+            }] },
+        })
+    }
+
+    #[test]
+    fn registered_and_listed_addresses_come_by_eds() {
+        let listed = Source::Listed(vec![endpoints::plain("10.0.0.1", 80)]);
+        for source in [Source::Registered, listed, Source::Listed(Vec::new())] {
+            let cluster = document(source, Settings::default());
+            let resource = compiled(&cluster).unwrap();
+            assert_eq!(shown(&resource), eds("orders"));
+            assert_eq!((resource.warms.as_deref(), resource.on_demand), (Some("orders"), false));
+            assert_eq!(resource.documents, [key()]);
+            assert!(uses_eds(&cluster));
+        }
+    }
+
+    #[test]
+    fn names_are_resolved_by_envoy() {
+        let dns = Source::Dns { host: "orders.internal".into(), port: 8080 };
+        for source in [dns, Source::Listed(vec![endpoints::plain("orders.internal", 8080)])] {
+            let cluster = document(source, Settings::default());
+            let resource = compiled(&cluster).unwrap();
+            assert_eq!(shown(&resource), strict_dns("orders", "orders.internal", 8080));
+            assert_eq!(resource.warms, None);
+            assert!(!uses_eds(&cluster));
+        }
+    }
+
+    #[test]
+    fn a_mix_of_addresses_and_names_is_refused() {
+        let mixed = vec![endpoints::plain("10.0.0.1", 80), endpoints::plain("orders.internal", 80)];
+        let error = compiled(&document(Source::Listed(mixed), Settings::default())).unwrap_err();
+        assert_eq!(error.to_string(), "endpoints: found both IP addresses and names, expected one of the two");
+    }
+
+    #[test]
+    fn on_demand_is_kept_for_the_wildcard_set() {
+        let cluster = Cluster { on_demand: true, ..document(Source::Registered, Settings::default()) };
+        assert!(compiled(&cluster).unwrap().on_demand);
+    }
+
+    #[test]
+    fn all_settings_reach_the_cluster() {
+        let settings = Settings {
+            protocol: Some(Protocol::Http2),
+            connect_timeout: Some(Duration::from_millis(250)),
+            lb: Some(LoadBalancing {
+                policy: LbPolicy::LeastRequest,
+                slow_start: Some(Duration::from_secs(30)),
+                locality: Some(LocalityMode::ZoneAware),
+            }),
+            health_check: Some(HealthCheck {
+                check: Check::Grpc("orders.Orders".into()),
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(1),
+                healthy: 2,
+                unhealthy: 3,
+            }),
+            outlier_detection: Some(OutlierDetection {
+                consecutive_5xx: 5,
+                eject_for: Duration::from_secs(600),
+                max_eject_percent: 30,
+            }),
+            circuit_breaker: Some(CircuitBreaker {
+                connections: Some(1),
+                pending: Some(2),
+                requests: None,
+                retry_budget_percent: Some(20.0),
+            }),
+        };
+        let mut expected = eds("orders");
+        for (field, value) in json!({
+            "connect_timeout": "0.250s",
+            "lb_policy": "LEAST_REQUEST",
+            "least_request_lb_config": { "slow_start_config": { "slow_start_window": "30s" } },
+            "common_lb_config": { "zone_aware_lb_config": {} },
+            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {} },
+            } },
+            "health_checks": [{
+                "timeout": "1s",
+                "interval": "5s",
+                "healthy_threshold": 2,
+                "unhealthy_threshold": 3,
+                "reuse_connection": true,
+                "grpc_health_check": { "service_name": "orders.Orders" },
+            }],
+            "outlier_detection": {
+                "consecutive_5xx": 5,
+                "base_ejection_time": "600s",
+                "max_ejection_time": "600s",
+                "max_ejection_percent": 30,
+            },
+            "circuit_breakers": { "thresholds": [{
+                "max_connections": 1,
+                "max_pending_requests": 2,
+                "retry_budget": { "budget_percent": { "value": 20.0 } },
+            }] },
+        })
+        .as_object()
+        .unwrap()
+        {
+            expected[field] = value.clone();
+        }
+        let cluster = document(Source::Registered, settings.clone());
+        assert_eq!(shown(&compiled(&cluster).unwrap()), expected);
+
+        // The same from the defaults, whatever the seed of a map.
+        let mut context = Context::default();
+        context.defaults.cluster = settings;
+        let bare = document(Source::Registered, Settings::default());
+        for _ in 0..20 {
+            assert_eq!(from_document(&key(), &bare, &context).unwrap().body, compiled(&cluster).unwrap().body);
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_refused_once_defaults_are_filled_in() {
+        let check = HealthCheck {
+            check: Check::Grpc(String::new()),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            healthy: 2,
+            unhealthy: 3,
+        };
+        let cluster = document(Source::Registered, Settings { health_check: Some(check), ..Settings::default() });
+        let error = compiled(&cluster).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "health_check.grpc: found a gRPC health check on a cluster that speaks HTTP/1.1, expected \"protocol\": \"http2\""
+        );
+        let mut context = Context::default();
+        context.defaults.cluster.protocol = Some(Protocol::Http2);
+        assert!(from_document(&key(), &cluster, &context).is_ok());
+    }
+
+    fn url(https: bool, host: &str, port: u16) -> UpstreamUrl {
+        UpstreamUrl { https, host: host.into(), port }
+    }
+
+    #[test]
+    fn a_url_with_an_address_is_an_eds_cluster_and_one_with_a_name_is_resolved() {
+        let context = Context::default();
+        let address = url(false, "10.0.1.5", 8080);
+        let resource = from_url(&address, vec![key()], &context).unwrap();
+        assert_eq!(shown(&resource), eds("http://10.0.1.5:8080"));
+        assert_eq!(resource.warms.as_deref(), Some("http://10.0.1.5:8080"));
+        assert_eq!(url_endpoint(&address), Some(endpoints::plain("10.0.1.5", 8080)));
+
+        let name = url(false, "users.internal", 80);
+        let resource = from_url(&name, vec![key()], &context).unwrap();
+        assert_eq!(shown(&resource), strict_dns("http://users.internal:80", "users.internal", 80));
+        assert_eq!((resource.warms, url_endpoint(&name)), (None, None));
+    }
+
+    #[test]
+    fn https_is_verified_against_the_host_of_the_url() {
+        let context = Context { ca_bundle: Some(Bytes::from_static(b"PEM")), ..Context::default() };
+        let tls = |url: &UpstreamUrl| shown(&from_url(url, Vec::new(), &context).unwrap())["transport_socket"].clone();
+        let expected = |sni: &[(&str, &str)], san_type: &str, host: &str| {
+            let mut config = json!({
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "common_tls_context": {
+                    "alpn_protocols": ["http/1.1"],
+                    "validation_context": {
+                        "trusted_ca": { "inline_bytes": "UEVN" },
+                        "match_typed_subject_alt_names": [{ "san_type": san_type, "matcher": { "exact": host } }],
+                    },
+                },
+            });
+            for (field, value) in sni {
+                config[*field] = json!(value);
+            }
+            json!({ "name": "envoy.transport_sockets.tls", "typed_config": config })
+        };
+        let name = expected(&[("sni", "users.internal")], "DNS", "users.internal");
+        assert_eq!(tls(&url(true, "users.internal", 443)), name);
+        assert_eq!(tls(&url(true, "::1", 443)), expected(&[], "IP_ADDRESS", "::1"));
+    }
+
+    #[test]
+    fn https_without_a_bundle_is_refused() {
+        let error = from_url(&url(true, "users.internal", 443), Vec::new(), &Context::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "found an https upstream, but the server has no CA bundle to verify it by (--ca-bundle)"
+        );
+    }
+
+    #[test]
+    fn a_missing_cluster_is_static_and_empty() {
+        let expected = json!({
+            "@type": WireCluster::type_url(),
+            "name": "gone",
+            "connect_timeout": "2s",
+            "ignore_health_on_host_removal": true,
+        });
+        let mut seen = shown(&missing("gone", vec![key()]));
+        // STATIC is the type's default value: it is set, and some writers leave it out.
+        assert!(matches!(seen.as_object_mut().unwrap().remove("type"), None | Some(Json::String(_))));
+        assert_eq!(seen, expected);
+    }
+}

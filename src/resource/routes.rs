@@ -123,3 +123,245 @@ fn with_members<'a>(head: &impl Message, tag: u32, members: impl IntoIterator<It
     }
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use prost::Name;
+    use serde_json::{Value as Json, json};
+
+    use crate::document::key::Kind;
+    use crate::document::route::{
+        BackOff, HostRewrite, Limit, Match, PathMatch, Redirect, Respond, Retry, Rewrite, Target, Upstream, UpstreamUrl,
+    };
+    use crate::proto::json::to_json;
+
+    use super::*;
+
+    fn cluster(name: &str, weight: u32) -> Target {
+        Target { upstream: Upstream::Cluster(name.into()), weight }
+    }
+
+    fn rule(path: PathMatch, action: Action) -> Rule {
+        let matches = Match {
+            hosts: vec![HostPattern::Any],
+            path,
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            grpc: false,
+        };
+        let (rewrite, settings) = (Rewrite::default(), Settings::default());
+        Rule { place: "match".into(), matches, action, rewrite, settings, enabled: true }
+    }
+
+    fn forward(path: PathMatch) -> Rule {
+        rule(path, Action::Forward(vec![cluster("orders", 1)]))
+    }
+
+    fn compiled(rule: &Rule) -> Vec<Bytes> {
+        let key = DocumentKey::new(Kind::Routes, "orders/list");
+        entries(&key, rule, &rule.settings, LegacyPath::Exact).unwrap()
+    }
+
+    fn shown(rule: &Rule) -> Vec<Json> {
+        compiled(rule).iter().map(|route| to_json(&Route::type_url(), route).unwrap()).collect()
+    }
+
+    fn strings(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_shortest_rule_forwards_within_15_seconds() {
+        let url = UpstreamUrl { https: false, host: "10.0.1.5".into(), port: 8080 };
+        let target = Target { upstream: Upstream::Url(url), weight: 1 };
+        let mut rule = rule(PathMatch::Exact("/v1/users".into()), Action::Forward(vec![target]));
+        rule.matches.methods = vec!["POST".into()];
+        let expected = json!({
+            "@type": Route::type_url(),
+            "name": "routes/orders/list",
+            "match": { "path": "/v1/users", "headers": [{ "name": ":method", "string_match": { "exact": "POST" } }] },
+            "route": { "cluster": "http://10.0.1.5:8080", "timeout": "15s" },
+        });
+        assert_eq!(shown(&rule), [expected]);
+    }
+
+    #[test]
+    fn a_full_rule_has_weights_rewrites_limits_retries_and_header_edits() {
+        let targets = vec![cluster("orders-v1", 95), cluster("orders-v2", 5), cluster("orders-v3", 0)];
+        let mut rule = rule(PathMatch::Prefix("/v1/orders".into()), Action::Forward(targets));
+        rule.rewrite = Rewrite { prefix: Some("/orders/".into()), host: Some(HostRewrite::Auto) };
+        let edits = HeaderEdits {
+            set: strings(&[("x-from", "edge")]),
+            add: strings(&[("via", "%PROTOCOL%")]),
+            remove: vec!["x-debug".into(), "a".into()],
+        };
+        rule.settings = Settings {
+            timeout: Some(Limit::After(Duration::from_secs(3))),
+            idle_timeout: Some(Limit::None),
+            retry: Some(Retry {
+                attempts: 2,
+                on: vec!["connect-failure".into(), "503".into(), "5xx".into()],
+                per_try_timeout: Some(Duration::from_secs(1)),
+                back_off: Some(BackOff { base: Duration::from_millis(25), max: Some(Duration::from_millis(250)) }),
+            }),
+            request_headers: Some(edits.clone()),
+            response_headers: Some(edits),
+        };
+        let edited = json!([
+            { "header": { "key": "x-from", "value": "edge" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
+            { "header": { "key": "via", "value": "%PROTOCOL%" } },
+        ]);
+        let expected = json!({
+            "@type": Route::type_url(),
+            "name": "routes/orders/list",
+            "match": { "path_separated_prefix": "/v1/orders" },
+            "route": {
+                "weighted_clusters": { "clusters": [
+                    { "name": "orders-v1", "weight": 95 },
+                    { "name": "orders-v2", "weight": 5 },
+                    { "name": "orders-v3", "weight": 0 },
+                ] },
+                "prefix_rewrite": "/orders",
+                "auto_host_rewrite": true,
+                "timeout": "3s",
+                "idle_timeout": "0s",
+                "retry_policy": {
+                    "retry_on": "connect-failure,5xx,retriable-status-codes",
+                    "num_retries": 2,
+                    "per_try_timeout": "1s",
+                    "retriable_status_codes": [503],
+                    "retry_back_off": { "base_interval": "0.025s", "max_interval": "0.250s" },
+                },
+            },
+            "request_headers_to_add": edited,
+            "request_headers_to_remove": ["x-debug", "a"],
+            "response_headers_to_add": edited,
+            "response_headers_to_remove": ["x-debug", "a"],
+        });
+        assert_eq!(shown(&rule), [expected]);
+    }
+
+    #[test]
+    fn a_grpc_match_has_no_timeout_unless_one_is_given() {
+        let mut rule = forward(PathMatch::Exact("/pkg.Service/Method".into()));
+        rule.matches.grpc = true;
+        assert_eq!(shown(&rule)[0]["route"]["timeout"], json!("0s"));
+        rule.settings.timeout = Some(Limit::After(Duration::from_millis(1500)));
+        assert_eq!(shown(&rule)[0]["route"]["timeout"], json!("1.500s"));
+    }
+
+    #[test]
+    fn a_prefix_replaced_by_a_slash_is_two_routes_that_differ_in_the_match_alone() {
+        let mut rule = forward(PathMatch::Prefix("/v1/orders".into()));
+        rule.rewrite = Rewrite { prefix: Some("/".into()), host: Some(HostRewrite::Name("orders.internal".into())) };
+        let action = json!({
+            "cluster": "orders",
+            "prefix_rewrite": "/",
+            "host_rewrite_literal": "orders.internal",
+            "timeout": "15s",
+        });
+        let route = |matches: Json| json!({ "@type": Route::type_url(), "name": "routes/orders/list", "match": matches, "route": action });
+        let expected = [route(json!({ "path": "/v1/orders" })), route(json!({ "prefix": "/v1/orders/" }))];
+        assert_eq!(shown(&rule), expected);
+    }
+
+    #[test]
+    fn a_template_is_replaced_as_a_whole_because_envoy_refuses_its_prefix() {
+        let mut rule = forward(PathMatch::Template("/a/{id}".into()));
+        rule.rewrite.prefix = Some("/b%20".into());
+        let route = &shown(&rule)[0];
+        assert_eq!(route["route"], json!({ "cluster": "orders", "path_rewrite": "/b%%20", "timeout": "15s" }));
+        let policy = json!({
+            "name": "envoy.path.match.uri_template.uri_template_matcher",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+                "path_template": "/a/{id}",
+            },
+        });
+        assert_eq!(route["match"], json!({ "path_match_policy": policy }));
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_name() {
+        let redirect = Redirect {
+            scheme: Some("https".into()),
+            host: Some("new.example.com".into()),
+            port: Some(8443),
+            prefix: Some("/new".into()),
+            code: 308,
+            ..Redirect::default()
+        };
+        let moved = rule(PathMatch::Prefix("/old".into()), Action::Redirect(redirect.clone()));
+        let expected = json!({
+            "scheme_redirect": "https",
+            "host_redirect": "new.example.com",
+            "port_redirect": 8443,
+            "prefix_rewrite": "/new",
+            "response_code": "PERMANENT_REDIRECT",
+        });
+        assert_eq!(shown(&moved)[0]["redirect"], expected);
+        let path = Redirect { path: Some("/only".into()), code: 301, ..Redirect::default() };
+        let plain = rule(PathMatch::Exact("/old".into()), Action::Redirect(path));
+        assert_eq!(shown(&plain)[0]["redirect"], json!({ "path_redirect": "/only" }));
+        let rooted = Redirect { prefix: Some("/".into()), ..redirect };
+        assert_eq!(shown(&rule(PathMatch::Prefix("/old".into()), Action::Redirect(rooted))).len(), 2);
+    }
+
+    #[test]
+    fn a_fixed_response_has_its_headers_before_other_edits() {
+        let respond =
+            Respond { status: 503, body: Some("{}".into()), headers: strings(&[("content-type", "application/json")]) };
+        let mut rule = rule(PathMatch::Prefix(String::new()), Action::Respond(respond));
+        let edits = HeaderEdits { set: strings(&[("x-from", "edge")]), ..HeaderEdits::default() };
+        rule.settings.response_headers = Some(edits);
+        let expected = json!({
+            "@type": Route::type_url(),
+            "name": "routes/orders/list",
+            "match": { "prefix": "/" },
+            "direct_response": { "status": 503, "body": { "inline_string": "{}" } },
+            "response_headers_to_add": [
+                { "header": { "key": "content-type", "value": "application/json" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
+                { "header": { "key": "x-from", "value": "edge" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
+            ],
+        });
+        assert_eq!(shown(&rule), [expected]);
+    }
+
+    #[test]
+    fn written_hosts_and_configurations_equal_encoded_ones() {
+        let mut second = forward(PathMatch::Prefix("/b".into()));
+        second.rewrite.prefix = Some("/".into());
+        let routes = [compiled(&forward(PathMatch::Exact("/a".into()))), compiled(&second)].concat();
+        let decoded: Vec<Route> = routes.iter().map(|route| Route::decode(route.clone()).unwrap()).collect();
+        let host = |name: &str, routes: &[Route]| VirtualHost {
+            name: name.into(),
+            domains: vec![name.into()],
+            routes: routes.to_vec(),
+            ..VirtualHost::default()
+        };
+        let expected = [host("api.example.com", &decoded), host("*.example.com", &decoded[1..]), host("*", &[])];
+        let written = [
+            virtual_host(&HostPattern::Exact("api.example.com".into()), &routes),
+            virtual_host(&HostPattern::Wildcard("*.example.com".into()), &routes[1..]),
+            virtual_host(&HostPattern::Any, &[]),
+        ];
+        for (written, expected) in written.iter().zip(&expected) {
+            assert_eq!(*written, expected.encode_to_vec());
+        }
+        let whole = RouteConfiguration {
+            name: "edge".into(),
+            virtual_hosts: expected.to_vec(),
+            ignore_port_in_host_matching: true,
+            ..RouteConfiguration::default()
+        };
+        assert_eq!(RouteConfiguration::decode(configuration("edge", written.iter())).unwrap(), whole);
+        assert_eq!(
+            configuration("edge", [].iter()),
+            RouteConfiguration { virtual_hosts: vec![], ..whole }.encode_to_vec()
+        );
+    }
+}
