@@ -170,3 +170,166 @@ impl Certificates {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair};
+    use rustls::ClientConfig;
+    use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
+    use tempfile::TempDir;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// A folder with files of PEM, and what a client needs.
+    struct Fixture {
+        folder: TempDir,
+        issuer: Issuer<'static, KeyPair>,
+        authority: CertificateDer<'static>,
+    }
+
+    impl Fixture {
+        /// With `server.pem`, `server.key` and `ca.pem`.
+        fn new() -> Self {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let authority = params.self_signed(&key).unwrap();
+            let fixture = Self {
+                folder: TempDir::new().unwrap(),
+                issuer: Issuer::new(params, key),
+                authority: authority.der().clone(),
+            };
+            fixture.write("ca.pem", &authority.pem());
+            fixture.renew();
+            fixture
+        }
+
+        /// A new certificate and key for the server.
+        fn renew(&self) {
+            let CertifiedKey { cert, signing_key } = self.issue("xds.internal");
+            self.write("server.pem", &cert.pem());
+            self.write("server.key", &signing_key.serialize_pem());
+        }
+
+        fn issue(&self, name: &str) -> CertifiedKey<KeyPair> {
+            let signing_key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let cert = params.signed_by(&signing_key, &self.issuer).unwrap();
+            CertifiedKey { cert, signing_key }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.path(name), text).unwrap();
+        }
+
+        fn files(&self, client_ca: bool) -> TlsFiles {
+            TlsFiles {
+                certificate: self.path("server.pem"),
+                key: self.path("server.key"),
+                client_ca: client_ca.then(|| self.path("ca.pem")),
+            }
+        }
+
+        /// A client that trusts the authority and shows this certificate.
+        fn client(&self, certificate: Option<CertifiedKey<KeyPair>>) -> ClientConfig {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.authority.clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+            let mut client = if let Some(CertifiedKey { cert, signing_key }) = certificate {
+                let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+                builder.with_client_auth_cert(vec![cert.der().clone()], key.into()).unwrap()
+            } else {
+                builder.with_no_client_auth()
+            };
+            client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            client
+        }
+    }
+
+    /// The protocol that a server and a client agree on, or why the server refuses.
+    async fn handshake(server: ServerConfig, client: ClientConfig) -> Result<Vec<u8>, String> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let name = ServerName::try_from("xds.internal").unwrap();
+        let (server, _client) = tokio::join!(
+            TlsAcceptor::from(Arc::new(server)).accept(near),
+            TlsConnector::from(Arc::new(client)).connect(name, far)
+        );
+        let stream = server.map_err(|error| error.to_string())?;
+        Ok(stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec())
+    }
+
+    #[tokio::test]
+    async fn it_offers_http2_to_whoever_trusts_its_authority() {
+        let fixture = Fixture::new();
+        let server = load_server_config(&fixture.files(false)).unwrap();
+        assert_eq!(handshake(server, fixture.client(None)).await, Ok(b"h2".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn with_a_client_ca_every_client_is_verified() {
+        let fixture = Fixture::new();
+        let server = || load_server_config(&fixture.files(true)).unwrap();
+        let known = fixture.client(Some(fixture.issue("edge-1")));
+        assert_eq!(handshake(server(), known).await, Ok(b"h2".to_vec()));
+        let nobody = fixture.client(None);
+        assert_eq!(handshake(server(), nobody).await, Err("peer sent no certificates".to_owned()));
+        let stranger = fixture.client(Some(Fixture::new().issue("edge-1")));
+        let refused = handshake(server(), stranger).await.unwrap_err();
+        assert!(refused.starts_with("invalid peer certificate"), "{refused}");
+    }
+
+    #[test]
+    fn the_file_that_cannot_be_used_is_named() {
+        let fixture = Fixture::new();
+        let sentence = |files: &TlsFiles| load_server_config(files).unwrap_err().to_string();
+        let folder = fixture.folder.path().display();
+        let files = fixture.files(false);
+
+        let missing = TlsFiles { key: fixture.path("none.key"), ..files.clone() };
+        assert_eq!(sentence(&missing), format!("cannot read a private key from {folder}/none.key"));
+
+        fixture.write("empty.pem", "");
+        let empty = TlsFiles { certificate: fixture.path("empty.pem"), ..files.clone() };
+        assert_eq!(sentence(&empty), format!("{folder}/empty.pem holds no certificate"));
+
+        fixture.write("other.key", &KeyPair::generate().unwrap().serialize_pem());
+        let other = TlsFiles { key: fixture.path("other.key"), ..files };
+        assert_eq!(sentence(&other), format!("the certificate {folder}/server.pem and its key cannot be used"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_certificates_are_taken_and_bad_ones_are_not() {
+        let fixture = Fixture::new();
+        let certificates = Certificates::load(fixture.files(false)).unwrap();
+        let mut current = certificates.subscribe();
+        let reloads = watch::Sender::new(0);
+        let token = CancellationToken::new();
+        let running = tokio::spawn(certificates.run(reloads.subscribe(), token.clone()));
+        tokio::task::yield_now().await;
+
+        fixture.write("server.pem", "half a file");
+        tokio::time::sleep(LOOK_EVERY * 2).await;
+        assert!(!current.has_changed().unwrap());
+
+        fixture.renew();
+        current.changed().await.unwrap();
+        // On SIGHUP it looks at once.
+        fixture.renew();
+        let before = tokio::time::Instant::now();
+        reloads.send_replace(1);
+        current.changed().await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+
+        token.cancel();
+        running.await.unwrap();
+    }
+}

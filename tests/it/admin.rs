@@ -11,13 +11,14 @@ use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, ListReason};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
-use chancery::fleet::Fleet;
+use chancery::fleet::{Fleet, Identity, Sent, StreamHandle, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Command, Health};
 use chancery::reconcile::world::{Options, World};
 use chancery::resource::compile::{Difference, ResourceChange};
 use chancery::resource::{Resource, ResourceType};
 use chancery::snapshot::store::Store;
+use chancery::snapshot::version::SetVersion;
 use chancery::snapshot::{Facts, Source};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ struct Server {
     store: Memory,
     world: Arc<ArcSwap<World>>,
     snapshots: Arc<Store>,
+    fleet: Fleet,
     commands: mpsc::Receiver<Command>,
     health: watch::Sender<Health>,
     token: CancellationToken,
@@ -64,10 +66,11 @@ impl Server {
         let (commands_in, commands) = mpsc::channel(8);
         let (health, health_out) = watch::channel(Health { ready: true, pending: Vec::new(), stale_since: None });
         let (snapshots, token) = (Arc::new(Store::default()), CancellationToken::new());
+        let fleet = Fleet::default();
         let admin = Admin {
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),
-            fleet: Fleet::default(),
+            fleet: fleet.clone(),
             backend: Arc::new(store.clone()),
             commands: commands_in,
             readiness: Readiness::new(health_out, CancellationToken::new()),
@@ -77,7 +80,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let running = tokio::spawn(admin::serve(listener, admin, token.clone()));
         let client = Client::new();
-        let server = Self { address, store, world, snapshots, commands, health, token, running, client };
+        let server = Self { address, store, world, snapshots, fleet, commands, health, token, running, client };
         server.read_again().await;
         server
     }
@@ -157,6 +160,24 @@ fn change(resource_type: ResourceType, resource: Resource) -> ResourceChange {
     ResourceChange { group: "default".into(), resource_type, name, resource: Some(Arc::new(resource)) }
 }
 
+/// A delta stream of this node, of the group `default`.
+fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
+    fleet.connect(Identity {
+        node_id: node_id.into(),
+        node_cluster: "edge".into(),
+        group: "default".into(),
+        address: Some(([10, 0, 0, 9], 40_000).into()),
+        variant: Variant::Delta,
+        aggregated: true,
+        grpc_library: false,
+        connected_at: SystemTime::UNIX_EPOCH + BUILT_AT,
+    })
+}
+
+fn sent(version: u128, nonce: &str) -> Sent {
+    Sent { version: SetVersion(version), nonce: nonce.into(), at: SystemTime::UNIX_EPOCH + BUILT_AT }
+}
+
 const CLUSTER: &str = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
 const ROUTE: &str = r#"{"match": "/v1/users", "to": "users"}"#;
 
@@ -223,6 +244,73 @@ async fn of_a_secret_only_its_name_is_shown() {
     let shown = server.get("/api/v1/snapshot/secrets/wildcard").await;
     let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     assert_eq!(shown["resource"], json!({ "@type": secret, "name": "wildcard" }));
+}
+
+#[tokio::test]
+async fn clients_are_shown_with_what_they_hold_and_refuse() {
+    let server = Server::start(&[]).await;
+    let (first, second) = (connect(&server.fleet, "edge-1"), connect(&server.fleet, "edge-2"));
+    first.subscribed(ResourceType::Cluster, None);
+    first.sent(ResourceType::Cluster, sent(1, "a1"), 10);
+    first.acknowledged(ResourceType::Cluster, sent(1, "a1"), None);
+    first.subscribed(ResourceType::Route, Some(&Arc::new(["default".into()])));
+    first.sent(ResourceType::Route, sent(2, "a2"), 10);
+    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter");
+    drop(second);
+
+    let at = "2026-01-02T03:04:05.678Z";
+    let (one, two) = (format!("{:032x}", 1), format!("{:032x}", 2));
+    let expected = json!({
+        "stream": first.id(),
+        "node": { "id": "edge-1", "cluster": "edge" },
+        "group": "default",
+        "address": "10.0.0.9:40000",
+        "variant": "delta",
+        "connected_at": at,
+        "gone_at": null,
+        "warnings": [],
+        "types": {
+            "clusters": {
+                "subscribed": "*",
+                "sent": { "version": one, "nonce": "a1", "at": at },
+                "acknowledged": { "version": one, "nonce": "a1", "at": at },
+                "refused": null,
+            },
+            "routes": {
+                "subscribed": ["default"],
+                "sent": { "version": two, "nonce": "a2", "at": at },
+                "acknowledged": null,
+                "refused": { "version": two, "nonce": "a2", "at": at, "code": 13, "message": "no such filter" },
+            },
+        },
+    });
+    assert_eq!(server.get("/api/v1/clients/edge-1").await, json!({ "clients": [expected] }));
+    let all = server.get("/api/v1/clients").await;
+    let gone: Vec<bool> =
+        all["clients"].as_array().unwrap().iter().map(|client| !client["gone_at"].is_null()).collect();
+    assert_eq!(gone, [false, true]);
+    assert_eq!(server.get("/api/v1/clients/edge%2F3").await, json!({ "clients": [] }));
+}
+
+#[tokio::test]
+async fn a_document_that_a_connected_proxy_refuses_says_so() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/clusters/users-2", CLUSTER)]).await;
+    let refusing = connect(&server.fleet, "edge-1");
+    let message = "Error adding/updating cluster(s) users: bad";
+    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message);
+    let shown = server.get("/api/v1/documents?state=refused").await;
+    let users = json!({
+        "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
+        "reason": "refused by the proxy edge-1: Error adding/updating cluster(s) users: bad",
+        "path": null, "warnings": [], "revision": 1, "serving_revision": 1,
+    });
+    assert_eq!(shown, json!({ "documents": [users] }));
+    let second = connect(&server.fleet, "edge-2");
+    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message);
+    let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
+    assert_eq!(reason, json!(format!("refused by 2 streams, first by the proxy edge-1: {message}")));
+    drop((refusing, second));
+    assert_eq!(server.get("/api/v1/documents?state=refused").await, json!({ "documents": [] }));
 }
 
 #[tokio::test]
