@@ -253,7 +253,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     first.subscribed(ResourceType::Cluster, None);
     first.sent(ResourceType::Cluster, sent(1, "a1"), 10);
     first.acknowledged(ResourceType::Cluster, sent(1, "a1"), None);
-    first.subscribed(ResourceType::Route, Some(&Arc::new(["default".into()])));
+    first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
     first.sent(ResourceType::Route, sent(2, "a2"), 10);
     first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter");
     drop(second);
