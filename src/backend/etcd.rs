@@ -1,1 +1,202 @@
-//! TODO helper
+//! Documents in etcd.
+//!
+//! What enters: [`Options`], then prefixes to follow, keys to read, writes. What leaves: [`Event`]s in the order of etcd's
+//! revisions, one event a revision. It promises that a followed root misses nothing: whatever cannot be proven to be the
+//! next revision of the same history is answered by a new list (`follow`). It needs no etcd to be constructed, and prints
+//! no secret.
+//!
+//! ```text
+//! options ──→ connect ──→ follow ──→ Event          stats: what all of it counts
+//!                │          ├ list    at one revision, in pages
+//!                │          ├ batch   messages → revisions (pure)
+//!                │          └ fork    still the same history?
+//!                └──→ list, write                   error: what a failure asks of us
+//! ```
+//! etcd 3.4 and later; what newer versions repaired is not relied on. Left to others: what a key means, when to believe a
+//! list that lost half of its keys, and what to do while etcd is away.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::{Connection, Connector, Rotation, Shared};
+use self::error::{Class, Failure};
+use self::follow::Follower;
+pub use self::options::Options;
+pub use self::stats::Stats;
+use self::write::Refused;
+use super::{Backend, Entry, Event, ReadError, Relist, Write, WriteError};
+
+mod batch;
+mod connect;
+mod error;
+mod follow;
+mod fork;
+mod list;
+mod options;
+pub mod stats;
+mod write;
+
+/// The etcd backend. Cheap to share behind an `Arc`.
+pub struct Etcd {
+    connector: Connector,
+    shared: Shared,
+}
+
+impl Etcd {
+    /// Nothing is connected, read or checked yet: what is wrong with the options is told by the first use.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { connector: Connector::new(options, Arc::default()), shared: Shared::default() }
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.connector.stats)
+    }
+
+    /// Attempts at one call on the shared connection: every endpoint has one chance, a refused token another.
+    fn attempts(&self) -> Attempts<'_> {
+        let rotation = self.connector.rotation();
+        Attempts { etcd: self, left: rotation.len() + 1, rotation }
+    }
+
+    /// One key, now (`None`) or at a revision.
+    async fn get_one(&self, key: &[u8], revision: Option<i64>) -> Result<Option<Entry>, Failure> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await?;
+            match list::get(&mut connection, key, revision).await {
+                Ok((entry, _)) => return Ok(entry),
+                Err(failure) => attempts.on_failure(&connection, failure).await?,
+            }
+        }
+    }
+}
+
+/// See [`Etcd::attempts`].
+struct Attempts<'a> {
+    etcd: &'a Etcd,
+    rotation: Rotation,
+    left: usize,
+}
+
+impl Attempts<'_> {
+    async fn connection(&mut self) -> Result<Connection, Failure> {
+        loop {
+            match self.etcd.shared.get(&self.etcd.connector, &mut self.rotation).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => self.spend(failure)?,
+            }
+        }
+    }
+
+    /// Ok: another attempt with another connection is worth it.
+    async fn on_failure(&mut self, connection: &Connection, failure: Failure) -> Result<(), Failure> {
+        if failure.class == Class::Authentication {
+            self.etcd.connector.on_token_refused();
+        }
+        if is_of_connection(&failure) {
+            self.etcd.shared.forget(connection).await;
+        }
+        self.spend(failure.at(&connection.endpoint))
+    }
+
+    fn spend(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 || !is_of_connection(&failure) { Err(failure) } else { Ok(()) }
+    }
+}
+
+/// Whether another connection may not have this failure.
+fn is_of_connection(failure: &Failure) -> bool {
+    matches!(failure.class, Class::Retry | Class::Authentication)
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Etcd").field("options", &self.connector.options).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
+        Box::pin(Follower::new(&self.connector, prefix, relist, events).run(token)).await;
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        Ok(self.get_one(key, None).await?)
+    }
+
+    async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
+        if revision < 1 {
+            return Err(ReadError::NoHistory(revision));
+        }
+        match self.get_one(key, Some(revision)).await {
+            Err(failure) if matches!(failure.class, Class::Compacted | Class::Future) => {
+                Err(ReadError::NoHistory(revision))
+            }
+            read => Ok(read?),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await?;
+            match list::list(&mut connection, prefix.as_bytes()).await {
+                Ok(listed) => return Ok((listed.revision, listed.entries)),
+                Err(failure) => attempts.on_failure(&connection, failure).await?,
+            }
+        }
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+        let unavailable = |failure: Failure| WriteError::Unavailable(failure.to_string());
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await.map_err(unavailable)?;
+            match write::write(&mut connection, &writes).await {
+                Ok(revision) => return Ok(revision),
+                Err(Refused::NotSent(failure)) => {
+                    attempts.on_failure(&connection, failure).await.map_err(unavailable)?;
+                }
+                Err(Refused::Told(error)) => {
+                    if matches!(error, WriteError::Unknown(_)) {
+                        self.shared.forget(&connection).await;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn etag(&self, entry: &Entry) -> String {
+        entry.mod_revision.to_string()
+    }
+
+    /// The password and certificate files are read; if that works, every connection is made anew with them.
+    async fn reload(&self) -> Result<(), String> {
+        self.connector.options.credentials().await.map_err(|failure| failure.to_string())?;
+        self.connector.generation.send_modify(|generation| *generation += 1);
+        Ok(())
+    }
+}
+
+impl From<Failure> for ReadError {
+    fn from(failure: Failure) -> Self {
+        Self::Unavailable(failure.to_string())
+    }
+}

@@ -1,11 +1,557 @@
 //! The etcd backend against real etcd processes.
+//!
+//! Each test has an etcd of its own. [`Mirror`] is what a receiver makes of the events: applied in order they must give
+//! what etcd holds, whatever happened in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chancery::backend::etcd::stats::WatchState;
+use chancery::backend::etcd::{Etcd as Store, Options};
+use chancery::backend::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Relist, Write, WriteError};
+use etcd_client::{PutOptions, Txn, TxnOp};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::etcd::Etcd;
+use crate::support::proxy::Proxy;
+
+const PREFIX: &str = "/gateway/";
+/// No event may take longer; a frozen etcd is noticed after 7 to 10 s.
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// A running watch and what its events add up to.
+struct Mirror {
+    backend: Arc<Store>,
+    relist: Relist,
+    events: mpsc::Receiver<Event>,
+    token: CancellationToken,
+    task: JoinHandle<()>,
+    revision: i64,
+    entries: BTreeMap<Bytes, Entry>,
+}
+
+impl Mirror {
+    /// Follow the prefix; the first list is not read yet.
+    fn start(backend: Store) -> Self {
+        let backend = Arc::new(backend);
+        let (sender, events) = mpsc::channel(4);
+        let (relist, token) = (Relist::default(), CancellationToken::new());
+        let (follower, ask, stop) = (Arc::clone(&backend), relist.clone(), token.clone());
+        let task = tokio::spawn(async move { follower.watch(PREFIX, ask, sender, stop).await });
+        Self { backend, relist, events, token, task, revision: 0, entries: BTreeMap::new() }
+    }
+
+    /// Follow the prefix and read the first list.
+    async fn listed(etcd: &Etcd) -> Self {
+        let mut mirror = Self::start(backend(&[etcd.endpoint()]));
+        assert_eq!(mirror.next_list().await, ListReason::Start);
+        mirror
+    }
+
+    /// The next event, applied.
+    async fn next(&mut self) -> Event {
+        let event = timeout(LIMIT, self.events.recv()).await.expect("no event in time").expect("the watch goes on");
+        match &event {
+            Event::Listed { revision, entries, .. } => {
+                assert!(entries.is_sorted_by(|one, other| one.key < other.key), "a list is sorted by key");
+                self.entries = entries.iter().map(|entry| (entry.key.clone(), entry.clone())).collect();
+                self.revision = *revision;
+            }
+            Event::Changed { revision, changes } => {
+                assert!(*revision > self.revision, "revision {revision} after {}", self.revision);
+                self.revision = *revision;
+                for change in changes {
+                    match change {
+                        Change::Put(entry) => self.entries.insert(entry.key.clone(), entry.clone()),
+                        Change::Delete { key } => self.entries.remove(key),
+                    };
+                }
+            }
+            Event::Alive | Event::Failed { .. } | Event::Problems { .. } => {}
+        }
+        event
+    }
+
+    /// Events up to the next list; gives its reason.
+    async fn next_list(&mut self) -> ListReason {
+        loop {
+            if let Event::Listed { reason, .. } = self.next().await {
+                return reason;
+            }
+        }
+    }
+
+    /// Events up to the next change.
+    async fn next_change(&mut self) -> (i64, Vec<Change>) {
+        loop {
+            if let Event::Changed { revision, changes } = self.next().await {
+                return (revision, changes);
+            }
+        }
+    }
+
+    /// Events up to the next failure.
+    async fn next_failure(&mut self) -> String {
+        loop {
+            if let Event::Failed { reason } = self.next().await {
+                return reason;
+            }
+        }
+    }
+
+    /// Events until the mirror stands at `revision` or later; gives how many changes it took.
+    async fn reach(&mut self, revision: i64) -> usize {
+        let mut changes = 0;
+        while self.revision < revision {
+            changes += usize::from(matches!(self.next().await, Event::Changed { .. }));
+        }
+        changes
+    }
+
+    /// The mirror is what etcd holds.
+    async fn assert_equal(&self) {
+        let (_, entries) = self.backend.list(PREFIX).await.expect("list");
+        let entries: BTreeMap<Bytes, Entry> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        assert_eq!(self.entries, entries);
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        timeout(Duration::from_secs(1), self.task).await.expect("a cancelled watch ends").expect("without a panic");
+    }
+}
+
+fn backend(endpoints: &[String]) -> Store {
+    Store::new(Options { endpoints: endpoints.to_vec(), ..Options::default() })
+}
+
+fn key(name: &str) -> Bytes {
+    Bytes::from(format!("{PREFIX}{name}"))
+}
+
+fn write(name: &str, value: Option<&str>, expect: Expect) -> Write {
+    Write { key: key(name), value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())), expect }
+}
+
+async fn put(etcd: &Etcd, name: &str, value: impl Into<Vec<u8>>) -> i64 {
+    let response = etcd.client().await.put(key(name).as_ref(), value, None).await.expect("put");
+    response.header().expect("a header").revision()
+}
 
 #[tokio::test]
-async fn an_etcd_of_the_tests_keeps_its_data_over_a_restart() {
+async fn one_revision_is_one_event() {
     let etcd = Etcd::start().await;
-    etcd.client().await.put("/a", "1", None).await.expect("put");
+    put(&etcd, "routes/a", "1").await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    assert_eq!(mirror.next().await, Event::Alive);
+    assert_eq!(mirror.entries.len(), 1);
+
+    let puts: Vec<TxnOp> =
+        (0..100).map(|number| TxnOp::put(key(&format!("routes/{number:03}")).as_ref(), "x", None)).collect();
+    let response = etcd.client().await.txn(Txn::new().and_then(puts)).await.expect("a transaction");
+    let (revision, changes) = mirror.next_change().await;
+    assert_eq!((revision, changes.len()), (response.header().expect("a header").revision(), 100));
+    etcd.client().await.delete(key("routes/a").as_ref(), None).await.expect("delete");
+    let deleted = Change::Delete { key: key("routes/a") };
+    assert_eq!(mirror.next_change().await, (revision + 1, vec![deleted]));
+    mirror.assert_equal().await;
+    assert_eq!(mirror.backend.stats().puts.get(), 100);
+    assert_eq!(mirror.backend.stats().watches()[0].1.state(), WatchState::Live);
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_backlog_of_thousands_of_revisions_loses_nothing() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    // The receiver takes nothing meanwhile (4 events fit), so etcd must send the rest as catch-up, 1000 at a time.
+    let mut client = etcd.client().await;
+    let mut revision = 0;
+    for number in 0..3500 {
+        let name = key(&format!("routes/{}", number % 700));
+        let response = client.put(name.as_ref(), format!("{number}{:4000}", ""), None).await.expect("put");
+        revision = response.header().expect("a header").revision();
+    }
+    assert_eq!(mirror.reach(revision).await, 3500);
+    assert!(mirror.backend.stats().fragments.get() > 0, "some of it came in pieces");
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_many_pages_and_large_values_is_whole() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    // 2500 keys in three pages; beside them ten of 1 MB, more than tonic's usual 4 MiB.
+    for chunk in 0..25 {
+        let puts: Vec<TxnOp> =
+            (0..100).map(|n| TxnOp::put(key(&format!("routes/{:04}", chunk * 100 + n)).as_ref(), "x", None)).collect();
+        client.txn(Txn::new().and_then(puts)).await.expect("a transaction");
+    }
+    for number in 0..10 {
+        put(&etcd, &format!("clusters/{number}"), vec![b'x'; 1_000_000]).await;
+    }
+    let mut mirror = Mirror::listed(&etcd).await;
+    assert_eq!(mirror.entries.len(), 2510);
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_revision_larger_than_a_message_arrives_whole() {
+    let etcd = Etcd::start_with(&["--max-request-bytes", "20000000"]).await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    let puts: Vec<TxnOp> =
+        (0..12).map(|n| TxnOp::put(key(&format!("routes/{n}")).as_ref(), vec![b'x'; 1_000_000], None)).collect();
+    etcd.client().await.txn(Txn::new().and_then(puts)).await.expect("a transaction of 12 MB");
+    let (_, changes) = mirror.next_change().await;
+    assert_eq!(changes.len(), 12);
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn what_happened_while_cut_off_is_in_the_next_list() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.address()).await;
+    put(&etcd, "routes/kept", "1").await;
+    put(&etcd, "routes/gone", "1").await;
+    let mut mirror = Mirror::start(backend(&[proxy.endpoint()]));
+    assert_eq!(mirror.next_list().await, ListReason::Start);
+    proxy.cut();
+    mirror.next_failure().await;
+    let mut revision = 0;
+    for number in 0..20 {
+        revision = put(&etcd, "routes/kept", number.to_string()).await;
+    }
+    etcd.client().await.delete(key("routes/gone").as_ref(), None).await.expect("delete");
+    etcd.compact(revision + 1).await;
+    proxy.mend();
+    assert_eq!(mirror.next_list().await, ListReason::Reconnect);
+    assert_eq!(mirror.entries.len(), 1);
+    mirror.assert_equal().await;
+    put(&etcd, "routes/new", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_is_no_fork() {
+    let etcd = Etcd::start().await;
+    put(&etcd, "routes/a", "1").await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    put(&etcd, "routes/b", "1").await;
+    mirror.next_change().await;
+    etcd.client().await.delete(key("routes/a").as_ref(), None).await.expect("delete");
+    mirror.next_change().await;
+    etcd.kill();
+    let reason = mirror.next_failure().await;
+    assert!(reason.starts_with(&etcd.endpoint()), "{reason}");
     etcd.restart().await;
-    assert_eq!(etcd.etcdctl(&["get", "/a", "--print-value-only"]), "1\n");
+    assert_eq!(mirror.next_list().await, ListReason::Reconnect);
+    put(&etcd, "routes/c", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_wiped_data_directory_is_a_fork_even_when_it_has_grown_past_what_was_seen() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.address()).await;
+    put(&etcd, "routes/a", "1").await;
+    let mut mirror = Mirror::start(backend(&[proxy.endpoint()]));
+    assert_eq!(mirror.next_list().await, ListReason::Start);
+    let seen = put(&etcd, "routes/b", "1").await;
+    mirror.reach(seen).await;
+    proxy.cut();
+    etcd.wipe();
+    etcd.restart().await;
+    let mut revision = 0;
+    while revision <= seen {
+        revision = put(&etcd, "routes/other", "1").await;
+    }
+    proxy.mend();
+    assert_eq!(mirror.next_list().await, ListReason::Fork);
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_went_back_is_a_fork() {
+    let etcd = Etcd::start().await;
+    put(&etcd, "routes/a", "1").await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    etcd.wipe();
+    etcd.restart().await;
+    assert_eq!(mirror.next_list().await, ListReason::Fork);
+    assert_eq!((mirror.revision, mirror.entries.len()), (1, 0));
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_too_slow_for_the_compaction_gets_a_list() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    let mut client = etcd.client().await;
+    let mut revision = 0;
+    for number in 0..4000 {
+        let response = client.put(key("routes/a").as_ref(), format!("{number}{:8000}", ""), None).await.expect("put");
+        revision = response.header().expect("a header").revision();
+    }
+    etcd.compact(revision).await;
+    assert_eq!(mirror.next_list().await, ListReason::Compacted);
+    mirror.reach(revision).await;
+    mirror.assert_equal().await;
+    put(&etcd, "routes/b", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_etcd_is_noticed_and_found_again() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    etcd.stop();
+    let frozen = Instant::now();
+    mirror.next_failure().await;
+    assert!(frozen.elapsed() < Duration::from_secs(12), "noticed after {:?}", frozen.elapsed());
+    etcd.cont();
+    assert_eq!(mirror.next_list().await, ListReason::Reconnect);
+    put(&etcd, "routes/a", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_healthy_watch_says_that_it_is_alive() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    assert_eq!(mirror.next().await, Event::Alive);
+    let listed = Instant::now();
+    // The first silence has one read and one request for progress, the second proves that both were answered.
+    assert_eq!(mirror.next().await, Event::Alive);
+    assert_eq!(mirror.next().await, Event::Alive);
+    assert!(listed.elapsed() < Duration::from_secs(12), "{:?}", listed.elapsed());
+    assert_eq!(mirror.backend.stats().lists(ListReason::Reconnect), 0);
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_is_confirmed_when_asked() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    mirror.relist.ask();
+    assert_eq!(mirror.next_list().await, ListReason::Confirm);
+    put(&etcd, "routes/a", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_a_right_one_taken_on_reload() {
+    let etcd = Etcd::start().await;
+    put(&etcd, "routes/a", "1").await;
+    etcd.add_user("gw", "right", &[PREFIX]);
+    etcd.enable_auth("root-password");
+    let folder = tempfile::tempdir().expect("a folder");
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "wrong-hunter2\n").expect("write the password");
+    let mut mirror = Mirror::start(Store::new(Options {
+        endpoints: vec![etcd.endpoint()],
+        user: Some("gw".to_owned()),
+        password_file: Some(password_file.clone()),
+        ..Options::default()
+    }));
+    let reason = mirror.next_failure().await;
+    assert!(reason.contains("authentication failed") && !reason.contains("hunter2"), "{reason}");
+    std::fs::write(&password_file, "right\n").expect("write the password");
+    mirror.backend.reload().await.expect("reload");
+    assert_eq!(mirror.next_list().await, ListReason::Start);
+    put(&etcd, "routes/b", "1").await;
+    mirror.next_change().await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_is_told_so() {
+    let etcd = Etcd::start().await;
+    etcd.add_user("gw", "right", &["/elsewhere/"]);
+    etcd.enable_auth("root-password");
+    let folder = tempfile::tempdir().expect("a folder");
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "right").expect("write the password");
+    let mut mirror = Mirror::start(Store::new(Options {
+        endpoints: vec![etcd.endpoint()],
+        user: Some("gw".to_owned()),
+        password_file: Some(password_file),
+        ..Options::default()
+    }));
+    let reason = mirror.next_failure().await;
+    assert!(reason.contains("permission denied"), "{reason}");
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_etcd_forgot_is_renewed() {
+    let etcd = Etcd::start().await;
+    etcd.add_user("gw", "right", &[PREFIX]);
+    etcd.enable_auth("root-password");
+    let folder = tempfile::tempdir().expect("a folder");
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "right").expect("write the password");
+    let mut mirror = Mirror::start(Store::new(Options {
+        endpoints: vec![etcd.endpoint()],
+        user: Some("gw".to_owned()),
+        password_file: Some(password_file),
+        ..Options::default()
+    }));
+    assert_eq!(mirror.next_list().await, ListReason::Start);
+    let revision = mirror.backend.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("write");
+    // Simple tokens live in the memory of the process.
+    etcd.restart().await;
+    let written = mirror.backend.write(vec![write("routes/a", Some("2"), Expect::Etag(revision.to_string()))]).await;
+    assert_eq!(written.expect("write with a new token"), revision + 1);
+    mirror.reach(revision + 1).await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_where_none_is_asked_for_is_no_hindrance() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "right").expect("write the password");
+    let mut mirror = Mirror::start(Store::new(Options {
+        endpoints: vec![etcd.endpoint()],
+        user: Some("gw".to_owned()),
+        password_file: Some(password_file),
+        ..Options::default()
+    }));
+    assert_eq!(mirror.next_list().await, ListReason::Start);
+    // Turned on at run time: the open watch goes on, the next write needs a token.
+    etcd.add_user("gw", "right", &[PREFIX]);
+    etcd.enable_auth("root-password");
+    let revision = mirror.backend.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("write");
+    mirror.reach(revision).await;
+    mirror.assert_equal().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_write_expects_what_it_was_told() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let first = store.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("create");
+    let again = store.write(vec![write("routes/a", Some("2"), Expect::Absent)]).await;
+    let Err(WriteError::Conflict { key: conflicting, current: Some(current) }) = again else { panic!("{again:?}") };
+    assert_eq!((conflicting.as_str(), &current.value[..]), ("/gateway/routes/a", &b"1"[..]));
+    assert_eq!(store.etag(&current), first.to_string());
+
+    let second = write("routes/a", Some("2"), Expect::Etag(store.etag(&current)));
+    let revision = store.write(vec![second.clone(), write("routes/b", Some("1"), Expect::Any)]).await.expect("update");
+    assert_eq!(revision, first + 1, "two keys, one revision");
+    let stale = store.write(vec![second, write("routes/c", Some("1"), Expect::Any)]).await;
+    assert!(matches!(stale, Err(WriteError::Conflict { current: Some(_), .. })), "{stale:?}");
+    let nonsense = store.write(vec![write("routes/a", None, Expect::Etag("nonsense".to_owned()))]).await;
+    assert!(matches!(nonsense, Err(WriteError::Conflict { .. })), "{nonsense:?}");
+    assert_eq!(store.get(&key("routes/c")).await.expect("get"), None, "nothing of a refused change is written");
+    assert_eq!(store.write(vec![write("routes/b", None, Expect::Any)]).await.expect("delete"), revision + 1);
+    assert_eq!(store.get(&key("routes/b")).await.expect("get"), None);
+}
+
+#[tokio::test]
+async fn an_equal_write_is_no_write() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let revision = store.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("create");
+    let equal =
+        vec![write("routes/a", Some("1"), Expect::Etag(revision.to_string())), write("routes/b", None, Expect::Any)];
+    assert_eq!(store.write(equal).await.expect("equal"), revision);
+    assert_eq!(store.list(PREFIX).await.expect("list").0, revision, "etcd's revision did not move");
+}
+
+#[tokio::test]
+async fn a_write_that_etcd_does_not_take_names_its_size() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let many = (0..129).map(|number| write(&format!("routes/{number}"), Some("x"), Expect::Any)).collect();
+    let refused = store.write(many).await;
+    assert!(matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("129 operations")), "{refused:?}");
+    for size in [1_600_000, 2_500_000] {
+        let large = "x".repeat(size);
+        let refused = store.write(vec![write("routes/a", Some(&large), Expect::Any)]).await;
+        assert!(matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("bytes")), "{refused:?}");
+    }
+    let twice = vec![write("routes/a", Some("1"), Expect::Any), write("routes/a", None, Expect::Any)];
+    let refused = store.write(twice).await;
+    assert!(matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("twice")), "{refused:?}");
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable_not_unknown() {
+    let store = backend(&["http://127.0.0.1:1".to_owned()]);
+    let refused = store.write(vec![write("routes/a", Some("1"), Expect::Any)]).await;
+    assert!(matches!(refused, Err(WriteError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(store.get(b"/a").await, Err(ReadError::Unavailable(_))));
+    let mut mirror = Mirror::start(store);
+    assert!(mirror.next_failure().await.starts_with("http://127.0.0.1:1: "));
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn history_is_read_until_it_is_compacted() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let first = put(&etcd, "routes/a", "1").await;
+    let second = put(&etcd, "routes/a", "2").await;
+    let value = |entry: Option<Entry>| entry.map(|entry| entry.value);
+    assert_eq!(value(store.get_at(&key("routes/a"), first).await.expect("first")), Some(Bytes::from_static(b"1")));
+    assert_eq!(value(store.get_at(&key("routes/a"), first - 1).await.expect("before")), None);
+    etcd.compact(second).await;
+    for gone in [first, second + 10, 0] {
+        let read = store.get_at(&key("routes/a"), gone).await;
+        assert!(matches!(read, Err(ReadError::NoHistory(revision)) if revision == gone), "{read:?}");
+    }
+    assert_eq!(value(store.get_at(&key("routes/a"), second).await.expect("second")), Some(Bytes::from_static(b"2")));
+}
+
+#[tokio::test]
+async fn a_lease_that_expires_is_a_delete() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    let mut client = etcd.client().await;
+    let lease = client.lease_grant(1, None).await.expect("a lease").id();
+    let options = PutOptions::new().with_lease(lease);
+    client.put(key("services/a/1").as_ref(), "10.0.0.1:80", Some(options)).await.expect("put");
+    let (_, changes) = mirror.next_change().await;
+    assert!(matches!(&changes[..], [Change::Put(entry)] if entry.leased), "{changes:?}");
+    let (_, changes) = mirror.next_change().await;
+    assert_eq!(changes, [Change::Delete { key: key("services/a/1") }]);
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn one_of_two_endpoints_may_be_dead() {
+    let etcd = Etcd::start().await;
+    put(&etcd, "routes/a", "1").await;
+    for _ in 0..4 {
+        let endpoints = ["http://127.0.0.1:1".to_owned(), etcd.endpoint()];
+        let mut mirror = Mirror::start(backend(&endpoints));
+        assert_eq!(mirror.next_list().await, ListReason::Start);
+        mirror.assert_equal().await;
+        assert_eq!(mirror.backend.stats().watches()[0].1.endpoint(), etcd.endpoint());
+        mirror.stop().await;
+    }
 }

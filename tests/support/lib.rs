@@ -11,6 +11,7 @@ pub mod envoy;
 pub mod etcd;
 pub mod eventually;
 pub mod process;
+pub mod proxy;
 pub mod server;
 pub mod tools;
 pub mod upstream;

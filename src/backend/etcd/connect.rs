@@ -1,0 +1,306 @@
+//! Connections: one endpoint each, in an order of our own.
+//!
+//! etcd-client's channel over several endpoints sends calls to dead ones, so every [`Connection`] has exactly one, and
+//! whoever loses it asks for the next ([`Rotation`]). A followed root has a connection of its own, because watches that
+//! share one can starve each other; reads and writes share another.
+//!
+//! Authentication costs etcd a bcrypt: after a refusal, or when a token was not taken, the process authenticates once a
+//! second at most ([`Throttle`]). A token is renewed by connecting anew; auto refresh covers no watches.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Client, KvClient, WatchClient};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use super::error::{Class, Failure};
+use super::options::{CALL_TIMEOUT, Credentials, Endpoint, Options};
+use super::stats::Stats;
+
+/// A page of a list or a joined catch-up may be this large; tonic's own limit is 4 MiB.
+const DECODE_LIMIT: usize = 64 << 20;
+/// Between two authentications, once etcd has refused one or a token.
+const AUTHENTICATION_DISTANCE: Duration = Duration::from_secs(1);
+/// For what the timeout of the channel does not cover, such as waiting for the connection itself.
+const OUTER_TIMEOUT: Duration = CALL_TIMEOUT.saturating_add(Duration::from_secs(1));
+
+/// Endpoints in a random order, one after the other, for ever.
+#[derive(Debug)]
+pub(super) struct Rotation {
+    order: Vec<usize>,
+    next: usize,
+}
+
+impl Rotation {
+    pub(super) fn new(endpoints: usize) -> Self {
+        let mut order: Vec<usize> = (0..endpoints.max(1)).collect();
+        order.shuffle(&mut rand::rng());
+        Self { order, next: 0 }
+    }
+
+    pub(super) fn next(&mut self) -> usize {
+        let index = self.order[self.next % self.order.len()];
+        self.next += 1;
+        index
+    }
+
+    /// How many attempts try every endpoint once.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+}
+
+/// A connection to one member.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) endpoint: Endpoint,
+    pub(super) kv: KvClient,
+    pub(super) watch: WatchClient,
+    number: u64,
+}
+
+/// Makes connections.
+#[derive(Debug)]
+pub(super) struct Connector {
+    pub(super) options: Options,
+    pub(super) stats: Arc<Stats>,
+    /// Grows with every reload: connections made before are to be replaced.
+    pub(super) generation: watch::Sender<u64>,
+    throttle: Throttle,
+    /// Sentences about members that were said once.
+    said: Mutex<BTreeSet<String>>,
+}
+
+impl Connector {
+    pub(super) fn new(options: Options, stats: Arc<Stats>) -> Self {
+        Self {
+            options,
+            stats,
+            generation: watch::Sender::new(0),
+            throttle: Throttle::default(),
+            said: Mutex::default(),
+        }
+    }
+
+    pub(super) fn rotation(&self) -> Rotation {
+        Rotation::new(self.options.endpoints.len())
+    }
+
+    /// Connect to the endpoint at `index` and see whether its member can be used.
+    pub(super) async fn connect(&self, index: usize) -> Result<Connection, Failure> {
+        let endpoint = self.options.endpoint(index)?;
+        self.connect_to(&endpoint).await.map_err(|failure| failure.at(&endpoint))
+    }
+
+    async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
+        let credentials = self.options.credentials().await?;
+        let client = self.authenticated(endpoint, &credentials).await?;
+        self.check_member(endpoint, client.clone()).await?;
+        Ok(Connection {
+            endpoint: endpoint.clone(),
+            kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
+            watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+            number: rand::rng().random(),
+        })
+    }
+
+    /// The token that etcd gave is not taken any more: authentications are spaced from now on.
+    pub(super) fn on_token_refused(&self) {
+        self.throttle.begin();
+    }
+
+    async fn authenticated(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Client, Failure> {
+        if !credentials.has_user() {
+            return open(endpoint, credentials, false).await;
+        }
+        self.throttle.turn().await;
+        match open(endpoint, credentials, true).await {
+            Ok(client) => {
+                self.stats.token_refreshes.add(1);
+                Ok(client)
+            }
+            Err(failure) if failure.to_string().contains("authentication is not enabled") => {
+                self.say_once(format!("etcd at {endpoint} does not ask for a user: going on without one"), true);
+                open(endpoint, credentials, false).await
+            }
+            Err(failure) => {
+                if failure.class != Class::Retry {
+                    self.stats.token_refresh_failures.add(1);
+                    self.throttle.begin();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Learners and corrupt members are left to others. A member that does not tell (it may ask for more rights than we
+    /// have) is taken.
+    async fn check_member(&self, endpoint: &Endpoint, mut client: Client) -> Result<(), Failure> {
+        let status = match timeout(OUTER_TIMEOUT, client.status()).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) => {
+                let failure = Failure::from(error);
+                if failure.class == Class::Retry {
+                    return Err(failure);
+                }
+                debug!(%endpoint, %failure, "The member does not tell its status");
+                return Ok(());
+            }
+            Err(_) => return Err(Failure::timeout("the first call")),
+        };
+        if status.is_learner() {
+            return Err(Failure::new(Class::Retry, "this member is a learner, it cannot be read"));
+        }
+        if status.errors().iter().any(|error| error.contains("CORRUPT")) {
+            return Err(Failure::new(Class::Retry, "this member has the alarm CORRUPT"));
+        }
+        if has_watch_faults(status.version()) {
+            let version = status.version();
+            let sentence = format!(
+                "etcd at {endpoint} is {version}, which can lose a watched delete; every reconnect lists again, and 3.5.18 or later is better"
+            );
+            self.say_once(sentence, false);
+        }
+        Ok(())
+    }
+
+    fn say_once(&self, sentence: String, is_warning: bool) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.contains(&sentence) {
+            return;
+        }
+        if is_warning {
+            warn!("{sentence}");
+        } else {
+            info!("{sentence}");
+        }
+        said.insert(sentence);
+    }
+}
+
+/// Spaces authentications by a second, once there is a reason to.
+#[derive(Debug, Default)]
+struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    /// Wait for the next free moment.
+    async fn turn(&self) {
+        let at = {
+            let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(free) = *next else { return };
+            let at = free.max(Instant::now());
+            *next = Some(at + jittered(AUTHENTICATION_DISTANCE));
+            at
+        };
+        sleep_until(at).await;
+    }
+}
+
+/// The connection that reads and writes share; made when the first needs it.
+#[derive(Default)]
+pub(super) struct Shared(AsyncMutex<Option<(Connection, u64)>>);
+
+impl Shared {
+    /// The connection, made anew with the next endpoint of `rotation` if there is none (or only one from before a reload).
+    pub(super) async fn get(&self, connector: &Connector, rotation: &mut Rotation) -> Result<Connection, Failure> {
+        let mut current = self.0.lock().await;
+        let generation = *connector.generation.borrow();
+        if let Some((connection, of)) = current.as_ref()
+            && *of == generation
+        {
+            return Ok(connection.clone());
+        }
+        *current = None;
+        let connection = connector.connect(rotation.next()).await?;
+        *current = Some((connection.clone(), generation));
+        Ok(connection)
+    }
+
+    /// This connection failed: whoever comes next makes another. One that was made meanwhile stays.
+    pub(super) async fn forget(&self, failed: &Connection) {
+        let mut current = self.0.lock().await;
+        if current.as_ref().is_some_and(|(connection, _)| connection.number == failed.number) {
+            *current = None;
+        }
+    }
+}
+
+/// The answer of a call, or a failure after the time for one.
+pub(super) async fn answer<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, Failure> {
+    match timeout(OUTER_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(Failure::from),
+        Err(_) => Err(Failure::timeout(what)),
+    }
+}
+
+async fn open(endpoint: &Endpoint, credentials: &Credentials, with_user: bool) -> Result<Client, Failure> {
+    let options = credentials.connect_options(endpoint, with_user);
+    answer("the connection", Box::pin(Client::connect([endpoint.as_str()], Some(options)))).await
+}
+
+fn jittered(duration: Duration) -> Duration {
+    duration + rand::rng().random_range(Duration::ZERO..duration / 4)
+}
+
+/// Whether this version can lose a delete that sits at a compacted revision (fixed in 3.4.36, 3.5.18 and 3.6).
+fn has_watch_faults(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) = (numbers.next(), numbers.next(), numbers.next()) else {
+        return false;
+    };
+    match (major, minor) {
+        (3, 4) => patch < 36,
+        (3, 5) => patch < 18,
+        _ => (major, minor) < (3, 4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_visits_every_endpoint_before_it_comes_back() {
+        let mut rotation = Rotation::new(3);
+        let first: Vec<usize> = (0..3).map(|_| rotation.next()).collect();
+        let second: Vec<usize> = (0..3).map(|_| rotation.next()).collect();
+        assert_eq!(first, second);
+        assert_eq!(first.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn authentications_are_spaced_once_one_was_refused() {
+        let throttle = Throttle::default();
+        let start = Instant::now();
+        throttle.turn().await;
+        throttle.turn().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        throttle.begin();
+        throttle.turn().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..3 {
+            throttle.turn().await;
+        }
+        assert!(start.elapsed() >= AUTHENTICATION_DISTANCE * 3, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn versions_with_known_watch_faults_are_told_apart() {
+        let faulty = ["3.3.27", "3.4.23", "3.4.35", "3.5.0", "3.5.17", "3.5.9-rc.1"];
+        let sound = ["3.4.36", "3.5.18", "3.6.0", "4.0.0", "unknown"];
+        assert!(faulty.into_iter().all(has_watch_faults));
+        assert!(!sound.into_iter().any(has_watch_faults));
+    }
+}

@@ -1,0 +1,396 @@
+//! Following a root: the loop that loses no change.
+//!
+//! ```text
+//! Connect ──→ List ──→ Watch ──→ Live ──┐ compacted, forked, asked to confirm: List
+//!    ↑          │        │        │     └ broken, silent, out of order: Wait
+//!    └── Wait ←─┴────────┴────────┘
+//! ```
+//! Every reconnect lists: it is the only answer to restores, lost tombstones and skipped events alike, and a list equal to
+//! what was told costs its receiver nothing. A watch that says nothing is never taken for one without news: every 5 s a
+//! linearizable read must be answered, and a silent watch must answer a request for progress. Progress is a sign of life
+//! only; its revision lies on older servers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::batch::{self, Joiner};
+use super::connect::{Connection, Connector, Rotation, answer};
+use super::error::{Class, Failure};
+use super::fork::Mark;
+use super::list::{first_key, list, prefix_end, probe, to_entry};
+use super::stats::{StreamErrorClass, WatchState, WatchStats};
+use crate::backend::backoff::Backoff;
+use crate::backend::{Change, Event, ListReason, Relist};
+
+/// Between two linearizable reads of a healthy watch, and the silence after which it must give a sign of life.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// The answer to a request for progress; a frozen etcd accepts any number of those.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
+/// A watch that lived so long was no fluke: the next failure waits as shortly as the first.
+const STEADY_AFTER: Duration = Duration::from_secs(60);
+
+/// Follows one root.
+pub(super) struct Follower<'a> {
+    connector: &'a Connector,
+    prefix: Vec<u8>,
+    relist: Relist,
+    events: mpsc::Sender<Event>,
+    stats: Arc<WatchStats>,
+    rotation: Rotation,
+    backoff: Backoff,
+    reloads: watch::Receiver<u64>,
+    /// What was seen last; `None` before the first list.
+    mark: Option<Mark>,
+}
+
+/// Where the loop is. Each state holds what only it needs.
+enum State {
+    Connect,
+    List {
+        connection: Connection,
+        reason: ListReason,
+    },
+    Watch {
+        connection: Connection,
+        revision: i64,
+    },
+    Live(Box<Live>),
+    Wait {
+        failure: Failure,
+    },
+    /// Nobody listens any more.
+    Done,
+}
+
+/// A watch that etcd has confirmed.
+struct Live {
+    connection: Connection,
+    stream: WatchStream,
+    joiner: Joiner,
+}
+
+/// How a live watch ended.
+enum End {
+    List(ListReason),
+    Reconnect,
+    Failed(Failure),
+    Done,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(connector: &'a Connector, prefix: &str, relist: Relist, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            connector,
+            prefix: prefix.as_bytes().to_vec(),
+            relist,
+            events,
+            stats: connector.stats.watch(prefix),
+            rotation: connector.rotation(),
+            backoff: Backoff::new(),
+            reloads: connector.generation.subscribe(),
+            mark: None,
+        }
+    }
+
+    /// Follow until `token` is cancelled or the receiver of the events is gone.
+    pub(super) async fn run(mut self, token: CancellationToken) {
+        let mut state = State::Connect;
+        let events = self.events.clone();
+        while !matches!(state, State::Done) {
+            state = tokio::select! {
+                () = token.cancelled() => State::Done,
+                () = events.closed() => State::Done,
+                next = self.step(state) => next,
+            };
+        }
+    }
+
+    async fn step(&mut self, state: State) -> State {
+        match state {
+            State::Connect => self.connect().await,
+            State::List { connection, reason } => self.list(connection, reason).await,
+            State::Watch { connection, revision } => self.watch(connection, revision).await,
+            State::Live(live) => self.live(*live).await,
+            State::Wait { failure } => self.wait(failure).await,
+            State::Done => State::Done,
+        }
+    }
+
+    async fn connect(&mut self) -> State {
+        self.stats.set_state(WatchState::Connecting);
+        self.reloads.mark_unchanged();
+        match self.connect_and_judge().await {
+            Ok((connection, reason)) => {
+                self.stats.set_endpoint(connection.endpoint.as_str());
+                State::List { connection, reason }
+            }
+            Err(failure) => State::Wait { failure },
+        }
+    }
+
+    /// A connection, and what its list will be: the same history or another one.
+    async fn connect_and_judge(&mut self) -> Result<(Connection, ListReason), Failure> {
+        let mut connection = self.connector.connect(self.rotation.next()).await?;
+        let reason = match &self.mark {
+            None => ListReason::Start,
+            Some(mark) => match mark.is_forked(&mut connection).await {
+                Ok(true) => ListReason::Fork,
+                Ok(false) => ListReason::Reconnect,
+                Err(failure) => return Err(failure.at(&connection.endpoint)),
+            },
+        };
+        Ok((connection, reason))
+    }
+
+    async fn list(&mut self, mut connection: Connection, reason: ListReason) -> State {
+        self.stats.set_state(WatchState::Listing);
+        let started = Instant::now();
+        let listed = match list(&mut connection, &self.prefix).await {
+            Ok(listed) => listed,
+            Err(failure) => return State::Wait { failure: failure.at(&connection.endpoint) },
+        };
+        let forked = self.mark.as_ref().is_some_and(|mark| mark.contradicts_list(&listed));
+        let reason = if forked { ListReason::Fork } else { reason };
+        self.connector.stats.on_list(reason, listed.bytes, started.elapsed());
+        self.stats.on_quorum_read(listed.revision);
+        self.mark = Some(Mark::of_list(&listed));
+        let revision = listed.revision;
+        if !self.tell(Event::Listed { revision, reason, entries: listed.entries }).await
+            || !self.tell(Event::Alive).await
+        {
+            return State::Done;
+        }
+        self.stats.set_applied(revision);
+        State::Watch { connection, revision }
+    }
+
+    async fn watch(&mut self, mut connection: Connection, revision: i64) -> State {
+        self.stats.set_state(WatchState::Watching);
+        match open_watch(&mut connection, &self.prefix, revision).await {
+            Ok(stream) => State::Live(Box::new(Live { connection, stream, joiner: Joiner::new(revision) })),
+            Err(failure) => self.on_end(connection, End::Failed(failure)),
+        }
+    }
+
+    async fn live(&mut self, live: Live) -> State {
+        let Live { connection, stream, joiner } = live;
+        self.stats.set_state(WatchState::Live);
+        self.stats.last_message.set_now();
+        let since = Instant::now();
+        let end = self.receive(&connection, stream, joiner).await;
+        if since.elapsed() >= STEADY_AFTER {
+            self.backoff.reset();
+        }
+        self.on_end(connection, end)
+    }
+
+    /// Receive and probe until the watch ends. The stream is dropped with it, which ends the watch at etcd too.
+    async fn receive(&mut self, connection: &Connection, mut stream: WatchStream, mut joiner: Joiner) -> End {
+        let relist = self.relist.clone();
+        let mut reloads = self.reloads.clone();
+        let mut probes = interval(PROBE_INTERVAL);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        probes.reset();
+        let mut read: Option<Probe> = None;
+        let mut last_message = Instant::now();
+        let mut progress_due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = relist.asked() => return End::List(ListReason::Confirm),
+                Ok(()) = reloads.changed() => return End::Reconnect,
+                answered = answered(&mut read) => {
+                    read = None;
+                    match answered {
+                        Ok(header) if self.is_fork(&header) => return End::List(ListReason::Fork),
+                        Ok(header) => self.stats.on_quorum_read(header.revision()),
+                        Err(failure) => return End::Failed(failure),
+                    }
+                    if !self.tell(Event::Alive).await {
+                        return End::Done;
+                    }
+                }
+                _ = probes.tick() => {
+                    if read.is_none() {
+                        read = Some(self.begin_probe(connection));
+                    }
+                    if progress_due.is_none() && last_message.elapsed() >= PROBE_INTERVAL {
+                        // "Sent" means queued here; the answer counts.
+                        if let Err(error) = stream.request_progress().await {
+                            return End::Failed(error.into());
+                        }
+                        progress_due = Some(Instant::now() + PROGRESS_TIMEOUT);
+                    }
+                }
+                message = stream.message() => {
+                    last_message = Instant::now();
+                    progress_due = None;
+                    match message {
+                        Ok(Some(message)) => {
+                            if let Err(end) = self.on_message(&mut joiner, message).await {
+                                return end;
+                            }
+                        }
+                        Ok(None) => return End::Failed(Failure::new(Class::Retry, "etcd ended the watch's stream")),
+                        Err(error) => return End::Failed(error.into()),
+                    }
+                }
+                () = due(progress_due) => {
+                    return End::Failed(Failure::timeout("a request for the watch's progress"));
+                }
+            }
+        }
+    }
+
+    fn begin_probe(&self, connection: &Connection) -> Probe {
+        let mut connection = connection.clone();
+        let prefix = self.prefix.clone();
+        Box::pin(async move { probe(&mut connection, &prefix).await })
+    }
+
+    fn is_fork(&self, header: &ResponseHeader) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.contradicts(header))
+    }
+
+    async fn on_message(&mut self, joiner: &mut Joiner, message: WatchResponse) -> Result<(), End> {
+        self.stats.last_message.set_now();
+        let message = message.0;
+        if message.canceled {
+            return Err(End::Failed(Failure::canceled(&message.cancel_reason, message.compact_revision)));
+        }
+        if message.events.is_empty() && !message.fragment {
+            self.stats.last_progress.set_now();
+        }
+        self.connector.stats.fragments.add(u64::from(message.fragment));
+        let mut events = Vec::with_capacity(message.events.len());
+        for event in message.events {
+            let Some(pair) = event.kv else { continue };
+            events.push(match event.r#type {
+                0 => {
+                    let mod_revision = pair.mod_revision;
+                    let entry = to_entry(etcd_client::KeyValue(pair));
+                    batch::Event { mod_revision, change: Change::Put(entry) }
+                }
+                1 => batch::Event { mod_revision: pair.mod_revision, change: Change::Delete { key: pair.key.into() } },
+                unknown => {
+                    let sentence = format!("etcd sent an event of the unknown type {unknown}");
+                    return Err(End::Failed(Failure::configuration(sentence)));
+                }
+            });
+        }
+        let joined = joiner.push(events, message.fragment).map_err(|violation| {
+            self.connector.stats.order_violations.add(1);
+            self.connector.stats.on_stream_error(StreamErrorClass::Order);
+            End::Failed(Failure::new(Class::Retry, violation.to_string()))
+        })?;
+        self.connector.stats.events_dropped_old.count(joined.old);
+        for batch in joined.batches {
+            self.apply(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, batch: batch::Batch) -> Result<(), End> {
+        let batch::Batch { revision, changes } = batch;
+        let puts = changes.iter().filter(|change| matches!(change, Change::Put(_))).count();
+        self.connector.stats.puts.count(puts);
+        self.connector.stats.deletes.count(changes.len() - puts);
+        if let Some(mark) = &mut self.mark {
+            mark.on_changes(revision, &changes);
+        }
+        if !self.tell(Event::Changed { revision, changes }).await {
+            return Err(End::Done);
+        }
+        self.stats.set_applied(revision);
+        Ok(())
+    }
+
+    fn on_end(&mut self, connection: Connection, end: End) -> State {
+        let failure = match end {
+            End::List(reason) => {
+                if reason == ListReason::Fork {
+                    self.connector.stats.on_stream_error(StreamErrorClass::Fork);
+                }
+                return State::List { connection, reason };
+            }
+            End::Reconnect => return State::Connect,
+            End::Done => return State::Done,
+            End::Failed(failure) => failure.at(&connection.endpoint),
+        };
+        self.connector.stats.on_stream_error(failure.stream_error_class());
+        match failure.class {
+            Class::Compacted => State::List { connection, reason: ListReason::Compacted },
+            _ => State::Wait { failure },
+        }
+    }
+
+    async fn wait(&mut self, failure: Failure) -> State {
+        self.stats.set_state(WatchState::Backoff);
+        self.stats.set_endpoint("");
+        if failure.class == Class::Authentication {
+            self.connector.on_token_refused();
+        }
+        let cap = match failure.class {
+            Class::Configuration | Class::TooLarge => Backoff::CONFIGURATION_CAP,
+            _ => Backoff::CAP,
+        };
+        let pause = self.backoff.next(cap);
+        debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Lost etcd");
+        if !self.tell(Event::Failed { reason: failure.to_string() }).await {
+            return State::Done;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            // Somebody has just repaired something.
+            Ok(()) = self.reloads.changed() => self.backoff.reset(),
+        }
+        State::Connect
+    }
+
+    /// False: nobody listens any more.
+    async fn tell(&self, event: Event) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+}
+
+type Probe = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send>>;
+
+/// The answer of the probe under way; never, if there is none.
+async fn answered(probe: &mut Option<Probe>) -> Result<ResponseHeader, Failure> {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Watch everything after `revision`; the first message must say that the watch exists.
+async fn open_watch(connection: &mut Connection, prefix: &[u8], revision: i64) -> Result<WatchStream, Failure> {
+    let options = WatchOptions::new()
+        .with_range(prefix_end(prefix))
+        .with_start_revision(revision + 1)
+        .with_progress_notify()
+        .with_fragment();
+    let mut stream = answer("a watch", connection.watch.watch(first_key(prefix), Some(options))).await?;
+    match answer("a new watch", stream.message()).await? {
+        Some(message) if message.canceled() => {
+            Err(Failure::canceled(message.cancel_reason(), message.compact_revision()))
+        }
+        Some(message) if message.created() => Ok(stream),
+        Some(_) => Err(Failure::new(Class::Retry, "etcd sent something else than the new watch")),
+        None => Err(Failure::new(Class::Retry, "etcd ended the watch's stream")),
+    }
+}

@@ -1,0 +1,220 @@
+//! Where etcd is and who we are to it.
+//!
+//! Paths, not contents: the password and the PEM files are read anew for every connection, so a rotated certificate is
+//! used by the next one and by [`super::Etcd::reload`]. Nothing here prints a secret.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use url::Url;
+
+use super::error::Failure;
+
+/// A connection is there within this time or its endpoint is skipped.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for the answer of one call. It does not bound an open watch.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// etcd ends connections that ping more often than every 5 s; without pings a frozen etcd is never noticed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(7);
+/// A ping unanswered for so long ends the connection.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where etcd is and who we are to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `http://host:port`, `https://host:port`, or without a scheme: then https when a TLS file is named.
+    pub endpoints: Vec<String>,
+    /// The user name; needs `password_file`.
+    pub user: Option<String>,
+    /// A file that holds the password; a newline at its end is not part of it.
+    pub password_file: Option<PathBuf>,
+    /// PEM: whom to trust; the system's roots when absent.
+    pub ca: Option<PathBuf>,
+    /// PEM: our certificate; needs `key`.
+    pub cert: Option<PathBuf>,
+    /// PEM: its private key.
+    pub key: Option<PathBuf>,
+}
+
+/// What the files of [`Options`] hold now.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    user: Option<(String, String)>,
+    tls: Option<TlsOptions>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(name, _)| name);
+        formatter.debug_struct("Credentials").field("user", &user).finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Read the files.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Failure> {
+        Ok(Credentials { user: self.read_user().await?, tls: self.read_tls().await? })
+    }
+
+    fn names_tls_files(&self) -> bool {
+        self.ca.is_some() || self.cert.is_some() || self.key.is_some()
+    }
+
+    async fn read_user(&self) -> Result<Option<(String, String)>, Failure> {
+        let (user, file) = match (&self.user, &self.password_file) {
+            (Some(user), Some(file)) => (user, file),
+            (None, None) => return Ok(None),
+            (Some(_), None) => return Err(Failure::configuration("a user is given without a password file")),
+            (None, Some(_)) => return Err(Failure::configuration("a password file is given without a user")),
+        };
+        let content = read(file).await?;
+        let password = String::from_utf8(content)
+            .map_err(|_| Failure::configuration(format!("the password file {} is not UTF-8", file.display())))?;
+        Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
+    }
+
+    async fn read_tls(&self) -> Result<Option<TlsOptions>, Failure> {
+        let mut tls = TlsOptions::new();
+        tls = match &self.ca {
+            Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca).await?)),
+            None => tls.with_enabled_roots(),
+        };
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read(cert).await?, read(key).await?)),
+            (None, None) => {}
+            _ => {
+                return Err(Failure::configuration(
+                    "a client certificate and its key are given together or not at all",
+                ));
+            }
+        }
+        let wanted = self.names_tls_files() || self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        Ok(wanted.then_some(tls))
+    }
+
+    /// The endpoint at `index`, with its scheme.
+    pub(super) fn endpoint(&self, index: usize) -> Result<Endpoint, Failure> {
+        let Some(written) = self.endpoints.get(index) else {
+            return Err(Failure::configuration("no etcd endpoint is given"));
+        };
+        let default_scheme = if self.names_tls_files() { "https" } else { "http" };
+        let text = if written.contains("://") { written.clone() } else { format!("{default_scheme}://{written}") };
+        let url = Url::parse(&text).map_err(|error| {
+            Failure::configuration(format!("the etcd endpoint number {} is not a URL: {error}", index + 1))
+        })?;
+        let (Some(host), "http" | "https") = (url.host_str(), url.scheme()) else {
+            let sentence =
+                format!("the etcd endpoint number {} is not http://host:port or https://host:port", index + 1);
+            return Err(Failure::configuration(sentence));
+        };
+        let shown = format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().unwrap_or_default());
+        if !url.username().is_empty() || url.password().is_some() {
+            let sentence =
+                format!("the endpoint {shown} holds a user or password: give them as etcd user and password file");
+            return Err(Failure::configuration(sentence));
+        }
+        if url.scheme() == "http" && self.names_tls_files() {
+            let sentence = format!("TLS files are given and the endpoint {shown} is not https");
+            return Err(Failure::configuration(sentence));
+        }
+        Ok(Endpoint(shown))
+    }
+}
+
+/// `scheme://host:port`, without anything secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint(String);
+
+impl Endpoint {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Credentials {
+    pub(super) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// The options of a connection to `endpoint`; with the user only where `with_user`.
+    pub(super) fn connect_options(&self, endpoint: &Endpoint, with_user: bool) -> ConnectOptions {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_timeout(CALL_TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        if let Some((user, password)) = self.user.as_ref().filter(|_| with_user) {
+            options = options.with_user(user, password);
+        }
+        match &self.tls {
+            Some(tls) if endpoint.as_str().starts_with("https://") => options.with_tls(tls.clone()),
+            _ => options,
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    tokio::fs::read(path)
+        .await
+        .map_err(|error| Failure::configuration(format!("could not read {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(endpoint: &str) -> Options {
+        Options { endpoints: vec![endpoint.to_owned()], ..Options::default() }
+    }
+
+    fn shown(options: &Options) -> Result<String, String> {
+        options.endpoint(0).map(|endpoint| endpoint.to_string()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn an_endpoint_gets_the_scheme_that_the_files_suggest() {
+        let mut plain = options("etcd-1:2379");
+        assert_eq!(shown(&plain), Ok("http://etcd-1:2379".to_owned()));
+        plain.ca = Some("/ca.pem".into());
+        assert_eq!(shown(&plain), Ok("https://etcd-1:2379".to_owned()));
+        assert_eq!(shown(&options("https://[::1]:2379/")), Ok("https://[::1]:2379".to_owned()));
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_work_is_named_without_its_secrets() {
+        let with_password = shown(&options("http://root:hunter2@etcd-1:2379")).unwrap_err();
+        assert!(with_password.contains("http://etcd-1:2379") && !with_password.contains("hunter2"), "{with_password}");
+        assert!(shown(&options("ftp://etcd-1")).is_err());
+        assert!(shown(&Options::default()).is_err());
+        let mixed = Options { ca: Some("/ca.pem".into()), ..options("http://etcd-1:2379") };
+        assert!(shown(&mixed).unwrap_err().contains("is not https"));
+    }
+
+    #[tokio::test]
+    async fn a_password_is_read_without_its_newline_and_never_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "hunter2\n").unwrap();
+        let options = Options { user: Some("gw".to_owned()), password_file: Some(file), ..options("etcd-1") };
+        let credentials = options.credentials().await.unwrap();
+        assert_eq!(credentials.user, Some(("gw".to_owned(), "hunter2".to_owned())));
+        assert!(!format!("{credentials:?} {options:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn half_a_pair_is_a_configuration_error() {
+        let alone = Options { user: Some("gw".to_owned()), ..options("etcd-1") };
+        assert!(alone.credentials().await.unwrap_err().to_string().contains("password file"));
+        let missing = Options { ca: Some("/nowhere/ca.pem".into()), ..options("etcd-1") };
+        assert!(missing.credentials().await.unwrap_err().to_string().contains("/nowhere/ca.pem"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Writing: all or nothing, in one transaction.
+//!
+//! The keys are read first. What would not change is left out (an equal value would still be a revision for every
+//! watcher), and a conflict is told without trying. The transaction then compares what was expected of every key, so a
+//! change between the two is a conflict too. Once it was sent, only an answer tells what became of it.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
+
+use super::connect::{Connection, answer};
+use super::error::{Class, Failure};
+use super::list::to_entry;
+use crate::backend::{Entry, Expect, Write, WriteError};
+
+/// etcd's own limit of operations in one transaction, unless it was raised.
+const OPERATIONS: usize = 128;
+
+/// Why a write did not happen, or perhaps did.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Nothing was sent yet: worth another attempt with another connection.
+    NotSent(Failure),
+    /// Final.
+    Told(WriteError),
+}
+
+/// Carry out all writes or none. Returns the store's revision with them.
+pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Result<i64, Refused> {
+    refuse_double_keys(writes).map_err(Refused::Told)?;
+    let (revision, current) = read(connection, writes).await.map_err(Refused::NotSent)?;
+    for (write, entry) in writes.iter().zip(&current) {
+        if !holds(&write.expect, entry.as_ref()) {
+            return Err(Refused::Told(conflict(&write.key, entry.clone())));
+        }
+    }
+    let changing: Vec<&Write> = (writes.iter().zip(&current))
+        .filter(|(write, entry)| entry.as_ref().map(|entry| &entry.value) != write.value.as_ref())
+        .map(|(write, _)| write)
+        .collect();
+    if changing.is_empty() {
+        return Ok(revision);
+    }
+    let response = match answer("a transaction", connection.kv.txn(transaction(writes, &changing))).await {
+        Ok(response) => response,
+        Err(failure) => return Err(judge(failure, &changing)),
+    };
+    if response.succeeded() {
+        return Ok(response.header().map_or(revision, etcd_client::ResponseHeader::revision));
+    }
+    Err(Refused::Told(conflict_of(writes, &response)))
+}
+
+fn refuse_double_keys(writes: &[Write]) -> Result<(), WriteError> {
+    let mut seen = HashSet::with_capacity(writes.len());
+    match writes.iter().find(|write| !seen.insert(&write.key)) {
+        Some(write) => Err(WriteError::Unavailable(format!("{} is written twice in one change", shown(&write.key)))),
+        None => Ok(()),
+    }
+}
+
+/// What the keys hold now, at one revision up to [`OPERATIONS`] keys (a change of more is refused anyway).
+async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec<Option<Entry>>), Failure> {
+    let mut revision = 0;
+    let mut current = Vec::with_capacity(writes.len());
+    for writes in writes.chunks(OPERATIONS) {
+        let reads: Vec<TxnOp> = writes.iter().map(|write| TxnOp::get(write.key.as_ref(), None)).collect();
+        let response = answer("a read", connection.kv.txn(Txn::new().and_then(reads))).await?;
+        revision = response.header().map_or(revision, etcd_client::ResponseHeader::revision);
+        current.extend(entries(&response));
+    }
+    if current.len() != writes.len() {
+        return Err(Failure::new(Class::Retry, "etcd answered a read with fewer keys than it was asked for"));
+    }
+    Ok((revision, current))
+}
+
+/// One for each read of the transaction.
+fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
+    let reads = response.op_responses().into_iter().filter_map(|response| match response {
+        TxnOpResponse::Get(mut page) => Some(page.take_kvs().into_iter().next().map(to_entry)),
+        _ => None,
+    });
+    reads.collect()
+}
+
+fn transaction(writes: &[Write], changing: &[&Write]) -> Txn {
+    let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
+    let operations: Vec<TxnOp> = changing
+        .iter()
+        .map(|write| match &write.value {
+            Some(value) => TxnOp::put(write.key.as_ref(), value.as_ref(), None),
+            None => TxnOp::delete(write.key.as_ref(), None),
+        })
+        .collect();
+    let reads: Vec<TxnOp> = guarded(writes).map(|write| TxnOp::get(write.key.as_ref(), None)).collect();
+    Txn::new().when(compares).and_then(operations).or_else(reads)
+}
+
+fn guarded(writes: &[Write]) -> impl Iterator<Item = &Write> {
+    writes.iter().filter(|write| compare(write).is_some())
+}
+
+fn compare(write: &Write) -> Option<Compare> {
+    match &write.expect {
+        Expect::Any => None,
+        Expect::Absent => Some(Compare::create_revision(write.key.as_ref(), CompareOp::Equal, 0)),
+        // An etag that is no number was a conflict already.
+        Expect::Etag(etag) => {
+            Some(Compare::mod_revision(write.key.as_ref(), CompareOp::Equal, etag.parse().unwrap_or(-1)))
+        }
+    }
+}
+
+fn holds(expect: &Expect, current: Option<&Entry>) -> bool {
+    match expect {
+        Expect::Any => true,
+        Expect::Absent => current.is_none(),
+        Expect::Etag(etag) => current.is_some_and(|entry| entry.mod_revision.to_string() == *etag),
+    }
+}
+
+/// The first expectation that the failed transaction found broken.
+fn conflict_of(writes: &[Write], response: &TxnResponse) -> WriteError {
+    let found = guarded(writes).zip(entries(response)).find(|(write, entry)| !holds(&write.expect, entry.as_ref()));
+    match found {
+        Some((write, entry)) => conflict(&write.key, entry),
+        None => WriteError::Unavailable("etcd refused the transaction although every expectation holds".to_owned()),
+    }
+}
+
+fn conflict(key: &Bytes, current: Option<Entry>) -> WriteError {
+    WriteError::Conflict { key: shown(key), current }
+}
+
+fn shown(key: &Bytes) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+fn judge(failure: Failure, changing: &[&Write]) -> Refused {
+    if failure.class == Class::TooLarge {
+        let bytes: usize =
+            changing.iter().map(|write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len)).sum();
+        return Refused::Told(WriteError::TooLarge(format!(
+            "the change has {} operations and {bytes} bytes, etcd takes {OPERATIONS} operations and 1.5 MiB unless told otherwise: {failure}",
+            changing.len()
+        )));
+    }
+    match failure.class {
+        Class::Authentication => Refused::NotSent(failure),
+        _ if failure.not_done => Refused::Told(WriteError::Unavailable(failure.to_string())),
+        _ => Refused::Told(WriteError::Unknown(failure.to_string())),
+    }
+}

@@ -1,0 +1,60 @@
+//! A TCP proxy that a test can cut: what it carries breaks, and nothing new gets through until it is mended.
+
+use std::net::SocketAddr;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Stands between a client and `target`. Its connections end with it.
+pub struct Proxy {
+    address: SocketAddr,
+    open: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Listen on a free port and carry every connection to `target` (`host:port`).
+    pub async fn start(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let open = watch::Sender::new(true);
+        let state = open.subscribe();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, target, state));
+        Self { address, open, _tasks: tasks }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Break every connection; new ones are closed at once.
+    pub fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// Carry connections again.
+    pub fn mend(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+async fn accept(listener: TcpListener, target: String, open: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        if *open.borrow() {
+            connections.spawn(carry(client, target.clone(), open.clone()));
+        }
+    }
+}
+
+async fn carry(mut client: TcpStream, target: String, mut open: watch::Receiver<bool>) {
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => {}
+        _ = open.wait_for(|open| !open) => {}
+    }
+}
