@@ -1,4 +1,31 @@
-//! e2e tests.
+//! End to end: real etcd, the server as a process, real Envoy, everything as an operator would see it.
+//!
+//! Every scenario runs with both bootstraps, delta and SotW. The tests that measure wait until they are alone.
 
+#![allow(clippy::print_stdout, reason = "measurements are printed")]
+
+/// The scenarios of a module, each a test a bootstrap.
+macro_rules! with_both_bootstraps {
+    ($($scenario:ident),+ $(,)?) => {
+        mod delta {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() {
+                super::$scenario(crate::support::envoy::Bootstrap::Delta).await;
+            })+
+        }
+        mod sotw {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() {
+                super::$scenario(crate::support::envoy::Bootstrap::Sotw).await;
+            })+
+        }
+    };
+}
+
+mod basics;
+mod control;
+mod load;
 #[path = "../support/lib.rs"]
 mod support;
+mod world;
+mod zero_loss;
