@@ -22,10 +22,14 @@ macro_rules! with_both_bootstraps {
     };
 }
 
+mod bad_input;
 mod basics;
 mod control;
+mod faults;
+mod latency;
 mod load;
 #[path = "../support/lib.rs"]
 mod support;
+mod try_out;
 mod world;
 mod zero_loss;

@@ -12,6 +12,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::support::envoy::{Bootstrap, Envoy, own_address};
 use crate::support::etcd::Etcd;
 use crate::support::eventually::eventually;
+use crate::support::proxy::Proxy;
 use crate::support::server::Server;
 
 /// Until a change must show in Envoy; it takes milliseconds, but the machine may be busy.
@@ -53,10 +54,22 @@ impl World {
     /// Start the server with more arguments.
     pub(crate) async fn start_with(bootstrap: Bootstrap, arguments: &[&str]) -> Self {
         let etcd = Etcd::start().await;
+        let endpoint = etcd.endpoint();
+        Self::start_on(etcd, bootstrap, &[&["--etcd", &endpoint], arguments].concat()).await
+    }
+
+    /// Start with a link between the server and etcd that can be cut.
+    pub(crate) async fn start_with_link(bootstrap: Bootstrap) -> (Self, Proxy) {
+        let etcd = Etcd::start().await;
+        let link = Proxy::start(etcd.address()).await;
+        let endpoint = link.endpoint();
+        (Self::start_on(etcd, bootstrap, &["--etcd", &endpoint]).await, link)
+    }
+
+    async fn start_on(etcd: Etcd, bootstrap: Bootstrap, arguments: &[&str]) -> Self {
         let address = own_address();
         etcd.etcdctl(&["put", &format!("/gateway/listeners/{LISTENER}"), &listener(address)]);
-        let endpoint = etcd.endpoint();
-        let server = Server::start(&[&["--etcd", &endpoint], arguments].concat()).await;
+        let server = Server::start(arguments).await;
         server.ready().await;
         let envoy = Envoy::start(bootstrap, server.xds(), "edge-1").await;
         envoy.ready().await;
@@ -69,7 +82,6 @@ impl World {
         let response = self.client.kv_client().put(key, value, None).await;
         response.unwrap_or_else(|error| panic!("put {key}: {error}")).header().expect("a header").revision()
     }
-
 
     /// Delete a key.
     pub(crate) async fn delete(&self, key: &str) {

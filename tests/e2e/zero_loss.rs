@@ -30,7 +30,7 @@ const ROUTE: &str = "/gateway/routes/load";
 
 async fn changes_under_load_lose_nothing(bootstrap: Bootstrap) {
     let _quiet = quiet().await;
-    let mut scene = Scene::start(bootstrap).await;
+    let mut scene = Box::pin(Scene::start(bootstrap)).await;
     let load = Load::start(scene.world.address, "api.example.com", "/load", Clients::default());
     load.reach(UNTOUCHED_REQUESTS).await;
     let untouched = load.stop().await;

@@ -1,0 +1,51 @@
+//! `chancery serve` with no arguments in an empty folder: a sample that real Envoy serves, and edits that act at once.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::support::envoy::{Bootstrap, Envoy, own_address};
+use crate::support::eventually::eventually;
+use crate::support::server::Server;
+use crate::support::upstream::Upstream;
+use crate::world::{Ask, LIMIT, ask, http_client, quiet};
+
+with_both_bootstraps!(the_sample_is_served_and_edits_act);
+
+async fn the_sample_is_served_and_edits_act(bootstrap: Bootstrap) {
+    // Alone: the listener that exists while none is written has a port of its own choice.
+    let _quiet = quiet().await;
+    let server = Server::start(&[]).await;
+    server.ready().await;
+    let documents = server.folder().join("gateway");
+    assert!(documents.is_dir(), "created");
+    let snapshot = server.get("/api/v1/snapshot").await;
+    assert_eq!(snapshot["groups"]["default"]["source"], "directory");
+    let envoy = Envoy::start(bootstrap, server.xds(), "try-1").await;
+    envoy.ready().await;
+    let http = http_client();
+    let upstream = Upstream::start("mine").await;
+    let status = async |address: SocketAddr, request: &str| {
+        let answer = ask(&http, address, &Ask::from(request)).await;
+        (answer.status, answer.upstream)
+    };
+
+    let default = SocketAddr::from(([127, 0, 0, 1], 10_000));
+    fs::create_dir_all(documents.join("routes")).expect("make a folder");
+    let route = json!({ "match": "/mine", "to": upstream.url() }).to_string();
+    fs::write(documents.join("routes/mine.json"), route).expect("write a route");
+    eventually(LIMIT, || status(default, "GET /mine"), (200, "mine".to_owned())).await;
+
+    // As most editors save: a new file moved over the old one. As YAML, too.
+    let moved = own_address();
+    fs::create_dir_all(documents.join("listeners")).expect("make a folder");
+    fs::write(documents.join(".edge.swp"), "address: \"").expect("write a swap file");
+    fs::rename(documents.join(".edge.swp"), documents.join("listeners/.edge.yaml.swp")).expect("move it");
+    fs::write(documents.join("edge.tmp"), format!("address: \"{moved}\"\n")).expect("write a listener");
+    fs::rename(documents.join("edge.tmp"), documents.join("listeners/edge.yaml")).expect("move it");
+    eventually(LIMIT, || status(moved, "GET /mine"), (200, "mine".to_owned())).await;
+    fs::remove_file(documents.join("routes/mine.json")).expect("remove the route");
+    eventually(LIMIT, || status(moved, "GET /mine"), (404, String::new())).await;
+    assert_eq!(envoy.rejections().await, 0);
+}
