@@ -1,1 +1,106 @@
-//! Stage 7, one session per stream.
+//! Stage 7, one session per stream: from snapshots to messages, from messages to facts.
+//!
+//! `session` is the protocol without I/O: a request, a snapshot or a moment goes in, at most one response comes out. It
+//! stands on `subscription` (what was asked for), `state` (what the stream has, one type), `content` (what a response
+//! carries), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
+//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client, `service` is
+//! the port. Nothing waits for an ACK except removals; no queue of responses is kept: a slow reader skips what it missed.
+
+use std::fmt;
+
+pub mod service;
+
+mod body;
+
+mod content;
+mod delta;
+mod message;
+mod names;
+mod order;
+mod others;
+mod progress;
+mod reader;
+mod session;
+mod sotw;
+mod state;
+mod subscription;
+
+pub use names::Interner;
+pub use session::{Answer, Outcome, Response, Session, Settings, Verdict};
+
+/// Why a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No node, or one without an id, in the first request.
+    #[error("node.id is empty in the first request of the stream, expected the id of the node")]
+    NoNode,
+    /// The node became another.
+    #[error("node.id changed from {was:?} to {is:?} within a stream, expected it to stay")]
+    NodeChanged {
+        /// As it was.
+        was: String,
+        /// As it is.
+        is: String,
+    },
+    /// No type URL where one is needed.
+    #[error("type_url is empty, expected the type of the resources that are asked for")]
+    NoTypeUrl,
+    /// Another type than that of the service.
+    #[error("type_url is {found:?}, expected {expected:?} on this service")]
+    WrongType {
+        /// What was asked for.
+        found: String,
+        /// What the service has.
+        expected: &'static str,
+    },
+    /// A name that no resource can have.
+    #[error("a resource name is not UTF-8")]
+    NameNotUtf8,
+    /// Not a request.
+    #[error("the request does not decode: {0}")]
+    Malformed(String),
+    /// A compressed request; none was offered.
+    #[error("the request is compressed, expected none of the encodings")]
+    Compressed,
+    /// Larger than any request should be.
+    #[error("the request has {0} bytes, expected {max} at most", max = reader::MAX_REQUEST)]
+    TooLarge(usize),
+    /// The server has as many streams as it may.
+    #[error("the server has as many streams as it may have, try another")]
+    TooManyStreams,
+}
+
+/// The gRPC codes that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// OK.
+    Ok = 0,
+    /// INVALID_ARGUMENT.
+    InvalidArgument = 3,
+    /// RESOURCE_EXHAUSTED.
+    ResourceExhausted = 8,
+    /// UNIMPLEMENTED.
+    Unimplemented = 12,
+    /// UNAVAILABLE.
+    Unavailable = 14,
+}
+
+impl Error {
+    /// The status that a stream which failed like this ends with.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Compressed => Code::Unimplemented,
+            Self::TooLarge(_) => Code::ResourceExhausted,
+            Self::TooManyStreams => Code::Unavailable,
+            _ => Code::InvalidArgument,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", *self as u8)
+    }
+}

@@ -5,8 +5,9 @@
 //! On-demand resources are members, found by name, but not part of the encoded wildcard set.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::blocks::{self, Blocks, Shape};
 use super::changes;
@@ -34,8 +35,15 @@ pub struct ResourceSet {
     on_demand_version: SetVersion,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
+    gathered: Gathered,
     pub(super) changes: changes::Cache,
 }
+
+/// How many gathered selections a set keeps.
+const GATHERED_MAX: usize = 32;
+
+/// Encoded selections of members, by what was selected.
+type Gathered = Mutex<VecDeque<(u128, Shape, Arc<OnceLock<Blocks>>)>>;
 
 /// A run of neighbouring resources, sorted, never empty.
 struct Slab {
@@ -81,6 +89,7 @@ impl ResourceSet {
             on_demand_version: SetVersion::default(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
+            gathered: Gathered::default(),
             changes: changes::Cache::default(),
         }
     }
@@ -137,6 +146,26 @@ impl ResourceSet {
             Shape::Delta => &self.delta,
         };
         cell.get_or_init(|| Blocks::concat(self.slabs.iter().map(|slab| slab.blocks(self.resource_type, shape))))
+    }
+
+    /// Some members, encoded: built once for all streams that ask with the same key, which must name the selection.
+    #[must_use]
+    pub fn gather<'a>(&self, key: u128, shape: Shape, select: impl FnOnce() -> Vec<&'a Arc<Resource>>) -> Blocks {
+        let cell = {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            match gathered.iter().find(|(of, in_shape, _)| (*of, *in_shape) == (key, shape)) {
+                Some((_, _, cell)) => Arc::clone(cell),
+                None => {
+                    if gathered.len() == GATHERED_MAX {
+                        gathered.pop_front();
+                    }
+                    let cell = Arc::default();
+                    gathered.push_back((key, shape, Arc::clone(&cell)));
+                    cell
+                }
+            }
+        };
+        cell.get_or_init(|| blocks::encode(self.resource_type, shape, select())).clone()
     }
 
     /// This set with some members replaced, added or gone. `entries` are sorted by name and unique; slabs that none of

@@ -1,0 +1,307 @@
+//! A stream as a response body: bytes in, bytes out, the session between them.
+//!
+//! HTTP/2 polls the body only when it took what it was given before: a slow reader is not polled, so nothing is read from
+//! it and nothing is built for it. There is no queue, no channel and no task of its own; when the client resets, the body
+//! is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::Stream as _;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tracing::{Span, debug, info, info_span, warn};
+
+use super::message::Message;
+use super::progress::Progress;
+use super::reader::Reader;
+use super::session::{Answer, Outcome, Response, Session, Verdict};
+use super::{Code, Error};
+use crate::fleet::{Fleet, Identity, Sent, StreamHandle, Variant};
+use crate::resource::ResourceType;
+use crate::snapshot::store::Store;
+
+/// Requests read before other streams get their turn.
+const REQUESTS_A_POLL: usize = 64;
+
+/// What the bodies of this server may fail with.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The bodies of this server.
+#[derive(Debug)]
+pub(super) enum AnyBody<B> {
+    /// An xDS stream.
+    Stream(Box<Stream<B>>),
+    /// One of the small services.
+    Other(tonic::body::Body),
+    /// Nothing: the status is in the head.
+    Empty,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for AnyBody<B> {
+    type Data = Message;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Message>, BoxError>>> {
+        match self.get_mut() {
+            Self::Stream(stream) => stream.poll_frame(context).map(|frame| frame.map(Ok)),
+            Self::Other(body) => Pin::new(body)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| Ok(frame.map_err(BoxError::from)?.map_data(Message::plain)))),
+            Self::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(_) => false,
+            Self::Other(body) => body.is_end_stream(),
+            Self::Empty => true,
+        }
+    }
+}
+
+/// What a stream is opened with.
+#[derive(Debug)]
+pub(super) struct Opening<B> {
+    pub(super) requests: B,
+    pub(super) session: Session,
+    pub(super) variant: Variant,
+    pub(super) aggregated: bool,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) store: Arc<Store>,
+    pub(super) fleet: Fleet,
+    pub(super) progress: Progress,
+    /// Cancelled when the connection ends for a reason of the server's.
+    pub(super) ending: WaitForCancellationFutureOwned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The client has ended its side: what is owed is still sent.
+    HalfClosed,
+    Ended,
+}
+
+/// One xDS stream.
+#[derive(Debug)]
+pub(super) struct Stream<B> {
+    reader: Reader<B>,
+    session: Session,
+    variant: Variant,
+    aggregated: bool,
+    address: Option<SocketAddr>,
+    store: Arc<Store>,
+    published: WatchStream<u64>,
+    timer: Option<Pin<Box<Sleep>>>,
+    fleet: Fleet,
+    handle: Option<StreamHandle>,
+    progress: Progress,
+    ending: Pin<Box<WaitForCancellationFutureOwned>>,
+    phase: Phase,
+    span: Span,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
+    pub(super) fn new(opening: Opening<B>) -> Self {
+        let Opening { requests, session, variant, aggregated, address, store, fleet, progress, ending } = opening;
+        Self {
+            reader: Reader::new(requests),
+            session,
+            variant,
+            aggregated,
+            address,
+            published: WatchStream::from_changes(store.subscribe()),
+            store,
+            timer: None,
+            fleet,
+            handle: None,
+            progress,
+            ending: Box::pin(ending),
+            phase: Phase::Open,
+            span: Span::none(),
+        }
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Message>>> {
+        self.progress.taken();
+        if self.phase == Phase::Ended {
+            return Poll::Ready(None);
+        }
+        if self.ending.as_mut().poll(context).is_ready() {
+            return self.end(Code::Ok, "");
+        }
+        if let Err(error) = self.read(context) {
+            info!(parent: &self.span, %error, "Ended a stream that breaks the protocol");
+            return self.end(error.code(), &error.to_string());
+        }
+        while Pin::new(&mut self.published).poll_next(context).is_ready() {}
+        loop {
+            let now = Instant::now();
+            let snapshot = self.store.current();
+            if let Some(response) = self.session.next_response(&snapshot, now.into_std()) {
+                return self.send(&response);
+            }
+            if self.phase == Phase::HalfClosed {
+                return self.end(Code::Ok, "");
+            }
+            if self.poll_timer(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Read what has arrived, but no more than a turn's worth.
+    fn read(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        for _ in 0..REQUESTS_A_POLL {
+            if self.phase != Phase::Open || self.session.is_full() {
+                return Ok(());
+            }
+            match self.reader.poll_next(context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => self.phase = Phase::HalfClosed,
+                Poll::Ready(Some(request)) => {
+                    let outcome = self.session.on_request(request?, Instant::now().into_std())?;
+                    self.note(outcome);
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Whether the session's deadline has passed. Pending: the task is woken when it does.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.session.deadline().map(Instant::from_std) else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(context)
+    }
+
+    fn send(&mut self, response: &Response) -> Poll<Option<Frame<Message>>> {
+        let Some(message) = Message::of(response) else {
+            warn!(parent: &self.span, bytes = response.blocks.len(), "Ended a stream whose response is too large for gRPC");
+            return self.end(Code::ResourceExhausted, "the response is larger than 4 GiB");
+        };
+        self.join();
+        if let (Some(handle), Some(resource_type)) = (&self.handle, response.resource_type) {
+            debug!(
+                parent: &self.span,
+                r#type = resource_type.as_str(),
+                version = %response.version,
+                nonce = &*response.nonce,
+                bytes = response.blocks.len(),
+                "Sent a response"
+            );
+            let sent = Sent { version: response.version, nonce: Arc::clone(&response.nonce), at: SystemTime::now() };
+            handle.sent(resource_type, sent, response.head.len() + response.blocks.len());
+        }
+        self.progress.handed();
+        Poll::Ready(Some(Frame::data(message)))
+    }
+
+    /// The last frame: the status.
+    fn end(&mut self, code: Code, message: &str) -> Poll<Option<Frame<Message>>> {
+        self.phase = Phase::Ended;
+        self.handle = None;
+        Poll::Ready(Some(Frame::trailers(status(code, message))))
+    }
+
+    // ---- facts ----
+
+    /// Tell the fleet who this is, once its first request has said so, and when its group changed.
+    fn join(&mut self) {
+        let (Some(node), group) = (self.session.node(), self.session.group()) else { return };
+        match (&self.handle, group) {
+            (Some(handle), Some(group)) => handle.moved(group),
+            (Some(_), None) => {}
+            (None, group) => {
+                let default = || Arc::from(crate::document::DEFAULT_GROUP);
+                self.span = info_span!("stream", node.id = &*node.id, variant = self.variant.as_str());
+                self.handle = Some(self.fleet.connect(Identity {
+                    node_id: Arc::clone(&node.id),
+                    node_cluster: Arc::clone(&node.cluster),
+                    group: group.cloned().unwrap_or_else(default),
+                    address: self.address,
+                    variant: self.variant,
+                    aggregated: self.aggregated,
+                    grpc_library: node.user_agent.starts_with("gRPC"),
+                    connected_at: SystemTime::now(),
+                }));
+            }
+        }
+    }
+
+    /// What a request meant.
+    fn note(&mut self, outcome: Outcome) {
+        self.join();
+        let (Some(handle), Some(resource_type)) = (&self.handle, outcome.resource_type) else { return };
+        if outcome.resubscribed
+            && let Some((wildcard, names)) = self.session.subscription(resource_type)
+        {
+            handle.subscribed(resource_type, (!wildcard).then(|| names.sorted()));
+        }
+        if let Some(answer) = outcome.answer {
+            self.note_answer(handle, resource_type, answer);
+        }
+    }
+
+    fn note_answer(&self, handle: &StreamHandle, resource_type: ResourceType, answer: Answer) {
+        let at = SystemTime::now();
+        let word = resource_type.as_str();
+        let sent = Sent { version: answer.version, nonce: answer.nonce, at };
+        match answer.verdict {
+            Verdict::Acknowledged => {
+                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = &*sent.nonce, "Acknowledged");
+                if !answer.span.is_none() && !answer.span.is_disabled() {
+                    let node_id = self.session.node().map(|node| &*node.id);
+                    drop(info_span!(parent: &answer.span, "acknowledged", node.id = node_id, r#type = word));
+                }
+                let since = answer.published_at.and_then(|published| at.duration_since(published).ok());
+                handle.acknowledged(resource_type, sent, since);
+            }
+            Verdict::Refused { code, message, names, documents } => {
+                let documents: Vec<String> = documents.iter().map(ToString::to_string).collect();
+                warn!(
+                    parent: &self.span,
+                    node.id = self.session.node().map(|node| &*node.id),
+                    r#type = word,
+                    version = %sent.version,
+                    nonce = &*sent.nonce,
+                    code,
+                    message,
+                    ?names,
+                    ?documents,
+                    "A proxy refused a response"
+                );
+                handle.refused(resource_type, &sent, code, &message);
+            }
+        }
+    }
+}
+
+/// `grpc-status` and `grpc-message`.
+pub(super) fn status(code: Code, message: &str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert("grpc-status", HeaderValue::from(code as u8 as u16));
+    if !message.is_empty() {
+        let encoded = percent_encoding::utf8_percent_encode(message, percent_encoding::CONTROLS).to_string();
+        if let Ok(value) = HeaderValue::from_str(&encoded) {
+            headers.insert("grpc-message", value);
+        }
+    }
+    headers
+}

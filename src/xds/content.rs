@@ -1,0 +1,101 @@
+//! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list of
+//! what is its own. Kept while the response is unanswered, so that a refusal can be told apart by resource.
+
+use std::sync::Arc;
+
+use super::names::Names;
+use crate::resource::{Resource, ResourceType, ResourceVersion};
+use crate::snapshot::blocks::{self, Blocks, Shape};
+use crate::snapshot::changes::Changes;
+use crate::snapshot::set::ResourceSet;
+
+/// The shared part.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Shared {
+    /// None.
+    #[default]
+    Nothing,
+    /// The whole wildcard set.
+    Wildcard(Arc<ResourceSet>),
+    /// All that changed with a publish.
+    Changes(Arc<Changes>),
+    /// Those of the names that exist.
+    Names(Arc<ResourceSet>, Names),
+}
+
+/// What one response carries.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Content {
+    pub(super) shared: Shared,
+    /// Beside the shared part, none of it twice.
+    pub(super) own: Vec<Arc<Resource>>,
+    /// Delta: `removed_resources`.
+    pub(super) removed: Vec<Arc<str>>,
+}
+
+impl Content {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.shared, Shared::Nothing) && self.own.is_empty() && self.removed.is_empty()
+    }
+
+    /// The resources, encoded.
+    pub(super) fn blocks(&self, resource_type: ResourceType, shape: Shape) -> Blocks {
+        let shared = match &self.shared {
+            Shared::Nothing => Blocks::empty(),
+            Shared::Wildcard(set) => set.wildcard(shape).clone(),
+            Shared::Changes(changes) => changes.blocks(shape).clone(),
+            Shared::Names(set, names) => {
+                set.gather(names.sum(), shape, || names.iter().filter_map(|name| set.get(name)).collect())
+            }
+        };
+        if self.own.is_empty() {
+            return shared;
+        }
+        Blocks::concat([&shared, &blocks::encode(resource_type, shape, &self.own)])
+    }
+
+    /// Every resource, in no order that matters.
+    pub(super) fn resources(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
+        let own = self.own.iter();
+        match &self.shared {
+            Shared::Nothing => Box::new(own),
+            Shared::Wildcard(set) => Box::new(set.iter().filter(|resource| !resource.on_demand).chain(own)),
+            Shared::Changes(changes) => {
+                Box::new(changes.entries().iter().filter_map(|change| change.new.as_ref()).chain(own))
+            }
+            Shared::Names(set, names) => Box::new(names.iter().filter_map(|name| set.get(name)).chain(own)),
+        }
+    }
+
+    /// The resource of that name, if it is carried.
+    pub(super) fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
+        let shared = match &self.shared {
+            Shared::Nothing => None,
+            Shared::Wildcard(set) => set.get(name).filter(|resource| !resource.on_demand),
+            Shared::Changes(changes) => {
+                let entries = changes.entries();
+                let found = entries.binary_search_by(|change| (**change.name()).cmp(name)).ok();
+                found.and_then(|found| entries[found].new.as_ref())
+            }
+            Shared::Names(set, names) => set.get(name).filter(|_| names.contains(name)),
+        };
+        shared.or_else(|| self.own.iter().find(|resource| *resource.name == *name))
+    }
+
+    /// Whether the name is carried with this version.
+    pub(super) fn has(&self, name: &str, version: ResourceVersion) -> bool {
+        self.resource(name).is_some_and(|resource| resource.version == version)
+    }
+
+    /// Whether the response says anything of that name.
+    fn mentions(&self, name: &str) -> bool {
+        self.resource(name).is_some() || self.removed.iter().any(|removed| **removed == *name)
+    }
+
+    /// Whether the two say something of the same name.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.resources().any(|resource| other.mentions(&resource.name))
+            || self.removed.iter().any(|removed| other.mentions(removed))
+    }
+}

@@ -1,0 +1,482 @@
+//! The xDS port: accepts connections, finds the service of each request, ends what must end.
+//!
+//! hyper serves HTTP/2; xDS streams are our own bodies ([`super::body`]), everything else on the port (health, reflection,
+//! what is unknown) goes to tonic's routes. The services are a table: one line a type.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, pending, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::Rng;
+use rustls::ServerConfig;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tower_service::Service;
+use tracing::{debug, info, warn};
+
+use super::body::{AnyBody, Opening, Stream, status};
+use super::names::Interner;
+use super::progress::Watchdog;
+use super::session::{Session, Settings};
+use super::{Error as StreamError, others};
+use crate::fleet::{Fleet, Variant};
+use crate::resource::ResourceType;
+use crate::snapshot::store::Store;
+
+/// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
+/// connects take two seconds.
+const BACKLOG: i32 = 4096;
+/// Envoy's per-type services open a stream a cluster (GR-05).
+const STREAMS_A_CONNECTION: u32 = 100_000;
+/// Envoy's main thread can be busy for seconds with a large CDS (GR-01).
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// A client that has not finished the TLS handshake by then is not waited for.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// After an accept error, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Stalled clients are looked for four times in the time they have, but no more often than this.
+const SWEEP_MIN: Duration = Duration::from_millis(10);
+/// What a client may send ahead of being read: a stream's window, a connection's.
+const WINDOWS: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP; port 0: any free one.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path; an old one there is replaced.
+    Unix(PathBuf),
+}
+
+/// `127.0.0.1:18000` or `unix:PATH`.
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How the port is served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where.
+    pub listen: Listen,
+    /// Streams beyond it end with UNAVAILABLE before anything is read. Default 50,000.
+    pub max_streams: usize,
+    /// A client that takes nothing of what was handed to it for so long is closed. Default 60 s.
+    pub stall_timeout: Duration,
+    /// A connection ends at this age, give or take a tenth; `None`: never.
+    pub max_connection_age: Option<Duration>,
+    /// How long a drain takes: streams end spread over two thirds of it.
+    pub grace: Duration,
+    /// `control_plane.identifier`.
+    pub identifier: String,
+    /// The latest certificates; `None`: plain text. A new value holds for new connections.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+}
+
+/// Why the server stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listening socket is unusable.
+    #[error("listen on {0}")]
+    Listen(Listen, #[source] io::Error),
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The xDS port, bound.
+pub struct Server {
+    listener: Listener,
+    address: Listen,
+    options: Options,
+}
+
+impl Server {
+    /// Bind the port. Connections queue from here on; they are served by [`Server::run`].
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn bind(options: Options) -> io::Result<Self> {
+        let (listener, address) = match &options.listen {
+            Listen::Tcp(address) => bind_tcp(*address)?,
+            Listen::Unix(path) => {
+                if path.exists() {
+                    std::fs::remove_file(path)?;
+                }
+                (Listener::Unix(UnixListener::bind(path)?), Listen::Unix(path.clone()))
+            }
+        };
+        Ok(Self { listener, address, options })
+    }
+
+    /// Where it really listens.
+    #[must_use]
+    pub fn local_addr(&self) -> &Listen {
+        &self.address
+    }
+
+    /// Serve until `draining` is cancelled and every stream has ended, or until `token` is cancelled.
+    ///
+    /// # Errors
+    /// The listening socket became unusable.
+    pub async fn run(
+        self,
+        store: Arc<Store>,
+        fleet: Fleet,
+        draining: CancellationToken,
+        token: CancellationToken,
+    ) -> Result<(), Error> {
+        let (routes, _health) = others::routes().await;
+        let server = Arc::new(Shared {
+            identifier: self.options.identifier.as_str().into(),
+            options: self.options,
+            store,
+            fleet,
+            routes,
+            watchdog: Arc::default(),
+            interner: Arc::default(),
+            next_salt: AtomicU32::new(rand::rng().random()),
+            tasks: TaskTracker::new(),
+            draining,
+            token,
+        });
+        let mut sweep = interval((server.options.stall_timeout / 4).max(SWEEP_MIN));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener) => accepted,
+                _ = sweep.tick() => {
+                    server.watchdog.sweep(server.options.stall_timeout);
+                    continue;
+                }
+                () = server.draining.cancelled() => break,
+                () = server.token.cancelled() => break,
+            };
+            match accepted {
+                Ok((transport, address)) => {
+                    let server = Arc::clone(&server);
+                    server.tasks.clone().spawn(async move { server.serve(transport, address).await });
+                }
+                Err(error) => {
+                    warn!(%error, "A connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.listener);
+        server.tasks.close();
+        server.tasks.wait().await;
+        Ok(())
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let address = Listen::Tcp(listener.local_addr()?);
+    Ok((Listener::Tcp(listener), address))
+}
+
+/// What was accepted.
+enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<(Transport, Option<SocketAddr>)> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            Ok((Transport::Tcp(stream), Some(address)))
+        }
+        Listener::Unix(listener) => Ok((Transport::Unix(listener.accept().await?.0), None)),
+    }
+}
+
+/// What the connections of a server share.
+struct Shared {
+    options: Options,
+    identifier: Arc<str>,
+    store: Arc<Store>,
+    fleet: Fleet,
+    routes: Routes,
+    watchdog: Arc<Watchdog>,
+    interner: Arc<Interner>,
+    next_salt: AtomicU32,
+    /// Connections and the tasks that hyper has for their streams.
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    token: CancellationToken,
+}
+
+impl Shared {
+    async fn serve(self: Arc<Self>, transport: Transport, address: Option<SocketAddr>) {
+        match transport {
+            Transport::Unix(stream) => self.drive(stream, address).await,
+            Transport::Tcp(stream) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "TCP_NODELAY could not be set");
+                }
+                let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
+                let Some(tls) = tls else { return self.drive(stream, address).await };
+                match timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls).accept(stream)).await {
+                    Ok(Ok(stream)) => self.drive(stream, address).await,
+                    Ok(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
+                    Err(_) => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
+                }
+            }
+        }
+    }
+
+    /// Serve one connection until it is over.
+    async fn drive(
+        self: Arc<Self>,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: Option<SocketAddr>,
+    ) {
+        let (ending, stalled) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let dispatch =
+            Dispatch { server: Arc::clone(&self), address, ending: ending.clone(), stalled: Arc::clone(&stalled) };
+        let mut connection = pin!(self.http2().serve_connection(TokioIo::new(io), dispatch));
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    debug!(%error, ?address, "A connection ended");
+                }
+                return;
+            }
+            () = stalled.notified() => {
+                let limit = self.options.stall_timeout;
+                info!(?address, "Closed a connection whose client took nothing for {limit:?}");
+                return;
+            }
+            () = self.token.cancelled() => return,
+            () = self.end_of_connection() => {}
+        }
+        ending.cancel();
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = connection => {}
+            () = sleep(self.options.grace / 3) => {}
+            () = self.token.cancelled() => {}
+        }
+    }
+
+    fn http2(&self) -> http2::Builder<Tasks> {
+        let mut builder = http2::Builder::new(Tasks(self.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE.0)
+            .keep_alive_timeout(KEEPALIVE.1)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_concurrent_streams(STREAMS_A_CONNECTION);
+        builder
+    }
+
+    /// When the server ends a connection: in its turn of a drain, or at its age.
+    async fn end_of_connection(&self) {
+        let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
+        let aged = async {
+            match age {
+                Some(age) => sleep(age).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = aged => {}
+            () = self.draining.cancelled() => {
+                let turn = (self.options.grace * 2 / 3).mul_f64(rand::rng().random_range(0.0..1.0));
+                sleep(turn).await;
+            }
+        }
+    }
+}
+
+/// Spawns what hyper wants spawned, so that it has an owner.
+#[derive(Clone)]
+struct Tasks(TaskTracker);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// One xDS service: its name, its SotW and delta methods, its one type.
+struct Row(&'static str, &'static str, &'static str, Option<ResourceType>);
+
+/// VHDS has no SotW method.
+const NO_METHOD: &str = "";
+
+const SERVICES: [Row; 10] = [
+    Row(
+        "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        "StreamAggregatedResources",
+        "DeltaAggregatedResources",
+        None,
+    ),
+    Row(
+        "envoy.service.listener.v3.ListenerDiscoveryService",
+        "StreamListeners",
+        "DeltaListeners",
+        Some(ResourceType::Listener),
+    ),
+    Row("envoy.service.route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes", Some(ResourceType::Route)),
+    Row(
+        "envoy.service.cluster.v3.ClusterDiscoveryService",
+        "StreamClusters",
+        "DeltaClusters",
+        Some(ResourceType::Cluster),
+    ),
+    Row(
+        "envoy.service.endpoint.v3.EndpointDiscoveryService",
+        "StreamEndpoints",
+        "DeltaEndpoints",
+        Some(ResourceType::Endpoint),
+    ),
+    Row("envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets", Some(ResourceType::Secret)),
+    Row(
+        "envoy.service.runtime.v3.RuntimeDiscoveryService",
+        "StreamRuntime",
+        "DeltaRuntime",
+        Some(ResourceType::Runtime),
+    ),
+    Row(
+        "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
+        "StreamExtensionConfigs",
+        "DeltaExtensionConfigs",
+        Some(ResourceType::ExtensionConfig),
+    ),
+    Row(
+        "envoy.service.route.v3.ScopedRoutesDiscoveryService",
+        "StreamScopedRoutes",
+        "DeltaScopedRoutes",
+        Some(ResourceType::ScopedRoute),
+    ),
+    Row(
+        "envoy.service.route.v3.VirtualHostDiscoveryService",
+        NO_METHOD,
+        "DeltaVirtualHosts",
+        Some(ResourceType::VirtualHost),
+    ),
+];
+
+/// The names of the xDS services, for health.
+pub(super) fn service_names() -> impl Iterator<Item = &'static str> {
+    SERVICES.iter().map(|row| row.0)
+}
+
+/// The variant and the one type of the service that a path names.
+fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let Row(_, sotw, delta, service_type) = SERVICES.iter().find(|row| row.0 == service)?;
+    let variants = [(*sotw, Variant::Sotw), (*delta, Variant::Delta)];
+    let (_, variant) = variants.into_iter().find(|(name, _)| !name.is_empty() && *name == method)?;
+    Some((variant, *service_type))
+}
+
+/// The requests of one connection, each to its service.
+struct Dispatch {
+    server: Arc<Shared>,
+    address: Option<SocketAddr>,
+    ending: CancellationToken,
+    stalled: Arc<Notify>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
+    type Response = Response<AnyBody<Incoming>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let is_grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
+        match find_service(request.uri().path()) {
+            Some((variant, service_type)) if is_grpc && request.method() == Method::POST => {
+                Box::pin(ready(Ok(self.open(request.into_body(), variant, service_type))))
+            }
+            _ => {
+                let answer = self.server.routes.clone().call(request);
+                Box::pin(async move { Ok(answer.await?.map(AnyBody::Other)) })
+            }
+        }
+    }
+}
+
+impl Dispatch {
+    /// Open an xDS stream.
+    fn open(
+        &self,
+        requests: Incoming,
+        variant: Variant,
+        service_type: Option<ResourceType>,
+    ) -> Response<AnyBody<Incoming>> {
+        let server = &self.server;
+        let Some(progress) = server.watchdog.admit(server.options.max_streams, Arc::clone(&self.stalled)) else {
+            let error = StreamError::TooManyStreams;
+            let mut response = grpc_response(AnyBody::Empty);
+            response.headers_mut().extend(status(error.code(), &error.to_string()));
+            return response;
+        };
+        let session = Session::new(Settings {
+            variant,
+            service_type,
+            identifier: Arc::clone(&server.identifier),
+            salt: server.next_salt.fetch_add(1, Ordering::Relaxed),
+            interner: Arc::clone(&server.interner),
+        });
+        grpc_response(AnyBody::Stream(Box::new(Stream::new(Opening {
+            requests,
+            session,
+            variant,
+            aggregated: service_type.is_none(),
+            address: self.address,
+            store: Arc::clone(&server.store),
+            fleet: server.fleet.clone(),
+            progress,
+            ending: self.ending.clone().cancelled_owned(),
+        }))))
+    }
+}
+
+fn grpc_response(body: AnyBody<Incoming>) -> Response<AnyBody<Incoming>> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}

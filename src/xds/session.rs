@@ -1,0 +1,551 @@
+//! The protocol of one stream, without I/O.
+//!
+//! What enters: requests as bytes, the current snapshot, moments. What leaves: what a request meant ([`Outcome`]) and the
+//! next response, at most one at a time, made of what is owed at that moment. Level-triggered: there is no queue, a stream
+//! that could not be written to is brought to the newest state by one response a type. One type's state never affects
+//! another's, except that removals wait for what may refer to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::content::Content;
+use super::names::{Interner, Names};
+use super::order::{self, Barrier, Hold, Standing};
+use super::state::{Changed, Draft, Reported, State, Target, Unanswered};
+use super::{Error, delta, sotw};
+use crate::document::key::DocumentKey;
+use crate::fleet::Variant;
+use crate::proto::wire;
+use crate::resource::{Resource, ResourceType};
+use crate::rollout::{self, Node};
+use crate::snapshot::blocks::{Blocks, Shape};
+use crate::snapshot::version::SetVersion;
+use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
+
+/// A delta stream to which nothing was sent for so long gets one empty response, so that the client's reconnect delay
+/// starts anew and gRPC does not take the server for a dead one (GR-08).
+const GREETING_AFTER: Duration = Duration::from_secs(1);
+
+/// What is the same for all streams, or is known when a stream opens.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// SotW or delta.
+    pub variant: Variant,
+    /// The one type of a per-type service; `None`: ADS.
+    pub service_type: Option<ResourceType>,
+    /// `control_plane.identifier`.
+    pub identifier: Arc<str>,
+    /// Part of every nonce, so that those of another stream are not taken for this one's.
+    pub salt: u32,
+    /// Where lists of names are shared.
+    pub interner: Arc<Interner>,
+}
+
+/// A request, taken apart.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) node: Bytes,
+    pub(super) type_url: String,
+    pub(super) nonce: String,
+    pub(super) refusal: Option<wire::Status>,
+    pub(super) lists: Lists,
+}
+
+/// The part of a request that the variants have each their own of.
+#[derive(Debug)]
+pub(super) enum Lists {
+    Sotw(sotw::Listed),
+    Delta(delta::Edits),
+}
+
+/// What a request meant.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The type; `None`: one that is not served.
+    pub resource_type: Option<ResourceType>,
+    /// Whether the subscription changed.
+    pub resubscribed: bool,
+    /// The response that it answers.
+    pub answer: Option<Answer>,
+}
+
+/// An ACK or a NACK.
+#[derive(Debug)]
+pub struct Answer {
+    /// The response's version.
+    pub version: SetVersion,
+    /// The response's nonce.
+    pub nonce: Arc<str>,
+    /// When what the response carried was published; `None` when it carried more than a publish.
+    pub published_at: Option<SystemTime>,
+    /// The trace of that publish.
+    pub span: tracing::Span,
+    /// Which of the two.
+    pub verdict: Verdict,
+}
+
+/// What the client made of a response.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// ACK.
+    Acknowledged,
+    /// NACK.
+    Refused {
+        /// The gRPC code.
+        code: i32,
+        /// The client's words.
+        message: String,
+        /// What it carried, the first few names.
+        names: Vec<Arc<str>>,
+        /// The documents of the resources that the words name, or of the only one there was.
+        documents: Vec<DocumentKey>,
+    },
+}
+
+/// One response.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The type; `None`: one that is not served.
+    pub resource_type: Option<ResourceType>,
+    /// Its version.
+    pub version: SetVersion,
+    /// Its nonce.
+    pub nonce: Arc<str>,
+    /// The message without its resources, encoded.
+    pub head: Vec<u8>,
+    /// The resources, encoded.
+    pub blocks: Blocks,
+}
+
+/// A type that is not served was asked for: the names to be answered.
+#[derive(Debug)]
+struct Unserved {
+    type_url: String,
+    names: Vec<Arc<str>>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    nonce_prefix: Box<str>,
+    node: Option<Arc<Node>>,
+    /// Length and hash of the node as it was last received: most clients repeat it in every request.
+    node_seen: (usize, u128),
+    group: Option<(Arc<GroupRules>, Arc<str>)>,
+    types: [Option<Box<State>>; ResourceType::COUNT],
+    unserved: VecDeque<Unserved>,
+    /// Some first request told what the client has.
+    reported: bool,
+    sequence: u64,
+    greeting_at: Option<Instant>,
+}
+
+impl Session {
+    /// A stream that was just opened.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            nonce_prefix: format!("{:08x}-", settings.salt).into(),
+            settings,
+            node: None,
+            node_seen: (0, 0),
+            group: None,
+            types: Default::default(),
+            unserved: VecDeque::new(),
+            reported: false,
+            sequence: 0,
+            greeting_at: None,
+        }
+    }
+
+    /// Who the client is; `None` before its first request.
+    #[must_use]
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    /// The group it was last served as.
+    #[must_use]
+    pub fn group(&self) -> Option<&Arc<str>> {
+        self.group.as_ref().map(|(_, group)| group)
+    }
+
+    /// Whether it asks for everything of a type, and the names it asks for.
+    #[must_use]
+    pub fn subscription(&self, resource_type: ResourceType) -> Option<(bool, &Names)> {
+        let state = self.types[resource_type.index()].as_ref()?;
+        Some((state.subscription.wildcard, &state.subscription.names))
+    }
+
+    /// Whether responses to requests wait to be taken, so that no more requests should be read.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.unserved.is_empty()
+    }
+
+    // ---- requests ----
+
+    /// A request arrived.
+    ///
+    /// # Errors
+    /// The stream must end with this status.
+    pub fn on_request(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
+        let request = match self.settings.variant {
+            Variant::Sotw => sotw::decode(bytes)?,
+            Variant::Delta => delta::decode(bytes)?,
+        };
+        self.on_node(&request.node)?;
+        if self.settings.variant == Variant::Delta && self.greeting_at.is_none() && self.sequence == 0 {
+            self.greeting_at = Some(now + GREETING_AFTER);
+        }
+        match self.resource_type(&request.type_url)? {
+            Some(resource_type) => self.on_typed(resource_type, request),
+            None => {
+                self.on_unserved(request);
+                Ok(Outcome { resource_type: None, resubscribed: false, answer: None })
+            }
+        }
+    }
+
+    /// GEN-01 to GEN-03. A node that is known already is not decoded again.
+    fn on_node(&mut self, bytes: &Bytes) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return if self.node.is_some() { Ok(()) } else { Err(Error::NoNode) };
+        }
+        let seen = (bytes.len(), xxh3_128(bytes));
+        if seen == self.node_seen {
+            return Ok(());
+        }
+        let node = node(&wire::Node::decode(&**bytes).map_err(|error| Error::Malformed(error.to_string()))?);
+        if node.id.is_empty() {
+            return Err(Error::NoNode);
+        }
+        if let Some(known) = self.node.as_ref().filter(|known| known.id != node.id) {
+            return Err(Error::NodeChanged { was: known.id.to_string(), is: node.id.to_string() });
+        }
+        self.node_seen = seen;
+        self.node = Some(Arc::new(node));
+        self.group = None;
+        Ok(())
+    }
+
+    /// GEN-04, GEN-05.
+    fn resource_type(&self, type_url: &str) -> Result<Option<ResourceType>, Error> {
+        match self.settings.service_type {
+            Some(own) if type_url.is_empty() || type_url == own.type_url() => Ok(Some(own)),
+            Some(own) => Err(Error::WrongType { found: type_url.to_owned(), expected: own.type_url() }),
+            None if type_url.is_empty() => Err(Error::NoTypeUrl),
+            None => Ok(ResourceType::from_type_url(type_url)
+                .filter(|known| *known != ResourceType::VirtualHost || self.settings.variant == Variant::Delta)),
+        }
+    }
+
+    fn on_unserved(&mut self, request: Request) {
+        if let Lists::Delta(edits) = &request.lists
+            && let Some(names) = edits.unserved(!request.nonce.is_empty())
+        {
+            self.unserved.push_back(Unserved { type_url: request.type_url, names });
+        }
+    }
+
+    fn on_typed(&mut self, resource_type: ResourceType, mut request: Request) -> Result<Outcome, Error> {
+        let first = self.types[resource_type.index()].is_none();
+        let state = self.types[resource_type.index()].get_or_insert_with(|| Box::new(State::new(resource_type)));
+        let reported = match &mut request.lists {
+            Lists::Sotw(listed) => listed.take_reported(),
+            Lists::Delta(edits) => edits.take_reported(),
+        };
+        if first {
+            self.reported |= !matches!(reported, Reported::Nothing);
+            state.reported = reported;
+        }
+        let asked = match &request.lists {
+            Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
+            Lists::Delta(edits) => {
+                edits.apply(&mut state.subscription, resource_type, first, &self.settings.interner)?
+            }
+        };
+        let resubscribed = first || asked.changed;
+        let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
+        state.ask(asked);
+        if first {
+            state.owed.all = true;
+            state.owed.names.clear();
+        } else if repeated && self.settings.variant == Variant::Sotw {
+            state.ask_again();
+        }
+        let answer = if first { None } else { self.on_answer(resource_type, &request) };
+        Ok(Outcome { resource_type: Some(resource_type), resubscribed, answer })
+    }
+
+    /// ACK and NACK: told apart by `error_detail` alone (GEN-15), matched by nonce alone.
+    fn on_answer(&mut self, resource_type: ResourceType, request: &Request) -> Option<Answer> {
+        let sequence = request.nonce.strip_prefix(&*self.nonce_prefix)?.parse().ok()?;
+        let state = self.types[resource_type.index()].as_mut()?;
+        let mut answered = state.on_answer(sequence)?;
+        let verdict = match &request.refusal {
+            None => {
+                state.on_acknowledged(&answered, self.settings.variant);
+                Verdict::Acknowledged
+            }
+            Some(status) => {
+                let content = answered.content.take();
+                let (names, documents) = concerned(content.as_ref(), &status.message);
+                state.on_refused(content);
+                Verdict::Refused { code: status.code, message: status.message.clone(), names, documents }
+            }
+        };
+        Some(Answer {
+            version: answered.version,
+            nonce: request.nonce.as_str().into(),
+            published_at: answered.published_at,
+            span: answered.span,
+            verdict,
+        })
+    }
+
+    // ---- responses ----
+
+    /// The next response that is owed, or `None`: the client has what it should have, or must wait for itself.
+    pub fn next_response(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
+        if snapshot.generation == 0 {
+            return None;
+        }
+        self.regroup(snapshot)?;
+        if let Some(unserved) = self.unserved.pop_front() {
+            return Some(self.answer_unserved(&unserved));
+        }
+        let group = snapshot.group(self.group()?)?;
+        loop {
+            self.release_holds(now);
+            for resource_type in ResourceType::ALL {
+                if let Some(response) = self.step(resource_type, snapshot, group, now) {
+                    return Some(response);
+                }
+            }
+            if !self.raise_barriers() {
+                return self.greeting(now);
+            }
+        }
+    }
+
+    /// When to ask for the next response although nothing happened.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let holds = self.types.iter().flatten().flat_map(|state| &state.holds);
+        holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier))).chain(self.greeting_at).min()
+    }
+
+    /// Which group the node belongs to, again when the rules or the node changed.
+    fn regroup(&mut self, snapshot: &Snapshot) -> Option<()> {
+        let node = self.node.as_ref()?;
+        let known = self.group.as_ref().is_some_and(|(rules, _)| Arc::ptr_eq(rules, &snapshot.group_rules));
+        if !known {
+            let group = rollout::select(&snapshot.group_rules, node);
+            self.group = Some((Arc::clone(&snapshot.group_rules), group));
+        }
+        Some(())
+    }
+
+    /// One type: its next response, if it is owed one.
+    fn step(
+        &mut self,
+        resource_type: ResourceType,
+        snapshot: &Snapshot,
+        group: &GroupSnapshot,
+        now: Instant,
+    ) -> Option<Response> {
+        let variant = self.settings.variant;
+        let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
+        let state = self.types[resource_type.index()].as_mut()?;
+        let target = Target {
+            set: group.set(resource_type),
+            generation: snapshot.generation,
+            variant,
+            referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
+            cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
+        };
+        let Draft { content, version, published, changed } = state.draft(target)?;
+        self.sequence += 1;
+        self.greeting_at = None;
+        let unanswered = Unanswered {
+            sequence: self.sequence,
+            version,
+            content: Some(content.clone()),
+            published_at: published.then_some(snapshot.built_at),
+            span: if published { snapshot.span.clone() } else { tracing::Span::none() },
+        };
+        state.on_sent(unanswered, now);
+        if resource_type == ResourceType::Cluster {
+            self.warm(&content, &changed);
+        }
+        Some(self.respond(resource_type, &content, version))
+    }
+
+    /// Envoy waits for the endpoints of each cluster that is new or changed: they follow in the same flush (AD-03).
+    fn warm(&mut self, content: &Content, changed: &Changed) {
+        let Some(endpoints) = self.types[ResourceType::Endpoint.index()].as_mut() else { return };
+        let warmed = |resource: &Arc<Resource>| resource.warms.clone();
+        match changed {
+            Changed::All => endpoints.warming.extend(content.resources().filter_map(warmed)),
+            Changed::Some(resources) => endpoints.warming.extend(resources.iter().filter_map(warmed)),
+        }
+    }
+
+    fn nonce(&self) -> Arc<str> {
+        format!("{}{}", self.nonce_prefix, self.sequence).into()
+    }
+
+    fn respond(&self, resource_type: ResourceType, content: &Content, version: SetVersion) -> Response {
+        let nonce = self.nonce();
+        let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
+        let (shape, head) = match self.settings.variant {
+            Variant::Sotw => (Shape::Sotw, sotw::head(type_url, version.to_string(), &nonce, identifier)),
+            Variant::Delta => {
+                (Shape::Delta, delta::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
+            }
+        };
+        let blocks = content.blocks(resource_type, shape);
+        Response { resource_type: Some(resource_type), version, nonce, head, blocks }
+    }
+
+    fn answer_unserved(&mut self, unserved: &Unserved) -> Response {
+        self.sequence += 1;
+        let (version, nonce) = (SetVersion::default(), self.nonce());
+        let identifier = &*self.settings.identifier;
+        let head = delta::head(&unserved.type_url, version.to_string(), &nonce, identifier, &unserved.names);
+        Response { resource_type: None, version, nonce, head, blocks: Blocks::empty() }
+    }
+
+    /// The one empty response of a delta stream that has all it asked for (GR-08).
+    fn greeting(&mut self, now: Instant) -> Option<Response> {
+        if self.greeting_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        self.greeting_at = None;
+        let resource_type = ResourceType::ALL
+            .into_iter()
+            .skip(ResourceType::Cluster.index())
+            .find(|resource_type| self.types[resource_type.index()].is_some())?;
+        self.sequence += 1;
+        let state = self.types[resource_type.index()].as_mut()?;
+        let version = SetVersion::default();
+        let unanswered = Unanswered {
+            sequence: self.sequence,
+            version,
+            content: Some(Content::default()),
+            published_at: None,
+            span: tracing::Span::none(),
+        };
+        state.on_sent(unanswered, now);
+        Some(self.respond(resource_type, &Content::default(), version))
+    }
+
+    // ---- removals that wait ----
+
+    /// Everything owed was sent: each removal that waits learns which answers it waits for. Whether any did.
+    fn raise_barriers(&mut self) -> bool {
+        let mut raised = false;
+        for resource_type in ResourceType::ALL {
+            let barriers: Vec<Barrier> = order::referrers(resource_type)
+                .iter()
+                .filter_map(|other| {
+                    let state = self.types[other.index()].as_ref()?;
+                    let sent_at = state.sent_at?;
+                    Some(Barrier { resource_type: *other, sequence: state.sent, sent_at })
+                })
+                .collect();
+            let Some(state) = self.types[resource_type.index()].as_mut() else { continue };
+            for hold in state.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
+                hold.barriers = Some(barriers.clone());
+                raised = true;
+            }
+        }
+        raised
+    }
+
+    /// Removals whose wait is over are owed.
+    fn release_holds(&mut self, now: Instant) {
+        for index in 0..self.types.len() {
+            let Some(mut state) = self.types[index].take() else { continue };
+            if !state.holds.is_empty() {
+                state.release(|hold: &Hold| {
+                    hold.is_over(now, |barrier| self.standing(barrier)) && !self.referrers_hold(state_type(index))
+                });
+            }
+            self.types[index] = Some(state);
+        }
+    }
+
+    /// Whether a type that may refer to this one still waits with removals of its own.
+    fn referrers_hold(&self, resource_type: ResourceType) -> bool {
+        order::referrers(resource_type)
+            .iter()
+            .any(|other| self.types[other.index()].as_ref().is_some_and(|state| !state.holds.is_empty()))
+    }
+
+    fn standing(&self, barrier: &Barrier) -> Standing {
+        self.types[barrier.resource_type.index()]
+            .as_ref()
+            .map_or(Standing::Passed, |state| state.standing(barrier.sequence))
+    }
+}
+
+fn state_type(index: usize) -> ResourceType {
+    ResourceType::ALL[index]
+}
+
+/// The first names of what was refused, and the documents of those that the client's words name.
+fn concerned(content: Option<&Content>, message: &str) -> (Vec<Arc<str>>, Vec<DocumentKey>) {
+    let Some(content) = content else { return (Vec::new(), Vec::new()) };
+    let names: Vec<_> = content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
+    let only = names.len() == 1;
+    let mut documents: Vec<DocumentKey> = content
+        .resources()
+        .filter(|resource| only || message.contains(&*resource.name))
+        .flat_map(|resource| resource.documents.iter().cloned())
+        .collect();
+    documents.sort_unstable();
+    documents.dedup();
+    (names, documents)
+}
+
+/// What matters of a node.
+fn node(wire: &wire::Node) -> Node {
+    let locality = wire.locality.clone().unwrap_or_default();
+    let metadata = wire.metadata.as_ref();
+    Node {
+        id: wire.id.as_str().into(),
+        cluster: wire.cluster.as_str().into(),
+        metadata: metadata
+            .into_iter()
+            .flat_map(|metadata| &metadata.fields)
+            .map(|(key, value)| (key.clone(), json(value, 0)))
+            .collect(),
+        locality: (locality.region, locality.zone, locality.sub_zone),
+        user_agent: wire.user_agent_name.as_str().into(),
+        features: wire.client_features.clone(),
+    }
+}
+
+/// A protobuf value as JSON. Deeper than any rule of a document can look, it is null.
+fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
+    use prost_types::value::Kind;
+    match &value.kind {
+        _ if depth > crate::document::MAX_DEPTH => serde_json::Value::Null,
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::BoolValue(value)) => (*value).into(),
+        Some(Kind::NumberValue(value)) => (*value).into(),
+        Some(Kind::StringValue(value)) => value.as_str().into(),
+        Some(Kind::ListValue(list)) => list.values.iter().map(|value| json(value, depth + 1)).collect(),
+        Some(Kind::StructValue(fields)) => {
+            fields.fields.iter().map(|(key, value)| (key.clone(), json(value, depth + 1))).collect()
+        }
+    }
+}

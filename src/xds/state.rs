@@ -1,0 +1,590 @@
+//! One type of one stream: what it asked for, what it was brought to, what is owed.
+//!
+//! What the client has is the set it was last brought to (shared with everyone who stands there), restricted to what it
+//! asked for, with short lists of exceptions: `owed` (asked for, not yet answered), `holds` (gone, not yet removed) and
+//! `refusals`. What is to be sent is the shared difference between that set and the current one, and what is owed. Pure.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::content::{Content, Shared};
+use super::order::{Hold, Standing};
+use super::subscription::{Asked, Subscription};
+use crate::fleet::Variant;
+use crate::resource::{Resource, ResourceType, ResourceVersion};
+use crate::snapshot::changes::{self, Changes};
+use crate::snapshot::set::ResourceSet;
+use crate::snapshot::version::SetVersion;
+
+/// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
+const UNANSWERED_MAX: usize = 64;
+/// Of these, the latest whose content is remembered too.
+const REMEMBERED_MAX: usize = 8;
+/// Refused responses that are remembered.
+const REFUSALS_MAX: usize = 16;
+
+/// What the client said in its first request that it has.
+#[derive(Debug, Default)]
+pub(super) enum Reported {
+    #[default]
+    Nothing,
+    /// SotW: `version_info`.
+    Version(String),
+    /// Delta: `initial_resource_versions`.
+    Versions(HashMap<String, String>),
+}
+
+/// What is to be answered whether it changed or not.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    /// All that is asked for.
+    pub(super) all: bool,
+    /// These names.
+    pub(super) names: BTreeSet<Arc<str>>,
+}
+
+impl Owed {
+    fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty()
+    }
+}
+
+/// A response that has no answer yet.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) sequence: u64,
+    pub(super) version: SetVersion,
+    /// Dropped when many are unanswered.
+    pub(super) content: Option<Content>,
+    /// When what it carries was published, if it carries a publish and nothing else.
+    pub(super) published_at: Option<SystemTime>,
+    pub(super) span: tracing::Span,
+}
+
+/// A response that was refused, until a later one about the same was acknowledged.
+#[derive(Debug)]
+struct Refusal {
+    content: Content,
+}
+
+/// What a type's next response is made of.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) content: Content,
+    pub(super) version: SetVersion,
+    /// It carries a publish and nothing that was asked for.
+    pub(super) published: bool,
+    /// Resources that are new or changed for the client: what they warm is sent after them.
+    pub(super) changed: Changed,
+}
+
+/// Which resources of a draft the client did not have as they are.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// Perhaps all of them.
+    All,
+    /// These.
+    Some(Vec<Arc<Resource>>),
+}
+
+/// What a draft is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) set: &'a Arc<ResourceSet>,
+    pub(super) generation: u64,
+    pub(super) variant: Variant,
+    /// Whether anything that refers to this type was asked for on this stream, so that removals wait.
+    pub(super) referred: bool,
+    /// The snapshot may move nobody backwards, and the client reported what it has (design.md decision 11).
+    pub(super) cautious: bool,
+}
+
+/// One type of one stream.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) resource_type: ResourceType,
+    pub(super) subscription: Subscription,
+    pub(super) reported: Reported,
+    pub(super) owed: Owed,
+    pub(super) holds: Vec<Hold>,
+    /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
+    pub(super) warming: BTreeSet<Arc<str>>,
+    /// Of these, the ones that were refused: sent when the client asks again.
+    refused_warming: BTreeSet<Arc<str>>,
+    /// The set the client was brought to; `None`: it was not answered yet.
+    base: Option<Arc<ResourceSet>>,
+    /// Holds that are over: their removal is owed.
+    released: Vec<Arc<Resource>>,
+    /// Sum over the named resources, and whether it must be counted anew.
+    named: SetVersion,
+    recount: bool,
+    /// It was answered from a snapshot that is not stale.
+    settled: bool,
+    unanswered: VecDeque<Unanswered>,
+    refusals: VecDeque<Refusal>,
+    /// Sequences of responses: the last sent, the last that was answered either way.
+    pub(super) sent: u64,
+    answered: u64,
+    pub(super) sent_at: Option<Instant>,
+    /// The generation in which everything owed had been sent.
+    pub(super) brought_to: u64,
+}
+
+impl State {
+    pub(super) fn new(resource_type: ResourceType) -> Self {
+        Self {
+            resource_type,
+            subscription: Subscription::default(),
+            reported: Reported::Nothing,
+            owed: Owed::default(),
+            holds: Vec::new(),
+            warming: BTreeSet::new(),
+            refused_warming: BTreeSet::new(),
+            base: None,
+            released: Vec::new(),
+            named: SetVersion::default(),
+            recount: true,
+            settled: false,
+            unanswered: VecDeque::new(),
+            refusals: VecDeque::new(),
+            sent: 0,
+            answered: 0,
+            sent_at: None,
+            brought_to: 0,
+        }
+    }
+
+    /// Whether a response must carry everything that is asked for, because what is left out is removed.
+    pub(super) fn is_full_state(&self, variant: Variant) -> bool {
+        variant == Variant::Sotw && super::subscription::knows_wildcard(self.resource_type)
+    }
+
+    /// A request asked for more, or for less.
+    pub(super) fn ask(&mut self, asked: Asked) {
+        if asked.changed {
+            self.recount = true;
+            let Self { subscription, holds, owed, warming, .. } = self;
+            for hold in holds {
+                hold.resources.retain(|resource| subscription.covers(resource));
+            }
+            if !subscription.wildcard {
+                owed.names.retain(|name| subscription.names.contains(name));
+                warming.retain(|name| subscription.names.contains(name));
+            }
+        }
+        self.owed.all |= asked.wildcard;
+        self.owed.names.extend(asked.names);
+    }
+
+    /// A SotW request repeats itself: the client waits for what was kept from it (SW-20).
+    pub(super) fn ask_again(&mut self) {
+        self.owed.names.append(&mut self.refused_warming);
+    }
+
+    /// Whether it has been answered on this stream from a snapshot that may be believed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    // ---- what is to be sent ----
+
+    /// The next response, if anything is owed. Brings the client to the target, whether that takes a response or not.
+    pub(super) fn draft(&mut self, target: Target<'_>) -> Option<Draft> {
+        let cautious = target.cautious && !self.settled;
+        if cautious
+            && !matches!(
+                self.resource_type,
+                ResourceType::Endpoint | ResourceType::Route | ResourceType::Secret | ResourceType::VirtualHost
+            )
+        {
+            self.brought_to = target.generation;
+            return None;
+        }
+        self.settled |= !target.cautious;
+        if self.is_current(target.set) {
+            self.brought_to = target.generation;
+            return None;
+        }
+        let draft = match target.variant {
+            Variant::Sotw => self.draft_sotw(target, cautious),
+            Variant::Delta => self.draft_delta(target, cautious),
+        };
+        if draft.is_none() {
+            self.brought_to = target.generation;
+        }
+        draft
+    }
+
+    fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
+        self.owed.is_empty()
+            && self.warming.is_empty()
+            && self.released.is_empty()
+            && self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, set))
+    }
+
+    fn draft_sotw(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
+        let first = self.base.is_none();
+        if first && self.is_up_to_date(target.set) {
+            self.base = Some(Arc::clone(target.set));
+            self.owed = Owed::default();
+            return None;
+        }
+        let full = self.is_full_state(target.variant);
+        let asked = !self.owed.is_empty();
+        let mut found = self.advance(target, cautious);
+        let released = std::mem::take(&mut self.released);
+        if full {
+            let empty_first = first && self.subscription.wildcard;
+            if !found.is_any() && released.is_empty() && found.removed.is_empty() && !empty_first {
+                return None;
+            }
+            let (content, version) = self.whole(target.set);
+            let changed = if first { Changed::All } else { Changed::Some(found.all_updates()) };
+            return Some(Draft { content, version, published: !asked, changed });
+        }
+        if self.resource_type == ResourceType::Endpoint && !cautious {
+            found.updates.extend(found.missing.iter().map(|name| empty_assignment(name)));
+        }
+        if !found.is_any() {
+            return None;
+        }
+        let version = self.named_version(target.set);
+        Some(found.into_draft(version, !asked, false))
+    }
+
+    /// SotW, first request: a wildcard whose reported version is the current one needs no answer (SW-24).
+    fn is_up_to_date(&self, set: &ResourceSet) -> bool {
+        self.subscription.wildcard
+            && self.subscription.names.is_empty()
+            && matches!(&self.reported, Reported::Version(version) if *version == set.wildcard_version().to_string())
+    }
+
+    fn draft_delta(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
+        let first = self.base.is_none();
+        // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
+        let fresh = first && self.subscription.wildcard && matches!(self.reported, Reported::Nothing);
+        let asked = !self.owed.is_empty();
+        let mut found = self.advance(target, cautious);
+        found.removed.extend(std::mem::take(&mut self.released).into_iter().map(|resource| Arc::clone(&resource.name)));
+        found.removed.append(&mut found.missing);
+        found.removed.sort_unstable();
+        found.removed.dedup();
+        if !found.is_any() && found.removed.is_empty() && !fresh {
+            return None;
+        }
+        Some(found.into_draft(target.set.version(), !asked, first))
+    }
+
+    /// Everything that is asked for, and what is held: the content of a full-state response.
+    fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
+        let mut content = Content::default();
+        let mut version = SetVersion::default();
+        if self.subscription.wildcard {
+            content.shared = Shared::Wildcard(Arc::clone(set));
+            version = set.wildcard_version();
+        }
+        let named = self.subscription.names.iter().filter_map(|name| set.get(name));
+        content.own.extend(named.filter(|resource| !self.subscription.wildcard || resource.on_demand).cloned());
+        content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
+        version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
+        (content, version)
+    }
+
+    /// Bring the client to the target set: what changed, what is owed, what is gone.
+    fn advance(&mut self, target: Target<'_>, cautious: bool) -> Found {
+        let mut found = Found::default();
+        let owed = std::mem::take(&mut self.owed);
+        let old = self.base.replace(Arc::clone(target.set));
+        if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
+            let changes = changes::between(&old, target.set);
+            let gone = self.apply_changes(&changes, &owed, &mut found);
+            if cautious {
+                self.owed.names.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
+            } else if target.referred && !gone.is_empty() {
+                self.holds.push(Hold { resources: gone, generation: target.generation, barriers: None });
+            } else {
+                found.removed.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
+            }
+        }
+        if owed.all {
+            self.answer_all(target, &mut found);
+        }
+        for name in owed.names {
+            self.answer(target.set, name, &mut found);
+        }
+        self.warm(target.set, &mut found);
+        if cautious {
+            self.owed.names.append(&mut found.missing.drain(..).collect());
+        }
+        found
+    }
+
+    /// What the publishes since changed for this client. Gives what is gone.
+    fn apply_changes(&mut self, changes: &Arc<Changes>, owed: &Owed, found: &mut Found) -> Vec<Arc<Resource>> {
+        let mut gone = Vec::new();
+        for change in changes.entries() {
+            let name = change.name();
+            let was = change.old.as_ref().filter(|resource| self.subscription.covers(resource));
+            let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
+            self.recounted(change.old.as_ref(), change.new.as_ref());
+            if owed.names.contains(name) || (owed.all && is.is_some()) {
+                self.unhold(name);
+                continue;
+            }
+            let held = if was.is_none() { self.unhold(name) } else { None };
+            match (was.or(held.as_ref()), is) {
+                (Some(was), Some(is)) if was.version == is.version => {}
+                (_, Some(is)) => found.updates.push(Arc::clone(is)),
+                (Some(was), None) => gone.push(Arc::clone(was)),
+                (None, None) => {}
+            }
+        }
+        if !found.updates.is_empty() && found.updates.len() == changes.present() {
+            found.shared = Shared::Changes(Arc::clone(changes));
+            found.shared_updates = std::mem::take(&mut found.updates);
+        }
+        gone
+    }
+
+    /// Everything that is asked for is owed: after the first request, or when the wildcard was asked for anew.
+    fn answer_all(&mut self, target: Target<'_>, found: &mut Found) {
+        let set = target.set;
+        match std::mem::take(&mut self.reported) {
+            Reported::Versions(versions) => self.answer_reported(set, &versions, found),
+            Reported::Nothing | Reported::Version(_) => {
+                if self.subscription.wildcard {
+                    found.supersede(Shared::Wildcard(Arc::clone(set)));
+                    let names = self.subscription.names.iter().filter_map(|name| set.get(name));
+                    found.updates.extend(names.filter(|resource| resource.on_demand).cloned());
+                }
+                self.find_missing(set, found);
+                if !self.subscription.wildcard && found.missing.len() < self.subscription.names.len() {
+                    found.supersede(Shared::Names(Arc::clone(set), self.subscription.names.clone()));
+                }
+            }
+        }
+    }
+
+    fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
+        found.missing.extend(self.subscription.names.iter().filter(|name| set.get(name).is_none()).cloned());
+    }
+
+    /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
+    fn answer_reported(&self, set: &ResourceSet, versions: &HashMap<String, String>, found: &mut Found) {
+        let named_always = matches!(self.resource_type, ResourceType::Endpoint | ResourceType::VirtualHost);
+        let has = |resource: &Resource| {
+            versions.get(&*resource.name).is_some_and(|version| is_version(version, resource.version))
+        };
+        if self.subscription.wildcard {
+            found.updates.extend(set.iter().filter(|one| self.subscription.covers(one) && !has(one)).cloned());
+            let gone = versions.keys().filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
+            found.removed.extend(gone.map(|name| Arc::from(&**name)));
+            self.find_missing(set, found);
+            return;
+        }
+        for name in self.subscription.names.iter() {
+            match set.get(name) {
+                Some(resource) if named_always || !has(resource) => found.updates.push(Arc::clone(resource)),
+                Some(_) => {}
+                None => found.missing.push(Arc::clone(name)),
+            }
+        }
+    }
+
+    /// One name that was asked for is answered: with the resource, or with its absence.
+    fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
+        match set.get(&name).filter(|resource| self.subscription.covers(resource)) {
+            Some(resource) => found.answer(resource),
+            None => found.missing.push(name),
+        }
+    }
+
+    /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
+    fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
+        for name in std::mem::take(&mut self.warming) {
+            let Some(resource) = set.get(&name) else { continue };
+            if found.carries(resource) {
+                continue;
+            }
+            if self.refusals.iter().any(|refusal| refusal.content.has(&name, resource.version)) {
+                self.refused_warming.insert(name);
+            } else {
+                found.updates.push(Arc::clone(resource));
+            }
+        }
+    }
+
+    /// A held resource is there again, or its removal is answered otherwise.
+    fn unhold(&mut self, name: &str) -> Option<Arc<Resource>> {
+        for hold in &mut self.holds {
+            if let Some(position) = hold.resources.iter().position(|resource| *resource.name == *name) {
+                return Some(hold.resources.swap_remove(position));
+            }
+        }
+        let position = self.released.iter().position(|resource| *resource.name == *name)?;
+        Some(self.released.swap_remove(position))
+    }
+
+    // ---- the version of what is named ----
+
+    fn recounted(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) {
+        for (resource, added) in [(old, false), (new, true)] {
+            if let Some(resource) = resource.filter(|resource| self.subscription.names.contains(&resource.name)) {
+                let member = SetVersion::of(resource);
+                self.named = if added { self.named.with(member) } else { self.named.without(member) };
+            }
+        }
+    }
+
+    /// SotW: the version of what is asked for by name and exists.
+    fn named_version(&mut self, set: &ResourceSet) -> SetVersion {
+        if std::mem::take(&mut self.recount) {
+            let named = self.subscription.names.iter().filter_map(|name| set.get(name));
+            self.named = named.fold(SetVersion::default(), |sum, resource| sum.with(SetVersion::of(resource)));
+        }
+        self.named
+    }
+
+    // ---- what was sent, and what came back ----
+
+    /// A response went out.
+    pub(super) fn on_sent(&mut self, unanswered: Unanswered, now: Instant) {
+        self.sent = unanswered.sequence;
+        self.sent_at = Some(now);
+        self.unanswered.push_back(unanswered);
+        if self.unanswered.len() > UNANSWERED_MAX {
+            self.unanswered.pop_front();
+        }
+        if let Some(oldest) = self.unanswered.len().checked_sub(REMEMBERED_MAX + 1) {
+            self.unanswered[oldest].content = None;
+        }
+    }
+
+    /// The response that an answer is for; those before it are answered by it too. `None`: stale or unknown.
+    pub(super) fn on_answer(&mut self, sequence: u64) -> Option<Unanswered> {
+        let position = self.unanswered.iter().position(|unanswered| unanswered.sequence == sequence)?;
+        self.answered = sequence;
+        self.unanswered.drain(..=position).next_back()
+    }
+
+    /// The response was accepted: what was refused before and is spoken of by it, is no longer.
+    pub(super) fn on_acknowledged(&mut self, answered: &Unanswered, variant: Variant) {
+        let full = self.is_full_state(variant);
+        match &answered.content {
+            Some(content) if !full => self.refusals.retain(|refusal| !content.overlaps(&refusal.content)),
+            _ => self.refusals.clear(),
+        }
+    }
+
+    /// The response was refused.
+    pub(super) fn on_refused(&mut self, content: Option<Content>) {
+        let content = content.unwrap_or_default();
+        self.refusals.retain(|refusal| !content.overlaps(&refusal.content));
+        if self.refusals.len() == REFUSALS_MAX {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(Refusal { content });
+    }
+
+    /// How it stands to a response that something else waits for.
+    pub(super) fn standing(&self, sequence: u64) -> Standing {
+        if self.is_refused() {
+            Standing::Refused
+        } else if self.answered >= sequence {
+            Standing::Passed
+        } else {
+            Standing::Silent
+        }
+    }
+
+    /// Whether something refused is still wanted by the client and still there.
+    fn is_refused(&self) -> bool {
+        let wanted = |resource: &Resource| {
+            self.subscription.covers(resource)
+                && self.base.as_ref().is_some_and(|base| base.get(&resource.name).is_some())
+        };
+        self.refusals.iter().any(|refusal| refusal.content.resources().any(|resource| wanted(resource)))
+    }
+
+    /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
+    pub(super) fn release(&mut self, over: impl Fn(&Hold) -> bool) -> bool {
+        let holds = std::mem::take(&mut self.holds);
+        let (over, held): (Vec<_>, Vec<_>) =
+            holds.into_iter().partition(|hold| hold.resources.is_empty() || over(hold));
+        self.holds = held;
+        let before = self.released.len();
+        self.released.extend(over.into_iter().flat_map(|hold| hold.resources));
+        self.released.len() > before
+    }
+}
+
+/// What [`State::advance`] found.
+#[derive(Debug, Default)]
+struct Found {
+    shared: Shared,
+    /// The resources of a shared difference.
+    shared_updates: Vec<Arc<Resource>>,
+    updates: Vec<Arc<Resource>>,
+    /// Asked for by name and not there.
+    missing: Vec<Arc<str>>,
+    removed: Vec<Arc<str>>,
+}
+
+impl Found {
+    fn is_any(&self) -> bool {
+        !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty()
+    }
+
+    fn all_updates(&self) -> Vec<Arc<Resource>> {
+        self.shared_updates.iter().chain(&self.updates).cloned().collect()
+    }
+
+    /// Whether the resource is carried already.
+    fn carries(&self, resource: &Resource) -> bool {
+        let shared = match &self.shared {
+            Shared::Nothing => false,
+            Shared::Changes(_) => self.shared_updates.iter().any(|one| one.name == resource.name),
+            Shared::Wildcard(_) => !resource.on_demand,
+            Shared::Names(_, names) => names.contains(&resource.name),
+        };
+        shared || self.updates.iter().any(|one| one.name == resource.name)
+    }
+
+    fn answer(&mut self, resource: &Arc<Resource>) {
+        if !self.carries(resource) {
+            self.updates.push(Arc::clone(resource));
+        }
+    }
+
+    /// A larger shared part takes the place of what was found so far.
+    fn supersede(&mut self, shared: Shared) {
+        self.shared = shared;
+        self.shared_updates.clear();
+        self.updates.clear();
+    }
+
+    fn into_draft(self, version: SetVersion, published: bool, first: bool) -> Draft {
+        let changed = match &self.shared {
+            Shared::Wildcard(_) | Shared::Names(..) => Changed::All,
+            Shared::Nothing | Shared::Changes(_) => Changed::Some(self.all_updates()),
+        };
+        let published = published && !first;
+        let content = Content { shared: self.shared, own: self.updates, removed: self.removed };
+        Draft { content, version, published, changed }
+    }
+}
+
+/// An endpoint set that does not exist is answered with an empty one: silence would keep its cluster, and with it every
+/// CDS ACK of the proxy, waiting for 15 s (SW-26).
+fn empty_assignment(name: &str) -> Arc<Resource> {
+    use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    use prost::Message;
+    let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() };
+    Arc::new(Resource::new(name, assignment.encode_to_vec(), Vec::new()))
+}
+
+/// Whether a text of a version is that version, without writing it.
+fn is_version(text: &str, version: ResourceVersion) -> bool {
+    text.len() == 32 && u128::from_str_radix(text, 16).is_ok_and(|parsed| parsed == version.0)
+}

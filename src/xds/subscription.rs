@@ -1,0 +1,273 @@
+//! What a stream asked for, for one type: one model for SotW and delta.
+//!
+//! What enters: the name lists of requests. What leaves: whether a resource is covered, and what became owed by the
+//! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (conformance.md
+//! SW-02 to SW-08, SW-17 to SW-22, DX-01 to DX-09).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Error;
+use super::names::{Interner, Names, summand};
+use crate::resource::{Resource, ResourceType};
+
+/// The explicit wildcard.
+const STAR: &[u8] = b"*";
+
+/// What a stream asked for, for one type.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Subscription {
+    /// Everything that is not on demand.
+    pub(super) wildcard: bool,
+    /// And these.
+    pub(super) names: Names,
+    /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
+    named_before: bool,
+}
+
+/// What a request asks for beyond what was asked for before.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Asked {
+    /// The wildcard, anew.
+    pub(super) wildcard: bool,
+    /// These names, each to be answered.
+    pub(super) names: Vec<Arc<str>>,
+    /// Whether anything of the subscription is not as it was before, shrunk lists included.
+    pub(super) changed: bool,
+}
+
+/// Whether an empty first list, or `*`, asks for everything.
+pub(super) fn knows_wildcard(resource_type: ResourceType) -> bool {
+    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
+}
+
+impl Subscription {
+    /// Whether the resource is asked for.
+    pub(super) fn covers(&self, resource: &Resource) -> bool {
+        (self.wildcard && !resource.on_demand) || self.names.contains(&resource.name)
+    }
+
+    /// Adopt the name list of a SotW request, which is the whole list each time.
+    pub(super) fn adopt(
+        &mut self,
+        resource_type: ResourceType,
+        listed: &[Bytes],
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        if listed.is_empty() {
+            return Ok(self.adopt_nothing(resource_type));
+        }
+        let starred = listed.iter().any(|name| *name == STAR);
+        let wildcard = starred && knows_wildcard(resource_type);
+        self.named_before = true;
+        let was_wildcard = std::mem::replace(&mut self.wildcard, wildcard);
+        if self.is_same_list(listed, starred) {
+            let asked = wildcard && !was_wildcard;
+            return Ok(Asked { wildcard: asked, names: Vec::new(), changed: was_wildcard != wildcard });
+        }
+        let mut names = Vec::with_capacity(listed.len());
+        for name in listed.iter().filter(|name| *name != STAR) {
+            names.push(Arc::from(text(name)?));
+        }
+        let names = Names::new(names, interner);
+        let grown = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
+        let changed = was_wildcard != wildcard || names != self.names;
+        self.names = names;
+        Ok(Asked { wildcard: wildcard && !was_wildcard, names: grown, changed })
+    }
+
+    /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.
+    fn adopt_nothing(&mut self, resource_type: ResourceType) -> Asked {
+        let wildcard = !self.named_before && knows_wildcard(resource_type);
+        let asked = wildcard && !self.wildcard;
+        let changed = wildcard != self.wildcard || !self.names.is_empty();
+        self.wildcard = wildcard;
+        self.names = Names::default();
+        Asked { wildcard: asked, names: Vec::new(), changed }
+    }
+
+    /// The list of an ordinary ACK is the known one: told by its sum, without copying a name.
+    fn is_same_list(&self, listed: &[Bytes], starred: bool) -> bool {
+        let count = listed.len() - usize::from(starred);
+        count == self.names.len()
+            && listed.iter().filter(|name| *name != STAR).fold(0_u128, |sum, name| sum.wrapping_add(summand(name)))
+                == self.names.sum()
+    }
+
+    /// Apply the lists of a delta request, first what is subscribed, then what is unsubscribed (DX-05).
+    pub(super) fn edit(
+        &mut self,
+        resource_type: ResourceType,
+        first: bool,
+        subscribe: &[Bytes],
+        unsubscribe: &[Bytes],
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        let mut asked = Asked::default();
+        if first && subscribe.is_empty() && unsubscribe.is_empty() && knows_wildcard(resource_type) {
+            self.wildcard = true;
+            asked.wildcard = true;
+            asked.changed = true;
+        }
+        self.add(resource_type, subscribe, interner, &mut asked)?;
+        self.take_away(unsubscribe, interner, &mut asked)?;
+        Ok(asked)
+    }
+
+    fn add(
+        &mut self,
+        resource_type: ResourceType,
+        subscribe: &[Bytes],
+        interner: &Interner,
+        asked: &mut Asked,
+    ) -> Result<(), Error> {
+        for name in subscribe {
+            if *name == STAR {
+                asked.wildcard |= knows_wildcard(resource_type);
+            } else {
+                asked.names.push(Arc::from(text(name)?));
+            }
+        }
+        asked.changed |= asked.wildcard && !self.wildcard;
+        self.wildcard |= asked.wildcard;
+        if asked.names.iter().any(|name| !self.names.contains(name)) {
+            asked.changed = true;
+            self.names = self.names.with(asked.names.iter().cloned(), interner);
+        }
+        Ok(())
+    }
+
+    /// A name that goes while the wildcard stays is answered: with the resource or with its absence (DX-09).
+    fn take_away(&mut self, unsubscribe: &[Bytes], interner: &Interner, asked: &mut Asked) -> Result<(), Error> {
+        if unsubscribe.is_empty() {
+            return Ok(());
+        }
+        let mut gone: Vec<Arc<str>> = Vec::new();
+        for name in unsubscribe {
+            if *name == STAR {
+                asked.changed |= self.wildcard;
+                self.wildcard = false;
+                asked.wildcard = false;
+            } else if self.names.contains(text(name)?) {
+                gone.push(Arc::from(text(name)?));
+            }
+        }
+        gone.sort_unstable();
+        if !gone.is_empty() {
+            asked.changed = true;
+            self.names = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
+        }
+        asked.names.retain(|name| gone.binary_search(name).is_err());
+        if self.wildcard {
+            asked.names.append(&mut gone);
+        }
+        Ok(())
+    }
+}
+
+fn text(name: &Bytes) -> Result<&str, Error> {
+    std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(names: &[&'static str]) -> Vec<Bytes> {
+        names.iter().map(|name| Bytes::from_static(name.as_bytes())).collect()
+    }
+
+    fn names(asked: &Asked) -> Vec<&str> {
+        asked.names.iter().map(|name| &**name).collect()
+    }
+
+    /// A SotW stream's lists, one after the other: what each asks for.
+    fn sotw(resource_type: ResourceType, lists: &[&[&'static str]]) -> Vec<(bool, Vec<String>)> {
+        let interner = Interner::default();
+        let mut subscription = Subscription::default();
+        lists
+            .iter()
+            .map(|list| {
+                let asked = subscription.adopt(resource_type, &bytes(list), &interner).unwrap();
+                (asked.wildcard, names(&asked).iter().map(ToString::to_string).collect())
+            })
+            .collect()
+    }
+
+    fn asks(wildcard: bool, names: &[&str]) -> (bool, Vec<String>) {
+        (wildcard, names.iter().map(ToString::to_string).collect())
+    }
+
+    // SW-02, SW-03
+    #[test]
+    fn an_empty_first_list_is_a_wildcard_for_three_types_only() {
+        for resource_type in ResourceType::ALL {
+            let expected =
+                matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute);
+            assert_eq!(sotw(resource_type, &[&[]]), [asks(expected, &[])], "{resource_type}");
+        }
+    }
+
+    // SW-05, SW-07, SW-08, SW-22
+    #[test]
+    fn an_empty_list_after_any_name_is_nothing() {
+        let cluster = ResourceType::Cluster;
+        assert_eq!(sotw(cluster, &[&["*"], &[]]), [asks(true, &[]), asks(false, &[])]);
+        assert_eq!(sotw(cluster, &[&["q"], &[]]), [asks(false, &["q"]), asks(false, &[])]);
+        assert_eq!(sotw(cluster, &[&[], &["*"], &[]]), [asks(true, &[]), asks(false, &[]), asks(false, &[])]);
+        assert_eq!(sotw(cluster, &[&["*", "A"], &["A"]]), [asks(true, &["A"]), asks(false, &[])]);
+    }
+
+    // GEN-20, SW-17, SW-18, SW-19
+    #[test]
+    fn only_names_that_are_new_in_the_set_are_asked_for() {
+        let lists: &[&[&str]] = &[&["A", "B"], &["B", "A", "A"], &["B"], &["A", "B"], &[], &["B"]];
+        let expected = [&["A", "B"] as &[&str], &[], &[], &["A"], &[], &["B"]];
+        assert_eq!(sotw(ResourceType::Endpoint, lists), expected.map(|names| asks(false, names)));
+    }
+
+    type Edit = (&'static [&'static str], &'static [&'static str]);
+
+    fn delta(resource_type: ResourceType, edits: &[Edit]) -> (Vec<(bool, Vec<String>)>, Subscription) {
+        let interner = Interner::default();
+        let mut subscription = Subscription::default();
+        let mut first = true;
+        let asked = edits.iter().map(|(add, remove)| {
+            let asked = subscription.edit(resource_type, first, &bytes(add), &bytes(remove), &interner).unwrap();
+            first = false;
+            (asked.wildcard, names(&asked).iter().map(ToString::to_string).collect())
+        });
+        (asked.collect(), subscription)
+    }
+
+    // DX-01, DX-03, DX-05
+    #[test]
+    fn a_first_delta_request_is_a_wildcard_only_when_it_names_nothing() {
+        let cluster = ResourceType::Cluster;
+        assert_eq!(delta(cluster, &[(&[], &[])]).0, [asks(true, &[])]);
+        assert_eq!(delta(cluster, &[(&[], &["q"])]).0, [asks(false, &[])]);
+        assert_eq!(delta(cluster, &[(&["x"], &[])]).0, [asks(false, &["x"])]);
+        assert_eq!(delta(cluster, &[(&["*"], &["*"]), (&["A"], &[])]).0, [asks(false, &[]), asks(false, &["A"])]);
+        assert_eq!(delta(ResourceType::Endpoint, &[(&[], &[])]).0, [asks(false, &[])]);
+    }
+
+    // DX-04, DX-06, DX-08
+    #[test]
+    fn names_stay_when_the_wildcard_ends() {
+        let edits: &[Edit] = &[(&[], &[]), (&["X"], &[]), (&["X"], &[]), (&[], &["*"]), (&[], &["X", "phantom"])];
+        let (asked, subscription) = delta(ResourceType::Cluster, &edits[..4]);
+        assert_eq!(asked, [asks(true, &[]), asks(false, &["X"]), asks(false, &["X"]), asks(false, &[])]);
+        assert!(!subscription.wildcard && subscription.names.contains("X"));
+        let (asked, subscription) = delta(ResourceType::Cluster, edits);
+        assert_eq!(asked[4], asks(false, &[]));
+        assert!(subscription.names.is_empty());
+    }
+
+    // DX-09
+    #[test]
+    fn a_name_unsubscribed_under_a_wildcard_is_answered() {
+        let (asked, _) = delta(ResourceType::Cluster, &[(&[], &[]), (&["A"], &[]), (&[], &["A", "B"])]);
+        assert_eq!(asked[2], asks(false, &["A"]));
+    }
+}
