@@ -18,6 +18,8 @@ use super::{MAX_BYTES, MAX_DEPTH, Rejection, decode};
 /// Most events (scalars, starts and ends of lists and objects) of a YAML document, aliases expanded: more than 1 MiB can
 /// hold without aliases.
 const MAX_YAML_EVENTS: usize = 600_000;
+/// Most of them that may come from aliases.
+const MAX_ALIASED_EVENTS: usize = 20_000;
 /// Most bytes of YAML scalars, aliases expanded.
 const MAX_YAML_SCALAR_BYTES: usize = 2 * MAX_BYTES;
 
@@ -57,11 +59,28 @@ fn yaml(text: &str) -> Result<Value, Rejection> {
     let result = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |deserializer| {
         Node { place: &mut place }.deserialize(deserializer)
     });
-    result.map_err(|error| {
-        place
-            .failure
-            .unwrap_or_else(|| whole(format!("not valid YAML: {}", one_line(&error.without_snippet().to_string()))))
-    })
+    result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
+}
+
+/// The parser's words, but for what it says in terms of its own options.
+fn yaml_reason(error: &serde_saphyr::Error) -> String {
+    let message = error.without_snippet().to_string();
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let place = match error.location() {
+        Some(location) => format!(" at line {}, column {}", location.line(), location.column()),
+        None => String::new(),
+    };
+    let known = [
+        ("duplicate mapping key", "found a key twice in one object"),
+        ("Documents {", "found more than one document, expected one"),
+        ("budget breached", "found more aliases, keys or nesting than a document may have"),
+        ("alias replay", "found aliases that stand for more than a document may hold"),
+        ("alias expansion", "found aliases that stand for more than a document may hold"),
+    ];
+    match known.into_iter().find(|(theirs, _)| message.contains(theirs)) {
+        Some((_, ours)) => format!("not valid YAML: {ours}{place}"),
+        None => format!("not valid YAML: {message}"),
+    }
 }
 
 fn yaml_options() -> serde_saphyr::Options {
@@ -79,15 +98,11 @@ fn yaml_options() -> serde_saphyr::Options {
         with_snippet: false,
         non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::Reject,
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MAX_YAML_EVENTS,
+            max_total_replayed_events: MAX_ALIASED_EVENTS,
             max_replay_stack_depth: MAX_DEPTH,
             max_alias_expansions_per_anchor: 10_000,
         },
     }
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn whole(reason: impl Into<String>) -> Rejection {

@@ -4,7 +4,7 @@
 //! arguments of a grammar of their own are taken, from a list that every supported Envoy knows: a value that passes here
 //! passes there.
 
-use super::super::decode::{did_you_mean, quote};
+use super::super::decode::did_you_mean;
 
 /// Commands without an argument.
 const PLAIN: &[&str] = &[
@@ -95,9 +95,9 @@ fn check_command(command: &str) -> Result<(), String> {
     if known {
         return Ok(());
     }
+    // Only the name of a near command is quoted: between two stray signs may stand anything.
     let hint = did_you_mean(&name.to_ascii_uppercase(), PLAIN.iter().chain(OF_HEADER).copied());
-    let found = quote(&format!("%{}%", if hint.is_empty() { "…" } else { name }));
-    Err(format!("found {found}, expected a command that Envoy knows (\"%%\" for a percent sign){hint}"))
+    Err(format!("found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"))
 }
 
 /// `name)`, `name?other)` or `name):length`.

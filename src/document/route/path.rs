@@ -115,6 +115,10 @@ fn check_literal(segment: &str, last: bool) -> Result<(), String> {
     if segment.contains(['{', '}']) {
         return Err(r#"a variable that is a whole segment, as in "/a/{id}""#.to_owned());
     }
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=*".contains(&byte);
+    if let Some(byte) = segment.bytes().find(|byte| !known(*byte)) {
+        return Err(format!("no {:?} beside variables", char::from(byte)));
+    }
     if segment.contains('*') {
         return Err(r#"no "*" beside variables ({rest=**} takes the rest)"#.to_owned());
     }

@@ -1,0 +1,232 @@
+//! The examples of documents.md, without the fields that are not built, and what they become.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::cluster::{Settings as ClusterSettings, *};
+use super::super::endpoint::{Endpoint, Host, Registration};
+use super::super::group::{Group, LocalityMatch, NodeMatch};
+use super::super::listener::{AccessLog, Http, Listener};
+use super::super::route::{self, *};
+use super::*;
+
+fn url(host: &str, port: u16) -> Upstream {
+    Upstream::Url(UpstreamUrl { https: false, host: host.to_owned(), port })
+}
+
+fn to(upstream: Upstream) -> Action {
+    Action::Forward(vec![Target { upstream, weight: 1 }])
+}
+
+fn exact(path: &str, methods: &[&str]) -> Match {
+    Match {
+        hosts: vec![HostPattern::Any],
+        path: PathMatch::Exact(path.to_owned()),
+        methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+        headers: Vec::new(),
+        query: Vec::new(),
+        grpc: false,
+    }
+}
+
+#[test]
+fn shortest_route() {
+    let document = json!({ "match": "POST /v1/users", "to": "http://10.0.1.5:8080", "timeout": "5s" });
+    let timeout = Some(Limit::After(Duration::from_secs(5)));
+    let expected = Route {
+        rules: vec![Rule {
+            place: "match".to_owned(),
+            matches: exact("/v1/users", &["POST"]),
+            action: to(url("10.0.1.5", 8080)),
+            rewrite: Rewrite::default(),
+            settings: route::Settings { timeout, ..route::Settings::default() },
+            enabled: true,
+        }],
+        listeners: None,
+        groups: None,
+        priority: 0,
+        enabled: true,
+    };
+    assert_eq!(parse_route(&document), expected);
+}
+
+#[test]
+fn full_route() {
+    let matches = Match {
+        hosts: vec![HostPattern::Exact("api.example.com".into())],
+        path: PathMatch::Prefix("/v1/orders".to_owned()),
+        methods: vec!["GET".to_owned(), "POST".to_owned()],
+        headers: vec![("x-tenant".to_owned(), StringMatch::Exact("a".to_owned()))],
+        query: vec![("v".to_owned(), StringMatch::Present(true))],
+        grpc: false,
+    };
+    let settings = route::Settings {
+        timeout: Some(Limit::After(Duration::from_secs(3))),
+        idle_timeout: Some(Limit::After(Duration::from_secs(60))),
+        retry: Some(Retry {
+            attempts: 2,
+            on: vec!["connect-failure".to_owned(), "503".to_owned()],
+            per_try_timeout: Some(Duration::from_secs(1)),
+            back_off: Some(BackOff { base: Duration::from_millis(25), max: Some(Duration::from_millis(250)) }),
+        }),
+        request_headers: Some(HeaderEdits {
+            set: BTreeMap::from([("x-from".to_owned(), "edge".to_owned())]),
+            add: BTreeMap::new(),
+            remove: vec!["x-debug".to_owned()],
+        }),
+        response_headers: Some(HeaderEdits::default()),
+    };
+    let target = |name: &str, weight| Target { upstream: Upstream::Cluster(name.into()), weight };
+    let rewrite = Rewrite { prefix: Some("/orders/".to_owned()), host: None };
+    let canary = ("x-env-tag".to_owned(), StringMatch::Exact("canary-v2".to_owned()));
+    let expected = Route {
+        rules: vec![
+            Rule {
+                place: "overrides[0]".to_owned(),
+                matches: Match { headers: vec![matches.headers[0].clone(), canary], ..matches.clone() },
+                action: to(Upstream::Cluster("orders-v2".into())),
+                rewrite: rewrite.clone(),
+                settings: settings.clone(),
+                enabled: true,
+            },
+            Rule {
+                place: "match[0]".to_owned(),
+                matches,
+                action: Action::Forward(vec![target("orders-v1", 95), target("orders-v2", 5)]),
+                rewrite,
+                settings,
+                enabled: true,
+            },
+        ],
+        listeners: Some(vec!["edge".into()]),
+        groups: Some(BTreeSet::from([Arc::from("default")])),
+        priority: 0,
+        enabled: true,
+    };
+    assert_eq!(parse_route(&super::full_route()), expected);
+}
+
+#[test]
+fn older_forms() {
+    let legacy = |matches: Match, upstream, timeout, place: &str, enabled| Rule {
+        place: place.to_owned(),
+        matches: Match { path: PathMatch::Legacy("/v1/users".to_owned()), ..matches },
+        action: to(upstream),
+        rewrite: Rewrite::default(),
+        settings: route::Settings {
+            timeout: Some(Limit::After(Duration::from_millis(timeout))),
+            ..route::Settings::default()
+        },
+        enabled,
+    };
+    let first = json!({ "service": "user-service", "method": "POST", "path": "/v1/users",
+                        "upstream": "http://10.0.1.5:8080", "timeout_ms": 5000, "enable": true });
+    let second = json!({ "host": "api.example.com", "path": "/v1/users", "service": "user-service", "enable": false });
+    let hosts = vec![HostPattern::Exact("api.example.com".into())];
+    let service = || Upstream::Cluster("user-service".into());
+    let one = parse_route(&first);
+    assert_eq!(one.rules, [legacy(exact("", &["POST"]), url("10.0.1.5", 8080), 5000, "path", true)]);
+    assert!(one.enabled && !parse_route(&second).enabled);
+    let both = parse_route(&json!([first, second]));
+    let expected = [
+        legacy(exact("", &["POST"]), url("10.0.1.5", 8080), 5000, "[0]", true),
+        legacy(Match { hosts, ..exact("", &[]) }, service(), 3000, "[1]", false),
+    ];
+    assert_eq!((both.rules, both.enabled), (expected.to_vec(), true));
+}
+
+#[test]
+fn unknown_field_of_an_older_form_is_a_warning() {
+    let parsed = parsed("routes/a", &json!([{ "path": "/a", "upstrem": "x" }])).unwrap();
+    assert_eq!(parsed.warnings, [r#"[0].upstrem: unknown field, ignored, did you mean "upstream"?"#]);
+}
+
+#[test]
+fn full_cluster() {
+    let endpoint = |ip: &str, zone: &str, weight, priority| Endpoint {
+        host: Host::Ip(ip.parse().unwrap()),
+        port: 8080,
+        zone: Some(zone.to_owned()),
+        weight,
+        priority,
+        draining: false,
+        metadata: BTreeMap::new(),
+    };
+    let expected = Cluster {
+        source: Source::Listed(vec![endpoint("10.0.2.4", "a", 10, 0), endpoint("10.0.2.5", "b", 1, 1)]),
+        settings: ClusterSettings {
+            protocol: Some(Protocol::Http2),
+            connect_timeout: Some(Duration::from_secs(2)),
+            lb: Some(LoadBalancing {
+                policy: LbPolicy::LeastRequest,
+                slow_start: Some(Duration::from_secs(30)),
+                locality: Some(LocalityMode::ZoneAware),
+            }),
+            health_check: Some(HealthCheck {
+                check: Check::Http("/healthz".to_owned()),
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(1),
+                healthy: 2,
+                unhealthy: 3,
+            }),
+            outlier_detection: Some(OutlierDetection {
+                consecutive_5xx: 5,
+                eject_for: Duration::from_secs(30),
+                max_eject_percent: 30,
+            }),
+            circuit_breaker: Some(CircuitBreaker {
+                connections: Some(1024),
+                pending: Some(1024),
+                requests: Some(1024),
+                retry_budget_percent: Some(20.0),
+            }),
+        },
+        on_demand: false,
+        groups: None,
+    };
+    assert_eq!(parse_cluster(&super::full_cluster()), expected);
+    assert_eq!(parse_cluster(&json!({})).source, Source::Registered);
+    let dns = Source::Dns { host: "orders.internal".to_owned(), port: 8080 };
+    assert_eq!(parse_cluster(&json!({ "dns": "Orders.internal:8080" })).source, dns);
+}
+
+#[test]
+fn listener_group_and_registrations() {
+    let listener =
+        json!({ "address": "0.0.0.0:8443", "groups": ["edge"], "http": { "trusted_hops": 1, "access_log": "json" } });
+    let expected = Document::Listener(Listener {
+        address: "0.0.0.0".parse().unwrap(),
+        port: 8443,
+        settings: super::super::listener::Settings {
+            http: Some(Http { trusted_hops: 1, access_log: Some(AccessLog::Json) }),
+        },
+        groups: Some(BTreeSet::from([Arc::from("edge")])),
+    });
+    assert_eq!(*parsed("listeners/a", &listener).unwrap().document, expected);
+    let group =
+        json!({ "match": [{ "id": "edge-*", "cluster": "c", "metadata": {}, "locality": "z" }], "priority": 2 });
+    let locality = LocalityMatch { zone: Some("z".to_owned()), ..LocalityMatch::default() };
+    let matches =
+        NodeMatch { id: Some("edge-*".to_owned()), cluster: Some("c".to_owned()), locality, ..NodeMatch::default() };
+    let expected = Document::Group(Group { matches: vec![matches], priority: 2 });
+    assert_eq!(*parsed("groups/a", &group).unwrap().document, expected);
+    let endpoint = Endpoint {
+        host: Host::Ip("10.0.2.4".parse().unwrap()),
+        port: 8080,
+        zone: None,
+        weight: 1,
+        priority: 0,
+        draining: false,
+        metadata: BTreeMap::new(),
+    };
+    let registered =
+        |text: &str| match &*parse(&key("services/a/1"), text.as_bytes(), &Limits::default()).unwrap().document {
+            Document::Endpoint(Registration { endpoint }) => endpoint.clone(),
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(registered("10.0.2.4:8080\n"), endpoint);
+    assert_eq!(registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":null}"#), endpoint);
+    let native = r#"{"address":"10.0.2.4:8080","weight":3,"zone":"","priority":1,"state":"drain","metadata":{"a":1}}"#;
+    let metadata = BTreeMap::from([("a".to_owned(), json!(1))]);
+    assert_eq!(registered(native), Endpoint { weight: 3, priority: 1, draining: true, metadata, ..endpoint });
+}
