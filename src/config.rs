@@ -217,6 +217,35 @@ impl Config {
     pub fn load_from_process(flags: &Flags) -> Result<Self, Error> {
         Self::load(flags, &process_environment(), |path| std::fs::read_to_string(path))
     }
+
+    /// The flags whose values differ between this and another configuration: what a reload would change. What is read
+    /// together is named by its first flag (`--etcd` for all that says where documents are, `--log-level` for telemetry).
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let same = [
+            ("--etcd", self.documents == other.documents && self.try_out == other.try_out),
+            ("--prefix", self.prefix == other.prefix),
+            ("--registry-prefix", self.registry_prefix == other.registry_prefix),
+            ("--state-prefix", self.state_prefix == other.state_prefix),
+            ("--routes-prefix", self.routes_prefixes == other.routes_prefixes),
+            ("--state-dir", self.state_dir == other.state_dir),
+            ("--xds-listen", self.xds_listen == other.xds_listen),
+            ("--admin-listen", self.admin_listen == other.admin_listen),
+            ("--xds-tls-cert", self.xds_tls == other.xds_tls),
+            ("--grace", self.grace == other.grace),
+            ("--max-streams", self.max_streams == other.max_streams),
+            ("--max-connection-age", self.max_connection_age == other.max_connection_age),
+            ("--stall-timeout", self.stall_timeout == other.stall_timeout),
+            ("--allow-empty", self.allow_empty == other.allow_empty),
+            ("--on-mass-loss", self.on_mass_loss == other.on_mass_loss),
+            ("--plaintext-secrets", self.plaintext_secrets == other.plaintext_secrets),
+            ("--ca-bundle", self.ca_bundle == other.ca_bundle),
+            ("--re2-max-program-size", self.re2_max_program_size == other.re2_max_program_size),
+            ("--publish-distance", self.publish_distance == other.publish_distance),
+            ("--log-level", self.telemetry == other.telemetry),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(flag, _)| flag).collect()
+    }
 }
 
 #[cfg(test)]

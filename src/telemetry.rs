@@ -4,10 +4,12 @@
 //! with an OTLP endpoint, sends the spans of one change in so many to a collector; [`metrics`] holds the counters that
 //! every stage is handed. It promises that [`Guard::finish`] sends what is still owed. Names nothing of ours.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing_subscriber::filter::ParseError;
@@ -78,20 +80,92 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(&options.filter)?;
     let traces = options.otlp_endpoint.as_deref().map(|endpoint| exporter(endpoint, options)).transpose()?;
     let spans = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("chancery")));
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = if options.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(filter).with(spans).with(lines).try_init()?;
     Ok(Guard { traces })
 }
 
 fn exporter(endpoint: &str, options: &Options) -> Result<SdkTracerProvider, Error> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()
-        .map_err(|source| Error::Exporter { endpoint: endpoint.to_owned(), source })?;
+    let mut exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+    if endpoint.starts_with("https:") {
+        exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+    }
+    let exporter = exporter.build().map_err(|source| Error::Exporter { endpoint: endpoint.to_owned(), source })?;
     // A trace begins with a change; whether it is kept is decided there, once for all its spans.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.trace_sample_percent / 100.0)));
     let resource = Resource::builder().with_service_name("chancery").build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler).with_resource(resource).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Empty};
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use opentelemetry::trace::{Span, Tracer};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A collector that tells the path and the body of each export.
+    async fn collector(listener: TcpListener, exports: mpsc::UnboundedSender<(String, Vec<u8>)>) {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let exports = exports.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                exports.send((path, body.to_vec())).unwrap();
+                let response =
+                    Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+                Ok::<_, Infallible>(response.body(Empty::<bytes::Bytes>::new()).unwrap())
+            }
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // It ends when the exporter hangs up.
+        drop(connection.serve_connection(TokioIo::new(stream), service).await);
+    }
+
+    fn options(endpoint: &str, trace_sample_percent: f64) -> Options {
+        let otlp_endpoint = Some(endpoint.to_owned());
+        Options { json: false, filter: "info".to_owned(), otlp_endpoint, trace_sample_percent }
+    }
+
+    /// What the collector was sent when one span had ended and the guard was finished.
+    async fn exported(trace_sample_percent: f64) -> Option<(String, Vec<u8>)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, mut exports) = mpsc::unbounded_channel();
+        let collector = tokio::spawn(collector(listener, sender));
+        let traces = exporter(&endpoint, &options(&endpoint, trace_sample_percent)).unwrap();
+        traces.tracer("chancery").start("publish revision").end();
+        tokio::task::spawn_blocking(|| Guard { traces: Some(traces) }.finish()).await.unwrap();
+        collector.abort();
+        exports.try_recv().ok()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_owed_to_the_collector_is_sent_at_the_end() {
+        let (path, body) = exported(100.0).await.unwrap();
+        assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+        let holds = |text: &str| body.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(holds("publish revision") && holds("chancery"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_not_sampled_is_not_sent() {
+        assert_eq!(exported(0.0).await, None);
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_an_error() {
+        let bad = Options { filter: "a=b=c".to_owned(), otlp_endpoint: None, ..options("", 0.0) };
+        assert_eq!(init(&bad).unwrap_err().to_string(), "the log filter cannot be used");
+    }
 }

@@ -276,3 +276,11 @@ fn every_setting_is_documented() {
         assert!(line.contains(&format!("`{}`", setting.default.unwrap_or("–"))), "{line}");
     }
 }
+
+#[test]
+fn a_reload_names_the_flags_that_differ() {
+    let running = flags(&["--dir=a", "--grace=1s", "--log-format=json"]);
+    assert_eq!(running.differences(&running.clone()), Vec::<&str>::new());
+    let reloaded = flags(&["--dir=b", "--grace=2s"]);
+    assert_eq!(running.differences(&reloaded), ["--etcd", "--grace", "--log-level"]);
+}

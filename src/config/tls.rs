@@ -4,6 +4,7 @@
 //! every client; [`Certificates`] keeps the latest. A new certificate is for new connections; open ones keep theirs. Files
 //! that are bad when they are read again change nothing: the certificates in use stay.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,11 +132,14 @@ impl Certificates {
     }
 
     /// Follow the files until `token` is cancelled; `reloads` (SIGHUP) makes it look at once.
-    pub async fn run(self, mut reloads: watch::Receiver<u64>, token: CancellationToken) {
+    ///
+    /// # Errors
+    /// Never: what cannot be read is told, and tried again.
+    pub async fn run(self, mut reloads: watch::Receiver<u64>, token: CancellationToken) -> Result<(), Infallible> {
         let mut loaded = self.contents();
         loop {
             tokio::select! {
-                () = token.cancelled() => return,
+                () = token.cancelled() => return Ok(()),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 Ok(()) = reloads.changed() => {}
             }
@@ -330,6 +334,6 @@ mod tests {
         assert_eq!(before.elapsed(), Duration::ZERO);
 
         token.cancel();
-        running.await.unwrap();
+        running.await.unwrap().unwrap();
     }
 }
