@@ -1,1 +1,175 @@
-//! Facts about plans.
+//! Facts about plans, over small worlds of JSON texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::*;
+use crate::document::key::{Kind, Layout};
+use crate::reconcile::world::{Options, State};
+use crate::resource::ResourceType;
+use crate::resource::compile::{self, Compiled};
+
+mod documents;
+mod guards;
+mod histories;
+mod references;
+
+/// A store and the world that follows it.
+pub(super) struct Stage {
+    pub(super) world: World,
+    pub(super) store: BTreeMap<String, Entry>,
+    pub(super) revision: i64,
+    pub(super) now: Instant,
+}
+
+pub(super) fn options() -> Options {
+    Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None }
+}
+
+/// A world that has listed these documents, written one after the other.
+pub(super) fn world_of(documents: &[(&str, &str)]) -> Stage {
+    let mut stage = Stage::empty();
+    documents.iter().for_each(|(key, text)| stage.store(key, text));
+    stage.list(ListReason::Start);
+    stage
+}
+
+pub(super) fn document_key(key: &str) -> DocumentKey {
+    match key.split_once('/') {
+        Some((word, name)) => DocumentKey::new(Kind::from_word(word).unwrap(), name),
+        None => DocumentKey::new(Kind::Defaults, ""),
+    }
+}
+
+fn full_key(key: &str) -> String {
+    Layout::default().full_key(&document_key(key))
+}
+
+fn root_of(key: &str) -> Root {
+    if key.starts_with("services/") { Root::Registrations } else { Root::Documents }
+}
+
+impl Stage {
+    pub(super) fn empty() -> Self {
+        Self { world: World::new(options()), store: BTreeMap::new(), revision: 0, now: Instant::now() }
+    }
+
+    /// With room for only so many entries in a RouteConfiguration.
+    fn narrow(most_entries: usize) -> Self {
+        let mut stage = Self::empty();
+        stage.world.compiled = Compiled::new(compile::Options { most_entries, ..compile::Options::default() });
+        stage
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { instant: self.now, wall: SystemTime::UNIX_EPOCH }
+    }
+
+    pub(super) fn later(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    pub(super) fn plan(&mut self, inputs: Vec<Input>) -> Plan {
+        let plan = plan(&self.world, inputs, self.moment());
+        self.world = plan.world.clone();
+        plan
+    }
+
+    /// Write to the store; the world does not hear of it.
+    pub(super) fn store(&mut self, key: &str, text: &str) {
+        self.revision += 1;
+        let created = self.store.get(key).map_or(self.revision, |entry| entry.create_revision);
+        let entry = Entry {
+            key: full_key(key).into(),
+            value: text.to_owned().into(),
+            create_revision: created,
+            mod_revision: self.revision,
+            leased: key.starts_with("services/"),
+        };
+        self.store.insert(key.to_owned(), entry);
+    }
+
+    pub(super) fn unstore(&mut self, key: &str) {
+        self.revision += 1;
+        self.store.remove(key);
+    }
+
+    /// What the watch tells of one write.
+    pub(super) fn put_input(&mut self, key: &str, text: &str) -> Input {
+        self.store(key, text);
+        let change = Change::Put(self.store[key].clone());
+        Input::Changed { root: root_of(key), revision: self.revision, changes: vec![change] }
+    }
+
+    pub(super) fn delete_input(&mut self, keys: &[&str]) -> Input {
+        keys.iter().for_each(|key| self.unstore(key));
+        let changes = keys.iter().map(|key| Change::Delete { key: full_key(key).into() }).collect();
+        Input::Changed { root: root_of(keys[0]), revision: self.revision, changes }
+    }
+
+    pub(super) fn put(&mut self, key: &str, text: &str) -> Plan {
+        let input = self.put_input(key, text);
+        self.plan(vec![input])
+    }
+
+    pub(super) fn delete(&mut self, key: &str) -> Plan {
+        let input = self.delete_input(&[key]);
+        self.plan(vec![input])
+    }
+
+    pub(super) fn list_input(&self, root: Root, reason: ListReason) -> Input {
+        let of_root = self.store.iter().filter(|(key, _)| root_of(key) == root);
+        let entries = of_root.map(|(_, entry)| entry.clone()).collect();
+        Input::Listed { root, revision: self.revision, reason, entries }
+    }
+
+    /// Both roots are listed.
+    pub(super) fn list(&mut self, reason: ListReason) -> Plan {
+        let inputs = [Root::Documents, Root::Registrations].map(|root| self.list_input(root, reason));
+        self.plan(inputs.into())
+    }
+
+    pub(super) fn status(&self, key: &str) -> &Status {
+        self.world.document(&document_key(key)).unwrap()
+    }
+
+    pub(super) fn state(&self, key: &str) -> Option<State> {
+        self.world.document(&document_key(key)).map(|status| status.state)
+    }
+
+    /// The text that serves.
+    pub(super) fn serving(&self, key: &str) -> Option<String> {
+        let text = self.status(key).serving.as_ref()?;
+        Some(String::from_utf8(text.value.to_vec()).unwrap())
+    }
+
+    /// `group type name` of every resource, with its version.
+    pub(super) fn resources(&self) -> BTreeMap<String, String> {
+        let resources = self.world.compiled().resources();
+        resources
+            .map(|(group, kind, resource)| (format!("{group} {kind} {}", resource.name), resource.version.to_string()))
+            .collect()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.resources().into_keys().collect()
+    }
+}
+
+/// `group type name` of every resource that changed; `-` before one that is gone.
+pub(super) fn changed(plan: &Plan) -> Vec<String> {
+    let describe = |change: &compile::ResourceChange| {
+        let sign = if change.resource.is_some() { "" } else { "-" };
+        format!("{sign}{} {} {}", change.group, change.resource_type, change.name)
+    };
+    plan.difference.resources.iter().map(describe).collect()
+}
+
+/// What was said of documents: key and state, `-` when it is gone.
+pub(super) fn said(plan: &Plan) -> Vec<String> {
+    let describe = |verdict: &Verdict| {
+        let state = verdict.status.as_ref().map_or("-", |status| status.state.as_str());
+        format!("{} {state}", verdict.key)
+    };
+    plan.verdicts.iter().map(describe).collect()
+}

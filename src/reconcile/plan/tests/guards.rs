@@ -1,0 +1,279 @@
+//! What looks like an accident is kept back.
+
+use super::*;
+
+fn names(kind: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("{kind}{number:02}")).collect()
+}
+
+fn as_strs(keys: &[String]) -> Vec<&str> {
+    keys.iter().map(String::as_str).collect()
+}
+
+/// A world of so many routes, `routes/r00` and on.
+fn routes(count: usize) -> Stage {
+    let mut stage = Stage::empty();
+    for key in names("routes/r", 0..count) {
+        let path = key.replace('/', "-");
+        stage.store(&key, &format!(r#"{{"match": "/{path}", "to": "http://10.0.0.1:80"}}"#));
+    }
+    stage.list(ListReason::Start);
+    stage
+}
+
+/// A world of one cluster with so many instances, `services/x/i00` and on.
+fn instances(count: usize) -> Stage {
+    let mut stage = Stage::empty();
+    stage.store("clusters/x", "{}");
+    for (number, key) in names("services/x/i", 0..count).iter().enumerate() {
+        stage.store(key, &format!("10.0.0.{number}:80"));
+    }
+    stage.list(ListReason::Start);
+    stage
+}
+
+fn held(stage: &Stage) -> usize {
+    stage.world.documents().filter(|status| status.state == State::Held).count()
+}
+
+#[test]
+fn one_revision_that_removes_most_documents_is_held() {
+    let mut stage = routes(20);
+    let before = stage.resources();
+    let keys = names("routes/r", 0..11);
+    let input = stage.delete_input(&as_strs(&keys));
+    let plan = stage.plan(vec![input]);
+    assert!(plan.difference.is_empty());
+    assert_eq!(plan.relist, [Root::Documents]);
+    assert_eq!(held(&stage), 11);
+    assert_eq!(stage.resources(), before);
+    let status = stage.status("routes/r00");
+    assert_eq!(status.latest, None);
+    assert_eq!(
+        status.reason.as_deref(),
+        Some(
+            "revision 31 removes 11 of 20 documents at once; the content before keeps serving until a second list agrees or it is released"
+        )
+    );
+}
+
+#[test]
+fn losing_ten_documents_or_half_of_them_is_no_accident() {
+    let mut stage = routes(20);
+    let keys = names("routes/r", 0..10);
+    let input = stage.delete_input(&as_strs(&keys));
+    stage.plan(vec![input]);
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 10));
+}
+
+#[test]
+fn a_second_list_ten_seconds_later_that_agrees_acts() {
+    let mut stage = routes(20);
+    names("routes/r", 0..15).iter().for_each(|key| stage.unstore(key));
+    let plan = stage.list(ListReason::Reconnect);
+    assert_eq!((held(&stage), plan.relist), (15, vec![Root::Documents]));
+    stage.later(9);
+    stage.list(ListReason::Confirm);
+    assert_eq!(held(&stage), 15, "too early");
+    stage.later(1);
+    stage.list(ListReason::Confirm);
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 5));
+}
+
+#[test]
+fn a_second_list_that_lacks_others_is_held_anew() {
+    let mut stage = routes(30);
+    let all = stage.store.clone();
+    names("routes/r", 0..20).iter().for_each(|key| stage.unstore(key));
+    stage.list(ListReason::Reconnect);
+    stage.store = all;
+    names("routes/r", 10..30).iter().for_each(|key| stage.unstore(key));
+    stage.later(10);
+    stage.list(ListReason::Confirm);
+    assert_eq!(held(&stage), 20);
+    stage.later(10);
+    stage.list(ListReason::Confirm);
+    assert_eq!(stage.world.documents().count(), 10);
+}
+
+#[test]
+fn documents_that_are_back_are_held_no_longer() {
+    let mut stage = routes(20);
+    let before = stage.resources();
+    let all = stage.store.clone();
+    stage.store.clear();
+    stage.list(ListReason::Reconnect);
+    assert_eq!(held(&stage), 20);
+    stage.store = all;
+    let plan = stage.list(ListReason::Confirm);
+    assert_eq!((held(&stage), plan.relist), (0, vec![]));
+    assert_eq!(stage.resources(), before);
+}
+
+#[test]
+fn an_operator_confirms_when_so_configured() {
+    let mut stage = routes(20);
+    stage.world.options = Arc::new(Options { confirm_mass_loss: true, ..options() });
+    names("routes/r", 0..15).iter().for_each(|key| stage.unstore(key));
+    assert_eq!(stage.list(ListReason::Reconnect).relist, []);
+    stage.later(60);
+    stage.list(ListReason::Reconnect);
+    assert_eq!(held(&stage), 15);
+    stage.plan(vec![Input::Release(Some(vec!["/gateway/routes/r00".to_owned()]))]);
+    assert_eq!(held(&stage), 14);
+    stage.plan(vec![Input::Release(Some(vec!["/gateway/routes/".to_owned()]))]);
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 5));
+}
+
+#[test]
+fn an_empty_list_waits_for_an_operator() {
+    let mut stage = routes(3);
+    stage.store.clear();
+    stage.list(ListReason::Reconnect);
+    stage.later(20);
+    stage.list(ListReason::Confirm);
+    assert_eq!(held(&stage), 3);
+    stage.plan(vec![Input::Release(None)]);
+    assert_eq!(stage.world.documents().count(), 0);
+    assert_eq!(stage.resources(), world_of(&[]).resources());
+}
+
+#[test]
+fn an_empty_list_after_a_start_without_documents_is_just_empty() {
+    let mut stage = routes(0);
+    stage.list(ListReason::Reconnect);
+    assert_eq!(held(&stage), 0);
+    assert!(stage.world.pending().is_empty());
+}
+
+#[test]
+fn the_list_of_another_history_is_held_whatever_it_says() {
+    let mut stage = routes(3);
+    stage.store("routes/r00", r#"{"match": "/other", "to": "http://10.0.0.1:80"}"#);
+    let plan = stage.list(ListReason::Fork);
+    assert!(plan.difference.is_empty());
+    assert_eq!(said(&plan), ["routes/r00 held"]);
+    assert_eq!(stage.status("routes/r00").latest.as_ref().unwrap().mod_revision, 4);
+    stage.later(10);
+    let plan = stage.list(ListReason::Confirm);
+    assert_eq!(said(&plan), ["routes/r00 accepted"]);
+    assert_eq!(changed(&plan), ["default routes default"]);
+}
+
+#[test]
+fn a_change_while_a_list_is_held_acts_at_once() {
+    let mut stage = routes(20);
+    names("routes/r", 0..15).iter().for_each(|key| stage.unstore(key));
+    stage.list(ListReason::Reconnect);
+    stage.put("routes/new", r#"{"match": "/new", "to": "http://10.0.0.1:80"}"#);
+    stage.put("routes/r00", r#"{"match": "/again", "to": "http://10.0.0.1:80"}"#);
+    assert_eq!(stage.state("routes/new"), Some(State::Accepted));
+    assert_eq!(stage.state("routes/r00"), Some(State::Accepted));
+    assert_eq!(held(&stage), 14);
+    stage.later(10);
+    stage.list(ListReason::Confirm);
+    assert_eq!(stage.world.documents().count(), 7);
+}
+
+#[test]
+fn a_lone_instance_goes_at_once() {
+    let mut stage = instances(3);
+    let plan = stage.delete("services/x/i00");
+    assert_eq!(changed(&plan), ["default endpoints x"]);
+    assert_eq!((held(&stage), plan.deadline), (0, None));
+}
+
+#[test]
+fn most_instances_of_a_cluster_gone_together_are_kept_for_a_minute() {
+    let mut stage = instances(20);
+    let before = stage.resources();
+    let keys = names("services/x/i", 0..11);
+    let input = stage.delete_input(&as_strs(&keys));
+    let plan = stage.plan(vec![input]);
+    assert!(plan.difference.is_empty());
+    assert_eq!(held(&stage), 11);
+    assert_eq!(
+        stage.status("services/x/i00").reason.as_deref(),
+        Some("gone together with most instances of its cluster; kept for 60 s")
+    );
+    assert_eq!(plan.deadline, Some(stage.now + Duration::from_secs(60)));
+    stage.later(59);
+    stage.plan(vec![Input::Tick]);
+    assert_eq!(stage.resources(), before);
+    stage.later(1);
+    let plan = stage.plan(vec![Input::Tick]);
+    assert_eq!((held(&stage), plan.deadline), (0, None));
+    assert_eq!(changed(&plan), ["default endpoints x"]);
+}
+
+#[test]
+fn instances_that_go_one_by_one_within_ten_seconds_come_back() {
+    let mut stage = instances(20);
+    let before = stage.resources();
+    for key in names("services/x/i", 0..10) {
+        stage.delete(&key);
+    }
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 11));
+    stage.later(9);
+    stage.delete("services/x/i10");
+    assert_eq!(held(&stage), 11);
+    assert_eq!(stage.resources(), before);
+}
+
+#[test]
+fn instances_that_go_slowly_go() {
+    let mut stage = instances(20);
+    for key in names("services/x/i", 0..20) {
+        stage.delete(&key);
+        stage.later(1);
+    }
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 1));
+}
+
+#[test]
+fn instances_that_register_again_elsewhere_are_not_lost() {
+    let mut stage = instances(20);
+    let before = stage.resources();
+    let keys = names("services/x/i", 0..20);
+    let mut inputs = vec![stage.delete_input(&as_strs(&keys))];
+    for number in 0..20 {
+        inputs.push(stage.put_input(&format!("services/x/again{number}"), &format!("10.0.0.{number}:80")));
+    }
+    let plan = stage.plan(inputs);
+    assert!(plan.difference.is_empty());
+    assert_eq!((held(&stage), stage.resources()), (0, before));
+}
+
+#[test]
+fn a_kept_instance_that_is_back_is_kept_no_longer() {
+    let mut stage = instances(20);
+    let keys = names("services/x/i", 0..12);
+    let input = stage.delete_input(&as_strs(&keys));
+    stage.plan(vec![input]);
+    assert!(stage.put("services/x/i00", "10.0.0.0:80").difference.is_empty());
+    assert!(stage.put("services/x/other", "10.0.0.1:80").difference.is_empty());
+    assert_eq!((stage.state("services/x/i00"), stage.state("services/x/i01")), (Some(State::Accepted), None));
+    assert_eq!(held(&stage), 10);
+}
+
+#[test]
+fn kept_instances_can_be_released() {
+    let mut stage = instances(20);
+    let keys = names("services/x/i", 0..12);
+    let input = stage.delete_input(&as_strs(&keys));
+    stage.plan(vec![input]);
+    let plan = stage.plan(vec![Input::Release(Some(vec!["/services/x/".to_owned()]))]);
+    assert_eq!(changed(&plan), ["default endpoints x"]);
+    assert_eq!(held(&stage), 0);
+}
+
+#[test]
+fn an_empty_registry_is_confirmed_by_a_second_list() {
+    let mut stage = instances(3);
+    stage.store.retain(|key, _| !key.starts_with("services/"));
+    stage.list(ListReason::Reconnect);
+    assert_eq!(held(&stage), 3);
+    stage.later(10);
+    stage.list(ListReason::Confirm);
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 1));
+}

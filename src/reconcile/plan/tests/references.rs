@@ -1,0 +1,275 @@
+//! Documents among others: clusters, groups, listeners, equal matches.
+
+use super::*;
+
+const X: &str = r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#;
+const TO_X: &str = r#"{"match": "/v1", "to": "x"}"#;
+
+fn to(path: &str, cluster: &str) -> String {
+    format!(r#"{{"match": "{path}", "to": "{cluster}"}}"#)
+}
+
+#[test]
+fn a_missing_cluster_is_generated_and_the_route_says_so() {
+    let mut stage = world_of(&[("routes/a", TO_X)]);
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["to: there is no document clusters/x; requests sent there are answered with 503"]
+    );
+    assert_eq!(stage.names(), ["default clusters x", "default listeners default", "default routes default"]);
+    let plan = stage.put("clusters/x", X);
+    assert_eq!(said(&plan), ["routes/a accepted", "clusters/x accepted"]);
+    assert_eq!(changed(&plan), ["default clusters x", "default endpoints x"]);
+    assert_eq!(stage.status("routes/a").warnings, [""; 0]);
+}
+
+#[test]
+fn a_cluster_that_no_route_uses_is_served_too() {
+    let stage = world_of(&[("clusters/x", X)]);
+    assert!(stage.names().contains(&"default clusters x".to_owned()));
+}
+
+#[test]
+fn an_on_demand_cluster_is_marked() {
+    let stage = world_of(&[("clusters/x", r#"{"endpoints": [{"address": "10.0.0.1:80"}], "on_demand": true}"#)]);
+    assert!(stage.world.compiled().resource("default", ResourceType::Cluster, "x").unwrap().on_demand);
+}
+
+#[test]
+fn a_cluster_deleted_while_used_is_held_until_its_last_user_goes() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X), ("routes/b", &to("/b", "x"))]);
+    let plan = stage.delete("clusters/x");
+    assert!(plan.difference.is_empty());
+    let [verdict] = &plan.verdicts[..] else { panic!("{:?}", said(&plan)) };
+    assert_eq!(verdict.used_by, [document_key("routes/a"), document_key("routes/b")]);
+    let status = stage.status("clusters/x");
+    assert_eq!(status.state, State::Held);
+    assert_eq!(status.reason.as_deref(), Some("deleted, still used by routes/a, routes/b"));
+    assert_eq!(status.latest, None);
+    assert_eq!(stage.serving("clusters/x").as_deref(), Some(X));
+    let [LastGoodWrite::Keep { .. }] = &plan.last_good[..] else { panic!("{:?}", plan.last_good) };
+
+    stage.delete("routes/a");
+    assert_eq!(stage.status("clusters/x").reason.as_deref(), Some("deleted, still used by routes/b"));
+    let plan = stage.put("routes/b", r#"{"match": "/b", "to": "http://10.0.0.2:80"}"#);
+    assert_eq!(stage.state("clusters/x"), None);
+    assert!(changed(&plan).contains(&"-default clusters x".to_owned()));
+    assert_eq!(plan.last_good, [LastGoodWrite::Forget { full_key: "/gateway/clusters/x".into() }]);
+}
+
+#[test]
+fn a_held_cluster_that_is_released_is_missing() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    stage.delete("clusters/x");
+    let plan = stage.plan(vec![Input::Release(Some(vec!["/gateway/clusters/x".to_owned()]))]);
+    assert_eq!(said(&plan), ["routes/a accepted", "clusters/x -"]);
+    assert_eq!(changed(&plan), ["default clusters x", "-default endpoints x"]);
+    assert_eq!(stage.resources(), world_of(&[("routes/a", TO_X)]).resources());
+}
+
+#[test]
+fn a_cluster_and_its_route_deleted_together_both_go() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    let inputs = vec![stage.delete_input(&["clusters/x", "routes/a"])];
+    stage.plan(inputs);
+    assert_eq!(stage.resources(), world_of(&[]).resources());
+}
+
+#[test]
+fn a_held_cluster_that_is_written_again_serves_its_new_text() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    stage.delete("clusters/x");
+    let other = r#"{"endpoints": [{"address": "10.0.0.9:80"}]}"#;
+    let plan = stage.put("clusters/x", other);
+    assert_eq!(changed(&plan), ["default endpoints x"]);
+    assert_eq!(stage.state("clusters/x"), Some(State::Accepted));
+}
+
+#[test]
+fn a_group_or_listener_that_nobody_describes_is_a_warning_until_it_comes() {
+    let route = r#"{"match": "/v1", "to": "http://10.0.0.1:80", "groups": ["edge"], "listeners": ["public"]}"#;
+    let mut stage = world_of(&[("routes/a", route)]);
+    let warnings = [
+        "groups: there is no document groups/edge; no proxy gets this for it",
+        "listeners: there is no document listeners/public; nothing is served there",
+    ];
+    assert_eq!(stage.status("routes/a").warnings, warnings);
+    let plan = stage.put("groups/edge", r#"{"match": [{"id": "edge-*"}]}"#);
+    assert_eq!(plan.difference.groups_added, vec!["edge".into()]);
+    assert_eq!(stage.status("routes/a").warnings, warnings[1..]);
+    let plan = stage.put("listeners/public", r#"{"address": "0.0.0.0:8080", "groups": ["edge"]}"#);
+    assert_eq!(stage.status("routes/a").warnings, [""; 0]);
+    let expected = [
+        "-default listeners default",
+        "-default routes default",
+        "-edge listeners default",
+        "edge listeners public",
+        "-edge routes default",
+        "edge routes public",
+    ];
+    assert_eq!(changed(&plan), expected);
+    let plan = stage.delete("groups/edge");
+    assert_eq!(plan.difference.groups_removed, vec!["edge".into()]);
+}
+
+#[test]
+fn a_document_of_one_group_does_not_exist_in_another() {
+    let cluster = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "groups": ["edge"]}"#;
+    let group = r#"{"match": [{"id": "edge-*"}]}"#;
+    let stage = world_of(&[("groups/edge", group), ("clusters/x", cluster), ("routes/a", TO_X)]);
+    let compiled = stage.world.compiled();
+    assert!(compiled.resource("edge", ResourceType::Endpoint, "x").is_some());
+    assert!(compiled.resource("default", ResourceType::Endpoint, "x").is_none());
+    assert!(compiled.resource("default", ResourceType::Cluster, "x").is_some(), "generated for the route");
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["to: clusters/x is not for group default; there, requests are answered with 503"]
+    );
+}
+
+#[test]
+fn registrations_without_a_cluster_document_are_listed_with_a_warning() {
+    let mut stage = world_of(&[("services/x/1", "10.0.0.1:80")]);
+    assert_eq!(stage.status("services/x/1").warnings, ["no cluster document clusters/x uses it"]);
+    assert_eq!(stage.resources(), world_of(&[]).resources());
+    stage.put("clusters/x", "{}");
+    assert_eq!(stage.status("services/x/1").warnings, [""; 0]);
+    assert!(stage.names().contains(&"default endpoints x".to_owned()));
+}
+
+#[test]
+fn a_registration_changes_one_assignment_and_nothing_else() {
+    let mut stage = world_of(&[("clusters/x", "{}"), ("routes/a", TO_X)]);
+    assert_eq!(changed(&stage.put("services/x/1", "10.0.0.1:80")), ["default endpoints x"]);
+    assert_eq!(changed(&stage.delete("services/x/1")), ["default endpoints x"]);
+}
+
+#[test]
+fn the_same_address_under_a_new_key_does_not_flap() {
+    let mut stage = world_of(&[("clusters/x", "{}"), ("services/x/1", "10.0.0.1:80")]);
+    assert!(stage.put("services/x/2", "10.0.0.1:80").difference.is_empty());
+    assert!(stage.delete("services/x/1").difference.is_empty());
+    assert_eq!(changed(&stage.delete("services/x/2")), ["default endpoints x"]);
+}
+
+#[test]
+fn of_equal_matches_the_document_created_first_keeps_the_traffic() {
+    let mut stage = world_of(&[("routes/b", TO_X)]);
+    let alone = stage.resources();
+    let plan = stage.put("routes/a", &to("/v1", "y"));
+    let verdict = plan.verdicts.iter().find(|verdict| verdict.key == document_key("routes/a")).unwrap();
+    assert_eq!(verdict.conflict, Some(document_key("routes/b")));
+    assert_eq!(stage.state("routes/a"), Some(State::Shadowed));
+    assert_eq!(stage.resources()["default routes default"], alone["default routes default"]);
+    let plan = stage.delete("routes/b");
+    assert!(said(&plan).contains(&"routes/a accepted".to_owned()));
+    let name = stage.resources();
+    assert_ne!(name["default routes default"], alone["default routes default"]);
+}
+
+#[test]
+fn a_rewrite_of_the_older_document_does_not_give_its_match_away() {
+    let mut stage = world_of(&[("routes/b", TO_X), ("routes/a", &to("/v1", "y"))]);
+    stage.put("routes/b", &to("/v1", "z"));
+    assert_eq!((stage.state("routes/b"), stage.state("routes/a")), (Some(State::Accepted), Some(State::Shadowed)));
+}
+
+#[test]
+fn a_route_that_keeps_a_match_of_its_own_is_accepted_with_a_warning() {
+    let both = r#"{"match": ["/v1", "/v2"], "to": "y"}"#;
+    let stage = world_of(&[("clusters/x", X), ("clusters/y", X), ("routes/b", TO_X), ("routes/a", both)]);
+    let status = stage.status("routes/a");
+    assert_eq!(status.state, State::Accepted);
+    assert_eq!(status.warnings, ["match[0]: never reached, routes/b has the same match and was created earlier"]);
+}
+
+#[test]
+fn routes_of_other_listeners_groups_priorities_hosts_or_methods_are_not_equal() {
+    let stage = world_of(&[
+        ("routes/a", TO_X),
+        ("routes/b", r#"{"match": "/v1", "to": "x", "priority": 1}"#),
+        ("routes/c", r#"{"match": "example.com/v1", "to": "x"}"#),
+        ("routes/d", r#"{"match": "GET /v1", "to": "x"}"#),
+        ("routes/e", r#"{"match": {"path": "/v1", "headers": {"x-a": "b"}}, "to": "x"}"#),
+    ]);
+    for key in ["routes/a", "routes/b", "routes/c", "routes/d", "routes/e"] {
+        assert_eq!(stage.state(key), Some(State::Accepted), "{key}");
+    }
+}
+
+#[test]
+fn the_order_of_conditions_makes_no_other_match() {
+    let one = r#"{"match": {"path": "/v1", "headers": {"x-a": "1", "x-b": "2"}}, "to": "x"}"#;
+    let two = r#"{"match": {"path": "/v1", "headers": {"X-B": "2", "X-A": "1"}}, "to": "x"}"#;
+    let stage = world_of(&[("routes/a", one), ("routes/b", two)]);
+    assert_eq!(stage.state("routes/b"), Some(State::Shadowed));
+}
+
+#[test]
+fn the_default_listener_exists_only_when_no_document_describes_one() {
+    let mut stage = world_of(&[]);
+    stage.put("listeners/edge", r#"{"address": "0.0.0.0:80"}"#);
+    assert_eq!(stage.names(), ["default listeners edge", "default routes edge"]);
+    stage.delete("listeners/edge");
+    assert_eq!(stage.resources(), world_of(&[]).resources());
+}
+
+#[test]
+fn a_listener_at_an_address_that_is_taken_is_rejected_until_it_is_free() {
+    let mut stage = world_of(&[("listeners/b", r#"{"address": "0.0.0.0:80"}"#)]);
+    let plan = stage.put("listeners/a", r#"{"address": "0.0.0.0:80"}"#);
+    assert_eq!(said(&plan), ["listeners/a rejected"]);
+    let status = stage.status("listeners/a");
+    assert_eq!(status.path.as_deref(), Some("address"));
+    assert_eq!(
+        status.reason.as_deref(),
+        Some("found 0.0.0.0:80, which listeners/b has already, expected an address of its own")
+    );
+    stage.put("listeners/b", r#"{"address": "0.0.0.0:80", "http": {"trusted_hops": 1}}"#);
+    assert_eq!(
+        (stage.state("listeners/b"), stage.state("listeners/a")),
+        (Some(State::Accepted), Some(State::Rejected))
+    );
+    let plan = stage.put("listeners/b", r#"{"address": "0.0.0.0:81"}"#);
+    assert_eq!(said(&plan), ["listeners/a accepted", "listeners/b accepted"]);
+}
+
+#[test]
+fn a_listener_that_moves_to_a_taken_address_stays_where_it_was() {
+    let mut stage =
+        world_of(&[("listeners/a", r#"{"address": "0.0.0.0:80"}"#), ("listeners/b", r#"{"address": "0.0.0.0:81"}"#)]);
+    let before = stage.resources();
+    stage.put("listeners/a", r#"{"address": "0.0.0.0:81"}"#);
+    assert_eq!(stage.resources(), before);
+    assert_eq!(
+        (stage.state("listeners/a"), stage.state("listeners/b")),
+        (Some(State::Rejected), Some(State::Accepted))
+    );
+}
+
+#[test]
+fn the_newest_document_of_too_many_entries_is_rejected_until_there_is_room() {
+    let mut stage = Stage::narrow(2);
+    stage.store("routes/c", &to("/c", "x"));
+    stage.store("routes/b", &to("/b", "x"));
+    stage.store("routes/a", &to("/a", "x"));
+    stage.list(ListReason::Start);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    assert!(stage.status("routes/a").reason.as_ref().unwrap().contains("expected at most 2"));
+    stage.delete("routes/c");
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+}
+
+#[test]
+fn a_default_that_another_document_cannot_have_is_the_defaults_fault() {
+    let grpc = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "health_check": {"grpc": ""}, "protocol": "http2"}"#;
+    let inherited = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "health_check": {"grpc": ""}}"#;
+    let http2 = r#"{"cluster": {"protocol": "http2"}}"#;
+    let mut stage = world_of(&[("defaults", http2), ("clusters/x", grpc), ("clusters/y", inherited)]);
+    if stage.state("clusters/y") != Some(State::Accepted) {
+        return; // the parser asks for the protocol in the document itself
+    }
+    stage.put("defaults", r#"{"cluster": {"protocol": "http1"}}"#);
+    assert_eq!((stage.state("defaults"), stage.state("clusters/y")), (Some(State::Rejected), Some(State::Accepted)));
+}
