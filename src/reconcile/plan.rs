@@ -8,13 +8,14 @@
 //! and finds, for each document, the latest that can serve beside all others; `verdicts` says what has become of every
 //! document. A plan costs what changed; the world before it is left as it was.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::world::{Status, Text, World};
 use crate::backend::{Change, Entry, ListReason};
-use crate::document::key::{DocumentKey, Root};
-use crate::resource::compile::Difference;
+use crate::document::key::{DocumentKey, Kind, Layout, Root};
+use crate::resource::compile::{Difference, Touched};
 
 mod choices;
 mod intake;
@@ -131,6 +132,69 @@ pub struct Plan {
 /// Decide.
 #[must_use]
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
+    let layout = &world.options().layout;
+    let mut runs = runs(layout, inputs).into_iter();
+    let first = plan_run(world, runs.next().unwrap_or_default(), moment);
+    runs.fold(first, |plan, inputs| {
+        let next = plan_run(&plan.world, inputs, moment);
+        plan.then(world, next)
+    })
+}
+
+/// With what else an input may be planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// With anything.
+    Any,
+    /// With others that say nothing of deleted clusters.
+    Ordinary,
+    /// With others that do nothing but delete clusters.
+    Deletions,
+    /// With none: it may do both.
+    Alone,
+}
+
+fn company(layout: &Layout, input: &Input) -> Company {
+    match input {
+        Input::Changed { root: Root::Registrations, .. }
+        | Input::Listed { root: Root::Registrations, .. }
+        | Input::LastGood { .. }
+        | Input::Tick => Company::Any,
+        Input::Saved { .. } => Company::Ordinary,
+        Input::Listed { .. } | Input::Release(_) => Company::Alone,
+        Input::Changed { root, changes, .. } => {
+            let deletes = |change: &Change| {
+                matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).kind == Kind::Clusters
+            };
+            match changes.iter().filter(|change| deletes(change)).count() {
+                0 => Company::Ordinary,
+                count if count == changes.len() => Company::Deletions,
+                _ => Company::Alone,
+            }
+        }
+    }
+}
+
+/// The inputs, cut so that a deleted cluster's users are those of the revision that deletes it, however many revisions are
+/// planned at once: a replica that was slower comes to the same end.
+fn runs(layout: &Layout, inputs: Vec<Input>) -> Vec<Vec<Input>> {
+    let mut runs = Vec::new();
+    let (mut run, mut met) = (Vec::new(), Company::Any);
+    for input in inputs {
+        let company = company(layout, &input);
+        if company != Company::Any {
+            if met != Company::Any && (met != company || company == Company::Alone) {
+                runs.push(std::mem::take(&mut run));
+            }
+            met = company;
+        }
+        run.push(input);
+    }
+    runs.push(run);
+    runs
+}
+
+fn plan_run(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     let mut intake = Intake::new(world, moment);
     for input in inputs {
         intake.take(input);
@@ -138,4 +202,27 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     let choices = Choices::read(&mut intake);
     let decision = choices.decide(&intake);
     verdicts::conclude(world, intake, decision)
+}
+
+impl Plan {
+    /// This plan, made on the world `before`, and the next as one.
+    fn then(self, before: &World, next: Self) -> Self {
+        let mut touched = Touched::new();
+        for change in self.difference.resources.iter().chain(&next.difference.resources) {
+            let resource = (change.resource_type, Arc::clone(&change.name));
+            touched.entry(Arc::clone(&change.group)).or_default().insert(resource);
+        }
+        let mut verdicts: BTreeMap<DocumentKey, Verdict> = BTreeMap::new();
+        verdicts.extend(self.verdicts.into_iter().chain(next.verdicts).map(|verdict| (verdict.key.clone(), verdict)));
+        let relist: BTreeSet<Root> = self.relist.into_iter().chain(next.relist).collect();
+        Self {
+            difference: next.world.compiled().difference(before.compiled(), &touched),
+            verdicts: verdicts.into_values().collect(),
+            last_good: self.last_good.into_iter().chain(next.last_good).collect(),
+            wanted: self.wanted.into_iter().chain(next.wanted).filter(|key| next.world.serves_nothing(key)).collect(),
+            deadline: next.deadline,
+            relist: relist.into_iter().collect(),
+            world: next.world,
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub enum State {
     Shadowed,
     /// Kept back by a guard: its change waits.
     Held,
-    /// A proxy NACKed it.
+    /// A proxy answered it with a NACK.
     Refused,
     /// `enabled: false`.
     Disabled,
@@ -125,7 +125,9 @@ pub(super) struct Refusal {
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) status: Status,
-    /// Its latest text as a document, when it is one.
+    /// What stands at its key as far as the guards let it act ([`Status::latest`] looks behind them); `None`: it is deleted.
+    pub(super) text: Option<Arc<Text>>,
+    /// The same as a document, when it is one.
     pub(super) latest: Option<Good>,
     /// What serves.
     pub(super) serving: Option<Good>,
@@ -184,6 +186,11 @@ impl World {
     #[must_use]
     pub fn document(&self, key: &DocumentKey) -> Option<&Status> {
         self.records.get(key).map(|record| &record.status)
+    }
+
+    /// Whether a document exists and nothing of it serves.
+    pub(super) fn serves_nothing(&self, key: &DocumentKey) -> bool {
+        self.records.get(key).is_some_and(|record| record.serving.is_none())
     }
 
     /// The revision of the documents root that the world stands at.

@@ -216,6 +216,9 @@ impl Compiled {
             faults.extend(found);
         }
         if !faults.is_empty() {
+            // One document may be at fault in several groups; it is so once.
+            faults.sort_by(|a, b| a.key.cmp(&b.key));
+            faults.dedup_by(|a, b| a.key == b.key);
             return Err(faults);
         }
         Ok(Step { compiled: Self { most_entries: self.most_entries, context, inventory, groups }, touched, concerned })

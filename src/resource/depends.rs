@@ -152,3 +152,70 @@ pub fn defaults(document: Option<&Document>) -> &Defaults {
         _ => &NONE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{Limits, parse};
+
+    fn read(key: &DocumentKey, text: &str) -> Document {
+        Document::clone(&parse(key, text.as_bytes(), &Limits::default()).unwrap().document)
+    }
+
+    fn touched(kind: Kind, name: &str, old: Option<&str>, new: Option<&str>) -> Units {
+        let key = DocumentKey::new(kind, name);
+        let (old, new) = (old.map(|text| read(&key, text)), new.map(|text| read(&key, text)));
+        let mut units = Units::default();
+        touch(&mut units, &key, old.as_ref(), new.as_ref());
+        units
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_route_with_the_same_clusters_touches_none() {
+        let units =
+            touched(Kind::Routes, "a", Some(r#"{"match": "/a", "to": "x"}"#), Some(r#"{"match": "/b", "to": "x"}"#));
+        assert_eq!(units.upstreams, names(&[]));
+        assert_eq!(units.routes.len(), 1);
+    }
+
+    #[test]
+    fn a_route_with_another_cluster_touches_both() {
+        let units = touched(
+            Kind::Routes,
+            "a",
+            Some(r#"{"match": "/a", "to": "x"}"#),
+            Some(r#"{"match": "/a", "to": "http://10.0.0.1:80"}"#),
+        );
+        assert_eq!(units.upstreams, names(&["x", "http://10.0.0.1:80"]));
+    }
+
+    #[test]
+    fn a_route_for_other_groups_touches_its_clusters() {
+        let units = touched(
+            Kind::Routes,
+            "a",
+            Some(r#"{"match": "/a", "to": "x"}"#),
+            Some(r#"{"match": "/a", "to": "x", "groups": ["edge"]}"#),
+        );
+        assert_eq!(units.upstreams, names(&["x"]));
+    }
+
+    #[test]
+    fn a_cluster_or_a_registration_touches_no_route() {
+        let upstream = Units { upstreams: names(&["x"]), ..Units::default() };
+        assert_eq!(touched(Kind::Clusters, "x", None, Some("{}")), upstream);
+        assert_eq!(touched(Kind::Services, "x/1", Some("10.0.0.1:80"), None), upstream);
+    }
+
+    #[test]
+    fn defaults_touch_the_kinds_whose_part_changed() {
+        let units = touched(Kind::Defaults, "", None, Some(r#"{"legacy_path": "prefix"}"#));
+        assert_eq!(units, Units { every_route: true, ..Units::default() });
+        let units = touched(Kind::Defaults, "", Some(r#"{"cluster": {"connect_timeout": "1s"}}"#), None);
+        assert_eq!(units, Units { every_upstream: true, ..Units::default() });
+    }
+}

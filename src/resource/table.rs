@@ -125,7 +125,7 @@ pub struct Entry {
 pub struct Origin {
     /// The document.
     pub document: Arc<DocumentKey>,
-    /// Its create_revision.
+    /// When its key was created, as the store counts; 0 where the backend keeps none.
     pub create_revision: i64,
     /// Its `priority`.
     pub priority: i32,
@@ -367,5 +367,151 @@ impl Own {
                 self.claims.remove(identity);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::key::Kind;
+
+    /// A rule's entries: its document's name (created in the order of the alphabet), host, path.
+    fn entry(name: &str, host: HostPattern, path: PathMatch, priority: i32, methods: &[&str]) -> Arc<Entry> {
+        let document = Arc::new(DocumentKey::new(Kind::Routes, name));
+        let origin = Origin { document, create_revision: 0, priority };
+        let matches = Match {
+            hosts: vec![host],
+            path: path.clone(),
+            methods: methods.iter().map(ToString::to_string).collect(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            grpc: false,
+        };
+        let routes = vec![Bytes::copy_from_slice(name.as_bytes())];
+        entries(&origin, 0, "match[0]", &matches, &path, routes).remove(0)
+    }
+
+    fn exact(path: &str) -> PathMatch {
+        PathMatch::Exact(path.to_owned())
+    }
+
+    fn prefix(path: &str) -> PathMatch {
+        PathMatch::Prefix(path.to_owned())
+    }
+
+    fn host(name: &str) -> HostPattern {
+        match name {
+            "*" => HostPattern::Any,
+            wildcard if wildcard.starts_with('*') => HostPattern::Wildcard(wildcard.into()),
+            exact => HostPattern::Exact(exact.into()),
+        }
+    }
+
+    fn table_of(entries: &[Arc<Entry>]) -> (Table, Touched) {
+        let (mut table, mut touched) = (Table::default(), Touched::default());
+        entries.iter().for_each(|entry| table.insert(entry, &mut touched));
+        table.encode(&touched, MAX_ENTRIES).unwrap();
+        (table, touched)
+    }
+
+    /// The documents of a virtual host's entries, in order.
+    fn names(table: &Table, pattern: &str) -> Vec<String> {
+        let host = HostKey::of(&host(pattern));
+        let mut entries: Vec<_> = table.sources(&host).iter().flat_map(|own| own.winners.values()).collect();
+        entries.sort_by_key(|entry| &entry.position);
+        entries.iter().map(|entry| entry.claim.document.name.to_string()).collect()
+    }
+
+    fn patterns(table: &Table) -> Vec<String> {
+        table.encoded.keys().map(|host| host.pattern.to_string()).collect()
+    }
+
+    #[test]
+    fn paths_are_asked_exact_then_template_then_longest_prefix_then_regex() {
+        let any = || HostPattern::Any;
+        let (table, _) = table_of(&[
+            entry("regex", any(), PathMatch::Regex("/a.*".to_owned()), 0, &[]),
+            entry("short", any(), prefix("/a"), 0, &[]),
+            entry("long", any(), prefix("/a/b"), 0, &[]),
+            entry("template", any(), PathMatch::Template("/a/{id}".to_owned()), 0, &[]),
+            entry("exact", any(), exact("/a/b"), 0, &[]),
+            entry("first", any(), prefix(""), 1, &[]),
+        ]);
+        assert_eq!(names(&table, "*"), ["first", "exact", "template", "long", "short", "regex"]);
+    }
+
+    #[test]
+    fn the_entry_with_more_conditions_is_asked_first_then_the_name_decides() {
+        let (table, _) = table_of(&[
+            entry("c", HostPattern::Any, exact("/a"), 0, &[]),
+            entry("b", HostPattern::Any, exact("/a"), 0, &["POST"]),
+            entry("a", HostPattern::Any, exact("/a"), 0, &["GET", "HEAD"]),
+        ]);
+        assert_eq!(names(&table, "*"), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_virtual_host_holds_its_own_routes_and_those_of_every_wider_pattern() {
+        let (table, _) = table_of(&[
+            entry("any", host("*"), exact("/a"), 0, &[]),
+            entry("wide", host("*.example.com"), exact("/a"), 0, &[]),
+            entry("narrow", host("*.api.example.com"), prefix("/"), 0, &[]),
+            entry("own", host("v1.api.example.com"), PathMatch::Regex("/.*".to_owned()), 0, &[]),
+            entry("other", host("example.com"), exact("/a"), 0, &[]),
+        ]);
+        assert_eq!(patterns(&table), ["example.com", "v1.api.example.com", "*.api.example.com", "*.example.com", "*"]);
+        assert_eq!(names(&table, "v1.api.example.com"), ["own", "narrow", "wide", "any"]);
+        assert_eq!(names(&table, "*.api.example.com"), ["narrow", "wide", "any"]);
+        assert_eq!(names(&table, "*.example.com"), ["wide", "any"]);
+        assert_eq!(names(&table, "example.com"), ["other", "any"]);
+        assert_eq!(names(&table, "*"), ["any"]);
+        assert_eq!(table.len(), 4 + 3 + 2 + 2 + 1);
+    }
+
+    #[test]
+    fn priority_goes_before_the_narrower_host() {
+        let (table, _) = table_of(&[
+            entry("own", host("example.com"), exact("/a"), 0, &[]),
+            entry("any", host("*"), prefix("/"), 1, &[]),
+        ]);
+        assert_eq!(names(&table, "example.com"), ["any", "own"]);
+    }
+
+    #[test]
+    fn a_change_encodes_only_the_virtual_hosts_it_belongs_to() {
+        let (mut table, _) =
+            table_of(&[entry("a", host("a.com"), exact("/a"), 0, &[]), entry("b", host("b.com"), exact("/a"), 0, &[])]);
+        let before: Vec<Bytes> = table.virtual_hosts().cloned().collect();
+        let mut touched = Touched::default();
+        table.insert(&entry("c", host("a.com"), exact("/c"), 0, &[]), &mut touched);
+        table.encode(&touched, MAX_ENTRIES).unwrap();
+        let after: Vec<Bytes> = table.virtual_hosts().cloned().collect();
+        assert_ne!(before[0], after[0]);
+        assert_eq!(before[1].as_ptr(), after[1].as_ptr());
+    }
+
+    #[test]
+    fn the_first_claim_has_the_match_and_gives_it_back_when_it_goes() {
+        let (older, newer) = (entry("a", host("*"), exact("/a"), 0, &[]), entry("b", host("*"), exact("/a"), 0, &[]));
+        let (mut table, touched) = table_of(&[Arc::clone(&newer), Arc::clone(&older)]);
+        assert_eq!(names(&table, "*"), ["a"]);
+        assert_eq!(table.winner(&newer), Some(&older));
+        assert_eq!(touched.documents.len(), 2);
+        let mut touched = Touched::default();
+        table.remove(&older, &mut touched);
+        assert_eq!(table.winner(&newer), Some(&newer));
+        assert_eq!(touched.documents.len(), 2, "the rival is told");
+        table.remove(&newer, &mut touched);
+        table.encode(&touched, MAX_ENTRIES).unwrap();
+        assert_eq!((patterns(&table).len(), table.documents().count(), table.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn too_many_entries_are_counted_with_their_copies_and_not_encoded() {
+        let (mut table, mut touched) = (Table::default(), Touched::default());
+        table.insert(&entry("a", host("*"), exact("/a"), 0, &[]), &mut touched);
+        table.insert(&entry("b", host("a.com"), exact("/b"), 0, &[]), &mut touched);
+        assert_eq!(table.encode(&touched, 2), Err(3));
+        assert_eq!(table.virtual_hosts().count(), 0);
     }
 }

@@ -36,11 +36,11 @@ impl Choice {
     fn of(record: &Record) -> Self {
         Self {
             full_key: Arc::clone(&record.status.full_key),
-            latest: record.status.latest.clone(),
+            latest: record.text.clone(),
             latest_good: record.latest.clone(),
             refusal: record.refusal.clone(),
             candidates: record.serving.clone().into_iter().collect(),
-            kept: record.status.latest.is_none(),
+            kept: record.text.is_none(),
         }
     }
 
@@ -193,8 +193,7 @@ impl Choices {
     /// Where a cluster's instances listen whose keys are there.
     fn live_addresses(&self, world: &World, cluster: &str) -> BTreeSet<Address> {
         let is_there = |key: &DocumentKey| {
-            !self.by_key.contains_key(key)
-                && world.records.get(key).is_some_and(|record| record.status.latest.is_some())
+            !self.by_key.contains_key(key) && world.records.get(key).is_some_and(|record| record.text.is_some())
         };
         let unchanged = world.compiled.registrations(cluster).filter(|(key, _)| is_there(key));
         let mut live: BTreeSet<Address> = unchanged.map(|(_, address)| address.clone()).collect();
@@ -346,7 +345,7 @@ fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>]) -> Opt
 
 /// An equal value under another revision is not parsed again.
 fn read_again(record: &Record, stored: &Stored) -> Option<Result<Good, Rejection>> {
-    if record.status.latest.as_ref()?.value != stored.text.value {
+    if record.text.as_ref()?.value != stored.text.value {
         return None;
     }
     match (&record.latest, &record.refusal) {

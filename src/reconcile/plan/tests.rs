@@ -1,10 +1,8 @@
 //! Facts about plans, over small worlds of JSON texts.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use super::*;
-use crate::document::key::{Kind, Layout};
 use crate::reconcile::world::{Options, State};
 use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
@@ -51,7 +49,12 @@ fn root_of(key: &str) -> Root {
 
 impl Stage {
     pub(super) fn empty() -> Self {
-        Self { world: World::new(options()), store: BTreeMap::new(), revision: 0, now: Instant::now() }
+        Self {
+            world: World::new(options()),
+            store: BTreeMap::new(),
+            revision: 0,
+            now: tokio::time::Instant::now().into_std(),
+        }
     }
 
     /// With room for only so many entries in a RouteConfiguration.

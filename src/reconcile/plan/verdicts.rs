@@ -79,12 +79,14 @@ impl Conclusion {
             reason: None,
             path: None,
             warnings: Vec::new(),
-            latest: choice.latest,
+            latest: choice.latest.clone(),
             serving: serving.as_ref().map(|good| Arc::clone(&good.text)),
             since: std::time::SystemTime::UNIX_EPOCH,
         };
         let (latest, refusal) = (choice.latest_good, choice.refusal);
-        self.world.records.insert(key, Arc::new(Record { status, latest, serving, refusal, remembered, asked }));
+        self.world
+            .records
+            .insert(key, Arc::new(Record { status, text: choice.latest, latest, serving, refusal, remembered, asked }));
     }
 
     /// What has become of a document, if that is another thing than before.
@@ -96,11 +98,11 @@ impl Conclusion {
         };
         let Judgement { state, reason, path, warnings, conflict, used_by } = self.judgement(&key, record);
         let mut status = Status { state, reason, path, warnings, since: wall, ..record.status.clone() };
-        if let Some((_, waiting)) = self.world.roots.values().find_map(|root| root.held_key(&key)) {
-            status.latest = waiting.map(|stored| Arc::clone(&stored.text));
-        } else if let Some(stored) = self.world.roots.values().find_map(|root| root.served.get(&key)) {
-            status.latest = Some(Arc::clone(&stored.text));
-        }
+        let held = self.world.roots.values().find_map(|root| root.held_key(&key));
+        status.latest = match held {
+            Some((_, waiting)) => waiting.map(|stored| Arc::clone(&stored.text)),
+            None => record.text.clone(),
+        };
         if let Some(earlier) = earlier.filter(|earlier| earlier.state == status.state) {
             status.since = earlier.since;
         }
@@ -115,13 +117,16 @@ impl Conclusion {
             Some(_) => self.world.compiled.standing(key),
             None => Standing::default(),
         };
-        let mut judgement = Judgement::default();
-        judgement.warnings = warnings(record.serving.as_ref(), key, &standing);
-        judgement.conflict = standing.losses.iter().map(|loss| &loss.winner).find(|winner| *winner != key).cloned();
+        let winners = standing.losses.iter().map(|loss| &loss.winner);
+        let judgement = Judgement {
+            warnings: warnings(record.serving.as_ref(), key, &standing),
+            conflict: winners.into_iter().find(|winner| *winner != key).cloned(),
+            ..Judgement::default()
+        };
         if let Some((hold, _)) = self.world.roots.values().find_map(|root| root.held_key(key)) {
             return judgement.with(State::Held, hold.reason(), "");
         }
-        if record.status.latest.is_none() {
+        if record.text.is_none() {
             return self.judge_deleted(key, record, judgement);
         }
         if let Some(refusal) = &record.refusal {
@@ -129,8 +134,7 @@ impl Conclusion {
         }
         match record.serving.as_ref().map(|good| &*good.parsed.document) {
             Some(Document::Route(route)) if crate::resource::depends::enabled_rules(route).next().is_none() => {
-                judgement.state = State::Disabled;
-                judgement
+                Judgement { state: State::Disabled, ..judgement }
             }
             _ if standing.shadowed => {
                 let loss = standing.losses.first();

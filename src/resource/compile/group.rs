@@ -1,7 +1,7 @@
-//! One group of proxies: its resources, and the tables behind its RouteConfigurations. Persistent.
+//! One group of proxies: its resources, and the table behind each RouteConfiguration. Persistent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -199,23 +199,25 @@ fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
     translate::registered(name, &endpoints, documents)
 }
 
+/// When a listener was written, and its name.
+type Written<'a> = (i64, &'a Arc<str>);
+
 /// Two listeners on one address: the one written last is at fault.
 fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<Unit>>>) -> Vec<Fault> {
-    let mut by_address: BTreeMap<(IpAddr, u16), Vec<(i64, &Arc<str>)>> = BTreeMap::new();
+    let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
     for (name, unit) in listeners {
         let Some(unit) = unit else { continue };
         if let Some(listener) = depends::listener(Some(unit.document())) {
-            let at = by_address.entry((listener.address, listener.port)).or_default();
+            let at = by_address.entry(SocketAddr::new(listener.address, listener.port)).or_default();
             at.push((unit.accepted.mod_revision, name));
         }
     }
     by_address
         .into_iter()
-        .filter_map(|((address, port), mut at)| {
+        .filter_map(|(address, mut at)| {
             at.sort_unstable();
             let (_, newest) = at.pop()?;
             let (_, other) = at.first()?;
-            let address = std::net::SocketAddr::new(address, port);
             let reason =
                 format!("found {address}, which listeners/{other} has already, expected an address of its own");
             let key = DocumentKey::new(Kind::Listeners, Arc::clone(newest));
@@ -236,7 +238,7 @@ fn too_many(scene: &Scene<'_>, listener: &Arc<str>, table: &Table, entries: usiz
     {
         let own = scene.after.unit(key).map_or(&[][..], |unit| entries_on(unit, scene.name, listener));
         let own: usize = own.iter().map(|entry| entry.routes.len()).sum();
-        // Copies in narrower virtual hosts are not counted, so this never takes a document too many... except the last.
+        // Copies in narrower virtual hosts are not counted: rather one more round than one document too many.
         excess = excess.saturating_sub(own.max(1));
         let reason = format!(
             "found {entries} entries in the RouteConfiguration {listener} of group {}, expected at most {} (copies of wider hosts' entries included)",

@@ -48,9 +48,10 @@ fn the_last_good_text_is_kept_once_and_forgotten_when_a_later_one_is_good() {
     assert_eq!((&**full_key, &text.value[..]), ("/gateway/routes/a", GOOD.as_bytes()));
     assert_eq!(stage.put("routes/a", "{").last_good, []);
     let forget = LastGoodWrite::Forget { full_key: "/gateway/routes/a".into() };
-    assert_eq!(stage.put("routes/a", BETTER).last_good, [forget.clone()]);
+    let forget = [forget];
+    assert_eq!(stage.put("routes/a", BETTER).last_good, forget);
     stage.put("routes/a", BAD);
-    assert_eq!(stage.delete("routes/a").last_good, [forget]);
+    assert_eq!(stage.delete("routes/a").last_good, forget);
 }
 
 #[test]

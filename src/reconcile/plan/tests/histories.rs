@@ -55,7 +55,7 @@ fn serving(stage: &Stage) -> BTreeMap<String, Option<i64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     /// A world that followed every write and one that lists what serves at the end have the same resources.
     #[test]

@@ -249,6 +249,17 @@ fn a_listener_that_moves_to_a_taken_address_stays_where_it_was() {
 }
 
 #[test]
+fn a_conflict_in_two_groups_costs_one_text() {
+    let mut stage = world_of(&[
+        ("groups/edge", r#"{"match": [{"id": "edge-*"}]}"#),
+        ("listeners/a", r#"{"address": "0.0.0.0:80"}"#),
+        ("listeners/b", r#"{"address": "0.0.0.0:81"}"#),
+    ]);
+    stage.put("listeners/b", r#"{"address": "0.0.0.0:80"}"#);
+    assert_eq!(stage.serving("listeners/b").as_deref(), Some(r#"{"address": "0.0.0.0:81"}"#));
+}
+
+#[test]
 fn the_newest_document_of_too_many_entries_is_rejected_until_there_is_room() {
     let mut stage = Stage::narrow(2);
     stage.store("routes/c", &to("/c", "x"));
@@ -272,4 +283,14 @@ fn a_default_that_another_document_cannot_have_is_the_defaults_fault() {
     }
     stage.put("defaults", r#"{"cluster": {"protocol": "http1"}}"#);
     assert_eq!((stage.state("defaults"), stage.state("clusters/y")), (Some(State::Rejected), Some(State::Accepted)));
+}
+
+#[test]
+fn a_cluster_deleted_and_written_badly_in_one_batch_is_held_in_between() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    let inputs = vec![stage.delete_input(&["clusters/x"]), stage.put_input("clusters/x", "{")];
+    let plan = stage.plan(inputs);
+    assert_eq!(said(&plan), ["clusters/x rejected"]);
+    assert_eq!(stage.serving("clusters/x").as_deref(), Some(X));
+    assert!(plan.difference.is_empty());
 }
