@@ -1,0 +1,59 @@
+//! A static Envoy bootstrap of compiled resources: the same messages, with routes and endpoints put inside.
+
+use std::collections::BTreeMap;
+
+use chancery::resource::ResourceType;
+use chancery::resource::compile::Compiled;
+use serde_json::{Value, json};
+
+use super::outputs::resources;
+
+/// The bootstrap of one group's resources, as YAML (JSON is).
+pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
+    let take = |resource_type| resources(compiled, resource_type).remove(group).unwrap_or_default();
+    let endpoints = by_name(take(ResourceType::Endpoint), "cluster_name");
+    let routes = by_name(take(ResourceType::Route), "name");
+    let mut clusters = take(ResourceType::Cluster);
+    let mut listeners = take(ResourceType::Listener);
+    clusters.iter_mut().for_each(|cluster| put_endpoints_inside(cluster, &endpoints));
+    listeners.iter_mut().for_each(|listener| put_routes_inside(listener, &routes));
+    let bootstrap = json!({
+        "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
+        "static_resources": { "clusters": clusters, "listeners": listeners },
+    });
+    bootstrap.to_string()
+}
+
+fn by_name(resources: Vec<Value>, field: &str) -> BTreeMap<String, Value> {
+    resources.into_iter().map(|resource| (resource[field].as_str().unwrap_or_default().to_owned(), resource)).collect()
+}
+
+fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {
+    without_type(cluster);
+    if cluster["type"] != json!("EDS") {
+        return;
+    }
+    let name = cluster["name"].as_str().unwrap_or_default().to_owned();
+    let fields = cluster.as_object_mut().expect("a message");
+    fields.remove("eds_cluster_config").expect("an EDS cluster says where its endpoints come from");
+    fields.insert("type".to_owned(), json!("STATIC"));
+    // An on-demand cluster's endpoints come when it is asked for; they are compiled like any other.
+    let mut assignment = endpoints.get(&name).unwrap_or_else(|| panic!("{name} has no ClusterLoadAssignment")).clone();
+    without_type(&mut assignment);
+    fields.insert("load_assignment".to_owned(), assignment);
+}
+
+fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
+    without_type(listener);
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    let fields = manager.as_object_mut().expect("a connection manager");
+    let rds = fields.remove("rds").expect("routes by RDS");
+    let name = rds["route_config_name"].as_str().unwrap_or_default();
+    let mut configuration = routes.get(name).unwrap_or_else(|| panic!("{name} has no RouteConfiguration")).clone();
+    without_type(&mut configuration);
+    fields.insert("route_config".to_owned(), configuration);
+}
+
+fn without_type(resource: &mut Value) {
+    resource.as_object_mut().expect("a message").remove("@type");
+}

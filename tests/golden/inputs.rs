@@ -1,0 +1,53 @@
+//! From a file of documents to compiled resources.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use chancery::document::key::{DocumentKey, Kind};
+use chancery::document::{self, Limits};
+use chancery::resource::compile::{Accepted, Compiled, Edit, Options};
+use serde_json::{Map, Value};
+
+/// `tests/golden`.
+pub(crate) fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The names of all inputs, sorted.
+pub(crate) fn names() -> Vec<String> {
+    let files = fs::read_dir(folder().join("in")).expect("tests/golden/in is there");
+    let stem = |path: PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let mut names: Vec<String> = files.filter_map(|file| stem(file.expect("a readable entry").path())).collect();
+    names.sort();
+    names
+}
+
+/// The compiled documents of an input.
+pub(crate) fn compiled(name: &str) -> Compiled {
+    let path = folder().join("in").join(format!("{name}.yaml"));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    compile(&text)
+}
+
+/// Documents by key, as YAML; written in the order in which they stand.
+pub(crate) fn compile(text: &str) -> Compiled {
+    let documents: Map<String, Value> = serde_saphyr::from_str(text).expect("an object of documents");
+    let edits = documents.iter().zip(1..).map(|((key, value), revision)| edit(key, value, revision)).collect();
+    let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
+    let options = Options { ca_bundle: Some(ca_bundle), ..Options::default() };
+    let step = Compiled::new(options).apply(edits).unwrap_or_else(|faults| panic!("{faults:?}"));
+    step.compiled
+}
+
+fn edit(key: &str, value: &Value, revision: i64) -> Edit {
+    let (word, name) = key.split_once('/').unwrap_or((key, ""));
+    let kind = Kind::from_word(word).unwrap_or_else(|| panic!("{key} is no key"));
+    let key = DocumentKey::new(kind, name);
+    // The plain forms of a registration are not JSON.
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let parsed = document::parse(&key, text.as_bytes(), &Limits::default());
+    let document = parsed.unwrap_or_else(|error| panic!("{key}: {error}")).document;
+    let accepted = Accepted { document, create_revision: revision, mod_revision: revision };
+    Edit { key, accepted: Some(accepted) }
+}

@@ -1,0 +1,132 @@
+//! What documents.md says of matching, rewriting and answering holds in a real Envoy.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use reqwest::header::{HOST, LOCATION};
+use reqwest::redirect::Policy;
+use serde_json::Value;
+
+use super::bootstrap;
+use super::inputs::compile;
+use super::support::envoy::{Envoy, own_address};
+use super::support::eventually::eventually;
+use super::support::upstream::Upstream;
+
+/// Documents; `UPSTREAM` is an address, `LISTENER` too.
+const DOCUMENTS: &str = r#"
+listeners/edge: { address: "LISTENER" }
+routes/exact: { match: /exact, to: "http://UPSTREAM", rewrite: { prefix: /new/ } }
+routes/prefix: { match: /v1/orders/*, to: "http://UPSTREAM", rewrite: { prefix: /orders/ } }
+routes/root: { match: /v2/orders/*, to: "http://UPSTREAM", rewrite: { prefix: / } }
+routes/regex: { match: '~^/re\d+/x$', to: "http://UPSTREAM", rewrite: { prefix: /new } }
+routes/template: { match: "/users/{id}/x", to: "http://UPSTREAM", rewrite: { prefix: /a%20b } }
+routes/rest: { match: "/files/{rest=**}", to: "http://UPSTREAM" }
+routes/all: { match: [{ hosts: [all.example.com], path: "/*" }], to: "http://UPSTREAM", rewrite: { prefix: /all } }
+routes/host: { match: /host, to: "http://UPSTREAM", rewrite: { host: orders.internal } }
+routes/moved: { match: /old/*, to: { redirect: { prefix: /new, code: 308 } } }
+routes/moved-to-root: { match: /older/*, to: { redirect: { prefix: / } } }
+routes/moved-template: { match: "/item/{id}", to: { redirect: { prefix: /items } } }
+routes/secure: { match: /secure, to: { redirect: { scheme: https, host: new.example.com } } }
+routes/respond: { match: /respond, to: { respond: { status: 418, body: "{}", headers: { content-type: application/json } } } }
+routes/methods: { match: "PUT|POST /method", to: { respond: { status: 200 } } }
+routes/header: { match: { path: /header, headers: { x-a: { not: a } } }, to: { respond: { status: 200 } } }
+routes/header-else: { match: /header, to: { respond: { status: 202 } } }
+routes/query: { match: { path: /query, query: { v: { not: a.b } } }, to: { respond: { status: 200 } } }
+routes/query-else: { match: /query, to: { respond: { status: 202 } } }
+routes/absent: { match: { path: /absent, query: { v: { present: false } } }, to: { respond: { status: 200 } } }
+routes/absent-else: { match: /absent, to: { respond: { status: 202 } } }
+routes/missing: { match: /missing, to: gone }
+"#;
+
+/// A request (`METHOD path`, perhaps with a header) and what comes of it: `path` at the upstream, or a status and perhaps
+/// a `Location`.
+const EXPECTED: &[(&str, &str)] = &[
+    ("GET /exact", "/new/"),
+    ("GET /exact?q=1", "/new/?q=1"),
+    ("GET /exact/", "404"),
+    ("GET /v1/orders/7", "/orders/7"),
+    ("GET /v1/orders/7?q=1", "/orders/7?q=1"),
+    ("GET /v1/orders", "/orders"),
+    ("GET /v1/orders/", "/orders/"),
+    ("GET /v1/ordersx", "404"),
+    ("GET /v1//orders/7", "/orders/7"),
+    ("GET /v1/orders%2F7", "400"),
+    ("GET /v2/orders/7?q=1", "/7?q=1"),
+    ("GET /v2/orders", "/"),
+    ("GET /v2/orders/", "/"),
+    ("GET /re12/x?q=1", "/new?q=1"),
+    ("GET /re12/xy", "404"),
+    ("GET /users/7/x?q=1", "/a%20b?q=1"),
+    ("GET /users/7/8/x", "404"),
+    ("GET /files/a/b/c", "/files/a/b/c"),
+    ("GET /7 host: all.example.com", "/all/7"),
+    ("GET /7 host: all.example.com:8080", "/all/7"),
+    ("GET / host: all.example.com", "/all/"),
+    ("GET /host", "/host for orders.internal"),
+    ("GET /old/7?q=1 host: h.example.com", "308 http://h.example.com/new/7?q=1"),
+    ("GET /old host: h.example.com", "308 http://h.example.com/new"),
+    ("GET /older/7 host: h.example.com", "301 http://h.example.com/7"),
+    ("GET /older host: h.example.com", "301 http://h.example.com/"),
+    ("GET /item/7?q=1 host: h.example.com", "301 http://h.example.com/items?q=1"),
+    ("GET /secure?q=1", "301 https://new.example.com/secure?q=1"),
+    ("GET /respond", "418 application/json"),
+    ("PUT /method", "200"),
+    ("POST /method", "200"),
+    ("GET /method", "404"),
+    ("GET /header", "200"),
+    ("GET /header x-a: b", "200"),
+    ("GET /header x-a: a", "202"),
+    ("GET /query", "200"),
+    ("GET /query?v=a.b", "202"),
+    ("GET /query?x&v=a.b&y=1", "202"),
+    ("GET /query?v=aXb", "200"),
+    ("GET /query?v=a.bc&xv=a.b", "200"),
+    ("GET /absent", "200"),
+    ("GET /absent?v", "202"),
+    ("GET /missing", "503"),
+    ("GET /nothing", "404"),
+];
+
+#[tokio::test]
+async fn envoy_matches_rewrites_and_answers_as_documented() {
+    let upstream = Upstream::start("echo").await;
+    let listener = own_address();
+    let documents =
+        DOCUMENTS.replace("UPSTREAM", &upstream.address().to_string()).replace("LISTENER", &listener.to_string());
+    let envoy = Envoy::start_with(&bootstrap::of_group(&compile(&documents), "default"), "golden").await;
+    envoy.ready().await;
+    let client = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().expect("a client");
+    let base = format!("http://{listener}");
+    let answers = || async { client.get(format!("{base}/respond")).send().await.is_ok() };
+    eventually(Duration::from_secs(5), answers, true).await;
+
+    let mut wrong = String::new();
+    for (request, expected) in EXPECTED {
+        let seen = outcome(&client, &base, request).await;
+        if seen != *expected {
+            writeln!(wrong, "{request}: expected {expected}, got {seen}").expect("a String takes all");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+async fn outcome(client: &reqwest::Client, base: &str, request: &str) -> String {
+    let mut words = request.splitn(3, ' ');
+    let method = words.next().and_then(|method| method.parse().ok()).expect("a method");
+    let mut builder = client.request(method, format!("{base}{}", words.next().expect("a path")));
+    if let Some((name, value)) = words.next().and_then(|header| header.split_once(": ")) {
+        builder = builder.header(if name == "host" { HOST.as_str() } else { name }, value);
+    }
+    let response = builder.send().await.unwrap_or_else(|error| panic!("{request}: {error}"));
+    let status = response.status().as_u16();
+    if response.headers().contains_key("x-upstream") {
+        let echo: Value = response.json().await.expect("the upstream's JSON");
+        let host = echo["host"].as_str().filter(|host| *host == "orders.internal");
+        let path = echo["path"].as_str().unwrap_or_default();
+        return host.map_or_else(|| path.to_owned(), |host| format!("{path} for {host}"));
+    }
+    let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let detail = text(LOCATION.as_str()).or_else(|| text("content-type").filter(|kind| *kind == "application/json"));
+    detail.map_or_else(|| status.to_string(), |detail| format!("{status} {detail}"))
+}
