@@ -20,5 +20,5 @@ pub mod wire {
     tonic::include_proto!("chancery.wire.v1");
 }
 
-/// The FileDescriptorSet of everything in `envoy-types`.
+/// The `FileDescriptorSet` of everything in `envoy-types`.
 pub static ENVOY_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy-types.bin"));

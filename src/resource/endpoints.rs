@@ -1,4 +1,4 @@
-//! Endpoints: lists of endpoints to ClusterLoadAssignments.
+//! Endpoints: lists of endpoints to `ClusterLoadAssignments`.
 //!
 //! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment whose bytes depend on
 //! the set alone. Endpoints are grouped by priority and zone; groups and their members are sorted; of several with one
@@ -52,7 +52,7 @@ pub fn empty(name: &str) -> Resource {
     Resource::new(name, assignment(name, &[]), Vec::new())
 }
 
-/// The encoded ClusterLoadAssignment; hosts may be names (inside a STRICT_DNS cluster).
+/// The encoded ClusterLoadAssignment; hosts may be names (inside a `STRICT_DNS` cluster).
 #[must_use]
 pub(super) fn assignment(name: &str, endpoints: &[&Endpoint]) -> Vec<u8> {
     let groups = grouped(endpoints);

@@ -4,7 +4,7 @@
 //! listener's name and comes by RDS. How requests are cleaned before they are matched is fixed: the client's address is
 //! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes merged,
 //! an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client speaks,
-//! 5 minutes until an idle stream ends, one socket per worker (SO_REUSEPORT).
+//! 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -131,7 +131,7 @@ fn access_log(format: AccessLog) -> WireAccessLog {
     }
 }
 
-/// An encoded StdoutAccessLog with [`JSON_FIELDS`], sorted.
+/// An encoded `StdoutAccessLog` with [`JSON_FIELDS`], sorted.
 fn json_log() -> Vec<u8> {
     let fields: Vec<(String, Json)> =
         JSON_FIELDS.iter().map(|(name, command)| ((*name).to_owned(), json!(command))).collect();

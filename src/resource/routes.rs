@@ -1,12 +1,12 @@
-//! Routes: rules to Route messages, and those, already encoded, to VirtualHosts and RouteConfigurations.
+//! Routes: rules to Route messages, and those, already encoded, to `VirtualHosts` and `RouteConfigurations`.
 //!
 //! A rule usually becomes one Route; it becomes several that stand together where one Envoy matcher cannot say it: when
 //! the matched prefix is replaced by `/` ([`paths`]), and when the names of many methods do not fit one regex
 //! ([`matching`]). What happens to the request is the same in all of them ([`action`]).
 //!
-//! Each entry is encoded once. A VirtualHost holds its own routes and those of wider patterns, so the same bytes go into
-//! many of them: VirtualHost and RouteConfiguration are written by putting encoded members one after another.
-//! Which entries stand in which VirtualHost, and in what order, is [`super::table`]'s part.
+//! Each entry is encoded once. A `VirtualHost` holds its own routes and those of wider patterns, so the same bytes go into
+//! many of them: `VirtualHost` and RouteConfiguration are written by putting encoded members one after another.
+//! Which entries stand in which `VirtualHost`, and in what order, is [`super::table`]'s part.
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -93,7 +93,7 @@ fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -
     HeaderValueOption { header: Some(header), append_action: action as i32, ..HeaderValueOption::default() }
 }
 
-/// The encoded VirtualHost of one host pattern, from encoded routes in their order; it is named like the pattern.
+/// The encoded `VirtualHost` of one host pattern, from encoded routes in their order; it is named like the pattern.
 #[must_use]
 pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
     let pattern = match host {

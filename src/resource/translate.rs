@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::context::Context;
 use super::table::{self, Entry, Origin};
-use super::{Resource, clusters, depends, endpoints, listeners, routes};
+use super::{Resource, check, clusters, depends, endpoints, listeners, routes};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::{Endpoint, Host};
@@ -69,7 +69,8 @@ pub fn document(
         Document::Listener(value) => {
             listeners::from_document(key, value, context).map(|listener| Made::Listener(Arc::new(listener)))
         }
-        Document::Group(_) | Document::Defaults(_) | Document::Endpoint(_) => Ok(Made::Nothing),
+        Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Made::Nothing),
+        Document::Group(_) | Document::Defaults(_) => Ok(Made::Nothing),
     }));
     translated.unwrap_or_else(|_| {
         Err(Rejection::new("", "found a value that the compiler failed on, which is a fault of the server; expected one that it can translate"))

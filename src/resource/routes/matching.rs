@@ -32,7 +32,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// The RouteMatch with these conditions, a path and perhaps a condition on the method.
+    /// The `RouteMatch` with these conditions, a path and perhaps a condition on the method.
     pub(super) fn with(&self, path: PathSpecifier, method: Option<HeaderMatcher>) -> RouteMatch {
         RouteMatch {
             path_specifier: Some(path),
