@@ -1,7 +1,8 @@
 //! Proto-JSON of encoded messages, for people: the admin API and golden tests.
 //!
-//! Field names are those of the .proto files (`snake_case`, as in Envoy's own YAML), defaults are left out, an Any shows
-//! its message beside `@type`. An Any of a type that is not in the descriptors shows its bytes as base64 in `value`.
+//! Field names are those of the .proto files (`snake_case`, as in Envoy's own YAML), defaults are left out, an Any
+//! shows its message beside `@type`. An Any of a type that is not in the descriptors shows its bytes as base64 in
+//! `value`.
 
 use std::sync::LazyLock;
 

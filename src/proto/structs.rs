@@ -1,6 +1,7 @@
 //! `google.protobuf.Struct` with sorted fields: the same wire format, always the same bytes.
 //!
-//! The generated type holds its fields in a `HashMap` and encodes them in random order; these hold them in a `BTreeMap`.
+//! The generated type holds its fields in a `HashMap` and encodes them in random order; these hold them in a
+//! `BTreeMap`.
 
 use std::collections::BTreeMap;
 
@@ -103,7 +104,8 @@ mod tests {
         let bytes = sample().encode_to_vec();
         let mut random_order_seen = false;
         for _ in 0..200 {
-            // Through the generated type, each time with another hash seed, the order changes; through this one it does not.
+            // Through the generated type, each time with another hash seed, the order changes; through this one it does
+            // not.
             let shuffled = real(&bytes);
             random_order_seen |= shuffled != bytes;
             assert_eq!(Struct::decode(&shuffled[..]).unwrap().encode_to_vec(), bytes);

@@ -1,9 +1,9 @@
 //! Envoy's own rules (conformance.md section 9) that need more than one field of one document: what holds only once the
 //! defaults are filled in, and what depends on where a value ends up.
 //!
-//! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and ignore.
-//! What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way resources are
-//! built here (gaps in priorities, sums of weights beyond 32 bits) needs no check.
+//! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and
+//! ignore. What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way
+//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check.
 
 use serde_json::Value as Json;
 

@@ -1,9 +1,9 @@
 //! Clusters: clusters documents, inline URLs and names that nobody defines, to Clusters.
 //!
 //! IP literals and registered instances make an EDS cluster, whose endpoints come apart from it
-//! ([`super::endpoints`]): an endpoint that comes or goes leaves the Cluster as it is. Names make a `STRICT_DNS` cluster,
-//! endpoints inside, resolved by Envoy, IPv4 preferred. `warms` of an EDS cluster is its own name: Envoy waits for the
-//! assignment after each change of the Cluster.
+//! ([`super::endpoints`]): an endpoint that comes or goes leaves the Cluster as it is. Names make a `STRICT_DNS`
+//! cluster, endpoints inside, resolved by Envoy, IPv4 preferred. `warms` of an EDS cluster is its own name: Envoy waits
+//! for the assignment after each change of the Cluster.
 //!
 //! Settings that a document does not give are `defaults.cluster`'s, each taken whole ([`settings`]).
 //!

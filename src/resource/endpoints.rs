@@ -1,10 +1,10 @@
 //! Endpoints: lists of endpoints to `ClusterLoadAssignments`.
 //!
-//! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment whose bytes depend on
-//! the set alone. Endpoints are grouped by priority and zone; groups and their members are sorted; of several with one
-//! address the first stays. Priorities are renumbered to run from 0 without a gap, since clients other than Envoy insist
-//! on it (and Envoy treats a gap as an empty priority). Every group has its locality and a weight, the sum of its
-//! endpoints', because gRPC drops a locality without one.
+//! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment whose bytes depend
+//! on the set alone. Endpoints are grouped by priority and zone; groups and their members are sorted; of several with
+//! one address the first stays. Priorities are renumbered to run from 0 without a gap, since clients other than Envoy
+//! insist on it (and Envoy treats a gap as an empty priority). Every group has its locality and a weight, the sum of
+//! its endpoints', because gRPC drops a locality without one.
 //!
 //! Weights are shares: where their sum would not fit 32 bits all weights of the assignment are divided by one power of
 //! two and rounded up to at least 1, which refuses nobody and keeps the shares (conformance.md NP-10, NP-11, PX-09).

@@ -2,9 +2,9 @@
 //!
 //! A Listener is one TCP address, one filter chain, one HTTP connection manager, whose RouteConfiguration has the
 //! listener's name and comes by RDS. How requests are cleaned before they are matched is fixed: the client's address is
-//! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes merged,
-//! an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client speaks,
-//! 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
+//! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes
+//! merged, an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client
+//! speaks, 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -4,8 +4,8 @@
 //! the matched prefix is replaced by `/` ([`paths`]), and when the names of many methods do not fit one regex
 //! ([`matching`]). What happens to the request is the same in all of them ([`action`]).
 //!
-//! Each entry is encoded once. A `VirtualHost` holds its own routes and those of wider patterns, so the same bytes go into
-//! many of them: `VirtualHost` and RouteConfiguration are written by putting encoded members one after another.
+//! Each entry is encoded once. A `VirtualHost` holds its own routes and those of wider patterns, so the same bytes go
+//! into many of them: `VirtualHost` and RouteConfiguration are written by putting encoded members one after another.
 //! Which entries stand in which `VirtualHost`, and in what order, is [`super::table`]'s part.
 
 use bytes::Bytes;

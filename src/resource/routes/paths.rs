@@ -1,12 +1,13 @@
 //! Paths: how a rule's path is matched, and what replaces the matched part.
 //!
-//! Replacing follows documents.md: the matched part gives way to the replacement, and what follows starts with one slash.
-//! With the trailing slash of the replacement left out, Envoy's `prefix_rewrite` does just that after a segment prefix
-//! (`/v1/orders` → `/orders`: `/v1/orders/7` becomes `/orders/7`). Seen on Envoy 1.40, the rest:
+//! Replacing follows documents.md: the matched part gives way to the replacement, and what follows starts with one
+//! slash. With the trailing slash of the replacement left out, Envoy's `prefix_rewrite` does just that after a segment
+//! prefix (`/v1/orders` → `/orders`: `/v1/orders/7` becomes `/orders/7`). Seen on Envoy 1.40, the rest:
 //!
-//! - `/` instead of a segment prefix would give `//7`, and a regex rewrite is bounded by RE2's program size. It takes two
-//!   matches: the prefix itself, exact, and everything below it, each replaced by `/`.
-//! - `/*` is matched as the prefix `/`, whose replacement must end with a slash (`/orders/`), or `/7` becomes `/orders7`.
+//! - `/` instead of a segment prefix would give `//7`, and a regex rewrite is bounded by RE2's program size. It takes
+//!   two matches: the prefix itself, exact, and everything below it, each replaced by `/`.
+//! - `/*` is matched as the prefix `/`, whose replacement must end with a slash (`/orders/`), or `/7` becomes
+//!   `/orders7`.
 //! - An exact path or a regex is replaced whole, as written.
 //! - A URI template refuses `prefix_rewrite`, in a rewrite and in a redirect; a whole path in a format string takes its
 //!   place, percent signs doubled.
