@@ -1,4 +1,7 @@
 //! `clusters/{name}`: an upstream, how to reach it, balance it and guard it.
+//!
+//! This file has the types; `read` makes them of a document's fields and refuses what Envoy would. Whether two documents (or
+//! a document and `defaults`) agree is left to the compiler.
 
 use std::time::Duration;
 
@@ -23,7 +26,7 @@ pub struct Cluster {
 /// Exactly one source of endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    /// Listed in the document; IP literals only (EDS) or names only (STRICT_DNS).
+    /// Listed in the document; IP literals only (EDS) or names only (`STRICT_DNS`).
     Listed(Vec<Endpoint>),
     /// `"dns": "orders.internal:8080"`.
     Dns {

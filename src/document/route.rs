@@ -160,13 +160,13 @@ pub enum StringMatch {
     /// There, or not there.
     Present(bool),
     /// Not so. Never nested.
-    Not(Box<StringMatch>),
+    Not(Box<Self>),
 }
 
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// To one of these; never empty, weights sum to 1..=u32::MAX.
+    /// To one of these; never empty, weights sum to `1..=u32::MAX`.
     Forward(Vec<Target>),
     /// Answered with a redirect.
     Redirect(Redirect),
