@@ -522,6 +522,30 @@ async fn a_cluster_in_use_is_deleted_by_force_alone() {
 }
 
 #[tokio::test]
+async fn a_name_is_the_rest_of_the_path_decoded() {
+    let server = Server::start(&[]).await;
+    let path = "/api/v1/documents/services/users/pod%20a%2F1";
+    let created = server.put(path, &[], "10.0.0.1:8080").await;
+    assert_eq!((created.status, &created.body["key"]), (StatusCode::CREATED, &json!("/services/users/pod a/1")));
+    assert_eq!(server.stored("/services/users/pod a/1").await.as_deref(), Some("10.0.0.1:8080"));
+    server.read_again().await;
+    assert_eq!(server.get(path).await["value"], json!("10.0.0.1:8080"));
+
+    let defaults = server.put("/api/v1/documents/defaults", &[], "{}").await;
+    assert_eq!((defaults.status, &defaults.body["key"]), (StatusCode::CREATED, &json!("/gateway/defaults")));
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_the_first_list() {
+    let server = Server::start(&[]).await;
+    let options = server.world.load().options().clone();
+    server.world.store(Arc::new(World::new(options)));
+    let answer = server.put("/api/v1/documents/clusters/users", &[], CLUSTER).await;
+    problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "not_ready");
+    assert_eq!(server.stored("/gateway/clusters/users").await, None);
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_is_told_and_worth_a_retry() {
     let server = Server::start(&[]).await;
     server.store.set_away(Some("etcd: connection refused"));
