@@ -1,1 +1,414 @@
-//! TODO helper
+//! Documents in a folder, the default where there is no etcd.
+//!
+//! The tree mirrors the keys: `routes/orders.json` is `{prefix}routes/orders`, `services/a/1.yaml` is `{registry prefix}a/1`
+//! (`names`). What enters: the folder, as any editor, `git` or a Kubernetes volume changes it. What leaves: the same events
+//! that etcd gives. A batch is everything until 20 ms of quiet; it gets one revision, a counter saved in the state
+//! directory. There is no history ([`ReadError::NoHistory`]), no lease, and every `create_revision` is 0.
+//!
+//! Something happened anywhere → the whole tree is scanned and compared with what was told (`scan`): no event has to be
+//! understood, none can be missed for good, and every few seconds it is done unasked. What cannot be an entry is told as
+//! [`Event::Problems`]: the second file of a key (by name), a file or folder that cannot be read (its keys keep their last
+//! content). Of a file larger than 1 MiB, 1 MiB and one byte is told. A folder that is not there at all is a failure, not
+//! an empty list.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use self::counter::{Counter, Saved};
+use self::names::Names;
+use self::notice::Notices;
+use self::scan::{Content, LARGEST_DOCUMENT, Scan, scan};
+use self::write::{Step, carry_out};
+use super::{Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, Relist, Write, WriteError};
+
+mod counter;
+mod names;
+mod notice;
+mod scan;
+mod write;
+
+/// Between two scans that nobody asked for.
+const UNASKED: Duration = Duration::from_secs(5);
+/// The same, when the folder is away or the system does not tell of changes.
+const POLL: Duration = Duration::from_secs(1);
+/// New folders may gain folders while they are being watched; the rest is found by the next scan.
+const MOST_RESCANS: usize = 8;
+
+/// The directory backend. Clones are the same folder.
+#[derive(Debug, Clone)]
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    names: Names,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    counter: Counter,
+    scan: Scan,
+    tree: Arc<Tree>,
+}
+
+/// The folder at one revision.
+#[derive(Debug, Default)]
+struct Tree {
+    /// 0: never scanned.
+    revision: i64,
+    entries: BTreeMap<Bytes, Entry>,
+    problems: Vec<Problem>,
+}
+
+impl Tree {
+    fn below<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Entry> {
+        let from = self.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry)
+    }
+
+    /// What leads from an older tree to this one.
+    fn changes_since(&self, old: &Self, prefix: &[u8]) -> Vec<Change> {
+        let puts = self
+            .below(prefix)
+            .filter(|entry| old.entries.get(&entry.key).is_none_or(|old| old.mod_revision != entry.mod_revision));
+        let deletes = old.below(prefix).filter(|entry| !self.entries.contains_key(&entry.key));
+        let mut changes: Vec<Change> = puts.cloned().map(Change::Put).collect();
+        changes.extend(deletes.map(|entry| Change::Delete { key: entry.key.clone() }));
+        changes.sort_by(|one, other| one.key().cmp(other.key()));
+        changes
+    }
+}
+
+impl Directory {
+    /// The folder `dir` stands for `prefix`, its folder `services` for `registry_prefix`; the revision is saved in
+    /// `state_dir`. Nothing is read yet, and nothing has to be there.
+    #[must_use]
+    pub fn new(
+        dir: impl AsRef<Path>,
+        prefix: impl Into<String>,
+        registry_prefix: impl Into<String>,
+        state_dir: impl Into<PathBuf>,
+    ) -> Self {
+        let dir = dir.as_ref();
+        let root = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let names = Names { prefix: prefix.into(), registry_prefix: registry_prefix.into() };
+        let counter = Counter::new(state_dir.into());
+        let state = Mutex::new(State { counter, scan: Scan::default(), tree: Arc::default() });
+        Self(Arc::new(Inner { root, names, state }))
+    }
+
+    /// Run what blocks where it may.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
+        let inner = Arc::clone(&self.0);
+        spawn_blocking(move || work(&inner)).await.expect("work on the folder does not panic and is not aborted")
+    }
+
+    async fn tree(&self) -> Result<Arc<Tree>, ReadError> {
+        self.blocking(|inner| inner.state().rescan(inner)).await.map_err(ReadError::Unavailable)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Scan, watch what was found, and scan again while something new is watched.
+    fn rescan_and_follow(&self, notices: &mut Notices) -> Result<Arc<Tree>, String> {
+        for _ in 0..MOST_RESCANS {
+            let (tree, folders) = {
+                let mut state = self.state();
+                (state.rescan(self), state.scan.folders.clone())
+            };
+            let found_new = notices.follow(&folders);
+            if !found_new {
+                return tree;
+            }
+        }
+        self.state().rescan(self)
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<i64, WriteError> {
+        let mut state = self.state();
+        let tree = state.rescan(self).map_err(WriteError::Unavailable)?;
+        let mut seen = HashSet::new();
+        let mut steps = Vec::new();
+        for write in writes {
+            if !seen.insert(&write.key) {
+                return Err(WriteError::Unavailable(format!("{} is written twice in one change", shown(&write.key))));
+            }
+            let current = tree.entries.get(&write.key);
+            if !holds(&write.expect, current) {
+                return Err(WriteError::Conflict { key: shown(&write.key), current: current.cloned() });
+            }
+            if current.map(|entry| &entry.value) != write.value.as_ref() {
+                steps.push(self.step(write, &state.scan)?);
+            }
+        }
+        if steps.is_empty() {
+            return Ok(tree.revision);
+        }
+        carry_out(steps)?;
+        let tree = state.rescan(self).map_err(WriteError::Unknown)?;
+        Ok(tree.revision)
+    }
+
+    fn step(&self, write: &Write, scan: &Scan) -> Result<Step, WriteError> {
+        let held = scan.files.get(&write.key);
+        match &write.value {
+            Some(value) if value.len() > LARGEST_DOCUMENT => Err(WriteError::TooLarge(format!(
+                "{} would have {} bytes, a file holds at most {LARGEST_DOCUMENT}",
+                shown(&write.key),
+                value.len()
+            ))),
+            Some(value) => {
+                let path = match held {
+                    Some(content) => content.path.clone(),
+                    None => self.names.path_of(&write.key).map_err(WriteError::Unavailable)?,
+                };
+                Ok(Step::Put(self.root.join(path), value.clone()))
+            }
+            None => {
+                if let Some(second) = scan.problems.iter().find(|problem| problem.key == write.key) {
+                    let sentence = format!("{} would take the key over: {}", second.place, second.reason);
+                    return Err(WriteError::Unavailable(sentence));
+                }
+                let path = held.map(|content| content.path.clone()).unwrap_or_default();
+                Ok(Step::Remove(self.root.join(path)))
+            }
+        }
+    }
+}
+
+impl State {
+    /// What the folder holds now; the next revision, if that has changed. Blocks.
+    fn rescan(&mut self, inner: &Inner) -> Result<Arc<Tree>, String> {
+        let found = scan(&inner.root, &inner.names, &self.scan)
+            .map_err(|error| format!("the folder {} cannot be read: {error}", inner.root.display()))?;
+        let is_same = self.tree.revision != 0
+            && found.files.len() == self.tree.entries.len()
+            && found.files.iter().all(|(key, content)| is_held(&self.tree, key, content));
+        if !is_same {
+            self.tree = Arc::new(self.next_tree(&found));
+        } else if found.problems != self.tree.problems {
+            let (revision, entries) = (self.tree.revision, self.tree.entries.clone());
+            self.tree = Arc::new(Tree { revision, entries, problems: found.problems.clone() });
+        }
+        self.scan = found;
+        Ok(Arc::clone(&self.tree))
+    }
+
+    fn next_tree(&mut self, found: &Scan) -> Tree {
+        let digest = digest(found);
+        let last = match self.tree.revision {
+            0 => self.counter.load(),
+            revision => Saved { revision, digest: String::new() },
+        };
+        let revision = if last.digest == digest { last.revision } else { last.revision + 1 };
+        if last.digest != digest {
+            self.counter.save(&Saved { revision, digest });
+        }
+        let entry = |(key, content): (&Bytes, &Content)| {
+            let held = self.tree.entries.get(key).filter(|_| is_held(&self.tree, key, content));
+            let entry = held.cloned().unwrap_or_else(|| Entry {
+                key: key.clone(),
+                value: content.value.clone(),
+                create_revision: 0,
+                mod_revision: revision,
+                leased: false,
+            });
+            (key.clone(), entry)
+        };
+        Tree { revision, entries: found.files.iter().map(entry).collect(), problems: found.problems.clone() }
+    }
+}
+
+fn is_held(tree: &Tree, key: &Bytes, content: &Content) -> bool {
+    tree.entries.get(key).is_some_and(|entry| {
+        // Unchanged files share their bytes with the last scan: nothing is compared then.
+        std::ptr::eq(entry.value.as_ptr(), content.value.as_ptr()) && entry.value.len() == content.value.len()
+            || entry.value == content.value
+    })
+}
+
+fn digest(found: &Scan) -> String {
+    let mut hasher = Xxh3::new();
+    for (key, content) in &found.files {
+        for part in [key, &content.value] {
+            hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    format!("{:032x}", hasher.digest128())
+}
+
+fn etag_of(value: &[u8]) -> String {
+    format!("{:032x}", xxh3_128(value))
+}
+
+fn holds(expect: &Expect, current: Option<&Entry>) -> bool {
+    match expect {
+        Expect::Any => true,
+        Expect::Absent => current.is_none(),
+        Expect::Etag(etag) => current.is_some_and(|entry| etag_of(&entry.value) == *etag),
+    }
+}
+
+fn shown(key: &Bytes) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+/// One followed prefix.
+struct Follower {
+    directory: Directory,
+    prefix: Bytes,
+    relist: Relist,
+    events: mpsc::Sender<Event>,
+    notices: Arc<Mutex<Notices>>,
+    told: Option<Arc<Tree>>,
+    told_problems: Vec<Problem>,
+    failing: bool,
+}
+
+/// What ended the wait for the next scan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Start,
+    Happened,
+    Unasked,
+    Asked,
+}
+
+/// Nobody listens any more.
+struct Gone;
+
+impl Follower {
+    async fn run(mut self) -> Result<(), Gone> {
+        let signal = self.notices.lock().unwrap_or_else(PoisonError::into_inner).signal();
+        let mut wake = Wake::Start;
+        loop {
+            let (tree, is_incomplete) = self.scan().await;
+            match tree {
+                Ok(tree) => self.on_tree(tree, wake).await?,
+                Err(reason) => {
+                    self.failing = true;
+                    self.tell(Event::Failed { reason }).await?;
+                }
+            }
+            let pause = if self.failing || is_incomplete { POLL } else { UNASKED };
+            wake = tokio::select! {
+                () = self.relist.asked() => Wake::Asked,
+                () = signal.batch() => Wake::Happened,
+                () = sleep(pause) => Wake::Unasked,
+            };
+        }
+    }
+
+    async fn scan(&self) -> (Result<Arc<Tree>, String>, bool) {
+        let notices = Arc::clone(&self.notices);
+        let scan = move |inner: &Inner| {
+            let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);
+            let tree = inner.rescan_and_follow(&mut notices);
+            (tree, notices.is_incomplete())
+        };
+        self.directory.blocking(scan).await
+    }
+
+    async fn on_tree(&mut self, tree: Arc<Tree>, wake: Wake) -> Result<(), Gone> {
+        let reason = match (&self.told, wake) {
+            (None, _) => Some(ListReason::Start),
+            (Some(_), Wake::Asked) => Some(ListReason::Confirm),
+            (Some(_), _) if self.failing => Some(ListReason::Reconnect),
+            _ => None,
+        };
+        self.failing = false;
+        let revision = tree.revision;
+        if let Some(reason) = reason {
+            let entries = tree.below(&self.prefix).cloned().collect();
+            self.tell(Event::Listed { revision, reason, entries }).await?;
+        } else if let Some(told) = &self.told {
+            let changes = tree.changes_since(told, &self.prefix);
+            if !changes.is_empty() {
+                self.tell(Event::Changed { revision, changes }).await?;
+            }
+        }
+        let problems: Vec<Problem> =
+            tree.problems.iter().filter(|problem| problem.key.starts_with(&self.prefix)).cloned().collect();
+        if problems != self.told_problems {
+            self.told_problems.clone_from(&problems);
+            self.tell(Event::Problems { problems }).await?;
+        }
+        if reason.is_some() || wake == Wake::Unasked {
+            self.tell(Event::Alive).await?;
+        }
+        self.told = Some(tree);
+        Ok(())
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Gone> {
+        self.events.send(event).await.map_err(|_| Gone)
+    }
+}
+
+#[async_trait]
+impl Backend for Directory {
+    fn name(&self) -> &'static str {
+        "directory"
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
+        let notices = self.blocking(|inner| Notices::new(&inner.root)).await;
+        let follower = Follower {
+            directory: self.clone(),
+            prefix: Bytes::copy_from_slice(prefix.as_bytes()),
+            relist,
+            events: events.clone(),
+            notices: Arc::new(Mutex::new(notices)),
+            told: None,
+            told_problems: Vec::new(),
+            failing: false,
+        };
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = events.closed() => {}
+            Err(Gone) = follower.run() => {}
+        }
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        Ok(self.tree().await?.entries.get(key).cloned())
+    }
+
+    async fn get_at(&self, _key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
+        Err(ReadError::NoHistory(revision))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
+        let tree = self.tree().await?;
+        Ok((tree.revision, tree.below(prefix.as_bytes()).cloned().collect()))
+    }
+
+    /// One rename after the other: a crash between two leaves a part of the change.
+    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+        self.blocking(move |inner| inner.write(&writes)).await
+    }
+
+    fn etag(&self, entry: &Entry) -> String {
+        etag_of(&entry.value)
+    }
+}

@@ -6,5 +6,6 @@
 mod support;
 
 mod admin;
+mod backend_directory;
 mod backend_etcd;
 mod cli;

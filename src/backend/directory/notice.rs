@@ -1,0 +1,161 @@
+//! Being told that something happened in the folder.
+//!
+//! Every folder that a scan walked is watched by itself, by its canonical path, so that new folders, swapped symlinks and
+//! a replaced root need no rules of their own: the next scan says what to watch. The parent of the root is watched for
+//! the root's own name. What no event tells (network file systems, a link far above) is found by the scan every few seconds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
+
+use super::scan::FolderId;
+
+/// A batch ends when nothing has happened for so long.
+const QUIET: Duration = Duration::from_millis(20);
+/// A folder that is written to without a pause is read all the same.
+const LONGEST_BATCH: Duration = Duration::from_secs(1);
+
+/// The watched folders.
+pub(super) struct Notices {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeMap<PathBuf, FolderId>,
+    /// Whether the system refused to watch something.
+    incomplete: bool,
+    signal: Arc<Signal>,
+}
+
+/// What the watcher's thread leaves for us.
+#[derive(Default)]
+pub(super) struct Signal {
+    happened: Notify,
+    /// Paths that were removed or renamed: if one was a watched folder, its watch is gone with it.
+    lost: Mutex<Vec<PathBuf>>,
+}
+
+impl Signal {
+    /// Resolves when something has happened and then nothing for [`QUIET`].
+    pub(super) async fn batch(&self) {
+        self.happened.notified().await;
+        let latest = Instant::now() + LONGEST_BATCH;
+        loop {
+            tokio::select! {
+                () = sleep_until(latest) => return,
+                more = timeout(QUIET, self.happened.notified()) => if more.is_err() { return },
+            }
+        }
+    }
+
+    fn on_event(&self, event: notify::Result<Event>, root: &Path) {
+        if let Ok(event) = event {
+            if !is_change(&event.kind)
+                || event.paths.iter().all(|path| is_neighbour(path, root)) && !event.need_rescan()
+            {
+                return;
+            }
+            if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+                self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
+            }
+        }
+        self.happened.notify_one();
+    }
+}
+
+impl Notices {
+    /// For the folder `root`, an absolute path. Nothing is watched yet.
+    pub(super) fn new(root: &Path) -> Self {
+        let signal = Arc::new(Signal::default());
+        let (told, root) = (Arc::clone(&signal), canonical_root(root));
+        let watcher = match notify::recommended_watcher(move |event| told.on_event(event, &root)) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                warn!(%error, "Cannot be told of changes in the folder, looking every second instead");
+                None
+            }
+        };
+        let incomplete = watcher.is_none();
+        Self { watcher, watched: BTreeMap::new(), incomplete, signal }
+    }
+
+    pub(super) fn signal(&self) -> Arc<Signal> {
+        Arc::clone(&self.signal)
+    }
+
+    /// Whether changes may go untold.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
+    /// Watch these folders and no others. True: one of them is new, and what happened in it before was not told. Blocks.
+    pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, FolderId>) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
+        for lost in std::mem::take(&mut *self.signal.lost.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.watched.retain(|path, _| !path.starts_with(&lost));
+        }
+        self.watched.retain(|path, id| {
+            let keep = folders.get(path) == Some(id);
+            if !keep {
+                // It may be gone by itself.
+                drop(watcher.unwatch(path));
+            }
+            keep
+        });
+        let mut new = false;
+        for (path, id) in folders {
+            if self.watched.contains_key(path) {
+                continue;
+            }
+            // A watch of the same name may be left from a folder that was removed.
+            drop(watcher.unwatch(path));
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path.clone(), *id);
+                    new = true;
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(error) if !self.incomplete => {
+                    self.incomplete = true;
+                    warn!(folder = %path.display(), %error, "Cannot be told of all changes, looking every second instead");
+                }
+                Err(_) => {}
+            }
+        }
+        new
+    }
+}
+
+/// The canonical path of the root's parent with the root's own name: where a swapped link to the root shows.
+fn canonical_root(root: &Path) -> PathBuf {
+    let parent = root.parent().and_then(|parent| parent.canonicalize().ok());
+    match (parent, root.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => root.to_owned(),
+    }
+}
+
+/// Whether a path is in the parent folder of the root and is not the root.
+fn is_neighbour(path: &Path, root: &Path) -> bool {
+    path != root && path.parent() == root.parent()
+}
+
+/// Reading is no change; our own scans read.
+fn is_change(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
