@@ -90,6 +90,9 @@ pub struct Etcd {
     pub endpoints: Vec<String>,
     /// `--etcd-user`, `CHANCERY_ETCD_USER` and what `--etcd-password-file` holds.
     pub user: Option<(String, Password)>,
+    /// `--etcd-password-file`, `CHANCERY_ETCD_PASSWORD_FILE`: read again for every connection, so that a new password needs no
+    /// restart.
+    pub password_file: Option<PathBuf>,
     /// `--etcd-ca`, `CHANCERY_ETCD_CA`: PEM file of authorities. Default: the system's.
     pub ca: Option<PathBuf>,
     /// `--etcd-cert` and `--etcd-key`: PEM files of the client's certificate and key.

@@ -138,8 +138,8 @@ impl Checker {
             }
             _ => {}
         }
-        let password = password_file.and_then(|path| self.password(&path, read_file));
-        Etcd { endpoints, user: user.zip(password), ca, identity: certificate.zip(key) }
+        let password = password_file.as_deref().and_then(|path| self.password(path, read_file));
+        Etcd { endpoints, user: user.zip(password), password_file, ca, identity: certificate.zip(key) }
     }
 
     fn password(&mut self, path: &Path, read_file: &impl Fn(&Path) -> io::Result<String>) -> Option<Password> {
