@@ -121,6 +121,8 @@ pub struct Plan {
     pub last_good: Vec<LastGoodWrite>,
     /// Documents that are bad now and whose last good text this process never saw: look for the saved text, then in the
     /// store's history, and tell the outcome as [`Input::LastGood`]. Until then they serve nothing (and a first publish waits).
+    /// Also clusters without a document that a route names: their saved text, if there is one, makes them serve as deleted
+    /// while used ([`World::document`] knows nothing of them before).
     pub wanted: Vec<DocumentKey>,
     /// When the earliest hold ends: plan again then with [`Input::Tick`].
     pub deadline: Option<Instant>,
@@ -219,7 +221,7 @@ impl Plan {
             difference: next.world.compiled().difference(before.compiled(), &touched),
             verdicts: verdicts.into_values().collect(),
             last_good: self.last_good.into_iter().chain(next.last_good).collect(),
-            wanted: self.wanted.into_iter().chain(next.wanted).filter(|key| next.world.serves_nothing(key)).collect(),
+            wanted: self.wanted.into_iter().chain(next.wanted).filter(|key| !next.world.serves(key)).collect(),
             deadline: next.deadline,
             relist: relist.into_iter().collect(),
             world: next.world,

@@ -459,12 +459,11 @@ impl Reconciler {
     }
 
     fn look_up(&mut self, world: &World, key: DocumentKey) {
-        let Some((full_key, revision)) = world
-            .document(&key)
-            .and_then(|status| Some((Arc::clone(&status.full_key), status.latest.as_ref()?.mod_revision)))
-        else {
-            return;
-        };
+        let known = world.document(&key);
+        let full_key =
+            known.map_or_else(|| world.options().layout.full_key(&key).into(), |status| Arc::clone(&status.full_key));
+        // A cluster that was deleted while it was used has no text now: only a saved one can be found.
+        let revision = known.and_then(|status| Some(status.latest.as_ref()?.mod_revision)).unwrap_or_default();
         let limits = limits(world);
         let shared = self.parts.backend.is_shared().then(|| self.shared.clone());
         self.lookups.spawn(async move {

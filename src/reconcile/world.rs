@@ -149,6 +149,8 @@ pub struct World {
     pub(super) sources: OrdMap<Arc<str>, SourceState>,
     /// Clusters that are deleted and still used.
     pub(super) tombstones: OrdSet<DocumentKey>,
+    /// Clusters that routes name and nobody describes, whose last text was asked for.
+    pub(super) sought: OrdSet<DocumentKey>,
     /// Documents that others keep from serving.
     pub(super) contested: OrdSet<DocumentKey>,
     pub(super) compiled: Compiled,
@@ -166,6 +168,7 @@ impl World {
             records: OrdMap::new(),
             sources: OrdMap::new(),
             tombstones: OrdSet::new(),
+            sought: OrdSet::new(),
             contested: OrdSet::new(),
             compiled: Compiled::new(compile),
         }
@@ -188,9 +191,9 @@ impl World {
         self.records.get(key).map(|record| &record.status)
     }
 
-    /// Whether a document exists and nothing of it serves.
-    pub(super) fn serves_nothing(&self, key: &DocumentKey) -> bool {
-        self.records.get(key).is_some_and(|record| record.serving.is_none())
+    /// Whether some text of a document serves.
+    pub(super) fn serves(&self, key: &DocumentKey) -> bool {
+        self.records.get(key).is_some_and(|record| record.serving.is_some())
     }
 
     /// The revision of the documents root that the world stands at.

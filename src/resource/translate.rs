@@ -113,11 +113,13 @@ fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
     }
 }
 
-/// The older forms' path as `defaults.legacy_path` says, so that it compares with those of the other forms.
+/// The path as it is compared: the older forms' as `defaults.legacy_path` says, a prefix without its last slash.
 fn resolved(path: &PathMatch, legacy_path: LegacyPath) -> PathMatch {
     match (path, legacy_path) {
         (PathMatch::Legacy(path), LegacyPath::Exact) => PathMatch::Exact(path.clone()),
-        (PathMatch::Legacy(path), LegacyPath::Prefix) => PathMatch::Prefix(path.trim_end_matches('/').to_owned()),
+        (PathMatch::Legacy(path), LegacyPath::Prefix) | (PathMatch::Prefix(path), _) => {
+            PathMatch::Prefix(path.trim_end_matches('/').to_owned())
+        }
         (path, _) => path.clone(),
     }
 }

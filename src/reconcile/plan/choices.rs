@@ -128,14 +128,21 @@ impl Choices {
         choices
     }
 
-    /// The text that was looked for serves if nothing of the document does.
+    /// The text that was looked for serves if nothing of the document does; for a cluster that is not there, as one that was
+    /// deleted while it was used.
     fn read_last_good(&mut self, world: &World, key: &DocumentKey, text: Option<Arc<Text>>) {
-        let (Some(text), Some(record)) = (text, world.records.get(key)) else { return };
-        let choice = self.by_key.entry(key.clone()).or_insert_with(|| Choice::of(record));
-        if choice.refusal.is_none() || choice.serving().is_some() {
+        let Some(good) = text.and_then(|text| read_text(world, key, &text).ok()) else { return };
+        let full_key = || world.options.layout.full_key(key).into();
+        let choice = self.by_key.entry(key.clone()).or_insert_with(|| match world.records.get(key) {
+            Some(record) => Choice::of(record),
+            None => deleted(&full_key()),
+        });
+        if choice.serving().is_some() {
             return;
         }
-        if let Ok(good) = read_text(world, key, &text) {
+        if choice.is_deleted_cluster(key) {
+            (choice.candidates, choice.kept) = (vec![good], true);
+        } else if choice.refusal.is_some() {
             choice.candidates.push(good);
             choice.candidates.extend(choice.latest_good.clone());
         }
@@ -255,29 +262,37 @@ impl Choices {
     fn bury_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
         let world = &intake.world;
         let deleted = self.by_key.iter().filter(|(key, choice)| choice.is_deleted_cluster(key));
-        let mut candidates: BTreeSet<DocumentKey> = deleted.map(|(key, _)| key.clone()).collect();
-        candidates.extend(world.tombstones.iter().filter(|key| !self.by_key.contains_key(*key)).cloned());
-        let mut edits = Vec::new();
-        for key in candidates {
-            let Some(record) = world.records.get(&key) else { continue };
-            let mut choice = Choice::of(record);
+        let mut keys: BTreeSet<DocumentKey> = deleted.map(|(key, _)| key.clone()).collect();
+        keys.extend(world.tombstones.iter().filter(|key| !self.by_key.contains_key(*key)).cloned());
+        for key in &keys {
+            let found = self.by_key.get(key).filter(|choice| choice.kept).cloned();
+            let Some(mut choice) = found.or_else(|| Some(Choice::of(world.records.get(key)?))) else { continue };
             (choice.latest, choice.latest_good, choice.refusal) = (None, None, None);
             let used = |good: &Good| !decision.compiled.users_of(&key.name, &good.parsed.document).is_empty();
             choice.kept = choice.serving().is_some_and(used) && !intake.released.contains(&choice.full_key);
             if !choice.kept {
                 choice.candidates.clear();
-                edits.push(choice.edit(&key));
-            } else if world.tombstones.contains(&key) && !decision.concerned.iter().any(|key| key.kind == Kind::Routes)
-            {
-                continue;
             }
-            self.by_key.insert(key, choice);
+            self.by_key.insert(key.clone(), choice);
         }
-        if !edits.is_empty()
-            && let Ok(step) = decision.compiled.apply(edits)
-        {
+        // A text that was saved may be bad by now; each round takes one out at least.
+        for _ in 0..=keys.len() {
+            let Err(faults) = self.compile_keys(&keys, decision) else { break };
+            for fault in faults {
+                if let Some(choice) = self.by_key.get_mut(&fault.key) {
+                    (choice.kept, choice.candidates) = (false, Vec::new());
+                }
+            }
+        }
+    }
+
+    fn compile_keys(&self, keys: &BTreeSet<DocumentKey>, decision: &mut Decision) -> Result<(), Vec<Fault>> {
+        let edits: Vec<Edit> = keys.iter().filter_map(|key| Some(self.by_key.get(key)?.edit(key))).collect();
+        if !edits.is_empty() {
+            let step = decision.compiled.apply(edits)?;
             decision.advance(step);
         }
+        Ok(())
     }
 
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.

@@ -28,6 +28,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
+    conclusion.seek_clusters(&affected);
     let verdicts = affected.into_iter().filter_map(|key| conclusion.judge(before, key, moment.wall)).collect();
     let deadline = conclusion.world.sources.values().filter_map(|source| source.deadline()).min();
     let Conclusion { world, last_good, wanted } = conclusion;
@@ -87,6 +88,17 @@ impl Conclusion {
         self.world
             .records
             .insert(key, Arc::new(Record { status, text: choice.latest, latest, serving, refusal, remembered, asked }));
+    }
+
+    /// Clusters that routes name and nobody describes: a server that was here before may have seen them deleted while they
+    /// were used, and kept their text.
+    fn seek_clusters(&mut self, affected: &BTreeSet<DocumentKey>) {
+        for name in affected.iter().flat_map(|key| self.world.compiled.undescribed_clusters(key)) {
+            let key = DocumentKey::new(Kind::Clusters, name);
+            if !self.world.records.contains_key(&key) && self.world.sought.insert(key.clone()).is_none() {
+                self.wanted.push(key);
+            }
+        }
     }
 
     /// What has become of a document, if that is another thing than before.

@@ -96,6 +96,17 @@ impl Compiled {
             .collect()
     }
 
+    /// Clusters that a route names and no document describes, sorted.
+    #[must_use]
+    pub fn undescribed_clusters(&self, route: &DocumentKey) -> Vec<Arc<str>> {
+        let upstreams = match self.inventory.unit(route).map(|unit| &unit.made) {
+            Some(Made::Route { upstreams, .. }) => upstreams,
+            _ => return Vec::new(),
+        };
+        let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
+        by_name.filter(|name| self.inventory.cluster(name).is_none()).cloned().collect()
+    }
+
     /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
     fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
         let Some(unit) = self.inventory.unit(key) else { return Vec::new() };

@@ -294,3 +294,28 @@ fn a_cluster_deleted_and_written_badly_in_one_batch_is_held_in_between() {
     assert_eq!(stage.serving("clusters/x").as_deref(), Some(X));
     assert!(plan.difference.is_empty());
 }
+
+#[test]
+fn a_replica_born_after_a_used_cluster_was_deleted_serves_the_same() {
+    let mut older = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    let [LastGoodWrite::Keep { text, .. }] = &older.delete("clusters/x").last_good[..] else { panic!() };
+    let mut born = Stage::empty();
+    (born.store, born.revision) = (older.store.clone(), older.revision);
+    let plan = born.list(ListReason::Start);
+    assert_eq!(plan.wanted, [document_key("clusters/x")]);
+    born.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: Some(Arc::clone(text)) }]);
+    assert_eq!(born.status("clusters/x"), older.status("clusters/x"));
+    assert_eq!(born.resources(), older.resources());
+    assert_eq!(born.put("routes/a", TO_X).wanted, []);
+    let plan = born.delete("routes/a");
+    assert_eq!(born.state("clusters/x"), None);
+    assert_eq!(plan.last_good, [LastGoodWrite::Forget { full_key: "/gateway/clusters/x".into() }]);
+}
+
+#[test]
+fn a_missing_cluster_that_was_never_there_stays_missing() {
+    let mut stage = world_of(&[("routes/a", TO_X)]);
+    let plan = stage.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: None }]);
+    assert!(plan.difference.is_empty() && plan.verdicts.is_empty());
+    assert_eq!(stage.state("clusters/x"), None);
+}
