@@ -1,7 +1,6 @@
 //! A stream as a response body: bytes in, bytes out, the session between them.
 //!
-//! HTTP/2 polls the body only when it took what it was given before: a slow reader is not polled, so nothing is read from
-//! it and nothing is built for it. There is no queue, no channel and no task of its own; when the client resets, the body
+//! Nothing is built for a client that has not taken what it was given before. There is no queue, no channel and no task of its own; when the client resets, the body
 //! is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
 
 use std::net::SocketAddr;
@@ -132,7 +131,6 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Message>>> {
-        self.progress.taken();
         if self.phase == Phase::Ended {
             return Poll::Ready(None);
         }
@@ -144,6 +142,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             return self.end(error.code(), &error.to_string());
         }
         while Pin::new(&mut self.published).poll_next(context).is_ready() {}
+        if self.progress.room(context).is_pending() {
+            return Poll::Pending;
+        }
         loop {
             let now = Instant::now();
             let snapshot = self.store.current();
@@ -209,8 +210,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             let sent = Sent { version: response.version, nonce: Arc::clone(&response.nonce), at: SystemTime::now() };
             handle.sent(resource_type, sent, response.head.len() + response.blocks.len());
         }
-        self.progress.handed();
-        Poll::Ready(Some(Frame::data(message)))
+        Poll::Ready(Some(Frame::data(message.counted(&self.progress))))
     }
 
     /// The last frame: the status.

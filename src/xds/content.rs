@@ -34,11 +34,6 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Whether it says nothing.
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self.shared, Shared::Nothing) && self.own.is_empty() && self.removed.is_empty()
-    }
-
     /// The resources, encoded.
     pub(super) fn blocks(&self, resource_type: ResourceType, shape: Shape) -> Blocks {
         let shared = match &self.shared {

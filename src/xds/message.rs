@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::progress::{InFlight, Progress};
 use super::session::Response;
 
 /// Compression flag and length of a gRPC message.
@@ -24,12 +25,14 @@ pub(super) struct Message {
     next: usize,
     offset: usize,
     remaining: usize,
+    /// Known to be on its way until it is dropped.
+    in_flight: Option<InFlight>,
 }
 
 impl Message {
     /// Plain bytes, of the small services.
     pub(super) fn plain(bytes: Bytes) -> Self {
-        Self { remaining: bytes.len(), head: bytes, pieces: None, next: 0, offset: 0 }
+        Self { remaining: bytes.len(), head: bytes, pieces: None, next: 0, offset: 0, in_flight: None }
     }
 
     /// A response as a gRPC message, not compressed. `None`: larger than gRPC can say, 4 GiB.
@@ -47,7 +50,12 @@ impl Message {
         }
         let remaining = head.len() + response.blocks.len();
         let pieces = Some(Arc::clone(response.blocks.pieces()));
-        Some(Self { head: head.freeze(), pieces, next: 0, offset: 0, remaining })
+        Some(Self { head: head.freeze(), pieces, next: 0, offset: 0, remaining, in_flight: None })
+    }
+
+    /// This message, counted while it is on its way.
+    pub(super) fn counted(self, progress: &Progress) -> Self {
+        Self { in_flight: Some(progress.hand(self.remaining)), ..self }
     }
 
     /// What is left of the pieces, the current one first.
@@ -68,6 +76,9 @@ impl Buf for Message {
     fn advance(&mut self, count: usize) {
         assert!(count <= self.remaining, "advance by {count} of {} bytes", self.remaining);
         self.remaining -= count;
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.moved();
+        }
         let of_head = count.min(self.head.len());
         self.head.advance(of_head);
         let mut left = count - of_head;

@@ -40,9 +40,7 @@ pub(super) struct Barrier {
 #[derive(Debug)]
 pub(super) struct Hold {
     pub(super) resources: Vec<Arc<Resource>>,
-    /// The generation they were gone in.
-    pub(super) generation: u64,
-    /// What is awaited; `None` until everything of that generation was sent.
+    /// What is awaited; `None` until everything that was owed when they were gone has been sent.
     pub(super) barriers: Option<Vec<Barrier>>,
 }
 
@@ -104,7 +102,7 @@ mod tests {
     fn silence_is_bounded_and_refusal_is_not() {
         let start = Instant::now();
         let barrier = Barrier { resource_type: ResourceType::Route, sequence: 1, sent_at: start };
-        let hold = Hold { resources: Vec::new(), generation: 1, barriers: Some(vec![barrier]) };
+        let hold = Hold { resources: Vec::new(), barriers: Some(vec![barrier]) };
         let over = |after, standing| hold.is_over(start + Duration::from_secs(after), |_| standing);
         assert!(over(0, Standing::Passed));
         assert!(!over(59, Standing::Silent) && over(60, Standing::Silent));

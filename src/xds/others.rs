@@ -1,13 +1,12 @@
 //! The small services beside xDS on the same port: health and reflection.
 
 use tonic::service::{Routes, RoutesBuilder};
-use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::proto::ENVOY_DESCRIPTORS;
 
-/// The services, and how their health is told.
-pub(super) async fn routes() -> (Routes, HealthReporter) {
+/// The services. Health is that of every xDS service: serving.
+pub(super) async fn routes() -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in super::service::service_names() {
         reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
@@ -25,5 +24,5 @@ pub(super) async fn routes() -> (Routes, HealthReporter) {
         }
         (Err(error), _) | (_, Err(error)) => warn!(%error, "gRPC reflection is not served"),
     }
-    (routes.routes().prepare(), reporter)
+    routes.routes().prepare()
 }

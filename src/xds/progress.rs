@@ -1,25 +1,46 @@
-//! Which streams there are, and whose client takes nothing.
+//! Which streams there are, how much of what they were handed is not taken yet, and whose client takes nothing.
 //!
-//! A body that was handed to HTTP/2 and is not asked for more belongs to a client that does not read. Nobody polls it, so
-//! it cannot notice by itself: each stream notes when it handed a message over and when that was taken ([`Progress`]), and
-//! the [`Watchdog`] tells the connection of one that waits for too long. Streams are counted here too, because both begin
-//! and end with the stream.
+//! HTTP/2 buffers what a body gives it, and a client that does not read leaves it there. Each message that was handed over
+//! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::room`]),
+//! so that a slow reader skips what it missed, and the [`Watchdog`] tells the connection of a client that has taken nothing
+//! for too long. Streams are counted here too, because all of this begins and ends with the stream.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Watches over messages that were handed to HTTP/2 and not taken by the client, and counts streams.
+/// No further response is built while this many bytes wait to be written.
+const IN_FLIGHT_MAX: usize = 64 * 1024;
+
+/// All streams of a server.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     started: Instant,
     streams: AtomicUsize,
     next_id: AtomicU64,
-    watched: Mutex<HashMap<u64, (Arc<AtomicU64>, Arc<Notify>)>>,
+    watched: Mutex<HashMap<u64, (Arc<Cell>, Arc<Notify>)>>,
+}
+
+/// What is on its way to one client.
+#[derive(Debug)]
+struct Cell {
+    started: Instant,
+    bytes: AtomicUsize,
+    /// When something was taken last, or handed over when nothing was on its way; milliseconds, 0: nothing is.
+    since: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Cell {
+    fn now(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
 }
 
 impl Default for Watchdog {
@@ -33,9 +54,9 @@ impl Default for Watchdog {
     }
 }
 
-/// Milliseconds since the watchdog started, never 0.
-fn millis(since: Duration) -> u64 {
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
+/// Milliseconds, never 0.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Watchdog {
@@ -46,20 +67,24 @@ impl Watchdog {
             return None;
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let handed_at = Arc::<AtomicU64>::default();
+        let cell = Arc::new(Cell {
+            started: self.started,
+            bytes: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+        });
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.insert(id, (Arc::clone(&handed_at), stalled));
-        Some(Progress { watchdog: Arc::clone(self), id, handed_at })
+        watched.insert(id, (Arc::clone(&cell), stalled));
+        Some(Progress { watchdog: Arc::clone(self), id, cell })
     }
 
-    /// Tell the connections whose streams have taken nothing for `limit`.
+    /// Tell the connections whose clients have taken nothing for `limit`.
     pub(super) fn sweep(&self, limit: Duration) {
-        let now = millis(self.started.elapsed());
-        let limit = millis(limit);
+        let (now, limit) = (millis(self.started.elapsed()), millis(limit));
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        for (handed_at, stalled) in watched.values() {
-            let handed_at = handed_at.load(Ordering::Relaxed);
-            if handed_at != 0 && now.saturating_sub(handed_at) > limit {
+        for (cell, stalled) in watched.values() {
+            let since = cell.since.load(Ordering::Relaxed);
+            if since != 0 && now.saturating_sub(since) > limit {
                 stalled.notify_one();
             }
         }
@@ -71,19 +96,27 @@ impl Watchdog {
 pub(super) struct Progress {
     watchdog: Arc<Watchdog>,
     id: u64,
-    /// When a message was handed over that is not taken yet; 0: none is.
-    handed_at: Arc<AtomicU64>,
+    cell: Arc<Cell>,
 }
 
 impl Progress {
-    /// A message was handed to HTTP/2.
-    pub(super) fn handed(&self) {
-        self.handed_at.store(millis(self.watchdog.started.elapsed()), Ordering::Relaxed);
+    /// Whether another response may be built. Pending: the task is woken when it may.
+    pub(super) fn room(&self, context: &Context<'_>) -> Poll<()> {
+        let has_room = || self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX;
+        if has_room() {
+            return Poll::Ready(());
+        }
+        self.cell.waker.register(context.waker());
+        // Again: it may have become free before the waker was there to be told.
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// HTTP/2 asks for more: the client took it.
-    pub(super) fn taken(&self) {
-        self.handed_at.store(0, Ordering::Relaxed);
+    /// A message is handed to HTTP/2; what this gives goes with it.
+    pub(super) fn hand(&self, bytes: usize) -> InFlight {
+        if self.cell.bytes.fetch_add(bytes, Ordering::AcqRel) == 0 {
+            self.cell.since.store(self.cell.now(), Ordering::Relaxed);
+        }
+        InFlight { cell: Arc::clone(&self.cell), bytes }
     }
 }
 
@@ -92,5 +125,28 @@ impl Drop for Progress {
         self.watchdog.streams.fetch_sub(1, Ordering::Relaxed);
         let mut watched = self.watchdog.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.remove(&self.id);
+    }
+}
+
+/// A message on its way. Dropped when it is written, or given up.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    cell: Arc<Cell>,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// Some of it was written.
+    pub(super) fn moved(&self) {
+        self.cell.since.store(self.cell.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.cell.bytes.fetch_sub(self.bytes, Ordering::AcqRel) == self.bytes {
+            self.cell.since.store(0, Ordering::Relaxed);
+        }
+        self.cell.waker.wake();
     }
 }

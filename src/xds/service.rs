@@ -24,7 +24,7 @@ use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -151,13 +151,12 @@ impl Server {
         draining: CancellationToken,
         token: CancellationToken,
     ) -> Result<(), Error> {
-        let (routes, _health) = others::routes().await;
         let server = Arc::new(Shared {
             identifier: self.options.identifier.as_str().into(),
             options: self.options,
             store,
             fleet,
-            routes,
+            others: OnceCell::new(),
             watchdog: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::rng().random()),
@@ -228,7 +227,8 @@ struct Shared {
     identifier: Arc<str>,
     store: Arc<Store>,
     fleet: Fleet,
-    routes: Routes,
+    /// Built when they are first asked for: reflection reads megabytes of descriptors.
+    others: OnceCell<Routes>,
     watchdog: Arc<Watchdog>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
@@ -432,8 +432,11 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
                 Box::pin(ready(Ok(self.open(request.into_body(), variant, service_type))))
             }
             _ => {
-                let answer = self.server.routes.clone().call(request);
-                Box::pin(async move { Ok(answer.await?.map(AnyBody::Other)) })
+                let server = Arc::clone(&self.server);
+                Box::pin(async move {
+                    let mut others = server.others.get_or_init(others::routes).await.clone();
+                    Ok(others.call(request).await?.map(AnyBody::Other))
+                })
             }
         }
     }

@@ -366,7 +366,6 @@ impl Session {
         let state = self.types[resource_type.index()].as_mut()?;
         let target = Target {
             set: group.set(resource_type),
-            generation: snapshot.generation,
             variant,
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),

@@ -92,7 +92,6 @@ pub(super) enum Changed {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) set: &'a Arc<ResourceSet>,
-    pub(super) generation: u64,
     pub(super) variant: Variant,
     /// Whether anything that refers to this type was asked for on this stream, so that removals wait.
     pub(super) referred: bool,
@@ -127,8 +126,6 @@ pub(super) struct State {
     pub(super) sent: u64,
     answered: u64,
     pub(super) sent_at: Option<Instant>,
-    /// The generation in which everything owed had been sent.
-    pub(super) brought_to: u64,
 }
 
 impl State {
@@ -151,7 +148,6 @@ impl State {
             sent: 0,
             answered: 0,
             sent_at: None,
-            brought_to: 0,
         }
     }
 
@@ -182,11 +178,6 @@ impl State {
         self.owed.names.append(&mut self.refused_warming);
     }
 
-    /// Whether it has been answered on this stream from a snapshot that may be believed.
-    pub(super) fn is_settled(&self) -> bool {
-        self.settled
-    }
-
     // ---- what is to be sent ----
 
     /// The next response, if anything is owed. Brings the client to the target, whether that takes a response or not.
@@ -198,22 +189,16 @@ impl State {
                 ResourceType::Endpoint | ResourceType::Route | ResourceType::Secret | ResourceType::VirtualHost
             )
         {
-            self.brought_to = target.generation;
             return None;
         }
         self.settled |= !target.cautious;
         if self.is_current(target.set) {
-            self.brought_to = target.generation;
             return None;
         }
-        let draft = match target.variant {
+        match target.variant {
             Variant::Sotw => self.draft_sotw(target, cautious),
             Variant::Delta => self.draft_delta(target, cautious),
-        };
-        if draft.is_none() {
-            self.brought_to = target.generation;
         }
-        draft
     }
 
     fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
@@ -302,7 +287,7 @@ impl State {
             if cautious {
                 self.owed.names.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             } else if target.referred && !gone.is_empty() {
-                self.holds.push(Hold { resources: gone, generation: target.generation, barriers: None });
+                self.holds.push(Hold { resources: gone, barriers: None });
             } else {
                 found.removed.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }

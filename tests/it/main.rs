@@ -9,3 +9,5 @@ mod admin;
 mod backend_directory;
 mod backend_etcd;
 mod cli;
+mod xds_fixture;
+mod xds_streams;
