@@ -1,12 +1,336 @@
-//! Composition root.
+//! The composition root, and the map of the program: binds first, then runs named stages.
+//!
+//! ```text
+//!  reconcile   backend events → world → snapshot store      (the one writer)
+//!  xds         snapshot store → streams, fleet               (drains)
+//!  admin       reads world, snapshot store, fleet; writes documents through the backend
+//!  certificates, reload                                      what SIGHUP and changed files bring
+//! ```
 
-use crate::config::{Config, Flags};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::readiness::Readiness;
+use crate::admin::{self, Admin};
+use crate::backend::directory::Directory;
+use crate::backend::etcd::{self, Etcd};
+use crate::backend::{Backend, Change, Event};
+use crate::config::tls::Certificates;
+use crate::config::{Config, Documents, Flags, Listen, OnMassLoss};
+use crate::document::key::{Layout, Root};
+use crate::fleet::{self, Fleet, Variant};
+use crate::reconcile::persist::disk::Disk;
+use crate::reconcile::run::{Observer, Parts, Reconciler};
+use crate::reconcile::world::{Options, World};
+use crate::resource::ResourceType;
+use crate::shutdown::{self, Stages};
+use crate::snapshot::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::xds;
+
+/// Releases waiting for the loop; an operator's request waits when there are more.
+const COMMANDS: usize = 16;
+/// What the try-out mode serves when its folder is missing: needs no upstream.
+const SAMPLE: (&str, &str) = (
+    "routes/hello.json",
+    "{\n  \"match\": \"GET /hello\",\n  \"to\": { \"respond\": { \"status\": 200, \"body\": \"Hello from Chancery.\\n\" } }\n}\n",
+);
 
 /// Run the server until it is asked to stop; `flags` are for reading the configuration again.
 ///
 /// # Errors
 /// What could not be bound, or the stage that failed.
 pub async fn serve(config: Config, flags: Flags) -> anyhow::Result<()> {
-    let _ = (config, flags);
-    anyhow::bail!("not composed yet")
+    let signals = shutdown::process_signals().context("install the signal handlers")?;
+    let grace = config.grace;
+    let app = App::bind(config).await?;
+    let stages = app.start(Some(flags));
+    stages.run(signals, grace).await.map_err(anyhow::Error::from)
+}
+
+/// A server whose ports are bound and which serves nothing yet.
+pub struct App {
+    stages: Stages,
+    config: Config,
+    xds: xds::service::Server,
+    admin_listener: TcpListener,
+    certificates: Option<Certificates>,
+    backend: Arc<dyn Backend>,
+    reconciler: Reconciler,
+    admin: Admin,
+    snapshots: Arc<Store>,
+    fleet: Fleet,
+}
+
+impl App {
+    /// Bind the ports and put the parts together; nothing is read or served yet.
+    ///
+    /// # Errors
+    /// A port that cannot be bound, a file that cannot be read, a state directory that cannot be used.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let certificates = config.xds_tls.clone().map(Certificates::load).transpose().context("load the xDS port's certificates")?;
+        let xds = bind_xds(&config, certificates.as_ref())?;
+        let admin_listener = TcpListener::bind(config.admin_listen)
+            .await
+            .with_context(|| format!("bind the admin port {}", config.admin_listen))?;
+        if config.try_out {
+            create_sample(&config)?;
+        }
+        let layout = layout(&config);
+        let disk = Disk::open(&config.state_dir, layout.clone())?;
+        let backend = open_backend(&config);
+        let metrics = Arc::new(Metrics::default());
+        let counted = Arc::new(Counted(Arc::clone(&metrics)));
+        let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
+        let snapshots = Arc::new(Store::default());
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let reconciler = Reconciler::new(Parts {
+            backend: Arc::clone(&backend),
+            world: World::new(options(&config, layout)?),
+            snapshots: Arc::clone(&snapshots),
+            disk,
+            state_prefix: config.state_prefix.clone(),
+            publish_distance: config.publish_distance,
+            allow_empty: config.allow_empty,
+            commands: receiver,
+            observer: counted,
+        });
+        let stages = Stages::default();
+        let admin = Admin {
+            world: reconciler.worlds(),
+            readiness: Readiness::new(reconciler.health(), stages.draining()),
+            snapshots: Arc::clone(&snapshots),
+            fleet: fleet.clone(),
+            backend: Arc::clone(&backend),
+            commands,
+            metrics,
+        };
+        Ok(Self { stages, config, xds, admin_listener, certificates, backend, reconciler, admin, snapshots, fleet })
+    }
+
+    /// Start every stage.
+    #[must_use]
+    pub fn start(self, flags: Option<Flags>) -> Stages {
+        let mut stages = self.stages;
+        let admin_address = self.admin_listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        info!(xds = %self.xds.local_addr(), admin = admin_address, "listening");
+        say_what_holds(&self.config);
+        let (draining, token) = (stages.draining(), stages.token());
+        stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
+        stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining.clone(), token.clone()));
+        stages.spawn("admin", admin::serve(self.admin_listener, self.admin, token.clone()));
+        if let Some(certificates) = self.certificates {
+            stages.spawn("certificates", certificates.run(stages.reloads(), token.clone()));
+        }
+        if let Some(flags) = flags {
+            let reload = Reload { config: self.config, flags, backend: self.backend };
+            stages.spawn("reload", infallible(reload.run(stages.reloads(), token)));
+        }
+        stages
+    }
+}
+
+fn layout(config: &Config) -> Layout {
+    Layout {
+        prefix: config.prefix.as_str().into(),
+        registry_prefix: config.registry_prefix.as_str().into(),
+        routes_prefixes: config.routes_prefixes.iter().map(|prefix| prefix.as_str().into()).collect(),
+    }
+}
+
+fn options(config: &Config, layout: Layout) -> anyhow::Result<Options> {
+    Ok(Options {
+        layout,
+        confirm_mass_loss: config.on_mass_loss == OnMassLoss::Confirm,
+        re2_max_program_size: config.re2_max_program_size,
+        ca_bundle: ca_bundle(config)?,
+    })
+}
+
+/// Where the system keeps its authorities; the first that is there.
+const SYSTEM_CA_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The PEM text that `https` upstreams are verified with; `None` on a system without one, which refuses such routes.
+fn ca_bundle(config: &Config) -> anyhow::Result<Option<Bytes>> {
+    if let Some(path) = &config.ca_bundle {
+        let pem = std::fs::read(path).with_context(|| format!("read the CA bundle {}", path.display()))?;
+        return Ok(Some(pem.into()));
+    }
+    Ok(SYSTEM_CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()).map(Bytes::from))
+}
+
+fn open_backend(config: &Config) -> Arc<dyn Backend> {
+    match &config.documents {
+        Documents::Etcd(etcd) => {
+            let (user, password_file) = etcd.user.clone().unzip();
+            let (cert, key) = etcd.identity.clone().unzip();
+            let options = etcd::Options {
+                endpoints: etcd.endpoints.clone(),
+                user,
+                password_file,
+                ca: etcd.ca.clone(),
+                cert,
+                key,
+            };
+            Arc::new(Etcd::new(options))
+        }
+        Documents::Directory(path) => Arc::new(Directory::new(
+            path,
+            config.prefix.as_str(),
+            config.registry_prefix.as_str(),
+            config.state_dir.as_path(),
+        )),
+    }
+}
+
+fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Result<xds::service::Server> {
+    let listen = match &config.xds_listen {
+        Listen::Tcp(address) => xds::service::Listen::Tcp(*address),
+        Listen::Unix(path) => xds::service::Listen::Unix(path.clone()),
+    };
+    let what = listen.to_string();
+    xds::service::Server::bind(xds::service::Options {
+        listen,
+        max_streams: config.max_streams,
+        stall_timeout: config.stall_timeout,
+        max_connection_age: config.max_connection_age,
+        grace: config.grace,
+        identifier: identifier(),
+        tls: certificates.map(Certificates::subscribe),
+    })
+    .with_context(|| format!("bind the xDS port {what}"))
+}
+
+/// `control_plane.identifier`: which replica a proxy talks to.
+fn identifier() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "localhost" } else { host };
+    format!("chancery/{}@{host}:{}", env!("CARGO_PKG_VERSION"), std::process::id())
+}
+
+/// The try-out mode's first document, where its folder is missing.
+fn create_sample(config: &Config) -> anyhow::Result<()> {
+    let Documents::Directory(folder) = &config.documents else { return Ok(()) };
+    if folder.exists() {
+        return Ok(());
+    }
+    let path = folder.join(SAMPLE.0);
+    let write = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        std::fs::write(&path, SAMPLE.1)
+    };
+    write().with_context(|| format!("write the sample {}", path.display()))
+}
+
+/// What an operator should know of the configuration, once.
+fn say_what_holds(config: &Config) {
+    match &config.documents {
+        Documents::Etcd(etcd) => info!(endpoints = ?etcd.endpoints, prefix = config.prefix, "Reading documents from etcd"),
+        Documents::Directory(path) => info!(path = %path.display(), "Reading documents from a directory"),
+    }
+    if config.try_out {
+        info!(
+            "Trying out: no --etcd and no --dir were given; edit ./gateway/routes/hello.json, \
+             point an Envoy at the xds address (envoy-config/), and look at /api/v1/documents on the admin address"
+        );
+    }
+}
+
+/// SIGHUP: the configuration is read again; what can change while running does, the rest is named.
+struct Reload {
+    config: Config,
+    flags: Flags,
+    backend: Arc<dyn Backend>,
+}
+
+impl Reload {
+    async fn run(self, mut reloads: watch::Receiver<u64>, token: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                Ok(()) = reloads.changed() => self.reload().await,
+            }
+        }
+    }
+
+    async fn reload(&self) {
+        match Config::load_from_process(&self.flags) {
+            Ok(config) => match self.config.differences(&config) {
+                unchanged if unchanged.is_empty() => info!("Read the configuration again: unchanged"),
+                changed => warn!(?changed, "The configuration has changed; these take effect at the next start"),
+            },
+            Err(error) => warn!(%error, "Kept the configuration in use, the new one is bad"),
+        }
+        match self.backend.reload().await {
+            Ok(()) => info!(backend = self.backend.name(), "Read credentials and certificates again"),
+            Err(reason) => warn!(backend = self.backend.name(), reason, "Kept the credentials in use, the new ones are bad"),
+        }
+    }
+}
+
+/// What the loop and the streams tell, as metrics.
+#[derive(Debug)]
+struct Counted(Arc<Metrics>);
+
+impl fleet::Observer for Counted {
+    fn responded(&self, resource_type: ResourceType, variant: Variant) {
+        self.0.response_sent(resource_type.as_str(), variant.as_str());
+    }
+
+    fn acknowledged(&self, _: ResourceType, _: Variant, since_published: Option<Duration>) {
+        if let Some(after) = since_published {
+            self.0.acknowledged(after);
+        }
+    }
+
+    fn refused(&self, resource_type: ResourceType, _: Variant) {
+        self.0.nacked(resource_type.as_str());
+    }
+}
+
+impl Observer for Counted {
+    fn told(&self, root: &Root, event: &Event) {
+        let (etcd, watch) = (&self.0.etcd, root.as_str());
+        match event {
+            Event::Alive => etcd.heard(watch, true),
+            Event::Failed { .. } => etcd.failed(watch),
+            Event::Problems { .. } => {}
+            Event::Listed { revision, reason, entries, .. } => {
+                let bytes = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
+                etcd.listed(watch, reason.as_str(), *revision, bytes);
+            }
+            Event::Changed { revision, changes, .. } => {
+                let puts = changes.iter().filter(|change| matches!(change, Change::Put(_))).count();
+                etcd.changed(watch, *revision, puts, changes.len() - puts);
+            }
+        }
+    }
+
+    fn published(&self, waited: Duration) {
+        self.0.published(waited);
+    }
+
+    fn skipped(&self) {
+        self.0.snapshot_skipped_equal.inc();
+    }
+}
+
+/// A stage that cannot fail.
+async fn infallible(stage: impl Future<Output = ()>) -> Result<(), Infallible> {
+    stage.await;
+    Ok(())
 }

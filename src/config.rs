@@ -10,7 +10,6 @@
 //! [`process_environment`] alone; nothing here is kept in a global.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,33 +87,13 @@ pub enum Documents {
 pub struct Etcd {
     /// `--etcd`, `CHANCERY_ETCD`: URLs with scheme, all `http` or all `https`; at least one, without credentials.
     pub endpoints: Vec<String>,
-    /// `--etcd-user`, `CHANCERY_ETCD_USER` and what `--etcd-password-file` holds.
-    pub user: Option<(String, Password)>,
-    /// `--etcd-password-file`, `CHANCERY_ETCD_PASSWORD_FILE`: read again for every connection, so that a new password needs no
-    /// restart.
-    pub password_file: Option<PathBuf>,
+    /// `--etcd-user`, `CHANCERY_ETCD_USER`, and `--etcd-password-file`: the name, and the file that holds the password. The
+    /// file is read anew for every connection, so the password is not kept here.
+    pub user: Option<(String, PathBuf)>,
     /// `--etcd-ca`, `CHANCERY_ETCD_CA`: PEM file of authorities. Default: the system's.
     pub ca: Option<PathBuf>,
     /// `--etcd-cert` and `--etcd-key`: PEM files of the client's certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
-}
-
-/// A password. Its `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// The password in the clear.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Password(..)")
-    }
 }
 
 /// Where a server listens.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::setting::Setting;
 use super::source::Values;
-use super::{Config, Documents, Error, Etcd, Listen, Mistake, Password, Telemetry, TlsFiles, value};
+use super::{Config, Documents, Error, Etcd, Listen, Mistake, Telemetry, TlsFiles, value};
 
 const TRY_OUT_DIRECTORY: &str = "./gateway";
 const XDS_LISTEN: &str = "0.0.0.0:18000";
@@ -138,21 +138,20 @@ impl Checker {
             }
             _ => {}
         }
-        let password = password_file.as_deref().and_then(|path| self.password(path, read_file));
-        Etcd { endpoints, user: user.zip(password), password_file, ca, identity: certificate.zip(key) }
+        if let Some(path) = &password_file {
+            self.readable_password(path, read_file);
+        }
+        Etcd { endpoints, user: user.zip(password_file), ca, identity: certificate.zip(key) }
     }
 
-    fn password(&mut self, path: &Path, read_file: &impl Fn(&Path) -> io::Result<String>) -> Option<Password> {
+    fn readable_password(&mut self, path: &Path, read_file: &impl Fn(&Path) -> io::Result<String>) {
         match read_file(path) {
-            Ok(text) => match text.trim_end_matches(['\n', '\r']) {
-                "" => self.mistake("etcd-password-file", format!("{} is empty", path.display())),
-                password => return Some(Password(password.to_owned())),
-            },
-            Err(error) => {
-                self.mistake("etcd-password-file", format!("cannot read {}: {error}", path.display()));
+            Ok(text) if text.trim_end_matches(['\n', '\r']).is_empty() => {
+                self.mistake("etcd-password-file", format!("{} is empty", path.display()));
             }
+            Ok(_) => {}
+            Err(error) => self.mistake("etcd-password-file", format!("cannot read {}: {error}", path.display())),
         }
-        None
     }
 
     /// Two settings of which neither means anything alone.

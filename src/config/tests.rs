@@ -129,8 +129,7 @@ fn etcd_takes_a_user_and_tls_files() {
     ]);
     let expected = Etcd {
         endpoints: vec!["https://e1:2379".to_owned()],
-        user: Some(("gateway".to_owned(), Password("hunter2".to_owned()))),
-        password_file: Some(PASSWORD_FILE.into()),
+        user: Some(("gateway".to_owned(), PASSWORD_FILE.into())),
         ca: Some("ca.pem".into()),
         identity: Some(("client.pem".into(), "client.key".into())),
     };

@@ -1,4 +1,4 @@
-//! it tests.
+//! In process, over real sockets, with a real etcd where it says so.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it finds what it does not expect")]
 
@@ -9,5 +9,7 @@ mod admin;
 mod backend_directory;
 mod backend_etcd;
 mod cli;
+mod layers;
+mod reconcile;
 mod xds_fixture;
 mod xds_streams;

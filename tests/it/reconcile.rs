@@ -1,0 +1,248 @@
+//! The loop over a store in memory: first publish, saved state, shared last good texts, staleness, pace.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use chancery::backend::memory::Memory;
+use chancery::backend::{Backend, Event, ListReason};
+use chancery::document::key::{DocumentKey, Kind, Layout, Root};
+use chancery::reconcile::persist::disk::Disk;
+use chancery::reconcile::run::{Health, Observer, Parts, Reconciler};
+use chancery::reconcile::world::{Options, State, World};
+use chancery::resource::ResourceType;
+use chancery::snapshot::store::Store;
+use chancery::snapshot::{Snapshot, Source};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::eventually::eventually;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const ROUTE: &str = r#"{ "match": "/a", "to": "http://127.0.0.1:8080" }"#;
+const OTHER_ROUTE: &str = r#"{ "match": "/b", "to": "http://127.0.0.1:8081" }"#;
+const BAD_ROUTE: &str = r#"{ "match": "/a", "too": "http://127.0.0.1:8080" }"#;
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn told(&self, _: &Root, _: &Event) {}
+    fn published(&self, _: Duration) {}
+    fn skipped(&self) {}
+}
+
+/// One server's loop.
+struct Replica {
+    snapshots: Arc<Store>,
+    worlds: Arc<ArcSwap<World>>,
+    health: watch::Receiver<Health>,
+    token: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(store: &Memory, state_dir: &Path) -> Self {
+        let layout = Layout::default();
+        let options = Options {
+            layout: layout.clone(),
+            confirm_mass_loss: false,
+            re2_max_program_size: 100,
+            ca_bundle: None,
+        };
+        let snapshots = Arc::new(Store::default());
+        let (_, commands) = mpsc::channel(1);
+        let reconciler = Reconciler::new(Parts {
+            backend: Arc::new(store.clone()),
+            world: World::new(options),
+            snapshots: Arc::clone(&snapshots),
+            disk: Disk::open(state_dir, layout).unwrap(),
+            state_prefix: "/chancery/".to_owned(),
+            publish_distance: Duration::from_millis(100),
+            allow_empty: false,
+            commands,
+            observer: Arc::new(Unobserved),
+        });
+        let (worlds, health, token) = (reconciler.worlds(), reconciler.health(), CancellationToken::new());
+        let task = tokio::spawn(reconciler.run(token.clone()));
+        Self { snapshots, worlds, health, token, task }
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        self.task.await.unwrap();
+    }
+
+    /// Wait for a snapshot of which this holds.
+    async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut generations = self.snapshots.subscribe();
+        let wait = async {
+            loop {
+                generations.borrow_and_update();
+                let current = self.snapshots.current();
+                if holds(&current) {
+                    return current;
+                }
+                generations.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(LIMIT, wait)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: last saw {:?}", self.snapshots.current()))
+    }
+
+    async fn until_state(&self, name: &str, state: State) {
+        let key = DocumentKey::new(Kind::Routes, name);
+        eventually(LIMIT, async || self.worlds.load().document(&key).map(|status| status.state), Some(state)).await;
+    }
+}
+
+fn names(snapshot: &Snapshot, resource_type: ResourceType) -> Vec<String> {
+    snapshot
+        .group("default")
+        .map(|group| group.set(resource_type).iter().map(|resource| resource.name.to_string()).collect())
+        .unwrap_or_default()
+}
+
+fn versions(snapshot: &Snapshot) -> Vec<String> {
+    let group = snapshot.group("default").expect("the default group exists once published");
+    ResourceType::ALL.iter().map(|resource_type| group.set(*resource_type).version().to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_put_becomes_a_snapshot_and_a_delete_takes_it_away() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let replica = Replica::start(&store, folder.path());
+    replica.until("the empty store is published", |snapshot| snapshot.generation > 0).await;
+    let revision = store.put("/gateway/routes/a", ROUTE);
+    let snapshot = replica
+        .until("the route's cluster", |snapshot| names(snapshot, ResourceType::Cluster) == ["http://127.0.0.1:8080"])
+        .await;
+    assert_eq!((snapshot.revision, snapshot.source, snapshot.stale), (revision, Source::Memory, false));
+    assert_eq!(names(&snapshot, ResourceType::Listener), ["default"]);
+    assert_eq!(names(&snapshot, ResourceType::Endpoint), ["http://127.0.0.1:8080"]);
+    store.delete("/gateway/routes/a");
+    replica.until("no cluster is left", |snapshot| names(snapshot, ResourceType::Cluster).is_empty()).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_publish_waits_for_every_root() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.set_away(Some("no route to host"));
+    let replica = Replica::start(&store, folder.path());
+    let mut health = replica.health.clone();
+    let waiting = health.wait_for(|health| health.pending.iter().any(|what| what.contains("no route to host"))).await;
+    assert!(!waiting.unwrap().ready);
+    assert_eq!(replica.snapshots.current().generation, 0);
+    store.set_away(None);
+    store.relist(ListReason::Reconnect);
+    replica.until("published", |snapshot| snapshot.generation > 0).await;
+    let mut health = replica.health.clone();
+    assert!(health.wait_for(|health| health.ready && health.pending.is_empty()).await.is_ok());
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn saved_state_serves_at_once_and_says_so_while_the_store_is_away() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    store.put("/services/users/1", "127.0.0.1:9000");
+    let first = Replica::start(&store, folder.path());
+    let served = first.until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    first.stop().await;
+
+    store.set_away(Some("connection refused"));
+    let second = Replica::start(&store, folder.path());
+    let restored = second.until("served from disk", |snapshot| snapshot.generation > 0).await;
+    assert_eq!((restored.source, restored.stale), (Source::Disk, true));
+    assert_eq!(versions(&restored), versions(&served));
+    assert!(second.health.borrow().ready);
+    assert!(second.health.borrow().stale_since.is_some());
+
+    store.set_away(None);
+    store.put("/gateway/routes/b", OTHER_ROUTE);
+    store.relist(ListReason::Reconnect);
+    let current = second.until("current again", |snapshot| snapshot.source == Source::Memory).await;
+    assert!(!current.stale);
+    assert_eq!(names(&current, ResourceType::Cluster), ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_born_after_a_document_turned_bad_serves_the_same() {
+    let (store, folder, other_folder) = (Memory::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    let old = Replica::start(&store, folder.path());
+    old.until("the good text serves", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    store.put("/gateway/routes/a", BAD_ROUTE);
+    old.until_state("a", State::Rejected).await;
+    let saved = async || store.get(b"/chancery/last-good//gateway/routes/a").await.unwrap().is_some();
+    eventually(LIMIT, saved, true).await;
+    // Without history the saved text is the only memory.
+    store.compact(store.list("/").await.unwrap().0);
+
+    let young = Replica::start(&store, other_folder.path());
+    let snapshot = young.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(versions(&snapshot), versions(&old.snapshots.current()));
+    young.until_state("a", State::Rejected).await;
+
+    store.put("/gateway/routes/a", OTHER_ROUTE);
+    eventually(LIMIT, saved, false).await;
+    old.stop().await;
+    young.stop().await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_saved_the_history_of_the_store_is_asked() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    store.put("/gateway/routes/a", "{");
+    store.put("/gateway/routes/a", BAD_ROUTE);
+    let replica = Replica::start(&store, folder.path());
+    let snapshot = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(names(&snapshot, ResourceType::Cluster), ["http://127.0.0.1:8080"]);
+    replica.until_state("a", State::Rejected).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn an_equal_list_wakes_no_stream() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    let replica = Replica::start(&store, folder.path());
+    let before = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    let revision = store.put("/gateway/routes/a", ROUTE);
+    store.relist(ListReason::Compacted);
+    eventually(LIMIT, async || replica.snapshots.current().revision, revision).await;
+    assert_eq!(replica.snapshots.current().generation, before.generation);
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_store_makes_the_snapshot_stale_and_an_answer_makes_it_current() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    let replica = Replica::start(&store, folder.path());
+    replica.until("published", |snapshot| snapshot.generation > 0).await;
+    // Time moves by itself only while every task waits: 30 s of silence pass at once.
+    tokio::time::pause();
+    replica.until("stale", |snapshot| snapshot.stale).await;
+    tokio::time::resume();
+    assert!(replica.health.borrow().ready);
+    store.alive();
+    replica.until("current", |snapshot| !snapshot.stale).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn with_an_empty_prefix_removals_are_withheld() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let replica = Replica::start(&store, folder.path());
+    let empty = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    assert!(empty.withhold_removals);
+    store.put("/gateway/routes/a", ROUTE);
+    replica.until("a document is there", |snapshot| !snapshot.withhold_removals).await;
+    replica.stop().await;
+}
