@@ -130,8 +130,12 @@ impl Conclusion {
             None => Standing::default(),
         };
         let winners = standing.losses.iter().map(|loss| &loss.winner);
+        let mut warnings = warnings(record.serving.as_ref(), key, &standing);
+        let everywhere = self.world.roots.values().filter_map(|root| root.served.get(key));
+        let elsewhere = everywhere.filter(|stored| stored.full_key != record.status.full_key);
+        warnings.extend(elsewhere.map(|stored| format!("written at {} too; that text is left out", stored.full_key)));
         let judgement = Judgement {
-            warnings: warnings(record.serving.as_ref(), key, &standing),
+            warnings,
             conflict: winners.into_iter().find(|winner| *winner != key).cloned(),
             ..Judgement::default()
         };

@@ -197,3 +197,28 @@ fn since_moves_only_with_the_state() {
     stage.world = plan(&stage.world, vec![input], moment).world;
     assert_eq!(stage.status("routes/a").since, wall);
 }
+
+#[test]
+fn of_two_roots_that_hold_a_document_the_first_has_the_word_and_the_other_is_named() {
+    let mut stage = Stage::empty();
+    let mut options = options();
+    options.layout.routes_prefixes.push("/old/".into());
+    stage.world = World::new(options);
+    let entry = |key: &'static str, value: &'static str| Entry {
+        key: key.into(),
+        value: value.into(),
+        create_revision: 1,
+        mod_revision: 1,
+        leased: false,
+    };
+    let put = |root, key, value| Input::Changed { root, revision: 1, changes: vec![Change::Put(entry(key, value))] };
+    stage.plan(vec![put(Root::Routes("/old/".into()), "/old/a", BETTER)]);
+    assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
+    stage.plan(vec![put(Root::Documents, "/gateway/routes/a", GOOD)]);
+    assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
+    assert_eq!(stage.status("routes/a").warnings, ["written at /old/a too; that text is left out"]);
+    let changes = vec![Change::Delete { key: "/gateway/routes/a".into() }];
+    stage.plan(vec![Input::Changed { root: Root::Documents, revision: 2, changes }]);
+    assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
+    assert_eq!(stage.status("routes/a").warnings, [""; 0]);
+}
