@@ -99,10 +99,8 @@ impl Compiled {
     /// Clusters that a route names and no document describes, sorted.
     #[must_use]
     pub fn undescribed_clusters(&self, route: &DocumentKey) -> Vec<Arc<str>> {
-        let upstreams = match self.inventory.unit(route).map(|unit| &unit.made) {
-            Some(Made::Route { upstreams, .. }) => upstreams,
-            _ => return Vec::new(),
-        };
+        let made = self.inventory.unit(route).map(|unit| &unit.made);
+        let Some(Made::Route { upstreams, .. }) = made else { return Vec::new() };
         let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
         by_name.filter(|name| self.inventory.cluster(name).is_none()).cloned().collect()
     }
