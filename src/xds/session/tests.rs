@@ -1,0 +1,547 @@
+//! The rules of conformance.md on sessions as values, and a property over arbitrary interleavings.
+
+use std::collections::{BTreeMap, HashSet};
+
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::google::rpc::Status;
+use proptest::prelude::*;
+
+use super::*;
+use crate::resource::compile::{Difference, ResourceChange};
+use crate::snapshot::{Facts, Source};
+
+const CLUSTER: ResourceType = ResourceType::Cluster;
+const ENDPOINT: ResourceType = ResourceType::Endpoint;
+const LISTENER: ResourceType = ResourceType::Listener;
+const ROUTE: ResourceType = ResourceType::Route;
+
+/// Content of one resource; `None`: it is gone.
+type Commit<'a> = &'a [(ResourceType, &'a str, Option<u8>)];
+
+fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
+    let unique: BTreeMap<_, _> = commit.iter().map(|(of_type, name, content)| ((*of_type, *name), *content)).collect();
+    let resources = unique.into_iter().map(|((resource_type, name), content)| {
+        let resource = content.map(|content| {
+            let mut resource = Resource::new(name, vec![content], Vec::new());
+            resource.warms = (resource_type == CLUSTER && name != "S").then(|| name.into());
+            Arc::new(resource)
+        });
+        ResourceChange { group: "default".into(), resource_type, name: name.into(), resource }
+    });
+    let difference = Difference { resources: resources.collect(), ..Difference::default() };
+    let facts = Facts {
+        revision: 1,
+        built_at: SystemTime::UNIX_EPOCH,
+        source: Source::Memory,
+        stale: false,
+        withhold_removals: false,
+        group_rules: Arc::clone(&snapshot.group_rules),
+    };
+    snapshot.next(&difference, facts)
+}
+
+/// What a response says: the type, its resources with their content, what it removes.
+#[derive(Debug, Clone, PartialEq)]
+struct Said {
+    resource_type: ResourceType,
+    resources: Vec<(String, u8)>,
+    removed: Vec<String>,
+    nonce: String,
+    version: String,
+}
+
+impl Said {
+    fn short(&self) -> String {
+        let word = match self.resource_type {
+            CLUSTER => "CDS",
+            ENDPOINT => "EDS",
+            LISTENER => "LDS",
+            ROUTE => "RDS",
+            other => other.as_str(),
+        };
+        let resources: Vec<_> = self.resources.iter().map(|(name, content)| format!("{name}@{content}")).collect();
+        let removed: Vec<_> = self.removed.iter().map(|name| format!("-{name}")).collect();
+        format!("{word}[{}]", [resources, removed].concat().join(","))
+    }
+}
+
+/// A client of a session, with a clock of its own. SotW bodies carry no name here, so the test reads them from the set.
+struct Client {
+    session: Session,
+    snapshot: Snapshot,
+    now: Instant,
+}
+
+impl Client {
+    fn new(variant: Variant) -> Self {
+        let snapshot = committed(
+            &Snapshot::unpublished(),
+            &[
+                (CLUSTER, "A", Some(1)),
+                (CLUSTER, "B", Some(1)),
+                (CLUSTER, "S", Some(1)),
+                (ENDPOINT, "A", Some(1)),
+                (ENDPOINT, "B", Some(1)),
+                (LISTENER, "L", Some(1)),
+                (ROUTE, "r1", Some(1)),
+            ],
+        );
+        let session = Session::new(Settings {
+            variant,
+            service_type: None,
+            identifier: "test".into(),
+            salt: 7,
+            interner: Arc::default(),
+        });
+        Self { session, snapshot, now: Instant::now() }
+    }
+
+    fn commit(&mut self, commit: Commit<'_>) -> &mut Self {
+        self.snapshot = committed(&self.snapshot, commit);
+        self
+    }
+
+    fn request(&mut self, bytes: Vec<u8>) -> Outcome {
+        self.session.on_request(bytes.into(), self.now).expect("a good request")
+    }
+
+    fn delta(&mut self, resource_type: ResourceType, subscribe: &[&str], unsubscribe: &[&str]) -> &mut Self {
+        self.delta_with(resource_type, subscribe, unsubscribe, &[]);
+        self
+    }
+
+    fn delta_with(&mut self, of_type: ResourceType, subscribe: &[&str], unsubscribe: &[&str], initial: &[(&str, u8)]) {
+        let version = |content: u8| crate::resource::ResourceVersion::of(&[content]).to_string();
+        let request = pb::DeltaDiscoveryRequest {
+            node: crate_node(),
+            type_url: of_type.type_url().to_owned(),
+            resource_names_subscribe: subscribe.iter().map(ToString::to_string).collect(),
+            resource_names_unsubscribe: unsubscribe.iter().map(ToString::to_string).collect(),
+            initial_resource_versions: initial
+                .iter()
+                .map(|(name, content)| (name.to_string(), version(*content)))
+                .collect(),
+            ..pb::DeltaDiscoveryRequest::default()
+        };
+        self.request(request.encode_to_vec());
+    }
+
+    fn sotw(&mut self, resource_type: ResourceType, names: &[&str]) -> &mut Self {
+        self.sotw_with(resource_type, names, "", "");
+        self
+    }
+
+    fn sotw_with(&mut self, resource_type: ResourceType, names: &[&str], version: &str, nonce: &str) {
+        let request = pb::DiscoveryRequest {
+            node: crate_node(),
+            type_url: resource_type.type_url().to_owned(),
+            resource_names: names.iter().map(ToString::to_string).collect(),
+            version_info: version.to_owned(),
+            response_nonce: nonce.to_owned(),
+            ..pb::DiscoveryRequest::default()
+        };
+        self.request(request.encode_to_vec());
+    }
+
+    /// ACK or NACK.
+    fn answer(&mut self, said: &Said, names: &[&str], error_detail: Option<Status>) -> Outcome {
+        let (type_url, response_nonce) = (said.resource_type.type_url().to_owned(), said.nonce.clone());
+        let bytes = match self.session.settings.variant {
+            Variant::Sotw => pb::DiscoveryRequest {
+                type_url,
+                response_nonce,
+                version_info: said.version.clone(),
+                resource_names: names.iter().map(ToString::to_string).collect(),
+                error_detail,
+                ..pb::DiscoveryRequest::default()
+            }
+            .encode_to_vec(),
+            Variant::Delta => {
+                pb::DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }
+                    .encode_to_vec()
+            }
+        };
+        self.request(bytes)
+    }
+
+    fn ack(&mut self, said: &Said, names: &[&str]) -> &mut Self {
+        self.answer(said, names, None);
+        self
+    }
+
+    fn nack(&mut self, said: &Said, names: &[&str]) -> &mut Self {
+        self.answer(said, names, Some(Status { code: 13, message: "no".to_owned(), details: Vec::new() }));
+        self
+    }
+
+    fn next(&mut self) -> Option<Said> {
+        let response = self.session.next_response(&self.snapshot, self.now)?;
+        let bytes = [response.head, response.blocks.pieces().concat()].concat();
+        let resource_type = response.resource_type.expect("a type that is served");
+        Some(match self.session.settings.variant {
+            Variant::Delta => {
+                let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap();
+                let content = |one: pb::Resource| (one.name, one.resource.unwrap().value[0]);
+                let mut resources: Vec<_> = decoded.resources.into_iter().map(content).collect();
+                resources.sort();
+                let version = decoded.system_version_info;
+                Said { resource_type, resources, removed: decoded.removed_resources, nonce: decoded.nonce, version }
+            }
+            Variant::Sotw => {
+                let decoded = pb::DiscoveryResponse::decode(&*bytes).unwrap();
+                let content = |any: envoy_types::pb::google::protobuf::Any| ("?".to_owned(), any.value[0]);
+                let resources = decoded.resources.into_iter().map(content).collect();
+                let version = decoded.version_info;
+                Said { resource_type, resources, removed: Vec::new(), nonce: decoded.nonce, version }
+            }
+        })
+    }
+
+    /// Everything that is said now.
+    fn all(&mut self) -> Vec<Said> {
+        let said: Vec<_> = std::iter::from_fn(|| self.next()).take(100).collect();
+        assert!(said.len() < 100, "the session does not come to rest");
+        said
+    }
+
+    fn says(&mut self) -> Vec<String> {
+        self.all().iter().map(Said::short).collect()
+    }
+}
+
+fn crate_node() -> Option<envoy_types::pb::envoy::config::core::v3::Node> {
+    Some(envoy_types::pb::envoy::config::core::v3::Node { id: "n1".to_owned(), ..Default::default() })
+}
+
+fn client(variant: Variant) -> Client {
+    Client::new(variant)
+}
+
+// SW-01, SW-02, SW-03, SW-04, SW-15
+#[test]
+fn sotw_first_requests() {
+    assert_eq!(client(Variant::Sotw).sotw(CLUSTER, &[]).says(), ["CDS[?@1,?@1,?@1]"]);
+    assert_eq!(client(Variant::Sotw).sotw(CLUSTER, &["*"]).says(), ["CDS[?@1,?@1,?@1]"]);
+    assert_eq!(client(Variant::Sotw).sotw(ENDPOINT, &["A"]).says(), ["EDS[?@1]"]);
+    assert_eq!(client(Variant::Sotw).sotw(ENDPOINT, &[]).says(), [""; 0]);
+    assert_eq!(client(Variant::Sotw).sotw(ResourceType::ScopedRoute, &[]).says(), ["scoped_routes[]"]);
+}
+
+// SW-09, SW-10, SW-11, SW-12
+#[test]
+fn sotw_clusters_come_whole_and_endpoints_as_they_change() {
+    let mut client = client(Variant::Sotw);
+    client.sotw(CLUSTER, &["A", "B"]).all();
+    client.commit(&[(CLUSTER, "B", Some(2))]);
+    assert_eq!(client.says(), ["CDS[?@1,?@2]"]);
+    client.sotw(ENDPOINT, &["A", "B"]).all();
+    client.commit(&[(ENDPOINT, "B", Some(2))]);
+    assert_eq!(client.says(), ["EDS[?@2]"]);
+    client.commit(&[(ENDPOINT, "B", None)]);
+    assert_eq!(client.says(), [""; 0]);
+}
+
+// SW-13, SW-14, SW-16
+#[test]
+fn sotw_missing_names_are_awaited() {
+    let mut client = client(Variant::Sotw);
+    let said = client.sotw(ROUTE, &["r1", "rX"]).all();
+    assert_eq!(said[0].short(), "RDS[?@1]");
+    client.ack(&said[0], &["r1", "rX"]);
+    assert_eq!(client.says(), [""; 0]);
+    client.commit(&[(ROUTE, "rX", Some(9))]);
+    assert_eq!(client.says(), ["RDS[?@9]"]);
+}
+
+// SW-17, SW-18, SW-19, SW-33
+#[test]
+fn sotw_lists_that_grow_are_answered() {
+    let mut client = client(Variant::Sotw);
+    let said = client.sotw(ENDPOINT, &["A"]).all().remove(0);
+    assert_eq!(client.ack(&said, &["A", "B"]).says(), ["EDS[?@1]"]);
+    assert_eq!(client.ack(&said, &["B"]).says(), [""; 0]);
+    assert_eq!(client.ack(&said, &[]).says(), [""; 0]);
+    assert_eq!(client.ack(&said, &["B"]).says(), ["EDS[?@1]"]);
+}
+
+// SW-24
+#[test]
+fn sotw_reconnects_are_answered_where_a_client_may_wait() {
+    let mut first = client(Variant::Sotw);
+    let version = first.sotw(CLUSTER, &[]).all().remove(0).version;
+    let mut again = client(Variant::Sotw);
+    again.sotw_with(CLUSTER, &[], &version, "");
+    assert_eq!(again.says(), [""; 0]);
+    again.sotw_with(ENDPOINT, &["A"], "anything", "");
+    assert_eq!(again.says(), ["EDS[?@1]"]);
+    again.commit(&[(CLUSTER, "A", Some(2))]);
+    assert_eq!(again.says(), ["CDS[?@2,?@1,?@1]", "EDS[?@1]"]);
+}
+
+// SW-26
+#[test]
+fn sotw_unknown_endpoints_are_empty_and_unknown_others_silent() {
+    let mut client = client(Variant::Sotw);
+    assert_eq!(client.sotw(ROUTE, &["gone"]).says(), [""; 0]);
+    let said = client.sotw(ENDPOINT, &["gone"]).all();
+    assert_eq!(said[0].resources.len(), 1);
+    client.commit(&[(ENDPOINT, "gone", Some(4))]);
+    assert_eq!(client.says(), ["EDS[?@4]"]);
+}
+
+// DX-01, DX-02, DX-03, DX-04, DX-05
+#[test]
+fn delta_first_requests() {
+    let delta = |resource_type, subscribe: &[&str], unsubscribe: &[&str]| {
+        client(Variant::Delta).delta(resource_type, subscribe, unsubscribe).says()
+    };
+    assert_eq!(delta(CLUSTER, &[], &[]), ["CDS[A@1,B@1,S@1]"]);
+    assert_eq!(delta(CLUSTER, &[], &["q"]), [""; 0]);
+    assert_eq!(delta(CLUSTER, &["*"], &["*"]), [""; 0]);
+    assert_eq!(delta(ENDPOINT, &[], &[]), [""; 0]);
+    assert_eq!(delta(ResourceType::ScopedRoute, &[], &[]), ["scoped_routes[]"]);
+}
+
+// DX-06, DX-07, DX-08, DX-09
+#[test]
+fn delta_every_subscribed_name_is_answered() {
+    let mut client = client(Variant::Delta);
+    assert_eq!(client.delta(ROUTE, &["r1"], &[]).says(), ["RDS[r1@1]"]);
+    assert_eq!(client.delta(ROUTE, &["r1"], &[]).says(), ["RDS[r1@1]"]);
+    assert_eq!(client.delta(ROUTE, &["X"], &[]).says(), ["RDS[-X]"]);
+    client.commit(&[(ROUTE, "X", Some(3))]);
+    assert_eq!(client.says(), ["RDS[X@3]"]);
+    assert_eq!(client.delta(ROUTE, &[], &["X", "phantom"]).says(), [""; 0]);
+    client.delta(CLUSTER, &[], &[]).all();
+    assert_eq!(client.delta(CLUSTER, &["A", "X"], &[]).says(), ["CDS[A@1,-X]"]);
+    assert_eq!(client.delta(CLUSTER, &[], &["A", "X"]).says(), ["CDS[A@1,-X]"]);
+}
+
+// DX-13, DX-14, DX-15, AD-08
+#[test]
+fn delta_reconnects_send_what_differs() {
+    let mut client = client(Variant::Delta);
+    client.delta_with(ENDPOINT, &["A"], &[], &[("A", 1)]);
+    assert_eq!(client.says(), ["EDS[A@1]"]);
+    client.delta_with(CLUSTER, &[], &[], &[("A", 9), ("B", 1), ("gone", 1)]);
+    assert_eq!(client.says(), ["CDS[A@1,S@1,-gone]", "EDS[A@1]"]);
+    client.delta_with(ROUTE, &["r1", "rX"], &[], &[("r1", 1), ("q", 1)]);
+    assert_eq!(client.says(), ["RDS[-rX]"]);
+}
+
+// GEN-15, GEN-16, GEN-17, DX-21
+#[test]
+fn refused_content_is_not_sent_again_and_a_fix_is() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        match variant {
+            Variant::Sotw => client.sotw(ROUTE, &["r1"]),
+            Variant::Delta => client.delta(ROUTE, &["r1"], &[]),
+        };
+        let good = client.all().remove(0);
+        client.ack(&good, &["r1"]).commit(&[(ROUTE, "r1", Some(2))]);
+        let bad = client.all().remove(0);
+        let outcome =
+            client.answer(&bad, &["r1"], Some(Status { code: 13, message: "no".to_owned(), details: vec![] }));
+        assert!(matches!(outcome.answer.map(|answer| answer.verdict), Some(Verdict::Refused { code: 13, .. })));
+        assert_eq!(client.says(), [""; 0]);
+        client.commit(&[(ROUTE, "r1", Some(1))]);
+        assert_eq!(client.all()[0].resources[0].1, 1, "a fix is sent though its version was seen before");
+    }
+}
+
+// decision 5: endpoints that were refused do not follow their cluster, but are there for who asks
+#[test]
+fn refused_endpoints_do_not_follow_their_cluster() {
+    let mut client = client(Variant::Delta);
+    client.delta(CLUSTER, &[], &[]).all();
+    let said = client.delta(ENDPOINT, &["A"], &[]).all().remove(0);
+    client.nack(&said, &[]).commit(&[(CLUSTER, "A", Some(2))]);
+    assert_eq!(client.says(), ["CDS[A@2]"]);
+    assert_eq!(client.delta(ENDPOINT, &["A"], &[]).says(), ["EDS[A@1]"]);
+}
+
+// AD-01, AD-02, AD-10
+#[test]
+fn a_change_is_one_flush_in_order_and_removals_come_after_the_ack() {
+    let mut client = client(Variant::Delta);
+    for (resource_type, names) in
+        [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])]
+    {
+        for said in client.delta(resource_type, names, &[]).all() {
+            client.ack(&said, &[]);
+        }
+    }
+    client.commit(&[
+        (CLUSTER, "N", Some(1)),
+        (ENDPOINT, "N", Some(1)),
+        (ROUTE, "r1", Some(2)),
+        (CLUSTER, "A", None),
+        (ENDPOINT, "A", None),
+    ]);
+    let said = client.all();
+    let short: Vec<_> = said.iter().map(Said::short).collect();
+    assert_eq!(short, ["CDS[N@1]", "EDS[N@1]", "RDS[r1@2]"]);
+    client.ack(&said[0], &[]).ack(&said[1], &[]);
+    assert_eq!(client.says(), [""; 0]);
+    client.ack(&said[2], &[]);
+    assert_eq!(client.says(), ["CDS[-A]", "EDS[-A]"]);
+}
+
+// AD-02: the bound on silence
+#[test]
+fn a_removal_waits_a_minute_for_a_client_that_answers_nothing() {
+    let mut client = client(Variant::Delta);
+    client.delta(CLUSTER, &[], &[]).delta(ROUTE, &["r1"], &[]).all();
+    client.commit(&[(CLUSTER, "A", None)]);
+    assert_eq!(client.says(), [""; 0]);
+    let deadline = client.session.deadline().expect("a bound");
+    client.now = deadline - Duration::from_millis(1);
+    assert_eq!(client.says(), [""; 0]);
+    client.now = deadline;
+    assert_eq!(client.says(), ["CDS[-A]"]);
+}
+
+// GEN-05
+#[test]
+fn an_unserved_type_is_answered_in_delta() {
+    let mut session = client(Variant::Delta);
+    let request = pb::DeltaDiscoveryRequest {
+        node: crate_node(),
+        type_url: "type.googleapis.com/acme.Foo".to_owned(),
+        resource_names_subscribe: vec!["q".to_owned()],
+        ..pb::DeltaDiscoveryRequest::default()
+    };
+    session.request(request.encode_to_vec());
+    let response = session.session.next_response(&session.snapshot, session.now).expect("an answer");
+    let decoded = pb::DeltaDiscoveryResponse::decode(&*response.head).unwrap();
+    assert_eq!((&*decoded.type_url, decoded.removed_resources), ("type.googleapis.com/acme.Foo", vec!["q".to_owned()]));
+}
+
+// design.md decision 11
+#[test]
+fn a_stale_snapshot_moves_nobody_backwards() {
+    let mut client = client(Variant::Delta);
+    client.snapshot.stale = true;
+    client.delta_with(CLUSTER, &[], &[], &[("A", 9), ("gone", 1)]);
+    client.delta_with(ENDPOINT, &["A", "gone"], &[], &[("A", 9)]);
+    assert_eq!(client.says(), ["EDS[A@1]"]);
+    client.snapshot.stale = false;
+    client.commit(&[]);
+    assert_eq!(client.says(), ["CDS[A@1,B@1,S@1,-gone]", "EDS[A@1,B@1,-gone]"]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(Vec<(usize, usize, Option<u8>)>),
+    Subscribe(usize, usize),
+    Unsubscribe(usize, usize),
+    /// Answer the oldest unanswered response: ACK or NACK.
+    Answer(bool),
+    Take,
+}
+
+const TYPES: [ResourceType; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
+const NAMES: [&str; 4] = ["A", "B", "C", "D"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let change = (0..TYPES.len(), 0..NAMES.len(), proptest::option::weighted(0.7, 0..4_u8));
+    prop_oneof![
+        3 => proptest::collection::vec(change, 1..4).prop_map(Step::Commit),
+        2 => (0..TYPES.len(), 0..NAMES.len()).prop_map(|(of_type, name)| Step::Subscribe(of_type, name)),
+        1 => (0..TYPES.len(), 0..NAMES.len()).prop_map(|(of_type, name)| Step::Unsubscribe(of_type, name)),
+        3 => any::<bool>().prop_map(Step::Answer),
+        3 => Just(Step::Take),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A delta client that applies what it is told ends with what is served, whatever happened on the way.
+    #[test]
+    fn any_interleaving_ends_on_the_newest_state(wildcard in any::<bool>(), steps in proptest::collection::vec(step(), 1..60)) {
+        let mut client = client(Variant::Delta);
+        let mut held: BTreeMap<(ResourceType, String), u8> = BTreeMap::new();
+        let mut subscribed: HashSet<(ResourceType, &str)> = HashSet::new();
+        let mut unanswered = VecDeque::new();
+        let mut nonces = HashSet::new();
+        let mut wild = HashSet::new();
+        if wildcard {
+            client.delta(CLUSTER, &[], &[]).delta(LISTENER, &[], &[]);
+            wild.extend([CLUSTER, LISTENER]);
+        }
+        let apply = |said: &Said, held: &mut BTreeMap<(ResourceType, String), u8>| {
+            for (name, content) in &said.resources {
+                held.insert((said.resource_type, name.clone()), *content);
+            }
+            for name in &said.removed {
+                held.remove(&(said.resource_type, name.clone()));
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Commit(changes) => {
+                    let changes: Vec<_> =
+                        changes.into_iter().map(|(of_type, name, content)| (TYPES[of_type], NAMES[name], content)).collect();
+                    client.commit(&changes);
+                }
+                Step::Subscribe(of_type, name) => {
+                    subscribed.insert((TYPES[of_type], NAMES[name]));
+                    client.delta(TYPES[of_type], &[NAMES[name]], &[]);
+                }
+                Step::Unsubscribe(of_type, name) => {
+                    if subscribed.remove(&(TYPES[of_type], NAMES[name])) {
+                        client.delta(TYPES[of_type], &[], &[NAMES[name]]);
+                    }
+                }
+                Step::Answer(good) => {
+                    if let Some(said) = unanswered.pop_front() {
+                        if good { client.ack(&said, &[]) } else { client.nack(&said, &[]) };
+                    }
+                }
+                Step::Take => {
+                    if let Some(said) = client.next() {
+                        prop_assert!(nonces.insert(said.nonce.clone()));
+                        apply(&said, &mut held);
+                        unanswered.push_back(said);
+                    }
+                }
+            }
+        }
+        loop {
+            let said = client.all();
+            let quiet = said.is_empty() && unanswered.is_empty();
+            for said in said {
+                prop_assert!(nonces.insert(said.nonce.clone()));
+                apply(&said, &mut held);
+                unanswered.push_back(said);
+            }
+            while let Some(said) = unanswered.pop_front() {
+                client.ack(&said, &[]);
+            }
+            if quiet {
+                break;
+            }
+        }
+        client.now += Duration::from_secs(3600);
+        for said in client.all() {
+            apply(&said, &mut held);
+        }
+        let wanted = |of_type: ResourceType, name: &str| wild.contains(&of_type) || subscribed.iter().any(|one| *one == (of_type, name));
+        let group = client.snapshot.group("default").unwrap();
+        let expected: BTreeMap<_, _> = TYPES
+            .into_iter()
+            .flat_map(|of_type| group.set(of_type).iter().map(move |one| ((of_type, one.name.to_string()), one.body[0])))
+            .filter(|((of_type, name), _)| wanted(*of_type, name))
+            .collect();
+        // A removal after a NACK waits for a fix that this client never gets: those clusters may stay.
+        held.retain(|(of_type, name), _| wanted(*of_type, name));
+        let waiting: HashSet<_> = client.session.types.iter().flatten()
+            .flat_map(|state| state.holds.iter().flat_map(|hold| hold.resources.iter().map(|one| (state.resource_type, one.name.to_string()))))
+            .collect();
+        held.retain(|key, _| expected.contains_key(key) || !waiting.contains(key));
+        prop_assert_eq!(held, expected);
+        prop_assert_eq!(client.says(), Vec::<String>::new());
+    }
+}
