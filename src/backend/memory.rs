@@ -98,7 +98,8 @@ impl Memory {
         self.state().compacted = revision;
     }
 
-    /// Let reads and writes fail with this reason, or (`None`) work again.
+    /// Let reads, writes and watches that begin fail with this reason, or (`None`) work again; such a watch hears the next
+    /// [`Memory::relist`].
     pub fn set_away(&self, reason: Option<&str>) {
         self.state().away = reason.map(str::to_owned);
     }
@@ -200,9 +201,14 @@ impl Backend for Memory {
         let prefix = Bytes::copy_from_slice(prefix.as_bytes());
         {
             let mut state = self.state();
-            let first = [state.listed(&prefix, ListReason::Start), Event::Alive];
-            // The receiver is held below.
-            drop(first.map(|event| sender.send(event)));
+            let first = match &state.away {
+                Some(reason) => vec![Event::Failed { reason: reason.clone() }],
+                None => vec![state.listed(&prefix, ListReason::Start), Event::Alive],
+            };
+            for event in first {
+                // The receiver is held below.
+                drop(sender.send(event));
+            }
             state.watches.push(Watch { prefix: prefix.clone(), events: sender.clone() });
         }
         loop {

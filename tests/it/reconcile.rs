@@ -92,6 +92,14 @@ impl Replica {
             .unwrap_or_else(|_| panic!("{what}: last saw {:?}", self.snapshots.current()))
     }
 
+    async fn until_health(&self, holds: impl Fn(&Health) -> bool) -> Health {
+        let mut health = self.health.clone();
+        let reached = tokio::time::timeout(LIMIT, health.wait_for(|health| holds(health))).await.is_ok();
+        let seen = health.borrow().clone();
+        assert!(reached, "last saw {seen:?}");
+        seen
+    }
+
     async fn until_state(&self, name: &str, state: State) {
         let key = DocumentKey::new(Kind::Routes, name);
         eventually(LIMIT, async || self.worlds.load().document(&key).map(|status| status.state), Some(state)).await;
@@ -132,15 +140,14 @@ async fn the_first_publish_waits_for_every_root() {
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     store.set_away(Some("no route to host"));
     let replica = Replica::start(&store, folder.path());
-    let mut health = replica.health.clone();
-    let waiting = health.wait_for(|health| health.pending.iter().any(|what| what.contains("no route to host"))).await;
-    assert!(!waiting.unwrap().ready);
+    let waiting =
+        replica.until_health(|health| health.pending.iter().any(|what| what.contains("no route to host"))).await;
+    assert!(!waiting.ready);
     assert_eq!(replica.snapshots.current().generation, 0);
     store.set_away(None);
     store.relist(ListReason::Reconnect);
     replica.until("published", |snapshot| snapshot.generation > 0).await;
-    let mut health = replica.health.clone();
-    assert!(health.wait_for(|health| health.ready && health.pending.is_empty()).await.is_ok());
+    replica.until_health(|health| health.ready && health.pending.is_empty()).await;
     replica.stop().await;
 }
 
@@ -226,10 +233,10 @@ async fn a_silent_store_makes_the_snapshot_stale_and_an_answer_makes_it_current(
     store.put("/gateway/routes/a", ROUTE);
     let replica = Replica::start(&store, folder.path());
     replica.until("published", |snapshot| snapshot.generation > 0).await;
-    // Time moves by itself only while every task waits: 30 s of silence pass at once.
     tokio::time::pause();
-    replica.until("stale", |snapshot| snapshot.stale).await;
+    tokio::time::advance(Duration::from_secs(31)).await;
     tokio::time::resume();
+    replica.until("stale", |snapshot| snapshot.stale).await;
     assert!(replica.health.borrow().ready);
     store.alive();
     replica.until("current", |snapshot| !snapshot.stale).await;
