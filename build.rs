@@ -2,6 +2,8 @@
 //!
 //! Needs `protoc` on the PATH (as the `etcd-client` crate does).
 
+#![allow(clippy::disallowed_methods, reason = "a build script is told by its environment")]
+
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -25,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The folder of the `envoy-types` package that Cargo.lock pins: its FileDescriptorSet is not part of its Rust interface.
+/// The folder of the `envoy-types` package that Cargo.lock pins: its `FileDescriptorSet` is not part of its Rust interface.
 fn envoy_types_root() -> Result<PathBuf, Box<dyn Error>> {
     let output = Command::new(env::var("CARGO")?)
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])

@@ -76,7 +76,8 @@ impl App {
     /// # Errors
     /// A port that cannot be bound, a file that cannot be read, a state directory that cannot be used.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let certificates = config.xds_tls.clone().map(Certificates::load).transpose().context("load the xDS port's certificates")?;
+        let certificates =
+            config.xds_tls.clone().map(Certificates::load).transpose().context("load the xDS port's certificates")?;
         let xds = bind_xds(&config, certificates.as_ref())?;
         let admin_listener = TcpListener::bind(config.admin_listen)
             .await
@@ -125,7 +126,7 @@ impl App {
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
-        stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining.clone(), token.clone()));
+        stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
         stages.spawn("admin", admin::serve(self.admin_listener, self.admin, token.clone()));
         if let Some(certificates) = self.certificates {
             stages.spawn("certificates", certificates.run(stages.reloads(), token.clone()));
@@ -239,7 +240,9 @@ fn create_sample(config: &Config) -> anyhow::Result<()> {
 /// What an operator should know of the configuration, once.
 fn say_what_holds(config: &Config) {
     match &config.documents {
-        Documents::Etcd(etcd) => info!(endpoints = ?etcd.endpoints, prefix = config.prefix, "Reading documents from etcd"),
+        Documents::Etcd(etcd) => {
+            info!(endpoints = ?etcd.endpoints, prefix = config.prefix, "Reading documents from etcd")
+        }
         Documents::Directory(path) => info!(path = %path.display(), "Reading documents from a directory"),
     }
     if config.try_out {
@@ -277,7 +280,9 @@ impl Reload {
         }
         match self.backend.reload().await {
             Ok(()) => info!(backend = self.backend.name(), "Read credentials and certificates again"),
-            Err(reason) => warn!(backend = self.backend.name(), reason, "Kept the credentials in use, the new ones are bad"),
+            Err(reason) => {
+                warn!(backend = self.backend.name(), reason, "Kept the credentials in use, the new ones are bad")
+            }
         }
     }
 }

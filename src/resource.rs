@@ -144,7 +144,7 @@ impl fmt::Debug for ResourceVersion {
     }
 }
 
-/// One encoded resource. Equal when name, version, and on_demand are.
+/// One encoded resource. Equal when name, version, and `on_demand` are.
 #[derive(Debug, Clone)]
 pub struct Resource {
     /// The name on the wire.

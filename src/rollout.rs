@@ -19,7 +19,7 @@ pub struct Node {
     pub cluster: Arc<str>,
     /// `node.metadata`, as JSON.
     pub metadata: BTreeMap<String, serde_json::Value>,
-    /// `node.locality`: region, zone, sub_zone.
+    /// `node.locality`: region, zone, `sub_zone`.
     pub locality: (String, String, String),
     /// `node.user_agent_name`.
     pub user_agent: Arc<str>,

@@ -76,9 +76,9 @@ pub enum Error {
 pub enum Code {
     /// OK.
     Ok = 0,
-    /// INVALID_ARGUMENT.
+    /// `INVALID_ARGUMENT`.
     InvalidArgument = 3,
-    /// RESOURCE_EXHAUSTED.
+    /// `RESOURCE_EXHAUSTED`.
     ResourceExhausted = 8,
     /// UNIMPLEMENTED.
     Unimplemented = 12,

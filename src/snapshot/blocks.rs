@@ -93,13 +93,13 @@ impl Encoder {
         }
     }
 
-    /// `repeated Any resources = 2` of a DiscoveryResponse.
+    /// `repeated Any resources = 2` of a `DiscoveryResponse`.
     fn push_any(&mut self, body: &Bytes) {
         self.key(2, any_len(self.type_url, body.len()));
         self.any_fields(body);
     }
 
-    /// `repeated Resource resources = 2` of a DeltaDiscoveryResponse: version = 1, resource = 2, name = 3.
+    /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3.
     fn push_wrapped(&mut self, resource: &Resource) {
         let version = resource.version.to_string();
         let any = any_len(self.type_url, resource.body.len());
@@ -113,7 +113,7 @@ impl Encoder {
         self.any_fields(&resource.body);
     }
 
-    /// type_url = 1, value = 2.
+    /// `type_url` = 1, value = 2.
     fn any_fields(&mut self, body: &Bytes) {
         self.key(1, self.type_url.len());
         self.current.put_slice(self.type_url.as_bytes());

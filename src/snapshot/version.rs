@@ -6,8 +6,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::resource::{Resource, ResourceVersion};
 
-/// Version of one resource type's set: the wrapping 128-bit sum of hash(name, version) over its members, so that it costs
-/// what changed and does not depend on order. Shape on the wire: 32 lower-case hex digits.
+/// Version of one resource type's set.
+///
+/// The wrapping 128-bit sum of hash(name, version) over its members, so that it costs what changed and does not depend on
+/// order. Shape on the wire: 32 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SetVersion(pub u128);
 

@@ -99,6 +99,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
     fn silence_is_bounded_and_refusal_is_not() {
         let start = Instant::now();
         let barrier = Barrier { resource_type: ResourceType::Route, sequence: 1, sent_at: start };

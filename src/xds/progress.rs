@@ -24,8 +24,11 @@ pub(super) struct Watchdog {
     started: Instant,
     streams: AtomicUsize,
     next_id: AtomicU64,
-    watched: Mutex<HashMap<u64, (Arc<Cell>, Arc<Notify>)>>,
+    watched: Mutex<HashMap<u64, Watched>>,
 }
+
+/// A client, and how to tell its connection that it must end.
+type Watched = (Arc<Cell>, Arc<Notify>);
 
 /// What is on its way to one client.
 #[derive(Debug)]

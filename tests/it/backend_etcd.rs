@@ -196,7 +196,7 @@ async fn a_list_of_many_pages_and_large_values_is_whole() {
     for number in 0..10 {
         put(&etcd, &format!("clusters/{number}"), vec![b'x'; 1_000_000]).await;
     }
-    let mut mirror = Mirror::listed(&etcd).await;
+    let mirror = Mirror::listed(&etcd).await;
     assert_eq!(mirror.entries.len(), 2510);
     mirror.assert_equal().await;
     mirror.stop().await;

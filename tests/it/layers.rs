@@ -24,9 +24,10 @@ fn table(architecture: &str) -> BTreeMap<String, BTreeSet<String>> {
         .filter_map(|line| {
             let cells: Vec<_> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
             let module = cells.first()?.strip_prefix('`')?.strip_suffix('`')?.to_owned();
-            let named = cells.get(1)?.split(',').filter_map(|word| {
-                Some(word.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned())
-            });
+            let named = cells
+                .get(1)?
+                .split(',')
+                .filter_map(|word| Some(word.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned()));
             Some((module, named.collect()))
         })
         .collect()
@@ -42,7 +43,9 @@ fn named_modules(source: &str) -> BTreeSet<String> {
             Some(group) => group.split(',').map(|part| part.split("::").next().unwrap_or_default()).collect(),
             None => vec![rest],
         })
-        .map(|rest| rest.trim().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect())
+        .map(|rest| {
+            rest.trim().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+        })
         .filter(|module: &String| !module.is_empty())
         .collect()
 }

@@ -45,12 +45,8 @@ struct Replica {
 impl Replica {
     fn start(store: &Memory, state_dir: &Path) -> Self {
         let layout = Layout::default();
-        let options = Options {
-            layout: layout.clone(),
-            confirm_mass_loss: false,
-            re2_max_program_size: 100,
-            ca_bundle: None,
-        };
+        let options =
+            Options { layout: layout.clone(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
         let snapshots = Arc::new(Store::default());
         let (_, commands) = mpsc::channel(1);
         let reconciler = Reconciler::new(Parts {

@@ -30,7 +30,7 @@ pub enum Task {
     Keep(Arc<Text>),
     /// Remove what is saved if it is older than this revision; `None`: whatever it is.
     Forget {
-        /// The mod_revision of the text that was accepted; `None` when the document is gone.
+        /// The `mod_revision` of the text that was accepted; `None` when the document is gone.
         accepted: Option<i64>,
     },
 }
