@@ -84,7 +84,7 @@ pub struct Reconciler {
     health: watch::Sender<Health>,
     pace: Pace,
     roots: Roots,
-    /// The newest snapshot built; the published one, but for the time before the first publish.
+    /// The newest snapshot built; the published one, but for the time until `settled`.
     built: Snapshot,
     waiting: Waiting,
     /// When the plan wants to be made again though nothing happens.
@@ -98,8 +98,8 @@ pub struct Reconciler {
     last_good_tasks: Option<mpsc::Receiver<(Arc<str>, Task)>>,
     /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
     had_documents: bool,
-    /// Whether saved texts of documents that were mended meanwhile have been looked at.
-    mended: bool,
+    /// Whether a snapshot of what the store itself holds was published. Saved state may serve before.
+    settled: bool,
 }
 
 /// What has happened since the last plan.
@@ -131,7 +131,7 @@ impl Reconciler {
             lookups: JoinSet::new(),
             last_good_tasks: Some(last_good_tasks),
             had_documents: false,
-            mended: false,
+            settled: false,
             roots,
             shared,
             last_good,
@@ -265,11 +265,10 @@ impl Reconciler {
         change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
     }
 
-    /// When the snapshot becomes stale, or the first publish need not wait for a root any longer; while last good texts are
-    /// looked for it waits for those.
+    /// When the snapshot becomes stale, or the first publish of the store need not wait for a root any longer; while last
+    /// good texts are looked for it waits for those.
     fn roots_deadline(&self) -> Option<Instant> {
-        let published = self.is_published();
-        self.roots.next_deadline(published).filter(|_| published || self.lookups.is_empty())
+        self.roots.next_deadline(self.settled).filter(|_| self.settled || self.lookups.is_empty())
     }
 
     fn add(&mut self, input: Input) {
@@ -379,8 +378,8 @@ impl Reconciler {
         span.in_scope(|| self.publish(arrived));
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
-        if !self.mended && !self.roots.is_from_disk() {
-            self.mended = true;
+        if !self.settled && !self.roots.is_from_disk() {
+            self.settled = true;
             self.forget_what_was_mended(&world).await;
         }
     }
@@ -418,10 +417,11 @@ impl Reconciler {
         }
     }
 
-    /// After the first publish: always. Before: once every root has been listed or given up, and every bad document's last
-    /// good text was looked for; saved state is published at once.
+    /// After the first publish of what the store holds: always. Before: once every root has been listed or given up, and
+    /// every bad document's last good text was looked for, lest it be taken from proxies that have it; saved state is
+    /// published at once.
     fn may_publish(&self, now: Instant) -> bool {
-        self.is_published() || self.roots.is_from_disk() || (self.lookups.is_empty() && self.roots.all_told(now))
+        self.settled || self.roots.is_from_disk() || (self.lookups.is_empty() && self.roots.all_told(now))
     }
 
     /// Swap the pointer. What says nothing new to streams only brings the revision that people see.

@@ -211,6 +211,22 @@ async fn where_nothing_is_saved_the_history_of_the_store_is_asked() {
 }
 
 #[tokio::test]
+async fn after_a_restart_nothing_is_taken_away_while_a_last_good_text_is_looked_for() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/b", OTHER_ROUTE);
+    let first = Replica::start(&store, folder.path());
+    first.until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    first.stop().await;
+    // The saved state knows nothing of it: the server ended before it could save.
+    store.put("/gateway/routes/a", ROUTE);
+    store.put("/gateway/routes/a", BAD_ROUTE);
+    let second = Replica::start(&store, folder.path());
+    let current = second.until("current", |snapshot| snapshot.generation > 0 && !snapshot.stale).await;
+    assert_eq!(names(&current, ResourceType::Cluster), ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]);
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn an_equal_list_wakes_no_stream() {
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     store.put("/gateway/routes/a", ROUTE);

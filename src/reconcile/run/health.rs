@@ -147,7 +147,7 @@ impl Roots {
     }
 
     /// When the snapshot becomes stale, or the first publish need not wait any longer.
-    pub(super) fn next_deadline(&self, published: bool) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, settled: bool) -> Option<Instant> {
         let stale = self
             .documents()
             .and_then(|state| state.alive_at)
@@ -156,7 +156,7 @@ impl Roots {
         let given_up = self
             .by_root
             .values()
-            .filter(|state| !published && !state.listed)
+            .filter(|state| !settled && !state.listed)
             .filter_map(|state| Some(state.failing.as_ref()?.since + GIVE_UP_AFTER))
             .max()
             .filter(|_| self.documents().is_some_and(|state| state.listed));
