@@ -6,7 +6,7 @@ import sys
 
 def documents(answer):
     for document in answer["documents"]:
-        yield f'{document["key"]}  {document["state"]}: {document["reason"]}'
+        yield f'{document["state"]}  {document["reason"] or document["key"]}'
         yield f'  revision {document["revision"]}, serving revision {document["serving_revision"]}'
 
 

@@ -21,6 +21,7 @@ use super::plan::{Input, LastGoodWrite, Moment, Plan, Verdict, plan};
 use super::world::{State, Status, Text, World};
 use crate::backend::{Backend, Event};
 use crate::document::Limits;
+use crate::document::defaults::LegacyPath;
 use crate::document::key::{DocumentKey, Root};
 use crate::snapshot::store::Store;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
@@ -520,6 +521,14 @@ fn group_rules(world: &World) -> Arc<GroupRules> {
     let mut rules: Vec<_> = world.groups().collect();
     rules.sort_by(|(a, left), (b, right)| right.priority.cmp(&left.priority).then_with(|| a.cmp(b)));
     rules.into()
+}
+
+fn say_what_older_forms_mean(world: &World) {
+    let meaning = match world.compiled().defaults().legacy_path {
+        LegacyPath::Exact => "the whole path",
+        LegacyPath::Prefix => "the path and what is below it",
+    };
+    info!(meaning, "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)");
 }
 
 /// A verdict as an operator reads it in the log: once, where it was made.

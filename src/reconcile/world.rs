@@ -70,7 +70,7 @@ pub struct Status {
     pub full_key: Arc<str>,
     /// What has become of it.
     pub state: State,
-    /// Why, one sentence; `None` when accepted without remark.
+    /// Why, one sentence; a rejection names the document and the field. `None` when accepted without remark.
     pub reason: Option<String>,
     /// The bad field.
     pub path: Option<String>,

@@ -146,7 +146,7 @@ impl Conclusion {
             return self.judge_deleted(key, record, judgement);
         }
         if let Some(refusal) = &record.refusal {
-            return judgement.with(State::Rejected, refusal.rejection.reason.clone(), &refusal.rejection.path);
+            return judgement.with(State::Rejected, format!("{key}: {}", refusal.rejection), &refusal.rejection.path);
         }
         match record.serving.as_ref().map(|good| &*good.parsed.document) {
             Some(Document::Route(route)) if crate::resource::depends::enabled_rules(route).next().is_none() => {

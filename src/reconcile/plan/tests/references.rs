@@ -224,7 +224,7 @@ fn a_listener_at_an_address_that_is_taken_is_rejected_until_it_is_free() {
     assert_eq!(status.path.as_deref(), Some("address"));
     assert_eq!(
         status.reason.as_deref(),
-        Some("found 0.0.0.0:80, which listeners/b has already, expected an address of its own")
+        Some("listeners/a: address: found 0.0.0.0:80, which listeners/b has already, expected an address of its own")
     );
     stage.put("listeners/b", r#"{"address": "0.0.0.0:80", "http": {"trusted_hops": 1}}"#);
     assert_eq!(
