@@ -381,6 +381,7 @@ impl Reconciler {
         self.pace.published(arrived, now.instant);
         if !self.settled && !self.roots.is_from_disk() {
             self.settled = true;
+            say_what_older_forms_mean(&world);
             self.forget_what_was_mended(&world).await;
         }
     }
