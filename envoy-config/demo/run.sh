@@ -33,7 +33,11 @@ if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim=''
 
 step=0
 say() { step=$((step + 1)); printf '\n%s%d. %s%s\n' "$bold" "$step" "$*" "$plain"; }
-show() { printf '%s$ %s%s\n' "$dim" "$*" "$plain"; }
+# Paths of the repository are shown from its root, those of the demo's own folder as $DEMO.
+show() {
+    shown=${*//"$root/"/}
+    printf '%s$ %s%s\n' "$dim" "${shown//"$work"/\$DEMO}" "$plain"
+}
 run() { show "$1"; eval "$1" | sed 's/^/  /'; }
 fail() { printf '\ndemo: %s\n' "$1" >&2; [ -z "${2:-}" ] || tail -n 20 "$2" >&2; exit 1; }
 
@@ -41,7 +45,7 @@ fail() { printf '\ndemo: %s\n' "$1" >&2; [ -z "${2:-}" ] || tail -n 20 "$2" >&2;
 start() {
     name=$1
     shift
-    show "${*//"$root/"/}"
+    show "$*"
     # Its own session: ctrl-c reaches this script, which ends the rest in order.
     setsid "$@" >"$work/$name.log" 2>&1 &
     pids+=("$!")
@@ -82,6 +86,7 @@ import socket
 held = []
 for wanted in (0, 0, 8081, 8082, 10000, 18000, 18001, 9901):
     held.append(socket.socket())
+    held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held[-1].bind(("127.0.0.1", wanted))
     except OSError:
@@ -93,12 +98,13 @@ export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=http://127.0.0.1:$etcd_port
 admin=http://127.0.0.1:$admin_port
 door=http://127.0.0.1:$listener_port
 
-say "Start etcd, the server, two upstreams and Envoy"
+say "Start etcd, with a listener for Envoy in it; then the server, two upstreams and Envoy"
 start etcd etcd --data-dir "$work/etcd" --log-level warn \
     --listen-client-urls "$ETCDCTL_ENDPOINTS" --advertise-client-urls "$ETCDCTL_ENDPOINTS" \
     --listen-peer-urls "http://127.0.0.1:$peer_port" --initial-advertise-peer-urls "http://127.0.0.1:$peer_port" \
     --initial-cluster "default=http://127.0.0.1:$peer_port"
 until_answers etcd "$ETCDCTL_ENDPOINTS/health"
+run "etcdctl put /gateway/listeners/edge '{ \"address\": \"127.0.0.1:$listener_port\" }'"
 start server "$server" serve --etcd "$ETCDCTL_ENDPOINTS" --state-dir "$work/state" --grace 2s \
     --xds-listen "127.0.0.1:$xds_port" --admin-listen "127.0.0.1:$admin_port"
 start blue python3 "$here/upstream.py" blue "$blue_port"
@@ -111,8 +117,7 @@ until_answers envoy "http://127.0.0.1:$envoy_port/ready"
 until_answers blue "http://127.0.0.1:$blue_port/"
 until_answers green "http://127.0.0.1:$green_port/"
 
-say "Put a listener, two clusters and a route into etcd"
-run "etcdctl put /gateway/listeners/edge '{ \"address\": \"127.0.0.1:$listener_port\" }'"
+say "Put two clusters and a route into etcd"
 run "etcdctl put /gateway/clusters/blue '{ \"endpoints\": [{ \"address\": \"127.0.0.1:$blue_port\" }] }'"
 run "etcdctl put /gateway/clusters/green '{ \"endpoints\": [{ \"address\": \"127.0.0.1:$green_port\" }] }'"
 run "etcdctl put /gateway/routes/hello '{ \"match\": \"/hello\", \"to\": \"blue\", \"timeout\": \"5s\" }'"

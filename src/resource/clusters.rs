@@ -259,6 +259,7 @@ mod tests {
             "health_checks": [{
                 "timeout": "1s",
                 "interval": "5s",
+                "no_traffic_interval": "5s",
                 "healthy_threshold": 2,
                 "unhealthy_threshold": 3,
                 "reuse_connection": true,

@@ -136,6 +136,8 @@ fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHea
     WireHealthCheck {
         timeout: Some(duration(check.timeout)),
         interval: Some(duration(check.interval)),
+        // Else Envoy asks only once a minute until the first request, and the first requests go where nobody looked.
+        no_traffic_interval: Some(duration(check.interval)),
         healthy_threshold: Some(uint32(check.healthy)),
         unhealthy_threshold: Some(uint32(check.unhealthy)),
         reuse_connection: Some(boolean(true)),
