@@ -32,7 +32,10 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
         (kinds.is_empty() || kinds.contains(&status.key.kind))
             && (states.is_empty() || states.contains(&refused::state(&refused, status)))
     };
-    let documents: Vec<_> = world.documents().filter(wanted).map(|status| Entry::of(status, &refused)).collect();
+    let mut found: Vec<&Status> = world.documents().chain(world.problems()).filter(wanted).collect();
+    // Stable: a document before the files that would take its key.
+    found.sort_by(|one, other| one.key.cmp(&other.key));
+    let documents: Vec<_> = found.into_iter().map(|status| Entry::of(status, &refused)).collect();
     Ok(Json(json!({ "documents": documents })).into_response())
 }
 
@@ -46,7 +49,8 @@ pub(super) async fn one(
     let key = key_of(&kind, &name)?;
     let world = admin.world.load_full();
     let full_key = world.options().layout.full_key(&key);
-    let status = world.document(&key).ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
+    let status = world.document(&key).or_else(|| world.problems().find(|status| status.key == key));
+    let status = status.ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
     let entry = Entry::of(status, &refused::documents(&admin));
     let body = Json(EntryWithValue { entry, value: value(status) });
     Ok(match etag(&admin, status) {

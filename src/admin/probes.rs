@@ -33,7 +33,7 @@ fn derived(admin: &Admin) -> Derived {
     let world = admin.world.load();
     let refused = refused::documents(admin);
     let mut documents = BTreeMap::new();
-    for status in world.documents() {
+    for status in world.documents().chain(world.problems()) {
         let state = refused::state(&refused, status);
         *documents.entry((status.key.kind.as_str(), state.as_str())).or_insert(0) += 1;
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::world::{Status, Text, World};
-use crate::backend::{Change, Entry, ListReason};
+use crate::backend::{Change, Entry, ListReason, Problem};
 use crate::document::key::{DocumentKey, Kind, Layout, Root};
 use crate::resource::compile::{Difference, Touched};
 
@@ -57,6 +57,13 @@ pub enum Input {
         revision: i64,
         /// What changed.
         changes: Vec<Change>,
+    },
+    /// Everything below a root that was meant to be a document and cannot be one. It alters no document.
+    Problems {
+        /// The root.
+        root: Root,
+        /// All of them, as they are now.
+        problems: Vec<Problem>,
     },
     /// The state saved by an earlier run: served, marked as from disk, until the roots are listed.
     Saved {
@@ -160,6 +167,7 @@ fn company(layout: &Layout, input: &Input) -> Company {
     match input {
         Input::Changed { root: Root::Registrations, .. }
         | Input::Listed { root: Root::Registrations, .. }
+        | Input::Problems { .. }
         | Input::LastGood { .. }
         | Input::Tick => Company::Any,
         Input::Saved { .. } => Company::Ordinary,

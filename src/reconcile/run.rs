@@ -288,9 +288,11 @@ impl Reconciler {
                 }
             }
             Event::Problems { problems } => {
-                for problem in problems {
-                    warn!(document.key = %String::from_utf8_lossy(&problem.key), place = problem.place, "{}", problem.reason);
+                for problem in &problems {
+                    let key = String::from_utf8_lossy(&problem.key);
+                    warn!(document.key = %key, place = problem.place, reason = problem.reason, "Rejected {key}");
                 }
+                self.add(Input::Problems { root, problems });
             }
             Event::Failed { reason } => self.roots.failed(&root, reason, now),
             Event::Listed { revision, reason, entries } => {

@@ -145,6 +145,8 @@ pub struct World {
     pub(super) options: Arc<Options>,
     pub(super) roots: OrdMap<Root, RootState>,
     pub(super) records: OrdMap<DocumentKey, Arc<Record>>,
+    /// What cannot be a document, by root.
+    pub(super) problems: OrdMap<Root, Arc<[Status]>>,
     /// Instances that went lately, by cluster.
     pub(super) sources: OrdMap<Arc<str>, SourceState>,
     /// Clusters that are deleted and still used.
@@ -166,6 +168,7 @@ impl World {
             options: Arc::new(options),
             roots,
             records: OrdMap::new(),
+            problems: OrdMap::new(),
             sources: OrdMap::new(),
             tombstones: OrdSet::new(),
             sought: OrdSet::new(),
@@ -183,6 +186,12 @@ impl World {
     /// Every document, sorted by key.
     pub fn documents(&self) -> impl Iterator<Item = &Status> {
         self.records.values().map(|record| &record.status)
+    }
+
+    /// What was meant to be a document and cannot be one (a second file for a key, a file that cannot be read): rejected,
+    /// without a text. Its key may be that of a document, which keeps serving.
+    pub fn problems(&self) -> impl Iterator<Item = &Status> {
+        self.problems.values().flat_map(|problems| problems.iter())
     }
 
     /// One document.

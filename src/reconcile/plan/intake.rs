@@ -6,10 +6,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{Input, Moment};
-use crate::backend::{Change, Entry, ListReason};
+use crate::backend::{Change, Entry, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
 use crate::reconcile::hold::{KeyChange, Rules};
-use crate::reconcile::world::{Stored, Text, World};
+use crate::reconcile::world::{State, Status, Stored, Text, World};
 
 /// What is let go by an operator.
 #[derive(Debug, Default)]
@@ -60,6 +60,7 @@ impl Intake {
         match input {
             Input::Listed { root, revision, reason, entries } => self.on_listed(root, revision, reason, entries),
             Input::Changed { root, revision, changes } => self.on_changed(root, revision, changes),
+            Input::Problems { root, problems } => self.on_problems(root, &problems),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
             Input::LastGood { key, text } => {
                 self.last_good.insert(key, text);
@@ -84,6 +85,22 @@ impl Intake {
         };
         let changes = changes.into_iter().map(change).collect();
         self.with_root(&root, |state, rules| state.on_changed(rules, revision, changes));
+    }
+
+    fn on_problems(&mut self, root: Root, problems: &[Problem]) {
+        let rejected = |problem: &Problem| Status {
+            key: self.world.options.layout.locate(&root, &problem.key),
+            full_key: String::from_utf8_lossy(&problem.key).into(),
+            state: State::Rejected,
+            reason: Some(problem.reason.clone()),
+            path: None,
+            warnings: Vec::new(),
+            latest: None,
+            serving: None,
+            since: self.moment.wall,
+        };
+        let rejected: Arc<[Status]> = problems.iter().map(rejected).collect();
+        self.world.problems.insert(root, rejected);
     }
 
     fn on_saved(&mut self, entries: Vec<(Root, Entry)>, revision: i64) {

@@ -1,0 +1,102 @@
+//! `chancery serve` as a process: what a folder, a proxy and an operator do to it from outside.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::ads_client::{ADS_DELTA, DeltaStream, connect, contents, delta, delta_ack, refusal, types};
+use crate::support::eventually::eventually;
+use crate::support::server::Server;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A folder with these files below `gateway/`.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::Builder::new().prefix("chancery-serve-").tempdir().unwrap();
+    for (path, content) in files {
+        let path = folder.path().join("gateway").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    folder
+}
+
+/// A ready server on these files.
+async fn serve(files: &[(&str, &str)], arguments: &[&str]) -> Server {
+    let server = Server::start_in(folder(files), &[&["--dir", "gateway"], arguments].concat()).await;
+    server.ready().await;
+    server
+}
+
+/// Key, state and reason of every document.
+async fn states(server: &Server) -> Vec<(String, String, Value)> {
+    let answer = server.get("/api/v1/documents").await;
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let documents = answer["documents"].as_array().unwrap().iter();
+    documents.map(|document| (text(&document["key"]), text(&document["state"]), document["reason"].clone())).collect()
+}
+
+fn state(key: &str, state: &str, reason: Value) -> (String, String, Value) {
+    (format!("/gateway/{key}"), state.to_owned(), reason)
+}
+
+const USERS: (&str, &str) = ("clusters/users.json", r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#);
+const ROUTE: (&str, &str) = ("routes/users.json", r#"{"match": "/v1/users", "to": "users"}"#);
+
+#[tokio::test]
+async fn a_second_file_for_a_key_is_rejected_until_it_is_gone() {
+    let second = ("routes/users.yaml", "match: /v2\nto: users\n");
+    let server = serve(&[USERS, ROUTE, second], &[]).await;
+    let reason = "routes/users.yaml is a second file for the same key, routes/users.json serves";
+    let expected = vec![
+        state("routes/users", "accepted", Value::Null),
+        state("routes/users", "rejected", json!(reason)),
+        state("clusters/users", "accepted", Value::Null),
+    ];
+    eventually(LIMIT, || states(&server), expected.clone()).await;
+    assert_eq!(server.metric("chancery_documents{kind=\"routes\",state=\"rejected\"}").await, Some(1.0));
+    assert!(server.log().contains(reason), "{}", server.log());
+    fs::remove_file(server.folder().join("gateway/routes/users.yaml")).unwrap();
+    let rest = [expected[0].clone(), expected[2].clone()].to_vec();
+    eventually(LIMIT, || states(&server), rest).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_rejected_by_its_key() {
+    let server = serve(&[USERS], &[]).await;
+    fs::create_dir(server.folder().join("gateway/routes")).unwrap();
+    std::os::unix::fs::symlink("nowhere", server.folder().join("gateway/routes/lost.json")).unwrap();
+    let observe = || async { server.try_get("/api/v1/documents/routes/lost").await.unwrap().1["state"].clone() };
+    eventually(LIMIT, observe, json!("rejected")).await;
+    let shown = server.get("/api/v1/documents/routes/lost").await;
+    assert!(shown["reason"].as_str().unwrap().contains("routes/lost.json"), "{shown}");
+    assert_eq!((&shown["revision"], shown.get("value")), (&Value::Null, None));
+}
+
+#[tokio::test]
+async fn what_a_connected_proxy_refuses_shows_until_it_takes_a_later_text() {
+    let server = serve(&[USERS, ROUTE], &[]).await;
+    let channel = connect(server.xds()).await;
+    let mut stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
+    stream.send(delta(types::CLUSTER, &[], &[]));
+    let clusters = stream.receive().await;
+    assert_eq!(contents(&clusters).0, ["users"]);
+    stream.send(delta_ack(&clusters));
+    stream.send(delta(types::ROUTE, &["default"], &[]));
+    let routes = stream.receive().await;
+    let mut nack = delta_ack(&routes);
+    nack.error_detail = refusal("no such filter");
+    stream.send(nack);
+    let reason = json!("refused by the proxy n1: no such filter");
+    let all = |route| vec![route, state("clusters/users", "accepted", Value::Null)];
+    eventually(LIMIT, || states(&server), all(state("routes/users", "refused", reason.clone()))).await;
+    assert_eq!(server.get("/api/v1/documents/routes/users").await["reason"], reason);
+
+    fs::write(server.folder().join("gateway/routes/users.json"), r#"{"match": "/v3", "to": "users"}"#).unwrap();
+    let mended = stream.receive().await;
+    assert_eq!(contents(&mended).0, ["default"]);
+    stream.send(delta_ack(&mended));
+    eventually(LIMIT, || states(&server), all(state("routes/users", "accepted", Value::Null))).await;
+}
