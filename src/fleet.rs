@@ -69,6 +69,8 @@ pub struct Refusal {
     pub code: i32,
     /// The client's words, cut to 4 KiB.
     pub message: String,
+    /// The resources that the response carried, the first few.
+    pub names: Vec<Arc<str>>,
 }
 
 /// One type of one stream.

@@ -1,14 +1,15 @@
 //! Which documents connected proxies refuse at this moment.
 //!
 //! A NACK is a fact about a proxy, so the world does not know it. It is laid over the world here, when somebody looks: a
-//! resource that the message names, the documents that resource was made of; of a resource made of many documents
-//! (RouteConfiguration), those whose own name is in the message.
+//! resource that the message names or that was alone in the response, the documents that resource was made of; of a
+//! resource made of many documents (RouteConfiguration), those whose own name is in the message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Admin;
 use crate::document::key::DocumentKey;
+use crate::fleet::Refusal;
 use crate::reconcile::world::{State, Status};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::Snapshot;
@@ -38,18 +39,18 @@ impl Refused {
 pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, Refused> {
     let snapshot = admin.snapshots.current();
     // A bad change is refused by thousands alike: what a message names is found once.
-    let mut named: BTreeMap<(Arc<str>, ResourceType, String), BTreeSet<DocumentKey>> = BTreeMap::new();
+    let mut named: BTreeMap<(Arc<str>, ResourceType, Said), BTreeSet<DocumentKey>> = BTreeMap::new();
     let mut refused: BTreeMap<DocumentKey, Refused> = BTreeMap::new();
     for client in admin.fleet.clients().into_iter().filter(|client| client.gone_at.is_none()) {
         for (resource_type, view) in client.types {
-            let Some(message) = view.refused.map(|refusal| refusal.message) else { continue };
+            let Some(said) = view.refused.map(Said::of) else { continue };
             let keys = named
-                .entry((Arc::clone(&client.group), resource_type, message.clone()))
-                .or_insert_with(|| named_in(&snapshot, &client.group, resource_type, &message));
+                .entry((Arc::clone(&client.group), resource_type, said.clone()))
+                .or_insert_with(|| named_in(&snapshot, &client.group, resource_type, &said));
             for key in keys.iter() {
                 let node = || Arc::clone(&client.node_id);
                 let entry = refused.entry(key.clone());
-                let new = || Refused { streams: 0, node: node(), message: message.clone() };
+                let new = || Refused { streams: 0, node: node(), message: said.message.clone() };
                 entry.or_insert_with(new).streams += 1;
             }
         }
@@ -65,12 +66,34 @@ pub(super) fn state(refused: &BTreeMap<DocumentKey, Refused>, status: &Status) -
     }
 }
 
-fn named_in(snapshot: &Snapshot, group: &str, resource_type: ResourceType, message: &str) -> BTreeSet<DocumentKey> {
+/// What tells which resource is meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Said {
+    message: String,
+    /// The resource that was alone in the response: it is meant, whatever the message names.
+    only: Option<Arc<str>>,
+}
+
+impl Said {
+    fn of(refusal: Refusal) -> Self {
+        let only = match refusal.names.as_slice() {
+            [only] => Some(Arc::clone(only)),
+            _ => None,
+        };
+        Self { message: refusal.message, only }
+    }
+
+    fn means(&self, name: &Arc<str>) -> bool {
+        self.only.as_ref() == Some(name) || mentions(&self.message, name)
+    }
+}
+
+fn named_in(snapshot: &Snapshot, group: &str, resource_type: ResourceType, said: &Said) -> BTreeSet<DocumentKey> {
     let Some(group) = snapshot.groups.get(group) else { return BTreeSet::new() };
     let set = &group.sets[resource_type.index()];
     set.iter()
-        .filter(|resource| mentions(message, &resource.name))
-        .flat_map(|resource| blamed(resource, message))
+        .filter(|resource| said.means(&resource.name))
+        .flat_map(|resource| blamed(resource, &said.message))
         .collect()
 }
 

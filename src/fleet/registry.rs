@@ -157,10 +157,11 @@ mod tests {
         let handle = fleet.connect(identity("n1"));
         handle.subscribed(ResourceType::Cluster, None);
         handle.sent(ResourceType::Cluster, sent("1"), 10);
-        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096));
+        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096), vec!["users".into()]);
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
         let refusal = view().refused.expect("refused");
         assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "1"));
+        assert_eq!(refusal.names, ["users".into()]);
         handle.acknowledged(ResourceType::Cluster, sent("2"), None);
         assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
     }

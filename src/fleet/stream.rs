@@ -173,11 +173,11 @@ impl StreamHandle {
         });
     }
 
-    /// A response was NACKed.
-    pub fn refused(&self, resource_type: ResourceType, sent: &Sent, code: i32, message: &str) {
+    /// A response was NACKed; `names` are the first few resources of it.
+    pub fn refused(&self, resource_type: ResourceType, sent: &Sent, code: i32, message: &str, names: Vec<Arc<str>>) {
         self.observer.refused(resource_type, self.stream.identity.variant);
         let message = message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned();
-        let refusal = Box::new(Refusal { exchange: sent.view(), code, message });
+        let refusal = Box::new(Refusal { exchange: sent.view(), code, message, names });
         self.of_type(resource_type, |of_type| of_type.refused = Some(refusal));
     }
 

@@ -287,7 +287,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     ?documents,
                     "A proxy refused a response"
                 );
-                handle.refused(resource_type, &sent, code, &message);
+                handle.refused(resource_type, &sent, code, &message, names);
             }
         }
     }

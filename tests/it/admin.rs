@@ -255,7 +255,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     first.acknowledged(ResourceType::Cluster, sent(1, "a1"), None);
     first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
     first.sent(ResourceType::Route, sent(2, "a2"), 10);
-    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter");
+    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter", vec![]);
     drop(second);
 
     let at = "2026-01-02T03:04:05.678Z";
@@ -297,7 +297,7 @@ async fn a_document_that_a_connected_proxy_refuses_says_so() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/clusters/users-2", CLUSTER)]).await;
     let refusing = connect(&server.fleet, "edge-1");
     let message = "Error adding/updating cluster(s) users: bad";
-    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message);
+    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message, vec![]);
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
@@ -306,7 +306,7 @@ async fn a_document_that_a_connected_proxy_refuses_says_so() {
     });
     assert_eq!(shown, json!({ "documents": [users] }));
     let second = connect(&server.fleet, "edge-2");
-    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message);
+    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message, vec![]);
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
     assert_eq!(reason, json!(format!("refused by 2 streams, first by the proxy edge-1: {message}")));
     drop((refusing, second));

@@ -11,5 +11,6 @@ mod backend_etcd;
 mod cli;
 mod layers;
 mod reconcile;
+mod serve;
 mod xds_fixture;
 mod xds_streams;
