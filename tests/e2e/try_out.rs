@@ -9,7 +9,7 @@ use crate::support::envoy::{Bootstrap, Envoy, own_address};
 use crate::support::eventually::eventually;
 use crate::support::server::Server;
 use crate::support::upstream::Upstream;
-use crate::world::{Ask, LIMIT, ask, http_client, quiet};
+use crate::world::{Ask, LIMIT, ask, http_client, quiet, shared};
 
 with_both_bootstraps!(the_sample_is_served_and_edits_act);
 
@@ -47,5 +47,23 @@ async fn the_sample_is_served_and_edits_act(bootstrap: Bootstrap) {
     eventually(LIMIT, || status(moved, "GET /mine"), (200, "mine".to_owned())).await;
     fs::remove_file(documents.join("routes/mine.json")).expect("remove the route");
     eventually(LIMIT, || status(moved, "GET /mine"), (404, String::new())).await;
+    assert_eq!(envoy.rejections().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_takes_its_routes_by_name() {
+    let _shared = shared().await;
+    let server = Server::start(&[]).await;
+    server.ready().await;
+    let address = own_address();
+    let own = format!("address: {}, port_value: {}", address.ip(), address.port());
+    let bootstrap = Bootstrap::Sidecar.text(server.xds());
+    assert!(bootstrap.contains("address: 127.0.0.1, port_value: 15001"), "where its listener is");
+    let bootstrap = bootstrap.replace("address: 127.0.0.1, port_value: 15001", &own);
+    let envoy = Envoy::start_with(&bootstrap, "sidecar-1").await;
+    envoy.ready().await;
+    let http = http_client();
+    let hello = async || ask(&http, address, &Ask::from("GET /hello")).await.status;
+    eventually(LIMIT, hello, 200).await;
     assert_eq!(envoy.rejections().await, 0);
 }

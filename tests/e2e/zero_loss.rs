@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::load::{Clients, Load};
 use crate::support::envoy::{Bootstrap, own_address};
+use crate::support::eventually::eventually;
 use crate::support::upstream::Upstream;
 use crate::world::{Ask, World, ask, quiet};
 
-with_both_bootstraps!(changes_under_load_lose_nothing);
+with_both_bootstraps!(changes_under_load_lose_nothing, a_health_checked_cluster_takes_over);
 
 const CHANGES: usize = 500;
 const REQUESTS: u64 = 20_000;
@@ -52,6 +53,37 @@ async fn changes_under_load_lose_nothing(bootstrap: Bootstrap) {
     scene.world.nothing_was_refused().await;
     assert!(scene.world.envoy.stat("http.edge.downstream_rq_2xx").await >= REQUESTS);
     assert_eq!(scene.world.envoy.stat("http.edge.downstream_rq_5xx").await, 0, "Envoy itself counts failures");
+}
+
+/// Envoy answers 503 for a new cluster until its first health checks are done, and does not say when that is. So whoever
+/// moves traffic to one puts the cluster first and the route once it is warm.
+async fn a_health_checked_cluster_takes_over(bootstrap: Bootstrap) {
+    let _quiet = quiet().await;
+    let world = World::start(bootstrap).await;
+    let (old, new) = (Upstream::start("old").await, Upstream::start("new").await);
+    let cluster = |upstream: &Upstream| {
+        let check = json!({ "http": "/healthz", "interval": "1s", "healthy": 1 });
+        json!({ "endpoints": [{ "address": upstream.address().to_string() }], "health_check": check }).to_string()
+    };
+    world.put("/gateway/clusters/old", cluster(&old)).await;
+    world.put(ROUTE, r#"{ "match": "/load", "to": "old" }"#).await;
+    world.serves("GET api.example.com/load", 200, "old").await;
+    let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
+    load.reach(500).await;
+    new.slow_down(Duration::from_millis(300));
+    world.put("/gateway/clusters/new", cluster(&new)).await;
+    eventually(LIMIT, || world.envoy.stat("cluster.new.health_check.success"), 1).await;
+    new.slow_down(Duration::ZERO);
+    let moved = vec![
+        TxnOp::put(ROUTE, r#"{ "match": "/load", "to": "new" }"#, None),
+        TxnOp::delete("/gateway/clusters/old", None),
+    ];
+    world.transaction(moved).await;
+    world.serves("GET api.example.com/load", 200, "new").await;
+    load.reach(load.requests() + 500).await;
+    let report = load.stop().await;
+    println!("{bootstrap:?}, a health-checked cluster takes over: {report}");
+    assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
 }
 
 /// What is changed, and how it stands.
@@ -104,7 +136,8 @@ impl Scene {
         let to = &self.upstreams[1 + (n / 10) % 2].name;
         self.route = json!({ "match": "/load", "to": to, "timeout": "10s" });
         self.world.put(ROUTE, self.route.to_string()).await;
-        self.until("the route moved", async || self.answered_by(to).await).await;
+        self.until("the route moved", async || self.route_action().await["cluster"] == to.as_str()).await;
+        assert!(self.answered_by(to).await);
     }
 
     async fn weigh(&mut self, n: usize) {
