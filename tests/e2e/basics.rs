@@ -232,7 +232,9 @@ async fn fields_of_later_releases_are_refused_by_name(bootstrap: Bootstrap) {
         let key = format!("/gateway/routes/later-{}", field.replace('_', "-"));
         put(&world, &key, &json!({ "match": "/later", "to": "http://127.0.0.1:1", field: value }));
         let entry = world.document_is(&key, "rejected").await;
-        assert_eq!((&entry["path"], &entry["reason"]), (&json!(field), &json!("not supported yet")), "{entry}");
+        let name = key.trim_start_matches("/gateway/");
+        let reason = format!("{name}: {field}: not supported yet");
+        assert_eq!((&entry["path"], &entry["reason"]), (&json!(field), &json!(reason)), "{entry}");
     }
     assert_eq!(world.ask("GET /later").await.status, 404);
 }
