@@ -2,7 +2,7 @@
 //!
 //! `session` is the protocol without I/O: a request, a snapshot or a moment goes in, at most one response comes out. It
 //! stands on `subscription` (what was asked for), `state` (what the stream has, one type), `content` (what a response
-//! carries), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
+//! carries), `refusals` (what of it was refused), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
 //! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client, `service` is
 //! the port. Nothing waits for an ACK except removals; no queue of responses is kept: a slow reader skips what it missed.
 
@@ -20,6 +20,7 @@ mod order;
 mod others;
 mod progress;
 mod reader;
+mod refusals;
 mod session;
 mod sotw;
 mod state;

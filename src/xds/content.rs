@@ -82,15 +82,4 @@ impl Content {
     pub(super) fn has(&self, name: &str, version: ResourceVersion) -> bool {
         self.resource(name).is_some_and(|resource| resource.version == version)
     }
-
-    /// Whether the response says anything of that name.
-    fn mentions(&self, name: &str) -> bool {
-        self.resource(name).is_some() || self.removed.iter().any(|removed| **removed == *name)
-    }
-
-    /// Whether the two say something of the same name.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        self.resources().any(|resource| other.mentions(&resource.name))
-            || self.removed.iter().any(|removed| other.mentions(removed))
-    }
 }

@@ -258,7 +258,7 @@ impl Session {
         let first = self.types[resource_type.index()].is_none();
         let state = self.types[resource_type.index()].get_or_insert_with(|| Box::new(State::new(resource_type)));
         let reported = match &mut request.lists {
-            Lists::Sotw(listed) => listed.take_reported(),
+            Lists::Sotw(listed) => listed.reported(),
             Lists::Delta(edits) => edits.take_reported(),
         };
         if first {
@@ -288,16 +288,15 @@ impl Session {
     fn on_answer(&mut self, resource_type: ResourceType, request: &Request) -> Option<Answer> {
         let sequence = request.nonce.strip_prefix(&*self.nonce_prefix)?.parse().ok()?;
         let state = self.types[resource_type.index()].as_mut()?;
-        let mut answered = state.on_answer(sequence)?;
+        let answered = state.on_answer(sequence)?;
         let verdict = match &request.refusal {
             None => {
                 state.on_acknowledged(&answered, self.settings.variant);
                 Verdict::Acknowledged
             }
             Some(status) => {
-                let content = answered.content.take();
-                let (names, documents) = concerned(content.as_ref(), &status.message);
-                state.on_refused(content);
+                let (names, documents) = concerned(&answered.content, &status.message);
+                state.on_refused(answered.content);
                 Verdict::Refused { code: status.code, message: status.message.clone(), names, documents }
             }
         };
@@ -376,7 +375,7 @@ impl Session {
         let unanswered = Unanswered {
             sequence: self.sequence,
             version,
-            content: Some(content.clone()),
+            content: content.clone(),
             published_at: published.then_some(snapshot.built_at),
             span: if published { snapshot.span.clone() } else { tracing::Span::none() },
         };
@@ -438,7 +437,7 @@ impl Session {
         let unanswered = Unanswered {
             sequence: self.sequence,
             version,
-            content: Some(Content::default()),
+            content: Content::default(),
             published_at: None,
             span: tracing::Span::none(),
         };
@@ -501,8 +500,7 @@ fn state_type(index: usize) -> ResourceType {
 }
 
 /// The first names of what was refused, and the documents of those that the client's words name.
-fn concerned(content: Option<&Content>, message: &str) -> (Vec<Arc<str>>, Vec<DocumentKey>) {
-    let Some(content) = content else { return (Vec::new(), Vec::new()) };
+fn concerned(content: &Content, message: &str) -> (Vec<Arc<str>>, Vec<DocumentKey>) {
     let names: Vec<_> = content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
     let only = names.len() == 1;
     let mut documents: Vec<DocumentKey> = content

@@ -14,7 +14,8 @@ use crate::xds::names::Interner;
 /// The names that a request lists.
 #[derive(Debug)]
 pub(super) struct Listed {
-    version_info: String,
+    /// Whether it has a `version_info`: the client has something already.
+    reports: bool,
     names: Vec<Bytes>,
 }
 
@@ -28,18 +29,14 @@ pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
         type_url: request.type_url,
         nonce: request.response_nonce,
         refusal: request.error_detail,
-        lists: super::session::Lists::Sotw(Listed { version_info: request.version_info, names }),
+        lists: super::session::Lists::Sotw(Listed { reports: !request.version_info.is_empty(), names }),
     })
 }
 
 impl Listed {
     /// What the client says it has.
-    pub(super) fn take_reported(&mut self) -> Reported {
-        if self.version_info.is_empty() {
-            Reported::Nothing
-        } else {
-            Reported::Version(std::mem::take(&mut self.version_info))
-        }
+    pub(super) fn reported(&self) -> Reported {
+        if self.reports { Reported::Version } else { Reported::Nothing }
     }
 
     /// Adopt the list.

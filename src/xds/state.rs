@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use super::content::{Content, Shared};
 use super::order::{Hold, Standing};
+use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
@@ -19,18 +20,14 @@ use crate::snapshot::version::SetVersion;
 
 /// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
 const UNANSWERED_MAX: usize = 64;
-/// Of these, the latest whose content is remembered too.
-const REMEMBERED_MAX: usize = 8;
-/// Refused responses that are remembered.
-const REFUSALS_MAX: usize = 16;
 
 /// What the client said in its first request that it has.
 #[derive(Debug, Default)]
 pub(super) enum Reported {
     #[default]
     Nothing,
-    /// SotW: `version_info`.
-    Version(String),
+    /// SotW: `version_info`, whatever it is: what it stands for is unknown after a NACK.
+    Version,
     /// Delta: `initial_resource_versions`.
     Versions(HashMap<String, String>),
 }
@@ -55,17 +52,10 @@ impl Owed {
 pub(super) struct Unanswered {
     pub(super) sequence: u64,
     pub(super) version: SetVersion,
-    /// Dropped when many are unanswered.
-    pub(super) content: Option<Content>,
+    pub(super) content: Content,
     /// When what it carries was published, if it carries a publish and nothing else.
     pub(super) published_at: Option<SystemTime>,
     pub(super) span: tracing::Span,
-}
-
-/// A response that was refused, until a later one about the same was acknowledged.
-#[derive(Debug)]
-struct Refusal {
-    content: Content,
 }
 
 /// What a type's next response is made of.
@@ -121,7 +111,7 @@ pub(super) struct State {
     /// It was answered from a snapshot that is not stale.
     settled: bool,
     unanswered: VecDeque<Unanswered>,
-    refusals: VecDeque<Refusal>,
+    refusals: Refusals,
     /// Sequences of responses: the last sent, the last that was answered either way.
     pub(super) sent: u64,
     answered: u64,
@@ -144,7 +134,7 @@ impl State {
             recount: true,
             settled: false,
             unanswered: VecDeque::new(),
-            refusals: VecDeque::new(),
+            refusals: Refusals::default(),
             sent: 0,
             answered: 0,
             sent_at: None,
@@ -210,11 +200,6 @@ impl State {
 
     fn draft_sotw(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
         let first = self.base.is_none();
-        if first && self.is_up_to_date(target.set) {
-            self.base = Some(Arc::clone(target.set));
-            self.owed = Owed::default();
-            return None;
-        }
         let full = self.is_full_state(target.variant);
         let asked = !self.owed.is_empty();
         let mut found = self.advance(target, cautious);
@@ -236,13 +221,6 @@ impl State {
         }
         let version = self.named_version(target.set);
         Some(found.into_draft(version, !asked, false))
-    }
-
-    /// SotW, first request: a wildcard whose reported version is the current one needs no answer (SW-24).
-    fn is_up_to_date(&self, set: &ResourceSet) -> bool {
-        self.subscription.wildcard
-            && self.subscription.names.is_empty()
-            && matches!(&self.reported, Reported::Version(version) if *version == set.wildcard_version().to_string())
     }
 
     fn draft_delta(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
@@ -298,6 +276,8 @@ impl State {
         for name in owed.names {
             self.answer(target.set, name, &mut found);
         }
+        found.missing.sort_unstable();
+        found.missing.dedup();
         self.warm(target.set, &mut found);
         if cautious {
             self.owed.names.append(&mut found.missing.drain(..).collect());
@@ -337,7 +317,7 @@ impl State {
         let set = target.set;
         match std::mem::take(&mut self.reported) {
             Reported::Versions(versions) => self.answer_reported(set, &versions, found),
-            Reported::Nothing | Reported::Version(_) => {
+            Reported::Nothing | Reported::Version => {
                 if self.subscription.wildcard {
                     found.supersede(Shared::Wildcard(Arc::clone(set)));
                     let names = self.subscription.names.iter().filter_map(|name| set.get(name));
@@ -392,7 +372,7 @@ impl State {
             if found.carries(resource) {
                 continue;
             }
-            if self.refusals.iter().any(|refusal| refusal.content.has(&name, resource.version)) {
+            if self.refusals.has(&name, resource.version) {
                 self.refused_warming.insert(name);
             } else {
                 found.updates.push(Arc::clone(resource));
@@ -441,9 +421,6 @@ impl State {
         if self.unanswered.len() > UNANSWERED_MAX {
             self.unanswered.pop_front();
         }
-        if let Some(oldest) = self.unanswered.len().checked_sub(REMEMBERED_MAX + 1) {
-            self.unanswered[oldest].content = None;
-        }
     }
 
     /// The response that an answer is for; those before it are answered by it too. `None`: stale or unknown.
@@ -453,23 +430,15 @@ impl State {
         self.unanswered.drain(..=position).next_back()
     }
 
-    /// The response was accepted: what was refused before and is spoken of by it, is no longer.
+    /// The response was accepted: what it speaks of is refused no longer.
     pub(super) fn on_acknowledged(&mut self, answered: &Unanswered, variant: Variant) {
         let full = self.is_full_state(variant);
-        match &answered.content {
-            Some(content) if !full => self.refusals.retain(|refusal| !content.overlaps(&refusal.content)),
-            _ => self.refusals.clear(),
-        }
+        self.refusals.on_acknowledged(&answered.content, full);
     }
 
     /// The response was refused.
-    pub(super) fn on_refused(&mut self, content: Option<Content>) {
-        let content = content.unwrap_or_default();
-        self.refusals.retain(|refusal| !content.overlaps(&refusal.content));
-        if self.refusals.len() == REFUSALS_MAX {
-            self.refusals.pop_front();
-        }
-        self.refusals.push_back(Refusal { content });
+    pub(super) fn on_refused(&mut self, content: Content) {
+        self.refusals.on_refused(content);
     }
 
     /// How it stands to a response that something else waits for.
@@ -485,11 +454,10 @@ impl State {
 
     /// Whether something refused is still wanted by the client and still there.
     fn is_refused(&self) -> bool {
-        let wanted = |resource: &Resource| {
+        self.refusals.any(|resource| {
             self.subscription.covers(resource)
                 && self.base.as_ref().is_some_and(|base| base.get(&resource.name).is_some())
-        };
-        self.refusals.iter().any(|refusal| refusal.content.resources().any(|resource| wanted(resource)))
+        })
     }
 
     /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
