@@ -31,7 +31,7 @@ it: tools ## in process, against a real etcd
 	cargo test --test it
 
 e2e: tools ## the server as a process, against a real etcd and a real Envoy
-	cargo test --test e2e -- --nocapture --test-threads=1
+	cargo test --test e2e -- --nocapture
 
 bench: tools ## micro benches
 	cargo bench
