@@ -13,9 +13,11 @@ pub mod blocks;
 pub mod changes;
 pub mod set;
 pub mod store;
+pub mod trace;
 pub mod version;
 
 use set::{Entry, ResourceSet};
+use trace::Trace;
 
 use crate::document::DEFAULT_GROUP;
 use crate::document::group::Group;
@@ -70,8 +72,8 @@ pub struct Snapshot {
     pub groups: BTreeMap<Arc<str>, Arc<GroupSnapshot>>,
     /// Which node belongs to which group; one pointer with the content, so that the two never disagree.
     pub group_rules: Arc<GroupRules>,
-    /// The trace of the change that was published last; disabled when it is not traced. Each ACK becomes a child of it.
-    pub span: tracing::Span,
+    /// The trace of the publish; `None` when it is not traced. Each ACK becomes a child of it.
+    pub trace: Option<Trace>,
 }
 
 /// What one group of proxies should have: a set a type.
@@ -139,7 +141,7 @@ impl Snapshot {
             withhold_removals: false,
             groups: BTreeMap::new(),
             group_rules: Arc::new([]),
-            span: tracing::Span::none(),
+            trace: None,
         }
     }
 
@@ -168,14 +170,8 @@ impl Snapshot {
             withhold_removals: facts.withhold_removals,
             groups,
             group_rules: facts.group_rules,
-            span: tracing::Span::none(),
+            trace: self.trace.clone(),
         }
-    }
-
-    /// This snapshot, to be traced as part of `span`.
-    #[must_use]
-    pub fn with_span(self, span: tracing::Span) -> Self {
-        Self { span, ..self }
     }
 
     /// One group; `default` where there is none of that name. `None` only before the first publish.

@@ -2,7 +2,13 @@
 //!
 //! What enters: [`Options`]. What leaves: a `tracing` subscriber for the whole process, which writes lines to stderr and,
 //! with an OTLP endpoint, sends the spans of one change in so many to a collector; [`metrics`] holds the counters that
-//! every stage is handed. It promises that [`Guard::finish`] sends what is still owed. Names nothing of ours.
+//! every stage is handed. A change's trace:
+//!
+//! ```text
+//! change ─┬─ plan                    from the revision that was seen to its publish
+//!         └─ publish ─── acknowledged   one for each stream and type
+//! ```
+//! It promises that [`Guard::finish`] sends what is still owed. Names nothing of ours.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -12,13 +18,16 @@ use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub mod metrics;
 
+/// The spans of traces. The others (a stage, a watch, a stream) name a task in log lines and live as long as it does: they
+/// would collect events without end, and never be sent.
+const TRACED: [&str; 4] = ["change", "plan", "publish", "acknowledged"];
 /// How long the end of the process waits for the collector.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 
@@ -27,7 +36,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// One JSON object a line, instead of text for people.
     pub json: bool,
-    /// `EnvFilter` syntax; for lines and spans alike.
+    /// `EnvFilter` syntax, for lines; traces are sent whatever it says.
     pub filter: String,
     /// URL of an OTLP collector over gRPC.
     pub otlp_endpoint: Option<String>,
@@ -79,10 +88,15 @@ impl Guard {
 pub fn init(options: &Options) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(&options.filter)?;
     let traces = options.otlp_endpoint.as_deref().map(|endpoint| exporter(endpoint, options)).transpose()?;
-    let spans = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("chancery")));
+    let spans = traces.as_ref().map(|traces| {
+        let traced = |name: &str, target: &str| TRACED.contains(&name) && target.starts_with("chancery");
+        tracing_opentelemetry::layer()
+            .with_tracer(traces.tracer("chancery"))
+            .with_filter(filter_fn(move |metadata| metadata.is_span() && traced(metadata.name(), metadata.target())))
+    });
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = if options.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
-    tracing_subscriber::registry().with(filter).with(spans).with(lines).try_init()?;
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;
     Ok(Guard { traces })
 }
 

@@ -24,6 +24,7 @@ use crate::document::Limits;
 use crate::document::defaults::LegacyPath;
 use crate::document::key::{DocumentKey, Root};
 use crate::snapshot::store::Store;
+use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 
 mod health;
@@ -344,7 +345,7 @@ impl Reconciler {
     /// One turn: plan what has happened, publish what follows.
     async fn turn(&mut self, now: Moment) {
         let Waiting { mut inputs, since, span } = std::mem::take(&mut self.waiting);
-        let span = span.unwrap_or_else(Span::none);
+        let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
             inputs.push(Input::Tick);
         }
@@ -374,11 +375,11 @@ impl Reconciler {
         for key in planned.wanted {
             self.look_up(&world, key);
         }
-        self.build(&world, &planned.difference, now, span.clone());
+        self.build(&world, &planned.difference, now);
         if !self.may_publish(now.instant) {
             return;
         }
-        span.in_scope(|| self.publish(arrived));
+        self.publish(arrived, &span);
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
         if !self.settled && !self.roots.is_from_disk() {
@@ -389,7 +390,7 @@ impl Reconciler {
     }
 
     /// The next snapshot. One that says nothing new keeps the generation, so that no stream is woken for it.
-    fn build(&mut self, world: &World, difference: &crate::resource::compile::Difference, now: Moment, span: Span) {
+    fn build(&mut self, world: &World, difference: &crate::resource::compile::Difference, now: Moment) {
         let stale = self.roots.is_stale(now.instant);
         let facts = Facts {
             revision: world.revision(),
@@ -409,7 +410,7 @@ impl Reconciler {
         if unchanged {
             next.generation = generation;
         }
-        self.built = next.with_span(span);
+        self.built = next;
     }
 
     fn source(&self) -> Source {
@@ -429,12 +430,20 @@ impl Reconciler {
     }
 
     /// Swap the pointer. What says nothing new to streams only brings the revision that people see.
-    fn publish(&self, arrived: Instant) {
-        let snapshot = Arc::new(self.built.clone());
-        let (revision, generation) = (snapshot.revision, snapshot.generation);
-        let (source, stale) = (snapshot.source.as_str(), snapshot.stale);
+    fn publish(&mut self, arrived: Instant, change: &Span) {
+        let (revision, generation) = (self.built.revision, self.built.generation);
+        let (source, stale) = (self.built.source.as_str(), self.built.stale);
         let news = generation != self.parts.snapshots.current().generation;
-        self.parts.snapshots.publish(snapshot);
+        let span = if news {
+            info_span!(parent: change, "publish", store.revision = revision, generation)
+        } else {
+            change.clone()
+        };
+        let _inside = span.enter();
+        if news {
+            self.built.trace = Trace::of(&span);
+        }
+        self.parts.snapshots.publish(Arc::new(self.built.clone()));
         if news {
             let waited = tokio::time::Instant::now().into_std().saturating_duration_since(arrived);
             info!(revision, generation, source, stale, ?waited, "Published");

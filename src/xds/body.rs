@@ -266,9 +266,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         match answer.verdict {
             Verdict::Acknowledged => {
                 debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = &*sent.nonce, "Acknowledged");
-                if !answer.span.is_none() && !answer.span.is_disabled() {
+                if let Some(trace) = answer.trace {
                     let node_id = self.session.node().map(|node| &*node.id);
-                    drop(info_span!(parent: &answer.span, "acknowledged", node.id = node_id, r#type = word));
+                    trace.adopt(&info_span!(parent: None, "acknowledged", node.id = node_id, r#type = word));
                 }
                 let since = answer.published_at.and_then(|published| at.duration_since(published).ok());
                 handle.acknowledged(resource_type, sent, since);

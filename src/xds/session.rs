@@ -24,6 +24,7 @@ use crate::proto::wire;
 use crate::resource::{Resource, ResourceType};
 use crate::rollout::{self, Node};
 use crate::snapshot::blocks::{Blocks, Shape};
+use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
 
@@ -83,8 +84,8 @@ pub struct Answer {
     pub nonce: Arc<str>,
     /// When what the response carried was published; `None` when it carried more than a publish.
     pub published_at: Option<SystemTime>,
-    /// The trace of that publish.
-    pub span: tracing::Span,
+    /// The trace of that publish; `None` where it is not traced.
+    pub trace: Option<Trace>,
     /// Which of the two.
     pub verdict: Verdict,
 }
@@ -304,7 +305,7 @@ impl Session {
             version: answered.version,
             nonce: request.nonce.as_str().into(),
             published_at: answered.published_at,
-            span: answered.span,
+            trace: answered.trace,
             verdict,
         })
     }
@@ -377,7 +378,7 @@ impl Session {
             version,
             content: content.clone(),
             published_at: published.then_some(snapshot.built_at),
-            span: if published { snapshot.span.clone() } else { tracing::Span::none() },
+            trace: snapshot.trace.clone().filter(|_| published),
         };
         state.on_sent(unanswered, now);
         if resource_type == ResourceType::Cluster {
@@ -439,7 +440,7 @@ impl Session {
             version,
             content: Content::default(),
             published_at: None,
-            span: tracing::Span::none(),
+            trace: None,
         };
         state.on_sent(unanswered, now);
         Some(self.respond(resource_type, &Content::default(), version))

@@ -16,6 +16,7 @@ use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::changes::{self, Changes};
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 
 /// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
@@ -55,7 +56,7 @@ pub(super) struct Unanswered {
     pub(super) content: Content,
     /// When what it carries was published, if it carries a publish and nothing else.
     pub(super) published_at: Option<SystemTime>,
-    pub(super) span: tracing::Span,
+    pub(super) trace: Option<Trace>,
 }
 
 /// What a type's next response is made of.

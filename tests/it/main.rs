@@ -12,5 +12,6 @@ mod cli;
 mod layers;
 mod reconcile;
 mod serve;
+mod traces;
 mod xds_fixture;
 mod xds_streams;
