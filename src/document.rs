@@ -106,7 +106,10 @@ impl Default for Limits {
 /// # Errors
 /// The first mistake found, with its field path.
 pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
-    name::check_key(key)?;
+    // A route's key is checked by its form: the older ones keep theirs.
+    if key.kind != Kind::Routes {
+        name::check_key(key)?;
+    }
     if key.kind == Kind::Services {
         let registration = endpoint::read_registration(value, limits)?;
         return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
@@ -116,11 +119,15 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
     let mut warnings = Vec::new();
     let document = match key.kind {
         Kind::Routes if legacy::recognises(&root) => {
+            name::check_older_key(key)?;
             let (route, said) = legacy::read(key, &root)?;
             warnings = said;
             Document::Route(route)
         }
-        Kind::Routes => Document::Route(route::read::read(key, &root)?),
+        Kind::Routes => {
+            name::check_key(key)?;
+            Document::Route(route::read::read(key, &root)?)
+        }
         Kind::Clusters => Document::Cluster(cluster::read::read(key, &root)?),
         Kind::Listeners => Document::Listener(listener::read(key, &root)?),
         Kind::Groups => Document::Group(group::read(key, &root)?),

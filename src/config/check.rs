@@ -106,6 +106,9 @@ impl Checker {
                     self.mistake(name, "has no effect without --etcd");
                 }
             }
+            if self.is_given("routes-prefix") {
+                self.mistake("routes-prefix", "needs --etcd: in a directory every route is below routes/");
+            }
             let try_out = !self.is_given("dir");
             let directory = directory.unwrap_or_else(|| PathBuf::from(TRY_OUT_DIRECTORY));
             return (Documents::Directory(directory), try_out);

@@ -139,7 +139,16 @@ fn etcd_takes_a_user_and_tls_files() {
 
 #[test]
 fn prefixes_end_with_one_slash() {
-    let config = flags(&["--prefix", "/edge", "--routes-prefix", "/old-routes//", "--routes-prefix", "legacy/"]);
+    let config = flags(&[
+        "--etcd",
+        "http://h:2379",
+        "--prefix",
+        "/edge",
+        "--routes-prefix",
+        "/old-routes//",
+        "--routes-prefix",
+        "legacy/",
+    ]);
     assert_eq!(config.prefix, "/edge/");
     assert_eq!(config.routes_prefixes, ["/old-routes/", "legacy/"]);
 }
@@ -231,7 +240,8 @@ fn a_bad_value_is_quoted_beside_what_is_expected() {
         ("--otlp-endpoint=localhost", "expected a URL such as http://127.0.0.1:4317"),
         ("--prefix=/", "found `/`, expected a key prefix such as /gateway/"),
         ("--state-prefix=/gateway/x", "`/gateway/x/` overlaps --prefix `/gateway/`"),
-        ("--routes-prefix=/services", "`/services/` overlaps --registry-prefix `/services/`"),
+        ("--routes-prefix=/old", "needs --etcd: in a directory every route is below routes/"),
+        ("--registry-prefix=/gateway", "`/gateway/` overlaps --prefix `/gateway/`"),
         ("--dir=", "found nothing, expected a path"),
         ("--etcd=ftp://h", "found the scheme `ftp`, expected http or https"),
         ("--etcd=http://h/v3", "found something after the port, expected a URL such as http://127.0.0.1:2379"),
@@ -245,6 +255,14 @@ fn a_bad_value_is_quoted_beside_what_is_expected() {
         let name = flag.split('=').next().unwrap();
         assert_eq!(mistakes_of_flags(&[flag]), [format!("{name}: {reason}")], "{flag}");
     }
+}
+
+#[test]
+fn another_place_of_routes_must_not_overlap() {
+    assert_eq!(
+        mistakes_of_flags(&["--etcd=http://h", "--routes-prefix=/services"]),
+        ["--routes-prefix: `/services/` overlaps --registry-prefix `/services/`"]
+    );
 }
 
 #[test]

@@ -136,6 +136,11 @@ fn read_upstream(key: &DocumentKey, entry: &Cursor<'_>) -> Result<Upstream, Reje
     }
     match service {
         Some((_, field)) => name::read(&field).map(Upstream::Cluster),
-        None => Ok(Upstream::Cluster(read::service_of(key))),
+        None => match read::service_of(key) {
+            cluster if name::is_name(&cluster) => Ok(Upstream::Cluster(cluster)),
+            other => Err(entry.reject(format!(
+                r#"found neither "upstream" nor "service", and {other:?} in the key is no cluster's name"#
+            ))),
+        },
     }
 }

@@ -1,7 +1,7 @@
 //! Names: what documents may be called, and what a key must look like.
 //!
 //! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. It is the same rule for the segments of a
-//! key and for references to them.
+//! key and for references to them. Only a route in an older form may have any key: it was written before there was a rule.
 
 use std::sync::Arc;
 
@@ -46,6 +46,21 @@ pub(super) fn check_inner(object: &Object<'_>, key: &DocumentKey) -> Result<(), 
         return Ok(());
     }
     Err(field.expected(&format!("{}, the name in its key, or none", quote(&key.name))))
+}
+
+/// What the key of a route in an older form must look like: it is a name on the wire and stands in log lines.
+pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
+    if key.name.is_empty() {
+        return Err(Rejection::new(
+            "",
+            "found nothing in the key after its prefix, expected what tells it from others",
+        ));
+    }
+    if key.name.chars().any(char::is_control) {
+        let found = quote(&key.to_string());
+        return Err(Rejection::new("", format!("found the key {found}, expected one without control characters")));
+    }
+    Ok(())
 }
 
 /// What the key itself must look like.

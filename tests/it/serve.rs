@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::ads_client::{ADS_DELTA, DeltaStream, connect, contents, delta, delta_ack, refusal, types};
+use crate::support::etcd::Etcd;
 use crate::support::eventually::eventually;
 use crate::support::server::Server;
 
@@ -99,4 +100,17 @@ async fn what_a_connected_proxy_refuses_shows_until_it_takes_a_later_text() {
     assert_eq!(contents(&mended).0, ["default"]);
     stream.send(delta_ack(&mended));
     eventually(LIMIT, || states(&server), all(state("routes/users", "accepted", Value::Null))).await;
+}
+
+#[tokio::test]
+async fn older_routes_below_another_prefix_keep_their_keys() {
+    let etcd = Etcd::start().await;
+    let older = r#"{"path": "/v1/users", "service": "users"}"#;
+    etcd.client().await.put("/old/UserService/v1/GetUser", older, None).await.unwrap();
+    let server = Server::start(&["--etcd", &etcd.endpoint(), "--routes-prefix", "/old/"]).await;
+    server.ready().await;
+    let shown = server.get("/api/v1/documents/routes/UserService/v1/GetUser").await;
+    assert_eq!((&shown["key"], &shown["state"]), (&json!("/old/UserService/v1/GetUser"), &json!("accepted")));
+    let routes = server.get("/api/v1/snapshot/routes/default").await;
+    assert!(routes.to_string().contains("routes/UserService/v1/GetUser"), "{routes}");
 }

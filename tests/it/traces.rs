@@ -92,7 +92,7 @@ impl Collector {
             let parent = |span: &Span| {
                 let parent = of_trace.iter().find(|other| other.span_id == span.parent_span_id);
                 let unknown = if span.parent_span_id.is_empty() { "-" } else { "?" };
-                parent.map_or(unknown.to_owned(), |parent| parent.name.clone())
+                parent.map_or(unknown, |parent| &parent.name).to_owned()
             };
             let mut names: Vec<_> = of_trace.iter().map(|span| (span.name.clone(), parent(span))).collect();
             names.sort();

@@ -136,6 +136,27 @@ fn older_forms() {
 }
 
 #[test]
+fn older_forms_keep_their_keys() {
+    let older = json!({ "path": "/v1/users", "service": "users" });
+    for key in ["routes/UserService", "routes/team-a/users/v1/list", "routes/routes:42", "routes/größe"] {
+        assert!(parsed(key, &older).is_ok(), "{key}");
+        assert!(parsed(key, &json!([older])).is_ok(), "{key}");
+        let present = parsed(key, &json!({ "match": "/v1/users", "to": "users" })).unwrap_err();
+        assert!(present.reason.contains("in the key") || present.reason.contains("found the key"), "{present}");
+    }
+    let reason = |key, document| parsed(key, &document).unwrap_err().reason;
+    assert_eq!(
+        reason("routes/", older.clone()),
+        "found nothing in the key after its prefix, expected what tells it from others"
+    );
+    assert_eq!(reason("routes/a\nb", older), r#"found the key "routes/a\nb", expected one without control characters"#);
+    assert_eq!(
+        reason("routes/Users/list", json!({ "path": "/v1/users" })),
+        r#"found neither "upstream" nor "service", and "Users" in the key is no cluster's name"#
+    );
+}
+
+#[test]
 fn unknown_field_of_an_older_form_is_a_warning() {
     let parsed = parsed("routes/a", &json!([{ "path": "/a", "upstrem": "x" }])).unwrap();
     assert_eq!(parsed.warnings, [r#"[0].upstrem: unknown field, ignored, did you mean "upstream"?"#]);
