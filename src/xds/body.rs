@@ -15,7 +15,6 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{Span, debug, info, info_span, warn};
 
 use super::message::Message;
@@ -34,7 +33,6 @@ const REQUESTS_A_POLL: usize = 64;
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The bodies of this server.
-#[derive(Debug)]
 pub(super) enum AnyBody<B> {
     /// An xDS stream.
     Stream(Box<Stream<B>>),
@@ -67,8 +65,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AnyBody<B> {
     }
 }
 
+/// When a stream ends for a reason of the server's.
+pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a stream is opened with.
-#[derive(Debug)]
 pub(super) struct Opening<B> {
     pub(super) requests: B,
     pub(super) session: Session,
@@ -78,8 +78,7 @@ pub(super) struct Opening<B> {
     pub(super) store: Arc<Store>,
     pub(super) fleet: Fleet,
     pub(super) progress: Progress,
-    /// Cancelled when the connection ends for a reason of the server's.
-    pub(super) ending: WaitForCancellationFutureOwned,
+    pub(super) ending: Ending,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +90,6 @@ enum Phase {
 }
 
 /// One xDS stream.
-#[derive(Debug)]
 pub(super) struct Stream<B> {
     reader: Reader<B>,
     session: Session,
@@ -104,7 +102,7 @@ pub(super) struct Stream<B> {
     fleet: Fleet,
     handle: Option<StreamHandle>,
     progress: Progress,
-    ending: Pin<Box<WaitForCancellationFutureOwned>>,
+    ending: Ending,
     phase: Phase,
     span: Span,
 }
@@ -124,7 +122,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             fleet,
             handle: None,
             progress,
-            ending: Box::pin(ending),
+            ending,
             phase: Phase::Open,
             span: Span::none(),
         }

@@ -1,16 +1,17 @@
 //! The small services beside xDS on the same port: health and reflection.
 
+use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::proto::ENVOY_DESCRIPTORS;
 
-/// The services. Health is that of every xDS service: serving.
-pub(super) async fn routes() -> Routes {
+/// The services, and who says how healthy the xDS services are: at first, that they serve.
+pub(super) async fn routes() -> (Routes, HealthReporter) {
     let (reporter, health) = tonic_health::server::health_reporter();
-    for service in super::service::service_names() {
-        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
-    }
+    report_all(&reporter, ServingStatus::Serving).await;
     let mut routes = RoutesBuilder::default();
     routes.add_service(health);
     let reflection = || {
@@ -24,5 +25,20 @@ pub(super) async fn routes() -> Routes {
         }
         (Err(error), _) | (_, Err(error)) => warn!(%error, "gRPC reflection is not served"),
     }
-    routes.routes().prepare()
+    (routes.routes().prepare(), reporter)
+}
+
+/// Say that no xDS service serves any more, once `draining`. Ends with it, or with `token`.
+pub(super) async fn report(reporter: HealthReporter, draining: CancellationToken, token: CancellationToken) {
+    tokio::select! {
+        () = draining.cancelled() => report_all(&reporter, ServingStatus::NotServing).await,
+        () = token.cancelled() => {}
+    }
+}
+
+async fn report_all(reporter: &HealthReporter, status: ServingStatus) {
+    // The empty name is the server as a whole.
+    for service in super::service::service_names().chain([""]) {
+        reporter.set_service_status(service, status).await;
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! HTTP/2 buffers what a body gives it, and a client that does not read leaves it there. Each message that was handed over
 //! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::room`]),
-//! so that a slow reader skips what it missed, and the [`Watchdog`] tells the connection of a client that has taken nothing
+//! so that a slow reader skips what it missed, and the [`Watchdog`] tells the task of a stream whose client has taken nothing
 //! for too long. Streams are counted here too, because all of this begins and ends with the stream.
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub(super) struct Watchdog {
     watched: Mutex<HashMap<u64, Watched>>,
 }
 
-/// A client, and how to tell its connection that it must end.
+/// A client, and how to tell the task of its stream that it must end.
 type Watched = (Arc<Cell>, Arc<Notify>);
 
 /// What is on its way to one client.
@@ -81,7 +81,7 @@ impl Watchdog {
         Some(Progress { watchdog: Arc::clone(self), id, cell })
     }
 
-    /// Tell the connections whose clients have taken nothing for `limit`.
+    /// Tell the streams whose clients have taken nothing for `limit`.
     pub(super) fn sweep(&self, limit: Duration) {
         let (now, limit) = (millis(self.started.elapsed()), millis(limit));
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);

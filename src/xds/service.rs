@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, pending, ready};
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
-use super::body::{AnyBody, Opening, Stream, status};
+use super::body::{AnyBody, Ending, Opening, Stream, status};
 use super::names::Interner;
 use super::progress::Watchdog;
 use super::session::{Session, Settings};
@@ -263,10 +263,9 @@ impl Shared {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         address: Option<SocketAddr>,
     ) {
-        let (ending, stalled) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let dispatch =
-            Dispatch { server: Arc::clone(&self), address, ending: ending.clone(), stalled: Arc::clone(&stalled) };
-        let mut connection = pin!(self.http2().serve_connection(TokioIo::new(io), dispatch));
+        let ending = CancellationToken::new();
+        let dispatch = Dispatch { server: Arc::clone(&self), address, ending: ending.clone() };
+        let mut connection = pin!(self.http2(address).serve_connection(TokioIo::new(io), dispatch));
         tokio::select! {
             result = connection.as_mut() => {
                 if let Err(error) = result {
@@ -274,25 +273,22 @@ impl Shared {
                 }
                 return;
             }
-            () = stalled.notified() => {
-                let limit = self.options.stall_timeout;
-                info!(?address, "Closed a connection whose client took nothing for {limit:?}");
-                return;
-            }
             () = self.token.cancelled() => return,
             () = self.end_of_connection() => {}
         }
-        ending.cancel();
+        // GOAWAY first: the client opens its next streams elsewhere, while each of these goes on until its turn.
         connection.as_mut().graceful_shutdown();
+        ending.cancel();
         tokio::select! {
             _ = connection => {}
-            () = sleep(self.options.grace / 3) => {}
+            () = sleep(self.options.grace * 5 / 6) => {}
             () = self.token.cancelled() => {}
         }
     }
 
-    fn http2(&self) -> http2::Builder<Tasks> {
-        let mut builder = http2::Builder::new(Tasks(self.tasks.clone()));
+    fn http2(&self, address: Option<SocketAddr>) -> http2::Builder<Tasks> {
+        let stall_timeout = self.options.stall_timeout;
+        let mut builder = http2::Builder::new(Tasks { tracker: self.tasks.clone(), address, stall_timeout });
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE.0)
@@ -303,7 +299,7 @@ impl Shared {
         builder
     }
 
-    /// When the server ends a connection: in its turn of a drain, or at its age.
+    /// When the server ends a connection: when it drains, or at its age.
     async fn end_of_connection(&self) {
         let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
         let aged = async {
@@ -314,17 +310,34 @@ impl Shared {
         };
         tokio::select! {
             () = aged => {}
-            () = self.draining.cancelled() => {
-                let turn = (self.options.grace * 2 / 3).mul_f64(rand::rng().random_range(0.0..1.0));
-                sleep(turn).await;
-            }
+            () = self.draining.cancelled() => {}
         }
+    }
+
+    /// The small services; built, and their health reported, from when they are first asked for.
+    async fn others(&self) -> Routes {
+        let build = async || {
+            let (routes, reporter) = others::routes().await;
+            self.tasks.spawn(others::report(reporter, self.draining.clone(), self.token.clone()));
+            routes
+        };
+        self.others.get_or_init(build).await.clone()
     }
 }
 
-/// Spawns what hyper wants spawned, so that it has an owner.
+tokio::task_local! {
+    /// Told when the client of the stream that this task serves takes nothing.
+    static STALLED: Arc<Notify>;
+}
+
+/// Spawns the streams of a connection, so that they have an owner, and can be ended though HTTP/2 does not ask them for
+/// more: a task that is dropped resets its stream, and its connection's other streams go on.
 #[derive(Clone)]
-struct Tasks(TaskTracker);
+struct Tasks {
+    tracker: TaskTracker,
+    address: Option<SocketAddr>,
+    stall_timeout: Duration,
+}
 
 impl<F> Executor<F> for Tasks
 where
@@ -332,7 +345,14 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        let stalled = Arc::new(Notify::new());
+        let (address, limit) = (self.address, self.stall_timeout);
+        self.tracker.spawn(STALLED.scope(Arc::clone(&stalled), async move {
+            tokio::select! {
+                _ = future => {}
+                () = stalled.notified() => info!(?address, "Reset a stream whose client took nothing for {limit:?}"),
+            }
+        }));
     }
 }
 
@@ -414,7 +434,6 @@ struct Dispatch {
     server: Arc<Shared>,
     address: Option<SocketAddr>,
     ending: CancellationToken,
-    stalled: Arc<Notify>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Dispatch {
@@ -427,31 +446,28 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
+        let server = Arc::clone(&self.server);
         match find_service(request.uri().path()) {
             Some((variant, service_type)) if is_grpc && request.method() == Method::POST => {
-                Box::pin(ready(Ok(self.open(request.into_body(), variant, service_type))))
+                let (address, ending) = (self.address, self.ending.clone());
+                Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, address, ending)) })
             }
-            _ => {
-                let server = Arc::clone(&self.server);
-                Box::pin(async move {
-                    let mut others = server.others.get_or_init(others::routes).await.clone();
-                    Ok(others.call(request).await?.map(AnyBody::Other))
-                })
-            }
+            _ => Box::pin(async move { Ok(server.others().await.call(request).await?.map(AnyBody::Other)) }),
         }
     }
 }
 
-impl Dispatch {
-    /// Open an xDS stream.
+impl Shared {
+    /// Open an xDS stream, in the task that serves it.
     fn open(
         &self,
         requests: Incoming,
         variant: Variant,
         service_type: Option<ResourceType>,
+        address: Option<SocketAddr>,
+        ending: CancellationToken,
     ) -> Response<AnyBody<Incoming>> {
-        let server = &self.server;
-        let Some(progress) = server.watchdog.admit(server.options.max_streams, Arc::clone(&self.stalled)) else {
+        let Some(progress) = self.watchdog.admit(self.options.max_streams, STALLED.with(Arc::clone)) else {
             let error = StreamError::TooManyStreams;
             let mut response = grpc_response(AnyBody::Empty);
             response.headers_mut().extend(status(error.code(), &error.to_string()));
@@ -460,21 +476,31 @@ impl Dispatch {
         let session = Session::new(Settings {
             variant,
             service_type,
-            identifier: Arc::clone(&server.identifier),
-            salt: server.next_salt.fetch_add(1, Ordering::Relaxed),
-            interner: Arc::clone(&server.interner),
+            identifier: Arc::clone(&self.identifier),
+            salt: self.next_salt.fetch_add(1, Ordering::Relaxed),
+            interner: Arc::clone(&self.interner),
         });
         grpc_response(AnyBody::Stream(Box::new(Stream::new(Opening {
             requests,
             session,
             variant,
             aggregated: service_type.is_none(),
-            address: self.address,
-            store: Arc::clone(&server.store),
-            fleet: server.fleet.clone(),
+            address,
+            store: Arc::clone(&self.store),
+            fleet: self.fleet.clone(),
             progress,
-            ending: self.ending.clone().cancelled_owned(),
+            ending: self.turn(ending),
         }))))
+    }
+
+    /// The end of a stream once its connection is `ending`: at a moment of its own within two thirds of the grace, so that
+    /// proxies do not come back all at once.
+    fn turn(&self, ending: CancellationToken) -> Ending {
+        let spread = self.options.grace * 2 / 3;
+        Box::pin(async move {
+            ending.cancelled_owned().await;
+            sleep(spread.mul_f64(rand::random())).await;
+        })
     }
 }
 

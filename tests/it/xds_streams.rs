@@ -213,6 +213,41 @@ async fn a_drain_ends_streams_with_ok_and_the_server() {
     tokio::time::timeout(PATIENCE, xds.running).await.unwrap().unwrap().unwrap();
 }
 
+// GR-10
+#[tokio::test]
+async fn a_drain_says_so_at_once_and_ends_each_stream_at_a_moment_of_its_own() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+    let xds = Xds::start();
+    let channel = connect(xds.address).await;
+    let health = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    let mut health = health.into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
+        stream.send(delta(types::CLUSTER, &[], &[]));
+        stream.receive().await;
+        streams.push(stream);
+    }
+    xds.draining.cancel();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    drop(health);
+    // The connection takes no more streams, and there is no other.
+    eventually(PATIENCE, || async { DeltaStream::open(&channel, ADS_DELTA).await.is_err() }, true).await;
+    let ends = streams.iter_mut().map(|stream| async {
+        assert_eq!(stream.ended().await.code(), tonic::Code::Ok);
+        tokio::time::Instant::now()
+    });
+    let mut ends = futures::future::join_all(ends).await;
+    ends.sort();
+    let widest = ends.last().unwrap().duration_since(ends[0]);
+    assert!(widest > Duration::from_millis(100), "all within {widest:?}");
+    drop(streams);
+    tokio::time::timeout(PATIENCE, xds.running).await.unwrap().unwrap().unwrap();
+}
+
 // GR-07
 #[tokio::test]
 async fn a_reset_frees_the_stream_at_once() {
@@ -283,18 +318,24 @@ async fn a_slow_reader_skips_what_it_missed() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_closed() {
+async fn a_stream_whose_client_takes_nothing_is_reset_and_its_neighbour_goes_on() {
     let xds = Xds::start_with(Options { stall_timeout: Duration::from_millis(400), ..options() });
     let body = vec![7; 32_000_000];
     let resource = chancery::resource::Resource::new("A", body, Vec::new());
     let mut change = endpoints("A", 1);
     change.resource = Some(std::sync::Arc::new(resource));
-    xds.commit(vec![change]);
-    let stream = delta_stream(&xds).await;
+    xds.commit(vec![change, cluster("A", 1)]);
+    let channel = connect(xds.address).await;
+    let mut neighbour = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
+    neighbour.send(delta(types::CLUSTER, &[], &[]));
+    neighbour.receive().await;
+    let stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
     stream.send(delta(types::ENDPOINT, &["A"], &[]));
     let fleet = xds.fleet.clone();
-    eventually(PATIENCE, || async { fleet.clients().len() }, 1).await;
-    eventually(PATIENCE, || async { fleet.connected(Variant::Delta) }, 0).await;
+    eventually(PATIENCE, || async { fleet.clients().len() }, 2).await;
+    eventually(PATIENCE, || async { fleet.connected(Variant::Delta) }, 1).await;
+    xds.commit(vec![cluster("A", 2)]);
+    assert_eq!(contents(&neighbour.receive().await), (vec!["A"], vec![]));
     drop(stream);
 }
 
