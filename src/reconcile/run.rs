@@ -16,28 +16,27 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::coalesce::Pace;
 use super::persist::disk::{Disk, Saved};
-use super::persist::shared::{Shared, Task};
-use super::plan::{Input, LastGoodWrite, Moment, Plan, Verdict, plan};
-use super::world::{State, Status, Text, World};
+use super::plan::{Input, Moment, Plan, plan};
+use super::world::World;
 use crate::backend::{Backend, Event};
-use crate::document::Limits;
-use crate::document::defaults::LegacyPath;
-use crate::document::key::{DocumentKey, Root};
+use crate::document::key::Root;
+use crate::resource::compile::Difference;
 use crate::snapshot::store::Store;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 
 mod health;
+mod last_good;
+mod log;
 
 pub use health::Health;
 use health::Roots;
+use last_good::LastGood;
 
 /// A list must be this old before a second one may confirm it.
 const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 /// Events waiting for the loop, over all roots. When it is full the watches wait; nothing is dropped.
 const EVENTS: usize = 1024;
-/// Last good texts waiting to be written. When it is full the loop waits for the writer to take one.
-const LAST_GOOD_TASKS: usize = 4096;
 
 /// What an operator asks of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,11 +92,8 @@ pub struct Reconciler {
     hold_ends: Option<Instant>,
     /// When a root's list is to be confirmed.
     relists: BTreeMap<Root, Instant>,
-    /// Documents whose last good text is looked for.
-    lookups: JoinSet<(DocumentKey, Option<Arc<Text>>)>,
-    shared: Shared,
-    last_good: mpsc::Sender<(Arc<str>, Task)>,
-    last_good_tasks: Option<mpsc::Receiver<(Arc<str>, Task)>>,
+    /// Last good texts, looked for and remembered.
+    last_good: LastGood,
     /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
     had_documents: bool,
     /// Whether a snapshot of what the store itself holds was published. Saved state may serve before.
@@ -118,8 +114,7 @@ impl Reconciler {
     /// A loop that has not read anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let (last_good, last_good_tasks) = mpsc::channel(LAST_GOOD_TASKS);
-        let shared = Shared::new(Arc::clone(&parts.backend), &parts.state_prefix);
+        let last_good = LastGood::new(&parts.backend, &parts.state_prefix);
         let roots = Roots::new(&parts.world.options().layout, parts.backend.name(), parts.backend.is_shared());
         Self {
             worlds: Arc::new(ArcSwap::from_pointee(parts.world.clone())),
@@ -130,12 +125,9 @@ impl Reconciler {
             waiting: Waiting::default(),
             hold_ends: None,
             relists: BTreeMap::new(),
-            lookups: JoinSet::new(),
-            last_good_tasks: Some(last_good_tasks),
             had_documents: false,
             settled: false,
             roots,
-            shared,
             last_good,
             parts,
         }
@@ -157,9 +149,7 @@ impl Reconciler {
     pub async fn run(mut self, token: CancellationToken) {
         let mut helpers = JoinSet::new();
         helpers.spawn(self.parts.disk.clone().run(self.saves.subscribe(), token.clone()));
-        if let Some(tasks) = self.last_good_tasks.take() {
-            helpers.spawn(self.shared.clone().run(tasks, token.clone()));
-        }
+        helpers.spawn(self.last_good.writer(token.clone()));
         self.load_saved().await;
         let mut events = self.follow_roots(&mut helpers, &token);
         while !token.is_cancelled() {
@@ -246,10 +236,7 @@ impl Reconciler {
                 }
             }
             Some(command) = self.parts.commands.recv() => self.on_command(command),
-            Some(Ok((key, text))) = self.lookups.join_next() => {
-                debug!(document.key = %key, found = text.is_some(), "Looked for the last good text");
-                self.add(Input::LastGood { key, text });
-            }
+            Some((key, text)) = self.last_good.found() => self.add(Input::LastGood { key, text }),
             () = timer => {}
             () = token.cancelled() => {}
         }
@@ -270,7 +257,7 @@ impl Reconciler {
     /// When the snapshot becomes stale, or the first publish of the store need not wait for a root any longer; while last
     /// good texts are looked for it waits for those.
     fn roots_deadline(&self) -> Option<Instant> {
-        self.roots.next_deadline(self.settled).filter(|_| self.settled || self.lookups.is_empty())
+        self.roots.next_deadline(self.settled).filter(|_| self.settled || !self.last_good.is_looking())
     }
 
     fn add(&mut self, input: Input) {
@@ -289,10 +276,7 @@ impl Reconciler {
                 }
             }
             Event::Problems { problems } => {
-                for problem in &problems {
-                    let key = String::from_utf8_lossy(&problem.key);
-                    warn!(document.key = %key, place = problem.place, reason = problem.reason, "Rejected {key}");
-                }
+                problems.iter().for_each(log::problem);
                 self.add(Input::Problems { root, problems });
             }
             Event::Failed { reason } => self.roots.failed(&root, reason, now),
@@ -361,7 +345,7 @@ impl Reconciler {
 
     async fn apply(&mut self, planned: Plan, now: Moment, arrived: Instant, span: Span) {
         for verdict in &planned.verdicts {
-            log_verdict(verdict);
+            log::verdict(verdict);
         }
         self.hold_ends = planned.deadline;
         for root in planned.relist {
@@ -370,10 +354,10 @@ impl Reconciler {
         let world = Arc::new(planned.world);
         self.worlds.store(Arc::clone(&world));
         for write in planned.last_good {
-            self.remember(&world, write).await;
+            self.last_good.remember(&world, write).await;
         }
         for key in planned.wanted {
-            self.look_up(&world, key);
+            self.last_good.look_for(&world, key);
         }
         self.build(&world, &planned.difference, now);
         if !self.may_publish(now.instant) {
@@ -384,13 +368,13 @@ impl Reconciler {
         self.pace.published(arrived, now.instant);
         if !self.settled && !self.roots.is_from_disk() {
             self.settled = true;
-            say_what_older_forms_mean(&world);
-            self.forget_what_was_mended(&world).await;
+            log::older_forms(&world);
+            self.last_good.forget_what_was_mended(&world).await;
         }
     }
 
     /// The next snapshot. One that says nothing new keeps the generation, so that no stream is woken for it.
-    fn build(&mut self, world: &World, difference: &crate::resource::compile::Difference, now: Moment) {
+    fn build(&mut self, world: &World, difference: &Difference, now: Moment) {
         let stale = self.roots.is_stale(now.instant);
         let facts = Facts {
             revision: world.revision(),
@@ -426,7 +410,7 @@ impl Reconciler {
     /// every bad document's last good text was looked for, lest it be taken from proxies that have it; saved state is
     /// published at once.
     fn may_publish(&self, now: Instant) -> bool {
-        self.settled || self.roots.is_from_disk() || (self.lookups.is_empty() && self.roots.all_told(now))
+        self.settled || self.roots.is_from_disk() || (!self.last_good.is_looking() && self.roots.all_told(now))
     }
 
     /// Swap the pointer. What says nothing new to streams only brings the revision that people see.
@@ -453,146 +437,10 @@ impl Reconciler {
             self.parts.observer.skipped();
         }
     }
-
-    /// Hand a change of the shared memory to its writer.
-    async fn remember(&self, world: &World, write: LastGoodWrite) {
-        if !self.parts.backend.is_shared() {
-            return;
-        }
-        let (full_key, task) = match write {
-            LastGoodWrite::Keep { full_key, text } => (full_key, Task::Keep(text)),
-            LastGoodWrite::Forget { full_key } => {
-                let accepted = accepted_revision(world, &full_key);
-                (full_key, Task::Forget { accepted })
-            }
-        };
-        if self.last_good.send((full_key, task)).await.is_err() {
-            debug!("The writer of last good texts has ended");
-        }
-    }
-
-    fn look_up(&mut self, world: &World, key: DocumentKey) {
-        let known = world.document(&key);
-        let full_key =
-            known.map_or_else(|| world.options().layout.full_key(&key).into(), |status| Arc::clone(&status.full_key));
-        // A cluster that was deleted while it was used has no text now: only a saved one can be found.
-        let revision = known.and_then(|status| Some(status.latest.as_ref()?.mod_revision)).unwrap_or_default();
-        let limits = limits(world);
-        let shared = self.parts.backend.is_shared().then(|| self.shared.clone());
-        self.lookups.spawn(async move {
-            let text = match shared {
-                Some(shared) => shared.find(&key, &full_key, revision, &limits).await,
-                None => None,
-            };
-            (key, text)
-        });
-    }
-
-    /// Saved texts of documents that were mended or deleted while no server ran.
-    async fn forget_what_was_mended(&self, world: &World) {
-        if !self.parts.backend.is_shared() {
-            return;
-        }
-        match self.shared.saved().await {
-            Ok(saved) => {
-                for (full_key, revision) in saved {
-                    let full_key: Arc<str> = full_key.into();
-                    let mended = match status_of(world, &full_key) {
-                        None => true,
-                        Some(status) => {
-                            status.state != State::Rejected
-                                && status.serving.as_ref().is_some_and(|text| text.mod_revision > revision)
-                        }
-                    };
-                    if mended {
-                        self.remember(world, LastGoodWrite::Forget { full_key }).await;
-                    }
-                }
-            }
-            Err(error) => debug!(%error, "Could not read the saved last good texts"),
-        }
-    }
-}
-
-fn limits(world: &World) -> Limits {
-    Limits { re2_max_program_size: world.options().re2_max_program_size }
-}
-
-/// The document that has this key in the store.
-fn status_of<'a>(world: &'a World, full_key: &str) -> Option<&'a Status> {
-    let layout = &world.options().layout;
-    let root = layout.root_of(full_key.as_bytes())?;
-    world.document(&layout.locate(&root, full_key.as_bytes()))
-}
-
-fn accepted_revision(world: &World, full_key: &str) -> Option<i64> {
-    status_of(world, full_key).and_then(|status| Some(status.serving.as_ref()?.mod_revision))
 }
 
 fn group_rules(world: &World) -> Arc<GroupRules> {
     let mut rules: Vec<_> = world.groups().collect();
     rules.sort_by(|(a, left), (b, right)| right.priority.cmp(&left.priority).then_with(|| a.cmp(b)));
     rules.into()
-}
-
-fn say_what_older_forms_mean(world: &World) {
-    let meaning = match world.compiled().defaults().legacy_path {
-        LegacyPath::Exact => "the whole path",
-        LegacyPath::Prefix => "the path and what is below it",
-    };
-    info!(meaning, "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)");
-}
-
-/// A verdict as an operator reads it in the log: once, where it was made.
-fn log_verdict(verdict: &Verdict) {
-    let Some(status) = &verdict.status else {
-        info!(document.key = %verdict.key, "Removed {}", verdict.key);
-        return;
-    };
-    let mod_revision = status.latest.as_ref().map(|text| text.mod_revision);
-    let reason = status.reason.as_deref().unwrap_or_default();
-    let path = status.path.as_deref().unwrap_or_default();
-    match status.state {
-        State::Rejected => warn!(
-            document.key = &*status.full_key,
-            document.mod_revision = mod_revision,
-            document.path = path,
-            reason,
-            "Rejected {}, {}",
-            verdict.key,
-            if status.serving.is_some() { "kept the last good" } else { "it serves nothing" }
-        ),
-        State::Held => warn!(
-            document.key = &*status.full_key,
-            document.mod_revision = mod_revision,
-            reason,
-            "Held {}",
-            verdict.key
-        ),
-        State::Shadowed => warn!(
-            document.key = &*status.full_key,
-            document.mod_revision = mod_revision,
-            reason,
-            "Shadowed {}",
-            verdict.key
-        ),
-        state => {
-            debug!(
-                document.key = &*status.full_key,
-                document.mod_revision = mod_revision,
-                "{} {}",
-                state.as_str(),
-                verdict.key
-            );
-            for warning in &status.warnings {
-                warn!(
-                    document.key = &*status.full_key,
-                    document.mod_revision = mod_revision,
-                    warning,
-                    "Accepted {} with a warning",
-                    verdict.key
-                );
-            }
-        }
-    }
 }

@@ -20,6 +20,8 @@ use crate::reconcile::world::Text;
 
 /// How many earlier texts of one key are tried.
 const HISTORY_STEPS: usize = 32;
+/// How often a saved text is asked for before it is given up: a store that just answered may be between two leaders.
+const READ_ATTEMPTS: usize = 4;
 /// Pause before what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -61,15 +63,15 @@ impl Shared {
     }
 
     /// The text that served before the one written at `bad_revision`: the saved one, else the newest of the store's history
-    /// that parses. `None` when there is none.
+    /// that parses; `None` when there is none. Without a `bad_revision` (nothing stands there) only the saved one counts.
     pub async fn find(
         &self,
         key: &DocumentKey,
         full_key: &str,
-        bad_revision: i64,
+        bad_revision: Option<i64>,
         limits: &Limits,
     ) -> Option<Arc<Text>> {
-        match self.backend.get(&self.place(full_key)).await {
+        match self.get_saved(full_key).await {
             Ok(Some(entry)) => {
                 if let Some(text) = decode(&entry) {
                     return Some(Arc::new(text));
@@ -82,7 +84,20 @@ impl Shared {
             Ok(None) => {}
             Err(error) => warn!(document.key = full_key, %error, "Could not read the saved last good text"),
         }
-        self.find_in_history(key, full_key, bad_revision, limits).await
+        self.find_in_history(key, full_key, bad_revision?, limits).await
+    }
+
+    /// What is saved. One failed read says nothing of it: it is tried again before it is given up.
+    async fn get_saved(&self, full_key: &str) -> Result<Option<Entry>, ReadError> {
+        let place = self.place(full_key);
+        for _ in 1..READ_ATTEMPTS {
+            match self.backend.get(&place).await {
+                Ok(entry) => return Ok(entry),
+                Err(error) => debug!(document.key = full_key, %error, "Reading the saved last good text again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        self.backend.get(&place).await
     }
 
     async fn find_in_history(

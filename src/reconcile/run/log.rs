@@ -1,0 +1,77 @@
+//! The loop's log lines about documents: a sentence and fields, once each.
+
+use tracing::{debug, info, warn};
+
+use crate::backend::Problem;
+use crate::document::defaults::LegacyPath;
+use crate::reconcile::plan::Verdict;
+use crate::reconcile::world::{State, World};
+
+/// Something in the store that cannot be a document.
+pub(super) fn problem(problem: &Problem) {
+    let key = String::from_utf8_lossy(&problem.key);
+    warn!(document.key = %key, place = problem.place, reason = problem.reason, "Rejected {key}");
+}
+
+/// What the `path` of older route documents means, once at start.
+pub(super) fn older_forms(world: &World) {
+    let meaning = match world.compiled().defaults().legacy_path {
+        LegacyPath::Exact => "the whole path",
+        LegacyPath::Prefix => "the path and what is below it",
+    };
+    info!(meaning, "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)");
+}
+
+/// A verdict, as an operator reads it: once, where it was made.
+pub(super) fn verdict(verdict: &Verdict) {
+    let Some(status) = &verdict.status else {
+        info!(document.key = %verdict.key, "Removed {}", verdict.key);
+        return;
+    };
+    let mod_revision = status.latest.as_ref().map(|text| text.mod_revision);
+    let reason = status.reason.as_deref().unwrap_or_default();
+    let path = status.path.as_deref().unwrap_or_default();
+    match status.state {
+        State::Rejected => warn!(
+            document.key = &*status.full_key,
+            document.mod_revision = mod_revision,
+            document.path = path,
+            reason,
+            "Rejected {}, {}",
+            verdict.key,
+            if status.serving.is_some() { "kept the last good" } else { "it serves nothing" }
+        ),
+        State::Held => warn!(
+            document.key = &*status.full_key,
+            document.mod_revision = mod_revision,
+            reason,
+            "Held {}",
+            verdict.key
+        ),
+        State::Shadowed => warn!(
+            document.key = &*status.full_key,
+            document.mod_revision = mod_revision,
+            reason,
+            "Shadowed {}",
+            verdict.key
+        ),
+        state => {
+            debug!(
+                document.key = &*status.full_key,
+                document.mod_revision = mod_revision,
+                "{} {}",
+                state.as_str(),
+                verdict.key
+            );
+            for warning in &status.warnings {
+                warn!(
+                    document.key = &*status.full_key,
+                    document.mod_revision = mod_revision,
+                    warning,
+                    "Accepted {} with a warning",
+                    verdict.key
+                );
+            }
+        }
+    }
+}
