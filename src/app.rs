@@ -36,6 +36,10 @@ use crate::snapshot::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::xds;
 
+mod etcd_metrics;
+
+use etcd_metrics::EtcdMetrics;
+
 /// Releases waiting for the loop; an operator's request waits when there are more.
 const COMMANDS: usize = 16;
 /// What the try-out mode serves when its folder is missing: needs no upstream.
@@ -87,8 +91,8 @@ impl App {
         }
         let layout = layout(&config);
         let disk = Disk::open(&config.state_dir, layout.clone())?;
-        let backend = open_backend(&config);
         let metrics = Arc::new(Metrics::default());
+        let backend = open_backend(&config, &metrics);
         let counted = Arc::new(Counted(Arc::clone(&metrics)));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
         let snapshots = Arc::new(Store::default());
@@ -173,7 +177,7 @@ fn ca_bundle(config: &Config) -> anyhow::Result<Option<Bytes>> {
     Ok(SYSTEM_CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()).map(Bytes::from))
 }
 
-fn open_backend(config: &Config) -> Arc<dyn Backend> {
+fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
     match &config.documents {
         Documents::Etcd(etcd) => {
             let (user, password_file) = etcd.user.clone().unzip();
@@ -186,7 +190,9 @@ fn open_backend(config: &Config) -> Arc<dyn Backend> {
                 cert,
                 key,
             };
-            Arc::new(Etcd::new(options))
+            let etcd = Etcd::new(options);
+            metrics.also(Box::new(EtcdMetrics(etcd.stats())));
+            Arc::new(etcd)
         }
         Documents::Directory(path) => Arc::new(Directory::new(
             path,

@@ -152,7 +152,7 @@ impl Stages {
         Failure: Into<StageError> + Send + 'static,
     {
         let stage = async move { stage.await.map_err(Into::into) };
-        let handle = self.tasks.spawn(stage.instrument(info_span!("stage", name)));
+        let handle = self.tasks.spawn(stage.instrument(info_span!("stage", stage = name)));
         self.names.insert(handle.id(), (name, ends_when));
     }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -151,6 +152,11 @@ impl Metrics {
             "From a publish to its acknowledgement by a stream",
             self.acknowledge_seconds.clone(),
         );
+    }
+
+    /// Show also what this collector reads at each scrape.
+    pub fn also(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
     }
 
     /// Count a response.

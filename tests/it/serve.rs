@@ -114,3 +114,24 @@ async fn older_routes_below_another_prefix_keep_their_keys() {
     let routes = server.get("/api/v1/snapshot/routes/default").await;
     assert!(routes.to_string().contains("routes/UserService/v1/GetUser"), "{routes}");
 }
+
+#[tokio::test]
+async fn what_is_known_of_etcd_shows_as_metrics() {
+    let etcd = Etcd::start().await;
+    let server = Server::on_etcd(&etcd).await;
+    server.ready().await;
+    let text = server.get("/metrics").await.as_str().unwrap().to_owned();
+    let endpoint = etcd.endpoint();
+    for series in [
+        &*format!("etcd_connected_endpoint{{prefix=\"/gateway/\",endpoint=\"{endpoint}\"}} 1"),
+        "etcd_store_revision{prefix=\"/services/\"} 1",
+        "etcd_lists_total{watch=\"documents\",reason=\"start\"} 1",
+        "etcd_stream_errors_total{class=\"connection\"} 0",
+        "etcd_token_refresh_total{result=\"failed\"} 0",
+        "etcd_fragments_total 0",
+        "etcd_events_dropped_old_total 0",
+        "etcd_order_violations_total 0",
+    ] {
+        assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
+    }
+}

@@ -61,8 +61,6 @@ pub struct Etcd {
     pub events: Family<EventLabels, Counter>,
     /// The revision up to which the root was applied.
     pub applied_revision: Family<RootLabels, Gauge>,
-    /// How often following the root failed.
-    pub stream_errors: Family<RootLabels, Counter>,
     /// 1 while the root is followed, 0 after a failure.
     pub watch_state: Family<RootLabels, Gauge>,
     /// How long writes took.
@@ -79,7 +77,6 @@ impl Etcd {
             list_bytes: Family::default(),
             events: Family::default(),
             applied_revision: Family::default(),
-            stream_errors: Family::default(),
             watch_state: Family::default(),
             write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             message_age: Family::default(),
@@ -90,7 +87,6 @@ impl Etcd {
         registry.register("etcd_list_bytes", "Bytes of the values of the latest list", etcd.list_bytes.clone());
         registry.register("etcd_events", "Changes applied, by type", etcd.events.clone());
         registry.register("etcd_applied_revision", "Revision applied last", etcd.applied_revision.clone());
-        registry.register("etcd_stream_errors", "Failures to follow a root", etcd.stream_errors.clone());
         registry.register("etcd_watch_state", "1 while the root is followed", etcd.watch_state.clone());
         registry.register("etcd_write_seconds", "How long writes took", etcd.write_seconds.clone());
         registry.register(
@@ -138,7 +134,6 @@ impl Etcd {
 
     /// Following a root failed; it is tried again.
     pub fn failed(&self, watch: &'static str) {
-        self.stream_errors.get_or_create(&RootLabels { watch }).inc();
         self.watch_state.get_or_create(&RootLabels { watch }).set(0);
     }
 
