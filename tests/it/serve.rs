@@ -1,10 +1,12 @@
 //! `chancery serve` as a process: what a folder, a proxy and an operator do to it from outside.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::support::ads_client::{ADS_DELTA, DeltaStream, connect, contents, delta, delta_ack, refusal, types};
 use crate::support::etcd::Etcd;
@@ -134,4 +136,45 @@ async fn what_is_known_of_etcd_shows_as_metrics() {
     ] {
         assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
     }
+}
+
+/// Write a new certificate of 127.0.0.1 and its key into a folder, and return the certificate.
+fn new_certificate(folder: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    fs::write(folder.join("server.key"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(folder.join("server.pem"), made.cert.pem()).unwrap();
+    made.cert.pem()
+}
+
+/// A connection by a client that trusts this certificate alone.
+async fn connect_trusting(server: &Server, certificate: &str) -> Result<Channel, tonic::transport::Error> {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate));
+    Endpoint::from_shared(format!("https://{}", server.xds())).unwrap().tls_config(tls).unwrap().connect().await
+}
+
+#[tokio::test]
+async fn a_hangup_names_what_needs_a_restart_and_renews_the_certificate() {
+    let folder = folder(&[USERS]);
+    fs::write(folder.path().join("chancery.toml"), "grace = \"10s\"\n").unwrap();
+    let first = new_certificate(folder.path());
+    let tls = ["--xds-tls-cert", "server.pem", "--xds-tls-key", "server.key"];
+    let arguments = [&["--dir", "gateway", "--config", "chancery.toml"], tls.as_slice()].concat();
+    let server = Server::start_in(folder, &arguments).await;
+    server.ready().await;
+    let channel = connect_trusting(&server, &first).await.unwrap();
+    let mut stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
+    stream.send(delta(types::CLUSTER, &[], &[]));
+    let clusters = stream.receive().await;
+    stream.send(delta_ack(&clusters));
+
+    let second = new_certificate(server.folder());
+    fs::write(server.folder().join("chancery.toml"), "grace = \"20s\"\n").unwrap();
+    server.hang_up();
+    let said = || async { server.log().contains("take effect at the next start") && server.log().contains("--grace") };
+    eventually(LIMIT, said, true).await;
+    eventually(LIMIT, || async { connect_trusting(&server, &second).await.is_ok() }, true).await;
+    assert!(connect_trusting(&server, &first).await.is_err(), "the certificate in use is the new one alone");
+
+    fs::write(server.folder().join("gateway/clusters/orders.json"), USERS.1).unwrap();
+    assert_eq!(contents(&stream.receive().await).0, ["orders"]);
 }

@@ -161,6 +161,11 @@ impl Server {
         self.process.signal("-TERM");
     }
 
+    /// Send SIGHUP.
+    pub fn hang_up(&self) {
+        self.process.signal("-HUP");
+    }
+
     /// Wait for its end.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         self.process.ended(limit).await
