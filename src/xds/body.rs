@@ -280,7 +280,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     version = %sent.version,
                     nonce = &*sent.nonce,
                     code,
-                    message,
+                    reason = message,
                     ?names,
                     ?documents,
                     "A proxy refused a response"

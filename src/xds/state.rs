@@ -333,7 +333,8 @@ impl State {
     }
 
     fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
-        found.missing.extend(self.subscription.names.iter().filter(|name| set.get(name).is_none()).cloned());
+        let is_missing = |name: &&Arc<str>| set.get(name).is_none() && self.held(name).is_none();
+        found.missing.extend(self.subscription.names.iter().filter(is_missing).cloned());
     }
 
     /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
@@ -358,9 +359,9 @@ impl State {
         }
     }
 
-    /// One name that was asked for is answered: with the resource, or with its absence.
+    /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
     fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
-        match set.get(&name).filter(|resource| self.subscription.covers(resource)) {
+        match set.get(&name).filter(|resource| self.subscription.covers(resource)).or_else(|| self.held(&name)) {
             Some(resource) => found.answer(resource),
             None => found.missing.push(name),
         }
@@ -379,6 +380,11 @@ impl State {
                 found.updates.push(Arc::clone(resource));
             }
         }
+    }
+
+    /// The resource of that name whose removal waits.
+    fn held(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.holds.iter().flat_map(|hold| &hold.resources).find(|resource| *resource.name == *name)
     }
 
     /// A held resource is there again, or its removal is answered otherwise.

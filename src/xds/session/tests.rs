@@ -420,6 +420,18 @@ fn a_change_is_one_flush_in_order_and_removals_come_after_the_ack() {
     assert_eq!(client.says(), ["CDS[-A]", "EDS[-A]"]);
 }
 
+// AD-02, DX-06
+#[test]
+fn what_is_gone_and_held_is_there_for_who_asks() {
+    let mut client = client(Variant::Delta);
+    client.delta(CLUSTER, &[], &[]).delta(ROUTE, &["r1"], &[]).all();
+    client.commit(&[(CLUSTER, "A", None)]);
+    assert_eq!(client.says(), [""; 0]);
+    assert_eq!(client.delta(CLUSTER, &["A"], &[]).says(), ["CDS[A@1]"]);
+    client.commit(&[(CLUSTER, "A", Some(1))]);
+    assert_eq!(client.says(), [""; 0]);
+}
+
 // AD-02: the bound on silence
 #[test]
 fn a_removal_waits_a_minute_for_a_client_that_answers_nothing() {
