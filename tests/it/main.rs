@@ -8,6 +8,7 @@ mod support;
 mod admin;
 mod backend_directory;
 mod backend_etcd;
+mod backend_etcd_tls;
 mod cli;
 mod layers;
 mod reconcile;

@@ -40,7 +40,7 @@ impl Etcd {
         Self::start_with(&[]).await
     }
 
-    /// Start one with more arguments for etcd itself.
+    /// Start one with more arguments for etcd itself, in which `CLIENT_URL` stands for [`Self::endpoint`].
     pub async fn start_with(arguments: &[&str]) -> Self {
         let extra: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         // Between choosing a port and etcd binding it, another test may take it: then choose again.
@@ -172,7 +172,7 @@ impl Etcd {
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("test={peer_url}")])
-            .args(&self.extra)
+            .args(self.extra.iter().map(|argument| argument.replace("CLIENT_URL", &client_url)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)

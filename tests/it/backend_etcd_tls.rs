@@ -1,0 +1,143 @@
+//! The etcd backend over TLS: whom it trusts, who it is, and new files while it runs.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chancery::backend::etcd::{Etcd as Store, Options};
+use chancery::backend::{Backend, Event, Relist};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::etcd::Etcd;
+
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// A certificate authority whose files are in a folder.
+struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// With `ca.pem`, and `server` and `client` as pairs of `.pem` and `.key`.
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let authority = Self { folder: TempDir::new().unwrap(), issuer: Issuer::new(params, key) };
+        fs::write(authority.path("ca.pem"), certificate.pem()).unwrap();
+        for name in ["server", "client"] {
+            let (certificate, key) = authority.issue();
+            fs::write(authority.path(&format!("{name}.pem")), certificate).unwrap();
+            fs::write(authority.path(&format!("{name}.key")), key).unwrap();
+        }
+        authority
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A certificate of 127.0.0.1, for both sides, and its key.
+    fn issue(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// An etcd that takes clients of this authority alone, and its address. (It takes the tests' own without TLS.)
+async fn start(authority: &Authority) -> (Etcd, String) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("https://127.0.0.1:{port}");
+    let listen = format!("CLIENT_URL,{address}");
+    let [certificate, key, ca] =
+        ["server.pem", "server.key", "ca.pem"].map(|name| authority.path(name).display().to_string());
+    let files = ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let etcd = Etcd::start_with(&[["--listen-client-urls", &listen].as_slice(), &files].concat()).await;
+    (etcd, address)
+}
+
+fn options(address: &str, trusts: &Authority, is: Option<&Authority>) -> Options {
+    Options {
+        endpoints: vec![address.to_owned()],
+        ca: Some(trusts.path("ca.pem")),
+        cert: is.map(|authority| authority.path("client.pem")),
+        key: is.map(|authority| authority.path("client.key")),
+        ..Options::default()
+    }
+}
+
+/// A watch of `/gateway/`.
+struct Watch {
+    store: Arc<Store>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Watch {
+    fn start(options: Options) -> Self {
+        let store = Arc::new(Store::new(options));
+        let (sender, events) = mpsc::channel(4);
+        let follower = Arc::clone(&store);
+        // It ends with the receiver.
+        tokio::spawn(
+            async move { follower.watch("/gateway/", Relist::default(), sender, CancellationToken::new()).await },
+        );
+        Self { store, events }
+    }
+
+    /// Whether a list comes next, or a failure.
+    async fn is_listed(&mut self) -> bool {
+        loop {
+            match timeout(LIMIT, self.events.recv()).await.expect("an event in time").expect("the watch goes on") {
+                Event::Listed { .. } => return true,
+                Event::Failed { reason } => {
+                    assert!(!reason.contains("PRIVATE"), "{reason}");
+                    return false;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_sides_are_verified() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let (_etcd, address) = start(&ours).await;
+    assert!(Watch::start(options(&address, &ours, Some(&ours))).is_listed().await);
+    assert!(!Watch::start(options(&address, &foreign, Some(&ours))).is_listed().await, "an etcd of another authority");
+    assert!(!Watch::start(options(&address, &ours, Some(&foreign))).is_listed().await, "a client of another authority");
+    assert!(!Watch::start(options(&address, &ours, None)).is_listed().await, "a client without a certificate");
+}
+
+#[tokio::test]
+async fn a_reload_uses_the_files_as_they_are_now() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let (_etcd, address) = start(&ours).await;
+    let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
+    assert!(watch.is_listed().await);
+    let replace = |(certificate, key): (String, String)| {
+        fs::write(ours.path("client.pem"), certificate).unwrap();
+        fs::write(ours.path("client.key"), key).unwrap();
+    };
+    replace(foreign.issue());
+    watch.store.reload().await.unwrap();
+    assert!(!watch.is_listed().await, "the certificate that is refused is in use");
+    replace(ours.issue());
+    watch.store.reload().await.unwrap();
+    let listed = async { while !watch.is_listed().await {} };
+    timeout(LIMIT, listed).await.expect("the certificate that is taken is in use");
+    assert!(watch.store.list("/gateway/").await.is_ok(), "calls use it too");
+    fs::remove_file(ours.path("client.key")).unwrap();
+    assert!(watch.store.reload().await.unwrap_err().contains("client.key"));
+    assert!(watch.store.list("/gateway/").await.is_ok(), "the connection in use stays");
+}
