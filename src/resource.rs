@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -145,6 +146,8 @@ impl fmt::Debug for ResourceVersion {
 }
 
 /// One encoded resource. Equal when name, version, and `on_demand` are.
+///
+/// `aliases` and `ttl` are part of the version: a change of either is a change of the resource ([`Resource::wrapped`]).
 #[derive(Debug, Clone)]
 pub struct Resource {
     /// The name on the wire.
@@ -159,6 +162,10 @@ pub struct Resource {
     pub warms: Option<Arc<str>>,
     /// Not part of the wildcard set; answered only by name.
     pub on_demand: bool,
+    /// Other names that a subscription may use for it (delta, VHDS: `<route config>/<host>`). Sorted.
+    pub aliases: Arc<[Arc<str>]>,
+    /// How long a client may keep it without hearing of it again; `None`: for ever.
+    pub ttl: Option<Duration>,
 }
 
 impl Resource {
@@ -166,6 +173,32 @@ impl Resource {
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, body: impl Into<Bytes>, documents: Vec<DocumentKey>) -> Self {
         let body = body.into();
-        Self { name: name.into(), version: ResourceVersion::of(&body), body, documents, warms: None, on_demand: false }
+        Self {
+            name: name.into(),
+            version: ResourceVersion::of(&body),
+            body,
+            documents,
+            warms: None,
+            on_demand: false,
+            aliases: Arc::new([]),
+            ttl: None,
+        }
+    }
+
+    /// The same with what its wrapper says beside the body. Without either it is the same resource, version included.
+    #[must_use]
+    pub fn wrapped(self, mut aliases: Vec<Arc<str>>, ttl: Option<Duration>) -> Self {
+        if aliases.is_empty() && ttl.is_none() {
+            return self;
+        }
+        aliases.sort_unstable();
+        aliases.dedup();
+        let mut seen = self.version.0.to_be_bytes().to_vec();
+        for alias in &aliases {
+            seen.extend_from_slice(alias.as_bytes());
+            seen.push(0);
+        }
+        seen.extend_from_slice(&ttl.map_or(u128::MAX, |ttl| ttl.as_nanos()).to_be_bytes());
+        Self { version: ResourceVersion::of(&seen), aliases: aliases.into(), ttl, ..self }
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use crate::resource::{Resource, ResourceType};
@@ -99,16 +100,28 @@ impl Encoder {
         self.any_fields(body);
     }
 
-    /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3.
+    /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3, aliases = 4,
+    /// ttl = 6.
     fn push_wrapped(&mut self, resource: &Resource) {
         let version = resource.version.to_string();
         let any = any_len(self.type_url, resource.body.len());
-        let len = field_len(version.len()) + field_len(any) + field_len(resource.name.len());
+        let ttl = resource.ttl.and_then(|ttl| prost_types::Duration::try_from(ttl).ok()).map(|ttl| ttl.encode_to_vec());
+        let aliases = resource.aliases.iter().map(|alias| field_len(alias.len())).sum::<usize>();
+        let ttl_len = ttl.as_ref().map_or(0, |ttl| field_len(ttl.len()));
+        let len = field_len(version.len()) + field_len(any) + field_len(resource.name.len()) + aliases + ttl_len;
         self.key(2, len);
         self.key(3, resource.name.len());
         self.current.put_slice(resource.name.as_bytes());
         self.key(1, version.len());
         self.current.put_slice(version.as_bytes());
+        for alias in &*resource.aliases {
+            self.key(4, alias.len());
+            self.current.put_slice(alias.as_bytes());
+        }
+        if let Some(ttl) = ttl {
+            self.key(6, ttl.len());
+            self.current.put_slice(&ttl);
+        }
         self.key(2, any);
         self.any_fields(&resource.body);
     }
@@ -208,6 +221,21 @@ mod tests {
             assert_eq!(seen.resource.as_ref().unwrap().value, expected.body);
         }
         assert_eq!(decoded.resources.len(), resources.len());
+    }
+
+    #[test]
+    fn a_wrapper_carries_aliases_and_the_time_to_live() {
+        let plain = Resource::new("r/a", vec![7], Vec::new());
+        let aliases = vec!["r/b".into(), "r/a".into(), "r/b".into()];
+        let wrapped = plain.clone().wrapped(aliases, Some(std::time::Duration::from_millis(1500)));
+        assert_ne!(plain.version, wrapped.version);
+        assert_eq!(plain.version, plain.clone().wrapped(Vec::new(), None).version);
+        let blocks = encode(ResourceType::VirtualHost, Shape::Delta, &[Arc::new(wrapped)]);
+        let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap();
+        let resource = &decoded.resources[0];
+        assert_eq!((&*resource.name, &resource.aliases[..]), ("r/a", &["r/a".to_owned(), "r/b".to_owned()][..]));
+        assert_eq!(resource.ttl.as_ref().map(|ttl| (ttl.seconds, ttl.nanos)), Some((1, 500_000_000)));
+        assert_eq!(resource.resource.as_ref().map(|any| any.value.len()), Some(1));
     }
 
     #[test]
