@@ -217,6 +217,7 @@ fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Res
         grace: config.grace,
         identifier: identifier(),
         tls: certificates.map(Certificates::subscribe),
+        plaintext_secrets: config.plaintext_secrets,
     })
     .with_context(|| format!("bind the xDS port {what}"))
 }

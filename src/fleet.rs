@@ -105,7 +105,7 @@ pub struct ClientView {
     pub connected_at: SystemTime,
     /// Until when; `None` while it is connected.
     pub gone_at: Option<SystemTime>,
-    /// `duplicate_node_id`, `response_too_large`, …
+    /// `duplicate_node_id`, `response_too_large`, `secrets_withheld`.
     pub warnings: Vec<&'static str>,
     /// By type, only types that were asked for.
     pub types: BTreeMap<ResourceType, TypeView>,

@@ -18,6 +18,7 @@ mod message;
 mod names;
 mod order;
 mod others;
+mod peer;
 mod progress;
 mod reader;
 mod refusals;

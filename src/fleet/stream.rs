@@ -68,6 +68,7 @@ struct Facts {
     group: Arc<str>,
     gone_at: Option<SystemTime>,
     response_too_large: bool,
+    secrets_withheld: bool,
     types: Vec<TypeFacts>,
 }
 
@@ -82,7 +83,8 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(id: u64, identity: Identity) -> Self {
         let group = Arc::clone(&identity.group);
-        let facts = Facts { group, gone_at: None, response_too_large: false, types: Vec::new() };
+        let facts =
+            Facts { group, gone_at: None, response_too_large: false, secrets_withheld: false, types: Vec::new() };
         Self { id, identity, facts: Mutex::new(facts) }
     }
 
@@ -100,7 +102,11 @@ impl Stream {
 
     pub(super) fn view(&self, duplicate: bool) -> ClientView {
         let facts = self.facts();
-        let warnings = [(duplicate, "duplicate_node_id"), (facts.response_too_large, "response_too_large")];
+        let warnings = [
+            (duplicate, "duplicate_node_id"),
+            (facts.response_too_large, "response_too_large"),
+            (facts.secrets_withheld, "secrets_withheld"),
+        ];
         ClientView {
             stream: self.id,
             node_id: Arc::clone(&self.identity.node_id),
@@ -153,6 +159,12 @@ impl StreamHandle {
     /// What it asks for now; `None`: wildcard.
     pub fn subscribed(&self, resource_type: ResourceType, names: Option<&Arc<[Arc<str>]>>) {
         self.of_type(resource_type, |of_type| of_type.names = names.cloned());
+    }
+
+    /// Secrets that it asks for do not go to it, for want of trust. Whether this is new.
+    #[must_use]
+    pub fn secrets_withheld(&self) -> bool {
+        !std::mem::replace(&mut self.stream.facts().secrets_withheld, true)
     }
 
     /// A response was handed over; `size` is its message's, in bytes.

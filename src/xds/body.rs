@@ -3,7 +3,6 @@
 //! Nothing is built for a client that has not taken what it was given before. There is no queue, no channel and no task of its own; when the client resets, the body
 //! is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +17,7 @@ use tokio_stream::wrappers::WatchStream;
 use tracing::{Span, debug, info, info_span, warn};
 
 use super::message::Message;
+use super::peer::Peer;
 use super::progress::Progress;
 use super::reader::Reader;
 use super::session::{Answer, Outcome, Response, Session, Verdict};
@@ -74,7 +74,7 @@ pub(super) struct Opening<B> {
     pub(super) session: Session,
     pub(super) variant: Variant,
     pub(super) aggregated: bool,
-    pub(super) address: Option<SocketAddr>,
+    pub(super) peer: Peer,
     pub(super) store: Arc<Store>,
     pub(super) fleet: Fleet,
     pub(super) progress: Progress,
@@ -95,7 +95,7 @@ pub(super) struct Stream<B> {
     session: Session,
     variant: Variant,
     aggregated: bool,
-    address: Option<SocketAddr>,
+    peer: Peer,
     store: Arc<Store>,
     published: WatchStream<u64>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -109,13 +109,13 @@ pub(super) struct Stream<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     pub(super) fn new(opening: Opening<B>) -> Self {
-        let Opening { requests, session, variant, aggregated, address, store, fleet, progress, ending } = opening;
+        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, ending } = opening;
         Self {
             reader: Reader::new(requests),
             session,
             variant,
             aggregated,
-            address,
+            peer,
             published: WatchStream::from_changes(store.subscribe()),
             store,
             timer: None,
@@ -233,7 +233,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     node_id: Arc::clone(&node.id),
                     node_cluster: Arc::clone(&node.cluster),
                     group: group.cloned().unwrap_or_else(default),
-                    address: self.address,
+                    address: self.peer.address,
                     variant: self.variant,
                     aggregated: self.aggregated,
                     grpc_library: node.user_agent.starts_with("gRPC"),
@@ -251,9 +251,27 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             && let Some((wildcard, names)) = self.session.subscription(resource_type)
         {
             handle.subscribed(resource_type, (!wildcard).then(|| names.sorted()));
+            if resource_type == ResourceType::Secret {
+                self.note_withheld(handle);
+            }
         }
         if let Some(answer) = outcome.answer {
             self.note_answer(handle, resource_type, answer);
+        }
+    }
+
+    /// Told once a stream, when it first asks for secrets.
+    fn note_withheld(&self, handle: &StreamHandle) {
+        let Some(because) = self.peer.withheld else { return };
+        if handle.secrets_withheld() {
+            warn!(
+                parent: &self.span,
+                node.id = self.session.node().map(|node| &*node.id),
+                address = ?self.peer.address,
+                "Withheld the secrets that a proxy asks for, because {because}: have it connect with a certificate of \
+                 --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start with \
+                 --plaintext-secrets"
+            );
         }
     }
 

@@ -35,6 +35,7 @@ use tracing::{debug, info, warn};
 
 use super::body::{AnyBody, Ending, Opening, Stream, status};
 use super::names::Interner;
+use super::peer::{Link, Peer};
 use super::progress::Watchdog;
 use super::session::{Session, Settings};
 use super::{Error as StreamError, others};
@@ -94,6 +95,8 @@ pub struct Options {
     pub identifier: String,
     /// The latest certificates; `None`: plain text. A new value holds for new connections.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    /// Secrets go over connections of strangers too. Default off.
+    pub plaintext_secrets: bool,
 }
 
 /// Why the server stops.
@@ -241,15 +244,20 @@ struct Shared {
 impl Shared {
     async fn serve(self: Arc<Self>, transport: Transport, address: Option<SocketAddr>) {
         match transport {
-            Transport::Unix(stream) => self.drive(stream, address).await,
+            Transport::Unix(stream) => self.drive(stream, address, Link::Unix).await,
             Transport::Tcp(stream) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%error, "TCP_NODELAY could not be set");
                 }
                 let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
-                let Some(tls) = tls else { return self.drive(stream, address).await };
+                let Some(tls) = tls else { return self.drive(stream, address, Link::Plaintext).await };
                 match timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls).accept(stream)).await {
-                    Ok(Ok(stream)) => self.drive(stream, address).await,
+                    Ok(Ok(stream)) => {
+                        // The server takes a certificate only after it was verified by the client CA.
+                        let verified = stream.get_ref().1.peer_certificates().is_some();
+                        let link = if verified { Link::MutualTls } else { Link::Tls };
+                        self.drive(stream, address, link).await;
+                    }
                     Ok(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
                     Err(_) => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
                 }
@@ -262,9 +270,11 @@ impl Shared {
         self: Arc<Self>,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         address: Option<SocketAddr>,
+        link: Link,
     ) {
+        let peer = Peer::new(address, link, self.options.plaintext_secrets);
         let ending = CancellationToken::new();
-        let dispatch = Dispatch { server: Arc::clone(&self), address, ending: ending.clone() };
+        let dispatch = Dispatch { server: Arc::clone(&self), peer, ending: ending.clone() };
         let mut connection = pin!(self.http2(address).serve_connection(TokioIo::new(io), dispatch));
         tokio::select! {
             result = connection.as_mut() => {
@@ -432,7 +442,7 @@ fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
 /// The requests of one connection, each to its service.
 struct Dispatch {
     server: Arc<Shared>,
-    address: Option<SocketAddr>,
+    peer: Peer,
     ending: CancellationToken,
 }
 
@@ -449,8 +459,8 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let server = Arc::clone(&self.server);
         match find_service(request.uri().path()) {
             Some((variant, service_type)) if is_grpc && request.method() == Method::POST => {
-                let (address, ending) = (self.address, self.ending.clone());
-                Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, address, ending)) })
+                let (peer, ending) = (self.peer, self.ending.clone());
+                Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, peer, ending)) })
             }
             _ => Box::pin(async move { Ok(server.others().await.call(request).await?.map(AnyBody::Other)) }),
         }
@@ -464,7 +474,7 @@ impl Shared {
         requests: Incoming,
         variant: Variant,
         service_type: Option<ResourceType>,
-        address: Option<SocketAddr>,
+        peer: Peer,
         ending: CancellationToken,
     ) -> Response<AnyBody<Incoming>> {
         let Some(progress) = self.watchdog.admit(self.options.max_streams, STALLED.with(Arc::clone)) else {
@@ -479,13 +489,14 @@ impl Shared {
             identifier: Arc::clone(&self.identifier),
             salt: self.next_salt.fetch_add(1, Ordering::Relaxed),
             interner: Arc::clone(&self.interner),
+            secrets: peer.withheld.is_none(),
         });
         grpc_response(AnyBody::Stream(Box::new(Stream::new(Opening {
             requests,
             session,
             variant,
             aggregated: service_type.is_none(),
-            address,
+            peer,
             store: Arc::clone(&self.store),
             fleet: self.fleet.clone(),
             progress,

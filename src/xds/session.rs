@@ -6,7 +6,7 @@
 //! another's, except that removals wait for what may refer to them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::proto::wire;
 use crate::resource::{Resource, ResourceType};
 use crate::rollout::{self, Node};
 use crate::snapshot::blocks::{Blocks, Shape};
+use crate::snapshot::set::ResourceSet;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
@@ -31,6 +32,9 @@ use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
 /// A delta stream to which nothing was sent for so long gets one empty response, so that the client's reconnect delay
 /// starts anew and gRPC does not take the server for a dead one (GR-08).
 const GREETING_AFTER: Duration = Duration::from_secs(1);
+
+/// What secrets there are for a client that may have none.
+static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
 
 /// What is the same for all streams, or is known when a stream opens.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct Settings {
     pub salt: u32,
     /// Where lists of names are shared.
     pub interner: Arc<Interner>,
+    /// Whether secrets may go to this client; if not, they are as if they did not exist.
+    pub secrets: bool,
 }
 
 /// A request, taken apart.
@@ -364,8 +370,9 @@ impl Session {
         let variant = self.settings.variant;
         let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
+        let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;
         let target = Target {
-            set: group.set(resource_type),
+            set: if withheld { &NO_SECRETS } else { group.set(resource_type) },
             variant,
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),

@@ -2,57 +2,19 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chancery::backend::etcd::{Etcd as Store, Options};
 use chancery::backend::{Backend, Event, Relist};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::authority::Authority;
 use crate::support::etcd::Etcd;
 
 const LIMIT: Duration = Duration::from_secs(25);
-
-/// A certificate authority whose files are in a folder.
-struct Authority {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    /// With `ca.pem`, and `server` and `client` as pairs of `.pem` and `.key`.
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        let authority = Self { folder: TempDir::new().unwrap(), issuer: Issuer::new(params, key) };
-        fs::write(authority.path("ca.pem"), certificate.pem()).unwrap();
-        for name in ["server", "client"] {
-            let (certificate, key) = authority.issue();
-            fs::write(authority.path(&format!("{name}.pem")), certificate).unwrap();
-            fs::write(authority.path(&format!("{name}.key")), key).unwrap();
-        }
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A certificate of 127.0.0.1, for both sides, and its key.
-    fn issue(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
 
 /// An etcd that takes clients of this authority alone, and its address. (It takes the tests' own without TLS.)
 async fn start(authority: &Authority) -> (Etcd, String) {
@@ -125,14 +87,10 @@ async fn a_reload_uses_the_files_as_they_are_now() {
     let (_etcd, address) = start(&ours).await;
     let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
     assert!(watch.is_listed().await);
-    let replace = |(certificate, key): (String, String)| {
-        fs::write(ours.path("client.pem"), certificate).unwrap();
-        fs::write(ours.path("client.key"), key).unwrap();
-    };
-    replace(foreign.issue());
+    ours.put("client", &foreign.issue());
     watch.store.reload().await.unwrap();
     assert!(!watch.is_listed().await, "the certificate that is refused is in use");
-    replace(ours.issue());
+    ours.renew("client");
     watch.store.reload().await.unwrap();
     let listed = async { while !watch.is_listed().await {} };
     timeout(LIMIT, listed).await.expect("the certificate that is taken is in use");

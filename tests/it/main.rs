@@ -15,4 +15,5 @@ mod reconcile;
 mod serve;
 mod traces;
 mod xds_fixture;
+mod xds_secrets;
 mod xds_streams;

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::UInt32Value;
 use prost::Message;
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ pub(crate) struct Xds {
     pub(crate) store: Arc<Store>,
     /// Who is connected.
     pub(crate) fleet: Fleet,
-    /// Where it listens.
+    /// Where it listens, if that is TCP.
     pub(crate) address: SocketAddr,
     /// Cancelled: it drains.
     pub(crate) draining: CancellationToken,
@@ -44,6 +45,7 @@ pub(crate) fn options() -> Options {
         grace: Duration::from_secs(3),
         identifier: "test".to_owned(),
         tls: None,
+        plaintext_secrets: false,
     }
 }
 
@@ -51,7 +53,10 @@ impl Xds {
     /// Start with nothing published.
     pub(crate) fn start_with(options: Options) -> Self {
         let server = Server::bind(options).expect("bind");
-        let Listen::Tcp(address) = *server.local_addr() else { panic!("TCP") };
+        let address = match server.local_addr() {
+            Listen::Tcp(address) => *address,
+            Listen::Unix(_) => ([0, 0, 0, 0], 0).into(),
+        };
         let (store, fleet) = (Arc::new(Store::default()), Fleet::default());
         let (draining, token) = (CancellationToken::new(), CancellationToken::new());
         let run = server.run(Arc::clone(&store), fleet.clone(), draining.clone(), token);
@@ -122,6 +127,12 @@ pub(crate) fn route(name: &str, content: u32) -> ResourceChange {
         ..RouteConfiguration::default()
     };
     change(ResourceType::Route, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
+}
+
+/// A secret.
+pub(crate) fn secret(name: &str) -> ResourceChange {
+    let message = Secret { name: name.to_owned(), ..Secret::default() };
+    change(ResourceType::Secret, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
 }
 
 /// A resource that is gone.

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr, reason = "a failing test shows the logs of its processes")]
 
 pub mod ads_client;
+pub mod authority;
 pub mod envoy;
 pub mod etcd;
 pub mod eventually;

@@ -106,6 +106,7 @@ impl Client {
             identifier: "test".into(),
             salt: 7,
             interner: Arc::default(),
+            secrets: true,
         });
         Self { session, snapshot, now: Instant::now() }
     }
@@ -473,4 +474,25 @@ fn a_stale_snapshot_moves_nobody_backwards() {
     client.snapshot.stale = false;
     client.commit(&[]);
     assert_eq!(client.says(), ["CDS[A@1,B@1,S@1,-gone]", "EDS[A@1,B@1,-gone]"]);
+}
+
+#[test]
+fn withheld_secrets_are_as_if_they_did_not_exist() {
+    const SECRET: ResourceType = ResourceType::Secret;
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        client.session.settings.secrets = false;
+        client.commit(&[(SECRET, "s", Some(1))]);
+        let expected: &[&str] = match variant {
+            Variant::Sotw => &[],
+            Variant::Delta => &["secrets[-s]"],
+        };
+        match variant {
+            Variant::Sotw => client.sotw(SECRET, &["s"]),
+            Variant::Delta => client.delta(SECRET, &["s"], &[]),
+        };
+        assert_eq!(client.says(), expected);
+        client.commit(&[(SECRET, "s", Some(2))]).commit(&[(SECRET, "s", None)]);
+        assert_eq!(client.says(), [""; 0]);
+    }
 }
