@@ -1,7 +1,7 @@
 //! Stage 4, from accepted documents to Envoy resources, compiling only what a change touches.
 //!
 //! One file a resource type turns document values into encoded resources (`clusters`, `endpoints`, `listeners`,
-//! `routes`), `table` orders the entries of a RouteConfiguration, `depends` says what a change touches, `compile` keeps
+//! `routes`), `grpc` says routes for clients without a proxy, `table` orders the entries of a RouteConfiguration, `depends` says what a change touches, `compile` keeps
 //! the compiled whole and makes its difference, `check` holds Envoy's own rules (conformance.md section 9).
 //! What leaves is bytes: a resource is encoded and hashed when it changes and never again.
 
@@ -19,6 +19,7 @@ pub mod compile;
 pub mod context;
 pub mod depends;
 pub mod endpoints;
+pub mod grpc;
 pub mod listeners;
 pub mod routes;
 pub mod table;

@@ -14,7 +14,7 @@ const LISTENER_FIELDS: Fields = Fields { known: &["http"], later: listener::LATE
 const ROUTE_OWN: [&str; 9] =
     ["name", "match", "to", "overrides", "rewrite", "listeners", "groups", "priority", "enabled"];
 const CLUSTER_OWN: [&str; 5] = ["name", "endpoints", "dns", "on_demand", "groups"];
-const LISTENER_OWN: [&str; 3] = ["name", "address", "groups"];
+const LISTENER_OWN: [&str; 4] = ["name", "address", "groups", "api"];
 
 /// The defaults document; [`Defaults::default`] where there is none.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,9 +1,9 @@
-//! `listeners/{name}`: an address and how HTTP is spoken there.
+//! `listeners/{name}`: an address and how HTTP is spoken there, or a name that gRPC clients resolve (`"api": true`).
 //!
 //! What enters: the fields of a listener document, or of `defaults.listener`. What leaves: a [`Listener`] or its
 //! [`Settings`]. That two listeners have one address is not seen here.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::decode::{Cursor, Fields, Object};
 use super::endpoint::Host;
@@ -11,13 +11,13 @@ use super::host::parse_address;
 use super::key::DocumentKey;
 use super::{Groups, Rejection, name, route};
 
-const FIELDS: Fields = Fields { known: &["name", "address", "groups", "http"], later: LATER };
+const FIELDS: Fields = Fields { known: &["name", "address", "groups", "http", "api"], later: LATER };
 const HTTP_FIELDS: Fields = Fields {
     known: &["trusted_hops", "access_log"],
     later: &["http3", "tracing", "websocket", "redirect_to_https", "virtual_hosts"],
 };
 /// The fields of a listener that are not built yet.
-pub(super) const LATER: &[&str] = &["tls", "policies", "api", "tcp"];
+pub(super) const LATER: &[&str] = &["tls", "policies", "tcp"];
 /// Most proxies that may be trusted in front.
 const MAX_TRUSTED_HOPS: u32 = 255;
 
@@ -27,10 +27,8 @@ pub const DEFAULT_NAME: &str = "default";
 /// A listener document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
-    /// IP literal.
-    pub address: IpAddr,
-    /// 1..=65535.
-    pub port: u16,
+    /// Where Envoy listens, port 1..=65535. `None`: an API listener, which gRPC clients resolve as `xds:///NAME`.
+    pub address: Option<SocketAddr>,
     /// What `defaults.listener` may fill in.
     pub settings: Settings,
     /// Which groups of proxies have it.
@@ -66,13 +64,28 @@ pub enum AccessLog {
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rejection> {
     let object = root.object(&FIELDS)?;
     name::check_inner(&object, key)?;
+    let api = object.read("api", |field| field.bool())?.unwrap_or(false);
+    let address = if api { none_of_envoys(&object)? } else { Some(read_address(&object)?) };
+    Ok(Listener { address, settings: read_settings(&object)?, groups: route::read::read_groups(&object)? })
+}
+
+fn read_address(object: &Object<'_>) -> Result<SocketAddr, Rejection> {
     let field = object.require("address", "an address such as \"0.0.0.0:8080\"")?;
-    let (address, port) = match parse_address(field.string()?) {
-        Ok((Host::Ip(ip), port)) => (ip, port),
-        Ok((Host::Name(_), _)) => return Err(field.expected("an IP address and port (\"0.0.0.0:8080\" is every one)")),
-        Err(what) => return Err(field.expected(what)),
-    };
-    Ok(Listener { address, port, settings: read_settings(&object)?, groups: route::read::read_groups(&object)? })
+    match parse_address(field.string()?) {
+        Ok((Host::Ip(ip), port)) => Ok(SocketAddr::new(ip, port)),
+        Ok((Host::Name(_), _)) => Err(field.expected("an IP address and port (\"0.0.0.0:8080\" is every one)")),
+        Err(what) => Err(field.expected(what)),
+    }
+}
+
+/// An API listener is a name: nothing accepts connections there, so nothing of how that is done has a meaning.
+fn none_of_envoys(object: &Object<'_>) -> Result<Option<SocketAddr>, Rejection> {
+    match ["address", "http"].iter().find_map(|name| object.get(name)) {
+        Some(field) => {
+            Err(field.expected("nothing here beside \"api\": true: gRPC clients resolve the listener's name"))
+        }
+        None => Ok(None),
+    }
 }
 
 /// Reads the fields that `defaults.listener` may give too.

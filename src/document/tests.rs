@@ -140,7 +140,7 @@ fn fields_of_later_are_refused_by_name() {
         refused("defaults", json!({ "cluster": {} }), "/cluster", field);
     }
     let listener = json!({ "address": "0.0.0.0:80", "http": {} });
-    for field in ["tls", "policies", "api", "tcp"] {
+    for field in ["tls", "policies", "tcp"] {
         refused("listeners/edge", listener.clone(), "", field);
     }
     for field in ["http3", "tracing", "websocket", "redirect_to_https", "virtual_hosts"] {

@@ -32,7 +32,7 @@ mod tls;
 /// # Errors
 /// What Envoy would refuse once the defaults are filled in; a list of both addresses and names.
 pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) -> Result<Resource, Rejection> {
-    let settings = settings::merged(&cluster.settings, &context.defaults.cluster);
+    let settings = settings_of(cluster, context);
     let (discovery, host) = match &cluster.source {
         Source::Registered => (Discovery::Eds, None),
         Source::Listed(listed) => (Discovery::of_list(listed)?, None),
@@ -60,16 +60,21 @@ pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Contex
     Ok(resource(message, &discovery, documents))
 }
 
-/// The Cluster that stands for one that does not exist: STATIC, without endpoints, so that its routes answer 503.
+/// The Cluster that stands for one that does not exist: EDS, as gRPC clients refuse STATIC; its assignment is empty, so
+/// that its routes answer 503.
 #[must_use]
 pub fn missing(name: &str, documents: Vec<DocumentKey>) -> Resource {
-    resource(base(name, &Settings::default()), &Discovery::None, documents)
+    resource(base(name, &Settings::default()), &Discovery::Eds, documents)
+}
+
+/// What holds for a cluster: its own settings, each one that is absent taken from the defaults.
+#[must_use]
+pub(super) fn settings_of(cluster: &Cluster, context: &Context) -> Settings {
+    settings::merged(&cluster.settings, &context.defaults.cluster)
 }
 
 /// Where a Cluster's endpoints are.
 enum Discovery {
-    /// Nowhere.
-    None,
     /// In a ClusterLoadAssignment of its own.
     Eds,
     /// In the Cluster, as names.
@@ -98,7 +103,6 @@ fn base(name: &str, settings: &Settings) -> WireCluster {
 
 fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<DocumentKey>) -> Resource {
     let kind = match discovery {
-        Discovery::None => wire::DiscoveryType::Static,
         Discovery::Eds => wire::DiscoveryType::Eds,
         Discovery::Dns(_) => wire::DiscoveryType::StrictDns,
     };
@@ -108,7 +112,6 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
             message.eds_cluster_config = Some(wire::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
         }
         Discovery::Dns(_) => message.dns_lookup_family = wire::DnsLookupFamily::V4Preferred as i32,
-        Discovery::None => {}
     }
     let mut bytes = message.encode_to_vec();
     if let Discovery::Dns(endpoints) = discovery {
@@ -367,14 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_cluster_is_static_and_empty() {
-        let expected = json!({
-            "@type": WireCluster::type_url(),
-            "name": "gone",
-            "type": "STATIC",
-            "connect_timeout": "2s",
-            "ignore_health_on_host_removal": true,
-        });
-        assert_eq!(shown(&missing("gone", vec![key()])), expected);
+    fn a_missing_cluster_waits_for_endpoints_like_any_other() {
+        let resource = missing("gone", vec![key()]);
+        assert_eq!((shown(&resource), resource.warms.as_deref()), (eds("gone"), Some("gone")));
     }
 }

@@ -244,7 +244,22 @@ impl Compiled {
         if units.groups || listeners_moved {
             referring.extend(after.iter().map(|(key, _)| key).filter(|key| key.kind != Kind::Services).cloned());
         }
+        if after.has_api_listener() {
+            referring.extend(self.reached_by_grpc(after, units));
+        }
         referring
+    }
+
+    /// What has something to say about gRPC clients that it might not have had before: clusters of routes that changed,
+    /// and whatever `defaults` changed.
+    fn reached_by_grpc(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
+        let routes = units.routes.iter().flat_map(|key| [self.inventory.document(key), after.document(key)]);
+        let names = routes.flat_map(|route| depends::upstream_names(depends::route(route)));
+        let clusters = names.map(|name| DocumentKey::new(Kind::Clusters, name));
+        let mut reached: BTreeSet<DocumentKey> = clusters.filter(|key| after.unit(key).is_some()).collect();
+        let kinds = [Kind::Routes, Kind::Clusters].into_iter().filter(|kind| units.every_of(*kind));
+        reached.extend(kinds.flat_map(|kind| after.of_kind(kind)).map(|(key, _)| key.clone()));
+        reached
     }
 
     /// The difference between an earlier whole and this one, looked for in what was touched on the way.
@@ -316,11 +331,7 @@ impl Compiled {
 
     /// The routes that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
-        let groups = depends::groups(document);
-        let shares = |route: &Document| match (groups, depends::groups(route)) {
-            (Some(ours), Some(theirs)) => !ours.is_disjoint(theirs),
-            _ => true,
-        };
+        let shares = |route: &Document| depends::share_a_group(document, route);
         let users = self.inventory.users(cluster);
         users.filter(|key| self.inventory.document(key).is_some_and(shares)).cloned().collect()
     }
@@ -351,11 +362,14 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
     faults.into_iter().take(1).map(blame).collect()
 }
 
-/// Whether a document exists for the same groups as before; an endpoint source counts, registrations look at it.
+/// Whether a document exists for the same groups as before; an endpoint source counts, registrations look at it, and so
+/// does what kind of listener it is, everyone that it reaches looks at that.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let (Some(old), Some(new)) = (old, new) else { return old.is_some() == new.is_some() };
     let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
-    depends::groups(old) == depends::groups(new) && registered(old) == registered(new)
+    depends::groups(old) == depends::groups(new)
+        && registered(old) == registered(new)
+        && depends::is_api(Some(old)) == depends::is_api(Some(new))
 }
 
 fn same_resource(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {

@@ -98,7 +98,8 @@ pub fn enabled_rules(route: &Route) -> impl Iterator<Item = (usize, &Rule)> {
     route.rules.iter().enumerate().filter(|(_, rule)| route.enabled && rule.enabled)
 }
 
-fn upstream_names(route: Option<&Route>) -> BTreeSet<Arc<str>> {
+/// The names of a route's upstreams.
+pub fn upstream_names(route: Option<&Route>) -> BTreeSet<Arc<str>> {
     route.into_iter().flat_map(upstreams).map(Upstream::cluster_name).collect()
 }
 
@@ -117,6 +118,21 @@ pub fn groups(document: &Document) -> &Groups {
 #[must_use]
 pub fn is_for(document: &Document, group: &str) -> bool {
     groups(document).as_ref().is_none_or(|groups| groups.contains(group))
+}
+
+/// Whether some group has both documents.
+#[must_use]
+pub fn share_a_group(one: &Document, other: &Document) -> bool {
+    match (groups(one), groups(other)) {
+        (Some(ours), Some(theirs)) => !ours.is_disjoint(theirs),
+        _ => true,
+    }
+}
+
+/// Whether it is a listener of gRPC clients.
+#[must_use]
+pub fn is_api(document: Option<&Document>) -> bool {
+    listener(document).is_some_and(|listener| listener.address.is_none())
 }
 
 /// Whether a route is for a listener by name.

@@ -5,11 +5,17 @@
 //! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes
 //! merged, an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client
 //! speaks, 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
+//!
+//! An API listener has no address but an `api_listener`, whose connection manager names the RouteConfiguration and the
+//! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (conformance.md PX-05, PX-06).
+//! Envoy refuses API listeners that come over LDS, so they are answered by name only.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as WireAccessLog, access_log};
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as WireListener, filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    ApiListener, Filter, FilterChain, Listener as WireListener, filter,
+};
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -62,16 +68,19 @@ const JSON_FIELDS: [(&str, &str); 18] = [
 /// # Errors
 /// None yet: what a listeners document says today is checked where it is read.
 pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) -> Result<Resource, Rejection> {
-    let http = http_of(&listener.settings, &context.defaults.listener);
-    let message = message(&key.name, listener.address, listener.port, &http);
-    Ok(Resource::new(key.name.clone(), message.encode_to_vec(), vec![key.clone()]))
+    let message = match listener.address {
+        Some(address) => message(&key.name, address, &http_of(&listener.settings, &context.defaults.listener)),
+        None => api_listener(&key.name),
+    };
+    let resource = Resource::new(key.name.clone(), message.encode_to_vec(), vec![key.clone()]);
+    Ok(Resource { on_demand: listener.address.is_none(), ..resource })
 }
 
 /// The Listener that exists when no listeners document does: `default`, on 0.0.0.0:10000.
 #[must_use]
 pub fn default_listener(context: &Context) -> Resource {
     let http = http_of(&Settings::default(), &context.defaults.listener);
-    let message = message(DEFAULT_NAME, Ipv4Addr::UNSPECIFIED.into(), DEFAULT_PORT, &http);
+    let message = message(DEFAULT_NAME, (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), &http);
     Resource::new(DEFAULT_NAME, message.encode_to_vec(), Vec::new())
 }
 
@@ -79,34 +88,49 @@ fn http_of(own: &Settings, defaults: &Settings) -> Http {
     own.http.clone().or_else(|| defaults.http.clone()).unwrap_or_default()
 }
 
-fn message(name: &str, address: IpAddr, port: u16, http: &Http) -> WireListener {
+fn message(name: &str, address: SocketAddr, http: &Http) -> WireListener {
     let manager = Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(&connection_manager(name, http)))),
     };
     WireListener {
         name: name.to_owned(),
-        address: Some(socket_address(address.to_string(), port)),
+        address: Some(socket_address(address.ip().to_string(), address.port())),
         filter_chains: vec![FilterChain { filters: vec![manager], ..FilterChain::default() }],
+        ..WireListener::default()
+    }
+}
+
+fn api_listener(name: &str) -> WireListener {
+    WireListener {
+        name: name.to_owned(),
+        api_listener: Some(ApiListener { api_listener: Some(any(&routed(name))) }),
         ..WireListener::default()
     }
 }
 
 fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
     HttpConnectionManager {
-        stat_prefix: name.to_owned(),
         codec_type: CodecType::Auto as i32,
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
-            route_config_name: name.to_owned(),
-        })),
-        http_filters: vec![router()],
         use_remote_address: Some(boolean(true)),
         xff_num_trusted_hops: http.trusted_hops,
         normalize_path: Some(boolean(true)),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
         access_log: http.access_log.iter().map(|format| access_log(*format)).collect(),
+        ..routed(name)
+    }
+}
+
+/// What every connection manager has: the RouteConfiguration of the listener's name, and the router.
+fn routed(name: &str) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: name.to_owned(),
+        })),
+        http_filters: vec![router()],
         ..HttpConnectionManager::default()
     }
 }
@@ -197,7 +221,7 @@ mod tests {
         let key = DocumentKey::new(Kind::Listeners, "edge");
         let http = Http { trusted_hops: 2, access_log: Some(AccessLog::Text) };
         let settings = Settings { http: Some(http) };
-        let listener = Listener { address: "::1".parse().unwrap(), port: 8443, settings, groups: None };
+        let listener = Listener { address: Some("[::1]:8443".parse().unwrap()), settings, groups: None };
         let resource = from_document(&key, &listener, &Context::default()).unwrap();
         let mut whole = expected("edge", "::1", 8443);
         let config = &mut whole["filter_chains"][0]["filters"][0]["typed_config"];
@@ -217,10 +241,33 @@ mod tests {
         let filled = manager(&default_listener(&context));
         assert_eq!(filled["xff_num_trusted_hops"], json!(3));
         let own = Settings { http: Some(Http::default()) };
-        let listener = Listener { address: Ipv4Addr::LOCALHOST.into(), port: 80, settings: own, groups: None };
+        let listener = Listener { address: Some((Ipv4Addr::LOCALHOST, 80).into()), settings: own, groups: None };
         let key = DocumentKey::new(Kind::Listeners, "edge");
         let kept = manager(&from_document(&key, &listener, &context).unwrap());
         assert_eq!((&kept["xff_num_trusted_hops"], &kept["access_log"]), (&Json::Null, &Json::Null));
+    }
+
+    #[test]
+    fn an_api_listener_names_its_routes_and_nothing_of_envoys_own() {
+        let mut context = Context::default();
+        context.defaults.listener.http = Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json) });
+        let listener = Listener { address: None, settings: Settings::default(), groups: None };
+        let resource = from_document(&DocumentKey::new(Kind::Listeners, "echo"), &listener, &context).unwrap();
+        let expected = json!({
+            "@type": WireListener::type_url(),
+            "name": "echo",
+            "api_listener": { "api_listener": {
+                "@type": HttpConnectionManager::type_url(),
+                "stat_prefix": "echo",
+                "rds": { "config_source": { "ads": {}, "resource_api_version": "V3" }, "route_config_name": "echo" },
+                "http_filters": [{
+                    "name": "envoy.filters.http.router",
+                    "typed_config": { "@type": Router::type_url() },
+                }],
+            } },
+        });
+        assert_eq!(shown(&resource), expected);
+        assert!(resource.on_demand, "Envoy's wildcard would get what it refuses");
     }
 
     #[test]

@@ -166,7 +166,8 @@ pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>)
 /// What stands for a cluster that no document describes: no endpoints, so that its routes answer 503.
 #[must_use]
 pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
-    Upstreams::alone(clusters::missing(name, documents))
+    let cluster = Arc::new(clusters::missing(name, documents.clone()));
+    Upstreams { cluster, endpoints: Some(Arc::new(Resource { documents, ..endpoints::empty(name) })) }
 }
 
 /// The listener that exists when no document describes one.

@@ -15,6 +15,8 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     let routes = by_name(take(ResourceType::Route), "name");
     let mut clusters = take(ResourceType::Cluster);
     let mut listeners = take(ResourceType::Listener);
+    // Envoy knows no API listeners and is never sent any.
+    listeners.retain(|listener| listener.get("api_listener").is_none());
     clusters.iter_mut().for_each(|cluster| put_endpoints_inside(cluster, &endpoints));
     listeners.iter_mut().for_each(|listener| put_routes_inside(listener, &routes));
     let bootstrap = json!({

@@ -216,14 +216,15 @@ fn listener_group_and_registrations() {
     let listener =
         json!({ "address": "0.0.0.0:8443", "groups": ["edge"], "http": { "trusted_hops": 1, "access_log": "json" } });
     let expected = Document::Listener(Listener {
-        address: "0.0.0.0".parse().unwrap(),
-        port: 8443,
+        address: Some("0.0.0.0:8443".parse().unwrap()),
         settings: super::super::listener::Settings {
             http: Some(Http { trusted_hops: 1, access_log: Some(AccessLog::Json) }),
         },
         groups: Some(BTreeSet::from([Arc::from("edge")])),
     });
     assert_eq!(*parsed("listeners/a", &listener).unwrap().document, expected);
+    let api = Listener { address: None, settings: super::super::listener::Settings::default(), groups: None };
+    assert_eq!(*parsed("listeners/a", &json!({ "api": true })).unwrap().document, Document::Listener(api));
     let group =
         json!({ "match": [{ "id": "edge-*", "cluster": "c", "metadata": {}, "locality": "z" }], "priority": 2 });
     let locality = LocalityMatch { zone: Some("z".to_owned()), ..LocalityMatch::default() };

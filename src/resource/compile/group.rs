@@ -12,6 +12,7 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::{Document, Rejection};
 use crate::resource::context::Context;
 use crate::resource::depends::{self, Units};
+use crate::resource::grpc;
 use crate::resource::table::{Entry, Table, Touched};
 use crate::resource::translate::{self, Made};
 use crate::resource::{Resource, ResourceType};
@@ -79,7 +80,10 @@ impl GroupState {
     fn update_listeners(&mut self, scene: &Scene<'_>, tables: &mut BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
         let listeners = scene.after.listeners(scene.name);
         outcome.faults.extend(address_conflict(&listeners));
-        let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !listeners.contains_key(*name)).cloned().collect();
+        // A table for gRPC clients is filled otherwise than one for Envoy.
+        let stays =
+            |name: &Arc<str>| listeners.contains_key(name) && scene.before.is_api(name) == scene.after.is_api(name);
+        let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             if let Some(table) = self.tables.remove(&name) {
                 outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
@@ -106,6 +110,7 @@ impl GroupState {
         let names: Vec<Arc<str>> = self.tables.keys().filter(|name| !tables.contains_key(*name)).cloned().collect();
         for name in names {
             let mut touched = Touched::default();
+            let for_grpc = scene.after.is_api(&name);
             for key in &scene.units.routes {
                 let (old, new) = (scene.before.unit(key), scene.after.unit(key));
                 let removed = old.map_or(&[][..], |unit| entries_on(unit, scene.name, &name));
@@ -115,7 +120,7 @@ impl GroupState {
                 }
                 if let Some(table) = self.tables.get_mut(&name) {
                     removed.iter().for_each(|entry| table.remove(entry, &mut touched));
-                    inserted.iter().for_each(|entry| table.insert(entry, &mut touched));
+                    inserted.iter().for_each(|entry| table.insert(&said_for(for_grpc, entry), &mut touched));
                 }
             }
             if !touched.documents.is_empty() {
@@ -162,11 +167,17 @@ pub(super) fn entries_on<'a>(unit: &'a Unit, group: &str, listener: &str) -> &'a
     }
 }
 
-fn filled_table(scene: &Scene<'_>, listener: &str) -> (Table, Touched) {
+/// An entry as it stands in a table.
+fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
+    if grpc { grpc::entry(entry) } else { Arc::clone(entry) }
+}
+
+fn filled_table(scene: &Scene<'_>, listener: &Arc<str>) -> (Table, Touched) {
     let (mut table, mut touched) = (Table::default(), Touched::default());
+    let for_grpc = scene.after.is_api(listener);
     for (_, unit) in scene.after.of_kind(Kind::Routes) {
         for entry in entries_on(unit, scene.name, listener) {
-            table.insert(entry, &mut touched);
+            table.insert(&said_for(for_grpc, entry), &mut touched);
         }
     }
     (table, touched)
@@ -207,8 +218,8 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<Unit>>>) -> Vec<F
     let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
     for (name, unit) in listeners {
         let Some(unit) = unit else { continue };
-        if let Some(listener) = depends::listener(Some(unit.document())) {
-            let at = by_address.entry(SocketAddr::new(listener.address, listener.port)).or_default();
+        if let Some(address) = depends::listener(Some(unit.document())).and_then(|listener| listener.address) {
+            let at = by_address.entry(address).or_default();
             at.push((unit.accepted.mod_revision, name));
         }
     }

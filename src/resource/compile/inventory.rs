@@ -149,6 +149,21 @@ impl Inventory {
             .collect()
     }
 
+    /// The listeners of gRPC clients, sorted.
+    pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
+        self.of_kind(Kind::Listeners).filter(|(_, unit)| depends::is_api(Some(unit.document())))
+    }
+
+    /// Whether there is any of them.
+    pub(super) fn has_api_listener(&self) -> bool {
+        self.api_listeners().next().is_some()
+    }
+
+    /// Whether a name is that of a listener of gRPC clients.
+    pub(super) fn is_api(&self, listener: &Arc<str>) -> bool {
+        depends::is_api(self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener))))
+    }
+
     /// Routes that name an upstream, in any group, sorted.
     pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users.get(name).into_iter().flatten()

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Compiled;
 use super::group::entries_on;
-use crate::document::cluster::Source;
+use crate::document::cluster::{Cluster, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::depends;
+use crate::resource::grpc::warnings;
 use crate::resource::translate::Made;
 
 /// A match that another rule has.
@@ -29,7 +30,7 @@ pub struct Standing {
     pub shadowed: bool,
     /// Matches that others have, sorted, each once.
     pub losses: Vec<Loss>,
-    /// Sentences about what is named and does not exist.
+    /// Sentences about what is named and does not exist, and about what gRPC clients cannot take.
     pub dangling: Vec<String>,
 }
 
@@ -44,9 +45,11 @@ impl Compiled {
                 self.judge_matches(key, &mut standing);
                 standing.dangling.extend(self.unknown_listeners(route));
                 standing.dangling.extend(self.missing_clusters(key));
+                standing.dangling.extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
             }
+            Document::Cluster(cluster) => standing.dangling.extend(self.cluster_for_grpc(key, cluster)),
             Document::Endpoint(_) => standing.dangling.extend(self.unused_registration(key)),
-            Document::Cluster(_) | Document::Listener(_) | Document::Group(_) | Document::Defaults(_) => {}
+            Document::Listener(_) | Document::Group(_) | Document::Defaults(_) => {}
         }
         standing
     }
@@ -130,6 +133,26 @@ impl Compiled {
             }
         }
         sentences
+    }
+
+    /// The listeners of gRPC clients that have a route, sorted.
+    fn api_listeners_of(&self, document: &Document) -> Vec<Arc<str>> {
+        let has = |listener: &DocumentKey| {
+            depends::route(Some(document)).is_some_and(|route| depends::is_on(route, &listener.name))
+        };
+        let listeners = self.inventory.api_listeners();
+        let reached = listeners.filter(|(key, unit)| has(key) && depends::share_a_group(document, unit.document()));
+        reached.map(|(key, _)| Arc::clone(&key.name)).collect()
+    }
+
+    /// What the gRPC clients cannot take that get the cluster by the first of its routes that any of them have.
+    fn cluster_for_grpc(&self, key: &DocumentKey, cluster: &Cluster) -> Vec<String> {
+        if !self.inventory.has_api_listener() {
+            return Vec::new();
+        }
+        let routes = self.inventory.users(&key.name).filter_map(|user| self.inventory.document(user));
+        let listeners = routes.map(|route| self.api_listeners_of(route)).find(|listeners| !listeners.is_empty());
+        listeners.map(|listeners| warnings::of_cluster(cluster, &self.context, &listeners)).unwrap_or_default()
     }
 
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {

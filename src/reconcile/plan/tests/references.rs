@@ -17,10 +17,11 @@ fn a_missing_cluster_is_generated_and_the_route_says_so() {
         stage.status("routes/a").warnings,
         ["to: there is no document clusters/x; requests sent there are answered with 503"]
     );
-    assert_eq!(stage.names(), ["default clusters x", "default listeners default", "default routes default"]);
+    let names = ["default clusters x", "default endpoints x", "default listeners default", "default routes default"];
+    assert_eq!(stage.names(), names);
     let plan = stage.put("clusters/x", X);
     assert_eq!(said(&plan), ["routes/a accepted", "clusters/x accepted"]);
-    assert_eq!(changed(&plan), ["default clusters x", "default endpoints x"]);
+    assert_eq!(changed(&plan), ["default endpoints x"]);
     assert_eq!(stage.status("routes/a").warnings, [""; 0]);
 }
 
@@ -64,7 +65,7 @@ fn a_held_cluster_that_is_released_is_missing() {
     stage.delete("clusters/x");
     let plan = stage.plan(vec![Input::Release(Some(vec!["/gateway/clusters/x".to_owned()]))]);
     assert_eq!(said(&plan), ["routes/a accepted", "clusters/x -"]);
-    assert_eq!(changed(&plan), ["default clusters x", "-default endpoints x"]);
+    assert_eq!(changed(&plan), ["default endpoints x"]);
     assert_eq!(stage.resources(), world_of(&[("routes/a", TO_X)]).resources());
 }
 
@@ -120,8 +121,10 @@ fn a_document_of_one_group_does_not_exist_in_another() {
     let stage = world_of(&[("groups/edge", group), ("clusters/x", cluster), ("routes/a", TO_X)]);
     let compiled = stage.world.compiled();
     assert!(compiled.resource("edge", ResourceType::Endpoint, "x").is_some());
-    assert!(compiled.resource("default", ResourceType::Endpoint, "x").is_none());
-    assert!(compiled.resource("default", ResourceType::Cluster, "x").is_some(), "generated for the route");
+    for generated in [ResourceType::Cluster, ResourceType::Endpoint] {
+        let resource = compiled.resource("default", generated, "x").expect("generated for the route");
+        assert_eq!(resource.documents, [document_key("routes/a")]);
+    }
     assert_eq!(
         stage.status("routes/a").warnings,
         ["to: clusters/x is not for group default; there, requests are answered with 503"]
@@ -318,4 +321,52 @@ fn a_missing_cluster_that_was_never_there_stays_missing() {
     let plan = stage.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: None }]);
     assert!(plan.difference.is_empty() && plan.verdicts.is_empty());
     assert_eq!(stage.state("clusters/x"), None);
+}
+
+const ECHO: &str = r#"{"match": "/echo.Echo/*", "to": "x"}"#;
+
+#[test]
+fn an_api_listener_has_its_routes_in_the_words_of_grpc() {
+    let mut stage = world_of(&[("listeners/echo", r#"{"api": true}"#), ("routes/a", ECHO), ("clusters/x", X)]);
+    let resource = |stage: &Stage, kind| stage.world.compiled().resource("default", kind, "echo").unwrap().clone();
+    assert!(resource(&stage, ResourceType::Listener).on_demand);
+    let for_grpc = resource(&stage, ResourceType::Route);
+    stage.put("listeners/echo", r#"{"address": "127.0.0.1:80"}"#);
+    assert!(!resource(&stage, ResourceType::Listener).on_demand);
+    let for_envoy = resource(&stage, ResourceType::Route);
+    assert_ne!(for_grpc.version, for_envoy.version, "the table is filled anew");
+    stage.put("listeners/echo", r#"{"api": true}"#);
+    assert_eq!(resource(&stage, ResourceType::Route).version, for_grpc.version);
+    stage.put("routes/a", r#"{"match": "/echo.Echo/Say", "to": "x"}"#);
+    stage.put("routes/a", ECHO);
+    assert_eq!(resource(&stage, ResourceType::Route).version, for_grpc.version);
+}
+
+#[test]
+fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it() {
+    let least = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "lb": {"policy": "least_request"}}"#;
+    let other = r#"{"match": "/echo.Echo/*", "to": "x", "listeners": ["web"], "rewrite": {"host": "a"}}"#;
+    let web = ("listeners/web", r#"{"address": "127.0.0.1:80"}"#);
+    let mut stage = world_of(&[web, ("routes/a", other), ("clusters/x", least)]);
+    let refused = "lb.policy: gRPC clients of listeners/echo refuse this cluster, they know round_robin and ring_hash";
+    let none: [&str; 0] = [];
+    stage.put("listeners/echo", r#"{"api": true}"#);
+    assert_eq!(stage.status("routes/a").warnings, none);
+    assert_eq!(stage.status("clusters/x").warnings, none);
+    // The route comes to the listener, the cluster says what it did not have to say before.
+    stage.put("routes/a", &other.replace("web", "echo"));
+    assert_eq!(stage.status("routes/a").warnings, ["rewrite: gRPC clients of listeners/echo ignore it"]);
+    assert_eq!(stage.status("clusters/x").warnings, [refused]);
+    stage.put("clusters/x", X);
+    assert_eq!(stage.status("clusters/x").warnings, none);
+    stage.put("defaults", r#"{"cluster": {"lb": {"policy": "random"}}}"#);
+    assert_eq!(stage.status("clusters/x").warnings, [refused]);
+    stage.put("listeners/echo", r#"{"address": "127.0.0.1:81"}"#);
+    assert_eq!(stage.status("clusters/x").warnings, none);
+    stage.put("listeners/echo", r#"{"api": true}"#);
+    stage.put("routes/a", r#"{"match": "/echo.Echo/*", "to": {"respond": {"status": 200}}}"#);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["to: calls of gRPC clients of listeners/echo fail here with UNAVAILABLE, they need a cluster"]
+    );
 }

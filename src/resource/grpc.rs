@@ -1,0 +1,184 @@
+//! What proxyless gRPC clients get: the same documents, said in the part of xDS that gRPC understands.
+//!
+//! What enters: an [`Entry`] of a route as it is for Envoy. What leaves: the same entry for the RouteConfiguration of an
+//! API listener. Clusters and endpoints need no translation, both clients take them as they are. [`warnings`] says what
+//! cannot be translated.
+//!
+//! A client refuses a whole RouteConfiguration for one Route that it does not know, so nothing of the kind may stand there
+//! (measured on grpcio 1.85 and grpc-js-xds 1.14; conformance.md PX-07):
+//!
+//! - A segment prefix becomes an exact path and a prefix: clients know no `path_separated_prefix`, nor URI templates.
+//! - A call is a POST without a query: conditions on either always hold or never do, and a Route that can never match is
+//!   left out. Clients have no pseudo headers to compare.
+//! - A redirect or a fixed response becomes `non_forwarding_action`, with which a call fails (UNAVAILABLE).
+//! - The timeout of a whole response is `max_stream_duration` there.
+//!
+//! What clients ignore (edits of headers, rewrites) is left out, so that a change of it is no change for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    HeaderMatcher, NonForwardingAction, QueryParameterMatcher, Route, RouteAction, RouteMatch,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use prost::Message;
+
+use super::table::Entry;
+
+pub mod warnings;
+
+/// The method of every call.
+const METHOD: &str = "POST";
+
+/// The entry for an API listener; it may hold no Route any more, and keeps its claim on its match nevertheless.
+#[must_use]
+pub fn entry(entry: &Entry) -> Arc<Entry> {
+    let routes = entry.routes.iter().flat_map(routes).collect();
+    Arc::new(Entry { routes, ..entry.clone() })
+}
+
+/// The encoded Routes that stand for one of Envoy's: none, one, or two.
+fn routes(envoy: &Bytes) -> Vec<Bytes> {
+    // What does not decode was not encoded here.
+    let Ok(route) = Route::decode(envoy.clone()) else { return Vec::new() };
+    let (Some(matches), Some(action)) = (route.r#match, route.action) else { return Vec::new() };
+    let Some(headers) = conditions(matches.headers, &matches.query_parameters) else { return Vec::new() };
+    let action = action_of(action);
+    let route = |path| Route {
+        name: route.name.clone(),
+        r#match: Some(RouteMatch { path_specifier: Some(path), headers: headers.clone(), ..RouteMatch::default() }),
+        action: Some(action.clone()),
+        ..Route::default()
+    };
+    paths(matches.path_specifier).into_iter().map(|path| route(path).encode_to_vec().into()).collect()
+}
+
+fn paths(envoy: Option<PathSpecifier>) -> Vec<PathSpecifier> {
+    match envoy {
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            vec![PathSpecifier::Path(prefix.clone()), PathSpecifier::Prefix(format!("{prefix}/"))]
+        }
+        Some(path @ (PathSpecifier::Path(_) | PathSpecifier::Prefix(_) | PathSpecifier::SafeRegex(_))) => vec![path],
+        _ => Vec::new(),
+    }
+}
+
+/// The conditions that a client can check; `None`: no call fulfils them all.
+fn conditions(headers: Vec<HeaderMatcher>, query: &[QueryParameterMatcher]) -> Option<Vec<HeaderMatcher>> {
+    let absent = |parameter: &QueryParameterMatcher| {
+        parameter.query_parameter_match_specifier == Some(QueryParameterMatchSpecifier::PresentMatch(false))
+    };
+    let (of_call, headers): (Vec<_>, Vec<_>) = headers.into_iter().partition(|header| header.name.starts_with(':'));
+    let holds = query.iter().all(absent) && of_call.iter().all(holds_for_a_call);
+    holds.then_some(headers)
+}
+
+/// Conditions on the method, and on `:path` that some query is not there, which is always so.
+fn holds_for_a_call(header: &HeaderMatcher) -> bool {
+    if header.name != ":method" {
+        return true;
+    }
+    match &header.header_match_specifier {
+        Some(HeaderMatchSpecifier::StringMatch(text)) => match &text.match_pattern {
+            Some(MatchPattern::Exact(method)) => method == METHOD,
+            Some(MatchPattern::SafeRegex(methods)) => methods.regex.split('|').any(|method| method == METHOD),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn action_of(envoy: Action) -> Action {
+    let Action::Route(action) = envoy else { return Action::NonForwardingAction(NonForwardingAction {}) };
+    let limited = action.timeout.filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
+    Action::Route(RouteAction {
+        cluster_specifier: action.cluster_specifier,
+        retry_policy: action.retry_policy,
+        hash_policy: action.hash_policy,
+        max_stream_duration: limited
+            .map(|timeout| MaxStreamDuration { max_stream_duration: Some(timeout), ..MaxStreamDuration::default() }),
+        ..RouteAction::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Name;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::document::key::{DocumentKey, Kind};
+    use crate::document::{Document, Limits, parse};
+    use crate::proto::json::to_json;
+    use crate::resource::context::Context;
+    use crate::resource::translate::{self, Made};
+
+    /// The Routes that a document becomes for gRPC clients.
+    fn adapted(document: &Json) -> Vec<Json> {
+        let key = DocumentKey::new(Kind::Routes, "echo");
+        let parsed = parse(&key, document.to_string().as_bytes(), &Limits::default()).unwrap().document;
+        assert!(matches!(*parsed, Document::Route(_)));
+        let made = translate::document(&Context::default(), &key, 0, &parsed).unwrap();
+        let Made::Route { entries, .. } = made else { panic!("a route") };
+        let routes = entries.iter().flat_map(|one| entry(one).routes.to_vec());
+        routes.map(|route| to_json(&Route::type_url(), &route).unwrap()).collect()
+    }
+
+    fn route(matches: Json, action: Json) -> Json {
+        json!({ "@type": Route::type_url(), "name": "routes/echo", "match": matches, "route": action })
+    }
+
+    #[test]
+    fn a_segment_prefix_is_an_exact_path_and_a_prefix() {
+        let action = json!({ "cluster": "x", "max_stream_duration": { "max_stream_duration": "15s" } });
+        let expected =
+            [route(json!({ "path": "/echo.Echo" }), action.clone()), route(json!({ "prefix": "/echo.Echo/" }), action)];
+        assert_eq!(adapted(&json!({ "match": "/echo.Echo/*", "to": "x" })), expected);
+    }
+
+    #[test]
+    fn a_call_is_a_post_without_a_query() {
+        let taken = json!([{ "path": "/a/b", "methods": ["GET", "POST"], "query": { "v": { "present": false } } }]);
+        let action = json!({ "cluster": "x", "max_stream_duration": { "max_stream_duration": "15s" } });
+        assert_eq!(adapted(&json!({ "match": taken, "to": "x" })), [route(json!({ "path": "/a/b" }), action.clone())]);
+        let unlike = json!([{ "path": "/a/b", "query": { "v": { "not": "1" } } }]);
+        assert_eq!(adapted(&json!({ "match": unlike, "to": "x" })), [route(json!({ "path": "/a/b" }), action)]);
+        for never in [json!({ "path": "/a/b", "methods": ["GET"] }), json!({ "path": "/a/b", "query": { "v": "1" } })] {
+            assert_eq!(adapted(&json!({ "match": [never], "to": "x" })), [Json::Null; 0]);
+        }
+        assert_eq!(adapted(&json!({ "match": "/a/{id}", "to": "x" })), [Json::Null; 0]);
+    }
+
+    #[test]
+    fn what_clients_know_stays_and_what_they_ignore_goes() {
+        let document = json!({
+            "match": { "grpc": "echo.Echo/Say", "headers": { "x-tenant": "a" } },
+            "to": [{ "cluster": "x", "weight": 95 }, { "cluster": "y", "weight": 5 }],
+            "retry": { "attempts": 2, "on": ["unavailable"] },
+            "rewrite": { "host": "other" },
+            "request_headers": { "set": { "x-from": "edge" } },
+        });
+        let expected = route(
+            json!({ "path": "/echo.Echo/Say", "headers": [{ "name": "x-tenant", "string_match": { "exact": "a" } }] }),
+            json!({
+                "weighted_clusters": { "clusters": [{ "name": "x", "weight": 95 }, { "name": "y", "weight": 5 }] },
+                "retry_policy": { "retry_on": "unavailable", "num_retries": 2 },
+            }),
+        );
+        assert_eq!(adapted(&document), [expected]);
+    }
+
+    #[test]
+    fn answers_of_envoys_own_make_a_call_fail_and_not_the_configuration() {
+        for to in [json!({ "redirect": { "host": "other" } }), json!({ "respond": { "status": 200 } })] {
+            let routes = adapted(&json!({ "match": "/a/b", "to": to }));
+            assert_eq!(routes[0]["non_forwarding_action"], json!({}));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a document says that proxyless gRPC clients refuse or cannot do: one sentence each, with the field.
+//!
+//! Asked only of documents that an API listener can reach; `listeners` are the names of those listeners.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::document::cluster::{Cluster, LbPolicy, Source};
+use crate::document::endpoint::Host;
+use crate::document::route::{Action, PathMatch, Route, Rule, StringMatch, Upstream};
+use crate::resource::clusters;
+use crate::resource::context::Context;
+use crate::resource::depends;
+
+use super::METHOD;
+
+/// The words of `retry.on` that gRPC knows (gRPC proposal A44).
+const RETRY_WORDS: [&str; 5] = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
+
+/// Of a route; nothing where no listener has it.
+#[must_use]
+pub fn of_route(route: &Route, listeners: &[Arc<str>]) -> Vec<String> {
+    if listeners.is_empty() {
+        return Vec::new();
+    }
+    let clients = clients(listeners);
+    let mut sentences = BTreeSet::new();
+    for (_, rule) in depends::enabled_rules(route) {
+        sentences.extend(of_match(rule, &clients));
+        sentences.extend(of_action(rule, &clients));
+    }
+    sentences.into_iter().collect()
+}
+
+/// Of a cluster.
+#[must_use]
+pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) -> Vec<String> {
+    let clients = clients(listeners);
+    let mut sentences = Vec::new();
+    let settings = clusters::settings_of(cluster, context);
+    let policy = settings.lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy);
+    if !matches!(policy, LbPolicy::RoundRobin | LbPolicy::RingHash) {
+        sentences.push(format!("lb.policy: {clients} refuse this cluster, they know round_robin and ring_hash"));
+    }
+    let field = match &cluster.source {
+        Source::Dns { .. } => Some("dns"),
+        Source::Listed(list) => list.iter().any(|one| matches!(one.host, Host::Name(_))).then_some("endpoints"),
+        Source::Registered => None,
+    };
+    if let Some(field) = field {
+        sentences.push(format!("{field}: {clients} refuse this cluster, they need IP addresses"));
+    }
+    sentences
+}
+
+fn clients(listeners: &[Arc<str>]) -> String {
+    let names: Vec<String> = listeners.iter().map(|name| format!("listeners/{name}")).collect();
+    format!("gRPC clients of {}", names.join(", "))
+}
+
+fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
+    let matches = &rule.matches;
+    let mut sentences = Vec::new();
+    if matches!(matches.path, PathMatch::Template(_)) {
+        sentences.push(format!("match.path: {clients} know no URI templates and do without this"));
+    }
+    if !matches.methods.is_empty() && !matches.methods.iter().any(|method| method == METHOD) {
+        sentences.push(format!("match.methods: {clients} call with {METHOD} only and do without this"));
+    }
+    let never = |condition: &StringMatch| !matches!(condition, StringMatch::Not(_) | StringMatch::Present(false));
+    if matches.query.iter().any(|(_, condition)| never(condition)) {
+        sentences.push(format!("match.query: {clients} send no query and do without this"));
+    }
+    let inverted = matches.headers.iter().filter(|(_, condition)| matches!(condition, StringMatch::Not(_)));
+    sentences.extend(
+        inverted
+            .map(|(name, _)| format!("match.headers.{name}: with {clients} a missing header does not fulfil \"not\"")),
+    );
+    sentences
+}
+
+fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
+    let Action::Forward(targets) = &rule.action else {
+        return vec![format!("to: calls of {clients} fail here with UNAVAILABLE, they need a cluster")];
+    };
+    let mut sentences = Vec::new();
+    for target in targets {
+        let Upstream::Url(url) = &target.upstream else { continue };
+        let name = target.upstream.cluster_name();
+        if url.https {
+            sentences.push(format!("to: {clients} refuse {name}, they take certificates from their bootstrap only"));
+        }
+        if url.host.parse::<std::net::IpAddr>().is_err() {
+            sentences.push(format!("to: {clients} refuse {name}, they need an IP address"));
+        }
+    }
+    let (rewrite, settings) = (&rule.rewrite, &rule.settings);
+    let ignored = [
+        ("rewrite", rewrite.prefix.is_some() || rewrite.host.is_some()),
+        ("idle_timeout", settings.idle_timeout.is_some()),
+        ("request_headers", settings.request_headers.is_some()),
+        ("response_headers", settings.response_headers.is_some()),
+    ];
+    let ignored = ignored.iter().filter(|(_, written)| *written);
+    sentences.extend(ignored.map(|(field, _)| format!("{field}: {clients} ignore it")));
+    if settings.retry.as_ref().is_some_and(|retry| retry.on.iter().all(|word| !RETRY_WORDS.contains(&&**word))) {
+        sentences
+            .push(format!("retry.on: {clients} do not retry on any of these, they know {}", RETRY_WORDS.join(", ")));
+    }
+    sentences
+}
