@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build demo test lint unit golden it e2e bench deny tools
+.PHONY: help build demo test lint unit golden it conformance e2e bench deny tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -15,7 +15,7 @@ demo: tools ## etcd, the server, two upstreams and a real Envoy on free ports; K
 	cargo build
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
-test: lint unit golden it e2e ## everything: format, lints, unit, golden, integration (etcd), end to end (Envoy)
+test: lint unit golden it conformance e2e ## everything: format, lints, unit, golden, integration (etcd), conformance, end to end (Envoy)
 
 lint: tools ## formatting and clippy, warnings denied
 	cargo fmt --check
@@ -29,6 +29,9 @@ golden: tools ## documents in, Envoy's resources out, compared with files
 
 it: tools ## in process, against a real etcd
 	cargo test --test it
+
+conformance: tools ## every rule of the xDS checklist, against the server over its socket; prints the table
+	cargo test --test conformance
 
 e2e: tools ## the server as a process, against a real etcd and a real Envoy
 	cargo test --test e2e -- --nocapture

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -41,7 +42,47 @@ pub mod types {
 #[derive(Debug)]
 pub struct AdsStream<Req, Resp> {
     requests: Option<mpsc::UnboundedSender<Req>>,
-    responses: Streaming<Resp>,
+    responses: Inbox<Resp>,
+}
+
+/// Where responses come from: some servers send the headers of a stream only with its first response.
+#[derive(Debug)]
+enum Inbox<Resp> {
+    Opening(JoinHandle<Result<Streaming<Resp>, Status>>),
+    Open(Box<Streaming<Resp>>),
+    Refused(Status),
+}
+
+impl<Resp> Inbox<Resp> {
+    /// The stream once its headers are there.
+    async fn opened(&mut self) -> Result<&mut Streaming<Resp>, Status> {
+        if let Self::Opening(opening) = self {
+            *self = opening
+                .await
+                .expect("opening a stream does not panic")
+                .map_or_else(Self::Refused, |opened| Self::Open(Box::new(opened)));
+        }
+        match self {
+            Self::Open(responses) => Ok(responses),
+            Self::Refused(status) => Err(status.clone()),
+            Self::Opening(_) => unreachable!("it was opened above"),
+        }
+    }
+
+    async fn message(&mut self) -> Result<Option<Resp>, Status> {
+        self.opened().await?.message().await
+    }
+}
+
+/// What a stream does next.
+#[derive(Debug)]
+pub enum Event<Resp> {
+    /// A response.
+    Response(Resp),
+    /// Its end.
+    Ended(Status),
+    /// Nothing in the given time.
+    Nothing,
 }
 
 /// A state-of-the-world stream.
@@ -68,13 +109,23 @@ where
     /// # Errors
     /// The status that it ends with instead.
     pub async fn open(channel: &Channel, path: &'static str) -> Result<Self, Status> {
+        let mut stream = Self::open_early(channel, path);
+        stream.responses.opened().await?;
+        Ok(stream)
+    }
+
+    /// Open a stream of a method without waiting until the server says that it is open.
+    pub fn open_early(channel: &Channel, path: &'static str) -> Self {
         let (requests, receiver) = mpsc::unbounded_channel();
         let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let codec = tonic_prost::ProstCodec::default();
-        let stream = Request::new(UnboundedReceiverStream::new(receiver));
-        let response = client.streaming(stream, PathAndQuery::from_static(path), codec).await?;
-        Ok(Self { requests: Some(requests), responses: response.into_inner() })
+        let opening = async move {
+            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let stream = Request::new(UnboundedReceiverStream::new(receiver));
+            let response = client.streaming(stream, PathAndQuery::from_static(path), codec).await?;
+            Ok(response.into_inner())
+        };
+        Self { requests: Some(requests), responses: Inbox::Opening(tokio::spawn(opening)) }
     }
 
     /// Send a request.
@@ -96,6 +147,16 @@ where
             Ok(Ok(Some(response))) => response,
             Ok(other) => panic!("expected a response, the stream ended: {other:?}"),
             Err(_) => panic!("expected a response within {PATIENCE:?}"),
+        }
+    }
+
+    /// What happens next, within a time.
+    pub async fn event(&mut self, period: Duration) -> Event<Resp> {
+        match timeout(period, self.responses.message()).await {
+            Ok(Ok(Some(response))) => Event::Response(response),
+            Ok(Ok(None)) => Event::Ended(Status::ok("")),
+            Ok(Err(status)) => Event::Ended(status),
+            Err(_) => Event::Nothing,
         }
     }
 

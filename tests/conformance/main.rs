@@ -1,0 +1,66 @@
+//! The conformance suite: every rule of the xDS checklist, against a server over its socket.
+//!
+//! `checklist` is the list of rules, one line an ID. A rule's test is a function in `general`, `sotw`, `delta`, `ordering`,
+//! `grpc` or `proxyless` that drives a scripted raw client (`client`) against a server under test (`target`) which was told
+//! what to serve (`fixture`). What runs is a trial per rule and variant; after the run `table` prints the verdict of every
+//! ID. An ID that has neither a rule nor a reason fails the run. README.md beside this file says how to use it.
+
+#![allow(clippy::print_stdout, reason = "the table is what the suite is for")]
+#![allow(dead_code, reason = "a target under test may need less than the others")]
+
+#[path = "../support/lib.rs"]
+mod support;
+
+mod checklist;
+mod client;
+mod fixture;
+mod rule;
+mod table;
+mod target;
+mod trial;
+
+mod general;
+mod ordering;
+mod sotw;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+use rule::{Noted, Rule};
+use table::Verdicts;
+
+/// Trials spend their time waiting, not computing.
+const TRIALS_AT_ONCE: usize = 12;
+
+/// All rules, section by section.
+fn rules() -> impl Iterator<Item = &'static Rule> {
+    [general::RULES, sotw::RULES, ordering::RULES].into_iter().flatten()
+}
+
+/// What stands in the table without a test, and why.
+fn noted() -> impl Iterator<Item = &'static Noted> {
+    [general::NOTED, sotw::NOTED, ordering::NOTED].into_iter().flatten()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    trial::keep_panics();
+    let verdicts = Arc::new(Verdicts::default());
+    let under_test = target::under_test();
+    arguments.test_threads.get_or_insert_with(|| under_test.at_once().unwrap_or(TRIALS_AT_ONCE));
+    let mut trials: Vec<Trial> = Vec::new();
+    for rule in rules() {
+        for variant in rule.applies {
+            trials.push(trial::of(rule, *variant, &under_test, &verdicts));
+        }
+    }
+    trials.push(Trial::test("the_checklist_is_complete", || Ok(checklist::complete(rules(), noted())?)));
+    let listing = arguments.list;
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !listing {
+        println!("{}", table::render(&verdicts, noted()));
+    }
+    conclusion.exit_code()
+}

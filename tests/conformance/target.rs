@@ -1,0 +1,62 @@
+//! What is under test: a server that can be told what to serve.
+//!
+//! [`Launch`] starts one for a rule (or empties the one there is), [`Target`] is the running one. `chancery` starts the
+//! real binary and writes documents into etcd; `external` is a server at an address that somebody else runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::fixture::{Change, Resource};
+
+mod chancery;
+mod documents;
+mod external;
+
+/// What a rule may ask of its server beyond the default.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    /// Further command line arguments of `chancery serve`; other servers ignore them.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// A kind of server.
+#[async_trait(?Send)]
+pub(crate) trait Launch: Send + Sync {
+    /// A server that serves exactly these resources.
+    async fn launch(&self, resources: Vec<Resource>, options: Options) -> Box<dyn Target>;
+
+    /// How many rules may run at once; `None`: as many as there are.
+    fn at_once(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// A running server.
+#[async_trait(?Send)]
+pub(crate) trait Target {
+    /// `HOST:PORT` of its xDS port.
+    fn address(&self) -> String;
+
+    /// Change what it should serve, all changes in one step. The server learns of it in its own time.
+    async fn commit(&self, changes: Vec<Change>);
+
+    /// Wait until the last commit can have reached its streams, as far as that can be seen from outside.
+    async fn settled(&self) {}
+
+    /// Stop it and start it again, with the same content and at the same address.
+    async fn restart(&mut self);
+
+    /// A page of its admin API; `None` when it has none.
+    async fn admin(&self, _path: &str) -> Option<serde_json::Value> {
+        None
+    }
+}
+
+/// The server that the environment names, else this tree's own.
+pub(crate) fn under_test() -> Arc<dyn Launch> {
+    match external::External::from_environment() {
+        Some(external) => Arc::new(external),
+        None => Arc::new(chancery::Chancery::default()),
+    }
+}
