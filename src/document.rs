@@ -12,7 +12,7 @@ use decode::Cursor;
 use key::Kind;
 
 pub mod cluster;
-mod decode;
+pub(crate) mod decode;
 pub mod defaults;
 pub mod endpoint;
 pub mod group;
@@ -24,6 +24,7 @@ mod name;
 pub mod regex;
 pub mod route;
 mod text;
+pub mod xds;
 
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -45,6 +46,8 @@ pub enum Document {
     Group(group::Group),
     /// `defaults`.
     Defaults(defaults::Defaults),
+    /// `xds/*/*`.
+    Xds(xds::Xds),
     /// A key of the registry root.
     Endpoint(endpoint::Registration),
 }
@@ -132,13 +135,10 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         Kind::Listeners => Document::Listener(listener::read(key, &root)?),
         Kind::Groups => Document::Group(group::read(key, &root)?),
         Kind::Defaults => Document::Defaults(defaults::read(&root)?),
-        Kind::Services
-        | Kind::Registries
-        | Kind::Secrets
-        | Kind::Policies
-        | Kind::Runtime
-        | Kind::Xds
-        | Kind::Unknown => return Err(Rejection::new("", "a document of this kind is not supported yet")),
+        Kind::Xds => Document::Xds(xds::read(key, &root)?),
+        Kind::Services | Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Unknown => {
+            return Err(Rejection::new("", "a document of this kind is not supported yet"));
+        }
     };
     Ok(Parsed::new(document, warnings))
 }

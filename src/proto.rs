@@ -9,8 +9,10 @@
 //! [`json`] turns encoded messages into proto-JSON for people (the admin API, golden tests); the descriptors that it
 //! needs are decoded once, when first asked for.
 
+pub mod canonical;
 pub mod json;
 pub mod message;
+pub mod sensitive;
 pub mod structs;
 
 /// Slim xDS envelopes (`proto-vendor/chancery/wire/v1/discovery.proto`).

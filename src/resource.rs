@@ -24,6 +24,7 @@ pub mod listeners;
 pub mod routes;
 pub mod table;
 pub mod translate;
+pub mod verbatim;
 
 /// The resource types served, in make-before-break order: what is referred to comes before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -21,6 +21,8 @@ pub(super) enum Code {
     MethodNotAllowed,
     /// A route with the same match exists.
     SameMatch,
+    /// Another document makes the resource already.
+    NameTaken,
     /// Something still uses the document.
     InUse,
     /// What `If-Match` or `If-None-Match` expects does not hold.
@@ -50,6 +52,7 @@ impl Code {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::SameMatch => "same_match",
+            Self::NameTaken => "name_taken",
             Self::InUse => "in_use",
             Self::PreconditionFailed => "precondition_failed",
             Self::TooLarge => "too_large",
@@ -69,6 +72,7 @@ impl Code {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "The method is not supported here",
             Self::SameMatch => "Another route has the same match",
+            Self::NameTaken => "Another document makes this resource",
             Self::InUse => "The document is in use",
             Self::PreconditionFailed => "The document is not in the expected state",
             Self::TooLarge => "The document is too large",
@@ -87,7 +91,7 @@ impl Code {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SameMatch | Self::InUse => StatusCode::CONFLICT,
+            Self::SameMatch | Self::NameTaken | Self::InUse => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -150,6 +150,10 @@ impl Target {
             return Err(Problem::new(Code::SameMatch, detail).of_key(&self.full_key));
         }
         let Some(status) = outcome.world.document(&self.key) else { return Ok(()) };
+        if status.state == State::Shadowed && self.key.kind == Kind::Xds {
+            let detail = format!("{}: {}", self.key, status.reason.as_deref().unwrap_or("another document makes it"));
+            return Err(Problem::new(Code::NameTaken, detail).of_key(&self.full_key).at(status.path.clone()));
+        }
         if status.state != State::Rejected {
             return Ok(());
         }

@@ -246,7 +246,7 @@ impl<'a> Object<'a> {
 }
 
 /// What a key adds to the path of its object: `.name`, without the dot at the start, or `["odd name"]`.
-pub(super) fn segment(path: &str, name: &str) -> String {
+pub(crate) fn segment(path: &str, name: &str) -> String {
     let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     match plain {
         true if name.len() <= QUOTE_LENGTH => format!("{}{name}", if path.is_empty() { "" } else { "." }),
@@ -255,7 +255,7 @@ pub(super) fn segment(path: &str, name: &str) -> String {
 }
 
 /// A text in quotes, shortened, control characters escaped.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     if text.chars().count() <= QUOTE_LENGTH {
         return format!("{text:?}");
     }
@@ -264,7 +264,7 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// `, did you mean "route"?` when one of the names is near, else nothing.
-pub(super) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+pub(crate) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
     let near =
         |name: &&str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), name) <= name.len().div_ceil(3).min(3);
     if found.is_empty() || found.len() > QUOTE_LENGTH {
@@ -275,7 +275,7 @@ pub(super) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n 
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn one_of(quoted: &[String]) -> String {
+pub(crate) fn one_of(quoted: &[String]) -> String {
     match quoted {
         [] => String::new(),
         [only] => only.clone(),
@@ -288,7 +288,8 @@ fn one_of_names(names: &[&str]) -> String {
     format!(", expected {}", one_of(&quoted))
 }
 
-fn found(value: &Value) -> Cow<'static, str> {
+/// A found value, shortened.
+pub(crate) fn found(value: &Value) -> Cow<'static, str> {
     match value {
         Value::Number(number) => format!("the number {number}").into(),
         Value::String(text) => format!("the string {}", quote(text)).into(),
@@ -297,7 +298,8 @@ fn found(value: &Value) -> Cow<'static, str> {
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
+/// A found value that must not be quoted.
+pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -101,6 +101,16 @@ impl DocumentKey {
         Self { kind, name: name.into() }
     }
 
+    /// The name of the Cluster that a document of this key describes; `None`: it describes none.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Clusters => Some(&self.name),
+            Kind::Xds => self.name.strip_prefix("clusters/").filter(|name| !name.is_empty()),
+            _ => None,
+        }
+    }
+
     /// The `{service}` of a route, the `{cluster}` of a registration: the name up to its first slash.
     #[must_use]
     pub fn first_segment(&self) -> &str {

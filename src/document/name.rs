@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::Rejection;
 use super::decode::{Cursor, Object, did_you_mean, quote};
 use super::key::{DocumentKey, Kind};
+use super::{Rejection, xds};
 
 /// The rule, as it is said in a rejection.
 pub(super) const A_NAME: &str = "a name: 1 to 63 characters of a-z 0-9 - . _, the first a letter or digit";
@@ -67,7 +67,7 @@ pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(unknown(&key.name)),
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Xds => {
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => {
             Err(Rejection::new("", format!("{} documents are not supported yet", key.kind)))
         }
         Kind::Defaults => Ok(()),
@@ -76,6 +76,7 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
         Kind::Listeners => segments(key, "listeners/{name}", 1),
         Kind::Groups => segments(key, "groups/{name}", 1),
         Kind::Services => registration(key),
+        Kind::Xds => xds::check_key(key),
     }
 }
 
@@ -106,6 +107,9 @@ fn unknown(key: &str) -> Rejection {
     let word = key.split('/').next().unwrap_or_default();
     if word == Kind::Services.as_str() {
         return Rejection::new("", "registrations belong below the registry prefix, not below the documents' prefix");
+    }
+    if key.contains(char::REPLACEMENT_CHARACTER) {
+        return Rejection::new("", format!("found the key {}, expected UTF-8", quote(key)));
     }
     if let Some(kind) = Kind::from_word(word) {
         let shape = if kind == Kind::Defaults { "\"defaults\" alone" } else { "a name after it" };

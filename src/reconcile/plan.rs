@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 
 use super::world::{Status, Text, World};
 use crate::backend::{Change, Entry, ListReason, Problem};
-use crate::document::key::{DocumentKey, Kind, Layout, Root};
+use crate::document::key::{DocumentKey, Layout, Root};
 use crate::resource::compile::{Difference, Touched};
 
 mod choices;
@@ -174,7 +174,7 @@ fn company(layout: &Layout, input: &Input) -> Company {
         Input::Listed { .. } | Input::Release(_) => Company::Alone,
         Input::Changed { root, changes, .. } => {
             let deletes = |change: &Change| {
-                matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).kind == Kind::Clusters
+                matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
             };
             match changes.iter().filter(|change| deletes(change)).count() {
                 0 => Company::Ordinary,

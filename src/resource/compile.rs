@@ -229,8 +229,8 @@ impl Compiled {
     fn referring(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
         let mut referring = units.routes.clone();
         for name in &units.upstreams {
-            let key = DocumentKey::new(Kind::Clusters, Arc::clone(name));
-            if same_reach(self.inventory.document(&key), after.document(&key)) {
+            let moved = |key: &DocumentKey| !same_reach(self.inventory.document(key), after.document(key));
+            if !describing(name).iter().any(moved) {
                 continue;
             }
             referring.extend(after.users(name).chain(after.registrations(name).map(|(key, _)| key)).cloned());
@@ -329,12 +329,25 @@ impl Compiled {
         self.inventory.registrations(cluster)
     }
 
+    /// The other document that describes the same cluster, if one takes part.
+    #[must_use]
+    pub fn namesake(&self, key: &DocumentKey) -> Option<DocumentKey> {
+        let others = describing(key.cluster()?).into_iter().filter(|other| other != key);
+        others.into_iter().find(|other| self.inventory.unit(other).is_some())
+    }
+
     /// The routes that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
         let shares = |route: &Document| depends::share_a_group(document, route);
         let users = self.inventory.users(cluster);
         users.filter(|key| self.inventory.document(key).is_some_and(shares)).cloned().collect()
     }
+}
+
+/// The keys of the documents that can describe a cluster.
+#[must_use]
+pub fn describing(cluster: &str) -> [DocumentKey; 2] {
+    [DocumentKey::new(Kind::Clusters, cluster), DocumentKey::new(Kind::Xds, format!("clusters/{cluster}"))]
 }
 
 fn translate_all(context: &Context, edits: Vec<Edit>) -> Result<Vec<(DocumentKey, Option<Unit>)>, Vec<Fault>> {

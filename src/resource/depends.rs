@@ -12,6 +12,7 @@ use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::Listener;
 use crate::document::route::{Action, Route, Rule, Upstream};
+use crate::document::xds::Xds;
 use crate::document::{Document, Groups};
 
 /// What has to be compiled again.
@@ -23,6 +24,8 @@ pub struct Units {
     pub upstreams: BTreeSet<Arc<str>>,
     /// Listeners documents.
     pub listeners: BTreeSet<Arc<str>>,
+    /// Xds documents.
+    pub verbatim: BTreeSet<DocumentKey>,
     /// A group came or went.
     pub groups: bool,
     /// `defaults` changed what routes say.
@@ -61,7 +64,13 @@ pub fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: 
         }
         Kind::Groups => units.groups |= old.is_some() != new.is_some(),
         Kind::Defaults => touch_defaults(units, defaults(old), defaults(new)),
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Xds | Kind::Unknown => {}
+        Kind::Xds => {
+            units.verbatim.insert(key.clone());
+            // A generated Cluster stands in for one that nobody describes.
+            let endpoints = key.name.strip_prefix("endpoints/");
+            units.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
+        }
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Unknown => {}
     }
 }
 
@@ -110,6 +119,7 @@ pub fn groups(document: &Document) -> &Groups {
         Document::Route(route) => &route.groups,
         Document::Cluster(cluster) => &cluster.groups,
         Document::Listener(listener) => &listener.groups,
+        Document::Xds(xds) => &xds.groups,
         Document::Group(_) | Document::Defaults(_) | Document::Endpoint(_) => &None,
     }
 }
@@ -155,6 +165,15 @@ pub fn route(document: Option<&Document>) -> Option<&Route> {
 pub fn listener(document: Option<&Document>) -> Option<&Listener> {
     match document {
         Some(Document::Listener(listener)) => Some(listener),
+        _ => None,
+    }
+}
+
+/// The resource as it was written in a document, if it is one.
+#[must_use]
+pub fn xds(document: Option<&Document>) -> Option<&Xds> {
+    match document {
+        Some(Document::Xds(xds)) => Some(xds),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::context::Context;
 use super::table::{self, Entry, Origin};
-use super::{Resource, check, clusters, depends, endpoints, listeners, routes};
+use super::{Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::{Endpoint, Host};
@@ -49,6 +49,8 @@ pub enum Made {
     Cluster(Upstreams),
     /// A listener.
     Listener(Arc<Resource>),
+    /// A resource as it was written.
+    Verbatim(ResourceType, Arc<Resource>),
     /// Nothing by itself: groups, defaults, registrations.
     Nothing,
 }
@@ -69,6 +71,8 @@ pub fn document(
         Document::Listener(value) => {
             listeners::from_document(key, value, context).map(|listener| Made::Listener(Arc::new(listener)))
         }
+        Document::Xds(value) => verbatim::from_document(key, value)
+            .map(|(resource_type, resource)| Made::Verbatim(resource_type, Arc::new(resource))),
         Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Made::Nothing),
         Document::Group(_) | Document::Defaults(_) => Ok(Made::Nothing),
     }));

@@ -84,7 +84,7 @@ impl Choice {
     }
 
     fn is_deleted_cluster(&self, key: &DocumentKey) -> bool {
-        key.kind == Kind::Clusters && self.latest.is_none()
+        key.cluster().is_some() && self.latest.is_none()
     }
 }
 
@@ -268,7 +268,12 @@ impl Choices {
             let found = self.by_key.get(key).filter(|choice| choice.kept).cloned();
             let Some(mut choice) = found.or_else(|| Some(Choice::of(world.records.get(key)?))) else { continue };
             (choice.latest, choice.latest_good, choice.refusal) = (None, None, None);
-            let used = |good: &Good| !decision.compiled.users_of(&key.name, &good.parsed.document).is_empty();
+            // Another document of the same cluster takes over, unless it goes too.
+            let namesake = decision.compiled.namesake(key).filter(|other| !keys.contains(other) || key > other);
+            let used = |good: &Good| {
+                let cluster = key.cluster().unwrap_or_default();
+                namesake.is_none() && !decision.compiled.users_of(cluster, &good.parsed.document).is_empty()
+            };
             choice.kept = choice.serving().is_some_and(used) && !intake.released.contains(&choice.full_key);
             if !choice.kept {
                 choice.candidates.clear();

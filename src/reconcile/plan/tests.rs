@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::document::key::Kind;
 use crate::reconcile::world::{Options, State};
 use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
@@ -11,6 +12,7 @@ mod documents;
 mod guards;
 mod histories;
 mod references;
+mod verbatim;
 
 /// A store and the world that follows it.
 pub(super) struct Stage {

@@ -7,10 +7,10 @@ use super::choices::{Choice, Decision};
 use super::intake::Intake;
 use super::{LastGoodWrite, Plan, Verdict};
 use crate::document::Document;
-use crate::document::key::{DocumentKey, Kind};
+use crate::document::key::DocumentKey;
 use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::world::{Good, Record, State, Status, World};
-use crate::resource::compile::Standing;
+use crate::resource::compile::{Standing, describing};
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
@@ -47,7 +47,7 @@ impl Conclusion {
         let record = self.world.records.get(&key);
         let (mut remembered, mut asked) = record.map_or((false, false), |record| (record.remembered, record.asked));
         let serving = choice.serving().cloned();
-        let is_behind = choice.refusal.is_some() || (choice.kept && key.kind == Kind::Clusters);
+        let is_behind = choice.refusal.is_some() || (choice.kept && key.cluster().is_some());
         match &serving {
             Some(good) if is_behind && !remembered => {
                 let (full_key, text) = (Arc::clone(&choice.full_key), Arc::clone(&good.text));
@@ -70,7 +70,7 @@ impl Conclusion {
             self.world.contested.remove(&key);
             return;
         }
-        set_member(&mut self.world.tombstones, &key, key.kind == Kind::Clusters && choice.kept);
+        set_member(&mut self.world.tombstones, &key, key.cluster().is_some() && choice.kept);
         let contested = choice.refusal.as_ref().is_some_and(|refusal| refusal.contested);
         set_member(&mut self.world.contested, &key, contested);
         let status = Status {
@@ -94,9 +94,10 @@ impl Conclusion {
     /// were used, and kept their text.
     fn seek_clusters(&mut self, affected: &BTreeSet<DocumentKey>) {
         for name in affected.iter().flat_map(|key| self.world.compiled.undescribed_clusters(key)) {
-            let key = DocumentKey::new(Kind::Clusters, name);
-            if !self.world.records.contains_key(&key) && self.world.sought.insert(key.clone()).is_none() {
-                self.wanted.push(key);
+            for key in describing(&name) {
+                if !self.world.records.contains_key(&key) && self.world.sought.insert(key.clone()).is_none() {
+                    self.wanted.push(key);
+                }
             }
         }
     }
@@ -158,19 +159,22 @@ impl Conclusion {
                 let place = loss.map_or("", |loss| &*loss.place);
                 judgement.with(State::Shadowed, format!("{winner} has the same match and was created earlier"), place)
             }
-            _ => judgement,
+            _ => match standing.beneath {
+                Some(reason) => judgement.with(State::Shadowed, reason, "replace"),
+                None => judgement,
+            },
         }
     }
 
     /// Deleted, and serving nevertheless.
     fn judge_deleted(&self, key: &DocumentKey, record: &Record, mut judgement: Judgement) -> Judgement {
-        if key.kind != Kind::Clusters {
+        let Some(cluster) = key.cluster() else {
             let seconds = KEPT_FOR.as_secs();
             let reason = format!("gone together with most instances of its cluster; kept for {seconds} s");
             return judgement.with(State::Held, reason, "");
-        }
+        };
         if let Some(good) = &record.serving {
-            judgement.used_by = self.world.compiled.users_of(&key.name, &good.parsed.document);
+            judgement.used_by = self.world.compiled.users_of(cluster, &good.parsed.document);
         }
         let mut users: Vec<String> = judgement.used_by.iter().take(NAMED_USERS).map(ToString::to_string).collect();
         if judgement.used_by.len() > NAMED_USERS {

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use super::Fault;
 use super::inventory::{Inventory, Unit};
 use crate::document::key::{DocumentKey, Kind};
-use crate::document::{Document, Rejection};
+use crate::document::{Document, Rejection, xds};
 use crate::resource::context::Context;
 use crate::resource::depends::{self, Units};
 use crate::resource::grpc;
@@ -26,7 +26,10 @@ pub(super) type ResourceKey = (ResourceType, Arc<str>);
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GroupState {
+    /// What is served.
     pub(super) resources: OrdMap<ResourceKey, Arc<Resource>>,
+    /// What was compiled of other documents under the name of an xds document, whichever of the two is served.
+    pub(super) beneath: OrdMap<ResourceKey, Arc<Resource>>,
     pub(super) tables: OrdMap<Arc<str>, Table>,
 }
 
@@ -59,6 +62,7 @@ impl GroupState {
     pub(super) fn update(&mut self, scene: &Scene<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
+        self.update_verbatim(scene, &mut outcome);
         if scene.fresh || !scene.units.listeners.is_empty() || scene.units.every_listener {
             self.update_listeners(scene, &mut tables, &mut outcome);
         }
@@ -68,12 +72,51 @@ impl GroupState {
         outcome
     }
 
-    fn set(&mut self, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
+    /// Put what other documents than xds make of a name in its place: served, or beneath an xds document.
+    fn set(&mut self, scene: &Scene<'_>, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
+        let Some((document, unit)) = verbatim(scene.after, scene.name, &key) else {
+            let beneath = self.beneath.remove(&key);
+            outcome.concerned.extend(beneath.iter().flat_map(|resource| named_makers(resource)).cloned());
+            return self.serve(key, resource, outcome);
+        };
+        let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
+        let written = match &unit.made {
+            Made::Verbatim(_, written) if replaces || resource.is_none() => Some(Arc::clone(written)),
+            _ => resource.clone(),
+        };
+        let beneath = match resource {
+            Some(resource) => self.beneath.insert(key.clone(), resource),
+            None => self.beneath.remove(&key),
+        };
+        let makers = [beneath.as_ref(), self.beneath.get(&key)].into_iter().flatten();
+        outcome.concerned.extend(makers.flat_map(|resource| named_makers(resource)).cloned());
+        outcome.concerned.insert(document);
+        self.serve(key, written, outcome);
+    }
+
+    fn serve(&mut self, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
         match resource {
             Some(resource) => self.resources.insert(key.clone(), resource),
             None => self.resources.remove(&key),
         };
         outcome.touched.insert(key);
+    }
+
+    /// Xds documents that came, went or changed, over what was compiled until now.
+    fn update_verbatim(&mut self, scene: &Scene<'_>, outcome: &mut Outcome) {
+        let all: BTreeSet<DocumentKey> = match scene.fresh {
+            true => scene.after.of_kind(Kind::Xds).map(|(key, _)| key.clone()).collect(),
+            false => BTreeSet::new(),
+        };
+        for document in all.union(&scene.units.verbatim) {
+            let Some((word, name)) = xds::split(&document.name) else { continue };
+            let Some(resource_type) = ResourceType::from_word(word) else { continue };
+            let key = (resource_type, Arc::from(name));
+            let was_over = !scene.fresh && verbatim(scene.before, scene.name, &key).is_some();
+            let compiled = if was_over { self.beneath.get(&key) } else { self.resources.get(&key) };
+            let compiled = compiled.cloned();
+            self.set(scene, key, compiled, outcome);
+        }
     }
 
     /// Listeners that came, went or changed; a new one's table is filled with every route that is on it.
@@ -88,15 +131,15 @@ impl GroupState {
             if let Some(table) = self.tables.remove(&name) {
                 outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
             }
-            self.set((ResourceType::Listener, Arc::clone(&name)), None, outcome);
-            self.set((ResourceType::Route, name), None, outcome);
+            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
+            self.set(scene, (ResourceType::Route, name), None, outcome);
         }
         for (name, unit) in listeners {
             let resource = match unit.map(|unit| &unit.made) {
                 Some(Made::Listener(resource)) => Arc::clone(resource),
                 _ => translate::default_listener(scene.context),
             };
-            self.set((ResourceType::Listener, Arc::clone(&name)), Some(resource), outcome);
+            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), Some(resource), outcome);
             if !self.tables.contains_key(&name) {
                 let (table, touched) = filled_table(scene, &name);
                 self.tables.insert(Arc::clone(&name), table);
@@ -136,7 +179,7 @@ impl GroupState {
                 Ok(()) => {
                     let documents = table.documents().map(|key| (**key).clone()).collect();
                     let resource = translate::route_configuration(&name, table.virtual_hosts(), documents);
-                    self.set((ResourceType::Route, name), Some(resource), outcome);
+                    self.set(scene, (ResourceType::Route, name), Some(resource), outcome);
                 }
                 Err(entries) => outcome.faults.extend(too_many(scene, &name, table, entries)),
             }
@@ -149,10 +192,24 @@ impl GroupState {
         let all = if every { scene.after.upstream_names() } else { BTreeSet::new() };
         for name in all.union(&scene.units.upstreams) {
             let (cluster, endpoints) = upstreams(scene, name);
-            self.set((ResourceType::Cluster, Arc::clone(name)), cluster, outcome);
-            self.set((ResourceType::Endpoint, Arc::clone(name)), endpoints, outcome);
+            self.set(scene, (ResourceType::Cluster, Arc::clone(name)), cluster, outcome);
+            self.set(scene, (ResourceType::Endpoint, Arc::clone(name)), endpoints, outcome);
         }
     }
+}
+
+/// The documents that may have something to say of an xds document in the place of their resource.
+fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
+    resource.documents.iter().filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
+}
+
+/// The xds document that a group has of a resource.
+pub(super) fn verbatim<'a>(
+    inventory: &'a Inventory,
+    group: &str,
+    (resource_type, name): &ResourceKey,
+) -> Option<(DocumentKey, &'a Arc<Unit>)> {
+    inventory.verbatim(*resource_type, name).filter(|(_, unit)| depends::is_for(unit.document(), group))
 }
 
 /// A route's entries, if it is for this group and on this listener.
@@ -198,8 +255,16 @@ fn upstreams(scene: &Scene<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Opti
         return (None, None);
     }
     let inline = scene.after.url(name).and_then(|url| translate::inline(scene.context, url, users.clone()).ok());
-    let made = inline.unwrap_or_else(|| translate::missing(name, users));
-    (Some(made.cluster), made.endpoints)
+    if let Some(made) = inline {
+        return (Some(made.cluster), made.endpoints);
+    }
+    // A stand-in gives way to what is written as it is.
+    let written = |resource_type| verbatim(scene.after, scene.name, &(resource_type, Arc::clone(name))).is_some();
+    if written(ResourceType::Cluster) {
+        return (None, None);
+    }
+    let made = translate::missing(name, users);
+    (Some(made.cluster), made.endpoints.filter(|_| !written(ResourceType::Endpoint)))
 }
 
 fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {

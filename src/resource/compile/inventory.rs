@@ -11,8 +11,8 @@ use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
-use crate::resource::depends;
 use crate::resource::translate::{Made, Upstreams};
+use crate::resource::{ResourceType, depends};
 
 /// A document that takes part, and what decides between equals.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,6 +181,18 @@ impl Inventory {
             Made::Route { upstreams, .. } => upstreams.get(name)?.as_ref(),
             _ => None,
         }
+    }
+
+    /// The xds document of a resource.
+    pub(super) fn verbatim(&self, resource_type: ResourceType, name: &str) -> Option<(DocumentKey, &Arc<Unit>)> {
+        let key = DocumentKey::new(Kind::Xds, format!("{resource_type}/{name}"));
+        let unit = self.units.get(&key)?;
+        Some((key, unit))
+    }
+
+    /// Whether a document describes a cluster, whatever its groups are.
+    pub(super) fn describes(&self, cluster: &Arc<str>) -> bool {
+        self.cluster(cluster).is_some() || self.verbatim(ResourceType::Cluster, cluster).is_some()
     }
 
     /// Every name that a Cluster may have: of the documents and of what routes refer to.

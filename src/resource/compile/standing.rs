@@ -8,9 +8,9 @@ use super::group::entries_on;
 use crate::document::cluster::{Cluster, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{DEFAULT_GROUP, Document, listener};
-use crate::resource::depends;
 use crate::resource::grpc::warnings;
 use crate::resource::translate::Made;
+use crate::resource::{Resource, ResourceType, depends};
 
 /// A match that another rule has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +30,9 @@ pub struct Standing {
     pub shadowed: bool,
     /// Matches that others have, sorted, each once.
     pub losses: Vec<Loss>,
+    /// For an xds document: everywhere, what another document makes under its name is served instead. Says which, and
+    /// what would change that.
+    pub beneath: Option<String>,
     /// Sentences about what is named and does not exist, and about what gRPC clients cannot take.
     pub dangling: Vec<String>,
 }
@@ -47,9 +50,14 @@ impl Compiled {
                 standing.dangling.extend(self.missing_clusters(key));
                 standing.dangling.extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
             }
-            Document::Cluster(cluster) => standing.dangling.extend(self.cluster_for_grpc(key, cluster)),
+            Document::Cluster(cluster) => {
+                standing.dangling.extend(self.cluster_for_grpc(key, cluster));
+                standing.dangling.extend(self.replaced(ResourceType::Cluster, &key.name));
+            }
             Document::Endpoint(_) => standing.dangling.extend(self.unused_registration(key)),
-            Document::Listener(_) | Document::Group(_) | Document::Defaults(_) => {}
+            Document::Xds(_) => self.judge_verbatim(key, &mut standing),
+            Document::Listener(_) => standing.dangling.extend(self.replaced(ResourceType::Listener, &key.name)),
+            Document::Group(_) | Document::Defaults(_) => {}
         }
         standing
     }
@@ -80,6 +88,42 @@ impl Compiled {
         standing.losses = losses.into_iter().collect();
     }
 
+    /// Whether an xds document serves, or what is made of others under its name.
+    fn judge_verbatim(&self, key: &DocumentKey, standing: &mut Standing) {
+        let Some(unit) = self.inventory.unit(key) else { return };
+        let Made::Verbatim(resource_type, written) = &unit.made else { return };
+        let resource = (*resource_type, Arc::clone(&written.name));
+        let mut others: Vec<(&str, String)> = Vec::new();
+        let mut serves = false;
+        for (group, state) in self.groups.iter().filter(|(group, _)| depends::is_for(unit.document(), group)) {
+            let is_beneath = |served: &&Arc<Resource>| !Arc::ptr_eq(served, written);
+            match state.resources.get(&resource).filter(is_beneath) {
+                Some(served) => others.push((group, maker(served))),
+                None => serves = true,
+            }
+        }
+        let Some((_, maker)) = others.first() else { return };
+        let (word, name) = (resource_type, &written.name);
+        let sentence = format!(
+            "{maker} makes {name} of type {word} already; \"replace\": true would put this resource in its place"
+        );
+        if serves {
+            let groups: Vec<&str> = others.iter().map(|(group, _)| *group).collect();
+            standing.dangling.push(format!("not in group {}: {sentence}", groups.join(", ")));
+        } else {
+            standing.beneath = Some(sentence);
+        }
+    }
+
+    /// That an xds document stands in the place of a document's resource.
+    fn replaced(&self, resource_type: ResourceType, name: &Arc<str>) -> Option<String> {
+        let (document, unit) = self.inventory.verbatim(resource_type, name)?;
+        let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
+        let key = (resource_type, Arc::clone(name));
+        let over = self.groups.values().any(|state| replaces && state.beneath.contains_key(&key));
+        over.then(|| format!("{document} is served in its place"))
+    }
+
     fn unknown_groups(&self, document: &Document) -> Vec<String> {
         let named = depends::groups(document).iter().flatten();
         let unknown = named.filter(|group| !self.groups.contains_key(*group) && &***group != DEFAULT_GROUP);
@@ -105,7 +149,7 @@ impl Compiled {
         let made = self.inventory.unit(route).map(|unit| &unit.made);
         let Some(Made::Route { upstreams, .. }) = made else { return Vec::new() };
         let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
-        by_name.filter(|name| self.inventory.cluster(name).is_none()).cloned().collect()
+        by_name.filter(|name| !self.inventory.describes(name)).cloned().collect()
     }
 
     /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
@@ -114,22 +158,23 @@ impl Compiled {
         let Made::Route { upstreams, .. } = &unit.made else { return Vec::new() };
         let mut sentences = Vec::new();
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
-            let Some((_, _, cluster)) = self.inventory.cluster(name) else {
+            let written = self.inventory.cluster(name).map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
+            let verbatim = self.inventory.verbatim(ResourceType::Cluster, name);
+            let describing: Vec<_> =
+                written.into_iter().chain(verbatim.map(|(key, unit)| (key.to_string(), unit))).collect();
+            let Some((document, _)) = describing.first() else {
                 sentences.push(format!(
                     "to: there is no document clusters/{name}; requests sent there are answered with 503"
                 ));
                 continue;
             };
-            let without = self
-                .groups
-                .keys()
-                .filter(|group| depends::is_for(unit.document(), group) && !depends::is_for(cluster.document(), group));
+            let has = |group: &str| describing.iter().any(|(_, cluster)| depends::is_for(cluster.document(), group));
+            let without = self.groups.keys().filter(|group| depends::is_for(unit.document(), group) && !has(group));
             let without: Vec<&str> = without.map(|group| &**group).collect();
             if !without.is_empty() {
                 let without = without.join(", ");
-                sentences.push(format!(
-                    "to: clusters/{name} is not for group {without}; there, requests are answered with 503"
-                ));
+                sentences
+                    .push(format!("to: {document} is not for group {without}; there, requests are answered with 503"));
             }
         }
         sentences
@@ -158,11 +203,23 @@ impl Compiled {
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {
         let name: Arc<str> = key.first_segment().into();
         match self.inventory.cluster(&name) {
+            None if self.inventory.describes(&name) => {
+                Some(format!("xds/clusters/{name} is served as it is and does not use it"))
+            }
             None => Some(format!("no cluster document clusters/{name} uses it")),
             Some((cluster, ..)) if cluster.source != Source::Registered => {
                 Some(format!("clusters/{name} has endpoints of its own and does not use it"))
             }
             Some(_) => None,
         }
+    }
+}
+
+/// Who makes a resource, in words.
+fn maker(resource: &Resource) -> String {
+    match resource.documents.as_slice() {
+        [] => "the listener that exists while no listeners document does".to_owned(),
+        [only] => only.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
     }
 }

@@ -305,7 +305,7 @@ fn a_replica_born_after_a_used_cluster_was_deleted_serves_the_same() {
     let mut born = Stage::empty();
     (born.store, born.revision) = (older.store.clone(), older.revision);
     let plan = born.list(ListReason::Start);
-    assert_eq!(plan.wanted, [document_key("clusters/x")]);
+    assert_eq!(plan.wanted, [document_key("clusters/x"), document_key("xds/clusters/x")]);
     born.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: Some(Arc::clone(text)) }]);
     assert_eq!(born.status("clusters/x"), older.status("clusters/x"));
     assert_eq!(born.resources(), older.resources());

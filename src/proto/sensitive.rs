@@ -1,0 +1,44 @@
+//! Which fields hold secrets: those that Envoy marks as such in its .proto files.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use prost_reflect::FieldDescriptor;
+
+use super::json::pool;
+
+/// The option of a field that says so.
+const SENSITIVE: &str = "udpa.annotations.sensitive";
+
+/// Full names of all sensitive fields, found when first asked for.
+static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let Some(option) = pool().get_extension_by_name(SENSITIVE) else { return BTreeSet::new() };
+    let fields = pool().all_messages().flat_map(|message| message.fields().collect::<Vec<_>>());
+    let sensitive = fields.filter(|field| field.options().get_extension(&option).as_bool() == Some(true));
+    sensitive.map(|field| field.full_name().to_owned()).collect()
+});
+
+/// Whether a field holds a secret.
+#[must_use]
+pub fn is_sensitive(field: &FieldDescriptor) -> bool {
+    FIELDS.contains(field.full_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_keys_passwords_and_generic_secrets_are_sensitive() {
+        let package = "envoy.extensions.transport_sockets.tls.v3";
+        for name in [
+            "TlsCertificate.private_key",
+            "TlsCertificate.password",
+            "TlsSessionTicketKeys.keys",
+            "GenericSecret.secret",
+        ] {
+            assert!(FIELDS.contains(&format!("{package}.{name}")), "{name} of {:?}", *FIELDS);
+        }
+        assert!(!FIELDS.contains(&format!("{package}.TlsCertificate.certificate_chain")));
+    }
+}

@@ -1,0 +1,95 @@
+//! Resources as operators wrote them: xds documents to resources of any type.
+//!
+//! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message that the proto-JSON stands for;
+//! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), and the
+//! name inside is the name in the key.
+//!
+//! What stands beside it in the group, and which of two resources of one name is served, is `compile`'s.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use prost::Message;
+use prost_reflect::DynamicMessage;
+use serde_json::Value as Json;
+
+use super::{Resource, ResourceType};
+use crate::document::Rejection;
+use crate::document::decode::{found, quote};
+use crate::document::key::DocumentKey;
+use crate::document::xds::Xds;
+use crate::proto::canonical;
+
+mod read;
+
+/// Where the resource stands in its document.
+const PLACE: &str = "resource";
+
+/// The resource of an xds document, and its type.
+///
+/// # Errors
+/// What Envoy would refuse, with its field path.
+pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Resource), Rejection> {
+    let resource_type = ResourceType::from_word(xds.resource_type)
+        .ok_or_else(|| Rejection::new("", format!("found the type {}, expected one of the API", xds.resource_type)))?;
+    check_type(resource_type, &xds.resource)?;
+    let message = read::resource(resource_type.type_url(), &xds.resource, PLACE)?;
+    check_name(resource_type, &xds.name, &message)?;
+    let body = canonical::encode(&message);
+    let warms = warms(resource_type, &body);
+    let resource = Resource { warms, ..Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]) };
+    Ok((resource_type, resource.wrapped(xds.aliases.clone(), xds.ttl)))
+}
+
+fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Rejection> {
+    let expected = resource_type.type_url();
+    let path = format!("{PLACE}[\"@type\"]");
+    match resource.get("@type") {
+        Some(Json::String(url)) if url == expected => Ok(()),
+        Some(other) => Err(Rejection::new(path, format!("found {}, expected {expected:?}", found(other)))),
+        None => Err(Rejection::new(path, format!("missing, expected {expected:?}"))),
+    }
+}
+
+/// The name inside a resource is the one in its key: it is what Envoy goes by (conformance.md F-29).
+fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage) -> Result<(), Rejection> {
+    let field = name_field(resource_type);
+    let inner = message.get_field_by_name(field);
+    let inner = inner.as_deref().and_then(|value| value.as_str()).unwrap_or_default();
+    let path = format!("{PLACE}.{field}");
+    if inner != name {
+        let reason = match inner {
+            "" => format!("missing, expected {}, the name in its key", quote(name)),
+            inner => format!("found the string {}, expected {}, the name in its key", quote(inner), quote(name)),
+        };
+        return Err(Rejection::new(path, reason));
+    }
+    let two_parts =
+        |name: &str| name.split_once('/').is_some_and(|(table, host)| !table.is_empty() && !host.is_empty());
+    if resource_type == ResourceType::VirtualHost && !two_parts(name) {
+        let expected = "the name of a RouteConfiguration, a slash and a host, as proxies ask for it";
+        return Err(Rejection::new(path, format!("found the string {}, expected {expected}", quote(name))));
+    }
+    Ok(())
+}
+
+fn name_field(resource_type: ResourceType) -> &'static str {
+    match resource_type {
+        ResourceType::Endpoint => "cluster_name",
+        _ => "name",
+    }
+}
+
+/// The assignment that Envoy waits for after an EDS cluster changed.
+fn warms(resource_type: ResourceType, body: &[u8]) -> Option<Arc<str>> {
+    if resource_type != ResourceType::Cluster {
+        return None;
+    }
+    let message = Cluster::decode(body).ok()?;
+    let eds = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds as i32);
+    if message.cluster_discovery_type != Some(eds) {
+        return None;
+    }
+    let service_name = message.eds_cluster_config.map(|config| config.service_name).filter(|name| !name.is_empty());
+    Some(service_name.unwrap_or(message.name).into())
+}
