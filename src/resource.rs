@@ -25,6 +25,7 @@ pub mod routes;
 pub mod table;
 pub mod translate;
 pub mod verbatim;
+pub mod xdstp;
 
 /// The resource types served, in make-before-break order: what is referred to comes before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +110,13 @@ impl ResourceType {
         Self::ALL.into_iter().find(|resource_type| resource_type.as_str() == word)
     }
 
+    /// Whether a time to live is told with resources of the type: Envoy 1.40 removes these when it is over, and does
+    /// nothing, or crashes, for others (conformance.md F-18).
+    #[must_use]
+    pub fn knows_ttl(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener)
+    }
+
     /// Position in [`ResourceType::ALL`].
     #[must_use]
     pub fn index(self) -> usize {
@@ -147,6 +155,9 @@ impl fmt::Debug for ResourceVersion {
     }
 }
 
+/// For a resource that proxies wait for others after: of which types, by which names.
+pub type Awaited = Arc<[(ResourceType, Arc<str>)]>;
+
 /// One encoded resource. Equal when name, version, and `on_demand` are.
 ///
 /// `aliases` and `ttl` are part of the version: a change of either is a change of the resource ([`Resource::wrapped`]).
@@ -162,7 +173,9 @@ pub struct Resource {
     pub documents: Vec<DocumentKey>,
     /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (conformance.md AD-03).
     pub warms: Option<Arc<str>>,
-    /// Not part of the wildcard set; answered only by name.
+    /// What else Envoy waits for after this resource changed, without asking again where it has it (AD-05, DX-30).
+    pub awaits: Option<Awaited>,
+    /// Not part of the wildcard set; answered only by name. So is each resource with an `xdstp://` name.
     pub on_demand: bool,
     /// Other names that a subscription may use for it (delta, VHDS: `<route config>/<host>`). Sorted.
     pub aliases: Arc<[Arc<str>]>,
@@ -171,17 +184,19 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// A resource that is part of the wildcard set and warms nothing.
+    /// A resource that warms nothing and is part of the wildcard set, unless its name is one that never is.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, body: impl Into<Bytes>, documents: Vec<DocumentKey>) -> Self {
-        let body = body.into();
+        let (name, body) = (name.into(), body.into());
+        let on_demand = xdstp::is_xdstp(&name);
         Self {
-            name: name.into(),
+            name,
             version: ResourceVersion::of(&body),
             body,
             documents,
             warms: None,
-            on_demand: false,
+            awaits: None,
+            on_demand,
             aliases: Arc::new([]),
             ttl: None,
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+mod aliases;
 pub mod blocks;
 pub mod changes;
 pub mod set;

@@ -70,6 +70,7 @@ impl Blocks {
 /// Builds [`Blocks`].
 #[derive(Debug)]
 pub struct Encoder {
+    resource_type: ResourceType,
     type_url: &'static str,
     shape: Shape,
     pieces: Vec<Bytes>,
@@ -80,18 +81,25 @@ impl Encoder {
     /// For resources of one type in one shape.
     #[must_use]
     pub fn new(resource_type: ResourceType, shape: Shape) -> Self {
-        Self { type_url: resource_type.type_url(), shape, pieces: Vec::new(), current: BytesMut::new() }
+        let type_url = resource_type.type_url();
+        Self { resource_type, type_url, shape, pieces: Vec::new(), current: BytesMut::new() }
     }
 
     /// Append one resource.
     pub fn push(&mut self, resource: &Resource) {
         match self.shape {
             Shape::Sotw => self.push_any(&resource.body),
-            Shape::Delta => self.push_wrapped(resource),
+            Shape::Delta => self.push_wrapped(resource, true),
         }
         if self.current.len() >= PIECE {
             self.flush();
         }
+    }
+
+    /// Append a resource's name, version, aliases and time to live, and not the resource: a heartbeat, or a name that
+    /// stands for nothing. Only a delta response has a place for it.
+    pub fn push_bodiless(&mut self, resource: &Resource) {
+        self.push_wrapped(resource, false);
     }
 
     /// `repeated Any resources = 2` of a `DiscoveryResponse`.
@@ -102,19 +110,21 @@ impl Encoder {
 
     /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3, aliases = 4,
     /// ttl = 6.
-    fn push_wrapped(&mut self, resource: &Resource) {
+    fn push_wrapped(&mut self, resource: &Resource, with_body: bool) {
         let version = resource.version.to_string();
         let any = any_len(self.type_url, resource.body.len());
-        let ttl = resource.ttl.and_then(|ttl| prost_types::Duration::try_from(ttl).ok()).map(|ttl| ttl.encode_to_vec());
-        let aliases = resource.aliases.iter().map(|alias| field_len(alias.len())).sum::<usize>();
+        let any_field = if with_body { field_len(any) } else { 0 };
+        let ttl = self.ttl(resource);
+        let own = self.own_alias(resource);
+        let aliases = resource.aliases.iter().chain(own).map(|alias| field_len(alias.len())).sum::<usize>();
         let ttl_len = ttl.as_ref().map_or(0, |ttl| field_len(ttl.len()));
-        let len = field_len(version.len()) + field_len(any) + field_len(resource.name.len()) + aliases + ttl_len;
+        let len = field_len(version.len()) + any_field + field_len(resource.name.len()) + aliases + ttl_len;
         self.key(2, len);
         self.key(3, resource.name.len());
         self.current.put_slice(resource.name.as_bytes());
         self.key(1, version.len());
         self.current.put_slice(version.as_bytes());
-        for alias in &*resource.aliases {
+        for alias in resource.aliases.iter().chain(own) {
             self.key(4, alias.len());
             self.current.put_slice(alias.as_bytes());
         }
@@ -122,8 +132,22 @@ impl Encoder {
             self.key(6, ttl.len());
             self.current.put_slice(&ttl);
         }
-        self.key(2, any);
-        self.any_fields(&resource.body);
+        if with_body {
+            self.key(2, any);
+            self.any_fields(&resource.body);
+        }
+    }
+
+    /// A time to live is told for what Envoy removes when it is over, and for nothing else (F-18, SW-30).
+    fn ttl(&self, resource: &Resource) -> Option<Vec<u8>> {
+        let ttl = resource.ttl.filter(|_| self.resource_type.knows_ttl())?;
+        Some(prost_types::Duration::try_from(ttl).ok()?.encode_to_vec())
+    }
+
+    /// A virtual host that was asked for by its name goes by that name, too: Envoy waits for an alias (DX-28).
+    fn own_alias<'a>(&self, resource: &'a Resource) -> Option<&'a Arc<str>> {
+        let named = self.resource_type == ResourceType::VirtualHost && !resource.aliases.contains(&resource.name);
+        named.then_some(&resource.name)
     }
 
     /// `type_url` = 1, value = 2.
@@ -170,6 +194,19 @@ pub fn encode<'a>(
     let mut encoder = Encoder::new(resource_type, shape);
     for resource in resources {
         encoder.push(resource);
+    }
+    encoder.finish()
+}
+
+/// Encode these resources without their bodies, for a delta response.
+#[must_use]
+pub fn encode_bodiless<'a>(
+    resource_type: ResourceType,
+    resources: impl IntoIterator<Item = &'a Arc<Resource>>,
+) -> Blocks {
+    let mut encoder = Encoder::new(resource_type, Shape::Delta);
+    for resource in resources {
+        encoder.push_bodiless(resource);
     }
     encoder.finish()
 }
@@ -230,12 +267,29 @@ mod tests {
         let wrapped = plain.clone().wrapped(aliases, Some(std::time::Duration::from_millis(1500)));
         assert_ne!(plain.version, wrapped.version);
         assert_eq!(plain.version, plain.clone().wrapped(Vec::new(), None).version);
-        let blocks = encode(ResourceType::VirtualHost, Shape::Delta, &[Arc::new(wrapped)]);
-        let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap();
-        let resource = &decoded.resources[0];
+        let wrapped = [Arc::new(wrapped)];
+        let decode = |blocks: &Blocks| pb::DeltaDiscoveryResponse::decode(&*bytes(blocks)).unwrap().resources.remove(0);
+        let resource = decode(&encode(ResourceType::Cluster, Shape::Delta, &wrapped));
         assert_eq!((&*resource.name, &resource.aliases[..]), ("r/a", &["r/a".to_owned(), "r/b".to_owned()][..]));
         assert_eq!(resource.ttl.as_ref().map(|ttl| (ttl.seconds, ttl.nanos)), Some((1, 500_000_000)));
         assert_eq!(resource.resource.as_ref().map(|any| any.value.len()), Some(1));
+        let bodiless = decode(&encode_bodiless(ResourceType::Cluster, &wrapped));
+        assert_eq!(bodiless, pb::Resource { resource: None, ..resource });
+    }
+
+    // SW-30, DX-28
+    #[test]
+    fn only_what_envoy_removes_has_a_time_to_live_and_each_virtual_host_goes_by_its_name() {
+        let ttl = Some(std::time::Duration::from_secs(1));
+        let resource = [Arc::new(Resource::new("r/a", vec![7], Vec::new()).wrapped(vec!["r/b".into()], ttl))];
+        for resource_type in ResourceType::ALL {
+            let blocks = encode(resource_type, Shape::Delta, &resource);
+            let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap().resources.remove(0);
+            let removed_by_envoy = matches!(resource_type, ResourceType::Cluster | ResourceType::Listener);
+            assert_eq!(decoded.ttl.is_some(), removed_by_envoy, "{resource_type}");
+            let own = resource_type == ResourceType::VirtualHost;
+            assert_eq!(decoded.aliases.contains(&"r/a".to_owned()), own, "{resource_type}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
 use super::changes;
 use super::version::SetVersion;
@@ -33,6 +34,7 @@ pub struct ResourceSet {
     len: usize,
     wildcard_version: SetVersion,
     on_demand_version: SetVersion,
+    aliases: Aliases,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
     gathered: Gathered,
@@ -87,6 +89,7 @@ impl ResourceSet {
             len: 0,
             wildcard_version: SetVersion::default(),
             on_demand_version: SetVersion::default(),
+            aliases: Aliases::default(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
             gathered: Gathered::default(),
@@ -133,6 +136,25 @@ impl ResourceSet {
         slab.resources.get(found)
     }
 
+    /// The resource that has the name, or goes by it.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.get(name).or_else(|| self.aliases.get(name))
+    }
+
+    /// Whether any member goes by another name than its own.
+    #[must_use]
+    pub fn has_aliases(&self) -> bool {
+        !self.aliases.is_empty()
+    }
+
+    /// Those whose names begin like this, sorted by name.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let slabs = self.slabs.get(self.slab_of(prefix).unwrap_or_default()..).unwrap_or_default();
+        let members = slabs.iter().flat_map(|slab| &slab.resources);
+        members.skip_while(move |one| *one.name < *prefix).take_while(move |one| one.name.starts_with(prefix))
+    }
+
     /// All, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.slabs.iter().flat_map(|slab| &slab.resources)
@@ -175,6 +197,7 @@ impl ResourceSet {
         let mut next = Self {
             wildcard_version: self.wildcard_version,
             on_demand_version: self.on_demand_version,
+            aliases: self.aliases.clone(),
             len: self.len,
             ..Self::new(self.resource_type)
         };
@@ -218,7 +241,12 @@ impl ResourceSet {
         merged
     }
 
-    fn count(&mut self, resource: &Resource, added: bool) {
+    fn count(&mut self, resource: &Arc<Resource>, added: bool) {
+        if added {
+            self.aliases.add(resource);
+        } else {
+            self.aliases.remove(resource);
+        }
         let (sum, member) = if resource.on_demand {
             // Another sum than that of the same resource in the wildcard set: the difference is one of content.
             let member =
@@ -510,5 +538,34 @@ mod tests {
         assert_eq!(set.wildcard(Shape::Sotw).len(), plain.wildcard(Shape::Sotw).len());
         let other = plain.apply(&[("b".into(), Some(resource("b", 1, false, 5)))]);
         assert_ne!(set.version(), other.version());
+    }
+
+    #[test]
+    fn a_member_is_found_by_what_it_goes_by_and_by_what_its_name_begins_with() {
+        let by = |name: &str, aliases: &[&str]| {
+            let aliases = aliases.iter().map(|alias| Arc::from(*alias)).collect();
+            Some(Arc::new(Resource::new(name, vec![1; 20_000], Vec::new()).wrapped(aliases, None)))
+        };
+        let entries: Vec<Entry> = vec![
+            ("r0/z".into(), by("r0/z", &[])),
+            ("r1/x".into(), by("r1/x", &["r1/a", "r1/b"])),
+            ("r1/y".into(), by("r1/y", &["r1/a"])),
+            ("r1/z".into(), by("r1/z", &[])),
+            ("r10/z".into(), by("r10/z", &[])),
+            ("xdstp://a/t/n?b=1&a=2".into(), by("xdstp://a/t/n?b=1&a=2", &[])),
+        ];
+        let set = ResourceSet::new(ResourceType::VirtualHost).apply(&entries);
+        let found = |set: &ResourceSet, name: &str| set.find(name).map(|one| one.name.to_string());
+        assert!(set.slabs.len() > 1);
+        assert_eq!(found(&set, "r1/a").as_deref(), Some("r1/x"));
+        assert_eq!(found(&set, "xdstp://a/t/n?a=2&b=1").as_deref(), Some("xdstp://a/t/n?b=1&a=2"));
+        let below = |prefix: &str| set.below(prefix).map(|one| one.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(below("r1/"), ["r1/x", "r1/y", "r1/z"]);
+        assert_eq!((below("r2/").len(), below("a").len(), below("r").len()), (0, 0, 5));
+        let set = set.apply(&[("r1/x".into(), by("r1/x", &["r1/c"]))]);
+        assert_eq!(found(&set, "r1/a").as_deref(), Some("r1/y"));
+        assert_eq!((found(&set, "r1/b"), found(&set, "r1/c").as_deref()), (None, Some("r1/x")));
+        let set = set.apply(&["r1/x", "r1/y", "xdstp://a/t/n?b=1&a=2"].map(|name| (name.into(), None)));
+        assert!(!set.has_aliases() && set.find("r1/a").is_none());
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Content {
     pub(super) shared: Shared,
     /// Beside the shared part, none of it twice.
     pub(super) own: Vec<Arc<Resource>>,
+    /// Delta: resources that go without their bodies.
+    pub(super) bodiless: Vec<Arc<Resource>>,
     /// Delta: `removed_resources`.
     pub(super) removed: Vec<Arc<str>>,
 }
@@ -44,13 +46,14 @@ impl Content {
                 set.gather(names.sum(), shape, || names.iter().filter_map(|name| set.get(name)).collect())
             }
         };
-        if self.own.is_empty() {
+        if self.own.is_empty() && self.bodiless.is_empty() {
             return shared;
         }
-        Blocks::concat([&shared, &blocks::encode(resource_type, shape, &self.own)])
+        let own = blocks::encode(resource_type, shape, &self.own);
+        Blocks::concat([&shared, &own, &blocks::encode_bodiless(resource_type, &self.bodiless)])
     }
 
-    /// Every resource, in no order that matters.
+    /// Every resource that goes with its body, in no order that matters.
     pub(super) fn resources(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
         let own = self.own.iter();
         match &self.shared {

@@ -26,6 +26,11 @@ pub(super) fn referrers(resource_type: ResourceType) -> &'static [ResourceType] 
     }
 }
 
+/// The types after whose resources Envoy waits for others.
+pub(super) fn is_awaiting(resource_type: ResourceType) -> bool {
+    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::Route)
+}
+
 /// One response of a referring type, whose answer is awaited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Barrier {

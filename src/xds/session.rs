@@ -16,12 +16,12 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
-use super::state::{Changed, Draft, Reported, State, Target, Unanswered};
+use super::state::{Draft, Reported, State, Target, Unanswered};
 use super::{Error, delta, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::Variant;
 use crate::proto::wire;
-use crate::resource::{Resource, ResourceType};
+use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
 use crate::snapshot::blocks::{Blocks, Shape};
 use crate::snapshot::set::ResourceSet;
@@ -367,6 +367,9 @@ impl Session {
         group: &GroupSnapshot,
         now: Instant,
     ) -> Option<Response> {
+        if resource_type == ResourceType::VirtualHost {
+            self.follow_route_configs(group);
+        }
         let variant = self.settings.variant;
         let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
@@ -388,20 +391,10 @@ impl Session {
             trace: snapshot.trace.clone().filter(|_| published),
         };
         state.on_sent(unanswered, now);
-        if resource_type == ResourceType::Cluster {
+        if order::is_awaiting(resource_type) {
             self.warm(&content, &changed);
         }
         Some(self.respond(resource_type, &content, version))
-    }
-
-    /// Envoy waits for the endpoints of each cluster that is new or changed: they follow in the same flush (AD-03).
-    fn warm(&mut self, content: &Content, changed: &Changed) {
-        let Some(endpoints) = self.types[ResourceType::Endpoint.index()].as_mut() else { return };
-        let warmed = |resource: &Arc<Resource>| resource.warms.clone();
-        match changed {
-            Changed::All => endpoints.warming.extend(content.resources().filter_map(warmed)),
-            Changed::Some(resources) => endpoints.warming.extend(resources.iter().filter_map(warmed)),
-        }
     }
 
     fn nonce(&self) -> Arc<str> {
@@ -554,6 +547,8 @@ fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
         }
     }
 }
+
+mod follow;
 
 #[cfg(test)]
 mod tests;

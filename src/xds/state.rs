@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::beyond;
 use super::content::{Content, Shared};
 use super::order::{Hold, Standing};
 use super::refusals::Refusals;
@@ -40,11 +41,13 @@ pub(super) struct Owed {
     pub(super) all: bool,
     /// These names.
     pub(super) names: BTreeSet<Arc<str>>,
+    /// VHDS: the virtual hosts of these route configurations.
+    pub(super) route_configs: BTreeSet<Arc<str>>,
 }
 
 impl Owed {
     fn is_empty(&self) -> bool {
-        !self.all && self.names.is_empty()
+        !self.all && self.names.is_empty() && self.route_configs.is_empty()
     }
 }
 
@@ -169,6 +172,22 @@ impl State {
         self.owed.names.append(&mut self.refused_warming);
     }
 
+    /// The client waits for a resource of this type, though it may have it and does not ask (AD-03, AD-05, DX-30).
+    pub(super) fn follow(&mut self, name: &Arc<str>) {
+        match self.resource_type {
+            ResourceType::VirtualHost => {
+                self.owed.route_configs.insert(Arc::clone(name));
+            }
+            ResourceType::Endpoint => {
+                self.warming.insert(Arc::clone(name));
+            }
+            _ if self.subscription.names.contains(name) => {
+                self.warming.insert(Arc::clone(name));
+            }
+            _ => {}
+        }
+    }
+
     // ---- what is to be sent ----
 
     /// The next response, if anything is owed. Brings the client to the target, whether that takes a response or not.
@@ -206,7 +225,7 @@ impl State {
         let mut found = self.advance(target, cautious);
         let released = std::mem::take(&mut self.released);
         if full {
-            let empty_first = first && self.subscription.wildcard;
+            let empty_first = first && (self.subscription.wildcard || self.subscription.has_globs());
             if !found.is_any() && released.is_empty() && found.removed.is_empty() && !empty_first {
                 return None;
             }
@@ -231,6 +250,9 @@ impl State {
         let asked = !self.owed.is_empty();
         let mut found = self.advance(target, cautious);
         found.removed.extend(std::mem::take(&mut self.released).into_iter().map(|resource| Arc::clone(&resource.name)));
+        if self.resource_type == ResourceType::VirtualHost {
+            found.bodiless = found.missing.drain(..).map(unresolved).collect();
+        }
         found.removed.append(&mut found.missing);
         found.removed.sort_unstable();
         found.removed.dedup();
@@ -248,7 +270,7 @@ impl State {
             content.shared = Shared::Wildcard(Arc::clone(set));
             version = set.wildcard_version();
         }
-        let named = self.subscription.names.iter().filter_map(|name| set.get(name));
+        let named = self.subscription.named(set).into_iter();
         content.own.extend(named.filter(|resource| !self.subscription.wildcard || resource.on_demand).cloned());
         content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
         version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
@@ -274,11 +296,18 @@ impl State {
         if owed.all {
             self.answer_all(target, &mut found);
         }
+        if cautious {
+            found.removed.clear();
+        }
         for name in owed.names {
             self.answer(target.set, name, &mut found);
         }
+        for of in owed.route_configs {
+            found.answer_route_config(target.set, &of);
+        }
         found.missing.sort_unstable();
         found.missing.dedup();
+        found.settle();
         self.warm(target.set, &mut found);
         if cautious {
             self.owed.names.append(&mut found.missing.drain(..).collect());
@@ -321,11 +350,11 @@ impl State {
             Reported::Nothing | Reported::Version => {
                 if self.subscription.wildcard {
                     found.supersede(Shared::Wildcard(Arc::clone(set)));
-                    let names = self.subscription.names.iter().filter_map(|name| set.get(name));
-                    found.updates.extend(names.filter(|resource| resource.on_demand).cloned());
                 }
                 self.find_missing(set, found);
-                if !self.subscription.wildcard && found.missing.len() < self.subscription.names.len() {
+                if self.subscription.wildcard || !self.subscription.is_plain(set) {
+                    found.updates.extend(self.subscription.named(set).into_iter().cloned());
+                } else if !self.subscription.wildcard && found.missing.len() < self.subscription.names.len() {
                     found.supersede(Shared::Names(Arc::clone(set), self.subscription.names.clone()));
                 }
             }
@@ -333,7 +362,8 @@ impl State {
     }
 
     fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
-        let is_missing = |name: &&Arc<str>| set.get(name).is_none() && self.held(name).is_none();
+        let is_missing =
+            |name: &&Arc<str>| self.subscription.members(set, name).next().is_none() && self.held(name).is_none();
         found.missing.extend(self.subscription.names.iter().filter(is_missing).cloned());
     }
 
@@ -350,25 +380,34 @@ impl State {
             self.find_missing(set, found);
             return;
         }
-        for name in self.subscription.names.iter() {
-            match set.get(name) {
-                Some(resource) if named_always || !has(resource) => found.updates.push(Arc::clone(resource)),
-                Some(_) => {}
-                None => found.missing.push(Arc::clone(name)),
-            }
+        let named = self.subscription.named(set).into_iter();
+        found.updates.extend(named.filter(|resource| named_always || !has(resource)).cloned());
+        self.find_missing(set, found);
+        if self.resource_type == ResourceType::VirtualHost {
+            // No name asks for what a route configuration has from the start: what of it is gone is known from here alone.
+            let gone =
+                versions.keys().filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
+            found.removed.extend(gone.map(|name| Arc::from(&**name)));
         }
     }
 
     /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
     fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
-        match set.get(&name).filter(|resource| self.subscription.covers(resource)).or_else(|| self.held(&name)) {
-            Some(resource) => found.answer(resource),
+        let before = found.updates.len();
+        let members = self.subscription.members(set, &name).filter(|resource| self.subscription.covers(resource));
+        found.updates.extend(members.cloned());
+        if found.updates.len() > before {
+            return;
+        }
+        match self.held(&name) {
+            Some(resource) => found.updates.push(Arc::clone(resource)),
             None => found.missing.push(name),
         }
     }
 
     /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
     fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
+        let mut following = Vec::new();
         for name in std::mem::take(&mut self.warming) {
             let Some(resource) = set.get(&name) else { continue };
             if found.carries(resource) {
@@ -377,9 +416,10 @@ impl State {
             if self.refusals.has(&name, resource.version) {
                 self.refused_warming.insert(name);
             } else {
-                found.updates.push(Arc::clone(resource));
+                following.push(Arc::clone(resource));
             }
         }
+        found.updates.extend(following);
     }
 
     /// The resource of that name whose removal waits.
@@ -402,7 +442,7 @@ impl State {
 
     fn recounted(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) {
         for (resource, added) in [(old, false), (new, true)] {
-            if let Some(resource) = resource.filter(|resource| self.subscription.names.contains(&resource.name)) {
+            if let Some(resource) = resource.filter(|resource| self.subscription.names_it(resource)) {
                 let member = SetVersion::of(resource);
                 self.named = if added { self.named.with(member) } else { self.named.without(member) };
             }
@@ -412,7 +452,7 @@ impl State {
     /// SotW: the version of what is asked for by name and exists.
     fn named_version(&mut self, set: &ResourceSet) -> SetVersion {
         if std::mem::take(&mut self.recount) {
-            let named = self.subscription.names.iter().filter_map(|name| set.get(name));
+            let named = self.subscription.named(set).into_iter();
             self.named = named.fold(SetVersion::default(), |sum, resource| sum.with(SetVersion::of(resource)));
         }
         self.named
@@ -488,33 +528,51 @@ struct Found {
     updates: Vec<Arc<Resource>>,
     /// Asked for by name and not there.
     missing: Vec<Arc<str>>,
+    /// Told without a body.
+    bodiless: Vec<Arc<Resource>>,
     removed: Vec<Arc<str>>,
 }
 
 impl Found {
     fn is_any(&self) -> bool {
-        !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty()
+        !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty() || !self.bodiless.is_empty()
     }
 
     fn all_updates(&self) -> Vec<Arc<Resource>> {
         self.shared_updates.iter().chain(&self.updates).cloned().collect()
     }
 
-    /// Whether the resource is carried already.
-    fn carries(&self, resource: &Resource) -> bool {
-        let shared = match &self.shared {
-            Shared::Nothing => false,
-            Shared::Changes(_) => self.shared_updates.iter().any(|one| one.name == resource.name),
-            Shared::Wildcard(_) => !resource.on_demand,
-            Shared::Names(_, names) => names.contains(&resource.name),
-        };
-        shared || self.updates.iter().any(|one| one.name == resource.name)
+    /// The virtual hosts of a route configuration are answered: with all there are, or with that there are none.
+    fn answer_route_config(&mut self, set: &ResourceSet, of: &str) {
+        let before = self.updates.len();
+        self.updates.extend(beyond::virtual_hosts(set, of).cloned());
+        if self.updates.len() == before {
+            self.removed.push(beyond::no_virtual_host(of));
+        }
     }
 
-    fn answer(&mut self, resource: &Arc<Resource>) {
-        if !self.carries(resource) {
-            self.updates.push(Arc::clone(resource));
+    /// Whether the shared part carries the resource.
+    fn shares(&self, resource: &Resource) -> bool {
+        match &self.shared {
+            Shared::Nothing => false,
+            Shared::Changes(_) => is_among(&self.shared_updates, resource),
+            Shared::Wildcard(_) => !resource.on_demand,
+            Shared::Names(_, names) => names.contains(&resource.name),
         }
+    }
+
+    /// Whether the resource is carried already. Everything is settled.
+    fn carries(&self, resource: &Resource) -> bool {
+        self.shares(resource) || is_among(&self.updates, resource)
+    }
+
+    /// Each resource once, and none that the shared part carries.
+    fn settle(&mut self) {
+        let mut updates = std::mem::take(&mut self.updates);
+        updates.retain(|resource| !self.shares(resource));
+        updates.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        updates.dedup_by(|one, other| one.name == other.name);
+        self.updates = updates;
     }
 
     /// A larger shared part takes the place of what was found so far.
@@ -530,7 +588,8 @@ impl Found {
             Shared::Nothing | Shared::Changes(_) => Changed::Some(self.all_updates()),
         };
         let published = published && !first;
-        let content = Content { shared: self.shared, own: self.updates, removed: self.removed };
+        let Self { shared, updates: own, bodiless, removed, .. } = self;
+        let content = Content { shared, own, bodiless, removed };
         Draft { content, version, published, changed }
     }
 }
@@ -542,6 +601,17 @@ fn empty_assignment(name: &str) -> Arc<Resource> {
     use prost::Message;
     let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() };
     Arc::new(Resource::new(name, assignment.encode_to_vec(), Vec::new()))
+}
+
+/// Whether a resource of that name is among these, which are sorted by name.
+fn is_among(sorted: &[Arc<Resource>], resource: &Resource) -> bool {
+    sorted.binary_search_by(|one| one.name.cmp(&resource.name)).is_ok()
+}
+
+/// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the request
+/// that waits for it hanging (DX-29).
+fn unresolved(name: Arc<str>) -> Arc<Resource> {
+    Arc::new(Resource { aliases: Arc::new([Arc::clone(&name)]), ..Resource::new(name, Vec::new(), Vec::new()) })
 }
 
 /// Whether a text of a version is that version, without writing it.

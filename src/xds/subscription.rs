@@ -9,8 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Error;
+use super::beyond::{Beyond, glob_members};
 use super::names::{Interner, Names, summand};
+use crate::resource::xdstp::{self, Glob};
 use crate::resource::{Resource, ResourceType};
+use crate::snapshot::set::ResourceSet;
 
 /// The explicit wildcard.
 const STAR: &[u8] = b"*";
@@ -20,8 +23,10 @@ const STAR: &[u8] = b"*";
 pub(super) struct Subscription {
     /// Everything that is not on demand.
     pub(super) wildcard: bool,
-    /// And these.
+    /// And these, globs among them; `xdstp://` names canonical.
     pub(super) names: Names,
+    /// And what no name stands for.
+    beyond: Option<Box<Beyond>>,
     /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
     named_before: bool,
 }
@@ -45,7 +50,69 @@ pub(super) fn knows_wildcard(resource_type: ResourceType) -> bool {
 impl Subscription {
     /// Whether the resource is asked for.
     pub(super) fn covers(&self, resource: &Resource) -> bool {
-        (self.wildcard && !resource.on_demand) || self.names.contains(&resource.name)
+        (self.wildcard && !resource.on_demand) || self.names_it(resource)
+    }
+
+    /// Whether the resource is asked for by more than the wildcard: by its name, by another it goes by, by a glob.
+    pub(super) fn names_it(&self, resource: &Resource) -> bool {
+        self.names.contains(&resource.name)
+            || resource.aliases.iter().any(|alias| self.names.contains(alias))
+            || (xdstp::is_xdstp(&resource.name) && self.names.contains(&xdstp::canonical(&resource.name)))
+            || self.beyond.as_ref().is_some_and(|beyond| beyond.covers(resource))
+    }
+
+    /// The members that are asked for by more than the wildcard, each once.
+    pub(super) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
+        let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();
+        if !self.is_plain(set) {
+            members.extend(self.beyond.iter().flat_map(|beyond| beyond.members(set)));
+            members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+            members.dedup_by(|one, other| one.name == other.name);
+        }
+        members
+    }
+
+    /// Whether each name stands for the member that has it, and nothing else is asked for by more than the wildcard.
+    pub(super) fn is_plain(&self, set: &ResourceSet) -> bool {
+        self.beyond.is_none() && !set.has_aliases()
+    }
+
+    /// What one of the names stands for.
+    pub(super) fn members<'a>(&'a self, set: &'a ResourceSet, name: &str) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let glob = self.glob(name);
+        let one = if glob.is_none() { set.find(name) } else { None };
+        glob.into_iter().flat_map(|glob| glob_members(set, glob)).chain(one)
+    }
+
+    fn glob(&self, name: &str) -> Option<&Glob> {
+        self.beyond.as_ref()?.globs.iter().find(|glob| **glob.name() == *name)
+    }
+
+    /// Whether a glob is asked for.
+    pub(super) fn has_globs(&self) -> bool {
+        self.beyond.as_ref().is_some_and(|beyond| !beyond.globs.is_empty())
+    }
+
+    fn set_names(&mut self, names: Names) {
+        let globs: Vec<_> = names.iter().filter_map(Glob::parse).collect();
+        self.names = names;
+        if self.beyond.is_some() || !globs.is_empty() {
+            self.change_beyond(|beyond| beyond.globs = globs);
+        }
+    }
+
+    /// Whether the route configurations whose virtual hosts are asked for were made from these.
+    pub(super) fn follows(&self, set: &Arc<ResourceSet>, names: &Names) -> bool {
+        let followed = self.beyond.as_ref().and_then(|beyond| beyond.followed.as_ref());
+        followed.is_some_and(|(of, asked)| Arc::ptr_eq(of, set) && asked == names)
+    }
+
+    /// Change what is asked for beyond names.
+    pub(super) fn change_beyond<T>(&mut self, change: impl FnOnce(&mut Beyond) -> T) -> T {
+        let mut beyond = self.beyond.take().unwrap_or_default();
+        let result = change(&mut beyond);
+        self.beyond = Some(beyond).filter(|beyond| !beyond.is_empty());
+        result
     }
 
     /// Adopt the name list of a SotW request, which is the whole list each time.
@@ -68,12 +135,12 @@ impl Subscription {
         }
         let mut names = Vec::with_capacity(listed.len());
         for name in listed.iter().filter(|name| *name != STAR) {
-            names.push(Arc::from(text(name)?));
+            names.push(text(name)?);
         }
         let names = Names::new(names, interner);
         let grown = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
         let changed = was_wildcard != wildcard || names != self.names;
-        self.names = names;
+        self.set_names(names);
         Ok(Asked { wildcard: wildcard && !was_wildcard, names: grown, changed })
     }
 
@@ -83,7 +150,7 @@ impl Subscription {
         let asked = wildcard && !self.wildcard;
         let changed = wildcard != self.wildcard || !self.names.is_empty();
         self.wildcard = wildcard;
-        self.names = Names::default();
+        self.set_names(Names::default());
         Asked { wildcard: asked, names: Vec::new(), changed }
     }
 
@@ -126,14 +193,14 @@ impl Subscription {
             if *name == STAR {
                 asked.wildcard |= knows_wildcard(resource_type);
             } else {
-                asked.names.push(Arc::from(text(name)?));
+                asked.names.push(text(name)?);
             }
         }
         asked.changed |= asked.wildcard && !self.wildcard;
         self.wildcard |= asked.wildcard;
         if asked.names.iter().any(|name| !self.names.contains(name)) {
             asked.changed = true;
-            self.names = self.names.with(asked.names.iter().cloned(), interner);
+            self.set_names(self.names.with(asked.names.iter().cloned(), interner));
         }
         Ok(())
     }
@@ -149,14 +216,16 @@ impl Subscription {
                 asked.changed |= self.wildcard;
                 self.wildcard = false;
                 asked.wildcard = false;
-            } else if self.names.contains(text(name)?) {
-                gone.push(Arc::from(text(name)?));
+            } else {
+                gone.push(text(name)?);
             }
         }
+        gone.retain(|name| self.names.contains(name));
         gone.sort_unstable();
         if !gone.is_empty() {
             asked.changed = true;
-            self.names = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
+            let left = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
+            self.set_names(left);
         }
         asked.names.retain(|name| gone.binary_search(name).is_err());
         if self.wildcard {
@@ -166,8 +235,10 @@ impl Subscription {
     }
 }
 
-fn text(name: &Bytes) -> Result<&str, Error> {
-    std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)
+/// A name as it is compared: byte by byte, the form of `xdstp://` names made one before (GEN-20).
+fn text(name: &Bytes) -> Result<Arc<str>, Error> {
+    let name = std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)?;
+    Ok(xdstp::canonical(name).into())
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@ use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::google::rpc::Status;
 
 use super::*;
+use crate::resource::Resource;
 use crate::resource::compile::{Difference, ResourceChange};
 use crate::snapshot::{Facts, Source};
 
+mod globs;
 mod interleavings;
+mod on_demand;
 
 const CLUSTER: ResourceType = ResourceType::Cluster;
 const ENDPOINT: ResourceType = ResourceType::Endpoint;
@@ -23,13 +26,17 @@ fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
     let unique: BTreeMap<_, _> = commit.iter().map(|(of_type, name, content)| ((*of_type, *name), *content)).collect();
     let resources = unique.into_iter().map(|((resource_type, name), content)| {
         let resource = content.map(|content| {
-            let mut resource = Resource::new(name, body(name, content), Vec::new());
+            let mut resource = resource(name, content);
             resource.warms = (resource_type == CLUSTER && name != "S").then(|| name.into());
             Arc::new(resource)
         });
         ResourceChange { group: "default".into(), resource_type, name: name.into(), resource }
     });
-    let difference = Difference { resources: resources.collect(), ..Difference::default() };
+    changed(snapshot, resources.collect())
+}
+
+fn changed(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
+    let difference = Difference { resources, ..Difference::default() };
     let facts = Facts {
         revision: 1,
         built_at: SystemTime::UNIX_EPOCH,
@@ -39,6 +46,10 @@ fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
         group_rules: Arc::clone(&snapshot.group_rules),
     };
     snapshot.next(&difference, facts)
+}
+
+fn resource(name: &str, content: u8) -> Resource {
+    Resource::new(name, body(name, content), Vec::new())
 }
 
 /// A message whose first field is its name, as in most resources, and which has some content behind it.
@@ -58,6 +69,8 @@ fn parse(body: &[u8]) -> (String, u8) {
 struct Said {
     resource_type: ResourceType,
     resources: Vec<(String, u8)>,
+    /// Those without a body, each with its aliases.
+    bodiless: Vec<String>,
     removed: Vec<String>,
     nonce: String,
     version: String,
@@ -73,8 +86,9 @@ impl Said {
             other => other.as_str(),
         };
         let resources: Vec<_> = self.resources.iter().map(|(name, content)| format!("{name}@{content}")).collect();
+        let bodiless: Vec<_> = self.bodiless.iter().map(|name| format!("~{name}")).collect();
         let removed: Vec<_> = self.removed.iter().map(|name| format!("-{name}")).collect();
-        format!("{word}[{}]", [resources, removed].concat().join(","))
+        format!("{word}[{}]", [resources, bodiless, removed].concat().join(","))
     }
 }
 
@@ -113,6 +127,14 @@ impl Client {
 
     fn commit(&mut self, commit: Commit<'_>) -> &mut Self {
         self.snapshot = committed(&self.snapshot, commit);
+        self
+    }
+
+    /// Publish one resource as it is.
+    fn serve(&mut self, resource_type: ResourceType, resource: Resource) -> &mut Self {
+        let (group, name) = ("default".into(), Arc::clone(&resource.name));
+        let change = ResourceChange { group, resource_type, name, resource: Some(Arc::new(resource)) };
+        self.snapshot = changed(&self.snapshot, vec![change]);
         self
     }
 
@@ -196,18 +218,22 @@ impl Client {
         Some(match self.session.settings.variant {
             Variant::Delta => {
                 let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap();
-                let mut resources: Vec<_> =
-                    decoded.resources.into_iter().map(|one| parse(&one.resource.unwrap().value)).collect();
+                let (whole, bodiless): (Vec<_>, Vec<_>) =
+                    decoded.resources.into_iter().partition(|one| one.resource.is_some());
+                let mut resources: Vec<_> = whole.into_iter().map(|one| parse(&one.resource.unwrap().value)).collect();
                 resources.sort();
-                let version = decoded.system_version_info;
-                Said { resource_type, resources, removed: decoded.removed_resources, nonce: decoded.nonce, version }
+                let bodiless =
+                    bodiless.into_iter().map(|one| [&[one.name], &*one.aliases].concat().join("=")).collect();
+                let (version, removed) = (decoded.system_version_info, decoded.removed_resources);
+                Said { resource_type, resources, bodiless, removed, nonce: decoded.nonce, version }
             }
             Variant::Sotw => {
                 let decoded = pb::DiscoveryResponse::decode(&*bytes).unwrap();
                 let mut resources: Vec<_> = decoded.resources.iter().map(|any| parse(&any.value)).collect();
                 resources.sort();
                 let version = decoded.version_info;
-                Said { resource_type, resources, removed: Vec::new(), nonce: decoded.nonce, version }
+                let (bodiless, removed) = (Vec::new(), Vec::new());
+                Said { resource_type, resources, bodiless, removed, nonce: decoded.nonce, version }
             }
         })
     }

@@ -1,0 +1,69 @@
+//! What a stream asks for beyond names of resources: globs, and the virtual hosts of whole route configurations.
+//!
+//! Rare, so it lives in a box of its own. A glob comes from a list of names (conformance.md DX-31). A route configuration
+//! with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and none follows for a
+//! second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::names::Names;
+use crate::resource::Resource;
+use crate::resource::xdstp::Glob;
+use crate::snapshot::set::ResourceSet;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Beyond {
+    pub(super) globs: Vec<Glob>,
+    /// Names of route configurations whose virtual hosts the client has.
+    pub(super) route_configs: BTreeSet<Arc<str>>,
+    /// What `route_configs` was made from: the route configurations there are, and those that are asked for.
+    pub(super) followed: Option<(Arc<ResourceSet>, Names)>,
+}
+
+/// The route configuration that a virtual host belongs to.
+fn route_config(name: &str) -> Option<&str> {
+    name.rsplit_once('/').map(|(route_config, _)| route_config)
+}
+
+/// The virtual hosts that a route configuration has from the start.
+pub(super) fn virtual_hosts<'a>(
+    set: &'a ResourceSet,
+    of: &'a str,
+) -> impl Iterator<Item = &'a Arc<Resource>> + use<'a> {
+    let below = set.below(of).filter(move |one| route_config(&one.name) == Some(of));
+    below.filter(|one| !one.on_demand)
+}
+
+/// A name that no virtual host has, to be removed where a route configuration has none: Envoy starts its listener when a
+/// response speaks of that route configuration, and an empty one does not (DX-30).
+pub(super) fn no_virtual_host(of: &str) -> Arc<str> {
+    format!("{of}/-").into()
+}
+
+impl Beyond {
+    pub(super) fn is_empty(&self) -> bool {
+        self.globs.is_empty() && self.route_configs.is_empty() && self.followed.is_none()
+    }
+
+    /// Whether the resource is asked for by anything here.
+    pub(super) fn covers(&self, resource: &Resource) -> bool {
+        self.globs.iter().any(|glob| glob.covers(&resource.name))
+            || (!resource.on_demand && route_config(&resource.name).is_some_and(|of| self.route_configs.contains(of)))
+    }
+
+    /// All members that are asked for by anything here, some perhaps twice.
+    pub(super) fn members<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let globs = self.globs.iter().flat_map(|glob| glob_members(set, glob));
+        globs.chain(self.route_configs.iter().flat_map(|of| virtual_hosts(set, of)))
+    }
+}
+
+/// The members that a glob covers.
+pub(super) fn glob_members<'a>(
+    set: &'a ResourceSet,
+    glob: &'a Glob,
+) -> impl Iterator<Item = &'a Arc<Resource>> + use<'a> {
+    set.below(glob.prefix()).filter(|one| glob.covers(&one.name))
+}

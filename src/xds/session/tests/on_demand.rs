@@ -1,0 +1,119 @@
+//! What is asked for by name when it is needed: virtual hosts, clusters.
+
+use super::*;
+
+const HOST: ResourceType = ResourceType::VirtualHost;
+
+/// A route configuration with `vhds`.
+fn with_hosts(name: &str, content: u8) -> Resource {
+    Resource { awaits: Some(Arc::new([(HOST, name.into())])), ..resource(name, content) }
+}
+
+fn aliased(name: &str, content: u8, aliases: &[&str]) -> Resource {
+    resource(name, content).wrapped(aliases.iter().map(|alias| Arc::from(*alias)).collect(), None)
+}
+
+// DX-28
+#[test]
+fn a_virtual_host_is_answered_by_its_name_and_by_its_aliases_once() {
+    let mut client = client(Variant::Delta);
+    client.serve(HOST, aliased("r1/h", 1, &["r1/h:80", "r1/H"]));
+    assert_eq!(client.delta(HOST, &["r1/h:80"], &[]).says(), ["virtual_hosts[r1/h@1]"]);
+    assert_eq!(client.delta(HOST, &["r1/h", "r1/H"], &[]).says(), ["virtual_hosts[r1/h@1]"]);
+    client.serve(HOST, aliased("r1/h", 2, &["r1/h:80"]));
+    assert_eq!(client.says(), ["virtual_hosts[r1/h@2]"]);
+    client.commit(&[(HOST, "r1/h", None)]);
+    assert_eq!(client.says(), ["virtual_hosts[-r1/h]"]);
+}
+
+// DX-29
+#[test]
+fn a_virtual_host_that_does_not_exist_is_an_alias_of_nothing_until_it_does() {
+    let mut client = client(Variant::Delta);
+    assert_eq!(client.delta(HOST, &["r1/none"], &[]).says(), ["virtual_hosts[~r1/none=r1/none]"]);
+    client.serve(HOST, aliased("r1/n", 1, &["r1/none"]));
+    assert_eq!(client.says(), ["virtual_hosts[r1/n@1]"]);
+    client.commit(&[(HOST, "r1/n", None)]);
+    assert_eq!(client.says(), ["virtual_hosts[-r1/n]"]);
+    assert_eq!(client.delta(HOST, &["r1/none"], &[]).says(), ["virtual_hosts[~r1/none=r1/none]"]);
+}
+
+// DX-30
+#[test]
+fn an_empty_first_request_is_answered_for_each_route_configuration_with_vhds() {
+    let mut client = client(Variant::Delta);
+    client.serve(ROUTE, with_hosts("r2", 1)).serve(ROUTE, with_hosts("r3", 1));
+    client.commit(&[
+        (HOST, "r2/a", Some(1)),
+        (HOST, "r2/b", Some(1)),
+        (HOST, "r20/a", Some(1)),
+        (HOST, "r2/x/a", Some(1)),
+    ]);
+    client.delta(ROUTE, &["r1", "r2", "r3"], &[]).all();
+    assert_eq!(client.delta(HOST, &[], &[]).says(), ["virtual_hosts[r2/a@1,r2/b@1,-r3/-]"]);
+    client.commit(&[(HOST, "r2/a", Some(2)), (HOST, "r3/a", Some(1)), (HOST, "r20/a", Some(2)), (HOST, "r2/b", None)]);
+    assert_eq!(client.says(), ["virtual_hosts[r2/a@2,r3/a@1,-r2/b]"]);
+}
+
+// DX-30: no request follows for a route configuration that is asked for later, or anew
+#[test]
+fn a_later_route_configuration_is_followed_by_its_virtual_hosts() {
+    let mut client = client(Variant::Delta);
+    client.serve(ROUTE, with_hosts("r2", 1)).commit(&[(HOST, "r2/a", Some(1))]);
+    assert_eq!(client.delta(ROUTE, &["r1"], &[]).delta(HOST, &[], &[]).says(), ["RDS[r1@1]"]);
+    assert_eq!(client.delta(ROUTE, &["r2"], &[]).says(), ["RDS[r2@1]", "virtual_hosts[r2/a@1]"]);
+    assert_eq!(client.delta(ROUTE, &[], &["r2"]).says(), [""; 0]);
+    client.commit(&[(HOST, "r2/a", Some(2))]);
+    assert_eq!(client.says(), [""; 0]);
+    assert_eq!(client.delta(ROUTE, &["r2"], &[]).says(), ["RDS[r2@1]", "virtual_hosts[r2/a@2]"]);
+    client.serve(ROUTE, with_hosts("r1", 2));
+    assert_eq!(client.says(), ["RDS[r1@2]", "virtual_hosts[-r1/-]"]);
+}
+
+// DX-15, DX-30: on a service of its own, and after a reconnect
+#[test]
+fn alone_on_its_service_virtual_hosts_are_those_of_all_route_configurations() {
+    let mut client = client(Variant::Delta);
+    client.session.settings.service_type = Some(HOST);
+    client.serve(ROUTE, with_hosts("r2", 1)).commit(&[(HOST, "r2/a", Some(1)), (HOST, "r1/a", Some(1))]);
+    client.delta_with(HOST, &["r1/a"], &[], &[("r2/a", 1), ("r2/gone", 1), ("r1/a", 1)]);
+    assert_eq!(client.says(), ["virtual_hosts[r1/a@1,r2/a@1,-r2/gone]"]);
+}
+
+fn on_demand(name: &str, content: u8) -> Resource {
+    Resource { on_demand: true, ..resource(name, content) }
+}
+
+// DX-26
+#[test]
+fn a_cluster_on_demand_is_asked_for_by_name_with_or_without_a_wildcard() {
+    let mut client = client(Variant::Delta);
+    client.serve(CLUSTER, on_demand("x", 1));
+    assert_eq!(client.delta(CLUSTER, &["x"], &[]).says(), ["CDS[x@1]"]);
+    client.commit(&[(CLUSTER, "A", Some(2))]);
+    assert_eq!(client.says(), [""; 0]);
+    assert_eq!(client.delta(CLUSTER, &["nope"], &[]).says(), ["CDS[-nope]"]);
+    client.commit(&[(CLUSTER, "x", None)]);
+    assert_eq!(client.says(), ["CDS[-x]"]);
+    client.serve(CLUSTER, on_demand("x", 1)).serve(CLUSTER, on_demand("nope", 1));
+    assert_eq!(client.says(), ["CDS[nope@1,x@1]"]);
+}
+
+// DX-26, DX-27
+#[test]
+fn a_cluster_on_demand_is_part_of_nobody_elses_wildcard() {
+    let (mut one, mut other) = (client(Variant::Delta), client(Variant::Delta));
+    for client in [&mut one, &mut other] {
+        client.serve(CLUSTER, on_demand("x", 1)).serve(CLUSTER, on_demand("y", 1));
+        assert_eq!(client.delta(CLUSTER, &[], &[]).says(), ["CDS[A@1,B@1,S@1]"]);
+    }
+    assert_eq!(one.delta(CLUSTER, &["x"], &[]).says(), ["CDS[x@1]"]);
+    for client in [&mut one, &mut other] {
+        client.serve(CLUSTER, on_demand("x", 2)).serve(CLUSTER, on_demand("y", 2));
+    }
+    assert_eq!((one.says(), other.says()), (vec!["CDS[x@2]".to_owned()], Vec::new()));
+    let mut again = client(Variant::Delta);
+    again.serve(CLUSTER, on_demand("x", 2));
+    again.delta_with(CLUSTER, &["*", "x", "gone"], &[], &[("A", 1), ("B", 9), ("S", 1), ("x", 1), ("gone", 1)]);
+    assert_eq!(again.says(), ["CDS[B@1,x@2,-gone]"]);
+}
