@@ -21,7 +21,7 @@ use super::rule::Variant;
 use super::support::ads_client::{DeltaStream, Event, SotwStream, connect};
 
 mod message;
-mod method;
+pub(crate) mod method;
 
 pub(crate) use message::{Request, Response};
 

@@ -144,6 +144,13 @@ pub(crate) fn endpoints(name: &str, content: u32) -> Resource {
     Resource::new(EDS, name, json!({ "endpoints": [locality(content)] }))
 }
 
+/// Endpoints of most of a megabyte, which is what a document may be; the port is `content`.
+pub(crate) fn heavy_endpoints(name: &str, content: u32) -> Resource {
+    let mut locality = locality(content);
+    locality["locality"] = json!({ "sub_zone": "z".repeat(900_000) });
+    Resource::new(EDS, name, json!({ "endpoints": [locality] }))
+}
+
 fn locality(port: u32) -> Value {
     let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
     json!({ "locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{ "endpoint": { "address": address } }] })

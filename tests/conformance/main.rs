@@ -19,9 +19,13 @@ mod table;
 mod target;
 mod trial;
 
+mod delta;
 mod general;
+mod grpc;
 mod ordering;
+mod proxyless;
 mod sotw;
+mod wrong;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,12 +40,16 @@ const TRIALS_AT_ONCE: usize = 12;
 
 /// All rules, section by section.
 fn rules() -> impl Iterator<Item = &'static Rule> {
-    [general::RULES, sotw::RULES, ordering::RULES].into_iter().flatten()
+    let first = [general::RULES, sotw::RULES, ordering::RULES];
+    let delta = [delta::subscriptions::RULES, delta::reconnect::RULES, delta::changes::RULES, delta::on_demand::RULES];
+    let grpc = [grpc::connections::RULES, grpc::sizes::RULES, grpc::services::RULES];
+    let proxyless = [proxyless::protocol::RULES, proxyless::content::RULES];
+    first.into_iter().chain(delta).chain(grpc).chain(proxyless).flatten()
 }
 
 /// What stands in the table without a test, and why.
 fn noted() -> impl Iterator<Item = &'static Noted> {
-    [general::NOTED, sotw::NOTED, ordering::NOTED].into_iter().flatten()
+    [general::NOTED, sotw::NOTED, ordering::NOTED, proxyless::protocol::NOTED].into_iter().flatten()
 }
 
 fn main() -> ExitCode {
@@ -56,6 +64,7 @@ fn main() -> ExitCode {
             trials.push(trial::of(rule, *variant, &under_test, &verdicts));
         }
     }
+    trials.extend(wrong::target::trials(&rules().collect::<Vec<_>>()));
     trials.push(Trial::test("the_checklist_is_complete", || Ok(checklist::complete(rules(), noted())?)));
     let listing = arguments.list;
     let conclusion = libtest_mimic::run(&arguments, trials);

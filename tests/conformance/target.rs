@@ -18,6 +18,8 @@ mod external;
 pub(crate) struct Options {
     /// Further command line arguments of `chancery serve`; other servers ignore them.
     pub(crate) arguments: Vec<String>,
+    /// Further documents, by their keys below the prefix; only servers that read documents have them.
+    pub(crate) documents: Vec<(String, String)>,
 }
 
 /// A kind of server.

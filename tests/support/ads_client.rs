@@ -143,10 +143,18 @@ where
     /// # Panics
     /// When none comes.
     pub async fn receive(&mut self) -> Resp {
-        match timeout(PATIENCE, self.responses.message()).await {
+        self.receive_within(PATIENCE).await
+    }
+
+    /// The next response, which may take its time.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub async fn receive_within(&mut self, limit: Duration) -> Resp {
+        match timeout(limit, self.responses.message()).await {
             Ok(Ok(Some(response))) => response,
             Ok(other) => panic!("expected a response, the stream ended: {other:?}"),
-            Err(_) => panic!("expected a response within {PATIENCE:?}"),
+            Err(_) => panic!("expected a response within {limit:?}"),
         }
     }
 

@@ -31,7 +31,7 @@ impl Launch for Chancery {
         let root = format!("/{}", self.count.fetch_add(1, Ordering::Relaxed));
         let prefix = format!("{root}/gateway/");
         let documents = Documents::at(&[etcd.endpoint()], &prefix).await;
-        documents.replace(&resources).await;
+        documents.replace(&resources, options.documents).await;
         let (registry, state) = (format!("{root}/services/"), format!("{root}/chancery/"));
         let endpoint = etcd.endpoint();
         let mut arguments = vec!["--etcd", &*endpoint, "--prefix", &*prefix];

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use etcd_client::{Client, GetOptions, Txn, TxnOp};
 use serde_json::json;
 
-use crate::fixture::{Change, ELSEWHERE, Resource};
+use crate::fixture::{CDS, Change, ELSEWHERE, Resource};
 
 /// The documents below a prefix.
 pub(super) struct Documents {
@@ -23,9 +23,10 @@ impl Documents {
         Self { client, prefix: prefix.to_owned(), written: Mutex::new(0) }
     }
 
-    /// Make these resources all that there is.
-    pub(super) async fn replace(&self, resources: &[Resource]) {
+    /// Make these resources, and these documents by their keys, all that there is.
+    pub(super) async fn replace(&self, resources: &[Resource], documents: Vec<(String, String)>) {
         let mut wanted = frame();
+        wanted.extend(documents);
         wanted.extend(resources.iter().map(|resource| (key(resource), value(resource))));
         let options = GetOptions::new().with_prefix().with_keys_only();
         let present = self.client.kv_client().get(&*self.prefix, Some(options)).await.expect("list the documents");
@@ -40,12 +41,15 @@ impl Documents {
     /// Apply these changes.
     pub(super) async fn apply(&self, changes: &[Change]) {
         let write = |change: &Change| match change {
-            Change::Put(resource) => TxnOp::put(self.full(&key(resource)), value(resource), None),
+            Change::Put(resource) => vec![TxnOp::put(self.full(&key(resource)), value(resource), None)],
+            // A cluster on demand has another key.
             Change::Delete(resource_type, name) => {
-                TxnOp::delete(self.full(&format!("xds/{}/{name}", resource_type.as_str())), None)
+                let keys = [format!("xds/{}/{name}", resource_type.as_str()), format!("clusters/{name}")];
+                let keys = keys.iter().take(if *resource_type == CDS { 2 } else { 1 });
+                keys.map(|key| TxnOp::delete(self.full(key), None)).collect()
             }
         };
-        self.write(changes.iter().map(write).collect()).await;
+        self.write(changes.iter().flat_map(write).collect()).await;
     }
 
     /// The revision of the last write.

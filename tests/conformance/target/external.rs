@@ -36,13 +36,13 @@ impl External {
 
 #[async_trait(?Send)]
 impl Launch for External {
-    async fn launch(&self, resources: Vec<Resource>, _options: Options) -> Box<dyn Target> {
+    async fn launch(&self, resources: Vec<Resource>, options: Options) -> Box<dyn Target> {
         let documents = match &self.etcd {
             Some((endpoints, prefix)) => Some(Documents::at(endpoints, prefix).await),
             None => None,
         };
         if let Some(documents) = &documents {
-            documents.replace(&resources).await;
+            documents.replace(&resources, options.documents).await;
         }
         let running = Running { external: self.clone(), documents };
         running.settled().await;

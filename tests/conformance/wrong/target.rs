@@ -1,0 +1,88 @@
+//! The wrong server as a server under test, and the trials that try the rules on it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use libtest_mimic::{Failed, Trial};
+
+use super::fault::{FAULTS, Fault};
+use super::service::WrongServer;
+use super::store::{Edit, Entry};
+use crate::fixture::{Change, Resource};
+use crate::rule::Rule;
+use crate::target::{Launch, Options, Target};
+use crate::trial;
+
+struct Wrong(Option<Fault>);
+
+#[async_trait(?Send)]
+impl Launch for Wrong {
+    async fn launch(&self, resources: Vec<Resource>, _options: Options) -> Box<dyn Target> {
+        let server = WrongServer::start(self.0).await;
+        server.apply(resources.into_iter().map(|resource| edit(Change::Put(resource))).collect());
+        Box::new(server)
+    }
+}
+
+#[async_trait(?Send)]
+impl Target for WrongServer {
+    fn address(&self) -> String {
+        self.address().to_string()
+    }
+
+    async fn commit(&self, changes: Vec<Change>) {
+        self.apply(changes.into_iter().map(edit).collect());
+    }
+
+    async fn restart(&mut self) {
+        panic!("the wrong server keeps nothing over a restart");
+    }
+}
+
+/// What is only for another group does not exist here.
+fn edit(change: Change) -> Edit {
+    match change {
+        Change::Put(resource) => {
+            let on_demand = resource.on_demand;
+            let entry = resource.groups.is_none().then(|| Entry { on_demand, ..Entry::new(resource.any().value) });
+            (resource.resource_type.type_url().to_owned(), resource.name, entry)
+        }
+        Change::Delete(resource_type, name) => (resource_type.type_url().to_owned(), name, None),
+    }
+}
+
+/// A trial for every fault and rule that must notice it, and one for every such rule without a fault.
+pub(crate) fn trials(rules: &[&'static Rule]) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let mut sound = BTreeSet::new();
+    for row in FAULTS {
+        for id in row.breaks {
+            let tests = of(rules, id);
+            trials.push(Trial::test(format!("wrong::{:?}_breaks_{id}", row.fault), move || {
+                let failed = tests.iter().any(|test| fails(test, Some(row.fault)).is_err());
+                let missed = format!("{id} passes against a server that is wrong: {:?}", row.fault);
+                if failed { Ok(()) } else { Err(Failed::from(missed)) }
+            }));
+            sound.insert(*id);
+        }
+    }
+    for id in sound {
+        let tests = of(rules, id);
+        trials.push(Trial::test(format!("wrong::no_fault_keeps_{id}"), move || {
+            tests.iter().try_for_each(|test| fails(test, None)).map_err(Failed::from)
+        }));
+    }
+    trials
+}
+
+/// The tests of an ID.
+fn of(rules: &[&'static Rule], id: &str) -> Vec<&'static Rule> {
+    rules.iter().copied().filter(|rule| rule.id == id).collect()
+}
+
+/// Run a rule in all its variants.
+fn fails(rule: &Rule, fault: Option<Fault>) -> Result<(), String> {
+    let launch: Arc<dyn Launch> = Arc::new(Wrong(fault));
+    rule.applies.iter().try_for_each(|variant| trial::run(rule, *variant, &launch))
+}
