@@ -1,10 +1,11 @@
 //! Stage 7, one session per stream: from snapshots to messages, from messages to facts.
 //!
 //! `session` is the protocol without I/O: a request, a snapshot or a moment goes in, at most one response comes out. It
-//! stands on `subscription` (what was asked for; `beyond` names), `state` (what the stream has, one type), `content` (what a response
-//! carries), `refusals` (what of it was refused), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
-//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client, `service` is
-//! the port. Nothing waits for an ACK except removals; no queue of responses is kept: a slow reader skips what it missed.
+//! stands on `subscription` (what was asked for; `beyond` names), `state` (what the stream has, one type), `content` (what a
+//! response carries; `found`, while it is put together), `refusals` (what of it was refused), `order` (make before break)
+//! and shapes its messages in `sotw` and `delta`. Around it is what moves bytes: `reader` takes requests apart, `message` is
+//! a response on the wire, `body` is a stream, `progress` watches its client, `service` is the port. Nothing waits for an
+//! ACK except removals; no queue of responses is kept: a slow reader skips what it missed.
 
 use std::fmt;
 
@@ -15,6 +16,7 @@ mod body;
 
 mod content;
 mod delta;
+mod found;
 mod message;
 mod names;
 mod order;

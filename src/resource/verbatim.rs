@@ -20,6 +20,7 @@ use crate::document::key::DocumentKey;
 use crate::document::xds::Xds;
 use crate::proto::canonical;
 
+mod awaited;
 mod read;
 
 /// Where the resource stands in its document.
@@ -37,7 +38,8 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Reso
     check_name(resource_type, &xds.name, &message)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
-    let resource = Resource { warms, ..Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]) };
+    let awaits = awaited::awaited(resource_type, &message);
+    let resource = Resource { warms, awaits, ..Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]) };
     Ok((resource_type, resource.wrapped(xds.aliases.clone(), xds.ttl)))
 }
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::beyond;
 use super::content::{Content, Shared};
+use super::found::{Found, empty_assignment, unresolved};
 use super::order::{Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
@@ -517,101 +517,6 @@ impl State {
         self.released.extend(over.into_iter().flat_map(|hold| hold.resources));
         self.released.len() > before
     }
-}
-
-/// What [`State::advance`] found.
-#[derive(Debug, Default)]
-struct Found {
-    shared: Shared,
-    /// The resources of a shared difference.
-    shared_updates: Vec<Arc<Resource>>,
-    updates: Vec<Arc<Resource>>,
-    /// Asked for by name and not there.
-    missing: Vec<Arc<str>>,
-    /// Told without a body.
-    bodiless: Vec<Arc<Resource>>,
-    removed: Vec<Arc<str>>,
-}
-
-impl Found {
-    fn is_any(&self) -> bool {
-        !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty() || !self.bodiless.is_empty()
-    }
-
-    fn all_updates(&self) -> Vec<Arc<Resource>> {
-        self.shared_updates.iter().chain(&self.updates).cloned().collect()
-    }
-
-    /// The virtual hosts of a route configuration are answered: with all there are, or with that there are none.
-    fn answer_route_config(&mut self, set: &ResourceSet, of: &str) {
-        let before = self.updates.len();
-        self.updates.extend(beyond::virtual_hosts(set, of).cloned());
-        if self.updates.len() == before {
-            self.removed.push(beyond::no_virtual_host(of));
-        }
-    }
-
-    /// Whether the shared part carries the resource.
-    fn shares(&self, resource: &Resource) -> bool {
-        match &self.shared {
-            Shared::Nothing => false,
-            Shared::Changes(_) => is_among(&self.shared_updates, resource),
-            Shared::Wildcard(_) => !resource.on_demand,
-            Shared::Names(_, names) => names.contains(&resource.name),
-        }
-    }
-
-    /// Whether the resource is carried already. Everything is settled.
-    fn carries(&self, resource: &Resource) -> bool {
-        self.shares(resource) || is_among(&self.updates, resource)
-    }
-
-    /// Each resource once, and none that the shared part carries.
-    fn settle(&mut self) {
-        let mut updates = std::mem::take(&mut self.updates);
-        updates.retain(|resource| !self.shares(resource));
-        updates.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        updates.dedup_by(|one, other| one.name == other.name);
-        self.updates = updates;
-    }
-
-    /// A larger shared part takes the place of what was found so far.
-    fn supersede(&mut self, shared: Shared) {
-        self.shared = shared;
-        self.shared_updates.clear();
-        self.updates.clear();
-    }
-
-    fn into_draft(self, version: SetVersion, published: bool, first: bool) -> Draft {
-        let changed = match &self.shared {
-            Shared::Wildcard(_) | Shared::Names(..) => Changed::All,
-            Shared::Nothing | Shared::Changes(_) => Changed::Some(self.all_updates()),
-        };
-        let published = published && !first;
-        let Self { shared, updates: own, bodiless, removed, .. } = self;
-        let content = Content { shared, own, bodiless, removed };
-        Draft { content, version, published, changed }
-    }
-}
-
-/// An endpoint set that does not exist is answered with an empty one: silence would keep its cluster, and with it every
-/// CDS ACK of the proxy, waiting for 15 s (SW-26).
-fn empty_assignment(name: &str) -> Arc<Resource> {
-    use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-    use prost::Message;
-    let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() };
-    Arc::new(Resource::new(name, assignment.encode_to_vec(), Vec::new()))
-}
-
-/// Whether a resource of that name is among these, which are sorted by name.
-fn is_among(sorted: &[Arc<Resource>], resource: &Resource) -> bool {
-    sorted.binary_search_by(|one| one.name.cmp(&resource.name)).is_ok()
-}
-
-/// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the request
-/// that waits for it hanging (DX-29).
-fn unresolved(name: Arc<str>) -> Arc<Resource> {
-    Arc::new(Resource { aliases: Arc::new([Arc::clone(&name)]), ..Resource::new(name, Vec::new(), Vec::new()) })
 }
 
 /// Whether a text of a version is that version, without writing it.

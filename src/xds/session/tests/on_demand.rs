@@ -117,3 +117,26 @@ fn a_cluster_on_demand_is_part_of_nobody_elses_wildcard() {
     again.delta_with(CLUSTER, &["*", "x", "gone"], &[], &[("A", 1), ("B", 9), ("S", 1), ("x", 1), ("gone", 1)]);
     assert_eq!(again.says(), ["CDS[B@1,x@2,-gone]"]);
 }
+
+// AD-05, AD-11: in both variants, because SotW clients with the unified mux are silent, too
+#[test]
+fn what_a_listener_awaits_follows_it_where_the_client_has_it() {
+    let secret = ResourceType::Secret;
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        let ask = |client: &mut Client, of_type, names: &[&str]| match variant {
+            Variant::Sotw => client.sotw(of_type, names).says(),
+            Variant::Delta => client.delta(of_type, names, &[]).says(),
+        };
+        let awaits = [(ROUTE, "r1"), (ROUTE, "other"), (secret, "s")].map(|(of_type, name)| (of_type, name.into()));
+        let listener = |content| Resource { awaits: Some(Arc::new(awaits.clone())), ..resource("L", content) };
+        client.commit(&[(ROUTE, "other", Some(1)), (secret, "s", Some(1))]).serve(LISTENER, listener(2));
+        ask(&mut client, ROUTE, &["r1"]);
+        assert_eq!(ask(&mut client, LISTENER, &["L"]), ["LDS[L@2]", "RDS[r1@1]"]);
+        ask(&mut client, secret, &["s"]);
+        client.serve(LISTENER, listener(3));
+        assert_eq!(client.says(), ["LDS[L@3]", "secrets[s@1]", "RDS[r1@1]"]);
+        client.commit(&[(ROUTE, "r1", Some(2))]);
+        assert_eq!(client.says(), ["RDS[r1@2]"]);
+    }
+}
