@@ -21,6 +21,7 @@ pub mod depends;
 pub mod endpoints;
 pub mod grpc;
 pub mod listeners;
+pub mod parts;
 pub mod routes;
 pub mod table;
 pub mod translate;
@@ -181,6 +182,8 @@ pub struct Resource {
     pub aliases: Arc<[Arc<str>]>,
     /// How long a client may keep it without hearing of it again; `None`: for ever.
     pub ttl: Option<Duration>,
+    /// What each document has in it, where many are in one resource. No part of the content.
+    pub parts: Option<Arc<parts::Parts>>,
 }
 
 impl Resource {
@@ -199,6 +202,7 @@ impl Resource {
             on_demand,
             aliases: Arc::new([]),
             ttl: None,
+            parts: None,
         }
     }
 

@@ -29,6 +29,7 @@ mod session;
 mod sotw;
 mod state;
 mod subscription;
+mod warming;
 
 pub use names::Interner;
 pub use session::{Answer, Outcome, Response, Session, Settings, Verdict};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::context::Context;
+use super::parts::Parts;
 use super::table::{self, Entry, Origin};
 use super::{Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
@@ -185,6 +186,8 @@ pub fn route_configuration<'a>(
     name: &Arc<str>,
     virtual_hosts: impl Iterator<Item = &'a Bytes>,
     documents: Vec<DocumentKey>,
+    parts: Parts,
 ) -> Arc<Resource> {
-    Arc::new(Resource::new(Arc::clone(name), routes::configuration(name, virtual_hosts), documents))
+    let resource = Resource::new(Arc::clone(name), routes::configuration(name, virtual_hosts), documents);
+    Arc::new(Resource { parts: Some(Arc::new(parts)), ..resource })
 }

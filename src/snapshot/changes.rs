@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::blocks::{self, Blocks, Shape};
 use super::set::ResourceSet;
 use super::version::SetVersion;
-use crate::resource::{Resource, ResourceType};
+use crate::resource::{Resource, ResourceType, parts};
 
 /// How many older sets' differences a set keeps. Streams that are further behind (slow readers) compute their own again.
 const KEPT: usize = 8;
@@ -42,7 +42,11 @@ pub struct Changes {
     entries: Vec<Change>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
+    newly_named: OnceLock<Vec<Named>>,
 }
+
+/// A changed resource, and the clusters that it names and did not name before.
+pub type Named = (Arc<str>, Vec<Arc<str>>);
 
 impl Changes {
     /// Every difference, sorted by name.
@@ -60,6 +64,18 @@ impl Changes {
         };
         cell.get_or_init(|| {
             blocks::encode(self.resource_type, shape, self.entries.iter().filter_map(|change| change.new.as_ref()))
+        })
+    }
+
+    /// The changed resources that name clusters which they did not name before, sorted by name. Found once for all streams.
+    #[must_use]
+    pub fn newly_named(&self) -> &[Named] {
+        self.newly_named.get_or_init(|| {
+            let named = self.entries.iter().filter_map(|change| {
+                let (old, new) = (change.old.as_ref()?, change.new.as_ref()?);
+                Some((Arc::clone(&new.name), parts::newly_named(old, new)))
+            });
+            named.filter(|(_, clusters)| !clusters.is_empty()).collect()
         })
     }
 
@@ -100,7 +116,13 @@ pub fn between(old: &ResourceSet, new: &ResourceSet) -> Arc<Changes> {
         if old.version() != new.version() {
             old.walk_differences(new, |old, new| entries.push(Change { old: old.cloned(), new: new.cloned() }));
         }
-        Arc::new(Changes { resource_type: new.resource_type(), entries, sotw: OnceLock::new(), delta: OnceLock::new() })
+        Arc::new(Changes {
+            resource_type: new.resource_type(),
+            entries,
+            sotw: OnceLock::new(),
+            delta: OnceLock::new(),
+            newly_named: OnceLock::new(),
+        })
     };
     Arc::clone(new.changes.cell(old.version()).get_or_init(compute))
 }

@@ -17,6 +17,7 @@ use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
+use super::warming::Deferral;
 use super::{Error, delta, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::Variant;
@@ -344,8 +345,11 @@ impl Session {
     /// When to ask for the next response although nothing happened.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let holds = self.types.iter().flatten().flat_map(|state| &state.holds);
-        holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier))).chain(self.greeting_at).min()
+        let states = || self.types.iter().flatten();
+        let holds = states().flat_map(|state| &state.holds);
+        let deferrals = states().flat_map(|state| &state.deferrals).map(Deferral::deadline);
+        let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
+        removals.chain(deferrals).chain(self.greeting_at).min()
     }
 
     /// Which group the node belongs to, again when the rules or the node changed.
@@ -371,6 +375,9 @@ impl Session {
             self.follow_route_configs(group);
         }
         let variant = self.settings.variant;
+        let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
+        let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
+        let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
         let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
         let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;
@@ -379,6 +386,7 @@ impl Session {
             variant,
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
+            unwarm: unwarm.as_ref(),
         };
         let Draft { content, version, published, changed } = state.draft(target)?;
         self.sequence += 1;
@@ -389,6 +397,7 @@ impl Session {
             content: content.clone(),
             published_at: published.then_some(snapshot.built_at),
             trace: snapshot.trace.clone().filter(|_| published),
+            set: None,
         };
         state.on_sent(unanswered, now);
         if order::is_awaiting(resource_type) {
@@ -441,6 +450,7 @@ impl Session {
             content: Content::default(),
             published_at: None,
             trace: None,
+            set: None,
         };
         state.on_sent(unanswered, now);
         Some(self.respond(resource_type, &Content::default(), version))
@@ -452,6 +462,9 @@ impl Session {
     fn raise_barriers(&mut self) -> bool {
         let mut raised = false;
         for resource_type in ResourceType::ALL {
+            if self.referrers_wait(resource_type) {
+                continue;
+            }
             let barriers: Vec<Barrier> = order::referrers(resource_type)
                 .iter()
                 .filter_map(|other| {
@@ -474,19 +487,17 @@ impl Session {
         for index in 0..self.types.len() {
             let Some(mut state) = self.types[index].take() else { continue };
             if !state.holds.is_empty() {
-                state.release(|hold: &Hold| {
-                    hold.is_over(now, |barrier| self.standing(barrier)) && !self.referrers_hold(state_type(index))
-                });
+                state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
             }
             self.types[index] = Some(state);
         }
     }
 
-    /// Whether a type that may refer to this one still waits with removals of its own.
-    fn referrers_hold(&self, resource_type: ResourceType) -> bool {
-        order::referrers(resource_type)
-            .iter()
-            .any(|other| self.types[other.index()].as_ref().is_some_and(|state| !state.holds.is_empty()))
+    /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
+    /// waits for clusters.
+    fn referrers_wait(&self, resource_type: ResourceType) -> bool {
+        let waits = |state: &State| !(state.holds.is_empty() && state.deferrals.is_empty());
+        order::referrers(resource_type).iter().any(|other| self.types[other.index()].as_deref().is_some_and(waits))
     }
 
     fn standing(&self, barrier: &Barrier) -> Standing {
@@ -494,10 +505,6 @@ impl Session {
             .as_ref()
             .map_or(Standing::Passed, |state| state.standing(barrier.sequence))
     }
-}
-
-fn state_type(index: usize) -> ResourceType {
-    ResourceType::ALL[index]
 }
 
 /// The first names of what was refused, and the documents of those that the client's words name.

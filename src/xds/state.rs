@@ -13,6 +13,7 @@ use super::found::{Found, empty_assignment, unresolved};
 use super::order::{Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
+use super::warming::{Deferral, Unwarm};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::changes::{self, Changes};
@@ -60,6 +61,8 @@ pub(super) struct Unanswered {
     /// When what it carries was published, if it carries a publish and nothing else.
     pub(super) published_at: Option<SystemTime>,
     pub(super) trace: Option<Trace>,
+    /// The set that the client was brought to with it.
+    pub(super) set: Option<Arc<ResourceSet>>,
 }
 
 /// What a type's next response is made of.
@@ -91,6 +94,8 @@ pub(super) struct Target<'a> {
     pub(super) referred: bool,
     /// The snapshot may move nobody backwards, and the client reported what it has (design.md decision 11).
     pub(super) cautious: bool,
+    /// Clusters that the client may not have warmed yet, for a type that may name clusters.
+    pub(super) unwarm: Option<&'a Unwarm>,
 }
 
 /// One type of one stream.
@@ -101,12 +106,16 @@ pub(super) struct State {
     pub(super) reported: Reported,
     pub(super) owed: Owed,
     pub(super) holds: Vec<Hold>,
+    /// Changes that wait until the clusters they need are warm.
+    pub(super) deferrals: Vec<Deferral>,
     /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
     pub(super) warming: BTreeSet<Arc<str>>,
     /// Of these, the ones that were refused: sent when the client asks again.
     refused_warming: BTreeSet<Arc<str>>,
     /// The set the client was brought to; `None`: it was not answered yet.
     base: Option<Arc<ResourceSet>>,
+    /// That set as of the last answer.
+    answered_set: Option<Arc<ResourceSet>>,
     /// Holds that are over: their removal is owed.
     released: Vec<Arc<Resource>>,
     /// Sum over the named resources, and whether it must be counted anew.
@@ -130,9 +139,11 @@ impl State {
             reported: Reported::Nothing,
             owed: Owed::default(),
             holds: Vec::new(),
+            deferrals: Vec::new(),
             warming: BTreeSet::new(),
             refused_warming: BTreeSet::new(),
             base: None,
+            answered_set: None,
             released: Vec::new(),
             named: SetVersion::default(),
             recount: true,
@@ -154,10 +165,11 @@ impl State {
     pub(super) fn ask(&mut self, asked: Asked) {
         if asked.changed {
             self.recount = true;
-            let Self { subscription, holds, owed, warming, .. } = self;
+            let Self { subscription, holds, deferrals, owed, warming, .. } = self;
             for hold in holds {
                 hold.resources.retain(|resource| subscription.covers(resource));
             }
+            deferrals.retain(|deferral| subscription.covers(&deferral.was));
             if !subscription.wildcard {
                 owed.names.retain(|name| subscription.names.contains(name));
                 warming.retain(|name| subscription.names.contains(name));
@@ -202,7 +214,7 @@ impl State {
             return None;
         }
         self.settled |= !target.cautious;
-        if self.is_current(target.set) {
+        if self.is_current(target.set) && !self.deferrals.iter().any(|deferral| deferral.is_over(target.unwarm)) {
             return None;
         }
         match target.variant {
@@ -240,6 +252,7 @@ impl State {
             return None;
         }
         let version = self.named_version(target.set);
+        let version = self.without_deferred(version, target.set);
         Some(found.into_draft(version, !asked, false))
     }
 
@@ -259,13 +272,23 @@ impl State {
         if !found.is_any() && found.removed.is_empty() && !fresh {
             return None;
         }
-        Some(found.into_draft(target.set.version(), !asked, first))
+        let version = self.without_deferred(target.set.version(), target.set);
+        Some(found.into_draft(version, !asked, first))
     }
 
     /// Everything that is asked for, and what is held: the content of a full-state response.
     fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
         let mut content = Content::default();
         let mut version = SetVersion::default();
+        if !self.deferrals.is_empty() {
+            let all = set.iter().filter(|resource| self.subscription.covers(resource));
+            let kept =
+                |resource: &Arc<Resource>| self.deferral(&resource.name).map(|deferral| Arc::clone(&deferral.was));
+            content.own.extend(all.map(|resource| kept(resource).unwrap_or_else(|| Arc::clone(resource))));
+            content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
+            version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
+            return (content, version);
+        }
         if self.subscription.wildcard {
             content.shared = Shared::Wildcard(Arc::clone(set));
             version = set.wildcard_version();
@@ -284,7 +307,7 @@ impl State {
         let old = self.base.replace(Arc::clone(target.set));
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = changes::between(&old, target.set);
-            let gone = self.apply_changes(&changes, &owed, &mut found);
+            let gone = self.apply_changes(&changes, &owed, target.unwarm, &mut found);
             if cautious {
                 self.owed.names.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             } else if target.referred && !gone.is_empty() {
@@ -294,12 +317,14 @@ impl State {
             }
         }
         if owed.all {
+            self.deferrals.clear();
             self.answer_all(target, &mut found);
         }
         if cautious {
             found.removed.clear();
         }
         for name in owed.names {
+            self.take_deferral(&name);
             self.answer(target.set, name, &mut found);
         }
         for of in owed.route_configs {
@@ -307,6 +332,7 @@ impl State {
         }
         found.missing.sort_unstable();
         found.missing.dedup();
+        self.end_deferrals(target, &mut found);
         found.settle();
         self.warm(target.set, &mut found);
         if cautious {
@@ -316,11 +342,19 @@ impl State {
     }
 
     /// What the publishes since changed for this client. Gives what is gone.
-    fn apply_changes(&mut self, changes: &Arc<Changes>, owed: &Owed, found: &mut Found) -> Vec<Arc<Resource>> {
+    fn apply_changes(
+        &mut self,
+        changes: &Arc<Changes>,
+        owed: &Owed,
+        unwarm: Option<&Unwarm>,
+        found: &mut Found,
+    ) -> Vec<Arc<Resource>> {
         let mut gone = Vec::new();
         for change in changes.entries() {
             let name = change.name();
-            let was = change.old.as_ref().filter(|resource| self.subscription.covers(resource));
+            let deferred = self.take_deferral(name);
+            let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
+            let was = old.filter(|resource| self.subscription.covers(resource));
             let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
             self.recounted(change.old.as_ref(), change.new.as_ref());
             if owed.names.contains(name) || (owed.all && is.is_some()) {
@@ -328,8 +362,13 @@ impl State {
                 continue;
             }
             let held = if was.is_none() { self.unhold(name) } else { None };
+            let earlier = deferred.as_ref().map(Deferral::since);
+            let deferral = |unwarm, was, is| Deferral::of(unwarm, changes, was, is, earlier);
             match (was.or(held.as_ref()), is) {
                 (Some(was), Some(is)) if was.version == is.version => {}
+                (Some(was), Some(is)) if let Some(kept) = unwarm.and_then(|unwarm| deferral(unwarm, was, is)) => {
+                    self.deferrals.push(kept);
+                }
                 (_, Some(is)) => found.updates.push(Arc::clone(is)),
                 (Some(was), None) => gone.push(Arc::clone(was)),
                 (None, None) => {}
@@ -422,6 +461,51 @@ impl State {
         found.updates.extend(following);
     }
 
+    // ---- changes that wait ----
+
+    fn deferral(&self, name: &str) -> Option<&Deferral> {
+        self.deferrals.iter().find(|deferral| *deferral.was.name == *name)
+    }
+
+    /// A change that waits is answered otherwise.
+    fn take_deferral(&mut self, name: &str) -> Option<Deferral> {
+        let position = self.deferrals.iter().position(|deferral| *deferral.was.name == *name)?;
+        Some(self.deferrals.swap_remove(position))
+    }
+
+    /// Changes whose clusters are warm are sent now.
+    fn end_deferrals(&mut self, target: Target<'_>, found: &mut Found) {
+        let deferrals = std::mem::take(&mut self.deferrals);
+        let (over, waiting): (Vec<_>, _) = deferrals.into_iter().partition(|deferral| deferral.is_over(target.unwarm));
+        self.deferrals = waiting;
+        for deferral in over {
+            if let Some(resource) = target.set.get(&deferral.was.name).filter(|one| self.subscription.covers(one)) {
+                found.answer(resource);
+            }
+        }
+    }
+
+    /// The version of what the client has, which is not that of the whole while changes of it wait.
+    fn without_deferred(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
+        self.deferrals.iter().fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
+            Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
+            None => sum,
+        })
+    }
+
+    /// For a type that others name: what was sent of it and is not answered.
+    pub(super) fn unwarm(&self, now: Instant) -> Option<Unwarm> {
+        let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
+        (!Arc::ptr_eq(sent, answered)).then(|| Unwarm {
+            sent: Arc::clone(sent),
+            answered: Arc::clone(answered),
+            subscription: self.subscription.clone(),
+            now,
+        })
+    }
+
+    // ---- removals that wait ----
+
     /// The resource of that name whose removal waits.
     fn held(&self, name: &str) -> Option<&Arc<Resource>> {
         self.holds.iter().flat_map(|hold| &hold.resources).find(|resource| *resource.name == *name)
@@ -461,7 +545,10 @@ impl State {
     // ---- what was sent, and what came back ----
 
     /// A response went out.
-    pub(super) fn on_sent(&mut self, unanswered: Unanswered, now: Instant) {
+    pub(super) fn on_sent(&mut self, mut unanswered: Unanswered, now: Instant) {
+        if self.resource_type == ResourceType::Cluster {
+            unanswered.set.clone_from(&self.base);
+        }
         self.sent = unanswered.sequence;
         self.sent_at = Some(now);
         self.unanswered.push_back(unanswered);
@@ -474,7 +561,9 @@ impl State {
     pub(super) fn on_answer(&mut self, sequence: u64) -> Option<Unanswered> {
         let position = self.unanswered.iter().position(|unanswered| unanswered.sequence == sequence)?;
         self.answered = sequence;
-        self.unanswered.drain(..=position).next_back()
+        let answered = self.unanswered.drain(..=position).next_back()?;
+        self.answered_set = answered.set.clone().or_else(|| self.answered_set.take());
+        Some(answered)
     }
 
     /// The response was accepted: what it speaks of is refused no longer.

@@ -13,6 +13,7 @@ use crate::document::{Document, Rejection, xds};
 use crate::resource::context::Context;
 use crate::resource::depends::{self, Units};
 use crate::resource::grpc;
+use crate::resource::parts::{Part, Parts};
 use crate::resource::table::{Entry, Table, Touched};
 use crate::resource::translate::{self, Made};
 use crate::resource::{Resource, ResourceType};
@@ -31,6 +32,8 @@ pub(super) struct GroupState {
     /// What was compiled of other documents under the name of an xds document, whichever of the two is served.
     pub(super) beneath: OrdMap<ResourceKey, Arc<Resource>>,
     pub(super) tables: OrdMap<Arc<str>, Table>,
+    /// What each document has in a table, by the listener's name.
+    parts: OrdMap<Arc<str>, Parts>,
 }
 
 /// Everything that a group's compilation looks at: the documents before and after, and what they touch.
@@ -131,6 +134,7 @@ impl GroupState {
             if let Some(table) = self.tables.remove(&name) {
                 outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
             }
+            self.parts.remove(&name);
             self.set(scene, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
             self.set(scene, (ResourceType::Route, name), None, outcome);
         }
@@ -178,7 +182,10 @@ impl GroupState {
             match table.encode(&touched, scene.most_entries) {
                 Ok(()) => {
                     let documents = table.documents().map(|key| (**key).clone()).collect();
-                    let resource = translate::route_configuration(&name, table.virtual_hosts(), documents);
+                    let parts = self.parts.entry(Arc::clone(&name)).or_default();
+                    touched.documents.iter().for_each(|key| set_part(scene, &name, parts, key));
+                    let resource =
+                        translate::route_configuration(&name, table.virtual_hosts(), documents, parts.clone());
                     self.set(scene, (ResourceType::Route, name), Some(resource), outcome);
                 }
                 Err(entries) => outcome.faults.extend(too_many(scene, &name, table, entries)),
@@ -227,6 +234,17 @@ pub(super) fn entries_on<'a>(unit: &'a Unit, group: &str, listener: &str) -> &'a
 /// An entry as it stands in a table.
 fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
     if grpc { grpc::entry(entry) } else { Arc::clone(entry) }
+}
+
+/// What one document has in a listener's table now.
+fn set_part(scene: &Scene<'_>, listener: &str, parts: &mut Parts, key: &DocumentKey) {
+    let unit = scene.after.unit(key).filter(|unit| !entries_on(unit, scene.name, listener).is_empty());
+    match unit.map(|unit| (&unit.made, unit.accepted.mod_revision)) {
+        Some((Made::Route { upstreams, .. }, revision)) => {
+            parts.insert(key.clone(), Part { revision, upstreams: upstreams.keys().cloned().collect() })
+        }
+        _ => parts.remove(key),
+    };
 }
 
 fn filled_table(scene: &Scene<'_>, listener: &Arc<str>) -> (Table, Touched) {

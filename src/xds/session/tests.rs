@@ -13,6 +13,7 @@ use crate::snapshot::{Facts, Source};
 mod globs;
 mod interleavings;
 mod on_demand;
+mod warming;
 
 const CLUSTER: ResourceType = ResourceType::Cluster;
 const ENDPOINT: ResourceType = ResourceType::Endpoint;
@@ -23,6 +24,10 @@ const ROUTE: ResourceType = ResourceType::Route;
 type Commit<'a> = &'a [(ResourceType, &'a str, Option<u8>)];
 
 fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
+    snapshot.next(&difference(commit), facts(snapshot))
+}
+
+fn difference(commit: Commit<'_>) -> Difference {
     let unique: BTreeMap<_, _> = commit.iter().map(|(of_type, name, content)| ((*of_type, *name), *content)).collect();
     let resources = unique.into_iter().map(|((resource_type, name), content)| {
         let resource = content.map(|content| {
@@ -32,20 +37,22 @@ fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
         });
         ResourceChange { group: "default".into(), resource_type, name: name.into(), resource }
     });
-    changed(snapshot, resources.collect())
+    Difference { resources: resources.collect(), ..Difference::default() }
 }
 
 fn changed(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
-    let difference = Difference { resources, ..Difference::default() };
-    let facts = Facts {
+    snapshot.next(&Difference { resources, ..Difference::default() }, facts(snapshot))
+}
+
+fn facts(snapshot: &Snapshot) -> Facts {
+    Facts {
         revision: 1,
         built_at: SystemTime::UNIX_EPOCH,
         source: Source::Memory,
         stale: false,
         withhold_removals: false,
         group_rules: Arc::clone(&snapshot.group_rules),
-    };
-    snapshot.next(&difference, facts)
+    }
 }
 
 fn resource(name: &str, content: u8) -> Resource {
@@ -443,8 +450,25 @@ fn a_change_is_one_flush_in_order_and_removals_come_after_the_ack() {
     assert_eq!(short, ["CDS[N@1]", "EDS[N@1]", "RDS[r1@2]"]);
     client.ack(&said[0], &[]).ack(&said[1], &[]);
     assert_eq!(client.says(), [""; 0]);
-    client.ack(&said[2], &[]);
-    assert_eq!(client.says(), ["CDS[-A]", "EDS[-A]"]);
+    let gone = client.ack(&said[2], &[]).all();
+    assert_eq!(gone.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[-A]"]);
+    assert_eq!(client.ack(&gone[0], &[]).says(), ["EDS[-A]"]);
+}
+
+// F-25, DX-18: Envoy asks for the endpoints no longer before it acknowledges that the cluster is gone
+#[test]
+fn endpoints_of_a_removed_cluster_are_not_removed_when_they_are_asked_for_no_longer() {
+    let mut client = client(Variant::Delta);
+    for (resource_type, names) in [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"])] {
+        for said in client.delta(resource_type, names, &[]).all() {
+            client.ack(&said, &[]);
+        }
+    }
+    client.commit(&[(CLUSTER, "A", None), (ENDPOINT, "A", None)]);
+    let gone = client.all();
+    assert_eq!(gone.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[-A]"]);
+    assert_eq!(client.delta(ENDPOINT, &[], &["A"]).says(), [""; 0]);
+    assert_eq!(client.ack(&gone[0], &[]).says(), [""; 0]);
 }
 
 // AD-02, DX-06

@@ -1,0 +1,96 @@
+//! What a resource made of many documents is made of, document by document.
+//!
+//! Thousands of routes become one RouteConfiguration. When it changes, two questions are asked: which documents are other
+//! than before (whoever refuses the change refuses one of those), and which clusters do they name that they did not name
+//! before (these must be warm first). The map is persistent: keeping it and comparing two costs what changed. Pure.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use super::Resource;
+use crate::document::key::{DocumentKey, Kind};
+
+/// One document's part in a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The `mod_revision` of the text.
+    pub revision: i64,
+    /// The clusters that it names. Sorted.
+    pub upstreams: Arc<[Arc<str>]>,
+}
+
+/// Every document of one resource.
+pub type Parts = OrdMap<DocumentKey, Part>;
+
+/// The documents that made `new` other than `old` (`None`: nothing is known to compare with). Of what was not made of many
+/// documents, all. When nobody's own text changed it was what holds for all of them: `defaults`.
+#[must_use]
+pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
+    let Some(parts) = &new.parts else { return new.documents.clone() };
+    let Some(old) = old.and_then(|old| old.parts.as_ref()) else { return parts.keys().cloned().collect() };
+    let changed: Vec<DocumentKey> = old
+        .diff(parts)
+        .filter_map(|item| match item {
+            DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } => Some(key.clone()),
+            DiffItem::Remove(..) => None,
+        })
+        .collect();
+    if changed.is_empty() { vec![DocumentKey::new(Kind::Defaults, "")] } else { changed }
+}
+
+/// The clusters that a document of `new` names and did not name in `old`. Sorted and unique.
+#[must_use]
+pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
+    let (Some(old), Some(new)) = (&old.parts, &new.parts) else { return Vec::new() };
+    let mut named: Vec<Arc<str>> = Vec::new();
+    for item in old.diff(new) {
+        match item {
+            DiffItem::Add(_, part) => named.extend(part.upstreams.iter().cloned()),
+            DiffItem::Update { old: (_, old), new: (_, new) } => {
+                named.extend(new.upstreams.iter().filter(|name| old.upstreams.binary_search(name).is_err()).cloned());
+            }
+            DiffItem::Remove(..) => {}
+        }
+    }
+    named.sort_unstable();
+    named.dedup();
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(parts: &[(&str, i64, &[&str])]) -> Resource {
+        let part = |revision, upstreams: &[&str]| Part {
+            revision,
+            upstreams: upstreams.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        let parts = parts
+            .iter()
+            .map(|(name, revision, upstreams)| (DocumentKey::new(Kind::Routes, *name), part(*revision, upstreams)));
+        Resource { parts: Some(Arc::new(parts.collect())), ..Resource::new("edge", "", Vec::new()) }
+    }
+
+    fn names(keys: &[DocumentKey]) -> Vec<String> {
+        keys.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_what_is_other_than_before_is_named() {
+        let old = resource(&[("a", 1, &["x"]), ("b", 1, &["x", "y"]), ("gone", 1, &["z"])]);
+        let new = resource(&[("a", 1, &["x"]), ("b", 2, &["y", "n"]), ("c", 3, &["m", "x"])]);
+        assert_eq!(names(&changed(Some(&old), &new)), ["routes/b", "routes/c"]);
+        assert_eq!(newly_named(&old, &new), ["m".into(), "n".into(), "x".into()]);
+    }
+
+    #[test]
+    fn a_change_of_no_text_is_one_of_the_defaults() {
+        let one = resource(&[("a", 1, &["x"])]);
+        assert_eq!(names(&changed(Some(&one), &one)), ["defaults"]);
+        assert_eq!(names(&changed(None, &one)), ["routes/a"]);
+        assert_eq!(newly_named(&one, &one), Vec::<Arc<str>>::new());
+    }
+}

@@ -1,0 +1,194 @@
+//! What refers to a new cluster waits for its ACK, what does not goes on.
+
+use super::*;
+use crate::document::key::{DocumentKey, Kind};
+use crate::resource::parts::Part;
+
+/// Route configurations with the clusters that their one document names, beside other content.
+fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str])]) {
+    let before = std::mem::replace(&mut client.snapshot, Snapshot::unpublished());
+    let mut resources: Vec<ResourceChange> = routes
+        .iter()
+        .map(|(name, content, clusters)| {
+            let upstreams = clusters.iter().map(|cluster| Arc::from(*cluster)).collect();
+            let part = Part { revision: i64::from(*content), upstreams };
+            let key = DocumentKey::new(Kind::Routes, *name);
+            let parts = Some(Arc::new(std::iter::once((key.clone(), part)).collect()));
+            let resource = Resource { parts, ..Resource::new(*name, body(name, *content), vec![key]) };
+            let name = Arc::from(*name);
+            ResourceChange { group: "default".into(), resource_type: ROUTE, name, resource: Some(Arc::new(resource)) }
+        })
+        .collect();
+    resources.sort_by(|one, other| one.name.cmp(&other.name));
+    let mut difference = difference(commit);
+    difference.resources.extend(resources);
+    difference.resources.sort_by(|one, other| (one.resource_type, &one.name).cmp(&(other.resource_type, &other.name)));
+    client.snapshot = before.next(&difference, facts(&before));
+}
+
+/// A client that has everything and has acknowledged it: routes `r1` and `r2` go to `A`.
+fn settled(variant: Variant) -> Client {
+    let mut client = client(variant);
+    publish(&mut client, &[], &[("r1", 1, &["A"]), ("r2", 1, &["A"])]);
+    for (of_type, names) in
+        [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1", "r2"])]
+    {
+        match variant {
+            Variant::Sotw => client.sotw(of_type, names),
+            Variant::Delta => client.delta(of_type, names, &[]),
+        };
+        for said in client.all() {
+            client.ack(&said, names_of(&said));
+        }
+    }
+    assert_eq!(client.says(), [""; 0]);
+    client
+}
+
+fn names_of(said: &Said) -> &'static [&'static str] {
+    match said.resource_type {
+        ENDPOINT => &["A", "B"],
+        ROUTE => &["r1", "r2"],
+        _ => &[],
+    }
+}
+
+const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
+
+#[test]
+fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        let new = [(CLUSTER, "N", Some(1)), (CLUSTER, "A", None), (ENDPOINT, "B", Some(2)), (LISTENER, "L", Some(2))];
+        publish(&mut client, &new, &[("r1", 2, &["N"]), ("r2", 2, &["A"])]);
+        let said = client.all();
+        let short: Vec<_> = said.iter().map(Said::short).collect();
+        let clusters = if variant == Variant::Sotw { "CDS[A@1,B@1,N@1,S@1]" } else { "CDS[N@1]" };
+        assert_eq!(short, [clusters, "EDS[B@2]", "LDS[L@2]", "RDS[r2@2]"], "nothing else waits");
+        for said in &said[1..] {
+            client.ack(said, names_of(said));
+        }
+        assert_eq!(client.says(), [""; 0]);
+        let routes = client.ack(&said[0], &[]).all();
+        assert_eq!(routes[0].short(), "RDS[r1@2]", "before the cluster goes");
+        assert_eq!(routes.len(), 1);
+        let gone = client.ack(&routes[0], names_of(&routes[0])).says();
+        assert_eq!(gone, [if variant == Variant::Sotw { "CDS[B@1,N@1,S@1]" } else { "CDS[-A]" }]);
+    }
+}
+
+#[test]
+fn it_waits_five_seconds_at_most() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
+        assert_eq!(client.says().len(), 1);
+        let deadline = client.session.deadline().expect("a bound");
+        assert_eq!(deadline, client.now + Duration::from_secs(5));
+        // A further change of what waits does not begin the wait anew.
+        client.now = deadline - Duration::from_millis(1);
+        publish(&mut client, &[(CLUSTER, "M", Some(1))], &[("r1", 3, &["M"])]);
+        assert_eq!(client.says().len(), 1);
+        client.now = deadline;
+        assert_eq!(client.says(), ["RDS[r1@3]"]);
+        assert_eq!(client.session.deadline(), None);
+        // The next one waits for itself, though the clusters before it were never answered.
+        publish(&mut client, &[(CLUSTER, "O", Some(1))], &[("r1", 4, &["O"])]);
+        assert_eq!(client.says().len(), 1);
+    }
+}
+
+#[test]
+fn a_nack_ends_the_wait() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
+        let said = client.all().remove(0);
+        assert_eq!(client.nack(&said, &[]).says(), ["RDS[r1@2]"]);
+    }
+}
+
+#[test]
+fn only_what_is_newly_named_is_waited_for() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        publish(&mut client, &[(CLUSTER, "A", Some(2))], &[("r1", 2, &["A"])]);
+        let said = client.says();
+        assert_eq!(said.last().map(String::as_str), Some("RDS[r1@2]"), "the cluster it had serves on: {said:?}");
+        publish(&mut client, &[(CLUSTER, "B", Some(2))], &[("r1", 3, &["A", "B"])]);
+        assert!(!client.says().iter().any(|said| said.starts_with("RDS")), "a cluster that changed is warmed anew");
+    }
+}
+
+#[test]
+fn who_asks_is_answered_and_a_first_answer_does_not_wait() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"]), ("r3", 1, &["N"])]);
+        client.all();
+        let said = match variant {
+            Variant::Sotw => client.sotw(ROUTE, &["r2", "r3"]).sotw(ROUTE, &["r1", "r2", "r3"]).says(),
+            Variant::Delta => client.delta(ROUTE, &["r1", "r3"], &[]).says(),
+        };
+        assert_eq!(said, ["RDS[r1@2,r3@1]"]);
+        assert_eq!(client.session.deadline(), None, "what was answered does not wait");
+    }
+    let mut fresh = client(Variant::Delta);
+    publish(&mut fresh, &[], &[("r1", 1, &["A"])]);
+    assert_eq!(fresh.delta(CLUSTER, &[], &[]).says().len(), 1);
+    assert_eq!(fresh.delta(ROUTE, &["r1"], &[]).says(), ["RDS[r1@1]"]);
+}
+
+#[test]
+fn a_change_that_is_taken_back_is_none() {
+    for variant in BOTH {
+        let mut client = settled(variant);
+        publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
+        let said = client.all().remove(0);
+        publish(&mut client, &[], &[("r1", 1, &["A"])]);
+        assert_eq!(client.says(), [""; 0]);
+        assert_eq!(client.ack(&said, &[]).says(), [""; 0]);
+    }
+}
+
+#[test]
+fn the_version_says_what_was_sent() {
+    let mut client = settled(Variant::Sotw);
+    publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"]), ("r2", 2, &["A"])]);
+    let said = client.all();
+    let first = said.last().expect("routes").clone();
+    let second = client.ack(&said[0], &[]).all().remove(0);
+    assert_eq!((first.short(), second.short()), ("RDS[r2@2]".to_owned(), "RDS[r1@2]".to_owned()));
+    assert_ne!(first.version, second.version);
+}
+
+// AD-01: a listener that itself names a cluster
+#[test]
+fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
+    let mut client = settled(Variant::Sotw);
+    let part = |cluster: &str| Part { revision: 1, upstreams: [Arc::from(cluster)].into() };
+    let listener = |content: u8, cluster: &str| {
+        let key = DocumentKey::new(Kind::Listeners, "L");
+        let parts = Some(Arc::new(std::iter::once((key, part(cluster))).collect()));
+        ResourceChange {
+            group: "default".into(),
+            resource_type: LISTENER,
+            name: "L".into(),
+            resource: Some(Arc::new(Resource { parts, ..Resource::new("L", body("L", content), Vec::new()) })),
+        }
+    };
+    let put = |client: &mut Client, change: ResourceChange, commit: Commit<'_>| {
+        let mut difference = difference(commit);
+        difference.resources.push(change);
+        client.snapshot = client.snapshot.next(&difference, facts(&client.snapshot));
+    };
+    put(&mut client, listener(2, "A"), &[]);
+    let said = client.all().remove(0);
+    client.ack(&said, &[]);
+    put(&mut client, listener(3, "N"), &[(CLUSTER, "N", Some(1))]);
+    let clusters = client.all();
+    assert_eq!(clusters.len(), 1);
+    client.commit(&[(LISTENER, "M", Some(1))]);
+    assert_eq!(client.says(), ["LDS[L@2,M@1]"]);
+    assert_eq!(client.ack(&clusters[0], &[]).says(), ["LDS[L@3,M@1]"]);
+}
