@@ -31,5 +31,6 @@ mod load;
 #[path = "../support/lib.rs"]
 mod support;
 mod try_out;
+mod warming;
 mod world;
 mod zero_loss;

@@ -1,0 +1,109 @@
+//! A route moves to a new cluster in the change that brings the cluster: no request meets a cluster that is not warm.
+
+use std::time::Duration;
+
+use etcd_client::TxnOp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::load::{Clients, Load};
+use crate::support::envoy::Bootstrap;
+use crate::support::upstream::Upstream;
+use crate::world::{World, quiet};
+
+with_both_bootstraps!(a_route_moves_to_clusters_that_are_new, a_route_to_hosts_that_are_all_unhealthy_gets_through);
+
+const ROUTE: &str = "/gateway/routes/load";
+/// How often the route moves, each time to clusters that did not exist before.
+const MOVES: usize = 12;
+/// How long the first answer to a health check takes: what a cluster needs to be warm, at least.
+const CHECK: Duration = Duration::from_millis(300);
+
+async fn a_route_moves_to_clusters_that_are_new(bootstrap: Bootstrap) {
+    let _quiet = quiet().await;
+    let world = World::start(bootstrap).await;
+    let upstreams = [Upstream::start("zero").await, Upstream::start("one").await];
+    world.put("/gateway/clusters/start", listed(&upstreams[0])).await;
+    world.put(ROUTE, route(&["start"])).await;
+    world.serves("GET api.example.com/load", 200, "zero").await;
+    let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
+    load.reach(500).await;
+    let mut old = vec!["start".to_owned()];
+    for n in 0..MOVES {
+        let to = &upstreams[(n + 1) % 2];
+        let new = move_to(&world, n, to, &old).await;
+        world.serves("GET api.example.com/load", 200, &to.name).await;
+        load.reach(load.requests() + 200).await;
+        old = new;
+    }
+    let report = load.stop().await;
+    println!("{bootstrap:?}, {MOVES} moves to new clusters: {report}");
+    assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
+    world.nothing_was_refused().await;
+}
+
+/// One revision: new clusters, the route to them, the old ones' end. Gives the new ones.
+async fn move_to(world: &World, n: usize, to: &Upstream, old: &[String]) -> Vec<String> {
+    let names: Vec<String> = match n % 4 {
+        0 => vec![format!("checked-{n}")],
+        1 => vec![format!("dns-{n}")],
+        2 => vec![format!("listed-{n}")],
+        _ => vec![format!("checked-{n}"), format!("dns-{n}"), format!("inline-{n}")],
+    };
+    let mut operations: Vec<TxnOp> = Vec::new();
+    for name in &names {
+        let document = match name.split('-').next() {
+            Some("checked") => checked(to),
+            Some("dns") => json!({ "dns": format!("localhost:{}", to.address().port()) }).to_string(),
+            _ => listed(to),
+        };
+        operations.push(TxnOp::put(format!("/gateway/clusters/{name}"), document, None));
+    }
+    to.slow_down(if names.iter().any(|name| name.starts_with("checked")) { CHECK } else { Duration::ZERO });
+    let names_of: Vec<&str> = names.iter().map(String::as_str).collect();
+    operations.push(TxnOp::put(ROUTE, route(&names_of), None));
+    operations.extend(old.iter().map(|name| TxnOp::delete(format!("/gateway/clusters/{name}"), None)));
+    world.transaction(operations).await;
+    names
+}
+
+/// A cluster that no host of can be reached must not keep its route away for ever.
+async fn a_route_to_hosts_that_are_all_unhealthy_gets_through(bootstrap: Bootstrap) {
+    let _quiet = quiet().await;
+    let world = World::start(bootstrap).await;
+    let (good, silent) = (Upstream::start("good").await, Upstream::start("silent").await);
+    world.put("/gateway/clusters/good", listed(&good)).await;
+    world.put(ROUTE, route(&["good"])).await;
+    world.serves("GET api.example.com/load", 200, "good").await;
+    // Hosts that do not answer a check within its timeout, which is longer than a change may wait.
+    silent.slow_down(Duration::from_secs(3600));
+    let check = json!({ "http": "/healthz", "interval": "60s", "timeout": "30s" });
+    let dead = json!({ "endpoints": [{ "address": silent.address().to_string() }], "health_check": check });
+    let began = Instant::now();
+    let operations = vec![
+        TxnOp::put("/gateway/clusters/dead", dead.to_string(), None),
+        TxnOp::put(ROUTE, route(&["dead"]), None),
+        TxnOp::put("/gateway/routes/other", r#"{ "match": "/other", "to": "good" }"#, None),
+    ];
+    world.transaction(operations).await;
+    world.serves("GET api.example.com/load", 503, "").await;
+    let took = began.elapsed();
+    println!("{bootstrap:?}, a route to a cluster that does not become warm came through after {took:?}");
+    assert!((Duration::from_millis(4500)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    world.serves("GET api.example.com/other", 200, "good").await;
+    world.nothing_was_refused().await;
+}
+
+fn listed(upstream: &Upstream) -> String {
+    json!({ "endpoints": [{ "address": upstream.address().to_string() }] }).to_string()
+}
+
+fn checked(upstream: &Upstream) -> String {
+    let check = json!({ "http": "/healthz", "interval": "1s", "timeout": "5s", "healthy": 1 });
+    json!({ "endpoints": [{ "address": upstream.address().to_string() }], "health_check": check }).to_string()
+}
+
+fn route(clusters: &[&str]) -> String {
+    let to: Vec<Value> = clusters.iter().map(|name| json!({ "cluster": name, "weight": 1 })).collect();
+    json!({ "match": "/load", "to": to, "timeout": "10s" }).to_string()
+}
