@@ -17,7 +17,6 @@ use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
-use super::warming::Deferral;
 use super::{Error, delta, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::Variant;
@@ -347,7 +346,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         let states = || self.types.iter().flatten();
         let holds = states().flat_map(|state| &state.holds);
-        let deferrals = states().flat_map(|state| &state.deferrals).map(Deferral::deadline);
+        let deferrals = states().filter_map(|state| state.deferrals.deadline());
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
         removals.chain(deferrals).chain(self.greeting_at).min()
     }

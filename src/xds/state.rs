@@ -13,7 +13,7 @@ use super::found::{Found, empty_assignment, unresolved};
 use super::order::{Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
-use super::warming::{Deferral, Unwarm};
+use super::warming::{Deferral, Deferrals, Unwarm};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::changes::{self, Changes};
@@ -107,7 +107,7 @@ pub(super) struct State {
     pub(super) owed: Owed,
     pub(super) holds: Vec<Hold>,
     /// Changes that wait until the clusters they need are warm.
-    pub(super) deferrals: Vec<Deferral>,
+    pub(super) deferrals: Deferrals,
     /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
     pub(super) warming: BTreeSet<Arc<str>>,
     /// Of these, the ones that were refused: sent when the client asks again.
@@ -139,7 +139,7 @@ impl State {
             reported: Reported::Nothing,
             owed: Owed::default(),
             holds: Vec::new(),
-            deferrals: Vec::new(),
+            deferrals: Deferrals::default(),
             warming: BTreeSet::new(),
             refused_warming: BTreeSet::new(),
             base: None,
@@ -169,7 +169,7 @@ impl State {
             for hold in holds {
                 hold.resources.retain(|resource| subscription.covers(resource));
             }
-            deferrals.retain(|deferral| subscription.covers(&deferral.was));
+            deferrals.retain(|resource| subscription.covers(resource));
             if !subscription.wildcard {
                 owed.names.retain(|name| subscription.names.contains(name));
                 warming.retain(|name| subscription.names.contains(name));
@@ -214,7 +214,7 @@ impl State {
             return None;
         }
         self.settled |= !target.cautious;
-        if self.is_current(target.set) && !self.deferrals.iter().any(|deferral| deferral.is_over(target.unwarm)) {
+        if self.is_current(target.set) && !self.deferrals.any_over(target.unwarm) {
             return None;
         }
         match target.variant {
@@ -252,7 +252,7 @@ impl State {
             return None;
         }
         let version = self.named_version(target.set);
-        let version = self.without_deferred(version, target.set);
+        let version = self.deferrals.without(version, target.set);
         Some(found.into_draft(version, !asked, false))
     }
 
@@ -272,7 +272,7 @@ impl State {
         if !found.is_any() && found.removed.is_empty() && !fresh {
             return None;
         }
-        let version = self.without_deferred(target.set.version(), target.set);
+        let version = self.deferrals.without(target.set.version(), target.set);
         Some(found.into_draft(version, !asked, first))
     }
 
@@ -282,9 +282,7 @@ impl State {
         let mut version = SetVersion::default();
         if !self.deferrals.is_empty() {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
-            let kept =
-                |resource: &Arc<Resource>| self.deferral(&resource.name).map(|deferral| Arc::clone(&deferral.was));
-            content.own.extend(all.map(|resource| kept(resource).unwrap_or_else(|| Arc::clone(resource))));
+            content.own.extend(all.map(|resource| self.deferrals.kept(&resource.name).unwrap_or(resource)).cloned());
             content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
             version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
             return (content, version);
@@ -324,7 +322,7 @@ impl State {
             found.removed.clear();
         }
         for name in owed.names {
-            self.take_deferral(&name);
+            self.deferrals.take(&name);
             self.answer(target.set, name, &mut found);
         }
         for of in owed.route_configs {
@@ -332,7 +330,8 @@ impl State {
         }
         found.missing.sort_unstable();
         found.missing.dedup();
-        self.end_deferrals(target, &mut found);
+        let warm = self.deferrals.end(target.set, target.unwarm);
+        found.updates.extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
         found.settle();
         self.warm(target.set, &mut found);
         if cautious {
@@ -352,7 +351,7 @@ impl State {
         let mut gone = Vec::new();
         for change in changes.entries() {
             let name = change.name();
-            let deferred = self.take_deferral(name);
+            let deferred = self.deferrals.take(name);
             let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
             let was = old.filter(|resource| self.subscription.covers(resource));
             let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
@@ -461,37 +460,7 @@ impl State {
         found.updates.extend(following);
     }
 
-    // ---- changes that wait ----
-
-    fn deferral(&self, name: &str) -> Option<&Deferral> {
-        self.deferrals.iter().find(|deferral| *deferral.was.name == *name)
-    }
-
-    /// A change that waits is answered otherwise.
-    fn take_deferral(&mut self, name: &str) -> Option<Deferral> {
-        let position = self.deferrals.iter().position(|deferral| *deferral.was.name == *name)?;
-        Some(self.deferrals.swap_remove(position))
-    }
-
-    /// Changes whose clusters are warm are sent now.
-    fn end_deferrals(&mut self, target: Target<'_>, found: &mut Found) {
-        let deferrals = std::mem::take(&mut self.deferrals);
-        let (over, waiting): (Vec<_>, _) = deferrals.into_iter().partition(|deferral| deferral.is_over(target.unwarm));
-        self.deferrals = waiting;
-        for deferral in over {
-            if let Some(resource) = target.set.get(&deferral.was.name).filter(|one| self.subscription.covers(one)) {
-                found.answer(resource);
-            }
-        }
-    }
-
-    /// The version of what the client has, which is not that of the whole while changes of it wait.
-    fn without_deferred(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
-        self.deferrals.iter().fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
-            Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
-            None => sum,
-        })
-    }
+    // ---- what others wait for ----
 
     /// For a type that others name: what was sent of it and is not answered.
     pub(super) fn unwarm(&self, now: Instant) -> Option<Unwarm> {

@@ -14,6 +14,7 @@ use super::subscription::Subscription;
 use crate::resource::{Resource, parts};
 use crate::snapshot::changes::Changes;
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::version::SetVersion;
 
 /// How long a change waits for the clusters that it needs (conformance.md SW-28).
 pub(super) const WARM_MAX: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ impl Deferral {
     }
 
     /// When it is over at the latest.
-    pub(super) fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Instant {
         self.since + WARM_MAX
     }
 
@@ -80,8 +81,65 @@ impl Deferral {
         self.since
     }
 
-    /// Whether it is over.
-    pub(super) fn is_over(&self, unwarm: Option<&Unwarm>) -> bool {
+    fn is_over(&self, unwarm: Option<&Unwarm>) -> bool {
         unwarm.is_none_or(|unwarm| unwarm.now >= self.deadline() || !self.needs.iter().any(|name| unwarm.has(name)))
+    }
+}
+
+/// The changes of one type that are kept back from one stream; mostly none.
+#[derive(Debug, Default)]
+pub(super) struct Deferrals(Vec<Deferral>);
+
+impl Deferrals {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn push(&mut self, deferral: Deferral) {
+        self.0.push(deferral);
+    }
+
+    /// Keep those of resources that are asked for still.
+    pub(super) fn retain(&mut self, asked_for: impl Fn(&Resource) -> bool) {
+        self.0.retain(|deferral| asked_for(&deferral.was));
+    }
+
+    /// What the client has of a resource whose change is kept back.
+    pub(super) fn kept(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.0.iter().map(|deferral| &deferral.was).find(|was| *was.name == *name)
+    }
+
+    /// A change is answered otherwise.
+    pub(super) fn take(&mut self, name: &str) -> Option<Deferral> {
+        let position = self.0.iter().position(|deferral| *deferral.was.name == *name)?;
+        Some(self.0.swap_remove(position))
+    }
+
+    /// Whether any is over.
+    pub(super) fn any_over(&self, unwarm: Option<&Unwarm>) -> bool {
+        self.0.iter().any(|deferral| deferral.is_over(unwarm))
+    }
+
+    /// Those that are over end: the resources that are to be sent now.
+    pub(super) fn end(&mut self, set: &ResourceSet, unwarm: Option<&Unwarm>) -> Vec<Arc<Resource>> {
+        let over: Vec<Deferral> = self.0.extract_if(.., |deferral| deferral.is_over(unwarm)).collect();
+        over.iter().filter_map(|deferral| set.get(&deferral.was.name).cloned()).collect()
+    }
+
+    /// The version of what the client has, which is not that of the whole set while changes wait.
+    pub(super) fn without(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
+        self.0.iter().fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
+            Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
+            None => sum,
+        })
+    }
+
+    /// When the first of them is over at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.iter().map(Deferral::deadline).min()
     }
 }
