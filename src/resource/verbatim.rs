@@ -13,7 +13,7 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::Value as Json;
 
-use super::{Resource, ResourceType};
+use super::{Resource, ResourceType, parts};
 use crate::document::Rejection;
 use crate::document::decode::{found, quote};
 use crate::document::key::DocumentKey;
@@ -39,7 +39,9 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Reso
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
     let awaits = awaited::awaited(resource_type, &message);
-    let resource = Resource { warms, awaits, ..Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]) };
+    let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
+    let parts = Some(Arc::new(parts::verbatim(key, resource.version, &xds.resource)));
+    let resource = Resource { warms, awaits, parts, ..resource };
     Ok((resource_type, resource.wrapped(xds.aliases.clone(), xds.ttl)))
 }
 
