@@ -2,11 +2,11 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build demo test lint unit golden it conformance e2e bench deny tools
+.PHONY: help build demo test lint unit golden it conformance e2e bench bench-peers deny tools
 .DEFAULT_GOAL := help
 
 help: ## show this
-	@sed -n 's/^\([a-z0-9]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 build: tools ## build the release binary, target/release/chancery
 	cargo build --release
@@ -36,8 +36,12 @@ conformance: tools ## every rule of the xDS checklist, against the server over i
 e2e: tools ## the server as a process, against a real etcd and a real Envoy
 	cargo test --test e2e -- --nocapture
 
-bench: tools ## micro benches
-	cargo bench
+bench: tools ## small scenarios of a fleet against the floor, compared with stored ratios; then micro benches
+	cargo bench --bench fleet -- check
+	cargo bench --bench plan
+
+bench-peers: tools ## other management servers on the same load (needs Go, Java; says what is missing)
+	benches/peers/run.sh
 
 deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on
 	cargo deny check

@@ -35,8 +35,6 @@ pub enum Kind {
     GoLinear,
     /// java-control-plane's `SimpleCache`.
     Java,
-    /// A Rust control plane from the registry.
-    Rust,
 }
 
 impl Kind {
@@ -48,7 +46,6 @@ impl Kind {
             Self::GoSnapshot => "go-snapshot",
             Self::GoLinear => "go-linear",
             Self::Java => "java",
-            Self::Rust => "rust",
         }
     }
 }
@@ -336,11 +333,6 @@ fn command(kind: Kind) -> Result<Command> {
             let mut command = Command::new("java");
             command.arg("-jar").arg(path);
             command
-        }
-        Kind::Rust => {
-            let path = peers.join("rust/target/release/peer");
-            program(&path, run)?;
-            Command::new(path)
         }
     })
 }
