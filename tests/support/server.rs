@@ -21,7 +21,7 @@ use super::eventually::eventually;
 use super::process::Process;
 
 /// From its start until it listens.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// One server process.
 pub struct Server {
@@ -139,7 +139,7 @@ impl Server {
     /// Wait until it is ready.
     ///
     /// # Panics
-    /// After 10 s, with what is pending.
+    /// After 30 s, with what is pending.
     pub async fn ready(&self) {
         let observe = || async {
             match self.try_get("/readyz").await {

@@ -1,6 +1,5 @@
 //! GR-04, GR-11 and GR-14: methods, encodings, status codes.
 
-use bytes::Bytes;
 use tonic::Code;
 
 use super::raw::Connection;
@@ -15,7 +14,6 @@ use crate::target::Options;
 pub(crate) const RULES: &[Rule] = rules![
     "GR-04" BOTH messages_are_not_compressed,
     "GR-11" BOTH a_status_says_the_cause,
-    "GR-11" BOTH bytes_that_are_no_request_end_the_stream_alone,
     "GR-14" BOTH every_type_has_a_service_of_its_own,
     "GR-14" SOTW virtual_hosts_have_no_sotw_method,
 ];
@@ -67,38 +65,6 @@ async fn too_many_streams(connection: &mut Connection, path: &str) {
     let mut refused = connection.stream(path, &[]).await;
     assert_eq!(refused.status().await, Some(Code::Unavailable.into()), "one stream too many");
     drop(open);
-}
-
-async fn bytes_that_are_no_request_end_the_stream_alone(context: Context) {
-    let world = context.f1().await;
-    let mut connection = Connection::open(&world.target.address(), |_| {}).await;
-    let path = method::ads(context.variant);
-    let mut neighbour = connection.stream(path, &[]).await;
-    neighbour.ask(context.variant, CDS.type_url(), &[]);
-    neighbour.message().await.expect("the neighbour is served");
-    let malformed: [(&str, u8, &[u8], Code); 4] = [
-        ("a field cut short", 0, &[0x0a, 0x7f, 1, 2, 3], Code::InvalidArgument),
-        ("a wire type that does not exist", 0, &[0x0f, 0x0f, 0x0f], Code::InvalidArgument),
-        ("a varint that does not end", 0, &[0xff; 64], Code::InvalidArgument),
-        ("a compressed request", 1, &[0x1f, 0x8b, 8, 0], Code::Unimplemented),
-    ];
-    for (what, compressed, bytes, code) in malformed {
-        let mut stream = connection.stream(path, &[]).await;
-        stream.send_bytes(compressed, bytes);
-        assert_eq!(stream.status().await, Some(code.into()), "{what}");
-    }
-    let mut stream = connection.stream(path, &[]).await;
-    stream.send_raw(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]));
-    assert!(
-        stream.status().await.is_some_and(|status| status != 0),
-        "a message of 4 GiB ends the stream with an error"
-    );
-    let mut stream = connection.stream(path, &[]).await;
-    stream.send_raw(Bytes::from_static(&[0, 0, 0, 1]));
-    stream.half_close();
-    assert!(stream.status().await.is_some_and(|status| status != 0), "half a message ends the stream with an error");
-    neighbour.ask(context.variant, EDS.type_url(), &["A"]);
-    neighbour.message().await.expect("the neighbour is still served");
 }
 
 /// The types that have a service, each with a name; VHDS, which is delta only, has rules of its own.

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+use super::ALONE;
 use super::raw::{Connection, RawStream};
 use crate::client::method;
 use crate::fixture::{CDS, EDS, Resource, Type, f1, heavy_endpoints, put, static_cluster};
@@ -24,6 +25,9 @@ pub(crate) const RULES: &[Rule] = rules![
     "GR-12" BOTH streams_beyond_the_limit_are_turned_away,
 ];
 
+/// How long what is much may take.
+const LONG: Duration = Duration::from_secs(30);
+
 /// A cluster of most of a megabyte, which is what a document may be.
 fn heavy_cluster(name: &str) -> Resource {
     let mut cluster = static_cluster(name, 1);
@@ -32,11 +36,12 @@ fn heavy_cluster(name: &str) -> Resource {
 }
 
 async fn twenty_megabytes_of_clusters_are_one_message(context: Context) {
+    let _alone = ALONE.lock().await;
     let clusters: Vec<Resource> = (0..23).map(|number| heavy_cluster(&format!("heavy-{number}"))).collect();
     let world = context.serve(clusters).await;
     let mut client = world.open().await;
     client.subscribe(CDS, &[]);
-    let response = client.expect_within(CDS, Duration::from_secs(20)).await;
+    let response = client.expect_within(CDS, LONG).await;
     assert_eq!(response.resources.len(), 23);
     assert!(response.size > 20_000_000, "expected 20 MB, found {}", response.size);
     client.ack(&response);
@@ -47,6 +52,7 @@ async fn twenty_megabytes_of_clusters_are_one_message(context: Context) {
 const STREAMS: usize = 2000;
 
 async fn thousands_of_streams_share_a_connection(context: Context) {
+    let _alone = ALONE.lock().await;
     let world = context.f1().await;
     let channel = connect(world.target.address()).await;
     let path = method::of(EDS, context.variant);
@@ -54,13 +60,13 @@ async fn thousands_of_streams_share_a_connection(context: Context) {
         Variant::Sotw => {
             let mut streams: Vec<_> = (0..STREAMS).map(|_| SotwStream::open_early(&channel, path)).collect();
             streams.iter().for_each(|stream| stream.send(sotw(EDS.type_url(), &["A"])));
-            let answers = join_all(streams.iter_mut().map(SotwStream::receive)).await;
+            let answers = join_all(streams.iter_mut().map(|stream| stream.receive_within(LONG))).await;
             assert!(answers.iter().all(|answer| answer.resources.len() == 1));
         }
         Variant::Delta => {
             let mut streams: Vec<_> = (0..STREAMS).map(|_| DeltaStream::open_early(&channel, path)).collect();
             streams.iter().for_each(|stream| stream.send(delta(EDS.type_url(), &["A"], &[])));
-            let answers = join_all(streams.iter_mut().map(DeltaStream::receive)).await;
+            let answers = join_all(streams.iter_mut().map(|stream| stream.receive_within(LONG))).await;
             assert!(answers.iter().all(|answer| answer.resources.len() == 1));
         }
     }
@@ -86,6 +92,7 @@ async fn ask(stream: &RawStream, variant: Variant, of: Type, names: &[&str]) {
 
 /// The checklist says 200 commits; 40 of them are 36 MB already, of which a window of 64 KiB takes nothing.
 async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
+    let _alone = ALONE.lock().await;
     const COMMITS: u32 = 40;
     let world = context.serve([f1(), vec![heavy_endpoints("H", 1)]].concat()).await;
     let mut connection = Connection::open(&world.target.address(), |builder| {
@@ -101,7 +108,7 @@ async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
     let newest = heavy_endpoints("H", COMMITS).any().value;
     let mut responses = 0;
     loop {
-        let next = timeout(Duration::from_secs(10), stream.message()).await;
+        let next = timeout(LONG, stream.message()).await;
         let (_, message) = next.expect("the newest comes").expect("the stream goes on");
         responses += 1;
         if bodies(context.variant, &message).iter().any(|body| body.len() == newest.len() && *body == newest) {
@@ -115,6 +122,7 @@ async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
 const CONNECTIONS: usize = 1000;
 
 async fn a_thousand_connections_are_served(context: Context) {
+    let _alone = ALONE.lock().await;
     let world = context.f1().await;
     let address = world.target.address();
     let connect_and_ask = || async {
@@ -123,12 +131,12 @@ async fn a_thousand_connections_are_served(context: Context) {
             Variant::Sotw => {
                 let mut stream = SotwStream::open_early(&channel, method::ads(context.variant));
                 stream.send(sotw(CDS.type_url(), &[]));
-                assert_eq!(stream.receive_within(Duration::from_secs(20)).await.resources.len(), 3);
+                assert_eq!(stream.receive_within(LONG).await.resources.len(), 3);
             }
             Variant::Delta => {
                 let mut stream = DeltaStream::open_early(&channel, method::ads(context.variant));
                 stream.send(delta(CDS.type_url(), &[], &[]));
-                assert_eq!(stream.receive_within(Duration::from_secs(20)).await.resources.len(), 3);
+                assert_eq!(stream.receive_within(LONG).await.resources.len(), 3);
             }
         }
     };
