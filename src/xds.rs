@@ -68,6 +68,9 @@ pub enum Error {
     /// A compressed request; none was offered.
     #[error("the request is compressed, expected none of the encodings")]
     Compressed,
+    /// The client ended its side in the midst of one.
+    #[error("the stream ends {0} bytes into a request, expected the rest of it")]
+    CutShort(usize),
     /// Larger than any request should be.
     #[error("the request has {0} bytes, expected {max} at most", max = reader::MAX_REQUEST)]
     TooLarge(usize),

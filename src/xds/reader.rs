@@ -32,12 +32,13 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
         Self { body, frames: VecDeque::new(), buffered: 0, ended: false }
     }
 
-    /// The next request; `None` when the client has ended its side, or is gone.
+    /// The next request; `None` when the client has ended its side, or is gone. Ended in the midst of a request is an error.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         loop {
             match self.take_message() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
-                Ok(None) if self.ended => return Poll::Ready(None),
+                Ok(None) if self.ended && self.buffered == 0 => return Poll::Ready(None),
+                Ok(None) if self.ended => return Poll::Ready(Some(Err(Error::CutShort(self.buffered)))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -50,8 +51,13 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
                         self.frames.push_back(data);
                     }
                 }
+                None => self.ended = true,
                 // A reset is no request; HTTP/2 drops the stream as a whole.
-                Some(Err(_)) | None => self.ended = true,
+                Some(Err(_)) => {
+                    self.frames = VecDeque::new();
+                    self.buffered = 0;
+                    self.ended = true;
+                }
             }
         }
     }
@@ -171,7 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn a_message_cut_short_is_none() {
-        assert_eq!(read(&[0, 0, 0, 0, 9, 1, 2], 3), (Vec::new(), None));
+    fn a_message_cut_short_is_an_error() {
+        assert_eq!(read(&[0, 0, 0, 0, 9, 1, 2], 3), (Vec::new(), Some(Error::CutShort(7))));
+        assert_eq!(read(&[0, 0, 0, 0, 1, 1, 0], 3), (vec![Bytes::from_static(&[1])], Some(Error::CutShort(1))));
     }
 }
