@@ -27,6 +27,14 @@ pub struct Node {
     pub features: Vec<String>,
 }
 
+impl Node {
+    /// Whether it is a gRPC library that resolves names by xDS, without a proxy.
+    #[must_use]
+    pub fn is_grpc_library(&self) -> bool {
+        self.user_agent.starts_with("gRPC")
+    }
+}
+
 /// The one group of a node: the first rule that matches, `default` when none does.
 #[must_use]
 pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {

@@ -2,18 +2,19 @@
 //!
 //! `session` is the protocol without I/O: a request, a snapshot or a moment goes in, at most one response comes out. It
 //! stands on `subscription` (what was asked for; `beyond` names), `state` (what the stream has, one type), `content` (what a
-//! response carries; `found`, while it is put together), `refusals` (what of it was refused), `order` (make before break)
-//! and shapes its messages in `sotw` and `delta`. Around it is what moves bytes: `reader` takes requests apart, `message` is
-//! a response on the wire, `body` is a stream, `progress` watches its client, `service` is the port. Nothing waits for an
-//! ACK except removals; no queue of responses is kept: a slow reader skips what it missed.
+//! response carries; `found`, while it is put together), `refusals` (what of it was refused), `abilities` (what the client
+//! understands), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
+//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client,
+//! `service` is the port. Nothing waits for an ACK except removals; no queue of responses is kept: a slow reader skips what
+//! it missed.
 
 use std::fmt;
 
 pub mod service;
 
+mod abilities;
 mod beyond;
 mod body;
-
 mod content;
 mod delta;
 mod found;

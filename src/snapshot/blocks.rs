@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use envoy_types::pb::envoy::service::discovery::v3::Resource as Wrapper;
+use envoy_types::pb::google::protobuf::{Any, Duration as Ttl};
 use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
@@ -14,6 +16,8 @@ use crate::resource::{Resource, ResourceType};
 
 /// Bodies from this size on are referred to, not copied.
 const REFERENCE_FROM: usize = 16 * 1024;
+/// What a wrapper's Any says it is.
+const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 /// Smaller pieces are not handed out while more resources follow.
 const PIECE: usize = 64 * 1024;
 
@@ -100,6 +104,24 @@ impl Encoder {
     /// stands for nothing. Only a delta response has a place for it.
     pub fn push_bodiless(&mut self, resource: &Resource) {
         self.push_wrapped(resource, false);
+    }
+
+    /// Append a resource to a SotW response: in a wrapper if it has a time to live, as it is if not.
+    pub fn push_timed(&mut self, resource: &Resource) {
+        let Some(ttl) = resource.ttl.filter(|_| self.resource_type.knows_ttl()) else {
+            return self.push_any(&resource.body);
+        };
+        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.to_vec() };
+        let wrapper = Wrapper {
+            name: resource.name.to_string(),
+            version: resource.version.to_string(),
+            resource: Some(body),
+            ttl: prost_types::Duration::try_from(ttl).ok().map(|ttl| Ttl { seconds: ttl.seconds, nanos: ttl.nanos }),
+            ..Wrapper::default()
+        };
+        let wrapper = Any { type_url: WRAPPER.to_owned(), value: wrapper.encode_to_vec() }.encode_to_vec();
+        self.key(2, wrapper.len());
+        self.current.put_slice(&wrapper);
     }
 
     /// `repeated Any resources = 2` of a `DiscoveryResponse`.
@@ -194,6 +216,16 @@ pub fn encode<'a>(
     let mut encoder = Encoder::new(resource_type, shape);
     for resource in resources {
         encoder.push(resource);
+    }
+    encoder.finish()
+}
+
+/// Encode these resources for a SotW response, those with a time to live in wrappers.
+#[must_use]
+pub fn encode_timed<'a>(resource_type: ResourceType, resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Blocks {
+    let mut encoder = Encoder::new(resource_type, Shape::Sotw);
+    for resource in resources {
+        encoder.push_timed(resource);
     }
     encoder.finish()
 }

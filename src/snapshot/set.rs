@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use imbl::OrdMap;
+
 use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
 use super::changes;
@@ -35,6 +37,8 @@ pub struct ResourceSet {
     wildcard_version: SetVersion,
     on_demand_version: SetVersion,
     aliases: Aliases,
+    /// Those with a time to live.
+    timed: OrdMap<Arc<str>, Arc<Resource>>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
     gathered: Gathered,
@@ -90,6 +94,7 @@ impl ResourceSet {
             wildcard_version: SetVersion::default(),
             on_demand_version: SetVersion::default(),
             aliases: Aliases::default(),
+            timed: OrdMap::new(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
             gathered: Gathered::default(),
@@ -148,6 +153,11 @@ impl ResourceSet {
         !self.aliases.is_empty()
     }
 
+    /// Those with a time to live, sorted by name.
+    pub fn timed(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.timed.values()
+    }
+
     /// Those whose names begin like this, sorted by name.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let slabs = self.slabs.get(self.slab_of(prefix).unwrap_or_default()..).unwrap_or_default();
@@ -198,6 +208,7 @@ impl ResourceSet {
             wildcard_version: self.wildcard_version,
             on_demand_version: self.on_demand_version,
             aliases: self.aliases.clone(),
+            timed: self.timed.clone(),
             len: self.len,
             ..Self::new(self.resource_type)
         };
@@ -246,6 +257,10 @@ impl ResourceSet {
             self.aliases.add(resource);
         } else {
             self.aliases.remove(resource);
+            self.timed.remove(&resource.name);
+        }
+        if added && resource.ttl.is_some() {
+            self.timed.insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
         let (sum, member) = if resource.on_demand {
             // Another sum than that of the same resource in the wildcard set: the difference is one of content.

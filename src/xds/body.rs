@@ -236,7 +236,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     address: self.peer.address,
                     variant: self.variant,
                     aggregated: self.aggregated,
-                    grpc_library: node.user_agent.starts_with("gRPC"),
+                    grpc_library: node.is_grpc_library(),
                     connected_at: SystemTime::now(),
                 }));
             }

@@ -31,7 +31,7 @@ pub(super) struct Content {
     pub(super) own: Vec<Arc<Resource>>,
     /// Delta: resources that go without their bodies.
     pub(super) bodiless: Vec<Arc<Resource>>,
-    /// Delta: `removed_resources`.
+    /// Names that do not exist. Delta: `removed_resources`; SotW: `resource_errors`.
     pub(super) removed: Vec<Arc<str>>,
 }
 
@@ -51,6 +51,17 @@ impl Content {
         }
         let own = blocks::encode(resource_type, shape, &self.own);
         Blocks::concat([&shared, &own, &blocks::encode_bodiless(resource_type, &self.bodiless)])
+    }
+
+    /// SotW: the resources, encoded, those with a time to live in wrappers.
+    pub(super) fn wrapped_blocks(&self, resource_type: ResourceType) -> Blocks {
+        blocks::encode_timed(resource_type, self.resources())
+    }
+
+    /// Whether a resource has a time to live. What goes in wrappers is a whole set.
+    pub(super) fn is_timed(&self) -> bool {
+        matches!(&self.shared, Shared::Wildcard(set) if set.timed().next().is_some())
+            || self.own.iter().any(|resource| resource.ttl.is_some())
     }
 
     /// Every resource that goes with its body, in no order that matters.

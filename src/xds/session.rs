@@ -13,6 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::abilities::Abilities;
 use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
@@ -142,6 +143,7 @@ pub struct Session {
     settings: Settings,
     nonce_prefix: Box<str>,
     node: Option<Arc<Node>>,
+    abilities: Abilities,
     /// Length and hash of the node as it was last received: most clients repeat it in every request.
     node_seen: (usize, u128),
     group: Option<(Arc<GroupRules>, Arc<str>)>,
@@ -161,6 +163,7 @@ impl Session {
             nonce_prefix: format!("{:08x}-", settings.salt).into(),
             settings,
             node: None,
+            abilities: Abilities::default(),
             node_seen: (0, 0),
             group: None,
             types: Default::default(),
@@ -237,6 +240,7 @@ impl Session {
             return Err(Error::NodeChanged { was: known.id.to_string(), is: node.id.to_string() });
         }
         self.node_seen = seen;
+        self.abilities = Abilities::of(&node);
         self.node = Some(Arc::new(node));
         self.group = None;
         Ok(())
@@ -347,8 +351,9 @@ impl Session {
         let states = || self.types.iter().flatten();
         let holds = states().flat_map(|state| &state.holds);
         let deferrals = states().filter_map(|state| state.deferrals.deadline());
+        let refreshes = states().filter_map(|state| state.refresh_at());
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
-        removals.chain(deferrals).chain(self.greeting_at).min()
+        removals.chain(deferrals).chain(refreshes).chain(self.greeting_at).min()
     }
 
     /// Which group the node belongs to, again when the rules or the node changed.
@@ -386,8 +391,9 @@ impl Session {
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
             unwarm: unwarm.as_ref(),
+            abilities: self.abilities,
         };
-        let Draft { content, version, published, changed } = state.draft(target)?;
+        let Draft { content, version, published, changed } = state.draft(target, now)?;
         self.sequence += 1;
         self.greeting_at = None;
         let unanswered = Unanswered {
@@ -413,12 +419,19 @@ impl Session {
         let nonce = self.nonce();
         let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
         let (shape, head) = match self.settings.variant {
-            Variant::Sotw => (Shape::Sotw, sotw::head(type_url, version.to_string(), &nonce, identifier)),
+            Variant::Sotw => {
+                (Shape::Sotw, sotw::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
+            }
             Variant::Delta => {
                 (Shape::Delta, delta::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
             }
         };
-        let blocks = content.blocks(resource_type, shape);
+        let wrapped = shape == Shape::Sotw && self.abilities.wrappers && resource_type.knows_ttl();
+        let blocks = if wrapped && content.is_timed() {
+            content.wrapped_blocks(resource_type)
+        } else {
+            content.blocks(resource_type, shape)
+        };
         Response { resource_type: Some(resource_type), version, nonce, head, blocks }
     }
 

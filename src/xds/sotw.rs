@@ -1,5 +1,7 @@
 //! The messages of the state-of-the-world variant.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -7,7 +9,7 @@ use super::Error;
 use super::session::Request;
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
-use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead};
+use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead, ResourceError, ResourceName, Status};
 use crate::resource::ResourceType;
 use crate::xds::names::Interner;
 
@@ -50,13 +52,27 @@ impl Listed {
     }
 }
 
-/// A response without its resources.
-pub(super) fn head(type_url: &str, version_info: String, nonce: &str, identifier: &str) -> Vec<u8> {
+/// `google.rpc.Code.NOT_FOUND`.
+const NOT_FOUND: i32 = 5;
+
+/// A response without its resources. `absent`: what was asked for and does not exist.
+pub(super) fn head(
+    type_url: &str,
+    version_info: String,
+    nonce: &str,
+    identifier: &str,
+    absent: &[Arc<str>],
+) -> Vec<u8> {
+    let error = |name: &Arc<str>| ResourceError {
+        resource_name: Some(ResourceName { name: name.to_string() }),
+        error_detail: Some(Status { code: NOT_FOUND, message: "no such resource for this node".to_owned() }),
+    };
     DiscoveryResponseHead {
         version_info,
         type_url: type_url.to_owned(),
         nonce: nonce.to_owned(),
         control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
+        resource_errors: absent.iter().map(error).collect(),
     }
     .encode_to_vec()
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::abilities::Abilities;
 use super::content::{Content, Shared};
 use super::found::{Found, empty_assignment, unresolved};
 use super::order::{Hold, Standing};
@@ -20,6 +21,11 @@ use crate::snapshot::changes::{self, Changes};
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
+
+mod refresh;
+mod sotw;
+
+use refresh::Refresh;
 
 /// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
 const UNANSWERED_MAX: usize = 64;
@@ -96,6 +102,7 @@ pub(super) struct Target<'a> {
     pub(super) cautious: bool,
     /// Clusters that the client may not have warmed yet, for a type that may name clusters.
     pub(super) unwarm: Option<&'a Unwarm>,
+    pub(super) abilities: Abilities,
 }
 
 /// One type of one stream.
@@ -118,6 +125,8 @@ pub(super) struct State {
     answered_set: Option<Arc<ResourceSet>>,
     /// Holds that are over: their removal is owed.
     released: Vec<Arc<Resource>>,
+    /// What must be repeated, and when; `None`: nothing has a time to live.
+    refresh: Option<Box<Refresh>>,
     /// Sum over the named resources, and whether it must be counted anew.
     named: SetVersion,
     recount: bool,
@@ -145,6 +154,7 @@ impl State {
             base: None,
             answered_set: None,
             released: Vec::new(),
+            refresh: None,
             named: SetVersion::default(),
             recount: true,
             settled: false,
@@ -203,7 +213,7 @@ impl State {
     // ---- what is to be sent ----
 
     /// The next response, if anything is owed. Brings the client to the target, whether that takes a response or not.
-    pub(super) fn draft(&mut self, target: Target<'_>) -> Option<Draft> {
+    pub(super) fn draft(&mut self, target: Target<'_>, now: Instant) -> Option<Draft> {
         let cautious = target.cautious && !self.settled;
         if cautious
             && !matches!(
@@ -214,13 +224,16 @@ impl State {
             return None;
         }
         self.settled |= !target.cautious;
-        if self.is_current(target.set) && !self.deferrals.any_over(target.unwarm) {
+        let due = self.refresh.as_ref().is_some_and(|refresh| refresh.is_due(now));
+        if self.is_current(target.set) && !self.deferrals.any_over(target.unwarm) && !due {
             return None;
         }
-        match target.variant {
-            Variant::Sotw => self.draft_sotw(target, cautious),
-            Variant::Delta => self.draft_delta(target, cautious),
-        }
+        let draft = match target.variant {
+            Variant::Sotw => self.draft_sotw(target, cautious, due),
+            Variant::Delta => self.draft_delta(target, cautious, due),
+        };
+        self.schedule(target, now);
+        draft
     }
 
     fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
@@ -230,7 +243,7 @@ impl State {
             && self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, set))
     }
 
-    fn draft_sotw(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
+    fn draft_sotw(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
         let asked = !self.owed.is_empty();
@@ -238,25 +251,35 @@ impl State {
         let released = std::mem::take(&mut self.released);
         if full {
             let empty_first = first && (self.subscription.wildcard || self.subscription.has_globs());
-            if !found.is_any() && released.is_empty() && found.removed.is_empty() && !empty_first {
+            let changed = found.is_any() || !released.is_empty() || !found.removed.is_empty();
+            let absent = self.absent(target, &mut found, &released);
+            if !changed && absent.is_empty() && !empty_first && !due {
                 return None;
             }
             let (content, version) = self.whole(target.set);
+            let content = Content { removed: absent, ..content };
+            let published = !asked && changed;
             let changed = if first { Changed::All } else { Changed::Some(found.all_updates()) };
-            return Some(Draft { content, version, published: !asked, changed });
+            return Some(Draft { content, version, published, changed });
         }
         if self.resource_type == ResourceType::Endpoint && !cautious {
-            found.updates.extend(found.missing.iter().map(|name| empty_assignment(name)));
+            found.updates.extend(found.missing.drain(..).map(|name| empty_assignment(&name)));
         }
-        if !found.is_any() {
+        found.removed.clear();
+        found.removed = self.absent(target, &mut found, &[]);
+        if !found.is_any() && found.removed.is_empty() {
             return None;
         }
         let version = self.named_version(target.set);
         let version = self.deferrals.without(version, target.set);
-        Some(found.into_draft(version, !asked, false))
+        let mut draft = found.into_draft(version, !asked, false);
+        if let Some(most) = target.abilities.response_max {
+            self.split(&mut draft.content, most);
+        }
+        Some(draft)
     }
 
-    fn draft_delta(&mut self, target: Target<'_>, cautious: bool) -> Option<Draft> {
+    fn draft_delta(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
         let fresh = first && self.subscription.wildcard && matches!(self.reported, Reported::Nothing);
@@ -269,11 +292,15 @@ impl State {
         found.removed.append(&mut found.missing);
         found.removed.sort_unstable();
         found.removed.dedup();
-        if !found.is_any() && found.removed.is_empty() && !fresh {
+        let changed = found.is_any() || !found.removed.is_empty();
+        let repeated = if due { self.repeat(target.set, &mut found) } else { Vec::new() };
+        if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
             return None;
         }
         let version = self.deferrals.without(target.set.version(), target.set);
-        Some(found.into_draft(version, !asked, first))
+        let mut draft = found.into_draft(version, !asked && changed, first);
+        draft.content.own.extend(repeated);
+        Some(draft)
     }
 
     /// Everything that is asked for, and what is held: the content of a full-state response.
@@ -539,10 +566,16 @@ impl State {
     pub(super) fn on_acknowledged(&mut self, answered: &Unanswered, variant: Variant) {
         let full = self.is_full_state(variant);
         self.refusals.on_acknowledged(&answered.content, full);
+        if let (Some(refresh), Some(base)) = (&mut self.refresh, &self.base) {
+            base.timed().for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
+        }
     }
 
     /// The response was refused.
     pub(super) fn on_refused(&mut self, content: Content) {
+        if let Some(refresh) = &mut self.refresh {
+            refresh.on_refused(&content);
+        }
         self.refusals.on_refused(content);
     }
 

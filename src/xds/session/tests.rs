@@ -11,8 +11,10 @@ use crate::resource::compile::{Difference, ResourceChange};
 use crate::snapshot::{Facts, Source};
 
 mod globs;
+mod grpc;
 mod interleavings;
 mod on_demand;
+mod ttl;
 mod warming;
 
 const CLUSTER: ResourceType = ResourceType::Cluster;
@@ -79,6 +81,10 @@ struct Said {
     /// Those without a body, each with its aliases.
     bodiless: Vec<String>,
     removed: Vec<String>,
+    /// SotW: what is said not to exist.
+    absent: Vec<String>,
+    /// Milliseconds, of those that have a time to live.
+    ttl: Vec<(String, i64)>,
     nonce: String,
     version: String,
 }
@@ -95,7 +101,8 @@ impl Said {
         let resources: Vec<_> = self.resources.iter().map(|(name, content)| format!("{name}@{content}")).collect();
         let bodiless: Vec<_> = self.bodiless.iter().map(|name| format!("~{name}")).collect();
         let removed: Vec<_> = self.removed.iter().map(|name| format!("-{name}")).collect();
-        format!("{word}[{}]", [resources, bodiless, removed].concat().join(","))
+        let absent: Vec<_> = self.absent.iter().map(|name| format!("!{name}")).collect();
+        format!("{word}[{}]", [resources, bodiless, removed, absent].concat().join(","))
     }
 }
 
@@ -104,6 +111,7 @@ struct Client {
     session: Session,
     snapshot: Snapshot,
     now: Instant,
+    node: envoy_types::pb::envoy::config::core::v3::Node,
 }
 
 impl Client {
@@ -129,7 +137,7 @@ impl Client {
             interner: Arc::default(),
             secrets: true,
         });
-        Self { session, snapshot, now: Instant::now() }
+        Self { session, snapshot, now: Instant::now(), node: crate_node().unwrap_or_default() }
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> &mut Self {
@@ -157,7 +165,7 @@ impl Client {
     fn delta_with(&mut self, of_type: ResourceType, subscribe: &[&str], unsubscribe: &[&str], initial: &[(&str, u8)]) {
         let version = |name, content| crate::resource::ResourceVersion::of(&body(name, content)).to_string();
         let request = pb::DeltaDiscoveryRequest {
-            node: crate_node(),
+            node: Some(self.node.clone()),
             type_url: of_type.type_url().to_owned(),
             resource_names_subscribe: subscribe.iter().map(ToString::to_string).collect(),
             resource_names_unsubscribe: unsubscribe.iter().map(ToString::to_string).collect(),
@@ -177,7 +185,7 @@ impl Client {
 
     fn sotw_with(&mut self, resource_type: ResourceType, names: &[&str], version: &str, nonce: &str) {
         let request = pb::DiscoveryRequest {
-            node: crate_node(),
+            node: Some(self.node.clone()),
             type_url: resource_type.type_url().to_owned(),
             resource_names: names.iter().map(ToString::to_string).collect(),
             version_info: version.to_owned(),
@@ -222,27 +230,12 @@ impl Client {
         let response = self.session.next_response(&self.snapshot, self.now)?;
         let bytes = [response.head, response.blocks.pieces().concat()].concat();
         let resource_type = response.resource_type.expect("a type that is served");
-        Some(match self.session.settings.variant {
-            Variant::Delta => {
-                let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap();
-                let (whole, bodiless): (Vec<_>, Vec<_>) =
-                    decoded.resources.into_iter().partition(|one| one.resource.is_some());
-                let mut resources: Vec<_> = whole.into_iter().map(|one| parse(&one.resource.unwrap().value)).collect();
-                resources.sort();
-                let bodiless =
-                    bodiless.into_iter().map(|one| [&[one.name], &*one.aliases].concat().join("=")).collect();
-                let (version, removed) = (decoded.system_version_info, decoded.removed_resources);
-                Said { resource_type, resources, bodiless, removed, nonce: decoded.nonce, version }
-            }
-            Variant::Sotw => {
-                let decoded = pb::DiscoveryResponse::decode(&*bytes).unwrap();
-                let mut resources: Vec<_> = decoded.resources.iter().map(|any| parse(&any.value)).collect();
-                resources.sort();
-                let version = decoded.version_info;
-                let (bodiless, removed) = (Vec::new(), Vec::new());
-                Said { resource_type, resources, bodiless, removed, nonce: decoded.nonce, version }
-            }
-        })
+        let mut said = match self.session.settings.variant {
+            Variant::Delta => delta_said(resource_type, pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap()),
+            Variant::Sotw => sotw_said(resource_type, pb::DiscoveryResponse::decode(&*bytes).unwrap()),
+        };
+        said.resources.sort();
+        Some(said)
     }
 
     /// Everything that is said now.
@@ -254,6 +247,52 @@ impl Client {
 
     fn says(&mut self) -> Vec<String> {
         self.all().iter().map(Said::short).collect()
+    }
+}
+
+fn milliseconds(resource: &pb::Resource) -> Option<(String, i64)> {
+    let ttl = resource.ttl.as_ref()?;
+    Some((resource.name.clone(), ttl.seconds * 1000 + i64::from(ttl.nanos) / 1_000_000))
+}
+
+fn delta_said(resource_type: ResourceType, decoded: pb::DeltaDiscoveryResponse) -> Said {
+    let ttl = decoded.resources.iter().filter_map(milliseconds).collect();
+    let (whole, bodiless): (Vec<_>, Vec<_>) = decoded.resources.into_iter().partition(|one| one.resource.is_some());
+    Said {
+        resource_type,
+        resources: whole.into_iter().map(|one| parse(&one.resource.unwrap().value)).collect(),
+        bodiless: bodiless.into_iter().map(|one| [&[one.name], &*one.aliases].concat().join("=")).collect(),
+        removed: decoded.removed_resources,
+        absent: decoded.resource_errors.into_iter().map(|error| error.resource_name.unwrap().name).collect(),
+        ttl,
+        nonce: decoded.nonce,
+        version: decoded.system_version_info,
+    }
+}
+
+fn sotw_said(resource_type: ResourceType, decoded: pb::DiscoveryResponse) -> Said {
+    let (mut resources, mut ttl) = (Vec::new(), Vec::new());
+    for any in decoded.resources {
+        if any.type_url == resource_type.type_url() {
+            resources.push(parse(&any.value));
+            continue;
+        }
+        assert_eq!(any.type_url, "type.googleapis.com/envoy.service.discovery.v3.Resource");
+        let wrapper = pb::Resource::decode(&*any.value).unwrap();
+        ttl.extend(milliseconds(&wrapper));
+        let inner = wrapper.resource.expect("a body");
+        assert_eq!(inner.type_url, resource_type.type_url());
+        resources.push(parse(&inner.value));
+    }
+    Said {
+        resource_type,
+        resources,
+        bodiless: Vec::new(),
+        removed: Vec::new(),
+        absent: decoded.resource_errors.into_iter().map(|error| error.resource_name.unwrap().name).collect(),
+        ttl,
+        nonce: decoded.nonce,
+        version: decoded.version_info,
     }
 }
 
@@ -545,4 +584,115 @@ fn withheld_secrets_are_as_if_they_did_not_exist() {
         client.commit(&[(SECRET, "s", Some(2))]).commit(&[(SECRET, "s", None)]);
         assert_eq!(client.says(), [""; 0]);
     }
+}
+
+// GEN-03
+#[test]
+fn the_same_node_with_other_metadata_gets_another_view() {
+    use crate::document::group::{Group, NodeMatch};
+    use envoy_types::pb::google::protobuf as well_known;
+
+    let metadata = [("role".to_owned(), "edge".into())].into();
+    let rule = NodeMatch { metadata, ..NodeMatch::default() };
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        let group = Group { matches: vec![rule.clone()], priority: 0 };
+        client.snapshot.group_rules = Arc::new([("edge".into(), Arc::new(group))]);
+        let resources = [(ENDPOINT, "A"), (ENDPOINT, "E")].map(|(resource_type, name)| ResourceChange {
+            group: "edge".into(),
+            resource_type,
+            name: name.into(),
+            resource: Some(Arc::new(resource(name, 7))),
+        });
+        let groups_added = vec!["edge".into()];
+        let difference = Difference { resources: resources.into(), groups_added, ..Difference::default() };
+        let facts = facts(&client.snapshot);
+        client.snapshot = client.snapshot.next(&difference, facts);
+        match variant {
+            Variant::Sotw => client.sotw(ENDPOINT, &["A", "B"]),
+            Variant::Delta => client.delta(ENDPOINT, &["A", "B"], &[]),
+        };
+        assert_eq!(client.says(), ["EDS[A@1,B@1]"]);
+        let role = well_known::Value { kind: Some(well_known::value::Kind::StringValue("edge".to_owned())) };
+        client.node.metadata = Some(well_known::Struct { fields: [("role".to_owned(), role)].into() });
+        match variant {
+            Variant::Sotw => client.sotw(ENDPOINT, &["A", "B"]),
+            Variant::Delta => client.delta(ENDPOINT, &[], &[]),
+        };
+        let expected = if variant == Variant::Sotw { "EDS[A@7]" } else { "EDS[A@7,-B]" };
+        assert_eq!(client.says(), [expected]);
+    }
+}
+
+// GEN-22
+#[test]
+fn resource_locators_are_names() {
+    let locator = |name: &str| pb::ResourceLocator { name: name.to_owned(), ..pb::ResourceLocator::default() };
+    let mut sotw = client(Variant::Sotw);
+    let (node, type_url) = (crate_node(), ENDPOINT.type_url().to_owned());
+    let request = pb::DiscoveryRequest {
+        node: node.clone(),
+        type_url: type_url.clone(),
+        resource_names: vec!["B".to_owned()],
+        resource_locators: vec![locator("A")],
+        ..pb::DiscoveryRequest::default()
+    };
+    sotw.request(request.encode_to_vec());
+    assert_eq!(sotw.says(), ["EDS[A@1,B@1]"]);
+    let mut delta = client(Variant::Delta);
+    let request = pb::DeltaDiscoveryRequest {
+        node,
+        type_url,
+        resource_locators_subscribe: vec![locator("A"), locator("B")],
+        resource_locators_unsubscribe: vec![locator("B")],
+        ..pb::DeltaDiscoveryRequest::default()
+    };
+    delta.request(request.encode_to_vec());
+    assert_eq!(delta.says(), ["EDS[A@1]"]);
+}
+
+// SW-10, SW-11
+#[test]
+fn sotw_scopes_come_whole_to_the_last() {
+    let scope = ResourceType::ScopedRoute;
+    let mut client = client(Variant::Sotw);
+    client.commit(&[(scope, "a", Some(1)), (scope, "b", Some(1))]).sotw(scope, &[]).all();
+    client.commit(&[(scope, "a", None)]);
+    assert_eq!(client.says(), ["scoped_routes[b@1]"]);
+    client.commit(&[(scope, "b", None)]);
+    assert_eq!(client.says(), ["scoped_routes[]"]);
+}
+
+// AD-01, design.md decision 6
+#[test]
+fn extension_configs_and_secrets_go_before_what_needs_them() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        let (mut commit, mut expected) = (Vec::new(), Vec::new());
+        for of_type in ResourceType::ALL {
+            match variant {
+                Variant::Sotw if of_type == ResourceType::VirtualHost => continue,
+                Variant::Sotw => client.sotw(of_type, &["N"]),
+                Variant::Delta => client.delta(of_type, &["N"], &[]),
+            };
+            commit.push((of_type, "N", Some(1)));
+            expected.push(of_type);
+        }
+        client.all();
+        commit.reverse();
+        client.commit(&commit);
+        assert_eq!(client.all().into_iter().map(|said| said.resource_type).collect::<Vec<_>>(), expected);
+    }
+}
+
+// AD-11
+#[test]
+fn secrets_are_sent_where_they_were_asked_for_and_unknown_ones_as_their_variant_says() {
+    let secret = ResourceType::Secret;
+    let mut client = client(Variant::Delta);
+    client.delta(CLUSTER, &[], &[]).all();
+    client.commit(&[(secret, "s", Some(1))]);
+    assert_eq!(client.says(), [""; 0]);
+    assert_eq!(client.delta(secret, &["s", "x"], &[]).says(), ["secrets[s@1,-x]"]);
+    assert_eq!(self::client(Variant::Sotw).sotw(secret, &["x"]).says(), [""; 0]);
 }

@@ -1,0 +1,35 @@
+//! What a client understands beyond the least, as its node says.
+//!
+//! `resource_errors` go to gRPC libraries alone: Envoy ignores them, and an Envoy that asks for a name that does not exist
+//! must hear nothing (conformance.md SW-13, SW-16). They are also the ones that drop a stream whose message is larger than
+//! 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client says that it takes
+//! wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing else that a bare Any does not.
+
+use crate::rollout::Node;
+
+/// The feature's two spellings: of the clients, and of the protocol's text.
+const WRAPPERS: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw"];
+/// What a response to a gRPC library should have at most, in bytes, where it may be told in parts: less than the 3 MB from
+/// which on a warning is due.
+const RESPONSE_MAX: usize = 2_900_000;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Abilities {
+    /// It reads `resource_errors` (PX-04).
+    pub(super) errors: bool,
+    /// SotW: it takes resources in wrappers (SW-29).
+    pub(super) wrappers: bool,
+    /// The most bytes that a response should have; `None`: no matter (SW-34, GR-03).
+    pub(super) response_max: Option<usize>,
+}
+
+impl Abilities {
+    pub(super) fn of(node: &Node) -> Self {
+        Self {
+            errors: node.is_grpc_library(),
+            wrappers: node.features.iter().any(|feature| WRAPPERS.contains(&feature.as_str())),
+            response_max: node.is_grpc_library().then_some(RESPONSE_MAX),
+        }
+    }
+}

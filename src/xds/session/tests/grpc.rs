@@ -1,0 +1,87 @@
+//! What gRPC libraries are told beyond others: names that do not exist, and large responses in parts.
+
+use super::*;
+
+fn grpc() -> Client {
+    let mut client = client(Variant::Sotw);
+    client.node.user_agent_name = "gRPC C-core linux".to_owned();
+    client
+}
+
+// PX-04, SW-11, PX-02
+#[test]
+fn a_name_that_does_not_exist_is_an_error_once_beside_all_that_does() {
+    let mut client = grpc();
+    let said = client.sotw(LISTENER, &["nope"]).all().remove(0);
+    assert_eq!(said.short(), "LDS[!nope]");
+    assert_eq!(client.ack(&said, &["nope"]).says(), [""; 0]);
+    assert_eq!(client.ack(&said, &["nope", "L"]).says(), ["LDS[L@1]"]);
+    client.commit(&[(LISTENER, "nope", Some(1))]);
+    assert_eq!(client.says(), ["LDS[L@1,nope@1]"]);
+    client.commit(&[(LISTENER, "nope", None)]);
+    assert_eq!(client.says(), ["LDS[L@1,!nope]"]);
+    client.commit(&[(LISTENER, "L", Some(2))]);
+    assert_eq!(client.says(), ["LDS[L@2]"]);
+    assert_eq!(client.sotw(ROUTE, &["r1", "rX"]).says(), ["RDS[r1@1,!rX]"]);
+    client.commit(&[(ROUTE, "r1", None)]);
+    assert_eq!(client.says(), [""; 0], "SW-12");
+    assert_eq!(client.sotw(ENDPOINT, &["gone"]).says(), ["EDS[gone@0]"], "SW-26: an answer, so no error");
+}
+
+// PX-04: a client that is no gRPC library hears nothing (SW-13), and no wildcard has errors
+#[test]
+fn nobody_else_is_told_of_names_that_do_not_exist() {
+    let mut envoy = client(Variant::Sotw);
+    assert_eq!(envoy.sotw(LISTENER, &["nope"]).says(), [""; 0]);
+    assert_eq!(envoy.sotw(ROUTE, &["rX", "r1"]).says(), ["RDS[r1@1]"]);
+    let mut wild = grpc();
+    assert_eq!(wild.sotw(CLUSTER, &[]).says(), ["CDS[A@1,B@1,S@1]"]);
+    wild.commit(&[(CLUSTER, "A", None)]);
+    assert_eq!(wild.says(), ["CDS[B@1,S@1]"]);
+    let mut delta = client(Variant::Delta);
+    delta.node.user_agent_name = "gRPC".to_owned();
+    assert_eq!(delta.delta(CLUSTER, &["x"], &[]).says(), ["CDS[-x]"], "removed_resources says it");
+}
+
+const SIZE: usize = 1_000_000;
+
+fn large(name: &str) -> Resource {
+    let fill = [body(name, 1), vec![1; SIZE]].concat();
+    Resource::new(name, fill, Vec::new())
+}
+
+// SW-34, GR-03
+#[test]
+fn endpoints_too_large_for_one_message_come_in_several_and_clusters_in_one() {
+    let names: Vec<String> = (0..8).map(|number| format!("e{number}")).collect();
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (mut client, of_type, expected) in [
+        (grpc(), ENDPOINT, vec![2, 2, 2, 2]),
+        (grpc(), ROUTE, vec![2, 2, 2, 2]),
+        (grpc(), CLUSTER, vec![8]),
+        (client(Variant::Sotw), ENDPOINT, vec![8]),
+    ] {
+        for name in &names {
+            client.serve(of_type, large(name));
+        }
+        let said = client.sotw(of_type, &asked).all();
+        assert_eq!(said.iter().map(|said| said.resources.len()).collect::<Vec<_>>(), expected, "{of_type}");
+        let mut told: Vec<_> = said.into_iter().flat_map(|said| said.resources).map(|(name, _)| name).collect();
+        told.sort_unstable();
+        assert_eq!(told, names, "{of_type}");
+        assert_eq!(client.says(), [""; 0]);
+    }
+}
+
+// SW-34: level-triggered also between the parts
+#[test]
+fn what_changes_between_two_parts_is_told_as_it_is_then() {
+    let mut client = grpc();
+    for name in ["e0", "e1", "e2", "e3"] {
+        client.serve(ENDPOINT, large(name));
+    }
+    let first = client.sotw(ENDPOINT, &["e0", "e1", "e2", "e3"]).next().expect("a part");
+    assert_eq!(first.short(), "EDS[e0@1,e1@1]");
+    client.commit(&[(ENDPOINT, "e0", Some(2)), (ENDPOINT, "e3", Some(2))]);
+    assert_eq!(client.says(), ["EDS[e0@2,e2@1,e3@2]"]);
+}
