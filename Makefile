@@ -33,7 +33,7 @@ it: tools ## in process, against a real etcd
 conformance: tools ## every rule of the xDS checklist, against the server over its socket; prints the table
 	cargo test --test conformance
 
-e2e: tools ## the server as a process, against a real etcd and a real Envoy
+e2e: tools ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	cargo test --test e2e -- --nocapture
 
 bench: tools ## small scenarios of a fleet against the floor, compared with stored ratios; then micro benches
@@ -46,7 +46,7 @@ bench-peers: tools ## other management servers on the same load (needs Go, Java;
 deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on
 	cargo deny check
 
-tools: ## fetch protoc, etcd and Envoy into .tools/ (nothing is installed elsewhere)
+tools: ## fetch protoc, etcd, Envoy and gRPC clients into .tools/ (nothing is installed elsewhere)
 	.ci/tools.sh
 
 .tools/bin/cargo-deny:

