@@ -10,7 +10,8 @@
 //! - A segment prefix becomes an exact path and a prefix: clients know no `path_separated_prefix`, nor URI templates.
 //! - A call is a POST without a query: conditions on either always hold or never do, and a Route that can never match is
 //!   left out. Clients have no pseudo headers to compare.
-//! - A redirect or a fixed response becomes `non_forwarding_action`, with which a call fails (UNAVAILABLE).
+//! - A redirect or a fixed response is left out: grpc-js refuses them, and `non_forwarding_action`, which should stand for
+//!   them, ends its process.
 //! - The timeout of a whole response is `max_stream_duration` there.
 //!
 //! What clients ignore (edits of headers, rewrites) is left out, so that a change of it is no change for them.
@@ -23,9 +24,7 @@ use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryPar
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{
-    HeaderMatcher, NonForwardingAction, QueryParameterMatcher, Route, RouteAction, RouteMatch,
-};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteMatch};
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::Message;
 
@@ -47,9 +46,9 @@ pub fn entry(entry: &Entry) -> Arc<Entry> {
 fn routes(envoy: &Bytes) -> Vec<Bytes> {
     // What does not decode was not encoded here.
     let Ok(route) = Route::decode(envoy.clone()) else { return Vec::new() };
-    let (Some(matches), Some(action)) = (route.r#match, route.action) else { return Vec::new() };
+    let (Some(matches), Some(Action::Route(action))) = (route.r#match, route.action) else { return Vec::new() };
     let Some(headers) = conditions(matches.headers, &matches.query_parameters) else { return Vec::new() };
-    let action = action_of(action);
+    let action = Action::Route(forward(action));
     let route = |path| Route {
         name: route.name.clone(),
         r#match: Some(RouteMatch { path_specifier: Some(path), headers: headers.clone(), ..RouteMatch::default() }),
@@ -94,17 +93,16 @@ fn holds_for_a_call(header: &HeaderMatcher) -> bool {
     }
 }
 
-fn action_of(envoy: Action) -> Action {
-    let Action::Route(action) = envoy else { return Action::NonForwardingAction(NonForwardingAction {}) };
+fn forward(action: RouteAction) -> RouteAction {
     let limited = action.timeout.filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
-    Action::Route(RouteAction {
+    RouteAction {
         cluster_specifier: action.cluster_specifier,
         retry_policy: action.retry_policy,
         hash_policy: action.hash_policy,
         max_stream_duration: limited
             .map(|timeout| MaxStreamDuration { max_stream_duration: Some(timeout), ..MaxStreamDuration::default() }),
         ..RouteAction::default()
-    })
+    }
 }
 
 #[cfg(test)]
@@ -175,10 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_envoys_own_make_a_call_fail_and_not_the_configuration() {
+    fn answers_of_envoys_own_are_left_out() {
         for to in [json!({ "redirect": { "host": "other" } }), json!({ "respond": { "status": 200 } })] {
-            let routes = adapted(&json!({ "match": "/a/b", "to": to }));
-            assert_eq!(routes[0]["non_forwarding_action"], json!({}));
+            assert_eq!(adapted(&json!({ "match": "/a/b", "to": to })), [Json::Null; 0]);
         }
     }
 }

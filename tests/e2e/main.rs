@@ -1,4 +1,4 @@
-//! End to end: real etcd, the server as a process, real Envoy, everything as an operator would see it.
+//! End to end: real etcd, the server as a process, real Envoy and gRPC clients, everything as an operator would see it.
 //!
 //! Every scenario runs with both bootstraps, delta and SotW. The tests that measure wait until they are alone.
 
@@ -24,10 +24,13 @@ macro_rules! with_both_bootstraps {
 
 mod bad_input;
 mod basics;
+mod calls;
+mod clients;
 mod control;
 mod faults;
 mod latency;
 mod load;
+mod scenarios;
 #[path = "../support/lib.rs"]
 mod support;
 mod try_out;

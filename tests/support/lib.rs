@@ -11,6 +11,7 @@ pub mod authority;
 pub mod envoy;
 pub mod etcd;
 pub mod eventually;
+pub mod grpc_upstream;
 pub mod process;
 pub mod proxy;
 pub mod server;

@@ -1,6 +1,8 @@
-//! A TCP proxy that a test can cut: what it carries breaks, and nothing new gets through until it is mended.
+//! A TCP proxy that a test can cut: what it carries breaks, and nothing new gets through until it is mended. Or it leads
+//! elsewhere from then on, as a name or a virtual address does.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +13,7 @@ use tokio::task::JoinSet;
 pub struct Proxy {
     address: SocketAddr,
     open: watch::Sender<bool>,
+    target: Arc<Mutex<String>>,
     _tasks: JoinSet<()>,
 }
 
@@ -21,9 +24,15 @@ impl Proxy {
         let address = listener.local_addr().expect("a bound listener has an address");
         let open = watch::Sender::new(true);
         let state = open.subscribe();
+        let target = Arc::new(Mutex::new(target));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, state));
-        Self { address, open, _tasks: tasks }
+        tasks.spawn(accept(listener, Arc::clone(&target), state));
+        Self { address, open, target, _tasks: tasks }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -36,25 +45,38 @@ impl Proxy {
         self.open.send_replace(false);
     }
 
+    /// Break every connection; new ones go to another target.
+    pub fn lead_to(&self, target: String) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        self.cut();
+        self.mend();
+    }
+
     /// Carry connections again.
     pub fn mend(&self) {
         self.open.send_replace(true);
     }
 }
 
-async fn accept(listener: TcpListener, target: String, open: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, target: Arc<Mutex<String>>, open: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         if *open.borrow() {
-            connections.spawn(carry(client, target.clone(), open.clone()));
+            let target = target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            connections.spawn(carry(client, target, open.clone()));
         }
     }
 }
 
 async fn carry(mut client: TcpStream, target: String, mut open: watch::Receiver<bool>) {
     let Ok(mut server) = TcpStream::connect(target).await else { return };
+    // Any change is a cut, also one that is mended already.
+    open.mark_unchanged();
+    if !*open.borrow() {
+        return;
+    }
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = open.wait_for(|open| !open) => {}
+        _ = open.changed() => {}
     }
 }

@@ -81,7 +81,7 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
 
 fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
     let Action::Forward(targets) = &rule.action else {
-        return vec![format!("to: calls of {clients} fail here with UNAVAILABLE, they need a cluster")];
+        return vec![format!("to: {clients} know neither redirects nor fixed responses and do without this")];
     };
     let mut sentences = Vec::new();
     for target in targets {

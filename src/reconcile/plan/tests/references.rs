@@ -367,6 +367,6 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
     stage.put("routes/a", r#"{"match": "/echo.Echo/*", "to": {"respond": {"status": 200}}}"#);
     assert_eq!(
         stage.status("routes/a").warnings,
-        ["to: calls of gRPC clients of listeners/echo fail here with UNAVAILABLE, they need a cluster"]
+        ["to: gRPC clients of listeners/echo know neither redirects nor fixed responses and do without this"]
     );
 }
