@@ -1,8 +1,8 @@
 //! Resources as operators wrote them: xds documents to resources of any type.
 //!
 //! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message that the proto-JSON stands for;
-//! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), and the
-//! name inside is the name in the key.
+//! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), the name
+//! inside is the name in the key, and every field is as Envoy's own rules say ([`validate`]).
 //!
 //! What stands beside it in the group, and which of two resources of one name is served, is `compile`'s.
 
@@ -21,7 +21,11 @@ use crate::document::xds::Xds;
 use crate::proto::canonical;
 
 mod awaited;
+mod place;
 mod read;
+mod validate;
+
+use place::Place;
 
 /// Where the resource stands in its document.
 const PLACE: &str = "resource";
@@ -34,8 +38,11 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Reso
     let resource_type = ResourceType::from_word(xds.resource_type)
         .ok_or_else(|| Rejection::new("", format!("found the type {}, expected one of the API", xds.resource_type)))?;
     check_type(resource_type, &xds.resource)?;
-    let message = read::resource(resource_type.type_url(), &xds.resource, PLACE)?;
+    // Of a secret nothing is quoted, wherever in it the mistake is.
+    let place = Place { path: PLACE.to_owned(), hidden: resource_type == ResourceType::Secret };
+    let message = read::resource(resource_type.type_url(), &xds.resource, &place)?;
     check_name(resource_type, &xds.name, &message)?;
+    validate::message(&message, &place)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
     let awaits = awaited::awaited(resource_type, &message);
@@ -97,3 +104,6 @@ fn warms(resource_type: ResourceType, body: &[u8]) -> Option<Arc<str>> {
     let service_name = message.eds_cluster_config.map(|config| config.service_name).filter(|name| !name.is_empty());
     Some(service_name.unwrap_or(message.name).into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,9 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json};
 
+use super::place::Place;
 use crate::document::Rejection;
-use crate::document::decode::{did_you_mean, found, kind_of, one_of, quote, segment};
+use crate::document::decode::{did_you_mean, one_of, quote};
 use crate::proto::canonical;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
@@ -23,36 +24,9 @@ const LISTED: usize = 16;
 const FREE_FORM: &str = "google.protobuf.Value";
 
 /// The message of a resource, `@type` checked already.
-pub(super) fn resource(type_url: &str, json: &Json, path: &str) -> Result<DynamicMessage, Rejection> {
-    let place = Place { path: path.to_owned(), hidden: false };
-    let descriptor = described(type_url, &place)?;
-    message(&descriptor, json, &place)
-}
-
-/// Where a value stands, and whether it may be quoted.
-#[derive(Debug, Clone)]
-struct Place {
-    path: String,
-    hidden: bool,
-}
-
-impl Place {
-    fn field(&self, name: &str) -> Self {
-        Self { path: format!("{}{}", self.path, segment(&self.path, name)), hidden: self.hidden }
-    }
-
-    fn index(&self, index: usize) -> Self {
-        Self { path: format!("{}[{index}]", self.path), hidden: self.hidden }
-    }
-
-    fn reject(&self, reason: String) -> Rejection {
-        Rejection::new(self.path.clone(), reason)
-    }
-
-    fn expected(&self, json: &Json, what: &str) -> Rejection {
-        let found = if self.hidden { kind_of(json).into() } else { found(json) };
-        self.reject(format!("found {found}, expected {what}"))
-    }
+pub(super) fn resource(type_url: &str, json: &Json, place: &Place) -> Result<DynamicMessage, Rejection> {
+    let descriptor = described(type_url, place)?;
+    message(&descriptor, json, place)
 }
 
 /// A message that is not an Any, from its fields or in its own form.

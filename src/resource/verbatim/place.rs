@@ -1,0 +1,38 @@
+//! Where a value stands in a document, and what may be said of it.
+
+use serde_json::Value as Json;
+
+use crate::document::Rejection;
+use crate::document::decode::{found, kind_of, segment};
+
+/// A place in a document.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// `resource.virtual_hosts[0].name`.
+    pub(super) path: String,
+    /// The value may be a secret: it is never quoted.
+    pub(super) hidden: bool,
+}
+
+impl Place {
+    /// The place of a field of the object here.
+    pub(super) fn field(&self, name: &str) -> Self {
+        Self { path: format!("{}{}", self.path, segment(&self.path, name)), hidden: self.hidden }
+    }
+
+    /// The place of an entry of the list here.
+    pub(super) fn index(&self, index: usize) -> Self {
+        Self { path: format!("{}[{index}]", self.path), hidden: self.hidden }
+    }
+
+    /// A rejection of what stands here.
+    pub(super) fn reject(&self, reason: String) -> Rejection {
+        Rejection::new(self.path.clone(), reason)
+    }
+
+    /// The rejection that says what was found here and what is expected.
+    pub(super) fn expected(&self, json: &Json, what: &str) -> Rejection {
+        let found = if self.hidden { kind_of(json).into() } else { found(json) };
+        self.reject(format!("found {found}, expected {what}"))
+    }
+}

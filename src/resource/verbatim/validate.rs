@@ -1,0 +1,196 @@
+//! The field rules that Envoy holds every message against: protoc-gen-validate, as written in the .proto files.
+//!
+//! What enters: a message known by its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
+//! refuse (conformance.md NE-08, NE-09, NE-11, and whatever else section 9 calls PGV). The rules are read from the
+//! descriptors ([`rules`]), once a message type; [`scalar`] compares single values. Messages in an Any are held against
+//! theirs too: Envoy does the same when it makes an extension of them.
+
+use std::collections::HashSet;
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
+
+use super::place::Place;
+use crate::document::Rejection;
+use crate::document::decode::one_of;
+use crate::proto::json::pool;
+use crate::proto::sensitive::is_sensitive;
+
+mod rules;
+mod scalar;
+
+use rules::{Rule, Rules, rules_of};
+
+const ANY: &str = "google.protobuf.Any";
+const DURATION: &str = "google.protobuf.Duration";
+/// Envoy counts durations in nanoseconds of 64 bits.
+const MAX_DURATION_SECONDS: i64 = i64::MAX / 1_000_000_000;
+
+/// Hold a message against the rules of its type, and every message in it against those of theirs.
+///
+/// # Errors
+/// The first field that is not as its rule says.
+pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rejection> {
+    match message.descriptor().full_name() {
+        ANY => return any(message, place),
+        DURATION => return duration(message, place),
+        name if name.starts_with("google.protobuf.") => return Ok(()),
+        _ => {}
+    }
+    let rules = rules_of(&message.descriptor());
+    for (field, rule) in &rules.fields {
+        let at = Place { hidden: place.hidden || is_sensitive(field), ..place.field(field.name()) };
+        checked_field(message, field, rule, &at)?;
+    }
+    required_oneofs(message, &rules, place)
+}
+
+fn checked_field(message: &DynamicMessage, field: &FieldDescriptor, rule: &Rule, at: &Place) -> Result<(), Rejection> {
+    // Presence counts where there is such a thing; a plain scalar that is absent is its default.
+    let is_there = message.has_field(field);
+    if !is_there && rule.required && field.containing_oneof().is_none() {
+        return Err(at.reject("missing, expected a value".to_owned()));
+    }
+    if is_there && rule.disallowed {
+        return Err(at.reject("found a field that Envoy refuses as long deprecated, expected its successor".to_owned()));
+    }
+    if !is_there && field.supports_presence() {
+        return Ok(());
+    }
+    let value = message.get_field(field);
+    match &*value {
+        Value::List(values) => list(field, values, rule, at),
+        Value::Map(entries) => map(field, entries.iter(), rule, at),
+        value => single(value, rule, at),
+    }
+}
+
+fn required_oneofs(message: &DynamicMessage, rules: &Rules, place: &Place) -> Result<(), Rejection> {
+    for oneof in &rules.required_oneofs {
+        if !oneof.fields().any(|field| message.has_field(&field)) {
+            let names: Vec<String> = oneof.fields().map(|field| format!("{:?}", field.name())).collect();
+            return Err(place.reject(format!("found nothing of {}, expected {}", oneof.name(), one_of(&names))));
+        }
+    }
+    Ok(())
+}
+
+fn single(value: &Value, rule: &Rule, at: &Place) -> Result<(), Rejection> {
+    scalar::check(value, rule, at)?;
+    match value {
+        Value::Message(inner) if !rule.skip => message(inner, at),
+        _ => Ok(()),
+    }
+}
+
+fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, at: &Place) -> Result<(), Rejection> {
+    if let Some(limits) = rule.repeated.as_ref().filter(|limits| !(limits.ignore_empty() && values.is_empty())) {
+        count(values.len(), limits.min_items, limits.max_items, "entry", "entries", at)?;
+        if limits.unique() && !is_message(field) {
+            let mut seen = HashSet::new();
+            for (index, value) in values.iter().enumerate() {
+                if !seen.insert(format!("{value:?}")) {
+                    return Err(at.index(index).reject("found the same entry twice, expected each once".to_owned()));
+                }
+            }
+        }
+    }
+    let none = Rule::default();
+    let entry = rule.items.as_deref().unwrap_or(&none);
+    values.iter().enumerate().try_for_each(|(index, value)| single(value, entry, &at.index(index)))
+}
+
+fn is_message(field: &FieldDescriptor) -> bool {
+    matches!(field.kind(), Kind::Message(_))
+}
+
+fn map<'a>(
+    field: &FieldDescriptor,
+    entries: impl Iterator<Item = (&'a MapKey, &'a Value)>,
+    rule: &Rule,
+    at: &Place,
+) -> Result<(), Rejection> {
+    // Sorted, so that the first mistake is always the same one.
+    let mut entries: Vec<(&MapKey, &Value)> = entries.collect();
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    if let Some(limits) = rule.map.as_ref().filter(|limits| !(limits.ignore_empty() && entries.is_empty())) {
+        count(entries.len(), limits.min_pairs, limits.max_pairs, "key", "keys", at)?;
+    }
+    let none = Rule::default();
+    let (keys, values) = (rule.keys.as_deref().unwrap_or(&none), rule.items.as_deref().unwrap_or(&none));
+    // A map's values stand below its keys, which may be anything.
+    for (key, value) in entries {
+        let below = at.field(&key_text(key));
+        scalar::check(
+            &Value::from(key.clone()),
+            keys,
+            &Place { hidden: at.hidden, path: format!("{} (the key)", below.path) },
+        )?;
+        single(value, values, &below)?;
+    }
+    debug_assert!(field.is_map(), "only maps have entries");
+    Ok(())
+}
+
+fn key_text(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(key) => key.to_string(),
+        MapKey::I32(key) => key.to_string(),
+        MapKey::I64(key) => key.to_string(),
+        MapKey::U32(key) => key.to_string(),
+        MapKey::U64(key) => key.to_string(),
+        MapKey::String(key) => key.clone(),
+    }
+}
+
+fn count(
+    found: usize,
+    least: Option<u64>,
+    most: Option<u64>,
+    one: &str,
+    many: &str,
+    at: &Place,
+) -> Result<(), Rejection> {
+    let found = found as u64;
+    let word = |count: u64| if count == 1 { one.to_owned() } else { many.to_owned() };
+    match (least, most) {
+        (Some(least), _) if found < least => {
+            let found =
+                if found == 0 { "missing or empty".to_owned() } else { format!("found {found} {}", word(found)) };
+            Err(at.reject(format!("{found}, expected at least {least} {}", word(least))))
+        }
+        (_, Some(most)) if found > most => {
+            Err(at.reject(format!("found {found} {many}, expected at most {most} {}", word(most))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn duration(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
+    let (seconds, nanos) = scalar::duration_parts(message);
+    if seconds < 0 || nanos < 0 {
+        return Err(at.reject("found a negative duration, expected one of 0 or more".to_owned()));
+    }
+    if seconds >= MAX_DURATION_SECONDS {
+        let reason = format!("found a duration of {seconds} s, expected less than {MAX_DURATION_SECONDS} s");
+        return Err(at.reject(reason));
+    }
+    Ok(())
+}
+
+/// The message in an Any. What cannot be decoded was not read here, and is nobody's mistake.
+fn any(any: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
+    let type_url = any.get_field_by_name("type_url");
+    let type_url = type_url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let Some(descriptor) = pool().get_message_by_name(type_url.rsplit('/').next().unwrap_or_default()) else {
+        return Ok(());
+    };
+    let bytes = any.get_field_by_name("value");
+    let bytes = bytes.as_deref().and_then(Value::as_bytes).cloned().unwrap_or_default();
+    match DynamicMessage::decode(descriptor, bytes) {
+        Ok(inner) => message(&inner, at),
+        Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
