@@ -23,7 +23,7 @@ use super::support::ads_client::{DeltaStream, Event, SotwStream, connect};
 mod message;
 pub(crate) mod method;
 
-pub(crate) use message::{Request, Response};
+pub(crate) use message::{Received, Request, Response};
 
 /// How long what comes "at once" may take. The text says 200 ms; what matters is that it comes, on a busy machine too.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
@@ -80,6 +80,7 @@ pub(crate) struct Client {
     label: String,
     transcript: Transcript,
     memory: BTreeMap<String, Memory>,
+    nonces: Vec<String>,
     greeted: bool,
     introduced: bool,
 }
@@ -104,7 +105,16 @@ impl Client {
         let label = format!("stream {}", transcript.streams() + 1);
         transcript.note(&format!("{label} opens {method}"));
         let transcript = transcript.clone();
-        Self { variant, wire, label, transcript, memory: BTreeMap::new(), greeted: false, introduced: false }
+        Self {
+            variant,
+            wire,
+            label,
+            transcript,
+            memory: BTreeMap::new(),
+            nonces: Vec::new(),
+            greeted: false,
+            introduced: false,
+        }
     }
 
     // ---- what it sends ----
@@ -212,11 +222,17 @@ impl Client {
             Event::Response(response) => {
                 self.transcript.note(&format!("{} S> {response}", self.label));
                 self.memory.entry(response.type_url.clone()).or_default().nonce.clone_from(&response.nonce);
+                self.nonces.push(response.nonce.clone());
             }
             Event::Ended(status) => self.transcript.note(&format!("{} S> ended: {status}", self.label)),
             Event::Nothing => self.transcript.note(&format!("{} S> nothing for {period:?}", self.label)),
         }
         event
+    }
+
+    /// The nonces of all responses so far.
+    pub(crate) fn nonces(&self) -> &[String] {
+        &self.nonces
     }
 
     /// What happens next that counts: the empty delta response that a server may send on a stream which has had none

@@ -12,8 +12,8 @@ use super::rule::{Context, Rule, Variant};
 use super::table::Verdicts;
 use super::target::Launch;
 
-/// No rule takes so long; one that does is stuck.
-const LIMIT: Duration = Duration::from_secs(90);
+/// No rule takes so long, its turn to start a server included; one that does is stuck.
+const LIMIT: Duration = Duration::from_secs(180);
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use super::documents::Documents;
@@ -17,11 +17,21 @@ use crate::support::server::Server;
 /// A server that publishes nothing new for a commit is taken to have seen it after so long.
 const SEEN: Duration = Duration::from_millis(1500);
 
+/// Servers that start at the same time: a start is work, unlike a rule, and has a time limit.
+const STARTS_AT_ONCE: usize = 2;
+
 /// Servers of this tree.
-#[derive(Default)]
 pub(crate) struct Chancery {
     etcd: OnceCell<Etcd>,
     count: AtomicUsize,
+    starts: Semaphore,
+}
+
+impl Default for Chancery {
+    fn default() -> Self {
+        let starts = Semaphore::new(STARTS_AT_ONCE);
+        Self { etcd: OnceCell::new(), count: AtomicUsize::new(0), starts }
+    }
 }
 
 #[async_trait(?Send)]
@@ -37,8 +47,10 @@ impl Launch for Chancery {
         let mut arguments = vec!["--etcd", &*endpoint, "--prefix", &*prefix];
         arguments.extend(["--registry-prefix", &*registry, "--state-prefix", &*state]);
         arguments.extend(options.arguments.iter().map(String::as_str));
+        let start = self.starts.acquire().await.expect("nobody closes it");
         let server = Server::start(&arguments).await;
         server.ready().await;
+        drop(start);
         Box::new(Running { documents, server })
     }
 }

@@ -327,7 +327,10 @@ impl Session {
             _ => Vec::new(),
         };
         state.names.retain(|name| !forgotten.contains(name));
-        state.sent = view;
+        if !self.has(Fault::ReaddedNameSilent) {
+            state.sent.clear();
+        }
+        state.sent.extend(view);
         state.due.clear();
         state.answer_due = false;
         let (resources, removed) = content?;
