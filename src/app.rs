@@ -312,6 +312,10 @@ impl fleet::Observer for Counted {
     fn refused(&self, resource_type: ResourceType, _: Variant) {
         self.0.nacked(resource_type.as_str());
     }
+
+    fn too_large(&self, resource_type: ResourceType) {
+        self.0.too_large(resource_type.as_str());
+    }
 }
 
 impl Observer for Counted {

@@ -119,6 +119,8 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn acknowledged(&self, resource_type: ResourceType, variant: Variant, since_published: Option<Duration>);
     /// A response was NACKed.
     fn refused(&self, resource_type: ResourceType, variant: Variant);
+    /// A response was larger than its client takes.
+    fn too_large(&self, resource_type: ResourceType);
 }
 
 /// Counts nothing.
@@ -129,6 +131,7 @@ impl Observer for Nobody {
     fn responded(&self, _: ResourceType, _: Variant) {}
     fn acknowledged(&self, _: ResourceType, _: Variant, _: Option<Duration>) {}
     fn refused(&self, _: ResourceType, _: Variant) {}
+    fn too_large(&self, _: ResourceType) {}
 }
 
 /// All streams. Cheap to clone.

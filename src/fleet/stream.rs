@@ -172,6 +172,7 @@ impl StreamHandle {
         self.observer.responded(resource_type, self.stream.identity.variant);
         if size > GRPC_MESSAGE_MAX && self.stream.identity.grpc_library {
             self.stream.facts().response_too_large = true;
+            self.observer.too_large(resource_type);
         }
         self.of_type(resource_type, |of_type| of_type.sent = Some(sent));
     }

@@ -87,6 +87,8 @@ pub struct Metrics {
     pub responses: Family<ResponseLabels, Counter>,
     /// Responses refused.
     pub nacks: Family<TypeLabels, Counter>,
+    /// Responses to gRPC libraries that are larger than these take.
+    pub responses_too_large: Family<TypeLabels, Counter>,
     /// From the moment a change was seen to its publish, in seconds.
     pub publish_seconds: Histogram,
     /// From a publish to its ACK by a stream, in seconds.
@@ -114,6 +116,7 @@ impl Default for Metrics {
             snapshot_skipped_equal: Counter::default(),
             responses: Family::default(),
             nacks: Family::default(),
+            responses_too_large: Family::default(),
             publish_seconds: seconds(),
             acknowledge_seconds: seconds(),
             etcd: Etcd::register(&mut registry),
@@ -143,6 +146,11 @@ impl Metrics {
         registry.register("chancery_responses", "Responses sent", self.responses.clone());
         registry.register("chancery_nacks", "Responses refused", self.nacks.clone());
         registry.register(
+            "chancery_responses_too_large",
+            "Responses to gRPC libraries of more than 4 MiB, which these do not take",
+            self.responses_too_large.clone(),
+        );
+        registry.register(
             "chancery_publish_seconds",
             "From the moment a change was seen to its publish",
             self.publish_seconds.clone(),
@@ -167,6 +175,11 @@ impl Metrics {
     /// Count a NACK.
     pub fn nacked(&self, resource_type: &'static str) {
         self.nacks.get_or_create(&TypeLabels { r#type: resource_type }).inc();
+    }
+
+    /// Count a response that is too large for its client.
+    pub fn too_large(&self, resource_type: &'static str) {
+        self.responses_too_large.get_or_create(&TypeLabels { r#type: resource_type }).inc();
     }
 
     /// A snapshot was published so long after its first change was seen.
@@ -220,6 +233,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.response_sent("clusters", "delta");
         metrics.nacked("routes");
+        metrics.too_large("clusters");
         metrics.published(Duration::from_millis(3));
         metrics.acknowledged(Duration::from_millis(7));
         let derived = Derived {
@@ -240,6 +254,10 @@ mod tests {
             ["chancery_responses_total{type=\"clusters\",variant=\"delta\"} 1"]
         );
         assert_eq!(series(&text, "chancery_nacks_total"), ["chancery_nacks_total{type=\"routes\"} 1"]);
+        assert_eq!(
+            series(&text, "chancery_responses_too_large_total"),
+            ["chancery_responses_too_large_total{type=\"clusters\"} 1"]
+        );
         assert_eq!(series(&text, "chancery_publish_seconds_count"), ["chancery_publish_seconds_count 1"]);
         assert_eq!(series(&text, "chancery_acknowledge_seconds_count"), ["chancery_acknowledge_seconds_count 1"]);
         assert!(text.ends_with("# EOF\n"));

@@ -29,6 +29,9 @@ use crate::snapshot::store::Store;
 /// Requests read before other streams get their turn.
 const REQUESTS_A_POLL: usize = 64;
 
+/// From here on, in bytes, an operator should know of a response to a gRPC library (conformance.md GR-03).
+const GRPC_LARGE: usize = 3_000_000;
+
 /// What the bodies of this server may fail with.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -206,7 +209,16 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 "Sent a response"
             );
             let sent = Sent { version: response.version, nonce: Arc::clone(&response.nonce), at: SystemTime::now() };
-            handle.sent(resource_type, sent, response.head.len() + response.blocks.len());
+            let size = response.head.len() + response.blocks.len();
+            if size > GRPC_LARGE && self.session.node().is_some_and(|node| node.is_grpc_library()) {
+                warn!(
+                    parent: &self.span,
+                    r#type = resource_type.as_str(),
+                    bytes = size,
+                    "A response to a gRPC library is large; it drops the stream above 4 MB"
+                );
+            }
+            handle.sent(resource_type, sent, size);
         }
         Poll::Ready(Some(Frame::data(message.counted(&self.progress))))
     }

@@ -34,6 +34,7 @@ mod scenarios;
 #[path = "../support/lib.rs"]
 mod support;
 mod try_out;
+mod types;
 mod warming;
 mod world;
 mod zero_loss;
