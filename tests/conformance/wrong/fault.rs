@@ -157,7 +157,7 @@ pub(crate) const FAULTS: [Row; 48] = [
     row(Fault::UnknownTypeSilent, &["GEN-05"]),
     row(Fault::UnknownTypeEndsStream, &["GEN-05"]),
     row(Fault::WrongAnyType, &["GEN-12"]),
-    row(Fault::NoTypeUrl, &["GEN-06"]),
+    row(Fault::NoTypeUrl, &["GEN-12"]),
     row(Fault::DuplicateNames, &["GEN-11"]),
     row(Fault::NoControlPlane, &["GEN-09"]),
     row(Fault::NodeInEveryRequest, &["GEN-01"]),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use libtest_mimic::{Failed, Trial};
@@ -13,6 +14,10 @@ use crate::fixture::{Change, Resource};
 use crate::rule::Rule;
 use crate::target::{Launch, Options, Target};
 use crate::trial;
+
+/// A commit here is instant and overtakes what a client has sent just before, which nothing tells apart from a client that
+/// has not sent it. So it waits for what is on the wire.
+const ON_THE_WIRE: Duration = Duration::from_millis(100);
 
 struct Wrong(Option<Fault>);
 
@@ -32,6 +37,7 @@ impl Target for WrongServer {
     }
 
     async fn commit(&self, changes: Vec<Change>) {
+        tokio::time::sleep(ON_THE_WIRE).await;
         self.apply(changes.into_iter().map(edit).collect());
     }
 
