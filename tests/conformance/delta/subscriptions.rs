@@ -106,7 +106,8 @@ async fn subscriptions_come_before_unsubscriptions(context: Context) {
 async fn every_subscription_is_answered(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
-    for (of, name) in [(EDS, "A"), (RDS, "r1"), (CDS, "S"), (LDS, "L")] {
+    // Parents first: a parent that is sent is followed by its children, where they were asked for.
+    for (of, name) in [(LDS, "L"), (CDS, "S"), (RDS, "r1"), (EDS, "A")] {
         client.fetch(of, &[name]).await.carries(&[name]);
         client.fetch(of, &[name]).await.carries(&[name]);
     }

@@ -15,7 +15,7 @@ use crate::support::ads_client::Event;
 use crate::target::Options;
 
 pub(crate) const RULES: &[Rule] = rules![
-    "GR-01" SOTW a_connection_that_answers_no_ping_is_closed,
+    "GR-01" BOTH a_connection_that_answers_no_ping_is_closed,
     "GR-02" BOTH pings_are_answered_and_not_punished,
     "GR-07" BOTH a_reset_stream_leaves_nothing_behind,
     "GR-07" BOTH two_streams_of_one_node_are_served,
@@ -29,7 +29,8 @@ pub(crate) const RULES: &[Rule] = rules![
 const KEEPALIVE: Duration = Duration::from_secs(30 + 20 + 15);
 const PING: u8 = 6;
 
-/// The server's 30 s and 20 s are no flags, so this takes its time; it spends it waiting.
+/// The server's 30 s and 20 s are no flags, so this takes its time; it spends it waiting. A connection without a stream has
+/// no variant, and the rule holds for both.
 async fn a_connection_that_answers_no_ping_is_closed(context: Context) {
     let world = context.f1().await;
     let mut socket = TcpStream::connect(world.target.address()).await.expect("connect");
