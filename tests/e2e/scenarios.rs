@@ -40,7 +40,7 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("endpoints come and go", |stage| Box::pin(endpoints_come_and_go(stage))),
     ("failover", |stage| Box::pin(failover(stage))),
     ("NACK and fix", |stage| Box::pin(nack_and_fix(stage))),
-    ("what Envoy alone understands", |stage| Box::pin(what_envoy_alone_understands(stage))),
+    ("what others understand", |stage| Box::pin(what_others_understand(stage))),
     ("server restart", |stage| Box::pin(server_restart(stage))),
     ("move to a second replica", |stage| Box::pin(move_to_a_second_replica(stage))),
 ];
@@ -341,10 +341,11 @@ async fn nack_and_fix(stage: &mut Stage) {
     }
 }
 
-/// Documents that mean nothing to gRPC harm none of its calls: nothing is refused, and the rest is served.
-async fn what_envoy_alone_understands(stage: &mut Stage) {
+/// Documents that mean nothing to gRPC, or nothing to Envoy, harm no calls: nothing is refused, and the rest is served.
+async fn what_others_understand(stage: &mut Stage) {
     let before = stage.client.calls().count();
     let documents = [
+        ("listeners/other", json!({ "api": true })),
         ("routes/moved", json!({ "match": "/moved/*", "to": { "redirect": { "host": "other" } } })),
         ("routes/page", json!({ "match": "GET /page", "to": { "respond": { "status": 200 } } })),
         ("routes/template", json!({ "match": "/users/{id}", "to": "blue", "rewrite": { "prefix": "/" } })),

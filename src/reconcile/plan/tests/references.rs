@@ -343,6 +343,24 @@ fn an_api_listener_has_its_routes_in_the_words_of_grpc() {
 }
 
 #[test]
+fn an_api_listener_written_as_it_is_is_answered_by_name_too() {
+    let text = |field: &str| {
+        format!(
+            r#"{{"resource": {{"@type": "type.googleapis.com/envoy.config.listener.v3.Listener", "name": "echo", {field}}}}}"#
+        )
+    };
+    let address = r#""address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}}"#;
+    let manager = r#""@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "echo", "rds": {"route_config_name": "echo", "config_source": {"ads": {}}}"#;
+    for (field, on_demand) in
+        [(address.to_owned(), false), (format!(r#""api_listener": {{"api_listener": {{{manager}}}}}"#), true)]
+    {
+        let stage = world_of(&[("xds/listeners/echo", &text(&field))]);
+        let listener = stage.world.compiled().resource("default", ResourceType::Listener, "echo");
+        assert_eq!(listener.map(|listener| listener.on_demand), Some(on_demand), "{field}");
+    }
+}
+
+#[test]
 fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it() {
     let least = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "lb": {"policy": "least_request"}}"#;
     let other = r#"{"match": "/echo.Echo/*", "to": "x", "listeners": ["web"], "rewrite": {"host": "a"}}"#;
