@@ -284,6 +284,23 @@ impl Client {
         }
     }
 
+    /// Everything up to the first response of this type.
+    pub(crate) async fn all_until(&mut self, of: Type, limit: Duration) -> Vec<Response> {
+        let deadline = Instant::now() + limit;
+        let mut responses = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.event_of(Some(of.type_url()), left).await {
+                Event::Response(response) => responses.push(response),
+                Event::Ended(status) => panic!("expected a response of {of}, the stream ended: {status}"),
+                Event::Nothing => panic!("expected a response of {of} within {limit:?}, none came"),
+            }
+            if responses.last().is_some_and(|response| response.type_url == of.type_url()) {
+                return responses;
+            }
+        }
+    }
+
     /// Nothing arrives.
     pub(crate) async fn quiet(&mut self) {
         self.quiet_for(QUIET).await;

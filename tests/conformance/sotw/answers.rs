@@ -156,9 +156,9 @@ async fn unknown_endpoints_are_an_empty_assignment(context: Context) {
     assert_eq!(assignment.endpoints.len(), 1, "{assignment:?}");
 }
 
-/// A cluster too large to fit into what a connection takes unread.
+/// A cluster of which a few fill what a connection takes unread.
 fn large(content: u32) -> Resource {
-    let text = format!("{content} {}", "x".repeat(300_000));
+    let text = format!("{content} {}", "x".repeat(800_000));
     let mut resource = cluster("A", 1);
     resource.json["metadata"] = json!({ "filter_metadata": { "suite": { "text": text } } });
     resource
@@ -173,7 +173,8 @@ async fn after_a_stall_only_the_newest_is_sent(context: Context) {
         world.commit(vec![put(large(content))]).await;
     }
     let responses = client.drain().await;
-    assert!(responses.len() <= 6, "few responses for {COMMITS} commits, found {}", responses.len());
+    // What the transport takes unread, some 4 MB, and what was owed when it took more.
+    assert!(responses.len() <= 8, "few responses for {COMMITS} commits, found {}", responses.len());
     let last = responses.last().expect("at least one response");
     let expected = large(COMMITS).any().value;
     assert_eq!(last.get("A").body.as_ref().map(|body| body.value.len()), Some(expected.len()), "the newest comes last");
