@@ -9,10 +9,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::document::key::DocumentKey;
+use body::Body;
 
+pub mod body;
 pub mod check;
 pub mod clusters;
 pub mod compile;
@@ -142,6 +144,13 @@ impl ResourceVersion {
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(bytes))
     }
+
+    /// The version of these bytes, however they are cut.
+    fn of_body(body: &Body) -> Self {
+        let mut hasher = Xxh3::new();
+        body.pieces().iter().for_each(|piece| hasher.update(piece));
+        Self(hasher.digest128())
+    }
 }
 
 impl fmt::Display for ResourceVersion {
@@ -166,11 +175,12 @@ pub type Awaited = Arc<[(ResourceType, Arc<str>)]>;
 pub struct Resource {
     /// The name on the wire.
     pub name: Arc<str>,
-    /// Hash of [`Resource::body`].
+    /// Hash of [`Resource::body`]; of a RouteConfiguration that was put together, a sum over its virtual hosts.
     pub version: ResourceVersion,
     /// The encoded message (the `value` of the Any), canonical: map entries sorted.
-    pub body: Bytes,
-    /// The documents it was made of, sorted; empty for what is generated from nothing (the default listener).
+    pub body: Body,
+    /// The documents it was made of, sorted; empty for what is generated from nothing (the default listener), and where
+    /// [`Resource::parts`] has them.
     pub documents: Vec<DocumentKey>,
     /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (conformance.md AD-03).
     pub warms: Option<Arc<str>>,
@@ -189,12 +199,12 @@ pub struct Resource {
 impl Resource {
     /// A resource that warms nothing and is part of the wildcard set, unless its name is one that never is.
     #[must_use]
-    pub fn new(name: impl Into<Arc<str>>, body: impl Into<Bytes>, documents: Vec<DocumentKey>) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, body: impl Into<Body>, documents: Vec<DocumentKey>) -> Self {
         let (name, body) = (name.into(), body.into());
         let on_demand = xdstp::is_xdstp(&name);
         Self {
             name,
-            version: ResourceVersion::of(&body),
+            version: ResourceVersion::of_body(&body),
             body,
             documents,
             warms: None,
@@ -204,6 +214,18 @@ impl Resource {
             ttl: None,
             parts: None,
         }
+    }
+
+    /// A resource that was put together of many documents' parts, whose version is known from theirs.
+    #[must_use]
+    pub fn put_together(name: Arc<str>, version: ResourceVersion, body: Body, parts: parts::Parts) -> Self {
+        Self { version, parts: Some(Arc::new(parts)), body, ..Self::new(name, "", Vec::new()) }
+    }
+
+    /// The documents it was made of, sorted.
+    pub fn made_of(&self) -> impl Iterator<Item = &DocumentKey> {
+        let parts = self.parts.as_ref().filter(|_| self.documents.is_empty());
+        self.documents.iter().chain(parts.into_iter().flat_map(|parts| parts.keys()))
     }
 
     /// The same with what its wrapper says beside the body. Without either it is the same resource, version included.

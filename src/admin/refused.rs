@@ -98,9 +98,10 @@ fn named_in(snapshot: &Snapshot, group: &str, resource_type: ResourceType, said:
 }
 
 fn blamed(resource: &Resource, message: &str) -> Vec<DocumentKey> {
-    match resource.documents.as_slice() {
-        [only] => vec![only.clone()],
-        many => many.iter().filter(|key| mentions(message, &key.to_string())).cloned().collect(),
+    let mut documents = resource.made_of();
+    match (documents.next(), documents.next()) {
+        (Some(only), None) => vec![only.clone()],
+        _ => resource.made_of().filter(|key| mentions(message, &key.to_string())).cloned().collect(),
     }
 }
 

@@ -135,7 +135,7 @@ fn show(resource_type: ResourceType, resource: &Resource, world: &World) -> Resu
     Ok(Shown {
         name: resource.name.to_string(),
         version: resource.version.to_string(),
-        documents: resource.documents.iter().map(full_key).collect(),
+        documents: resource.made_of().map(full_key).collect(),
         resource: body(resource_type, resource)?,
     })
 }
@@ -145,6 +145,6 @@ fn body(resource_type: ResourceType, resource: &Resource) -> Result<Value, Probl
     if resource_type == ResourceType::Secret {
         return Ok(json!({ "@type": resource_type.type_url(), "name": &*resource.name }));
     }
-    to_json(resource_type.type_url(), &resource.body)
+    to_json(resource_type.type_url(), &resource.body.to_bytes())
         .map_err(|error| Problem::new(Code::Internal, format!("{resource_type} {}: {error}", resource.name)))
 }

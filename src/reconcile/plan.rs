@@ -141,8 +141,7 @@ pub struct Plan {
 /// Decide.
 #[must_use]
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
-    let layout = &world.options().layout;
-    let mut runs = runs(layout, inputs).into_iter();
+    let mut runs = runs(world, inputs).into_iter();
     let first = plan_run(world, runs.next().unwrap_or_default(), moment);
     runs.fold(first, |plan, inputs| {
         let next = plan_run(&plan.world, inputs, moment);
@@ -163,7 +162,9 @@ enum Company {
     Alone,
 }
 
-fn company(layout: &Layout, input: &Input) -> Company {
+/// `deleted`: clusters that may be gone, or live on because they are used. What becomes of such a one when it is written
+/// anew depends on who uses it at that moment.
+fn company(layout: &Layout, input: &Input, deleted: impl Fn(&DocumentKey) -> bool) -> Company {
     match input {
         Input::Changed { root: Root::Registrations, .. }
         | Input::Listed { root: Root::Registrations, .. }
@@ -176,7 +177,9 @@ fn company(layout: &Layout, input: &Input) -> Company {
             let deletes = |change: &Change| {
                 matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
             };
+            let revives = |change: &Change| deleted(&layout.locate(root, change.key()));
             match changes.iter().filter(|change| deletes(change)).count() {
+                0 if changes.iter().any(revives) => Company::Alone,
                 0 => Company::Ordinary,
                 count if count == changes.len() => Company::Deletions,
                 _ => Company::Alone,
@@ -187,11 +190,18 @@ fn company(layout: &Layout, input: &Input) -> Company {
 
 /// The inputs, cut so that a deleted cluster's users are those of the revision that deletes it, however many revisions are
 /// planned at once: a replica that was slower comes to the same end.
-fn runs(layout: &Layout, inputs: Vec<Input>) -> Vec<Vec<Input>> {
+fn runs(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
+    let layout = &world.options().layout;
+    let mut deleted: BTreeSet<DocumentKey> = BTreeSet::new();
+    let lives_on = |key: &DocumentKey| world.document(key).is_some_and(|status| status.latest.is_none());
     let mut runs = Vec::new();
     let (mut run, mut met) = (Vec::new(), Company::Any);
     for input in inputs {
-        let company = company(layout, &input);
+        let company = company(layout, &input, |key| deleted.contains(key) || lives_on(key));
+        if let Input::Changed { root, changes, .. } = &input {
+            let gone = changes.iter().filter(|change| matches!(change, Change::Delete { .. }));
+            deleted.extend(gone.map(|change| layout.locate(root, change.key())).filter(|key| key.cluster().is_some()));
+        }
         if company != Company::Any {
             if met != Company::Any && (met != company || company == Company::Alone) {
                 runs.push(std::mem::take(&mut run));

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn shown(resource: &Resource) -> Json {
-        to_json(&WireCluster::type_url(), &resource.body).unwrap()
+        to_json(&WireCluster::type_url(), &resource.body.to_bytes()).unwrap()
     }
 
     fn document(source: Source, settings: Settings) -> Cluster {

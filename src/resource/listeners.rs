@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     fn shown(resource: &Resource) -> Json {
-        to_json(&WireListener::type_url(), &resource.body).unwrap()
+        to_json(&WireListener::type_url(), &resource.body.to_bytes()).unwrap()
     }
 
     fn manager(resource: &Resource) -> Json {

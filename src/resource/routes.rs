@@ -104,15 +104,20 @@ pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
     with_members(&head, 3, routes)
 }
 
-/// The encoded RouteConfiguration of the listener `name`, from encoded virtual hosts.
+/// The encoded RouteConfiguration of the listener `name` without its virtual hosts, which follow it ([`member`]).
 #[must_use]
-pub fn configuration<'a>(name: &str, virtual_hosts: impl Iterator<Item = &'a Bytes>) -> Bytes {
+pub fn configuration(name: &str) -> Bytes {
     let head = RouteConfiguration {
         name: name.to_owned(),
         ignore_port_in_host_matching: true,
         ..RouteConfiguration::default()
     };
-    with_members(&head, 2, virtual_hosts)
+    head.encode_to_vec().into()
+}
+
+/// Put an encoded virtual host behind a RouteConfiguration.
+pub fn member(configuration: &mut Vec<u8>, virtual_host: &[u8]) {
+    append(configuration, 2, virtual_host);
 }
 
 /// The encoded `head` with encoded messages as its repeated field `tag`.
@@ -358,10 +363,9 @@ mod tests {
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
-        assert_eq!(RouteConfiguration::decode(configuration("edge", written.iter())).unwrap(), whole);
-        assert_eq!(
-            configuration("edge", [].iter()),
-            RouteConfiguration { virtual_hosts: vec![], ..whole }.encode_to_vec()
-        );
+        let mut configured = configuration("edge").to_vec();
+        assert_eq!(configured, RouteConfiguration { virtual_hosts: vec![], ..whole.clone() }.encode_to_vec());
+        written.iter().for_each(|host| member(&mut configured, host));
+        assert_eq!(RouteConfiguration::decode(&*configured).unwrap(), whole);
     }
 }

@@ -14,10 +14,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::routes;
+use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
+
+mod slabs;
 
 /// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (documents.md, Order).
 pub const MAX_ENTRIES: usize = 200_000;
@@ -201,6 +204,8 @@ struct Own {
 #[derive(Debug, Clone)]
 struct VirtualHost {
     bytes: Bytes,
+    /// Hash of the bytes.
+    hash: u128,
     routes: usize,
 }
 
@@ -218,6 +223,10 @@ pub struct Touched {
 pub struct Table {
     own: OrdMap<HostKey, Own>,
     encoded: OrdMap<HostKey, VirtualHost>,
+    /// Neighbouring virtual hosts, encoded together, by the first of them.
+    slabs: OrdMap<HostKey, Bytes>,
+    /// Wrapping sum of the virtual hosts' hashes.
+    sum: u128,
     documents: OrdMap<Arc<DocumentKey>, usize>,
     routes: usize,
 }
@@ -272,12 +281,14 @@ impl Table {
             return Err(routes);
         }
         self.routes = routes;
-        for host in hosts {
-            match self.virtual_host(&host) {
-                Some(virtual_host) => self.encoded.insert(host, virtual_host),
-                None => self.encoded.remove(&host),
+        for host in &hosts {
+            let (new, old) = match self.virtual_host(host) {
+                Some(new) => (Some(new.hash), self.encoded.insert(host.clone(), new)),
+                None => (None, self.encoded.remove(host)),
             };
+            self.sum = self.sum.wrapping_add(new.unwrap_or(0)).wrapping_sub(old.map_or(0, |old| old.hash));
         }
+        slabs::update(&mut self.slabs, &self.encoded, &hosts);
         Ok(())
     }
 
@@ -310,12 +321,20 @@ impl Table {
             entries.sort_unstable_by_key(|(position, _)| *position);
         }
         let routes: Vec<Bytes> = entries.iter().flat_map(|(_, entry)| entry.routes.iter().cloned()).collect();
-        Some(VirtualHost { bytes: routes::virtual_host(&host.pattern(), &routes), routes: routes.len() })
+        let bytes = routes::virtual_host(&host.pattern(), &routes);
+        Some(VirtualHost { hash: xxh3_128(&bytes), bytes, routes: routes.len() })
     }
 
-    /// The encoded virtual hosts, in order.
-    pub fn virtual_hosts(&self) -> impl Iterator<Item = &Bytes> {
-        self.encoded.values().map(|virtual_host| &virtual_host.bytes)
+    /// The virtual hosts in order, encoded as members of a RouteConfiguration, many together.
+    pub fn slabs(&self) -> impl Iterator<Item = &Bytes> {
+        self.slabs.values()
+    }
+
+    /// The version of a RouteConfiguration with this head and these virtual hosts: equal ones have equal versions, whatever
+    /// became of them before.
+    #[must_use]
+    pub fn version(&self, head: &[u8]) -> ResourceVersion {
+        ResourceVersion(self.sum.wrapping_add(xxh3_128(head)))
     }
 
     /// Every document that asks for a match here, sorted.
@@ -481,11 +500,11 @@ mod tests {
     fn a_change_encodes_only_the_virtual_hosts_it_belongs_to() {
         let (mut table, _) =
             table_of(&[entry("a", host("a.com"), exact("/a"), 0, &[]), entry("b", host("b.com"), exact("/a"), 0, &[])]);
-        let before: Vec<Bytes> = table.virtual_hosts().cloned().collect();
+        let before: Vec<Bytes> = table.encoded.values().map(|host| host.bytes.clone()).collect();
         let mut touched = Touched::default();
         table.insert(&entry("c", host("a.com"), exact("/c"), 0, &[]), &mut touched);
         table.encode(&touched, MAX_ENTRIES).unwrap();
-        let after: Vec<Bytes> = table.virtual_hosts().cloned().collect();
+        let after: Vec<Bytes> = table.encoded.values().map(|host| host.bytes.clone()).collect();
         assert_ne!(before[0], after[0]);
         assert_eq!(before[1].as_ptr(), after[1].as_ptr());
     }
@@ -512,6 +531,6 @@ mod tests {
         table.insert(&entry("a", host("*"), exact("/a"), 0, &[]), &mut touched);
         table.insert(&entry("b", host("a.com"), exact("/b"), 0, &[]), &mut touched);
         assert_eq!(table.encode(&touched, 2), Err(3));
-        assert_eq!(table.virtual_hosts().count(), 0);
+        assert_eq!((table.encoded.len(), table.slabs().count()), (0, 0));
     }
 }

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::body::Body;
 use super::context::Context;
 use super::parts::Parts;
-use super::table::{self, Entry, Origin};
+use super::table::{self, Entry, Origin, Table};
 use super::{Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
@@ -181,13 +180,10 @@ pub fn default_listener(context: &Context) -> Arc<Resource> {
     Arc::new(listeners::default_listener(context))
 }
 
-/// A RouteConfiguration of encoded virtual hosts.
-pub fn route_configuration<'a>(
-    name: &Arc<str>,
-    virtual_hosts: impl Iterator<Item = &'a Bytes>,
-    documents: Vec<DocumentKey>,
-    parts: Parts,
-) -> Arc<Resource> {
-    let resource = Resource::new(Arc::clone(name), routes::configuration(name, virtual_hosts), documents);
-    Arc::new(Resource { parts: Some(Arc::new(parts)), ..resource })
+/// The RouteConfiguration of a table. Costs as many steps as the table has slabs, and copies none of them.
+pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<Resource> {
+    let head = routes::configuration(name);
+    let version = table.version(&head);
+    let body = Body::of_pieces([head].into_iter().chain(table.slabs().cloned()));
+    Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))
 }

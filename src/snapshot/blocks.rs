@@ -12,6 +12,7 @@ use envoy_types::pb::google::protobuf::{Any, Duration as Ttl};
 use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
+use crate::resource::body::Body;
 use crate::resource::{Resource, ResourceType};
 
 /// Bodies from this size on are referred to, not copied.
@@ -111,7 +112,7 @@ impl Encoder {
         let Some(ttl) = resource.ttl.filter(|_| self.resource_type.knows_ttl()) else {
             return self.push_any(&resource.body);
         };
-        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.to_vec() };
+        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.to_bytes().to_vec() };
         let wrapper = Wrapper {
             name: resource.name.to_string(),
             version: resource.version.to_string(),
@@ -125,7 +126,7 @@ impl Encoder {
     }
 
     /// `repeated Any resources = 2` of a `DiscoveryResponse`.
-    fn push_any(&mut self, body: &Bytes) {
+    fn push_any(&mut self, body: &Body) {
         self.key(2, any_len(self.type_url, body.len()));
         self.any_fields(body);
     }
@@ -173,15 +174,17 @@ impl Encoder {
     }
 
     /// `type_url` = 1, value = 2.
-    fn any_fields(&mut self, body: &Bytes) {
+    fn any_fields(&mut self, body: &Body) {
         self.key(1, self.type_url.len());
         self.current.put_slice(self.type_url.as_bytes());
         self.key(2, body.len());
-        if body.len() < REFERENCE_FROM {
-            self.current.put_slice(body);
-        } else {
-            self.flush();
-            self.pieces.push(body.clone());
+        for piece in body.pieces() {
+            if piece.len() < REFERENCE_FROM {
+                self.current.put_slice(piece);
+            } else {
+                self.flush();
+                self.pieces.push(piece.clone());
+            }
         }
     }
 
@@ -287,7 +290,7 @@ mod tests {
         let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap();
         for (seen, expected) in decoded.resources.iter().zip(&resources) {
             assert_eq!((&*seen.name, &*seen.version), (&*expected.name, &*expected.version.to_string()));
-            assert_eq!(seen.resource.as_ref().unwrap().value, expected.body);
+            assert_eq!(seen.resource.as_ref().unwrap().value, expected.body.to_bytes());
         }
         assert_eq!(decoded.resources.len(), resources.len());
     }
@@ -329,6 +332,6 @@ mod tests {
         let resources = resources();
         let blocks = encode(ResourceType::Cluster, Shape::Sotw, &resources);
         assert_eq!(blocks.pieces().len(), 3);
-        assert_eq!(blocks.pieces()[1].as_ptr(), resources[2].body.as_ptr());
+        assert_eq!(blocks.pieces()[1].as_ptr(), resources[2].body.to_bytes().as_ptr());
     }
 }

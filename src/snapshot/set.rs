@@ -463,7 +463,7 @@ mod tests {
     }
 
     fn seen(set: &ResourceSet) -> Vec<(String, u8, bool, usize)> {
-        set.iter().map(|one| (one.name.to_string(), one.body[0], one.on_demand, one.body.len())).collect()
+        set.iter().map(|one| (one.name.to_string(), one.body.to_bytes()[0], one.on_demand, one.body.len())).collect()
     }
 
     fn expected(model: &Model) -> Vec<(String, u8, bool, usize)> {

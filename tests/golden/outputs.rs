@@ -18,7 +18,7 @@ pub(crate) fn resources(compiled: &Compiled, wanted: ResourceType) -> BTreeMap<S
     let mut groups: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for (group, resource_type, resource) in compiled.resources() {
         if resource_type == wanted {
-            let json = to_json(resource_type.type_url(), &resource.body).expect("a message of its type");
+            let json = to_json(resource_type.type_url(), &resource.body.to_bytes()).expect("a message of its type");
             groups.entry(group.to_string()).or_default().push(json);
         }
     }

@@ -181,11 +181,9 @@ impl GroupState {
             let Some(table) = self.tables.get_mut(&name) else { continue };
             match table.encode(&touched, scene.most_entries) {
                 Ok(()) => {
-                    let documents = table.documents().map(|key| (**key).clone()).collect();
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
                     touched.documents.iter().for_each(|key| set_part(scene, &name, parts, key));
-                    let resource =
-                        translate::route_configuration(&name, table.virtual_hosts(), documents, parts.clone());
+                    let resource = translate::route_configuration(&name, table, parts.clone());
                     self.set(scene, (ResourceType::Route, name), Some(resource), outcome);
                 }
                 Err(entries) => outcome.faults.extend(too_many(scene, &name, table, entries)),
@@ -207,7 +205,7 @@ impl GroupState {
 
 /// The documents that may have something to say of an xds document in the place of their resource.
 fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
-    resource.documents.iter().filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
+    resource.made_of().filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
 }
 
 /// The xds document that a group has of a resource.

@@ -217,9 +217,10 @@ impl Compiled {
 
 /// Who makes a resource, in words.
 fn maker(resource: &Resource) -> String {
-    match resource.documents.as_slice() {
-        [] => "the listener that exists while no listeners document does".to_owned(),
-        [only] => only.to_string(),
-        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    let mut documents = resource.made_of();
+    match (documents.next(), documents.count()) {
+        (None, _) => "the listener that exists while no listeners document does".to_owned(),
+        (Some(only), 0) => only.to_string(),
+        (Some(first), others) => format!("{first} (and {others} more)"),
     }
 }

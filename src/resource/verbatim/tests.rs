@@ -131,7 +131,7 @@ fn all_forms_of_a_value_are_read_and_bytes_are_canonical() {
     for _ in 0..20 {
         assert_eq!(made("clusters/a", &resource).unwrap().body, first.body);
     }
-    let shown = crate::proto::json::to_json(ResourceType::Cluster.type_url(), &first.body).unwrap();
+    let shown = crate::proto::json::to_json(ResourceType::Cluster.type_url(), &first.body.to_bytes()).unwrap();
     assert_eq!(shown["connect_timeout"], json!("1.500s"));
     assert_eq!(shown["circuit_breakers"]["thresholds"][0], json!({ "priority": "HIGH", "max_connections": 7 }));
     assert_eq!(shown["metadata"]["filter_metadata"]["b"], json!({ "x": [1.0, null, { "y": "z" }] }));

@@ -54,6 +54,22 @@ fn serving(stage: &Stage) -> BTreeMap<String, Option<i64>> {
     stage.world.documents().map(|status| (status.key.to_string(), revision(status))).collect()
 }
 
+/// A deleted cluster lives on while it is used; written anew in the same breath in which its last user goes, and badly,
+/// it is gone, as it is when the two are planned one by one.
+#[test]
+fn a_cluster_written_anew_after_its_last_user_went_has_no_last_good_text() {
+    let good = Some(r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#);
+    let user = Some(r#"{"match": "/v1", "to": "y"}"#);
+    let history =
+        [("clusters/y", good), ("routes/a", user), ("clusters/y", None), ("routes/a", None), ("clusters/y", Some("{"))];
+    for batch in [1, 2, 5] {
+        let mut stage = world_of(&[]);
+        follow(&mut stage, &history[..3], 1);
+        follow(&mut stage, &history[3..], batch);
+        assert_eq!(serving(&stage), BTreeMap::from([("clusters/y".to_owned(), None)]), "{batch} at once");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 

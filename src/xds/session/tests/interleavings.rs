@@ -191,7 +191,7 @@ impl Holder {
         let group = self.client.snapshot.group("default").expect("the default group");
         let all = TYPES.into_iter().flat_map(|of_type| group.set(of_type).iter().map(move |one| (of_type, one)));
         all.filter(|(of_type, one)| self.wants(*of_type, &one.name))
-            .map(|(of_type, one)| ((of_type, one.name.to_string()), parse(&one.body).1))
+            .map(|(of_type, one)| ((of_type, one.name.to_string()), parse(&one.body.to_bytes()).1))
             .collect()
     }
 
