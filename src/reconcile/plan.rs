@@ -162,9 +162,7 @@ enum Company {
     Alone,
 }
 
-/// `deleted`: clusters that may be gone, or live on because they are used. What becomes of such a one when it is written
-/// anew depends on who uses it at that moment.
-fn company(layout: &Layout, input: &Input, deleted: impl Fn(&DocumentKey) -> bool) -> Company {
+fn company(layout: &Layout, input: &Input) -> Company {
     match input {
         Input::Changed { root: Root::Registrations, .. }
         | Input::Listed { root: Root::Registrations, .. }
@@ -177,9 +175,7 @@ fn company(layout: &Layout, input: &Input, deleted: impl Fn(&DocumentKey) -> boo
             let deletes = |change: &Change| {
                 matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
             };
-            let revives = |change: &Change| deleted(&layout.locate(root, change.key()));
             match changes.iter().filter(|change| deletes(change)).count() {
-                0 if changes.iter().any(revives) => Company::Alone,
                 0 => Company::Ordinary,
                 count if count == changes.len() => Company::Deletions,
                 _ => Company::Alone,
@@ -188,20 +184,19 @@ fn company(layout: &Layout, input: &Input, deleted: impl Fn(&DocumentKey) -> boo
     }
 }
 
-/// The inputs, cut so that a deleted cluster's users are those of the revision that deletes it, however many revisions are
-/// planned at once: a replica that was slower comes to the same end.
+/// The inputs, cut so that a deleted cluster's users are those of the revision that deletes it, and, while one lives on
+/// because it is used, those of each revision since: however many revisions are planned at once, a replica that was slower
+/// comes to the same end.
 fn runs(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
-    let layout = &world.options().layout;
-    let mut deleted: BTreeSet<DocumentKey> = BTreeSet::new();
-    let lives_on = |key: &DocumentKey| world.document(key).is_some_and(|status| status.latest.is_none());
+    let mut lives_on = !world.tombstones.is_empty();
     let mut runs = Vec::new();
     let (mut run, mut met) = (Vec::new(), Company::Any);
     for input in inputs {
-        let company = company(layout, &input, |key| deleted.contains(key) || lives_on(key));
-        if let Input::Changed { root, changes, .. } = &input {
-            let gone = changes.iter().filter(|change| matches!(change, Change::Delete { .. }));
-            deleted.extend(gone.map(|change| layout.locate(root, change.key())).filter(|key| key.cluster().is_some()));
-        }
+        let company = match company(&world.options().layout, &input) {
+            Company::Ordinary if lives_on => Company::Alone,
+            company => company,
+        };
+        lives_on |= matches!(company, Company::Deletions | Company::Alone);
         if company != Company::Any {
             if met != Company::Any && (met != company || company == Company::Alone) {
                 runs.push(std::mem::take(&mut run));
