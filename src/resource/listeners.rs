@@ -8,7 +8,7 @@
 //!
 //! An API listener has no address but an `api_listener`, whose connection manager names the RouteConfiguration and the
 //! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (conformance.md PX-05, PX-06).
-//! Envoy refuses API listeners that come over LDS, so they are answered by name only.
+//! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -267,7 +267,7 @@ mod tests {
             } },
         });
         assert_eq!(shown(&resource), expected);
-        assert!(resource.on_demand, "Envoy's wildcard would get what it refuses");
+        assert!(resource.on_demand, "Envoy's wildcard would get what means nothing to it");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Reso
     let awaits = awaited::awaited(resource_type, &message);
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
     let parts = Some(Arc::new(parts::verbatim(key, resource.version, &xds.resource)));
-    // Envoy refuses a listener of gRPC clients, so it is answered by name only.
+    // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
     let on_demand = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let resource = Resource { warms, awaits, parts, on_demand, ..resource };
     Ok((resource_type, resource.wrapped(xds.aliases.clone(), xds.ttl)))
