@@ -12,6 +12,7 @@
 pub mod canonical;
 pub mod json;
 pub mod message;
+pub mod redact;
 pub mod sensitive;
 pub mod structs;
 

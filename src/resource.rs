@@ -24,6 +24,7 @@ pub mod endpoints;
 pub mod grpc;
 pub mod listeners;
 pub mod parts;
+mod place;
 pub mod routes;
 pub mod table;
 pub mod translate;

@@ -8,7 +8,10 @@ use serde_json::Value;
 use super::problem::{Code, Problem};
 use super::refused::{self, Refused};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::xds;
+use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{State, Status};
+use crate::resource::ResourceType;
 
 /// One entry of `GET /api/v1/documents`.
 #[derive(Debug, Serialize)]
@@ -83,19 +86,37 @@ pub(super) fn key_of(kind: &str, name: &str) -> Result<DocumentKey, Problem> {
 
 /// Whether the texts of a document may hold secrets: never shown by any API.
 pub(super) fn is_secret(key: &DocumentKey) -> bool {
-    match key.kind {
-        Kind::Secrets | Kind::Unknown => true,
-        Kind::Xds => key.first_segment() == "secrets",
-        _ => false,
-    }
+    matches!(key.kind, Kind::Secrets | Kind::Unknown)
 }
 
-/// The latest text of a document as written; of one that was deleted and is held, the text that serves.
+/// The latest text of a document as written; of one that was deleted and is held, the text that serves. Of a resource as it
+/// is the secrets are redacted.
 pub(super) fn value(status: &Status) -> Option<Value> {
     if is_secret(&status.key) {
         return None;
     }
     let text = status.latest.as_ref().or(status.serving.as_ref())?;
     let as_text = || Value::String(String::from_utf8_lossy(&text.value).into_owned());
-    Some(serde_json::from_slice(&text.value).unwrap_or_else(|_| as_text()))
+    let written = || serde_json::from_slice(&text.value).unwrap_or_else(|_| as_text());
+    if status.key.kind != Kind::Xds {
+        return Some(written());
+    }
+    // What cannot be read may hold a secret anywhere.
+    let Some(value) = xds::value(&text.value) else { return Some(REDACTED.into()) };
+    let shown = without_secrets(&status.key, value.clone());
+    Some(if shown == value { written() } else { shown })
+}
+
+/// An xds document without the secrets in its resource; a field that has no meaning may hold one too.
+fn without_secrets(key: &DocumentKey, mut document: Value) -> Value {
+    let of_key = xds::split(&key.name).and_then(|(word, _)| ResourceType::from_word(word));
+    let Value::Object(fields) = &mut document else { return REDACTED.into() };
+    for (name, value) in fields {
+        match (name.as_str(), of_key) {
+            ("resource", Some(resource_type)) => redact(resource_type.type_url(), value),
+            (name, _) if xds::FIELDS.contains(&name) && name != "resource" => {}
+            _ => hide(value),
+        }
+    }
+    document
 }

@@ -16,6 +16,7 @@ use super::problem::{Code, Problem};
 use super::query::{Pairs, only, values};
 use crate::document::DEFAULT_GROUP;
 use crate::proto::json::to_json;
+use crate::proto::redact::redact;
 use crate::reconcile::world::World;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{GroupSnapshot, Snapshot};
@@ -140,11 +141,10 @@ fn show(resource_type: ResourceType, resource: &Resource, world: &World) -> Resu
     })
 }
 
-/// The resource as proto-JSON with `@type`. Of a secret nothing but its type and name is shown.
+/// The resource as proto-JSON with `@type`, secrets redacted.
 fn body(resource_type: ResourceType, resource: &Resource) -> Result<Value, Problem> {
-    if resource_type == ResourceType::Secret {
-        return Ok(json!({ "@type": resource_type.type_url(), "name": &*resource.name }));
-    }
-    to_json(resource_type.type_url(), &resource.body.to_bytes())
-        .map_err(|error| Problem::new(Code::Internal, format!("{resource_type} {}: {error}", resource.name)))
+    let mut shown = to_json(resource_type.type_url(), &resource.body.to_bytes())
+        .map_err(|error| Problem::new(Code::Internal, format!("{resource_type} {}: {error}", resource.name)))?;
+    redact(resource_type.type_url(), &mut shown);
+    Ok(shown)
 }

@@ -3,7 +3,7 @@
 //! What enters: the fields of a listener document, or of `defaults.listener`. What leaves: a [`Listener`] or its
 //! [`Settings`]. That two listeners have one address is not seen here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::decode::{Cursor, Fields, Object};
 use super::endpoint::Host;
@@ -23,6 +23,8 @@ const MAX_TRUSTED_HOPS: u32 = 255;
 
 /// The listener that exists when no listeners document does.
 pub const DEFAULT_NAME: &str = "default";
+/// Where it listens.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_000);
 
 /// A listener document.
 #[derive(Debug, Clone, PartialEq)]

@@ -56,7 +56,7 @@ pub fn program_size(pattern: &str) -> Result<u32, String> {
 }
 
 /// Checks a pattern against the limit. The error is the end of a sentence.
-pub(super) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
+pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
     let size = program_size(pattern)?;
     let limit = limits.re2_max_program_size;
     if size > limit {

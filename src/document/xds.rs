@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::decode::{Cursor, Fields, did_you_mean, one_of, quote};
 use super::key::DocumentKey;
 use super::route::read::read_groups;
-use super::{Groups, Rejection, text};
+use super::{Groups, Limits, Rejection, text};
 
-const FIELDS: Fields = Fields::new(&["resource", "groups", "replace", "aliases", "ttl"]);
+/// The fields of an xds document.
+pub const FIELDS: &[&str] = &["resource", "groups", "replace", "aliases", "ttl"];
 
 /// The words that may stand for `{type}`, in the order of the API's page.
 pub const TYPES: [&str; 9] = [
@@ -48,6 +49,8 @@ pub struct Xds {
     pub aliases: Vec<Arc<str>>,
     /// How long a client may keep it without hearing of it again.
     pub ttl: Option<Duration>,
+    /// What the operator may raise, as it was when the document was read.
+    pub limits: Limits,
 }
 
 /// The type and the resource name in a document's name; `None`: it has not both.
@@ -77,7 +80,7 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
 
 /// Reads an xds document.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejection> {
-    let object = root.object(&FIELDS)?;
+    let object = root.object(&Fields::new(FIELDS))?;
     let Some((resource_type, name)) = split(&key.name) else {
         check_key(key)?;
         return Err(Rejection::new("", "found no type and name in the key, expected xds/{type}/{resource name}"));
@@ -94,6 +97,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
         replace: object.read("replace", |field| field.bool())?.unwrap_or(false),
         aliases: object.read("aliases", |field| read_aliases(&field))?.unwrap_or_default(),
         ttl: object.read("ttl", |field| field.duration())?,
+        limits: *root.limits(),
     })
 }
 
@@ -120,7 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::key::Kind;
-    use super::super::{Document, Limits, parse};
+    use super::super::{Document, parse};
     use super::*;
 
     fn parsed(name: &str, document: &Value) -> Result<Xds, String> {

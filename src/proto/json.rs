@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use prost::Message;
+use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, field_descriptor_proto};
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions, Value};
 use serde_json::{Value as Json, json};
 
@@ -39,8 +40,39 @@ pub enum Error {
 }
 
 /// Decoded once, when first needed (3.3 MB of descriptors).
-static POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(ENVOY_DESCRIPTORS).expect("envoy-types ships a complete descriptor set"));
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(ENVOY_DESCRIPTORS).expect("envoy-types ships a complete descriptor set");
+    for package in ["xds.type.v3", "udpa.type.v1"] {
+        pool.add_file_descriptor_proto(typed_struct(package)).expect("the file is complete and new");
+    }
+    pool
+});
+
+/// The file of `TypedStruct`, which stands for any message in an Any: Envoy takes it, and `envoy-types` has it not.
+fn typed_struct(package: &str) -> FileDescriptorProto {
+    let field = |name: &str, number, kind: field_descriptor_proto::Type, message: Option<&str>| FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(field_descriptor_proto::Label::Optional.into()),
+        r#type: Some(kind.into()),
+        type_name: message.map(ToOwned::to_owned),
+        ..FieldDescriptorProto::default()
+    };
+    let value = field("value", 2, field_descriptor_proto::Type::Message, Some(".google.protobuf.Struct"));
+    let message = DescriptorProto {
+        name: Some("TypedStruct".to_owned()),
+        field: vec![field("type_url", 1, field_descriptor_proto::Type::String, None), value],
+        ..DescriptorProto::default()
+    };
+    FileDescriptorProto {
+        name: Some(format!("{}/typed_struct.proto", package.replace('.', "/"))),
+        package: Some(package.to_owned()),
+        dependency: vec!["google/protobuf/struct.proto".to_owned()],
+        message_type: vec![message],
+        syntax: Some("proto3".to_owned()),
+        ..FileDescriptorProto::default()
+    }
+}
 
 const ANY: &str = "google.protobuf.Any";
 const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";

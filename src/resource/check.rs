@@ -3,13 +3,22 @@
 //!
 //! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and
 //! ignore. What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way
-//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check.
+//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check. What operators write as it
+//! is ([`super::verbatim`]) may hold anything: [`messages`] has the rules for that, in a file a resource type.
 
 use serde_json::Value as Json;
 
 use crate::document::Rejection;
 use crate::document::cluster::{Check, LbPolicy, LocalityMode, Protocol, Settings};
 use crate::document::endpoint::{Endpoint, Host};
+
+mod addresses;
+mod clusters;
+mod endpoints;
+mod listeners;
+pub(super) mod messages;
+mod routes;
+mod tls;
 
 /// Deepest metadata of an endpoint. Each level costs three messages, and Envoy's protobuf parser stops at 100.
 pub const MAX_METADATA_DEPTH: usize = 24;
@@ -83,7 +92,7 @@ mod tests {
     use serde_json::json;
 
     use crate::document::cluster::LoadBalancing;
-    use crate::resource::endpoints;
+    use crate::resource::endpoints as compiled_endpoints;
 
     use super::*;
 
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn metadata_may_be_as_deep_as_envoys_parser_allows() {
         let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({ "a": inner }));
-        let mut endpoint = endpoints::plain("10.0.0.1", 80);
+        let mut endpoint = compiled_endpoints::plain("10.0.0.1", 80);
         endpoint.metadata.insert("k".into(), nested(MAX_METADATA_DEPTH));
         assert_eq!(registered_endpoint(&endpoint), Ok(()));
         endpoint.metadata.insert("k".into(), nested(MAX_METADATA_DEPTH + 1));

@@ -24,6 +24,7 @@ use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{Document, Rejection};
 
+mod claims;
 mod group;
 mod inventory;
 mod standing;

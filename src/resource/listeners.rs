@@ -10,7 +10,7 @@
 //! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (conformance.md PX-05, PX-06).
 //! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as WireAccessLog, access_log};
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -30,16 +30,13 @@ use serde_json::{Value as Json, json};
 
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
-use crate::document::listener::{AccessLog, DEFAULT_NAME, Http, Listener, Settings};
+use crate::document::listener::{AccessLog, DEFAULT_ADDRESS, DEFAULT_NAME, Http, Listener, Settings};
 use crate::proto::message::{ads, any, append, boolean};
 use crate::proto::structs::Struct;
 
 use super::Resource;
 use super::context::Context;
 use super::endpoints::socket_address;
-
-/// Port of the listener that exists when no listeners document does.
-const DEFAULT_PORT: u16 = 10000;
 
 /// What a line of the JSON access log holds, by name.
 const JSON_FIELDS: [(&str, &str); 18] = [
@@ -80,7 +77,7 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
 #[must_use]
 pub fn default_listener(context: &Context) -> Resource {
     let http = http_of(&Settings::default(), &context.defaults.listener);
-    let message = message(DEFAULT_NAME, (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), &http);
+    let message = message(DEFAULT_NAME, DEFAULT_ADDRESS, &http);
     Resource::new(DEFAULT_NAME, message.encode_to_vec(), Vec::new())
 }
 
@@ -169,6 +166,8 @@ fn json_log() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use crate::document::key::Kind;
     use crate::proto::json::to_json;
 

@@ -11,7 +11,8 @@ use super::body::Body;
 use super::context::Context;
 use super::parts::Parts;
 use super::table::{self, Entry, Origin, Table};
-use super::{Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
+use super::verbatim::Written;
+use super::{Resource, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::{Endpoint, Host};
@@ -50,7 +51,7 @@ pub enum Made {
     /// A listener.
     Listener(Arc<Resource>),
     /// A resource as it was written.
-    Verbatim(ResourceType, Arc<Resource>),
+    Verbatim(Written),
     /// Nothing by itself: groups, defaults, registrations.
     Nothing,
 }
@@ -71,8 +72,7 @@ pub fn document(
         Document::Listener(value) => {
             listeners::from_document(key, value, context).map(|listener| Made::Listener(Arc::new(listener)))
         }
-        Document::Xds(value) => verbatim::from_document(key, value)
-            .map(|(resource_type, resource)| Made::Verbatim(resource_type, Arc::new(resource))),
+        Document::Xds(value) => verbatim::from_document(key, value).map(Made::Verbatim),
         Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Made::Nothing),
         Document::Group(_) | Document::Defaults(_) => Ok(Made::Nothing),
     }));

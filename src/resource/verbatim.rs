@@ -2,7 +2,8 @@
 //!
 //! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message that the proto-JSON stands for;
 //! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), the name
-//! inside is the name in the key, and every field is as Envoy's own rules say ([`validate`]).
+//! inside is the name in the key, and every field is as Envoy's own rules say ([`validate`], which asks
+//! [`check::messages`] too). What it claims for itself alone ([`claims`]) is judged by `compile`.
 //!
 //! What stands beside it in the group, and which of two resources of one name is served, is `compile`'s.
 
@@ -13,7 +14,8 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::Value as Json;
 
-use super::{Resource, ResourceType, parts};
+use super::place::Place;
+use super::{Resource, ResourceType, check, parts};
 use crate::document::Rejection;
 use crate::document::decode::{found, quote};
 use crate::document::key::DocumentKey;
@@ -21,28 +23,41 @@ use crate::document::xds::Xds;
 use crate::proto::canonical;
 
 mod awaited;
-mod place;
+pub mod claims;
 mod read;
 mod validate;
 
-use place::Place;
+use claims::Claim;
 
 /// Where the resource stands in its document.
 const PLACE: &str = "resource";
 
-/// The resource of an xds document, and its type.
+/// What an xds document becomes by itself.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The type.
+    pub resource_type: ResourceType,
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// What of it no other resource of a group may have.
+    pub claims: Arc<[Claim]>,
+}
+
+/// The resource of an xds document.
 ///
 /// # Errors
 /// What Envoy would refuse, with its field path.
-pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Resource), Rejection> {
+pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection> {
     let resource_type = ResourceType::from_word(xds.resource_type)
         .ok_or_else(|| Rejection::new("", format!("found the type {}, expected one of the API", xds.resource_type)))?;
     check_type(resource_type, &xds.resource)?;
     // Of a secret nothing is quoted, wherever in it the mistake is.
-    let place = Place { path: PLACE.to_owned(), hidden: resource_type == ResourceType::Secret };
+    let hidden = resource_type == ResourceType::Secret;
+    let place = Place { path: PLACE.to_owned(), hidden, limits: xds.limits };
     let message = read::resource(resource_type.type_url(), &xds.resource, &place)?;
     check_name(resource_type, &xds.name, &message)?;
     validate::message(&message, &place)?;
+    check::messages::resource(resource_type, &message, &place)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
     let awaits = awaited::awaited(resource_type, &message);
@@ -51,7 +66,8 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<(ResourceType, Reso
     // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
     let on_demand = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let resource = Resource { warms, awaits, parts, on_demand, ..resource };
-    Ok((resource_type, resource.wrapped(xds.aliases.clone(), xds.ttl)))
+    let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
+    Ok(Written { resource_type, resource, claims: claims::claims(resource_type, &message).into() })
 }
 
 fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Rejection> {

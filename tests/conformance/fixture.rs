@@ -156,7 +156,8 @@ fn locality(port: u32) -> Value {
     json!({ "locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{ "endpoint": { "address": address } }] })
 }
 
-/// A listener on port 10000 + `content` that takes the route configuration `route` over ADS.
+/// A listener that takes the route configuration `route` over ADS. Its port comes of its name and of `content`: no two
+/// listeners of a proxy can have one.
 pub(crate) fn listener(name: &str, route: &str, content: u32) -> Resource {
     listener_from(name, route, content, json!({ "ads": {}, "resource_api_version": "V3" }))
 }
@@ -171,7 +172,8 @@ pub(crate) fn listener_from(name: &str, route: &str, content: u32, config_source
         "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": router } }],
     });
     let filter = json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager });
-    let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 10_000 + content } });
+    let port = 10_000 + 50 * name.bytes().map(u32::from).sum::<u32>() % 50_000 + content;
+    let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
     Resource::new(LDS, name, json!({ "address": address, "filter_chains": [{ "filters": [filter] }] }))
 }
 

@@ -13,6 +13,8 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     let take = |resource_type| resources(compiled, resource_type).remove(group).unwrap_or_default();
     let endpoints = by_name(take(ResourceType::Endpoint), "cluster_name");
     let routes = by_name(take(ResourceType::Route), "name");
+    let mut secrets = take(ResourceType::Secret);
+    secrets.iter_mut().for_each(without_type);
     let mut clusters = take(ResourceType::Cluster);
     let mut listeners = take(ResourceType::Listener);
     // Envoy knows no API listeners and is never sent any.
@@ -21,7 +23,7 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     listeners.iter_mut().for_each(|listener| put_routes_inside(listener, &routes));
     let bootstrap = json!({
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
-        "static_resources": { "clusters": clusters, "listeners": listeners },
+        "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },
     });
     bootstrap.to_string()
 }

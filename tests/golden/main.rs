@@ -1,6 +1,6 @@
 //! Golden tests: documents in, resources out, and a real Envoy that takes them.
 //!
-//! `in/NAME.yaml` holds documents by key; `out/NAME.{clusters,endpoints,listeners,routes}.yaml` the resources of each
+//! `in/NAME.yaml` holds documents by key; `out/NAME.TYPE.yaml` the resources of each
 //! group as proto-JSON. `CHANCERY_GOLDEN=write cargo test --test golden` writes what is expected anew; read the
 //! difference before it is committed.
 

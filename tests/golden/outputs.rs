@@ -10,9 +10,6 @@ use serde_json::Value;
 
 use super::inputs::{compiled, folder, names};
 
-const TYPES: [ResourceType; 4] =
-    [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
-
 /// The resources of one type: by group, sorted by name.
 pub(crate) fn resources(compiled: &Compiled, wanted: ResourceType) -> BTreeMap<String, Vec<Value>> {
     let mut groups: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -31,7 +28,7 @@ fn documents_become_the_same_resources_as_ever() {
     let mut differences = Vec::new();
     for name in names() {
         let compiled = compiled(&name);
-        for resource_type in TYPES {
+        for resource_type in ResourceType::ALL {
             let path = folder().join("out").join(format!("{name}.{resource_type}.yaml"));
             let resources = resources(&compiled, resource_type);
             // No resource, no file.

@@ -237,13 +237,16 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
 }
 
 #[tokio::test]
-async fn of_a_secret_only_its_name_is_shown() {
+async fn of_a_secret_what_is_secret_is_not_shown() {
     let server = Server::start(&[]).await;
-    let resource = Resource::new("wildcard", b"\x0a\x08hunter22".as_slice(), Vec::new());
+    // name: "wildcard", generic_secret: { secret: { inline_string: "hunter2" } }
+    let body = b"\x0a\x08wildcard\x2a\x0b\x0a\x09\x1a\x07hunter2".as_slice();
+    let resource = Resource::new("wildcard", body, Vec::new());
     server.publish(&Difference { resources: vec![change(ResourceType::Secret, resource)], ..Difference::default() }, 3);
     let shown = server.get("/api/v1/snapshot/secrets/wildcard").await;
     let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-    assert_eq!(shown["resource"], json!({ "@type": secret, "name": "wildcard" }));
+    let generic = json!({ "secret": { "inline_string": "[redacted]" } });
+    assert_eq!(shown["resource"], json!({ "@type": secret, "name": "wildcard", "generic_secret": generic }));
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod layers;
 mod reconcile;
 mod serve;
 mod traces;
+mod xds_documents;
 mod xds_fixture;
 mod xds_secrets;
 mod xds_streams;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::Fault;
 use super::inventory::{Inventory, Unit};
+use super::{Fault, claims};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{Document, Rejection, xds};
 use crate::resource::context::Context;
@@ -72,6 +72,13 @@ impl GroupState {
         self.update_entries(scene, &mut tables);
         self.encode_tables(scene, tables, &mut outcome);
         self.update_upstreams(scene, &mut outcome);
+        if scene.fresh
+            || scene.units.every_listener
+            || !scene.units.listeners.is_empty()
+            || !scene.units.verbatim.is_empty()
+        {
+            outcome.faults.extend(claims::conflicts(scene.after, scene.name, &self.resources));
+        }
         outcome
     }
 
@@ -84,7 +91,7 @@ impl GroupState {
         };
         let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
         let written = match &unit.made {
-            Made::Verbatim(_, written) if replaces || resource.is_none() => Some(Arc::clone(written)),
+            Made::Verbatim(made) if replaces || resource.is_none() => Some(Arc::clone(&made.resource)),
             _ => resource.clone(),
         };
         let beneath = match resource {

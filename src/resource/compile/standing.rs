@@ -91,8 +91,9 @@ impl Compiled {
     /// Whether an xds document serves, or what is made of others under its name.
     fn judge_verbatim(&self, key: &DocumentKey, standing: &mut Standing) {
         let Some(unit) = self.inventory.unit(key) else { return };
-        let Made::Verbatim(resource_type, written) = &unit.made else { return };
-        let resource = (*resource_type, Arc::clone(&written.name));
+        let Made::Verbatim(made) = &unit.made else { return };
+        let (resource_type, written) = (made.resource_type, &made.resource);
+        let resource = (resource_type, Arc::clone(&written.name));
         let mut others: Vec<(&str, String)> = Vec::new();
         let mut serves = false;
         for (group, state) in self.groups.iter().filter(|(group, _)| depends::is_for(unit.document(), group)) {

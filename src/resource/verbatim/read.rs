@@ -10,12 +10,12 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json};
 
-use super::place::Place;
 use crate::document::Rejection;
 use crate::document::decode::{did_you_mean, one_of, quote};
 use crate::proto::canonical;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
+use crate::resource::place::Place;
 
 const ANY: &str = "google.protobuf.Any";
 /// Most words that a sentence lists.

@@ -4,19 +4,20 @@ use serde_json::json;
 
 use super::*;
 use crate::document::key::Kind;
-use crate::document::xds;
+use crate::document::{Limits, xds};
 
 fn document(name: &str, resource: &Json) -> (DocumentKey, Xds) {
     let key = DocumentKey::new(Kind::Xds, name);
     let (resource_type, name) = xds::split(name).unwrap();
     let resource = resource.clone();
-    let (groups, replace, aliases, ttl) = (None, false, Vec::new(), None);
-    (key, Xds { resource_type, name: name.into(), resource, groups, replace, aliases, ttl })
+    let (groups, replace, aliases, ttl, limits) = (None, false, Vec::new(), None, Limits::default());
+    (key, Xds { resource_type, name: name.into(), resource, groups, replace, aliases, ttl, limits })
 }
 
 fn made(name: &str, resource: &Json) -> Result<Resource, String> {
     let (key, xds) = document(name, resource);
-    from_document(&key, &xds).map(|(_, resource)| resource).map_err(|rejection| rejection.to_string())
+    let made = from_document(&key, &xds).map_err(|rejection| rejection.to_string())?;
+    Ok(Resource::clone(&made.resource))
 }
 
 /// A cluster with one field more.
@@ -123,8 +124,8 @@ fn all_forms_of_a_value_are_read_and_bytes_are_canonical() {
         "circuit_breakers": { "thresholds": [{ "priority": "HIGH", "max_connections": "7" }] },
         "metadata": { "filter_metadata": { "b": { "x": [1, null, { "y": "z" }] }, "a": {}, "c": {}, "d": {} } },
         "typed_extension_protocol_options": { "o": {
-            "@type": "type.googleapis.com/google.protobuf.Struct",
-            "value": { "q": 1, "p": 2, "r": { "c": 1, "b": 2, "a": 3 } },
+            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+            "type_url": "t", "value": { "q": 1, "p": 2, "r": { "c": 1, "b": 2, "a": 3 } },
         } },
     });
     let first = made("clusters/a", &resource).unwrap();
@@ -156,7 +157,7 @@ fn aliases_and_a_time_to_live_are_part_of_the_version() {
     let resource = cluster("connect_timeout", json!("1s"));
     let plain = made("clusters/a", &resource).unwrap();
     let (key, xds) = document("clusters/a", &resource);
-    let (_, wrapped) = from_document(&key, &Xds { ttl: Some(std::time::Duration::from_secs(9)), ..xds }).unwrap();
+    let wrapped = from_document(&key, &Xds { ttl: Some(std::time::Duration::from_secs(9)), ..xds }).unwrap().resource;
     assert_ne!(wrapped.version, plain.version);
     assert_eq!(wrapped.ttl, Some(std::time::Duration::from_secs(9)));
 }

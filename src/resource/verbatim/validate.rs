@@ -3,17 +3,19 @@
 //! What enters: a message known by its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
 //! refuse (conformance.md NE-08, NE-09, NE-11, and whatever else section 9 calls PGV). The rules are read from the
 //! descriptors ([`rules`]), once a message type; [`scalar`] compares single values. Messages in an Any are held against
-//! theirs too: Envoy does the same when it makes an extension of them.
+//! theirs too: Envoy does the same when it makes an extension of them. After the rules of its fields come those that need
+//! more than one ([`messages`]).
 
 use std::collections::HashSet;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
-use super::place::Place;
 use crate::document::Rejection;
 use crate::document::decode::one_of;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
+use crate::resource::check::messages;
+use crate::resource::place::Place;
 
 mod rules;
 mod scalar;
@@ -41,7 +43,8 @@ pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rej
         let at = Place { hidden: place.hidden || is_sensitive(field), ..place.field(field.name()) };
         checked_field(message, field, rule, &at)?;
     }
-    required_oneofs(message, &rules, place)
+    required_oneofs(message, &rules, place)?;
+    messages::message(message, place)
 }
 
 fn checked_field(message: &DynamicMessage, field: &FieldDescriptor, rule: &Rule, at: &Place) -> Result<(), Rejection> {
@@ -123,7 +126,7 @@ fn map<'a>(
         scalar::check(
             &Value::from(key.clone()),
             keys,
-            &Place { hidden: at.hidden, path: format!("{} (the key)", below.path) },
+            &Place { path: format!("{} (the key)", below.path), ..below.clone() },
         )?;
         single(value, values, &below)?;
     }

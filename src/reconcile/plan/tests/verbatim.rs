@@ -189,3 +189,55 @@ fn the_default_listener_depends_on_listeners_documents_alone() {
     assert_eq!(state, State::Shadowed);
     assert!(reason.unwrap().starts_with("the listener that exists while no listeners document does makes default"));
 }
+
+fn listener(name: &str, port: u16) -> String {
+    let address = json!({ "socket_address": { "address": "0.0.0.0", "port_value": port } });
+    let url = ResourceType::Listener.type_url();
+    json!({ "resource": { "@type": url, "name": name, "address": address, "filter_chains": [{}] } }).to_string()
+}
+
+#[test]
+fn an_address_belongs_to_the_listener_that_was_written_first() {
+    let mut stage = world_of(&[
+        ("listeners/a", r#"{"address": "0.0.0.0:81"}"#),
+        ("xds/listeners/b", &listener("b", 82)),
+        ("xds/listeners/c", &listener("c", 81)),
+    ]);
+    let sentence = |key: &str, port: u16, owner: &str, path: &str| {
+        let reason =
+            format!("found the address 0.0.0.0:{port} (TCP), which {owner} has already, expected one of its own");
+        (State::Rejected, Some(format!("{key}: {path}: {reason}")))
+    };
+    assert_eq!(status(&stage, "xds/listeners/c"), sentence("xds/listeners/c", 81, "listeners/a", "resource.address"));
+    stage.put("xds/listeners/d", &listener("d", 82));
+    assert_eq!(
+        status(&stage, "xds/listeners/d"),
+        sentence("xds/listeners/d", 82, "xds/listeners/b", "resource.address")
+    );
+    stage.put("listeners/a", r#"{"address": "0.0.0.0:82"}"#);
+    assert_eq!(status(&stage, "listeners/a"), sentence("listeners/a", 82, "xds/listeners/b", "address"));
+    // Who is not in the way any more lets the others serve.
+    stage.delete("listeners/a");
+    assert_eq!(status(&stage, "xds/listeners/c"), (State::Accepted, None));
+    assert!(resource(&stage, "default", ResourceType::Listener, "c").is_some());
+}
+
+#[test]
+fn the_default_listener_keeps_its_address_and_a_scope_its_key() {
+    let scope = |name: &str| {
+        let key = json!({ "fragments": [{ "string_key": "k" }] });
+        let url = ResourceType::ScopedRoute.type_url();
+        json!({ "resource": { "@type": url, "name": name, "route_configuration_name": "r", "key": key } }).to_string()
+    };
+    let stage = world_of(&[
+        ("xds/listeners/b", &listener("b", 10_000)),
+        ("xds/scoped_routes/one", &scope("one")),
+        ("xds/scoped_routes/two", &scope("two")),
+    ]);
+    let (state, reason) = status(&stage, "xds/listeners/b");
+    assert_eq!(state, State::Rejected);
+    assert!(reason.unwrap().contains("which the listener that exists while no listeners document does has already"));
+    let (state, reason) = status(&stage, "xds/scoped_routes/two");
+    assert_eq!(state, State::Rejected);
+    assert!(reason.unwrap().contains("resource.key: found the key \"k\", which xds/scoped_routes/one has already"));
+}

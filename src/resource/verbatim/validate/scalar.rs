@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::rules::Rule;
 use crate::document::Rejection;
 use crate::document::decode::one_of;
-use crate::resource::verbatim::place::Place;
+use crate::resource::place::Place;
 
 /// Hold a value against its rule; wrapped numbers and strings are what they wrap.
 pub(super) fn check(value: &Value, rule: &Rule, at: &Place) -> Result<(), Rejection> {

@@ -12,7 +12,7 @@ use crate::resource::verbatim::read;
 
 /// What is said of a message.
 fn judged(name: &str, json: Json) -> Result<(), String> {
-    let place = Place { path: String::new(), hidden: false };
+    let place = Place { path: String::new(), hidden: false, limits: crate::document::Limits::default() };
     let url = format!("type.googleapis.com/{name}");
     let read = read::resource(&url, &json, &place).unwrap_or_else(|error| panic!("{name}: {error}"));
     message(&read, &place).map_err(|error| error.to_string())
@@ -180,7 +180,7 @@ fn fields_deprecated_long_ago_are_refused() {
 
 #[test]
 fn secrets_are_not_quoted() {
-    let place = Place { path: String::new(), hidden: true };
+    let place = Place { path: String::new(), hidden: true, limits: crate::document::Limits::default() };
     let rule = Rule {
         value: Some(Type::Uint32(envoy_types::pb::validate::UInt32Rules { lt: Some(1), ..Default::default() })),
         ..Rule::default()

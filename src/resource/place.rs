@@ -2,8 +2,8 @@
 
 use serde_json::Value as Json;
 
-use crate::document::Rejection;
 use crate::document::decode::{found, kind_of, segment};
+use crate::document::{Limits, Rejection};
 
 /// A place in a document.
 #[derive(Debug, Clone)]
@@ -12,17 +12,19 @@ pub(super) struct Place {
     pub(super) path: String,
     /// The value may be a secret: it is never quoted.
     pub(super) hidden: bool,
+    /// What the operator may raise.
+    pub(super) limits: Limits,
 }
 
 impl Place {
     /// The place of a field of the object here.
     pub(super) fn field(&self, name: &str) -> Self {
-        Self { path: format!("{}{}", self.path, segment(&self.path, name)), hidden: self.hidden }
+        Self { path: format!("{}{}", self.path, segment(&self.path, name)), ..*self }
     }
 
     /// The place of an entry of the list here.
     pub(super) fn index(&self, index: usize) -> Self {
-        Self { path: format!("{}[{index}]", self.path), hidden: self.hidden }
+        Self { path: format!("{}[{index}]", self.path), ..*self }
     }
 
     /// A rejection of what stands here.

@@ -1,0 +1,50 @@
+//! Addresses that Envoy does not resolve: IP literals, pipes, internal listeners.
+
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
+
+use crate::document::Rejection;
+use crate::document::decode::quote;
+use crate::resource::place::Place;
+
+/// The longest path of a Unix domain socket.
+const MAX_PIPE: usize = 108;
+/// The resolver that is always there; it takes what no resolver takes.
+const IP_RESOLVER: &str = "envoy.ip";
+
+/// NP-03 to NP-06, NC-09, NC-11, NC-12, NL-02.
+pub(super) fn unresolved(address: Option<&Address>, at: &Place) -> Result<(), Rejection> {
+    match address.and_then(|address| address.address.as_ref()) {
+        None => Err(at.reject("missing, expected a socket_address, a pipe or an envoy_internal_address".to_owned())),
+        Some(address::Address::SocketAddress(socket)) => ip(socket, &at.field("socket_address")),
+        Some(address::Address::Pipe(pipe)) if pipe.path.len() > MAX_PIPE => {
+            let reason = format!("found {} bytes, expected at most {MAX_PIPE}", pipe.path.len());
+            Err(at.field("pipe").field("path").reject(reason))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// An IP literal and the number of a port.
+pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
+    if !socket.resolver_name.is_empty() && socket.resolver_name != IP_RESOLVER {
+        // A resolver of the Envoy's own may take anything.
+        return Ok(());
+    }
+    if parsed(&socket.address).is_none() {
+        let reason = format!("found {}, expected an IP address (IPv6 without brackets)", quote(&socket.address));
+        return Err(at.field("address").reject(reason));
+    }
+    if matches!(socket.port_specifier, Some(PortSpecifier::NamedPort(_))) {
+        return Err(at.field("named_port").reject("found a named port, expected port_value".to_owned()));
+    }
+    Ok(())
+}
+
+/// The IP address in a text; an IPv6 address may have a scope.
+pub(super) fn parsed(text: &str) -> Option<IpAddr> {
+    let unscoped = text.split_once('%').map_or(text, |(address, _)| address);
+    unscoped.parse().ok().filter(|ip: &IpAddr| ip.is_ipv6() || unscoped == text)
+}

@@ -1,0 +1,324 @@
+//! Clusters (conformance.md 9.3).
+
+#![allow(deprecated, reason = "operators may write the older fields")]
+
+use std::collections::BTreeSet;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::lb_subset_config::LbSubsetSelector;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType, LbConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::core::v3::address::Address;
+use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Payload, payload};
+use envoy_types::pb::envoy::config::core::v3::{HealthCheck, config_source};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::extensions::load_balancing_policies::maglev::v3::Maglev;
+use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash;
+use envoy_types::pb::envoy::r#type::v3::Int64Range;
+use envoy_types::pb::google::protobuf::{Duration, UInt64Value};
+
+use super::{addresses, endpoints};
+use crate::document::Rejection;
+use crate::document::decode::quote;
+use crate::resource::place::Place;
+
+/// What Envoy fills in.
+const MIN_RING: u64 = 1024;
+const MAX_RING: u64 = 8 * 1024 * 1024;
+const BASE_EJECTION: Duration = Duration { seconds: 30, nanos: 0 };
+const MAX_EJECTION: Duration = Duration { seconds: 300, nanos: 0 };
+/// A fallback policy of subset selectors.
+const KEYS_SUBSET: i32 = 4;
+/// Cluster types of their own load balancing.
+const OWN_BALANCING: [&str; 2] = [
+    "envoy.extensions.clusters.aggregate.v3.ClusterConfig",
+    "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+];
+
+/// A whole cluster.
+pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
+    let discovery = match &cluster.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(number)) => DiscoveryType::try_from(*number).ok(),
+        Some(ClusterDiscoveryType::ClusterType(_)) => None,
+        None => Some(DiscoveryType::Static),
+    };
+    eds(cluster, discovery, at)?;
+    if let Some(assignment) = &cluster.load_assignment {
+        inline(assignment, discovery, &at.field("load_assignment"))?;
+    }
+    single_host(cluster, discovery, at)?;
+    balancing(cluster, discovery, at)?;
+    protocols(cluster, at)?;
+    if let Some(rate) = &cluster.dns_failure_refresh_rate
+        && let (Some(base), Some(most)) = (&rate.base_interval, &rate.max_interval)
+        && (most.seconds, most.nanos) < (base.seconds, base.nanos)
+    {
+        let at = at.field("dns_failure_refresh_rate").field("max_interval");
+        return Err(at.reject("found less than base_interval, expected at least that".to_owned()));
+    }
+    let source = cluster.upstream_bind_config.as_ref().and_then(|config| config.source_address.as_ref());
+    source.map_or(Ok(()), |source| addresses::ip(source, &at.field("upstream_bind_config").field("source_address")))
+}
+
+/// NC-02, NC-03, NC-05.
+fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
+    let at = at.field("eds_cluster_config");
+    match (&cluster.eds_cluster_config, discovery) {
+        (None, Some(DiscoveryType::Eds)) => {
+            Err(at.reject("missing, expected where the endpoints of a cluster of type EDS come from".to_owned()))
+        }
+        (Some(_), Some(DiscoveryType::Eds)) => {
+            let config = cluster.eds_cluster_config.as_ref().and_then(|config| config.eds_config.as_ref());
+            match config.and_then(|config| config.config_source_specifier.as_ref()) {
+                None | Some(config_source::ConfigSourceSpecifier::Self_(_)) => Err(at
+                    .field("eds_config")
+                    .reject("missing or \"self\", expected a source such as \"ads\"".to_owned())),
+                Some(_) => Ok(()),
+            }
+        }
+        (Some(_), Some(_)) => {
+            Err(at.reject("found on a cluster of another type, expected \"type\": \"EDS\"".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NC-09, NC-11 to NC-14, NC-18.
+fn inline(assignment: &ClusterLoadAssignment, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
+    match discovery {
+        Some(DiscoveryType::Static) => endpoints::hosts(assignment, at),
+        Some(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
+            endpoints::each(assignment, at, |endpoint, at| {
+                let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+                    return Err(at
+                        .field("endpoint")
+                        .reject("missing, expected an endpoint with its address".to_owned()));
+                };
+                let at = at.field("endpoint").field("address");
+                match endpoint.address.as_ref().and_then(|address| address.address.as_ref()) {
+                    None => Err(at.reject("missing, expected an address".to_owned())),
+                    Some(Address::SocketAddress(socket)) if !socket.resolver_name.is_empty() => {
+                        let at = at.field("socket_address").field("resolver_name");
+                        Err(at.reject("found a resolver, expected none on a cluster that DNS resolves".to_owned()))
+                    }
+                    Some(_) => Ok(()),
+                }
+            })
+        }
+        Some(DiscoveryType::OriginalDst) => {
+            Err(at.reject("found endpoints on a cluster of type ORIGINAL_DST, expected none".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NC-15.
+fn single_host(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
+    if discovery != Some(DiscoveryType::LogicalDns) {
+        return Ok(());
+    }
+    let localities = cluster.load_assignment.as_ref().map(|assignment| assignment.endpoints.as_slice());
+    match localities.unwrap_or_default() {
+        [only] if only.lb_endpoints.len() == 1 => Ok(()),
+        _ => {
+            let reason = "found a cluster of type LOGICAL_DNS, expected one locality with one endpoint";
+            Err(at.field("load_assignment").reject(reason.to_owned()))
+        }
+    }
+}
+
+/// NC-18 to NC-21, NC-23 to NC-25.
+fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
+    let (policy, at_policy) = (cluster.lb_policy(), at.field("lb_policy"));
+    if cluster.load_balancing_policy.is_some() || policy == LbPolicy::LoadBalancingPolicyConfig {
+        return typed_balancing(cluster, at);
+    }
+    let provided = policy == LbPolicy::ClusterProvided;
+    let provides = match (&cluster.cluster_discovery_type, discovery) {
+        (Some(ClusterDiscoveryType::ClusterType(custom)), _) => {
+            let url = custom.typed_config.as_ref().map(|config| config.type_url.as_str()).unwrap_or_default();
+            OWN_BALANCING.iter().any(|own| url.ends_with(own)).then_some(true)
+        }
+        (_, discovery) => discovery.map(|discovery| discovery == DiscoveryType::OriginalDst),
+    };
+    if provides == Some(true) && !provided {
+        let reason = format!("found {}, expected CLUSTER_PROVIDED on a cluster of this type", policy.as_str_name());
+        return Err(at_policy.reject(reason));
+    }
+    if provides == Some(false) && provided {
+        return Err(
+            at_policy.reject("found CLUSTER_PROVIDED on a cluster that provides none, expected another".to_owned())
+        );
+    }
+    if provided && cluster.lb_subset_config.is_some() {
+        return Err(at
+            .field("lb_subset_config")
+            .reject("found together with CLUSTER_PROVIDED, expected none".to_owned()));
+    }
+    match (policy, &cluster.lb_config) {
+        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(ring))) => {
+            ring_sizes(ring.minimum_ring_size, ring.maximum_ring_size, &at.field("ring_hash_lb_config"))
+        }
+        (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(maglev))) => {
+            table_size(maglev.table_size, &at.field("maglev_lb_config"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NC-21, NC-23.
+fn typed_balancing(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
+    if cluster.load_balancing_policy.is_none() {
+        return Err(at
+            .field("load_balancing_policy")
+            .reject("missing, expected the policy that lb_policy speaks of".to_owned()));
+    }
+    let beside = "found together with load_balancing_policy, expected one of the two";
+    if cluster.lb_subset_config.is_some() {
+        return Err(at.field("lb_subset_config").reject(beside.to_owned()));
+    }
+    if let Some(common) = &cluster.common_lb_config
+        && (common.locality_config_specifier.is_some() || common.consistent_hashing_lb_config.is_some())
+    {
+        return Err(at.field("common_lb_config").reject(beside.to_owned()));
+    }
+    Ok(())
+}
+
+/// NC-24: Envoy keeps half of such a cluster and stops acknowledging.
+fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
+    let (least, most) = (least.map_or(MIN_RING, |size| size.value), most.map_or(MAX_RING, |size| size.value));
+    if least <= most {
+        return Ok(());
+    }
+    let reason = format!("found {least}, expected at most {most}, the maximum_ring_size");
+    Err(at.field("minimum_ring_size").reject(reason))
+}
+
+/// NC-25: as above.
+fn table_size(size: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
+    match size.map(|size| size.value) {
+        Some(size) if !is_prime(size) => {
+            Err(at.field("table_size").reject(format!("found the number {size}, expected a prime number")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NC-24 in the form of an extension.
+pub(super) fn ring_hash(ring: &RingHash, at: &Place) -> Result<(), Rejection> {
+    ring_sizes(ring.minimum_ring_size, ring.maximum_ring_size, at)
+}
+
+/// NC-25 in the form of an extension.
+pub(super) fn maglev(maglev: &Maglev, at: &Place) -> Result<(), Rejection> {
+    table_size(maglev.table_size, at)
+}
+
+/// The rules of the field keep numbers below six millions.
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
+}
+
+/// NC-29, NC-39, NC-41.
+fn protocols(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
+    let (http1, http2) = (cluster.http_protocol_options.is_some(), cluster.http2_protocol_options.is_some());
+    let selection = cluster.protocol_selection();
+    if http1 && http2 && selection != ClusterProtocolSelection::UseDownstreamProtocol {
+        let reason = "found together with http_protocol_options, expected one of the two";
+        return Err(at.field("http2_protocol_options").reject(reason.to_owned()));
+    }
+    if cluster.health_checks.len() > 1 {
+        // Their names, which Envoy wants then, are no field of the descriptors here.
+        let reason = format!("found {} health checks, expected one", cluster.health_checks.len());
+        return Err(at.field("health_checks").reject(reason));
+    }
+    let grpc = |check: &HealthCheck| matches!(check.health_checker, Some(HealthChecker::GrpcHealthCheck(_)));
+    let may_be_http2 = http2 || !cluster.typed_extension_protocol_options.is_empty();
+    match cluster.health_checks.iter().position(grpc) {
+        Some(index) if !may_be_http2 => {
+            let reason = "found on a cluster that speaks HTTP/1.1, expected HttpProtocolOptions with HTTP/2";
+            Err(at.field("health_checks").index(index).field("grpc_health_check").reject(reason.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NC-40, NC-42.
+pub(super) fn health_check(check: &HealthCheck, at: &Place) -> Result<(), Rejection> {
+    match &check.health_checker {
+        Some(HealthChecker::HttpHealthCheck(http)) => {
+            let at = at.field("http_health_check");
+            statuses(&http.expected_statuses, &at.field("expected_statuses"))?;
+            statuses(&http.retriable_statuses, &at.field("retriable_statuses"))
+        }
+        Some(HealthChecker::TcpHealthCheck(tcp)) => {
+            let at = at.field("tcp_health_check");
+            tcp.send.iter().try_for_each(|payload| hex(payload, &at.field("send")))?;
+            let at = at.field("receive");
+            tcp.receive.iter().enumerate().try_for_each(|(index, payload)| hex(payload, &at.index(index)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn statuses(ranges: &[Int64Range], at: &Place) -> Result<(), Rejection> {
+    for (index, range) in ranges.iter().enumerate() {
+        if range.start < 100 || range.start >= range.end || range.end > 600 {
+            let reason = format!("found {} to {}, expected a range of 100 to 600", range.start, range.end);
+            return Err(at.index(index).reject(reason));
+        }
+    }
+    Ok(())
+}
+
+fn hex(payload: &Payload, at: &Place) -> Result<(), Rejection> {
+    let Some(payload::Payload::Text(text)) = &payload.payload else { return Ok(()) };
+    if text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(at.field("text").reject(format!("found {}, expected bytes in hexadecimal", quote(text))))
+}
+
+/// NC-43.
+pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Place) -> Result<(), Rejection> {
+    let base = detection.base_ejection_time.unwrap_or(BASE_EJECTION);
+    let most = detection.max_ejection_time.unwrap_or(MAX_EJECTION);
+    if (most.seconds, most.nanos) >= (base.seconds, base.nanos) {
+        return Ok(());
+    }
+    let reason = format!("found {} s, expected at least base_ejection_time, {} s", most.seconds, base.seconds);
+    Err(at.field("max_ejection_time").reject(reason))
+}
+
+/// NC-27.
+pub(super) fn subset_selector(selector: &LbSubsetSelector, at: &Place) -> Result<(), Rejection> {
+    if selector.fallback_policy != KEYS_SUBSET {
+        return Ok(());
+    }
+    let keys: BTreeSet<&String> = selector.keys.iter().collect();
+    let fallback: BTreeSet<&String> = selector.fallback_keys_subset.iter().collect();
+    if !fallback.is_empty() && fallback.is_subset(&keys) && fallback != keys {
+        return Ok(());
+    }
+    Err(at.field("fallback_keys_subset").reject("expected some of keys, at least one and not all".to_owned()))
+}
+
+/// NC-28.
+pub(super) fn circuit_breakers(breakers: &CircuitBreakers, at: &Place) -> Result<(), Rejection> {
+    for (index, threshold) in breakers.per_host_thresholds.iter().enumerate() {
+        let alone = Thresholds {
+            max_connections: threshold.max_connections,
+            priority: threshold.priority,
+            ..Thresholds::default()
+        };
+        if *threshold != alone {
+            let reason = "found another field than max_connections, expected that alone";
+            return Err(at.field("per_host_thresholds").index(index).reject(reason.to_owned()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Which rules hold for which message, wherever in a resource it stands.
+//!
+//! What enters: a message known by its descriptor, one call for each message of a resource, those in an Any included. What
+//! leaves: the first of Envoy's own conditions (conformance.md section 9) that it does not meet. What Envoy accepts
+//! (section 10) is not looked for.
+
+#![allow(deprecated, reason = "operators may write the older fields")]
+
+use envoy_types::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, regex_matcher};
+use prost::Message;
+use prost_reflect::{DynamicMessage, ReflectMessage};
+
+use super::{clusters, endpoints, listeners, routes, tls};
+use crate::document::{Limits, Rejection, regex};
+use crate::resource::ResourceType;
+use crate::resource::place::Place;
+
+/// Rules of one message.
+///
+/// # Errors
+/// What Envoy would refuse, with its place.
+pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
+    match message.descriptor().full_name() {
+        "envoy.config.cluster.v3.Cluster" => held(message, at, clusters::cluster),
+        "envoy.config.cluster.v3.OutlierDetection" => held(message, at, clusters::outlier_detection),
+        "envoy.config.cluster.v3.CircuitBreakers" => held(message, at, clusters::circuit_breakers),
+        "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector" => {
+            held(message, at, clusters::subset_selector)
+        }
+        "envoy.config.core.v3.HealthCheck" => held(message, at, clusters::health_check),
+        "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash" => held(message, at, clusters::ring_hash),
+        "envoy.extensions.load_balancing_policies.maglev.v3.Maglev" => held(message, at, clusters::maglev),
+        "envoy.config.listener.v3.Listener" => held(message, at, listeners::listener),
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            held(message, at, listeners::connection_manager)
+        }
+        "envoy.extensions.filters.network.http_connection_manager.v3.Rds" => held(message, at, listeners::rds),
+        "envoy.config.route.v3.RouteConfiguration" => held(message, at, routes::configuration),
+        "envoy.config.route.v3.VirtualHost" => held(message, at, routes::virtual_host),
+        "envoy.config.route.v3.Route" => held(message, at, routes::route),
+        "envoy.config.route.v3.RouteAction" => held(message, at, routes::action),
+        "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" => held(message, at, routes::mirror),
+        "envoy.config.route.v3.WeightedCluster" => held(message, at, routes::weighted),
+        "envoy.config.route.v3.WeightedCluster.ClusterWeight" => held(message, at, routes::weight),
+        "envoy.config.route.v3.RetryPolicy.RetryBackOff" => held(message, at, routes::back_off),
+        "envoy.config.route.v3.InternalRedirectPolicy" => held(message, at, routes::internal_redirect),
+        "envoy.config.route.v3.VirtualCluster" => held(message, at, routes::virtual_cluster),
+        "envoy.config.route.v3.ScopedRouteConfiguration" => held(message, at, scope),
+        "envoy.extensions.transport_sockets.tls.v3.Secret" => held(message, at, tls::secret),
+        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate" => held(message, at, tls::certificate),
+        "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext" => held(message, at, tls::validation),
+        "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext" => held(message, at, tls::common),
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => held(message, at, tls::upstream),
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => held(message, at, tls::downstream),
+        "envoy.type.matcher.v3.RegexMatcher" => held(message, at, regular),
+        _ => Ok(()),
+    }
+}
+
+/// Rules of a resource that do not hold for the same message elsewhere: endpoints of EDS are never resolved.
+///
+/// # Errors
+/// As above.
+pub(in crate::resource) fn resource(
+    resource_type: ResourceType,
+    message: &DynamicMessage,
+    at: &Place,
+) -> Result<(), Rejection> {
+    match resource_type {
+        ResourceType::Endpoint => held(message, at, endpoints::assignment),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a check holds for the message as the type that the check takes.
+fn held<T: Message + Default>(
+    message: &DynamicMessage,
+    at: &Place,
+    check: impl FnOnce(&T, &Place) -> Result<(), Rejection>,
+) -> Result<(), Rejection> {
+    match message.transcode_to() {
+        Ok(typed) => check(&typed, at),
+        Err(error) => Err(at.reject(format!("found what cannot be read as this message ({error}), expected one"))),
+    }
+}
+
+/// NS-03.
+fn scope(scope: &ScopedRouteConfiguration, at: &Place) -> Result<(), Rejection> {
+    if scope.route_configuration_name.is_empty() && scope.route_configuration.is_none() {
+        let at = at.field("route_configuration_name");
+        return Err(at.reject("missing or empty, expected the name of a RouteConfiguration".to_owned()));
+    }
+    Ok(())
+}
+
+/// NR-07, NR-09, NR-10.
+fn regular(matcher: &RegexMatcher, at: &Place) -> Result<(), Rejection> {
+    let own = matcher.engine_type.as_ref().and_then(|engine| {
+        let regex_matcher::EngineType::GoogleRe2(engine) = engine;
+        engine.max_program_size.as_ref().map(|size| size.value)
+    });
+    let limits = own.map_or(at.limits, |re2_max_program_size| Limits { re2_max_program_size });
+    regex::check(&matcher.regex, &limits).map_err(|reason| at.field("regex").reject(reason))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (conformance.md 9.2).
+
+#![allow(deprecated, reason = "operators may write the older fields")]
+
+use std::collections::BTreeSet;
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source, header_value_option};
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, RequestMirrorPolicy};
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::{
+    InternalRedirectPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster, VirtualHost, WeightedCluster,
+    retry_policy, route, route_match,
+};
+
+use crate::document::Rejection;
+use crate::document::decode::quote;
+use crate::resource::place::Place;
+
+/// The longest body of a direct response where the RouteConfiguration says nothing.
+const MAX_BODY: u32 = 4096;
+const TEMPLATE_REWRITE: &str = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig";
+const TEMPLATE_MATCH: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
+
+/// NR-02, NR-03, NR-32, NR-43 and the headers.
+pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> Result<(), Rejection> {
+    headers(&configuration.request_headers_to_add, &configuration.request_headers_to_remove, "request", at)?;
+    headers(&configuration.response_headers_to_add, &configuration.response_headers_to_remove, "response", at)?;
+    let hosts = at.field("virtual_hosts");
+    let mut domains = BTreeSet::new();
+    for (index, host) in configuration.virtual_hosts.iter().enumerate() {
+        unique_domains(host, &mut domains, &hosts.index(index))?;
+    }
+    let plugins = configuration.cluster_specifier_plugins.iter().filter_map(|plugin| plugin.extension.as_ref());
+    let plugins: BTreeSet<&str> = plugins.map(|extension| extension.name.as_str()).collect();
+    let longest = configuration.max_direct_response_body_size_bytes.as_ref().map_or(MAX_BODY, |size| size.value);
+    for (host_index, host) in configuration.virtual_hosts.iter().enumerate() {
+        for (index, route) in host.routes.iter().enumerate() {
+            let at = hosts.index(host_index).field("routes").index(index);
+            within(route, &plugins, longest, &at)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a route may be only as its RouteConfiguration says.
+fn within(route: &Route, plugins: &BTreeSet<&str>, longest: u32, at: &Place) -> Result<(), Rejection> {
+    match &route.action {
+        Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::ClusterSpecifierPlugin(name)),
+            ..
+        })) if !plugins.contains(name.as_str()) => {
+            let reason = format!("found {}, expected the name of one of cluster_specifier_plugins", quote(name));
+            Err(at.field("route").field("cluster_specifier_plugin").reject(reason))
+        }
+        Some(route::Action::DirectResponse(response)) => {
+            let found = response.body.as_ref().map_or(0, inline_length);
+            if found <= longest as usize {
+                return Ok(());
+            }
+            let reason =
+                format!("found {found} bytes, expected at most {longest} (max_direct_response_body_size_bytes)");
+            Err(at.field("direct_response").field("body").reject(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn inline_length(source: &DataSource) -> usize {
+    match &source.specifier {
+        Some(data_source::Specifier::InlineBytes(bytes)) => bytes.len(),
+        Some(data_source::Specifier::InlineString(text)) => text.len(),
+        _ => 0,
+    }
+}
+
+fn unique_domains(host: &VirtualHost, seen: &mut BTreeSet<String>, at: &Place) -> Result<(), Rejection> {
+    for (index, domain) in host.domains.iter().enumerate() {
+        if !seen.insert(domain.to_ascii_lowercase()) {
+            let reason = format!("found the domain {} a second time, expected each once", quote(domain));
+            return Err(at.field("domains").index(index).reject(reason));
+        }
+    }
+    Ok(())
+}
+
+/// NR-02 within one host, NR-44 and the headers.
+pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejection> {
+    headers(&host.request_headers_to_add, &host.request_headers_to_remove, "request", at)?;
+    headers(&host.response_headers_to_add, &host.response_headers_to_remove, "response", at)?;
+    if host.matcher.is_some() && !host.routes.is_empty() {
+        return Err(at.field("routes").reject("found routes beside a matcher, expected one of the two".to_owned()));
+    }
+    unique_domains(host, &mut BTreeSet::new(), at)
+}
+
+/// NR-23 and the headers.
+pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
+    headers(&route.request_headers_to_add, &route.request_headers_to_remove, "request", at)?;
+    headers(&route.response_headers_to_add, &route.response_headers_to_remove, "response", at)?;
+    let Some(route::Action::Route(action)) = &route.action else { return Ok(()) };
+    let rewrites = action.path_rewrite_policy.as_ref().and_then(|policy| policy.typed_config.as_ref());
+    if !rewrites.is_some_and(|config| config.type_url.ends_with(TEMPLATE_REWRITE)) {
+        return Ok(());
+    }
+    let path = route.r#match.as_ref().and_then(|matched| matched.path_specifier.as_ref());
+    let by_template = match path {
+        Some(route_match::PathSpecifier::PathMatchPolicy(policy)) => {
+            policy.typed_config.as_ref().is_some_and(|config| config.type_url.ends_with(TEMPLATE_MATCH))
+        }
+        _ => false,
+    };
+    if by_template {
+        return Ok(());
+    }
+    let reason = "found a template to rewrite by without one to match by, expected match.path_match_policy";
+    Err(at.field("route").field("path_rewrite_policy").reject(reason.to_owned()))
+}
+
+/// NR-22, NR-29, NR-30.
+pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> {
+    let rewrites = [
+        ("prefix_rewrite", !action.prefix_rewrite.is_empty()),
+        ("regex_rewrite", action.regex_rewrite.is_some()),
+        ("path_rewrite_policy", action.path_rewrite_policy.is_some()),
+    ];
+    let mut rewrites = rewrites.into_iter().filter_map(|(name, is_there)| is_there.then_some(name));
+    if let (Some(first), Some(second)) = (rewrites.next(), rewrites.next()) {
+        return Err(at.field(second).reject(format!("found together with {first}, expected one of the two")));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, upgrade) in action.upgrade_configs.iter().enumerate() {
+        let at = at.field("upgrade_configs").index(index);
+        if !seen.insert(upgrade.upgrade_type.to_ascii_lowercase()) {
+            let reason = format!("found {} a second time, expected each once", quote(&upgrade.upgrade_type));
+            return Err(at.field("upgrade_type").reject(reason));
+        }
+        if upgrade.connect_config.is_some() && !upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") {
+            let reason = format!("found it for the upgrade {}, expected CONNECT alone", quote(&upgrade.upgrade_type));
+            return Err(at.field("connect_config").reject(reason));
+        }
+    }
+    Ok(())
+}
+
+/// NR-17.
+pub(super) fn mirror(policy: &RequestMirrorPolicy, at: &Place) -> Result<(), Rejection> {
+    match (policy.cluster.is_empty(), policy.cluster_header.is_empty()) {
+        (true, true) => Err(at.reject("found neither cluster nor cluster_header, expected one of them".to_owned())),
+        (false, false) => Err(at.reject("found both cluster and cluster_header, expected one of them".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// NR-18, NR-19, NR-20.
+pub(super) fn weighted(weighted: &WeightedCluster, at: &Place) -> Result<(), Rejection> {
+    let at = at.field("clusters");
+    let mut sum = 0_u64;
+    for (index, cluster) in weighted.clusters.iter().enumerate() {
+        match &cluster.weight {
+            Some(weight) => sum += u64::from(weight.value),
+            None => return Err(at.index(index).field("weight").reject("missing, expected a number".to_owned())),
+        }
+    }
+    if sum == 0 || sum > u64::from(u32::MAX) {
+        return Err(at.reject(format!("found weights whose sum is {sum}, expected one from 1 to {}", u32::MAX)));
+    }
+    Ok(())
+}
+
+/// NR-21 and the headers.
+pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejection> {
+    headers(&cluster.request_headers_to_add, &cluster.request_headers_to_remove, "request", at)?;
+    headers(&cluster.response_headers_to_add, &cluster.response_headers_to_remove, "response", at)?;
+    match (cluster.name.is_empty(), cluster.cluster_header.is_empty()) {
+        (true, true) => Err(at.reject("found neither name nor cluster_header, expected one of them".to_owned())),
+        (false, false) => Err(at.reject("found both name and cluster_header, expected one of them".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// NR-25.
+pub(super) fn back_off(back_off: &retry_policy::RetryBackOff, at: &Place) -> Result<(), Rejection> {
+    let (Some(base), Some(most)) = (&back_off.base_interval, &back_off.max_interval) else { return Ok(()) };
+    if (most.seconds, most.nanos) < (base.seconds, base.nanos) {
+        return Err(at
+            .field("max_interval")
+            .reject("found less than base_interval, expected at least that".to_owned()));
+    }
+    Ok(())
+}
+
+/// NR-36.
+pub(super) fn internal_redirect(policy: &InternalRedirectPolicy, at: &Place) -> Result<(), Rejection> {
+    let at = at.field("response_headers_to_copy");
+    match policy.response_headers_to_copy.iter().position(|name| is_fixed(name)) {
+        Some(index) => Err(fixed(&policy.response_headers_to_copy[index], &at.index(index))),
+        None => Ok(()),
+    }
+}
+
+/// NR-45.
+pub(super) fn virtual_cluster(cluster: &VirtualCluster, at: &Place) -> Result<(), Rejection> {
+    if cluster.headers.is_empty() {
+        return Err(at.field("headers").reject("missing or empty, expected at least one".to_owned()));
+    }
+    Ok(())
+}
+
+/// NR-34, NR-35, NR-39, NR-40.
+fn headers(add: &[HeaderValueOption], remove: &[String], which: &str, at: &Place) -> Result<(), Rejection> {
+    let added = at.field(&format!("{which}_headers_to_add"));
+    for (index, option) in add.iter().enumerate() {
+        let at = added.index(index);
+        let append_if_there = header_value_option::HeaderAppendAction::AppendIfExistsOrAdd as i32;
+        if option.append.is_some() && option.append_action != append_if_there {
+            return Err(at
+                .field("append")
+                .reject("found together with append_action, expected one of the two".to_owned()));
+        }
+        let Some(header) = &option.header else { continue };
+        let at = at.field("header");
+        if is_fixed(&header.key) {
+            return Err(fixed(&header.key, &at.field("key")));
+        }
+        if !is_format(&header.value) {
+            // A header may carry a credential: the value is not quoted.
+            let reason =
+                "found a \"%\" that starts no command, expected it doubled (\"%%\") or a command (\"%REQ(x-id)%\")";
+            return Err(at.field("value").reject(reason.to_owned()));
+        }
+    }
+    let removed = at.field(&format!("{which}_headers_to_remove"));
+    match remove.iter().position(|name| is_fixed(name)) {
+        Some(index) => Err(fixed(&remove[index], &removed.index(index))),
+        None => Ok(()),
+    }
+}
+
+/// Headers that routes can neither change, remove nor copy.
+fn is_fixed(name: &str) -> bool {
+    name.starts_with(':') || name.eq_ignore_ascii_case("host")
+}
+
+fn fixed(name: &str, at: &Place) -> Rejection {
+    at.reject(format!("found {}, expected another header than host and those with a colon first", quote(name)))
+}
+
+/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(arguments)%` or `%COMMAND(arguments):length%`. Which
+/// commands there are is not judged: extensions bring their own.
+fn is_format(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(start) = rest.find('%') {
+        let after = &rest[start + 1..];
+        let taken = match after.starts_with('%') {
+            true => Some(1),
+            false => command(after),
+        };
+        match taken {
+            Some(taken) => rest = &after[taken..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// The length of a command and the `%` after it.
+fn command(text: &str) -> Option<usize> {
+    let name =
+        text.bytes().take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_').count();
+    if name == 0 {
+        return None;
+    }
+    let ended = |at: usize| {
+        let rest = &text[at..];
+        let length = rest.strip_prefix(':').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+        let at = at + if length > 0 { length + 1 } else { 0 };
+        text[at..].starts_with('%').then_some(at + 1)
+    };
+    if !text[name..].starts_with('(') {
+        return ended(name);
+    }
+    text.match_indices(')').filter(|(at, _)| *at > name).find_map(|(at, _)| ended(at + 1))
+}

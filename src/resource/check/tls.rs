@@ -1,0 +1,122 @@
+//! Certificates, keys and secrets (conformance.md NS-05, NC-44, NC-45, NC-48, NL-22). Nothing of them is quoted.
+
+#![allow(deprecated, reason = "operators may write the older fields")]
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, UpstreamTlsContext,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::document::Rejection;
+use crate::resource::place::Place;
+
+/// A secret says of what kind it is.
+pub(super) fn secret(secret: &Secret, at: &Place) -> Result<(), Rejection> {
+    if secret.r#type.is_some() {
+        return Ok(());
+    }
+    let kinds = "\"tls_certificate\", \"validation_context\", \"session_ticket_keys\" or \"generic_secret\"";
+    Err(at.reject(format!("found an empty secret, expected {kinds}")))
+}
+
+/// A certificate that is written down is one, and so is its key.
+pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<(), Rejection> {
+    let chain = at.field("certificate_chain");
+    match certificate.certificate_chain.as_ref() {
+        Some(source) => certificates(source, &chain)?,
+        None if certificate.pkcs12.is_none() => {
+            return Err(chain.reject("missing, expected certificates in PEM, or pkcs12".to_owned()));
+        }
+        None => return Ok(()),
+    }
+    let key = at.field("private_key");
+    let Some(source) = certificate.private_key.as_ref() else {
+        return match certificate.private_key_provider {
+            Some(_) => Ok(()),
+            None => Err(key.reject("missing, expected the private key in PEM, or private_key_provider".to_owned())),
+        };
+    };
+    match inline(source) {
+        // A key under a password is not read here.
+        Some(_) if certificate.password.is_some() => Ok(()),
+        Some(pem) if PrivateKeyDer::from_pem_slice(pem).is_err() => {
+            Err(key.reject("found no private key in PEM, expected one".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Authorities that are written down are certificates.
+pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> Result<(), Rejection> {
+    context.trusted_ca.as_ref().map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")))
+}
+
+/// A context by itself (not the default of one that comes by SDS) with names to verify has an authority.
+pub(super) fn common(context: &CommonTlsContext, at: &Place) -> Result<(), Rejection> {
+    let Some(ValidationContextType::ValidationContext(validation)) = &context.validation_context_type else {
+        return Ok(());
+    };
+    let names = validation.match_typed_subject_alt_names.len() + validation.match_subject_alt_names.len();
+    let authority = validation.trusted_ca.is_some()
+        || validation.ca_certificate_provider_instance.is_some()
+        || validation.system_root_certs.is_some()
+        || validation.custom_validator_config.is_some();
+    if names == 0 || authority {
+        return Ok(());
+    }
+    let reason = "missing, expected the authority by which the names in the certificate are verified";
+    Err(at.field("validation_context").field("trusted_ca").reject(reason.to_owned()))
+}
+
+/// Of a client.
+pub(super) fn upstream(context: &UpstreamTlsContext, at: &Place) -> Result<(), Rejection> {
+    let Some(common) = &context.common_tls_context else { return Ok(()) };
+    let count = common.tls_certificates.len() + common.tls_certificate_sds_secret_configs.len();
+    if count > 1 {
+        return Err(at.field("common_tls_context").reject(format!("found {count} certificates, expected one")));
+    }
+    Ok(())
+}
+
+/// Of a server.
+pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(), Rejection> {
+    let at = at.field("common_tls_context");
+    let Some(common) = &context.common_tls_context else {
+        return Err(at.reject("missing, expected the certificate of the server".to_owned()));
+    };
+    let (written, by_sds) = (common.tls_certificates.len(), common.tls_certificate_sds_secret_configs.len());
+    if written > 0 && by_sds > 0 {
+        return Err(at.reject("found certificates both written down and by SDS, expected one of the two".to_owned()));
+    }
+    let elsewhere = common.tls_certificate_provider_instance.is_some()
+        || common.tls_certificate_certificate_provider.is_some()
+        || common.tls_certificate_certificate_provider_instance.is_some()
+        || common.custom_tls_certificate_selector.is_some();
+    if written + by_sds == 0 && !elsewhere {
+        return Err(at
+            .field("tls_certificates")
+            .reject("missing or empty, expected the server's certificate".to_owned()));
+    }
+    Ok(())
+}
+
+fn certificates(source: &DataSource, at: &Place) -> Result<(), Rejection> {
+    let Some(pem) = inline(source) else { return Ok(()) };
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(()),
+        _ => Err(at.reject("found no certificate in PEM, expected at least one and nothing broken".to_owned())),
+    }
+}
+
+/// What is written down; a file or a variable is on Envoy's host.
+fn inline(source: &DataSource) -> Option<&[u8]> {
+    match &source.specifier {
+        Some(data_source::Specifier::InlineBytes(bytes)) => Some(bytes),
+        Some(data_source::Specifier::InlineString(text)) => Some(text.as_bytes()),
+        _ => None,
+    }
+}

@@ -1,0 +1,86 @@
+//! What only one resource of a group can have: addresses of listeners, keys of scopes, domains of a RouteConfiguration.
+//!
+//! Envoy refuses whoever comes second; here that is the document written last. Compiled listeners among themselves are
+//! judged in `group`, so a claim without an xds document is nobody's fault here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::Fault;
+use super::group::{ResourceKey, verbatim};
+use super::inventory::Inventory;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::{Rejection, listener};
+use crate::resource::translate::Made;
+use crate::resource::verbatim::claims::tcp;
+use crate::resource::{Resource, ResourceType, depends};
+
+/// Who claims something: when that was written, who it is (`None`: the default listener) and where it stands.
+type Claimant = (i64, Option<DocumentKey>, String);
+
+/// The documents that claim what an older one has.
+pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
+    let mut claimants: BTreeMap<String, Vec<Claimant>> = BTreeMap::new();
+    for (key, unit) in documents.of_kind(Kind::Xds).filter(|(_, unit)| depends::is_for(unit.document(), group)) {
+        let Made::Verbatim(made) = &unit.made else { continue };
+        let name = (made.resource_type, Arc::clone(&made.resource.name));
+        if made.claims.is_empty() || !served.get(&name).is_some_and(|served| Arc::ptr_eq(served, &made.resource)) {
+            continue;
+        }
+        for claim in &*made.claims {
+            let claimant = (unit.accepted.mod_revision, Some(key.clone()), claim.path.clone());
+            claimants.entry(claim.what.clone()).or_default().push(claimant);
+        }
+    }
+    if claimants.is_empty() {
+        return Vec::new();
+    }
+    for (what, claimant) in compiled(documents, group) {
+        claimants.entry(what).or_default().push(claimant);
+    }
+    claimants.into_iter().flat_map(|(what, claimants)| faults(&what, claimants)).collect()
+}
+
+/// The addresses of compiled listeners that are served.
+fn compiled(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
+    let mut claims = Vec::new();
+    for (name, unit) in documents.listeners(group) {
+        let key = (ResourceType::Listener, Arc::clone(&name));
+        let over = verbatim(documents, group, &key).map(|(_, unit)| unit);
+        if over.is_some_and(|unit| depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace)) {
+            continue;
+        }
+        let claim = match unit {
+            Some(unit) => {
+                depends::listener(Some(unit.document())).and_then(|listener| listener.address).map(|address| {
+                    let key = DocumentKey::new(Kind::Listeners, Arc::clone(&name));
+                    (address, (unit.accepted.mod_revision, Some(key), "address".to_owned()))
+                })
+            }
+            None => Some((listener::DEFAULT_ADDRESS, (i64::MIN, None, String::new()))),
+        };
+        claims.extend(claim.map(|(address, claimant): (SocketAddr, Claimant)| (tcp(address), claimant)));
+    }
+    claims
+}
+
+/// Everyone but the oldest is at fault.
+fn faults(what: &str, mut claimants: Vec<Claimant>) -> Vec<Fault> {
+    claimants.sort_unstable();
+    let mut claimants = claimants.into_iter();
+    let Some((_, first, _)) = claimants.next() else { return Vec::new() };
+    let owner = first
+        .as_ref()
+        .map_or_else(|| "the listener that exists while no listeners document does".to_owned(), ToString::to_string);
+    // A document may say the same twice; Envoy's own rules are for that.
+    let others = claimants.filter(|(_, key, _)| *key != first);
+    others
+        .filter_map(|(_, key, path)| {
+            let reason = format!("found {what}, which {owner} has already, expected one of its own");
+            Some(Fault { key: key?, rejection: Rejection::new(path, reason) })
+        })
+        .collect()
+}
