@@ -5,6 +5,9 @@
 //! 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client says that it takes
 //! wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing else that a bare Any does not.
 
+use std::sync::Arc;
+
+use crate::proto::wire::{ResourceError, ResourceName, Status};
 use crate::rollout::Node;
 
 /// The feature's two spellings: of the clients, and of the protocol's text.
@@ -12,6 +15,17 @@ const WRAPPERS: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports
 /// What a response to a gRPC library should have at most, in bytes, where it may be told in parts: less than the 3 MB from
 /// which on a warning is due.
 const RESPONSE_MAX: usize = 2_900_000;
+
+/// `google.rpc.Code.NOT_FOUND`.
+const NOT_FOUND: i32 = 5;
+
+/// That there is no resource of this name.
+pub(super) fn not_found(name: &Arc<str>) -> ResourceError {
+    ResourceError {
+        resource_name: Some(ResourceName { name: name.to_string() }),
+        error_detail: Some(Status { code: NOT_FOUND, message: "no such resource for this node".to_owned() }),
+    }
+}
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]

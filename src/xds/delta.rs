@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::Error;
+use super::abilities::not_found;
 use super::names::Interner;
 use super::session::{Lists, Request};
 use super::state::Reported;
@@ -69,14 +70,22 @@ impl Edits {
     }
 }
 
-/// A response without its resources.
-pub(super) fn head(type_url: &str, version: String, nonce: &str, identifier: &str, removed: &[Arc<str>]) -> Vec<u8> {
+/// A response without its resources. `absent`: those of `removed` that are told as errors, too.
+pub(super) fn head<'a>(
+    type_url: &str,
+    version: String,
+    nonce: &str,
+    identifier: &str,
+    removed: &[Arc<str>],
+    absent: impl Iterator<Item = &'a Arc<str>>,
+) -> Vec<u8> {
     DeltaDiscoveryResponseHead {
         system_version_info: version,
         type_url: type_url.to_owned(),
         nonce: nonce.to_owned(),
         removed_resources: removed.iter().map(ToString::to_string).collect(),
         control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
+        resource_errors: absent.map(not_found).collect(),
     }
     .encode_to_vec()
 }

@@ -284,11 +284,12 @@ impl Session {
         };
         let resubscribed = first || asked.changed;
         let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
-        state.ask(asked);
         if first {
-            state.owed.all = true;
-            state.owed.names.clear();
-        } else if repeated && self.settings.variant == Variant::Sotw {
+            state.begin(asked);
+        } else {
+            state.ask(asked);
+        }
+        if !first && repeated && self.settings.variant == Variant::Sotw {
             state.ask_again();
         }
         let answer = if first { None } else { self.on_answer(resource_type, &request) };
@@ -423,7 +424,10 @@ impl Session {
                 (Shape::Sotw, sotw::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
             }
             Variant::Delta => {
-                (Shape::Delta, delta::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
+                let asked = self.types[resource_type.index()].as_ref().filter(|_| self.abilities.errors);
+                let is_asked = |name: &&Arc<str>| asked.is_some_and(|state| state.subscription.names.contains(name));
+                let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
+                (Shape::Delta, delta::head(type_url, version.to_string(), &nonce, identifier, removed, absent))
             }
         };
         let wrapped = shape == Shape::Sotw && self.abilities.wrappers && resource_type.knows_ttl();
@@ -439,7 +443,7 @@ impl Session {
         self.sequence += 1;
         let (version, nonce) = (SetVersion::default(), self.nonce());
         let identifier = &*self.settings.identifier;
-        let head = delta::head(&unserved.type_url, version.to_string(), &nonce, identifier, &unserved.names);
+        let head = delta::head(&unserved.type_url, version.to_string(), &nonce, identifier, &unserved.names, [].iter());
         Response { resource_type: None, version, nonce, head, blocks: Blocks::empty() }
     }
 

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::Error;
+use super::abilities::not_found;
 use super::session::Request;
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
-use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead, ResourceError, ResourceName, Status};
+use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead};
 use crate::resource::ResourceType;
 use crate::xds::names::Interner;
 
@@ -52,9 +53,6 @@ impl Listed {
     }
 }
 
-/// `google.rpc.Code.NOT_FOUND`.
-const NOT_FOUND: i32 = 5;
-
 /// A response without its resources. `absent`: what was asked for and does not exist.
 pub(super) fn head(
     type_url: &str,
@@ -63,16 +61,12 @@ pub(super) fn head(
     identifier: &str,
     absent: &[Arc<str>],
 ) -> Vec<u8> {
-    let error = |name: &Arc<str>| ResourceError {
-        resource_name: Some(ResourceName { name: name.to_string() }),
-        error_detail: Some(Status { code: NOT_FOUND, message: "no such resource for this node".to_owned() }),
-    };
     DiscoveryResponseHead {
         version_info,
         type_url: type_url.to_owned(),
         nonce: nonce.to_owned(),
         control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        resource_errors: absent.iter().map(error).collect(),
+        resource_errors: absent.iter().map(not_found).collect(),
     }
     .encode_to_vec()
 }

@@ -125,6 +125,9 @@ pub(super) struct State {
     answered_set: Option<Arc<ResourceSet>>,
     /// Holds that are over: their removal is owed.
     released: Vec<Arc<Resource>>,
+    /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that of
+    /// a client which had it before.
+    by_route_config: bool,
     /// What must be repeated, and when; `None`: nothing has a time to live.
     refresh: Option<Box<Refresh>>,
     /// Sum over the named resources, and whether it must be counted anew.
@@ -154,6 +157,7 @@ impl State {
             base: None,
             answered_set: None,
             released: Vec::new(),
+            by_route_config: false,
             refresh: None,
             named: SetVersion::default(),
             recount: true,
@@ -189,6 +193,20 @@ impl State {
         self.owed.names.extend(asked.names);
     }
 
+    /// The first request: all that it asks for is owed.
+    pub(super) fn begin(&mut self, asked: Asked) {
+        let reported = matches!(self.reported, Reported::Versions(_));
+        self.by_route_config = self.resource_type == ResourceType::VirtualHost && (asked.names.is_empty() || reported);
+        self.ask(asked);
+        self.owed.all = true;
+        self.owed.names.clear();
+    }
+
+    /// VHDS: whether it follows the route configurations that the client has.
+    pub(super) fn is_by_route_config(&self) -> bool {
+        self.by_route_config
+    }
+
     /// A SotW request repeats itself: the client waits for what was kept from it (SW-20).
     pub(super) fn ask_again(&mut self) {
         self.owed.names.append(&mut self.refused_warming);
@@ -197,9 +215,10 @@ impl State {
     /// The client waits for a resource of this type, though it may have it and does not ask (AD-03, AD-05, DX-30).
     pub(super) fn follow(&mut self, name: &Arc<str>) {
         match self.resource_type {
-            ResourceType::VirtualHost => {
+            ResourceType::VirtualHost if self.by_route_config => {
                 self.owed.route_configs.insert(Arc::clone(name));
             }
+            ResourceType::VirtualHost => {}
             ResourceType::Endpoint => {
                 self.warming.insert(Arc::clone(name));
             }

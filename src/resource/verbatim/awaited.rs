@@ -2,7 +2,8 @@
 //!
 //! What enters: the message. What leaves: the resources that it refers to by a `ConfigSource` of its own. Envoy asks for
 //! one only when it has not asked for that name before, yet waits when the source is another than it knows (conformance.md
-//! F-06, AD-05): such resources follow this one. Compiled resources have one source for all and need none of it.
+//! F-06, AD-05): such resources follow this one. A source that is written as all compiled resources have it
+//! (`{"ads": {}, "resource_api_version": "V3"}`) is one that Envoy knows, and nothing is awaited by it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,13 +35,13 @@ fn collect(message: &DynamicMessage, found: &mut Found) {
                 collect(&inner, found);
             }
         }
-        "envoy.extensions.filters.network.http_connection_manager.v3.Rds" => {
+        "envoy.extensions.filters.network.http_connection_manager.v3.Rds" if is_own(message, "config_source") => {
             found.extend(named(ResourceType::Route, message, "route_config_name"));
         }
-        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" if message.has_field_by_name("sds_config") => {
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" if is_own(message, "sds_config") => {
             found.extend(named(ResourceType::Secret, message, "name"));
         }
-        _ if message.has_field_by_name("config_discovery") => {
+        _ if inner(message, "config_discovery").is_some_and(|discovery| is_own(&discovery, "config_source")) => {
             found.extend(named(ResourceType::ExtensionConfig, message, "name"));
         }
         _ => {}
@@ -55,6 +56,19 @@ fn collect(message: &DynamicMessage, found: &mut Found) {
             _ => {}
         }
     }
+}
+
+fn inner(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
+    let value = message.has_field_by_name(field).then(|| message.get_field_by_name(field)).flatten()?;
+    value.as_message().cloned()
+}
+
+/// Whether the field is a `ConfigSource` that is not written as all others are.
+fn is_own(message: &DynamicMessage, field: &str) -> bool {
+    const V3: i32 = 2;
+    let Some(source) = inner(message, field) else { return false };
+    let version = source.get_field_by_name("resource_api_version").and_then(|version| version.as_enum_number());
+    !(source.has_field_by_name("ads") && version == Some(V3) && source.fields().count() == 2)
 }
 
 fn named(resource_type: ResourceType, message: &DynamicMessage, field: &str) -> Option<(ResourceType, Arc<str>)> {
@@ -82,34 +96,39 @@ mod tests {
         awaited.iter().flat_map(|awaited| awaited.iter()).map(|(of_type, name)| (*of_type, name.to_string())).collect()
     }
 
-    #[test]
-    fn a_listener_awaits_its_routes_secrets_and_filters() {
+    fn listener_with(source: &Json) -> Vec<(ResourceType, String)> {
         let hcm = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "rds": { "configSource": { "ads": {} }, "routeConfigName": "r1" },
+            "rds": { "configSource": source, "routeConfigName": "r1" },
             "httpFilters": [
-                { "name": "ext", "configDiscovery": { "configSource": { "ads": {} }, "typeUrls": ["x"] } },
+                { "name": "ext", "configDiscovery": { "configSource": source, "typeUrls": ["x"] } },
                 { "name": "plain" },
             ],
         });
         let tls = json!({
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "commonTlsContext": { "tlsCertificateSdsSecretConfigs": [
-                { "name": "cert", "sdsConfig": { "ads": {} } }, { "name": "static" },
+                { "name": "cert", "sdsConfig": source }, { "name": "static" },
             ] },
         });
         let listener = json!({ "name": "L", "filterChains": [{
             "filters": [{ "name": "hcm", "typedConfig": hcm }],
             "transportSocket": { "name": "tls", "typedConfig": tls },
         }] });
-        assert_eq!(
-            awaits(ResourceType::Listener, &listener),
-            [
-                (ResourceType::Secret, "cert".to_owned()),
-                (ResourceType::ExtensionConfig, "ext".to_owned()),
-                (ResourceType::Route, "r1".to_owned()),
-            ]
-        );
+        awaits(ResourceType::Listener, &listener)
+    }
+
+    #[test]
+    fn a_listener_awaits_its_routes_secrets_and_filters_by_a_source_of_its_own() {
+        let expected = [
+            (ResourceType::Secret, "cert".to_owned()),
+            (ResourceType::ExtensionConfig, "ext".to_owned()),
+            (ResourceType::Route, "r1".to_owned()),
+        ];
+        for source in [json!({ "ads": {} }), json!({ "self": {}, "resourceApiVersion": "V3" })] {
+            assert_eq!(listener_with(&source), expected, "{source}");
+        }
+        assert_eq!(listener_with(&json!({ "ads": {}, "resourceApiVersion": "V3" })), []);
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl Session {
 
     /// Route configurations with `vhds` that the client has: their virtual hosts are asked for, though no request says so.
     pub(super) fn follow_route_configs(&mut self, group: &GroupSnapshot) {
-        let Some(state) = self.types[ResourceType::VirtualHost.index()].as_ref() else { return };
+        let hosts = self.types[ResourceType::VirtualHost.index()].as_ref();
+        let Some(state) = hosts.filter(|state| state.is_by_route_config()) else { return };
         let set = group.set(ResourceType::Route);
         let routes = self.types[ResourceType::Route.index()].as_ref();
         let names = routes.map(|routes| routes.subscription.names.clone()).unwrap_or_default();

@@ -38,9 +38,12 @@ fn nobody_else_is_told_of_names_that_do_not_exist() {
     assert_eq!(wild.sotw(CLUSTER, &[]).says(), ["CDS[A@1,B@1,S@1]"]);
     wild.commit(&[(CLUSTER, "A", None)]);
     assert_eq!(wild.says(), ["CDS[B@1,S@1]"]);
+    assert_eq!(client(Variant::Delta).delta(CLUSTER, &["x"], &[]).says(), ["CDS[-x]"]);
     let mut delta = client(Variant::Delta);
     delta.node.user_agent_name = "gRPC".to_owned();
-    assert_eq!(delta.delta(CLUSTER, &["x"], &[]).says(), ["CDS[-x]"], "removed_resources says it");
+    assert_eq!(delta.delta(CLUSTER, &["*", "x"], &[]).says(), ["CDS[A@1,B@1,S@1,-x,!x]"]);
+    delta.commit(&[(CLUSTER, "A", None)]);
+    assert_eq!(delta.says(), ["CDS[-A]"]);
 }
 
 const SIZE: usize = 1_000_000;

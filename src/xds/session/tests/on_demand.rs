@@ -84,6 +84,17 @@ fn on_demand(name: &str, content: u8) -> Resource {
     Resource { on_demand: true, ..resource(name, content) }
 }
 
+// DX-29, DX-30: a client that names what it wants hears of nothing else
+#[test]
+fn names_in_the_first_request_ask_for_no_route_configuration() {
+    let mut client = client(Variant::Delta);
+    client.serve(ROUTE, with_hosts("r2", 1)).commit(&[(HOST, "r2/a", Some(1)), (HOST, "r2/b", Some(1))]);
+    client.delta(ROUTE, &["r2"], &[]).all();
+    assert_eq!(client.delta(HOST, &["r2/b"], &[]).says(), ["virtual_hosts[r2/b@1]"]);
+    client.serve(ROUTE, with_hosts("r2", 2)).commit(&[(HOST, "r2/a", Some(2))]);
+    assert_eq!(client.says(), ["RDS[r2@2]"]);
+}
+
 // DX-26
 #[test]
 fn a_cluster_on_demand_is_asked_for_by_name_with_or_without_a_wildcard() {
