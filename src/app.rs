@@ -309,6 +309,10 @@ impl fleet::Observer for Counted {
         }
     }
 
+    fn stuck(&self, variant: Variant) {
+        self.0.stuck(variant.as_str());
+    }
+
     fn refused(&self, resource_type: ResourceType, _: Variant) {
         self.0.nacked(resource_type.as_str());
     }

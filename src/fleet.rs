@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::document::key::DocumentKey;
 use crate::resource::ResourceType;
 
+mod memory;
 mod registry;
 mod stream;
 
@@ -69,8 +71,37 @@ pub struct Refusal {
     pub code: i32,
     /// The client's words, cut to 4 KiB.
     pub message: String,
-    /// The resources that the response carried, the first few.
-    pub names: Vec<Arc<str>>,
+}
+
+/// A resource that may be why a response was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Its name.
+    pub resource: Arc<str>,
+    /// The documents of it that changed since the client last acknowledged it, or those that the client's words name.
+    pub documents: Vec<DocumentKey>,
+}
+
+/// A refusal that no later answer has settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspicion {
+    /// The type.
+    pub resource_type: ResourceType,
+    /// The response's number within its stream.
+    pub sequence: u64,
+    /// The client's words, cut to 4 KiB.
+    pub message: Arc<str>,
+    /// Who may be to blame.
+    pub suspects: Vec<Suspect>,
+}
+
+/// What holds for a stream, and an operator should know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Removals wait because something that may refer to what is gone was refused.
+    pub removals_held: bool,
+    /// Nothing is answered about clusters any more.
+    pub clusters_unacknowledged: bool,
 }
 
 /// One type of one stream.
@@ -121,6 +152,8 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn refused(&self, resource_type: ResourceType, variant: Variant);
     /// A response was larger than its client takes.
     fn too_large(&self, resource_type: ResourceType);
+    /// A client answers nothing about clusters any more.
+    fn stuck(&self, variant: Variant);
 }
 
 /// Counts nothing.
@@ -132,6 +165,7 @@ impl Observer for Nobody {
     fn acknowledged(&self, _: ResourceType, _: Variant, _: Option<Duration>) {}
     fn refused(&self, _: ResourceType, _: Variant) {}
     fn too_large(&self, _: ResourceType) {}
+    fn stuck(&self, _: Variant) {}
 }
 
 /// All streams. Cheap to clone.
@@ -174,6 +208,19 @@ impl Fleet {
     #[must_use]
     pub fn clients_of(&self, node_id: &str) -> Vec<ClientView> {
         self.registry.views(SystemTime::now(), |id| id == node_id)
+    }
+
+    /// Who refuses what: the node and what it refused, oldest streams first. A stream that is gone counts while it is
+    /// remembered and its node has not come back.
+    #[must_use]
+    pub fn suspicions(&self) -> Vec<(Arc<str>, Suspicion)> {
+        self.registry.suspicions(SystemTime::now())
+    }
+
+    /// What the node's last streams left unknown, if that was lately.
+    #[must_use]
+    pub fn recall(&self, node_id: &str) -> Vec<(ResourceType, Arc<str>)> {
+        self.registry.memory.recall(node_id, SystemTime::now())
     }
 
     /// How many are connected.

@@ -13,7 +13,9 @@ use std::fmt;
 pub mod service;
 
 mod abilities;
+mod alarm;
 mod beyond;
+mod blame;
 mod body;
 mod content;
 mod delta;

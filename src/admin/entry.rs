@@ -41,7 +41,11 @@ impl<'a> Entry<'a> {
             name: &status.key.name,
             state: state.as_str(),
             reason,
-            path: status.path.as_deref(),
+            path: refused
+                .get(&status.key)
+                .filter(|_| state == State::Refused)
+                .and_then(|refused| refused.path)
+                .or(status.path.as_deref()),
             warnings: &status.warnings,
             revision: status.latest.as_ref().map(|text| text.mod_revision),
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),

@@ -1,58 +1,66 @@
-//! Which documents connected proxies refuse at this moment.
+//! Which documents proxies refuse at this moment.
 //!
-//! A NACK is a fact about a proxy, so the world does not know it. It is laid over the world here, when somebody looks: a
-//! resource that the message names or that was alone in the response, the documents that resource was made of; of a
-//! resource made of many documents (RouteConfiguration), those whose own name is in the message.
+//! A NACK is a fact about a proxy, so the world does not know it. It is laid over the world here, when somebody looks. Who
+//! may be to blame was told by the session that got the NACK (`xds::blame`); a document is refused until every proxy that
+//! refused it has acknowledged a later response that speaks of it, or is gone and forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Admin;
-use crate::document::key::DocumentKey;
-use crate::fleet::Refusal;
+use crate::document::key::{DocumentKey, Kind};
+use crate::fleet::Suspicion;
 use crate::reconcile::world::{State, Status};
-use crate::resource::{Resource, ResourceType};
-use crate::snapshot::Snapshot;
+
+/// Nodes that are named; the others are counted.
+const NODES_NAMED: usize = 5;
 
 /// Why a document is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
-    /// How many connected streams refuse it.
-    streams: usize,
-    /// The node of the oldest of them.
-    node: Arc<str>,
-    /// What it said.
-    message: String,
+    nodes: BTreeSet<Arc<str>>,
+    /// What the first of them said.
+    message: Arc<str>,
+    /// How many documents may be to blame.
+    suspects: usize,
+    /// The field that the words are about.
+    pub(super) path: Option<&'static str>,
 }
 
 impl Refused {
-    /// One sentence.
+    /// One sentence, and the proxy's words.
     pub(super) fn reason(&self) -> String {
-        match self.streams {
-            1 => format!("refused by the proxy {}: {}", self.node, self.message),
-            many => format!("refused by {many} streams, first by the proxy {}: {}", self.node, self.message),
+        let named: Vec<&str> = self.nodes.iter().take(NODES_NAMED).map(|node| &**node).collect();
+        let named = named.join(", ");
+        let by = match self.nodes.len() {
+            1 => format!("refused by the proxy {named}"),
+            many if many > NODES_NAMED => {
+                format!("refused by {many} proxies, {named} and {} others", many - NODES_NAMED)
+            }
+            many => format!("refused by {many} proxies, {named}"),
+        };
+        match self.suspects {
+            0 | 1 => format!("{by}: {}", self.message),
+            many => {
+                format!("{by}, whose words do not say which of {many} documents they are about: {}", self.message)
+            }
         }
     }
 }
 
-/// Every document that a connected stream refuses now.
+/// Every document that a proxy refuses now.
 pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, Refused> {
-    let snapshot = admin.snapshots.current();
-    // A bad change is refused by thousands alike: what a message names is found once.
-    let mut named: BTreeMap<(Arc<str>, ResourceType, Said), BTreeSet<DocumentKey>> = BTreeMap::new();
     let mut refused: BTreeMap<DocumentKey, Refused> = BTreeMap::new();
-    for client in admin.fleet.clients().into_iter().filter(|client| client.gone_at.is_none()) {
-        for (resource_type, view) in client.types {
-            let Some(said) = view.refused.map(Said::of) else { continue };
-            let keys = named
-                .entry((Arc::clone(&client.group), resource_type, said.clone()))
-                .or_insert_with(|| named_in(&snapshot, &client.group, resource_type, &said));
-            for key in keys.iter() {
-                let node = || Arc::clone(&client.node_id);
-                let entry = refused.entry(key.clone());
-                let new = || Refused { streams: 0, node: node(), message: said.message.clone() };
-                entry.or_insert_with(new).streams += 1;
-            }
+    for (node, Suspicion { message, suspects, .. }) in admin.fleet.suspicions() {
+        let documents: BTreeSet<&DocumentKey> = suspects.iter().flat_map(|suspect| &suspect.documents).collect();
+        for key in &documents {
+            let new = || Refused {
+                nodes: BTreeSet::new(),
+                message: Arc::clone(&message),
+                suspects: documents.len(),
+                path: field(key.kind, &message),
+            };
+            refused.entry((*key).clone()).or_insert_with(new).nodes.insert(Arc::clone(&node));
         }
     }
     refused
@@ -66,74 +74,55 @@ pub(super) fn state(refused: &BTreeMap<DocumentKey, Refused>, status: &Status) -
     }
 }
 
-/// What tells which resource is meant.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Said {
-    message: String,
-    /// The resource that was alone in the response: it is meant, whatever the message names.
-    only: Option<Arc<str>>,
-}
-
-impl Said {
-    fn of(refusal: Refusal) -> Self {
-        let only = match refusal.names.as_slice() {
-            [only] => Some(Arc::clone(only)),
-            _ => None,
-        };
-        Self { message: refusal.message, only }
-    }
-
-    fn means(&self, name: &Arc<str>) -> bool {
-        self.only.as_ref() == Some(name) || mentions(&self.message, name)
-    }
-}
-
-fn named_in(snapshot: &Snapshot, group: &str, resource_type: ResourceType, said: &Said) -> BTreeSet<DocumentKey> {
-    let Some(group) = snapshot.groups.get(group) else { return BTreeSet::new() };
-    let set = &group.sets[resource_type.index()];
-    set.iter()
-        .filter(|resource| said.means(&resource.name))
-        .flat_map(|resource| blamed(resource, &said.message))
-        .collect()
-}
-
-fn blamed(resource: &Resource, message: &str) -> Vec<DocumentKey> {
-    let mut documents = resource.made_of();
-    match (documents.next(), documents.next()) {
-        (Some(only), None) => vec![only.clone()],
-        _ => resource.made_of().filter(|key| mentions(message, &key.to_string())).cloned().collect(),
-    }
-}
-
-/// Whether a name stands in a text as a whole, not as a part of a longer name.
-fn mentions(text: &str, name: &str) -> bool {
-    let part_of_name = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_' | '/');
-    text.match_indices(name).any(|(start, _)| {
-        let before = text[..start].chars().next_back();
-        let mut after = text[start + name.len()..].chars();
-        let next = after.next();
-        // A dot ends a sentence, or goes on with a name.
-        let goes_on = match next {
-            Some('.') => after.next().is_some_and(part_of_name),
-            Some(character) => part_of_name(character),
-            None => false,
-        };
-        !goes_on && !before.is_some_and(|character| part_of_name(character) || character == '.')
-    })
+/// The field of a document that Envoy's words are about, where a document of that kind has one that they can be about.
+/// What this server accepts Envoy refuses only for what cannot be known here: ports, files, what a build of Envoy lacks.
+fn field(kind: Kind, message: &str) -> Option<&'static str> {
+    const FIELDS: [(Kind, &str, &str); 16] = [
+        (Kind::Listeners, "cannot bind", "address"),
+        (Kind::Listeners, "Cannot assign requested address", "address"),
+        (Kind::Listeners, "has duplicate address", "address"),
+        (Kind::Listeners, "unable to open file", "http.access_log"),
+        (Kind::Listeners, "certificate", "tls"),
+        (Kind::Listeners, "private key", "tls"),
+        (Kind::Clusters, "health check", "health_check"),
+        (Kind::Clusters, "maglev", "lb"),
+        (Kind::Clusters, "ring hash", "lb"),
+        (Kind::Clusters, "certificate", "tls"),
+        (Kind::Clusters, "private key", "tls"),
+        (Kind::Clusters, "malformed IP address", "endpoints"),
+        (Kind::Routes, "regex", "match"),
+        (Kind::Secrets, "private key", "private_key"),
+        (Kind::Secrets, "trusted CA", "ca"),
+        (Kind::Secrets, "certificate", "certificate"),
+    ];
+    FIELDS.iter().find(|(of, words, _)| *of == kind && message.contains(words)).map(|(_, _, field)| *field)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(nodes: &[&str], suspects: usize) -> String {
+        let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
+        Refused { nodes, message: "no".into(), suspects, path: None }.reason()
+    }
+
     #[test]
-    fn a_name_counts_only_as_a_whole() {
-        let message = "Error adding/updating cluster(s) orders-v2: bad. Also users. See http://10.0.0.1:80";
-        for name in ["orders-v2", "users", "http://10.0.0.1:80"] {
-            assert!(mentions(message, name), "{name}");
-        }
-        for name in ["orders", "v2", "orders-v", "user", "http://10.0.0.1:8"] {
-            assert!(!mentions(message, name), "{name}");
-        }
+    fn the_reason_says_who_and_how_sure_it_is() {
+        assert_eq!(refused(&["n1"], 1), "refused by the proxy n1: no");
+        assert_eq!(refused(&["n2", "n1"], 1), "refused by 2 proxies, n1, n2: no");
+        let many = refused(&["1", "2", "3", "4", "5", "6", "7"], 1);
+        assert_eq!(many, "refused by 7 proxies, 1, 2, 3, 4, 5 and 2 others: no");
+        assert_eq!(
+            refused(&["n1"], 3),
+            "refused by the proxy n1, whose words do not say which of 3 documents they are about: no"
+        );
+    }
+
+    #[test]
+    fn the_field_is_told_where_words_are_about_one() {
+        let message = "Error adding/updating listener(s) edge: cannot bind '127.0.0.1:80': Address already in use";
+        assert_eq!(field(Kind::Listeners, message), Some("address"));
+        assert_eq!(field(Kind::Routes, message), None);
     }
 }

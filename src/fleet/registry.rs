@@ -1,12 +1,13 @@
 //! All streams. Its lock is taken when one comes, goes or somebody looks, never while streams work.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::memory::Memory;
 use super::stream::Stream;
-use super::{ClientView, Identity, Variant};
+use super::{ClientView, Identity, Suspicion, Variant};
 
 /// How long a stream that is gone is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
@@ -19,6 +20,7 @@ pub(super) struct Registry {
     next_id: AtomicU64,
     connected: [AtomicUsize; 2],
     streams: Mutex<Streams>,
+    pub(super) memory: Memory,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,27 @@ impl Registry {
         &self.connected[variant as usize]
     }
 
+    /// What is refused, by whom. The facts are read without the lock.
+    pub(super) fn suspicions(&self, now: SystemTime) -> Vec<(Arc<str>, Suspicion)> {
+        let (live, gone): (Vec<Arc<Stream>>, Vec<Arc<Stream>>) = {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.forget(now);
+            (streams.live.values().cloned().collect(), streams.gone.iter().map(|(_, gone)| Arc::clone(gone)).collect())
+        };
+        let mut found = Vec::new();
+        let told = |stream: &Arc<Stream>| {
+            let node_id = Arc::clone(&stream.identity.node_id);
+            stream.suspicions().into_iter().map(move |suspicion| (Arc::clone(&node_id), suspicion))
+        };
+        found.extend(live.iter().flat_map(told));
+        let left: Vec<_> = gone.iter().flat_map(told).collect();
+        if !left.is_empty() {
+            let back: HashSet<&str> = live.iter().map(|stream| &*stream.identity.node_id).collect();
+            found.extend(left.into_iter().filter(|(node_id, _)| !back.contains(&**node_id)));
+        }
+        found
+    }
+
     /// The streams whose node id is wanted, oldest first. The views are made without the lock.
     pub(super) fn views(&self, now: SystemTime, wanted: impl Fn(&str) -> bool) -> Vec<ClientView> {
         let mut found: Vec<Arc<Stream>> = {
@@ -88,7 +111,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Fleet, Sent, Subscribed};
+    use crate::document::key::{DocumentKey, Kind};
+    use crate::fleet::{Fleet, Sent, Subscribed, Suspect};
     use crate::resource::ResourceType;
     use crate::snapshot::version::SetVersion;
 
@@ -157,13 +181,39 @@ mod tests {
         let handle = fleet.connect(identity("n1"));
         handle.subscribed(ResourceType::Cluster, None);
         handle.sent(ResourceType::Cluster, sent("1"), 10);
-        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096), vec!["users".into()]);
+        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096), 1, vec![]);
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
         let refusal = view().refused.expect("refused");
         assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "1"));
-        assert_eq!(refusal.names, ["users".into()]);
         handle.acknowledged(ResourceType::Cluster, sent("2"), None);
         assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
+    }
+
+    #[test]
+    fn a_suspicion_lasts_until_it_is_settled_or_its_node_comes_back() {
+        let fleet = Fleet::default();
+        let suspects = |name: &str| {
+            let documents = vec![DocumentKey::new(Kind::Clusters, name)];
+            vec![Suspect { resource: name.into(), documents }]
+        };
+        let told = || -> Vec<String> {
+            let told = fleet.suspicions();
+            told.iter().map(|(node, suspicion)| format!("{node} {}", suspicion.suspects[0].resource)).collect()
+        };
+        let handle = fleet.connect(identity("n1"));
+        handle.refused(ResourceType::Cluster, &sent("1"), 13, "no", 1, suspects("a"));
+        handle.refused(ResourceType::Cluster, &sent("2"), 13, "no", 2, suspects("b"));
+        assert_eq!(told(), ["n1 a", "n1 b"]);
+        handle.settle(ResourceType::Listener, |_| None);
+        handle.settle(ResourceType::Cluster, |name| (name == "b").then_some(2));
+        assert_eq!(told(), ["n1 b"]);
+        handle.settle(ResourceType::Cluster, |_| Some(3));
+        assert_eq!(told(), [""; 0], "refused anew, with other suspects");
+        handle.refused(ResourceType::Cluster, &sent("4"), 13, "no", 4, suspects("c"));
+        drop(handle);
+        assert_eq!(told(), ["n1 c"]);
+        let _back = fleet.connect(identity("n1"));
+        assert_eq!(told(), [""; 0]);
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::registry::Registry;
-use super::{ClientView, Exchange, Observer, Refusal, Subscribed, TypeView, Variant};
+use super::{ClientView, Conditions, Exchange, Observer, Refusal, Subscribed, Suspect, Suspicion, TypeView, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
 
 /// The longest refusal that is remembered, in bytes. Envoy cuts at the same length.
 const MESSAGE_MAX: usize = 4096;
+/// Refusals of one stream that are kept apart until they are settled. Beyond it the oldest is forgotten.
+const SUSPICIONS_MAX: usize = 16;
 /// Messages above this make gRPC clients drop the stream, unless told otherwise (conformance.md GR-03).
 const GRPC_MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
@@ -69,7 +71,10 @@ struct Facts {
     gone_at: Option<SystemTime>,
     response_too_large: bool,
     secrets_withheld: bool,
+    conditions: Conditions,
     types: Vec<TypeFacts>,
+    /// Oldest first; mostly none.
+    suspicions: Vec<Suspicion>,
 }
 
 /// One stream: who it is and what is known of it.
@@ -83,8 +88,15 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(id: u64, identity: Identity) -> Self {
         let group = Arc::clone(&identity.group);
-        let facts =
-            Facts { group, gone_at: None, response_too_large: false, secrets_withheld: false, types: Vec::new() };
+        let facts = Facts {
+            group,
+            gone_at: None,
+            response_too_large: false,
+            secrets_withheld: false,
+            conditions: Conditions::default(),
+            types: Vec::new(),
+            suspicions: Vec::new(),
+        };
         Self { id, identity, facts: Mutex::new(facts) }
     }
 
@@ -100,12 +112,18 @@ impl Stream {
         self.facts().gone_at = Some(at);
     }
 
+    pub(super) fn suspicions(&self) -> Vec<Suspicion> {
+        self.facts().suspicions.clone()
+    }
+
     pub(super) fn view(&self, duplicate: bool) -> ClientView {
         let facts = self.facts();
         let warnings = [
             (duplicate, "duplicate_node_id"),
             (facts.response_too_large, "response_too_large"),
             (facts.secrets_withheld, "secrets_withheld"),
+            (facts.conditions.removals_held, "removals_held"),
+            (facts.conditions.clusters_unacknowledged, "clusters_unacknowledged"),
         ];
         ClientView {
             stream: self.id,
@@ -186,12 +204,62 @@ impl StreamHandle {
         });
     }
 
-    /// A response was NACKed; `names` are the first few resources of it.
-    pub fn refused(&self, resource_type: ResourceType, sent: &Sent, code: i32, message: &str, names: Vec<Arc<str>>) {
+    /// A response was NACKed: its number within the stream, and who may be to blame.
+    pub fn refused(
+        &self,
+        resource_type: ResourceType,
+        sent: &Sent,
+        code: i32,
+        message: &str,
+        sequence: u64,
+        suspects: Vec<Suspect>,
+    ) {
         self.observer.refused(resource_type, self.stream.identity.variant);
         let message = message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned();
-        let refusal = Box::new(Refusal { exchange: sent.view(), code, message, names });
+        let suspicion = Suspicion { resource_type, sequence, message: message.as_str().into(), suspects };
+        let refusal = Box::new(Refusal { exchange: sent.view(), code, message });
         self.of_type(resource_type, |of_type| of_type.refused = Some(refusal));
+        let suspicions = &mut self.stream.facts().suspicions;
+        suspicions.push(suspicion);
+        if suspicions.len() > SUSPICIONS_MAX {
+            suspicions.remove(0);
+        }
+    }
+
+    /// A response was answered: what is not refused with the same response as before is suspected no longer.
+    pub fn settle(&self, resource_type: ResourceType, refusal_of: impl Fn(&str) -> Option<u64>) {
+        let suspicions = &mut self.stream.facts().suspicions;
+        suspicions.retain_mut(|suspicion| {
+            let sequence = suspicion.sequence;
+            if suspicion.resource_type == resource_type {
+                suspicion.suspects.retain(|suspect| refusal_of(&suspect.resource) == Some(sequence));
+            }
+            !suspicion.suspects.is_empty()
+        });
+        if suspicions.is_empty() {
+            suspicions.shrink_to_fit();
+        }
+    }
+
+    /// The client reported to have what it would have been sent.
+    pub fn confirmed(&self, resource_type: ResourceType, version: SetVersion) {
+        let confirmed = Sent { version, nonce: Arc::from(""), at: SystemTime::now() };
+        self.of_type(resource_type, |of_type| of_type.acknowledged = Some(confirmed));
+    }
+
+    /// What holds for it now. Gives what held before.
+    #[must_use]
+    pub fn conditions(&self, conditions: Conditions) -> Conditions {
+        let before = std::mem::replace(&mut self.stream.facts().conditions, conditions);
+        if conditions.clusters_unacknowledged && !before.clusters_unacknowledged {
+            self.observer.stuck(self.stream.identity.variant);
+        }
+        before
+    }
+
+    /// The stream ends: the client may have these or not.
+    pub fn leave(self, unknown: Vec<(ResourceType, Arc<str>)>) {
+        self.registry.memory.keep(&self.stream.identity.node_id, unknown, SystemTime::now());
     }
 
     fn of_type(&self, resource_type: ResourceType, change: impl FnOnce(&mut TypeFacts)) {

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub nacks: Family<TypeLabels, Counter>,
     /// Responses to gRPC libraries that are larger than these take.
     pub responses_too_large: Family<TypeLabels, Counter>,
+    /// Clients that answered nothing about clusters for too long.
+    pub stuck: Family<VariantLabels, Counter>,
     /// From the moment a change was seen to its publish, in seconds.
     pub publish_seconds: Histogram,
     /// From a publish to its ACK by a stream, in seconds.
@@ -117,6 +119,7 @@ impl Default for Metrics {
             responses: Family::default(),
             nacks: Family::default(),
             responses_too_large: Family::default(),
+            stuck: Family::default(),
             publish_seconds: seconds(),
             acknowledge_seconds: seconds(),
             etcd: Etcd::register(&mut registry),
@@ -149,6 +152,9 @@ impl Metrics {
             "chancery_responses_too_large",
             "Responses to gRPC libraries of more than 4 MiB, which these do not take",
             self.responses_too_large.clone(),
+            "chancery_clusters_unacknowledged",
+            "Alarms: a client answers nothing about clusters any more",
+            self.stuck.clone(),
         );
         registry.register(
             "chancery_publish_seconds",
@@ -180,6 +186,9 @@ impl Metrics {
     /// Count a response that is too large for its client.
     pub fn too_large(&self, resource_type: &'static str) {
         self.responses_too_large.get_or_create(&TypeLabels { r#type: resource_type }).inc();
+    /// Count a client that answers nothing about clusters any more.
+    pub fn stuck(&self, variant: &'static str) {
+        self.stuck.get_or_create(&VariantLabels { variant }).inc();
     }
 
     /// A snapshot was published so long after its first change was seen.

@@ -22,7 +22,7 @@ use super::progress::Progress;
 use super::reader::Reader;
 use super::session::{Answer, Outcome, Response, Session, Verdict};
 use super::{Code, Error};
-use crate::fleet::{Fleet, Identity, Sent, StreamHandle, Variant};
+use crate::fleet::{Conditions, Fleet, Identity, Sent, StreamHandle, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::store::Store;
 
@@ -107,6 +107,8 @@ pub(super) struct Stream<B> {
     progress: Progress,
     ending: Ending,
     phase: Phase,
+    /// As the fleet was told them last.
+    conditions: Conditions,
     span: Span,
 }
 
@@ -127,6 +129,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             progress,
             ending,
             phase: Phase::Open,
+            conditions: Conditions::default(),
             span: Span::none(),
         }
     }
@@ -152,6 +155,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             if let Some(response) = self.session.next_response(&snapshot, now.into_std()) {
                 return self.send(&response);
             }
+            self.note_conditions();
             if self.phase == Phase::HalfClosed {
                 return self.end(Code::Ok, "");
             }
@@ -226,11 +230,44 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     /// The last frame: the status.
     fn end(&mut self, code: Code, message: &str) -> Poll<Option<Frame<Message>>> {
         self.phase = Phase::Ended;
-        self.handle = None;
+        self.leave();
         Poll::Ready(Some(Frame::trailers(status(code, message))))
     }
 
     // ---- facts ----
+
+    /// What the session knows of the client beside its answers.
+    fn note_conditions(&mut self) {
+        let Some(handle) = &self.handle else { return };
+        while let Some((resource_type, version)) = self.session.confirmed() {
+            debug!(parent: &self.span, r#type = resource_type.as_str(), %version, "Reported as current");
+            handle.confirmed(resource_type, version);
+        }
+        let conditions = self.session.conditions();
+        if conditions == self.conditions {
+            return;
+        }
+        self.conditions = conditions;
+        let before = handle.conditions(conditions);
+        let node_id = self.session.node().map(|node| &*node.id);
+        if conditions.clusters_unacknowledged && !before.clusters_unacknowledged {
+            let documents: Vec<String> = self.session.unanswered_clusters().iter().map(ToString::to_string).collect();
+            warn!(
+                parent: &self.span,
+                node.id = node_id,
+                ?documents,
+                "A proxy answers nothing about clusters any more; if one of them cannot be built it stays so until that \
+                 cluster is changed or removed"
+            );
+        }
+        if conditions.removals_held && !before.removals_held {
+            info!(
+                parent: &self.span,
+                node.id = node_id,
+                "Removals wait: a proxy refused something that may still refer to what is gone"
+            );
+        }
+    }
 
     /// Tell the fleet who this is, once its first request has said so, and when its group changed.
     fn join(&mut self) {
@@ -241,6 +278,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             (None, group) => {
                 let default = || Arc::from(crate::document::DEFAULT_GROUP);
                 self.span = info_span!("stream", node.id = &*node.id, variant = self.variant.as_str());
+                let unknown = self.fleet.recall(&node.id);
                 self.handle = Some(self.fleet.connect(Identity {
                     node_id: Arc::clone(&node.id),
                     node_cluster: Arc::clone(&node.cluster),
@@ -251,6 +289,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     grpc_library: node.is_grpc_library(),
                     connected_at: SystemTime::now(),
                 }));
+                self.session.recall(unknown);
             }
         }
     }
@@ -291,6 +330,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let at = SystemTime::now();
         let word = resource_type.as_str();
         let sent = Sent { version: answer.version, nonce: answer.nonce, at };
+        handle.settle(resource_type, |name| self.session.refusal_of(resource_type, name));
         match answer.verdict {
             Verdict::Acknowledged => {
                 debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = &*sent.nonce, "Acknowledged");
@@ -301,8 +341,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 let since = answer.published_at.and_then(|published| at.duration_since(published).ok());
                 handle.acknowledged(resource_type, sent, since);
             }
-            Verdict::Refused { code, message, names, documents } => {
-                let documents: Vec<String> = documents.iter().map(ToString::to_string).collect();
+            Verdict::Refused { code, message, names, suspects } => {
+                let documents = suspects.iter().flat_map(|suspect| &suspect.documents);
+                let documents: Vec<String> = documents.map(ToString::to_string).collect();
                 warn!(
                     parent: &self.span,
                     node.id = self.session.node().map(|node| &*node.id),
@@ -315,9 +356,25 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     ?documents,
                     "A proxy refused a response"
                 );
-                handle.refused(resource_type, &sent, code, &message, names);
+                handle.refused(resource_type, &sent, code, &message, answer.sequence, suspects);
             }
         }
+    }
+}
+
+impl<B> Stream<B> {
+    /// The fleet remembers what the client may have or not.
+    fn leave(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            handle.leave(self.session.unknown());
+        }
+    }
+}
+
+impl<B> Drop for Stream<B> {
+    /// The client reset the stream, or it ended.
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

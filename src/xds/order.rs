@@ -72,6 +72,11 @@ impl Hold {
         })
     }
 
+    /// Whether it waits because something was refused.
+    pub(super) fn is_refused(&self, standing: impl Fn(&Barrier) -> Standing) -> bool {
+        self.barriers.iter().flatten().any(|barrier| standing(barrier) == Standing::Refused)
+    }
+
     /// When it would be over, were there no answer.
     pub(super) fn deadline(&self, standing: impl Fn(&Barrier) -> Standing) -> Option<Instant> {
         let mut latest = None;

@@ -23,6 +23,8 @@ pub(super) struct Refusals {
 
 #[derive(Debug)]
 struct Refusal {
+    /// Of the response.
+    sequence: u64,
     content: Content,
     /// Of its resources, those that a later answer speaks of.
     settled: BTreeSet<Arc<str>>,
@@ -54,13 +56,14 @@ impl Refusals {
     }
 
     /// A response was refused.
-    pub(super) fn on_refused(&mut self, content: Content) {
+    pub(super) fn on_refused(&mut self, sequence: u64, content: Content) {
         self.settle(&content);
-        self.refused.push(Refusal { content, settled: BTreeSet::new() });
+        self.refused.push(Refusal { sequence, content, settled: BTreeSet::new() });
         if self.refused.len() > APART_MAX {
+            let sequence = self.refused[1].sequence;
             let own = self.refused.drain(..2).flat_map(|refusal| refusal.left().cloned().collect::<Vec<_>>());
             let content = Content { own: own.collect(), ..Content::default() };
-            self.refused.insert(0, Refusal { content, settled: BTreeSet::new() });
+            self.refused.insert(0, Refusal { sequence, content, settled: BTreeSet::new() });
         }
     }
 
@@ -71,6 +74,21 @@ impl Refusals {
     /// Whether this version of it is refused.
     pub(super) fn has(&self, name: &str, version: ResourceVersion) -> bool {
         self.refused.iter().any(|refusal| !refusal.settled.contains(name) && refusal.content.has(name, version))
+    }
+
+    /// The sequence of the response with which a resource was refused, if it is.
+    pub(super) fn of(&self, name: &str) -> Option<u64> {
+        let refused = |refusal: &&Refusal| !refusal.settled.contains(name) && refusal.content.resource(name).is_some();
+        self.refused.iter().find(refused).map(|refusal| refusal.sequence)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.refused.is_empty()
+    }
+
+    /// The resources that are refused.
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.refused.iter().flat_map(Refusal::left)
     }
 
     /// Whether any resource that is refused is as `wanted` says.
@@ -95,10 +113,10 @@ mod tests {
     #[test]
     fn an_answer_settles_what_it_speaks_of_and_nothing_else() {
         let mut refusals = Refusals::default();
-        refusals.on_refused(content(&["a", "b", "c"]));
+        refusals.on_refused(1, content(&["a", "b", "c"]));
         refusals.on_acknowledged(&content(&["a", "x"]), false);
         assert_eq!(left(&refusals), ["b", "c"]);
-        refusals.on_refused(content(&["b", "d"]));
+        refusals.on_refused(1, content(&["b", "d"]));
         assert_eq!(left(&refusals), ["c", "b", "d"]);
         refusals.on_acknowledged(&Content { removed: vec!["c".into(), "d".into()], ..Content::default() }, false);
         assert_eq!(left(&refusals), ["b"]);
@@ -112,7 +130,7 @@ mod tests {
         let names: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
         let mut refusals = Refusals::default();
         for name in &names {
-            refusals.on_refused(content(&[name]));
+            refusals.on_refused(1, content(&[name]));
         }
         assert_eq!(left(&refusals), names);
         assert_eq!(refusals.refused.len(), APART_MAX);

@@ -14,13 +14,14 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::abilities::Abilities;
+use super::alarm::Alarm;
 use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
 use super::{Error, delta, sotw};
 use crate::document::key::DocumentKey;
-use crate::fleet::Variant;
+use crate::fleet::{Conditions, Suspect, Variant};
 use crate::proto::wire;
 use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
@@ -36,6 +37,9 @@ const GREETING_AFTER: Duration = Duration::from_secs(1);
 
 /// What secrets there are for a client that may have none.
 static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
+
+/// Names that are remembered of what a client refused, at most.
+const UNKNOWN_MAX: usize = 1000;
 
 /// What is the same for all streams, or is known when a stream opens.
 #[derive(Debug, Clone)]
@@ -89,6 +93,8 @@ pub struct Answer {
     pub version: SetVersion,
     /// The response's nonce.
     pub nonce: Arc<str>,
+    /// Its number within the stream.
+    pub sequence: u64,
     /// When what the response carried was published; `None` when it carried more than a publish.
     pub published_at: Option<SystemTime>,
     /// The trace of that publish; `None` where it is not traced.
@@ -110,8 +116,8 @@ pub enum Verdict {
         message: String,
         /// What it carried, the first few names.
         names: Vec<Arc<str>>,
-        /// The documents of the resources that the words name, or of the only one there was.
-        documents: Vec<DocumentKey>,
+        /// Who may be to blame, by resource.
+        suspects: Vec<Suspect>,
     },
 }
 
@@ -153,6 +159,10 @@ pub struct Session {
     reported: bool,
     sequence: u64,
     greeting_at: Option<Instant>,
+    alarm: Alarm,
+    /// What the client refused on its last stream, until its type is asked for.
+    recalled: Vec<(ResourceType, Arc<str>)>,
+    confirmed: Vec<(ResourceType, SetVersion)>,
 }
 
 impl Session {
@@ -171,6 +181,9 @@ impl Session {
             reported: false,
             sequence: 0,
             greeting_at: None,
+            alarm: Alarm::default(),
+            recalled: Vec::new(),
+            confirmed: Vec::new(),
         }
     }
 
@@ -197,6 +210,56 @@ impl Session {
     #[must_use]
     pub fn is_full(&self) -> bool {
         !self.unserved.is_empty()
+    }
+
+    // ---- facts ----
+
+    /// A type of which the first answer had nothing to say, because the client reported to have this version.
+    pub fn confirmed(&mut self) -> Option<(ResourceType, SetVersion)> {
+        self.confirmed.pop()
+    }
+
+    /// What an operator should know of the client now.
+    #[must_use]
+    pub fn conditions(&self) -> Conditions {
+        let holds = self.types.iter().flatten().flat_map(|state| &state.holds);
+        let refused = |hold: &Hold| hold.is_refused(|barrier| self.standing(barrier));
+        Conditions { removals_held: holds.into_iter().any(refused), clusters_unacknowledged: self.alarm.is_raised() }
+    }
+
+    /// The documents of the clusters that the client has not answered, the first few.
+    #[must_use]
+    pub fn unanswered_clusters(&self) -> Vec<DocumentKey> {
+        let clusters = self.types[ResourceType::Cluster.index()].as_ref();
+        clusters.map(|state| state.unanswered_documents()).unwrap_or_default()
+    }
+
+    /// The response with which a resource was refused, if it is.
+    #[must_use]
+    pub fn refusal_of(&self, resource_type: ResourceType, name: &str) -> Option<u64> {
+        self.types[resource_type.index()].as_ref()?.refusal_of(name)
+    }
+
+    /// What the client may have or not, because it refused it: to be recalled by its next stream.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<(ResourceType, Arc<str>)> {
+        let states = self.types.iter().flatten();
+        let of =
+            |state: &State| state.unknown().map(|name| (state.resource_type, Arc::clone(name))).collect::<Vec<_>>();
+        states.flat_map(|state| of(state)).take(UNKNOWN_MAX).collect()
+    }
+
+    /// What the client's last stream left unknown (DX-21). Before the first response.
+    pub fn recall(&mut self, unknown: Vec<(ResourceType, Arc<str>)>) {
+        self.recalled = unknown;
+    }
+
+    /// Whether the client goes on about clusters.
+    fn look(&mut self, now: Instant) {
+        let of = |resource_type: ResourceType| self.types[resource_type.index()].as_ref();
+        let since = of(ResourceType::Cluster).and_then(|state| state.unanswered_since());
+        let endpoints = of(ResourceType::Endpoint).and_then(|state| state.unanswered_since());
+        self.alarm.look(since, endpoints.is_none(), now);
     }
 
     // ---- requests ----
@@ -301,24 +364,21 @@ impl Session {
         let sequence = request.nonce.strip_prefix(&*self.nonce_prefix)?.parse().ok()?;
         let state = self.types[resource_type.index()].as_mut()?;
         let answered = state.on_answer(sequence)?;
+        let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
         let verdict = match &request.refusal {
             None => {
                 state.on_acknowledged(&answered, self.settings.variant);
+                self.alarm.on_acknowledged(resource_type);
                 Verdict::Acknowledged
             }
             Some(status) => {
-                let (names, documents) = concerned(&answered.content, &status.message);
-                state.on_refused(answered.content);
-                Verdict::Refused { code: status.code, message: status.message.clone(), names, documents }
+                self.alarm.on_words(resource_type, &status.message);
+                let names = answered.content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
+                let suspects = state.on_refused(answered, &status.message);
+                Verdict::Refused { code: status.code, message: status.message.clone(), names, suspects }
             }
         };
-        Some(Answer {
-            version: answered.version,
-            nonce: request.nonce.as_str().into(),
-            published_at: answered.published_at,
-            trace: answered.trace,
-            verdict,
-        })
+        Some(Answer { version, nonce: request.nonce.as_str().into(), sequence, published_at, trace, verdict })
     }
 
     // ---- responses ----
@@ -341,6 +401,7 @@ impl Session {
                 }
             }
             if !self.raise_barriers() {
+                self.look(now);
                 return self.greeting(now);
             }
         }
@@ -354,7 +415,7 @@ impl Session {
         let deferrals = states().filter_map(|state| state.deferrals.deadline());
         let refreshes = states().filter_map(|state| state.refresh_at());
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
-        removals.chain(deferrals).chain(refreshes).chain(self.greeting_at).min()
+        removals.chain(deferrals).chain(refreshes).chain(self.alarm.deadline()).chain(self.greeting_at).min()
     }
 
     /// Which group the node belongs to, again when the rules or the node changed.
@@ -393,8 +454,17 @@ impl Session {
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
             unwarm: unwarm.as_ref(),
             abilities: self.abilities,
+            stuck: resource_type == ResourceType::Cluster && self.alarm.is_raised(),
         };
-        let Draft { content, version, published, changed } = state.draft(target, now)?;
+        if !self.recalled.is_empty() {
+            let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
+            state.recalled.extend(own.map(|(_, name)| name));
+        }
+        let draft = state.draft(target, now);
+        if let Some(version) = state.confirmed.take() {
+            self.confirmed.push((resource_type, version));
+        }
+        let Draft { content, version, published, changed } = draft?;
         self.sequence += 1;
         self.greeting_at = None;
         let unanswered = Unanswered {
@@ -404,6 +474,7 @@ impl Session {
             published_at: published.then_some(snapshot.built_at),
             trace: snapshot.trace.clone().filter(|_| published),
             set: None,
+            sent_at: now,
         };
         state.on_sent(unanswered, now);
         if order::is_awaiting(resource_type) {
@@ -467,6 +538,7 @@ impl Session {
             published_at: None,
             trace: None,
             set: None,
+            sent_at: now,
         };
         state.on_sent(unanswered, now);
         Some(self.respond(resource_type, &Content::default(), version))
@@ -521,20 +593,6 @@ impl Session {
             .as_ref()
             .map_or(Standing::Passed, |state| state.standing(barrier.sequence))
     }
-}
-
-/// The first names of what was refused, and the documents of those that the client's words name.
-fn concerned(content: &Content, message: &str) -> (Vec<Arc<str>>, Vec<DocumentKey>) {
-    let names: Vec<_> = content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
-    let only = names.len() == 1;
-    let mut documents: Vec<DocumentKey> = content
-        .resources()
-        .filter(|resource| only || message.contains(&*resource.name))
-        .flat_map(|resource| resource.documents.iter().cloned())
-        .collect();
-    documents.sort_unstable();
-    documents.dedup();
-    (names, documents)
 }
 
 /// What matters of a node.

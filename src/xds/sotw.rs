@@ -18,7 +18,7 @@ use crate::xds::names::Interner;
 #[derive(Debug)]
 pub(super) struct Listed {
     /// Whether it has a `version_info`: the client has something already.
-    reports: bool,
+    version_info: String,
     names: Vec<Bytes>,
 }
 
@@ -32,14 +32,17 @@ pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
         type_url: request.type_url,
         nonce: request.response_nonce,
         refusal: request.error_detail,
-        lists: super::session::Lists::Sotw(Listed { reports: !request.version_info.is_empty(), names }),
+        lists: super::session::Lists::Sotw(Listed { version_info: request.version_info, names }),
     })
 }
 
 impl Listed {
     /// What the client says it has.
-    pub(super) fn reported(&self) -> Reported {
-        if self.reports { Reported::Version } else { Reported::Nothing }
+    pub(super) fn reported(&mut self) -> Reported {
+        match std::mem::take(&mut self.version_info) {
+            version if version.is_empty() => Reported::Nothing,
+            version => Reported::Version(version),
+        }
     }
 
     /// Adopt the list.

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::abilities::Abilities;
+use super::blame;
 use super::content::{Content, Shared};
 use super::found::{Found, empty_assignment, unresolved};
 use super::order::{Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
 use super::warming::{Deferral, Deferrals, Unwarm};
-use crate::fleet::Variant;
+use crate::document::key::DocumentKey;
+use crate::fleet::{Suspect, Variant};
 use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::changes::{self, Changes};
 use crate::snapshot::set::ResourceSet;
@@ -35,8 +37,8 @@ const UNANSWERED_MAX: usize = 64;
 pub(super) enum Reported {
     #[default]
     Nothing,
-    /// SotW: `version_info`, whatever it is: what it stands for is unknown after a NACK.
-    Version,
+    /// SotW: `version_info`.
+    Version(String),
     /// Delta: `initial_resource_versions`.
     Versions(HashMap<String, String>),
 }
@@ -69,6 +71,7 @@ pub(super) struct Unanswered {
     pub(super) trace: Option<Trace>,
     /// The set that the client was brought to with it.
     pub(super) set: Option<Arc<ResourceSet>>,
+    pub(super) sent_at: Instant,
 }
 
 /// What a type's next response is made of.
@@ -103,6 +106,8 @@ pub(super) struct Target<'a> {
     /// Clusters that the client may not have warmed yet, for a type that may name clusters.
     pub(super) unwarm: Option<&'a Unwarm>,
     pub(super) abilities: Abilities,
+    /// The client is stuck with a cluster that it cannot build: what it may be stuck with goes at once (AD-13).
+    pub(super) stuck: bool,
 }
 
 /// One type of one stream.
@@ -121,8 +126,13 @@ pub(super) struct State {
     refused_warming: BTreeSet<Arc<str>>,
     /// The set the client was brought to; `None`: it was not answered yet.
     base: Option<Arc<ResourceSet>>,
-    /// That set as of the last answer.
+    /// That set as of the last answer, and as of the last ACK.
     answered_set: Option<Arc<ResourceSet>>,
+    acknowledged_set: Option<Arc<ResourceSet>>,
+    /// Gone or not, the client may have these: it refused them on its last stream.
+    pub(super) recalled: Vec<Arc<str>>,
+    /// The first answer had nothing to say, because the client reported to have this.
+    pub(super) confirmed: Option<SetVersion>,
     /// Holds that are over: their removal is owed.
     released: Vec<Arc<Resource>>,
     /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that of
@@ -156,6 +166,9 @@ impl State {
             refused_warming: BTreeSet::new(),
             base: None,
             answered_set: None,
+            acknowledged_set: None,
+            recalled: Vec::new(),
+            confirmed: None,
             released: Vec::new(),
             by_route_config: false,
             refresh: None,
@@ -252,6 +265,13 @@ impl State {
             Variant::Delta => self.draft_delta(target, cautious, due),
         };
         self.schedule(target, now);
+        if draft.is_none() && self.unanswered.is_empty() && self.deferrals.is_empty() {
+            // Old sets are not kept for a client that they do not concern.
+            self.answered_set.clone_from(&self.base);
+            if self.refusals.is_empty() {
+                self.acknowledged_set.clone_from(&self.base);
+            }
+        }
         draft
     }
 
@@ -266,8 +286,18 @@ impl State {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
         let asked = !self.owed.is_empty();
+        let reported = match &self.reported {
+            Reported::Version(version) if first && self.is_plain_wildcard() && self.recalled.is_empty() => {
+                is_set_version(version, target.set.wildcard_version())
+            }
+            _ => false,
+        };
         let mut found = self.advance(target, cautious);
         let released = std::mem::take(&mut self.released);
+        if reported {
+            self.confirmed = Some(target.set.wildcard_version());
+            return None;
+        }
         if full {
             let empty_first = first && (self.subscription.wildcard || self.subscription.has_globs());
             let changed = found.is_any() || !released.is_empty() || !found.removed.is_empty();
@@ -302,6 +332,7 @@ impl State {
         let first = self.base.is_none();
         // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
         let fresh = first && self.subscription.wildcard && matches!(self.reported, Reported::Nothing);
+        let reported = first && matches!(self.reported, Reported::Versions(_));
         let asked = !self.owed.is_empty();
         let mut found = self.advance(target, cautious);
         found.removed.extend(std::mem::take(&mut self.released).into_iter().map(|resource| Arc::clone(&resource.name)));
@@ -314,12 +345,20 @@ impl State {
         let changed = found.is_any() || !found.removed.is_empty();
         let repeated = if due { self.repeat(target.set, &mut found) } else { Vec::new() };
         if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
+            self.confirmed = reported.then(|| target.set.version());
             return None;
         }
         let version = self.deferrals.without(target.set.version(), target.set);
         let mut draft = found.into_draft(version, !asked && changed, first);
         draft.content.own.extend(repeated);
         Some(draft)
+    }
+
+    /// All clusters, or all listeners, and nothing by name: a client that reports their version need not be answered.
+    fn is_plain_wildcard(&self) -> bool {
+        matches!(self.resource_type, ResourceType::Cluster | ResourceType::Listener)
+            && self.subscription.wildcard
+            && self.subscription.names.is_empty()
     }
 
     /// Everything that is asked for, and what is held: the content of a full-state response.
@@ -351,7 +390,11 @@ impl State {
         let old = self.base.replace(Arc::clone(target.set));
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = changes::between(&old, target.set);
-            let gone = self.apply_changes(&changes, &owed, target.unwarm, &mut found);
+            let mut gone = self.apply_changes(&changes, &owed, target.unwarm, &mut found);
+            if target.stuck {
+                let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
+                found.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
+            }
             if cautious {
                 self.owed.names.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             } else if target.referred && !gone.is_empty() {
@@ -363,6 +406,9 @@ impl State {
         if owed.all {
             self.deferrals.clear();
             self.answer_all(target, &mut found);
+            let gone = |name: &Arc<str>| target.set.get(name).is_none_or(|one| !self.subscription.covers(one));
+            let recalled = std::mem::take(&mut self.recalled);
+            found.removed.extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
         }
         if cautious {
             found.removed.clear();
@@ -431,7 +477,7 @@ impl State {
         let set = target.set;
         match std::mem::take(&mut self.reported) {
             Reported::Versions(versions) => self.answer_reported(set, &versions, found),
-            Reported::Nothing | Reported::Version => {
+            Reported::Nothing | Reported::Version(_) => {
                 if self.subscription.wildcard {
                     found.supersede(Shared::Wildcard(Arc::clone(set)));
                 }
@@ -561,9 +607,7 @@ impl State {
 
     /// A response went out.
     pub(super) fn on_sent(&mut self, mut unanswered: Unanswered, now: Instant) {
-        if self.resource_type == ResourceType::Cluster {
-            unanswered.set.clone_from(&self.base);
-        }
+        unanswered.set.clone_from(&self.base);
         self.sent = unanswered.sequence;
         self.sent_at = Some(now);
         self.unanswered.push_back(unanswered);
@@ -588,14 +632,53 @@ impl State {
         if let (Some(refresh), Some(base)) = (&mut self.refresh, &self.base) {
             base.timed().for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
         }
+        if self.deferrals.is_empty() {
+            self.acknowledged_set.clone_from(&answered.set);
+        }
     }
 
-    /// The response was refused.
-    pub(super) fn on_refused(&mut self, content: Content) {
+    /// The response was refused. Gives who may be to blame.
+    pub(super) fn on_refused(&mut self, refused: Unanswered, words: &str) -> Vec<Suspect> {
         if let Some(refresh) = &mut self.refresh {
-            refresh.on_refused(&content);
+            refresh.on_refused(&refused.content);
         }
-        self.refusals.on_refused(content);
+        let suspects = blame::suspects(&refused.content, self.acknowledged_set.as_deref(), words);
+        self.refusals.on_refused(refused.sequence, refused.content);
+        suspects
+    }
+
+    /// The response with which a resource was refused that the client still asks for.
+    pub(super) fn refusal_of(&self, name: &str) -> Option<u64> {
+        let refused = self.refusals.of(name)?;
+        self.refusals.any(|one| *one.name == *name && self.subscription.covers(one)).then_some(refused)
+    }
+
+    /// The names of what the client may have or not.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.refusals.resources().map(|resource| &resource.name)
+    }
+
+    /// When the oldest response was sent that has no answer.
+    pub(super) fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered.front().map(|unanswered| unanswered.sent_at)
+    }
+
+    /// Whether the client refused a resource, or has not said what it makes of it.
+    fn is_unknown(&self, resource: &Resource) -> bool {
+        let answered = self.answered_set.as_ref().and_then(|set| set.get(&resource.name));
+        answered.is_none_or(|answered| answered.version != resource.version)
+            || self.refusals.has(&resource.name, resource.version)
+    }
+
+    /// What of this is not refused and was not answered, the first few, by its documents.
+    pub(super) fn unanswered_documents(&self) -> Vec<DocumentKey> {
+        let carried = self.unanswered.iter().flat_map(|unanswered| unanswered.content.resources());
+        let unknown = carried.filter(|resource| self.is_unknown(resource));
+        let mut documents: Vec<DocumentKey> =
+            unknown.flat_map(|resource| resource.documents.iter().cloned()).take(10).collect();
+        documents.sort_unstable();
+        documents.dedup();
+        documents
     }
 
     /// How it stands to a response that something else waits for.
@@ -627,6 +710,10 @@ impl State {
         self.released.extend(over.into_iter().flat_map(|hold| hold.resources));
         self.released.len() > before
     }
+}
+
+fn is_set_version(text: &str, version: SetVersion) -> bool {
+    text.len() == 32 && u128::from_str_radix(text, 16).is_ok_and(|parsed| parsed == version.0)
 }
 
 /// Whether a text of a version is that version, without writing it.

@@ -11,7 +11,7 @@ use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, ListReason};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
-use chancery::fleet::{Fleet, Identity, Sent, StreamHandle, Variant};
+use chancery::fleet::{Fleet, Identity, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Command, Health};
 use chancery::reconcile::world::{Options, World};
@@ -258,7 +258,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     first.acknowledged(ResourceType::Cluster, sent(1, "a1"), None);
     first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
     first.sent(ResourceType::Route, sent(2, "a2"), 10);
-    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter", vec![]);
+    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter", 1, vec![]);
     drop(second);
 
     let at = "2026-01-02T03:04:05.678Z";
@@ -296,11 +296,13 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
 }
 
 #[tokio::test]
-async fn a_document_that_a_connected_proxy_refuses_says_so() {
+async fn a_document_that_proxies_refuse_says_so() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/clusters/users-2", CLUSTER)]).await;
     let refusing = connect(&server.fleet, "edge-1");
     let message = "Error adding/updating cluster(s) users: bad";
-    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message, vec![]);
+    let suspects =
+        || vec![Suspect { resource: "users".into(), documents: vec![DocumentKey::new(Kind::Clusters, "users")] }];
+    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message, 1, suspects());
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
@@ -309,10 +311,14 @@ async fn a_document_that_a_connected_proxy_refuses_says_so() {
     });
     assert_eq!(shown, json!({ "documents": [users] }));
     let second = connect(&server.fleet, "edge-2");
-    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message, vec![]);
+    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message, 1, suspects());
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
-    assert_eq!(reason, json!(format!("refused by 2 streams, first by the proxy edge-1: {message}")));
-    drop((refusing, second));
+    assert_eq!(reason, json!(format!("refused by 2 proxies, edge-1, edge-2: {message}")));
+    second.settle(ResourceType::Cluster, |_| None);
+    drop(refusing);
+    let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
+    assert_eq!(reason, json!(format!("refused by the proxy edge-1: {message}")), "it is gone and remembered");
+    let _back = connect(&server.fleet, "edge-1");
     assert_eq!(server.get("/api/v1/documents?state=refused").await, json!({ "documents": [] }));
 }
 

@@ -15,6 +15,7 @@ mod grpc;
 mod interleavings;
 mod on_demand;
 mod ttl;
+mod trust;
 mod warming;
 
 const CLUSTER: ResourceType = ResourceType::Cluster;
@@ -351,16 +352,22 @@ fn sotw_lists_that_grow_are_answered() {
     assert_eq!(client.ack(&said, &["B"]).says(), ["EDS[B@1]"]);
 }
 
-// SW-24, GR-08
+// SW-24
 #[test]
-fn sotw_reconnects_are_answered_whatever_they_report() {
+fn sotw_reconnects_are_answered_unless_all_is_current() {
     let mut first = client(Variant::Sotw);
     let version = first.sotw(CLUSTER, &[]).all().remove(0).version;
+    let endpoints = first.sotw(ENDPOINT, &["A"]).all().remove(0).version;
     let mut again = client(Variant::Sotw);
     again.sotw_with(CLUSTER, &[], &version, "");
-    assert_eq!(again.says(), ["CDS[A@1,B@1,S@1]"]);
-    again.sotw_with(ENDPOINT, &["A"], "anything", "");
+    assert_eq!(again.says(), [""; 0]);
+    let confirmed = again.session.confirmed().map(|(of_type, version)| (of_type, version.to_string()));
+    assert_eq!((confirmed, again.session.confirmed()), (Some((CLUSTER, version)), None));
+    again.sotw_with(ENDPOINT, &["A"], &endpoints, "");
     assert_eq!(again.says(), ["EDS[A@1]"]);
+    let mut older = client(Variant::Sotw);
+    older.sotw_with(CLUSTER, &[], "anything", "");
+    assert_eq!(older.says(), ["CDS[A@1,B@1,S@1]"]);
     again.commit(&[(CLUSTER, "A", Some(2))]);
     assert_eq!(again.says(), ["CDS[A@2,B@1,S@1]", "EDS[A@1]"]);
 }
@@ -528,6 +535,8 @@ fn a_removal_waits_a_minute_for_a_client_that_answers_nothing() {
     let mut client = client(Variant::Delta);
     client.delta(CLUSTER, &[], &[]).delta(ROUTE, &["r1"], &[]).all();
     client.commit(&[(CLUSTER, "A", None)]);
+    assert_eq!(client.says(), [""; 0]);
+    client.now = client.session.deadline().expect("a look at the clusters that have no answer");
     assert_eq!(client.says(), [""; 0]);
     let deadline = client.session.deadline().expect("a bound");
     client.now = deadline - Duration::from_millis(1);

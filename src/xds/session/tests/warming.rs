@@ -91,7 +91,7 @@ fn it_waits_five_seconds_at_most() {
         assert_eq!(client.says().len(), 1);
         client.now = deadline;
         assert_eq!(client.says(), ["RDS[r1@3]"]);
-        assert_eq!(client.session.deadline(), None);
+        assert!(client.session.deadline().is_none_or(|deadline| deadline > client.now));
         // The next one waits for itself, though the clusters before it were never answered.
         publish(&mut client, &[(CLUSTER, "O", Some(1))], &[("r1", 4, &["O"])]);
         assert_eq!(client.says().len(), 1);
@@ -131,7 +131,8 @@ fn who_asks_is_answered_and_a_first_answer_does_not_wait() {
             Variant::Delta => client.delta(ROUTE, &["r1", "r3"], &[]).says(),
         };
         assert_eq!(said, ["RDS[r1@2,r3@1]"]);
-        assert_eq!(client.session.deadline(), None, "what was answered does not wait");
+        let far = client.now + Duration::from_secs(6);
+        assert!(client.session.deadline().is_none_or(|deadline| deadline > far), "what was answered does not wait");
     }
     let mut fresh = client(Variant::Delta);
     publish(&mut fresh, &[], &[("r1", 1, &["A"])]);
