@@ -14,8 +14,8 @@ mod globs;
 mod grpc;
 mod interleavings;
 mod on_demand;
-mod ttl;
 mod trust;
+mod ttl;
 mod warming;
 
 const CLUSTER: ResourceType = ResourceType::Cluster;
