@@ -3,7 +3,7 @@
 //! Envoy withholds the ACK of clusters while any of them warms, for seconds. Two configurations that it refuses leave a
 //! half-built cluster behind, and then no answer about clusters comes at all until that cluster is gone (conformance.md
 //! F-17). The two look alike but for the time they take, so after [`SILENCE_MAX`] an alarm is raised, if the client answers about
-//! endpoints. It ends with the next ACK. Pure.
+//! everything else. It ends with the next ACK. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ impl Alarm {
         self.said &= resource_type != ResourceType::Cluster;
     }
 
-    /// Look: since when clusters are unanswered, and whether the client answers about endpoints.
+    /// Look: since when clusters are unanswered, and whether the client answers about all else.
     pub(super) fn look(&mut self, unanswered_since: Option<Instant>, answers: bool, now: Instant) {
         let at = unanswered_since.map(|since| since + SILENCE_MAX);
         self.look_at = at.filter(|at| *at > now);

@@ -256,10 +256,11 @@ impl Session {
 
     /// Whether the client goes on about clusters.
     fn look(&mut self, now: Instant) {
-        let of = |resource_type: ResourceType| self.types[resource_type.index()].as_ref();
-        let since = of(ResourceType::Cluster).and_then(|state| state.unanswered_since());
-        let endpoints = of(ResourceType::Endpoint).and_then(|state| state.unanswered_since());
-        self.alarm.look(since, endpoints.is_none(), now);
+        let others = || self.types.iter().flatten().filter(|state| state.resource_type != ResourceType::Cluster);
+        let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| others().next().is_some());
+        let since = clusters.and_then(|state| state.unanswered_since());
+        let answers = since.is_some() && others().all(|state| state.unanswered_since().is_none());
+        self.alarm.look(since, answers, now);
     }
 
     // ---- requests ----
