@@ -152,6 +152,8 @@ impl Metrics {
             "chancery_responses_too_large",
             "Responses to gRPC libraries of more than 4 MiB, which these do not take",
             self.responses_too_large.clone(),
+        );
+        registry.register(
             "chancery_clusters_unacknowledged",
             "Alarms: a client answers nothing about clusters any more",
             self.stuck.clone(),
@@ -186,6 +188,8 @@ impl Metrics {
     /// Count a response that is too large for its client.
     pub fn too_large(&self, resource_type: &'static str) {
         self.responses_too_large.get_or_create(&TypeLabels { r#type: resource_type }).inc();
+    }
+
     /// Count a client that answers nothing about clusters any more.
     pub fn stuck(&self, variant: &'static str) {
         self.stuck.get_or_create(&VariantLabels { variant }).inc();
