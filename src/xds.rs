@@ -5,7 +5,8 @@
 //! response carries; `found`, while it is put together), `refusals` (what of it was refused), `abilities` (what the client
 //! understands), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
 //! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client,
-//! `service` is the port. Nothing waits for an ACK except removals; no queue of responses is kept: a slow reader skips what
+//! `service` is the port. Nothing waits for an ACK except removals, and what newly names a
+//! cluster that is not warm (`warming`); no queue of responses is kept: a slow reader skips what
 //! it missed.
 
 use std::fmt;

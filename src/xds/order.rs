@@ -1,6 +1,6 @@
 //! Make before break: what waits for what.
 //!
-//! Additions never wait: types are sent in the order of [`ResourceType::ALL`], what is referred to before what refers to
+//! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`], what is referred to before what refers to
 //! it, in one flush. Removals do: a cluster that is gone stays with the proxy (SotW: in its set; delta: not removed) until
 //! the proxy acknowledged everything that no longer refers to it. A [`Hold`] is a removal that waits. Pure.
 

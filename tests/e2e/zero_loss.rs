@@ -55,8 +55,7 @@ async fn changes_under_load_lose_nothing(bootstrap: Bootstrap) {
     assert_eq!(scene.world.envoy.stat("http.edge.downstream_rq_5xx").await, 0, "Envoy itself counts failures");
 }
 
-/// Envoy answers 503 for a new cluster until its first health checks are done, and does not say when that is. So whoever
-/// moves traffic to one puts the cluster first and the route once it is warm.
+/// The cluster first, and the route to it in a later change, once it is warm (`warming` has both in one).
 async fn a_health_checked_cluster_takes_over(bootstrap: Bootstrap) {
     let _quiet = quiet().await;
     let world = World::start(bootstrap).await;

@@ -16,5 +16,6 @@ mod serve;
 mod traces;
 mod xds_documents;
 mod xds_fixture;
+mod xds_reconnect;
 mod xds_secrets;
 mod xds_streams;
