@@ -37,8 +37,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::xds;
 
 mod etcd_metrics;
+mod load_metrics;
 
 use etcd_metrics::EtcdMetrics;
+use load_metrics::LoadMetrics;
 
 /// Releases waiting for the loop; an operator's request waits when there are more.
 const COMMANDS: usize = 16;
@@ -95,6 +97,7 @@ impl App {
         let backend = open_backend(&config, &metrics);
         let counted = Arc::new(Counted(Arc::clone(&metrics)));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
+        metrics.also(Box::new(LoadMetrics(Arc::clone(fleet.loads()))));
         let snapshots = Arc::new(Store::default());
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let reconciler = Reconciler::new(Parts {

@@ -14,12 +14,29 @@ use serde::Serialize;
 use crate::document::key::DocumentKey;
 use crate::resource::ResourceType;
 
+pub mod load;
+
 mod memory;
 mod registry;
 mod stream;
 
+use load::Loads;
 use registry::Registry;
 pub use stream::{Identity, Sent, StreamHandle};
+
+/// What is odd about a stream.
+pub mod warnings {
+    /// Another stream says that it is the same node.
+    pub const DUPLICATE_NODE_ID: &str = "duplicate_node_id";
+    /// A message was larger than a gRPC library takes.
+    pub const RESPONSE_TOO_LARGE: &str = "response_too_large";
+    /// It asks for secrets over a connection that they may not go over.
+    pub const SECRETS_WITHHELD: &str = "secrets_withheld";
+    /// Removals wait because something that may refer to what is gone was refused.
+    pub const REMOVALS_HELD: &str = "removals_held";
+    /// Nothing is answered about clusters any more.
+    pub const CLUSTERS_UNACKNOWLEDGED: &str = "clusters_unacknowledged";
+}
 
 /// SotW or delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -136,7 +153,7 @@ pub struct ClientView {
     pub connected_at: SystemTime,
     /// Until when; `None` while it is connected.
     pub gone_at: Option<SystemTime>,
-    /// `duplicate_node_id`, `response_too_large`, `secrets_withheld`.
+    /// Words of [`warnings`].
     pub warnings: Vec<&'static str>,
     /// By type, only types that were asked for.
     pub types: BTreeMap<ResourceType, TypeView>,
@@ -173,6 +190,7 @@ impl Observer for Nobody {
 pub struct Fleet {
     registry: Arc<Registry>,
     observer: Arc<dyn Observer>,
+    loads: Arc<Loads>,
 }
 
 impl Default for Fleet {
@@ -185,7 +203,7 @@ impl Fleet {
     /// A fleet without streams, whose doings are told to `observer`.
     #[must_use]
     pub fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { registry: Arc::default(), observer }
+        Self { registry: Arc::default(), observer, loads: Arc::default() }
     }
 
     /// A stream said who it is. It is connected until the handle is dropped.
@@ -221,6 +239,17 @@ impl Fleet {
     #[must_use]
     pub fn recall(&self, node_id: &str) -> Vec<(ResourceType, Arc<str>)> {
         self.registry.memory.recall(node_id, SystemTime::now())
+    }
+
+    /// The connected streams whose node id is wanted, oldest first; each view is made when it is taken.
+    pub fn connected_clients(&self, wanted: &dyn Fn(&str) -> bool) -> impl Iterator<Item = ClientView> + Send + use<> {
+        self.registry.connected_views(wanted)
+    }
+
+    /// What proxies report of the load on clusters.
+    #[must_use]
+    pub fn loads(&self) -> &Arc<Loads> {
+        &self.loads
     }
 
     /// How many are connected.

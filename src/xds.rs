@@ -4,10 +4,10 @@
 //! stands on `subscription` (what was asked for; `beyond` names), `state` (what the stream has, one type), `content` (what a
 //! response carries; `found`, while it is put together), `refusals` (what of it was refused), `abilities` (what the client
 //! understands), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
-//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `progress` watches its client,
-//! `service` is the port. Nothing waits for an ACK except removals, and what newly names a
-//! cluster that is not warm (`warming`); no queue of responses is kept: a slow reader skips what
-//! it missed.
+//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `gate` says whose first answer is
+//! next, `progress` watches its client, `peer` says who that is, `service` is the port, and `others` what is on it beside
+//! xDS: `csds`, `lrs`, health, reflection. Nothing waits for an ACK except removals, and what newly names a cluster that is
+//! not warm (`warming`); no queue of responses is kept: a slow reader skips what it missed.
 
 use std::fmt;
 
@@ -15,12 +15,16 @@ pub mod service;
 
 mod abilities;
 mod alarm;
+mod any_body;
 mod beyond;
 mod blame;
 mod body;
 mod content;
+mod csds;
 mod delta;
 mod found;
+mod gate;
+mod lrs;
 mod message;
 mod names;
 mod order;

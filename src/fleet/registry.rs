@@ -87,6 +87,19 @@ impl Registry {
         found
     }
 
+    /// The connected streams whose node id is wanted, oldest first. Each view is made when it is taken, without the lock; a
+    /// stream that has left meanwhile is passed over. It takes all streams to tell duplicates, so these are not told.
+    pub(super) fn connected_views(
+        &self,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> impl Iterator<Item = ClientView> + Send + use<> {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let found: Vec<Arc<Stream>> = streams.live.values().cloned().collect();
+        drop(streams);
+        let found: Vec<_> = found.into_iter().filter(|stream| wanted(&stream.identity.node_id)).collect();
+        found.into_iter().filter(|stream| stream.gone_at().is_none()).map(|stream| stream.view(false))
+    }
+
     /// The streams whose node id is wanted, oldest first. The views are made without the lock.
     pub(super) fn views(&self, now: SystemTime, wanted: impl Fn(&str) -> bool) -> Vec<ClientView> {
         let mut found: Vec<Arc<Stream>> = {

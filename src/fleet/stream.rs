@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::registry::Registry;
-use super::{ClientView, Conditions, Exchange, Observer, Refusal, Subscribed, Suspect, Suspicion, TypeView, Variant};
+use super::{
+    ClientView, Conditions, Exchange, Observer, Refusal, Subscribed, Suspect, Suspicion, TypeView, Variant, warnings,
+};
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
 
@@ -119,11 +121,11 @@ impl Stream {
     pub(super) fn view(&self, duplicate: bool) -> ClientView {
         let facts = self.facts();
         let warnings = [
-            (duplicate, "duplicate_node_id"),
-            (facts.response_too_large, "response_too_large"),
-            (facts.secrets_withheld, "secrets_withheld"),
-            (facts.conditions.removals_held, "removals_held"),
-            (facts.conditions.clusters_unacknowledged, "clusters_unacknowledged"),
+            (duplicate, warnings::DUPLICATE_NODE_ID),
+            (facts.response_too_large, warnings::RESPONSE_TOO_LARGE),
+            (facts.secrets_withheld, warnings::SECRETS_WITHHELD),
+            (facts.conditions.removals_held, warnings::REMOVALS_HELD),
+            (facts.conditions.clusters_unacknowledged, warnings::CLUSTERS_UNACKNOWLEDGED),
         ];
         ClientView {
             stream: self.id,

@@ -1,12 +1,13 @@
 //! A stream as a response body: bytes in, bytes out, the session between them.
 //!
-//! Nothing is built for a client that has not taken what it was given before. There is no queue, no channel and no task of its own; when the client resets, the body
-//! is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
+//! Nothing is built for a client that has not taken what it was given before; what it asked for is built when it is its turn
+//! ([`super::gate`]). There is no queue, no channel and no task of its own; when the client resets, the body is dropped with
+//! all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream as _;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 use tracing::{Span, debug, info, info_span, warn};
 
+use super::gate::{Seat, Turn};
 use super::message::Message;
 use super::peer::Peer;
 use super::progress::Progress;
@@ -28,45 +30,12 @@ use crate::snapshot::store::Store;
 
 /// Requests read before other streams get their turn.
 const REQUESTS_A_POLL: usize = 64;
-
+/// When a deadline that has passed without a response is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A request up to this size, in bytes, is read at once: a node and a few names.
+const SMALL_REQUEST: usize = 128 * 1024;
 /// From here on, in bytes, an operator should know of a response to a gRPC library (conformance.md GR-03).
 const GRPC_LARGE: usize = 3_000_000;
-
-/// What the bodies of this server may fail with.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The bodies of this server.
-pub(super) enum AnyBody<B> {
-    /// An xDS stream.
-    Stream(Box<Stream<B>>),
-    /// One of the small services.
-    Other(tonic::body::Body),
-    /// Nothing: the status is in the head.
-    Empty,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for AnyBody<B> {
-    type Data = Message;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Message>, BoxError>>> {
-        match self.get_mut() {
-            Self::Stream(stream) => stream.poll_frame(context).map(|frame| frame.map(Ok)),
-            Self::Other(body) => Pin::new(body)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| Ok(frame.map_err(BoxError::from)?.map_data(Message::plain)))),
-            Self::Empty => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(_) => false,
-            Self::Other(body) => body.is_end_stream(),
-            Self::Empty => true,
-        }
-    }
-}
 
 /// When a stream ends for a reason of the server's.
 pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -81,6 +50,7 @@ pub(super) struct Opening<B> {
     pub(super) store: Arc<Store>,
     pub(super) fleet: Fleet,
     pub(super) progress: Progress,
+    pub(super) seat: Seat,
     pub(super) ending: Ending,
 }
 
@@ -105,6 +75,11 @@ pub(super) struct Stream<B> {
     fleet: Fleet,
     handle: Option<StreamHandle>,
     progress: Progress,
+    seat: Seat,
+    /// Received and not read yet: it waits for a turn.
+    arrived: Option<Bytes>,
+    /// Something was asked for and not all of it is answered.
+    asked: bool,
     ending: Ending,
     phase: Phase,
     /// As the fleet was told them last.
@@ -114,7 +89,7 @@ pub(super) struct Stream<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     pub(super) fn new(opening: Opening<B>) -> Self {
-        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, ending } = opening;
+        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, seat, ending } = opening;
         Self {
             reader: Reader::new(requests),
             session,
@@ -127,6 +102,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             fleet,
             handle: None,
             progress,
+            seat,
+            arrived: None,
+            asked: false,
             ending,
             phase: Phase::Open,
             conditions: Conditions::default(),
@@ -134,19 +112,24 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         }
     }
 
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Message>>> {
+    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Message>>> {
         if self.phase == Phase::Ended {
             return Poll::Ready(None);
         }
         if self.ending.as_mut().poll(context).is_ready() {
             return self.end(Code::Ok, "");
         }
-        if let Err(error) = self.read(context) {
+        let mut turn = None;
+        if let Err(error) = self.read(context, &mut turn) {
             info!(parent: &self.span, %error, "Ended a stream that breaks the protocol");
             return self.end(error.code(), &error.to_string());
         }
         while Pin::new(&mut self.published).poll_next(context).is_ready() {}
-        if self.progress.room(context).is_pending() {
+        if self.phase == Phase::HalfClosed && self.store.current().generation == 0 {
+            // What it would be answered with may be long in coming.
+            return self.end(Code::Ok, "");
+        }
+        if self.progress.room(context).is_pending() || !self.has_turn(context, &mut turn) {
             return Poll::Pending;
         }
         loop {
@@ -156,40 +139,73 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 return self.send(&response);
             }
             self.note_conditions();
+            self.asked = false;
             if self.phase == Phase::HalfClosed {
                 return self.end(Code::Ok, "");
             }
-            if self.poll_timer(context).is_pending() {
+            // Before the first publish nothing is due; that wakes the task.
+            if snapshot.generation == 0 || self.poll_timer(now, context).is_pending() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Read what has arrived, but no more than a turn's worth.
-    fn read(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+    /// Read what has arrived, but no more than a poll's worth. A large request waits for a turn.
+    fn read(&mut self, context: &mut Context<'_>, turn: &mut Option<Turn>) -> Result<(), Error> {
         for _ in 0..REQUESTS_A_POLL {
             if self.phase != Phase::Open || self.session.is_full() {
                 return Ok(());
             }
-            match self.reader.poll_next(context) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(None) => self.phase = Phase::HalfClosed,
-                Poll::Ready(Some(request)) => {
-                    let outcome = self.session.on_request(request?, Instant::now().into_std())?;
-                    self.note(outcome);
+            if self.arrived.is_none() {
+                match self.reader.poll_next(context) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(None) => self.phase = Phase::HalfClosed,
+                    Poll::Ready(Some(request)) => self.arrived = Some(request?),
                 }
             }
+            let Some(request) = self.arrived.take() else { continue };
+            if request.len() > SMALL_REQUEST && !self.take_turn(context, turn) {
+                self.arrived = Some(request);
+                return Ok(());
+            }
+            let outcome = self.session.on_request(request, Instant::now().into_std())?;
+            self.asked |= outcome.resubscribed;
+            self.note(outcome);
         }
         context.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Whether the session's deadline has passed. Pending: the task is woken when it does.
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether the next response may be built now: what was asked for is built in turn, what is only news at once. Nobody's
+    /// turn comes before the first publish.
+    fn has_turn(&mut self, context: &Context<'_>, turn: &mut Option<Turn>) -> bool {
+        if !self.asked {
+            if self.arrived.is_none() {
+                self.seat.leave();
+            }
+            return true;
+        }
+        self.take_turn(context, turn)
+    }
+
+    /// Pending: the task is woken when it is this stream's turn.
+    fn take_turn(&mut self, context: &Context<'_>, turn: &mut Option<Turn>) -> bool {
+        if turn.is_none()
+            && let Poll::Ready(taken) = self.seat.poll_turn(context)
+        {
+            *turn = Some(taken);
+        }
+        turn.is_some()
+    }
+
+    /// Whether the session's deadline has passed since `now`. Pending: the task is woken when it does.
+    fn poll_timer(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.session.deadline().map(Instant::from_std) else {
             self.timer = None;
             return Poll::Pending;
         };
+        // One that has passed was tried just now: what is due then waits for something else, such as other removals.
+        let deadline = if deadline > now { deadline } else { now + AGAIN_AFTER };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);
@@ -224,6 +240,8 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             }
             handle.sent(resource_type, sent, size);
         }
+        // It may be long until this is written and the next poll: nobody should wait behind it.
+        self.seat.leave();
         Poll::Ready(Some(Frame::data(message.counted(&self.progress))))
     }
 
@@ -231,6 +249,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     fn end(&mut self, code: Code, message: &str) -> Poll<Option<Frame<Message>>> {
         self.phase = Phase::Ended;
         self.leave();
+        self.seat.leave();
         Poll::Ready(Some(Frame::trailers(status(code, message))))
     }
 

@@ -103,6 +103,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Unique within the server, and higher for each stream that comes.
+    pub(super) fn number(&self) -> u64 {
+        self.id
+    }
+
     /// Whether another response may be built. Pending: the task is woken when it may.
     pub(super) fn room(&self, context: &Context<'_>) -> Poll<()> {
         let has_room = || self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX;

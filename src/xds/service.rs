@@ -33,7 +33,9 @@ use tonic::service::Routes;
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
-use super::body::{AnyBody, Ending, Opening, Stream, status};
+use super::any_body::{AnyBody, Other};
+use super::body::{Ending, Opening, Stream, status};
+use super::gate::Gate;
 use super::names::Interner;
 use super::peer::{Link, Peer};
 use super::progress::Watchdog;
@@ -161,12 +163,15 @@ impl Server {
             fleet,
             others: OnceCell::new(),
             watchdog: Arc::default(),
+            watchdog_of_others: Arc::default(),
+            gate: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::rng().random()),
             tasks: TaskTracker::new(),
             draining,
             token,
         });
+        server.tasks.spawn(Arc::clone(&server).open_gate());
         let mut sweep = interval((server.options.stall_timeout / 4).max(SWEEP_MIN));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -174,6 +179,7 @@ impl Server {
                 accepted = accept(&self.listener) => accepted,
                 _ = sweep.tick() => {
                     server.watchdog.sweep(server.options.stall_timeout);
+                    server.watchdog_of_others.sweep(server.options.stall_timeout);
                     continue;
                 }
                 () = server.draining.cancelled() => break,
@@ -233,6 +239,9 @@ struct Shared {
     /// Built when they are first asked for: reflection reads megabytes of descriptors.
     others: OnceCell<Routes>,
     watchdog: Arc<Watchdog>,
+    /// Of the small services: when xDS streams are as many as may be, these are still answered.
+    watchdog_of_others: Arc<Watchdog>,
+    gate: Arc<Gate>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
     /// Connections and the tasks that hyper has for their streams.
@@ -309,6 +318,16 @@ impl Shared {
         builder
     }
 
+    /// First answers may be made once there is something to answer with.
+    async fn open_gate(self: Arc<Self>) {
+        let mut published = self.store.subscribe();
+        tokio::select! {
+            _ = published.wait_for(|generation| *generation > 0) => self.gate.open(turns()),
+            () = self.draining.cancelled() => {}
+            () = self.token.cancelled() => {}
+        }
+    }
+
     /// When the server ends a connection: when it drains, or at its age.
     async fn end_of_connection(&self) {
         let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
@@ -327,8 +346,9 @@ impl Shared {
     /// The small services; built, and their health reported, from when they are first asked for.
     async fn others(&self) -> Routes {
         let build = async || {
-            let (routes, reporter) = others::routes().await;
-            self.tasks.spawn(others::report(reporter, self.draining.clone(), self.token.clone()));
+            let (routes, health) = others::routes(Arc::clone(&self.store), self.fleet.clone(), &self.draining).await;
+            let (store, draining, token) = (Arc::clone(&self.store), self.draining.clone(), self.token.clone());
+            self.tasks.spawn(others::report(health, store, draining, token));
             routes
         };
         self.others.get_or_init(build).await.clone()
@@ -462,7 +482,10 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
                 let (peer, ending) = (self.peer, self.ending.clone());
                 Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, peer, ending)) })
             }
-            _ => Box::pin(async move { Ok(server.others().await.call(request).await?.map(AnyBody::Other)) }),
+            _ => {
+                let ending = self.ending.clone();
+                Box::pin(async move { server.call_other(request, ending).await })
+            }
         }
     }
 }
@@ -478,10 +501,7 @@ impl Shared {
         ending: CancellationToken,
     ) -> Response<AnyBody<Incoming>> {
         let Some(progress) = self.watchdog.admit(self.options.max_streams, STALLED.with(Arc::clone)) else {
-            let error = StreamError::TooManyStreams;
-            let mut response = grpc_response(AnyBody::Empty);
-            response.headers_mut().extend(status(error.code(), &error.to_string()));
-            return response;
+            return too_many_streams();
         };
         let session = Session::new(Settings {
             variant,
@@ -499,9 +519,25 @@ impl Shared {
             peer,
             store: Arc::clone(&self.store),
             fleet: self.fleet.clone(),
+            seat: self.gate.seat(progress.number()),
             progress,
             ending: self.turn(ending),
         }))))
+    }
+
+    /// Answer what is not xDS.
+    async fn call_other(
+        &self,
+        request: Request<Incoming>,
+        ending: CancellationToken,
+    ) -> Result<Response<AnyBody<Incoming>>, Infallible> {
+        let stalled = STALLED.with(Arc::clone);
+        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, stalled) else {
+            return Ok(too_many_streams());
+        };
+        let response = self.others().await.call(request).await?;
+        let ending = self.turn(ending);
+        Ok(response.map(|body| AnyBody::Other(Box::new(Other { body, progress, ending }))))
     }
 
     /// The end of a stream once its connection is `ending`: at a moment of its own within two thirds of the grace, so that
@@ -513,6 +549,18 @@ impl Shared {
             sleep(spread.mul_f64(rand::random())).await;
         })
     }
+}
+
+/// How many streams may put first answers together at a time: one thread is left for everything else.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| threads.get() - 1)
+}
+
+fn too_many_streams() -> Response<AnyBody<Incoming>> {
+    let error = StreamError::TooManyStreams;
+    let mut response = grpc_response(AnyBody::Empty);
+    response.headers_mut().extend(status(error.code(), &error.to_string()));
+    response
 }
 
 fn grpc_response(body: AnyBody<Incoming>) -> Response<AnyBody<Incoming>> {

@@ -597,7 +597,7 @@ impl Session {
 }
 
 /// What matters of a node.
-fn node(wire: &wire::Node) -> Node {
+pub(super) fn node(wire: &wire::Node) -> Node {
     let locality = wire.locality.clone().unwrap_or_default();
     let metadata = wire.metadata.as_ref();
     Node {

@@ -31,6 +31,7 @@ mod faults;
 mod latency;
 mod load;
 mod scenarios;
+mod services;
 #[path = "../support/lib.rs"]
 mod support;
 mod try_out;

@@ -18,4 +18,6 @@ mod xds_documents;
 mod xds_fixture;
 mod xds_reconnect;
 mod xds_secrets;
+mod xds_services;
+mod xds_storm;
 mod xds_streams;

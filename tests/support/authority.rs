@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// A certificate authority.
@@ -24,9 +24,11 @@ impl Authority {
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        let folder = tempfile::Builder::new().prefix("chancery-ca-").tempdir().expect("make a folder");
+        // A name of its own: who signs and who is signed for must differ, and so must two authorities.
+        params.distinguished_name.push(DnType::CommonName, folder.path().display().to_string());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate of its own");
-        let folder = tempfile::Builder::new().prefix("chancery-ca-").tempdir().expect("make a folder");
         let authority = Self { folder, issuer: Issuer::new(params, key) };
         fs::write(authority.path("ca.pem"), certificate.pem()).expect("write the certificate");
         authority.renew("server");
@@ -60,6 +62,7 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let names = ["127.0.0.1", "chancery.internal"].map(str::to_owned);
         let mut params = CertificateParams::new(names).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, "chancery.internal");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (params.signed_by(&key, &self.issuer).expect("a signature").pem(), key.serialize_pem())
     }

@@ -36,6 +36,8 @@ pub enum Bootstrap {
     Sotw,
     /// `sidecar.yaml`.
     Sidecar,
+    /// `mtls.yaml`.
+    Mtls,
 }
 
 /// One Envoy process.
@@ -146,6 +148,7 @@ impl Bootstrap {
             Self::Delta => "ads-delta.yaml",
             Self::Sotw => "ads-sotw.yaml",
             Self::Sidecar => "sidecar.yaml",
+            Self::Mtls => "mtls.yaml",
         };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config").join(name);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));

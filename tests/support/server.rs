@@ -7,7 +7,7 @@
 //! ```
 //! A restart keeps the ports and the state directory.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -47,9 +47,18 @@ impl Server {
 
     /// Start one in this working directory.
     pub async fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_at(folder, arguments, [127, 0, 0, 1].into()).await
+    }
+
+    /// Start one whose xDS port is open on all addresses of this machine.
+    pub async fn start_on_all_addresses(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_at(folder, arguments, [0, 0, 0, 0].into()).await
+    }
+
+    async fn start_at(folder: TempDir, arguments: &[&str], xds: IpAddr) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = spawn(folder.path(), &arguments, any, any);
+        let mut process = spawn(folder.path(), &arguments, SocketAddr::new(xds, 0), any);
         let (xds, admin) = listening(&mut process, 0).await;
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         Self { process, arguments, xds, admin, http, folder }
