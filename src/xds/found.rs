@@ -31,8 +31,14 @@ impl Found {
         !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty() || !self.bodiless.is_empty()
     }
 
-    pub(super) fn all_updates(&self) -> Vec<Arc<Resource>> {
-        self.shared_updates.iter().chain(&self.updates).cloned().collect()
+    /// The resources that the client did not have as they are.
+    pub(super) fn changed(&self) -> Changed {
+        match &self.shared {
+            Shared::Wildcard(_) | Shared::Names(..) => Changed::All,
+            Shared::Nothing | Shared::Changes(_) => {
+                Changed::Some(self.shared_updates.iter().chain(&self.updates).cloned().collect())
+            }
+        }
     }
 
     /// The virtual hosts of a route configuration are answered: with all there are, or with that there are none.
@@ -49,8 +55,9 @@ impl Found {
         match &self.shared {
             Shared::Nothing => false,
             Shared::Changes(_) => is_among(&self.shared_updates, resource),
-            Shared::Wildcard(_) => !resource.on_demand,
-            Shared::Names(_, names) => names.contains(&resource.name),
+            // What is held is in no set.
+            Shared::Wildcard(set) => set.get(&resource.name).is_some_and(|one| !one.on_demand),
+            Shared::Names(set, names) => names.contains(&resource.name) && set.get(&resource.name).is_some(),
         }
     }
 
@@ -76,10 +83,7 @@ impl Found {
     }
 
     pub(super) fn into_draft(self, version: SetVersion, published: bool, first: bool) -> Draft {
-        let changed = match &self.shared {
-            Shared::Wildcard(_) | Shared::Names(..) => Changed::All,
-            Shared::Nothing | Shared::Changes(_) => Changed::Some(self.all_updates()),
-        };
+        let changed = self.changed();
         let published = published && !first;
         let Self { shared, updates: own, bodiless, removed, .. } = self;
         let content = Content { shared, own, bodiless, removed };

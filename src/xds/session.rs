@@ -349,15 +349,25 @@ impl Session {
         let resubscribed = first || asked.changed;
         let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
         if first {
-            state.begin(asked);
+            state.begin(asked, &self.settings.interner);
         } else {
-            state.ask(asked);
-        }
-        if !first && repeated && self.settings.variant == Variant::Sotw {
-            state.ask_again();
+            state.ask(asked, &self.settings.interner);
         }
         let answer = if first { None } else { self.on_answer(resource_type, &request) };
+        if first {
+            self.lower_barriers(resource_type);
+        }
+        if repeated && answer.is_none() && self.settings.variant == Variant::Sotw {
+            self.ask_again(resource_type);
+        }
         Ok(Outcome { resource_type: Some(resource_type), resubscribed, answer })
+    }
+
+    /// A SotW request that answers nothing repeats itself: the client waits for what was kept from it (SW-20).
+    fn ask_again(&mut self, resource_type: ResourceType) {
+        if let Some(state) = self.types[resource_type.index()].as_mut() {
+            state.ask_again();
+        }
     }
 
     /// ACK and NACK: told apart by `error_detail` alone (GEN-15), matched by nonce alone.
@@ -513,6 +523,7 @@ impl Session {
 
     fn answer_unserved(&mut self, unserved: &Unserved) -> Response {
         self.sequence += 1;
+        self.greeting_at = None;
         let (version, nonce) = (SetVersion::default(), self.nonce());
         let identifier = &*self.settings.identifier;
         let head = delta::head(&unserved.type_url, version.to_string(), &nonce, identifier, &unserved.names, [].iter());
@@ -551,24 +562,30 @@ impl Session {
     fn raise_barriers(&mut self) -> bool {
         let mut raised = false;
         for resource_type in ResourceType::ALL {
-            if self.referrers_wait(resource_type) {
+            let referrers = || order::referrers(resource_type).iter();
+            let withheld = |other: &ResourceType| self.types[other.index()].as_ref().is_some_and(|it| it.is_withheld());
+            if self.referrers_wait(resource_type) || referrers().any(withheld) {
                 continue;
             }
-            let barriers: Vec<Barrier> = order::referrers(resource_type)
-                .iter()
+            let barriers: Vec<Barrier> = referrers()
                 .filter_map(|other| {
                     let state = self.types[other.index()].as_ref()?;
                     let sent_at = state.sent_at?;
                     Some(Barrier { resource_type: *other, sequence: state.sent, sent_at })
                 })
                 .collect();
-            let Some(state) = self.types[resource_type.index()].as_mut() else { continue };
-            for hold in state.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
-                hold.barriers = Some(barriers.clone());
-                raised = true;
-            }
+            raised |= self.types[resource_type.index()].as_mut().is_some_and(|state| state.raise(&barriers));
         }
         raised
+    }
+
+    /// A type is asked for the first time: removals that wait for what may refer to them wait for it, too.
+    fn lower_barriers(&mut self, referrer: ResourceType) {
+        for state in self.types.iter_mut().flatten() {
+            if order::referrers(state.resource_type).contains(&referrer) {
+                state.lower();
+            }
+        }
     }
 
     /// Removals whose wait is over are owed.

@@ -12,7 +12,8 @@ use super::abilities::Abilities;
 use super::blame;
 use super::content::{Content, Shared};
 use super::found::{Found, empty_assignment, unresolved};
-use super::order::{Hold, Standing};
+use super::names::Interner;
+use super::order::{Barrier, Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
 use super::warming::{Deferral, Deferrals, Unwarm};
@@ -133,6 +134,10 @@ pub(super) struct State {
     pub(super) recalled: Vec<Arc<str>>,
     /// The first answer had nothing to say, because the client reported to have this.
     pub(super) confirmed: Option<SetVersion>,
+    /// What was asked for then and is still: only what of the set the client was told, and keeps, can be gone.
+    base_subscription: Subscription,
+    /// Beside it: endpoints that followed their cluster before they were asked for.
+    pushed: BTreeSet<Arc<str>>,
     /// Holds that are over: their removal is owed.
     released: Vec<Arc<Resource>>,
     /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that of
@@ -169,6 +174,8 @@ impl State {
             acknowledged_set: None,
             recalled: Vec::new(),
             confirmed: None,
+            base_subscription: Subscription::default(),
+            pushed: BTreeSet::new(),
             released: Vec::new(),
             by_route_config: false,
             refresh: None,
@@ -188,15 +195,49 @@ impl State {
         variant == Variant::Sotw && super::subscription::knows_wildcard(self.resource_type)
     }
 
+    /// Whether it was asked for and not answered yet, because the snapshot may move nobody backwards.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.base.is_none()
+    }
+
+    /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
+    pub(super) fn lower(&mut self) {
+        self.holds.iter_mut().for_each(|hold| hold.barriers = None);
+    }
+
+    /// Everything owed was sent: each removal that waits learns which answers it waits for. Whether any did. What a stale
+    /// snapshot would remove waits for a better one.
+    pub(super) fn raise(&mut self, barriers: &[Barrier]) -> bool {
+        let mut raised = false;
+        for hold in self.holds.iter_mut().filter(|hold| self.settled && hold.barriers.is_none()) {
+            hold.barriers = Some(barriers.to_vec());
+            raised = true;
+        }
+        raised
+    }
+
     /// A request asked for more, or for less.
-    pub(super) fn ask(&mut self, asked: Asked) {
+    pub(super) fn ask(&mut self, asked: Asked, interner: &Interner) {
         if asked.changed {
             self.recount = true;
-            let Self { subscription, holds, deferrals, owed, warming, .. } = self;
+            let Self {
+                subscription, reported, base, base_subscription, holds, deferrals, released, owed, warming, ..
+            } = self;
+            if let Some(base) = base {
+                base_subscription.narrow(subscription, base, interner);
+            }
             for hold in holds {
                 hold.resources.retain(|resource| subscription.covers(resource));
             }
             deferrals.retain(|resource| subscription.covers(resource));
+            released.retain(|resource| subscription.covers(resource));
+            if let Reported::Versions(versions) = reported
+                && super::subscription::knows_wildcard(self.resource_type)
+                && !subscription.wildcard
+                && !subscription.has_globs()
+            {
+                versions.retain(|name, _| subscription.names.contains(name));
+            }
             if !subscription.wildcard {
                 owed.names.retain(|name| subscription.names.contains(name));
                 warming.retain(|name| subscription.names.contains(name));
@@ -207,10 +248,10 @@ impl State {
     }
 
     /// The first request: all that it asks for is owed.
-    pub(super) fn begin(&mut self, asked: Asked) {
+    pub(super) fn begin(&mut self, asked: Asked, interner: &Interner) {
         let reported = matches!(self.reported, Reported::Versions(_));
         self.by_route_config = self.resource_type == ResourceType::VirtualHost && (asked.names.is_empty() || reported);
-        self.ask(asked);
+        self.ask(asked, interner);
         self.owed.all = true;
         self.owed.names.clear();
     }
@@ -220,9 +261,10 @@ impl State {
         self.by_route_config
     }
 
-    /// A SotW request repeats itself: the client waits for what was kept from it (SW-20).
+    /// What was kept from the client is asked for.
     pub(super) fn ask_again(&mut self) {
-        self.owed.names.append(&mut self.refused_warming);
+        let Self { subscription, refused_warming, owed, .. } = self;
+        owed.names.extend(std::mem::take(refused_warming).into_iter().filter(|name| subscription.names.contains(name)));
     }
 
     /// The client waits for a resource of this type, though it may have it and does not ask (AD-03, AD-05, DX-30).
@@ -285,8 +327,11 @@ impl State {
     fn draft_sotw(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
+        // Who comes back with a version may have what is gone: SW-24.
+        let reported = !matches!(self.reported, Reported::Nothing);
+        let empty_first = first && (reported || self.subscription.wildcard || self.subscription.has_globs());
         let asked = !self.owed.is_empty();
-        let reported = match &self.reported {
+        let confirmed = match &self.reported {
             Reported::Version(version) if first && self.is_plain_wildcard() && self.recalled.is_empty() => {
                 is_set_version(version, target.set.wildcard_version())
             }
@@ -294,12 +339,11 @@ impl State {
         };
         let mut found = self.advance(target, cautious);
         let released = std::mem::take(&mut self.released);
-        if reported {
+        if confirmed {
             self.confirmed = Some(target.set.wildcard_version());
             return None;
         }
         if full {
-            let empty_first = first && (self.subscription.wildcard || self.subscription.has_globs());
             let changed = found.is_any() || !released.is_empty() || !found.removed.is_empty();
             let absent = self.absent(target, &mut found, &released);
             if !changed && absent.is_empty() && !empty_first && !due {
@@ -308,7 +352,7 @@ impl State {
             let (content, version) = self.whole(target.set);
             let content = Content { removed: absent, ..content };
             let published = !asked && changed;
-            let changed = if first { Changed::All } else { Changed::Some(found.all_updates()) };
+            let changed = if first { Changed::All } else { found.changed() };
             return Some(Draft { content, version, published, changed });
         }
         if self.resource_type == ResourceType::Endpoint && !cautious {
@@ -388,21 +432,23 @@ impl State {
         let mut found = Found::default();
         let owed = std::mem::take(&mut self.owed);
         let old = self.base.replace(Arc::clone(target.set));
+        let asked_before = std::mem::replace(&mut self.base_subscription, self.subscription.clone());
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = changes::between(&old, target.set);
-            let mut gone = self.apply_changes(&changes, &owed, target.unwarm, &mut found);
+            let mut gone = self.apply_changes(&changes, &asked_before, &owed, target.unwarm, &mut found);
             if target.stuck {
                 let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
                 found.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
             }
-            if cautious {
-                self.owed.names.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
-            } else if target.referred && !gone.is_empty() {
+            let speaks = target.variant == Variant::Delta || self.is_full_state(target.variant);
+            if speaks && (cautious || target.referred) && !gone.is_empty() {
                 self.holds.push(Hold { resources: gone, barriers: None });
             } else {
                 found.removed.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }
         }
+        let Self { subscription, pushed, .. } = self;
+        pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
         if owed.all {
             self.deferrals.clear();
             self.answer_all(target, &mut found);
@@ -436,6 +482,7 @@ impl State {
     fn apply_changes(
         &mut self,
         changes: &Arc<Changes>,
+        asked_before: &Subscription,
         owed: &Owed,
         unwarm: Option<&Unwarm>,
         found: &mut Found,
@@ -446,9 +493,11 @@ impl State {
             let deferred = self.deferrals.take(name);
             let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
             let was = old.filter(|resource| self.subscription.covers(resource));
+            let was = was.filter(|resource| asked_before.covers(resource) || self.pushed.contains(name));
             let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
             self.recounted(change.old.as_ref(), change.new.as_ref());
-            if owed.names.contains(name) || (owed.all && is.is_some()) {
+            let lost = was.is_some() && is.is_none();
+            if !lost && (owed.names.contains(name) || (owed.all && is.is_some())) {
                 self.unhold(name);
                 continue;
             }
@@ -538,8 +587,10 @@ impl State {
     /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
     fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
         let mut following = Vec::new();
+        self.refused_warming.retain(|name| set.get(name).is_none_or(|resource| !found.carries(resource)));
         for name in std::mem::take(&mut self.warming) {
-            let Some(resource) = set.get(&name) else { continue };
+            // What is gone and held is there still.
+            let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else { continue };
             if found.carries(resource) {
                 continue;
             }
@@ -549,6 +600,8 @@ impl State {
                 following.push(Arc::clone(resource));
             }
         }
+        let unasked = following.iter().filter(|resource| !self.subscription.covers(resource));
+        self.pushed.extend(unasked.map(|resource| Arc::clone(&resource.name)));
         found.updates.extend(following);
     }
 
@@ -635,6 +688,14 @@ impl State {
         if self.deferrals.is_empty() {
             self.acknowledged_set.clone_from(&answered.set);
         }
+        // What was kept back for a refusal that stands no longer follows its cluster after all.
+        let Self { subscription, base, refusals, refused_warming, warming, .. } = self;
+        let stands =
+            |name: &str| base.as_ref().and_then(|set| set.get(name)).is_some_and(|it| refusals.has(name, it.version));
+        let (kept, due): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(refused_warming).into_iter().partition(|name| stands(name));
+        *refused_warming = kept;
+        warming.extend(due.into_iter().filter(|name| subscription.names.contains(name)));
     }
 
     /// The response was refused. Gives who may be to blame.

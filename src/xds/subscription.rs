@@ -115,6 +115,18 @@ impl Subscription {
         result
     }
 
+    /// This was asked for earlier, of this set; what is asked for no longer leaves it.
+    pub(super) fn narrow(&mut self, now: &Self, set: &ResourceSet, interner: &Interner) {
+        if self.wildcard && !now.wildcard {
+            // Of what is named now, some was there before with everything else.
+            let was_told = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
+            self.names = now.names.without(|name| !was_told(name), interner);
+            self.wildcard = false;
+        } else if self.names.iter().any(|name| !now.names.contains(name)) {
+            self.names = self.names.without(|name| !now.names.contains(name), interner);
+        }
+    }
+
     /// Adopt the name list of a SotW request, which is the whole list each time.
     pub(super) fn adopt(
         &mut self,

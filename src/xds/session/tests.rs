@@ -391,6 +391,38 @@ fn a_removal_waits_until_all_that_was_refused_is_mended() {
     assert_eq!(client.ack(&other, &[]).says(), ["CDS[-A]"]);
 }
 
+// SW-24, PX-02
+#[test]
+fn a_sotw_client_that_comes_back_for_what_is_gone_is_told() {
+    let mut client = client(Variant::Sotw);
+    client.sotw_with(CLUSTER, &["gone"], "anything", "");
+    assert_eq!(client.says(), ["CDS[]"]);
+}
+
+// DX-18
+#[test]
+fn what_was_never_told_is_not_removed() {
+    let mut client = client(Variant::Delta);
+    client.delta(CLUSTER, &["A"], &[]).all();
+    client.commit(&[(CLUSTER, "B", None)]);
+    assert_eq!(client.delta(CLUSTER, &["*"], &[]).says(), ["CDS[A@1,S@1]"]);
+}
+
+// SW-15, decision 5
+#[test]
+fn an_ack_does_not_ask_for_what_was_refused() {
+    let mut client = client(Variant::Sotw);
+    client.sotw(CLUSTER, &[]).all();
+    let refused = client.sotw(ENDPOINT, &["A"]).all().remove(0);
+    client.nack(&refused, &["A"]).commit(&[(CLUSTER, "A", Some(2))]);
+    assert_eq!(client.says(), ["CDS[A@2,B@1,S@1]"]);
+    let grown = client.sotw(ENDPOINT, &["A", "B"]).all().remove(0);
+    assert_eq!(grown.short(), "EDS[B@1]");
+    assert_eq!(client.ack(&grown, &["A", "B"]).says(), [""; 0]);
+    client.sotw(ENDPOINT, &["A", "B"]);
+    assert_eq!(client.says(), ["EDS[A@1]"]);
+}
+
 // SW-26
 #[test]
 fn sotw_unknown_endpoints_are_empty_and_unknown_others_silent() {
