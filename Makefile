@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build demo test lint unit golden it conformance e2e bench bench-peers deny tools
+.PHONY: help build demo test lint unit property golden it conformance e2e bench bench-peers deny tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -23,6 +23,11 @@ lint: tools ## formatting and clippy, warnings denied
 
 unit: tools ## tests at the foot of the files
 	cargo test --lib --bins
+
+# The crate itself is optimised for this one: a debug build takes ten minutes for what takes it one.
+property: tools ## a hundred thousand interleavings against the session; INTERLEAVINGS_SEED=N repeats a run
+	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
+		--config profile.test.package.xxhash-rust.opt-level=3 xds::session::tests::interleavings -- --nocapture
 
 golden: tools ## documents in, Envoy's resources out, compared with files
 	cargo test --test golden

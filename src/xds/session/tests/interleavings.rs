@@ -1,259 +1,330 @@
 //! Clients that do what clients may do, in any order: whatever happened on the way, they end on what is served.
+//!
+//! Many lives of clients, each a random sequence of requests, answers, publishes, moments and reconnects, against
+//! a session of its own. `world` is what is published, `client` what a client makes of it and what it may never see, `wire`
+//! the messages, `statistics` what the lives were like. A life that fails is made as short as it can be and printed.
+//!
+//! An ordinary `cargo test` lives the same lives each time. `make property` searches: other lives each time, and many more, in
+//! an optimised build. `INTERLEAVINGS` is how many, `INTERLEAVINGS_SEED` repeats those of a seed that was printed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+#![expect(clippy::cast_possible_truncation, reason = "random words are cut on purpose")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "types and names are small numbers, which index several tables at once"
+)]
 
-use proptest::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::*;
+use client::{ALL_NAMES, Checked, Client, Edit, Reply, knows_wildcard};
+use statistics::{Kind, Statistics};
+use world::{CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, RUNTIME, Random, SCOPED, SECRET, TYPES, World, refers};
 
-const TYPES: [ResourceType; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
-const NAMES: [&str; 4] = ["A", "B", "C", "D"];
+use crate::fleet::Variant;
 
-#[derive(Debug, Clone)]
-enum Step {
-    Commit(Vec<(ResourceType, &'static str, Option<u8>)>),
-    Subscribe(ResourceType, &'static str),
-    Unsubscribe(ResourceType, &'static str),
-    /// Ask for what is asked for already.
-    Repeat(ResourceType),
-    /// Answer the oldest unanswered response: ACK or NACK.
-    Answer(bool),
-    Take,
-}
+mod client;
+mod statistics;
+mod wire;
+mod world;
 
-fn step() -> impl Strategy<Value = Step> {
-    let change = || (prop::sample::select(&TYPES), prop::sample::select(&NAMES), prop::option::weighted(0.7, 1..5_u8));
-    let one = || (prop::sample::select(&TYPES), prop::sample::select(&NAMES));
-    prop_oneof![
-        3 => prop::collection::vec(change(), 1..4).prop_map(Step::Commit),
-        2 => one().prop_map(|(of_type, name)| Step::Subscribe(of_type, name)),
-        1 => one().prop_map(|(of_type, name)| Step::Unsubscribe(of_type, name)),
-        1 => prop::sample::select(&TYPES).prop_map(Step::Repeat),
-        3 => any::<bool>().prop_map(Step::Answer),
-        4 => Just(Step::Take),
-    ]
-}
+/// Unless `INTERLEAVINGS` says otherwise.
+const LIVES: usize = 1_000;
+/// Unless `INTERLEAVINGS` or `INTERLEAVINGS_SEED` is set.
+const SEED: u64 = 15_208_641_345_419_668_509;
+/// Lives that see the same publishes, each at its own pace, and share what sessions share.
+const LIVES_A_WORLD: usize = 50;
+/// Publishes of a world; after the last comes the first.
+const MOMENTS: usize = 24;
 
-/// What a client that applies what it is told has.
-struct Holder {
-    client: Client,
-    /// Asks for all clusters and listeners.
-    wildcard: bool,
-    names: BTreeMap<ResourceType, BTreeSet<&'static str>>,
-    held: BTreeMap<(ResourceType, String), u8>,
-    unanswered: VecDeque<Said>,
-    /// SotW: version and nonce that the requests of a type carry.
-    latest: HashMap<ResourceType, (String, String)>,
-    nonces: HashSet<String>,
-    /// SotW: what each version of all clusters, or all listeners, was.
-    versions: HashMap<(ResourceType, String), Vec<(String, u8)>>,
-    refused: bool,
-}
+/// One step, told by a random word whatever the state that it meets.
+#[derive(Debug, Clone, Copy)]
+struct Step(u64);
 
-impl Holder {
-    fn new(variant: Variant, wildcard: bool) -> Self {
-        let mut holder = Self {
-            client: Client::new(variant),
-            wildcard,
-            names: BTreeMap::new(),
-            held: BTreeMap::new(),
-            unanswered: VecDeque::new(),
-            latest: HashMap::new(),
-            nonces: HashSet::new(),
-            versions: HashMap::new(),
-            refused: false,
-        };
-        if wildcard {
-            for of_type in [CLUSTER, LISTENER] {
-                match variant {
-                    Variant::Sotw => holder.client.sotw(of_type, &[]),
-                    Variant::Delta => holder.client.delta(of_type, &[], &[]),
-                };
+/// How often each kind comes, of 100.
+const WEIGHTS: [(usize, Kind); 15] = [
+    (15, Kind::Publish),
+    (1, Kind::Stale),
+    (10, Kind::Subscribe),
+    (4, Kind::Unsubscribe),
+    (3, Kind::Wildcard),
+    (6, Kind::Follow),
+    (2, Kind::Repeat),
+    (21, Kind::Ack),
+    (5, Kind::Nack),
+    (2, Kind::StaleNonce),
+    (25, Kind::Take),
+    (2, Kind::Moment),
+    (2, Kind::Reconnect),
+    (1, Kind::Move),
+    (1, Kind::Unserved),
+];
+
+impl Step {
+    fn kind(self) -> Kind {
+        let mut left = self.0 as usize % 100;
+        for (weight, kind) in WEIGHTS {
+            if left < weight {
+                return kind;
             }
+            left -= weight;
         }
-        holder
+        unreachable!("the weights are 100 in all")
     }
 
-    fn is_sotw(&self) -> bool {
-        self.client.session.settings.variant == Variant::Sotw
+    /// Some bits of the word.
+    fn part(self, from: u32, limit: usize) -> usize {
+        (self.0 >> from) as usize % 1024 % limit
     }
 
-    fn is_wild(&self, of_type: ResourceType) -> bool {
-        self.wildcard && matches!(of_type, CLUSTER | LISTENER)
+    fn is(self, bit: u32) -> bool {
+        self.0 >> bit & 1 != 0
     }
 
-    fn names_of(&self, of_type: ResourceType) -> Vec<&'static str> {
-        self.names.get(&of_type).into_iter().flatten().copied().collect()
+    /// A type: mostly one of the four that everybody uses.
+    fn of(self) -> usize {
+        const OFTEN: [usize; 16] = [
+            CLUSTER, CLUSTER, CLUSTER, CLUSTER, ENDPOINT, ENDPOINT, ENDPOINT, LISTENER, LISTENER, LISTENER, ROUTE,
+            ROUTE, ROUTE, SECRET, SCOPED, RUNTIME,
+        ];
+        if self.part(8, 40) == 0 { EXTENSION } else { OFTEN[self.part(18, 16)] }
     }
 
-    fn wants(&self, of_type: ResourceType, name: &str) -> bool {
-        self.is_wild(of_type) || self.names.get(&of_type).is_some_and(|names| names.contains(name))
+    /// One name, two, or none.
+    fn names(self) -> u8 {
+        let two = 1 << self.part(28, 6) | if self.is(38) { 1 << self.part(39, 6) } else { 0 };
+        if self.part(45, 12) == 0 { 0 } else { two }
     }
 
-    /// SotW: the list as it is now, with what was answered last.
-    fn list(&mut self, of_type: ResourceType) {
-        let (version, nonce) = self.latest.get(&of_type).cloned().unwrap_or_default();
-        let names = self.names_of(of_type);
-        self.client.sotw_with(of_type, &names, &version, &nonce);
+    /// A change of the subscription that rides along with something else, now and then.
+    fn rider(self) -> Edit {
+        let names = self.names();
+        match self.part(48, 8) {
+            0 => Edit { names, ..Edit::default() },
+            1 => Edit { unnames: names, ..Edit::default() },
+            _ => Edit::default(),
+        }
     }
+}
 
-    fn on(&mut self, step: Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Commit(changes) => {
-                self.client.commit(&changes);
+impl Client<'_> {
+    /// Do it. Gives whether it was anything.
+    fn on(&mut self, step: Step, statistics: &mut Statistics) -> Result<bool, String> {
+        let (of, names) = (step.of(), step.names());
+        self.flush = self.flush.filter(|_| step.kind() == Kind::Take);
+        match step.kind() {
+            Kind::Publish => {
+                self.published = true;
+                self.moment = (self.moment + 1 + step.part(8, 12).saturating_sub(9)) % MOMENTS;
             }
-            Step::Subscribe(of_type, name) if !(self.is_sotw() && self.is_wild(of_type)) => {
-                self.names.entry(of_type).or_default().insert(name);
-                if self.is_sotw() {
-                    self.list(of_type);
-                } else {
-                    self.client.delta(of_type, &[name], &[]);
-                }
+            Kind::Stale => self.stale = !self.stale,
+            Kind::Subscribe if self.is_to_be_reopened(of) => self.ask(of, Edit::default())?,
+            Kind::Subscribe if knows_wildcard(of) && !self.types[of].opened && step.is(58) => {
+                self.ask(of, Edit::default())?
             }
-            Step::Unsubscribe(of_type, name) => {
-                if self.names.get_mut(&of_type).is_some_and(|names| names.remove(name)) {
-                    if self.is_sotw() {
-                        self.held.remove(&(of_type, name.to_owned()));
-                        self.list(of_type);
-                    } else {
-                        self.client.delta(of_type, &[], &[name]);
+            Kind::Subscribe => self.ask(of, Edit { names, ..Edit::default() })?,
+            Kind::Unsubscribe => self.ask(of, Edit { unnames: names, ..Edit::default() })?,
+            Kind::Wildcard => {
+                let (star, unstar) = (step.is(50), !step.is(50) || step.is(51) && step.is(52));
+                self.ask(of, Edit { star, unstar, names: if step.is(53) { names } else { 0 }, unnames: 0 })?;
+            }
+            Kind::Follow => return self.follow(of),
+            Kind::Repeat if !self.types[of].opened => return Ok(false),
+            Kind::Repeat => self.ask(of, Edit { names: self.types[of].names, ..Edit::default() })?,
+            Kind::Ack | Kind::Nack => return self.reply(step),
+            Kind::StaleNonce => self.ask_stale(of, step.rider(), step.0 >> 20)?,
+            Kind::Take => {
+                let most = [1, 2, 9][step.part(8, 3)];
+                for taken in 0..most {
+                    if !self.take(statistics)? {
+                        return Ok(taken > 0);
                     }
                 }
             }
-            Step::Repeat(of_type) if self.is_sotw() && self.names.contains_key(&of_type) => self.list(of_type),
-            Step::Answer(good) => self.answer(good),
-            Step::Take => {
-                if let Some(said) = self.client.next() {
-                    self.take(said)?;
-                }
-            }
-            Step::Subscribe(..) | Step::Repeat(_) => {}
+            Kind::Moment => self.now += Duration::from_millis([40, 700, 1_500, 6_000, 20_000, 61_000][step.part(8, 6)]),
+            Kind::Reconnect => self.reconnect(step.is(8), step.is(9)),
+            Kind::Move => self.move_node(of)?,
+            Kind::Unserved => self.ask_unserved(step.part(8, 3))?,
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn answer(&mut self, good: bool) {
-        let Some(said) = self.unanswered.pop_front() else { return };
-        let of_type = said.resource_type;
-        let names = self.names_of(of_type);
-        let accepted = self.latest.get(&of_type).map(|(version, _)| version.clone()).unwrap_or_default();
-        self.refused |= !good;
-        if good {
-            self.client.ack(&said, &names);
-            self.latest.insert(of_type, (said.version, said.nonce));
-        } else {
-            self.client.nack(&said, &names);
-            self.latest.insert(of_type, (accepted, said.nonce));
+    /// Ask for what the parents that the client has refer to, as Envoy does, and for nothing else.
+    fn follow(&mut self, of: usize) -> Result<bool, String> {
+        let (to, parent) = if of == LISTENER || of == ROUTE { (ROUTE, LISTENER) } else { (ENDPOINT, CLUSTER) };
+        if self.is_to_be_reopened(to) {
+            self.ask(to, Edit::default())?;
         }
+        let parents = self.types[parent].applied.iter().enumerate().filter(|(_, content)| **content != 0);
+        let wanted = parents.flat_map(|(name, content)| refers(parent, name, *content)).flatten();
+        let wanted = wanted.filter(|(other, _)| *other == to).fold(0, |all, (_, name)| all | 1 << name);
+        let has = self.types[to].names;
+        if wanted == has {
+            return Ok(false);
+        }
+        self.ask(to, Edit { names: wanted & !has, unnames: has & !wanted & ALL_NAMES, ..Edit::default() })?;
+        Ok(true)
     }
 
-    fn take(&mut self, said: Said) -> Result<(), TestCaseError> {
-        let of_type = said.resource_type;
-        prop_assert!(self.nonces.insert(said.nonce.clone()), "a nonce twice: {said:?}");
-        let unique: BTreeSet<_> = said.resources.iter().map(|(name, _)| name).chain(&said.removed).collect();
-        prop_assert_eq!(unique.len(), said.resources.len() + said.removed.len(), "a name twice");
-        if self.is_sotw() && matches!(of_type, CLUSTER | LISTENER) {
-            self.held.retain(|(held, _), _| *held != of_type);
-            let known = self.versions.entry((of_type, said.version.clone())).or_insert_with(|| said.resources.clone());
-            prop_assert_eq!(&*known, &said.resources, "one version, two contents");
-        }
-        for (name, content) in &said.resources {
-            if !self.is_sotw() || self.wants(of_type, name) {
-                self.held.insert((of_type, name.clone()), *content);
-            }
-        }
-        for name in &said.removed {
-            self.held.remove(&(of_type, name.clone()));
-        }
-        self.unanswered.push_back(said);
-        Ok(())
-    }
-
-    /// Take and acknowledge until there is nothing more.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
-        for _ in 0..20 {
-            let said = self.client.all();
-            let quiet = said.is_empty() && self.unanswered.is_empty();
-            for said in said {
-                self.take(said)?;
-            }
-            while !self.unanswered.is_empty() {
-                self.answer(true);
-            }
-            if quiet {
-                return Ok(());
-            }
-        }
-        Err(TestCaseError::fail("answers are answered without end"))
-    }
-
-    fn served(&self) -> BTreeMap<(ResourceType, String), u8> {
-        let group = self.client.snapshot.group("default").expect("the default group");
-        let all = TYPES.into_iter().flat_map(|of_type| group.set(of_type).iter().map(move |one| (of_type, one)));
-        all.filter(|(of_type, one)| self.wants(*of_type, &one.name))
-            .map(|(of_type, one)| ((of_type, one.name.to_string()), parse(&one.body.to_bytes()).1))
-            .collect()
-    }
-
-    /// What is gone and kept with the client, because it refused what no longer refers to it and no fix came.
-    fn waits(&self) -> HashSet<(ResourceType, String)> {
-        let states = self.client.session.types.iter().flatten();
-        let holds = states.flat_map(|state| state.holds.iter().map(|hold| (state.resource_type, hold)));
-        holds
-            .flat_map(|(of_type, hold)| hold.resources.iter().map(move |one| (of_type, one.name.to_string())))
-            .collect()
-    }
-
-    /// The client has what is served, and nothing else that it could have been told of.
-    fn check(mut self) -> Result<(), TestCaseError> {
-        let (served, waits) = (self.served(), self.waits());
-        prop_assert!(self.refused || waits.is_empty(), "waits for nothing: {waits:?}");
-        let is_sotw = self.is_sotw();
-        let mut held = std::mem::take(&mut self.held);
-        held.retain(|key, _| {
-            // SotW has no word for the removal of endpoints and routes.
-            let unspeakable = is_sotw && matches!(key.0, ENDPOINT | ROUTE);
-            self.wants(key.0, &key.1) && (served.contains_key(key) || !(unspeakable || waits.contains(key)))
-        });
-        prop_assert_eq!(held, served);
-        prop_assert_eq!(self.client.says(), Vec::<String>::new());
-        if is_sotw && !self.refused {
-            for of_type in TYPES {
-                if self.names.contains_key(&of_type) {
-                    self.list(of_type);
-                }
-            }
-            prop_assert_eq!(self.client.says(), Vec::<String>::new(), "lists that repeat themselves");
-        }
-        Ok(())
+    /// Answer a response: the oldest of a type, or a later one; what asks for something may ride along.
+    fn reply(&mut self, step: Step) -> Result<bool, String> {
+        let from = step.part(8, TYPES);
+        let Some(of) = (from..TYPES).chain(0..from).find(|of| self.unanswered(*of) > 0) else { return Ok(false) };
+        let index = if step.is(18) && step.is(19) { self.unanswered(of) - 1 } else { 0 };
+        let reply = match step.kind() {
+            Kind::Nack if step.part(20, 6) == 0 => Reply::Nack(None),
+            Kind::Nack => Reply::Nack(Some((step.0 >> 56) as u8)),
+            _ => Reply::Ack,
+        };
+        self.answer(of, index, reply, step.rider())?;
+        Ok(true)
     }
 }
 
-fn lives(variant: Variant, wildcard: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut holder = Holder::new(variant, wildcard);
+/// What a life is like, beside its steps.
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    variant: Variant,
+    /// Asks for everything first, as Envoy does.
+    like_envoy: bool,
+    moment: usize,
+    published: bool,
+    in_edge: bool,
+}
+
+impl Birth {
+    fn new(random: &mut Random) -> Self {
+        let word = Step(random.word());
+        Self {
+            variant: if word.is(1) { Variant::Sotw } else { Variant::Delta },
+            like_envoy: word.part(8, 4) != 0,
+            moment: word.part(18, MOMENTS),
+            published: word.part(28, 16) != 0,
+            in_edge: word.is(40),
+        }
+    }
+}
+
+fn life(world: &World, birth: Birth, steps: &[Step], log: bool, statistics: &mut Statistics) -> (Checked, Vec<String>) {
+    let mut client = Client::new(birth.variant, world, *ORIGIN);
+    client.log = log.then(Vec::new);
+    (client.moment, client.published, client.in_edge) = (birth.moment, birth.published, birth.in_edge);
+    let checked = catch_unwind(AssertUnwindSafe(|| live(&mut client, birth, steps, statistics)));
+    let checked = checked.unwrap_or_else(|_| Err("the session panicked".to_owned()));
+    let types = client.types.iter().filter(|one| one.opened).count();
+    statistics.on_end(birth.variant == Variant::Delta, types);
+    (checked, client.log.unwrap_or_default())
+}
+
+fn live(client: &mut Client<'_>, birth: Birth, steps: &[Step], statistics: &mut Statistics) -> Checked {
+    if birth.like_envoy {
+        for of in [CLUSTER, LISTENER] {
+            client.ask(of, Edit::default())?;
+        }
+    }
     for step in steps {
-        holder.on(step)?;
+        if let Some(log) = &mut client.log {
+            log.push(format!("{:?}", step.kind()));
+        }
+        if client.on(*step, statistics)? {
+            statistics.on_step(step.kind());
+        }
     }
-    holder.settle()?;
-    holder.client.now += Duration::from_secs(3600);
-    holder.settle()?;
-    holder.check()
+    client.settle(statistics)
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..50)
+#[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
+static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+
+#[expect(clippy::disallowed_methods, reason = "how long to search, and where, is the caller's")]
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_delta_client_ends_on_the_newest_state(wildcard in any::<bool>(), steps in steps()) {
-        lives(Variant::Delta, wildcard, steps)?;
+/// The steps that are left when each that is not needed for a failure is left out.
+fn shrink(mut steps: Vec<Step>, fails: impl Fn(&[Step]) -> bool) -> Vec<Step> {
+    let mut size = steps.len() / 2;
+    while size > 0 {
+        let mut from = 0;
+        while from < steps.len() {
+            let to = (from + size).min(steps.len());
+            let fewer = [&steps[..from], &steps[to..]].concat();
+            if fails(&fewer) {
+                steps = fewer;
+            } else {
+                from = to;
+            }
+        }
+        size /= 2;
     }
+    steps
+}
 
-    #[test]
-    fn a_sotw_client_ends_on_the_newest_state(wildcard in any::<bool>(), steps in steps()) {
-        lives(Variant::Sotw, wildcard, steps)?;
+/// One world and its lives. `Err`: the report of the first that failed.
+fn lives(seed: u64, number: usize, statistics: &mut Statistics) -> Checked {
+    let mut random = Random(seed ^ (number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let world = World::new(random.word(), MOMENTS);
+    for _ in 0..LIVES_A_WORLD {
+        let birth = Birth::new(&mut random);
+        let count = 40 + random.below(60);
+        let steps: Vec<Step> = (0..count).map(|_| Step(random.word())).collect();
+        if life(&world, birth, &steps, false, statistics).0.is_ok() {
+            continue;
+        }
+        let run = |steps: &[Step], log| life(&world, birth, steps, log, &mut Statistics::default());
+        let steps = shrink(steps, |steps| run(steps, false).0.is_err());
+        let (checked, log) = run(&steps, true);
+        let error = checked.err().unwrap_or_else(|| "it fails no longer when it is run again".to_owned());
+        return Err(format!("{error}\nseed {seed}, world {number}, {birth:?}\n{}", log.join("\n")));
     }
+    Ok(())
+}
+
+#[test]
+fn clients_end_on_the_newest_state_whatever_happens_on_the_way() {
+    let wanted = setting("INTERLEAVINGS");
+    let seed = setting("INTERLEAVINGS_SEED").unwrap_or_else(|| wanted.map_or(SEED, |_| rand::random()));
+    let wanted = wanted.map_or(LIVES, |lives| lives as usize);
+    println!("INTERLEAVINGS_SEED={seed}");
+    let started = ORIGIN.elapsed();
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let sum = Mutex::new((Statistics::default(), Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let (mut statistics, mut failures) = (Statistics::default(), Vec::new());
+                while !failed.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number * LIVES_A_WORLD >= wanted {
+                        break;
+                    }
+                    if let Err(report) = lives(seed, number, &mut statistics) {
+                        failed.store(true, Ordering::Relaxed);
+                        failures.push(report);
+                    }
+                }
+                let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                sum.0.add(&statistics);
+                sum.1.append(&mut failures);
+            });
+        }
+    });
+    let (statistics, failures) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{statistics}\n{:?} on {threads} threads", ORIGIN.elapsed() - started);
+    assert!(failures.is_empty(), "INTERLEAVINGS_SEED={seed}\n{}", failures.join("\n\n"));
+    check_distribution(&statistics);
+}
+
+/// A search that no longer goes where faults are is no search.
+fn check_distribution(statistics: &Statistics) {
+    assert!(statistics.steps_at(50) >= 40, "the median of the steps is {}", statistics.steps_at(50));
+    assert!(statistics.with_types(3) >= 80, "{}% of the lives have three types", statistics.with_types(3));
+    assert!(statistics.with_unanswered(2) >= 80, "{}% of them, two unanswered", statistics.with_unanswered(2));
+    assert!((40..=60).contains(&(statistics.delta * 100 / statistics.lives)), "one variant has few lives");
+    for kind in Kind::ALL {
+        assert!(statistics.rate(kind) >= 20, "{kind:?} happens {} times in a hundred lives", statistics.rate(kind));
+    }
+    assert!(statistics.removal_rate() >= 200, "{} removals in a hundred lives", statistics.removal_rate());
 }

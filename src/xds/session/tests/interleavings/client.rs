@@ -1,0 +1,1006 @@
+//! A client that does what Envoy and gRPC do (conformance.md section 1), and what it may never see.
+//!
+//! For each type the model keeps what it asked for, what it was told on this stream (`told`: what it would have, had it
+//! applied all), what it has (`applied`: told and answered; of a refused response an arbitrary part of the good ones, F-14)
+//! and what it refuses. Each response is checked when it is taken, each silence when it is observed, the whole at the end.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::{Outcome, Session, Settings, Verdict};
+use super::statistics::Statistics;
+use super::wire::{Asking, EMPTY, Said};
+use super::world::{
+    BAD, CLUSTER, Contents, ENDPOINT, LISTENER, Moment, NAMES, ON_DEMAND, ROUTE, SCOPED, SECRET, TYPES, World, letter,
+    referrers, refers, version,
+};
+use crate::fleet::Variant;
+use crate::resource::ResourceType;
+use crate::snapshot::Snapshot;
+use crate::snapshot::version::SetVersion;
+
+pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
+/// A removal waits no longer for a client that answers nothing (design.md decision 6).
+const SILENCE: Duration = Duration::from_secs(60);
+/// A delta stream hears something within this (GR-08).
+const GREETING: Duration = Duration::from_secs(1);
+
+/// The order within a flush (AD-01): what is referred to, then what refers to it. By type.
+const RANK: [u8; TYPES] = [0, 1, 2, 3, 3, 5, 6, 7];
+
+pub(super) type Checked = Result<(), String>;
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+/// A response that was taken and not answered.
+#[derive(Debug)]
+struct Taken {
+    nonce: Arc<str>,
+    version: SetVersion,
+    items: Contents,
+    removed: u8,
+    /// Of its names, those that were not asked for any more at some time since.
+    dropped: u8,
+    at: Instant,
+}
+
+/// One type, as the client sees it.
+#[derive(Debug, Default)]
+pub(super) struct Type {
+    /// A request went out on this stream.
+    pub(super) opened: bool,
+    pub(super) wildcard: bool,
+    pub(super) names: u8,
+    named_before: bool,
+    /// Asked for and to be answered.
+    must: u8,
+    /// May be sent though it is as it was told.
+    may: u8,
+    told: Contents,
+    /// Delta: sent, reported or subscribed on this stream.
+    spoken: u8,
+    /// Sent on this stream, and asked for by then.
+    sent: u8,
+    /// SotW: told at least once.
+    heard: bool,
+    /// The version of each resource that the last answer about it refused.
+    refused: Contents,
+    pub(super) applied: Contents,
+    /// Applied by a response that was acknowledged.
+    reportable: u8,
+    /// Applied, and nobody can know.
+    loose: u8,
+    /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
+    forsaken: u8,
+    inbox: VecDeque<Taken>,
+    /// SotW: what the next request says: the version that was accepted last, the nonce of what came last.
+    version: String,
+    nonce: String,
+    older: Vec<String>,
+    maybe_settled: bool,
+    surely_settled: bool,
+    responses: usize,
+    /// SotW: content and version, of which neither may be without the other.
+    versions: Vec<(u64, SetVersion)>,
+}
+
+/// What a request changes of the subscription.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Edit {
+    pub(super) star: bool,
+    pub(super) names: u8,
+    pub(super) unstar: bool,
+    pub(super) unnames: u8,
+}
+
+/// How a response is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reply {
+    Ack,
+    /// These are applied nevertheless; `None`: nothing is, removals neither.
+    Nack(Option<u8>),
+}
+
+pub(super) struct Client<'a> {
+    pub(super) variant: Variant,
+    pub(super) types: [Type; TYPES],
+    pub(super) now: Instant,
+    world: &'a World,
+    session: Session,
+    salt: u32,
+    pub(super) moment: usize,
+    pub(super) stale: bool,
+    pub(super) published: bool,
+    other_replica: bool,
+    pub(super) in_edge: bool,
+    introduced: bool,
+    reported: bool,
+    nonces: HashSet<Arc<str>>,
+    previous_stream_nonce: String,
+    opened_at: Option<Instant>,
+    /// Endpoints whose cluster was told, to follow in this flush; and all that may come unasked for it.
+    warm_due: u8,
+    warm_may: u8,
+    /// The order that the responses since the last event have reached.
+    pub(super) flush: Option<u8>,
+    unserved: usize,
+    pub(super) log: Option<Vec<String>>,
+}
+
+pub(super) fn knows_wildcard(of: usize) -> bool {
+    matches!(of, CLUSTER | LISTENER | SCOPED)
+}
+
+fn bits(contents: &Contents) -> u8 {
+    (0..NAMES).filter(|name| contents[*name] != 0).fold(0, |all, name| all | 1 << name)
+}
+
+fn each(mask: u8) -> impl Iterator<Item = usize> {
+    (0..NAMES).filter(move |name| mask & 1 << name != 0)
+}
+
+fn key(contents: &Contents) -> u64 {
+    contents.iter().fold(0, |key, content| key << 8 | u64::from(*content))
+}
+
+fn text(contents: &Contents, removed: u8) -> String {
+    let resources = each(bits(contents)).map(|name| match contents[name] {
+        EMPTY => format!("{}@empty", letter(name)),
+        content => format!("{}@{}{}", letter(name), content & !BAD, if content & BAD == 0 { "" } else { "!" }),
+    });
+    resources.chain(each(removed).map(|name| format!("-{}", letter(name)))).collect::<Vec<_>>().join(",")
+}
+
+impl Type {
+    /// The first request of a type after a reconnect: all that it asked for. A wildcard is a legacy one where it stands alone.
+    fn ask_again(&mut self, edit: &mut Edit) {
+        let wildcard = std::mem::take(&mut self.wildcard);
+        edit.names |= std::mem::take(&mut self.names);
+        edit.star |= wildcard && (edit.names | edit.unnames != 0 || edit.unstar);
+    }
+
+    fn covered(&self, of: usize) -> u8 {
+        let wild = if self.wildcard { ALL_NAMES & !on_demand(of) } else { 0 };
+        wild | self.names
+    }
+}
+
+fn on_demand(of: usize) -> u8 {
+    if of == ON_DEMAND.0 { 1 << ON_DEMAND.1 } else { 0 }
+}
+
+fn name_of(of: usize) -> ResourceType {
+    ResourceType::ALL[of]
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(variant: Variant, world: &'a World, origin: Instant) -> Self {
+        Self {
+            variant,
+            types: Default::default(),
+            now: origin,
+            world,
+            session: session(variant, world, 1),
+            salt: 1,
+            moment: 0,
+            stale: false,
+            published: true,
+            other_replica: false,
+            in_edge: false,
+            introduced: false,
+            reported: false,
+            nonces: HashSet::new(),
+            previous_stream_nonce: String::new(),
+            opened_at: None,
+            warm_due: 0,
+            warm_may: 0,
+            flush: None,
+            unserved: 0,
+            log: None,
+        }
+    }
+
+    fn delta(&self) -> bool {
+        self.variant == Variant::Delta
+    }
+
+    /// Whether a response carries all that is asked for, because what is left out is removed.
+    fn full(&self, of: usize) -> bool {
+        !self.delta() && knows_wildcard(of)
+    }
+
+    fn here(&self) -> &'a Moment {
+        &self.world.moments[self.moment]
+    }
+
+    /// What the client's group has.
+    fn served(&self) -> &'a super::world::Catalog {
+        let moment = self.here();
+        &moment.groups[usize::from(moment.everybody_moved || self.in_edge)]
+    }
+
+    fn cautious(&self) -> bool {
+        self.stale && self.reported
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(line());
+        }
+    }
+
+    // ---- requests ----
+
+    /// Ask for something, answering nothing.
+    pub(super) fn ask(&mut self, of: usize, edit: Edit) -> Checked {
+        let nonce = if self.delta() { String::new() } else { self.types[of].nonce.clone() };
+        self.request(of, edit, nonce, false, None)
+    }
+
+    /// A nonce that stands for no response, or for one that was answered.
+    pub(super) fn ask_stale(&mut self, of: usize, edit: Edit, word: u64) -> Checked {
+        let own = &self.types[of];
+        let nonce = match word % 4 {
+            0 => "bogus".to_owned(),
+            1 => self.previous_stream_nonce.clone(),
+            _ => own.older.get(word as usize / 4 % own.older.len().max(1)).cloned().unwrap_or_default(),
+        };
+        self.request(of, edit, nonce, word & 64 != 0, None)
+    }
+
+    fn request(&mut self, of: usize, mut edit: Edit, nonce: String, refused: bool, answered: Option<usize>) -> Checked {
+        self.flush = None;
+        let first = !self.types[of].opened;
+        if first {
+            self.types[of].ask_again(&mut edit);
+        }
+        let mut asking = Asking { type_url: name_of(of).type_url(), nonce, refused, ..Asking::default() };
+        asking.node = (!self.introduced || self.types[of].responses % 4 == 1).then(|| self.cluster());
+        self.introduced = true;
+        self.opened_at = self.opened_at.or(Some(self.now));
+        let changed = if self.delta() {
+            self.write_delta(of, edit, first, &mut asking)
+        } else {
+            self.write_sotw(of, edit, first, answered.is_some(), &mut asking)
+        };
+        self.note(|| format!("  {} <- {asking:?}", name_of(of)));
+        let outcome = self.send(&asking)?;
+        ensure!(outcome.resource_type == Some(name_of(of)), "the outcome is of {:?}", outcome.resource_type);
+        ensure!(
+            outcome.resubscribed == (first || changed),
+            "the outcome says {}, the subscription changed {changed}",
+            outcome.resubscribed
+        );
+        self.check_answer(of, &asking, &outcome, answered.filter(|_| !first))?;
+        let own = &self.types[of];
+        let (wildcard, names) = self.session.subscription(name_of(of)).ok_or("no subscription")?;
+        let names = names.iter().filter_map(|name| super::world::of_letter(name.as_bytes()[0]));
+        let names = names.fold(0, |all, name| all | 1 << name);
+        ensure!(
+            (wildcard, names) == (own.wildcard, own.names),
+            "the session has {wildcard} {names:06b}, the client asked for {} {:06b}",
+            own.wildcard,
+            own.names
+        );
+        Ok(())
+    }
+
+    fn send(&mut self, asking: &Asking) -> Result<Outcome, String> {
+        let bytes = if self.delta() { asking.delta() } else { asking.sotw() };
+        self.session.on_request(bytes.into(), self.now).map_err(|error| error.to_string())
+    }
+
+    fn cluster(&self) -> &'static str {
+        if self.in_edge { "edge" } else { "c" }
+    }
+
+    /// The whole list, and what it means (SW-02 to SW-08, SW-17 to SW-22).
+    fn write_sotw(&mut self, of: usize, edit: Edit, first: bool, answered: bool, asking: &mut Asking) -> bool {
+        let own = &mut self.types[of];
+        let star = (own.wildcard && own.named_before || edit.star) && !edit.unstar;
+        let names = (own.names | edit.names) & !edit.unnames;
+        // An empty list is the legacy wildcard, for who has never named anything.
+        let (before, names_before) = (own.wildcard, own.names);
+        asking.names = each(names).map(letter).chain(star.then_some("*")).collect();
+        asking.version.clone_from(&own.version);
+        if asking.names.is_empty() {
+            own.wildcard = !own.named_before && knows_wildcard(of);
+        } else {
+            own.named_before = true;
+            own.wildcard = star && knows_wildcard(of);
+        }
+        own.names = names;
+        own.must |= names & !names_before;
+        if first {
+            own.opened = true;
+            own.must |= names;
+            own.may = ALL_NAMES;
+            own.told = [0; NAMES];
+            self.reported |= !own.version.is_empty();
+        } else if own.wildcard && !before {
+            own.may = ALL_NAMES;
+        } else if names == names_before {
+            // A repetition asks for what was kept back.
+            own.may |= if answered { 0 } else { bits(&own.refused) };
+        }
+        let changed = own.wildcard != before || names != names_before;
+        self.forget_uncovered(of);
+        changed
+    }
+
+    /// The edits, and what they mean (DX-01 to DX-09, DX-12 to DX-15).
+    fn write_delta(&mut self, of: usize, edit: Edit, first: bool, asking: &mut Asking) -> bool {
+        asking.names = each(edit.names).map(letter).chain(edit.star.then_some("*")).collect();
+        asking.unsubscribed = each(edit.unnames).map(letter).chain(edit.unstar.then_some("*")).collect();
+        let own = &mut self.types[of];
+        let (before, names_before) = (own.wildcard, own.names);
+        let legacy = first && asking.names.is_empty() && asking.unsubscribed.is_empty();
+        let star = (edit.star || legacy) && knows_wildcard(of);
+        own.wildcard |= star;
+        own.names |= edit.names;
+        let mut asked = edit.names;
+        let gone = own.names & edit.unnames;
+        own.names &= !gone;
+        asked &= !gone;
+        let lost = own.wildcard && edit.unstar;
+        own.wildcard &= !edit.unstar;
+        if own.wildcard {
+            asked |= gone;
+        }
+        own.must |= asked;
+        own.may |= asked;
+        if star && !edit.unstar {
+            own.may = ALL_NAMES;
+        }
+        own.spoken |= edit.names;
+        let grown = edit.names & !names_before != 0 || (star && !before);
+        if first {
+            own.opened = true;
+            own.may = ALL_NAMES;
+            own.told = [0; NAMES];
+            let reported = own.reportable & bits(&own.applied);
+            for name in each(reported) {
+                asking.initial.push((letter(name), version(name, own.applied[name])));
+                own.told[name] = own.applied[name];
+            }
+            own.spoken |= reported;
+            self.reported |= reported != 0;
+            own.must &= own.names;
+            if of != ENDPOINT {
+                // What is equal need not be sent again.
+                own.must &= !reported;
+            }
+        }
+        let changed = grown || gone != 0 || lost || legacy && own.wildcard;
+        self.forget_uncovered(of);
+        changed
+    }
+
+    /// What is asked for no longer is dropped.
+    fn forget_uncovered(&mut self, of: usize) {
+        let own = &mut self.types[of];
+        let covered = own.covered(of);
+        for name in each(!covered & ALL_NAMES) {
+            own.applied[name] = 0;
+            own.told[name] = 0;
+        }
+        own.must &= covered;
+        own.loose &= covered;
+        own.inbox.iter_mut().for_each(|taken| taken.dropped |= !covered);
+    }
+
+    pub(super) fn ask_unserved(&mut self, names: usize) -> Checked {
+        self.flush = None;
+        let names: Vec<_> = ["q", "r"].into_iter().take(names).collect();
+        let type_url = "type.googleapis.com/acme.Foo";
+        let mut asking = Asking { type_url, names, ..Asking::default() };
+        asking.node = (!self.introduced).then(|| self.cluster());
+        self.introduced = true;
+        self.opened_at = self.opened_at.or(Some(self.now));
+        self.note(|| format!("  {asking:?}"));
+        let outcome = self.send(&asking)?;
+        ensure!(outcome.resource_type.is_none() && outcome.answer.is_none(), "GEN-05: {outcome:?}");
+        self.unserved += usize::from(self.delta());
+        Ok(())
+    }
+
+    /// The node says that it is of the other cluster now; its group follows.
+    pub(super) fn move_node(&mut self, of: usize) -> Checked {
+        self.in_edge = !self.in_edge;
+        self.introduced = false;
+        self.ask(of, Edit::default())
+    }
+
+    // ---- answers ----
+
+    pub(super) fn unanswered(&self, of: usize) -> usize {
+        self.types[of].inbox.len()
+    }
+
+    /// Answer one of the unanswered responses; those before it are answered by it too.
+    pub(super) fn answer(&mut self, of: usize, index: usize, mut reply: Reply, edit: Edit) -> Checked {
+        let full = self.full(of);
+        let own = &mut self.types[of];
+        for _ in 0..index {
+            if let Some(skipped) = own.inbox.pop_front() {
+                own.older.push(skipped.nonce.to_string());
+                own.apply(of, &skipped, full, None);
+            }
+        }
+        let Some(taken) = own.inbox.pop_front() else { return Ok(()) };
+        if matches!(reply, Reply::Ack) && taken.items.iter().any(|content| content & BAD != 0) {
+            reply = Reply::Nack(Some(ALL_NAMES));
+        }
+        own.apply(of, &taken, full, Some(reply));
+        if of == ENDPOINT {
+            // What was kept back for a refusal that stands no longer may follow now.
+            self.warm_may |= self.warm_due;
+        }
+        let own = &mut self.types[of];
+        own.nonce = taken.nonce.to_string();
+        own.older.push(taken.nonce.to_string());
+        if matches!(reply, Reply::Ack) {
+            own.version = taken.version.to_string();
+        }
+        self.note(|| format!("{} {reply:?} [{}]", name_of(of), text(&taken.items, taken.removed)));
+        let position = Some(0);
+        let (nonce, refused) = (taken.nonce.to_string(), matches!(reply, Reply::Nack(_)));
+        self.types[of].inbox.push_front(taken);
+        self.request(of, edit, nonce, refused, position)?;
+        self.types[of].inbox.pop_front();
+        Ok(())
+    }
+
+    /// The session reports what the client did, and nothing that it did not do.
+    fn check_answer(&self, of: usize, asking: &Asking, outcome: &Outcome, answered: Option<usize>) -> Checked {
+        let Some(taken) = answered.and_then(|index| self.types[of].inbox.get(index)) else {
+            ensure!(outcome.answer.is_none(), "an answer is reported that was none: {:?}", outcome.answer);
+            return Ok(());
+        };
+        let Some(answer) = &outcome.answer else { return Err("an answer is not reported".to_owned()) };
+        ensure!(
+            (&answer.nonce, answer.version) == (&taken.nonce, taken.version),
+            "the answer to {} is reported as one to {}",
+            taken.nonce,
+            answer.nonce
+        );
+        match &answer.verdict {
+            Verdict::Acknowledged => ensure!(!asking.refused, "a NACK is reported as an ACK"),
+            Verdict::Refused { code, message, names, .. } => {
+                ensure!(asking.refused, "GEN-15: an ACK is reported as a NACK");
+                ensure!((*code, &**message) == (13, "no"), "the words are {code} {message:?}");
+                let carried = each(bits(&taken.items)).count();
+                ensure!(names.len() == carried, "{} names are refused of {carried}", names.len());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Type {
+    /// What becomes of a response. `reply`: `None` where the client says nothing about it.
+    fn apply(&mut self, of: usize, taken: &Taken, full: bool, reply: Option<Reply>) {
+        let covered = self.covered(of) & !taken.dropped;
+        let carried = bits(&taken.items);
+        let accepted = match reply {
+            None | Some(Reply::Ack) => carried,
+            Some(Reply::Nack(good)) => {
+                let bad = each(carried).filter(|name| taken.items[*name] & BAD != 0);
+                carried & good.unwrap_or(0) & !bad.fold(0, |all, name| all | 1 << name)
+            }
+        };
+        let gone = if full { bits(&self.applied) & !carried } else { taken.removed };
+        if matches!(reply, Some(Reply::Nack(None))) {
+            self.loose |= gone & bits(&self.applied);
+        } else {
+            each(gone).for_each(|name| self.applied[name] = 0);
+            self.loose &= !gone;
+        }
+        for name in each(accepted & covered) {
+            self.applied[name] = if taken.items[name] == EMPTY { 0 } else { taken.items[name] };
+        }
+        match reply {
+            None => self.reportable |= accepted,
+            Some(Reply::Ack) => {
+                self.reportable |= accepted;
+                let settled = if full { ALL_NAMES } else { carried | taken.removed };
+                each(settled).for_each(|name| self.refused[name] = 0);
+            }
+            Some(Reply::Nack(_)) => {
+                self.reportable &= !carried;
+                each(carried).for_each(|name| self.refused[name] = taken.items[name]);
+                each(taken.removed).for_each(|name| self.refused[name] = 0);
+            }
+        }
+        self.loose &= !accepted;
+        self.forsaken &= !accepted;
+    }
+}
+
+fn session(variant: Variant, world: &World, salt: u32) -> Session {
+    Session::new(Settings {
+        variant,
+        service_type: None,
+        identifier: "test".into(),
+        salt,
+        interner: Arc::clone(&world.interner),
+        secrets: true,
+    })
+}
+
+impl Client<'_> {
+    // ---- streams ----
+
+    /// The stream ends and another begins, perhaps on another replica. `seen`: what was received and not answered was applied.
+    pub(super) fn reconnect(&mut self, other_replica: bool, seen: bool) {
+        self.note(|| format!("reconnect, other replica: {other_replica}"));
+        self.salt += 1;
+        self.session = session(self.variant, self.world, self.salt);
+        self.other_replica = other_replica;
+        for of in 0..TYPES {
+            let full = self.full(of);
+            let own = &mut self.types[of];
+            while let Some(taken) = own.inbox.pop_front().filter(|_| seen) {
+                own.apply(of, &taken, full, None);
+            }
+            let before = std::mem::take(own);
+            // What was asked for is asked for again; what is not reported is forgotten by everybody else.
+            let unreported =
+                if self.variant == Variant::Sotw && before.version.is_empty() { ALL_NAMES } else { !before.reportable };
+            let loose = before.loose | bits(&before.applied) & unreported;
+            *own = Type { applied: before.applied, loose, reportable: before.reportable, ..Type::default() };
+            own.version = before.version;
+            own.versions = before.versions;
+            own.wildcard = before.wildcard;
+            own.names = before.names;
+            if !before.nonce.is_empty() {
+                self.previous_stream_nonce = before.nonce;
+            }
+        }
+        self.nonces.clear();
+        (self.introduced, self.reported, self.opened_at) = (false, false, None);
+        (self.warm_due, self.warm_may, self.flush, self.unserved) = (0, 0, None, 0);
+    }
+
+    /// What was asked for on the stream before and not yet on this one.
+    pub(super) fn is_to_be_reopened(&self, of: usize) -> bool {
+        let own = &self.types[of];
+        !own.opened && (own.wildcard || own.names != 0)
+    }
+
+    // ---- responses ----
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        // A copy, which shares all: only the flag is its own.
+        self.stale.then(|| Snapshot { stale: true, ..self.here().snapshot(self.other_replica).clone() })
+    }
+
+    /// Take the next response. Gives whether there was one.
+    pub(super) fn take(&mut self, statistics: &mut Statistics) -> Result<bool, String> {
+        let own = self.snapshot();
+        let unpublished = (!self.published).then(Snapshot::unpublished);
+        let published = self.here().snapshot(self.other_replica);
+        let snapshot = unpublished.as_ref().or(own.as_ref()).unwrap_or(published);
+        let response = self.session.next_response(snapshot, self.now);
+        self.before_response();
+        let Some(response) = response else {
+            self.check_silence()?;
+            return Ok(false);
+        };
+        ensure!(self.published, "a response before anything is published");
+        ensure!(!response.nonce.is_empty(), "GEN-07: an empty nonce");
+        ensure!(self.nonces.insert(Arc::clone(&response.nonce)), "GEN-07: {} twice", response.nonce);
+        let served = response.resource_type.unwrap_or(ResourceType::Runtime);
+        let said = Said::read(served, self.delta(), &response.head, response.blocks.pieces())?;
+        ensure!(said.nonce == response.nonce.as_bytes(), "the nonce is not in the head");
+        ensure!(self.delta() || said.version == response.version.to_string().as_bytes(), "another version in the head");
+        let Some(resource_type) = response.resource_type else { return self.on_unserved(&said).map(|()| true) };
+        let of = resource_type.index();
+        ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
+        self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
+        self.on_response(of, &said, response.version)?;
+        let Said { items, removed, .. } = said;
+        let (nonce, version, at) = (Arc::clone(&response.nonce), response.version, self.now);
+        self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped: 0, at });
+        self.types[of].responses += 1;
+        statistics.on_response(self.types.iter().map(|one| one.inbox.len()).sum(), items, removed);
+        Ok(true)
+    }
+
+    fn on_unserved(&mut self, said: &Said) -> Checked {
+        ensure!(self.unserved > 0, "GEN-05: a response of a type that is not served");
+        ensure!(said.items == [0; NAMES] && said.removed == 0, "GEN-05: resources of a type that is not served");
+        self.unserved -= 1;
+        Ok(())
+    }
+
+    /// What the session was shown: a snapshot that may move nobody backwards, or another.
+    fn before_response(&mut self) {
+        let (cautious, served) = (self.cautious(), self.served());
+        for of in 0..TYPES {
+            let speakable = self.delta() || self.full(of);
+            let own = &mut self.types[of];
+            if cautious || !speakable {
+                // What is gone is told later, or never, and is new when it is there again.
+                own.may |= !bits(&served[of]);
+            }
+            if !speakable {
+                own.forsaken |= !bits(&served[of]);
+            }
+            if !cautious && self.published {
+                own.maybe_settled |= own.opened;
+            }
+        }
+    }
+
+    fn on_response(&mut self, of: usize, said: &Said, version: SetVersion) -> Checked {
+        ensure!(self.types[of].opened, "GEN-23: {} was never asked for", name_of(of));
+        self.check_caution(of, said)?;
+        self.check_order(of, said)?;
+        if self.delta() {
+            self.check_delta(of, said)?;
+        } else if self.full(of) {
+            self.check_full(of, said)?;
+        } else {
+            self.check_named(of, said)?;
+        }
+        self.check_removals(of, said)?;
+        if !self.delta() {
+            self.check_version(of, said, version)?;
+        }
+        self.on_told(of, said);
+        Ok(())
+    }
+
+    /// A stale snapshot moves nobody backwards (design.md decision 11).
+    fn check_caution(&self, of: usize, said: &Said) -> Checked {
+        if self.cautious() && !self.types[of].maybe_settled {
+            let empty = bits(&said.items) == 0 && said.removed == 0;
+            ensure!(
+                empty || matches!(of, ENDPOINT | ROUTE | SECRET),
+                "a stale snapshot changes {} of a client that reports what it has",
+                name_of(of)
+            );
+            ensure!(said.removed == 0, "a stale snapshot removes {}", name_of(of));
+        }
+        Ok(())
+    }
+
+    /// AD-01, AD-03, AD-07: types in order, endpoints behind their cluster, removals last.
+    fn check_order(&mut self, of: usize, said: &Said) -> Checked {
+        let told = &self.types[of].told;
+        let only_removes = if self.full(of) {
+            each(bits(&said.items)).all(|name| told[name] == said.items[name])
+        } else {
+            bits(&said.items) == 0
+        };
+        let rank = RANK[of];
+        if let Some(last) = self.flush {
+            ensure!(rank > last || only_removes || rank == 3, "AD-01: {} comes after what refers to it", name_of(of));
+        }
+        if RANK[of] > RANK[ENDPOINT] {
+            self.check_warmed(&format!("{} is sent", name_of(of)))?;
+        }
+        self.flush = Some(self.flush.map_or(rank, |last| last.max(rank)));
+        Ok(())
+    }
+
+    /// Everything that warms was sent behind its cluster.
+    fn check_warmed(&self, when: &str) -> Checked {
+        let endpoints = &self.types[ENDPOINT];
+        let served = &self.served()[ENDPOINT];
+        let refused = each(ALL_NAMES).filter(|name| endpoints.refused[*name] == served[*name]);
+        let refused = refused.fold(0, |all, name| all | 1 << name);
+        let due = self.warm_due & endpoints.covered(ENDPOINT) & bits(served) & !refused;
+        ensure!(due == 0, "AD-03: {when} before the endpoints {due:06b} whose cluster was sent");
+        Ok(())
+    }
+
+    fn check_delta(&self, of: usize, said: &Said) -> Checked {
+        let own = &self.types[of];
+        let served = &self.served()[of];
+        let covered = own.covered(of);
+        let warm = if of == ENDPOINT { self.warm_may } else { 0 };
+        for name in each(bits(&said.items)) {
+            let (content, bit) = (said.items[name], 1 << name);
+            let word = format_args!("{} {}", name_of(of), letter(name));
+            ensure!(covered & bit != 0 || warm & bit != 0, "{word} is not asked for");
+            // Endpoints that followed their cluster unasked are held too.
+            let told = own.told[name] == content || of == ENDPOINT && own.spoken & bit != 0;
+            let held = served[name] == 0 && told && self.is_referred(of);
+            ensure!(served[name] == content || held && (own.may | warm) & bit != 0, "{word} is not the newest");
+            self.check_cause(of, name, content, own.may | own.must, warm)?;
+        }
+        ensure!(bits(&said.items) & said.removed == 0, "GEN-11: {} is there and removed", name_of(of));
+        for name in each(said.removed) {
+            let word = format_args!("{} {}", name_of(of), letter(name));
+            ensure!(served[name] == 0 || covered & 1 << name == 0, "{word} is there and told as removed");
+            ensure!((own.spoken | bits(&own.told)) & 1 << name != 0, "DX-18: {word} was never heard of and is removed");
+            let asked = (own.must | own.may) & 1 << name != 0;
+            ensure!(own.told[name] != 0 || asked, "{word} is told as removed again");
+        }
+        let wild = own.wildcard && (own.responses == 0 || own.may == ALL_NAMES);
+        let empty = bits(&said.items) == 0 && said.removed == 0;
+        ensure!(!empty || wild || self.nonces.len() == 1, "DX-22: an empty response of {}", name_of(of));
+        Ok(())
+    }
+
+    /// Nothing is sent that is as it was told and not asked for, nor what is refused.
+    fn check_cause(&self, of: usize, name: usize, content: u8, asked: u8, warm: u8) -> Checked {
+        let own = &self.types[of];
+        let (bit, word) = (1 << name, format_args!("{} {}", name_of(of), letter(name)));
+        if own.told[name] == content && asked & bit == 0 {
+            ensure!(warm & bit != 0, "{word} is as it was told, and is sent unasked");
+            ensure!(own.refused[name] != content, "decision 5: {word} was refused, and is sent unasked");
+        }
+        Ok(())
+    }
+
+    /// SotW: the old and the new, whole (SW-09, AD-02).
+    fn check_full(&self, of: usize, said: &Said) -> Checked {
+        let own = &self.types[of];
+        let served = &self.served()[of];
+        let covered = own.covered(of);
+        for name in 0..NAMES {
+            let content = said.items[name];
+            let word = format_args!("{} {}", name_of(of), letter(name));
+            if covered & 1 << name != 0 && served[name] != 0 {
+                ensure!(content == served[name], "SW-09: {word} is {content}, not the newest {}", served[name]);
+            } else if content != 0 {
+                ensure!(covered & 1 << name != 0, "{word} is not asked for");
+                ensure!(own.told[name] == content && self.is_referred(of), "{word} is gone, and is sent");
+            }
+        }
+        let asked = own.may != 0 || own.must != 0;
+        ensure!(!own.heard || asked || own.told != said.items, "{} is sent again unasked", name_of(of));
+        Ok(())
+    }
+
+    /// SotW: what changed or was asked for, and nothing that is gone (SW-10, SW-12, SW-26).
+    fn check_named(&self, of: usize, said: &Said) -> Checked {
+        let own = &self.types[of];
+        let served = &self.served()[of];
+        let warm = if of == ENDPOINT { self.warm_may } else { 0 };
+        ensure!(bits(&said.items) != 0, "SW-12: an empty response of {}", name_of(of));
+        for name in each(bits(&said.items)) {
+            let (content, bit) = (said.items[name], 1 << name);
+            let word = format_args!("{} {}", name_of(of), letter(name));
+            ensure!(own.covered(of) & bit != 0 || warm & bit != 0, "{word} is not asked for");
+            if content == EMPTY {
+                ensure!(of == ENDPOINT && served[name] == 0, "{word} is not empty");
+                ensure!((own.must | own.may) & bit != 0, "{word} is empty, and is sent unasked");
+            } else {
+                ensure!(content == served[name], "{word} is not the newest");
+                self.check_cause(of, name, content, own.must | own.may, warm)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything that refers to the type was asked for on this stream, so that removals wait; under a stale snapshot
+    /// all do.
+    fn is_referred(&self, of: usize) -> bool {
+        if self.cautious() {
+            return true;
+        }
+        let wider = [LISTENER, SCOPED, ROUTE, super::world::EXTENSION];
+        let more: &[usize] = if matches!(of, CLUSTER) { &wider } else { &[] };
+        let secrets: &[usize] = if of == SECRET { &[LISTENER] } else { &[] };
+        let extension: &[usize] = if of == super::world::EXTENSION { &[ROUTE] } else { &[] };
+        referrers(of).iter().chain(more).chain(secrets).chain(extension).any(|other| self.types[*other].opened)
+    }
+
+    /// AD-02: nothing is taken away that the client still uses.
+    fn check_removals(&self, of: usize, said: &Said) -> Checked {
+        let own = &self.types[of];
+        let gone = if self.full(of) { bits(&own.told) & !bits(&said.items) } else { said.removed };
+        // What is only reported is removed when it is answered (DX-13).
+        for name in each(gone & own.sent & bits(&own.applied)) {
+            for referrer in referrers(of) {
+                self.check_unused(*referrer, (of, name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_unused(&self, referrer: usize, to: (usize, usize)) -> Checked {
+        let other = &self.types[referrer];
+        let served = &self.served()[referrer];
+        let silent = other.inbox.front().is_some_and(|taken| self.now >= taken.at + SILENCE);
+        if !other.opened || silent {
+            return Ok(());
+        }
+        for name in each(other.covered(referrer) & bits(&other.applied) & bits(served) & !other.forsaken) {
+            let uses = |content| refers(referrer, name, content).contains(&Some(to));
+            ensure!(
+                !uses(other.applied[name]) || uses(served[name]),
+                "AD-02: {} {} is removed, and {} {} that the client has refers to it",
+                name_of(to.0),
+                letter(to.1),
+                name_of(referrer),
+                letter(name)
+            );
+        }
+        Ok(())
+    }
+
+    /// GEN-08: equal content has equal versions, other content has others.
+    fn check_version(&mut self, of: usize, said: &Said, version: SetVersion) -> Checked {
+        let full = self.full(of);
+        let served = self.served()[of];
+        let own = &mut self.types[of];
+        let mut content = if full { said.items } else { served };
+        if !full {
+            each(!own.names & ALL_NAMES).for_each(|name| content[name] = 0);
+        }
+        let key = key(&content);
+        match own.versions.iter().find(|(known, of)| *known == key || *of == version) {
+            Some(known) => ensure!(*known == (key, version), "GEN-08: {} has a wrong version", name_of(of)),
+            None => own.versions.push((key, version)),
+        }
+        Ok(())
+    }
+
+    fn on_told(&mut self, of: usize, said: &Said) {
+        if of == CLUSTER {
+            self.warm_behind(said);
+        }
+        let full = self.full(of);
+        let gone = if full || self.delta() { 0 } else { !bits(&self.served()[of]) & ALL_NAMES };
+        let own = &mut self.types[of];
+        own.heard = true;
+        each(gone).for_each(|name| own.told[name] = 0);
+        if full {
+            own.told = said.items;
+            own.must = 0;
+        }
+        for name in each(bits(&said.items)) {
+            own.told[name] = if said.items[name] == EMPTY { 0 } else { said.items[name] };
+        }
+        each(said.removed).for_each(|name| own.told[name] = 0);
+        let answered = bits(&said.items) | said.removed;
+        own.spoken |= answered;
+        own.sent |= bits(&said.items) & own.covered(of);
+        own.must &= !answered;
+        own.may = 0;
+        if of == ENDPOINT {
+            self.warm_due &= !answered;
+            self.warm_may = 0;
+        }
+    }
+
+    /// The endpoints of clusters that are told anew are due now.
+    fn warm_behind(&mut self, said: &Said) {
+        for name in each(bits(&said.items)) {
+            let Some((_, endpoints)) = refers(CLUSTER, name, said.items[name])[0] else { continue };
+            self.warm_may |= 1 << endpoints;
+            if self.types[CLUSTER].told[name] != said.items[name] && self.types[ENDPOINT].opened {
+                self.warm_due |= 1 << endpoints;
+            }
+        }
+    }
+
+    /// The session says that nothing is owed.
+    fn check_silence(&mut self) -> Checked {
+        self.flush = None;
+        let deadline = self.session.deadline();
+        ensure!(deadline.is_none_or(|at| at > self.now) || !self.published, "a deadline that has passed");
+        if !self.published {
+            return Ok(());
+        }
+        ensure!(self.unserved == 0, "GEN-05: a type that is not served is not answered");
+        self.check_warmed("silence")?;
+        let cautious = self.cautious();
+        for of in 0..TYPES {
+            if !self.types[of].opened || (cautious && !self.types[of].surely_settled) {
+                continue;
+            }
+            self.check_told(of)?;
+            let (speakable, served) = (self.delta() || self.full(of), bits(&self.served()[of]));
+            let own = &mut self.types[of];
+            if !speakable {
+                each(!served & ALL_NAMES).for_each(|name| own.told[name] = 0);
+            }
+            (own.surely_settled, own.may) = (true, 0);
+        }
+        Ok(())
+    }
+
+    /// Everything is told that is served; what is gone is told too, or waits for something.
+    fn check_told(&self, of: usize) -> Checked {
+        let own = &self.types[of];
+        let served = &self.served()[of];
+        for name in each(own.covered(of)) {
+            let word = format_args!("{} {}", name_of(of), letter(name));
+            if served[name] != 0 {
+                ensure!(own.told[name] == served[name], "{word} is not told, {} is", own.told[name]);
+                ensure!(own.must & 1 << name == 0, "{word} was asked for and is not answered");
+            } else {
+                let speakable = self.delta() || self.full(of);
+                let waits = own.told[name] != 0 && self.is_referred(of);
+                ensure!(own.told[name] == 0 || !speakable || waits, "{word} is gone, and that is not told");
+                let owed = own.must & 1 << name != 0 && (self.delta() || of == ENDPOINT);
+                ensure!(!owed, "{word} was asked for, is not there, and is not answered");
+            }
+        }
+        Ok(())
+    }
+
+    // ---- the end ----
+
+    /// Take and answer until there is nothing more; then let time pass and do it again. What must be is then.
+    pub(super) fn settle(&mut self, statistics: &mut Statistics) -> Checked {
+        (self.stale, self.published, self.flush) = (false, true, None);
+        for of in (0..TYPES).filter(|of| self.is_to_be_reopened(*of)).collect::<Vec<_>>() {
+            self.ask(of, Edit::default())?;
+        }
+        for pause in [0, 10, 3600] {
+            self.note(|| format!("{pause} s pass"));
+            self.now += Duration::from_secs(pause);
+            self.rest(statistics)?;
+        }
+        self.check_end()
+    }
+
+    fn rest(&mut self, statistics: &mut Statistics) -> Checked {
+        for _ in 0..20 {
+            let mut taken = 0;
+            while self.take(statistics)? {
+                taken += 1;
+                ensure!(taken < 3 * TYPES, "responses without end");
+            }
+            let mut answered = false;
+            for of in 0..TYPES {
+                while self.unanswered(of) > 0 {
+                    self.answer(of, 0, Reply::Ack, Edit::default())?;
+                    answered = true;
+                }
+            }
+            if !answered && taken == 0 {
+                return Ok(());
+            }
+        }
+        Err("answers are answered without end".to_owned())
+    }
+
+    /// Whether something that may refer to the type stands refused, so that removals still wait.
+    fn is_refused_above(&self, of: usize) -> bool {
+        let all = super::super::order::referrers(name_of(of)).iter().map(|other| other.index());
+        all.filter(|other| *other < TYPES).any(|other| {
+            let own = &self.types[other];
+            let refused =
+                each(own.covered(other)).any(|name| own.refused[name] != 0 && self.served()[other][name] != 0);
+            own.opened && refused || self.is_refused_above(other)
+        })
+    }
+
+    fn check_end(&mut self) -> Checked {
+        for of in 0..TYPES {
+            let own = &self.types[of];
+            let served = &self.served()[of];
+            for name in each(own.covered(of)).filter(|_| own.opened) {
+                let (has, bit) = (own.applied[name], 1 << name);
+                let word = format_args!("{} {}", name_of(of), letter(name));
+                if served[name] != 0 {
+                    ensure!(has == served[name] || own.refused[name] == served[name], "{word} ends as {has}");
+                } else if self.delta() || self.full(of) {
+                    let waits = own.told[name] != 0 && self.is_refused_above(of);
+                    ensure!(has == 0 || own.loose & bit != 0 || waits, "{word} is gone and is kept");
+                    ensure!(own.told[name] == 0 || waits, "{word} is gone and is never told");
+                }
+            }
+        }
+        let heard = self.types.iter().enumerate().any(|(of, own)| own.opened && of >= CLUSTER);
+        let since = self.opened_at.is_some_and(|at| self.now > at + GREETING);
+        ensure!(!self.delta() || !heard || !since || !self.nonces.is_empty(), "GR-08: a stream hears nothing");
+        ensure!(self.session.deadline().is_none(), "a deadline though nothing waits");
+        Ok(())
+    }
+}
