@@ -64,7 +64,8 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
     let parts = Some(Arc::new(parts::verbatim(key, resource.version, &xds.resource)));
     // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
-    let on_demand = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
+    let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
+    let on_demand = resource.on_demand || for_grpc;
     let resource = Resource { warms, awaits, parts, on_demand, ..resource };
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
     Ok(Written { resource_type, resource, claims: claims::claims(resource_type, &message).into() })

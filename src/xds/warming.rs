@@ -127,7 +127,8 @@ impl Deferrals {
     /// Those that are over end: the resources that are to be sent now.
     pub(super) fn end(&mut self, set: &ResourceSet, unwarm: Option<&Unwarm>) -> Vec<Arc<Resource>> {
         let over: Vec<Deferral> = self.0.extract_if(.., |deferral| deferral.is_over(unwarm)).collect();
-        over.iter().filter_map(|deferral| set.get(&deferral.was.name).cloned()).collect()
+        let is = |Deferral { was, .. }: &Deferral| set.get(&was.name).filter(|is| is.version != was.version).cloned();
+        over.iter().filter_map(is).collect()
     }
 
     /// The version of what the client has, which is not that of the whole set while changes wait.

@@ -349,7 +349,8 @@ fn an_api_listener_written_as_it_is_is_answered_by_name_too() {
             r#"{{"resource": {{"@type": "type.googleapis.com/envoy.config.listener.v3.Listener", "name": "echo", {field}}}}}"#
         )
     };
-    let address = r#""address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}}"#;
+    let address =
+        r#""address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}}, "default_filter_chain": {}"#;
     let manager = r#""@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "echo", "rds": {"route_config_name": "echo", "config_source": {"ads": {}}}"#;
     for (field, on_demand) in
         [(address.to_owned(), false), (format!(r#""api_listener": {{"api_listener": {{{manager}}}}}"#), true)]

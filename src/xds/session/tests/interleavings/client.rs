@@ -77,6 +77,9 @@ pub(super) struct Type {
     reportable: u8,
     /// Applied, and nobody can know.
     loose: u8,
+    /// SotW: its version is that of what is served, and it has something else: what a refused response left behind, or
+    /// nothing, because it asked for less since. A session cannot know; the memory of refusals is not its own.
+    misreported: u8,
     /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
     forsaken: u8,
     inbox: VecDeque<Taken>,
@@ -549,6 +552,7 @@ impl Client<'_> {
             let own = &mut self.types[of];
             while let Some(taken) = own.inbox.pop_front().filter(|_| seen) {
                 own.apply(of, &taken, full, None);
+                own.version = taken.version.to_string();
             }
             let before = std::mem::take(own);
             // What was asked for is asked for again; what is not reported is forgotten by everybody else.
@@ -603,6 +607,7 @@ impl Client<'_> {
         ensure!(self.delta() || said.version == response.version.to_string().as_bytes(), "another version in the head");
         let Some(resource_type) = response.resource_type else { return self.on_unserved(&said).map(|()| true) };
         let of = resource_type.index();
+        self.take_silence_for_word(of.min(TYPES));
         ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
         self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
         self.on_response(of, &said, response.version)?;
@@ -872,7 +877,11 @@ impl Client<'_> {
         own.may = 0;
         if of == ENDPOINT {
             self.warm_due &= !answered;
-            self.warm_may = 0;
+            // What stands refused may follow its cluster later, when it does no longer.
+            let served = &self.served()[ENDPOINT];
+            let refused = &self.types[ENDPOINT].refused;
+            let stands = each(self.warm_may).filter(|name| served[*name] != 0 && refused[*name] == served[*name]);
+            self.warm_may = stands.map(|name| 1_u8 << name).sum::<u8>() & !answered;
         }
     }
 
@@ -896,6 +905,7 @@ impl Client<'_> {
             return Ok(());
         }
         ensure!(self.unserved == 0, "GEN-05: a type that is not served is not answered");
+        self.take_silence_for_word(TYPES);
         self.check_warmed("silence")?;
         let cautious = self.cautious();
         for of in 0..TYPES {
@@ -911,6 +921,25 @@ impl Client<'_> {
             (own.surely_settled, own.may) = (true, 0);
         }
         Ok(())
+    }
+
+    /// SotW, a new stream: a wildcard whose version is still the newest needs no answer (SW-24).
+    fn take_silence_for_word(&mut self, before: usize) {
+        let here = self.here().snapshot(self.other_replica);
+        let group = self.session.group().and_then(|group| here.group(group)).cloned();
+        let Some(group) = group.filter(|_| !self.delta()) else { return };
+        for resource_type in ResourceType::ALL.into_iter().take(before) {
+            let of = resource_type.index();
+            let newest = group.set(resource_type).wildcard_version().to_string();
+            let (full, served) = (self.full(of), *self.served());
+            let own = &mut self.types[of];
+            let plain = own.opened && own.wildcard && own.names == 0 && own.responses == 0;
+            if full && plain && own.version == newest {
+                let differs = (0..NAMES).filter(|name| own.applied[*name] != served[of][*name]);
+                own.misreported |= differs.map(|name| 1_u8 << name).sum::<u8>();
+                (own.told, own.must) = (served[of], 0);
+            }
+        }
     }
 
     /// Everything is told that is served; what is gone is told too, or waits for something.
@@ -989,7 +1018,8 @@ impl Client<'_> {
                 let (has, bit) = (own.applied[name], 1 << name);
                 let word = format_args!("{} {}", name_of(of), letter(name));
                 if served[name] != 0 {
-                    ensure!(has == served[name] || own.refused[name] == served[name], "{word} ends as {has}");
+                    let known = own.misreported & bit == 0;
+                    ensure!(has == served[name] || own.refused[name] == served[name] || !known, "{word} ends as {has}");
                 } else if self.delta() || self.full(of) {
                     let waits = own.told[name] != 0 && self.is_refused_above(of);
                     ensure!(has == 0 || own.loose & bit != 0 || waits, "{word} is gone and is kept");
