@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build demo test lint unit property golden it conformance e2e bench bench-peers deny tools
+.PHONY: help build demo test lint unit property faults golden it conformance e2e bench bench-peers deny tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -28,6 +28,9 @@ unit: tools ## tests at the foot of the files
 property: tools ## a hundred thousand interleavings against the session; INTERLEAVINGS_SEED=N repeats a run
 	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
 		--config profile.test.package.xxhash-rust.opt-level=3 xds::session::tests::interleavings -- --nocapture
+
+faults: tools ## make mistakes in a copy of the session, one at a time: the search must find each (minutes of compiling)
+	tests/faults/run.py
 
 golden: tools ## documents in, Envoy's resources out, compared with files
 	cargo test --test golden

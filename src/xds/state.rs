@@ -587,7 +587,9 @@ impl State {
     /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
     fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
         let mut following = Vec::new();
-        self.refused_warming.retain(|name| set.get(name).is_none_or(|resource| !found.carries(resource)));
+        let mut refused = std::mem::take(&mut self.refused_warming);
+        refused.retain(|name| set.get(name).or_else(|| self.held(name)).is_some_and(|one| !found.carries(one)));
+        self.refused_warming = refused;
         for name in std::mem::take(&mut self.warming) {
             // What is gone and held is there still.
             let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else { continue };

@@ -80,6 +80,8 @@ pub(super) struct Type {
     /// SotW: its version is that of what is served, and it has something else: what a refused response left behind, or
     /// nothing, because it asked for less since. A session cannot know; the memory of refusals is not its own.
     misreported: u8,
+    /// Asked for and not there, while a stale snapshot said nothing of it: owed when it comes.
+    absent: u8,
     /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
     forsaken: u8,
     inbox: VecDeque<Taken>,
@@ -608,6 +610,7 @@ impl Client<'_> {
         let Some(resource_type) = response.resource_type else { return self.on_unserved(&said).map(|()| true) };
         let of = resource_type.index();
         self.take_silence_for_word(of.min(TYPES));
+        self.note_absent();
         ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
         self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
         self.on_response(of, &said, response.version)?;
@@ -741,7 +744,7 @@ impl Client<'_> {
     fn check_cause(&self, of: usize, name: usize, content: u8, asked: u8, warm: u8) -> Checked {
         let own = &self.types[of];
         let (bit, word) = (1 << name, format_args!("{} {}", name_of(of), letter(name)));
-        if own.told[name] == content && asked & bit == 0 {
+        if own.told[name] == content && (asked | own.absent) & bit == 0 {
             ensure!(warm & bit != 0, "{word} is as it was told, and is sent unasked");
             ensure!(own.refused[name] != content, "decision 5: {word} was refused, and is sent unasked");
         }
@@ -807,7 +810,9 @@ impl Client<'_> {
         let own = &self.types[of];
         let gone = if self.full(of) { bits(&own.told) & !bits(&said.items) } else { said.removed };
         // What is only reported is removed when it is answered (DX-13).
-        for name in each(gone & own.sent & bits(&own.applied)) {
+        // What was gone before and is asked for again is answered so, whoever uses it (DX-07).
+        let again = if self.delta() { own.must & !bits(&own.told) } else { 0 };
+        for name in each(gone & own.sent & bits(&own.applied) & !again) {
             for referrer in referrers(of) {
                 self.check_unused(*referrer, (of, name))?;
             }
@@ -874,13 +879,15 @@ impl Client<'_> {
         own.spoken |= answered;
         own.sent |= bits(&said.items) & own.covered(of);
         own.must &= !answered;
+        own.absent &= !bits(&said.items);
         own.may = 0;
         if of == ENDPOINT {
             self.warm_due &= !answered;
             // What stands refused may follow its cluster later, when it does no longer.
             let served = &self.served()[ENDPOINT];
             let refused = &self.types[ENDPOINT].refused;
-            let stands = each(self.warm_may).filter(|name| served[*name] != 0 && refused[*name] == served[*name]);
+            let stands = each(self.warm_may)
+                .filter(|name| refused[*name] != 0 && (served[*name] == 0 || refused[*name] == served[*name]));
             self.warm_may = stands.map(|name| 1_u8 << name).sum::<u8>() & !answered;
         }
     }
@@ -906,6 +913,7 @@ impl Client<'_> {
         }
         ensure!(self.unserved == 0, "GEN-05: a type that is not served is not answered");
         self.take_silence_for_word(TYPES);
+        self.note_absent();
         self.check_warmed("silence")?;
         let cautious = self.cautious();
         for of in 0..TYPES {
@@ -939,6 +947,17 @@ impl Client<'_> {
                 own.misreported |= differs.map(|name| 1_u8 << name).sum::<u8>();
                 (own.told, own.must) = (served[of], 0);
             }
+        }
+    }
+
+    /// A stale snapshot does not say that something is gone.
+    fn note_absent(&mut self) {
+        if !self.cautious() {
+            return;
+        }
+        let served = *self.served();
+        for (of, own) in self.types.iter_mut().enumerate().filter(|(_, own)| own.opened) {
+            own.absent |= own.covered(of) & !bits(&served[of]);
         }
     }
 
