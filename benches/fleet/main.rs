@@ -34,7 +34,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 

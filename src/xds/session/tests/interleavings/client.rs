@@ -82,6 +82,10 @@ pub(super) struct Type {
     misreported: u8,
     /// Asked for and not there, while a stale snapshot said nothing of it: owed when it comes.
     absent: u8,
+    /// Was not there when the client was last told something that refers to it: it may go at any time.
+    dangling: u8,
+    /// Delta: the wildcard was asked for, and no response came since.
+    star_asked: bool,
     /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
     forsaken: u8,
     inbox: VecDeque<Taken>,
@@ -363,6 +367,7 @@ impl<'a> Client<'a> {
         own.may |= asked;
         if star && !edit.unstar {
             own.may = ALL_NAMES;
+            own.star_asked = true;
         }
         own.spoken |= edit.names;
         let grown = edit.names & !names_before != 0 || (star && !before);
@@ -614,6 +619,7 @@ impl Client<'_> {
         ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
         self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
         self.on_response(of, &said, response.version)?;
+        self.note_dangling(of, &said.items);
         let Said { items, removed, .. } = said;
         let (nonce, version, at) = (Arc::clone(&response.nonce), response.version, self.now);
         self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped: 0, at });
@@ -734,7 +740,7 @@ impl Client<'_> {
             let asked = (own.must | own.may) & 1 << name != 0;
             ensure!(own.told[name] != 0 || asked, "{word} is told as removed again");
         }
-        let wild = own.wildcard && (own.responses == 0 || own.may == ALL_NAMES);
+        let wild = own.wildcard && (own.responses == 0 || own.may == ALL_NAMES || own.star_asked);
         let empty = bits(&said.items) == 0 && said.removed == 0;
         ensure!(!empty || wild || self.nonces.len() == 1, "DX-22: an empty response of {}", name_of(of));
         Ok(())
@@ -812,7 +818,7 @@ impl Client<'_> {
         // What is only reported is removed when it is answered (DX-13).
         // What was gone before and is asked for again is answered so, whoever uses it (DX-07).
         let again = if self.delta() { own.must & !bits(&own.told) } else { 0 };
-        for name in each(gone & own.sent & bits(&own.applied) & !again) {
+        for name in each(gone & own.sent & bits(&own.applied) & !again & !own.dangling) {
             for referrer in referrers(of) {
                 self.check_unused(*referrer, (of, name))?;
             }
@@ -880,7 +886,7 @@ impl Client<'_> {
         own.sent |= bits(&said.items) & own.covered(of);
         own.must &= !answered;
         own.absent &= !bits(&said.items);
-        own.may = 0;
+        (own.may, own.star_asked) = (0, false);
         if of == ENDPOINT {
             self.warm_due &= !answered;
             // What stands refused may follow its cluster later, when it does no longer.
@@ -947,6 +953,15 @@ impl Client<'_> {
                 own.misreported |= differs.map(|name| 1_u8 << name).sum::<u8>();
                 (own.told, own.must) = (served[of], 0);
             }
+        }
+    }
+
+    /// Whether what the client was told to refer to is there.
+    fn note_dangling(&mut self, of: usize, items: &Contents) {
+        let served = *self.served();
+        for (to, name) in each(bits(items)).flat_map(|name| refers(of, name, items[name])).flatten() {
+            let (own, bit) = (&mut self.types[to], 1 << name);
+            own.dangling = if served[to][name] == 0 { own.dangling | bit } else { own.dangling & !bit };
         }
     }
 
