@@ -82,7 +82,7 @@ pub(super) struct Type {
     misreported: u8,
     /// Asked for and not there, while a stale snapshot said nothing of it: owed when it comes.
     absent: u8,
-    /// Was not there when the client was last told something that refers to it: it may go at any time.
+    /// Was not there while something that refers to it was: it may go at any time.
     dangling: u8,
     /// Delta: the wildcard was asked for, and no response came since.
     star_asked: bool,
@@ -619,7 +619,6 @@ impl Client<'_> {
         ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
         self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
         self.on_response(of, &said, response.version)?;
-        self.note_dangling(of, &said.items);
         let Said { items, removed, .. } = said;
         let (nonce, version, at) = (Arc::clone(&response.nonce), response.version, self.now);
         self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped: 0, at });
@@ -637,6 +636,7 @@ impl Client<'_> {
 
     /// What the session was shown: a snapshot that may move nobody backwards, or another.
     fn before_response(&mut self) {
+        self.note_dangling();
         let (cautious, served) = (self.cautious(), self.served());
         for of in 0..TYPES {
             let speakable = self.delta() || self.full(of);
@@ -956,12 +956,14 @@ impl Client<'_> {
         }
     }
 
-    /// Whether what the client was told to refer to is there.
-    fn note_dangling(&mut self, of: usize, items: &Contents) {
+    /// What is served may refer to what is not.
+    fn note_dangling(&mut self) {
         let served = *self.served();
-        for (to, name) in each(bits(items)).flat_map(|name| refers(of, name, items[name])).flatten() {
-            let (own, bit) = (&mut self.types[to], 1 << name);
-            own.dangling = if served[to][name] == 0 { own.dangling | bit } else { own.dangling & !bit };
+        for of in 0..TYPES {
+            for (to, name) in each(bits(&served[of])).flat_map(|name| refers(of, name, served[of][name])).flatten() {
+                let (own, bit) = (&mut self.types[to], 1 << name);
+                own.dangling = if served[to][name] == 0 { own.dangling | bit } else { own.dangling & !bit };
+            }
         }
     }
 
