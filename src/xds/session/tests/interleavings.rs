@@ -30,7 +30,7 @@ mod wire;
 mod world;
 
 /// Unless `INTERLEAVINGS` says otherwise.
-const LIVES: usize = 1_000;
+const LIVES: usize = 10_000;
 /// Unless `INTERLEAVINGS` or `INTERLEAVINGS_SEED` is set.
 const SEED: u64 = 15_208_641_345_419_668_509;
 /// Lives that see the same publishes, each at its own pace, and share what sessions share.
