@@ -19,6 +19,8 @@ mod floor;
 mod known;
 mod load;
 mod process;
+#[path = "../../tests/support/raw_codec.rs"]
+mod raw_codec;
 mod report;
 mod scenario;
 mod server;

@@ -28,7 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::calls::{Answer, Calls};
 use crate::support::envoy::{Bootstrap, Envoy, own_address};
 use crate::support::eventually::eventually;
-use crate::support::grpc_upstream::Plain;
+use crate::support::raw_codec::Raw;
 use crate::support::tools;
 
 /// The method of the constant calls.
@@ -179,7 +179,7 @@ async fn call(channel: Channel, method: &str, headers: &[(&'static str, &'static
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|error| error.to_string())?;
     let path = PathAndQuery::try_from(method).expect("a method's path");
-    match client.unary(request, path, Plain).await {
+    match client.unary(request, path, Raw).await {
         Ok(answer) => Ok(String::from_utf8_lossy(answer.get_ref()).into_owned()),
         Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
     }

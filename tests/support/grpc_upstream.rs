@@ -1,4 +1,4 @@
-//! A gRPC server that answers every call of the service `echo.Echo` with its name, and a codec of plain bytes.
+//! A gRPC server that answers every call of the service `echo.Echo` with its name.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -14,10 +14,11 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::transport::Server;
 use tower_service::Service;
+
+use super::raw_codec::Raw;
 
 type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
@@ -91,7 +92,7 @@ impl Service<Request<Body>> for Echo {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let echo = self.clone();
-        Box::pin(async move { Ok(Grpc::new(Plain).unary(echo, request).await) })
+        Box::pin(async move { Ok(Grpc::new(Raw).unary(echo, request).await) })
     }
 }
 
@@ -102,43 +103,5 @@ impl UnaryService<Bytes> for Echo {
     fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
         let name = Bytes::copy_from_slice(self.0.as_bytes());
         Box::pin(async move { Ok(tonic::Response::new(name)) })
-    }
-}
-
-/// Messages as they are on the wire.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Plain;
-
-impl Codec for Plain {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }

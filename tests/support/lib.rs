@@ -14,6 +14,7 @@ pub mod eventually;
 pub mod grpc_upstream;
 pub mod process;
 pub mod proxy;
+pub mod raw_codec;
 pub mod server;
 pub mod tools;
 pub mod upstream;
