@@ -30,7 +30,9 @@ mod control;
 mod faults;
 mod latency;
 mod load;
+mod refused;
 mod scenarios;
+mod secrets;
 mod services;
 #[path = "../support/lib.rs"]
 mod support;

@@ -1,6 +1,7 @@
 //! What Envoy does beside ADS: mutual TLS on the xDS port with the bootstrap of `envoy-config/`, secrets, load reports.
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::authority::Authority;
 use crate::support::envoy::{Bootstrap, Envoy, own_address};
@@ -48,7 +50,7 @@ fn outside() -> IpAddr {
 }
 
 /// A secret with the pair of files of this name, as the document of an Envoy resource.
-fn secret(authority: &Authority, pair: &str) -> Value {
+pub(crate) fn secret(authority: &Authority, pair: &str) -> Value {
     json!({ "resource": {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "edge",
@@ -60,7 +62,7 @@ fn secret(authority: &Authority, pair: &str) -> Value {
 }
 
 /// A listener whose certificate is the secret `edge` and which answers by itself.
-fn secure_listener(address: SocketAddr) -> Value {
+pub(crate) fn secure_listener(address: SocketAddr) -> Value {
     let ads = json!({ "ads": {}, "resource_api_version": "V3" });
     let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
     let manager =
@@ -110,17 +112,22 @@ fn mtls(server: &Server, trusts: &Authority, is: &Authority) -> String {
         .replace("/etc/envoy/tls/ca.pem", &path(trusts, "ca.pem"))
 }
 
-/// Whether the TLS listener there has a certificate of this authority.
-async fn answers(authority: &Authority, address: SocketAddr) -> bool {
+/// A TLS connection to the listener there, whose certificate must be of this authority.
+pub(crate) async fn connect(authority: &Authority, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_file(authority.path("ca.pem")).expect("a certificate");
     roots.add(certificate).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let client = builder.expect("protocol versions").with_root_certificates(roots).with_no_client_auth();
-    let Ok(stream) = TcpStream::connect(address).await else { return false };
+    let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("chancery.internal").expect("a name");
-    TlsConnector::from(Arc::new(client)).connect(name, stream).await.is_ok()
+    TlsConnector::from(Arc::new(client)).connect(name, stream).await
+}
+
+/// Whether the TLS listener there has a certificate of this authority.
+async fn answers(authority: &Authority, address: SocketAddr) -> bool {
+    connect(authority, address).await.is_ok()
 }
 
 async fn warnings_of(server: &Server, node: &str) -> Value {

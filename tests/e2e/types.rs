@@ -1,4 +1,4 @@
-//! Resource types that only xds documents make, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS.
+//! Resource types that only xds documents make, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS, RTDS.
 
 use std::net::SocketAddr;
 
@@ -9,12 +9,19 @@ use crate::support::eventually::eventually;
 use crate::support::upstream::Upstream;
 use crate::world::{Ask, LIMIT, World, ask, shared};
 
-with_both_bootstraps!(scopes_and_extension_configs_are_followed);
+with_both_bootstraps!(scopes_and_extension_configs_are_followed, a_runtime_layer_is_followed);
 
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.filters";
 
 fn ads() -> Value {
     json!({ "ads": {}, "resource_api_version": "V3" })
+}
+
+/// By a stream of its own.
+fn service() -> Value {
+    let grpc = json!([{ "envoy_grpc": { "cluster_name": "chancery" } }]);
+    let source = json!({ "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": grpc });
+    json!({ "api_config_source": source, "resource_api_version": "V3" })
 }
 
 async fn put(world: &World, word: &str, name: &str, message: &str, mut resource: Value) {
@@ -65,33 +72,52 @@ fn on_demand_filter() -> Value {
     })
 }
 
-// DX-28, DX-29, DX-30
 #[tokio::test(flavor = "multi_thread")]
-async fn virtual_hosts_come_one_by_one() {
+async fn virtual_hosts_come_one_by_one_over_ads() {
+    virtual_hosts_come_one_by_one(ads()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn virtual_hosts_come_one_by_one_over_a_stream_of_their_own() {
+    virtual_hosts_come_one_by_one(service()).await;
+}
+
+// DX-28, DX-29, DX-30
+async fn virtual_hosts_come_one_by_one(source: Value) {
     let _shared = shared().await;
     let world = World::start(Bootstrap::Delta).await;
     let (blue, green) = (Upstream::start("blue").await, Upstream::start("green").await);
     put_cluster(&world, &blue, false).await;
     put_cluster(&world, &green, false).await;
-    let routes = json!({ "name": "vh", "vhds": { "config_source": ads() } });
-    put(&world, "routes", "vh", "config.route.v3.RouteConfiguration", routes).await;
-    let rds = json!({ "rds": { "config_source": ads(), "route_config_name": "vh" } });
-    let address = put_listener(&world, rds, on_demand_filter()).await;
-    serves(&world, address, "GET a.example.com/", 404, "").await;
-
     let host = |name: &str, to: &Upstream| {
         let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": to.name } });
         json!({ "name": format!("vh/{name}"), "domains": [name], "routes": [route] })
     };
-    for (name, to) in [("a.example.com", &blue), ("b.example.com", &green), ("a.example.com", &green)] {
+    let put_host = async |name: &str, to: &Upstream| {
         let resource = host(name, to);
         put(&world, "virtual_hosts", &format!("vh/{name}"), "config.route.v3.VirtualHost", resource).await;
+    };
+    // One is there before the route configuration that has it.
+    put_host("first.example.com", &blue).await;
+    let routes = json!({ "name": "vh", "vhds": { "config_source": source } });
+    put(&world, "routes", "vh", "config.route.v3.RouteConfiguration", routes).await;
+    let rds = json!({ "rds": { "config_source": ads(), "route_config_name": "vh" } });
+    let address = put_listener(&world, rds, on_demand_filter()).await;
+    serves(&world, address, "GET first.example.com/", 200, "blue").await;
+    serves(&world, address, "GET a.example.com/", 404, "").await;
+
+    for (name, to) in [("a.example.com", &blue), ("b.example.com", &green), ("a.example.com", &green)] {
+        put_host(name, to).await;
         serves(&world, address, &*format!("GET {name}/"), 200, &to.name).await;
     }
     serves(&world, address, "GET c.example.com/", 404, "").await;
     world.delete("/gateway/xds/virtual_hosts/vh/a.example.com").await;
     serves(&world, address, "GET a.example.com/", 404, "").await;
     serves(&world, address, "GET b.example.com/", 200, "green").await;
+    put_host("a.example.com", &blue).await;
+    serves(&world, address, "GET a.example.com/", 200, "blue").await;
+    let streams = world.server.get("/api/v1/clients/edge-1").await["clients"].as_array().map_or(0, Vec::len);
+    assert_eq!(streams, if source == ads() { 1 } else { 2 }, "a stream of its own, if it is told so");
     world.nothing_was_refused().await;
 }
 
@@ -161,5 +187,62 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
     world.delete("/gateway/xds/scoped_routes/blue").await;
     serves(&world, address, scope("blue"), 404, "").await;
     serves(&world, address, scope("green"), 200, "green").await;
+    world.nothing_was_refused().await;
+}
+
+const RUNTIME: &str = r"
+layered_runtime:
+  layers:
+    - name: told
+      rtds_layer: { name: told, rtds_config: { ads: {}, resource_api_version: V3 } }
+    - name: admin
+      admin_layer: {}
+";
+
+/// What `/runtime` says that a key is; empty: it is in no layer.
+async fn runtime_value(world: &World, key: &str) -> String {
+    let page: Value = serde_json::from_str(&world.envoy.admin("/runtime").await).expect("JSON");
+    page["entries"][key]["final_value"].as_str().unwrap_or_default().to_owned()
+}
+
+// F-02, SW-12, DX-18
+async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
+    let _shared = shared().await;
+    let layer = |layer: Value| json!({ "name": "told", "layer": layer });
+    let (message, key) = ("service.runtime.v3.Runtime", "share.blue");
+    let mut first = layer(json!({ key: 0 }));
+    first["@type"] = format!("type.googleapis.com/envoy.{message}").into();
+    let documents = [("xds/runtime/told", json!({ "resource": first }).to_string())];
+    let world = World::start_with_bootstrap(bootstrap, RUNTIME, &documents).await;
+    let (blue, green) = (Upstream::start("blue").await, Upstream::start("green").await);
+    put_cluster(&world, &blue, false).await;
+    put_cluster(&world, &green, false).await;
+    let share = json!({ "default_value": { "numerator": 100 }, "runtime_key": key });
+    let routes = json!([
+        { "match": { "prefix": "/", "runtime_fraction": share }, "route": { "cluster": "blue" } },
+        { "match": { "prefix": "/" }, "route": { "cluster": "green" } },
+    ]);
+    let routes = json!({ "name": "rt", "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] });
+    put(&world, "routes", "rt", "config.route.v3.RouteConfiguration", routes).await;
+    let rds = json!({ "rds": { "config_source": ads(), "route_config_name": "rt" } });
+    let address = put_listener(&world, rds, on_demand_filter()).await;
+
+    serves(&world, address, "GET /", 200, "green").await;
+    assert_eq!(runtime_value(&world, key).await, "0");
+    for (share, upstream) in [(100, "blue"), (0, "green")] {
+        put(&world, "runtime", "told", message, layer(json!({ key: share, "other": "text" }))).await;
+        serves(&world, address, "GET /", 200, upstream).await;
+        assert_eq!(runtime_value(&world, key).await, share.to_string());
+        assert_eq!(runtime_value(&world, "other").await, "text");
+    }
+    // SotW has no words for the end of a layer: one that has nothing in it says so.
+    match bootstrap {
+        Bootstrap::Sotw => put(&world, "runtime", "told", message, layer(json!({}))).await,
+        _ => world.delete("/gateway/xds/runtime/told").await,
+    }
+    serves(&world, address, "GET /", 200, "blue").await;
+    assert_eq!(runtime_value(&world, key).await, "");
+    put(&world, "runtime", "told", message, layer(json!({ key: 0 }))).await;
+    serves(&world, address, "GET /", 200, "green").await;
     world.nothing_was_refused().await;
 }

@@ -1,0 +1,126 @@
+//! A listener's certificate comes over SDS and is replaced under load: new connections see the new one, none fails.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::calls::{Answer, Calls, Tally};
+use crate::services::{connect, secret, secure_listener};
+use crate::support::authority::Authority;
+use crate::support::envoy::{Bootstrap, own_address};
+use crate::support::eventually::eventually;
+use crate::world::{LIMIT, World, shared};
+
+with_both_bootstraps!(a_certificate_is_replaced_under_load);
+
+const SECRET: &str = "/gateway/xds/secrets/edge";
+/// How often it is replaced.
+const TIMES: usize = 3;
+/// What clients wait between requests.
+const PAUSE: Duration = Duration::from_millis(10);
+
+async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
+    let _shared = shared().await;
+    let world = World::start(bootstrap).await;
+    let (authority, address) = (Arc::new(Authority::new()), own_address());
+    world.put(SECRET, secret(&authority, "server").to_string()).await;
+    world.put("/gateway/xds/listeners/secure", secure_listener(address).to_string()).await;
+    let mut certificates = vec![current(&authority)];
+    let seen = || async { fresh(&authority, address).await.ok() };
+    eventually(LIMIT, seen, Some(certificates[0].clone())).await;
+
+    let (new, lasting) = (Calls::new(), Calls::new());
+    let mut clients = JoinSet::new();
+    clients.spawn(connect_anew(Arc::clone(&authority), address, new.clone()));
+    clients.spawn(keep_alive(Arc::clone(&authority), address, lasting.clone()));
+    for _ in 0..TIMES {
+        new.more(10).await;
+        authority.renew("server");
+        certificates.push(current(&authority));
+        world.put(SECRET, secret(&authority, "server").to_string()).await;
+        eventually(LIMIT, seen, certificates.last().cloned()).await;
+        // What began before may end only now.
+        new.more(1).await;
+        let count = new.count();
+        new.more(10).await;
+        let after = new.since(count);
+        assert_eq!(after.answered_by(), certificates.last().map(|last| vec![last.as_str()]), "{after:?}");
+    }
+    lasting.more(10).await;
+    clients.shutdown().await;
+    let Tally { by, failures } = new.since(0);
+    assert_eq!(failures, Vec::<String>::new(), "new connections");
+    certificates.sort();
+    assert_eq!(by.keys().cloned().collect::<Vec<_>>(), certificates);
+    assert_eq!(lasting.since(0).failures, Vec::<String>::new(), "a connection from before");
+    world.nothing_was_refused().await;
+    let shown = world.server.get("/api/v1/documents/xds/secrets/edge").await.to_string();
+    assert!(shown.contains("[redacted]") && !shown.contains("PRIVATE KEY"), "{shown}");
+    println!(
+        "{bootstrap:?}: {TIMES} certificates replaced, {} new connections, {} requests over one",
+        new.count(),
+        lasting.count()
+    );
+}
+
+/// The certificate that is in the files now.
+fn current(authority: &Authority) -> String {
+    let certificate = CertificateDer::from_pem_file(authority.path("server.pem")).expect("a certificate");
+    format!("{:02x?}", &certificate[certificate.len() - 8..])
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A new connection: the certificate that it meets.
+async fn open(authority: &Authority, address: SocketAddr) -> Result<(String, SendRequest<Empty<Bytes>>), Failure> {
+    let stream = timeout(LIMIT, connect(authority, address)).await??;
+    let met = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).ok_or("no certificate")?;
+    let met = format!("{:02x?}", &met[met.len() - 8..]);
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok((met, sender))
+}
+
+async fn ask(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Failure> {
+    let request = Request::builder().uri("/").header("host", "chancery.internal").body(Empty::new())?;
+    sender.ready().await?;
+    let status = timeout(LIMIT, sender.send_request(request)).await??.status();
+    if status == StatusCode::NO_CONTENT { Ok(()) } else { Err(status.to_string().into()) }
+}
+
+/// One request over a new connection.
+async fn fresh(authority: &Authority, address: SocketAddr) -> Answer {
+    let answer = async {
+        let (met, mut sender) = open(authority, address).await?;
+        ask(&mut sender).await?;
+        Ok::<_, Failure>(met)
+    };
+    answer.await.map_err(|failure| failure.to_string())
+}
+
+async fn connect_anew(authority: Arc<Authority>, address: SocketAddr, calls: Calls) {
+    loop {
+        calls.record(fresh(&authority, address).await);
+        sleep(PAUSE).await;
+    }
+}
+
+/// Requests over one connection.
+async fn keep_alive(authority: Arc<Authority>, address: SocketAddr, calls: Calls) {
+    let (met, mut sender) = open(&authority, address).await.expect("it was there a moment ago");
+    loop {
+        let answer = ask(&mut sender).await;
+        calls.record(answer.map(|()| met.clone()).map_err(|failure| failure.to_string()));
+        sleep(PAUSE).await;
+    }
+}
