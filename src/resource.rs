@@ -166,8 +166,28 @@ impl fmt::Debug for ResourceVersion {
     }
 }
 
-/// For a resource that proxies wait for others after: of which types, by which names.
-pub type Awaited = Arc<[(ResourceType, Arc<str>)]>;
+/// What a resource refers to by a `ConfigSource`, sorted.
+pub type References = Arc<[Reference]>;
+
+/// One resource that another refers to by a `ConfigSource`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// The type of what is referred to.
+    pub resource_type: ResourceType,
+    /// Its name.
+    pub name: Arc<str>,
+    /// By which source.
+    pub source: Source,
+}
+
+/// The `ConfigSource` of a reference. To Envoy the same name by another source is another subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// As all compiled resources have it: `{"ads": {}, "resource_api_version": "V3"}`.
+    Common,
+    /// Any other.
+    Own,
+}
 
 /// One encoded resource. Equal when name, version, and `on_demand` are.
 ///
@@ -185,8 +205,8 @@ pub struct Resource {
     pub documents: Vec<DocumentKey>,
     /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (conformance.md AD-03).
     pub warms: Option<Arc<str>>,
-    /// What else Envoy waits for after this resource changed, without asking again where it has it (AD-05, DX-30).
-    pub awaits: Option<Awaited>,
+    /// What else it refers to: Envoy may wait for that without asking again where it has it (AD-05, DX-30).
+    pub refers: Option<References>,
     /// Not part of the wildcard set; answered only by name. So is each resource with an `xdstp://` name.
     pub on_demand: bool,
     /// Other names that a subscription may use for it (delta, VHDS: `<route config>/<host>`). Sorted.
@@ -209,7 +229,7 @@ impl Resource {
             body,
             documents,
             warms: None,
-            awaits: None,
+            refers: None,
             on_demand,
             aliases: Arc::new([]),
             ttl: None,
@@ -227,6 +247,12 @@ impl Resource {
     pub fn made_of(&self) -> impl Iterator<Item = &DocumentKey> {
         let parts = self.parts.as_ref().filter(|_| self.documents.is_empty());
         self.documents.iter().chain(parts.into_iter().flat_map(|parts| parts.keys()))
+    }
+
+    /// Whether it refers to anything by a source of its own.
+    #[must_use]
+    pub fn has_own_source(&self) -> bool {
+        self.refers.iter().flat_map(|refers| refers.iter()).any(|reference| reference.source == Source::Own)
     }
 
     /// The same with what its wrapper says beside the body. Without either it is the same resource, version included.

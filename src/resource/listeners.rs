@@ -11,6 +11,7 @@
 //! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as WireAccessLog, access_log};
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -34,9 +35,9 @@ use crate::document::listener::{AccessLog, DEFAULT_ADDRESS, DEFAULT_NAME, Http, 
 use crate::proto::message::{ads, any, append, boolean};
 use crate::proto::structs::Struct;
 
-use super::Resource;
 use super::context::Context;
 use super::endpoints::socket_address;
+use super::{Reference, Resource, ResourceType, Source};
 
 /// What a line of the JSON access log holds, by name.
 const JSON_FIELDS: [(&str, &str); 18] = [
@@ -69,7 +70,7 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
         Some(address) => message(&key.name, address, &http_of(&listener.settings, &context.defaults.listener)),
         None => api_listener(&key.name),
     };
-    let resource = Resource::new(key.name.clone(), message.encode_to_vec(), vec![key.clone()]);
+    let resource = resource(&key.name, &message, vec![key.clone()]);
     Ok(Resource { on_demand: listener.address.is_none(), ..resource })
 }
 
@@ -78,7 +79,12 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
 pub fn default_listener(context: &Context) -> Resource {
     let http = http_of(&Settings::default(), &context.defaults.listener);
     let message = message(DEFAULT_NAME, DEFAULT_ADDRESS, &http);
-    Resource::new(DEFAULT_NAME, message.encode_to_vec(), Vec::new())
+    resource(DEFAULT_NAME, &message, Vec::new())
+}
+
+fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>) -> Resource {
+    let routes = Reference { resource_type: ResourceType::Route, name: name.into(), source: Source::Common };
+    Resource { refers: Some(Arc::new([routes])), ..Resource::new(name, message.encode_to_vec(), documents) }
 }
 
 fn http_of(own: &Settings, defaults: &Settings) -> Http {

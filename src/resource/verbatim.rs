@@ -22,9 +22,9 @@ use crate::document::key::DocumentKey;
 use crate::document::xds::Xds;
 use crate::proto::canonical;
 
-mod awaited;
 pub mod claims;
 mod read;
+mod references;
 mod validate;
 
 use claims::Claim;
@@ -60,13 +60,13 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     check::messages::resource(resource_type, &message, &place)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
-    let awaits = awaited::awaited(resource_type, &message);
+    let refers = references::references(resource_type, &message);
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
     let parts = Some(Arc::new(parts::verbatim(key, resource.version, &xds.resource)));
     // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
     let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let on_demand = resource.on_demand || for_grpc;
-    let resource = Resource { warms, awaits, parts, on_demand, ..resource };
+    let resource = Resource { warms, refers, parts, on_demand, ..resource };
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
     Ok(Written { resource_type, resource, claims: claims::claims(resource_type, &message).into() })
 }

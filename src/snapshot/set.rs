@@ -39,6 +39,8 @@ pub struct ResourceSet {
     aliases: Aliases,
     /// Those with a time to live.
     timed: OrdMap<Arc<str>, Arc<Resource>>,
+    /// Those that refer to others by a source of their own.
+    own_sources: OrdMap<Arc<str>, Arc<Resource>>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
     gathered: Gathered,
@@ -95,6 +97,7 @@ impl ResourceSet {
             on_demand_version: SetVersion::default(),
             aliases: Aliases::default(),
             timed: OrdMap::new(),
+            own_sources: OrdMap::new(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
             gathered: Gathered::default(),
@@ -158,6 +161,11 @@ impl ResourceSet {
         self.timed.values()
     }
 
+    /// Those that refer to others by a source of their own, sorted by name.
+    pub fn own_sources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.own_sources.values()
+    }
+
     /// Those whose names begin like this, sorted by name.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let slabs = self.slabs.get(self.slab_of(prefix).unwrap_or_default()..).unwrap_or_default();
@@ -209,6 +217,7 @@ impl ResourceSet {
             on_demand_version: self.on_demand_version,
             aliases: self.aliases.clone(),
             timed: self.timed.clone(),
+            own_sources: self.own_sources.clone(),
             len: self.len,
             ..Self::new(self.resource_type)
         };
@@ -258,9 +267,13 @@ impl ResourceSet {
         } else {
             self.aliases.remove(resource);
             self.timed.remove(&resource.name);
+            self.own_sources.remove(&resource.name);
         }
         if added && resource.ttl.is_some() {
             self.timed.insert(Arc::clone(&resource.name), Arc::clone(resource));
+        }
+        if added && resource.has_own_source() {
+            self.own_sources.insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
         let (sum, member) = if resource.on_demand {
             // Another sum than that of the same resource in the wildcard set: the difference is one of content.

@@ -162,6 +162,7 @@ pub struct Session {
     alarm: Alarm,
     /// What the client refused on its last stream, until its type is asked for.
     recalled: Vec<(ResourceType, Arc<str>)>,
+    sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
 }
 
@@ -183,6 +184,7 @@ impl Session {
             greeting_at: None,
             alarm: Alarm::default(),
             recalled: Vec::new(),
+            sources: follow::Sources::default(),
             confirmed: Vec::new(),
         }
     }
@@ -350,6 +352,7 @@ impl Session {
         let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
         if first {
             state.begin(asked, &self.settings.interner);
+            self.sources.take_early(resource_type).for_each(|name| state.follow(&name));
         } else {
             state.ask(asked, &self.settings.interner);
         }
@@ -471,7 +474,11 @@ impl Session {
             let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
             state.recalled.extend(own.map(|(_, name)| name));
         }
+        let returning = order::is_awaiting(resource_type) && state.is_returning();
         let draft = state.draft(target, now);
+        if returning && !state.is_withheld() {
+            self.sources.assume(target.set.own_sources());
+        }
         if let Some(version) = state.confirmed.take() {
             self.confirmed.push((resource_type, version));
         }
@@ -489,7 +496,7 @@ impl Session {
         };
         state.on_sent(unanswered, now);
         if order::is_awaiting(resource_type) {
-            self.warm(&content, &changed);
+            self.warm(&content, &changed, returning);
         }
         Some(self.respond(resource_type, &content, version))
     }

@@ -200,6 +200,11 @@ impl State {
         self.base.is_none()
     }
 
+    /// Whether its first answer is still to come and goes to a client that has something from another stream.
+    pub(super) fn is_returning(&self) -> bool {
+        self.base.is_none() && !matches!(self.reported, Reported::Nothing)
+    }
+
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(super) fn lower(&mut self) {
         self.holds.iter_mut().for_each(|hold| hold.barriers = None);

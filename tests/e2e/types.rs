@@ -9,7 +9,11 @@ use crate::support::eventually::eventually;
 use crate::support::upstream::Upstream;
 use crate::world::{Ask, LIMIT, World, ask, shared};
 
-with_both_bootstraps!(scopes_and_extension_configs_are_followed, a_runtime_layer_is_followed);
+with_both_bootstraps!(
+    scopes_and_extension_configs_are_followed,
+    a_runtime_layer_is_followed,
+    routes_by_another_source_are_not_waited_for
+);
 
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.filters";
 
@@ -34,6 +38,11 @@ async fn put(world: &World, word: &str, name: &str, message: &str, mut resource:
 /// A listener of the test's own, with these fields of its `HttpConnectionManager` and one filter before the router.
 async fn put_listener(world: &World, manager: Value, filter: Value) -> SocketAddr {
     let address = own_address();
+    put_listener_at(world, "typed", address, manager, filter).await;
+    address
+}
+
+async fn put_listener_at(world: &World, name: &str, address: SocketAddr, manager: Value, filter: Value) {
     let router =
         json!({ "name": "router", "typed_config": { "@type": format!("{EXTENSIONS}.http.router.v3.Router") } });
     let mut config = manager;
@@ -41,12 +50,11 @@ async fn put_listener(world: &World, manager: Value, filter: Value) -> SocketAdd
     config["stat_prefix"] = "typed".into();
     config["http_filters"] = json!([filter, router]);
     let listener = json!({
-        "name": "typed",
+        "name": name,
         "address": { "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } },
         "filter_chains": [{ "filters": [{ "name": "http", "typed_config": config }] }],
     });
-    put(world, "listeners", "typed", "config.listener.v3.Listener", listener).await;
-    address
+    put(world, "listeners", name, "config.listener.v3.Listener", listener).await;
 }
 
 async fn put_cluster(world: &World, upstream: &Upstream, on_demand: bool) {
@@ -244,5 +252,59 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     assert_eq!(runtime_value(&world, key).await, "");
     put(&world, "runtime", "told", message, layer(json!({ key: 0 }))).await;
     serves(&world, address, "GET /", 200, "green").await;
+    world.nothing_was_refused().await;
+}
+
+/// Envoy waits for routes that it has when a listener names them by another `ConfigSource` than it knows, and says nothing:
+/// 15 s, unless they follow.
+// AD-05, F-06
+async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
+    let _shared = shared().await;
+    let mut world = World::start(bootstrap).await;
+    let blue = Upstream::start("blue").await;
+    put_cluster(&world, &blue, false).await;
+    let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": "blue" } });
+    let routes = json!({ "name": "vh", "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [route] }] });
+    put(&world, "routes", "vh", "config.route.v3.RouteConfiguration", routes).await;
+    let (own, common) = (json!({ "ads": {} }), ads());
+    let [first, second] = [own_address(), own_address()];
+    // The name of the server in its answers says which listener answers.
+    let listen = async |world: &World, name: &str, address, source: &Value, server: &str| {
+        let rds = json!({ "config_source": source, "route_config_name": "vh" });
+        let manager = json!({ "rds": rds, "server_name": server });
+        put_listener_at(world, name, address, manager, on_demand_filter()).await;
+    };
+    let answered = async |world: &World, address, server: &str| {
+        let observe = || async {
+            let answer = ask(&world.http, address, &"GET /".into()).await;
+            answer.headers.get("server").and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        eventually(LIMIT, observe, server.to_owned()).await;
+    };
+    for (source, server) in [(&own, "one"), (&common, "two"), (&own, "three")] {
+        listen(&world, "typed", first, source, server).await;
+        answered(&world, first, server).await;
+    }
+    listen(&world, "second", second, &common, "beside").await;
+    answered(&world, second, "beside").await;
+    world.delete("/gateway/xds/listeners/second").await;
+    eventually(LIMIT, || async { ask(&world.http, second, &"GET /".into()).await.status }, 0).await;
+    // What the client has is known from nothing but its versions.
+    world.server.restart().await;
+    world.server.ready().await;
+    for (source, server) in [(&common, "four"), (&own, "five")] {
+        listen(&world, "typed", first, source, server).await;
+        answered(&world, first, server).await;
+    }
+    // The change comes while nobody serves, and nothing is left of the source that it brings back.
+    let drained =
+        || async { world.envoy.stats("total_(filter_chains|listeners)_draining$").await.iter().all(|(_, n)| *n == 0) };
+    eventually(LIMIT, drained, true).await;
+    world.server.kill();
+    let key = "/gateway/xds/listeners/typed";
+    let text = world.etcd.etcdctl(&["get", "--print-value-only", key]);
+    world.put(key, text.replace("five", "six").replace(r#"{"ads":{}}"#, &common.to_string())).await;
+    world.server.restart().await;
+    answered(&world, first, "six").await;
     world.nothing_was_refused().await;
 }

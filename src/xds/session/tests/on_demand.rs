@@ -1,12 +1,17 @@
 //! What is asked for by name when it is needed: virtual hosts, clusters.
 
 use super::*;
+use crate::resource::{Reference, Source};
 
 const HOST: ResourceType = ResourceType::VirtualHost;
 
+fn reference(resource_type: ResourceType, name: &str, source: Source) -> Reference {
+    Reference { resource_type, name: name.into(), source }
+}
+
 /// A route configuration with `vhds`.
 fn with_hosts(name: &str, content: u8) -> Resource {
-    Resource { awaits: Some(Arc::new([(HOST, name.into())])), ..resource(name, content) }
+    Resource { refers: Some(Arc::new([reference(HOST, name, Source::Own)])), ..resource(name, content) }
 }
 
 fn aliased(name: &str, content: u8, aliases: &[&str]) -> Resource {
@@ -139,8 +144,9 @@ fn what_a_listener_awaits_follows_it_where_the_client_has_it() {
             Variant::Sotw => client.sotw(of_type, names).says(),
             Variant::Delta => client.delta(of_type, names, &[]).says(),
         };
-        let awaits = [(ROUTE, "r1"), (ROUTE, "other"), (secret, "s")].map(|(of_type, name)| (of_type, name.into()));
-        let listener = |content| Resource { awaits: Some(Arc::new(awaits.clone())), ..resource("L", content) };
+        let refers = [(ROUTE, "r1"), (ROUTE, "other"), (secret, "s")]
+            .map(|(of_type, name)| reference(of_type, name, Source::Own));
+        let listener = |content| Resource { refers: Some(Arc::new(refers.clone())), ..resource("L", content) };
         client.commit(&[(ROUTE, "other", Some(1)), (secret, "s", Some(1))]).serve(LISTENER, listener(2));
         ask(&mut client, ROUTE, &["r1"]);
         assert_eq!(ask(&mut client, LISTENER, &["L"]), ["LDS[L@2]", "RDS[r1@1]"]);
@@ -150,4 +156,49 @@ fn what_a_listener_awaits_follows_it_where_the_client_has_it() {
         client.commit(&[(ROUTE, "r1", Some(2))]);
         assert_eq!(client.says(), ["RDS[r1@2]"]);
     }
+}
+
+/// A listener that refers to the route configuration `r1`.
+fn routed(name: &str, content: u8, source: Source) -> Resource {
+    Resource { refers: Some(Arc::new([reference(ROUTE, "r1", source)])), ..resource(name, content) }
+}
+
+// AD-05: to Envoy it is another subscription, for which it asks nothing
+#[test]
+fn routes_follow_a_listener_that_goes_back_to_the_common_source() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = client(variant);
+        client.serve(LISTENER, routed("L", 1, Source::Common));
+        match variant {
+            Variant::Sotw => client.sotw(LISTENER, &[]).sotw(ROUTE, &["r1"]).all(),
+            Variant::Delta => client.delta(LISTENER, &[], &[]).delta(ROUTE, &["r1"], &[]).all(),
+        };
+        let after = |client: &mut Client, listener| client.serve(LISTENER, listener).all().pop().unwrap().short();
+        assert!(after(&mut client, routed("L", 2, Source::Common)).starts_with("LDS"), "Envoy waits for nothing");
+        assert_eq!(after(&mut client, routed("L", 3, Source::Own)), "RDS[r1@1]");
+        assert_eq!(after(&mut client, routed("L", 4, Source::Common)), "RDS[r1@1]");
+        assert_eq!(after(&mut client, routed("M", 1, Source::Common)), "RDS[r1@1]", "another may be refused");
+        assert!(after(&mut client, resource("N", 1)).starts_with("LDS"));
+    }
+}
+
+// AD-05, DX-14: what the client has of a listener is known from its version alone, or not at all
+#[test]
+fn routes_follow_a_listener_to_a_client_that_comes_back() {
+    let mut same = client(Variant::Delta);
+    same.serve(LISTENER, routed("L", 2, Source::Own));
+    same.delta_with(LISTENER, &[], &[], &[("L", 2)]);
+    same.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
+    assert_eq!(same.says(), [""; 0]);
+    same.serve(LISTENER, routed("L", 3, Source::Common));
+    assert_eq!(same.says(), ["LDS[L@3]", "RDS[r1@1]"]);
+
+    let mut other = client(Variant::Delta);
+    other.serve(LISTENER, routed("L", 3, Source::Common));
+    other.delta_with(LISTENER, &[], &[], &[("L", 2)]);
+    assert_eq!(other.says(), ["LDS[L@3]"]);
+    other.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
+    assert_eq!(other.says(), ["RDS[r1@1]"], "this request says nothing of what the new listener waits for");
+    other.serve(LISTENER, routed("L", 4, Source::Common));
+    assert_eq!(other.says(), ["LDS[L@4]"]);
 }

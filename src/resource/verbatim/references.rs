@@ -1,0 +1,148 @@
+//! What a resource that an operator wrote refers to, and by which `ConfigSource`.
+//!
+//! What enters: the message. What leaves: the names that it refers to by a `ConfigSource` inside it. Envoy asks for one only
+//! when it has not asked for that name before, yet waits when the source is another than it knows (conformance.md F-06,
+//! AD-05): what is to follow this resource is told from here by the session.
+
+use std::collections::BTreeSet;
+
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
+
+use crate::proto::json::pool;
+use crate::resource::{Reference, References, ResourceType, Source};
+
+/// What a resource of that type refers to.
+pub(super) fn references(resource_type: ResourceType, message: &DynamicMessage) -> Option<References> {
+    let mut found = BTreeSet::new();
+    match resource_type {
+        ResourceType::Cluster | ResourceType::Listener => collect(message, &mut found),
+        ResourceType::Route if message.has_field_by_name("vhds") => {
+            // One name for all of them: they are asked for by none.
+            found.extend(named(ResourceType::VirtualHost, message, "name", Source::Own));
+        }
+        _ => {}
+    }
+    (!found.is_empty()).then(|| found.into_iter().collect())
+}
+
+type Found = BTreeSet<Reference>;
+
+fn collect(message: &DynamicMessage, found: &mut Found) {
+    match message.descriptor().full_name() {
+        "google.protobuf.Any" => {
+            if let Some(inner) = unpack(message) {
+                collect(&inner, found);
+            }
+        }
+        "envoy.extensions.filters.network.http_connection_manager.v3.Rds" => {
+            let source = source(message, "config_source");
+            found.extend(source.and_then(|source| named(ResourceType::Route, message, "route_config_name", source)));
+        }
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" => {
+            let source = source(message, "sds_config");
+            found.extend(source.and_then(|source| named(ResourceType::Secret, message, "name", source)));
+        }
+        _ => {
+            let discovery = inner(message, "config_discovery");
+            let source = discovery.and_then(|discovery| source(&discovery, "config_source"));
+            found.extend(source.and_then(|source| named(ResourceType::ExtensionConfig, message, "name", source)));
+        }
+    }
+    for (_, value) in message.fields() {
+        match value {
+            Value::Message(inner) => collect(inner, found),
+            Value::List(values) => values.iter().filter_map(Value::as_message).for_each(|inner| collect(inner, found)),
+            Value::Map(entries) => {
+                entries.values().filter_map(Value::as_message).for_each(|inner| collect(inner, found));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn inner(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
+    let value = message.has_field_by_name(field).then(|| message.get_field_by_name(field)).flatten()?;
+    value.as_message().cloned()
+}
+
+/// The `ConfigSource` in a field; `None`: there is none.
+fn source(message: &DynamicMessage, field: &str) -> Option<Source> {
+    const V3: i32 = 2;
+    let source = inner(message, field)?;
+    let version = source.get_field_by_name("resource_api_version").and_then(|version| version.as_enum_number());
+    let is_common = source.has_field_by_name("ads") && version == Some(V3) && source.fields().count() == 2;
+    Some(if is_common { Source::Common } else { Source::Own })
+}
+
+fn named(resource_type: ResourceType, message: &DynamicMessage, field: &str, source: Source) -> Option<Reference> {
+    let value = message.get_field_by_name(field)?;
+    let name = value.as_str().filter(|name| !name.is_empty())?;
+    Some(Reference { resource_type, name: name.into(), source })
+}
+
+fn unpack(any: &DynamicMessage) -> Option<DynamicMessage> {
+    let (url, bytes) = (any.get_field_by_name("type_url")?, any.get_field_by_name("value")?);
+    let descriptor = pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
+    DynamicMessage::decode(descriptor, bytes.as_bytes()?.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    fn refers(resource_type: ResourceType, json: &Json) -> Vec<(ResourceType, String, Source)> {
+        let name = resource_type.type_url().rsplit('/').next().unwrap();
+        let message = DynamicMessage::deserialize(pool().get_message_by_name(name).unwrap(), json).unwrap();
+        let found = references(resource_type, &message);
+        let found = found.iter().flat_map(|found| found.iter());
+        found.map(|one| (one.resource_type, one.name.to_string(), one.source)).collect()
+    }
+
+    fn listener_with(source: &Json) -> Vec<(ResourceType, String, Source)> {
+        let hcm = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "rds": { "configSource": source, "routeConfigName": "r1" },
+            "httpFilters": [
+                { "name": "ext", "configDiscovery": { "configSource": source, "typeUrls": ["x"] } },
+                { "name": "plain" },
+            ],
+        });
+        let tls = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "commonTlsContext": { "tlsCertificateSdsSecretConfigs": [
+                { "name": "cert", "sdsConfig": source }, { "name": "static" },
+            ] },
+        });
+        let listener = json!({ "name": "L", "filterChains": [{
+            "filters": [{ "name": "hcm", "typedConfig": hcm }],
+            "transportSocket": { "name": "tls", "typedConfig": tls },
+        }] });
+        refers(ResourceType::Listener, &listener)
+    }
+
+    #[test]
+    fn a_listener_refers_to_its_routes_secrets_and_filters_by_the_common_source_or_its_own() {
+        for (json, source) in [
+            (json!({ "ads": {} }), Source::Own),
+            (json!({ "self": {}, "resourceApiVersion": "V3" }), Source::Own),
+            (json!({ "ads": {}, "resourceApiVersion": "V3" }), Source::Common),
+        ] {
+            let expected = [
+                (ResourceType::Secret, "cert".to_owned(), source),
+                (ResourceType::ExtensionConfig, "ext".to_owned(), source),
+                (ResourceType::Route, "r1".to_owned(), source),
+            ];
+            assert_eq!(listener_with(&json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_route_configuration_refers_to_its_virtual_hosts_if_they_are_discovered() {
+        let route = |vhds: Json| refers(ResourceType::Route, &json!({ "name": "r1", "vhds": vhds }));
+        let hosts = [(ResourceType::VirtualHost, "r1".to_owned(), Source::Own)];
+        assert_eq!(route(json!({ "configSource": { "ads": {} } })), hosts);
+        assert_eq!(route(Json::Null), []);
+    }
+}
