@@ -4,7 +4,7 @@
 //! stands on `subscription` (what was asked for; `beyond` names), `state` (what the stream has, one type), `content` (what a
 //! response carries; `found`, while it is put together), `refusals` (what of it was refused), `abilities` (what the client
 //! understands), `order` (make before break) and shapes its messages in `sotw` and `delta`. Around it is what moves bytes:
-//! `reader` takes requests apart, `message` is a response on the wire, `body` is a stream, `gate` says whose first answer is
+//! `preface` hears that a client speaks HTTP/2, `reader` takes requests apart, `limits` bounds them, `message` is a response on the wire, `body` is a stream, `gate` says whose first answer is
 //! next, `progress` watches its client, `peer` says who that is, `service` is the port, and `others` what is on it beside
 //! xDS: `csds`, `lrs`, health, reflection. Nothing waits for an ACK except removals, and what newly names a cluster that is
 //! not warm (`warming`); no queue of responses is kept: a slow reader skips what it missed.
@@ -24,12 +24,14 @@ mod csds;
 mod delta;
 mod found;
 mod gate;
+mod limits;
 mod lrs;
 mod message;
 mod names;
 mod order;
 mod others;
 mod peer;
+mod preface;
 mod progress;
 mod reader;
 mod refusals;
@@ -82,6 +84,26 @@ pub enum Error {
     /// Larger than any request should be.
     #[error("the request has {0} bytes, expected {max} at most", max = reader::MAX_REQUEST)]
     TooLarge(usize),
+    /// More than anybody should say or ask for.
+    #[error("{has} {found} {unit}, expected {max} at most")]
+    TooMuch {
+        /// What has it: `the request has`.
+        has: &'static str,
+        /// How much.
+        found: usize,
+        /// Of what.
+        unit: &'static str,
+        /// How much it may have.
+        max: usize,
+    },
+    /// Text of the node that is kept, and is too long.
+    #[error("{field} has {length} bytes, expected {max} at most", max = limits::NODE_TEXT_MAX)]
+    NodeTextTooLong {
+        /// `node.id`, for example.
+        field: &'static str,
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The server has as many streams as it may.
     #[error("the server has as many streams as it may have, try another")]
     TooManyStreams,
@@ -109,7 +131,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Compressed => Code::Unimplemented,
-            Self::TooLarge(_) => Code::ResourceExhausted,
+            Self::TooLarge(_) | Self::TooMuch { .. } => Code::ResourceExhausted,
             Self::TooManyStreams => Code::Unavailable,
             _ => Code::InvalidArgument,
         }

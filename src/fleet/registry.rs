@@ -1,5 +1,6 @@
 //! All streams. Its lock is taken when one comes, goes or somebody looks, never while streams work.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,8 @@ use super::{ClientView, Identity, Suspicion, Variant};
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 /// How many of them, at most.
 const REMEMBERED: usize = 10_000;
+/// What the names that they asked for may take, in bytes. Proxies that ask for the same share one list.
+const REMEMBERED_NAMES: usize = 64 * 1024 * 1024;
 
 /// Connected streams and those that left lately.
 #[derive(Debug, Default)]
@@ -28,13 +31,53 @@ struct Streams {
     live: BTreeMap<u64, Arc<Stream>>,
     /// In the order in which they left.
     gone: VecDeque<(SystemTime, Arc<Stream>)>,
+    /// What those asked for.
+    gone_names: Lists,
+}
+
+/// Lists of names, each counted once however many streams have it.
+#[derive(Debug, Default)]
+struct Lists {
+    /// By their addresses, which they keep while a stream has them: how many have it, and its size.
+    lists: HashMap<usize, (usize, usize)>,
+    bytes: usize,
+}
+
+/// A list's address and what it takes.
+type Measured = (usize, usize);
+
+impl Lists {
+    fn measure(stream: &Stream) -> Vec<Measured> {
+        let size = |list: &Arc<[Arc<str>]>| list.iter().map(|name| size_of::<Arc<str>>() * 2 + name.len()).sum();
+        stream.lists().iter().map(|list| (list.as_ptr().addr(), size(list))).collect()
+    }
+
+    fn add(&mut self, lists: Vec<Measured>) {
+        for (address, size) in lists {
+            let (count, _) = self.lists.entry(address).or_insert((0, size));
+            *count += 1;
+            self.bytes += if *count == 1 { size } else { 0 };
+        }
+    }
+
+    fn remove(&mut self, stream: &Stream) {
+        for list in stream.lists() {
+            let Entry::Occupied(mut entry) = self.lists.entry(list.as_ptr().addr()) else { continue };
+            entry.get_mut().0 -= 1;
+            if entry.get().0 == 0 {
+                self.bytes -= entry.remove().1;
+            }
+        }
+    }
 }
 
 impl Streams {
     fn forget(&mut self, now: SystemTime) {
         let too_old = |left: SystemTime| now.duration_since(left).is_ok_and(|age| age > REMEMBERED_FOR);
-        while self.gone.len() > REMEMBERED || self.gone.front().is_some_and(|(left, _)| too_old(*left)) {
-            self.gone.pop_front();
+        let is_full = |streams: &Self| streams.gone.len() > REMEMBERED || streams.gone_names.bytes > REMEMBERED_NAMES;
+        while is_full(self) || self.gone.front().is_some_and(|(left, _)| too_old(*left)) {
+            let Some((_, stream)) = self.gone.pop_front() else { return };
+            self.gone_names.remove(&stream);
         }
     }
 }
@@ -52,9 +95,11 @@ impl Registry {
     pub(super) fn disconnect(&self, stream: &Arc<Stream>, now: SystemTime) {
         self.counter(stream.identity.variant).fetch_sub(1, Ordering::Relaxed);
         stream.leave(now);
+        let lists = Lists::measure(stream);
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.live.remove(&stream.id);
         streams.gone.push_back((now, Arc::clone(stream)));
+        streams.gone_names.add(lists);
         streams.forget(now);
     }
 
@@ -227,6 +272,30 @@ mod tests {
         assert_eq!(told(), ["n1 c"]);
         let _back = fleet.connect(identity("n1"));
         assert_eq!(told(), [""; 0]);
+    }
+
+    #[test]
+    fn names_of_streams_that_are_gone_take_no_more_than_they_may() {
+        let fleet = Fleet::default();
+        let leave = |node_id: &str, names: &Arc<[Arc<str>]>| {
+            let handle = fleet.connect(identity(node_id));
+            handle.subscribed(ResourceType::Endpoint, Some(names));
+            handle.subscribed(ResourceType::Route, Some(&Arc::from([])));
+        };
+        let remembered = || fleet.clients().iter().map(|client| client.node_id.to_string()).collect::<Vec<_>>();
+        let names = || -> Arc<[Arc<str>]> { Arc::new(["n".repeat(REMEMBERED_NAMES / 4).into()]) };
+        let shared = names();
+        (0..100).for_each(|_| leave("shared", &shared));
+        assert_eq!(remembered().len(), 100, "one list, however many have it");
+        leave("a", &names());
+        leave("b", &names());
+        assert_eq!(remembered().len(), 102);
+        leave("c", &names());
+        assert_eq!(remembered(), ["a", "b", "c"], "who left first is forgotten first");
+        leave("d", &Arc::from(["n".repeat(2 * REMEMBERED_NAMES).into()]));
+        assert_eq!(remembered(), [""; 0]);
+        leave("e", &names());
+        assert_eq!(remembered(), ["e"]);
     }
 
     #[test]

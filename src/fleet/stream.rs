@@ -114,6 +114,16 @@ impl Stream {
         self.facts().gone_at = Some(at);
     }
 
+    /// The names that it asks for, type by type.
+    pub(super) fn lists(&self) -> Vec<Arc<[Arc<str>]>> {
+        self.facts()
+            .types
+            .iter()
+            .filter_map(|of_type| of_type.names.clone())
+            .filter(|names| !names.is_empty())
+            .collect()
+    }
+
     pub(super) fn suspicions(&self) -> Vec<Suspicion> {
         self.facts().suspicions.clone()
     }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::Stream as _;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 use tracing::{Span, debug, info, info_span, warn};
@@ -397,15 +398,33 @@ impl<B> Drop for Stream<B> {
     }
 }
 
+/// What is encoded in `grpc-message`: all but the printable part of ASCII, and the sign that encodes.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client takes a
+/// few KiB of headers.
+const MESSAGE_MAX: usize = 1024;
+
 /// `grpc-status` and `grpc-message`.
 pub(super) fn status(code: Code, message: &str) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert("grpc-status", HeaderValue::from(code as u8 as u16));
     if !message.is_empty() {
-        let encoded = percent_encoding::utf8_percent_encode(message, percent_encoding::CONTROLS).to_string();
-        if let Ok(value) = HeaderValue::from_str(&encoded) {
+        let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
+        if let Ok(value) = HeaderValue::from_str(&utf8_percent_encode(message, ENCODED).to_string()) {
             headers.insert("grpc-message", value);
         }
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_quotes_anything_and_not_much_of_it() {
+        let said = |message: &str| status(Code::InvalidArgument, message)["grpc-message"].clone();
+        assert_eq!(said("type_url is \"a%20b\u{e9}\n\""), "type_url is \"a%2520b%C3%A9%0A\"");
+        assert_eq!(said(&"\u{e9}".repeat(1_000_000)).len(), 3 * MESSAGE_MAX);
+    }
 }

@@ -31,6 +31,8 @@ use matcher::Matcher;
 const BUILDERS: usize = 2;
 /// A message of a stream is full when it has this many bytes; gRPC clients take 4 MB unless told otherwise.
 const MESSAGE_FULL: usize = 2 * 1024 * 1024;
+/// The largest request, in bytes: a hundred matchers with room for their texts.
+const REQUEST_MAX: usize = 256 * 1024;
 /// The largest answer of `FetchClientStatus`, in bytes.
 const FETCH_MAX: usize = 32 * 1024 * 1024;
 
@@ -45,7 +47,8 @@ pub(super) struct Csds {
 impl Csds {
     pub(super) fn server(store: Arc<Store>, fleet: Fleet) -> ClientStatusDiscoveryServiceServer<Self> {
         let builders = Arc::new(Semaphore::new(BUILDERS));
-        ClientStatusDiscoveryServiceServer::new(Self { store, fleet, builders })
+        let csds = Self { store, fleet, builders };
+        ClientStatusDiscoveryServiceServer::new(csds).max_decoding_message_size(REQUEST_MAX)
     }
 
     /// The clients that a request is about.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::Error;
 use super::abilities::not_found;
 use super::names::Interner;
 use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
+use super::{Error, limits};
 use crate::proto::wire::{ControlPlane, DeltaDiscoveryRequest, DeltaDiscoveryResponseHead};
 use crate::resource::ResourceType;
 
@@ -25,6 +25,7 @@ pub(super) struct Edits {
 
 /// Take a request apart.
 pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
+    limits::entries(&bytes)?;
     let request = DeltaDiscoveryRequest::decode(bytes).map_err(|error| Error::Malformed(error.to_string()))?;
     let mut subscribe = request.resource_names_subscribe;
     subscribe.extend(request.resource_locators_subscribe.into_iter().map(|locator| locator.name));
@@ -35,7 +36,7 @@ pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
         node: request.node,
         type_url: request.type_url,
         nonce: request.response_nonce,
-        refusal: request.error_detail,
+        refusal: request.error_detail.map(limits::words),
         lists: Lists::Delta(Edits { subscribe, unsubscribe, initial_resource_versions }),
     })
 }
@@ -48,6 +49,12 @@ impl Edits {
         } else {
             Reported::Versions(std::mem::take(&mut self.initial_resource_versions))
         }
+    }
+
+    /// What is subscribed, what is unsubscribed.
+    #[cfg(test)]
+    pub(super) fn lists(&self) -> (&[Bytes], &[Bytes]) {
+        (&self.subscribe, &self.unsubscribe)
     }
 
     /// Apply the lists.
@@ -63,9 +70,11 @@ impl Edits {
 
     /// The answer to a request for a type that is not served: nothing of it exists (GEN-05). `None`: none is due.
     pub(super) fn unserved(&self, answers: bool) -> Option<Vec<Arc<str>>> {
-        let names: Vec<Arc<str>> =
+        let mut names: Vec<Arc<str>> =
             self.subscribe.iter().filter_map(|name| Some(Arc::from(std::str::from_utf8(name).ok()?))).collect();
         let asks = !names.is_empty() || (!answers && self.unsubscribe.is_empty());
+        names.sort_unstable();
+        names.dedup();
         asks.then(|| names.into_iter().filter(|name| **name != *"*").collect())
     }
 }

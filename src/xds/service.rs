@@ -25,7 +25,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, OnceCell, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,7 @@ use super::body::{Ending, Opening, Stream, status};
 use super::gate::Gate;
 use super::names::Interner;
 use super::peer::{Link, Peer};
+use super::preface::{self, Foreign};
 use super::progress::Watchdog;
 use super::session::{Session, Settings};
 use super::{Error as StreamError, others};
@@ -52,7 +53,7 @@ const BACKLOG: i32 = 4096;
 const STREAMS_A_CONNECTION: u32 = 100_000;
 /// Envoy's main thread can be busy for seconds with a large CDS (GR-01).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// A client that has not finished the TLS handshake by then is not waited for.
+/// A client that has not finished the TLS handshake, and said that it speaks HTTP/2, is not waited for any longer.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// After an accept error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,6 +61,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SWEEP_MIN: Duration = Duration::from_millis(10);
 /// What a client may send ahead of being read: a stream's window, a connection's.
 const WINDOWS: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
+/// Headers of a request, in bytes: names, values and 32 for each. xDS clients send a few hundred.
+const HEADERS_MAX: u32 = 16 * 1024;
+/// Streams that a client may have reset before they were looked at, and that it may have had reset for errors of its own;
+/// then its connection ends.
+const RESETS_MAX: (usize, usize) = (20, 1024);
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,24 +259,56 @@ struct Shared {
 impl Shared {
     async fn serve(self: Arc<Self>, transport: Transport, address: Option<SocketAddr>) {
         match transport {
-            Transport::Unix(stream) => self.drive(stream, address, Link::Unix).await,
+            Transport::Unix(stream) => self.greet(stream, address, Link::Unix, Instant::now() + HANDSHAKE_MAX).await,
             Transport::Tcp(stream) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%error, "TCP_NODELAY could not be set");
                 }
-                let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
-                let Some(tls) = tls else { return self.drive(stream, address, Link::Plaintext).await };
-                match timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls).accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        // The server takes a certificate only after it was verified by the client CA.
-                        let verified = stream.get_ref().1.peer_certificates().is_some();
-                        let link = if verified { Link::MutualTls } else { Link::Tls };
-                        self.drive(stream, address, link).await;
-                    }
-                    Ok(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
-                    Err(_) => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
-                }
+                self.secure(stream, address).await;
             }
+        }
+    }
+
+    /// The TLS handshake, where there is to be one.
+    async fn secure(self: Arc<Self>, stream: TcpStream, address: Option<SocketAddr>) {
+        let deadline = Instant::now() + HANDSHAKE_MAX;
+        let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
+        let Some(tls) = tls else { return self.greet(stream, address, Link::Plaintext, deadline).await };
+        match self.by(deadline, TlsAcceptor::from(tls).accept(stream)).await {
+            Some(Ok(stream)) => {
+                // The server takes a certificate only after it was verified by the client CA.
+                let verified = stream.get_ref().1.peer_certificates().is_some();
+                let link = if verified { Link::MutualTls } else { Link::Tls };
+                self.greet(stream, address, link, deadline).await;
+            }
+            Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
+            None => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
+        }
+    }
+
+    /// Hear that the client speaks HTTP/2.
+    async fn greet(
+        self: Arc<Self>,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: Option<SocketAddr>,
+        link: Link,
+        deadline: Instant,
+    ) {
+        match self.by(deadline, preface::read(io)).await {
+            Some(Ok(Ok(io))) => self.drive(io, address, link).await,
+            Some(Ok(Err(Foreign::Nothing))) => debug!(?address, "A connection ended that said nothing"),
+            Some(Ok(Err(foreign))) => info!(?address, "Ended a connection that speaks {}", foreign.what()),
+            Some(Err(error)) => debug!(%error, ?address, "A connection ended"),
+            None => info!(?address, "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks"),
+        }
+    }
+
+    /// What comes of it by then; `None`: nothing, or the server ends.
+    async fn by<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            result = timeout_at(deadline, future) => result.ok(),
+            () = self.draining.cancelled() => None,
+            () = self.token.cancelled() => None,
         }
     }
 
@@ -314,6 +352,9 @@ impl Shared {
             .keep_alive_timeout(KEEPALIVE.1)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
+            .max_header_list_size(HEADERS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX.0)
+            .max_local_error_reset_streams(RESETS_MAX.1)
             .max_concurrent_streams(STREAMS_A_CONNECTION);
         builder
     }

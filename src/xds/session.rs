@@ -19,7 +19,7 @@ use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
-use super::{Error, delta, sotw};
+use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Suspect, Variant};
 use crate::proto::wire;
@@ -298,10 +298,12 @@ impl Session {
         if seen == self.node_seen {
             return Ok(());
         }
+        limits::node_size(bytes)?;
         let node = node(&wire::Node::decode(&**bytes).map_err(|error| Error::Malformed(error.to_string()))?);
         if node.id.is_empty() {
             return Err(Error::NoNode);
         }
+        limits::node(&node)?;
         if let Some(known) = self.node.as_ref().filter(|known| known.id != node.id) {
             return Err(Error::NodeChanged { was: known.id.to_string(), is: node.id.to_string() });
         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::Error;
 use super::abilities::not_found;
 use super::session::Request;
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
+use super::{Error, limits};
 use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead};
 use crate::resource::ResourceType;
 use crate::xds::names::Interner;
@@ -24,6 +24,7 @@ pub(super) struct Listed {
 
 /// Take a request apart.
 pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
+    limits::entries(&bytes)?;
     let request = DiscoveryRequest::decode(bytes).map_err(|error| Error::Malformed(error.to_string()))?;
     let mut names = request.resource_names;
     names.extend(request.resource_locators.into_iter().map(|locator| locator.name));
@@ -31,7 +32,7 @@ pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
         node: request.node,
         type_url: request.type_url,
         nonce: request.response_nonce,
-        refusal: request.error_detail,
+        refusal: request.error_detail.map(limits::words),
         lists: super::session::Lists::Sotw(Listed { version_info: request.version_info, names }),
     })
 }
@@ -43,6 +44,11 @@ impl Listed {
             version if version.is_empty() => Reported::Nothing,
             version => Reported::Version(version),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn names(&self) -> &[Bytes] {
+        &self.names
     }
 
     /// Adopt the list.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Error;
 use super::beyond::{Beyond, glob_members};
 use super::names::{Interner, Names, summand};
+use super::{Error, limits};
 use crate::resource::xdstp::{self, Glob};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
@@ -93,12 +93,14 @@ impl Subscription {
         self.beyond.as_ref().is_some_and(|beyond| !beyond.globs.is_empty())
     }
 
-    fn set_names(&mut self, names: Names) {
+    fn set_names(&mut self, names: Names) -> Result<(), Error> {
         let globs: Vec<_> = names.iter().filter_map(Glob::parse).collect();
+        limits::names(&names, globs.len())?;
         self.names = names;
         if self.beyond.is_some() || !globs.is_empty() {
             self.change_beyond(|beyond| beyond.globs = globs);
         }
+        Ok(())
     }
 
     /// Whether the route configurations whose virtual hosts are asked for were made from these.
@@ -135,7 +137,7 @@ impl Subscription {
         interner: &Interner,
     ) -> Result<Asked, Error> {
         if listed.is_empty() {
-            return Ok(self.adopt_nothing(resource_type));
+            return self.adopt_nothing(resource_type);
         }
         let starred = listed.iter().any(|name| *name == STAR);
         let wildcard = starred && knows_wildcard(resource_type);
@@ -152,18 +154,18 @@ impl Subscription {
         let names = Names::new(names, interner);
         let grown = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
         let changed = was_wildcard != wildcard || names != self.names;
-        self.set_names(names);
+        self.set_names(names)?;
         Ok(Asked { wildcard: wildcard && !was_wildcard, names: grown, changed })
     }
 
     /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.
-    fn adopt_nothing(&mut self, resource_type: ResourceType) -> Asked {
+    fn adopt_nothing(&mut self, resource_type: ResourceType) -> Result<Asked, Error> {
         let wildcard = !self.named_before && knows_wildcard(resource_type);
         let asked = wildcard && !self.wildcard;
         let changed = wildcard != self.wildcard || !self.names.is_empty();
         self.wildcard = wildcard;
-        self.set_names(Names::default());
-        Asked { wildcard: asked, names: Vec::new(), changed }
+        self.set_names(Names::default())?;
+        Ok(Asked { wildcard: asked, names: Vec::new(), changed })
     }
 
     /// The list of an ordinary ACK is the known one: told by its sum, without copying a name.
@@ -212,7 +214,7 @@ impl Subscription {
         self.wildcard |= asked.wildcard;
         if asked.names.iter().any(|name| !self.names.contains(name)) {
             asked.changed = true;
-            self.set_names(self.names.with(asked.names.iter().cloned(), interner));
+            self.set_names(self.names.with(asked.names.iter().cloned(), interner))?;
         }
         Ok(())
     }
@@ -237,7 +239,7 @@ impl Subscription {
         if !gone.is_empty() {
             asked.changed = true;
             let left = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
-            self.set_names(left);
+            self.set_names(left)?;
         }
         asked.names.retain(|name| gone.binary_search(name).is_err());
         if self.wildcard {

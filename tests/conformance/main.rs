@@ -42,7 +42,13 @@ const TRIALS_AT_ONCE: usize = 12;
 fn rules() -> impl Iterator<Item = &'static Rule> {
     let first = [general::RULES, general::NACKS, sotw::RULES, sotw::ANSWERS, ordering::RULES];
     let delta = [delta::subscriptions::RULES, delta::reconnect::RULES, delta::changes::RULES, delta::on_demand::RULES];
-    let grpc = [grpc::connections::RULES, grpc::sizes::RULES, grpc::services::RULES, grpc::malformed::RULES];
+    let grpc = [
+        grpc::connections::RULES,
+        grpc::sizes::RULES,
+        grpc::services::RULES,
+        grpc::malformed::RULES,
+        grpc::hostile::RULES,
+    ];
     let proxyless = [proxyless::protocol::RULES, proxyless::content::RULES];
     first.into_iter().chain(delta).chain(grpc).chain(proxyless).flatten()
 }

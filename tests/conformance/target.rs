@@ -49,6 +49,11 @@ pub(crate) trait Target {
     /// Stop it and start it again, with the same content and at the same address.
     async fn restart(&mut self);
 
+    /// The memory that it has, in bytes; `None` when that cannot be seen from here.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// A page of its admin API; `None` when it has none.
     async fn admin(&self, _path: &str) -> Option<serde_json::Value> {
         None

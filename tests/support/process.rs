@@ -45,6 +45,17 @@ impl Process {
         assert!(status.success(), "kill {signal} {id}: {status}");
     }
 
+    /// Its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("read its status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process that runs");
+        let kilobytes = resident.trim().trim_end_matches("kB").trim();
+        kilobytes.parse::<u64>().expect("a number") * 1024
+    }
+
     /// Kill it and wait for its end.
     pub fn kill(&mut self) {
         // Nothing to be done about a process that is gone already.

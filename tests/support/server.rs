@@ -89,6 +89,11 @@ impl Server {
         self.process.is_running()
     }
 
+    /// The memory that it has now, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.process.memory()
+    }
+
     /// A GET of the admin API: the status and the body, as JSON where it is JSON and else as a string.
     pub async fn try_get(&self, path: &str) -> Result<(u16, Value), reqwest::Error> {
         let response = self.http.get(self.url(path)).send().await?;

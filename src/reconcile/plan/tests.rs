@@ -8,6 +8,7 @@ use crate::reconcile::world::{Options, State};
 use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
 
+mod anything;
 mod documents;
 mod guards;
 mod histories;

@@ -13,6 +13,7 @@ use crate::snapshot::{Facts, Source};
 mod globs;
 mod grpc;
 mod interleavings;
+mod malformed;
 mod on_demand;
 mod trust;
 mod ttl;

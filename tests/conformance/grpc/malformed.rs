@@ -1,15 +1,11 @@
 //! GR-11: bad input ends at most its stream, with a status that says why.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tonic::Code;
 
+use super::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Socket, frame, header_block, opening};
 use super::raw::Connection;
 use crate::client::{Request, method};
 use crate::fixture::{CDS, EDS};
@@ -96,53 +92,23 @@ async fn giant_names_and_thousands_of_types_are_borne(context: Context) {
     client.until(CDS).await.carries(&["A", "B", "S"]);
 }
 
-/// One HTTP/2 frame of stream 1, or 0.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a small frame").to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, stream];
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// Headers as literals that enter no table.
-fn header_block(path: &str) -> Vec<u8> {
-    let headers = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "test"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let text = |text: &str| [&[u8::try_from(text.len()).expect("a short text")], text.as_bytes()].concat();
-    headers.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 async fn what_comes_after_the_end_harms_nobody_else(context: Context) {
     let world = context.f1().await;
     let mut neighbour = world.open().await;
     neighbour.fetch(CDS, &[]).await;
-    let mut socket = TcpStream::connect(world.target.address()).await.expect("connect");
+    let mut socket = Socket::connect(&world.target.address()).await;
     let nothing = [0; 5];
     let script = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(SETTINGS, 0, 0, &[]),
+        opening(&[]),
         frame(HEADERS, END_HEADERS, 1, &header_block(method::ads(context.variant))),
         frame(DATA, END_STREAM, 1, &nothing),
         frame(DATA, 0, 1, &nothing),
         frame(DATA, END_STREAM, 1, &nothing),
     ];
-    socket.write_all(&script.concat()).await.expect("write");
-    // The connection may end over it, which HTTP/2 allows; or it stays open, which ends this wait.
-    let mut answer = Vec::new();
-    drop(timeout(Duration::from_secs(1), socket.read_to_end(&mut answer)).await);
-    assert!(!answer.is_empty(), "expected an answer");
+    assert!(socket.say(&script.concat()).await);
+    // The connection may end over it, which HTTP/2 allows.
+    let answer = socket.hear_until(&[HEADERS, RST_STREAM, GOAWAY]).await;
+    assert!(answer.is_some(), "expected an answer");
     neighbour.subscribe(EDS, &["A"]);
     neighbour.expect(EDS).await.carries(&["A"]);
 }

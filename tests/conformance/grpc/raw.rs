@@ -107,20 +107,7 @@ impl RawStream {
 
     /// Ask for names of a type.
     pub(crate) fn ask(&self, variant: Variant, type_url: &str, names: &[&str]) {
-        let node = crate::support::ads_client::node("n1");
-        let (names, type_url) = (names.iter().map(ToString::to_string).collect(), type_url.to_owned());
-        let message = match variant {
-            Variant::Sotw => DiscoveryRequest { node, type_url, resource_names: names, ..DiscoveryRequest::default() }
-                .encode_to_vec(),
-            Variant::Delta => DeltaDiscoveryRequest {
-                node,
-                type_url,
-                resource_names_subscribe: names,
-                ..DeltaDiscoveryRequest::default()
-            }
-            .encode_to_vec(),
-        };
-        self.send_bytes(0, &message);
+        self.send_bytes(0, &request(variant, type_url, names));
     }
 
     /// The client sends nothing more.
@@ -155,5 +142,23 @@ impl RawStream {
         while self.message().await.is_some() {}
         let status = self.headers.get("grpc-status").or_else(|| self.trailers.as_ref()?.get("grpc-status"))?;
         status.to_str().ok()?.parse().ok()
+    }
+}
+
+/// A request of the node `n1` for names of a type.
+pub(crate) fn request(variant: Variant, type_url: &str, names: &[&str]) -> Vec<u8> {
+    let node = crate::support::ads_client::node("n1");
+    let (names, type_url) = (names.iter().map(ToString::to_string).collect(), type_url.to_owned());
+    match variant {
+        Variant::Sotw => {
+            DiscoveryRequest { node, type_url, resource_names: names, ..DiscoveryRequest::default() }.encode_to_vec()
+        }
+        Variant::Delta => DeltaDiscoveryRequest {
+            node,
+            type_url,
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        }
+        .encode_to_vec(),
     }
 }

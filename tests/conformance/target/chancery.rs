@@ -92,6 +92,10 @@ impl Target for Running {
         self.server.ready().await;
     }
 
+    fn memory(&self) -> Option<u64> {
+        Some(self.server.memory())
+    }
+
     async fn admin(&self, path: &str) -> Option<Value> {
         Some(self.server.get(path).await)
     }
