@@ -77,6 +77,8 @@ struct Memory {
 pub(crate) struct Client {
     variant: Variant,
     wire: Wire,
+    /// What the rules call `n1`.
+    node: String,
     label: String,
     transcript: Transcript,
     memory: BTreeMap<String, Memory>,
@@ -87,16 +89,28 @@ pub(crate) struct Client {
 
 impl Client {
     /// An ADS stream on a connection of its own.
-    pub(crate) async fn ads(address: &str, variant: Variant, transcript: &Transcript) -> Self {
-        Self::open(address, method::ads(variant), variant, transcript).await
+    pub(crate) async fn ads(address: &str, node: String, variant: Variant, transcript: &Transcript) -> Self {
+        Self::open(address, node, method::ads(variant), variant, transcript).await
     }
 
     /// A stream of the service of one type on a connection of its own.
-    pub(crate) async fn service(address: &str, of: Type, variant: Variant, transcript: &Transcript) -> Self {
-        Self::open(address, method::of(of, variant), variant, transcript).await
+    pub(crate) async fn service(
+        address: &str,
+        node: String,
+        of: Type,
+        variant: Variant,
+        transcript: &Transcript,
+    ) -> Self {
+        Self::open(address, node, method::of(of, variant), variant, transcript).await
     }
 
-    async fn open(address: &str, method: &'static str, variant: Variant, transcript: &Transcript) -> Self {
+    async fn open(
+        address: &str,
+        node: String,
+        method: &'static str,
+        variant: Variant,
+        transcript: &Transcript,
+    ) -> Self {
         let channel = connect(address).await;
         let wire = match variant {
             Variant::Sotw => Wire::Sotw(SotwStream::open_early(&channel, method)),
@@ -108,6 +122,7 @@ impl Client {
         Self {
             variant,
             wire,
+            node,
             label,
             transcript,
             memory: BTreeMap::new(),
@@ -121,7 +136,10 @@ impl Client {
 
     /// Send exactly this. The first request of the stream carries the node, unless it says something of its own.
     pub(crate) fn send(&mut self, request: Request) {
-        let node = request.node(!self.introduced);
+        let mut node = request.node(!self.introduced);
+        if let Some(node) = node.as_mut().filter(|node| node.id == "n1") {
+            node.id.clone_from(&self.node);
+        }
         self.introduced = true;
         self.transcript.note(&format!("{} C> {request}", self.label));
         self.remember(&request);

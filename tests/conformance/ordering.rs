@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::client::{Client, Request, Response};
 use super::fixture::{
-    CDS, EDS, LDS, RDS, Resource, SDS, Type, cluster, delete, endpoints, f1, listener_from, put, route, static_cluster,
+    CDS, EDS, LDS, RDS, Resource, SDS, Type, cluster, delete, endpoints, f1, listener, listener_from, put, route,
+    static_cluster,
 };
 use super::rule::{Context, Noted, Rule, Variant, World, rules};
 
@@ -20,6 +21,7 @@ pub(crate) const RULES: &[Rule] = rules![
     "AD-03" BOTH endpoints_follow_a_new_cluster_that_shares_them,
     "AD-04" BOTH new_names_are_pushed_and_answered_when_asked_for,
     "AD-05" DELTA routes_follow_a_changed_listener,
+    "AD-05" DELTA routes_follow_a_listener_back_to_the_common_source,
     "AD-06" BOTH nothing_waits_for_the_ack_of_its_parent,
     "AD-07" BOTH endpoints_come_after_their_cluster,
     "AD-08" DELTA a_late_cluster_request_is_followed_by_endpoints,
@@ -161,6 +163,21 @@ async fn routes_follow_a_changed_listener(context: Context) {
     world.commit(vec![put(listener_from("L4", "r1", 4, json!({ "ads": {} })))]).await;
     client.expect(LDS).await.get("L4");
     client.expect(RDS).await.get("r1");
+}
+
+/// To Envoy the same name by another source than it knows is another subscription, whichever of the two comes second.
+async fn routes_follow_a_listener_back_to_the_common_source(context: Context) {
+    let mut resources = f1();
+    resources.retain(|resource| resource.name != "L");
+    resources.push(listener_from("L", "r1", 1, json!({ "ads": {} })));
+    let world = context.serve(resources).await;
+    let mut client = world.open().await;
+    client.sync().await;
+    for (name, content) in [("L", 2), ("L5", 5)] {
+        world.commit(vec![put(listener(name, "r1", content))]).await;
+        client.expect(LDS).await.get(name);
+        client.expect(RDS).await.get("r1");
+    }
 }
 
 async fn nothing_waits_for_the_ack_of_its_parent(context: Context) {

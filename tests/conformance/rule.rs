@@ -132,12 +132,12 @@ pub(crate) struct World {
 impl World {
     /// An ADS stream.
     pub(crate) async fn open(&self) -> Client {
-        Client::ads(&self.target.address(), self.variant, &self.transcript).await
+        Client::ads(&self.target.address(), self.target.node(), self.variant, &self.transcript).await
     }
 
     /// A stream of the service of one type.
     pub(crate) async fn open_service(&self, resource_type: Type) -> Client {
-        Client::service(&self.target.address(), resource_type, self.variant, &self.transcript).await
+        Client::service(&self.target.address(), self.target.node(), resource_type, self.variant, &self.transcript).await
     }
 
     /// Change what the server should serve, in one step, and wait until it can have noticed.

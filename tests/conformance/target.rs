@@ -40,6 +40,11 @@ pub(crate) trait Target {
     /// `HOST:PORT` of its xDS port.
     fn address(&self) -> String;
 
+    /// The id of the node that the rules call `n1`.
+    fn node(&self) -> String {
+        "n1".to_owned()
+    }
+
     /// Change what it should serve, all changes in one step. The server learns of it in its own time.
     async fn commit(&self, changes: Vec<Change>);
 

@@ -4,16 +4,30 @@
 //! `xds/{type}/{name}` documents from; everything below the prefix is replaced for each rule. `XDS_UNDER_TEST_ADMIN=HOST:PORT`
 //! names its admin API. Without the etcd it must serve fixture F1, and rules that change something fail.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::documents::Documents;
 use super::{Launch, Options, Target};
 use crate::fixture::{Change, Resource};
 
+/// The longest that it may take until it serves what was written.
+const SEEN: Duration = Duration::from_secs(15);
+/// How long it is waited for where nothing says what it serves.
+const UNSEEN: Duration = Duration::from_millis(300);
+
 /// Where it is.
-#[derive(Clone)]
 pub(crate) struct External {
+    place: Place,
+    rules: AtomicUsize,
+}
+
+#[derive(Clone)]
+struct Place {
     address: String,
     admin: Option<String>,
     etcd: Option<(Vec<String>, String)>,
@@ -30,21 +44,28 @@ impl External {
                 text.rsplit_once(',').unwrap_or_else(|| panic!("XDS_UNDER_TEST_ETCD is {text:?}, expected URL,PREFIX"));
             (endpoints.split(',').map(str::to_owned).collect(), prefix.to_owned())
         });
-        Some(Self { address, admin, etcd })
+        Some(Self { place: Place { address, admin, etcd }, rules: AtomicUsize::new(0) })
     }
 }
 
 #[async_trait(?Send)]
 impl Launch for External {
     async fn launch(&self, resources: Vec<Resource>, options: Options) -> Box<dyn Target> {
-        let documents = match &self.etcd {
+        assert!(
+            options.arguments.is_empty(),
+            "it must be a server that is started with {}",
+            options.arguments.join(" ")
+        );
+        let documents = match &self.place.etcd {
             Some((endpoints, prefix)) => Some(Documents::at(endpoints, prefix).await),
             None => None,
         };
         if let Some(documents) = &documents {
             documents.replace(&resources, options.documents).await;
         }
-        let running = Running { external: self.clone(), documents };
+        let number = self.rules.fetch_add(1, Ordering::Relaxed);
+        let node = format!("n1-{}-{number}", std::process::id());
+        let running = Running { place: self.place.clone(), documents, node };
         running.settled().await;
         Box::new(running)
     }
@@ -56,14 +77,31 @@ impl Launch for External {
 }
 
 struct Running {
-    external: External,
+    place: Place,
     documents: Option<Documents>,
+    node: String,
+}
+
+impl Running {
+    fn url(&self, path: &str) -> Option<String> {
+        Some(format!("http://{}{path}", self.place.admin.as_ref()?))
+    }
+
+    /// Whether it serves what was written last. What a rule leaves behind may be held when the next takes most of it away:
+    /// that is let go.
+    async fn has_seen(&self, url: &str, wanted: i64) -> bool {
+        let release = reqwest::Client::new().post(format!("{url}/api/v1/release")).body(r#"{"all":true}"#);
+        drop(release.send().await.expect("ask the admin API"));
+        let overview = reqwest::get(format!("{url}/api/v1/snapshot")).await.expect("ask the admin API");
+        let overview: Value = overview.json().await.expect("the admin API answers with JSON");
+        overview["groups"]["default"]["revision"].as_i64() >= Some(wanted)
+    }
 }
 
 #[async_trait(?Send)]
 impl Target for Running {
     fn address(&self) -> String {
-        self.external.address.clone()
+        self.place.address.clone()
     }
 
     async fn commit(&self, changes: Vec<Change>) {
@@ -71,9 +109,19 @@ impl Target for Running {
         documents.apply(&changes).await;
     }
 
-    /// Nothing says when it has read them.
+    /// With its admin API it is known when it has read them.
     async fn settled(&self) {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        sleep(UNSEEN).await;
+        let deadline = Instant::now() + SEEN;
+        let (Some(url), Some(documents)) = (self.url(""), &self.documents) else { return };
+        while Instant::now() < deadline && !self.has_seen(&url, documents.revision()).await {
+            sleep(UNSEEN).await;
+        }
+    }
+
+    /// What it remembers of the clients of one rule must not be remembered of those of another.
+    fn node(&self) -> String {
+        self.node.clone()
     }
 
     async fn restart(&mut self) {
@@ -81,8 +129,8 @@ impl Target for Running {
     }
 
     async fn admin(&self, path: &str) -> Option<Value> {
-        let url = format!("http://{}{path}", self.external.admin.as_ref()?);
-        let answer = reqwest::get(url).await.expect("ask the admin API");
+        let answer =
+            reqwest::get(self.url(&path.replace("/n1", &format!("/{}", self.node)))?).await.expect("ask the admin API");
         Some(answer.json().await.expect("the admin API answers with JSON"))
     }
 }

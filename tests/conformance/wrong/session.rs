@@ -3,36 +3,39 @@
 //! Both variants keep the same state; they differ in how a request changes it and in what of a difference is sent. After
 //! every request and every commit the types are gone through in order, and each sends what it owes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use prost::Message;
 use tonic::Status;
 
+use super::content::{Owed, without, wrong_body};
 use super::fault::Fault;
-use super::store::{Catalog, Entry, Set, hash};
+use super::store::{Catalog, Entry, Set, Shared, hash};
 
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+pub(super) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(super) const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(super) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SCOPED_ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
-const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(super) const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(super) const HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 
 /// The types that are served, in the order they are sent in.
-const ORDER: [&str; 9] = [
+pub(super) const ORDER: [&str; 9] = [
     CLUSTER,
     ENDPOINT,
     LISTENER,
     SCOPED_ROUTE,
     ROUTE,
-    "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+    HOST,
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
     "type.googleapis.com/envoy.service.runtime.v3.Runtime",
 ];
 
 /// Types whose SotW responses carry the whole set, and whose empty first list is a wildcard.
-const WHOLE: [&str; 3] = [CLUSTER, LISTENER, SCOPED_ROUTE];
+pub(super) const WHOLE: [&str; 3] = [CLUSTER, LISTENER, SCOPED_ROUTE];
 
 /// Which of the two protocols a stream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +52,16 @@ pub(super) enum Names {
     Change { subscribe: Vec<String>, unsubscribe: Vec<String>, initial: BTreeMap<String, String> },
 }
 
+/// Who asks.
+pub(super) struct Asker {
+    pub(super) id: String,
+    /// Of the suite's other group.
+    pub(super) elsewhere: bool,
+}
+
 /// A request.
 pub(super) struct Ask {
-    pub(super) node: Option<String>,
+    pub(super) node: Option<Asker>,
     pub(super) type_url: String,
     pub(super) version: String,
     pub(super) nonce: String,
@@ -70,47 +80,78 @@ pub(super) struct Answer {
 
 /// One type on one stream.
 #[derive(Debug, Default)]
-struct State {
-    requested: bool,
+pub(super) struct State {
+    pub(super) requested: bool,
     /// A name was listed once (SotW).
-    named: bool,
-    wildcard: bool,
-    names: BTreeSet<String>,
+    pub(super) named: bool,
+    pub(super) wildcard: bool,
+    pub(super) names: BTreeSet<String>,
+    /// The last list as it came (SotW).
+    pub(super) listed: Vec<String>,
+    /// Sent though not asked for, because a parent was.
+    pub(super) pushed: BTreeSet<String>,
     /// What the client has been sent, or said that it has.
-    sent: Set,
+    pub(super) sent: Set,
+    /// What it had when it accepted something last.
+    accepted: Set,
+    /// What it refused last, where that is taken for what it had before.
+    rejected: Set,
+    /// Names and versions of the newest response.
+    newest: BTreeMap<String, String>,
+    /// Versions that were accepted, and names that were refused since.
+    acknowledged: BTreeMap<String, String>,
+    refused: BTreeSet<String>,
     /// Names to answer whatever has been sent.
-    due: BTreeSet<String>,
+    pub(super) due: BTreeSet<String>,
     /// A response to send though it be empty.
-    answer_due: bool,
+    pub(super) answer_due: bool,
     nonce: String,
     version: String,
     /// The newest response has not been accepted.
-    pending: bool,
-}
-
-impl State {
-    fn covers(&self, name: &str, entry: &Entry) -> bool {
-        (self.wildcard && !entry.on_demand) || self.names.contains(name)
-    }
+    pub(super) pending: bool,
 }
 
 /// One stream.
 pub(super) struct Session {
-    variant: Variant,
+    pub(super) variant: Variant,
     fault: Option<Fault>,
+    /// The type of a service of its own.
+    service: Option<&'static str>,
+    shared: Arc<Shared>,
     stream: u64,
     node: Option<String>,
-    types: BTreeMap<String, State>,
-    nonces: u64,
+    elsewhere: bool,
+    pub(super) types: BTreeMap<String, State>,
+    /// Route configurations that some listener named by another source than the common one.
+    pub(super) own_sources: BTreeSet<String>,
+    pub(super) nonces: u64,
     silenced: bool,
 }
 
 impl Session {
-    pub(super) fn new(variant: Variant, fault: Option<Fault>, stream: u64) -> Self {
-        Self { variant, fault, stream, node: None, types: BTreeMap::new(), nonces: 0, silenced: false }
+    pub(super) fn new(
+        variant: Variant,
+        service: Option<&'static str>,
+        fault: Option<Fault>,
+        shared: Arc<Shared>,
+        stream: u64,
+    ) -> Self {
+        Self {
+            variant,
+            fault,
+            service,
+            shared,
+            stream,
+            node: None,
+            elsewhere: false,
+            types: BTreeMap::new(),
+            own_sources: BTreeSet::new(),
+            nonces: 0,
+            silenced: false,
+        }
     }
 
-    fn has(&self, fault: Fault) -> bool {
+    pub(super) fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
     }
 
@@ -119,8 +160,9 @@ impl Session {
     }
 
     /// A request came.
-    pub(super) fn on_ask(&mut self, ask: Ask, catalog: &Catalog) -> Result<Vec<Answer>, Status> {
-        self.check(&ask)?;
+    pub(super) fn on_ask(&mut self, mut ask: Ask, catalog: &Catalog) -> Result<Vec<Answer>, Status> {
+        self.check(&mut ask)?;
+        let catalog = &*self.visible(catalog);
         let unknown = !ORDER.contains(&&*ask.type_url);
         if unknown && self.has(Fault::UnknownTypeEndsStream) {
             return Err(Status::invalid_argument("unknown type"));
@@ -129,8 +171,13 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut state = self.types.remove(&ask.type_url).unwrap_or_default();
-        let stale = state.requested && !ask.nonce.is_empty() && ask.nonce != state.nonce;
-        if state.requested && !ask.nonce.is_empty() && !stale {
+        if self.has(Fault::EmptyNonceIsFirst) && ask.nonce.is_empty() {
+            state = State::default();
+        }
+        let first = !state.requested;
+        let stale = !first && !ask.nonce.is_empty() && ask.nonce != state.nonce;
+        let answers = !first && !ask.nonce.is_empty() && !stale;
+        if answers {
             self.on_verdict(&mut state, &ask, catalog);
         }
         if stale && self.has(Fault::StaleNonceAnswered) {
@@ -138,11 +185,21 @@ impl Session {
         }
         let unread =
             (ask.refused && self.has(Fault::NackNamesIgnored)) || (stale && self.has(Fault::StaleNonceNamesIgnored));
+        if first && self.variant == Variant::Delta {
+            self.recall(&mut state, &ask);
+        }
         if !unread {
             self.subscribe(&mut state, ask.names, &ask.type_url, catalog);
         }
+        if first && self.has(Fault::ReconnectTrusted) && !ask.version.is_empty() {
+            state.due.clear();
+            state.sent = self.view(&state, catalog.get(&ask.type_url), false);
+        }
         state.requested = true;
         self.types.insert(ask.type_url, state);
+        if answers && self.has(Fault::AckIsOnlyAnAck) {
+            return Ok(Vec::new());
+        }
         Ok(self.flush(catalog))
     }
 
@@ -151,34 +208,107 @@ impl Session {
         if self.has(Fault::UnrequestedType) && !self.types.contains_key(LISTENER) {
             self.types.insert(LISTENER.to_owned(), State { requested: true, wildcard: true, ..State::default() });
         }
-        self.flush(catalog)
+        let catalog = self.visible(catalog);
+        self.flush(&catalog)
     }
 
-    fn check(&mut self, ask: &Ask) -> Result<(), Status> {
-        let node = ask.node.clone().filter(|id| !id.is_empty());
+    /// How long until what has a time to live must be heard of again; `None`: nothing has one.
+    pub(super) fn refresh(&self) -> Option<Duration> {
+        let told = match self.variant {
+            Variant::Sotw => self.has(Fault::HeartbeatsInSotw),
+            Variant::Delta => !self.has(Fault::NoHeartbeats),
+        };
+        let entries = self.types.values().filter(|_| told).flat_map(|state| state.sent.values());
+        entries.filter_map(|entry| entry.ttl).min().map(|ttl| ttl / 4)
+    }
+
+    /// It must be heard of again.
+    pub(super) fn on_refresh(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for type_url in ORDER {
+            let Some(mut state) = self.types.remove(type_url) else { continue };
+            let always = self.is_sotw() || self.has(Fault::HeartbeatAfterNack);
+            let repeated = state.sent.iter().filter(|(_, entry)| entry.ttl.is_some()).map(|(name, entry)| {
+                let bodiless = always || state.acknowledged.get(name) == Some(&entry.version);
+                (name.clone(), Entry { bodiless, ..entry.clone() })
+            });
+            let repeated: Vec<_> = repeated.collect();
+            if !repeated.is_empty() {
+                answers.push(self.answer(type_url, &mut state, repeated, Vec::new()));
+            }
+            self.types.insert(type_url.to_owned(), state);
+        }
+        answers
+    }
+
+    /// The catalog as it is for the client's group.
+    fn visible<'a>(&self, catalog: &'a Catalog) -> Cow<'a, Catalog> {
+        let hidden = |entry: &Entry| entry.elsewhere && !self.elsewhere;
+        if !catalog.values().flatten().any(|(_, entry)| hidden(entry)) {
+            return Cow::Borrowed(catalog);
+        }
+        let mut catalog = catalog.clone();
+        catalog.values_mut().for_each(|set| set.retain(|_, entry| !hidden(entry)));
+        Cow::Owned(catalog)
+    }
+
+    fn check(&mut self, ask: &mut Ask) -> Result<(), Status> {
+        let node = ask.node.take().filter(|node| !node.id.is_empty());
         if self.has(Fault::NodeInEveryRequest) {
             self.node = None;
         }
         match (&self.node, node) {
             (None, None) if !self.has(Fault::NoNodeAccepted) => return Err(Status::invalid_argument("no node.id")),
-            (Some(was), Some(is)) if *was != is => return Err(Status::invalid_argument("another node.id")),
-            (None, node) => self.node = node,
-            (Some(_), _) => {}
+            (None, None) | (Some(_), None) => {}
+            (Some(was), Some(is)) if *was != is.id && !self.has(Fault::OtherNodeAccepted) => {
+                return Err(Status::invalid_argument("another node.id"));
+            }
+            (Some(_), Some(_)) if self.has(Fault::OtherMetadataIgnored) => {}
+            (was, Some(is)) => {
+                if was.is_none() && self.has(Fault::OneStreamPerNode) && !self.shared.meet(&is.id) {
+                    return Err(Status::already_exists("the node has a stream"));
+                }
+                (self.node, self.elsewhere) = (Some(is.id), is.elsewhere);
+            }
         }
-        if ask.type_url.is_empty() { Err(Status::invalid_argument("no type_url")) } else { Ok(()) }
+        match self.service {
+            Some(own) if ask.type_url.is_empty() => ask.type_url = own.to_owned(),
+            Some(own) if ask.type_url != own && !self.has(Fault::ServiceTakesAnyType) => {
+                return Err(Status::invalid_argument("another type than the service's"));
+            }
+            None if ask.type_url.is_empty() && !self.has(Fault::NoTypeAccepted) => {
+                return Err(Status::invalid_argument("no type_url"));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// An ACK or a NACK of the newest response.
     fn on_verdict(&mut self, state: &mut State, ask: &Ask, catalog: &Catalog) {
         let accepted = self.has(Fault::NackByVersion) && ask.version == state.version;
+        let node = self.node.clone().unwrap_or_default();
         if ask.refused && !accepted {
             self.silenced |= self.has(Fault::NackSilencesAll);
             if self.has(Fault::RefusedSentAgain) {
                 state.due.extend(state.sent.keys().cloned());
             }
+            if self.has(Fault::AcceptedTakenForHeld) {
+                state.rejected = std::mem::replace(&mut state.sent, state.accepted.clone());
+            }
+            state.acknowledged.retain(|name, _| !state.newest.contains_key(name));
+            state.refused.extend(state.newest.keys().cloned());
+            self.shared.refuse(&node, &ask.type_url, state.newest.keys());
             return;
         }
+        if !state.pending && self.has(Fault::RepeatedAckAnswered) {
+            state.due.extend(state.sent.keys().cloned());
+        }
         state.pending = false;
+        state.refused.retain(|name| !state.newest.contains_key(name));
+        self.shared.accept(&node, &ask.type_url, state.newest.keys());
+        state.acknowledged.extend(state.newest.clone());
+        state.accepted = state.sent.clone();
         state.answer_due |= self.has(Fault::EmptyResponseToAck);
         let exists = |name: &String| catalog.get(&ask.type_url).is_some_and(|set| set.contains_key(name));
         if self.has(Fault::AckWithMissingNameAnswered) && !state.names.iter().all(exists) {
@@ -186,99 +316,15 @@ impl Session {
         }
     }
 
-    fn subscribe(&self, state: &mut State, names: Names, type_url: &str, catalog: &Catalog) {
-        let mut legacy = WHOLE.contains(&type_url) || !ORDER.contains(&type_url);
-        legacy |= type_url == ENDPOINT && self.has(Fault::EmptyEndpointListIsWildcard);
-        let was_wildcard = state.wildcard;
-        // Who has everything is told so only where it would hear nothing else.
-        let may_be_silent = matches!(&names, Names::Change { initial, .. } if !initial.is_empty()) && self.nonces > 0;
-        match names {
-            Names::All(names) => self.list(state, &names, legacy),
-            Names::Change { subscribe, unsubscribe, initial } => {
-                let first = !state.requested;
-                if !self.has(Fault::InitIgnored) && (first || self.has(Fault::InitAlwaysRead)) {
-                    self.believe(state, &initial, &subscribe, legacy && subscribe.is_empty());
-                }
-                let empty =
-                    subscribe.is_empty() && (unsubscribe.is_empty() || self.has(Fault::FirstUnsubscribeIsWildcard));
-                state.wildcard |= first && legacy && empty;
-                if self.has(Fault::UnsubscribeFirst) {
-                    self.remove(state, &unsubscribe);
-                }
-                let honoured = type_url != ENDPOINT || self.has(Fault::InitOfEndpointsHonoured);
-                let known = |name: &String| first && honoured && initial.get(name).is_some_and(|one| !one.is_empty());
-                self.add(state, subscribe, known, catalog.get(type_url));
-                if !self.has(Fault::UnsubscribeFirst) {
-                    self.remove(state, &unsubscribe);
-                }
-            }
-        }
-        state.answer_due |= state.wildcard && !was_wildcard && !may_be_silent && !self.has(Fault::EmptyWildcardSilent);
-    }
-
-    /// The list of a SotW request.
-    fn list(&self, state: &mut State, names: &[String], legacy: bool) {
-        let star = !self.has(Fault::StarIsAName) && names.iter().any(|name| name == "*");
-        let listed: BTreeSet<String> = names.iter().filter(|name| *name != "*").cloned().collect();
-        state.named |= !names.is_empty();
-        let wildcard = star || (legacy && names.is_empty() && (!state.named || self.has(Fault::LegacyWildcardAgain)));
-        let known = |name: &String| self.has(Fault::ReaddedNameSilent) && state.sent.contains_key(name);
-        let grown: Vec<String> = listed.difference(&state.names).filter(|name| !known(name)).cloned().collect();
-        state.due.extend(grown);
-        if self.has(Fault::UnsubscribedStillSent) {
-            state.wildcard |= wildcard;
-            state.names.extend(listed);
+    /// A client that comes back may have what it refused on another stream.
+    fn recall(&self, state: &mut State, ask: &Ask) {
+        if self.has(Fault::RefusedTakenForAbsent) {
             return;
         }
-        state.wildcard = wildcard;
-        state.names = listed;
-        if !state.wildcard && !self.has(Fault::ReaddedNameSilent) {
-            state.sent.retain(|name, _| state.names.contains(name));
-        }
-    }
-
-    /// What the client says it has: of a wildcard all of it, else what it asks for.
-    fn believe(&self, state: &mut State, initial: &BTreeMap<String, String>, subscribe: &[String], wildcard: bool) {
-        let wildcard = wildcard || state.wildcard || subscribe.iter().any(|name| name == "*");
-        for (name, version) in initial.iter().filter(|(name, _)| wildcard || subscribe.contains(name)) {
-            let version = version.strip_suffix(&self.salt()).unwrap_or_default().to_owned();
-            state.sent.insert(name.clone(), Entry { version, body: Vec::new(), on_demand: false });
-        }
-    }
-
-    fn add(&self, state: &mut State, names: Vec<String>, known: impl Fn(&String) -> bool, set: Option<&Set>) {
-        for name in names {
-            if name == "*" {
-                let members = set.into_iter().flatten().filter(|(name, entry)| !entry.on_demand && !known(name));
-                state.due.extend(members.map(|(name, _)| name.clone()));
-                state.wildcard = true;
-                continue;
-            }
-            let again = state.names.contains(&name) && self.has(Fault::ResubscribeSilent);
-            if !known(&name) && !again {
-                state.due.insert(name.clone());
-            }
-            state.names.insert(name);
-        }
-    }
-
-    fn remove(&self, state: &mut State, names: &[String]) {
-        if self.has(Fault::UnsubscribedStillSent) {
-            return;
-        }
-        state.wildcard &= names.iter().all(|name| name != "*");
-        for name in names {
-            let subscribed = state.names.remove(name);
-            if state.wildcard && subscribed && !self.has(Fault::UnsubscribeUnderWildcardSilent) {
-                state.due.insert(name.clone());
-            } else if !state.wildcard {
-                state.due.remove(name);
-            }
-        }
-        if !state.wildcard {
-            state.sent.retain(|name, _| state.names.contains(name));
-            state.due.retain(|name| state.names.contains(name));
-        }
+        let unknown = self.shared.refused(self.node.as_deref().unwrap_or_default(), &ask.type_url);
+        let Names::Change { subscribe, initial, .. } = &ask.names else { return };
+        let unknown = unknown.into_iter().filter(|_| subscribe.is_empty() && !initial.is_empty());
+        state.sent.extend(unknown.map(|name| (name, Entry::default())));
     }
 
     /// All that is owed, type by type.
@@ -289,6 +335,7 @@ impl Session {
         let mut answers = Vec::new();
         for type_url in order {
             if !self.silenced
+                && !self.waits_for_parents(&type_url)
                 && let Some(mut state) = self.types.remove(&type_url)
             {
                 answers.extend(self.next(&type_url, &mut state, catalog, hold));
@@ -305,21 +352,33 @@ impl Session {
     fn routes_are_unsettled(&self, catalog: &Catalog) -> bool {
         [LISTENER, SCOPED_ROUTE, ROUTE].iter().any(|type_url| {
             let Some(state) = self.types.get(*type_url) else { return false };
-            let owed = Owed::of(state, &view(state, catalog.get(*type_url), false));
+            let owed = Owed::of(state, &self.view(state, catalog.get(*type_url), false));
             state.pending || !owed.changed.is_empty() || !owed.gone.is_empty()
         })
     }
 
+    /// Whether nothing of the type is told before a cluster or listener was asked for.
+    fn waits_for_parents(&self, type_url: &str) -> bool {
+        let parents = [CLUSTER, LISTENER];
+        self.has(Fault::ChildrenNeedParents)
+            && !parents.contains(&type_url)
+            && parents.iter().all(|parent| !self.types.contains_key(*parent))
+    }
+
     /// The next response of a type, if it owes one, recorded as sent.
     fn next(&mut self, type_url: &str, state: &mut State, catalog: &Catalog, hold: bool) -> Option<Answer> {
-        let view = view(state, catalog.get(type_url), hold && type_url == CLUSTER);
+        let view = self.view(state, catalog.get(type_url), hold && type_url == CLUSTER);
         if self.waits(type_url, state, &view) {
             return None;
         }
         let owed = Owed::of(state, &view);
         let content = self.content(type_url, state, &view, &owed);
-        if type_url == CLUSTER && !self.has(Fault::NoEndpointsAfterCluster) {
-            self.warm(&owed.changed, &view);
+        match type_url {
+            CLUSTER if self.has(Fault::NoEndpointsAfterCluster) => {}
+            CLUSTER if self.has(Fault::FirstClustersNotFollowed) && state.nonce.is_empty() => {}
+            CLUSTER => self.follow_clusters(&owed.changed, &view, catalog),
+            LISTENER => self.follow_listeners(&owed.changed, &view),
+            _ => {}
         }
         let forgotten = match self.fault {
             Some(Fault::RemovalEndsSubscription) => owed.gone,
@@ -337,11 +396,35 @@ impl Session {
         Some(self.answer(type_url, state, resources, removed))
     }
 
+    /// What the client should have; with `hold` also what it has and should lose.
+    fn view(&self, state: &State, set: Option<&Set>, hold: bool) -> Set {
+        let held = state.sent.iter().filter(|_| hold);
+        let entries = held.chain(set.into_iter().flatten());
+        let covered = entries.filter(|(name, entry)| self.covers(state, name, entry));
+        covered.map(|(name, entry)| (name.clone(), entry.clone())).collect()
+    }
+
+    fn covers(&self, state: &State, name: &str, entry: &Entry) -> bool {
+        let named = state.names.contains(name) || state.pushed.contains(name);
+        match self.fault {
+            Some(Fault::WildcardHidesNames) if state.wildcard => !entry.on_demand,
+            Some(Fault::NamesAreAWildcard) => state.wildcard || !state.names.is_empty(),
+            _ => named || (state.wildcard && !entry.on_demand),
+        }
+    }
+
     fn waits(&self, type_url: &str, state: &State, view: &Set) -> bool {
         let clusters_pending = || self.types.get(CLUSTER).is_some_and(|clusters| clusters.pending);
         match self.fault {
             Some(Fault::ClustersWaitForAck) => type_url == CLUSTER && state.pending,
             Some(Fault::EndpointsWaitForClusterAck) => type_url == ENDPOINT && clusters_pending(),
+            Some(Fault::AcceptedTakenForHeld) => {
+                let is_refused = |(name, entry): (&String, &Entry)| {
+                    state.rejected.get(name).is_some_and(|one| one.version == entry.version)
+                };
+                !state.rejected.is_empty() && view.iter().all(is_refused)
+            }
+            Some(Fault::NamesSilent) => !state.wildcard && !state.names.is_empty() && state.version.is_empty(),
             Some(Fault::WaitsForMissingNames) => state.names.iter().any(|name| !view.contains_key(name)),
             _ => false,
         }
@@ -365,7 +448,8 @@ impl Session {
             Variant::Sotw => {
                 forced |= self.has(Fault::EmptyResponseOnDeletion) && !owed.gone.is_empty();
                 if type_url == ENDPOINT && !self.has(Fault::MissingEndpointsSilent) {
-                    resources.extend(owed.missing.iter().map(|name| (name.clone(), no_endpoints(name))));
+                    resources
+                        .extend(owed.missing.iter().map(|name| (name.clone(), super::content::no_endpoints(name))));
                 }
             }
             Variant::Delta => {
@@ -373,9 +457,17 @@ impl Session {
                     resources = everything();
                 }
                 if !self.has(Fault::RemovedMissing) {
-                    removed.extend(owed.gone.iter().cloned());
+                    let silent =
+                        |name: &&String| self.has(Fault::RefusedTakenForAbsent) && state.refused.contains(*name);
+                    removed.extend(owed.gone.iter().filter(|name| !silent(name)).cloned());
                 }
-                if !self.has(Fault::MissingNameSilent) {
+                if type_url == HOST && !self.has(Fault::MissingHostRemoved) {
+                    resources.extend(owed.missing.iter().map(|name| (name.clone(), without(name))));
+                    if state.wildcard && view.is_empty() && forced {
+                        let routes = self.types.get(ROUTE).into_iter().flat_map(|routes| &routes.names);
+                        removed.extend(routes.map(|route| format!("{route}/-")));
+                    }
+                } else if !self.has(Fault::MissingNameSilent) {
                     removed.extend(owed.missing.iter().cloned());
                 }
                 removed.sort();
@@ -383,16 +475,6 @@ impl Session {
             }
         }
         (forced || !resources.is_empty() || !removed.is_empty()).then_some((resources, removed))
-    }
-
-    /// The endpoints of changed clusters are due.
-    fn warm(&mut self, clusters: &[String], view: &Set) {
-        if let Some(endpoints) = self.types.get_mut(ENDPOINT) {
-            let names = clusters.iter().filter_map(|name| view[name].endpoints());
-            let asked_for: Vec<String> =
-                names.filter(|name| endpoints.wildcard || endpoints.names.contains(name)).collect();
-            endpoints.due.extend(asked_for);
-        }
     }
 
     fn answer(
@@ -411,8 +493,12 @@ impl Session {
             _ => format!("{}-{}", self.stream, self.nonces),
         };
         state.pending = true;
+        state.newest = resources.iter().map(|(name, entry)| (name.clone(), entry.version.clone())).collect();
         for (_, entry) in &mut resources {
             entry.version += &self.salt();
+            if self.has(Fault::ListenersRewritten) && type_url == LISTENER {
+                wrong_body(entry);
+            }
         }
         if self.has(Fault::DuplicateNames) {
             resources.extend(resources.first().cloned());
@@ -428,45 +514,9 @@ impl Session {
     }
 
     /// What is appended to every version.
-    fn salt(&self) -> String {
+    pub(super) fn salt(&self) -> String {
         if self.has(Fault::VersionsOfTheStream) { format!("-{}", self.stream) } else { String::new() }
     }
 }
 
 type Content = (Vec<(String, Entry)>, Vec<String>);
-
-/// What the client should have; with `hold` also what it has and should lose.
-fn view(state: &State, set: Option<&Set>, hold: bool) -> Set {
-    let held = state.sent.iter().filter(|_| hold);
-    let entries = held.chain(set.into_iter().flatten());
-    let covered = entries.filter(|(name, entry)| state.covers(name, entry));
-    covered.map(|(name, entry)| (name.clone(), entry.clone())).collect()
-}
-
-/// Names of which the client should hear.
-struct Owed {
-    /// Other than what was sent, or asked for.
-    changed: Vec<String>,
-    /// Sent, and there no longer.
-    gone: Vec<String>,
-    /// Asked for, and not there.
-    missing: Vec<String>,
-}
-
-impl Owed {
-    fn of(state: &State, view: &Set) -> Self {
-        let differs = |name: &String, entry: &Entry| {
-            state.due.contains(name) || state.sent.get(name).is_none_or(|sent| sent.version != entry.version)
-        };
-        let changed = view.iter().filter(|(name, entry)| differs(name, entry)).map(|(name, _)| name.clone());
-        let gone = state.sent.keys().filter(|name| !view.contains_key(*name)).cloned();
-        let missing = state.due.iter().filter(|name| !view.contains_key(*name)).cloned();
-        Self { changed: changed.collect(), gone: gone.collect(), missing: missing.collect() }
-    }
-}
-
-fn no_endpoints(name: &str) -> Entry {
-    Entry::new(
-        ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() }.encode_to_vec(),
-    )
-}

@@ -1,9 +1,11 @@
-//! What the wrong server serves: a map of resources by type and name, replaced as a whole by each commit.
+//! What the wrong server serves: a map of resources by type and name, replaced as a whole by each commit. And what its
+//! streams know of each other.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -11,7 +13,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 /// One resource.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Entry {
     /// A hash of the body.
     pub(super) version: String,
@@ -19,11 +21,23 @@ pub(super) struct Entry {
     pub(super) body: Vec<u8>,
     /// Not part of a wildcard.
     pub(super) on_demand: bool,
+    /// Only for the suite's other group.
+    pub(super) elsewhere: bool,
+    pub(super) aliases: Vec<String>,
+    pub(super) ttl: Option<Duration>,
+    /// It is told without its body.
+    pub(super) bodiless: bool,
 }
 
 impl Entry {
     pub(super) fn new(body: Vec<u8>) -> Self {
-        Self { version: hash(&body), body, on_demand: false }
+        Self { version: hash(&body), body, ..Self::default() }
+    }
+
+    /// With a time to live, which is a part of the content.
+    pub(super) fn lasting(self, ttl: Option<Duration>) -> Self {
+        let Some(ttl) = ttl else { return self };
+        Self { version: hash(&(&self.version, ttl)), ttl: Some(ttl), ..self }
     }
 
     /// The name of the endpoints that a cluster waits for.
@@ -68,6 +82,43 @@ impl Store {
                 }
             }
         });
+    }
+}
+
+/// What the streams of a server know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    nodes: Mutex<BTreeSet<String>>,
+    /// By node: types and names of what it refused and did not accept since.
+    refused: Mutex<BTreeMap<String, Names>>,
+}
+
+/// Type URLs and names.
+type Names = BTreeSet<(String, String)>;
+
+impl Shared {
+    /// Whether this is the first stream of the node.
+    pub(super) fn meet(&self, node: &str) -> bool {
+        self.nodes.lock().expect("nobody panics").insert(node.to_owned())
+    }
+
+    pub(super) fn refuse<'a>(&self, node: &str, of: &str, names: impl Iterator<Item = &'a String>) {
+        let mut refused = self.refused.lock().expect("nobody panics");
+        refused.entry(node.to_owned()).or_default().extend(names.map(|name| (of.to_owned(), name.clone())));
+    }
+
+    pub(super) fn accept<'a>(&self, node: &str, of: &str, names: impl Iterator<Item = &'a String>) {
+        let mut refused = self.refused.lock().expect("nobody panics");
+        let Some(unknown) = refused.get_mut(node).filter(|unknown| !unknown.is_empty()) else { return };
+        names.for_each(|name| {
+            unknown.remove(&(of.to_owned(), name.clone()));
+        });
+    }
+
+    pub(super) fn refused(&self, node: &str, of: &str) -> Vec<String> {
+        let refused = self.refused.lock().expect("nobody panics");
+        let unknown = refused.get(node).into_iter().flatten().filter(|(type_url, _)| type_url == of);
+        unknown.map(|(_, name)| name.clone()).collect()
     }
 }
 

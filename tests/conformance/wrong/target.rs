@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libtest_mimic::{Failed, Trial};
 
-use super::fault::{FAULTS, Fault};
-use super::service::WrongServer;
+use super::fault::{FAULTS, Fault, UNBROKEN};
+use super::service::{Settings, WrongServer};
 use super::store::{Edit, Entry};
+use crate::checklist::{CHECKLIST, Level};
 use crate::fixture::{Change, Resource};
 use crate::rule::Rule;
 use crate::target::{Launch, Options, Target};
@@ -23,8 +24,10 @@ struct Wrong(Option<Fault>);
 
 #[async_trait(?Send)]
 impl Launch for Wrong {
-    async fn launch(&self, resources: Vec<Resource>, _options: Options) -> Box<dyn Target> {
-        let server = WrongServer::start(self.0).await;
+    async fn launch(&self, resources: Vec<Resource>, options: Options) -> Box<dyn Target> {
+        let arguments = options.arguments.iter().zip(options.arguments.iter().skip(1));
+        let age = arguments.filter(|(flag, _)| *flag == "--max-connection-age").map(|(_, age)| duration(age)).next();
+        let server = WrongServer::start(Settings { fault: self.0, age }).await;
         server.apply(resources.into_iter().map(|resource| edit(Change::Put(resource))).collect());
         Box::new(server)
     }
@@ -42,20 +45,45 @@ impl Target for WrongServer {
     }
 
     async fn restart(&mut self) {
-        panic!("the wrong server keeps nothing over a restart");
+        self.start_again().await;
     }
 }
 
-/// What is only for another group does not exist here.
 fn edit(change: Change) -> Edit {
     match change {
         Change::Put(resource) => {
-            let on_demand = resource.on_demand;
-            let entry = resource.groups.is_none().then(|| Entry { on_demand, ..Entry::new(resource.any().value) });
-            (resource.resource_type.type_url().to_owned(), resource.name, entry)
+            let entry = Entry {
+                on_demand: resource.on_demand,
+                elsewhere: resource.groups.is_some(),
+                aliases: resource.aliases.clone(),
+                ..Entry::new(resource.any().value).lasting(resource.ttl.as_deref().map(duration))
+            };
+            (resource.resource_type.type_url().to_owned(), resource.name, Some(entry))
         }
         Change::Delete(resource_type, name) => (resource_type.type_url().to_owned(), name, None),
     }
+}
+
+fn duration(text: &str) -> Duration {
+    humantime::parse_duration(text).expect("a duration")
+}
+
+/// Whether every MUST is broken by a fault, or has a reason why none breaks it.
+///
+/// # Errors
+/// What has neither, or both, or is no MUST.
+pub(crate) fn complete() -> Result<(), String> {
+    let musts: BTreeSet<&str> =
+        CHECKLIST.iter().filter(|entry| entry.level == Level::Must).map(|entry| entry.id).collect();
+    let broken: BTreeSet<&str> = FAULTS.iter().flat_map(|row| row.breaks).copied().collect();
+    let reasons: BTreeSet<&str> = UNBROKEN.iter().map(|(id, _)| *id).collect();
+    let wanting: Vec<&str> =
+        musts.iter().filter(|id| !broken.contains(**id) && !reasons.contains(**id)).copied().collect();
+    if !wanting.is_empty() {
+        return Err(format!("neither a fault nor a reason for {}", wanting.join(", ")));
+    }
+    let idle: Vec<&str> = reasons.iter().filter(|id| broken.contains(**id) || !musts.contains(**id)).copied().collect();
+    if idle.is_empty() { Ok(()) } else { Err(format!("a reason that is not needed for {}", idle.join(", "))) }
 }
 
 /// A trial for every fault and rule that must notice it, and one for every such rule without a fault.
@@ -79,6 +107,7 @@ pub(crate) fn trials(rules: &[&'static Rule]) -> Vec<Trial> {
             tests.iter().try_for_each(|test| fails(test, None)).map_err(Failed::from)
         }));
     }
+    trials.push(Trial::test("wrong::every_must_has_a_fault_or_a_reason", || Ok(complete()?)));
     trials
 }
 
