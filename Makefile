@@ -46,7 +46,7 @@ e2e: tools ## the server as a process, against a real etcd, a real Envoy and rea
 
 bench: tools ## small scenarios of a fleet against the floor, compared with stored ratios; then micro benches
 	cargo bench --bench fleet -- check
-	cargo bench --bench plan
+	cargo bench --bench micro
 
 bench-peers: tools ## other management servers on the same load (needs Go, Java; says what is missing)
 	benches/peers/run.sh

@@ -1,0 +1,57 @@
+//! One change among many documents, from its text to the difference of resources.
+//!
+//! A route's change encodes one virtual host and its slab; the list of slabs of its RouteConfiguration is made anew, one
+//! pointer for 64 hosts, in runs of 64. On demand, it is one resource of its own, too. A registration's change encodes one ClusterLoadAssignment.
+
+use std::hint::black_box;
+
+use chancery::backend::Entry;
+use chancery::document::key::Root;
+use chancery::reconcile::plan;
+use chancery::reconcile::world::World;
+use criterion::{BatchSize, BenchmarkId, Criterion};
+
+use super::documents::{SIZES, changed, empty, instance, listed, listed_on_demand, moment, route};
+
+/// One change after the other.
+struct Changing {
+    world: World,
+    revision: i64,
+}
+
+impl Changing {
+    fn step(&mut self, root: Root, text: impl FnOnce(i64) -> Entry) {
+        self.revision += 1;
+        let planned = plan::plan(&self.world, changed(root, text(self.revision)), moment());
+        black_box(&planned.difference);
+        self.world = planned.world;
+    }
+}
+
+pub(crate) fn plan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("plan");
+    for size in SIZES {
+        let mut changing = Changing { world: plan::plan(&empty(), listed(size), moment()).world, revision: 1 };
+        group.bench_function(BenchmarkId::new("route", size), |bencher| {
+            bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
+        });
+        group.bench_function(BenchmarkId::new("instance", size), |bencher| {
+            bencher.iter(|| changing.step(Root::Registrations, instance));
+        });
+        drop(changing);
+        let mut changing =
+            Changing { world: plan::plan(&empty(), listed_on_demand(size), moment()).world, revision: 1 };
+        group.bench_function(BenchmarkId::new("on demand", size), |bencher| {
+            bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
+        });
+    }
+    group.sample_size(10);
+    for size in [1_000, 10_000] {
+        group.bench_function(BenchmarkId::new("first list", size), |bencher| {
+            let empty = empty();
+            let batch = BatchSize::LargeInput;
+            bencher.iter_batched(|| listed(size), |inputs| plan::plan(&empty, inputs, moment()), batch);
+        });
+    }
+    group.finish();
+}
