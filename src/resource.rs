@@ -149,7 +149,7 @@ impl ResourceVersion {
     /// The version of these bytes, however they are cut.
     fn of_body(body: &Body) -> Self {
         let mut hasher = Xxh3::new();
-        body.pieces().iter().for_each(|piece| hasher.update(piece));
+        body.pieces().for_each(|piece| hasher.update(piece));
         Self(hasher.digest128())
     }
 }
@@ -215,6 +215,9 @@ pub struct Resource {
     pub ttl: Option<Duration>,
     /// What each document has in it, where many are in one resource. No part of the content.
     pub parts: Option<Arc<parts::Parts>>,
+    /// Of a RouteConfiguration whose virtual hosts are resources of their own: the same with all of them in it, for clients
+    /// that do not ask for virtual hosts. No part of the content.
+    pub whole: Option<Arc<Self>>,
 }
 
 impl Resource {
@@ -234,6 +237,7 @@ impl Resource {
             aliases: Arc::new([]),
             ttl: None,
             parts: None,
+            whole: None,
         }
     }
 

@@ -22,8 +22,8 @@ use trace::Trace;
 
 use crate::document::DEFAULT_GROUP;
 use crate::document::group::Group;
-use crate::resource::ResourceType;
 use crate::resource::compile::{Difference, ResourceChange};
+use crate::resource::{Resource, ResourceType};
 
 /// The groups documents that hold, in the order in which they are asked: highest priority first, then by name.
 pub type GroupRules = [(Arc<str>, Arc<Group>)];
@@ -84,19 +84,29 @@ pub struct GroupSnapshot {
     pub name: Arc<str>,
     /// By [`crate::resource::ResourceType::index`]. Unchanged sets are shared with the snapshot before.
     pub sets: [Arc<ResourceSet>; ResourceType::COUNT],
+    /// The route configurations with all virtual hosts in them, where that makes a difference.
+    whole_routes: Option<Arc<ResourceSet>>,
 }
 
 impl GroupSnapshot {
     /// A group that has nothing.
     #[must_use]
     pub fn empty(name: Arc<str>) -> Self {
-        Self { name, sets: ResourceType::ALL.map(|resource_type| Arc::new(ResourceSet::new(resource_type))) }
+        let sets = ResourceType::ALL.map(|resource_type| Arc::new(ResourceSet::new(resource_type)));
+        Self { name, sets, whole_routes: None }
     }
 
     /// The set of one type.
     #[must_use]
     pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
         &self.sets[resource_type.index()]
+    }
+
+    /// The set of one type for clients that do not ask for virtual hosts: route configurations have all of them.
+    #[must_use]
+    pub fn set_without_vhds(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
+        let whole = self.whole_routes.as_ref().filter(|_| resource_type == ResourceType::Route);
+        whole.unwrap_or_else(|| self.set(resource_type))
     }
 
     /// This group with changes of itself, sorted by type and name.
@@ -107,8 +117,28 @@ impl GroupSnapshot {
             let entries: Vec<Entry> =
                 of_type.iter().map(|change| (Arc::clone(&change.name), change.resource.clone())).collect();
             next.sets[index] = Arc::new(self.sets[index].apply(&entries));
+            if index == ResourceType::Route.index() {
+                next.whole_routes = self.whole_routes(&next.sets[index], entries);
+            }
         }
         next
+    }
+
+    /// The whole route configurations after changes, that led to the set `next`.
+    fn whole_routes(&self, next: &ResourceSet, changes: Vec<Entry>) -> Option<Arc<ResourceSet>> {
+        if !next.has_wholes() {
+            return None;
+        }
+        let whole = |resource: Arc<Resource>| resource.whole.clone().unwrap_or(resource);
+        let (before, changes) = match &self.whole_routes {
+            Some(before) => (Arc::clone(before), changes),
+            None => {
+                let all = next.iter().map(|resource| (Arc::clone(&resource.name), Some(Arc::clone(resource))));
+                (Arc::new(ResourceSet::new(ResourceType::Route)), all.collect())
+            }
+        };
+        let entries: Vec<Entry> = changes.into_iter().map(|(name, resource)| (name, resource.map(whole))).collect();
+        Some(Arc::new(before.apply(&entries)))
     }
 }
 
@@ -185,7 +215,6 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::Resource;
 
     fn facts() -> Facts {
         Facts {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use chancery::backend::{Change, Entry, ListReason};
 use chancery::document::key::{Layout, Root};
-use chancery::reconcile::plan::{Input, Moment, plan};
+use chancery::reconcile::plan::{Input, Moment};
 use chancery::reconcile::world::{Options, World};
 
 /// How many documents there are beside the one that changes.

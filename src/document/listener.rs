@@ -13,8 +13,8 @@ use super::{Groups, Rejection, name, route};
 
 const FIELDS: Fields = Fields { known: &["name", "address", "groups", "http", "api"], later: LATER };
 const HTTP_FIELDS: Fields = Fields {
-    known: &["trusted_hops", "access_log"],
-    later: &["http3", "tracing", "websocket", "redirect_to_https", "virtual_hosts"],
+    known: &["trusted_hops", "access_log", "virtual_hosts"],
+    later: &["http3", "tracing", "websocket", "redirect_to_https"],
 };
 /// The fields of a listener that are not built yet.
 pub(super) const LATER: &[&str] = &["tls", "policies", "tcp"];
@@ -51,6 +51,18 @@ pub struct Http {
     pub trusted_hops: u32,
     /// Default: none.
     pub access_log: Option<AccessLog>,
+    /// Default: all.
+    pub virtual_hosts: VirtualHosts,
+}
+
+/// `http.virtual_hosts`: how a proxy gets the listener's virtual hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VirtualHosts {
+    /// `"all"`: in the RouteConfiguration.
+    #[default]
+    All,
+    /// `"on_demand"`: each by itself when a request needs it (VHDS).
+    OnDemand,
 }
 
 /// `http.access_log`, to standard output.
@@ -101,5 +113,10 @@ fn read_http(cursor: &Cursor<'_>) -> Result<Http, Rejection> {
         trusted_hops: object.read("trusted_hops", |field| field.integer(0..=MAX_TRUSTED_HOPS))?.unwrap_or(0),
         access_log: object
             .read("access_log", |field| field.word(&[("text", AccessLog::Text), ("json", AccessLog::Json)]))?,
+        virtual_hosts: object
+            .read("virtual_hosts", |field| {
+                field.word(&[("all", VirtualHosts::All), ("on_demand", VirtualHosts::OnDemand)])
+            })?
+            .unwrap_or_default(),
     })
 }

@@ -389,7 +389,11 @@ fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
 fn same_resource(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {
     match (old, new) {
         (None, None) => true,
-        (Some(old), Some(new)) => old.version == new.version && old.on_demand == new.on_demand,
+        (Some(old), Some(new)) => {
+            old.version == new.version
+                && old.on_demand == new.on_demand
+                && same_resource(old.whole.as_ref(), new.whole.as_ref())
+        }
         _ => false,
     }
 }

@@ -6,6 +6,8 @@
 //! merged, an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client
 //! speaks, 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
 //!
+//! Where virtual hosts come on demand, a filter before the router asks for the one that a request needs (VHDS).
+//!
 //! An API listener has no address but an `api_listener`, whose connection manager names the RouteConfiguration and the
 //! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (conformance.md PX-05, PX-06).
 //! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
@@ -18,6 +20,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
     ApiListener, Filter, FilterChain, Listener as WireListener, filter,
 };
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
+use envoy_types::pb::envoy::extensions::filters::http::on_demand::v3::OnDemand;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier,
@@ -31,7 +34,7 @@ use serde_json::{Value as Json, json};
 
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
-use crate::document::listener::{AccessLog, DEFAULT_ADDRESS, DEFAULT_NAME, Http, Listener, Settings};
+use crate::document::listener::{AccessLog, DEFAULT_ADDRESS, DEFAULT_NAME, Http, Listener, Settings, VirtualHosts};
 use crate::proto::message::{ads, any, append, boolean};
 use crate::proto::structs::Struct;
 
@@ -87,6 +90,17 @@ fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>) -> 
     Resource { refers: Some(Arc::new([routes])), ..Resource::new(name, message.encode_to_vec(), documents) }
 }
 
+/// How proxies get the virtual hosts of a listener; `None`: of the one that exists when no document does. gRPC clients, to
+/// whom API listeners are told, know one way alone.
+#[must_use]
+pub fn virtual_hosts(listener: Option<&Listener>, context: &Context) -> VirtualHosts {
+    match listener {
+        Some(listener) if listener.address.is_none() => VirtualHosts::All,
+        Some(listener) => http_of(&listener.settings, &context.defaults.listener).virtual_hosts,
+        None => http_of(&Settings::default(), &context.defaults.listener).virtual_hosts,
+    }
+}
+
 fn http_of(own: &Settings, defaults: &Settings) -> Http {
     own.http.clone().or_else(|| defaults.http.clone()).unwrap_or_default()
 }
@@ -113,7 +127,12 @@ fn api_listener(name: &str) -> WireListener {
 }
 
 fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
+    let filters = match http.virtual_hosts {
+        VirtualHosts::All => vec![router()],
+        VirtualHosts::OnDemand => vec![on_demand(), router()],
+    };
     HttpConnectionManager {
+        http_filters: filters,
         codec_type: CodecType::Auto as i32,
         use_remote_address: Some(boolean(true)),
         xff_num_trusted_hops: http.trusted_hops,
@@ -139,9 +158,18 @@ fn routed(name: &str) -> HttpConnectionManager {
 }
 
 fn router() -> HttpFilter {
+    http_filter("envoy.filters.http.router", &Router::default())
+}
+
+/// Asks for the virtual host of a request for which there is no route.
+fn on_demand() -> HttpFilter {
+    http_filter("envoy.filters.http.on_demand", &OnDemand::default())
+}
+
+fn http_filter(name: &str, config: &impl Name) -> HttpFilter {
     HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(config))),
         ..HttpFilter::default()
     }
 }
@@ -224,7 +252,7 @@ mod tests {
     #[test]
     fn a_document_gives_address_hops_and_log() {
         let key = DocumentKey::new(Kind::Listeners, "edge");
-        let http = Http { trusted_hops: 2, access_log: Some(AccessLog::Text) };
+        let http = Http { trusted_hops: 2, access_log: Some(AccessLog::Text), ..Http::default() };
         let settings = Settings { http: Some(http) };
         let listener = Listener { address: Some("[::1]:8443".parse().unwrap()), settings, groups: None };
         let resource = from_document(&key, &listener, &Context::default()).unwrap();
@@ -242,7 +270,8 @@ mod tests {
     #[test]
     fn defaults_fill_in_http_as_a_whole() {
         let mut context = Context::default();
-        context.defaults.listener.http = Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json) });
+        context.defaults.listener.http =
+            Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json), ..Http::default() });
         let filled = manager(&default_listener(&context));
         assert_eq!(filled["xff_num_trusted_hops"], json!(3));
         let own = Settings { http: Some(Http::default()) };
@@ -255,7 +284,8 @@ mod tests {
     #[test]
     fn an_api_listener_names_its_routes_and_nothing_of_envoys_own() {
         let mut context = Context::default();
-        context.defaults.listener.http = Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json) });
+        context.defaults.listener.http =
+            Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json), ..Http::default() });
         let listener = Listener { address: None, settings: Settings::default(), groups: None };
         let resource = from_document(&DocumentKey::new(Kind::Listeners, "echo"), &listener, &context).unwrap();
         let expected = json!({
@@ -278,7 +308,7 @@ mod tests {
     #[test]
     fn the_json_log_has_sorted_fields_and_always_the_same_bytes() {
         let mut context = Context::default();
-        context.defaults.listener.http = Some(Http { trusted_hops: 0, access_log: Some(AccessLog::Json) });
+        context.defaults.listener.http = Some(Http { access_log: Some(AccessLog::Json), ..Http::default() });
         let resource = default_listener(&context);
         let format = &manager(&resource)["access_log"][0]["typed_config"]["log_format"]["json_format"];
         let expected: serde_json::Map<_, _> =

@@ -11,14 +11,14 @@
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Vhds, VirtualHost};
 use prost::Message;
 
 use crate::document::Rejection;
 use crate::document::defaults::LegacyPath;
 use crate::document::key::DocumentKey;
 use crate::document::route::{Action, HeaderEdits, HostPattern, Rule, Settings};
-use crate::proto::message::append;
+use crate::proto::message::{ads, append};
 
 mod action;
 mod matching;
@@ -93,40 +93,49 @@ fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -
     HeaderValueOption { header: Some(header), append_action: action as i32, ..HeaderValueOption::default() }
 }
 
-/// The encoded `VirtualHost` of one host pattern, from encoded routes in their order; it is named like the pattern.
+/// The encoded `VirtualHost` of one host pattern, from encoded routes in their order; it is named like the pattern. The
+/// routes begin where [`virtual_host_head`] ends.
 #[must_use]
 pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
-    let pattern = match host {
+    let mut bytes = virtual_host_head(text(host), host);
+    routes.iter().for_each(|route| append(&mut bytes, 3, route));
+    bytes.into()
+}
+
+/// The encoded `VirtualHost` of one host pattern without its routes, which follow it.
+#[must_use]
+pub fn virtual_host_head(name: &str, host: &HostPattern) -> Vec<u8> {
+    let head = VirtualHost { name: name.to_owned(), domains: vec![text(host).to_owned()], ..VirtualHost::default() };
+    head.encode_to_vec()
+}
+
+fn text(host: &HostPattern) -> &str {
+    match host {
         HostPattern::Exact(pattern) | HostPattern::Wildcard(pattern) => pattern,
         HostPattern::Any => "*",
-    };
-    let head = VirtualHost { name: pattern.to_owned(), domains: vec![pattern.to_owned()], ..VirtualHost::default() };
-    with_members(&head, 3, routes)
+    }
 }
 
 /// The encoded RouteConfiguration of the listener `name` without its virtual hosts, which follow it ([`member`]).
 #[must_use]
 pub fn configuration(name: &str) -> Bytes {
-    let head = RouteConfiguration {
-        name: name.to_owned(),
-        ignore_port_in_host_matching: true,
-        ..RouteConfiguration::default()
-    };
-    head.encode_to_vec().into()
+    head(name).encode_to_vec().into()
+}
+
+/// The encoded RouteConfiguration of the listener `name` whose virtual hosts are resources of their own.
+#[must_use]
+pub fn on_demand_configuration(name: &str) -> Bytes {
+    let vhds = Some(Vhds { config_source: Some(ads()) });
+    RouteConfiguration { vhds, ..head(name) }.encode_to_vec().into()
+}
+
+fn head(name: &str) -> RouteConfiguration {
+    RouteConfiguration { name: name.to_owned(), ignore_port_in_host_matching: true, ..RouteConfiguration::default() }
 }
 
 /// Put an encoded virtual host behind a RouteConfiguration.
 pub fn member(configuration: &mut Vec<u8>, virtual_host: &[u8]) {
     append(configuration, 2, virtual_host);
-}
-
-/// The encoded `head` with encoded messages as its repeated field `tag`.
-fn with_members<'a>(head: &impl Message, tag: u32, members: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
-    let mut bytes = head.encode_to_vec();
-    for member in members {
-        append(&mut bytes, tag, member);
-    }
-    bytes.into()
 }
 
 #[cfg(test)]

@@ -10,17 +10,21 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::body::Run;
 use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
 
 mod slabs;
+
+use slabs::Slabs;
 
 /// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (documents.md, Order).
 pub const MAX_ENTRIES: usize = 200_000;
@@ -83,6 +87,12 @@ impl HostKey {
             1 => narrower.rank < 2 && narrower != self && narrower.pattern.ends_with(&self.pattern[1..]),
             _ => narrower.rank < 2,
         }
+    }
+}
+
+impl fmt::Display for HostKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.pattern)
     }
 }
 
@@ -209,6 +219,17 @@ struct VirtualHost {
     routes: usize,
 }
 
+/// What a virtual host is when it is not a part of its RouteConfiguration.
+#[derive(Debug)]
+pub struct Hosted {
+    /// Its encoded routes, each with its tag.
+    pub routes: Bytes,
+    /// Its pattern is one host, and no wider pattern covers it.
+    pub is_lone: bool,
+    /// Every document that has an entry in it.
+    pub documents: BTreeSet<Arc<DocumentKey>>,
+}
+
 /// What a change of a [`Table`] leaves to do.
 #[derive(Debug, Default)]
 pub struct Touched {
@@ -223,8 +244,8 @@ pub struct Touched {
 pub struct Table {
     own: OrdMap<HostKey, Own>,
     encoded: OrdMap<HostKey, VirtualHost>,
-    /// Neighbouring virtual hosts, encoded together, by the first of them.
-    slabs: OrdMap<HostKey, Bytes>,
+    /// Neighbouring virtual hosts, encoded together.
+    slabs: Slabs,
     /// Wrapping sum of the virtual hosts' hashes.
     sum: u128,
     documents: OrdMap<Arc<DocumentKey>, usize>,
@@ -266,11 +287,11 @@ impl Table {
         }
     }
 
-    /// Encode again what was touched.
+    /// Encode again what was touched. Gives the patterns whose virtual hosts may be others now, or gone.
     ///
     /// # Errors
     /// How many entries there would be, when they are more than `most`; nothing was encoded then.
-    pub fn encode(&mut self, touched: &Touched, most: usize) -> Result<(), usize> {
+    pub fn encode(&mut self, touched: &Touched, most: usize) -> Result<BTreeSet<HostKey>, usize> {
         let hosts = self.reached(&touched.hosts);
         let mut routes = self.routes;
         for host in &hosts {
@@ -288,8 +309,8 @@ impl Table {
             };
             self.sum = self.sum.wrapping_add(new.unwrap_or(0)).wrapping_sub(old.map_or(0, |old| old.hash));
         }
-        slabs::update(&mut self.slabs, &self.encoded, &hosts);
-        Ok(())
+        self.slabs.update(&self.encoded, &hosts);
+        Ok(hosts)
     }
 
     /// Every virtual host that shows entries of these patterns: themselves, and those they cover.
@@ -325,9 +346,28 @@ impl Table {
         Some(VirtualHost { hash: xxh3_128(&bytes), bytes, routes: routes.len() })
     }
 
+    /// Every pattern that has a virtual host.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostKey> {
+        self.encoded.keys()
+    }
+
+    /// The virtual host of a pattern by itself.
+    #[must_use]
+    pub fn hosted(&self, host: &HostKey) -> Option<Hosted> {
+        let virtual_host = self.encoded.get(host)?;
+        let sources = self.sources(host);
+        let winners = sources.iter().flat_map(|own| own.winners.values());
+        let head = routes::virtual_host_head(&host.pattern, &host.pattern()).len();
+        Some(Hosted {
+            routes: virtual_host.bytes.slice(head..),
+            is_lone: sources.len() == 1 && host.rank == 0,
+            documents: winners.map(|entry| Arc::clone(&entry.claim.document)).collect(),
+        })
+    }
+
     /// The virtual hosts in order, encoded as members of a RouteConfiguration, many together.
-    pub fn slabs(&self) -> impl Iterator<Item = &Bytes> {
-        self.slabs.values()
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.slabs.runs()
     }
 
     /// The version of a RouteConfiguration with this head and these virtual hosts: equal ones have equal versions, whatever
@@ -531,6 +571,6 @@ mod tests {
         table.insert(&entry("a", host("*"), exact("/a"), 0, &[]), &mut touched);
         table.insert(&entry("b", host("a.com"), exact("/b"), 0, &[]), &mut touched);
         assert_eq!(table.encode(&touched, 2), Err(3));
-        assert_eq!((table.encoded.len(), table.slabs().count()), (0, 0));
+        assert_eq!((table.encoded.len(), table.runs().count()), (0, 0));
     }
 }

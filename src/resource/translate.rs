@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use super::body::Body;
 use super::context::Context;
-use super::parts::Parts;
-use super::table::{self, Entry, Origin, Table};
+use super::parts::{Part, Parts};
+use super::table::{self, Entry, HostKey, Origin, Table};
 use super::verbatim::Written;
-use super::{Resource, check, clusters, depends, endpoints, listeners, routes, verbatim};
+use super::{Reference, Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::{Endpoint, Host};
 use crate::document::key::DocumentKey;
+use crate::document::listener::{Listener, VirtualHosts};
 use crate::document::route::{PathMatch, Route, Settings, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 
@@ -36,6 +37,15 @@ impl Upstreams {
     }
 }
 
+/// A Listener, and how proxies get the virtual hosts of its RouteConfiguration.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The Listener.
+    pub listener: Arc<Resource>,
+    /// How they get them.
+    pub virtual_hosts: VirtualHosts,
+}
+
 /// What one document becomes by itself.
 #[derive(Debug, Clone)]
 pub enum Made {
@@ -49,7 +59,7 @@ pub enum Made {
     /// A cluster.
     Cluster(Upstreams),
     /// A listener.
-    Listener(Arc<Resource>),
+    Listener(Served),
     /// A resource as it was written.
     Verbatim(Written),
     /// Nothing by itself: groups, defaults, registrations.
@@ -69,9 +79,7 @@ pub fn document(
     let translated = catch_unwind(AssertUnwindSafe(|| match document {
         Document::Route(value) => route(context, key, create_revision, value),
         Document::Cluster(value) => cluster(context, key, value).map(Made::Cluster),
-        Document::Listener(value) => {
-            listeners::from_document(key, value, context).map(|listener| Made::Listener(Arc::new(listener)))
-        }
+        Document::Listener(value) => listener(context, key, value).map(Made::Listener),
         Document::Xds(value) => verbatim::from_document(key, value).map(Made::Verbatim),
         Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Made::Nothing),
         Document::Group(_) | Document::Defaults(_) => Ok(Made::Nothing),
@@ -174,16 +182,58 @@ pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
     Upstreams { cluster, endpoints: Some(Arc::new(Resource { documents, ..endpoints::empty(name) })) }
 }
 
-/// The listener that exists when no document describes one.
-#[must_use]
-pub fn default_listener(context: &Context) -> Arc<Resource> {
-    Arc::new(listeners::default_listener(context))
+fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result<Served, Rejection> {
+    let resource = listeners::from_document(key, listener, context)?;
+    Ok(Served { listener: Arc::new(resource), virtual_hosts: listeners::virtual_hosts(Some(listener), context) })
 }
 
-/// The RouteConfiguration of a table. Costs as many steps as the table has slabs, and copies none of them.
+/// The listener that exists when no document describes one.
+#[must_use]
+pub fn default_listener(context: &Context) -> Served {
+    let listener = Arc::new(listeners::default_listener(context));
+    Served { listener, virtual_hosts: listeners::virtual_hosts(None, context) }
+}
+
+/// The RouteConfiguration of a table. Costs as many steps as the table has runs of slabs, and copies none of them.
 pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<Resource> {
     let head = routes::configuration(name);
     let version = table.version(&head);
-    let body = Body::of_pieces([head].into_iter().chain(table.slabs().cloned()));
+    let body = Body::of_runs([[head].into_iter().collect()].into_iter().chain(table.runs().cloned()));
     Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))
+}
+
+/// The same where virtual hosts come on demand: it says so and has none, but for clients that cannot ask for them.
+pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>) -> Arc<Resource> {
+    let name = Arc::clone(&whole.name);
+    // One name for all virtual hosts, whatever the source is: they are asked for by none.
+    let hosts =
+        Reference { resource_type: ResourceType::VirtualHost, name: Arc::clone(&name), source: super::Source::Own };
+    let head = routes::on_demand_configuration(&name);
+    Arc::new(Resource { refers: Some(Arc::new([hosts])), whole: Some(whole), ..Resource::new(name, head, documents) })
+}
+
+/// The name of a virtual host that is a resource of its own: that of its RouteConfiguration, and the pattern.
+#[must_use]
+pub fn virtual_host_name(configuration: &str, host: &HostKey) -> Arc<str> {
+    format!("{configuration}/{host}").into()
+}
+
+/// A virtual host of a table as a resource of its own; `None`: there is none for the pattern. `parts_of` picks from what
+/// the documents have in the whole RouteConfiguration.
+///
+/// A proxy asks for the virtual host of a request when it has none that matches. So only one that no wider pattern covers
+/// can come on demand: where a proxy has the wider one, it would take that one's routes and not ask.
+pub fn virtual_host(
+    configuration: &str,
+    table: &Table,
+    host: &HostKey,
+    parts_of: impl Fn(&DocumentKey) -> Option<Part>,
+) -> Option<Arc<Resource>> {
+    let hosted = table.hosted(host)?;
+    let name = virtual_host_name(configuration, host);
+    let head = routes::virtual_host_head(&name, &host.pattern());
+    let body = Body::of_pieces([head.into(), hosted.routes]);
+    let parts: Parts = hosted.documents.into_iter().filter_map(|key| Some(((*key).clone(), parts_of(&key)?))).collect();
+    let resource = Resource::new(name, body, Vec::new());
+    Some(Arc::new(Resource { on_demand: hosted.is_lone, parts: Some(Arc::new(parts)), ..resource }))
 }

@@ -112,7 +112,7 @@ impl Encoder {
         let Some(ttl) = resource.ttl.filter(|_| self.resource_type.knows_ttl()) else {
             return self.push_any(&resource.body);
         };
-        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.pieces().concat() };
+        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.to_bytes().into() };
         let wrapper = Wrapper {
             name: resource.name.to_string(),
             version: resource.version.to_string(),

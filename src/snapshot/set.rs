@@ -1,7 +1,8 @@
 //! One resource type's set for one group: sorted by name, in slabs that are shared between versions.
 //!
 //! A slab is a run of neighbouring resources (16 to 64 KiB); its encoded form is built once and shared by every stream and
-//! by every later set in which the slab did not change. A change copies one slab's list and the list of slabs, nothing else.
+//! by every later set in which the slab did not change. A change copies one slab's list and a part of the list of slabs,
+//! which is persistent, nothing else.
 //! On-demand resources are members, found by name, but not part of the encoded wildcard set.
 
 use std::cmp::Ordering;
@@ -9,7 +10,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use imbl::OrdMap;
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{OrdMap, Vector, vector};
 
 use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
@@ -32,11 +34,13 @@ pub type Entry = (Arc<str>, Option<Arc<Resource>>);
 /// An immutable set of resources of one type.
 pub struct ResourceSet {
     resource_type: ResourceType,
-    slabs: Vec<Arc<Slab>>,
+    slabs: Vector<Arc<Slab>>,
     len: usize,
     wildcard_version: SetVersion,
     on_demand_version: SetVersion,
     aliases: Aliases,
+    /// How many have a whole form for other clients.
+    wholes: usize,
     /// Those with a time to live.
     timed: OrdMap<Arc<str>, Arc<Resource>>,
     /// Those that refer to others by a source of their own.
@@ -91,11 +95,12 @@ impl ResourceSet {
     pub fn new(resource_type: ResourceType) -> Self {
         Self {
             resource_type,
-            slabs: Vec::new(),
+            slabs: Vector::new(),
             len: 0,
             wildcard_version: SetVersion::default(),
             on_demand_version: SetVersion::default(),
             aliases: Aliases::default(),
+            wholes: 0,
             timed: OrdMap::new(),
             own_sources: OrdMap::new(),
             sotw: OnceLock::new(),
@@ -156,6 +161,12 @@ impl ResourceSet {
         !self.aliases.is_empty()
     }
 
+    /// Whether any member has a whole form for clients that do not ask for virtual hosts.
+    #[must_use]
+    pub fn has_wholes(&self) -> bool {
+        self.wholes > 0
+    }
+
     /// Those with a time to live, sorted by name.
     pub fn timed(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.timed.values()
@@ -168,8 +179,8 @@ impl ResourceSet {
 
     /// Those whose names begin like this, sorted by name.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
-        let slabs = self.slabs.get(self.slab_of(prefix).unwrap_or_default()..).unwrap_or_default();
-        let members = slabs.iter().flat_map(|slab| &slab.resources);
+        let slabs = self.slab_of(prefix).unwrap_or_default()..self.slabs.len();
+        let members = slabs.filter_map(|index| self.slabs.get(index)).flat_map(|slab| &slab.resources);
         members.skip_while(move |one| *one.name < *prefix).take_while(move |one| one.name.starts_with(prefix))
     }
 
@@ -216,29 +227,86 @@ impl ResourceSet {
             wildcard_version: self.wildcard_version,
             on_demand_version: self.on_demand_version,
             aliases: self.aliases.clone(),
+            wholes: self.wholes,
             timed: self.timed.clone(),
             own_sources: self.own_sources.clone(),
             len: self.len,
+            slabs: self.slabs.clone(),
             ..Self::new(self.resource_type)
         };
+        if entries.len() > self.slabs.len() / 8 {
+            next.apply_to_all(entries);
+        } else {
+            next.apply_to_some(entries);
+        }
+        next
+    }
+
+    /// Many entries: one walk over all slabs.
+    fn apply_to_all(&mut self, entries: &[Entry]) {
+        let old = std::mem::take(&mut self.slabs);
         let mut rest = entries;
         let mut slabs = Slabs::default();
-        for (index, slab) in self.slabs.iter().enumerate() {
-            let end = self.slabs.get(index + 1).map(|next| next.first());
+        let mut following = old.iter().skip(1);
+        for slab in &old {
+            let end = following.next().map(|next| next.first());
             let count = end.map_or(rest.len(), |end| rest.partition_point(|(name, _)| **name < *end));
             let (here, later) = rest.split_at(count);
             rest = later;
             if here.is_empty() {
                 slabs.push_shared(slab);
             } else {
-                slabs.push_changed(next.merge(&slab.resources, here));
+                slabs.push_changed(self.merge(&slab.resources, here));
             }
         }
         if !rest.is_empty() {
-            slabs.push_changed(next.merge(&[], rest));
+            slabs.push_changed(self.merge(&[], rest));
         }
-        next.slabs = slabs.0;
-        next
+        self.slabs = slabs.0.into_iter().collect();
+    }
+
+    /// Few entries: only the slabs that have their names, from the last to the first, so that places before stay.
+    fn apply_to_some(&mut self, entries: &[Entry]) {
+        let mut rest = entries;
+        while let Some((last, _)) = rest.last() {
+            let index = self.slab_of(last).unwrap_or_default();
+            let Some(slab) = self.slabs.get(index).cloned() else { return self.apply_to_all(rest) };
+            // Names before the first slab are its own.
+            let begin = if index == 0 { 0 } else { rest.partition_point(|(name, _)| **name < *slab.first()) };
+            let (before, here) = rest.split_at(begin);
+            rest = before;
+            let merged = self.merge(&slab.resources, here);
+            self.replace(index, merged);
+        }
+    }
+
+    /// Other resources in the place of one slab: joined with a neighbour or split where that is due.
+    fn replace(&mut self, index: usize, resources: Vec<Arc<Resource>>) {
+        let neighbours = [index.checked_sub(1), Some(index + 1)].into_iter().flatten();
+        let size: usize = resources.iter().map(|resource| encoded_size(resource)).sum();
+        let fits = |other: &usize| {
+            let other = self.slabs.get(*other);
+            other.is_some_and(|other| other.size.min(size) < SLAB_MIN && other.size + size <= SLAB_MAX)
+        };
+        let Some(neighbour) = neighbours.into_iter().find(fits).filter(|_| !resources.is_empty()) else {
+            let mut slabs = Slabs::default();
+            slabs.push_changed(resources);
+            match slabs.0.pop() {
+                Some(last) => drop(self.slabs.set(index, last)),
+                None => drop(self.slabs.remove(index)),
+            }
+            for slab in slabs.0.into_iter().rev() {
+                self.slabs.insert(index, slab);
+            }
+            return;
+        };
+        let other = self.slabs[neighbour].resources.iter().cloned();
+        let joined = match neighbour < index {
+            true => other.chain(resources).collect(),
+            false => resources.into_iter().chain(other).collect(),
+        };
+        self.slabs.set(neighbour, Slab::new(joined));
+        self.slabs.remove(index);
     }
 
     /// One slab's list with its entries applied; keeps count and versions.
@@ -262,10 +330,13 @@ impl ResourceSet {
     }
 
     fn count(&mut self, resource: &Arc<Resource>, added: bool) {
+        let wholes = usize::from(resource.whole.is_some());
         if added {
             self.aliases.add(resource);
+            self.wholes += wholes;
         } else {
             self.aliases.remove(resource);
+            self.wholes -= wholes;
             self.timed.remove(&resource.name);
             self.own_sources.remove(&resource.name);
         }
@@ -294,7 +365,8 @@ impl ResourceSet {
 
     /// The slab that has the name, if any has.
     fn slab_of(&self, name: &str) -> Option<usize> {
-        self.slabs.partition_point(|slab| slab.first() <= name).checked_sub(1)
+        let later = |slab: &Arc<Slab>| if slab.first() <= name { Ordering::Less } else { Ordering::Greater };
+        self.slabs.binary_search_by(later).unwrap_or_else(|index| index).checked_sub(1)
     }
 
     /// Walk this set and a newer one together and give each member that is not the same in both, sorted by name. Slabs that
@@ -397,28 +469,30 @@ impl Slabs {
 
 /// A place in a list of slabs.
 struct Cursor<'a> {
-    slabs: &'a [Arc<Slab>],
+    slab: Option<&'a Arc<Slab>>,
     position: usize,
+    later: vector::Iter<'a, Arc<Slab>, DefaultSharedPtr>,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(slabs: &'a [Arc<Slab>]) -> Self {
-        Self { slabs, position: 0 }
+    fn new(slabs: &'a Vector<Arc<Slab>>) -> Self {
+        let mut later = slabs.iter();
+        Self { slab: later.next(), position: 0, later }
     }
 
     fn peek(&self) -> Option<&'a Arc<Resource>> {
-        self.slabs.first()?.resources.get(self.position)
+        self.slab?.resources.get(self.position)
     }
 
     fn advance(&mut self) {
         self.position += 1;
-        if self.slabs.first().is_some_and(|slab| self.position >= slab.resources.len()) {
+        if self.slab.is_some_and(|slab| self.position >= slab.resources.len()) {
             self.next_slab();
         }
     }
 
     fn next_slab(&mut self) {
-        self.slabs = self.slabs.get(1..).unwrap_or_default();
+        self.slab = self.later.next();
         self.position = 0;
     }
 
@@ -426,7 +500,7 @@ impl<'a> Cursor<'a> {
     fn skip_shared(&mut self, other: &mut Self) -> bool {
         let shared = self.position == 0
             && other.position == 0
-            && matches!((self.slabs.first(), other.slabs.first()), (Some(own), Some(theirs)) if Arc::ptr_eq(own, theirs));
+            && matches!((self.slab, other.slab), (Some(own), Some(theirs)) if Arc::ptr_eq(own, theirs));
         if shared {
             self.next_slab();
             other.next_slab();
@@ -471,8 +545,10 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let content = proptest::option::weighted(0.7, (0..3_u8, proptest::bool::weighted(0.2), 1..9000_usize));
-        let step = proptest::collection::vec(("[a-d][a-e]{0,2}", content), 0..40);
-        proptest::collection::vec(step, 1..8)
+        let change = ("[a-d][a-e]{0,2}", content);
+        let many = proptest::collection::vec(change.clone(), 0..40);
+        let few = proptest::collection::vec(change, 0..3);
+        proptest::collection::vec(prop_oneof![many, few], 1..12)
     }
 
     fn seen(set: &ResourceSet) -> Vec<(String, u8, bool, usize)> {

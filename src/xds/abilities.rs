@@ -32,6 +32,8 @@ pub(super) fn not_found(name: &Arc<str>) -> ResourceError {
 pub(super) struct Abilities {
     /// It reads `resource_errors` (PX-04).
     pub(super) errors: bool,
+    /// Delta: it asks for the virtual hosts of a RouteConfiguration with `vhds`. gRPC libraries do not know it.
+    pub(super) vhds: bool,
     /// SotW: it takes resources in wrappers (SW-29).
     pub(super) wrappers: bool,
     /// The most bytes that a response should have; `None`: no matter (SW-34, GR-03).
@@ -42,6 +44,7 @@ impl Abilities {
     pub(super) fn of(node: &Node) -> Self {
         Self {
             errors: node.is_grpc_library(),
+            vhds: !node.is_grpc_library(),
             wrappers: node.features.iter().any(|feature| WRAPPERS.contains(&feature.as_str())),
             response_max: node.is_grpc_library().then_some(RESPONSE_MAX),
         }

@@ -1,10 +1,13 @@
-//! What a stream asks for beyond names of resources: globs, and the virtual hosts of whole route configurations.
+//! What a stream asks for beyond names of resources: globs, hosts with ports, and the virtual hosts of whole route
+//! configurations.
 //!
 //! Rare, so it lives in a box of its own. A glob comes from a list of names (conformance.md DX-31). A route configuration
 //! with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and none follows for a
-//! second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS. Pure.
+//! second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS. A virtual host is asked
+//! for by the Host header of a request, port included, which is ignored where hosts are matched: a name that ends in one
+//! stands also for the virtual host that has it without, and goes with it as an alias (DX-28). Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::names::Names;
@@ -16,10 +19,19 @@ use crate::snapshot::set::ResourceSet;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Beyond {
     pub(super) globs: Vec<Glob>,
+    /// VHDS: names that end in a port, by what they are without it.
+    ported: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// Names of route configurations whose virtual hosts the client has.
     pub(super) route_configs: BTreeSet<Arc<str>>,
     /// What `route_configs` was made from: the route configurations there are, and those that are asked for.
     pub(super) followed: Option<(Arc<ResourceSet>, Names)>,
+}
+
+/// The name of a virtual host that ends in a port, without it.
+fn without_port(name: &str) -> Option<&str> {
+    let (host, port) = name.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_port && host.contains('/') && !host.ends_with('/')).then_some(host)
 }
 
 /// The route configuration that a virtual host belongs to.
@@ -44,19 +56,44 @@ pub(super) fn no_virtual_host(of: &str) -> Arc<str> {
 
 impl Beyond {
     pub(super) fn is_empty(&self) -> bool {
-        self.globs.is_empty() && self.route_configs.is_empty() && self.followed.is_none()
+        self.globs.is_empty() && self.ported.is_empty() && self.route_configs.is_empty() && self.followed.is_none()
+    }
+
+    /// VHDS: these names are asked for.
+    pub(super) fn set_ported(&mut self, names: &Names) {
+        self.ported.clear();
+        for (name, host) in names.iter().filter_map(|name| Some((name, without_port(name)?))) {
+            self.ported.entry(host.into()).or_default().push(Arc::clone(name));
+        }
+    }
+
+    /// The virtual host that a name with a port stands for.
+    pub(super) fn host_of<'a>(&self, set: &'a ResourceSet, name: &str) -> Option<&'a Arc<Resource>> {
+        let (host, _) = self.ported.get_key_value(without_port(name)?)?;
+        set.get(host)
+    }
+
+    /// Each goes by the names with ports that it was asked for by, too.
+    pub(super) fn alias(&self, resources: &mut [Arc<Resource>]) {
+        for resource in resources.iter_mut().filter(|_| !self.ported.is_empty()) {
+            let Some(asked) = self.ported.get(&resource.name) else { continue };
+            let aliases = resource.aliases.iter().chain(asked).cloned().collect();
+            *resource = Arc::new(Resource { aliases, ..(**resource).clone() });
+        }
     }
 
     /// Whether the resource is asked for by anything here.
     pub(super) fn covers(&self, resource: &Resource) -> bool {
         self.globs.iter().any(|glob| glob.covers(&resource.name))
+            || self.ported.contains_key(&resource.name)
             || (!resource.on_demand && route_config(&resource.name).is_some_and(|of| self.route_configs.contains(of)))
     }
 
     /// All members that are asked for by anything here, some perhaps twice.
     pub(super) fn members<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let globs = self.globs.iter().flat_map(|glob| glob_members(set, glob));
-        globs.chain(self.route_configs.iter().flat_map(|of| virtual_hosts(set, of)))
+        let hosts = self.ported.keys().filter_map(|name| set.get(name));
+        globs.chain(hosts).chain(self.route_configs.iter().flat_map(|of| virtual_hosts(set, of)))
     }
 }
 

@@ -464,7 +464,12 @@ impl Session {
         let state = self.types[resource_type.index()].as_mut()?;
         let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;
         let target = Target {
-            set: if withheld { &NO_SECRETS } else { group.set(resource_type) },
+            set: match withheld {
+                true => &NO_SECRETS,
+                // VHDS has no SotW form (conformance.md GR-14).
+                false if variant == Variant::Delta && self.abilities.vhds => group.set(resource_type),
+                false => group.set_without_vhds(resource_type),
+            },
             variant,
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),

@@ -476,6 +476,7 @@ impl State {
         let warm = self.deferrals.end(target.set, target.unwarm);
         found.updates.extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
         found.settle();
+        self.subscription.alias(&mut found.updates);
         self.warm(target.set, &mut found);
         if cautious {
             self.owed.names.append(&mut found.missing.drain(..).collect());

@@ -80,7 +80,8 @@ impl Subscription {
     /// What one of the names stands for.
     pub(super) fn members<'a>(&'a self, set: &'a ResourceSet, name: &str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let glob = self.glob(name);
-        let one = if glob.is_none() { set.find(name) } else { None };
+        let host = || self.beyond.as_ref().and_then(|beyond| beyond.host_of(set, name));
+        let one = if glob.is_none() { set.find(name).or_else(host) } else { None };
         glob.into_iter().flat_map(|glob| glob_members(set, glob)).chain(one)
     }
 
@@ -93,12 +94,26 @@ impl Subscription {
         self.beyond.as_ref().is_some_and(|beyond| !beyond.globs.is_empty())
     }
 
-    fn set_names(&mut self, names: Names) -> Result<(), Error> {
+    /// VHDS: what is answered goes by the names with ports that it was asked for by.
+    pub(super) fn alias(&self, resources: &mut [Arc<Resource>]) {
+        if let Some(beyond) = &self.beyond {
+            beyond.alias(resources);
+        }
+    }
+
+    fn set_names(&mut self, resource_type: ResourceType, names: Names) -> Result<(), Error> {
         let globs: Vec<_> = names.iter().filter_map(Glob::parse).collect();
         limits::names(&names, globs.len())?;
         self.names = names;
-        if self.beyond.is_some() || !globs.is_empty() {
-            self.change_beyond(|beyond| beyond.globs = globs);
+        let hosts = resource_type == ResourceType::VirtualHost;
+        if self.beyond.is_some() || !globs.is_empty() || hosts {
+            let names = self.names.clone();
+            self.change_beyond(|beyond| {
+                beyond.globs = globs;
+                if hosts {
+                    beyond.set_ported(&names);
+                }
+            });
         }
         Ok(())
     }
@@ -154,7 +169,7 @@ impl Subscription {
         let names = Names::new(names, interner);
         let grown = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
         let changed = was_wildcard != wildcard || names != self.names;
-        self.set_names(names)?;
+        self.set_names(resource_type, names)?;
         Ok(Asked { wildcard: wildcard && !was_wildcard, names: grown, changed })
     }
 
@@ -164,7 +179,7 @@ impl Subscription {
         let asked = wildcard && !self.wildcard;
         let changed = wildcard != self.wildcard || !self.names.is_empty();
         self.wildcard = wildcard;
-        self.set_names(Names::default())?;
+        self.set_names(resource_type, Names::default())?;
         Ok(Asked { wildcard: asked, names: Vec::new(), changed })
     }
 
@@ -192,7 +207,7 @@ impl Subscription {
             asked.changed = true;
         }
         self.add(resource_type, subscribe, interner, &mut asked)?;
-        self.take_away(unsubscribe, interner, &mut asked)?;
+        self.take_away(resource_type, unsubscribe, interner, &mut asked)?;
         Ok(asked)
     }
 
@@ -214,13 +229,19 @@ impl Subscription {
         self.wildcard |= asked.wildcard;
         if asked.names.iter().any(|name| !self.names.contains(name)) {
             asked.changed = true;
-            self.set_names(self.names.with(asked.names.iter().cloned(), interner))?;
+            self.set_names(resource_type, self.names.with(asked.names.iter().cloned(), interner))?;
         }
         Ok(())
     }
 
     /// A name that goes while the wildcard stays is answered: with the resource or with its absence (DX-09).
-    fn take_away(&mut self, unsubscribe: &[Bytes], interner: &Interner, asked: &mut Asked) -> Result<(), Error> {
+    fn take_away(
+        &mut self,
+        resource_type: ResourceType,
+        unsubscribe: &[Bytes],
+        interner: &Interner,
+        asked: &mut Asked,
+    ) -> Result<(), Error> {
         if unsubscribe.is_empty() {
             return Ok(());
         }
@@ -239,7 +260,7 @@ impl Subscription {
         if !gone.is_empty() {
             asked.changed = true;
             let left = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
-            self.set_names(left)?;
+            self.set_names(resource_type, left)?;
         }
         asked.names.retain(|name| gone.binary_search(name).is_err());
         if self.wildcard {

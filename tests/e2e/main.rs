@@ -38,6 +38,7 @@ mod services;
 mod support;
 mod try_out;
 mod types;
+mod virtual_hosts;
 mod warming;
 mod world;
 mod zero_loss;

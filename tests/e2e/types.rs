@@ -57,14 +57,14 @@ async fn put_listener_at(world: &World, name: &str, address: SocketAddr, manager
     put(world, "listeners", name, "config.listener.v3.Listener", listener).await;
 }
 
-async fn put_cluster(world: &World, upstream: &Upstream, on_demand: bool) {
+pub(crate) async fn put_cluster(world: &World, upstream: &Upstream, on_demand: bool) {
     let endpoints = json!([{ "address": upstream.address().to_string() }]);
     let cluster = json!({ "endpoints": endpoints, "on_demand": on_demand });
     world.put(&format!("/gateway/clusters/{}", upstream.name), cluster.to_string()).await;
 }
 
 /// Wait until a request is answered with this status by this upstream.
-async fn serves(world: &World, address: SocketAddr, request: impl Into<Ask>, status: u16, upstream: &str) {
+pub(crate) async fn serves(world: &World, address: SocketAddr, request: impl Into<Ask>, status: u16, upstream: &str) {
     let request = request.into();
     let observe = || async {
         let answer = ask(&world.http, address, &request).await;

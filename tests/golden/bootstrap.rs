@@ -12,7 +12,8 @@ use super::outputs::resources;
 pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     let take = |resource_type| resources(compiled, resource_type).remove(group).unwrap_or_default();
     let endpoints = by_name(take(ResourceType::Endpoint), "cluster_name");
-    let routes = by_name(take(ResourceType::Route), "name");
+    let mut routes = by_name(take(ResourceType::Route), "name");
+    take(ResourceType::VirtualHost).into_iter().for_each(|host| put_host_inside(host, &mut routes));
     let mut secrets = take(ResourceType::Secret);
     secrets.iter_mut().for_each(without_type);
     let mut clusters = take(ResourceType::Cluster);
@@ -56,6 +57,18 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
     let mut configuration = routes.get(name).unwrap_or_else(|| panic!("{name} has no RouteConfiguration")).clone();
     without_type(&mut configuration);
     fields.insert("route_config".to_owned(), configuration);
+}
+
+/// A virtual host of its own, where its route configuration says that they are.
+fn put_host_inside(mut host: Value, routes: &mut BTreeMap<String, Value>) {
+    without_type(&mut host);
+    let (name, _) = host["name"].as_str().and_then(|name| name.split_once('/')).expect("a name of two parts");
+    let Some(routes) = routes.get_mut(name) else { return };
+    routes.as_object_mut().expect("a message").remove("vhds");
+    match routes.get_mut("virtual_hosts").and_then(Value::as_array_mut) {
+        Some(hosts) => hosts.push(host),
+        None => routes["virtual_hosts"] = json!([host]),
+    }
 }
 
 fn without_type(resource: &mut Value) {

@@ -218,7 +218,7 @@ fn listener_group_and_registrations() {
     let expected = Document::Listener(Listener {
         address: Some("0.0.0.0:8443".parse().unwrap()),
         settings: super::super::listener::Settings {
-            http: Some(Http { trusted_hops: 1, access_log: Some(AccessLog::Json) }),
+            http: Some(Http { trusted_hops: 1, access_log: Some(AccessLog::Json), ..Http::default() }),
         },
         groups: Some(BTreeSet::from([Arc::from("edge")])),
     });

@@ -12,6 +12,7 @@ mod anything;
 mod documents;
 mod guards;
 mod histories;
+mod on_demand;
 mod references;
 mod verbatim;
 

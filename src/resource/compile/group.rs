@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use super::inventory::{Inventory, Unit};
 use super::{Fault, claims};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::listener::VirtualHosts;
 use crate::document::{Document, Rejection, xds};
 use crate::resource::context::Context;
 use crate::resource::depends::{self, Units};
 use crate::resource::grpc;
 use crate::resource::parts::{Part, Parts};
-use crate::resource::table::{Entry, Table, Touched};
-use crate::resource::translate::{self, Made};
+use crate::resource::table::{Entry, HostKey, Table, Touched};
+use crate::resource::translate::{self, Made, Served};
 use crate::resource::{Resource, ResourceType};
 
 /// How many of the routes that use it a generated cluster names as its documents: thousands may share one.
@@ -34,6 +35,8 @@ pub(super) struct GroupState {
     pub(super) tables: OrdMap<Arc<str>, Table>,
     /// What each document has in a table, by the listener's name.
     parts: OrdMap<Arc<str>, Parts>,
+    /// Listeners whose virtual hosts are resources of their own.
+    on_demand: OrdSet<Arc<str>>,
 }
 
 /// Everything that a group's compilation looks at: the documents before and after, and what they touch.
@@ -133,30 +136,47 @@ impl GroupState {
     fn update_listeners(&mut self, scene: &Scene<'_>, tables: &mut BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
         let listeners = scene.after.listeners(scene.name);
         outcome.faults.extend(address_conflict(&listeners));
-        // A table for gRPC clients is filled otherwise than one for Envoy.
-        let stays =
-            |name: &Arc<str>| listeners.contains_key(name) && scene.before.is_api(name) == scene.after.is_api(name);
+        let served = |unit: Option<&Arc<Unit>>| match unit.map(|unit| &unit.made) {
+            Some(Made::Listener(served)) => served.clone(),
+            _ => translate::default_listener(scene.context),
+        };
+        let served: BTreeMap<Arc<str>, Served> =
+            listeners.into_iter().map(|(name, unit)| (name, served(unit))).collect();
+        // A table for gRPC clients is filled otherwise than one for Envoy; one whose virtual hosts come otherwise than
+        // before has other resources.
+        let stays = |name: &Arc<str>| {
+            let on_demand = served.get(name).map(|served| served.virtual_hosts == VirtualHosts::OnDemand);
+            on_demand == Some(self.on_demand.contains(name)) && scene.before.is_api(name) == scene.after.is_api(name)
+        };
         let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
-            if let Some(table) = self.tables.remove(&name) {
-                outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
-            }
-            self.parts.remove(&name);
-            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
-            self.set(scene, (ResourceType::Route, name), None, outcome);
+            self.remove_listener(scene, name, outcome);
         }
-        for (name, unit) in listeners {
-            let resource = match unit.map(|unit| &unit.made) {
-                Some(Made::Listener(resource)) => Arc::clone(resource),
-                _ => translate::default_listener(scene.context),
-            };
-            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), Some(resource), outcome);
+        for (name, Served { listener, virtual_hosts }) in served {
+            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), Some(listener), outcome);
+            if virtual_hosts == VirtualHosts::OnDemand {
+                self.on_demand.insert(Arc::clone(&name));
+            }
             if !self.tables.contains_key(&name) {
                 let (table, touched) = filled_table(scene, &name);
                 self.tables.insert(Arc::clone(&name), table);
                 tables.insert(name, touched);
             }
         }
+    }
+
+    fn remove_listener(&mut self, scene: &Scene<'_>, name: Arc<str>, outcome: &mut Outcome) {
+        let table = self.tables.remove(&name).unwrap_or_default();
+        outcome.concerned.extend(table.documents().map(|key| (**key).clone()));
+        if self.on_demand.remove(&name).is_some() {
+            for host in table.hosts() {
+                let host = translate::virtual_host_name(&name, host);
+                self.set(scene, (ResourceType::VirtualHost, host), None, outcome);
+            }
+        }
+        self.parts.remove(&name);
+        self.set(scene, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
+        self.set(scene, (ResourceType::Route, name), None, outcome);
     }
 
     /// The entries of the routes that changed, in the tables that existed before.
@@ -187,15 +207,39 @@ impl GroupState {
         for (name, touched) in tables {
             let Some(table) = self.tables.get_mut(&name) else { continue };
             match table.encode(&touched, scene.most_entries) {
-                Ok(()) => {
+                Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
                     touched.documents.iter().for_each(|key| set_part(scene, &name, parts, key));
-                    let resource = translate::route_configuration(&name, table, parts.clone());
-                    self.set(scene, (ResourceType::Route, name), Some(resource), outcome);
+                    let whole = translate::route_configuration(&name, table, parts.clone());
+                    if self.on_demand.contains(&name) {
+                        let (table, parts) = (table.clone(), parts.clone());
+                        self.set_virtual_hosts(scene, &name, &table, &parts, &hosts, outcome);
+                        let resource = translate::on_demand_configuration(whole, listener_document(scene, &name));
+                        self.set(scene, (ResourceType::Route, name), Some(resource), outcome);
+                    } else {
+                        self.set(scene, (ResourceType::Route, name), Some(whole), outcome);
+                    }
                 }
                 Err(entries) => outcome.faults.extend(too_many(scene, &name, table, entries)),
             }
             outcome.concerned.extend(touched.documents);
+        }
+    }
+
+    /// The virtual hosts of these patterns, as resources of their own.
+    fn set_virtual_hosts(
+        &mut self,
+        scene: &Scene<'_>,
+        listener: &Arc<str>,
+        table: &Table,
+        parts: &Parts,
+        hosts: &BTreeSet<HostKey>,
+        outcome: &mut Outcome,
+    ) {
+        for host in hosts {
+            let resource = translate::virtual_host(listener, table, host, |key| parts.get(key).cloned());
+            let name = translate::virtual_host_name(listener, host);
+            self.set(scene, (ResourceType::VirtualHost, name), resource, outcome);
         }
     }
 
@@ -234,6 +278,12 @@ pub(super) fn entries_on<'a>(unit: &'a Unit, group: &str, listener: &str) -> &'a
         }
         _ => &[],
     }
+}
+
+/// The document of a listener; none of the one that exists without any.
+fn listener_document(scene: &Scene<'_>, name: &Arc<str>) -> Vec<DocumentKey> {
+    let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
+    scene.after.unit(&key).map(|_| key).into_iter().collect()
 }
 
 /// An entry as it stands in a table.

@@ -1,7 +1,8 @@
 //! Neighbouring virtual hosts encoded together, so that a change of one copies its neighbours and not all.
 //!
 //! A slab begins at the first virtual host of all and at each whose pattern's hash says so, one in [`EVERY`]: where slabs
-//! begin depends on the patterns alone, so a change moves no border but its own. Pure.
+//! begin depends on the patterns alone, so a change moves no border but its own. In the same way neighbouring slabs are
+//! kept as one run, so that a change makes one run's list anew and not that of all slabs. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,88 +11,126 @@ use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{HostKey, VirtualHost};
+use crate::resource::body::Run;
 use crate::resource::routes;
 
-/// How many virtual hosts a slab has on average: with one short route each, about 16 KiB.
+/// How many virtual hosts a slab has on average (with one short route each, about 16 KiB), and how many slabs a run.
 const EVERY: u64 = 64;
 
-type Slabs = OrdMap<HostKey, Bytes>;
+/// Encoded virtual hosts, by pattern.
 type Encoded = OrdMap<HostKey, VirtualHost>;
 
-/// Bring the slabs up to date after virtual hosts came, went or changed.
-pub(super) fn update(slabs: &mut Slabs, encoded: &Encoded, changed: &BTreeSet<HostKey>) {
-    // One by one it is a walk to the border for each; from some number on, one walk over all is shorter.
-    if changed.len() > encoded.len() / 64 {
-        *slabs = all(encoded);
-        return;
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slabs {
+    slabs: OrdMap<HostKey, Bytes>,
+    runs: OrdMap<HostKey, Run>,
+}
+
+impl Slabs {
+    /// Bring the slabs up to date after virtual hosts came, went or changed.
+    pub(super) fn update(&mut self, encoded: &Encoded, changed: &BTreeSet<HostKey>) {
+        let changed = join(&mut self.slabs, encoded, changed, EVERY, slab);
+        join(&mut self.runs, &self.slabs, &changed, EVERY * EVERY, |slabs| slabs.iter().copied().cloned().collect());
     }
-    let starts: BTreeSet<&HostKey> =
-        changed.iter().flat_map(|host| around(encoded, host)).map(|host| start(encoded, host)).collect();
-    for host in changed.iter().filter(|host| !encoded.contains_key(*host)) {
-        slabs.remove(host);
-    }
-    for start in starts {
-        renew(slabs, encoded, start);
+
+    /// All, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.values()
     }
 }
 
-/// A virtual host and its neighbours, those that exist: who came may have parted a slab or become the first of all, who
-/// went may have joined two.
-fn around<'a>(encoded: &'a Encoded, host: &HostKey) -> impl Iterator<Item = &'a HostKey> {
-    let before = encoded.range(..host.clone()).next_back();
-    let from = encoded.range(host.clone()..).take(2);
+fn slab(virtual_hosts: &[&VirtualHost]) -> Bytes {
+    let mut slab = Vec::new();
+    virtual_hosts.iter().for_each(|virtual_host| routes::member(&mut slab, &virtual_host.bytes));
+    slab.into()
+}
+
+/// Bring what is joined of neighbouring members up to date after some of these came, went or changed. Gives where joints
+/// came, went or changed.
+fn join<M, J>(
+    joints: &mut OrdMap<HostKey, J>,
+    members: &OrdMap<HostKey, M>,
+    changed: &BTreeSet<HostKey>,
+    every: u64,
+    make: impl Fn(&[&M]) -> J,
+) -> BTreeSet<HostKey>
+where
+    M: Clone,
+    J: Clone,
+{
+    // One by one it is a walk to the border for each; from some number on, one walk over all is shorter.
+    if changed.len() > members.len() / 64 {
+        let mut touched: BTreeSet<HostKey> = joints.keys().cloned().collect();
+        *joints = all(members, every, make);
+        touched.extend(joints.keys().cloned());
+        return touched;
+    }
+    let starts: BTreeSet<&HostKey> =
+        changed.iter().flat_map(|host| around(members, host)).map(|host| start(members, host, every)).collect();
+    let mut touched = BTreeSet::new();
+    for host in changed.iter().filter(|host| !members.contains_key(*host)) {
+        touched.extend(joints.remove(host).map(|_| host.clone()));
+    }
+    for start in starts {
+        let mut run = Vec::new();
+        for (host, member) in members.range(start.clone()..) {
+            if host != start {
+                if is_border(host, every) {
+                    break;
+                }
+                touched.extend(joints.remove(host).map(|_| host.clone()));
+            }
+            run.push(member);
+        }
+        joints.insert(start.clone(), make(&run));
+        touched.insert(start.clone());
+    }
+    touched
+}
+
+/// A member and its neighbours, those that exist: who came may have parted two or become the first of all, who went may
+/// have joined two.
+fn around<'a, M>(members: &'a OrdMap<HostKey, M>, host: &HostKey) -> impl Iterator<Item = &'a HostKey> {
+    let before = members.range(..host.clone()).next_back();
+    let from = members.range(host.clone()..).take(2);
     from.chain(before).map(|(host, _)| host)
 }
 
-/// Whether a slab begins at this pattern wherever it stands.
-fn is_border(host: &HostKey) -> bool {
-    xxh3_64(host.pattern.as_bytes()).is_multiple_of(EVERY)
+/// Whether something new begins at this pattern wherever it stands.
+fn is_border(host: &HostKey, every: u64) -> bool {
+    xxh3_64(host.pattern.as_bytes()).is_multiple_of(every)
 }
 
-/// Where the slab of a virtual host begins.
-fn start<'a>(encoded: &'a Encoded, host: &'a HostKey) -> &'a HostKey {
+/// Where that begins which a member is joined to.
+fn start<'a, M>(members: &'a OrdMap<HostKey, M>, host: &'a HostKey, every: u64) -> &'a HostKey {
     let mut start = host;
-    for (host, _) in encoded.range(..=host.clone()).rev() {
+    for (host, _) in members.range(..=host.clone()).rev() {
         start = host;
-        if is_border(host) {
+        if is_border(host, every) {
             break;
         }
     }
     start
 }
 
-/// Encode the slab that begins at `start`, in the place of all that began in it before.
-fn renew(slabs: &mut Slabs, encoded: &Encoded, start: &HostKey) {
-    let mut slab = Vec::new();
-    for (host, virtual_host) in encoded.range(start.clone()..) {
-        if host != start {
-            if is_border(host) {
-                break;
-            }
-            slabs.remove(host);
-        }
-        routes::member(&mut slab, &virtual_host.bytes);
-    }
-    slabs.insert(start.clone(), slab.into());
-}
-
-/// Every slab.
-fn all(encoded: &Encoded) -> Slabs {
-    let mut slabs = Slabs::new();
-    let mut open: Option<(&HostKey, Vec<u8>)> = None;
-    for (host, virtual_host) in encoded {
-        if is_border(host)
-            && let Some((start, slab)) = open.take()
+/// Everything joined.
+fn all<M, J: Clone>(members: &OrdMap<HostKey, M>, every: u64, make: impl Fn(&[&M]) -> J) -> OrdMap<HostKey, J> {
+    let mut joints = OrdMap::new();
+    let mut open: Option<(&HostKey, Vec<&M>)> = None;
+    for (host, member) in members {
+        if is_border(host, every)
+            && let Some((start, run)) = open.take()
         {
-            slabs.insert(start.clone(), slab.into());
+            joints.insert(start.clone(), make(&run));
         }
-        let (_, slab) = open.get_or_insert_with(|| (host, Vec::new()));
-        routes::member(slab, &virtual_host.bytes);
+        let (_, run) = open.get_or_insert_with(|| (host, Vec::new()));
+        run.push(member);
     }
-    if let Some((start, slab)) = open {
-        slabs.insert(start.clone(), slab.into());
+    if let Some((start, run)) = open {
+        joints.insert(start.clone(), make(&run));
     }
-    slabs
+    joints
 }
 
 #[cfg(test)]
@@ -119,8 +158,12 @@ mod tests {
             ),
         ) {
             let mut encoded: Encoded = (0..1500).map(|number| (host(number), virtual_host(number, 0))).collect();
-            let mut slabs = all(&encoded);
-            prop_assert!(slabs.len() > 10);
+            // More borders of runs than there are outside, that they are met.
+            let (few, some) = (8, 64);
+            let runs = |slabs: &[&Bytes]| slabs.iter().copied().cloned().collect::<Run>();
+            let mut slabs = all(&encoded, few, slab);
+            let mut joined = all(&slabs, some, runs);
+            prop_assert!(slabs.len() > 100 && joined.len() > 10);
             for change in changes {
                 for (number, content) in &change {
                     match content {
@@ -128,9 +171,12 @@ mod tests {
                         None => encoded.remove(&host(*number)),
                     };
                 }
-                update(&mut slabs, &encoded, &change.keys().map(|number| host(*number)).collect());
+                let changed = change.keys().map(|number| host(*number)).collect();
+                let changed = join(&mut slabs, &encoded, &changed, few, slab);
+                join(&mut joined, &slabs, &changed, some, runs);
             }
-            prop_assert_eq!(slabs, all(&encoded));
+            prop_assert_eq!(&slabs, &all(&encoded, few, slab));
+            prop_assert_eq!(joined, all(&slabs, some, runs));
         }
     }
 }

@@ -50,7 +50,10 @@ impl Writer<'_> {
     fn write_type(&mut self, resource_type: ResourceType, of_type: &TypeView) {
         let withheld =
             resource_type == ResourceType::Secret && self.view.warnings.contains(&warnings::SECRETS_WITHHELD);
-        let set = self.group.filter(|_| !withheld).map(|group| group.set(resource_type));
+        let set = self.group.filter(|_| !withheld).map(|group| match self.view.variant {
+            Variant::Sotw => group.set_without_vhds(resource_type),
+            Variant::Delta => group.set(resource_type),
+        });
         match &of_type.subscribed {
             Subscribed::Wildcard => {
                 let wildcard = set.into_iter().flat_map(|set| set.iter()).filter(|resource| !resource.on_demand);

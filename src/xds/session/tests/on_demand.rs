@@ -31,6 +31,27 @@ fn a_virtual_host_is_answered_by_its_name_and_by_its_aliases_once() {
     assert_eq!(client.says(), ["virtual_hosts[-r1/h]"]);
 }
 
+// DX-28: Envoy asks by the Host header, and waits for an alias that is just that
+#[test]
+fn a_virtual_host_asked_for_with_a_port_is_the_one_without() {
+    let mut client = client(Variant::Delta);
+    client.commit(&[(HOST, "r1/h", Some(1))]);
+    client.delta(HOST, &["r1/h:8080"], &[]);
+    let answer = client.session.next_response(&client.snapshot, client.now).unwrap();
+    let answer = pb::DeltaDiscoveryResponse::decode(&*[answer.head, answer.blocks.pieces().concat()].concat()).unwrap();
+    let [host] = &*answer.resources else { panic!("{answer:?}") };
+    assert_eq!((&*host.name, &*host.aliases), ("r1/h", &["r1/h:8080".to_owned(), "r1/h".to_owned()][..]));
+    client.commit(&[(HOST, "r1/h", Some(2))]);
+    assert_eq!(client.says(), ["virtual_hosts[r1/h@2]"]);
+    client.commit(&[(HOST, "r1/h", None)]);
+    assert_eq!(client.says(), ["virtual_hosts[-r1/h]"]);
+    assert_eq!(client.delta(HOST, &["r1/h:8080"], &[]).says(), ["virtual_hosts[~r1/h:8080=r1/h:8080]"]);
+    client.serve(HOST, resource("r1/h:8080", 3));
+    assert_eq!(client.says(), ["virtual_hosts[r1/h:8080@3]"]);
+    client.delta(HOST, &[], &["r1/h:8080"]).commit(&[(HOST, "r1/h", Some(4))]);
+    assert_eq!(client.says(), [""; 0]);
+}
+
 // DX-29
 #[test]
 fn a_virtual_host_that_does_not_exist_is_an_alias_of_nothing_until_it_does() {
