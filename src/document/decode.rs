@@ -265,12 +265,12 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// `, did you mean "route"?` when one of the names is near, else nothing.
 pub(crate) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
-    let near =
-        |name: &&str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), name) <= name.len().div_ceil(3).min(3);
+    let distance = |name: &str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), &name.to_ascii_lowercase());
+    let near = |name: &&str| distance(name) <= name.len().div_ceil(3).min(3);
     if found.is_empty() || found.len() > QUOTE_LENGTH {
         return String::new();
     }
-    let nearest = names.into_iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(found, name));
+    let nearest = names.into_iter().filter(near).min_by_key(|name| distance(name));
     nearest.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
 }
 

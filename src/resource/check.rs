@@ -13,11 +13,16 @@ use crate::document::cluster::{Check, LbPolicy, LocalityMode, Protocol, Settings
 use crate::document::endpoint::{Endpoint, Host};
 
 mod addresses;
-mod clusters;
-mod endpoints;
+pub(super) mod clusters;
+pub(super) mod endpoints;
+mod extensions;
+mod filters;
+mod formats;
 mod listeners;
 pub(super) mod messages;
+mod protocols;
 mod routes;
+mod sources;
 mod tls;
 
 /// Deepest metadata of an endpoint. Each level costs three messages, and Envoy's protobuf parser stops at 100.

@@ -27,6 +27,7 @@ use crate::document::{Document, Rejection};
 mod claims;
 mod group;
 mod inventory;
+mod needs;
 mod standing;
 
 use group::{GroupState, Outcome, Scene};
@@ -234,7 +235,8 @@ impl Compiled {
             if !describing(name).iter().any(moved) {
                 continue;
             }
-            referring.extend(after.users(name).chain(after.registrations(name).map(|(key, _)| key)).cloned());
+            let users = after.users(name).chain(after.verbatim_users(name));
+            referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
         let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
         let listeners_moved = units
@@ -337,10 +339,10 @@ impl Compiled {
         others.into_iter().find(|other| self.inventory.unit(other).is_some())
     }
 
-    /// The routes that name a cluster and share a group with it, sorted.
+    /// The routes and the xds documents that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
-        let shares = |route: &Document| depends::share_a_group(document, route);
-        let users = self.inventory.users(cluster);
+        let shares = |user: &Document| depends::share_a_group(document, user);
+        let users = self.inventory.users(cluster).chain(self.inventory.verbatim_users(cluster));
         users.filter(|key| self.inventory.document(key).is_some_and(shares)).cloned().collect()
     }
 }

@@ -4,13 +4,10 @@
 //! than before (whoever refuses the change refuses one of those), and which clusters do they name that they did not name
 //! before (these must be warm first). The map is persistent: keeping it and comparing two costs what changed. Pure.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-
-use serde_json::Value as Json;
 
 use super::{Resource, ResourceVersion};
 use crate::document::key::{DocumentKey, Kind};
@@ -66,30 +63,10 @@ pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
 
 /// The parts of a resource that is one document's, written as Envoy reads it.
 #[must_use]
-pub fn verbatim(key: &DocumentKey, version: ResourceVersion, resource: &Json) -> Parts {
-    let mut upstreams = BTreeSet::new();
-    find_clusters(resource, &mut upstreams);
+pub fn verbatim(key: &DocumentKey, version: ResourceVersion, upstreams: Arc<[Arc<str>]>) -> Parts {
     let bytes = version.0.to_be_bytes();
     let revision = bytes.iter().fold(0_i64, |sum, byte| sum.rotate_left(8) ^ i64::from(*byte));
-    OrdMap::unit(key.clone(), Part { revision, upstreams: upstreams.into_iter().collect() })
-}
-
-/// Every name that stands where messages name a cluster; rather one too many than one too few.
-fn find_clusters(json: &Json, found: &mut BTreeSet<Arc<str>>) {
-    match json {
-        Json::Array(items) => items.iter().for_each(|item| find_clusters(item, found)),
-        Json::Object(fields) => {
-            for (field, value) in fields {
-                let weighted = ["weighted_clusters", "weightedClusters"].contains(&&**field);
-                let clusters = value.get("clusters").and_then(Json::as_array).filter(|_| weighted);
-                let names = clusters.into_iter().flatten().filter_map(|cluster| cluster.get("name"));
-                let named = ["cluster", "cluster_name", "clusterName"].contains(&&**field).then_some(value);
-                found.extend(names.chain(named).filter_map(Json::as_str).map(Arc::from));
-                find_clusters(value, found);
-            }
-        }
-        _ => {}
-    }
+    OrdMap::unit(key.clone(), Part { revision, upstreams })
 }
 
 #[cfg(test)]
@@ -125,19 +102,5 @@ mod tests {
         assert_eq!(names(&changed(Some(&one), &one)), ["defaults"]);
         assert_eq!(names(&changed(None, &one)), ["routes/a"]);
         assert_eq!(newly_named(&one, &one), Vec::<Arc<str>>::new());
-    }
-
-    #[test]
-    fn clusters_are_found_wherever_a_resource_names_one() {
-        let key = DocumentKey::new(Kind::Xds, "routes/edge");
-        let resource = serde_json::json!({ "name": "edge", "virtual_hosts": [{ "routes": [
-            { "route": { "cluster": "a" } },
-            { "route": { "weightedClusters": { "clusters": [{ "name": "b", "weight": 1 }, { "name": "c" }] } } },
-            { "typed_per_filter_config": { "x": { "grpc_service": { "envoy_grpc": { "cluster_name": "d" } } } } },
-        ] }] });
-        let parts = verbatim(&key, ResourceVersion::of(b"1"), &resource);
-        let part = parts.get(&key).unwrap();
-        assert_eq!(*part.upstreams, ["a".into(), "b".into(), "c".into(), "d".into()]);
-        assert_ne!(part, verbatim(&key, ResourceVersion::of(b"2"), &resource).get(&key).unwrap());
     }
 }

@@ -3,7 +3,8 @@
 //! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message that the proto-JSON stands for;
 //! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), the name
 //! inside is the name in the key, and every field is as Envoy's own rules say ([`validate`], which asks
-//! [`check::messages`] too). What it claims for itself alone ([`claims`]) is judged by `compile`.
+//! [`check::messages`] too). What it claims for itself alone ([`claims`]) and what others it needs
+//! ([`needs`]) is judged by `compile`.
 //!
 //! What stands beside it in the group, and which of two resources of one name is served, is `compile`'s.
 
@@ -23,11 +24,15 @@ use crate::document::xds::Xds;
 use crate::proto::canonical;
 
 pub mod claims;
+pub mod needs;
 mod read;
 mod references;
+mod targets;
 mod validate;
+mod walk;
 
 use claims::Claim;
+use needs::Need;
 
 /// Where the resource stands in its document.
 const PLACE: &str = "resource";
@@ -41,6 +46,10 @@ pub struct Written {
     pub resource: Arc<Resource>,
     /// What of it no other resource of a group may have.
     pub claims: Arc<[Claim]>,
+    /// What other resources of its group must or must not be.
+    pub needs: Arc<[Need]>,
+    /// The clusters that it sends to. Sorted.
+    pub clusters: Arc<[Arc<str>]>,
 }
 
 /// The resource of an xds document.
@@ -60,15 +69,18 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     check::messages::resource(resource_type, &message, &place)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
-    let refers = references::references(resource_type, &message);
+    let refers = references::references(resource_type, &message, &place);
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
-    let parts = Some(Arc::new(parts::verbatim(key, resource.version, &xds.resource)));
+    let clusters = targets::clusters(&xds.name, &message, &place);
+    let parts = Some(Arc::new(parts::verbatim(key, resource.version, Arc::clone(&clusters))));
     // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
     let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let on_demand = resource.on_demand || for_grpc;
     let resource = Resource { warms, refers, parts, on_demand, ..resource };
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
-    Ok(Written { resource_type, resource, claims: claims::claims(resource_type, &message).into() })
+    let claims = claims::claims(resource_type, &message).into();
+    let needs = needs::needs(resource_type, &message, &place).into();
+    Ok(Written { resource_type, resource, claims, needs, clusters })
 }
 
 fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Rejection> {

@@ -11,4 +11,5 @@ mod bootstrap;
 mod envoy_accepts;
 mod inputs;
 mod outputs;
+mod refusals;
 mod semantics;

@@ -8,6 +8,7 @@
 
 pub mod ads_client;
 pub mod authority;
+pub mod catalogue;
 pub mod envoy;
 pub mod etcd;
 pub mod eventually;

@@ -258,7 +258,7 @@ impl Choices {
         }
     }
 
-    /// Deleted clusters go when no route uses them, or when an operator says so.
+    /// Deleted clusters go when nothing uses them, or when an operator says so.
     fn bury_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
         let world = &intake.world;
         let deleted = self.by_key.iter().filter(|(key, choice)| choice.is_deleted_cluster(key));
@@ -280,12 +280,17 @@ impl Choices {
             }
             self.by_key.insert(key.clone(), choice);
         }
-        // A text that was saved may be bad by now; each round takes one out at least.
-        for _ in 0..=keys.len() {
+        // A text that was saved may be bad by now; each round takes one text out at least.
+        for _ in 0..=keys.len() + world.records.len() {
             let Err(faults) = self.compile_keys(&keys, decision) else { break };
             for fault in faults {
-                if let Some(choice) = self.by_key.get_mut(&fault.key) {
-                    (choice.kept, choice.candidates) = (false, Vec::new());
+                match self.by_key.get_mut(&fault.key).filter(|choice| choice.is_deleted_cluster(&fault.key)) {
+                    Some(choice) => (choice.kept, choice.candidates) = (false, Vec::new()),
+                    // It cannot be without a cluster that goes.
+                    None => {
+                        keys.insert(fault.key.clone());
+                        self.on_fault(world, fault);
+                    }
                 }
             }
         }

@@ -12,6 +12,7 @@ mod anything;
 mod documents;
 mod guards;
 mod histories;
+mod named_clusters;
 mod on_demand;
 mod references;
 mod verbatim;

@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3::
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::{Duration, UInt64Value};
 
-use super::{addresses, endpoints};
+use super::{addresses, endpoints, extensions, protocols};
 use crate::document::Rejection;
 use crate::document::decode::quote;
 use crate::resource::place::Place;
@@ -29,9 +29,13 @@ use crate::resource::place::Place;
 const MIN_RING: u64 = 1024;
 const MAX_RING: u64 = 8 * 1024 * 1024;
 const BASE_EJECTION: Duration = Duration { seconds: 30, nanos: 0 };
-const MAX_EJECTION: Duration = Duration { seconds: 300, nanos: 0 };
 /// A fallback policy of subset selectors.
 const KEYS_SUBSET: i32 = 4;
+/// Policies that hash.
+const HASHING: [&str; 2] = [
+    "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
+    "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+];
 /// Cluster types of their own load balancing.
 const OWN_BALANCING: [&str; 2] = [
     "envoy.extensions.clusters.aggregate.v3.ClusterConfig",
@@ -49,9 +53,17 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     if let Some(assignment) = &cluster.load_assignment {
         inline(assignment, discovery, &at.field("load_assignment"))?;
     }
+    if let (Some(assignment), true) =
+        (&cluster.load_assignment, discovery == Some(DiscoveryType::Static) && hashes(cluster))
+        && let Some(reason) = endpoints::too_heavy(assignment)
+    {
+        return Err(at.field("load_assignment").field("endpoints").reject(reason));
+    }
     single_host(cluster, discovery, at)?;
+    extensions::of_cluster(cluster, at)?;
     balancing(cluster, discovery, at)?;
-    protocols(cluster, at)?;
+    versions(cluster, at)?;
+    protocols::of_cluster(cluster, at)?;
     if let Some(rate) = &cluster.dns_failure_refresh_rate
         && let (Some(base), Some(most)) = (&rate.base_interval, &rate.max_interval)
         && (most.seconds, most.nanos) < (base.seconds, base.nanos)
@@ -61,6 +73,18 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     }
     let source = cluster.upstream_bind_config.as_ref().and_then(|config| config.source_address.as_ref());
     source.map_or(Ok(()), |source| addresses::ip(source, &at.field("upstream_bind_config").field("source_address")))
+}
+
+/// Whether it balances by `RING_HASH` or `MAGLEV`, in whichever form that is written.
+pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
+    let Some(policy) = &cluster.load_balancing_policy else {
+        return matches!(cluster.lb_policy(), LbPolicy::RingHash | LbPolicy::Maglev);
+    };
+    let configs =
+        policy.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
+    // The first that Envoy knows is taken.
+    let mut known = configs.map(extensions::type_of).filter(|name| name.starts_with(extensions::BALANCING));
+    known.next().is_some_and(|name| HASHING.contains(&name))
 }
 
 /// NC-02, NC-03, NC-05.
@@ -89,7 +113,10 @@ fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Resul
 /// NC-09, NC-11 to NC-14, NC-18.
 fn inline(assignment: &ClusterLoadAssignment, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
     match discovery {
-        Some(DiscoveryType::Static) => endpoints::hosts(assignment, at),
+        Some(DiscoveryType::Static) => {
+            endpoints::without_leds(assignment, at)?;
+            endpoints::hosts(assignment, at)
+        }
         Some(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
             endpoints::each(assignment, at, |endpoint, at| {
                 let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
@@ -224,7 +251,7 @@ fn is_prime(number: u64) -> bool {
 }
 
 /// NC-29, NC-39, NC-41.
-fn protocols(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
+fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     let (http1, http2) = (cluster.http_protocol_options.is_some(), cluster.http2_protocol_options.is_some());
     let selection = cluster.protocol_selection();
     if http1 && http2 && selection != ClusterProtocolSelection::UseDownstreamProtocol {
@@ -232,8 +259,11 @@ fn protocols(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         return Err(at.field("http2_protocol_options").reject(reason.to_owned()));
     }
     if cluster.health_checks.len() > 1 {
-        // Their names, which Envoy wants then, are no field of the descriptors here.
-        let reason = format!("found {} health checks, expected one", cluster.health_checks.len());
+        // Envoy 1.40 wants names then, and they are no field of the descriptors here.
+        let found = cluster.health_checks.len();
+        let reason = format!(
+            "found {found} health checks, expected one (Envoy wants several to have names, which cannot be written here yet)"
+        );
         return Err(at.field("health_checks").reject(reason));
     }
     let grpc = |check: &HealthCheck| matches!(check.health_checker, Some(HealthChecker::GrpcHealthCheck(_)));
@@ -283,15 +313,16 @@ fn hex(payload: &Payload, at: &Place) -> Result<(), Rejection> {
     Err(at.field("text").reject(format!("found {}, expected bytes in hexadecimal", quote(text))))
 }
 
-/// NC-43.
+/// NC-43: what is not written never is too little.
 pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Place) -> Result<(), Rejection> {
     let base = detection.base_ejection_time.unwrap_or(BASE_EJECTION);
-    let most = detection.max_ejection_time.unwrap_or(MAX_EJECTION);
-    if (most.seconds, most.nanos) >= (base.seconds, base.nanos) {
-        return Ok(());
+    match detection.max_ejection_time {
+        Some(most) if (most.seconds, most.nanos) < (base.seconds, base.nanos) => {
+            let reason = format!("found {} s, expected at least base_ejection_time, {} s", most.seconds, base.seconds);
+            Err(at.field("max_ejection_time").reject(reason))
+        }
+        _ => Ok(()),
     }
-    let reason = format!("found {} s, expected at least base_ejection_time, {} s", most.seconds, base.seconds);
-    Err(at.field("max_ejection_time").reject(reason))
 }
 
 /// NC-27.

@@ -1,23 +1,39 @@
 //! Endpoints of EDS (conformance.md 9.4).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, locality_lb_endpoints};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, LbEndpoint, LedsClusterLocalityConfig, LocalityLbEndpoints, locality_lb_endpoints,
+};
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 
 use super::addresses;
 use crate::document::Rejection;
+use crate::document::decode::quote;
 use crate::resource::place::Place;
 
-/// NP-03 to NP-08, NP-12.
+/// What the name of a collection starts with.
+const SCHEMES: [&str; 3] = ["xdstp:", "http:", "file:"];
+
+/// NP-03 to NP-09, NP-12.
 pub(super) fn assignment(assignment: &ClusterLoadAssignment, at: &Place) -> Result<(), Rejection> {
     hosts(assignment, at)?;
     for (index, locality) in assignment.endpoints.iter().enumerate() {
-        let leds = matches!(locality.lb_config, Some(locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)));
-        if leds && !locality.lb_endpoints.is_empty() {
-            let at = at.field("endpoints").index(index).field("lb_endpoints");
-            return Err(
-                at.reject("found endpoints beside leds_cluster_locality_config, expected one of the two".to_owned())
-            );
+        let at = at.field("endpoints").index(index);
+        let Some(leds) = leds(locality) else { continue };
+        if !SCHEMES.iter().any(|scheme| leds.leds_collection_name.starts_with(scheme)) {
+            let found = if leds.leds_collection_name.is_empty() {
+                "missing or empty".to_owned()
+            } else {
+                format!("found {}", quote(&leds.leds_collection_name))
+            };
+            let at = at.field("leds_cluster_locality_config").field("leds_collection_name");
+            return Err(at.reject(format!("{found}, expected a name that starts with xdstp:, http: or file:")));
+        }
+        if !locality.lb_endpoints.is_empty() {
+            let reason = "found endpoints beside leds_cluster_locality_config, expected one of the two";
+            return Err(at.field("lb_endpoints").reject(reason.to_owned()));
         }
     }
     let drops = assignment.policy.as_ref().map(|policy| policy.drop_overloads.as_slice()).unwrap_or_default();
@@ -37,6 +53,46 @@ pub(super) fn assignment(assignment: &ClusterLoadAssignment, at: &Place) -> Resu
         }
     }
     Ok(())
+}
+
+/// NP-10, NP-11: why no cluster that hashes can have such endpoints.
+pub(in crate::resource) fn too_heavy(assignment: &ClusterLoadAssignment) -> Option<String> {
+    let (mut hosts, mut localities): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) = Default::default();
+    let mut seen = BTreeSet::new();
+    for locality in &assignment.endpoints {
+        let own = locality.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
+        *localities.entry(locality.priority).or_default() += u64::from(own);
+        for endpoint in &locality.lb_endpoints {
+            // Of one address the first is taken.
+            if seen.insert(format!("{:?}", endpoint.host_identifier)) {
+                let own = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+                *hosts.entry(locality.priority).or_default() += u64::from(own);
+            }
+        }
+    }
+    let most = u64::from(u32::MAX);
+    [("hosts", hosts), ("localities", localities)].into_iter().find_map(|(what, sums)| {
+        let sum = sums.into_values().find(|sum| *sum > most)?;
+        Some(format!("found weights of {what} whose sum is {sum}, expected at most {most} for a cluster that hashes"))
+    })
+}
+
+fn leds(locality: &LocalityLbEndpoints) -> Option<&LedsClusterLocalityConfig> {
+    match &locality.lb_config {
+        Some(locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(leds)) => Some(leds),
+        _ => None,
+    }
+}
+
+/// NC-13.
+pub(super) fn without_leds(assignment: &ClusterLoadAssignment, at: &Place) -> Result<(), Rejection> {
+    match assignment.endpoints.iter().position(|locality| leds(locality).is_some()) {
+        Some(index) => {
+            let at = at.field("endpoints").index(index).field("leds_cluster_locality_config");
+            Err(at.reject("found on a cluster of type STATIC, expected \"type\": \"EDS\"".to_owned()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The addresses of all endpoints, none of which Envoy resolves.

@@ -1,24 +1,34 @@
 //! Listeners and connection managers (conformance.md 9.5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::{CidrRange, SocketAddress, socket_address};
-use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener, filter, listener};
+use envoy_types::pb::envoy::config::listener::v3::{
+    FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, Rds, http_connection_manager, http_filter,
 };
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, matcher};
+use prost::Message;
 
-use super::addresses;
+use super::{addresses, extensions};
 use crate::document::Rejection;
 use crate::document::decode::quote;
 use crate::resource::place::Place;
 
+/// The network filter of HTTP.
+const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+/// What names a filter chain at the end of a matcher.
+const CHAIN_NAME: &str = "google.protobuf.StringValue";
 /// The HTTP filter that ends a chain.
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// Network filters that end a chain.
 const TERMINAL: [&str; 5] = [
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    MANAGER,
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
     "envoy.extensions.filters.network.redis_proxy.v3.RedisProxy",
     "envoy.extensions.filters.network.echo.v3.Echo",
@@ -78,7 +88,37 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
             .field("filter_chains")
             .reject("found filter chains on a UDP listener, expected none".to_owned()));
     }
-    filter_chains(listener, at)
+    if listener.enable_mptcp {
+        mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
+    }
+    filter_chains(listener, quic, at)?;
+    let filters = at.field("listener_filters");
+    listener
+        .listener_filters
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, filter)| listener_filter(filter, &filters.index(index)))
+}
+
+/// NL-34.
+fn mptcp(listener: &Listener, is_udp: bool, at: &Place) -> Result<(), Rejection> {
+    let additional = listener.additional_addresses.iter().filter_map(|more| more.address.as_ref());
+    let mut kinds = listener.address.iter().chain(additional).map(|address| &address.address);
+    if is_udp || !kinds.all(|kind| matches!(kind, Some(Address::SocketAddress(_)))) {
+        return Err(at.reject("found on another address than one of TCP, expected that".to_owned()));
+    }
+    Ok(())
+}
+
+/// NL-13.
+fn listener_filter(filter: &ListenerFilter, at: &Place) -> Result<(), Rejection> {
+    match &filter.config_type {
+        None => Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned())),
+        Some(listener_filter::ConfigType::TypedConfig(config)) => {
+            extensions::check(config, &extensions::LISTENER_FILTER, &at.field("typed_config"))
+        }
+        Some(listener_filter::ConfigType::ConfigDiscovery(_)) => Ok(()),
+    }
 }
 
 /// Whether it is one of UDP.
@@ -115,15 +155,16 @@ fn is_udp(socket: &SocketAddress) -> bool {
 }
 
 /// NL-06, NL-07, NL-12, NL-15.
-fn filter_chains(listener: &Listener, at: &Place) -> Result<(), Rejection> {
+fn filter_chains(listener: &Listener, quic: bool, at: &Place) -> Result<(), Rejection> {
     let chains = at.field("filter_chains");
     for (index, chain) in listener.filter_chains.iter().enumerate() {
-        network_filters(chain, &chains.index(index))?;
+        network_filters(chain, quic, &chains.index(index))?;
     }
     if let Some(chain) = &listener.default_filter_chain {
-        network_filters(chain, &at.field("default_filter_chain"))?;
+        network_filters(chain, quic, &at.field("default_filter_chain"))?;
     }
-    if listener.filter_chain_matcher.is_some() {
+    if let Some(matcher) = &listener.filter_chain_matcher {
+        chain_actions(matcher, &at.field("filter_chain_matcher"))?;
         return named_chains(&listener.filter_chains, &chains);
     }
     let mut matched: Vec<Dimensions> = Vec::new();
@@ -151,6 +192,50 @@ fn named_chains(chains: &[FilterChain], at: &Place) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+/// NL-12: what a matcher ends in is the name of a chain. Documents are at most 64 levels deep, so recursion is bounded.
+fn chain_actions(matcher: &Matcher, at: &Place) -> Result<(), Rejection> {
+    use matcher::matcher_list::FieldMatcher;
+    use matcher::{MatcherType, matcher_tree};
+    if let Some(end) = &matcher.on_no_match {
+        chain_action(end, &at.field("on_no_match"))?;
+    }
+    match &matcher.matcher_type {
+        Some(MatcherType::MatcherList(list)) => {
+            let at = at.field("matcher_list").field("matchers");
+            let each = |(index, one): (usize, &FieldMatcher)| {
+                one.on_match.as_ref().map_or(Ok(()), |end| chain_action(end, &at.index(index).field("on_match")))
+            };
+            list.matchers.iter().enumerate().try_for_each(each)
+        }
+        Some(MatcherType::MatcherTree(tree)) => {
+            let (field, map) = match &tree.tree_type {
+                Some(matcher_tree::TreeType::ExactMatchMap(map)) => ("exact_match_map", map),
+                Some(matcher_tree::TreeType::PrefixMatchMap(map)) => ("prefix_match_map", map),
+                _ => return Ok(()),
+            };
+            let at = at.field("matcher_tree").field(field).field("map");
+            let sorted: BTreeMap<_, _> = map.map.iter().collect();
+            sorted.into_iter().try_for_each(|(value, end)| chain_action(end, &at.field(value)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn chain_action(end: &matcher::OnMatch, at: &Place) -> Result<(), Rejection> {
+    match &end.on_match {
+        Some(matcher::on_match::OnMatch::Matcher(inner)) => chain_actions(inner, &at.field("matcher")),
+        Some(matcher::on_match::OnMatch::Action(action)) => {
+            let known = action.typed_config.as_ref().is_some_and(|config| extensions::type_of(config) == CHAIN_NAME);
+            if known {
+                return Ok(());
+            }
+            let at = at.field("action").field("typed_config");
+            Err(at.reject("found no name of a filter chain, expected one as google.protobuf.StringValue".to_owned()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What a chain matches: the values of each property; none stands for any.
@@ -223,7 +308,8 @@ fn ranges(ranges: &[CidrRange], at: &Place) -> Result<Vec<String>, Rejection> {
 }
 
 /// NL-13, NL-15, NL-26.
-fn network_filters(chain: &FilterChain, at: &Place) -> Result<(), Rejection> {
+fn network_filters(chain: &FilterChain, quic: bool, at: &Place) -> Result<(), Rejection> {
+    extensions::socket(chain.transport_socket.as_ref(), &extensions::DOWNSTREAM_SOCKET, &at.field("transport_socket"))?;
     let filters = at.field("filters");
     let last = chain.filters.len().saturating_sub(1);
     for (index, filter) in chain.filters.iter().enumerate() {
@@ -232,7 +318,11 @@ fn network_filters(chain: &FilterChain, at: &Place) -> Result<(), Rejection> {
             None => {
                 return Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned()));
             }
-            Some(filter::ConfigType::TypedConfig(config)) => config.type_url.as_str(),
+            Some(filter::ConfigType::TypedConfig(config)) => {
+                extensions::check(config, &extensions::NETWORK_FILTER, &at.field("typed_config"))?;
+                codec(config, quic, &at.field("typed_config"))?;
+                config.type_url.as_str()
+            }
             Some(filter::ConfigType::ConfigDiscovery(_)) => continue,
         };
         let is = |types: &[&str]| types.iter().any(|name| is_type(url, name));
@@ -244,6 +334,20 @@ fn network_filters(chain: &FilterChain, at: &Place) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+/// NL-26.
+fn codec(config: &Any, quic: bool, at: &Place) -> Result<(), Rejection> {
+    if extensions::type_of(config) != MANAGER {
+        return Ok(());
+    }
+    let Ok(manager) = HttpConnectionManager::decode(config.value.as_slice()) else { return Ok(()) };
+    let at = at.field("codec_type");
+    match (manager.codec_type() == CodecType::Http3, quic) {
+        (true, false) => Err(at.reject("found HTTP3 on a listener without QUIC, expected another codec".to_owned())),
+        (false, true) => Err(at.reject("found another codec on a listener of QUIC, expected \"HTTP3\"".to_owned())),
+        _ => Ok(()),
+    }
 }
 
 fn is_type(type_url: &str, name: &str) -> bool {
@@ -267,9 +371,14 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager, at: &Place) ->
         return Err(at.field("strip_any_host_port").reject(reason.to_owned()));
     }
     let remote = manager.use_remote_address.as_ref().is_some_and(|switch| switch.value);
-    if remote && !manager.original_ip_detection_extensions.is_empty() {
-        let reason = "found together with use_remote_address, expected one of the two";
-        return Err(at.field("original_ip_detection_extensions").reject(reason.to_owned()));
+    let other = match manager.xff_num_trusted_hops {
+        _ if remote => "use_remote_address",
+        0 => return Ok(()),
+        _ => "xff_num_trusted_hops",
+    };
+    if !manager.original_ip_detection_extensions.is_empty() {
+        let reason = format!("found together with {other}, expected one of the two");
+        return Err(at.field("original_ip_detection_extensions").reject(reason));
     }
     Ok(())
 }
@@ -283,7 +392,12 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
             None => {
                 return Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned()));
             }
-            Some(http_filter::ConfigType::TypedConfig(config)) => config.type_url.as_str(),
+            Some(http_filter::ConfigType::TypedConfig(config)) => {
+                if !filter.is_optional {
+                    extensions::check(config, &extensions::HTTP_FILTER, &at.field("typed_config"))?;
+                }
+                config.type_url.as_str()
+            }
             Some(http_filter::ConfigType::ConfigDiscovery(_)) => continue,
         };
         if index != last && is_type(url, ROUTER) {

@@ -5,13 +5,16 @@
 use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source, header_value_option};
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority;
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, RequestMirrorPolicy};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    InternalRedirectPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster, VirtualHost, WeightedCluster,
-    retry_policy, route, route_match,
+    InternalRedirectPolicy, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster, VirtualHost,
+    WeightedCluster, retry_policy, route, route_match,
 };
 
+use super::{extensions, formats};
 use crate::document::Rejection;
 use crate::document::decode::quote;
 use crate::resource::place::Place;
@@ -21,10 +24,11 @@ const MAX_BODY: u32 = 4096;
 const TEMPLATE_REWRITE: &str = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig";
 const TEMPLATE_MATCH: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
 
-/// NR-02, NR-03, NR-32, NR-43 and the headers.
+/// NR-02, NR-03, NR-32, NR-43, the headers and what is said to filters.
 pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> Result<(), Rejection> {
     headers(&configuration.request_headers_to_add, &configuration.request_headers_to_remove, "request", at)?;
     headers(&configuration.response_headers_to_add, &configuration.response_headers_to_remove, "response", at)?;
+    extensions::per_filter(&configuration.typed_per_filter_config, at)?;
     let hosts = at.field("virtual_hosts");
     let mut domains = BTreeSet::new();
     for (index, host) in configuration.virtual_hosts.iter().enumerate() {
@@ -83,20 +87,22 @@ fn unique_domains(host: &VirtualHost, seen: &mut BTreeSet<String>, at: &Place) -
     Ok(())
 }
 
-/// NR-02 within one host, NR-44 and the headers.
+/// NR-02 within one host, NR-44, the headers and what is said to filters.
 pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejection> {
     headers(&host.request_headers_to_add, &host.request_headers_to_remove, "request", at)?;
     headers(&host.response_headers_to_add, &host.response_headers_to_remove, "response", at)?;
+    extensions::per_filter(&host.typed_per_filter_config, at)?;
     if host.matcher.is_some() && !host.routes.is_empty() {
         return Err(at.field("routes").reject("found routes beside a matcher, expected one of the two".to_owned()));
     }
     unique_domains(host, &mut BTreeSet::new(), at)
 }
 
-/// NR-23 and the headers.
+/// NR-23, the headers and what is said to filters.
 pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
     headers(&route.request_headers_to_add, &route.request_headers_to_remove, "request", at)?;
     headers(&route.response_headers_to_add, &route.response_headers_to_remove, "response", at)?;
+    extensions::per_filter(&route.typed_per_filter_config, at)?;
     let Some(route::Action::Route(action)) = &route.action else { return Ok(()) };
     let rewrites = action.path_rewrite_policy.as_ref().and_then(|policy| policy.typed_config.as_ref());
     if !rewrites.is_some_and(|config| config.type_url.ends_with(TEMPLATE_REWRITE)) {
@@ -167,14 +173,36 @@ pub(super) fn weighted(weighted: &WeightedCluster, at: &Place) -> Result<(), Rej
     Ok(())
 }
 
-/// NR-21 and the headers.
+/// NR-21, the headers and what is said to filters.
 pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejection> {
     headers(&cluster.request_headers_to_add, &cluster.request_headers_to_remove, "request", at)?;
     headers(&cluster.response_headers_to_add, &cluster.response_headers_to_remove, "response", at)?;
+    extensions::per_filter(&cluster.typed_per_filter_config, at)?;
     match (cluster.name.is_empty(), cluster.cluster_header.is_empty()) {
         (true, true) => Err(at.reject("found neither name nor cluster_header, expected one of them".to_owned())),
         (false, false) => Err(at.reject("found both name and cluster_header, expected one of them".to_owned())),
         _ => Ok(()),
+    }
+}
+
+/// NR-27.
+pub(super) fn retry(policy: &RetryPolicy, at: &Place) -> Result<(), Rejection> {
+    let missing = "missing, expected what it is to do";
+    let predicates = at.field("retry_host_predicate");
+    for (index, predicate) in policy.retry_host_predicate.iter().enumerate() {
+        let at = predicates.index(index).field("typed_config");
+        match &predicate.config_type {
+            Some(ConfigType::TypedConfig(config)) => extensions::check(config, &extensions::RETRY_PREDICATE, &at)?,
+            None => return Err(at.reject(missing.to_owned())),
+        }
+    }
+    let at = at.field("retry_priority").field("typed_config");
+    match policy.retry_priority.as_ref().map(|priority| &priority.config_type) {
+        Some(Some(retry_priority::ConfigType::TypedConfig(config))) => {
+            extensions::check(config, &extensions::RETRY_PRIORITY, &at)
+        }
+        Some(None) => Err(at.reject(missing.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -206,7 +234,7 @@ pub(super) fn virtual_cluster(cluster: &VirtualCluster, at: &Place) -> Result<()
     Ok(())
 }
 
-/// NR-34, NR-35, NR-39, NR-40.
+/// NR-34, NR-35, NR-38 to NR-40.
 fn headers(add: &[HeaderValueOption], remove: &[String], which: &str, at: &Place) -> Result<(), Rejection> {
     let added = at.field(&format!("{which}_headers_to_add"));
     for (index, option) in add.iter().enumerate() {
@@ -222,12 +250,7 @@ fn headers(add: &[HeaderValueOption], remove: &[String], which: &str, at: &Place
         if is_fixed(&header.key) {
             return Err(fixed(&header.key, &at.field("key")));
         }
-        if !is_format(&header.value) {
-            // A header may carry a credential: the value is not quoted.
-            let reason =
-                "found a \"%\" that starts no command, expected it doubled (\"%%\") or a command (\"%REQ(x-id)%\")";
-            return Err(at.field("value").reject(reason.to_owned()));
-        }
+        formats::header(&header.value, &at.field("value"))?;
     }
     let removed = at.field(&format!("{which}_headers_to_remove"));
     match remove.iter().position(|name| is_fixed(name)) {
@@ -243,41 +266,4 @@ fn is_fixed(name: &str) -> bool {
 
 fn fixed(name: &str, at: &Place) -> Rejection {
     at.reject(format!("found {}, expected another header than host and those with a colon first", quote(name)))
-}
-
-/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(arguments)%` or `%COMMAND(arguments):length%`. Which
-/// commands there are is not judged: extensions bring their own.
-fn is_format(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(start) = rest.find('%') {
-        let after = &rest[start + 1..];
-        let taken = match after.starts_with('%') {
-            true => Some(1),
-            false => command(after),
-        };
-        match taken {
-            Some(taken) => rest = &after[taken..],
-            None => return false,
-        }
-    }
-    true
-}
-
-/// The length of a command and the `%` after it.
-fn command(text: &str) -> Option<usize> {
-    let name =
-        text.bytes().take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_').count();
-    if name == 0 {
-        return None;
-    }
-    let ended = |at: usize| {
-        let rest = &text[at..];
-        let length = rest.strip_prefix(':').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
-        let at = at + if length > 0 { length + 1 } else { 0 };
-        text[at..].starts_with('%').then_some(at + 1)
-    };
-    if !text[name..].starts_with('(') {
-        return ended(name);
-    }
-    text.match_indices(')').filter(|(at, _)| *at > name).find_map(|(at, _)| ended(at + 1))
 }

@@ -1,17 +1,111 @@
-//! Certificates, keys and secrets (conformance.md NS-05, NC-44, NC-45, NC-48, NL-22). Nothing of them is quoted.
+//! Certificates, keys and secrets (conformance.md NS-05, NC-44, NC-45, NC-46, NC-48, NL-22). Of what is
+//! secret nothing is quoted.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
+
+use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, TlsParameters,
+    UpstreamTlsContext,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::document::Rejection;
+use crate::document::decode::{did_you_mean, quote};
 use crate::resource::place::Place;
+
+/// What a list of ciphers may be made of.
+const CIPHERS: [&str; 72] = [
+    "3DES",
+    "AES",
+    "AES128",
+    "AES128-GCM-SHA256",
+    "AES128-SHA",
+    "AES256",
+    "AES256-GCM-SHA384",
+    "AES256-SHA",
+    "AESGCM",
+    "ALL",
+    "CHACHA20",
+    "DEFAULT",
+    "DES-CBC3-SHA",
+    "ECDH",
+    "ECDHE",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-PSK-AES128-CBC-SHA",
+    "ECDHE-PSK-AES256-CBC-SHA",
+    "ECDHE-PSK-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-SHA",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDSA",
+    "EECDH",
+    "FIPS",
+    "HIGH",
+    "PSK",
+    "PSK-AES128-CBC-SHA",
+    "PSK-AES256-CBC-SHA",
+    "RSA",
+    "SHA",
+    "SHA1",
+    "SSLv3",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_PSK_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_PSK_WITH_AES_128_CBC_SHA",
+    "TLS_PSK_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLSv1",
+    "TLSv1.2",
+    "aECDSA",
+    "aPSK",
+    "aRSA",
+    "kECDHE",
+    "kEECDH",
+    "kPSK",
+    "kRSA",
+];
+/// Groups for a key exchange.
+const CURVES: [&str; 10] = [
+    "MLKEM1024",
+    "P-256",
+    "P-384",
+    "P-521",
+    "X25519",
+    "X25519MLKEM768",
+    "prime256v1",
+    "secp384r1",
+    "secp521r1",
+    "x25519",
+];
 
 /// A secret says of what kind it is.
 pub(super) fn secret(secret: &Secret, at: &Place) -> Result<(), Rejection> {
@@ -119,4 +213,39 @@ fn inline(source: &DataSource) -> Option<&[u8]> {
         Some(data_source::Specifier::InlineString(text)) => Some(text.as_bytes()),
         _ => None,
     }
+}
+
+/// NC-46: `BoringSSL` knows these ciphers and curves, and what ciphers are like.
+pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), Rejection> {
+    let suites = at.field("cipher_suites");
+    for (index, suite) in parameters.cipher_suites.iter().enumerate() {
+        let parts = suite.split([':', '[', ']', '|', '+']).map(|part| part.trim_start_matches(['!', '-']));
+        if let Some(unknown) = parts.filter(|part| !part.is_empty()).find(|part| !CIPHERS.contains(part)) {
+            let reason = format!(
+                "found {}, expected a cipher that BoringSSL knows{}",
+                quote(unknown),
+                did_you_mean(unknown, CIPHERS)
+            );
+            return Err(suites.index(index).reject(reason));
+        }
+    }
+    let (mut seen, curves) = (BTreeSet::new(), at.field("ecdh_curves"));
+    for (index, curve) in parameters.ecdh_curves.iter().enumerate() {
+        for name in curve.split(':').filter(|name| !name.is_empty()) {
+            if !CURVES.contains(&name) {
+                let reason = format!(
+                    "found {}, expected a curve that BoringSSL knows{}",
+                    quote(name),
+                    did_you_mean(name, CURVES)
+                );
+                return Err(curves.index(index).reject(reason));
+            }
+            if !seen.insert(name) {
+                return Err(curves
+                    .index(index)
+                    .reject(format!("found {} a second time, expected each once", quote(name))));
+            }
+        }
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::inventory::{Inventory, Unit};
-use super::{Fault, claims};
+use super::{Fault, claims, needs};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
 use crate::document::{Document, Rejection, xds};
@@ -82,6 +82,7 @@ impl GroupState {
         {
             outcome.faults.extend(claims::conflicts(scene.after, scene.name, &self.resources));
         }
+        outcome.faults.extend(needs::unmet(scene.after, scene.name, &self.resources));
         outcome
     }
 

@@ -50,6 +50,10 @@ pub(super) struct Inventory {
     units: OrdMap<DocumentKey, Arc<Unit>>,
     /// Routes by the upstream they name, those for no group of the cluster too.
     users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// Xds documents by the cluster they name.
+    verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// Xds documents that are right only beside others.
+    needy: OrdSet<DocumentKey>,
     /// Instances by cluster and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
 }
@@ -84,10 +88,15 @@ impl Inventory {
     }
 
     fn remember(&mut self, key: &DocumentKey, unit: &Unit) {
-        if let Made::Route { upstreams, .. } = &unit.made {
-            for name in upstreams.keys() {
-                self.users.entry(Arc::clone(name)).or_default().insert(key.clone());
+        match &unit.made {
+            Made::Route { upstreams, .. } => upstreams.keys().for_each(|name| add_user(&mut self.users, name, key)),
+            Made::Verbatim(written) => {
+                written.clusters.iter().for_each(|name| add_user(&mut self.verbatim_users, name, key));
+                if !written.needs.is_empty() {
+                    self.needy.insert(key.clone());
+                }
             }
+            _ => {}
         }
         if let Document::Endpoint(registration) = unit.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
@@ -97,14 +106,13 @@ impl Inventory {
     }
 
     fn forget(&mut self, key: &DocumentKey, unit: &Unit) {
-        if let Made::Route { upstreams, .. } = &unit.made {
-            for name in upstreams.keys() {
-                let Some(users) = self.users.get_mut(name) else { continue };
-                users.remove(key);
-                if users.is_empty() {
-                    self.users.remove(name);
-                }
+        match &unit.made {
+            Made::Route { upstreams, .. } => upstreams.keys().for_each(|name| remove_user(&mut self.users, name, key)),
+            Made::Verbatim(written) => {
+                written.clusters.iter().for_each(|name| remove_user(&mut self.verbatim_users, name, key));
+                self.needy.remove(key);
             }
+            _ => {}
         }
         if let Document::Endpoint(registration) = unit.document() {
             let cluster = key.first_segment();
@@ -167,6 +175,16 @@ impl Inventory {
     /// Routes that name an upstream, in any group, sorted.
     pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users.get(name).into_iter().flatten()
+    }
+
+    /// Xds documents that name a cluster, in any group, sorted.
+    pub(super) fn verbatim_users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
+        self.verbatim_users.get(name).into_iter().flatten()
+    }
+
+    /// Xds documents that are right only beside others, sorted.
+    pub(super) fn needy(&self) -> impl Iterator<Item = &DocumentKey> {
+        self.needy.iter()
     }
 
     /// Routes of a group that name an upstream, sorted.
@@ -233,6 +251,18 @@ impl Inventory {
     pub(super) fn registrations(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
         let instances = self.registered.get(cluster).into_iter().flatten();
         instances.flat_map(|(address, registrants)| registrants.keys().map(move |(_, key)| (key, address)))
+    }
+}
+
+fn add_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str>, key: &DocumentKey) {
+    users.entry(Arc::clone(name)).or_default().insert(key.clone());
+}
+
+fn remove_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str>, key: &DocumentKey) {
+    let Some(of_name) = users.get_mut(name) else { return };
+    of_name.remove(key);
+    if of_name.is_empty() {
+        users.remove(name);
     }
 }
 

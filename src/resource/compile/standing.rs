@@ -144,13 +144,18 @@ impl Compiled {
             .collect()
     }
 
-    /// Clusters that a route names and no document describes, sorted.
+    /// Clusters that a route or an xds document names and no document describes, sorted.
     #[must_use]
-    pub fn undescribed_clusters(&self, route: &DocumentKey) -> Vec<Arc<str>> {
-        let made = self.inventory.unit(route).map(|unit| &unit.made);
-        let Some(Made::Route { upstreams, .. }) = made else { return Vec::new() };
-        let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
-        by_name.filter(|name| !self.inventory.describes(name)).cloned().collect()
+    pub fn undescribed_clusters(&self, user: &DocumentKey) -> Vec<Arc<str>> {
+        let undescribed = |name: &&Arc<str>| !self.inventory.describes(name);
+        match self.inventory.unit(user).map(|unit| &unit.made) {
+            Some(Made::Route { upstreams, .. }) => {
+                let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
+                by_name.filter(undescribed).cloned().collect()
+            }
+            Some(Made::Verbatim(written)) => written.clusters.iter().filter(undescribed).cloned().collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.

@@ -6,16 +6,19 @@
 
 use std::collections::BTreeSet;
 
-use prost_reflect::{DynamicMessage, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage};
 
-use crate::proto::json::pool;
+use super::walk;
+use crate::resource::place::Place;
 use crate::resource::{Reference, References, ResourceType, Source};
 
 /// What a resource of that type refers to.
-pub(super) fn references(resource_type: ResourceType, message: &DynamicMessage) -> Option<References> {
+pub(super) fn references(resource_type: ResourceType, message: &DynamicMessage, at: &Place) -> Option<References> {
     let mut found = BTreeSet::new();
     match resource_type {
-        ResourceType::Cluster | ResourceType::Listener => collect(message, &mut found),
+        ResourceType::Cluster | ResourceType::Listener => {
+            walk::each(message, at, &mut |message, _, _| collect(message, &mut found));
+        }
         ResourceType::Route if message.has_field_by_name("vhds") => {
             // One name for all of them: they are asked for by none.
             found.extend(named(ResourceType::VirtualHost, message, "name", Source::Own));
@@ -29,11 +32,6 @@ type Found = BTreeSet<Reference>;
 
 fn collect(message: &DynamicMessage, found: &mut Found) {
     match message.descriptor().full_name() {
-        "google.protobuf.Any" => {
-            if let Some(inner) = unpack(message) {
-                collect(&inner, found);
-            }
-        }
         "envoy.extensions.filters.network.http_connection_manager.v3.Rds" => {
             let source = source(message, "config_source");
             found.extend(source.and_then(|source| named(ResourceType::Route, message, "route_config_name", source)));
@@ -46,16 +44,6 @@ fn collect(message: &DynamicMessage, found: &mut Found) {
             let discovery = inner(message, "config_discovery");
             let source = discovery.and_then(|discovery| source(&discovery, "config_source"));
             found.extend(source.and_then(|source| named(ResourceType::ExtensionConfig, message, "name", source)));
-        }
-    }
-    for (_, value) in message.fields() {
-        match value {
-            Value::Message(inner) => collect(inner, found),
-            Value::List(values) => values.iter().filter_map(Value::as_message).for_each(|inner| collect(inner, found)),
-            Value::Map(entries) => {
-                entries.values().filter_map(Value::as_message).for_each(|inner| collect(inner, found));
-            }
-            _ => {}
         }
     }
 }
@@ -80,22 +68,19 @@ fn named(resource_type: ResourceType, message: &DynamicMessage, field: &str, sou
     Some(Reference { resource_type, name: name.into(), source })
 }
 
-fn unpack(any: &DynamicMessage) -> Option<DynamicMessage> {
-    let (url, bytes) = (any.get_field_by_name("type_url")?, any.get_field_by_name("value")?);
-    let descriptor = pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
-    DynamicMessage::decode(descriptor, bytes.as_bytes()?.clone()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value as Json, json};
 
     use super::*;
+    use crate::document::Limits;
+    use crate::proto::json::pool;
 
     fn refers(resource_type: ResourceType, json: &Json) -> Vec<(ResourceType, String, Source)> {
         let name = resource_type.type_url().rsplit('/').next().unwrap();
         let message = DynamicMessage::deserialize(pool().get_message_by_name(name).unwrap(), json).unwrap();
-        let found = references(resource_type, &message);
+        let at = Place { path: String::new(), hidden: false, limits: Limits::default() };
+        let found = references(resource_type, &message, &at);
         let found = found.iter().flat_map(|found| found.iter());
         found.map(|one| (one.resource_type, one.name.to_string(), one.source)).collect()
     }

@@ -1,0 +1,170 @@
+//! Formats with commands between percent signs: values of headers, lines of access logs (conformance.md NR-38, NR-39,
+//! NL-30).
+//!
+//! Which commands there are is Envoy 1.40's own list. A format that brings extensions with commands of their own is held
+//! against the form alone.
+
+#![allow(deprecated, reason = "operators may write the older fields")]
+
+use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, data_source, substitution_format_string};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
+
+use crate::document::Rejection;
+use crate::document::decode::did_you_mean;
+use crate::resource::place::Place;
+
+/// Commands of Envoy 1.40, each with whether it takes an argument: `-` never, `?` it may, `!` it must.
+const COMMANDS: &str = include_str!("formats/commands.txt");
+
+/// The value of a header. It may carry a credential: of it only a command is told that one is like.
+pub(super) fn header(value: &str, at: &Place) -> Result<(), Rejection> {
+    text(value, true, at)
+}
+
+/// A format wherever a message has one.
+pub(super) fn substitution(format: &SubstitutionFormatString, at: &Place) -> Result<(), Rejection> {
+    use substitution_format_string::Format;
+    let all = format.formatters.is_empty();
+    match &format.format {
+        Some(Format::TextFormat(line)) => text(line, all, &at.field("text_format")),
+        Some(Format::TextFormatSource(source)) => match &source.specifier {
+            Some(data_source::Specifier::InlineString(line)) => {
+                text(line, all, &at.field("text_format_source").field("inline_string"))
+            }
+            _ => Ok(()),
+        },
+        Some(Format::JsonFormat(fields)) => object(fields, all, &at.field("json_format")),
+        None => Ok(()),
+    }
+}
+
+/// The older fields of an access log.
+pub(super) fn file_log(log: &FileAccessLog, at: &Place) -> Result<(), Rejection> {
+    use file_access_log::AccessLogFormat;
+    match &log.access_log_format {
+        Some(AccessLogFormat::Format(line)) => text(line, true, &at.field("format")),
+        Some(AccessLogFormat::JsonFormat(fields)) => object(fields, true, &at.field("json_format")),
+        Some(AccessLogFormat::TypedJsonFormat(fields)) => object(fields, true, &at.field("typed_json_format")),
+        _ => Ok(()),
+    }
+}
+
+/// Every text in an object, sorted, so that the first mistake is always the same one.
+fn object(fields: &Struct, all: bool, at: &Place) -> Result<(), Rejection> {
+    let mut fields: Vec<(&String, &Value)> = fields.fields.iter().collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    fields.into_iter().try_for_each(|(name, inner)| any(inner, all, &at.field(name)))
+}
+
+fn any(json: &Value, all: bool, at: &Place) -> Result<(), Rejection> {
+    match &json.kind {
+        Some(value::Kind::StringValue(line)) => text(line, all, at),
+        Some(value::Kind::StructValue(fields)) => object(fields, all, at),
+        Some(value::Kind::ListValue(list)) => {
+            list.values.iter().enumerate().try_for_each(|(index, inner)| any(inner, all, &at.index(index)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(argument)%` or `%COMMAND(argument):length%`, and, where
+/// `all` commands are Envoy's own, whether it is one of them.
+fn text(text: &str, all: bool, at: &Place) -> Result<(), Rejection> {
+    let mut rest = text;
+    while let Some(start) = rest.find('%') {
+        let after = &rest[start + 1..];
+        if let Some(after) = after.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        let Some(command) = Command::at_start(after) else {
+            let reason =
+                "found a \"%\" that starts no command, expected it doubled (\"%%\") or a command (\"%REQ(x-id)%\")";
+            return Err(at.reject(reason.to_owned()));
+        };
+        if all && let Err(reason) = command.check() {
+            return Err(at.reject(reason));
+        }
+        rest = &after[command.length..];
+    }
+    Ok(())
+}
+
+/// What stands between two percent signs.
+struct Command<'a> {
+    name: &'a str,
+    /// There are brackets.
+    argument: bool,
+    /// With the second `%`.
+    length: usize,
+}
+
+impl<'a> Command<'a> {
+    fn at_start(text: &'a str) -> Option<Self> {
+        let is_letter = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+        let end = text.bytes().take_while(is_letter).count();
+        if end == 0 {
+            return None;
+        }
+        let ended = |at: usize| {
+            let rest = &text[at..];
+            let length = rest.strip_prefix(':').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+            let at = at + if length > 0 { length + 1 } else { 0 };
+            text[at..].starts_with('%').then_some(at + 1)
+        };
+        let argument = text[end..].starts_with('(');
+        let length = match argument {
+            false => ended(end),
+            true => text.match_indices(')').filter(|(at, _)| *at > end).find_map(|(at, _)| ended(at + 1)),
+        };
+        length.map(|length| Self { name: &text[..end], argument, length })
+    }
+
+    /// The error is a sentence without its place.
+    fn check(&self) -> Result<(), String> {
+        let known = || COMMANDS.lines().filter_map(|line| line.split_once(' '));
+        let Some((takes, name)) = known().find(|(_, name)| *name == self.name) else {
+            let hint = did_you_mean(self.name, known().map(|(_, name)| name));
+            return Err(format!(
+                "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"
+            ));
+        };
+        match (takes, self.argument) {
+            ("-", true) => Err(format!("found an argument of the command {name}, expected none")),
+            ("!", false) => Err(format!("found the command {name} without an argument, expected one in brackets")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Limits;
+
+    fn said(value: &str) -> String {
+        let at = Place { path: "v".to_owned(), hidden: false, limits: Limits::default() };
+        header(value, &at).map_or_else(|rejection| rejection.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn commands_are_those_of_envoy_with_the_arguments_they_take() {
+        for good in ["100%%", "%PROTOCOL%", "%REQ(a?b):3%", "%START_TIME%", "%START_TIME(%Y-%m)%", "%CEL(a == 'b')% x"]
+        {
+            assert_eq!(said(good), "", "{good}");
+        }
+        assert_eq!(
+            said("x %PROTOCL%"),
+            "v: found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign), did you mean \"PROTOCOL\"?"
+        );
+        assert_eq!(said("%RESP%"), "v: found the command RESP without an argument, expected one in brackets");
+        assert_eq!(said("%PROTOCOL(x)%"), "v: found an argument of the command PROTOCOL, expected none");
+        assert!(said("50%").starts_with("v: found a \"%\" that starts no command"));
+    }
+
+    #[test]
+    fn what_is_no_command_is_not_quoted() {
+        assert!(!said("%HUNTER2%").contains("HUNTER2"));
+    }
+}

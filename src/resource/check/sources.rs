@@ -1,0 +1,52 @@
+//! Where Envoy gets other resources from, if not over the stream of this server (conformance.md NC-07).
+
+use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
+use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
+
+use crate::document::Rejection;
+use crate::resource::place::Place;
+
+/// A source of its own.
+pub(super) fn api(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
+    match source.api_type() {
+        ApiType::Rest => rest(source, at),
+        ApiType::Grpc | ApiType::DeltaGrpc => grpc(source, at),
+        other => {
+            let reason = format!("found {}, expected \"REST\", \"GRPC\" or \"DELTA_GRPC\"", other.as_str_name());
+            Err(at.field("api_type").reject(reason))
+        }
+    }?;
+    #[expect(deprecated, reason = "Envoy refuses it by name")]
+    let is_old = source.transport_api_version() == ApiVersion::V2;
+    match is_old {
+        true => Err(at.field("transport_api_version").reject("found V2, expected \"V3\"".to_owned())),
+        false => Ok(()),
+    }
+}
+
+fn rest(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
+    if !source.grpc_services.is_empty() {
+        return Err(at
+            .field("grpc_services")
+            .reject("found a gRPC service for REST, expected cluster_names".to_owned()));
+    }
+    if source.cluster_names.len() != 1 {
+        let reason = format!("found {} clusters, expected one", source.cluster_names.len());
+        return Err(at.field("cluster_names").reject(reason));
+    }
+    match source.refresh_delay {
+        Some(_) => Ok(()),
+        None => Err(at.field("refresh_delay").reject("missing, expected how often to ask".to_owned())),
+    }
+}
+
+fn grpc(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
+    if !source.cluster_names.is_empty() {
+        return Err(at.field("cluster_names").reject("found clusters for gRPC, expected grpc_services".to_owned()));
+    }
+    if source.grpc_services.len() != 1 {
+        let reason = format!("found {} services, expected one", source.grpc_services.len());
+        return Err(at.field("grpc_services").reject(reason));
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! What xds documents need beside them in their group: clusters that are there, or that are not, or that do not hash.
+//!
+//! Envoy refuses a resource that names a cluster which it looks for and has not. At fault is the document that needs
+//! something; of two that cannot be together the one written last. Only clusters that documents describe count: one that
+//! stands in for a route's goes with that route.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use imbl::OrdMap;
+use prost::Message;
+
+use super::Fault;
+use super::describing;
+use super::group::ResourceKey;
+use super::inventory::{Inventory, Unit};
+use crate::document::Rejection;
+use crate::document::decode::quote;
+use crate::document::key::DocumentKey;
+use crate::resource::check::clusters;
+use crate::resource::translate::Made;
+use crate::resource::verbatim::needs::Need;
+use crate::resource::{Resource, ResourceType, depends};
+
+/// What is looked at.
+struct Group<'a> {
+    documents: &'a Inventory,
+    name: &'a str,
+    served: &'a OrdMap<ResourceKey, Arc<Resource>>,
+}
+
+/// The documents that cannot be in a group as it is; one fault a document.
+pub(super) fn unmet(documents: &Inventory, name: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
+    let group = Group { documents, name, served };
+    documents.needy().filter_map(|key| group.fault(key, documents.unit(key)?)).collect()
+}
+
+impl Group<'_> {
+    fn fault(&self, key: &DocumentKey, unit: &Unit) -> Option<Fault> {
+        let Made::Verbatim(made) = &unit.made else { return None };
+        let name = (made.resource_type, Arc::clone(&made.resource.name));
+        let serves = self.served.get(&name).is_some_and(|served| Arc::ptr_eq(served, &made.resource));
+        if !serves || !depends::is_for(unit.document(), self.name) {
+            return None;
+        }
+        let revision = unit.accepted.mod_revision;
+        made.needs.iter().find_map(|need| match need {
+            Need::Cluster { path, name } if !self.has(name) => {
+                let reason = format!(
+                    "found {}, which no document describes for group {}, expected clusters/{name} (or \"validate_clusters\": false, where it is Envoy's bootstrap that has it)",
+                    quote(name), self.name,
+                );
+                Some(Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) })
+            }
+            Need::NoCluster { path, name } => {
+                let (other, unit) = self.described(name)?;
+                let reason = format!("found {}, which {other} makes, expected a cluster of Envoy's bootstrap", quote(name));
+                let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) };
+                let theirs = format!("found the name of a cluster that {key} wants in Envoy's bootstrap, expected another");
+                Some(newer(own, revision, (other, unit.accepted.mod_revision), theirs))
+            }
+            Need::NoHashing { path, reason } => {
+                let (other, of) = self.hashing(&made.resource.name)?;
+                let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), format!("{reason} ({other})")) };
+                let theirs = format!("found ring_hash or maglev under the weights of {key}, expected another policy");
+                Some(newer(own, revision, (other, of), theirs))
+            }
+            Need::Cluster { .. } => None,
+        })
+    }
+
+    /// Whether Envoy has a cluster, unasked.
+    fn has(&self, name: &Arc<str>) -> bool {
+        let served = self.served.get(&(ResourceType::Cluster, Arc::clone(name)));
+        self.described(name).is_some() && served.is_some_and(|cluster| !cluster.on_demand)
+    }
+
+    /// The document that describes a cluster here.
+    fn described(&self, name: &str) -> Option<(DocumentKey, &Unit)> {
+        describing(name).into_iter().find_map(|key| {
+            let unit = self.documents.unit(&key).filter(|unit| depends::is_for(unit.document(), self.name))?;
+            Some((key, &**unit))
+        })
+    }
+
+    /// A cluster that hashes over the endpoints of that name: the document that was written last of those that make it.
+    fn hashing(&self, endpoints: &str) -> Option<(DocumentKey, i64)> {
+        let clusters = self.served.iter().filter(|((resource_type, _), cluster)| {
+            *resource_type == ResourceType::Cluster && cluster.warms.as_deref() == Some(endpoints)
+        });
+        let mut hashing = clusters.map(|(_, cluster)| cluster).filter(|cluster| {
+            Cluster::decode(&*cluster.body.to_bytes()).is_ok_and(|cluster| clusters::hashes(&cluster))
+        });
+        let makers = hashing.next()?.made_of().cloned().filter_map(|key| {
+            let revision = self.documents.unit(&key)?.accepted.mod_revision;
+            Some((key, revision))
+        });
+        makers.max_by_key(|(_, revision)| *revision)
+    }
+}
+
+/// Of two that cannot be together the one written last.
+fn newer(own: Fault, revision: i64, (other, of): (DocumentKey, i64), theirs: String) -> Fault {
+    if revision >= of { own } else { Fault { key: other, rejection: Rejection::new("", theirs) } }
+}
