@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tonic::Code;
 
 use super::ALONE;
 use super::frames::{
@@ -21,7 +22,7 @@ use super::frames::{
 use super::raw::Connection;
 use crate::client::{Client, method};
 use crate::fixture::{CDS, EDS, f1};
-use crate::rule::{Context, Rule, World, rules};
+use crate::rule::{Context, Rule, Variant, World, rules};
 use crate::support::authority::Authority;
 use crate::target::Options;
 
@@ -34,6 +35,7 @@ pub(crate) const RULES: &[Rule] = rules![
     "GR-11" BOTH streams_that_are_reset_at_once_cost_nothing,
     "GR-11" DELTA settings_and_pings_without_end_cost_nothing,
     "GR-11" BOTH requests_in_pieces_of_a_byte_cost_what_they_weigh,
+    "GR-11" BOTH too_much_of_anything_ends_the_stream_with_words_for_it,
     "GR-11" BOTH a_window_that_is_never_opened_ends_the_stream,
 ];
 
@@ -63,13 +65,18 @@ impl Scene {
         self.world.target.address()
     }
 
-    /// It is over, or goes on: the server lives, serves who was there and who comes now, and is no larger.
-    async fn end_unharmed(mut self) {
+    /// The server lives, serves who was there and who comes now, and is no larger.
+    async fn end_unharmed(self) {
+        self.end_within(GROWTH).await;
+    }
+
+    /// The same, with another bound.
+    async fn end_within(mut self, growth: u64) {
         self.neighbour.subscribe(EDS, &["A"]);
         self.neighbour.expect(EDS).await.carries(&["A"]);
         self.world.open().await.fetch(CDS, &[]).await.carries(&["A", "B", "S"]);
         let (Some(before), Some(after)) = (self.before, self.world.target.memory()) else { return };
-        assert!(after < before + GROWTH, "the server had {before} bytes and has {after}");
+        assert!(after < before + growth, "the server had {before} bytes and has {after}");
     }
 }
 
@@ -240,26 +247,65 @@ async fn settings_and_pings_without_end_cost_nothing(context: Context) {
     drop(sockets);
 }
 
-/// A request of which each byte is a frame, and which is never whole.
+/// A request of which each byte is a frame, and which is never whole. The server sees all of them: it is asked for a PING
+/// now and then, because one that is behind may well end the connection.
 async fn requests_in_pieces_of_a_byte_cost_what_they_weigh(context: Context) {
     let _alone = ALONE.lock().await;
     let path = method::ads(context.variant);
     let scene = Scene::begin(context, &[]).await;
-    let mut sockets = Vec::new();
-    for _ in 0..4 {
-        let mut socket = Socket::connect(&scene.address()).await;
-        socket.say(&[opening(&[]), frame(HEADERS, END_HEADERS, 1, &header_block(path))].concat()).await;
-        // It claims 32 MiB.
-        socket.say(&frame(DATA, 0, 1, &[0, 2, 0, 0, 0])).await;
-        for _ in 0..50 {
-            if !socket.say(&frame(DATA, 0, 1, &[0]).repeat(10_000)).await {
-                break;
-            }
+    let mut socket = Socket::connect(&scene.address()).await;
+    assert!(socket.say(&[opening(&[]), frame(HEADERS, END_HEADERS, 1, &header_block(path))].concat()).await);
+    // It claims 32 MiB.
+    assert!(socket.say(&frame(DATA, 0, 1, &[0, 2, 0, 0, 0])).await);
+    let batch = [frame(DATA, 0, 1, &[0]).repeat(500), frame(PING, 0, 0, &[7; 8])].concat();
+    for _ in 0..960 {
+        if !socket.say(&batch).await || socket.hear_until(&[PING]).await.is_none() {
+            break;
         }
-        sockets.push(socket);
+    }
+    // Half a megabyte, of which a byte may be kept as one.
+    scene.end_within(12 * 1024 * 1024).await;
+    drop(socket);
+}
+
+/// A field of a request.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+async fn too_much_of_anything_ends_the_stream_with_words_for_it(context: Context) {
+    let _alone = ALONE.lock().await;
+    let variant = context.variant;
+    let scene = Scene::begin(context, &[]).await;
+    let mut connection = Connection::open(&scene.address(), |_| {}).await;
+    let [node, type_url, names] = if variant == Variant::Sotw { [2, 4, 3] } else { [1, 2, 3] };
+    let who = field(node, &field(1, b"n1"));
+    let asks = field(type_url, EDS.type_url().as_bytes());
+    // In a node's metadata: the field `k` with a list of values that are nothing.
+    let list = field(2, &field(6, &field(1, &[]).repeat(1_000_000)));
+    let metadata = field(3, &field(1, &[field(1, b"k"), list].concat()));
+    let exhausted = i32::from(Code::ResourceExhausted);
+    let invalid = i32::from(Code::InvalidArgument);
+    let cases: [(&str, Vec<u8>, i32); 6] = [
+        ("names of nothing", [who.clone(), asks.clone(), field(names, &[]).repeat(5_000_000)].concat(), exhausted),
+        ("a node of nothing", [field(node, &[field(1, b"n1"), metadata].concat()), asks.clone()].concat(), exhausted),
+        ("a long id", [field(node, &field(1, &[b'n'; 100_000])), asks.clone()].concat(), invalid),
+        ("a long type", [who.clone(), field(type_url, &[0xc3, 0xa9].repeat(1_000_000))].concat(), invalid),
+        ("a name that is no text", [who.clone(), asks.clone(), field(names, &[0xff])].concat(), invalid),
+        ("a type of another service", [who, field(type_url, CDS.type_url().as_bytes())].concat(), invalid),
+    ];
+    for (what, request, code) in cases {
+        let mut stream = connection.stream(method::of(EDS, variant), &[]).await;
+        stream.send_bytes(0, &request);
+        let (found, words) = stream.words().await.unwrap_or_else(|| panic!("{what}: expected a status, not a reset"));
+        assert_eq!(found, code, "{what}: {words}");
+        // Clients take some KiB of headers.
+        assert!((10..4096).contains(&words.len()), "{what}: {} bytes of words", words.len());
     }
     scene.end_unharmed().await;
-    drop(sockets);
 }
 
 /// `SETTINGS_INITIAL_WINDOW_SIZE`.

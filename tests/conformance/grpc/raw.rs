@@ -137,6 +137,13 @@ impl RawStream {
         }
     }
 
+    /// The code that the stream ends with and what is said of it, encoded.
+    pub(crate) async fn words(&mut self) -> Option<(i32, String)> {
+        let status = self.status().await?;
+        let words = self.headers.get("grpc-message").or_else(|| self.trailers.as_ref()?.get("grpc-message"));
+        Some((status, words.and_then(|words| words.to_str().ok()).unwrap_or_default().to_owned()))
+    }
+
     /// The status that the stream ends with, in its headers or trailers; `None` when it is reset.
     pub(crate) async fn status(&mut self) -> Option<i32> {
         while self.message().await.is_some() {}
