@@ -77,7 +77,7 @@ impl Other {
                 let counted = |bytes| Message::plain(bytes).counted(&self.progress);
                 Polled::Frame(frame.map(|frame| Ok(frame.map_err(BoxError::from)?.map_data(counted))))
             }
-            Poll::Pending if self.ending.as_mut().poll(context).is_ready() => Polled::Ended,
+            Poll::Pending if self.ending.poll(context).is_ready() => Polled::Ended,
             Poll::Pending => Polled::Pending,
         }
     }

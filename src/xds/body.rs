@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 use tracing::{Span, debug, info, info_span, warn};
 
+use super::aside::Aside;
 use super::gate::{Seat, Turn};
 use super::message::Message;
 use super::peer::Peer;
@@ -39,7 +40,7 @@ const SMALL_REQUEST: usize = 128 * 1024;
 const GRPC_LARGE: usize = 3_000_000;
 
 /// When a stream ends for a reason of the server's.
-pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Ending = Aside<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// What a stream is opened with.
 pub(super) struct Opening<B> {
@@ -84,6 +85,7 @@ pub(super) struct Stream<B> {
     ending: Ending,
     phase: Phase,
     /// As the fleet was told them last.
+    group: Option<Arc<str>>,
     conditions: Conditions,
     span: Span,
 }
@@ -108,6 +110,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             asked: false,
             ending,
             phase: Phase::Open,
+            group: None,
             conditions: Conditions::default(),
             span: Span::none(),
         }
@@ -117,7 +120,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         if self.phase == Phase::Ended {
             return Poll::Ready(None);
         }
-        if self.ending.as_mut().poll(context).is_ready() {
+        if self.ending.poll(context).is_ready() {
             return self.end(Code::Ok, "");
         }
         let mut turn = None;
@@ -293,8 +296,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     fn join(&mut self) {
         let (Some(node), group) = (self.session.node(), self.session.group()) else { return };
         match (&self.handle, group) {
-            (Some(handle), Some(group)) => handle.moved(group),
-            (Some(_), None) => {}
+            (Some(handle), Some(group)) if self.group.as_ref().is_none_or(|told| !Arc::ptr_eq(told, group)) => {
+                handle.moved(group);
+                self.group = Some(Arc::clone(group));
+            }
+            (Some(_), _) => {}
             (None, group) => {
                 let default = || Arc::from(crate::document::DEFAULT_GROUP);
                 self.span = info_span!("stream", node.id = &*node.id, variant = self.variant.as_str());

@@ -2,8 +2,8 @@
 //!
 //! HTTP/2 buffers what a body gives it, and a client that does not read leaves it there. Each message that was handed over
 //! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::room`]),
-//! so that a slow reader skips what it missed, and the [`Watchdog`] tells the task of a stream whose client has taken nothing
-//! for too long. Streams are counted here too, because all of this begins and ends with the stream.
+//! so that a slow reader skips what it missed, and the [`Watchdog`] resets a stream whose client has taken nothing for too
+//! long. Streams are counted here too, because all of this begins and ends with the stream.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,8 +12,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::connection::StreamTask;
 
 /// No further response is built while this many bytes wait to be written.
 const IN_FLIGHT_MAX: usize = 64 * 1024;
@@ -27,8 +28,8 @@ pub(super) struct Watchdog {
     watched: Mutex<HashMap<u64, Watched>>,
 }
 
-/// A client, and how to tell the task of its stream that it must end.
-type Watched = (Arc<Cell>, Arc<Notify>);
+/// A client, and the task of its stream.
+type Watched = (Arc<Cell>, StreamTask);
 
 /// What is on its way to one client.
 #[derive(Debug)]
@@ -63,8 +64,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Watchdog {
-    /// One more stream, unless there are `max`. `stalled` is told when it takes nothing for too long.
-    pub(super) fn admit(self: &Arc<Self>, max: usize, stalled: Arc<Notify>) -> Option<Progress> {
+    /// One more stream, unless there are `max`. `task` is reset when it takes nothing for too long.
+    pub(super) fn admit(self: &Arc<Self>, max: usize, task: StreamTask) -> Option<Progress> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= max {
             self.streams.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -77,18 +78,18 @@ impl Watchdog {
             waker: AtomicWaker::new(),
         });
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.insert(id, (Arc::clone(&cell), stalled));
+        watched.insert(id, (Arc::clone(&cell), task));
         Some(Progress { watchdog: Arc::clone(self), id, cell })
     }
 
-    /// Tell the streams whose clients have taken nothing for `limit`.
+    /// Reset the streams whose clients have taken nothing for `limit`.
     pub(super) fn sweep(&self, limit: Duration) {
-        let (now, limit) = (millis(self.started.elapsed()), millis(limit));
+        let now = millis(self.started.elapsed());
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        for (cell, stalled) in watched.values() {
+        for (cell, task) in watched.values() {
             let since = cell.since.load(Ordering::Relaxed);
-            if since != 0 && now.saturating_sub(since) > limit {
-                stalled.notify_one();
+            if since != 0 && now.saturating_sub(since) > millis(limit) {
+                task.reset(limit);
             }
         }
     }

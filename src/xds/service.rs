@@ -5,40 +5,35 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rand::Rng;
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, OnceCell, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower_service::Service;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use super::any_body::{AnyBody, Other};
+use super::aside::Aside;
 use super::body::{Ending, Opening, Stream, status};
+use super::connection::{self, StreamTask};
 use super::gate::Gate;
 use super::names::Interner;
-use super::peer::{Link, Peer};
-use super::preface::{self, Foreign};
+use super::peer::Peer;
 use super::progress::Watchdog;
 use super::session::{Session, Settings};
 use super::{Error as StreamError, others};
@@ -49,23 +44,10 @@ use crate::snapshot::store::Store;
 /// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
 /// connects take two seconds.
 const BACKLOG: i32 = 4096;
-/// Envoy's per-type services open a stream a cluster (GR-05).
-const STREAMS_A_CONNECTION: u32 = 100_000;
-/// Envoy's main thread can be busy for seconds with a large CDS (GR-01).
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// A client that has not finished the TLS handshake, and said that it speaks HTTP/2, is not waited for any longer.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// After an accept error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Stalled clients are looked for four times in the time they have, but no more often than this.
 const SWEEP_MIN: Duration = Duration::from_millis(10);
-/// What a client may send ahead of being read: a stream's window, a connection's.
-const WINDOWS: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
-/// Headers of a request, in bytes: names, values and 32 for each. xDS clients send a few hundred.
-const HEADERS_MAX: u32 = 16 * 1024;
-/// Streams that a client may have reset before they were looked at, and that it may have had reset for errors of its own;
-/// then its connection ends.
-const RESETS_MAX: (usize, usize) = (20, 1024);
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +154,7 @@ impl Server {
             watchdog_of_others: Arc::default(),
             gate: Arc::default(),
             interner: Arc::default(),
-            next_salt: AtomicU32::new(rand::rng().random()),
+            next_salt: AtomicU32::new(rand::random()),
             tasks: TaskTracker::new(),
             draining,
             token,
@@ -193,8 +175,7 @@ impl Server {
             };
             match accepted {
                 Ok((transport, address)) => {
-                    let server = Arc::clone(&server);
-                    server.tasks.clone().spawn(async move { server.serve(transport, address).await });
+                    connection::start(Arc::clone(&server), transport, address);
                 }
                 Err(error) => {
                     warn!(%error, "A connection could not be accepted");
@@ -221,7 +202,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
 }
 
 /// What was accepted.
-enum Transport {
+pub(super) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -237,8 +218,8 @@ async fn accept(listener: &Listener) -> io::Result<(Transport, Option<SocketAddr
 }
 
 /// What the connections of a server share.
-struct Shared {
-    options: Options,
+pub(super) struct Shared {
+    pub(super) options: Options,
     identifier: Arc<str>,
     store: Arc<Store>,
     fleet: Fleet,
@@ -251,114 +232,12 @@ struct Shared {
     interner: Arc<Interner>,
     next_salt: AtomicU32,
     /// Connections and the tasks that hyper has for their streams.
-    tasks: TaskTracker,
-    draining: CancellationToken,
-    token: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) draining: CancellationToken,
+    pub(super) token: CancellationToken,
 }
 
 impl Shared {
-    async fn serve(self: Arc<Self>, transport: Transport, address: Option<SocketAddr>) {
-        match transport {
-            Transport::Unix(stream) => self.greet(stream, address, Link::Unix, Instant::now() + HANDSHAKE_MAX).await,
-            Transport::Tcp(stream) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "TCP_NODELAY could not be set");
-                }
-                self.secure(stream, address).await;
-            }
-        }
-    }
-
-    /// The TLS handshake, where there is to be one.
-    async fn secure(self: Arc<Self>, stream: TcpStream, address: Option<SocketAddr>) {
-        let deadline = Instant::now() + HANDSHAKE_MAX;
-        let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
-        let Some(tls) = tls else { return self.greet(stream, address, Link::Plaintext, deadline).await };
-        match self.by(deadline, TlsAcceptor::from(tls).accept(stream)).await {
-            Some(Ok(stream)) => {
-                // The server takes a certificate only after it was verified by the client CA.
-                let verified = stream.get_ref().1.peer_certificates().is_some();
-                let link = if verified { Link::MutualTls } else { Link::Tls };
-                self.greet(stream, address, link, deadline).await;
-            }
-            Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
-            None => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
-        }
-    }
-
-    /// Hear that the client speaks HTTP/2.
-    async fn greet(
-        self: Arc<Self>,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        address: Option<SocketAddr>,
-        link: Link,
-        deadline: Instant,
-    ) {
-        match self.by(deadline, preface::read(io)).await {
-            Some(Ok(Ok(io))) => self.drive(io, address, link).await,
-            Some(Ok(Err(Foreign::Nothing))) => debug!(?address, "A connection ended that said nothing"),
-            Some(Ok(Err(foreign))) => info!(?address, "Ended a connection that speaks {}", foreign.what()),
-            Some(Err(error)) => debug!(%error, ?address, "A connection ended"),
-            None => info!(?address, "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks"),
-        }
-    }
-
-    /// What comes of it by then; `None`: nothing, or the server ends.
-    async fn by<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            result = timeout_at(deadline, future) => result.ok(),
-            () = self.draining.cancelled() => None,
-            () = self.token.cancelled() => None,
-        }
-    }
-
-    /// Serve one connection until it is over.
-    async fn drive(
-        self: Arc<Self>,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        address: Option<SocketAddr>,
-        link: Link,
-    ) {
-        let peer = Peer::new(address, link, self.options.plaintext_secrets);
-        let ending = CancellationToken::new();
-        let dispatch = Dispatch { server: Arc::clone(&self), peer, ending: ending.clone() };
-        let mut connection = pin!(self.http2(address).serve_connection(TokioIo::new(io), dispatch));
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    debug!(%error, ?address, "A connection ended");
-                }
-                return;
-            }
-            () = self.token.cancelled() => return,
-            () = self.end_of_connection() => {}
-        }
-        // GOAWAY first: the client opens its next streams elsewhere, while each of these goes on until its turn.
-        connection.as_mut().graceful_shutdown();
-        ending.cancel();
-        tokio::select! {
-            _ = connection => {}
-            () = sleep(self.options.grace * 5 / 6) => {}
-            () = self.token.cancelled() => {}
-        }
-    }
-
-    fn http2(&self, address: Option<SocketAddr>) -> http2::Builder<Tasks> {
-        let stall_timeout = self.options.stall_timeout;
-        let mut builder = http2::Builder::new(Tasks { tracker: self.tasks.clone(), address, stall_timeout });
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE.0)
-            .keep_alive_timeout(KEEPALIVE.1)
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_header_list_size(HEADERS_MAX)
-            .max_pending_accept_reset_streams(RESETS_MAX.0)
-            .max_local_error_reset_streams(RESETS_MAX.1)
-            .max_concurrent_streams(STREAMS_A_CONNECTION);
-        builder
-    }
-
     /// First answers may be made once there is something to answer with.
     async fn open_gate(self: Arc<Self>) {
         let mut published = self.store.subscribe();
@@ -366,21 +245,6 @@ impl Shared {
             _ = published.wait_for(|generation| *generation > 0) => self.gate.open(turns()),
             () = self.draining.cancelled() => {}
             () = self.token.cancelled() => {}
-        }
-    }
-
-    /// When the server ends a connection: when it drains, or at its age.
-    async fn end_of_connection(&self) {
-        let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
-        let aged = async {
-            match age {
-                Some(age) => sleep(age).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = aged => {}
-            () = self.draining.cancelled() => {}
         }
     }
 
@@ -393,37 +257,6 @@ impl Shared {
             routes
         };
         self.others.get_or_init(build).await.clone()
-    }
-}
-
-tokio::task_local! {
-    /// Told when the client of the stream that this task serves takes nothing.
-    static STALLED: Arc<Notify>;
-}
-
-/// Spawns the streams of a connection, so that they have an owner, and can be ended though HTTP/2 does not ask them for
-/// more: a task that is dropped resets its stream, and its connection's other streams go on.
-#[derive(Clone)]
-struct Tasks {
-    tracker: TaskTracker,
-    address: Option<SocketAddr>,
-    stall_timeout: Duration,
-}
-
-impl<F> Executor<F> for Tasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        let stalled = Arc::new(Notify::new());
-        let (address, limit) = (self.address, self.stall_timeout);
-        self.tracker.spawn(STALLED.scope(Arc::clone(&stalled), async move {
-            tokio::select! {
-                _ = future => {}
-                () = stalled.notified() => info!(?address, "Reset a stream whose client took nothing for {limit:?}"),
-            }
-        }));
     }
 }
 
@@ -501,10 +334,10 @@ fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
 }
 
 /// The requests of one connection, each to its service.
-struct Dispatch {
-    server: Arc<Shared>,
-    peer: Peer,
-    ending: CancellationToken,
+pub(super) struct Dispatch {
+    pub(super) server: Arc<Shared>,
+    pub(super) peer: Peer,
+    pub(super) ending: CancellationToken,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Dispatch {
@@ -524,8 +357,8 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
                 Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, peer, ending)) })
             }
             _ => {
-                let ending = self.ending.clone();
-                Box::pin(async move { server.call_other(request, ending).await })
+                let (address, ending) = (self.peer.address, self.ending.clone());
+                Box::pin(async move { server.call_other(request, address, ending).await })
             }
         }
     }
@@ -541,7 +374,7 @@ impl Shared {
         peer: Peer,
         ending: CancellationToken,
     ) -> Response<AnyBody<Incoming>> {
-        let Some(progress) = self.watchdog.admit(self.options.max_streams, STALLED.with(Arc::clone)) else {
+        let Some(progress) = self.watchdog.admit(self.options.max_streams, StreamTask::current(peer.address)) else {
             return too_many_streams();
         };
         let session = Session::new(Settings {
@@ -570,10 +403,11 @@ impl Shared {
     async fn call_other(
         &self,
         request: Request<Incoming>,
+        address: Option<SocketAddr>,
         ending: CancellationToken,
     ) -> Result<Response<AnyBody<Incoming>>, Infallible> {
-        let stalled = STALLED.with(Arc::clone);
-        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, stalled) else {
+        let task = StreamTask::current(address);
+        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, task) else {
             return Ok(too_many_streams());
         };
         let response = self.others().await.call(request).await?;
@@ -585,10 +419,10 @@ impl Shared {
     /// proxies do not come back all at once.
     fn turn(&self, ending: CancellationToken) -> Ending {
         let spread = self.options.grace * 2 / 3;
-        Box::pin(async move {
+        Aside::new(Box::pin(async move {
             ending.cancelled_owned().await;
             sleep(spread.mul_f64(rand::random())).await;
-        })
+        }))
     }
 }
 

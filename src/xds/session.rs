@@ -13,6 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::rest::{Rest, Rested};
 use super::abilities::Abilities;
 use super::alarm::Alarm;
 use super::content::Content;
@@ -164,6 +165,8 @@ pub struct Session {
     recalled: Vec<(ResourceType, Arc<str>)>,
     sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
+    /// Nothing is owed and nothing waits; `None`: that is not known.
+    rest: Option<Rest>,
 }
 
 impl Session {
@@ -186,6 +189,7 @@ impl Session {
             recalled: Vec::new(),
             sources: follow::Sources::default(),
             confirmed: Vec::new(),
+            rest: None,
         }
     }
 
@@ -224,6 +228,9 @@ impl Session {
     /// What an operator should know of the client now.
     #[must_use]
     pub fn conditions(&self) -> Conditions {
+        if self.rest.is_some() {
+            return Conditions::default();
+        }
         let holds = self.types.iter().flatten().flat_map(|state| &state.holds);
         let refused = |hold: &Hold| hold.is_refused(|barrier| self.standing(barrier));
         Conditions { removals_held: holds.into_iter().any(refused), clusters_unacknowledged: self.alarm.is_raised() }
@@ -272,6 +279,18 @@ impl Session {
     /// # Errors
     /// The stream must end with this status.
     pub fn on_request(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
+        let (rest, node_seen) = (self.rest.take(), self.node_seen);
+        let outcome = self.read(bytes, now)?;
+        let accepts = |answer: &Answer| answer.verdict == Verdict::Acknowledged;
+        let settles = !outcome.resubscribed && outcome.answer.as_ref().is_some_and(accepts);
+        let state = outcome.resource_type.and_then(|resource_type| self.types[resource_type.index()].as_ref());
+        if settles && self.node_seen == node_seen && state.is_some_and(|state| state.is_at_rest()) {
+            self.rest = rest;
+        }
+        Ok(outcome)
+    }
+
+    fn read(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
         let request = match self.settings.variant {
             Variant::Sotw => sotw::decode(bytes)?,
             Variant::Delta => delta::decode(bytes)?,
@@ -409,6 +428,11 @@ impl Session {
             return Some(self.answer_unserved(&unserved));
         }
         let group = snapshot.group(self.group()?)?;
+        if let Some(rest) = self.rest.take()
+            && let Rested::Says(response) = self.rested(rest, snapshot, group, now)
+        {
+            return response;
+        }
         loop {
             self.release_holds(now);
             for resource_type in ResourceType::ALL {
@@ -418,7 +442,11 @@ impl Session {
             }
             if !self.raise_barriers() {
                 self.look(now);
-                return self.greeting(now);
+                let greeting = self.greeting(now);
+                if greeting.is_none() {
+                    self.lie_down(group);
+                }
+                return greeting;
             }
         }
     }
@@ -426,6 +454,9 @@ impl Session {
     /// When to ask for the next response although nothing happened.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        if self.rest.is_some() {
+            return None;
+        }
         let states = || self.types.iter().flatten();
         let holds = states().flat_map(|state| &state.holds);
         let deferrals = states().filter_map(|state| state.deferrals.deadline());
@@ -662,6 +693,7 @@ fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
 }
 
 mod follow;
+mod rest;
 
 #[cfg(test)]
 mod tests;

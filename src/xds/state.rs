@@ -205,6 +205,20 @@ impl State {
         self.base.is_none() && !matches!(self.reported, Reported::Nothing)
     }
 
+    /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.settled
+            && self.base.is_some()
+            && self.owed.is_empty()
+            && self.warming.is_empty()
+            && self.refused_warming.is_empty()
+            && self.released.is_empty()
+            && self.holds.is_empty()
+            && self.deferrals.is_empty()
+            && self.refresh.is_none()
+            && self.recalled.is_empty()
+    }
+
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(super) fn lower(&mut self) {
         self.holds.iter_mut().for_each(|hold| hold.barriers = None);
@@ -671,6 +685,10 @@ impl State {
         unanswered.set.clone_from(&self.base);
         self.sent = unanswered.sequence;
         self.sent_at = Some(now);
+        if self.unanswered.is_empty() {
+            // Mostly there is one at a time, and none for long.
+            self.unanswered.reserve_exact(1);
+        }
         self.unanswered.push_back(unanswered);
         if self.unanswered.len() > UNANSWERED_MAX {
             self.unanswered.pop_front();
@@ -682,6 +700,9 @@ impl State {
         let position = self.unanswered.iter().position(|unanswered| unanswered.sequence == sequence)?;
         self.answered = sequence;
         let answered = self.unanswered.drain(..=position).next_back()?;
+        if self.unanswered.is_empty() {
+            self.unanswered = VecDeque::new();
+        }
         self.answered_set = answered.set.clone().or_else(|| self.answered_set.take());
         Some(answered)
     }

@@ -1,0 +1,111 @@
+//! A stream at rest: it is owed nothing and waits for nothing, so only what changes since then concerns it.
+//!
+//! Most streams are at rest most of the time, and a publish wakes all of them. One at rest compares ten pointers (the sets of
+//! then and of now) and looks at the types that differ; the ACK of what it was sent takes nothing more. Whatever else
+//! happens ends the rest, and the next response is looked for among all types ([`Session::next_response`]).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Response, Session};
+use crate::resource::ResourceType;
+use crate::snapshot::{GroupSnapshot, Snapshot};
+
+/// Since when a stream is at rest.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// What it has, where no type is due.
+    group: Arc<GroupSnapshot>,
+    due: Types,
+}
+
+/// A set of resource types.
+#[derive(Debug, Clone, Copy, Default)]
+struct Types(u16);
+
+impl Types {
+    fn of(resource_type: ResourceType) -> Self {
+        Self(1 << resource_type.index())
+    }
+
+    fn add(&mut self, more: Self) {
+        self.0 |= more.0;
+    }
+
+    fn remove(&mut self, resource_type: ResourceType) {
+        self.0 &= !Self::of(resource_type).0;
+    }
+
+    fn has(self, resource_type: ResourceType) -> bool {
+        self.0 & Self::of(resource_type).0 != 0
+    }
+
+    /// Those of which two groups have different sets, and those that follow them.
+    fn differing(one: &Arc<GroupSnapshot>, other: &Arc<GroupSnapshot>) -> Self {
+        let mut differing = Self::default();
+        if Arc::ptr_eq(one, other) {
+            return differing;
+        }
+        for resource_type in ResourceType::ALL {
+            if !Arc::ptr_eq(one.set(resource_type), other.set(resource_type)) {
+                differing.add(Self::of(resource_type));
+            }
+        }
+        if differing.has(ResourceType::Route) {
+            differing.add(Self::of(ResourceType::VirtualHost));
+        }
+        differing
+    }
+}
+
+/// What a stream at rest has to say.
+pub(super) enum Rested {
+    /// This, or nothing. It may be at rest still.
+    Says(Option<Response>),
+    /// It is at rest no longer: everything must be looked at.
+    Woke,
+}
+
+impl Session {
+    /// The next response of a stream that was at rest.
+    pub(super) fn rested(
+        &mut self,
+        rest: Rest,
+        snapshot: &Snapshot,
+        group: &Arc<GroupSnapshot>,
+        now: Instant,
+    ) -> Rested {
+        let mut due = rest.due;
+        due.add(Types::differing(&rest.group, group));
+        let all = due;
+        for resource_type in ResourceType::ALL.into_iter().filter(|resource_type| all.has(*resource_type)) {
+            let response = self.step(resource_type, snapshot, group, now);
+            let rests = self.types[resource_type.index()].as_ref().is_none_or(|state| state.is_at_rest());
+            due.remove(resource_type);
+            let Some(response) = response else {
+                if rests {
+                    continue;
+                }
+                return Rested::Woke;
+            };
+            // What clusters, listeners and routes bring along is owed by other types.
+            let alone = !super::order::is_awaiting(resource_type);
+            self.rest = (rests && alone).then(|| Rest { group: Arc::clone(group), due });
+            return Rested::Says(Some(response));
+        }
+        self.rest = Some(Rest { group: Arc::clone(group), due });
+        Rested::Says(None)
+    }
+
+    /// Everything was looked at, and nothing is owed.
+    pub(super) fn lie_down(&mut self, group: &Arc<GroupSnapshot>) {
+        let unanswered =
+            |state: &super::State| state.resource_type == ResourceType::Cluster && state.unanswered_since().is_some();
+        let rests = self.greeting_at.is_none()
+            && self.recalled.is_empty()
+            && self.confirmed.is_empty()
+            && !self.alarm.is_raised()
+            && self.types.iter().flatten().all(|state| state.is_at_rest() && !unanswered(state));
+        self.rest = rests.then(|| Rest { group: Arc::clone(group), due: Types::default() });
+    }
+}
