@@ -12,6 +12,7 @@ use std::time::SystemTime;
 mod aliases;
 pub mod blocks;
 pub mod changes;
+pub mod selection;
 pub mod set;
 pub mod store;
 pub mod trace;

@@ -27,6 +27,7 @@ mod delta;
 mod found;
 mod gate;
 mod limits;
+mod listing;
 mod lrs;
 mod message;
 mod names;

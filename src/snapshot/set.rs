@@ -16,6 +16,7 @@ use imbl::{OrdMap, Vector, vector};
 use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
 use super::changes;
+use super::selection::Selection;
 use super::version::SetVersion;
 use crate::resource::{Resource, ResourceType};
 
@@ -47,15 +48,15 @@ pub struct ResourceSet {
     own_sources: OrdMap<Arc<str>, Arc<Resource>>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
-    gathered: Gathered,
+    selections: Selections,
     pub(super) changes: changes::Cache,
 }
 
-/// How many gathered selections a set keeps.
-const GATHERED_MAX: usize = 32;
+/// How many selections a set keeps.
+const SELECTIONS_MAX: usize = 32;
 
-/// Encoded selections of members, by what was selected.
-type Gathered = Mutex<VecDeque<(u128, Shape, Arc<OnceLock<Blocks>>)>>;
+/// Selections of members, by what was selected.
+type Selections = Mutex<VecDeque<(u128, Arc<OnceLock<Arc<Selection>>>)>>;
 
 /// A run of neighbouring resources, sorted, never empty.
 struct Slab {
@@ -105,7 +106,7 @@ impl ResourceSet {
             own_sources: OrdMap::new(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
-            gathered: Gathered::default(),
+            selections: Selections::default(),
             changes: changes::Cache::default(),
         }
     }
@@ -199,24 +200,25 @@ impl ResourceSet {
         cell.get_or_init(|| Blocks::concat(self.slabs.iter().map(|slab| slab.blocks(self.resource_type, shape))))
     }
 
-    /// Some members, encoded: built once for all streams that ask with the same key, which must name the selection.
+    /// The members that have these names: found once for all streams that ask with the same key, which must name the
+    /// list. `names` are sorted and unique.
     #[must_use]
-    pub fn gather<'a>(&self, key: u128, shape: Shape, select: impl FnOnce() -> Vec<&'a Arc<Resource>>) -> Blocks {
+    pub fn select<'a>(&self, key: u128, names: impl Iterator<Item = &'a Arc<str>>) -> Arc<Selection> {
         let cell = {
-            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            match gathered.iter().find(|(of, in_shape, _)| (*of, *in_shape) == (key, shape)) {
-                Some((_, _, cell)) => Arc::clone(cell),
+            let mut selections = self.selections.lock().unwrap_or_else(PoisonError::into_inner);
+            match selections.iter().find(|(of, _)| *of == key) {
+                Some((_, cell)) => Arc::clone(cell),
                 None => {
-                    if gathered.len() == GATHERED_MAX {
-                        gathered.pop_front();
+                    if selections.len() == SELECTIONS_MAX {
+                        selections.pop_front();
                     }
                     let cell = Arc::default();
-                    gathered.push_back((key, shape, Arc::clone(&cell)));
+                    selections.push_back((key, Arc::clone(&cell)));
                     cell
                 }
             }
         };
-        cell.get_or_init(|| blocks::encode(self.resource_type, shape, select())).clone()
+        Arc::clone(cell.get_or_init(|| Arc::new(Selection::new(self, names))))
     }
 
     /// This set with some members replaced, added or gone. `entries` are sorted by name and unique; slabs that none of

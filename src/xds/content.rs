@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::names::Names;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::blocks::{self, Blocks, Shape};
 use crate::snapshot::changes::Changes;
+use crate::snapshot::selection::Selection;
 use crate::snapshot::set::ResourceSet;
 
 /// The shared part.
@@ -20,7 +20,7 @@ pub(super) enum Shared {
     /// All that changed with a publish.
     Changes(Arc<Changes>),
     /// Those of the names that exist.
-    Names(Arc<ResourceSet>, Names),
+    Selection(Arc<Selection>),
 }
 
 /// What one response carries.
@@ -42,9 +42,7 @@ impl Content {
             Shared::Nothing => Blocks::empty(),
             Shared::Wildcard(set) => set.wildcard(shape).clone(),
             Shared::Changes(changes) => changes.blocks(shape).clone(),
-            Shared::Names(set, names) => {
-                set.gather(names.sum(), shape, || names.iter().filter_map(|name| set.get(name)).collect())
-            }
+            Shared::Selection(selection) => selection.blocks(shape).clone(),
         };
         if self.own.is_empty() && self.bodiless.is_empty() {
             return shared;
@@ -73,7 +71,7 @@ impl Content {
             Shared::Changes(changes) => {
                 Box::new(changes.entries().iter().filter_map(|change| change.new.as_ref()).chain(own))
             }
-            Shared::Names(set, names) => Box::new(names.iter().filter_map(|name| set.get(name)).chain(own)),
+            Shared::Selection(selection) => Box::new(selection.members().iter().chain(own)),
         }
     }
 
@@ -87,7 +85,7 @@ impl Content {
                 let found = entries.binary_search_by(|change| (**change.name()).cmp(name)).ok();
                 found.and_then(|found| entries[found].new.as_ref())
             }
-            Shared::Names(set, names) => set.get(name).filter(|_| names.contains(name)),
+            Shared::Selection(selection) => selection.get(name),
         };
         shared.or_else(|| self.own.iter().find(|resource| *resource.name == *name))
     }

@@ -7,38 +7,47 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::abilities::not_found;
+use super::listing::{Fields, Listing};
 use super::names::Interner;
 use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
 use super::{Error, limits};
-use crate::proto::wire::{ControlPlane, DeltaDiscoveryRequest, DeltaDiscoveryResponseHead};
+use crate::proto::wire::{ControlPlane, DeltaDiscoveryResponseHead, NamedVersion, ResourceLocator};
 use crate::resource::ResourceType;
 
 /// What a request subscribes to and from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Edits {
-    subscribe: Vec<Bytes>,
-    unsubscribe: Vec<Bytes>,
+    subscribe: Listing,
+    unsubscribe: Listing,
     initial_resource_versions: HashMap<String, String>,
 }
 
-/// Take a request apart.
-pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
-    limits::entries(&bytes)?;
-    let request = DeltaDiscoveryRequest::decode(bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-    let mut subscribe = request.resource_names_subscribe;
-    subscribe.extend(request.resource_locators_subscribe.into_iter().map(|locator| locator.name));
-    let mut unsubscribe = request.resource_names_unsubscribe;
-    unsubscribe.extend(request.resource_locators_unsubscribe.into_iter().map(|locator| locator.name));
-    let initial_resource_versions = request.initial_resource_versions;
-    Ok(Request {
-        node: request.node,
-        type_url: request.type_url,
-        nonce: request.response_nonce,
-        refusal: request.error_detail.map(limits::words),
-        lists: Lists::Delta(Edits { subscribe, unsubscribe, initial_resource_versions }),
-    })
+/// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
+pub(super) fn decode(message: &Bytes) -> Result<Request, Error> {
+    limits::entries(message)?;
+    let mut request = Request::default();
+    let mut edits = Edits::default();
+    let mut fields = Fields::new(message, 9);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => request.node = field.bytes(message),
+            2 => request.type_url = field.text()?,
+            3 => edits.subscribe.push(message, &field),
+            4 => edits.unsubscribe.push(message, &field),
+            5 => {
+                let NamedVersion { name, version } = field.message()?;
+                edits.initial_resource_versions.insert(name, version);
+            }
+            6 => request.nonce = field.text()?,
+            7 => field.merge_into(request.refusal.get_or_insert_default())?,
+            8 => edits.subscribe.add(&field.message::<ResourceLocator>()?.name),
+            _ => edits.unsubscribe.add(&field.message::<ResourceLocator>()?.name),
+        }
+    }
+    request.refusal = request.refusal.map(limits::words);
+    Ok(Request { lists: Lists::Delta(edits), ..request })
 }
 
 impl Edits {
@@ -53,7 +62,7 @@ impl Edits {
 
     /// What is subscribed, what is unsubscribed.
     #[cfg(test)]
-    pub(super) fn lists(&self) -> (&[Bytes], &[Bytes]) {
+    pub(super) fn lists(&self) -> (&Listing, &Listing) {
         (&self.subscribe, &self.unsubscribe)
     }
 

@@ -34,7 +34,7 @@ impl Found {
     /// The resources that the client did not have as they are.
     pub(super) fn changed(&self) -> Changed {
         match &self.shared {
-            Shared::Wildcard(_) | Shared::Names(..) => Changed::All,
+            Shared::Wildcard(_) | Shared::Selection(_) => Changed::All,
             Shared::Nothing | Shared::Changes(_) => {
                 Changed::Some(self.shared_updates.iter().chain(&self.updates).cloned().collect())
             }
@@ -57,7 +57,7 @@ impl Found {
             Shared::Changes(_) => is_among(&self.shared_updates, resource),
             // What is held is in no set.
             Shared::Wildcard(set) => set.get(&resource.name).is_some_and(|one| !one.on_demand),
-            Shared::Names(set, names) => names.contains(&resource.name) && set.get(&resource.name).is_some(),
+            Shared::Selection(selection) => selection.get(&resource.name).is_some(),
         }
     }
 

@@ -60,7 +60,7 @@ pub struct Settings {
 }
 
 /// A request, taken apart.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Request {
     pub(super) node: Bytes,
     pub(super) type_url: String,
@@ -74,6 +74,12 @@ pub(super) struct Request {
 pub(super) enum Lists {
     Sotw(sotw::Listed),
     Delta(delta::Edits),
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self::Delta(delta::Edits::default())
+    }
 }
 
 /// What a request meant.
@@ -280,7 +286,7 @@ impl Session {
     /// The stream must end with this status.
     pub fn on_request(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
         let (rest, node_seen) = (self.rest.take(), self.node_seen);
-        let outcome = self.read(bytes, now)?;
+        let outcome = self.read(&bytes, now)?;
         let accepts = |answer: &Answer| answer.verdict == Verdict::Acknowledged;
         let settles = !outcome.resubscribed && outcome.answer.as_ref().is_some_and(accepts);
         let state = outcome.resource_type.and_then(|resource_type| self.types[resource_type.index()].as_ref());
@@ -290,7 +296,7 @@ impl Session {
         Ok(outcome)
     }
 
-    fn read(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
+    fn read(&mut self, bytes: &Bytes, now: Instant) -> Result<Outcome, Error> {
         let request = match self.settings.variant {
             Variant::Sotw => sotw::decode(bytes)?,
             Variant::Delta => delta::decode(bytes)?,

@@ -6,35 +6,42 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::abilities::not_found;
-use super::session::Request;
+use super::listing::{Fields, Listing};
+use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
 use super::{Error, limits};
-use crate::proto::wire::{ControlPlane, DiscoveryRequest, DiscoveryResponseHead};
+use crate::proto::wire::{ControlPlane, DiscoveryResponseHead, ResourceLocator};
 use crate::resource::ResourceType;
 use crate::xds::names::Interner;
 
 /// The names that a request lists.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listed {
     /// Whether it has a `version_info`: the client has something already.
     version_info: String,
-    names: Vec<Bytes>,
+    names: Listing,
 }
 
-/// Take a request apart.
-pub(super) fn decode(bytes: Bytes) -> Result<Request, Error> {
-    limits::entries(&bytes)?;
-    let request = DiscoveryRequest::decode(bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-    let mut names = request.resource_names;
-    names.extend(request.resource_locators.into_iter().map(|locator| locator.name));
-    Ok(Request {
-        node: request.node,
-        type_url: request.type_url,
-        nonce: request.response_nonce,
-        refusal: request.error_detail.map(limits::words),
-        lists: super::session::Lists::Sotw(Listed { version_info: request.version_info, names }),
-    })
+/// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`.
+pub(super) fn decode(message: &Bytes) -> Result<Request, Error> {
+    limits::entries(message)?;
+    let mut request = Request::default();
+    let mut listed = Listed::default();
+    let mut fields = Fields::new(message, 7);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => listed.version_info = field.text()?,
+            2 => request.node = field.bytes(message),
+            3 => listed.names.push(message, &field),
+            4 => request.type_url = field.text()?,
+            5 => request.nonce = field.text()?,
+            6 => field.merge_into(request.refusal.get_or_insert_default())?,
+            _ => listed.names.add(&field.message::<ResourceLocator>()?.name),
+        }
+    }
+    request.refusal = request.refusal.map(limits::words);
+    Ok(Request { lists: Lists::Sotw(listed), ..request })
 }
 
 impl Listed {
@@ -47,7 +54,7 @@ impl Listed {
     }
 
     #[cfg(test)]
-    pub(super) fn names(&self) -> &[Bytes] {
+    pub(super) fn names(&self) -> &Listing {
         &self.names
     }
 

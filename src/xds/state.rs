@@ -264,15 +264,18 @@ impl State {
         }
         self.owed.all |= asked.wildcard;
         self.owed.names.extend(asked.names);
+        if asked.all_names {
+            self.owed.names.extend(self.subscription.names.iter().cloned());
+        }
     }
 
     /// The first request: all that it asks for is owed.
     pub(super) fn begin(&mut self, asked: Asked, interner: &Interner) {
         let reported = matches!(self.reported, Reported::Versions(_));
-        self.by_route_config = self.resource_type == ResourceType::VirtualHost && (asked.names.is_empty() || reported);
-        self.ask(asked, interner);
+        let nameless = asked.names.is_empty() && !asked.all_names;
+        self.by_route_config = self.resource_type == ResourceType::VirtualHost && (nameless || reported);
+        self.ask(Asked { names: Vec::new(), all_names: false, ..asked }, interner);
         self.owed.all = true;
-        self.owed.names.clear();
     }
 
     /// VHDS: whether it follows the route configurations that the client has.
@@ -546,17 +549,30 @@ impl State {
         let set = target.set;
         match std::mem::take(&mut self.reported) {
             Reported::Versions(versions) => self.answer_reported(set, &versions, found),
+            Reported::Nothing | Reported::Version(_)
+                if !self.subscription.wildcard && self.subscription.is_plain(set) =>
+            {
+                self.answer_names(set, found);
+            }
             Reported::Nothing | Reported::Version(_) => {
                 if self.subscription.wildcard {
                     found.supersede(Shared::Wildcard(Arc::clone(set)));
                 }
                 self.find_missing(set, found);
-                if self.subscription.wildcard || !self.subscription.is_plain(set) {
-                    found.updates.extend(self.subscription.named(set).into_iter().cloned());
-                } else if !self.subscription.wildcard && found.missing.len() < self.subscription.names.len() {
-                    found.supersede(Shared::Names(Arc::clone(set), self.subscription.names.clone()));
-                }
+                found.updates.extend(self.subscription.named(set).into_iter().cloned());
             }
+        }
+    }
+
+    /// All that is asked for are names of resources: what becomes of them is the same for all streams with these names.
+    fn answer_names(&mut self, set: &ResourceSet, found: &mut Found) {
+        let names = &self.subscription.names;
+        let selection = set.select(names.sum(), names.iter());
+        found.missing.extend(selection.missing().iter().filter(|name| self.held(name).is_none()).cloned());
+        self.named = selection.version();
+        self.recount = false;
+        if !selection.members().is_empty() {
+            found.supersede(Shared::Selection(selection));
         }
     }
 

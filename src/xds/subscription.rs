@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::beyond::{Beyond, glob_members};
+use super::listing::Listing;
 use super::names::{Interner, Names, summand};
 use super::{Error, limits};
 use crate::resource::xdstp::{self, Glob};
@@ -29,6 +28,8 @@ pub(super) struct Subscription {
     beyond: Option<Box<Beyond>>,
     /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
     named_before: bool,
+    /// SotW: the digest of the list that was adopted last.
+    adopted: Option<u128>,
 }
 
 /// What a request asks for beyond what was asked for before.
@@ -38,6 +39,8 @@ pub(super) struct Asked {
     pub(super) wildcard: bool,
     /// These names, each to be answered.
     pub(super) names: Vec<Arc<str>>,
+    /// And all that are subscribed: there were none before.
+    pub(super) all_names: bool,
     /// Whether anything of the subscription is not as it was before, shrunk lists included.
     pub(super) changed: bool,
 }
@@ -148,29 +151,30 @@ impl Subscription {
     pub(super) fn adopt(
         &mut self,
         resource_type: ResourceType,
-        listed: &[Bytes],
+        listed: &Listing,
         interner: &Interner,
     ) -> Result<Asked, Error> {
+        let digest = listed.digest();
         if listed.is_empty() {
+            self.adopted = None;
             return self.adopt_nothing(resource_type);
         }
-        let starred = listed.iter().any(|name| *name == STAR);
+        if digest.is_some() && digest == self.adopted {
+            return Ok(Asked::default());
+        }
+        let (starred, names) = resolve(listed, interner)?;
         let wildcard = starred && knows_wildcard(resource_type);
+        self.adopted = digest;
         self.named_before = true;
         let was_wildcard = std::mem::replace(&mut self.wildcard, wildcard);
-        if self.is_same_list(listed, starred) {
-            let asked = wildcard && !was_wildcard;
-            return Ok(Asked { wildcard: asked, names: Vec::new(), changed: was_wildcard != wildcard });
+        let asked = Asked { wildcard: wildcard && !was_wildcard, ..Asked::default() };
+        if names == self.names {
+            return Ok(Asked { changed: was_wildcard != wildcard, ..asked });
         }
-        let mut names = Vec::with_capacity(listed.len());
-        for name in listed.iter().filter(|name| *name != STAR) {
-            names.push(text(name)?);
-        }
-        let names = Names::new(names, interner);
-        let grown = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
-        let changed = was_wildcard != wildcard || names != self.names;
+        let all_names = self.names.is_empty();
+        let grown = names.iter().filter(|name| !all_names && !self.names.contains(name)).cloned().collect();
         self.set_names(resource_type, names)?;
-        Ok(Asked { wildcard: wildcard && !was_wildcard, names: grown, changed })
+        Ok(Asked { names: grown, all_names, changed: true, ..asked })
     }
 
     /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.
@@ -180,15 +184,7 @@ impl Subscription {
         let changed = wildcard != self.wildcard || !self.names.is_empty();
         self.wildcard = wildcard;
         self.set_names(resource_type, Names::default())?;
-        Ok(Asked { wildcard: asked, names: Vec::new(), changed })
-    }
-
-    /// The list of an ordinary ACK is the known one: told by its sum, without copying a name.
-    fn is_same_list(&self, listed: &[Bytes], starred: bool) -> bool {
-        let count = listed.len() - usize::from(starred);
-        count == self.names.len()
-            && listed.iter().filter(|name| *name != STAR).fold(0_u128, |sum, name| sum.wrapping_add(summand(name)))
-                == self.names.sum()
+        Ok(Asked { wildcard: asked, changed, ..Asked::default() })
     }
 
     /// Apply the lists of a delta request, first what is subscribed, then what is unsubscribed (DX-05).
@@ -196,8 +192,8 @@ impl Subscription {
         &mut self,
         resource_type: ResourceType,
         first: bool,
-        subscribe: &[Bytes],
-        unsubscribe: &[Bytes],
+        subscribe: &Listing,
+        unsubscribe: &Listing,
         interner: &Interner,
     ) -> Result<Asked, Error> {
         let mut asked = Asked::default();
@@ -214,20 +210,29 @@ impl Subscription {
     fn add(
         &mut self,
         resource_type: ResourceType,
-        subscribe: &[Bytes],
+        subscribe: &Listing,
         interner: &Interner,
         asked: &mut Asked,
     ) -> Result<(), Error> {
-        for name in subscribe {
-            if *name == STAR {
-                asked.wildcard |= knows_wildcard(resource_type);
-            } else {
+        if subscribe.is_empty() {
+            return Ok(());
+        }
+        let (starred, names) = if self.names.is_empty() {
+            resolve(subscribe, interner)?
+        } else {
+            for name in subscribe.iter().filter(|name| *name != STAR) {
                 asked.names.push(text(name)?);
             }
-        }
+            (subscribe.iter().any(|name| name == STAR), Names::default())
+        };
+        asked.wildcard |= starred && knows_wildcard(resource_type);
         asked.changed |= asked.wildcard && !self.wildcard;
         self.wildcard |= asked.wildcard;
-        if asked.names.iter().any(|name| !self.names.contains(name)) {
+        if !names.is_empty() {
+            asked.changed = true;
+            asked.all_names = true;
+            self.set_names(resource_type, names)?;
+        } else if asked.names.iter().any(|name| !self.names.contains(name)) {
             asked.changed = true;
             self.set_names(resource_type, self.names.with(asked.names.iter().cloned(), interner))?;
         }
@@ -238,7 +243,7 @@ impl Subscription {
     fn take_away(
         &mut self,
         resource_type: ResourceType,
-        unsubscribe: &[Bytes],
+        unsubscribe: &Listing,
         interner: &Interner,
         asked: &mut Asked,
     ) -> Result<(), Error> {
@@ -246,8 +251,8 @@ impl Subscription {
             return Ok(());
         }
         let mut gone: Vec<Arc<str>> = Vec::new();
-        for name in unsubscribe {
-            if *name == STAR {
+        for name in unsubscribe.iter() {
+            if name == STAR {
                 asked.changed |= self.wildcard;
                 self.wildcard = false;
                 asked.wildcard = false;
@@ -270,8 +275,23 @@ impl Subscription {
     }
 }
 
+/// Whether `*` is listed, and the names. A list that some stream has is found without reading a name.
+fn resolve(listed: &Listing, interner: &Interner) -> Result<(bool, Names), Error> {
+    let (mut sum, mut len) = (0_u128, 0);
+    for name in listed.iter().filter(|name| *name != STAR) {
+        sum = sum.wrapping_add(summand(name));
+        len += 1;
+    }
+    let starred = len < listed.len();
+    if let Some(known) = interner.known(sum, len) {
+        return Ok((starred, known));
+    }
+    let names = listed.iter().filter(|name| *name != STAR).map(text).collect::<Result<_, _>>()?;
+    Ok((starred, Names::new(names, interner)))
+}
+
 /// A name as it is compared: byte by byte, the form of `xdstp://` names made one before (GEN-20).
-fn text(name: &Bytes) -> Result<Arc<str>, Error> {
+fn text(name: &[u8]) -> Result<Arc<str>, Error> {
     let name = std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)?;
     Ok(xdstp::canonical(name).into())
 }
@@ -279,13 +299,11 @@ fn text(name: &Bytes) -> Result<Arc<str>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xds::listing::listing;
 
-    fn bytes(names: &[&'static str]) -> Vec<Bytes> {
-        names.iter().map(|name| Bytes::from_static(name.as_bytes())).collect()
-    }
-
-    fn names(asked: &Asked) -> Vec<&str> {
-        asked.names.iter().map(|name| &**name).collect()
+    fn names(subscription: &Subscription, asked: &Asked) -> Vec<String> {
+        let all = subscription.names.iter().filter(|_| asked.all_names);
+        all.chain(&asked.names).map(ToString::to_string).collect()
     }
 
     /// A SotW stream's lists, one after the other: what each asks for.
@@ -295,8 +313,8 @@ mod tests {
         lists
             .iter()
             .map(|list| {
-                let asked = subscription.adopt(resource_type, &bytes(list), &interner).unwrap();
-                (asked.wildcard, names(&asked).iter().map(ToString::to_string).collect())
+                let asked = subscription.adopt(resource_type, &listing(list), &interner).unwrap();
+                (asked.wildcard, names(&subscription, &asked))
             })
             .collect()
     }
@@ -340,9 +358,9 @@ mod tests {
         let mut subscription = Subscription::default();
         let mut first = true;
         let asked = edits.iter().map(|(add, remove)| {
-            let asked = subscription.edit(resource_type, first, &bytes(add), &bytes(remove), &interner).unwrap();
+            let asked = subscription.edit(resource_type, first, &listing(add), &listing(remove), &interner).unwrap();
             first = false;
-            (asked.wildcard, names(&asked).iter().map(ToString::to_string).collect())
+            (asked.wildcard, names(&subscription, &asked))
         });
         (asked.collect(), subscription)
     }

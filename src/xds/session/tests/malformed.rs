@@ -14,6 +14,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode
 use super::*;
 use crate::resource::xdstp;
 use crate::xds::Code;
+use crate::xds::listing::Listing;
 
 // ---- decoding ----
 
@@ -167,13 +168,20 @@ struct Read {
     versions: BTreeMap<String, String>,
 }
 
+fn sorted(names: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names
+}
+
 fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
     let bytes = Bytes::copy_from_slice(bytes);
     let Request { node, type_url, nonce, refusal, mut lists } = match variant {
-        Variant::Sotw => sotw::decode(bytes)?,
-        Variant::Delta => delta::decode(bytes)?,
+        Variant::Sotw => sotw::decode(&bytes)?,
+        Variant::Delta => delta::decode(&bytes)?,
     };
-    let owned = |names: &[Bytes]| names.iter().map(|name| name.to_vec()).collect();
+    // A list is a set: where names and locators take turns, their order is not kept.
+    let owned = |names: &Listing| sorted(names.iter().map(<[u8]>::to_vec));
     let (names, unsubscribed) = match &lists {
         Lists::Sotw(listed) => (owned(listed.names()), Vec::new()),
         Lists::Delta(edits) => (owned(edits.lists().0), owned(edits.lists().1)),
@@ -195,7 +203,7 @@ fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
 fn read_in_full(variant: Variant, bytes: &[u8]) -> Result<(Read, Option<FullNode>), prost::DecodeError> {
     let joined = |names: Vec<String>, located: Vec<pb::ResourceLocator>| {
         let located = located.into_iter().map(|locator| locator.name);
-        names.into_iter().chain(located).map(String::into_bytes).collect()
+        sorted(names.into_iter().chain(located).map(String::into_bytes))
     };
     let refusal = |status: Option<Status>| status.map(|status| (status.code, status.message));
     Ok(match variant {

@@ -1,0 +1,98 @@
+//! The members of a set that a list of names stands for, found and encoded once for all streams with the same list.
+
+use std::sync::{Arc, OnceLock};
+
+use super::blocks::{self, Blocks, Shape};
+use super::set::ResourceSet;
+use super::version::SetVersion;
+use crate::resource::{Resource, ResourceType};
+
+/// See the module. Sorted by name.
+#[derive(Debug)]
+pub struct Selection {
+    resource_type: ResourceType,
+    members: Vec<Arc<Resource>>,
+    missing: Vec<Arc<str>>,
+    version: SetVersion,
+    sotw: OnceLock<Blocks>,
+    delta: OnceLock<Blocks>,
+}
+
+impl Selection {
+    /// What of `names`, sorted and unique, the set has.
+    pub(super) fn new<'a>(set: &ResourceSet, names: impl Iterator<Item = &'a Arc<str>>) -> Self {
+        let (mut members, mut missing) = (Vec::new(), Vec::new());
+        for name in names {
+            match set.get(name) {
+                Some(member) => members.push(Arc::clone(member)),
+                None => missing.push(Arc::clone(name)),
+            }
+        }
+        let version =
+            members.iter().fold(SetVersion::default(), |version, member| version.with(SetVersion::of(member)));
+        let resource_type = set.resource_type();
+        Self { resource_type, members, missing, version, sotw: OnceLock::new(), delta: OnceLock::new() }
+    }
+
+    /// Those that there are.
+    #[must_use]
+    pub fn members(&self) -> &[Arc<Resource>] {
+        &self.members
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        let found = self.members.binary_search_by(|member| (*member.name).cmp(name)).ok()?;
+        self.members.get(found)
+    }
+
+    /// The names that the set has not.
+    #[must_use]
+    pub fn missing(&self) -> &[Arc<str>] {
+        &self.missing
+    }
+
+    /// The version of those that there are.
+    #[must_use]
+    pub fn version(&self) -> SetVersion {
+        self.version
+    }
+
+    /// Those that there are, encoded.
+    #[must_use]
+    pub fn blocks(&self, shape: Shape) -> &Blocks {
+        let cell = match shape {
+            Shape::Sotw => &self.sotw,
+            Shape::Delta => &self.delta,
+        };
+        cell.get_or_init(|| blocks::encode(self.resource_type, shape, &self.members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_found_once_and_tells_what_is_missing() {
+        let cluster = ResourceType::Cluster;
+        let member = |name: &str| {
+            let resource = Arc::new(Resource::new(name, vec![1, 2, 3], Vec::new()));
+            (Arc::from(name), Some(resource))
+        };
+        let set = ResourceSet::new(cluster).apply(&[member("a"), member("b"), member("d")]);
+        let names: Vec<Arc<str>> = ["a", "c", "d"].map(Arc::from).to_vec();
+        let selection = set.select(7, names.iter());
+        assert!(Arc::ptr_eq(&selection, &set.select(7, [].iter())), "the key alone tells");
+        assert_eq!((selection.members().len(), selection.missing()), (2, &names[1..2]));
+        assert!(selection.get("d").is_some() && selection.get("b").is_none());
+        let rest = set.apply(&[(Arc::from("b"), None)]);
+        assert_eq!(selection.version(), rest.version());
+        assert_eq!(selection.blocks(Shape::Delta).pieces().concat(), rest.wildcard(Shape::Delta).pieces().concat());
+        for other in 0..100 {
+            drop(set.select(other + 100, names.iter()));
+        }
+        assert!(!Arc::ptr_eq(&selection, &set.select(7, names.iter())), "only so many are kept");
+    }
+}
