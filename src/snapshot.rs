@@ -201,7 +201,12 @@ impl Snapshot {
             stale: facts.stale,
             withhold_removals: facts.withhold_removals,
             groups,
-            group_rules: facts.group_rules,
+            // Kept where they are equal: streams tell by the pointer whether to look for their group again.
+            group_rules: if facts.group_rules == self.group_rules {
+                Arc::clone(&self.group_rules)
+            } else {
+                facts.group_rules
+            },
             trace: self.trace.clone(),
         }
     }

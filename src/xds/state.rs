@@ -454,10 +454,14 @@ impl State {
         let mut found = Found::default();
         let owed = std::mem::take(&mut self.owed);
         let old = self.base.replace(Arc::clone(target.set));
-        let asked_before = std::mem::replace(&mut self.base_subscription, self.subscription.clone());
+        let asked_before = if self.base_subscription.is_same(&self.subscription) {
+            None
+        } else {
+            Some(std::mem::replace(&mut self.base_subscription, self.subscription.clone()))
+        };
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = changes::between(&old, target.set);
-            let mut gone = self.apply_changes(&changes, &asked_before, &owed, target.unwarm, &mut found);
+            let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut found);
             if target.stuck {
                 let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
                 found.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
@@ -505,20 +509,26 @@ impl State {
     fn apply_changes(
         &mut self,
         changes: &Arc<Changes>,
-        asked_before: &Subscription,
+        asked_before: Option<&Subscription>,
         owed: &Owed,
-        unwarm: Option<&Unwarm>,
+        target: Target<'_>,
         found: &mut Found,
     ) -> Vec<Arc<Resource>> {
         let mut gone = Vec::new();
+        let was_asked = |resource: &Resource| asked_before.is_none_or(|asked| asked.covers(resource));
         for change in changes.entries() {
             let name = change.name();
             let deferred = self.deferrals.take(name);
             let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
-            let was = old.filter(|resource| self.subscription.covers(resource));
-            let was = was.filter(|resource| asked_before.covers(resource) || self.pushed.contains(name));
             let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
-            self.recounted(change.old.as_ref(), change.new.as_ref());
+            let was = old.filter(|resource| match &change.new {
+                Some(new) if goes_by_same_names(resource, new) => is.is_some(),
+                _ => self.subscription.covers(resource),
+            });
+            let was = was.filter(|resource| was_asked(resource) || self.pushed.contains(name));
+            if target.variant == Variant::Sotw {
+                self.recounted(change.old.as_ref(), change.new.as_ref());
+            }
             let lost = was.is_some() && is.is_none();
             if !lost && (owed.names.contains(name) || (owed.all && is.is_some())) {
                 self.unhold(name);
@@ -529,7 +539,9 @@ impl State {
             let deferral = |unwarm, was, is| Deferral::of(unwarm, changes, was, is, earlier);
             match (was.or(held.as_ref()), is) {
                 (Some(was), Some(is)) if was.version == is.version => {}
-                (Some(was), Some(is)) if let Some(kept) = unwarm.and_then(|unwarm| deferral(unwarm, was, is)) => {
+                (Some(was), Some(is))
+                    if let Some(kept) = target.unwarm.and_then(|unwarm| deferral(unwarm, was, is)) =>
+                {
                     self.deferrals.push(kept);
                 }
                 (_, Some(is)) => found.updates.push(Arc::clone(is)),
@@ -816,6 +828,11 @@ impl State {
         self.released.extend(over.into_iter().flat_map(|hold| hold.resources));
         self.released.len() > before
     }
+}
+
+/// Whether who asks for one version of a resource asks for the other.
+fn goes_by_same_names(one: &Resource, other: &Resource) -> bool {
+    one.on_demand == other.on_demand && one.aliases == other.aliases
 }
 
 fn is_set_version(text: &str, version: SetVersion) -> bool {

@@ -64,6 +64,14 @@ impl Subscription {
             || self.beyond.as_ref().is_some_and(|beyond| beyond.covers(resource))
     }
 
+    /// Whether the two are known to cover the same. Compares what is compared in no time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.wildcard == other.wildcard
+            && Arc::ptr_eq(self.names.sorted(), other.names.sorted())
+            && self.beyond.is_none()
+            && other.beyond.is_none()
+    }
+
     /// The members that are asked for by more than the wildcard, each once.
     pub(super) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
         let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();
