@@ -17,6 +17,7 @@ mod traces;
 mod xds_documents;
 mod xds_fixture;
 mod xds_reconnect;
+mod xds_refusals;
 mod xds_secrets;
 mod xds_services;
 mod xds_storm;
