@@ -35,13 +35,29 @@ fn cell(id: &'static str, variant: Variant, clients: usize, clusters: usize) -> 
     }
 }
 
-/// The matrix of `baseline.md`: one endpoint set changes, small and large, delta and SotW.
+/// What the ratios that are owed (`owed.rs`) are measured with: one endpoint set changes, small and large, delta and SotW;
+/// nodes as large as a real Envoy's; one cluster changes, so that SotW owes the whole set.
 fn base() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (clusters, size) in [(100, "small"), (1000, "large")] {
         for variant in [Variant::Delta, Variant::Sotw] {
-            cells.push(Cell { label: size.to_owned(), servers: PEERS, ..cell("base", variant, 1000, clusters) });
+            let updates = 20;
+            cells.push(Cell {
+                label: size.to_owned(),
+                servers: PEERS,
+                updates,
+                ..cell("base", variant, 1000, clusters)
+            });
         }
+        let whole = Cell {
+            label: format!("{size}, whole set"),
+            changes: Changes::Clusters,
+            updates: 10,
+            distance: Duration::from_millis(500),
+            servers: SNAPSHOT,
+            ..cell("base", Variant::Sotw, 1000, clusters)
+        };
+        cells.push(whole);
         let node = Cell {
             label: format!("{size}, Node of 61 KB"),
             envoy_node: true,

@@ -18,6 +18,7 @@ mod client;
 mod floor;
 mod known;
 mod load;
+mod owed;
 mod process;
 #[path = "../../tests/support/raw_codec.rs"]
 mod raw_codec;

@@ -13,6 +13,7 @@ use plotters::prelude::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::owed;
 use super::scenario::Row;
 use super::server::{Kind, versions};
 
@@ -51,18 +52,25 @@ fn read(path: &Path) -> Result<Vec<Row>> {
 
 /// A cell of the tables: all rounds of one server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    id: String,
-    label: String,
-    variant: &'static str,
+pub struct Key {
+    /// The scenario.
+    pub id: String,
+    /// What sets it apart in its scenario.
+    pub label: String,
+    /// The form.
+    pub variant: &'static str,
     clients: usize,
     clusters: usize,
 }
 
-type Figures = BTreeMap<String, Vec<f64>>;
+/// By name, one value a round.
+pub type Figures = BTreeMap<String, Vec<f64>>;
 
-fn grouped(rows: &[Row]) -> BTreeMap<Key, Vec<(Kind, Figures)>> {
-    let mut cells: BTreeMap<Key, Vec<(Kind, Figures)>> = BTreeMap::new();
+/// What was measured, by cell and server.
+pub type Cells = BTreeMap<Key, Vec<(Kind, Figures)>>;
+
+fn grouped(rows: &[Row]) -> Cells {
+    let mut cells = Cells::new();
     for row in rows {
         let key = Key {
             id: row.id.clone(),
@@ -83,7 +91,8 @@ fn grouped(rows: &[Row]) -> BTreeMap<Key, Vec<(Kind, Figures)>> {
     cells
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle one.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -157,6 +166,7 @@ fn columns(id: &str) -> Vec<(&'static str, &'static str)> {
 pub fn write(results: &Path, out: &Path) -> Result<()> {
     let cells = grouped(&read(results)?);
     let mut page = heading()?;
+    page.push_str(&owed::table(&cells));
     let mut last = String::new();
     for (key, servers) in &cells {
         if key.id != last {
@@ -191,7 +201,7 @@ pub fn write(results: &Path, out: &Path) -> Result<()> {
 
 fn title(id: &str) -> String {
     let text = match id {
-        "base" => "one endpoint set changes, 50 changes 200 ms apart",
+        "base" => "one endpoint set changes, 20 changes 200 ms apart; whole set: one cluster, 10 changes 500 ms apart",
         "B1" => "one cluster's endpoints change, 200 changes at 5/s",
         "B2" => "one cluster changes, SotW: the whole set is owed",
         "B3" => "named endpoints of 10,000, one set changes, 500 changes at 50/s",
