@@ -107,7 +107,7 @@ pub(super) struct Stored {
 }
 
 /// A text that parses, as what it says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Good {
     pub(super) text: Arc<Text>,
     pub(super) parsed: Parsed,
@@ -122,7 +122,7 @@ pub(super) struct Refusal {
 }
 
 /// All that is known of one document.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
     pub(super) status: Status,
     /// What stands at its key as far as the guards let it act ([`Status::latest`] looks behind them); `None`: it is deleted.

@@ -22,6 +22,7 @@ use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
 
+mod few;
 mod slabs;
 
 use slabs::Slabs;
@@ -203,9 +204,9 @@ fn identity(priority: i32, matches: &Match, path: &PathMatch) -> Arc<str> {
 #[derive(Debug, Clone, Default)]
 struct Own {
     /// Those that keep the traffic, in order.
-    winners: OrdMap<Position, Arc<Entry>>,
+    winners: few::Map<Position, Arc<Entry>>,
     /// Everyone who asks for a match; the first has it.
-    claims: OrdMap<Arc<str>, OrdMap<Claim, Arc<Entry>>>,
+    claims: few::Map<Arc<str>, few::Map<Claim, Arc<Entry>>>,
     /// Encoded Routes of the winners.
     routes: usize,
 }
@@ -256,9 +257,10 @@ impl Table {
     /// Add an entry.
     pub fn insert(&mut self, entry: &Arc<Entry>, touched: &mut Touched) {
         let own = self.own.entry(entry.position.host.clone()).or_default();
-        let claims = own.claims.entry(Arc::clone(&entry.identity)).or_default();
-        let before = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        let mut claims = own.claims.get(&entry.identity).cloned().unwrap_or_default();
+        let before = claims.first().cloned();
         claims.insert(entry.claim.clone(), Arc::clone(entry));
+        own.claims.insert(Arc::clone(&entry.identity), claims);
         own.settle(&entry.identity, before, touched);
         touched.hosts.insert(entry.position.host.clone());
         touched.documents.insert((*entry.claim.document).clone());
@@ -269,7 +271,7 @@ impl Table {
     pub fn remove(&mut self, entry: &Entry, touched: &mut Touched) {
         let Some(own) = self.own.get_mut(&entry.position.host) else { return };
         let Some(claims) = own.claims.get_mut(&entry.identity) else { return };
-        let before = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        let before = claims.first().cloned();
         if claims.remove(&entry.claim).is_none() {
             return;
         }
@@ -398,7 +400,7 @@ impl Table {
     #[must_use]
     pub fn winner(&self, entry: &Entry) -> Option<&Arc<Entry>> {
         let claims = self.own.get(&entry.position.host)?.claims.get(&entry.identity)?;
-        claims.get_min().map(|(_, winner)| winner)
+        claims.first()
     }
 }
 
@@ -407,7 +409,7 @@ impl Own {
     /// everyone who asks for the match is told.
     fn settle(&mut self, identity: &Arc<str>, before: Option<Arc<Entry>>, touched: &mut Touched) {
         let Some(claims) = self.claims.get(identity) else { return };
-        let after = claims.get_min().map(|(_, winner)| Arc::clone(winner));
+        let after = claims.first().cloned();
         if before == after {
             return;
         }

@@ -52,9 +52,9 @@ pub enum Made {
     /// A route.
     Route {
         /// One for each host of each rule in force.
-        entries: Vec<Arc<Entry>>,
-        /// By the Cluster's name; inline ones with their URL.
-        upstreams: BTreeMap<Arc<str>, Option<UpstreamUrl>>,
+        entries: Box<[Arc<Entry>]>,
+        /// The Clusters' names, sorted; inline ones with their URL.
+        upstreams: Box<[(Arc<str>, Option<UpstreamUrl>)]>,
     },
     /// A cluster.
     Cluster(Upstreams),
@@ -110,7 +110,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         };
         upstreams.insert(upstream.cluster_name(), url);
     }
-    Ok(Made::Route { entries, upstreams })
+    Ok(Made::Route { entries: entries.into(), upstreams: upstreams.into_iter().collect() })
 }
 
 /// A rule's own settings, and the defaults' where it has none.

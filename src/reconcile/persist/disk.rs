@@ -1,8 +1,10 @@
-//! The state directory: the texts that serve, documents and registrations, in one file.
+//! The state directory: the texts that serve, documents and registrations, in one file and what changed since (`journal`).
 //!
-//! Written at most once a second and atomically (temporary file, fsync, rename), directory 0700, file 0600. What cannot be
-//! written is logged and tried again with the next change; serving goes on.
+//! Written at most once a second: the changes are appended, and from time to time the file is written anew, atomically
+//! (temporary file, fsync, rename), so that a change costs what changed. Directory 0700, files 0600. What cannot be written
+//! is logged and tried again with the next change; serving goes on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +20,20 @@ use tracing::{info, warn};
 
 use crate::backend::Entry;
 use crate::document::key::{Layout, Root};
-use crate::reconcile::world::World;
+use crate::reconcile::world::{Record, World};
+
+mod journal;
+
+use journal::{Journal, Line};
 
 /// Shortest time between two writes.
 const PACE: Duration = Duration::from_secs(1);
 const FILE: &str = "serving.json";
-const FORMAT: u32 = 1;
+/// The first had no journal.
+const FORMAT: u32 = 2;
+/// A journal may become as long as this part of its state file, and this long in any case, before the file is written anew.
+const JOURNAL_SHARE: usize = 2;
+const JOURNAL_MIN: usize = 256 * 1024;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +64,13 @@ pub enum Error {
 struct File {
     format: u32,
     revision: i64,
+    /// The number of the journal that goes on from here.
+    #[serde(default)]
+    journal: u64,
     entries: Vec<SavedEntry>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SavedEntry {
     key: String,
     value: String,
@@ -112,12 +126,23 @@ impl Disk {
         };
         let file: File = serde_json::from_slice(&content)
             .map_err(|error| Error::Format { path: path.clone(), reason: error.to_string() })?;
-        if file.format != FORMAT {
-            let reason = format!("found format {}, expected {FORMAT}", file.format);
+        if file.format > FORMAT {
+            let reason = format!("found format {}, expected {FORMAT} at most", file.format);
             return Err(Error::Format { path, reason });
         }
-        let entries = file.entries.into_iter().filter_map(|saved| self.restore(saved)).collect();
-        Ok(Some(Saved { revision: file.revision, entries }))
+        let action = "read the changes since the state file";
+        let lines = journal::read(&self.folder, file.journal).map_err(|source| Error::Io { action, path, source })?;
+        let revision = lines.last().map_or(file.revision, |line| line.revision);
+        let mut saved: BTreeMap<String, SavedEntry> =
+            file.entries.into_iter().map(|saved| (saved.key.clone(), saved)).collect();
+        for Line { put, gone, .. } in lines {
+            for key in &gone {
+                saved.remove(key);
+            }
+            saved.extend(put.into_iter().map(|entry| (entry.key.clone(), entry)));
+        }
+        let entries = saved.into_values().filter_map(|saved| self.restore(saved)).collect();
+        Ok(Some(Saved { revision, entries }))
     }
 
     /// A saved entry with its root; `None` for a key that belongs to no root any more (another `--prefix`).
@@ -133,33 +158,8 @@ impl Disk {
         Some((root, entry))
     }
 
-    /// Write all that serves in `world`.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the one before is still there then.
-    pub fn save(&self, world: &World) -> Result<(), Error> {
-        let entries = world
-            .documents()
-            .filter_map(|status| {
-                let text = status.serving.as_ref()?;
-                Some(SavedEntry {
-                    key: status.full_key.to_string(),
-                    value: String::from_utf8(text.value.to_vec()).ok()?,
-                    create_revision: text.create_revision,
-                    mod_revision: text.mod_revision,
-                    leased: text.leased,
-                })
-            })
-            .collect();
-        let path = self.file();
-        self.replace(&path, &File { format: FORMAT, revision: world.revision(), entries }).map_err(|source| Error::Io {
-            action: "write the state file",
-            path,
-            source,
-        })
-    }
-
-    fn replace(&self, path: &Path, file: &File) -> io::Result<()> {
+    /// Write the state file anew. Gives its size.
+    fn replace(&self, file: &File) -> io::Result<usize> {
         // Created with mode 0600, as tempfile does by default.
         let mut temporary = tempfile::NamedTempFile::new_in(&self.folder)?;
         let mut writer = io::BufWriter::new(&mut temporary);
@@ -167,12 +167,15 @@ impl Disk {
         writer.flush()?;
         drop(writer);
         temporary.as_file().sync_all()?;
-        temporary.persist(path)?;
-        fs::File::open(&self.folder)?.sync_all()
+        let len = temporary.as_file().metadata()?.len();
+        temporary.persist(self.file())?;
+        fs::File::open(&self.folder)?.sync_all()?;
+        Ok(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
     /// Save every world that comes, the latest one only, at most once a second, until cancelled; then once more.
     pub async fn run(self, mut worlds: watch::Receiver<Option<Arc<World>>>, token: CancellationToken) {
+        let mut saver = Saver::new(self);
         let mut more = true;
         while more {
             more = tokio::select! {
@@ -181,7 +184,7 @@ impl Disk {
             };
             let latest = worlds.borrow_and_update().clone();
             if let Some(world) = latest {
-                self.save_in_background(world).await;
+                saver = saver.save_in_background(world).await;
             }
             if more {
                 tokio::select! {
@@ -191,17 +194,107 @@ impl Disk {
             }
         }
     }
+}
 
-    async fn save_in_background(&self, world: Arc<World>) {
-        let disk = self.clone();
-        match tokio::task::spawn_blocking(move || disk.save(&world)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+/// Saves worlds, one after the other.
+struct Saver {
+    disk: Disk,
+    saved: Option<OnDisk>,
+}
+
+/// What the files hold.
+struct OnDisk {
+    world: Arc<World>,
+    /// Size of the state file.
+    len: usize,
+    journal: Journal,
+}
+
+impl Saver {
+    fn new(disk: Disk) -> Self {
+        Self { disk, saved: None }
+    }
+
+    async fn save_in_background(mut self, world: Arc<World>) -> Self {
+        let disk = self.disk.clone();
+        let save = move || {
+            let result = self.save(world);
+            (self, result)
+        };
+        match tokio::task::spawn_blocking(save).await {
+            Ok((saver, Ok(()))) => saver,
+            Ok((saver, Err(error))) => {
                 warn!(error = &error as &dyn std::error::Error, "Could not save the serving texts, trying again");
+                saver
             }
-            Err(error) => info!(%error, "Saving the serving texts was cut short"),
+            Err(error) => {
+                info!(%error, "Saving the serving texts was cut short");
+                Self::new(disk)
+            }
         }
     }
+
+    /// Bring the files to all that serves in `world`.
+    ///
+    /// # Errors
+    /// When they cannot be written; what was saved before is still there then.
+    fn save(&mut self, world: Arc<World>) -> Result<(), Error> {
+        // Whatever fails here leaves nothing to go on from: the next save is a whole one.
+        if let Some(mut saved) = self.saved.take()
+            && saved.journal.len < JOURNAL_MIN.max(saved.len / JOURNAL_SHARE)
+        {
+            if let Some(line) = changes(&saved.world, &world) {
+                let path = saved.journal.path().to_owned();
+                let action = "write the changes since the state file";
+                saved.journal.append(&line).map_err(|source| Error::Io { action, path, source })?;
+            }
+            self.saved = Some(OnDisk { world, ..saved });
+            return Ok(());
+        }
+        let path = self.disk.file();
+        let written = self.write_anew(&world);
+        let (len, journal) = written.map_err(|source| Error::Io { action: "write the state file", path, source })?;
+        self.saved = Some(OnDisk { world, len, journal });
+        Ok(())
+    }
+
+    fn write_anew(&self, world: &World) -> io::Result<(usize, Journal)> {
+        let journal = journal::next_number(&self.disk.folder)?;
+        let entries = world.records.values().filter_map(|record| saved_entry(record)).collect();
+        let len = self.disk.replace(&File { format: FORMAT, revision: world.revision(), journal, entries })?;
+        Ok((len, Journal::begin(&self.disk.folder, journal)?))
+    }
+}
+
+fn saved_entry(record: &Record) -> Option<SavedEntry> {
+    let text = record.status.serving.as_ref()?;
+    Some(SavedEntry {
+        key: record.status.full_key.to_string(),
+        value: String::from_utf8(text.value.to_vec()).ok()?,
+        create_revision: text.create_revision,
+        mod_revision: text.mod_revision,
+        leased: text.leased,
+    })
+}
+
+/// What is saved of one world and not of the other; `None`: they are saved alike.
+fn changes(before: &World, now: &World) -> Option<Line> {
+    let mut line = Line { revision: now.revision(), ..Line::default() };
+    for item in before.records.diff(&now.records) {
+        let (old, new) = match item {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+        };
+        let of = |record: Option<&Arc<Record>>| record.and_then(|record| saved_entry(record));
+        let (old, new) = (of(old), of(new));
+        if old != new {
+            line.gone.extend(old.map(|old| old.key).filter(|key| new.as_ref().is_none_or(|new| new.key != *key)));
+            line.put.extend(new);
+        }
+    }
+    let same = line.put.is_empty() && line.gone.is_empty() && before.revision() == now.revision();
+    (!same).then_some(line)
 }
 
 #[cfg(unix)]
@@ -210,3 +303,6 @@ fn create_private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
+
+#[cfg(test)]
+mod tests;

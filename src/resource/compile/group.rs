@@ -296,9 +296,10 @@ fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
 fn set_part(scene: &Scene<'_>, listener: &str, parts: &mut Parts, key: &DocumentKey) {
     let unit = scene.after.unit(key).filter(|unit| !entries_on(unit, scene.name, listener).is_empty());
     match unit.map(|unit| (&unit.made, unit.accepted.mod_revision)) {
-        Some((Made::Route { upstreams, .. }, revision)) => {
-            parts.insert(key.clone(), Part { revision, upstreams: upstreams.keys().cloned().collect() })
-        }
+        Some((Made::Route { upstreams, .. }, revision)) => parts.insert(
+            key.clone(),
+            Part { revision, upstreams: upstreams.iter().map(|(name, _)| Arc::clone(name)).collect() },
+        ),
         _ => parts.remove(key),
     };
 }

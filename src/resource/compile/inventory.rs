@@ -89,7 +89,9 @@ impl Inventory {
 
     fn remember(&mut self, key: &DocumentKey, unit: &Unit) {
         match &unit.made {
-            Made::Route { upstreams, .. } => upstreams.keys().for_each(|name| add_user(&mut self.users, name, key)),
+            Made::Route { upstreams, .. } => {
+                upstreams.iter().for_each(|(name, _)| add_user(&mut self.users, name, key))
+            }
             Made::Verbatim(written) => {
                 written.clusters.iter().for_each(|name| add_user(&mut self.verbatim_users, name, key));
                 if !written.needs.is_empty() {
@@ -107,7 +109,9 @@ impl Inventory {
 
     fn forget(&mut self, key: &DocumentKey, unit: &Unit) {
         match &unit.made {
-            Made::Route { upstreams, .. } => upstreams.keys().for_each(|name| remove_user(&mut self.users, name, key)),
+            Made::Route { upstreams, .. } => {
+                upstreams.iter().for_each(|(name, _)| remove_user(&mut self.users, name, key))
+            }
             Made::Verbatim(written) => {
                 written.clusters.iter().for_each(|name| remove_user(&mut self.verbatim_users, name, key));
                 self.needy.remove(key);
@@ -196,7 +200,10 @@ impl Inventory {
     pub(super) fn url(&self, name: &str) -> Option<&UpstreamUrl> {
         let user = self.users(name).next()?;
         match &self.units.get(user)?.made {
-            Made::Route { upstreams, .. } => upstreams.get(name)?.as_ref(),
+            Made::Route { upstreams, .. } => {
+                let found = upstreams.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
+                upstreams.get(found)?.1.as_ref()
+            }
             _ => None,
         }
     }

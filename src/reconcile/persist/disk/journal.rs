@@ -1,0 +1,106 @@
+//! What changed since the state file was written whole: one line of JSON a save, appended.
+//!
+//! A journal belongs to one state file, which names it by number. A line that was being written when the process ended has
+//! no end and is left out; no line follows it, because a process begins with a state file of its own. Nothing here is
+//! renamed or overwritten, so what was written before stays whole.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::SavedEntry;
+
+const STEM: &str = "changes-";
+
+/// What one save changes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Line {
+    /// The documents root's revision.
+    pub(super) revision: i64,
+    /// Texts that serve now.
+    pub(super) put: Vec<SavedEntry>,
+    /// Keys of which nothing serves any more.
+    pub(super) gone: Vec<String>,
+}
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    /// Made with the first line.
+    file: Option<fs::File>,
+    /// Its bytes.
+    pub(super) len: usize,
+}
+
+impl Journal {
+    /// The journal of a state file that was just written; those of others are gone.
+    pub(super) fn begin(folder: &Path, number: u64) -> io::Result<Self> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(STEM) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Self { path: place(folder, number), file: None, len: 0 })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Append a line, and have it on the disk.
+    pub(super) fn append(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(create(&self.path)?),
+        };
+        file.write_all(&text)?;
+        file.sync_data()?;
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+/// The lines of a journal, in order.
+pub(super) fn read(folder: &Path, number: u64) -> io::Result<Vec<Line>> {
+    let content = match fs::read(place(folder, number)) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let whole = content.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    whole.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
+}
+
+/// The number of the journal of the next state file: none that was used.
+pub(super) fn next_number(folder: &Path) -> io::Result<u64> {
+    let mut next = 1;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let number = name.strip_prefix(STEM).and_then(|rest| rest.strip_suffix(".jsonl")?.parse::<u64>().ok());
+        next = number.map_or(next, |number| next.max(number + 1));
+    }
+    Ok(next)
+}
+
+fn place(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{STEM}{number}.jsonl"))
+}
+
+/// A file of its owner's alone, whose name is on the disk.
+#[cfg(unix)]
+fn create(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(file)
+}

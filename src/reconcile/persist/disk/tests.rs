@@ -1,0 +1,168 @@
+//! What is saved is what is read, whatever way it took.
+
+use std::time::SystemTime;
+
+use super::*;
+use crate::backend::{Change, ListReason};
+use crate::reconcile::plan::{Input, Moment, plan};
+use crate::reconcile::world::Options;
+
+/// A world, saved in a directory.
+struct Stage {
+    folder: tempfile::TempDir,
+    saver: Saver,
+    world: World,
+    revision: i64,
+    /// Spaces behind what is put.
+    padding: usize,
+}
+
+fn disk(folder: &Path) -> Disk {
+    Disk::open(folder, Layout::default()).unwrap()
+}
+
+impl Stage {
+    fn new(keys: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::default();
+        let options = Options { layout, confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
+        let saver = Saver::new(disk(folder.path()));
+        let mut stage = Self { folder, saver, world: World::new(options), revision: 1, padding: 0 };
+        let entries = keys.iter().map(|key| entry(key, "", 1)).collect();
+        let listed = |root, entries| Input::Listed { root, revision: 1, reason: ListReason::Start, entries };
+        stage.plan(vec![listed(Root::Documents, entries), listed(Root::Registrations, Vec::new())]);
+        stage
+    }
+
+    fn plan(&mut self, inputs: Vec<Input>) {
+        let now = Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::UNIX_EPOCH };
+        self.world = plan(&self.world, inputs, now).world;
+    }
+
+    /// One revision: these are put with this body, those are deleted.
+    fn change(&mut self, put: &[&str], body: &str, deleted: &[&str]) {
+        self.revision += 1;
+        let revision = self.revision;
+        let deleted = deleted.iter().map(|key| Change::Delete { key: full_key(key).into() });
+        let padding = " ".repeat(self.padding).into_bytes();
+        let padded = |entry: Entry| Entry { value: [&*entry.value, &padding].concat().into(), ..entry };
+        let put = put.iter().map(|key| Change::Put(padded(entry(key, body, revision))));
+        let changes = put.chain(deleted).collect();
+        self.plan(vec![Input::Changed { root: Root::Documents, revision, changes }]);
+    }
+
+    fn save(&mut self) {
+        self.saver.save(Arc::new(self.world.clone())).unwrap();
+    }
+
+    fn files(&self) -> Vec<String> {
+        let files = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// What the next process reads: the revision, and each key with its revision.
+    fn loaded(&self) -> (i64, Vec<(String, i64)>) {
+        let Saved { revision, entries } = disk(self.folder.path()).load().unwrap().unwrap();
+        let name = |entry: &Entry| String::from_utf8(entry.key.to_vec()).unwrap().replace("/gateway/routes/", "");
+        (revision, entries.iter().map(|(_, entry)| (name(entry), entry.mod_revision)).collect())
+    }
+}
+
+fn full_key(name: &str) -> String {
+    format!("/gateway/routes/{name}")
+}
+
+fn entry(name: &str, body: &str, revision: i64) -> Entry {
+    let value = format!(r#"{{"match": "/{name}", "to": {{"respond": {{"status": 200, "body": "{body}"}}}}}}"#);
+    let key = full_key(name).into();
+    Entry { key, value: value.into(), create_revision: 1, mod_revision: revision, leased: false }
+}
+
+fn texts(texts: &[(&str, i64)]) -> Vec<(String, i64)> {
+    texts.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect()
+}
+
+#[test]
+fn what_changed_is_appended_and_read_back() {
+    let mut stage = Stage::new(&["a", "b", "c"]);
+    stage.save();
+    let state = fs::read(stage.folder.path().join(FILE)).unwrap();
+    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (1, texts(&[("a", 1), ("b", 1), ("c", 1)]))));
+    stage.change(&["a", "d"], "x", &["b"]);
+    stage.save();
+    assert_eq!(stage.loaded(), (2, texts(&[("a", 2), ("c", 1), ("d", 2)])));
+    stage.change(&["b"], "y", &["a"]);
+    stage.save();
+    stage.save();
+    assert_eq!(stage.loaded(), (3, texts(&[("b", 3), ("c", 1), ("d", 2)])));
+    assert_eq!(fs::read(stage.folder.path().join(FILE)).unwrap(), state);
+    let journal = fs::read_to_string(stage.folder.path().join("changes-1.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 2, "{journal}");
+}
+
+#[test]
+fn a_line_that_was_cut_short_is_as_if_it_were_not_there() {
+    let mut stage = Stage::new(&["a"]);
+    stage.save();
+    for body in ["x", "y"] {
+        stage.change(&["a"], body, &[]);
+        stage.save();
+    }
+    let path = stage.folder.path().join("changes-1.jsonl");
+    let journal = fs::read(&path).unwrap();
+    for cut in [1, 10, 30] {
+        fs::write(&path, &journal[..journal.len() - cut]).unwrap();
+        assert_eq!(stage.loaded(), (2, texts(&[("a", 2)])));
+    }
+    fs::write(&path, [&journal[..20], b"\n", &journal[20..]].concat()).unwrap();
+    assert!(disk(stage.folder.path()).load().is_err(), "a broken line in the middle is no accident of an ending");
+}
+
+#[test]
+fn the_next_process_and_a_long_journal_begin_anew() {
+    let mut stage = Stage::new(&["a", "b"]);
+    stage.save();
+    stage.change(&["a"], "x", &[]);
+    stage.save();
+    stage.saver = Saver::new(disk(stage.folder.path()));
+    stage.save();
+    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (2, texts(&[("a", 2), ("b", 1)]))));
+    stage.padding = JOURNAL_MIN / 2;
+    for body in ["1", "2", "3"] {
+        stage.change(&["a"], body, &[]);
+        stage.save();
+        assert_eq!(stage.loaded(), (stage.revision, texts(&[("a", stage.revision), ("b", 1)])));
+    }
+    assert_eq!(stage.files(), [FILE], "the third save found two long lines");
+    // A journal that a process left when it ended between the two steps belongs to no state file.
+    fs::write(stage.folder.path().join("changes-1.jsonl"), "{").unwrap();
+    assert_eq!(stage.loaded().0, stage.revision);
+}
+
+#[test]
+fn after_a_failed_append_everything_is_written() {
+    let mut stage = Stage::new(&["a"]);
+    stage.save();
+    // The journal cannot be made where something else is.
+    fs::create_dir(stage.folder.path().join("changes-1.jsonl")).unwrap();
+    stage.change(&["a"], "x", &[]);
+    assert!(stage.saver.save(Arc::new(stage.world.clone())).is_err());
+    fs::remove_dir(stage.folder.path().join("changes-1.jsonl")).unwrap();
+    stage.save();
+    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (2, texts(&[("a", 2)]))));
+}
+
+#[test]
+fn a_file_of_the_first_format_has_no_journal() {
+    let stage = Stage::new(&[]);
+    let entry =
+        r#"{"key": "/gateway/routes/a", "value": "x", "create_revision": 1, "mod_revision": 7, "leased": false}"#;
+    let file = |format: u32| format!(r#"{{"format": {format}, "revision": 9, "entries": [{entry}]}}"#);
+    fs::write(stage.folder.path().join(FILE), file(1)).unwrap();
+    assert_eq!(stage.loaded(), (9, texts(&[("a", 7)])));
+    fs::write(stage.folder.path().join(FILE), file(FORMAT + 1)).unwrap();
+    let error = disk(stage.folder.path()).load().unwrap_err().to_string();
+    assert!(error.ends_with("found format 3, expected 2 at most"), "{error}");
+}
