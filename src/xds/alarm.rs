@@ -3,7 +3,7 @@
 //! Envoy withholds the ACK of clusters while any of them warms, for seconds. Two configurations that it refuses leave a
 //! half-built cluster behind, and then no answer about clusters comes at all until that cluster is gone (conformance.md
 //! F-17). The two look alike but for the time they take, so after [`SILENCE_MAX`] an alarm is raised, if the client answers about
-//! everything else. It ends with the next ACK. Pure.
+//! everything else. It ends with the next answer, or the next ACK where an answer's words raised it. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,11 @@ impl Alarm {
     /// A response was accepted.
     pub(super) fn on_acknowledged(&mut self, resource_type: ResourceType) {
         self.said &= resource_type != ResourceType::Cluster;
+    }
+
+    /// A response was answered, one way or the other: that is no silence.
+    pub(super) fn on_answer(&mut self, resource_type: ResourceType) {
+        self.silent &= resource_type != ResourceType::Cluster;
     }
 
     /// Look: since when clusters are unanswered, and whether the client answers about all else.

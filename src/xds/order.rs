@@ -56,8 +56,15 @@ pub(super) enum Standing {
     Passed,
     /// Refused, and nothing later about the same was acknowledged.
     Refused,
-    /// No answer yet.
-    Silent,
+    /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came after.
+    Silent(Option<Instant>),
+}
+
+impl Barrier {
+    /// When a client that has been silent since a moment, or since this response, is waited for no longer.
+    fn end(&self, since: Option<Instant>) -> Instant {
+        since.unwrap_or(self.sent_at) + SILENCE_MAX
+    }
 }
 
 impl Hold {
@@ -67,7 +74,7 @@ impl Hold {
             barriers.iter().all(|barrier| match standing(barrier) {
                 Standing::Passed => true,
                 Standing::Refused => false,
-                Standing::Silent => now >= barrier.sent_at + SILENCE_MAX,
+                Standing::Silent(since) => now >= barrier.end(since),
             })
         })
     }
@@ -84,7 +91,7 @@ impl Hold {
             match standing(barrier) {
                 Standing::Passed => {}
                 Standing::Refused => return None,
-                Standing::Silent => latest = latest.max(Some(barrier.sent_at + SILENCE_MAX)),
+                Standing::Silent(since) => latest = latest.max(Some(barrier.end(since))),
             }
         }
         latest
@@ -116,9 +123,12 @@ mod tests {
         let hold = Hold { resources: Vec::new(), barriers: Some(vec![barrier]) };
         let over = |after, standing| hold.is_over(start + Duration::from_secs(after), |_| standing);
         assert!(over(0, Standing::Passed));
-        assert!(!over(59, Standing::Silent) && over(60, Standing::Silent));
+        assert!(!over(59, Standing::Silent(None)) && over(60, Standing::Silent(None)));
+        let later = Standing::Silent(Some(start + Duration::from_secs(7)));
+        assert!(!over(66, later) && over(67, later));
         assert!(!over(3600, Standing::Refused));
-        assert_eq!(hold.deadline(|_| Standing::Silent), Some(start + SILENCE_MAX));
+        assert_eq!(hold.deadline(|_| Standing::Silent(None)), Some(start + SILENCE_MAX));
+        assert_eq!(hold.deadline(|_| later), Some(start + Duration::from_secs(67)));
         assert_eq!(hold.deadline(|_| Standing::Refused), None);
     }
 }

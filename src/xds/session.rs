@@ -405,6 +405,7 @@ impl Session {
         let sequence = request.nonce.strip_prefix(&*self.nonce_prefix)?.parse().ok()?;
         let state = self.types[resource_type.index()].as_mut()?;
         let answered = state.on_answer(sequence)?;
+        self.alarm.on_answer(resource_type);
         let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
         let verdict = match &request.refusal {
             None => {
@@ -416,6 +417,10 @@ impl Session {
                 self.alarm.on_words(resource_type, &status.message);
                 let names = answered.content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
                 let suspects = state.on_refused(answered, &status.message);
+                let states = self.types.iter_mut().flatten();
+                states
+                    .filter(|it| order::referrers(it.resource_type).contains(&resource_type))
+                    .for_each(|it| it.retract());
                 Verdict::Refused { code: status.code, message: status.message.clone(), names, suspects }
             }
         };
@@ -446,7 +451,8 @@ impl Session {
                     return Some(response);
                 }
             }
-            if !self.raise_barriers() {
+            // What was just sent may have ended a wait, too.
+            if !self.raise_barriers() && !self.release_holds(now) {
                 self.look(now);
                 let greeting = self.greeting(now);
                 if greeting.is_none() {
@@ -542,6 +548,7 @@ impl Session {
         if order::is_awaiting(resource_type) {
             self.warm(&content, &changed, returning);
         }
+        self.keep_what_is_back(resource_type, group);
         Some(self.respond(resource_type, &content, version))
     }
 
@@ -639,15 +646,27 @@ impl Session {
         }
     }
 
-    /// Removals whose wait is over are owed.
-    fn release_holds(&mut self, now: Instant) {
+    /// A type is told from this snapshot and may refer to what is there again. Should that go once more before it is told
+    /// itself, the answer to what was just told is awaited, too.
+    fn keep_what_is_back(&mut self, referrer: ResourceType, group: &GroupSnapshot) {
+        for state in self.types.iter_mut().flatten() {
+            if order::referrers(state.resource_type).contains(&referrer) {
+                state.keep_what_is_back(group.set(state.resource_type));
+            }
+        }
+    }
+
+    /// Removals whose wait is over are owed. Gives whether there are any.
+    fn release_holds(&mut self, now: Instant) -> bool {
+        let mut released = false;
         for index in 0..self.types.len() {
             let Some(mut state) = self.types[index].take() else { continue };
             if !state.holds.is_empty() {
-                state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
+                released |= state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
             }
             self.types[index] = Some(state);
         }
+        released
     }
 
     /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that

@@ -155,6 +155,8 @@ pub(super) struct State {
     /// Sequences of responses: the last sent, the last that was answered either way.
     pub(super) sent: u64,
     answered: u64,
+    /// And the last that was accepted.
+    acknowledged: u64,
     pub(super) sent_at: Option<Instant>,
 }
 
@@ -186,6 +188,7 @@ impl State {
             refusals: Refusals::default(),
             sent: 0,
             answered: 0,
+            acknowledged: 0,
             sent_at: None,
         }
     }
@@ -222,6 +225,14 @@ impl State {
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(super) fn lower(&mut self) {
         self.holds.iter_mut().for_each(|hold| hold.barriers = None);
+        self.retract();
+    }
+
+    /// Removals that are owed and not told wait anew: something that may refer to the type was asked for, or was refused.
+    pub(super) fn retract(&mut self) {
+        if !self.released.is_empty() {
+            self.holds.push(Hold { resources: std::mem::take(&mut self.released), barriers: None });
+        }
     }
 
     /// Everything owed was sent: each removal that waits learns which answers it waits for. Whether any did. What a stale
@@ -233,6 +244,17 @@ impl State {
             raised = true;
         }
         raised
+    }
+
+    /// What waits to be removed and is there again waits anew, unless it is told first.
+    pub(super) fn keep_what_is_back(&mut self, set: &ResourceSet) {
+        let Self { holds, released, .. } = self;
+        let is_back = |resource: &mut Arc<Resource>| set.get(&resource.name).is_some();
+        let held = holds.iter_mut().flat_map(|hold| hold.resources.extract_if(.., is_back));
+        let back: Vec<_> = held.chain(released.extract_if(.., is_back)).collect();
+        if !back.is_empty() {
+            holds.push(Hold { resources: back, barriers: None });
+        }
     }
 
     /// A request asked for more, or for less.
@@ -258,6 +280,8 @@ impl State {
                 versions.retain(|name, _| subscription.names.contains(name));
             }
             if !subscription.wildcard {
+                // The wildcard was asked for and given up before it was answered.
+                owed.all &= base.is_none();
                 owed.names.retain(|name| subscription.names.contains(name));
                 warming.retain(|name| subscription.names.contains(name));
             }
@@ -320,6 +344,10 @@ impl State {
             return None;
         }
         self.settled |= !target.cautious;
+        if !cautious && !target.referred {
+            // What only a stale snapshot held is not told as there any more.
+            self.release(|_| true);
+        }
         let due = self.refresh.as_ref().is_some_and(|refresh| refresh.is_due(now));
         if self.is_current(target.set) && !self.deferrals.any_over(target.unwarm) && !due {
             return None;
@@ -536,7 +564,9 @@ impl State {
             }
             let held = if was.is_none() { self.unhold(name) } else { None };
             let earlier = deferred.as_ref().map(Deferral::since);
-            let deferral = |unwarm, was, is| Deferral::of(unwarm, changes, was, is, earlier);
+            // Where the client has what the older set has, what is newly named is known for all.
+            let shared = Some(changes).filter(|_| was.is_some() && deferred.is_none());
+            let deferral = |unwarm, was, is| Deferral::of(unwarm, shared, was, is, earlier);
             match (was.or(held.as_ref()), is) {
                 (Some(was), Some(is)) if was.version == is.version => {}
                 (Some(was), Some(is))
@@ -657,8 +687,10 @@ impl State {
 
     // ---- what others wait for ----
 
-    /// For a type that others name: what was sent of it and is not answered.
+    /// For a type that others name: what was sent of it and is not answered. Where all is answered the two sets may differ
+    /// still, in what was gone for a while and not removed.
     pub(super) fn unwarm(&self, now: Instant) -> Option<Unwarm> {
+        self.unanswered.front()?;
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
         (!Arc::ptr_eq(sent, answered)).then(|| Unwarm {
             sent: Arc::clone(sent),
@@ -745,7 +777,12 @@ impl State {
         if self.deferrals.is_empty() {
             self.acknowledged_set.clone_from(&answered.set);
         }
-        // What was kept back for a refusal that stands no longer follows its cluster after all.
+        self.acknowledged = answered.sequence;
+        self.follow_unrefused();
+    }
+
+    /// What was kept back for a refusal that stands no longer follows its cluster after all.
+    fn follow_unrefused(&mut self) {
         let Self { subscription, base, refusals, refused_warming, warming, .. } = self;
         let stands =
             |name: &str| base.as_ref().and_then(|set| set.get(name)).is_some_and(|it| refusals.has(name, it.version));
@@ -762,6 +799,7 @@ impl State {
         }
         let suspects = blame::suspects(&refused.content, self.acknowledged_set.as_deref(), words);
         self.refusals.on_refused(refused.sequence, refused.content);
+        self.follow_unrefused();
         suspects
     }
 
@@ -803,19 +841,24 @@ impl State {
     pub(super) fn standing(&self, sequence: u64) -> Standing {
         if self.is_refused() {
             Standing::Refused
-        } else if self.answered >= sequence {
+        } else if self.acknowledged >= sequence {
             Standing::Passed
+        } else if self.answered < sequence {
+            Standing::Silent(None)
         } else {
-            Standing::Silent
+            // What it refused is gone. It may use what it had before until it has taken what it was told since, if anything.
+            self.unanswered_since().map_or(Standing::Passed, |since| Standing::Silent(Some(since)))
         }
     }
 
-    /// Whether something refused is still wanted by the client and still there.
+    /// Whether something refused is still wanted by the client and still there, or its removal is not told yet.
     fn is_refused(&self) -> bool {
-        self.refusals.any(|resource| {
-            self.subscription.covers(resource)
-                && self.base.as_ref().is_some_and(|base| base.get(&resource.name).is_some())
-        })
+        let is_there = |name: &str| {
+            self.base.as_ref().is_some_and(|base| base.get(name).is_some())
+                || self.held(name).is_some()
+                || self.released.iter().any(|released| *released.name == *name)
+        };
+        self.refusals.any(|resource| self.subscription.covers(resource) && is_there(&resource.name))
     }
 
     /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.

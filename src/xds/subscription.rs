@@ -150,8 +150,12 @@ impl Subscription {
             let was_told = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
             self.names = now.names.without(|name| !was_told(name), interner);
             self.wildcard = false;
-        } else if self.names.iter().any(|name| !now.names.contains(name)) {
-            self.names = self.names.without(|name| !now.names.contains(name), interner);
+        } else {
+            // What is named no longer may be covered by a wildcard.
+            let is_asked = |name: &str| now.names.contains(name) || set.get(name).is_some_and(|one| now.covers(one));
+            if self.names.iter().any(|name| !is_asked(name)) {
+                self.names = self.names.without(|name| !is_asked(name), interner);
+            }
         }
     }
 

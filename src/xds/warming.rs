@@ -47,10 +47,11 @@ pub(super) struct Deferral {
 }
 
 impl Deferral {
-    /// Keep back the change of a resource from `was` to `is`, if it needs to be. `earlier`: when a change of it was first.
+    /// Keep back the change of a resource from `was` to `is`, if it needs to be. `changes`: where it is one of these;
+    /// `earlier`: when a change of it was kept back first.
     pub(super) fn of(
         unwarm: &Unwarm,
-        changes: &Changes,
+        changes: Option<&Arc<Changes>>,
         was: &Arc<Resource>,
         is: &Resource,
         earlier: Option<Instant>,
@@ -60,13 +61,12 @@ impl Deferral {
             return None;
         }
         let cold = |named: &[Arc<str>]| named.iter().filter(|name| unwarm.has(name)).cloned().collect::<Vec<_>>();
-        // What was kept back before is not what the two sets differ by.
-        let needs = if earlier.is_some() {
-            cold(&parts::newly_named(was, is))
-        } else {
+        let needs = if let Some(changes) = changes {
             let named = changes.newly_named();
             let found = named.binary_search_by(|(name, _)| (**name).cmp(&is.name)).ok();
             found.map(|found| cold(&named[found].1)).unwrap_or_default()
+        } else {
+            cold(&parts::newly_named(was, is))
         };
         (!needs.is_empty()).then(|| Self { was: Arc::clone(was), needs, since })
     }

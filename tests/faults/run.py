@@ -3,6 +3,7 @@
 
 Usage: tests/faults/run.py [WORD]    only the faults whose name has the word
 The copy and what is built of it stay in target/faults, so that a fault costs one compilation of the crate.
+INTERLEAVINGS is how many lives a fault has to be found in; their seed is another each time.
 """
 
 import os
@@ -18,6 +19,7 @@ COPY = ROOT / "target" / "faults" / "crate"
 TEST = "xds::session::tests::interleavings"
 COMMAND = ["cargo", "test", "--lib", TEST]
 ENVIRONMENT = os.environ | {
+    "INTERLEAVINGS": os.environ.get("INTERLEAVINGS", "20000"),
     "CARGO_TARGET_DIR": str(ROOT / "target" / "faults" / "target"),
     "RUST_BACKTRACE": "0",
 }

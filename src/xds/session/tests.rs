@@ -15,6 +15,7 @@ mod grpc;
 mod interleavings;
 mod malformed;
 mod on_demand;
+mod removals;
 mod rest;
 mod trust;
 mod ttl;

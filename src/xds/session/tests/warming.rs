@@ -153,6 +153,19 @@ fn a_change_that_is_taken_back_is_none() {
 }
 
 #[test]
+fn a_cluster_that_was_gone_and_never_removed_is_warm() {
+    let mut client = settled(Variant::Delta);
+    publish(&mut client, &[(CLUSTER, "S", None), (CLUSTER, "B", Some(2))], &[("r1", 2, &["A"])]);
+    let said = client.all();
+    assert_eq!(said.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[B@2]", "EDS[B@1]", "RDS[r1@2]"]);
+    publish(&mut client, &[(CLUSTER, "S", Some(1))], &[]);
+    assert_eq!(client.says(), [""; 0], "it has it still");
+    client.ack(&said[0], &[]);
+    publish(&mut client, &[], &[("r1", 3, &["S"])]);
+    assert_eq!(client.says(), ["RDS[r1@3]"]);
+}
+
+#[test]
 fn the_version_says_what_was_sent() {
     let mut client = settled(Variant::Sotw);
     publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"]), ("r2", 2, &["A"])]);

@@ -23,6 +23,10 @@ use crate::snapshot::version::SetVersion;
 pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
 /// A removal waits no longer for a client that answers nothing (design.md decision 6).
 const SILENCE: Duration = Duration::from_secs(60);
+/// A client that answers about everything but clusters for so long is stuck (AD-13).
+const STUCK: Duration = Duration::from_secs(20);
+/// A change waits no longer for clusters to be warm.
+const WARM: Duration = Duration::from_secs(5);
 /// A delta stream hears something within this (GR-08).
 const GREETING: Duration = Duration::from_secs(1);
 
@@ -46,8 +50,12 @@ struct Taken {
     version: SetVersion,
     items: Contents,
     removed: u8,
-    /// Of its names, those that were not asked for any more at some time since.
+    /// Of its names, those that were not asked for then, or at some time since.
     dropped: u8,
+    /// Of its names, those that were gone at some time since, of which there is no word.
+    forsaken: u8,
+    /// Clusters: all that there were then, whoever asks for them.
+    all: Option<Contents>,
     at: Instant,
 }
 
@@ -88,6 +96,12 @@ pub(super) struct Type {
     star_asked: bool,
     /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
     forsaken: u8,
+    /// Applied on a stream before, and not reported: nobody can know that it uses something.
+    unreported: u8,
+    /// SotW: silence would have been word enough at some time: of this, and of so much that the client has not so.
+    perhaps: Option<(Contents, u8)>,
+    /// Changes that wait for clusters.
+    kept: [Option<Kept>; NAMES],
     inbox: VecDeque<Taken>,
     /// SotW: what the next request says: the version that was accepted last, the nonce of what came last.
     version: String,
@@ -98,6 +112,19 @@ pub(super) struct Type {
     responses: usize,
     /// SotW: content and version, of which neither may be without the other.
     versions: Vec<(u64, SetVersion)>,
+}
+
+/// A change that the client was not told when it could have been, because it names clusters that are not warm.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// What it changes to.
+    content: u8,
+    /// The clusters that it waits for: those that the session may take for cold, and those that it must. Known when its
+    /// type's turn came for sure.
+    needs: Option<(u8, u8)>,
+    /// Since when a change waits, at the latest and at the earliest.
+    since: Option<Instant>,
+    earliest: Instant,
 }
 
 /// What a request changes of the subscription.
@@ -140,6 +167,10 @@ pub(super) struct Client<'a> {
     /// The order that the responses since the last event have reached.
     pub(super) flush: Option<u8>,
     unserved: usize,
+    /// Clusters: what there was when they were looked at last, and when the last response was sent that was answered.
+    clusters: (Option<Contents>, Option<Contents>),
+    /// Changes that waited for clusters.
+    pub(super) kept_back: usize,
     pub(super) log: Option<Vec<String>>,
 }
 
@@ -212,6 +243,8 @@ impl<'a> Client<'a> {
             warm_may: 0,
             flush: None,
             unserved: 0,
+            clusters: (None, None),
+            kept_back: 0,
             log: None,
         }
     }
@@ -400,9 +433,13 @@ impl<'a> Client<'a> {
         for name in each(!covered & ALL_NAMES) {
             own.applied[name] = 0;
             own.told[name] = 0;
+            if let Some((told, _)) = &mut own.perhaps {
+                told[name] = 0;
+            }
         }
         own.must &= covered;
         own.loose &= covered;
+        own.unreported &= covered;
         own.inbox.iter_mut().for_each(|taken| taken.dropped |= !covered);
     }
 
@@ -448,7 +485,14 @@ impl<'a> Client<'a> {
         if matches!(reply, Reply::Ack) && taken.items.iter().any(|content| content & BAD != 0) {
             reply = Reply::Nack(Some(ALL_NAMES));
         }
+        if matches!(reply, Reply::Nack(None)) && bits(&taken.items) == 0 {
+            // Where nothing is applied something did not decode, and names do (F-14).
+            reply = Reply::Nack(Some(ALL_NAMES));
+        }
         own.apply(of, &taken, full, Some(reply));
+        if of == CLUSTER {
+            self.clusters.1 = taken.all.or(self.clusters.1);
+        }
         if of == ENDPOINT {
             // What was kept back for a refusal that stands no longer may follow now.
             self.warm_may |= self.warm_due;
@@ -512,6 +556,7 @@ impl Type {
         } else {
             each(gone).for_each(|name| self.applied[name] = 0);
             self.loose &= !gone;
+            self.unreported &= !gone;
         }
         for name in each(accepted & covered) {
             self.applied[name] = if taken.items[name] == EMPTY { 0 } else { taken.items[name] };
@@ -530,7 +575,8 @@ impl Type {
             }
         }
         self.loose &= !accepted;
-        self.forsaken &= !accepted;
+        self.unreported &= !accepted;
+        self.forsaken &= !accepted | taken.forsaken;
     }
 }
 
@@ -566,7 +612,9 @@ impl Client<'_> {
             let unreported =
                 if self.variant == Variant::Sotw && before.version.is_empty() { ALL_NAMES } else { !before.reportable };
             let loose = before.loose | bits(&before.applied) & unreported;
-            *own = Type { applied: before.applied, loose, reportable: before.reportable, ..Type::default() };
+            let unreported = bits(&before.applied) & unreported;
+            *own =
+                Type { applied: before.applied, loose, unreported, reportable: before.reportable, ..Type::default() };
             own.version = before.version;
             own.versions = before.versions;
             own.wildcard = before.wildcard;
@@ -578,6 +626,7 @@ impl Client<'_> {
         self.nonces.clear();
         (self.introduced, self.reported, self.opened_at) = (false, false, None);
         (self.warm_due, self.warm_may, self.flush, self.unserved) = (0, 0, None, 0);
+        self.clusters = (None, None);
     }
 
     /// What was asked for on the stream before and not yet on this one.
@@ -601,6 +650,7 @@ impl Client<'_> {
         let snapshot = unpublished.as_ref().or(own.as_ref()).unwrap_or(published);
         let response = self.session.next_response(snapshot, self.now);
         self.before_response();
+        self.look_at_clusters(response.as_ref().map(|response| response.resource_type));
         let Some(response) = response else {
             self.check_silence()?;
             return Ok(false);
@@ -621,8 +671,11 @@ impl Client<'_> {
         self.on_response(of, &said, response.version)?;
         let Said { items, removed, .. } = said;
         let (nonce, version, at) = (Arc::clone(&response.nonce), response.version, self.now);
-        self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped: 0, at });
+        let (dropped, greets) = (!self.types[of].covered(of), bits(&items) == 0 && removed == 0);
+        let all = (of == CLUSTER && !(self.delta() && greets)).then(|| self.served()[CLUSTER]);
+        self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped, forsaken: 0, all, at });
         self.types[of].responses += 1;
+        self.note_kept(of + 1);
         statistics.on_response(self.types.iter().map(|one| one.inbox.len()).sum(), items, removed);
         Ok(true)
     }
@@ -647,6 +700,7 @@ impl Client<'_> {
             }
             if !speakable {
                 own.forsaken |= !bits(&served[of]);
+                own.inbox.iter_mut().for_each(|taken| taken.forsaken |= !bits(&served[of]));
             }
             if !cautious && self.published {
                 own.maybe_settled |= own.opened;
@@ -673,12 +727,16 @@ impl Client<'_> {
         Ok(())
     }
 
+    /// Whether a stale snapshot says nothing of the type to a client that reports what it has.
+    fn is_withheld(&self, of: usize) -> bool {
+        self.cautious() && !self.types[of].maybe_settled && !matches!(of, ENDPOINT | ROUTE | SECRET)
+    }
+
     /// A stale snapshot moves nobody backwards (design.md decision 11).
     fn check_caution(&self, of: usize, said: &Said) -> Checked {
         if self.cautious() && !self.types[of].maybe_settled {
-            let empty = bits(&said.items) == 0 && said.removed == 0;
             ensure!(
-                empty || matches!(of, ENDPOINT | ROUTE | SECRET),
+                bits(&said.items) == 0 || !self.is_withheld(of),
                 "a stale snapshot changes {} of a client that reports what it has",
                 name_of(of)
             );
@@ -731,6 +789,7 @@ impl Client<'_> {
             let held = served[name] == 0 && told && self.is_referred(of);
             ensure!(served[name] == content || held && (own.may | warm) & bit != 0, "{word} is not the newest");
             self.check_cause(of, name, content, own.may | own.must, warm)?;
+            self.check_waits(of, name, content)?;
         }
         ensure!(bits(&said.items) & said.removed == 0, "GEN-11: {} is there and removed", name_of(of));
         for name in each(said.removed) {
@@ -766,7 +825,9 @@ impl Client<'_> {
             let content = said.items[name];
             let word = format_args!("{} {}", name_of(of), letter(name));
             if covered & 1 << name != 0 && served[name] != 0 {
-                ensure!(content == served[name], "SW-09: {word} is {content}, not the newest {}", served[name]);
+                let kept = content == own.told[name] && self.is_kept(of, name);
+                ensure!(content == served[name] || kept, "SW-09: {word} is {content}, not the newest {}", served[name]);
+                self.check_waits(of, name, content)?;
             } else if content != 0 {
                 ensure!(covered & 1 << name != 0, "{word} is not asked for");
                 ensure!(own.told[name] == content && self.is_referred(of), "{word} is gone, and is sent");
@@ -793,6 +854,7 @@ impl Client<'_> {
             } else {
                 ensure!(content == served[name], "{word} is not the newest");
                 self.check_cause(of, name, content, own.must | own.may, warm)?;
+                self.check_waits(of, name, content)?;
             }
         }
         Ok(())
@@ -818,12 +880,21 @@ impl Client<'_> {
         // What is only reported is removed when it is answered (DX-13).
         // What was gone before and is asked for again is answered so, whoever uses it (DX-07).
         let again = if self.delta() { own.must & !bits(&own.told) } else { 0 };
-        for name in each(gone & own.sent & bits(&own.applied) & !again & !own.dangling) {
+        let free = again | own.dangling | self.stuck_with(of);
+        for name in each(gone & own.sent & bits(&own.applied) & !free) {
             for referrer in referrers(of) {
                 self.check_unused(*referrer, (of, name))?;
             }
         }
         Ok(())
+    }
+
+    /// What a client that answers nothing about clusters may be stuck with: it goes at once (AD-13).
+    fn stuck_with(&self, of: usize) -> u8 {
+        let own = &self.types[of];
+        let stuck = of == CLUSTER && own.inbox.front().is_some_and(|taken| self.now >= taken.at + STUCK);
+        let unanswered = own.inbox.iter().fold(bits(&own.refused), |all, taken| all | bits(&taken.items));
+        if stuck { unanswered } else { 0 }
     }
 
     fn check_unused(&self, referrer: usize, to: (usize, usize)) -> Checked {
@@ -833,7 +904,8 @@ impl Client<'_> {
         if !other.opened || silent {
             return Ok(());
         }
-        for name in each(other.covered(referrer) & bits(&other.applied) & bits(served) & !other.forsaken) {
+        let known = other.covered(referrer) & bits(&other.applied) & bits(served);
+        for name in each(known & !other.forsaken & !other.unreported) {
             let uses = |content| refers(referrer, name, content).contains(&Some(to));
             ensure!(
                 !uses(other.applied[name]) || uses(served[name]),
@@ -855,6 +927,8 @@ impl Client<'_> {
         let mut content = if full { said.items } else { served };
         if !full {
             each(!own.names & ALL_NAMES).for_each(|name| content[name] = 0);
+            let kept = each(bits(&content)).filter(|name| own.told[*name] != 0 && said.items[*name] == 0);
+            kept.collect::<Vec<_>>().into_iter().for_each(|name| content[name] = own.told[name]);
         }
         let key = key(&content);
         match own.versions.iter().find(|(known, of)| *known == key || *of == version) {
@@ -865,6 +939,10 @@ impl Client<'_> {
     }
 
     fn on_told(&mut self, of: usize, said: &Said) {
+        if self.is_withheld(of) {
+            // A greeting, which says nothing.
+            return;
+        }
         if of == CLUSTER {
             self.warm_behind(said);
         }
@@ -877,7 +955,8 @@ impl Client<'_> {
             own.told = said.items;
             own.must = 0;
         }
-        for name in each(bits(&said.items)) {
+        // What is not asked for is ignored (DX-33).
+        for name in each(bits(&said.items) & own.covered(of)) {
             own.told[name] = if said.items[name] == EMPTY { 0 } else { said.items[name] };
         }
         each(said.removed).for_each(|name| own.told[name] = 0);
@@ -920,12 +999,14 @@ impl Client<'_> {
         ensure!(self.unserved == 0, "GEN-05: a type that is not served is not answered");
         self.take_silence_for_word(TYPES);
         self.note_absent();
+        self.note_kept(TYPES);
         self.check_warmed("silence")?;
         let cautious = self.cautious();
         for of in 0..TYPES {
             if !self.types[of].opened || (cautious && !self.types[of].surely_settled) {
                 continue;
             }
+            self.believe_silence(of);
             self.check_told(of)?;
             let (speakable, served) = (self.delta() || self.full(of), bits(&self.served()[of]));
             let own = &mut self.types[of];
@@ -942,7 +1023,7 @@ impl Client<'_> {
         let here = self.here().snapshot(self.other_replica);
         let group = self.session.group().and_then(|group| here.group(group)).cloned();
         let Some(group) = group.filter(|_| !self.delta()) else { return };
-        for resource_type in ResourceType::ALL.into_iter().take(before) {
+        for resource_type in ResourceType::ALL.into_iter().take(TYPES) {
             let of = resource_type.index();
             let newest = group.set(resource_type).wildcard_version().to_string();
             let (full, served) = (self.full(of), *self.served());
@@ -950,10 +1031,110 @@ impl Client<'_> {
             let plain = own.opened && own.wildcard && own.names == 0 && own.responses == 0;
             if full && plain && own.version == newest {
                 let differs = (0..NAMES).filter(|name| own.applied[*name] != served[of][*name]);
-                own.misreported |= differs.map(|name| 1_u8 << name).sum::<u8>();
-                (own.told, own.must) = (served[of], 0);
+                own.perhaps = Some((served[of], differs.map(|name| 1_u8 << name).sum::<u8>()));
+                own.must = 0;
             }
         }
+        (0..before).for_each(|of| self.believe_silence(of));
+    }
+
+    /// A response comes after the silence of others where all was told and removals follow.
+    fn believe_silence(&mut self, of: usize) {
+        let own = &mut self.types[of];
+        if let Some((told, misreported)) = own.perhaps.take().filter(|_| own.responses == 0) {
+            (own.told, own.misreported) = (told, own.misreported | misreported);
+        }
+    }
+
+    // ---- what waits for clusters ----
+
+    /// The session has looked at clusters, unless something that comes before them was to be answered.
+    fn look_at_clusters(&mut self, answer: Option<Option<ResourceType>>) {
+        let looked = answer.is_none_or(|of| of.is_some_and(|of| of.index() >= CLUSTER));
+        let own = &self.types[CLUSTER];
+        if !looked || !self.published || !own.opened || self.is_withheld(CLUSTER) {
+            return;
+        }
+        self.clusters.0 = Some(self.served()[CLUSTER]);
+        if own.inbox.is_empty() && answer != Some(Some(ResourceType::Cluster)) {
+            self.clusters.1 = self.clusters.0;
+        }
+    }
+
+    /// The clusters that a change newly names and that are not answered: those that it may wait for, and those that it must,
+    /// because they are other than when the client answered last. What was gone and held in between may be taken for new.
+    fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
+        let own = &self.types[CLUSTER];
+        let named = |content| refers(of, name, content).into_iter().flatten().filter(|(of, _)| *of == CLUSTER);
+        let named = |content| named(content).fold(0, |all, (_, cluster)| all | 1_u8 << cluster);
+        let newly = named(content) & !named(self.types[of].told[name]);
+        let mut unanswered = own.inbox.iter().fold(0, |all, taken| all | bits(&taken.items));
+        if let ((Some(sent), Some(answered)), false) = (self.clusters, own.inbox.is_empty()) {
+            unanswered |= bits(&sent) & !bits(&answered);
+        }
+        let (Some(sent), Some(answered)) = self.clusters else { return (newly & unanswered, 0) };
+        let carried = |cluster: usize| own.inbox.iter().any(|taken| taken.items[cluster] == sent[cluster]);
+        let changed = each(newly & unanswered & own.covered(CLUSTER));
+        let changed = changed.filter(|cluster| sent[*cluster] != answered[*cluster] && carried(*cluster));
+        (newly & unanswered, changed.fold(0, |all, cluster| all | 1 << cluster))
+    }
+
+    /// Note which changes wait. Of the types before `turns`, each had its turn for sure.
+    fn note_kept(&mut self, turns: usize) {
+        for of in [LISTENER, ROUTE] {
+            let served = self.served()[of];
+            for name in 0..NAMES {
+                let own = &self.types[of];
+                let told = own.told[name];
+                let waits = own.opened && !self.is_withheld(of) && own.covered(of) & 1 << name != 0;
+                let waits = waits && told != 0 && served[name] != 0 && told != served[name];
+                let before = own.kept[name].filter(|_| waits);
+                let had_turn = of < turns;
+                let known = before.filter(|kept| kept.content == served[name]).and_then(|kept| kept.needs);
+                let (content, now) = (served[name], self.now);
+                let kept = Kept {
+                    content,
+                    needs: known.or_else(|| had_turn.then(|| self.cold(of, name, content))),
+                    since: before.and_then(|kept| kept.since).or_else(|| had_turn.then_some(now)),
+                    earliest: before.map_or(now, |kept| kept.earliest),
+                };
+                self.kept_back += usize::from(waits && had_turn && before.is_none_or(|kept| kept.since.is_none()));
+                self.types[of].kept[name] = waits.then_some(kept);
+            }
+        }
+    }
+
+    /// Whether a change may be kept from the client now.
+    fn is_kept(&self, of: usize, name: usize) -> bool {
+        let content = self.served()[of][name];
+        let cold = self.cold(of, name, content);
+        let kept = self.types[of].kept[name];
+        let since = kept.and_then(|kept| kept.since);
+        let needs = kept.filter(|kept| kept.content == content).and_then(|kept| kept.needs).map_or(cold.0, |it| it.0);
+        needs & cold.0 != 0 && since.is_none_or(|since| self.now < since + WARM)
+    }
+
+    /// A change that nobody asked for waits until the clusters are warm that it newly names.
+    fn check_waits(&self, of: usize, name: usize, content: u8) -> Checked {
+        let own = &self.types[of];
+        let asked = (own.must | own.may | own.absent) & 1 << name != 0;
+        if !matches!(of, LISTENER | ROUTE) || asked || own.told[name] == 0 || own.told[name] == content {
+            return Ok(());
+        }
+        let cold = self.cold(of, name, content).1;
+        let waits = match own.kept[name] {
+            None => cold,
+            Some(kept) if kept.content == content => kept.needs.map_or(0, |needs| needs.1 & cold),
+            Some(_) => 0,
+        };
+        let over = own.kept[name].is_some_and(|kept| self.now >= kept.earliest + WARM);
+        ensure!(
+            waits == 0 || over,
+            "decision 6: {} {} names clusters {waits:06b} that are not warm",
+            name_of(of),
+            letter(name)
+        );
+        Ok(())
     }
 
     /// What is served may refer to what is not.
@@ -985,7 +1166,8 @@ impl Client<'_> {
         for name in each(own.covered(of)) {
             let word = format_args!("{} {}", name_of(of), letter(name));
             if served[name] != 0 {
-                ensure!(own.told[name] == served[name], "{word} is not told, {} is", own.told[name]);
+                let told = own.told[name] == served[name] || own.told[name] != 0 && self.is_kept(of, name);
+                ensure!(told, "{word} is not told, {} is", own.told[name]);
                 ensure!(own.must & 1 << name == 0, "{word} was asked for and is not answered");
             } else {
                 let speakable = self.delta() || self.full(of);

@@ -59,6 +59,8 @@ pub(super) struct Statistics {
     responses: usize,
     resources: usize,
     removals: usize,
+    /// Changes that waited for clusters.
+    pub(super) kept: usize,
     most_unanswered: usize,
     steps_now: usize,
 }
@@ -99,6 +101,7 @@ impl Statistics {
         self.responses += other.responses;
         self.resources += other.resources;
         self.removals += other.removals;
+        self.kept += other.kept;
     }
 
     /// So many steps have this share of all lives at most.
@@ -126,6 +129,11 @@ impl Statistics {
         self.kinds[kind as usize] * 100 / self.lives.max(1)
     }
 
+    /// Changes that waited for clusters, for each hundred lives.
+    pub(super) fn kept_rate(&self) -> usize {
+        self.kept * 100 / self.lives.max(1)
+    }
+
     /// Resources told as removed (delta) for each hundred lives.
     pub(super) fn removal_rate(&self) -> usize {
         self.removals * 100 / self.lives.max(1)
@@ -149,8 +157,8 @@ impl fmt::Display for Statistics {
         writeln!(formatter, "most unanswered responses at once (8: or more): {}", shares(&self.unanswered))?;
         writeln!(
             formatter,
-            "responses: {}, resources: {}, removed names: {}",
-            self.responses, self.resources, self.removals
+            "responses: {}, resources: {}, removed names: {}, changes that waited: {}",
+            self.responses, self.resources, self.removals, self.kept
         )?;
         let kinds = Kind::ALL.map(|kind| format!("{kind:?} {}", self.kinds[kind as usize]));
         write!(formatter, "steps by kind: {}", kinds.join(", "))

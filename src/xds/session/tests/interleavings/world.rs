@@ -9,7 +9,9 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::SystemTime;
 
 use crate::document::group::{Group, NodeMatch};
+use crate::document::key::{DocumentKey, Kind};
 use crate::resource::compile::{Difference, ResourceChange};
+use crate::resource::parts::{Part, Parts};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 use crate::xds::names::Interner;
@@ -190,7 +192,7 @@ fn next(snapshot: &Snapshot, before: &[Catalog; 2], after: &[Catalog; 2], rules:
                     group: group_name.into(),
                     resource_type: ResourceType::ALL[of],
                     name: LETTERS[name].into(),
-                    resource: (content != 0).then(|| Arc::new(resource(of, name, content))),
+                    resource: (content != 0).then(|| resource(of, name, content)),
                 });
             }
         }
@@ -207,13 +209,27 @@ fn next(snapshot: &Snapshot, before: &[Catalog; 2], after: &[Catalog; 2], rules:
     snapshot.next(&difference, facts)
 }
 
-fn resource(of: usize, name: usize, content: u8) -> Resource {
+fn resource(of: usize, name: usize, content: u8) -> Arc<Resource> {
     let mut resource = Resource::new(LETTERS[name], body(name, content), Vec::new());
-    if of == CLUSTER {
-        resource.warms = refers(of, name, content)[0].map(|(_, endpoints)| LETTERS[endpoints].into());
-        resource.on_demand = (of, name) == ON_DEMAND;
+    match of {
+        CLUSTER => {
+            resource.warms = refers(of, name, content)[0].map(|(_, endpoints)| LETTERS[endpoints].into());
+            resource.on_demand = (of, name) == ON_DEMAND;
+        }
+        LISTENER | ROUTE => resource.parts = Some(Arc::new(parts(of, name, content))),
+        _ => {}
     }
-    resource
+    Arc::new(resource)
+}
+
+/// The one document of which it is made, with the clusters that it names.
+fn parts(of: usize, name: usize, content: u8) -> Parts {
+    let named = refers(of, name, content).into_iter().flatten().filter(|(to, _)| *to == CLUSTER);
+    let mut upstreams: Vec<Arc<str>> = named.map(|(_, cluster)| LETTERS[cluster].into()).collect();
+    upstreams.sort_unstable();
+    upstreams.dedup();
+    let part = Part { revision: i64::from(content), upstreams: upstreams.into() };
+    std::iter::once((DocumentKey::new(Kind::Routes, LETTERS[name]), part)).collect()
 }
 
 /// One edit of an operator: a resource is added, changed, removed or renamed.
