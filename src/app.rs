@@ -37,6 +37,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::xds;
 
 mod etcd_metrics;
+mod files;
 mod load_metrics;
 
 use etcd_metrics::EtcdMetrics;
@@ -214,6 +215,7 @@ fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Res
     let what = listen.to_string();
     xds::service::Server::bind(xds::service::Options {
         listen,
+        max_connections: files::connections(),
         max_streams: config.max_streams,
         stall_timeout: config.stall_timeout,
         max_connection_age: config.max_connection_age,

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -43,35 +44,42 @@ const HEADERS_MAX: u32 = 16 * 1024;
 /// then its connection ends.
 const RESETS_MAX: (usize, usize) = (20, 1024);
 
+/// Who connects: one of as many as there may be.
+pub(super) struct Guest {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
 /// Serve what was accepted, in a task of its own.
-pub(super) fn start(server: Arc<Shared>, transport: Transport, address: Option<SocketAddr>) {
+pub(super) fn start(server: Arc<Shared>, transport: Transport, guest: Guest) {
     let tasks = server.tasks.clone();
     match transport {
         Transport::Unix(stream) => {
             let deadline = Instant::now() + HANDSHAKE_MAX;
-            tasks.spawn(server.greet(stream, address, Link::Unix, deadline));
+            tasks.spawn(server.greet(stream, guest, Link::Unix, deadline));
         }
         Transport::Tcp(stream) => {
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "TCP_NODELAY could not be set");
             }
-            tasks.spawn(server.secure(stream, address));
+            tasks.spawn(server.secure(stream, guest));
         }
     }
 }
 
 impl Shared {
     /// The TLS handshake, where there is to be one.
-    async fn secure(self: Arc<Self>, stream: TcpStream, address: Option<SocketAddr>) {
+    async fn secure(self: Arc<Self>, stream: TcpStream, guest: Guest) {
+        let address = guest.address;
         let deadline = Instant::now() + HANDSHAKE_MAX;
         let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
-        let Some(tls) = tls else { return self.greet(stream, address, Link::Plaintext, deadline).await };
+        let Some(tls) = tls else { return self.greet(stream, guest, Link::Plaintext, deadline).await };
         match self.by(deadline, TlsAcceptor::from(tls).accept(stream)).await {
             Some(Ok(stream)) => {
                 // The server takes a certificate only after it was verified by the client CA.
                 let verified = stream.get_ref().1.peer_certificates().is_some();
                 let link = if verified { Link::MutualTls } else { Link::Tls };
-                self.greet(stream, address, link, deadline).await;
+                self.greet(stream, guest, link, deadline).await;
             }
             Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
             None => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
@@ -82,12 +90,13 @@ impl Shared {
     async fn greet(
         self: Arc<Self>,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        address: Option<SocketAddr>,
+        guest: Guest,
         link: Link,
         deadline: Instant,
     ) {
+        let address = guest.address;
         match self.by(deadline, preface::read(io)).await {
-            Some(Ok(Ok(io))) => drop(self.tasks.clone().spawn(Connection::new(self, io, address, link))),
+            Some(Ok(Ok(io))) => drop(self.tasks.clone().spawn(Connection::new(self, io, guest, link))),
             Some(Ok(Err(Foreign::Nothing))) => debug!(?address, "A connection ended that said nothing"),
             Some(Ok(Err(foreign))) => info!(?address, "Ended a connection that speaks {}", foreign.what()),
             Some(Err(error)) => debug!(%error, ?address, "A connection ended"),
@@ -122,16 +131,16 @@ struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     /// Tells the connection's streams to end, each at its turn.
     ending: CancellationToken,
     server: Arc<Shared>,
-    address: Option<SocketAddr>,
+    guest: Guest,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
-    fn new(server: Arc<Shared>, transport: T, address: Option<SocketAddr>, link: Link) -> Self {
-        let peer = Peer::new(address, link, server.options.plaintext_secrets);
+    fn new(server: Arc<Shared>, transport: T, guest: Guest, link: Link) -> Self {
+        let peer = Peer::new(guest.address, link, server.options.plaintext_secrets);
         let ending = CancellationToken::new();
         let dispatch = Dispatch { server: Arc::clone(&server), peer, ending: ending.clone() };
         let http2 = Box::pin(http2_of(&server.tasks).serve_connection(TokioIo::new(transport), dispatch));
-        Self { http2, end: Aside::new(Box::pin(Arc::clone(&server).end())), ending, server, address }
+        Self { http2, end: Aside::new(Box::pin(Arc::clone(&server).end())), ending, server, guest }
     }
 }
 
@@ -143,7 +152,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
         loop {
             if let Poll::Ready(result) = this.http2.as_mut().poll(context) {
                 if let Err(error) = result {
-                    debug!(%error, address = ?this.address, "A connection ended");
+                    debug!(%error, address = ?this.guest.address, "A connection ended");
                 }
                 return Poll::Ready(());
             }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, header};
@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +30,7 @@ use tracing::warn;
 use super::any_body::{AnyBody, Other};
 use super::aside::Aside;
 use super::body::{Ending, Opening, Stream, status};
-use super::connection::{self, StreamTask};
+use super::connection::{self, Guest, StreamTask};
 use super::gate::Gate;
 use super::names::Interner;
 use super::peer::Peer;
@@ -73,6 +73,8 @@ impl fmt::Display for Listen {
 pub struct Options {
     /// Where.
     pub listen: Listen,
+    /// Connections beyond it are closed at once. Default: as many as the process may have files, less what else needs them.
+    pub max_connections: usize,
     /// Streams beyond it end with UNAVAILABLE before anything is read. Default 50,000.
     pub max_streams: usize,
     /// A client that takes nothing of what was handed to it for so long is closed. Default 60 s.
@@ -145,6 +147,8 @@ impl Server {
         token: CancellationToken,
     ) -> Result<(), Error> {
         let server = Arc::new(Shared {
+            connections: Arc::new(Semaphore::new(self.options.max_connections.min(Semaphore::MAX_PERMITS))),
+            turned_away: AtomicBool::new(false),
             identifier: self.options.identifier.as_str().into(),
             options: self.options,
             store,
@@ -174,9 +178,7 @@ impl Server {
                 () = server.token.cancelled() => break,
             };
             match accepted {
-                Ok((transport, address)) => {
-                    connection::start(Arc::clone(&server), transport, address);
-                }
+                Ok((transport, address)) => server.take_in(transport, address),
                 Err(error) => {
                     warn!(%error, "A connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -220,6 +222,10 @@ async fn accept(listener: &Listener) -> io::Result<(Transport, Option<SocketAddr
 /// What the connections of a server share.
 pub(super) struct Shared {
     pub(super) options: Options,
+    /// A permit a connection.
+    connections: Arc<Semaphore>,
+    /// The last that came was one too many.
+    turned_away: AtomicBool,
     identifier: Arc<str>,
     store: Arc<Store>,
     fleet: Fleet,
@@ -238,6 +244,20 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Serve a connection, if there may be one more.
+    fn take_in(self: &Arc<Self>, transport: Transport, address: Option<SocketAddr>) {
+        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+            // Told once a crowd.
+            if !self.turned_away.swap(true, Ordering::Relaxed) {
+                let limit = self.options.max_connections;
+                warn!(?address, limit, "Turned a connection away: there are as many as the limit on open files allows");
+            }
+            return;
+        };
+        self.turned_away.store(false, Ordering::Relaxed);
+        connection::start(Arc::clone(self), transport, Guest { address, _permit: permit });
+    }
+
     /// First answers may be made once there is something to answer with.
     async fn open_gate(self: Arc<Self>) {
         let mut published = self.store.subscribe();

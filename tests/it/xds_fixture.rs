@@ -39,6 +39,7 @@ pub(crate) struct Xds {
 pub(crate) fn options() -> Options {
     Options {
         listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
+        max_connections: usize::MAX,
         max_streams: 50_000,
         stall_timeout: Duration::from_secs(60),
         max_connection_age: None,

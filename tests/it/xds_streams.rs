@@ -6,6 +6,7 @@ use chancery::fleet::{Subscribed, Variant};
 use chancery::resource::ResourceType;
 use chancery::xds::service::Options;
 use prost::Message;
+use tokio::io::AsyncReadExt;
 
 use crate::support::ads_client::{
     ADS_DELTA, ADS_SOTW, DeltaStream, SotwStream, connect, contents, delta, delta_ack, refusal, sotw, sotw_ack, types,
@@ -297,6 +298,33 @@ async fn streams_beyond_the_limit_are_refused_before_anything_is_read() {
     drop(two);
     let open = || async { DeltaStream::open(&channel, ADS_DELTA).await.is_ok() };
     eventually(PATIENCE, open, true).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_nobody_else_is_harmed() {
+    let xds = Xds::start_with(Options { max_connections: 2, ..options() });
+    xds.commit(fixture());
+    let mut stream = delta_stream(&xds).await;
+    let silent = tokio::net::TcpStream::connect(xds.address).await.unwrap();
+    let end = async || {
+        let mut socket = tokio::net::TcpStream::connect(xds.address).await.unwrap();
+        let mut said = [0; 1];
+        tokio::time::timeout(PATIENCE, socket.read(&mut said)).await.expect("it is closed")
+    };
+    // Nothing is said to it: it is closed, or reset.
+    assert!(!matches!(end().await, Ok(1..)));
+    stream.send(delta(types::CLUSTER, &[], &[]));
+    assert_eq!(contents(&stream.receive().await).0, ["A", "B", "S"]);
+    drop(silent);
+    let served = || async {
+        let Ok(channel) =
+            tonic::transport::Endpoint::from_shared(format!("http://{}", xds.address)).unwrap().connect().await
+        else {
+            return false;
+        };
+        DeltaStream::open(&channel, ADS_DELTA).await.is_ok()
+    };
+    eventually(PATIENCE, served, true).await;
 }
 
 // GEN-19
