@@ -82,7 +82,7 @@ impl GroupState {
         {
             outcome.faults.extend(claims::conflicts(scene.after, scene.name, &self.resources));
         }
-        outcome.faults.extend(needs::unmet(scene.after, scene.name, &self.resources));
+        outcome.faults.extend(needs::unmet(scene, &self.resources));
         outcome
     }
 

@@ -11,7 +11,9 @@ use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
+use crate::resource::depends::Units;
 use crate::resource::translate::{Made, Upstreams};
+use crate::resource::verbatim::needs::Need;
 use crate::resource::{ResourceType, depends};
 
 /// A document that takes part, and what decides between equals.
@@ -54,6 +56,8 @@ pub(super) struct Inventory {
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents that are right only beside others.
     needy: OrdSet<DocumentKey>,
+    /// Those of them that no cluster which hashes may use.
+    heavy: OrdSet<DocumentKey>,
     /// Instances by cluster and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
 }
@@ -97,6 +101,9 @@ impl Inventory {
                 if !written.needs.is_empty() {
                     self.needy.insert(key.clone());
                 }
+                if written.needs.iter().any(|need| matches!(need, Need::NoHashing { .. })) {
+                    self.heavy.insert(key.clone());
+                }
             }
             _ => {}
         }
@@ -115,6 +122,7 @@ impl Inventory {
             Made::Verbatim(written) => {
                 written.clusters.iter().for_each(|name| remove_user(&mut self.verbatim_users, name, key));
                 self.needy.remove(key);
+                self.heavy.remove(key);
             }
             _ => {}
         }
@@ -186,9 +194,16 @@ impl Inventory {
         self.verbatim_users.get(name).into_iter().flatten()
     }
 
-    /// Xds documents that are right only beside others, sorted.
-    pub(super) fn needy(&self) -> impl Iterator<Item = &DocumentKey> {
-        self.needy.iter()
+    /// Xds documents that are right only beside others, sorted: all, or those that a change touches.
+    pub(super) fn needy(&self, touched: Option<&Units>) -> BTreeSet<&DocumentKey> {
+        let Some(units) = touched else { return self.needy.iter().collect() };
+        let users = units.upstreams.iter().flat_map(|name| self.verbatim_users(name));
+        // What was beneath another cluster may serve now.
+        let described = units.upstreams.iter().map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
+        let touched = units.verbatim.iter().chain(users).cloned().chain(described);
+        let kept = touched.filter_map(|key| self.units.get_key_value(&key).map(|(key, _)| key));
+        let needy = kept.filter(|key| self.needy.contains(*key));
+        needy.chain(&self.heavy).collect()
     }
 
     /// Routes of a group that name an upstream, sorted.

@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::Fault;
 use super::describing;
-use super::group::ResourceKey;
+use super::group::{ResourceKey, Scene};
 use super::inventory::{Inventory, Unit};
 use crate::document::Rejection;
 use crate::document::decode::quote;
@@ -29,10 +29,14 @@ struct Group<'a> {
     served: &'a OrdMap<ResourceKey, Arc<Resource>>,
 }
 
-/// The documents that cannot be in a group as it is; one fault a document.
-pub(super) fn unmet(documents: &Inventory, name: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
-    let group = Group { documents, name, served };
-    documents.needy().filter_map(|key| group.fault(key, documents.unit(key)?)).collect()
+/// The documents that a change touches and that cannot be in a group as it is then; one fault a document.
+pub(super) fn unmet(scene: &Scene<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
+    // What was beneath a listener or its routes may serve now.
+    let listeners = scene.units.every_listener || !scene.units.listeners.is_empty();
+    let all = scene.fresh || scene.units.every_upstream || scene.units.groups || listeners;
+    let needy = scene.after.needy((!all).then_some(scene.units));
+    let group = Group { documents: scene.after, name: scene.name, served };
+    needy.into_iter().filter_map(|key| group.fault(key, scene.after.unit(key)?)).collect()
 }
 
 impl Group<'_> {

@@ -17,7 +17,8 @@ const FIELDS: [&str; 3] = ["cluster", "cluster_name", "collector_cluster"];
 const THEMSELVES: [&str; 2] =
     ["envoy.config.endpoint.v3.ClusterLoadAssignment", "envoy.extensions.clusters.dynamic_modules.v3.ClusterConfig"];
 /// Messages that name clusters in fields of other names.
-const OTHERS: [(&str, &str); 3] = [
+const OTHERS: [(&str, &str); 4] = [
+    ("envoy.config.core.v3.ApiConfigSource", "cluster_names"),
     ("envoy.config.route.v3.WeightedCluster.ClusterWeight", "name"),
     ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", "name"),
     ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters"),

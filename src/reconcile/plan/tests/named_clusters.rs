@@ -145,3 +145,13 @@ fn of_heavy_endpoints_and_a_cluster_that_hashes_the_later_is_rejected() {
     assert_eq!(stage.serving("xds/clusters/a"), Some(cluster("RANDOM")));
     assert_eq!(stage.state("xds/endpoints/a"), Some(State::Accepted));
 }
+
+#[test]
+fn what_serves_only_now_that_another_is_gone_is_looked_at_then() {
+    let user = inline(json!({ "cluster": "x" })).replace("10001", "10002");
+    let mut stage = world_of(&[("listeners/a", r#"{"address": "127.0.0.1:10001"}"#), ("xds/listeners/a", &user)]);
+    assert_eq!(stage.state("xds/listeners/a"), Some(State::Shadowed));
+    stage.put("listeners/b", r#"{"address": "127.0.0.1:10003"}"#);
+    stage.delete("listeners/a");
+    assert_eq!(stage.state("xds/listeners/a"), Some(State::Rejected));
+}
