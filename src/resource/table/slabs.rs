@@ -150,6 +150,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn however_it_came_about_the_slabs_are_those_of_what_there_is(
             changes in proptest::collection::vec(
