@@ -32,6 +32,24 @@ pub(super) const HTTP_FILTER: Slot = Slot {
     packages: &["envoy.extensions.filters.http.", "envoy.extensions.common.matching."],
     never: &[],
 };
+/// Filters of a cluster: of those that are used most, these are for listeners alone.
+pub(super) const UPSTREAM_HTTP_FILTER: Slot = Slot {
+    what: "an HTTP filter that can be upstream",
+    packages: HTTP_FILTER.packages,
+    never: &[
+        "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+        "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
+        "envoy.extensions.filters.http.cors.v3.Cors",
+        "envoy.extensions.filters.http.csrf.v3.CsrfPolicy",
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+    ],
+};
 /// Filters of a filter chain.
 pub(super) const NETWORK_FILTER: Slot =
     Slot { what: "a network filter", packages: &["envoy.extensions.filters.network."], never: &[] };

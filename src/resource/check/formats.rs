@@ -6,7 +6,9 @@
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
-use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, data_source, substitution_format_string};
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValueOption, SubstitutionFormatString, data_source, substitution_format_string,
+};
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
@@ -17,9 +19,9 @@ use crate::resource::place::Place;
 /// Commands of Envoy 1.40, each with whether it takes an argument: `-` never, `?` it may, `!` it must.
 const COMMANDS: &str = include_str!("formats/commands.txt");
 
-/// The value of a header. It may carry a credential: of it only a command is told that one is like.
-pub(super) fn header(value: &str, at: &Place) -> Result<(), Rejection> {
-    text(value, true, at)
+/// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is like.
+pub(super) fn header(option: &HeaderValueOption, at: &Place) -> Result<(), Rejection> {
+    option.header.as_ref().map_or(Ok(()), |header| text(&header.value, true, &at.field("header").field("value")))
 }
 
 /// A format wherever a message has one.
@@ -145,7 +147,7 @@ mod tests {
 
     fn said(value: &str) -> String {
         let at = Place { path: "v".to_owned(), hidden: false, limits: Limits::default() };
-        header(value, &at).map_or_else(|rejection| rejection.to_string(), |()| String::new())
+        text(value, true, &at).map_or_else(|rejection| rejection.to_string(), |()| String::new())
     }
 
     #[test]

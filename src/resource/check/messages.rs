@@ -31,6 +31,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         }
         "envoy.config.core.v3.ApiConfigSource" => held(message, at, sources::api),
         "envoy.config.core.v3.ExtensionConfigSource" => held(message, at, extensions::discovered),
+        "envoy.config.core.v3.HeaderValueOption" => held(message, at, formats::header),
         "envoy.config.core.v3.Http2ProtocolOptions" => held(message, at, protocols::http2),
         "envoy.config.core.v3.SubstitutionFormatString" => held(message, at, formats::substitution),
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => held(message, at, formats::file_log),

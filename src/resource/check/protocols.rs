@@ -16,7 +16,7 @@ use envoy_types::pb::google::protobuf::UInt32Value;
 use prost::Message;
 use prost_reflect::DynamicMessage;
 
-use super::extensions::type_of;
+use super::extensions::{self, type_of};
 use crate::document::Rejection;
 use crate::proto::json::pool;
 use crate::resource::place::Place;
@@ -63,7 +63,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
     if speaks_http3(&options) {
         quic(cluster, at)?;
     }
-    codec_last(&options, &at_options.field("http_filters"))
+    filters(&options, &at_options.field("http_filters"))
 }
 
 fn speaks_http3(options: &HttpProtocolOptions) -> bool {
@@ -141,7 +141,13 @@ fn inner(socket: &TransportSocket) -> Option<TransportSocket> {
 }
 
 /// NC-33.
-fn codec_last(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
+fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
+    for (index, filter) in options.http_filters.iter().enumerate().filter(|(_, filter)| !filter.is_optional) {
+        if let Some(ConfigType::TypedConfig(config)) = &filter.config_type {
+            let at = at.index(index).field("typed_config");
+            extensions::check(config, &extensions::UPSTREAM_HTTP_FILTER, &at)?;
+        }
+    }
     let Some(last) = options.http_filters.last() else { return Ok(()) };
     match &last.config_type {
         Some(ConfigType::TypedConfig(config)) if type_of(config) == CODEC => Ok(()),
