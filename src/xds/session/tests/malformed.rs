@@ -253,7 +253,7 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u32, WireType, &[u8])>> {
 }
 
 /// Whether both must read the same: messages that come twice are merged, and bytes are not; and prost takes the content of
-/// a map (parameters of a locator: field 2, of a node: field 12) for one whatever its wire type.
+/// a map (parameters of a locator: field 2, of a node: field 12; versions: field 5) for one whatever its wire type.
 fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
     let Some(request) = fields(bytes) else { return false };
     let (node, locators) = if variant == Variant::Sotw { (2, 7..=7) } else { (1, 8..=9) };
@@ -262,7 +262,8 @@ fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
             |(tag, wire_type, _): &(u32, WireType, &[u8])| *tag != map || *wire_type == WireType::LengthDelimited;
         fields(content).is_some_and(|fields| fields.iter().all(of_map))
     };
-    let well_formed = |(tag, _, content): &(u32, WireType, &[u8])| match *tag {
+    let well_formed = |(tag, wire_type, content): &(u32, WireType, &[u8])| match *tag {
+        5 if variant == Variant::Delta => *wire_type == WireType::LengthDelimited,
         tag if tag == node => has_maps(content, 12),
         tag if locators.contains(&tag) => has_maps(content, 2),
         _ => true,
