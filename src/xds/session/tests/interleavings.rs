@@ -4,9 +4,9 @@
 //! a session of its own. `world` is what is published, `client` what a client makes of it and what it may never see, `wire`
 //! the messages, `statistics` what the lives were like. A life that fails is made as short as it can be and printed.
 //!
-//! An ordinary `cargo test` lives some lives, the same each time. `make property`, which `make test` runs, searches: other
-//! lives each time, and many more, in an optimised build. `INTERLEAVINGS` is how many, `INTERLEAVINGS_SEED` repeats those of
-//! a seed that was printed.
+//! An ordinary `cargo test` lives some lives, the same each time. `make property` searches: other lives each time, and many
+//! more, in an optimised build; `make test` has as many, the same each time. `INTERLEAVINGS` is how many,
+//! `INTERLEAVINGS_SEED` repeats those of a seed that was printed.
 
 #![expect(clippy::cast_possible_truncation, reason = "random words are cut on purpose")]
 #![expect(

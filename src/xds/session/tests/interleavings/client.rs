@@ -183,7 +183,12 @@ fn bits(contents: &Contents) -> u8 {
 }
 
 fn each(mask: u8) -> impl Iterator<Item = usize> {
-    (0..NAMES).filter(move |name| mask & 1 << name != 0)
+    let mut left = mask & ALL_NAMES;
+    std::iter::from_fn(move || {
+        let name = left.trailing_zeros() as usize;
+        left &= left.wrapping_sub(1);
+        (name < NAMES).then_some(name)
+    })
 }
 
 fn key(contents: &Contents) -> u64 {
