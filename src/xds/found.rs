@@ -9,7 +9,7 @@ use super::beyond;
 use super::content::{Content, Shared};
 use super::state::{Changed, Draft};
 use crate::resource::Resource;
-use crate::snapshot::set::ResourceSet;
+use crate::snapshot::set::{Entry, ResourceSet};
 use crate::snapshot::version::SetVersion;
 
 /// What is to be told.
@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) updates: Vec<Arc<Resource>>,
     /// Asked for by name and not there.
     pub(super) missing: Vec<Arc<str>>,
+    /// Those of the updates that a client which came back does not have in any form, by name.
+    pub(super) novel: Vec<Entry>,
     /// Told without a body.
     pub(super) bodiless: Vec<Arc<Resource>>,
     pub(super) removed: Vec<Arc<str>>,

@@ -20,6 +20,7 @@ use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
+use super::warming::Unwarm;
 use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Suspect, Variant};
@@ -166,6 +167,8 @@ pub struct Session {
     reported: bool,
     sequence: u64,
     greeting_at: Option<Instant>,
+    /// Until when first answers wait (`warming`).
+    back_until: Option<Instant>,
     alarm: Alarm,
     /// What the client refused on its last stream, until its type is asked for.
     recalled: Vec<(ResourceType, Arc<str>)>,
@@ -191,6 +194,7 @@ impl Session {
             reported: false,
             sequence: 0,
             greeting_at: None,
+            back_until: None,
             alarm: Alarm::default(),
             recalled: Vec::new(),
             sources: follow::Sources::default(),
@@ -431,6 +435,7 @@ impl Session {
 
     /// The next response that is owed, or `None`: the client has what it should have, or must wait for itself.
     pub fn next_response(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
+        self.back_until = None;
         if snapshot.generation == 0 {
             return None;
         }
@@ -474,7 +479,13 @@ impl Session {
         let deferrals = states().filter_map(|state| state.deferrals.deadline());
         let refreshes = states().filter_map(|state| state.refresh_at());
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
-        removals.chain(deferrals).chain(refreshes).chain(self.alarm.deadline()).chain(self.greeting_at).min()
+        removals
+            .chain(deferrals)
+            .chain(refreshes)
+            .chain(self.back_until)
+            .chain(self.alarm.deadline())
+            .chain(self.greeting_at)
+            .min()
     }
 
     /// Which group the node belongs to, again when the rules or the node changed.
@@ -505,6 +516,11 @@ impl Session {
         let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
         let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
+        let back_until = unwarm.as_ref().and_then(Unwarm::holds_back).filter(|_| variant == Variant::Delta);
+        if state.is_returning() && back_until.is_some() {
+            self.back_until = back_until;
+            return None;
+        }
         let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;
         let target = Target {
             set: match withheld {

@@ -16,7 +16,7 @@ use super::names::Interner;
 use super::order::{Barrier, Hold, Standing};
 use super::refusals::Refusals;
 use super::subscription::{Asked, Subscription};
-use super::warming::{Deferral, Deferrals, Unwarm};
+use super::warming::{Deferral, Deferrals, Unwarm, WARM_MAX};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Suspect, Variant};
 use crate::resource::{Resource, ResourceType, ResourceVersion};
@@ -437,6 +437,10 @@ impl State {
         found.removed.sort_unstable();
         found.removed.dedup();
         let changed = found.is_any() || !found.removed.is_empty();
+        if reported && found.removed.is_empty() && !found.novel.is_empty() {
+            // All but these are with the client already.
+            self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut found.novel))));
+        }
         let repeated = if due { self.repeat(target.set, &mut found) } else { Vec::new() };
         if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
             self.confirmed = reported.then(|| target.set.version());
@@ -630,8 +634,11 @@ impl State {
         let has = |resource: &Resource| {
             versions.get(&*resource.name).is_some_and(|version| is_version(version, resource.version))
         };
+        let is_novel = |resource: &Arc<Resource>| !versions.contains_key(&*resource.name);
         if self.subscription.wildcard {
             found.updates.extend(set.iter().filter(|one| self.subscription.covers(one) && !has(one)).cloned());
+            let novel = found.updates.iter().filter(|one| is_novel(one));
+            found.novel = novel.map(|one| (Arc::clone(&one.name), None)).collect();
             let gone = versions.keys().filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
             found.removed.extend(gone.map(|name| Arc::from(&**name)));
             self.find_missing(set, found);
@@ -696,6 +703,7 @@ impl State {
             sent: Arc::clone(sent),
             answered: Arc::clone(answered),
             subscription: self.subscription.clone(),
+            back_until: self.unanswered_since().map(|since| since + WARM_MAX),
             now,
         })
     }

@@ -4,8 +4,13 @@
 //! withholds the ACK of the CDS response that brought it until nothing warms any more (conformance.md F-04). So that ACK says when
 //! traffic may be sent there. A changed resource that names a cluster which it did not name before is kept back until
 //! the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster whose ACK never comes
-//! holds up nobody for longer. Nothing else waits: not what was asked for, not a first answer, not what needs no
-//! new cluster, not endpoints. Pure.
+//! holds up nobody for longer. Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
+//!
+//! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and keeps
+//! them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never had. What
+//! such a client loses with its first answer it loses at once (conformance.md DX-13), so new routes must not wait then. What
+//! a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told: it does not wait. And
+//! who comes back without asking for clusters (F-07) is answered, since nothing says whether it ever will ask. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,10 +30,17 @@ pub(super) struct Unwarm {
     pub(super) sent: Arc<ResourceSet>,
     pub(super) answered: Arc<ResourceSet>,
     pub(super) subscription: Subscription,
+    /// Until when a first answer waits, to a client that came back.
+    pub(super) back_until: Option<Instant>,
     pub(super) now: Instant,
 }
 
 impl Unwarm {
+    /// Until when a client that came back, and has something that works, is to wait for its first answer.
+    pub(super) fn holds_back(&self) -> Option<Instant> {
+        self.back_until.filter(|until| self.now < *until)
+    }
+
     /// Whether the client was sent this cluster, or this text of it, and has not said what it made of it.
     pub(super) fn has(&self, cluster: &str) -> bool {
         let sent = self.sent.get(cluster).filter(|resource| self.subscription.covers(resource));

@@ -107,3 +107,34 @@ fn route(clusters: &[&str]) -> String {
     let to: Vec<Value> = clusters.iter().map(|name| json!({ "cluster": name, "weight": 1 })).collect();
     json!({ "match": "/load", "to": to, "timeout": "10s" }).to_string()
 }
+
+/// The server is away while the route moves to a cluster that is new and slow, and the old one stays. (In SotW nobody knows
+/// which clusters the proxy has.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_moves_while_the_proxy_is_away() {
+    let _quiet = quiet().await;
+    let mut world = World::start(Bootstrap::Delta).await;
+    let upstreams = [Upstream::start("zero").await, Upstream::start("one").await];
+    world.put("/gateway/clusters/start", listed(&upstreams[0])).await;
+    world.put(ROUTE, route(&["start"])).await;
+    world.serves("GET api.example.com/load", 200, "zero").await;
+    let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
+    for n in 0..4 {
+        load.reach(load.requests() + 200).await;
+        let to = &upstreams[(n + 1) % 2];
+        to.slow_down(CHECK);
+        world.server.kill();
+        // Once without what it saved, else it begins with that.
+        if n == 0 {
+            std::fs::remove_dir_all(world.server.folder().join("state")).expect("it saves what it serves");
+        }
+        let cluster = TxnOp::put(format!("/gateway/clusters/new-{n}"), checked(to), None);
+        world.transaction(vec![cluster, TxnOp::put(ROUTE, route(&[&format!("new-{n}")]), None)]).await;
+        world.server.restart().await;
+        world.serves("GET api.example.com/load", 200, &to.name).await;
+    }
+    let report = load.stop().await;
+    println!("4 moves while the server was away: {report}");
+    assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
+    world.nothing_was_refused().await;
+}

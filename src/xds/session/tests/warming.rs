@@ -206,3 +206,44 @@ fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
     assert_eq!(client.says(), ["LDS[L@2,M@1]"]);
     assert_eq!(client.ack(&clusters[0], &[]).says(), ["LDS[L@3,M@1]"]);
 }
+
+/// A client that comes back with these clusters and with routes of before: what it is told before it answers anything.
+fn back(has: &[(&str, u8)]) -> (Client, Vec<Said>) {
+    let mut client = client(Variant::Delta);
+    publish(&mut client, &[(CLUSTER, "N", Some(1)), (ENDPOINT, "N", Some(1))], &[("r1", 2, &["N"])]);
+    client.delta_with(CLUSTER, &[], &[], has);
+    client.delta_with(ENDPOINT, &["A"], &[], &[("A", 1)]);
+    client.delta_with(LISTENER, &[], &[], &[("L", 1)]);
+    client.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
+    let said = client.all();
+    (client, said)
+}
+
+fn short(said: &[Said]) -> Vec<String> {
+    said.iter().map(Said::short).collect()
+}
+
+const HAD: [(&str, u8); 3] = [("A", 1), ("B", 1), ("S", 1)];
+
+#[test]
+fn who_comes_back_gets_new_routes_once_new_clusters_are_warm() {
+    let (mut client, said) = back(&HAD);
+    assert_eq!(short(&said), ["CDS[N@1]", "EDS[A@1,N@1]"]);
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(5)));
+    assert_eq!(client.ack(&said[0], &[]).says(), ["RDS[r1@2]"]);
+
+    let (mut client, _) = back(&HAD);
+    client.now += Duration::from_secs(5);
+    assert_eq!(client.says(), ["RDS[r1@2]"], "five seconds at most");
+
+    let (mut client, said) = back(&HAD);
+    assert_eq!(client.nack(&said[0], &[]).says(), ["RDS[r1@2]"], "a refusal is an answer");
+}
+
+#[test]
+fn who_comes_back_and_loses_clusters_gets_new_routes_at_once() {
+    let (_, said) = back(&[HAD.as_slice(), &[("gone", 1)]].concat());
+    assert_eq!(short(&said), ["CDS[N@1,-gone]", "EDS[A@1,N@1]", "RDS[r1@2]"]);
+    let (_, said) = back(&[HAD.as_slice(), &[("N", 1)]].concat());
+    assert_eq!(short(&said), ["EDS[A@1]", "RDS[r1@2]"], "it has all of them");
+}

@@ -12,8 +12,8 @@ use super::super::{Outcome, Session, Settings, Verdict};
 use super::statistics::Statistics;
 use super::wire::{Asking, EMPTY, Said};
 use super::world::{
-    BAD, CLUSTER, Contents, ENDPOINT, LISTENER, Moment, NAMES, ON_DEMAND, ROUTE, SCOPED, SECRET, TYPES, World, letter,
-    referrers, refers, version,
+    BAD, CLUSTER, Contents, ENDPOINT, EXTENSION, LISTENER, Moment, NAMES, ON_DEMAND, ROUTE, SCOPED, SECRET, TYPES,
+    World, letter, referrers, refers, version,
 };
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
@@ -25,7 +25,7 @@ pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
 const SILENCE: Duration = Duration::from_secs(60);
 /// A client that answers about everything but clusters for so long is stuck (AD-13).
 const STUCK: Duration = Duration::from_secs(20);
-/// A change waits no longer for clusters to be warm.
+/// A change, and the first answer to a client that came back, waits no longer for clusters to be warm (SW-28).
 const WARM: Duration = Duration::from_secs(5);
 /// A delta stream hears something within this (GR-08).
 const GREETING: Duration = Duration::from_secs(1);
@@ -76,6 +76,8 @@ pub(super) struct Type {
     spoken: u8,
     /// Sent on this stream, and asked for by then.
     sent: u8,
+    /// Delta: it said on this stream what it has of it.
+    came_back: bool,
     /// SotW: told at least once.
     heard: bool,
     /// The version of each resource that the last answer about it refused.
@@ -420,6 +422,7 @@ impl<'a> Client<'a> {
             }
             own.spoken |= reported;
             self.reported |= reported != 0;
+            own.came_back = reported != 0;
             own.must &= own.names;
             if of != ENDPOINT {
                 // What is equal need not be sent again.
@@ -871,10 +874,10 @@ impl Client<'_> {
         if self.cautious() {
             return true;
         }
-        let wider = [LISTENER, SCOPED, ROUTE, super::world::EXTENSION];
+        let wider = [LISTENER, SCOPED, ROUTE, EXTENSION];
         let more: &[usize] = if matches!(of, CLUSTER) { &wider } else { &[] };
         let secrets: &[usize] = if of == SECRET { &[LISTENER] } else { &[] };
-        let extension: &[usize] = if of == super::world::EXTENSION { &[ROUTE] } else { &[] };
+        let extension: &[usize] = if of == EXTENSION { &[ROUTE] } else { &[] };
         referrers(of).iter().chain(more).chain(secrets).chain(extension).any(|other| self.types[*other].opened)
     }
 
@@ -1008,7 +1011,7 @@ impl Client<'_> {
         self.check_warmed("silence")?;
         let cautious = self.cautious();
         for of in 0..TYPES {
-            if !self.types[of].opened || (cautious && !self.types[of].surely_settled) {
+            if !self.types[of].opened || (cautious && !self.types[of].surely_settled) || self.may_wait(of) {
                 continue;
             }
             self.believe_silence(of);
@@ -1021,6 +1024,15 @@ impl Client<'_> {
             (own.surely_settled, own.may) = (true, 0);
         }
         Ok(())
+    }
+
+    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had.
+    fn may_wait(&self, of: usize) -> bool {
+        let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
+        matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
+            && own.came_back
+            && own.responses == 0
+            && clusters.inbox.front().is_some_and(|taken| self.now < taken.at + WARM)
     }
 
     /// SotW, a new stream: a wildcard whose version is still the newest needs no answer (SW-24).
