@@ -98,7 +98,7 @@ pub(super) struct Type {
     star_asked: bool,
     /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
     forsaken: u8,
-    /// Applied on a stream before, and not reported: nobody can know that it uses something.
+    /// Applied on a stream before and not reported, or removed in vain: nobody can know that it uses something.
     unreported: u8,
     /// SotW: silence would have been word enough at some time: of this, and of so much that the client has not so.
     perhaps: Option<(Contents, u8)>,
@@ -573,6 +573,8 @@ impl Type {
             None => self.reportable |= accepted,
             Some(Reply::Ack) => {
                 self.reportable |= accepted;
+                // What a refused response removed in vain is waited for until a later one is acknowledged, no longer.
+                self.unreported |= self.loose;
                 let settled = if full { ALL_NAMES } else { carried | taken.removed };
                 each(settled).for_each(|name| self.refused[name] = 0);
             }
