@@ -771,7 +771,9 @@ impl State {
         if self.unanswered.is_empty() {
             self.unanswered = VecDeque::new();
         }
-        self.answered_set = answered.set.clone().or_else(|| self.answered_set.take());
+        // Where nothing else is on its way, all that was told is answered, and what was found to need no word.
+        let set = if self.unanswered.is_empty() { self.base.clone() } else { answered.set.clone() };
+        self.answered_set = set.or_else(|| self.answered_set.take());
         Some(answered)
     }
 

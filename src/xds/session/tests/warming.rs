@@ -161,8 +161,8 @@ fn a_cluster_that_was_gone_and_never_removed_is_warm() {
     publish(&mut client, &[(CLUSTER, "S", Some(1))], &[]);
     assert_eq!(client.says(), [""; 0], "it has it still");
     client.ack(&said[0], &[]);
-    publish(&mut client, &[], &[("r1", 3, &["S"])]);
-    assert_eq!(client.says(), ["RDS[r1@3]"]);
+    publish(&mut client, &[(CLUSTER, "B", Some(3))], &[("r1", 3, &["S"])]);
+    assert_eq!(client.says(), ["CDS[B@3]", "EDS[B@1]", "RDS[r1@3]"]);
 }
 
 #[test]
