@@ -499,7 +499,8 @@ impl<'a> Client<'a> {
         }
         own.apply(of, &taken, full, Some(reply));
         if of == CLUSTER {
-            self.clusters.1 = taken.all.or(self.clusters.1);
+            let all = if own.inbox.is_empty() { self.clusters.0 } else { taken.all };
+            self.clusters.1 = all.or(self.clusters.1);
         }
         if of == ENDPOINT {
             // What was kept back for a refusal that stands no longer may follow now.
