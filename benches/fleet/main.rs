@@ -118,8 +118,8 @@ async fn main() -> Result<()> {
         None => check(Path::new("benches/baseline.json"), false).await,
         Some(Command::Run { scenarios, rounds, servers, shrink, results }) => {
             let cells = catalogue::cells(&scenarios, shrink)?;
-            let rows = run(&cells, rounds, &servers).await?;
-            report::append(&results, &rows)
+            run(&cells, rounds, &servers, |row| report::append(&results, row)).await?;
+            Ok(())
         }
         Some(Command::Connect { address, variant, clients, hook }) => connect(address, variant, clients, hook).await,
         Some(Command::Report { results, out }) => report::write(&results, &out),
@@ -146,8 +146,14 @@ impl Records {
     }
 }
 
-/// Every cell on every server, in rounds, so that what the machine does meanwhile meets all alike.
-async fn run(cells: &[Cell], rounds: usize, servers: &[Kind]) -> Result<Vec<Row>> {
+/// Every cell on every server, in rounds, so that what the machine does meanwhile meets all alike. Each row is told at once:
+/// a run takes hours.
+async fn run(
+    cells: &[Cell],
+    rounds: usize,
+    servers: &[Kind],
+    mut tell: impl FnMut(&Row) -> Result<()>,
+) -> Result<Vec<Row>> {
     let mut records = Records { folder: tempfile::Builder::new().prefix("fleet-").tempdir()?, files: HashMap::new() };
     let mut rows = Vec::new();
     for cell in cells {
@@ -164,6 +170,7 @@ async fn run(cells: &[Cell], rounds: usize, servers: &[Kind]) -> Result<Vec<Row>
                 };
                 let row = row.with_context(|| format!("{} {} on {}", cell.id, cell.label, kind.as_str()))?;
                 say(&report::line(round, &row));
+                tell(&row)?;
                 rows.push(row);
             }
         }
@@ -173,7 +180,7 @@ async fn run(cells: &[Cell], rounds: usize, servers: &[Kind]) -> Result<Vec<Row>
 
 /// Small B1, B2 and B9 against the floor, as ratios, beside the stored ones.
 async fn check(baseline: &Path, update: bool) -> Result<()> {
-    let rows = run(&catalogue::small(), 3, &[]).await?;
+    let rows = run(&catalogue::small(), 3, &[], |_| Ok(())).await?;
     let measured = report::ratios(&rows);
     if update {
         return report::store(baseline, &measured);

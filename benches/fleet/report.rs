@@ -29,20 +29,17 @@ pub fn line(round: usize, row: &Row) -> String {
     line
 }
 
-/// Append rows to a file, one JSON object a line.
+/// Append a row to a file, one JSON object a line.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn append(path: &Path, rows: &[Row]) -> Result<()> {
+pub fn append(path: &Path, row: &Row) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     let mut file =
         File::options().create(true).append(true).open(path).with_context(|| format!("open {}", path.display()))?;
-    for row in rows {
-        writeln!(file, "{}", serde_json::to_string(row)?)?;
-    }
-    Ok(())
+    Ok(writeln!(file, "{}", serde_json::to_string(row)?)?)
 }
 
 fn read(path: &Path) -> Result<Vec<Row>> {
