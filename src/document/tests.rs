@@ -143,7 +143,7 @@ fn fields_of_later_are_refused_by_name() {
     for field in ["tls", "policies", "tcp"] {
         refused("listeners/edge", listener.clone(), "", field);
     }
-    for field in ["http3", "tracing", "websocket", "redirect_to_https", "virtual_hosts"] {
+    for field in ["http3", "tracing", "websocket", "redirect_to_https"] {
         refused("listeners/edge", listener.clone(), "/http", field);
     }
     for kind in ["registries/a", "secrets/a", "policies/a", "runtime/a"] {
