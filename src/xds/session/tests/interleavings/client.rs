@@ -78,7 +78,7 @@ pub(super) struct Type {
     sent: u8,
     /// Delta: it said on this stream what it has of it.
     came_back: bool,
-    /// SotW: told at least once.
+    /// Told at least once on this stream; a greeting tells nothing.
     heard: bool,
     /// The version of each resource that the last answer about it refused.
     refused: Contents,
@@ -1029,12 +1029,13 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had.
+    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had, with
+    /// all that it says. A greeting before it is none.
     fn may_wait(&self, of: usize) -> bool {
         let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
         matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
             && own.came_back
-            && own.responses == 0
+            && !own.heard
             && clusters.inbox.front().is_some_and(|taken| self.now < taken.at + WARM)
     }
 
@@ -1051,7 +1052,11 @@ impl Client<'_> {
             let plain = own.opened && own.wildcard && own.names == 0 && own.responses == 0;
             if full && plain && own.version == newest {
                 let differs = (0..NAMES).filter(|name| own.applied[*name] != served[of][*name]);
-                own.perhaps = Some((served[of], differs.map(|name| 1_u8 << name).sum::<u8>()));
+                let differs = differs.map(|name| 1_u8 << name).sum::<u8>();
+                // A wildcard does not ask for what is on demand.
+                let mut told = served[of];
+                each(!own.covered(of)).for_each(|name| told[name] = 0);
+                own.perhaps = Some((told, differs & own.covered(of)));
                 own.must = 0;
             }
         }
