@@ -67,7 +67,7 @@ pub async fn serve(config: Config, flags: Flags) -> anyhow::Result<()> {
 pub struct App {
     stages: Stages,
     config: Config,
-    xds: xds::service::Server,
+    xds: xds::server::Server,
     admin_listener: TcpListener,
     certificates: Option<Certificates>,
     backend: Arc<dyn Backend>,
@@ -207,13 +207,13 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
     }
 }
 
-fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Result<xds::service::Server> {
+fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Result<xds::server::Server> {
     let listen = match &config.xds_listen {
-        Listen::Tcp(address) => xds::service::Listen::Tcp(*address),
-        Listen::Unix(path) => xds::service::Listen::Unix(path.clone()),
+        Listen::Tcp(address) => xds::options::Listen::Tcp(*address),
+        Listen::Unix(path) => xds::options::Listen::Unix(path.clone()),
     };
     let what = listen.to_string();
-    xds::service::Server::bind(xds::service::Options {
+    xds::server::Server::bind(xds::options::Options {
         listen,
         max_connections: files::connections(),
         max_streams: config.max_streams,

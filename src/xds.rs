@@ -11,7 +11,8 @@
 
 use std::fmt;
 
-pub mod service;
+pub mod options;
+pub mod server;
 
 mod abilities;
 mod alarm;
@@ -38,10 +39,12 @@ mod preface;
 mod progress;
 mod reader;
 mod refusals;
+mod service;
 mod session;
 mod sotw;
 mod state;
 mod subscription;
+mod task;
 mod warming;
 
 pub use names::Interner;

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use tempfile::TempDir;
 
 mod catalogue;
+mod cells;
 mod client;
 mod floor;
 mod known;

@@ -3,7 +3,7 @@
 //! Small is 100 clusters, large 1,000; a thousand clients, the same load in the same run. Peers are the released servers of
 //! `benches/peers/`; the best of them is the one to compare with, figure by figure.
 
-use super::report::{Cells, median};
+use super::cells::{Cells, median};
 use super::server::Kind;
 use super::wire::Variant;
 

@@ -1,7 +1,5 @@
 //! Results: lines while they come, a page of tables and plots, ratios against the floor.
 
-use std::collections::BTreeMap;
-
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
@@ -13,6 +11,7 @@ use plotters::prelude::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::cells::{Figures, grouped, median};
 use super::owed;
 use super::scenario::Row;
 use super::server::{Kind, versions};
@@ -45,54 +44,6 @@ pub fn append(path: &Path, row: &Row) -> Result<()> {
 fn read(path: &Path) -> Result<Vec<Row>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}: run scenarios first", path.display()))?;
     text.lines().map(|line| serde_json::from_str(line).context("a row")).collect()
-}
-
-/// A cell of the tables: all rounds of one server.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// The scenario.
-    pub id: String,
-    /// What sets it apart in its scenario.
-    pub label: String,
-    /// The form.
-    pub variant: &'static str,
-    clients: usize,
-    clusters: usize,
-}
-
-/// By name, one value a round.
-pub type Figures = BTreeMap<String, Vec<f64>>;
-
-/// What was measured, by cell and server.
-pub type Cells = BTreeMap<Key, Vec<(Kind, Figures)>>;
-
-fn grouped(rows: &[Row]) -> Cells {
-    let mut cells = Cells::new();
-    for row in rows {
-        let key = Key {
-            id: row.id.clone(),
-            label: row.label.clone(),
-            variant: row.variant.as_str(),
-            clients: row.clients,
-            clusters: row.clusters,
-        };
-        let servers = cells.entry(key).or_default();
-        let index = servers.iter().position(|(kind, _)| *kind == row.server).unwrap_or_else(|| {
-            servers.push((row.server, Figures::new()));
-            servers.len() - 1
-        });
-        for (name, value) in &row.figures {
-            servers[index].1.entry(name.clone()).or_default().push(*value);
-        }
-    }
-    cells
-}
-
-/// The middle one.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn shown(values: Option<&Vec<f64>>) -> String {

@@ -1,24 +1,21 @@
 //! One connection: HTTP/2 over what was accepted, until the client leaves or the server ends it.
 //!
-//! hyper has a task for each stream of a connection. These are spawned here, so that they have an owner and can be ended though
-//! HTTP/2 does not ask them for more. A connection holds its transport in one allocation of the right size: most are plain
-//! TCP, and there are ten thousand of them.
+//! A connection holds its transport in one allocation of the right size: most are plain TCP, and there are ten thousand of
+//! them.
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +25,8 @@ use tracing::{debug, info};
 use super::aside::Aside;
 use super::peer::{Link, Peer};
 use super::preface::{self, Foreign};
-use super::service::{Dispatch, Shared, Transport};
+use super::service::{Dispatch, Shared};
+use super::task::Tasks;
 
 /// Envoy's per-type services open a stream a cluster (GR-05).
 const STREAMS_A_CONNECTION: u32 = 100_000;
@@ -43,6 +41,12 @@ const HEADERS_MAX: u32 = 16 * 1024;
 /// Streams that a client may have reset before they were looked at, and that it may have had reset for errors of its own;
 /// then its connection ends.
 const RESETS_MAX: (usize, usize) = (20, 1024);
+
+/// What was accepted.
+pub(super) enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
 
 /// Who connects: one of as many as there may be.
 pub(super) struct Guest {
@@ -170,7 +174,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
 }
 
 fn http2_of(tasks: &TaskTracker) -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(Tasks(tasks.clone()));
+    let mut builder = http2::Builder::new(Tasks::new(tasks.clone()));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE.0)
@@ -208,50 +212,5 @@ impl Shared {
             () = self.token.cancelled() => {}
         }
         End::Stop
-    }
-}
-
-tokio::task_local! {
-    /// The task itself, for what it serves.
-    static TASK: Arc<OnceLock<AbortHandle>>;
-}
-
-/// Spawns the streams of a connection.
-#[derive(Clone)]
-struct Tasks(TaskTracker);
-
-impl<F> Executor<F> for Tasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        let task = Arc::new(OnceLock::new());
-        let handle = self.0.spawn(TASK.scope(Arc::clone(&task), future));
-        // Nothing else sets it.
-        drop(task.set(handle.abort_handle()));
-    }
-}
-
-/// The task of one stream, and whose it is.
-#[derive(Debug)]
-pub(super) struct StreamTask {
-    task: Arc<OnceLock<AbortHandle>>,
-    address: Option<SocketAddr>,
-}
-
-impl StreamTask {
-    /// Of the stream that this task serves.
-    pub(super) fn current(address: Option<SocketAddr>) -> Self {
-        Self { task: TASK.with(Arc::clone), address }
-    }
-
-    /// The client has taken nothing for too long: the task is dropped, which resets its stream; the connection's other
-    /// streams go on.
-    pub(super) fn reset(&self, limit: Duration) {
-        if let Some(task) = self.task.get() {
-            info!(address = ?self.address, "Reset a stream whose client took nothing for {limit:?}");
-            task.abort();
-        }
     }
 }

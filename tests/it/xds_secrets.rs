@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chancery::config::TlsFiles;
 use chancery::config::tls::Certificates;
-use chancery::xds::service::{Listen, Options};
+use chancery::xds::options::{Listen, Options};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::support::ads_client::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chancery::fleet::{Subscribed, Variant};
 use chancery::resource::ResourceType;
-use chancery::xds::service::Options;
+use chancery::xds::options::Options;
 use prost::Message;
 use tokio::io::AsyncReadExt;
 
