@@ -20,7 +20,7 @@ use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
 use super::state::{Draft, Reported, State, Target, Unanswered};
-use super::warming::Unwarm;
+use super::warming::Back;
 use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Suspect, Variant};
@@ -167,8 +167,7 @@ pub struct Session {
     reported: bool,
     sequence: u64,
     greeting_at: Option<Instant>,
-    /// Until when first answers wait (`warming`).
-    back_until: Option<Instant>,
+    back: Back,
     alarm: Alarm,
     /// What the client refused on its last stream, until its type is asked for.
     recalled: Vec<(ResourceType, Arc<str>)>,
@@ -194,7 +193,7 @@ impl Session {
             reported: false,
             sequence: 0,
             greeting_at: None,
-            back_until: None,
+            back: Back::default(),
             alarm: Alarm::default(),
             recalled: Vec::new(),
             sources: follow::Sources::default(),
@@ -435,7 +434,7 @@ impl Session {
 
     /// The next response that is owed, or `None`: the client has what it should have, or must wait for itself.
     pub fn next_response(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
-        self.back_until = None;
+        self.back.begin();
         if snapshot.generation == 0 {
             return None;
         }
@@ -459,6 +458,7 @@ impl Session {
             // What was just sent may have ended a wait, too.
             if !self.raise_barriers() && !self.release_holds(now) {
                 self.look(now);
+                self.back.end(|| self.types.iter().flatten().any(|state| state.is_returning()));
                 let greeting = self.greeting(now);
                 if greeting.is_none() {
                     self.lie_down(group);
@@ -482,7 +482,7 @@ impl Session {
         removals
             .chain(deferrals)
             .chain(refreshes)
-            .chain(self.back_until)
+            .chain(self.back.deadline())
             .chain(self.alarm.deadline())
             .chain(self.greeting_at)
             .min()
@@ -516,9 +516,10 @@ impl Session {
         let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
         let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
-        let back_until = unwarm.as_ref().and_then(Unwarm::holds_back).filter(|_| variant == Variant::Delta);
-        if state.is_returning() && back_until.is_some() {
-            self.back_until = back_until;
+        if variant == Variant::Delta
+            && state.is_returning()
+            && unwarm.as_ref().is_some_and(|unwarm| self.back.waits(unwarm))
+        {
             return None;
         }
         let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;

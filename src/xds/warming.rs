@@ -35,12 +35,41 @@ pub(super) struct Unwarm {
     pub(super) now: Instant,
 }
 
-impl Unwarm {
-    /// Until when a client that came back, and has something that works, is to wait for its first answer.
-    pub(super) fn holds_back(&self) -> Option<Instant> {
-        self.back_until.filter(|until| self.now < *until)
+/// The wait for clusters of first answers to a client that came back.
+#[derive(Debug, Default)]
+pub(super) struct Back {
+    since: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Back {
+    /// Whether a first answer waits. However many clusters follow each other, it is [`WARM_MAX`] in all.
+    pub(super) fn waits(&mut self, unwarm: &Unwarm) -> bool {
+        let until = unwarm.back_until.filter(|until| unwarm.now < *until);
+        let Some(until) = until else { return false };
+        let since = *self.since.get_or_insert(unwarm.now);
+        self.until = Some(until.min(since + WARM_MAX)).filter(|until| unwarm.now < *until);
+        self.until.is_some()
     }
 
+    /// Everything is looked at anew.
+    pub(super) fn begin(&mut self) {
+        self.until = None;
+    }
+
+    /// Everything was looked at. `returning`: whether a first answer is still to come.
+    pub(super) fn end(&mut self, returning: impl FnOnce() -> bool) {
+        if self.since.is_some() && !returning() {
+            self.since = None;
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+impl Unwarm {
     /// Whether the client was sent this cluster, or this text of it, and has not said what it made of it.
     pub(super) fn has(&self, cluster: &str) -> bool {
         let sent = self.sent.get(cluster).filter(|resource| self.subscription.covers(resource));

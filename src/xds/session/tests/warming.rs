@@ -241,6 +241,18 @@ fn who_comes_back_gets_new_routes_once_new_clusters_are_warm() {
 }
 
 #[test]
+fn who_comes_back_waits_no_longer_where_clusters_keep_coming() {
+    let (mut client, said) = back(&HAD);
+    client.now += Duration::from_secs(4);
+    client.commit(&[(CLUSTER, "M", Some(1))]);
+    assert_eq!(client.says(), ["CDS[M@1]"]);
+    assert_eq!(client.ack(&said[0], &[]).says(), [""; 0], "one of them is not warm");
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(1)));
+    client.now += Duration::from_secs(1);
+    assert_eq!(client.says(), ["RDS[r1@2]"]);
+}
+
+#[test]
 fn who_comes_back_and_loses_clusters_gets_new_routes_at_once() {
     let (_, said) = back(&[HAD.as_slice(), &[("gone", 1)]].concat());
     assert_eq!(short(&said), ["CDS[N@1,-gone]", "EDS[A@1,N@1]", "RDS[r1@2]"]);
