@@ -78,6 +78,8 @@ pub(super) struct Type {
     sent: u8,
     /// Delta: it said on this stream what it has of it.
     came_back: bool,
+    /// Since when its first answer waits for clusters, at the latest.
+    waits_since: Option<Instant>,
     /// Told at least once on this stream; a greeting tells nothing.
     heard: bool,
     /// The version of each resource that the last answer about it refused.
@@ -1030,13 +1032,14 @@ impl Client<'_> {
     }
 
     /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had, with
-    /// all that it says. A greeting before it is none.
-    fn may_wait(&self, of: usize) -> bool {
+    /// all that it says, and no longer where more clusters follow. A greeting before it is none.
+    fn may_wait(&mut self, of: usize) -> bool {
         let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
-        matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
+        let waits = matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
             && own.came_back
             && !own.heard
-            && clusters.inbox.front().is_some_and(|taken| self.now < taken.at + WARM)
+            && clusters.inbox.front().is_some_and(|taken| self.now < taken.at + WARM);
+        waits && self.now < *self.types[of].waits_since.get_or_insert(self.now) + WARM
     }
 
     /// SotW, a new stream: a wildcard whose version is still the newest needs no answer (SW-24).
