@@ -333,11 +333,13 @@ impl State {
     pub(super) fn unwarm(&self, now: Instant) -> Option<Unwarm> {
         self.unanswered.front()?;
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
+        // Routes that use what was just taken away work no longer: new ones must not wait.
+        let keeps_all = self.unanswered.iter().all(|unanswered| unanswered.content.removed.is_empty());
         (!Arc::ptr_eq(sent, answered)).then(|| Unwarm {
             sent: Arc::clone(sent),
             answered: Arc::clone(answered),
             subscription: self.subscription.clone(),
-            back_until: self.unanswered_since().map(|since| since + WARM_MAX),
+            back_until: self.unanswered_since().filter(|_| keeps_all).map(|since| since + WARM_MAX),
             now,
         })
     }

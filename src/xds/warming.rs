@@ -30,7 +30,7 @@ pub(super) struct Unwarm {
     pub(super) sent: Arc<ResourceSet>,
     pub(super) answered: Arc<ResourceSet>,
     pub(super) subscription: Subscription,
-    /// Until when a first answer waits, to a client that came back.
+    /// Until when a first answer waits, to a client that came back and was just told of no cluster that is gone.
     pub(super) back_until: Option<Instant>,
     pub(super) now: Instant,
 }

@@ -241,6 +241,18 @@ fn who_comes_back_gets_new_routes_once_new_clusters_are_warm() {
 }
 
 #[test]
+fn who_lost_clusters_before_it_asked_for_routes_does_not_wait() {
+    let mut client = client(Variant::Delta);
+    publish(&mut client, &[], &[("r1", 1, &["S"])]);
+    client.delta_with(CLUSTER, &[], &[], &HAD);
+    assert_eq!(client.says(), [""; 0]);
+    publish(&mut client, &[(CLUSTER, "N", Some(1)), (CLUSTER, "S", None)], &[("r1", 2, &["N"])]);
+    assert_eq!(client.says(), ["CDS[N@1,-S]"]);
+    client.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
+    assert_eq!(client.says(), ["RDS[r1@2]"]);
+}
+
+#[test]
 fn who_comes_back_waits_no_longer_where_clusters_keep_coming() {
     let (mut client, said) = back(&HAD);
     client.now += Duration::from_secs(4);
