@@ -26,6 +26,8 @@ const ENDPOINT: ResourceType = ResourceType::Endpoint;
 const LISTENER: ResourceType = ResourceType::Listener;
 const ROUTE: ResourceType = ResourceType::Route;
 
+const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
+
 /// Content of one resource; `None`: it is gone.
 type Commit<'a> = &'a [(ResourceType, &'a str, Option<u8>)];
 
@@ -306,6 +308,21 @@ fn crate_node() -> Option<envoy_types::pb::envoy::config::core::v3::Node> {
 
 fn client(variant: Variant) -> Client {
     Client::new(variant)
+}
+
+/// A client that asks for clusters, endpoints, listeners and routes, and has acknowledged them.
+fn settled(variant: Variant) -> Client {
+    let mut client = client(variant);
+    for (of_type, names) in [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])] {
+        match variant {
+            Variant::Sotw => client.sotw(of_type, names),
+            Variant::Delta => client.delta(of_type, names, &[]),
+        };
+        for said in client.all() {
+            client.ack(&said, names);
+        }
+    }
+    client
 }
 
 // SW-01, SW-02, SW-03, SW-04, SW-15

@@ -2,23 +2,6 @@
 
 use super::*;
 
-const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
-
-/// A client that asks for clusters, endpoints, listeners and routes, and has acknowledged them.
-fn settled(variant: Variant) -> Client {
-    let mut client = client(variant);
-    for (of_type, names) in [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])] {
-        match variant {
-            Variant::Sotw => client.sotw(of_type, names),
-            Variant::Delta => client.delta(of_type, names, &[]),
-        };
-        for said in client.all() {
-            client.ack(&said, names);
-        }
-    }
-    client
-}
-
 // AD-13: only a client that is silent is stuck
 #[test]
 fn a_client_that_answers_is_not_taken_for_a_stuck_one() {

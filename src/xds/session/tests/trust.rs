@@ -2,23 +2,6 @@
 
 use super::*;
 
-const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
-
-/// A client that asks for clusters, listeners and routes, and has acknowledged them.
-fn settled(variant: Variant) -> Client {
-    let mut client = client(variant);
-    for (of_type, names) in [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])] {
-        match variant {
-            Variant::Sotw => client.sotw(of_type, names),
-            Variant::Delta => client.delta(of_type, names, &[]),
-        };
-        for said in client.all() {
-            client.ack(&said, names);
-        }
-    }
-    client
-}
-
 fn refuse(client: &mut Client, said: &Said, words: &str) -> Vec<String> {
     let status = Status { code: 13, message: words.to_owned(), details: vec![] };
     let answer = client.answer(said, &[], Some(status)).answer.expect("an answer");

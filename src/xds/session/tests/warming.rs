@@ -53,8 +53,6 @@ fn names_of(said: &Said) -> &'static [&'static str] {
     }
 }
 
-const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
-
 #[test]
 fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
     for variant in BOTH {
