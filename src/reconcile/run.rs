@@ -173,16 +173,16 @@ impl Reconciler {
         self.parts.snapshots.current().generation > 0
     }
 
-    /// Serve what an earlier run left, before the store answers.
+    /// Take up what an earlier run left. It serves where the store does not answer.
     async fn load_saved(&mut self) {
         match self.parts.disk.load() {
             Ok(None) => {}
             Ok(Some(Saved { revision, entries })) => {
-                info!(revision, documents = entries.len(), "Serving the saved state until the store answers");
-                self.roots.restored();
+                info!(revision, documents = entries.len(), "Found saved state: it serves if the store does not answer");
+                let now = self.now();
+                self.roots.restored(now.instant);
                 self.had_documents |= !entries.is_empty();
                 self.waiting.inputs.push(Input::Saved { entries, revision });
-                let now = self.now();
                 self.waiting.since = Some(now.instant);
                 self.turn(now).await;
             }
@@ -254,10 +254,11 @@ impl Reconciler {
         change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
     }
 
-    /// When the snapshot becomes stale, or the first publish of the store need not wait for a root any longer; while last
-    /// good texts are looked for it waits for those.
+    /// When the snapshot becomes stale, saved state begins to serve, or the first publish of the store need not wait for a
+    /// root any longer; while last good texts are looked for that waits for those.
     fn roots_deadline(&self) -> Option<Instant> {
-        self.roots.next_deadline(self.settled).filter(|_| self.settled || !self.last_good.is_looking())
+        let told = self.roots.next_deadline(self.settled).filter(|_| self.settled || !self.last_good.is_looking());
+        [told, self.roots.saved_due()].into_iter().flatten().min()
     }
 
     fn add(&mut self, input: Input) {
@@ -366,7 +367,7 @@ impl Reconciler {
         self.publish(arrived, &span);
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
-        if !self.settled && !self.roots.is_from_disk() {
+        if !self.settled && !self.roots.is_from_disk(now.instant) {
             self.settled = true;
             log::older_forms(&world);
             self.last_good.forget_what_was_mended(&world).await;
@@ -379,7 +380,7 @@ impl Reconciler {
         let facts = Facts {
             revision: world.revision(),
             built_at: now.wall,
-            source: self.source(),
+            source: self.source(now.instant),
             stale,
             withhold_removals: !self.parts.allow_empty && !self.had_documents,
             group_rules: group_rules(world),
@@ -397,9 +398,9 @@ impl Reconciler {
         self.built = next;
     }
 
-    fn source(&self) -> Source {
+    fn source(&self, now: Instant) -> Source {
         match self.parts.backend.name() {
-            _ if self.roots.is_from_disk() => Source::Disk,
+            _ if self.roots.is_from_disk(now) => Source::Disk,
             "etcd" => Source::Etcd,
             "directory" => Source::Directory,
             _ => Source::Memory,
@@ -407,10 +408,10 @@ impl Reconciler {
     }
 
     /// After the first publish of what the store holds: always. Before: once every root has been listed or given up, and
-    /// every bad document's last good text was looked for, lest it be taken from proxies that have it; saved state is
-    /// published at once.
+    /// every bad document's last good text was looked for, lest it be taken from proxies that have it; or when saved state
+    /// is to serve.
     fn may_publish(&self, now: Instant) -> bool {
-        self.settled || self.roots.is_from_disk() || (!self.last_good.is_looking() && self.roots.all_told(now))
+        self.settled || self.roots.is_from_disk(now) || (!self.last_good.is_looking() && self.roots.all_told(now))
     }
 
     /// Swap the pointer. What says nothing new to streams only brings the revision that people see.

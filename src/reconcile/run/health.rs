@@ -12,6 +12,9 @@ use crate::document::key::{Layout, Root};
 const STALE_AFTER: Duration = Duration::from_secs(30);
 /// A root that has failed for so long since start no longer holds up the first publish of the others.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// A store that has told nothing for so long since start lets the saved state serve; one that fails does so at once. What
+/// is saved may be older than what proxies hold: a store that answers is served alone.
+const SAVED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether things are as they should be; `/readyz` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,8 +32,8 @@ pub struct Health {
 pub(super) struct Roots {
     backend: &'static str,
     shared: bool,
-    /// Saved state serves until the documents root was listed.
-    restored: bool,
+    /// From when saved state serves, until the documents root was listed.
+    saved_due: Option<Instant>,
     by_root: BTreeMap<Root, RootState>,
     stale_since: Option<SystemTime>,
     was_stale: bool,
@@ -61,7 +64,7 @@ impl Roots {
                 (root, RootState { prefix, ..RootState::default() })
             })
             .collect();
-        Self { backend, shared, restored: false, by_root, stale_since: None, was_stale: false }
+        Self { backend, shared, saved_due: None, by_root, stale_since: None, was_stale: false }
     }
 
     /// Each root with the handle that asks it to list again.
@@ -75,14 +78,17 @@ impl Roots {
         }
     }
 
-    /// Saved state is served.
-    pub(super) fn restored(&mut self) {
-        self.restored = true;
+    /// There is saved state, to be served unless the documents root is listed before long.
+    pub(super) fn restored(&mut self, now: Instant) {
+        self.saved_due = Some(now + SAVED_AFTER);
     }
 
     pub(super) fn listed(&mut self, root: &Root, now: Instant) {
         if let Some(state) = self.by_root.get_mut(root) {
             state.listed = true;
+        }
+        if *root == Root::Documents {
+            self.saved_due = None;
         }
         self.alive(root, now);
     }
@@ -106,11 +112,19 @@ impl Roots {
         }
         let since = state.failing.as_ref().map_or(now, |failing| failing.since);
         state.failing = Some(Failing { since, reason });
+        if *root == Root::Documents {
+            self.saved_due = self.saved_due.map(|due| due.min(now));
+        }
     }
 
-    /// Saved state serves and the documents root has not been listed since.
-    pub(super) fn is_from_disk(&self) -> bool {
-        self.restored && !self.documents().is_some_and(|state| state.listed)
+    /// Saved state serves: the documents root has not been listed, and is not waited for any longer.
+    pub(super) fn is_from_disk(&self, now: Instant) -> bool {
+        self.saved_due.is_some_and(|due| due <= now)
+    }
+
+    /// When saved state begins to serve; `None` where there is none, or it does already.
+    pub(super) fn saved_due(&self) -> Option<Instant> {
+        self.saved_due.filter(|_| !self.was_stale)
     }
 
     fn documents(&self) -> Option<&RootState> {
@@ -128,7 +142,7 @@ impl Roots {
 
     /// Whether what serves may be older than what the store holds. Remembers since when.
     pub(super) fn is_stale(&mut self, now: Instant) -> bool {
-        let stale = self.is_from_disk() || self.silent_since(now).is_some();
+        let stale = self.is_from_disk(now) || self.silent_since(now).is_some();
         if stale != self.was_stale {
             self.stale_since = stale.then(SystemTime::now);
             if stale {
@@ -182,5 +196,50 @@ impl Roots {
             })
             .collect();
         Health { ready, pending, stale_since: self.stale_since }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With saved state, at its start.
+    fn restored(start: Instant) -> Roots {
+        let mut roots = Roots::new(&Layout::default(), "etcd", true);
+        roots.restored(start);
+        roots
+    }
+
+    #[test]
+    fn saved_state_serves_where_the_store_tells_nothing_for_a_second() {
+        let start = Instant::now();
+        let mut roots = restored(start);
+        assert!(!roots.is_from_disk(start));
+        assert_eq!(roots.saved_due(), Some(start + SAVED_AFTER));
+        assert!(roots.is_stale(start + SAVED_AFTER));
+        assert_eq!(roots.saved_due(), None, "it serves: nothing is due");
+        assert!(roots.is_from_disk(start + SAVED_AFTER));
+    }
+
+    #[test]
+    fn saved_state_serves_from_the_first_failure_until_the_list() {
+        let start = Instant::now();
+        let mut roots = restored(start);
+        roots.failed(&Root::Documents, "connection refused".to_owned(), start);
+        assert!(roots.is_from_disk(start));
+        roots.alive(&Root::Documents, start);
+        assert!(roots.is_from_disk(start), "an answer is no list");
+        roots.listed(&Root::Documents, start);
+        assert!(!roots.is_from_disk(start + SAVED_AFTER));
+    }
+
+    #[test]
+    fn saved_state_does_not_serve_where_the_store_answers() {
+        let start = Instant::now();
+        let mut roots = restored(start);
+        roots.failed(&Root::Registrations, "no route to host".to_owned(), start);
+        roots.listed(&Root::Documents, start);
+        assert!(!roots.is_from_disk(start + SAVED_AFTER));
+        assert_eq!(roots.saved_due(), None);
     }
 }
