@@ -1114,10 +1114,16 @@ impl Client<'_> {
             for name in 0..NAMES {
                 let own = &self.types[of];
                 let told = own.told[name];
-                let waits = own.opened && !self.is_withheld(of) && own.covered(of) & 1 << name != 0;
-                let waits = waits && told != 0 && served[name] != 0 && told != served[name];
-                let before = own.kept[name].filter(|_| waits);
+                let has = own.opened && !self.is_withheld(of) && own.covered(of) & 1 << name != 0 && told != 0;
+                let waits = has && served[name] != 0 && told != served[name];
                 let had_turn = of < turns;
+                if !waits {
+                    // Back for a while, which the session may not have seen: then it goes on waiting where it waited.
+                    let unseen = own.kept[name].filter(|_| has && !had_turn);
+                    self.types[of].kept[name] = unseen.map(|kept| Kept { needs: None, since: None, ..kept });
+                    continue;
+                }
+                let before = own.kept[name];
                 let known = before.filter(|kept| kept.content == served[name]).and_then(|kept| kept.needs);
                 let (content, now) = (served[name], self.now);
                 let kept = Kept {
@@ -1126,8 +1132,8 @@ impl Client<'_> {
                     since: before.and_then(|kept| kept.since).or_else(|| had_turn.then_some(now)),
                     earliest: before.map_or(now, |kept| kept.earliest),
                 };
-                self.kept_back += usize::from(waits && had_turn && before.is_none_or(|kept| kept.since.is_none()));
-                self.types[of].kept[name] = waits.then_some(kept);
+                self.kept_back += usize::from(had_turn && before.is_none_or(|kept| kept.since.is_none()));
+                self.types[of].kept[name] = Some(kept);
             }
         }
     }
