@@ -17,10 +17,12 @@ use crate::resource::ResourceType;
 pub mod load;
 
 mod memory;
+mod nonce;
 mod registry;
 mod stream;
 
 use load::Loads;
+pub use nonce::Nonce;
 use registry::Registry;
 pub use stream::{Identity, Sent, StreamHandle};
 

@@ -4,11 +4,14 @@
 //! up in a [`crate::snapshot::Snapshot`]. Pure.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::document::DEFAULT_GROUP;
 use crate::document::group::NodeMatch;
 use crate::snapshot::GroupRules;
+
+/// The name of most nodes' group, one for all of them.
+static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_GROUP.into());
 
 /// What matters of a node. Small, whatever the node's size on the wire.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -41,7 +44,7 @@ pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {
     rules
         .iter()
         .find(|(_, group)| group.matches.iter().any(|rule| matches(rule, node)))
-        .map_or_else(|| DEFAULT_GROUP.into(), |(name, _)| Arc::clone(name))
+        .map_or_else(|| Arc::clone(&DEFAULT), |(name, _)| Arc::clone(name))
 }
 
 /// Whether everything that a rule asks for holds. A rule that asks for nothing holds for every node.

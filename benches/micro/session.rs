@@ -89,7 +89,7 @@ impl Stream {
             Variant::Sotw => (5, Some(1)),
             Variant::Delta => (6, None),
         };
-        append(&mut request, nonce_tag, nonce.as_bytes());
+        append(&mut request, nonce_tag, nonce.to_string().as_bytes());
         if let Some(tag) = version_tag {
             append(&mut request, tag, version.to_string().as_bytes());
         }

@@ -170,6 +170,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::document::key::{DocumentKey, Kind};
+    use crate::fleet::Nonce;
     use crate::fleet::{Fleet, Sent, Subscribed, Suspect};
     use crate::resource::ResourceType;
     use crate::snapshot::version::SetVersion;
@@ -187,8 +188,8 @@ mod tests {
         }
     }
 
-    fn sent(nonce: &str) -> Sent {
-        Sent { version: SetVersion(1), nonce: nonce.into(), at: SystemTime::UNIX_EPOCH }
+    fn sent(sequence: u64) -> Sent {
+        Sent { version: SetVersion(1), nonce: Some(Nonce::new(0, sequence)), at: SystemTime::UNIX_EPOCH }
     }
 
     #[test]
@@ -238,12 +239,12 @@ mod tests {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
         handle.subscribed(ResourceType::Cluster, None);
-        handle.sent(ResourceType::Cluster, sent("1"), 10);
-        handle.refused(ResourceType::Cluster, &sent("1"), 13, &"é".repeat(4096), 1, vec![]);
+        handle.sent(ResourceType::Cluster, sent(1), 10);
+        handle.refused(ResourceType::Cluster, &sent(1), 13, &"é".repeat(4096), 1, vec![]);
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
         let refusal = view().refused.expect("refused");
-        assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "1"));
-        handle.acknowledged(ResourceType::Cluster, sent("2"), None);
+        assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "00000000-1"));
+        handle.acknowledged(ResourceType::Cluster, sent(2), None);
         assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
     }
 
@@ -259,15 +260,15 @@ mod tests {
             told.iter().map(|(node, suspicion)| format!("{node} {}", suspicion.suspects[0].resource)).collect()
         };
         let handle = fleet.connect(identity("n1"));
-        handle.refused(ResourceType::Cluster, &sent("1"), 13, "no", 1, suspects("a"));
-        handle.refused(ResourceType::Cluster, &sent("2"), 13, "no", 2, suspects("b"));
+        handle.refused(ResourceType::Cluster, &sent(1), 13, "no", 1, suspects("a"));
+        handle.refused(ResourceType::Cluster, &sent(2), 13, "no", 2, suspects("b"));
         assert_eq!(told(), ["n1 a", "n1 b"]);
         handle.settle(ResourceType::Listener, |_| None);
         handle.settle(ResourceType::Cluster, |name| (name == "b").then_some(2));
         assert_eq!(told(), ["n1 b"]);
         handle.settle(ResourceType::Cluster, |_| Some(3));
         assert_eq!(told(), [""; 0], "refused anew, with other suspects");
-        handle.refused(ResourceType::Cluster, &sent("4"), 13, "no", 4, suspects("c"));
+        handle.refused(ResourceType::Cluster, &sent(4), 13, "no", 4, suspects("c"));
         drop(handle);
         assert_eq!(told(), ["n1 c"]);
         let _back = fleet.connect(identity("n1"));
@@ -302,7 +303,7 @@ mod tests {
     fn a_message_too_large_for_a_grpc_library_is_told() {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
-        handle.sent(ResourceType::Cluster, sent("1"), 5 * 1024 * 1024);
+        handle.sent(ResourceType::Cluster, sent(1), 5 * 1024 * 1024);
         assert_eq!(fleet.clients()[0].warnings, ["response_too_large"]);
     }
 }

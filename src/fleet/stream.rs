@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use super::registry::Registry;
 use super::{
-    ClientView, Conditions, Exchange, Observer, Refusal, Subscribed, Suspect, Suspicion, TypeView, Variant, warnings,
+    ClientView, Conditions, Exchange, Nonce, Observer, Refusal, Subscribed, Suspect, Suspicion, TypeView, Variant,
+    warnings,
 };
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
@@ -44,15 +45,19 @@ pub struct Identity {
 pub struct Sent {
     /// `version_info` / `system_version_info`.
     pub version: SetVersion,
-    /// Its nonce.
-    pub nonce: Arc<str>,
+    /// Its nonce; `None`: the client reported the version, no response did.
+    pub nonce: Option<Nonce>,
     /// When.
     pub at: SystemTime,
 }
 
 impl Sent {
     fn view(&self) -> Exchange {
-        Exchange { version: self.version.to_string(), nonce: self.nonce.to_string(), at: self.at }
+        Exchange {
+            version: self.version.to_string(),
+            nonce: self.nonce.map_or_else(String::new, |nonce| nonce.to_string()),
+            at: self.at,
+        }
     }
 }
 
@@ -255,7 +260,7 @@ impl StreamHandle {
 
     /// The client reported to have what it would have been sent.
     pub fn confirmed(&self, resource_type: ResourceType, version: SetVersion) {
-        let confirmed = Sent { version, nonce: Arc::from(""), at: SystemTime::now() };
+        let confirmed = Sent { version, nonce: None, at: SystemTime::now() };
         self.of_type(resource_type, |of_type| of_type.acknowledged = Some(confirmed));
     }
 

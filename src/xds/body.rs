@@ -228,11 +228,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 parent: &self.span,
                 r#type = resource_type.as_str(),
                 version = %response.version,
-                nonce = &*response.nonce,
+                nonce = %response.nonce,
                 bytes = response.blocks.len(),
                 "Sent a response"
             );
-            let sent = Sent { version: response.version, nonce: Arc::clone(&response.nonce), at: SystemTime::now() };
+            let sent = Sent { version: response.version, nonce: Some(response.nonce), at: SystemTime::now() };
             let size = response.head.len() + response.blocks.len();
             if size > GRPC_LARGE && self.session.node().is_some_and(|node| node.is_grpc_library()) {
                 warn!(
@@ -355,11 +355,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     fn note_answer(&self, handle: &StreamHandle, resource_type: ResourceType, answer: Answer) {
         let at = SystemTime::now();
         let word = resource_type.as_str();
-        let sent = Sent { version: answer.version, nonce: answer.nonce, at };
+        let sent = Sent { version: answer.version, nonce: Some(answer.nonce), at };
         handle.settle(resource_type, |name| self.session.refusal_of(resource_type, name));
         match answer.verdict {
             Verdict::Acknowledged => {
-                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = &*sent.nonce, "Acknowledged");
+                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = %answer.nonce, "Acknowledged");
                 if let Some(trace) = answer.trace {
                     let node_id = self.session.node().map(|node| &*node.id);
                     trace.adopt(&info_span!(parent: None, "acknowledged", node.id = node_id, r#type = word));
@@ -375,7 +375,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                     node.id = self.session.node().map(|node| &*node.id),
                     r#type = word,
                     version = %sent.version,
-                    nonce = &*sent.nonce,
+                    nonce = %answer.nonce,
                     code,
                     reason = message,
                     ?names,

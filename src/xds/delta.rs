@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
-
 use super::abilities::not_found;
+use super::head::Head;
 use super::listing::{Fields, Listing};
 use super::names::Interner;
 use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
 use super::{Error, limits};
-use crate::proto::wire::{ControlPlane, DeltaDiscoveryResponseHead, NamedVersion, ResourceLocator};
+use crate::fleet::Nonce;
+use crate::proto::wire::{NamedVersion, ResourceLocator};
 use crate::resource::ResourceType;
+use crate::snapshot::version::SetVersion;
+use bytes::Bytes;
 
 /// What a request subscribes to and from.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub(super) struct Edits {
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
-pub(super) fn decode(message: &Bytes) -> Result<Request, Error> {
+pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
     limits::entries(message)?;
     let mut request = Request::default();
     let mut edits = Edits::default();
@@ -88,22 +89,22 @@ impl Edits {
     }
 }
 
-/// A response without its resources. `absent`: those of `removed` that are told as errors, too.
+/// A response without its resources: an `envoy.service.discovery.v3.DeltaDiscoveryResponse` without field 2. `absent`: those
+/// of `removed` that are told as errors, too.
 pub(super) fn head<'a>(
     type_url: &str,
-    version: String,
-    nonce: &str,
+    version: SetVersion,
+    nonce: Nonce,
     identifier: &str,
     removed: &[Arc<str>],
     absent: impl Iterator<Item = &'a Arc<str>>,
 ) -> Vec<u8> {
-    DeltaDiscoveryResponseHead {
-        system_version_info: version,
-        type_url: type_url.to_owned(),
-        nonce: nonce.to_owned(),
-        removed_resources: removed.iter().map(ToString::to_string).collect(),
-        control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        resource_errors: absent.map(not_found).collect(),
-    }
-    .encode_to_vec()
+    let mut head = Head::new();
+    head.short(1, version);
+    head.text(4, type_url);
+    head.short(5, nonce);
+    removed.iter().for_each(|name| head.text(6, name));
+    head.control_plane(7, identifier);
+    absent.for_each(|name| head.message(9, &not_found(name)));
+    head.into_bytes()
 }

@@ -24,9 +24,9 @@ pub(super) struct Field<'a> {
     whole: Range<usize>,
 }
 
-impl Field<'_> {
-    pub(super) fn text(&self) -> Result<String, Error> {
-        std::str::from_utf8(self.payload).map(ToOwned::to_owned).map_err(malformed)
+impl<'a> Field<'a> {
+    pub(super) fn text(&self) -> Result<&'a str, Error> {
+        std::str::from_utf8(self.payload).map_err(malformed)
     }
 
     pub(super) fn message<M: prost::Message + Default>(&self) -> Result<M, Error> {

@@ -76,7 +76,8 @@ impl Buf for Message {
     fn advance(&mut self, count: usize) {
         assert!(count <= self.remaining, "advance by {count} of {} bytes", self.remaining);
         self.remaining -= count;
-        if let Some(in_flight) = &self.in_flight {
+        // What was written whole is dropped, which says so, too.
+        if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.remaining > 0) {
             in_flight.moved();
         }
         let of_head = count.min(self.head.len());
@@ -110,6 +111,7 @@ impl Buf for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Nonce;
     use crate::resource::{Resource, ResourceType};
     use crate::snapshot::blocks::{Shape, encode};
     use crate::snapshot::version::SetVersion;
@@ -120,7 +122,7 @@ mod tests {
         Response {
             resource_type: Some(ResourceType::Cluster),
             version: SetVersion(1),
-            nonce: "1".into(),
+            nonce: Nonce::new(0, 1),
             head: vec![9; 40],
             blocks: encode(ResourceType::Cluster, Shape::Delta, &resources),
         }

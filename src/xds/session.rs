@@ -23,7 +23,7 @@ use super::state::{Draft, Reported, State, Target, Unanswered};
 use super::warming::Back;
 use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
-use crate::fleet::{Conditions, Suspect, Variant};
+use crate::fleet::{Conditions, Nonce, Suspect, Variant};
 use crate::proto::wire;
 use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
@@ -62,10 +62,10 @@ pub struct Settings {
 
 /// A request, taken apart.
 #[derive(Debug, Default)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     pub(super) node: Bytes,
-    pub(super) type_url: String,
-    pub(super) nonce: String,
+    pub(super) type_url: &'a str,
+    pub(super) nonce: &'a str,
     pub(super) refusal: Option<wire::Status>,
     pub(super) lists: Lists,
 }
@@ -100,7 +100,7 @@ pub struct Answer {
     /// The response's version.
     pub version: SetVersion,
     /// The response's nonce.
-    pub nonce: Arc<str>,
+    pub nonce: Nonce,
     /// Its number within the stream.
     pub sequence: u64,
     /// When what the response carried was published; `None` when it carried more than a publish.
@@ -137,7 +137,7 @@ pub struct Response {
     /// Its version.
     pub version: SetVersion,
     /// Its nonce.
-    pub nonce: Arc<str>,
+    pub nonce: Nonce,
     /// The message without its resources, encoded.
     pub head: Vec<u8>,
     /// The resources, encoded.
@@ -155,7 +155,6 @@ struct Unserved {
 #[derive(Debug)]
 pub struct Session {
     settings: Settings,
-    nonce_prefix: Box<str>,
     node: Option<Arc<Node>>,
     abilities: Abilities,
     /// Length and hash of the node as it was last received: most clients repeat it in every request.
@@ -182,7 +181,6 @@ impl Session {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            nonce_prefix: format!("{:08x}-", settings.salt).into(),
             settings,
             node: None,
             abilities: Abilities::default(),
@@ -308,7 +306,7 @@ impl Session {
         if self.settings.variant == Variant::Delta && self.greeting_at.is_none() && self.sequence == 0 {
             self.greeting_at = Some(now + GREETING_AFTER);
         }
-        match self.resource_type(&request.type_url)? {
+        match self.resource_type(request.type_url)? {
             Some(resource_type) => self.on_typed(resource_type, request),
             None => {
                 self.on_unserved(request);
@@ -353,24 +351,23 @@ impl Session {
         }
     }
 
-    fn on_unserved(&mut self, request: Request) {
+    fn on_unserved(&mut self, request: Request<'_>) {
         if let Lists::Delta(edits) = &request.lists
             && let Some(names) = edits.unserved(!request.nonce.is_empty())
         {
-            self.unserved.push_back(Unserved { type_url: request.type_url, names });
+            self.unserved.push_back(Unserved { type_url: request.type_url.to_owned(), names });
         }
     }
 
-    fn on_typed(&mut self, resource_type: ResourceType, mut request: Request) -> Result<Outcome, Error> {
+    fn on_typed(&mut self, resource_type: ResourceType, mut request: Request<'_>) -> Result<Outcome, Error> {
         let first = self.types[resource_type.index()].is_none();
         let state = self.types[resource_type.index()].get_or_insert_with(|| Box::new(State::new(resource_type)));
-        let reported = match &mut request.lists {
-            Lists::Sotw(listed) => listed.reported(),
-            Lists::Delta(edits) => edits.take_reported(),
-        };
         if first {
-            self.reported |= !matches!(reported, Reported::Nothing);
-            state.reported = reported;
+            state.reported = match &mut request.lists {
+                Lists::Sotw(listed) => listed.reported(),
+                Lists::Delta(edits) => edits.take_reported(),
+            };
+            self.reported |= !matches!(state.reported, Reported::Nothing);
         }
         let asked = match &request.lists {
             Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
@@ -404,8 +401,9 @@ impl Session {
     }
 
     /// ACK and NACK: told apart by `error_detail` alone (GEN-15), matched by nonce alone.
-    fn on_answer(&mut self, resource_type: ResourceType, request: &Request) -> Option<Answer> {
-        let sequence = request.nonce.strip_prefix(&*self.nonce_prefix)?.parse().ok()?;
+    fn on_answer(&mut self, resource_type: ResourceType, request: &Request<'_>) -> Option<Answer> {
+        let salt = self.settings.salt;
+        let sequence = Nonce::sequence_of(request.nonce, salt)?;
         let state = self.types[resource_type.index()].as_mut()?;
         let answered = state.on_answer(sequence)?;
         self.alarm.on_answer(resource_type);
@@ -427,7 +425,7 @@ impl Session {
                 Verdict::Refused { code: status.code, message: status.message.clone(), names, suspects }
             }
         };
-        Some(Answer { version, nonce: request.nonce.as_str().into(), sequence, published_at, trace, verdict })
+        Some(Answer { version, nonce: Nonce::new(salt, sequence), sequence, published_at, trace, verdict })
     }
 
     // ---- responses ----
@@ -569,22 +567,20 @@ impl Session {
         Some(self.respond(resource_type, &content, version))
     }
 
-    fn nonce(&self) -> Arc<str> {
-        format!("{}{}", self.nonce_prefix, self.sequence).into()
+    fn nonce(&self) -> Nonce {
+        Nonce::new(self.settings.salt, self.sequence)
     }
 
     fn respond(&self, resource_type: ResourceType, content: &Content, version: SetVersion) -> Response {
         let nonce = self.nonce();
         let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
         let (shape, head) = match self.settings.variant {
-            Variant::Sotw => {
-                (Shape::Sotw, sotw::head(type_url, version.to_string(), &nonce, identifier, &content.removed))
-            }
+            Variant::Sotw => (Shape::Sotw, sotw::head(type_url, version, nonce, identifier, &content.removed)),
             Variant::Delta => {
                 let asked = self.types[resource_type.index()].as_ref().filter(|_| self.abilities.errors);
                 let is_asked = |name: &&Arc<str>| asked.is_some_and(|state| state.subscription.names.contains(name));
                 let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
-                (Shape::Delta, delta::head(type_url, version.to_string(), &nonce, identifier, removed, absent))
+                (Shape::Delta, delta::head(type_url, version, nonce, identifier, removed, absent))
             }
         };
         let wrapped = shape == Shape::Sotw && self.abilities.wrappers && resource_type.knows_ttl();
@@ -601,7 +597,7 @@ impl Session {
         self.greeting_at = None;
         let (version, nonce) = (SetVersion::default(), self.nonce());
         let identifier = &*self.settings.identifier;
-        let head = delta::head(&unserved.type_url, version.to_string(), &nonce, identifier, &unserved.names, [].iter());
+        let head = delta::head(&unserved.type_url, version, nonce, identifier, &unserved.names, [].iter());
         Response { resource_type: None, version, nonce, head, blocks: Blocks::empty() }
     }
 

@@ -2,36 +2,40 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
-
 use super::abilities::not_found;
+use super::head::Head;
 use super::listing::{Fields, Listing};
 use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
 use super::{Error, limits};
-use crate::proto::wire::{ControlPlane, DiscoveryResponseHead, ResourceLocator};
+use crate::fleet::Nonce;
+use crate::proto::wire::ResourceLocator;
 use crate::resource::ResourceType;
+use crate::snapshot::version::SetVersion;
 use crate::xds::names::Interner;
+use bytes::Bytes;
 
 /// The names that a request lists.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
-    /// Whether it has a `version_info`: the client has something already.
-    version_info: String,
+    /// The `version_info`, a text; not empty: the client has something already.
+    version_info: Bytes,
     names: Listing,
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`.
-pub(super) fn decode(message: &Bytes) -> Result<Request, Error> {
+pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
     limits::entries(message)?;
     let mut request = Request::default();
     let mut listed = Listed::default();
     let mut fields = Fields::new(message, 7);
     while let Some(field) = fields.next()? {
         match field.number {
-            1 => listed.version_info = field.text()?,
+            1 => {
+                field.text()?;
+                listed.version_info = field.bytes(message);
+            }
             2 => request.node = field.bytes(message),
             3 => listed.names.push(message, &field),
             4 => request.type_url = field.text()?,
@@ -46,10 +50,10 @@ pub(super) fn decode(message: &Bytes) -> Result<Request, Error> {
 
 impl Listed {
     /// What the client says it has.
-    pub(super) fn reported(&mut self) -> Reported {
-        match std::mem::take(&mut self.version_info) {
-            version if version.is_empty() => Reported::Nothing,
-            version => Reported::Version(version),
+    pub(super) fn reported(&self) -> Reported {
+        match &*String::from_utf8_lossy(&self.version_info) {
+            "" => Reported::Nothing,
+            version => Reported::Version(version.to_owned()),
         }
     }
 
@@ -69,20 +73,20 @@ impl Listed {
     }
 }
 
-/// A response without its resources. `absent`: what was asked for and does not exist.
+/// A response without its resources: an `envoy.service.discovery.v3.DiscoveryResponse` without field 2. `absent`: what was
+/// asked for and does not exist.
 pub(super) fn head(
     type_url: &str,
-    version_info: String,
-    nonce: &str,
+    version: SetVersion,
+    nonce: Nonce,
     identifier: &str,
     absent: &[Arc<str>],
 ) -> Vec<u8> {
-    DiscoveryResponseHead {
-        version_info,
-        type_url: type_url.to_owned(),
-        nonce: nonce.to_owned(),
-        control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        resource_errors: absent.iter().map(not_found).collect(),
-    }
-    .encode_to_vec()
+    let mut head = Head::new();
+    head.short(1, version);
+    head.text(4, type_url);
+    head.short(5, nonce);
+    head.control_plane(6, identifier);
+    absent.iter().for_each(|name| head.message(7, &not_found(name)));
+    head.into_bytes()
 }

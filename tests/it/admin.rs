@@ -11,7 +11,7 @@ use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, ListReason};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
-use chancery::fleet::{Fleet, Identity, Sent, StreamHandle, Suspect, Variant};
+use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Command, Health};
 use chancery::reconcile::world::{Options, World};
@@ -174,8 +174,8 @@ fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
     })
 }
 
-fn sent(version: u128, nonce: &str) -> Sent {
-    Sent { version: SetVersion(version), nonce: nonce.into(), at: SystemTime::UNIX_EPOCH + BUILT_AT }
+fn sent(version: u128, sequence: u64) -> Sent {
+    Sent { version: SetVersion(version), nonce: Some(Nonce::new(0xa, sequence)), at: SystemTime::UNIX_EPOCH + BUILT_AT }
 }
 
 const CLUSTER: &str = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
@@ -254,11 +254,11 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     let server = Server::start(&[]).await;
     let (first, second) = (connect(&server.fleet, "edge-1"), connect(&server.fleet, "edge-2"));
     first.subscribed(ResourceType::Cluster, None);
-    first.sent(ResourceType::Cluster, sent(1, "a1"), 10);
-    first.acknowledged(ResourceType::Cluster, sent(1, "a1"), None);
+    first.sent(ResourceType::Cluster, sent(1, 1), 10);
+    first.acknowledged(ResourceType::Cluster, sent(1, 1), None);
     first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
-    first.sent(ResourceType::Route, sent(2, "a2"), 10);
-    first.refused(ResourceType::Route, &sent(2, "a2"), 13, "no such filter", 1, vec![]);
+    first.sent(ResourceType::Route, sent(2, 2), 10);
+    first.refused(ResourceType::Route, &sent(2, 2), 13, "no such filter", 1, vec![]);
     drop(second);
 
     let at = "2026-01-02T03:04:05.678Z";
@@ -275,15 +275,15 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
         "types": {
             "clusters": {
                 "subscribed": "*",
-                "sent": { "version": one, "nonce": "a1", "at": at },
-                "acknowledged": { "version": one, "nonce": "a1", "at": at },
+                "sent": { "version": one, "nonce": "0000000a-1", "at": at },
+                "acknowledged": { "version": one, "nonce": "0000000a-1", "at": at },
                 "refused": null,
             },
             "routes": {
                 "subscribed": ["default"],
-                "sent": { "version": two, "nonce": "a2", "at": at },
+                "sent": { "version": two, "nonce": "0000000a-2", "at": at },
                 "acknowledged": null,
-                "refused": { "version": two, "nonce": "a2", "at": at, "code": 13, "message": "no such filter" },
+                "refused": { "version": two, "nonce": "0000000a-2", "at": at, "code": 13, "message": "no such filter" },
             },
         },
     });
@@ -302,7 +302,7 @@ async fn a_document_that_proxies_refuse_says_so() {
     let message = "Error adding/updating cluster(s) users: bad";
     let suspects =
         || vec![Suspect { resource: "users".into(), documents: vec![DocumentKey::new(Kind::Clusters, "users")] }];
-    refusing.refused(ResourceType::Cluster, &sent(1, "a1"), 13, message, 1, suspects());
+    refusing.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
@@ -311,7 +311,7 @@ async fn a_document_that_proxies_refuse_says_so() {
     });
     assert_eq!(shown, json!({ "documents": [users] }));
     let second = connect(&server.fleet, "edge-2");
-    second.refused(ResourceType::Cluster, &sent(1, "b1"), 13, message, 1, suspects());
+    second.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
     assert_eq!(reason, json!(format!("refused by 2 proxies, edge-1, edge-2: {message}")));
     second.settle(ResourceType::Cluster, |_| None);

@@ -203,6 +203,10 @@ impl Roots {
 mod tests {
     use super::*;
 
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
     /// With saved state, at its start.
     fn restored(start: Instant) -> Roots {
         let mut roots = Roots::new(&Layout::default(), "etcd", true);
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn saved_state_serves_where_the_store_tells_nothing_for_a_second() {
-        let start = Instant::now();
+        let start = now();
         let mut roots = restored(start);
         assert!(!roots.is_from_disk(start));
         assert_eq!(roots.saved_due(), Some(start + SAVED_AFTER));
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn saved_state_serves_from_the_first_failure_until_the_list() {
-        let start = Instant::now();
+        let start = now();
         let mut roots = restored(start);
         roots.failed(&Root::Documents, "connection refused".to_owned(), start);
         assert!(roots.is_from_disk(start));
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn saved_state_does_not_serve_where_the_store_answers() {
-        let start = Instant::now();
+        let start = now();
         let mut roots = restored(start);
         roots.failed(&Root::Registrations, "no route to host".to_owned(), start);
         roots.listed(&Root::Documents, start);

@@ -196,7 +196,18 @@ fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
         Reported::Versions(versions) => (String::new(), versions.into_iter().collect()),
     };
     let refusal = refusal.map(|status| (status.code, status.message));
-    Ok((Read { type_url, nonce, refusal, version, names, unsubscribed, versions }, node))
+    Ok((
+        Read {
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            refusal,
+            version,
+            names,
+            unsubscribed,
+            versions,
+        },
+        node,
+    ))
 }
 
 /// The same, read with the messages as Envoy's own .proto files have them.
@@ -566,7 +577,7 @@ impl Anything {
                     decoded.nonce
                 }
             };
-            prop_assert_eq!(&*response.nonce, &*nonce);
+            prop_assert_eq!(response.nonce.to_string(), &*nonce);
             prop_assert!(self.seen.insert(nonce.clone()), "the nonce {} comes twice", nonce);
             self.nonces.push(nonce);
         }

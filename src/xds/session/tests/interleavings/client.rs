@@ -15,7 +15,7 @@ use super::world::{
     BAD, CLUSTER, Contents, ENDPOINT, EXTENSION, LISTENER, Moment, NAMES, ON_DEMAND, ROUTE, SCOPED, SECRET, TYPES,
     World, letter, referrers, refers, version,
 };
-use crate::fleet::Variant;
+use crate::fleet::{Nonce, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 use crate::snapshot::version::SetVersion;
@@ -46,7 +46,7 @@ macro_rules! ensure {
 /// A response that was taken and not answered.
 #[derive(Debug)]
 struct Taken {
-    nonce: Arc<str>,
+    nonce: Nonce,
     version: SetVersion,
     items: Contents,
     removed: u8,
@@ -162,7 +162,7 @@ pub(super) struct Client<'a> {
     pub(super) in_edge: bool,
     introduced: bool,
     reported: bool,
-    nonces: HashSet<Arc<str>>,
+    nonces: HashSet<Nonce>,
     previous_stream_nonce: String,
     opened_at: Option<Instant>,
     /// Endpoints whose cluster was told, to follow in this flush; and all that may come unasked for it.
@@ -669,11 +669,10 @@ impl Client<'_> {
             return Ok(false);
         };
         ensure!(self.published, "a response before anything is published");
-        ensure!(!response.nonce.is_empty(), "GEN-07: an empty nonce");
-        ensure!(self.nonces.insert(Arc::clone(&response.nonce)), "GEN-07: {} twice", response.nonce);
+        ensure!(self.nonces.insert(response.nonce), "GEN-07: {} twice", response.nonce);
         let served = response.resource_type.unwrap_or(ResourceType::Runtime);
         let said = Said::read(served, self.delta(), &response.head, response.blocks.pieces())?;
-        ensure!(said.nonce == response.nonce.as_bytes(), "the nonce is not in the head");
+        ensure!(said.nonce == response.nonce.to_string().as_bytes(), "the nonce is not in the head");
         ensure!(self.delta() || said.version == response.version.to_string().as_bytes(), "another version in the head");
         let Some(resource_type) = response.resource_type else { return self.on_unserved(&said).map(|()| true) };
         let of = resource_type.index();
@@ -683,7 +682,7 @@ impl Client<'_> {
         self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
         self.on_response(of, &said, response.version)?;
         let Said { items, removed, .. } = said;
-        let (nonce, version, at) = (Arc::clone(&response.nonce), response.version, self.now);
+        let (nonce, version, at) = (response.nonce, response.version, self.now);
         let (dropped, greets) = (!self.types[of].covered(of), bits(&items) == 0 && removed == 0);
         let all = (of == CLUSTER && !(self.delta() && greets)).then(|| self.served()[CLUSTER]);
         self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped, forsaken: 0, all, at });
