@@ -3,7 +3,8 @@
 //! What a management server costs above it is the price of its protocol, its bookkeeping and its encoding. It is given
 //! resources as they were recorded from another server, answers the first request of each type with all of them, ignores
 //! every other request, and on `POST /endpoint/NAME/PORT` or `/cluster/NAME/MILLISECONDS` pushes what that change makes
-//! a management server push: one resource, or in SotW all clusters.
+//! this server push: one resource, or in SotW all clusters; and after a cluster its endpoints, without which a real Envoy
+//! goes on warming it (design.md decision 5).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -92,9 +93,11 @@ impl Floor {
             };
         }
         let whole = self.variant == Variant::Sotw && of_type == Type::Cluster;
-        let message = self.message(of_type, (!whole).then_some(name));
-        // Nobody listens before the first client.
-        drop(self.pushes.send((of_type, message)));
+        let follows = (of_type == Type::Cluster).then_some((Type::Endpoint, Some(name)));
+        for (of_type, only) in [(of_type, (!whole).then_some(name))].into_iter().chain(follows) {
+            // Nobody listens before the first client.
+            drop(self.pushes.send((of_type, self.message(of_type, only))));
+        }
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
-//! What this server owes: each ratio that it should reach, with the one that was measured.
+//! What this server owes: each ratio that it should reach, with the one that was measured, and the bounds of the scenarios.
 //!
 //! Small is 100 clusters, large 1,000; a thousand clients, the same load in the same run. Peers are the released servers of
 //! `benches/peers/`; the best of them is the one to compare with, figure by figure.
 
-use super::cells::{Cells, median};
+use super::cells::{Cells, Key, median};
 use super::server::Kind;
 use super::wire::Variant;
 
@@ -54,17 +54,99 @@ fn promises() -> Vec<Promise> {
     promises
 }
 
-/// The table; empty where nothing of it was measured.
+/// The tables; empty where nothing of them was measured.
 pub fn table(cells: &Cells) -> String {
-    let rows: Vec<String> = promises().iter().filter_map(|promise| row(cells, promise)).collect();
-    if rows.is_empty() {
-        return String::new();
+    let promised: Vec<String> = promises().iter().filter_map(|promise| row(cells, promise)).collect();
+    let bounded: Vec<String> = bounds(cells).iter().filter_map(Bound::row).collect();
+    let mut text = String::new();
+    if !promised.is_empty() {
+        text.push_str(
+            "\n## What is owed\n\n| load | figure | against | at most | measured | |\n|---|---|---|---|---|---|\n",
+        );
+        promised.iter().for_each(|row| text.push_str(row));
     }
-    let mut text = String::from(
-        "\n## What is owed\n\n| load | figure | against | at most | measured | |\n|---|---|---|---|---|---|\n",
-    );
-    rows.iter().for_each(|row| text.push_str(row));
+    if !bounded.is_empty() {
+        text.push_str("\n## What each scenario must show\n\n| scenario | figure | at most | measured | |\n|---|---|---|---|---|\n");
+        bounded.iter().for_each(|row| text.push_str(row));
+    }
     text
+}
+
+/// A bound of a scenario: its words, how much it may be, how much it was.
+struct Bound {
+    scenario: &'static str,
+    words: String,
+    most: f64,
+    measured: Option<f64>,
+}
+
+impl Bound {
+    fn row(&self) -> Option<String> {
+        let Self { scenario, words, most, measured } = self;
+        let measured = (*measured)?;
+        let verdict = if measured <= *most { "met" } else { "**missed**" };
+        let digits = if *most >= 10.0 { 0 } else { 2 };
+        Some(format!("| {scenario} | {words} | {most:.digits$} | {measured:.digits$} | {verdict} |\n"))
+    }
+}
+
+/// What the scenarios beside `base` must show of this server.
+fn bounds(cells: &Cells) -> Vec<Bound> {
+    let of = |id: &str, label: &str, variant: Variant, clients: usize, figure: &str| {
+        let key =
+            |key: &Key| key.id == id && key.label == label && key.variant == variant.as_str() && key.clients == clients;
+        let (_, servers) = cells.iter().find(|(own, _)| key(own))?;
+        let (_, figures) = servers.iter().find(|(kind, _)| *kind == Kind::Chancery)?;
+        figures.get(figure).map(|values| median(values))
+    };
+    let over = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
+    let mut bounds = Vec::new();
+    let mut bound = |scenario, words: &str, most, measured| {
+        bounds.push(Bound { scenario, words: words.to_owned(), most, measured });
+    };
+    let (delta, sotw) = (Variant::Delta, Variant::Sotw);
+    bound("B1", "10,000 clients: p99 of one change, ms", 500.0, of("B1", "", delta, 10_000, "p99_ms"));
+    bound("B1", "10,000 clients: RSS, MiB", 512.0, of("B1", "", delta, 10_000, "rss_mib"));
+    let b3 = |names: usize| of("B3", &format!("{names} names a client"), delta, 1000, "cpu_ms_update");
+    bound(
+        "B3",
+        "CPU of a change that 10 clients are interested in, over one that 100 are",
+        1.0,
+        over(b3(100), b3(1000)),
+    );
+    bound("B3", "CPU of a change that 1 client is interested in, over one that 100 are", 1.0, over(b3(10), b3(1000)));
+    for (variant, types) in [(delta, &["cluster", "listener", "route"][..]), (sotw, &["cluster", "listener"][..])] {
+        for of_type in types {
+            let sent = of("B4", "", variant, 1000, &format!("resources_{of_type}"));
+            bound("B4", &format!("{}: {of_type}s sent again to a client", variant.as_str()), 0.0, sent);
+        }
+    }
+    for variant in [delta, sotw] {
+        let words = format!("{}: responses in 30 s to a client that refuses everything", variant.as_str());
+        bound("B6", &words, 1.0, of("B6", "", variant, 500, "responses_refuser"));
+    }
+    let b7 = |label| of("B7", label, sotw, 500, "p99_ms");
+    bound(
+        "B7",
+        "p99 of the healthy clients over that of a run with none stalled",
+        1.2,
+        over(b7("25 stalled"), b7("0 stalled")),
+    );
+    for variant in [delta, sotw] {
+        let words = format!("{}: EDS responses to a client for 1,000 changes", variant.as_str());
+        bound("B8", &words, 14.0, of("B8", "", variant, 500, "responses_endpoint"));
+    }
+    let b9 = |routes: usize, figure| of("B9", &format!("{routes} routes"), delta, 1, figure);
+    bound("B9", "100,000 routes: the full load, s", 10.0, b9(100_000, "load_s"));
+    bound("B9", "100,000 routes: RSS, MiB", 1024.0, b9(100_000, "rss_empty_mib"));
+    let b10 = |figure| of("B10", "", delta, 100, figure);
+    bound(
+        "B10",
+        "RSS of the last tenth of 20,000 node ids over that of the first",
+        1.1,
+        over(b10("rss_late_mib"), b10("rss_early_mib")),
+    );
+    bounds
 }
 
 fn row(cells: &Cells, Promise(words, figure, label, variant, bar): &Promise) -> Option<String> {
