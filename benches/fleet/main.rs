@@ -74,6 +74,9 @@ enum Command {
         /// A command that makes a change; the time until every client got a response after it is measured.
         #[arg(long)]
         hook: Option<String>,
+        /// Nodes as large as a real Envoy's.
+        #[arg(long)]
+        envoy_node: bool,
     },
     /// Write tables and plots from results.
     Report {
@@ -122,7 +125,9 @@ async fn main() -> Result<()> {
             run(&cells, rounds, &servers, |row| report::append(&results, row)).await?;
             Ok(())
         }
-        Some(Command::Connect { address, variant, clients, hook }) => connect(address, variant, clients, hook).await,
+        Some(Command::Connect { address, variant, clients, hook, envoy_node }) => {
+            connect(address, variant, clients, hook, envoy_node).await
+        }
         Some(Command::Report { results, out }) => report::write(&results, &out),
         Some(Command::Check { baseline, update }) => check(&baseline, update).await,
         Some(Command::Floor { resources, variant }) => floor::serve(variant, &resources).await,
@@ -196,7 +201,13 @@ async fn check(baseline: &Path, update: bool) -> Result<()> {
 }
 
 /// Clients on an address of somebody's choice.
-async fn connect(address: std::net::SocketAddr, variant: Variant, clients: usize, hook: Option<String>) -> Result<()> {
+async fn connect(
+    address: std::net::SocketAddr,
+    variant: Variant,
+    clients: usize,
+    hook: Option<String>,
+    envoy_node: bool,
+) -> Result<()> {
     use std::sync::atomic::Ordering;
     let plan = load::Plan {
         address,
@@ -206,7 +217,7 @@ async fn connect(address: std::net::SocketAddr, variant: Variant, clients: usize
         stalling: 0,
         asks: load::AsksFor::All,
         keep_versions: false,
-        envoy_node: false,
+        envoy_node,
     };
     let mut load = load::Load::start(plan.clone(), None, Duration::from_secs(120)).await?;
     say(&format!("{clients} clients have everything after {:?}", load.cold));

@@ -164,6 +164,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
             this.unread = later;
             return Poll::Ready(Ok(()));
         }
+        if this.reframe.pauses() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let room = buffer.remaining();
         this.unload(buffer);
         while buffer.remaining() == room && room > 0 {

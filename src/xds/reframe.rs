@@ -12,6 +12,8 @@ use tokio::io::ReadBuf;
 const HEADER: usize = 9;
 /// The payload of a piece, in bytes. Less than half of h2's first buffer, so that the next always fits beside it.
 const PIECE: usize = 4000;
+/// After so many pieces who takes them should have a turn: each that is not taken keeps a buffer of h2's.
+const PIECES: usize = 4;
 /// The type of the frame, and its flags: the stream ends with it; it has padding, which counts and cannot be cut.
 const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
@@ -32,6 +34,8 @@ pub(super) struct Reframe {
     rest: usize,
     /// The flags of the last piece.
     flags: u8,
+    /// Pieces that were handed on since the last pause.
+    pieces: usize,
 }
 
 impl Reframe {
@@ -66,6 +70,16 @@ impl Reframe {
         input.len() - unread.len()
     }
 
+    /// Whether the reader should pause before it reads on: a large request is on its way, and what came of it waits to be
+    /// taken.
+    pub(super) fn pauses(&mut self) -> bool {
+        let pauses = self.rest > 0 && self.pieces >= PIECES;
+        if pauses {
+            self.pieces = 0;
+        }
+        pauses
+    }
+
     fn begin_frame(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.read;
         let len = u32::from_be_bytes([0, high, middle, low]) as usize;
@@ -81,6 +95,7 @@ impl Reframe {
     fn begin_piece(&mut self) {
         self.left = self.rest.min(PIECE);
         self.rest -= self.left;
+        self.pieces += 1;
         let [.., middle, low] = self.left.to_be_bytes();
         let flags = if self.rest > 0 { self.flags & !END_STREAM } else { self.flags };
         self.next[..5].copy_from_slice(&[0, middle, low, DATA, flags]);
@@ -152,6 +167,20 @@ mod tests {
         ]
         .concat();
         assert_eq!(fed(&input, input.len(), 8192), input);
+    }
+
+    #[test]
+    fn a_large_request_is_read_with_pauses() {
+        let mut reframe = Reframe::default();
+        let (input, mut space) = (frame(DATA, 0, 1, &vec![0; 10 * PIECE]), vec![0; 11 * PIECE]);
+        let mut pauses = Vec::new();
+        for chunk in input.chunks(PIECE) {
+            reframe.feed(chunk, &mut ReadBuf::new(&mut space));
+            pauses.push(reframe.pauses());
+        }
+        assert_eq!(pauses.iter().filter(|pauses| **pauses).count(), 2, "{pauses:?}");
+        reframe.feed(&frame(DATA, 0, 1, &[0; 10]), &mut ReadBuf::new(&mut space));
+        assert!(!reframe.pauses());
     }
 
     proptest! {
