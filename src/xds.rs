@@ -43,6 +43,7 @@ mod reframe;
 mod refusals;
 mod service;
 mod session;
+mod socket;
 mod sotw;
 mod state;
 mod subscription;

@@ -26,6 +26,7 @@ use super::aside::Aside;
 use super::peer::{Link, Peer};
 use super::preface::{self, Foreign};
 use super::service::{Dispatch, Shared};
+use super::socket::Socket;
 use super::task::Tasks;
 
 /// Envoy's per-type services open a stream a cluster (GR-05).
@@ -126,11 +127,12 @@ enum End {
     Stop,
 }
 
-type Http2<T> = http2::Connection<TokioIo<T>, Dispatch, Tasks>;
+type Http2<T> = http2::Connection<TokioIo<Socket<T>>, Dispatch, Tasks>;
 
 /// One connection that is served. Done when it is over.
 struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     http2: Pin<Box<Http2<T>>>,
+    socket: Socket<T>,
     end: Aside<Pin<Box<dyn Future<Output = End> + Send>>>,
     /// Tells the connection's streams to end, each at its turn.
     ending: CancellationToken,
@@ -139,12 +141,12 @@ struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
-    fn new(server: Arc<Shared>, transport: T, guest: Guest, link: Link) -> Self {
+    fn new(server: Arc<Shared>, socket: Socket<T>, guest: Guest, link: Link) -> Self {
         let peer = Peer::new(guest.address, link, server.options.plaintext_secrets);
         let ending = CancellationToken::new();
         let dispatch = Dispatch { server: Arc::clone(&server), peer, ending: ending.clone() };
-        let http2 = Box::pin(http2_of(&server.tasks).serve_connection(TokioIo::new(transport), dispatch));
-        Self { http2, end: Aside::new(Box::pin(Arc::clone(&server).end())), ending, server, guest }
+        let http2 = Box::pin(http2_of(&server.tasks).serve_connection(TokioIo::new(socket.clone()), dispatch));
+        Self { http2, socket, end: Aside::new(Box::pin(Arc::clone(&server).end())), ending, server, guest }
     }
 }
 
@@ -154,10 +156,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         loop {
-            if let Poll::Ready(result) = this.http2.as_mut().poll(context) {
-                if let Err(error) = result {
-                    debug!(%error, address = ?this.guest.address, "A connection ended");
-                }
+            let served = this.http2.as_mut().poll(context);
+            let sent = this.socket.poll_send(context);
+            let error = match (served, sent) {
+                (Poll::Ready(Ok(())), _) => return Poll::Ready(()),
+                (Poll::Ready(Err(error)), _) => Some(error.to_string()),
+                (Poll::Pending, Poll::Ready(Err(error))) => Some(error.to_string()),
+                (Poll::Pending, _) => None,
+            };
+            if let Some(error) = error {
+                debug!(error, address = ?this.guest.address, "A connection ended");
                 return Poll::Ready(());
             }
             match ready!(this.end.poll(context)) {

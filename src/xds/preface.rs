@@ -2,18 +2,15 @@
 //!
 //! HTTP/2 begins with 24 bytes that are always the same. They are read here, so that there is a deadline for them, and so
 //! that who speaks something else is told in its own words what this port is. What is handed on reads as if nothing of it
-//! had been read, and large DATA frames came in pieces (`reframe`).
+//! had been read.
 
-use std::cell::RefCell;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::reframe::Reframe;
+use super::socket::Socket;
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,29 +72,11 @@ impl Foreign {
     }
 }
 
-/// What is read at a time, in bytes.
-const READ_MAX: usize = 16 * 1024;
-
-thread_local! {
-    /// What is being read, whoever's it is: nothing is in it between two polls.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MAX].into());
-}
-
-/// A connection whose preface was read.
-pub(super) struct Begun<T> {
-    /// Of the preface.
-    unread: &'static [u8],
-    reframe: Reframe,
-    /// Read, and not handed on for want of room.
-    backlog: Vec<u8>,
-    io: T,
-}
-
 /// Read the preface. `Ok(Err(..))`: it is none, and who sent it was told.
 ///
 /// # Errors
 /// The connection is broken.
-pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) -> io::Result<Result<Begun<T>, Foreign>> {
+pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) -> io::Result<Result<Socket<T>, Foreign>> {
     let mut first = [0; PREFACE.len()];
     let mut len = 0;
     while len < first.len() && is_open(&first[..len]) {
@@ -107,7 +86,7 @@ pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) -> io::Re
         }
     }
     if first == PREFACE {
-        return Ok(Ok(Begun { unread: PREFACE, reframe: Reframe::default(), backlog: Vec::new(), io }));
+        return Ok(Ok(Socket::new(io, PREFACE)));
     }
     let foreign = Foreign::of(&first[..len]);
     // Whether it hears this is its own affair.
@@ -130,80 +109,6 @@ async fn part<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T, answer: &[u8]) -> i
     io.shutdown().await?;
     tokio::io::copy(&mut io.take(FAREWELL.1), &mut tokio::io::sink()).await?;
     Ok(())
-}
-
-impl<T: AsyncRead + Unpin> Begun<T> {
-    /// Hand on what was read before.
-    fn unload(&mut self, buffer: &mut ReadBuf<'_>) {
-        let taken = self.reframe.feed(&self.backlog, buffer);
-        self.backlog.drain(..taken);
-        if self.backlog.is_empty() {
-            self.backlog = Vec::new();
-        }
-    }
-
-    /// Read once and hand on what was read. Gives how much that was.
-    fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
-        READ.with_borrow_mut(|space| {
-            let most = buffer.remaining().min(space.len());
-            let mut read = ReadBuf::new(&mut space[..most]);
-            ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
-            let taken = self.reframe.feed(read.filled(), buffer);
-            self.backlog.extend_from_slice(&read.filled()[taken..]);
-            Poll::Ready(Ok(read.filled().len()))
-        })
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.unread.is_empty() {
-            let (now, later) = this.unread.split_at(this.unread.len().min(buffer.remaining()));
-            buffer.put_slice(now);
-            this.unread = later;
-            return Poll::Ready(Ok(()));
-        }
-        if this.reframe.pauses() {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let room = buffer.remaining();
-        this.unload(buffer);
-        while buffer.remaining() == room && room > 0 {
-            // A part of a frame's header is kept until all of it is there.
-            if ready!(this.poll_frames(context, buffer))? == 0 {
-                break;
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
 }
 
 #[cfg(test)]
