@@ -1,7 +1,8 @@
 //! Requests taken apart field by field, and the names they list.
 //!
 //! Nothing is copied: a field is a part of the request, and a list of names is the run of its fields as they lie on the wire.
-//! The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash over the run.
+//! The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash over the run,
+//! and not read again.
 //! What protobuf allows beside it (names scattered over the message) is gathered.
 
 use std::ops::Range;
@@ -57,6 +58,19 @@ impl<'a> Fields<'a> {
         Self { message, rest: message, last }
     }
 
+    /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of these
+    /// runs was: then they need not be read again.
+    pub(super) fn pass_over(&mut self, first: &Field<'_>, mut known: impl Iterator<Item = Run>) -> Option<Run> {
+        let (message, start) = (self.message, first.whole.start);
+        let tag = message[start];
+        let run = known.find(|run| {
+            let lies_here = |bytes| message.get(start + run.bytes) != Some(&tag) && xxh3_128(bytes) == run.digest;
+            message.get(start..start + run.bytes).is_some_and(lies_here)
+        })?;
+        self.rest = &message[start + run.bytes..];
+        Some(run)
+    }
+
     /// The next known field.
     pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, Error> {
         while !self.rest.is_empty() {
@@ -85,18 +99,42 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A list as it lay on the wire: its bytes, its names, its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    bytes: usize,
+    names: usize,
+    digest: u128,
+}
+
+impl Run {
+    /// Whether it takes less to look for it than to read it, in bytes.
+    pub(super) fn is_long(&self) -> bool {
+        self.bytes >= 512
+    }
+}
+
 /// Names as a request lists them.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// The message, and the run of fields in it.
     message: Bytes,
     run: Range<usize>,
+    /// Its hash, where it is known.
+    digest: Option<u128>,
     /// Fields that are not in the run.
     scattered: Vec<u8>,
     len: usize,
 }
 
 impl Listing {
+    /// A run of `message` that begins with this field and was read before.
+    pub(super) fn again(message: &Bytes, first: &Field<'_>, known: Run) -> Self {
+        let run = first.whole.start..first.whole.start + known.bytes;
+        let (digest, len) = (Some(known.digest), known.names);
+        Self { message: message.clone(), run, digest, scattered: Vec::new(), len }
+    }
+
     /// One more, a field of `message`.
     pub(super) fn push(&mut self, message: &Bytes, field: &Field<'_>) {
         if self.len == 0 {
@@ -104,6 +142,7 @@ impl Listing {
             self.run = field.whole.clone();
         } else if self.scattered.is_empty() && self.run.end == field.whole.start {
             self.run.end = field.whole.end;
+            self.digest = None;
         } else {
             return self.add(field.payload);
         }
@@ -127,9 +166,10 @@ impl Listing {
         self.len == 0
     }
 
-    /// A hash of the list as it is written; `None`: it is scattered.
-    pub(super) fn digest(&self) -> Option<u128> {
-        self.scattered.is_empty().then(|| xxh3_128(&self.message[self.run.clone()]))
+    /// The list as it is written; `None`: it is scattered.
+    pub(super) fn run(&self) -> Option<Run> {
+        let digest = || self.digest.unwrap_or_else(|| xxh3_128(&self.message[self.run.clone()]));
+        self.scattered.is_empty().then(|| Run { bytes: self.run.len(), names: self.len, digest: digest() })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -170,7 +210,7 @@ mod tests {
         bytes
     }
 
-    fn listed(message: Vec<u8>) -> (Vec<String>, Option<u128>) {
+    fn listed(message: Vec<u8>) -> (Vec<String>, Option<Run>) {
         let (message, mut listing) = (Bytes::from(message), Listing::default());
         let mut fields = Fields::new(&message, 7);
         while let Some(field) = fields.next().unwrap() {
@@ -180,17 +220,58 @@ mod tests {
         }
         let names: Vec<_> = listing.iter().map(|name| String::from_utf8(name.to_vec()).unwrap()).collect();
         assert_eq!(names.len(), listing.len());
-        (names, listing.digest())
+        (names, listing.run())
+    }
+
+    /// The same, where this run was read before.
+    fn listed_again(message: Vec<u8>, known: Run) -> (Option<Run>, usize, Option<Run>) {
+        let (message, mut listing, mut passed) = (Bytes::from(message), Listing::default(), None);
+        let mut fields = Fields::new(&message, 7);
+        while let Some(field) = fields.next().unwrap() {
+            if field.number != 3 {
+                continue;
+            }
+            if listing.is_empty()
+                && let Some(run) = fields.pass_over(&field, std::iter::once(known))
+            {
+                (listing, passed) = (Listing::again(&message, &field, run), Some(run));
+            } else {
+                listing.push(&message, &field);
+            }
+        }
+        assert_eq!(listing.iter().count(), listing.len());
+        (passed, listing.len(), listing.run())
+    }
+
+    #[test]
+    fn a_run_that_was_read_before_is_passed_over_and_no_other_is() {
+        let names =
+            |count: usize| (0..count).flat_map(|n| field(3, format!("name-{n}").as_bytes())).collect::<Vec<u8>>();
+        let whole = |count: usize| [field(1, b"v"), names(count), field(4, b"t")].concat();
+        let run = listed(whole(50)).1.unwrap();
+        assert_eq!(listed_again(whole(50), run), (Some(run), 50, Some(run)));
+        assert_eq!(listed_again(names(50), run), (Some(run), 50, Some(run)), "to the end of the message");
+        for count in [1, 49, 51] {
+            assert_eq!(listed_again(whole(count), run), (None, count, listed(whole(count)).1), "{count} names");
+        }
+        let mut other = whole(50);
+        let at = other.len() / 2;
+        other[at] ^= 1;
+        assert_eq!(listed_again(other, run).0, None);
+        // A tag may be written longer than it need be.
+        let longer = [names(50), vec![0x9a, 0x00, 1, b'x']].concat();
+        let (passed, len, again) = listed_again(longer.clone(), run);
+        assert_eq!((passed, len, again), (Some(run), 51, listed(longer).1));
     }
 
     #[test]
     fn a_run_of_names_has_a_digest_wherever_it_lies() {
         let run = [field(3, b"a"), field(3, b""), field(3, &[b'x'; 300])].concat();
-        let (names, digest) = listed([field(1, b"v"), run.clone(), field(4, b"t")].concat());
+        let (names, found) = listed([field(1, b"v"), run.clone(), field(4, b"t")].concat());
         assert_eq!((names[0].as_str(), names[1].as_str(), names[2].len()), ("a", "", 300));
-        assert_eq!(listed([run, field(9, b"unknown")].concat()), (names, digest));
-        assert!(digest.is_some());
-        assert_ne!(listed(field(3, b"a")).1, digest);
+        assert_eq!(listed([run, field(9, b"unknown")].concat()), (names, found));
+        assert!(found.is_some());
+        assert_ne!(listed(field(3, b"a")).1, found);
     }
 
     #[test]

@@ -299,7 +299,10 @@ impl Session {
 
     fn read(&mut self, bytes: &Bytes, now: Instant) -> Result<Outcome, Error> {
         let request = match self.settings.variant {
-            Variant::Sotw => sotw::decode(bytes)?,
+            Variant::Sotw => {
+                let states = self.types.iter().flatten();
+                sotw::decode(bytes, states.filter_map(|state| state.subscription.long_run()))?
+            }
             Variant::Delta => delta::decode(bytes)?,
         };
         self.on_node(&request.node)?;

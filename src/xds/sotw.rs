@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::abilities::not_found;
 use super::head::Head;
-use super::listing::{Fields, Listing};
+use super::listing::{Fields, Listing, Run};
 use super::session::{Lists, Request};
 use super::state::Reported;
 use super::subscription::{Asked, Subscription};
@@ -24,8 +24,8 @@ pub(super) struct Listed {
     names: Listing,
 }
 
-/// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`.
-pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
+/// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: lists that the client sent before.
+pub(super) fn decode(message: &Bytes, known: impl Iterator<Item = Run> + Clone) -> Result<Request<'_>, Error> {
     limits::entries(message)?;
     let mut request = Request::default();
     let mut listed = Listed::default();
@@ -37,7 +37,10 @@ pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
                 listed.version_info = field.bytes(message);
             }
             2 => request.node = field.bytes(message),
-            3 => listed.names.push(message, &field),
+            3 => match fields.pass_over(&field, known.clone().filter(|_| listed.names.is_empty())) {
+                Some(run) => listed.names = Listing::again(message, &field, run),
+                None => listed.names.push(message, &field),
+            },
             4 => request.type_url = field.text()?,
             5 => request.nonce = field.text()?,
             6 => field.merge_into(request.refusal.get_or_insert_default())?,

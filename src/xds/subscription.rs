@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::beyond::{Beyond, glob_members};
-use super::listing::Listing;
+use super::listing::{Listing, Run};
 use super::names::{Interner, Names, summand};
 use super::{Error, limits};
 use crate::resource::xdstp::{self, Glob};
@@ -28,8 +28,8 @@ pub(super) struct Subscription {
     beyond: Option<Box<Beyond>>,
     /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
     named_before: bool,
-    /// SotW: the digest of the list that was adopted last.
-    adopted: Option<u128>,
+    /// SotW: the list that was adopted last.
+    adopted: Option<Run>,
 }
 
 /// What a request asks for beyond what was asked for before.
@@ -166,17 +166,17 @@ impl Subscription {
         listed: &Listing,
         interner: &Interner,
     ) -> Result<Asked, Error> {
-        let digest = listed.digest();
+        let run = listed.run();
         if listed.is_empty() {
             self.adopted = None;
             return self.adopt_nothing(resource_type);
         }
-        if digest.is_some() && digest == self.adopted {
+        if run.is_some() && run == self.adopted {
             return Ok(Asked::default());
         }
         let (starred, names) = resolve(listed, interner)?;
         let wildcard = starred && knows_wildcard(resource_type);
-        self.adopted = digest;
+        self.adopted = run;
         self.named_before = true;
         let was_wildcard = std::mem::replace(&mut self.wildcard, wildcard);
         let asked = Asked { wildcard: wildcard && !was_wildcard, ..Asked::default() };
@@ -187,6 +187,11 @@ impl Subscription {
         let grown = names.iter().filter(|name| !all_names && !self.names.contains(name)).cloned().collect();
         self.set_names(resource_type, names)?;
         Ok(Asked { names: grown, all_names, changed: true, ..asked })
+    }
+
+    /// The list that was adopted last, where it is long.
+    pub(super) fn long_run(&self) -> Option<Run> {
+        self.adopted.filter(Run::is_long)
     }
 
     /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.

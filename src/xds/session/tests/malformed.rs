@@ -177,7 +177,7 @@ fn sorted(names: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
 fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
     let bytes = Bytes::copy_from_slice(bytes);
     let Request { node, type_url, nonce, refusal, mut lists } = match variant {
-        Variant::Sotw => sotw::decode(&bytes)?,
+        Variant::Sotw => sotw::decode(&bytes, std::iter::empty())?,
         Variant::Delta => delta::decode(&bytes)?,
     };
     // A list is a set: where names and locators take turns, their order is not kept.
