@@ -1,5 +1,6 @@
 //! A load: many clients on one server, from the first connect to the last report.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,9 @@ use super::wire::{self, NAMES, Type, Variant};
 
 /// Handshakes that are under way at once: more only queue in the kernel.
 const CONNECTING: usize = 256;
+
+/// Clients that have seen nothing for so long will see no more of changes that were made.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What clients a load has.
 #[derive(Debug, Clone)]
@@ -156,6 +160,25 @@ impl Load {
                 );
             }
         }
+    }
+
+    /// Wait until the clients have seen so many changes, or see no more: a slow server takes several changes for one. Gives
+    /// how many were not seen each for itself.
+    ///
+    /// # Errors
+    /// A client failed meanwhile, or they go on seeing changes beyond the limit.
+    pub async fn see(&mut self, limit: Duration, wanted: usize) -> Result<usize> {
+        let seen = |shared: &Shared| shared.sightings.load(Ordering::Relaxed);
+        let last = Cell::new((seen(&self.shared), Instant::now()));
+        let all_or_quiet = |shared: &Shared| {
+            let now = seen(shared);
+            if now != last.get().0 {
+                last.set((now, Instant::now()));
+            }
+            now >= wanted || last.get().1.elapsed() >= QUIET
+        };
+        self.wait(limit, "saw every change", all_or_quiet).await?;
+        Ok(wanted.saturating_sub(seen(&self.shared)))
     }
 
     /// End all clients; their reports, by number.

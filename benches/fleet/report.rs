@@ -19,6 +19,18 @@ use super::server::{Kind, versions};
 /// A ratio may grow by so much before it counts as a regression: small cells spread by 10 to 15 %.
 const TOLERANCE: f64 = 1.25;
 
+/// How the page comes about.
+const COMMANDS: &str = "
+```sh
+ulimit -n $(ulimit -Hn)
+benches/peers/run.sh base B1 B2                                            # with the peers that can be built here
+cargo bench --bench fleet -- run B3 B4 B5 B6 B7 B8 B9 B10
+cargo bench --bench fleet -- report
+```
+
+[performance.md](performance.md) says where the time and the memory go, and why what is missed is missed.
+";
+
 /// One line for people.
 pub fn line(round: usize, row: &Row) -> String {
     let mut line = format!("{} {} {} {} round {round}:", row.id, row.label, row.variant.as_str(), row.server.as_str());
@@ -179,6 +191,7 @@ fn heading() -> Result<String> {
     versions.sort_unstable();
     let versions: Vec<String> = versions.into_iter().map(|(name, version)| format!("{name} {version}")).collect();
     page.push_str(&format!("Versions: {}. Client, server and load share the cores.\n", versions.join("; ")));
+    page.push_str(COMMANDS);
     Ok(page)
 }
 

@@ -157,7 +157,8 @@ impl Cell {
         let (bytes, responses) = (load.shared.bytes.load(Ordering::Relaxed), counts(&load));
 
         let cpu = server.cpu()?;
-        let puts = self.make_changes(&mut server, &mut load, &plan).await?;
+        let (puts, coalesced) = self.make_changes(&mut server, &mut load, &plan).await?;
+        figures.insert("coalesced".to_owned(), coalesced as f64);
         sleep(self.idle).await;
         let spent = server.cpu()? - cpu;
         let updates = f64::from(self.updates.max(1));
@@ -178,9 +179,11 @@ impl Cell {
         let reports = load.stop().await?;
         load::compare(&plan, &reports, &reference)?;
         let Latency { p50, p99, max, last } = self.latency(&puts, &reports);
-        for (name, value) in [("p50_ms", p50), ("p99_ms", p99), ("max_ms", max), ("last_ms", last)] {
-            figures.insert(name.to_owned(), value);
-        }
+        let latencies = [("p50_ms", p50), ("p99_ms", p99), ("max_ms", max), ("last_ms", last)];
+        // Without changes there are none.
+        figures.extend(
+            latencies.into_iter().filter(|(_, value)| value.is_finite()).map(|(name, it)| (name.to_owned(), it)),
+        );
         if self.refusing > 0 {
             let most = reports[..self.refusing].iter().map(|report| report.responses.iter().sum::<u32>()).max();
             figures.insert("responses_refuser".to_owned(), f64::from(most.unwrap_or(0)));
@@ -200,8 +203,9 @@ impl Cell {
         }
     }
 
-    /// Make the changes at their moments, and wait until every client that reads has seen them.
-    async fn make_changes(&self, server: &mut Server, load: &mut Load, plan: &Plan) -> Result<Vec<Instant>> {
+    /// Make the changes at their moments, and wait until every client that reads has seen them. Gives when each was made, and
+    /// how many sightings were coalesced with later ones.
+    async fn make_changes(&self, server: &mut Server, load: &mut Load, plan: &Plan) -> Result<(Vec<Instant>, usize)> {
         let before = load.shared.sightings.load(Ordering::Relaxed);
         let began = Instant::now();
         let mut puts = Vec::new();
@@ -222,8 +226,8 @@ impl Cell {
             }
         }
         let wanted = before + self.expected(plan);
-        load.wait(SETTLE, "saw every change", |shared| shared.sightings.load(Ordering::Relaxed) >= wanted).await?;
-        Ok(puts)
+        let coalesced = load.see(SETTLE, wanted).await?;
+        Ok((puts, coalesced))
     }
 
     fn latency(&self, puts: &[Instant], reports: &[Report]) -> Latency {
