@@ -20,9 +20,10 @@ impl Nonce {
     #[must_use]
     pub fn sequence_of(text: &str, salt: u32) -> Option<u64> {
         let (prefix, sequence) = text.split_once('-')?;
-        let written = prefix.len() == 8 && !prefix.starts_with('+') && u32::from_str_radix(prefix, 16) == Ok(salt);
-        let digits = written && sequence.bytes().all(|byte| byte.is_ascii_digit());
-        if digits { sequence.parse().ok() } else { None }
+        // As it is written, and not what is merely the same number.
+        let hex = prefix.len() == 8 && prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let digits = sequence.bytes().all(|byte| byte.is_ascii_digit());
+        if hex && digits && u32::from_str_radix(prefix, 16) == Ok(salt) { sequence.parse().ok() } else { None }
     }
 }
 
@@ -42,8 +43,18 @@ mod tests {
         assert_eq!(text, "00c0ffee-17");
         assert_eq!(Nonce::sequence_of(&text, 0xc0_ffee), Some(17));
         assert_eq!(Nonce::sequence_of(&text, 0xc0_ffed), None);
-        for other in ["", "17", "-17", "00c0ffee", "00c0ffee-", "c0ffee-17", "00c0ffee-+1", "00c0ffee-x", "+0c0ffee-1"]
-        {
+        for other in [
+            "",
+            "17",
+            "-17",
+            "00c0ffee",
+            "00c0ffee-",
+            "c0ffee-17",
+            "00c0ffee-+1",
+            "00c0ffee-x",
+            "+0c0ffee-1",
+            "00C0FFEE-17",
+        ] {
             assert_eq!(Nonce::sequence_of(other, 0xc0_ffee), None, "{other}");
         }
     }
