@@ -72,6 +72,10 @@ pub fn table(cells: &Cells) -> String {
     text
 }
 
+fn verdict(measured: f64, most: f64) -> &'static str {
+    if measured <= most { "met" } else { "**missed**" }
+}
+
 /// A bound of a scenario: its words, how much it may be, how much it was.
 struct Bound {
     scenario: &'static str,
@@ -84,7 +88,7 @@ impl Bound {
     fn row(&self) -> Option<String> {
         let Self { scenario, words, most, measured } = self;
         let measured = (*measured)?;
-        let verdict = if measured <= *most { "met" } else { "**missed**" };
+        let verdict = verdict(measured, *most);
         let digits = if *most >= 10.0 { 0 } else { 2 };
         Some(format!("| {scenario} | {words} | {most:.digits$} | {measured:.digits$} | {verdict} |\n"))
     }
@@ -164,7 +168,7 @@ fn row(cells: &Cells, Promise(words, figure, label, variant, bar): &Promise) -> 
         }
         Bar::Absolute(most) => ("–", *most, ours),
     };
-    let verdict = if measured <= most { "met" } else { "**missed**" };
+    let verdict = verdict(measured, most);
     let digits = if most > 2.0 { 0 } else { 3 };
     Some(format!(
         "| {} {label} | {words} | {against} | {most:.digits$} | {measured:.digits$} | {verdict} |\n",

@@ -170,8 +170,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::document::key::{DocumentKey, Kind};
-    use crate::fleet::Nonce;
-    use crate::fleet::{Fleet, Sent, Subscribed, Suspect};
+    use crate::fleet::{Fleet, Nonce, Sent, Subscribed, Suspect};
     use crate::resource::ResourceType;
     use crate::snapshot::version::SetVersion;
 

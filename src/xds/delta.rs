@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::abilities::not_found;
 use super::head::Head;
 use super::listing::{Fields, Listing};
@@ -15,7 +17,6 @@ use crate::fleet::Nonce;
 use crate::proto::wire::{NamedVersion, ResourceLocator};
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
-use bytes::Bytes;
 
 /// What a request subscribes to and from.
 #[derive(Debug, Default)]

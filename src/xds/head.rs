@@ -1,9 +1,12 @@
 //! A response without its resources, written as it goes on the wire: one is written for every response to every stream.
 
-use std::fmt::{Display, Write};
+use std::fmt::Display;
+use std::io::Write;
 
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use crate::proto::message::append;
 
 /// Room for the texts of most responses, in bytes: a version, a type's URL, a nonce.
 const CAPACITY: usize = 192;
@@ -22,17 +25,16 @@ impl Head {
 
     /// A text.
     pub(super) fn text(&mut self, number: u32, text: &str) {
-        self.begin(number, text.len());
-        self.0.extend_from_slice(text.as_bytes());
+        append(&mut self.0, number, text.as_bytes());
     }
 
     /// A text that is shorter than 128 bytes, such as a version or a nonce.
     #[expect(clippy::cast_possible_truncation, reason = "asserted")]
     pub(super) fn short(&mut self, number: u32, text: impl Display) {
-        self.begin(number, 0);
+        append(&mut self.0, number, &[]);
         let start = self.0.len();
         // A `Vec` takes everything.
-        write!(self, "{text}").ok();
+        write!(self.0, "{text}").ok();
         let len = self.0.len() - start;
         assert!(len < 0x80, "{len} bytes");
         self.0[start - 1] = len as u8;
@@ -41,31 +43,18 @@ impl Head {
     /// A `ControlPlane`.
     pub(super) fn control_plane(&mut self, number: u32, identifier: &str) {
         let len = 1 + encoded_len_varint(identifier.len() as u64) + identifier.len();
-        self.begin(number, len);
+        encode_key(number, WireType::LengthDelimited, &mut self.0);
+        encode_varint(len as u64, &mut self.0);
         self.text(IDENTIFIER, identifier);
     }
 
     /// Any message.
     pub(super) fn message(&mut self, number: u32, message: &impl Message) {
-        let encoded = message.encode_to_vec();
-        self.begin(number, encoded.len());
-        self.0.extend_from_slice(&encoded);
+        append(&mut self.0, number, &message.encode_to_vec());
     }
 
     /// Its bytes.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
-    }
-
-    fn begin(&mut self, number: u32, len: usize) {
-        encode_key(number, WireType::LengthDelimited, &mut self.0);
-        encode_varint(len as u64, &mut self.0);
-    }
-}
-
-impl Write for Head {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! Nothing is copied: a field is a part of the request, and a list of names is the run of its fields as they lie on the wire.
 //! The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash over the run,
-//! and not read again.
-//! What protobuf allows beside it (names scattered over the message) is gathered.
+//! and not read again. What protobuf allows beside it (names scattered over the message) is gathered.
 
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Error;
+use crate::proto::message::append;
 
 fn malformed(error: impl ToString) -> Error {
     Error::Malformed(error.to_string())
@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
 
     /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of these
     /// runs was: then they need not be read again.
-    pub(super) fn pass_over(&mut self, first: &Field<'_>, mut known: impl Iterator<Item = Run>) -> Option<Run> {
+    fn pass_over(&mut self, first: &Field<'_>, mut known: impl Iterator<Item = Run>) -> Option<Run> {
         let (message, start) = (self.message, first.whole.start);
         let tag = message[start];
         let run = known.find(|run| {
@@ -99,6 +99,9 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// From here on, in bytes, it takes less to look for a list than to read it.
+const LONG: usize = 512;
+
 /// A list as it lay on the wire: its bytes, its names, its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
@@ -108,9 +111,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Whether it takes less to look for it than to read it, in bytes.
+    /// Whether it is worth looking for.
     pub(super) fn is_long(&self) -> bool {
-        self.bytes >= 512
+        self.bytes >= LONG
     }
 }
 
@@ -128,8 +131,25 @@ pub(super) struct Listing {
 }
 
 impl Listing {
+    /// One more, a field of `message` that was just read of its `fields`; or, where the list begins with it and lies there as
+    /// one of the `known` runs, all of that run, which is given.
+    pub(super) fn read(
+        &mut self,
+        message: &Bytes,
+        field: &Field<'_>,
+        fields: &mut Fields<'_>,
+        known: impl Iterator<Item = Run>,
+    ) -> Option<Run> {
+        let run = if self.is_empty() { fields.pass_over(field, known) } else { None };
+        match run {
+            Some(run) => *self = Self::again(message, field, run),
+            None => self.push(message, field),
+        }
+        run
+    }
+
     /// A run of `message` that begins with this field and was read before.
-    pub(super) fn again(message: &Bytes, first: &Field<'_>, known: Run) -> Self {
+    fn again(message: &Bytes, first: &Field<'_>, known: Run) -> Self {
         let run = first.whole.start..first.whole.start + known.bytes;
         let (digest, len) = (Some(known.digest), known.names);
         Self { message: message.clone(), run, digest, scattered: Vec::new(), len }
@@ -151,9 +171,7 @@ impl Listing {
 
     /// One more, from elsewhere.
     pub(super) fn add(&mut self, name: &[u8]) {
-        encode_key(1, WireType::LengthDelimited, &mut self.scattered);
-        encode_varint(name.len() as u64, &mut self.scattered);
-        self.scattered.extend_from_slice(name);
+        append(&mut self.scattered, 1, name);
         self.len += 1;
     }
 
@@ -204,9 +222,7 @@ mod tests {
 
     fn field(number: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode_key(number, WireType::LengthDelimited, &mut bytes);
-        encode_varint(payload.len() as u64, &mut bytes);
-        bytes.extend_from_slice(payload);
+        append(&mut bytes, number, payload);
         bytes
     }
 
@@ -231,13 +247,8 @@ mod tests {
             if field.number != 3 {
                 continue;
             }
-            if listing.is_empty()
-                && let Some(run) = fields.pass_over(&field, std::iter::once(known))
-            {
-                (listing, passed) = (Listing::again(&message, &field, run), Some(run));
-            } else {
-                listing.push(&message, &field);
-            }
+            let run = listing.read(&message, &field, &mut fields, std::iter::once(known));
+            passed = passed.or(run);
         }
         assert_eq!(listing.iter().count(), listing.len());
         (passed, listing.len(), listing.run())

@@ -22,7 +22,7 @@ const PADDED: u8 = 8;
 /// Where in the frames of a connection its reader is.
 #[derive(Debug, Default)]
 pub(super) struct Reframe {
-    /// The header that is being read, and how much of it was.
+    /// The header that is being read, or was read last, and how much of it was.
     read: [u8; HEADER],
     read_len: usize,
     /// The header that is being handed on, and how much of it is still to be.
@@ -32,8 +32,6 @@ pub(super) struct Reframe {
     left: usize,
     /// What follows in further pieces.
     rest: usize,
-    /// The flags of the last piece.
-    flags: u8,
     /// Pieces that were handed on since the last pause.
     pieces: usize,
 }
@@ -85,7 +83,7 @@ impl Reframe {
         let len = u32::from_be_bytes([0, high, middle, low]) as usize;
         (self.next, self.read_len) = (self.read, 0);
         if kind == DATA && flags & PADDED == 0 && len > PIECE {
-            (self.rest, self.flags) = (len, flags);
+            self.rest = len;
             self.begin_piece();
         } else {
             (self.next_len, self.left) = (HEADER, len);
@@ -97,7 +95,8 @@ impl Reframe {
         self.rest -= self.left;
         self.pieces += 1;
         let [.., middle, low] = self.left.to_be_bytes();
-        let flags = if self.rest > 0 { self.flags & !END_STREAM } else { self.flags };
+        let [_, _, _, _, flags, ..] = self.read;
+        let flags = if self.rest > 0 { flags & !END_STREAM } else { flags };
         self.next[..5].copy_from_slice(&[0, middle, low, DATA, flags]);
         self.next_len = HEADER;
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::abilities::not_found;
 use super::head::Head;
 use super::listing::{Fields, Listing, Run};
@@ -14,7 +16,6 @@ use crate::proto::wire::ResourceLocator;
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
 use crate::xds::names::Interner;
-use bytes::Bytes;
 
 /// The names that a request lists.
 #[derive(Debug, Default)]
@@ -37,10 +38,9 @@ pub(super) fn decode(message: &Bytes, known: impl Iterator<Item = Run> + Clone) 
                 listed.version_info = field.bytes(message);
             }
             2 => request.node = field.bytes(message),
-            3 => match fields.pass_over(&field, known.clone().filter(|_| listed.names.is_empty())) {
-                Some(run) => listed.names = Listing::again(message, &field, run),
-                None => listed.names.push(message, &field),
-            },
+            3 => {
+                listed.names.read(message, &field, &mut fields, known.clone());
+            }
             4 => request.type_url = field.text()?,
             5 => request.nonce = field.text()?,
             6 => field.merge_into(request.refusal.get_or_insert_default())?,
