@@ -8,11 +8,12 @@
 //! ```
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -96,7 +97,7 @@ impl App {
         let disk = Disk::open(&config.state_dir, layout.clone())?;
         let metrics = Arc::new(Metrics::default());
         let backend = open_backend(&config, &metrics);
-        let counted = Arc::new(Counted(Arc::clone(&metrics)));
+        let counted = Arc::new(Counted::new(Arc::clone(&metrics)));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
         metrics.also(Box::new(LoadMetrics(Arc::clone(fleet.loads()))));
         let snapshots = Arc::new(Store::default());
@@ -301,35 +302,46 @@ impl Reload {
 
 /// What the loop and the streams tell, as metrics.
 #[derive(Debug)]
-struct Counted(Arc<Metrics>);
+struct Counted {
+    metrics: Arc<Metrics>,
+    /// By type and variant: there are as many responses as updates and streams.
+    responses: [[OnceLock<Counter>; 2]; ResourceType::COUNT],
+}
+
+impl Counted {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, responses: Default::default() }
+    }
+}
 
 impl fleet::Observer for Counted {
     fn responded(&self, resource_type: ResourceType, variant: Variant) {
-        self.0.response_sent(resource_type.as_str(), variant.as_str());
+        let counter = &self.responses[resource_type.index()][usize::from(variant == Variant::Sotw)];
+        counter.get_or_init(|| self.metrics.responses_of(resource_type.as_str(), variant.as_str())).inc();
     }
 
     fn acknowledged(&self, _: ResourceType, _: Variant, since_published: Option<Duration>) {
         if let Some(after) = since_published {
-            self.0.acknowledged(after);
+            self.metrics.acknowledged(after);
         }
     }
 
     fn stuck(&self, variant: Variant) {
-        self.0.stuck(variant.as_str());
+        self.metrics.stuck(variant.as_str());
     }
 
     fn refused(&self, resource_type: ResourceType, _: Variant) {
-        self.0.nacked(resource_type.as_str());
+        self.metrics.nacked(resource_type.as_str());
     }
 
     fn too_large(&self, resource_type: ResourceType) {
-        self.0.too_large(resource_type.as_str());
+        self.metrics.too_large(resource_type.as_str());
     }
 }
 
 impl Observer for Counted {
     fn told(&self, root: &Root, event: &Event) {
-        let (etcd, watch) = (&self.0.etcd, root.as_str());
+        let (etcd, watch) = (&self.metrics.etcd, root.as_str());
         match event {
             Event::Alive => etcd.heard(watch, true),
             Event::Failed { .. } => etcd.failed(watch),
@@ -346,11 +358,11 @@ impl Observer for Counted {
     }
 
     fn published(&self, waited: Duration) {
-        self.0.published(waited);
+        self.metrics.published(waited);
     }
 
     fn skipped(&self) {
-        self.0.snapshot_skipped_equal.inc();
+        self.metrics.snapshot_skipped_equal.inc();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use super::Snapshot;
@@ -25,6 +25,12 @@ impl Store {
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// The same for a moment, and for less: it is not shared.
+    #[must_use]
+    pub fn peek(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
     }
 
     /// Swap in the next snapshot and wake who waits; one of the same generation (nothing new for streams) wakes nobody.

@@ -175,9 +175,10 @@ impl Metrics {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
     }
 
-    /// Count a response.
-    pub fn response_sent(&self, resource_type: &'static str, variant: &'static str) {
-        self.responses.get_or_create(&ResponseLabels { r#type: resource_type, variant }).inc();
+    /// What counts the responses of a type and variant: to be kept, where looking for it each time is too much.
+    #[must_use]
+    pub fn responses_of(&self, resource_type: &'static str, variant: &'static str) -> Counter {
+        self.responses.get_or_create_owned(&ResponseLabels { r#type: resource_type, variant })
     }
 
     /// Count a NACK.
@@ -244,7 +245,7 @@ mod tests {
     #[test]
     fn every_promised_name_is_there() {
         let metrics = Metrics::default();
-        metrics.response_sent("clusters", "delta");
+        metrics.responses_of("clusters", "delta").inc();
         metrics.nacked("routes");
         metrics.too_large("clusters");
         metrics.published(Duration::from_millis(3));

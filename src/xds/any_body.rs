@@ -4,15 +4,17 @@
 //! ends the connection, what would go on for ever (load reports, a health watch) ends with OK.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::Code;
+use super::bell::Aside;
 use super::body::{Ending, Stream, status};
 use super::message::Message;
-use super::progress::Progress;
+use super::progress::{Cell, Progress};
 
 /// What the bodies of this server may fail with.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,9 +60,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AnyBody<B> {
 
 /// The answer of a small service.
 pub(super) struct Other {
-    pub(super) body: tonic::body::Body,
-    pub(super) progress: Progress,
-    pub(super) ending: Ending,
+    body: tonic::body::Body,
+    progress: Progress,
+    ending: Aside<Ending, Cell>,
 }
 
 enum Polled {
@@ -71,14 +73,24 @@ enum Polled {
 }
 
 impl Other {
+    pub(super) fn new(body: tonic::body::Body, progress: Progress, ending: Ending) -> Self {
+        let ending = Aside::new(ending, Arc::clone(progress.cell()));
+        Self { body, progress, ending }
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Polled {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(frame) => {
                 let counted = |bytes| Message::plain(bytes).counted(&self.progress);
                 Polled::Frame(frame.map(|frame| Ok(frame.map_err(BoxError::from)?.map_data(counted))))
             }
-            Poll::Pending if self.ending.poll(context).is_ready() => Polled::Ended,
+            Poll::Pending if self.ends(context) => Polled::Ended,
             Poll::Pending => Polled::Pending,
         }
+    }
+
+    fn ends(&mut self, context: &Context<'_>) -> bool {
+        self.progress.hear(context);
+        self.ending.poll().is_ready()
     }
 }

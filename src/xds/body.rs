@@ -10,19 +10,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::Stream as _;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_stream::wrappers::WatchStream;
 use tracing::{Span, debug, info, info_span, warn};
 
-use super::aside::Aside;
+use super::audience::Member;
+use super::bell::Aside;
 use super::gate::{Seat, Turn};
 use super::message::Message;
 use super::peer::Peer;
-use super::progress::Progress;
+use super::progress::{Cell, Progress};
 use super::reader::Reader;
 use super::session::{Answer, Outcome, Response, Session, Verdict};
 use super::{Code, Error};
@@ -40,7 +39,7 @@ const SMALL_REQUEST: usize = 128 * 1024;
 const GRPC_LARGE: usize = 3_000_000;
 
 /// When a stream ends for a reason of the server's.
-pub(super) type Ending = Aside<Pin<Box<dyn Future<Output = ()> + Send>>>;
+pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a stream is opened with.
 pub(super) struct Opening<B> {
@@ -53,6 +52,7 @@ pub(super) struct Opening<B> {
     pub(super) fleet: Fleet,
     pub(super) progress: Progress,
     pub(super) seat: Seat,
+    pub(super) member: Member,
     pub(super) ending: Ending,
 }
 
@@ -72,17 +72,17 @@ pub(super) struct Stream<B> {
     aggregated: bool,
     peer: Peer,
     store: Arc<Store>,
-    published: WatchStream<u64>,
     timer: Option<Pin<Box<Sleep>>>,
     fleet: Fleet,
     handle: Option<StreamHandle>,
     progress: Progress,
     seat: Seat,
+    member: Member,
     /// Received and not read yet: it waits for a turn.
     arrived: Option<Bytes>,
     /// Something was asked for and not all of it is answered.
     asked: bool,
-    ending: Ending,
+    ending: Aside<Ending, Cell>,
     phase: Phase,
     /// As the fleet was told them last.
     group: Option<Arc<str>>,
@@ -92,23 +92,24 @@ pub(super) struct Stream<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     pub(super) fn new(opening: Opening<B>) -> Self {
-        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, seat, ending } = opening;
+        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, seat, member, ending } =
+            opening;
         Self {
             reader: Reader::new(requests),
             session,
             variant,
             aggregated,
             peer,
-            published: WatchStream::from_changes(store.subscribe()),
             store,
             timer: None,
             fleet,
             handle: None,
+            ending: Aside::new(ending, Arc::clone(progress.cell())),
             progress,
             seat,
+            member,
             arrived: None,
             asked: false,
-            ending,
             phase: Phase::Open,
             group: None,
             conditions: Conditions::default(),
@@ -120,25 +121,26 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         if self.phase == Phase::Ended {
             return Poll::Ready(None);
         }
-        if self.ending.poll(context).is_ready() {
+        // Before anything is looked at that it is rung for.
+        self.progress.hear(context);
+        if self.ending.poll().is_ready() {
             return self.end(Code::Ok, "");
         }
         let mut turn = None;
-        if let Err(error) = self.read(context, &mut turn) {
+        let mut now = Instant::now();
+        if let Err(error) = self.read(context, now, &mut turn) {
             info!(parent: &self.span, %error, "Ended a stream that breaks the protocol");
             return self.end(error.code(), &error.to_string());
         }
-        while Pin::new(&mut self.published).poll_next(context).is_ready() {}
-        if self.phase == Phase::HalfClosed && self.store.current().generation == 0 {
+        if self.phase == Phase::HalfClosed && self.store.peek().generation == 0 {
             // What it would be answered with may be long in coming.
             return self.end(Code::Ok, "");
         }
-        if self.progress.room(context).is_pending() || !self.has_turn(context, &mut turn) {
+        if !self.progress.has_room() || !self.has_turn(context, &mut turn) {
             return Poll::Pending;
         }
         loop {
-            let now = Instant::now();
-            let snapshot = self.store.current();
+            let snapshot = self.store.peek();
             if let Some(response) = self.session.next_response(&snapshot, now.into_std()) {
                 return self.send(&response);
             }
@@ -147,15 +149,19 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             if self.phase == Phase::HalfClosed {
                 return self.end(Code::Ok, "");
             }
+            if self.member.heed(self.session.endpoints_alone()) {
+                continue;
+            }
             // Before the first publish nothing is due; that wakes the task.
             if snapshot.generation == 0 || self.poll_timer(now, context).is_pending() {
                 return Poll::Pending;
             }
+            now = Instant::now();
         }
     }
 
     /// Read what has arrived, but no more than a poll's worth. A large request waits for a turn.
-    fn read(&mut self, context: &mut Context<'_>, turn: &mut Option<Turn>) -> Result<(), Error> {
+    fn read(&mut self, context: &mut Context<'_>, now: Instant, turn: &mut Option<Turn>) -> Result<(), Error> {
         for _ in 0..REQUESTS_A_POLL {
             if self.phase != Phase::Open || self.session.is_full() {
                 return Ok(());
@@ -172,7 +178,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 self.arrived = Some(request);
                 return Ok(());
             }
-            let outcome = self.session.on_request(request, Instant::now().into_std())?;
+            let outcome = self.session.on_request(request, now.into_std())?;
             self.asked |= outcome.resubscribed;
             self.note(outcome);
         }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use super::aside::Aside;
+use super::bell::{Aside, Bell};
 use super::peer::{Link, Peer};
 use super::preface::{self, Foreign};
 use super::service::{Dispatch, Shared};
@@ -133,6 +133,7 @@ type Http2<T> = http2::Connection<TokioIo<Socket<T>>, Dispatch, Tasks>;
 struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     http2: Pin<Box<Http2<T>>>,
     socket: Socket<T>,
+    bell: Arc<Bell>,
     end: Aside<Pin<Box<dyn Future<Output = End> + Send>>>,
     /// Tells the connection's streams to end, each at its turn.
     ending: CancellationToken,
@@ -146,7 +147,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
         let ending = CancellationToken::new();
         let dispatch = Dispatch { server: Arc::clone(&server), peer, ending: ending.clone() };
         let http2 = Box::pin(http2_of(&server.tasks).serve_connection(TokioIo::new(socket.clone()), dispatch));
-        Self { http2, socket, end: Aside::new(Box::pin(Arc::clone(&server).end())), ending, server, guest }
+        let bell = Arc::<Bell>::default();
+        let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(Arc::clone(&server).end());
+        let end = Aside::new(end, Arc::clone(&bell));
+        Self { http2, socket, bell, end, ending, server, guest }
     }
 }
 
@@ -155,6 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        this.bell.hear(context);
         loop {
             let served = this.http2.as_mut().poll(context);
             let sent = this.socket.poll_send(context);
@@ -168,12 +173,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 debug!(error, address = ?this.guest.address, "A connection ended");
                 return Poll::Ready(());
             }
-            match ready!(this.end.poll(context)) {
+            match ready!(this.end.poll()) {
                 End::Drain => {
                     // The client opens its next streams elsewhere, while each of these goes on until its turn.
                     this.http2.as_mut().graceful_shutdown();
                     this.ending.cancel();
-                    this.end = Aside::new(Box::pin(Arc::clone(&this.server).end_of_grace()));
+                    this.end = Aside::new(Box::pin(Arc::clone(&this.server).end_of_grace()), Arc::clone(&this.bell));
                 }
                 End::Stop => return Poll::Ready(()),
             }

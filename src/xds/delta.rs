@@ -1,6 +1,5 @@
 //! The messages of the incremental variant.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,12 +8,12 @@ use super::abilities::not_found;
 use super::head::Head;
 use super::listing::{Fields, Listing};
 use super::names::Interner;
+use super::reported::{Reported, Versions};
 use super::session::{Lists, Request};
-use super::state::Reported;
 use super::subscription::{Asked, Subscription};
 use super::{Error, limits};
 use crate::fleet::Nonce;
-use crate::proto::wire::{NamedVersion, ResourceLocator};
+use crate::proto::wire::ResourceLocator;
 use crate::resource::ResourceType;
 use crate::snapshot::version::SetVersion;
 
@@ -23,7 +22,7 @@ use crate::snapshot::version::SetVersion;
 pub(super) struct Edits {
     subscribe: Listing,
     unsubscribe: Listing,
-    initial_resource_versions: HashMap<String, String>,
+    initial_resource_versions: Versions,
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
@@ -38,10 +37,7 @@ pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
             2 => request.type_url = field.text()?,
             3 => edits.subscribe.push(message, &field),
             4 => edits.unsubscribe.push(message, &field),
-            5 => {
-                let NamedVersion { name, version } = field.message()?;
-                edits.initial_resource_versions.insert(name, version);
-            }
+            5 => edits.initial_resource_versions.push(message, &field)?,
             6 => request.nonce = field.text()?,
             7 => field.merge_into(request.refusal.get_or_insert_default())?,
             8 => edits.subscribe.add(&field.message::<ResourceLocator>()?.name),

@@ -4,6 +4,7 @@
 //! thousand proxies which all ask for the same thousand endpoints cost ten thousand pointers.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -89,6 +90,14 @@ impl Names {
     #[must_use]
     pub fn without(&self, leaves: impl Fn(&str) -> bool, interner: &Interner) -> Self {
         Self::of_sorted(self.sorted.iter().filter(|name| !leaves(name)).cloned().collect(), interner)
+    }
+}
+
+impl Eq for Names {}
+
+impl Hash for Names {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sum.hash(state);
     }
 }
 

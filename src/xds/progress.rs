@@ -1,19 +1,19 @@
 //! Which streams there are, how much of what they were handed is not taken yet, and whose client takes nothing.
 //!
 //! HTTP/2 buffers what a body gives it, and a client that does not read leaves it there. Each message that was handed over
-//! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::room`]),
+//! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::has_room`]),
 //! so that a slow reader skips what it missed, and the [`Watchdog`] resets a stream whose client has taken nothing for too
 //! long. Streams are counted here too, because all of this begins and ends with the stream.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Wake};
 use std::time::Duration;
 
-use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::bell::{self, Bell};
 use super::task::StreamTask;
 
 /// No further response is built while this many bytes wait to be written.
@@ -31,19 +31,36 @@ pub(super) struct Watchdog {
 /// A client, and the task of its stream.
 type Watched = (Arc<Cell>, StreamTask);
 
-/// What is on its way to one client.
+/// A stream as others see it: what is on its way to its client, and the bell of its task.
 #[derive(Debug)]
-struct Cell {
+pub(super) struct Cell {
+    bell: Bell,
     started: Instant,
     bytes: AtomicUsize,
     /// When something was taken last, or handed over when nothing was on its way; milliseconds, 0: nothing is.
     since: AtomicU64,
-    waker: AtomicWaker,
 }
 
 impl Cell {
+    /// Wake the task.
+    pub(super) fn ring(&self) {
+        self.bell.ring();
+    }
+
     fn now(&self) -> u64 {
         millis(self.started.elapsed())
+    }
+}
+
+impl AsRef<Bell> for Cell {
+    fn as_ref(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+impl Wake for Cell {
+    fn wake(self: Arc<Self>) {
+        bell::awaken(&*self);
     }
 }
 
@@ -72,10 +89,10 @@ impl Watchdog {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let cell = Arc::new(Cell {
+            bell: Bell::default(),
             started: self.started,
             bytes: AtomicUsize::new(0),
             since: AtomicU64::new(0),
-            waker: AtomicWaker::new(),
         });
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.insert(id, (Arc::clone(&cell), task));
@@ -109,15 +126,19 @@ impl Progress {
         self.id
     }
 
-    /// Whether another response may be built. Pending: the task is woken when it may.
-    pub(super) fn room(&self, context: &Context<'_>) -> Poll<()> {
-        let has_room = || self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX;
-        if has_room() {
-            return Poll::Ready(());
-        }
-        self.cell.waker.register(context.waker());
-        // Again: it may have become free before the waker was there to be told.
-        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+    /// The bell of the stream wakes this task from now on.
+    pub(super) fn hear(&self, context: &Context<'_>) {
+        self.cell.bell.hear(context);
+    }
+
+    /// The stream as others see it.
+    pub(super) fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    /// Whether another response may be built. If not, the bell is rung when it may.
+    pub(super) fn has_room(&self) -> bool {
+        self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
     }
 
     /// A message is handed to HTTP/2; what this gives goes with it.
@@ -153,9 +174,12 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.cell.bytes.fetch_sub(self.bytes, Ordering::AcqRel) == self.bytes {
+        let before = self.cell.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        if before == self.bytes {
             self.cell.since.store(0, Ordering::Relaxed);
         }
-        self.cell.waker.wake();
+        if before >= IN_FLIGHT_MAX {
+            self.cell.ring();
+        }
     }
 }

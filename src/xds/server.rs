@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::connection::{self, Guest, Transport};
@@ -84,6 +85,8 @@ impl Server {
         let mut door = Door::new(self.options.max_connections);
         let server = Arc::new(Shared::new(self.options, store, fleet, draining, token));
         server.tasks.spawn(Arc::clone(&server).open_gate());
+        // Until the last stream has ended.
+        let _announcer = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&server).announce()));
         let mut sweep = interval((server.options.stall_timeout / 4).max(SWEEP_MIN));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -20,7 +20,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use super::any_body::{AnyBody, Other};
-use super::aside::Aside;
+use super::audience::Audience;
 use super::body::{Ending, Opening, Stream, status};
 use super::gate::Gate;
 use super::names::Interner;
@@ -46,6 +46,7 @@ pub(super) struct Shared {
     /// Of the small services: when xDS streams are as many as may be, these are still answered.
     watchdog_of_others: Arc<Watchdog>,
     gate: Arc<Gate>,
+    audience: Arc<Audience>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
     /// Connections and the tasks that hyper has for their streams.
@@ -71,6 +72,7 @@ impl Shared {
             watchdog: Arc::default(),
             watchdog_of_others: Arc::default(),
             gate: Arc::default(),
+            audience: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::random()),
             tasks: TaskTracker::new(),
@@ -93,6 +95,11 @@ impl Shared {
             () = self.draining.cancelled() => {}
             () = self.token.cancelled() => {}
         }
+    }
+
+    /// Tell the streams of what is published, for ever.
+    pub(super) async fn announce(self: Arc<Self>) {
+        Arc::clone(&self.audience).follow(Arc::clone(&self.store)).await;
     }
 
     /// The small services; built, and their health reported, from when they are first asked for.
@@ -241,6 +248,7 @@ impl Shared {
             store: Arc::clone(&self.store),
             fleet: self.fleet.clone(),
             seat: self.gate.seat(progress.number()),
+            member: self.audience.enter(progress.number(), Arc::clone(progress.cell())),
             progress,
             ending: self.turn(ending),
         }))))
@@ -259,17 +267,17 @@ impl Shared {
         };
         let response = self.others().await.call(request).await?;
         let ending = self.turn(ending);
-        Ok(response.map(|body| AnyBody::Other(Box::new(Other { body, progress, ending }))))
+        Ok(response.map(|body| AnyBody::Other(Box::new(Other::new(body, progress, ending)))))
     }
 
     /// The end of a stream once its connection is `ending`: at a moment of its own within two thirds of the grace, so that
     /// proxies do not come back all at once.
     fn turn(&self, ending: CancellationToken) -> Ending {
         let spread = self.options.grace * 2 / 3;
-        Aside::new(Box::pin(async move {
+        Box::pin(async move {
             ending.cancelled_owned().await;
             sleep(spread.mul_f64(rand::random())).await;
-        }))
+        })
     }
 }
 

@@ -19,7 +19,8 @@ use super::alarm::Alarm;
 use super::content::Content;
 use super::names::{Interner, Names};
 use super::order::{self, Barrier, Hold, Standing};
-use super::state::{Draft, Reported, State, Target, Unanswered};
+use super::reported::Reported;
+use super::state::{Draft, State, Target, Unanswered};
 use super::warming::Back;
 use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
@@ -39,6 +40,9 @@ const GREETING_AFTER: Duration = Duration::from_secs(1);
 
 /// What secrets there are for a client that may have none.
 static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
+
+/// Of who has not asked for endpoints.
+static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
 /// Names that are remembered of what a client refused, at most.
 const UNKNOWN_MAX: usize = 1000;
@@ -223,6 +227,17 @@ impl Session {
     #[must_use]
     pub fn is_full(&self) -> bool {
         !self.unserved.is_empty()
+    }
+
+    /// Of endpoints only those of these names, in this group, can give it anything to say; `None`: any.
+    #[must_use]
+    pub fn endpoints_alone(&self) -> Option<(&Arc<str>, &Names)> {
+        self.rest.as_ref().filter(|rest| rest.has_said_all())?;
+        let names = match &self.types[ResourceType::Endpoint.index()] {
+            Some(state) => state.by_name()?,
+            None => &NO_NAMES,
+        };
+        Some((self.group()?, names))
     }
 
     // ---- facts ----

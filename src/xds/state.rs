@@ -4,15 +4,16 @@
 //! asked for, with short lists of exceptions: `owed` (asked for, not yet answered), `holds` (gone, not yet removed) and
 //! `refusals`. What is to be sent is the shared difference between that set and the current one, and what is owed. Pure.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::abilities::Abilities;
 use super::content::Content;
-use super::names::Interner;
+use super::names::{Interner, Names};
 use super::order::{Barrier, Hold};
 use super::refusals::Refusals;
+use super::reported::Reported;
 use super::subscription::{Asked, Subscription};
 use super::warming::{Deferrals, Unwarm, WARM_MAX};
 use crate::fleet::Variant;
@@ -28,17 +29,6 @@ mod refresh;
 mod sotw;
 
 use refresh::Refresh;
-
-/// What the client said in its first request that it has.
-#[derive(Debug, Default)]
-pub(super) enum Reported {
-    #[default]
-    Nothing,
-    /// SotW: `version_info`.
-    Version(String),
-    /// Delta: `initial_resource_versions`.
-    Versions(HashMap<String, String>),
-}
 
 /// What is to be answered whether it changed or not.
 #[derive(Debug, Default)]
@@ -204,6 +194,11 @@ impl State {
         self.base.is_none() && !matches!(self.reported, Reported::Nothing)
     }
 
+    /// The names, where nothing can change for the client but resources that have them.
+    pub(super) fn by_name(&self) -> Option<&Names> {
+        self.subscription.by_name().filter(|_| self.pushed.is_empty())
+    }
+
     /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
     pub(super) fn is_at_rest(&self) -> bool {
         self.settled
@@ -273,7 +268,7 @@ impl State {
                 && !subscription.wildcard
                 && !subscription.has_globs()
             {
-                versions.retain(|name, _| subscription.names.contains(name));
+                versions.retain(|name| subscription.names.contains(name));
             }
             if !subscription.wildcard {
                 // The wildcard was asked for and given up before it was answered.

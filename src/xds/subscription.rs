@@ -72,6 +72,11 @@ impl Subscription {
             && other.beyond.is_none()
     }
 
+    /// The names, where nothing else is asked for.
+    pub(super) fn by_name(&self) -> Option<&Names> {
+        Some(&self.names).filter(|_| !self.wildcard && self.beyond.is_none())
+    }
+
     /// The members that are asked for by more than the wildcard, each once.
     pub(super) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
         let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();

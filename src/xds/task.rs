@@ -51,6 +51,12 @@ impl StreamTask {
         Self { task: TASK.with(Arc::clone), address }
     }
 
+    /// Of nobody.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { task: Arc::default(), address: None }
+    }
+
     /// The client has taken nothing for too long: the task is dropped, which resets its stream; the connection's other
     /// streams go on.
     pub(super) fn reset(&self, limit: Duration) {

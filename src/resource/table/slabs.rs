@@ -5,6 +5,7 @@
 //! kept as one run, so that a change makes one run's list anew and not that of all slabs. Pure.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -73,17 +74,18 @@ where
         touched.extend(joints.remove(host).map(|_| host.clone()));
     }
     for start in starts {
-        let mut run = Vec::new();
-        for (host, member) in members.range(start.clone()..) {
-            if host != start {
-                if is_border(host, every) {
-                    break;
-                }
-                touched.extend(joints.remove(host).map(|_| host.clone()));
-            }
-            run.push(member);
+        let from_start = members.range(start.clone()..);
+        let run: Vec<_> = from_start.take_while(|(host, _)| *host == start || !is_border(host, every)).collect();
+        let Some((last, _)) = run.last() else { continue };
+        // What began within it does so no longer. Looked for at once: to remove what is not there costs as much as what is.
+        let within = (Bound::Excluded(start.clone()), Bound::Included((*last).clone()));
+        let parted: Vec<HostKey> = joints.range(within).map(|(host, _)| host.clone()).collect();
+        for host in &parted {
+            joints.remove(host);
         }
+        let run: Vec<&M> = run.iter().map(|(_, member)| *member).collect();
         joints.insert(start.clone(), make(&run));
+        touched.extend(parted);
         touched.insert(start.clone());
     }
     touched

@@ -19,6 +19,12 @@ pub(super) struct Rest {
     due: Types,
 }
 
+impl Rest {
+    pub(super) fn has_said_all(&self) -> bool {
+        self.due.0 == 0
+    }
+}
+
 /// A set of resource types.
 #[derive(Debug, Clone, Copy, Default)]
 struct Types(u16);

@@ -1,16 +1,16 @@
 //! The step from the set that a client was brought to, to the current one: what changed for it, what it is owed, what is gone.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Owed, Reported, State, Target};
+use super::{Owed, State, Target};
 use crate::fleet::Variant;
-use crate::resource::{Resource, ResourceType, ResourceVersion};
+use crate::resource::{Resource, ResourceType};
 use crate::snapshot::changes::{self, Changes};
 use crate::snapshot::set::ResourceSet;
 use crate::xds::content::Shared;
 use crate::xds::found::Found;
 use crate::xds::order::Hold;
+use crate::xds::reported::{Reported, Versions};
 use crate::xds::subscription::Subscription;
 use crate::xds::warming::Deferral;
 
@@ -127,13 +127,14 @@ impl State {
     /// Everything that is asked for is owed: after the first request, or when the wildcard was asked for anew.
     pub(super) fn answer_all(&mut self, target: Target<'_>, found: &mut Found) {
         let set = target.set;
+        let by_names = !self.subscription.wildcard && self.subscription.is_plain(set);
         match std::mem::take(&mut self.reported) {
-            Reported::Versions(versions) => self.answer_reported(set, &versions, found),
-            Reported::Nothing | Reported::Version(_)
-                if !self.subscription.wildcard && self.subscription.is_plain(set) =>
-            {
+            // Endpoints are told whatever the client has of them.
+            Reported::Versions(_) if by_names && self.resource_type == ResourceType::Endpoint => {
                 self.answer_names(set, found);
             }
+            Reported::Versions(versions) => self.answer_reported(set, &versions, found),
+            Reported::Nothing | Reported::Version(_) if by_names => self.answer_names(set, found),
             Reported::Nothing | Reported::Version(_) => {
                 if self.subscription.wildcard {
                     found.supersede(Shared::Wildcard(Arc::clone(set)));
@@ -163,11 +164,13 @@ impl State {
     }
 
     /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
-    pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &HashMap<String, String>, found: &mut Found) {
+    pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &Versions, found: &mut Found) {
+        if self.is_plain_wildcard() && versions.sum() == set.wildcard_version() {
+            return;
+        }
+        let versions = versions.by_name();
         let named_always = matches!(self.resource_type, ResourceType::Endpoint | ResourceType::VirtualHost);
-        let has = |resource: &Resource| {
-            versions.get(&*resource.name).is_some_and(|version| is_version(version, resource.version))
-        };
+        let has = |resource: &Resource| versions.get(&*resource.name) == Some(&Some(resource.version));
         let is_novel = |resource: &Arc<Resource>| !versions.contains_key(&*resource.name);
         if self.subscription.wildcard {
             found.updates.extend(set.iter().filter(|one| self.subscription.covers(one) && !has(one)).cloned());
@@ -230,9 +233,4 @@ impl State {
 /// Whether who asks for one version of a resource asks for the other.
 fn goes_by_same_names(one: &Resource, other: &Resource) -> bool {
     one.on_demand == other.on_demand && one.aliases == other.aliases
-}
-
-/// Whether a text of a version is that version, without writing it.
-fn is_version(text: &str, version: ResourceVersion) -> bool {
-    text.len() == 32 && u128::from_str_radix(text, 16).is_ok_and(|parsed| parsed == version.0)
 }

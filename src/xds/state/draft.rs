@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Draft, Reported, State, Target};
+use super::{Draft, State, Target};
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 use crate::xds::content::{Content, Shared};
 use crate::xds::found::{empty_assignment, unresolved};
+use crate::xds::reported::{self, Reported};
 use crate::xds::state::Changed;
 
 impl State {
@@ -64,7 +65,7 @@ impl State {
         let asked = !self.owed.is_empty();
         let confirmed = match &self.reported {
             Reported::Version(version) if first && self.is_plain_wildcard() && self.recalled.is_empty() => {
-                is_set_version(version, target.set.wildcard_version())
+                reported::number(version) == Some(target.set.wildcard_version().0)
             }
             _ => false,
         };
@@ -161,8 +162,4 @@ impl State {
         version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
         (content, version)
     }
-}
-
-fn is_set_version(text: &str, version: SetVersion) -> bool {
-    text.len() == 32 && u128::from_str_radix(text, 16).is_ok_and(|parsed| parsed == version.0)
 }

@@ -193,7 +193,7 @@ fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
     let (version, versions) = match reported {
         Reported::Nothing => Default::default(),
         Reported::Version(version) => (version, BTreeMap::new()),
-        Reported::Versions(versions) => (String::new(), versions.into_iter().collect()),
+        Reported::Versions(versions) => (String::new(), versions.by_text()),
     };
     let refusal = refusal.map(|status| (status.code, status.message));
     Ok((

@@ -19,6 +19,7 @@ use crate::fleet::{Nonce, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 use crate::snapshot::version::SetVersion;
+use crate::xds::audience;
 
 pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
 /// A removal waits no longer for a client that answers nothing (design.md decision 6).
@@ -159,6 +160,8 @@ pub(super) struct Client<'a> {
     pub(super) stale: bool,
     pub(super) published: bool,
     other_replica: bool,
+    /// What the session was shown last.
+    looked_at: Option<Snapshot>,
     pub(super) in_edge: bool,
     introduced: bool,
     reported: bool,
@@ -242,6 +245,7 @@ impl<'a> Client<'a> {
             stale: false,
             published: true,
             other_replica: false,
+            looked_at: None,
             in_edge: false,
             introduced: false,
             reported: false,
@@ -661,7 +665,12 @@ impl Client<'_> {
         let unpublished = (!self.published).then(Snapshot::unpublished);
         let published = self.here().snapshot(self.other_replica);
         let snapshot = unpublished.as_ref().or(own.as_ref()).unwrap_or(published);
+        let endpoints = self.session.endpoints_alone();
+        let looked_at = self.looked_at.as_ref().filter(|_| endpoints.is_some());
+        let passed_over = looked_at.is_some_and(|looked_at| !audience::is_told(looked_at, snapshot, endpoints));
         let response = self.session.next_response(snapshot, self.now);
+        self.looked_at = Some(snapshot.clone());
+        ensure!(!passed_over || response.is_none(), "a stream has something to say that is told of nothing");
         self.before_response();
         self.look_at_clusters(response.as_ref().map(|response| response.resource_type));
         let Some(response) = response else {
