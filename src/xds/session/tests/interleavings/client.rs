@@ -127,6 +127,8 @@ struct Kept {
     /// The clusters that it waits for: those that the session may take for cold, and those that it must. Known when its
     /// type's turn came for sure.
     needs: Option<(u8, u8)>,
+    /// It was not to be changed in between, which the session may not have seen: then it waits for what it waited for.
+    was_back: bool,
     /// Since when a change waits, at the latest and at the earliest.
     since: Option<Instant>,
     earliest: Instant,
@@ -1128,15 +1130,22 @@ impl Client<'_> {
                 if !waits {
                     // Back for a while, which the session may not have seen: then it goes on waiting where it waited.
                     let unseen = own.kept[name].filter(|_| has && !had_turn);
-                    self.types[of].kept[name] = unseen.map(|kept| Kept { needs: None, since: None, ..kept });
+                    self.types[of].kept[name] = unseen.map(|kept| Kept { was_back: true, since: None, ..kept });
                     continue;
                 }
                 let before = own.kept[name];
-                let known = before.filter(|kept| kept.content == served[name]).and_then(|kept| kept.needs);
                 let (content, now) = (served[name], self.now);
+                let known = before.filter(|kept| kept.content == content).and_then(|kept| kept.needs);
+                let was_back = before.is_some_and(|kept| kept.was_back);
+                let cold = had_turn.then(|| self.cold(of, name, content));
+                let needs = match (known, cold) {
+                    (Some(known), Some(cold)) if was_back => Some((known.0 | cold.0, known.1 & cold.1)),
+                    (known, cold) => known.or(cold),
+                };
                 let kept = Kept {
                     content,
-                    needs: known.or_else(|| had_turn.then(|| self.cold(of, name, content))),
+                    needs,
+                    was_back: was_back && !had_turn,
                     since: before.and_then(|kept| kept.since).or_else(|| had_turn.then_some(now)),
                     earliest: before.map_or(now, |kept| kept.earliest),
                 };
