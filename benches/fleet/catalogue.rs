@@ -80,15 +80,16 @@ fn b2() -> Vec<Cell> {
 }
 
 fn b3() -> Vec<Cell> {
-    let of = |each: usize| Cell {
+    let of = |clients: usize, each: usize| Cell {
         label: format!("{each} names a client"),
         each,
         updates: 500,
         distance: Duration::from_millis(20),
         servers: OURS,
-        ..cell("B3", Variant::Delta, 1000, 10_000)
+        ..cell("B3", Variant::Delta, clients, 10_000)
     };
-    vec![of(10), of(100), of(1000)]
+    // The first: as many are interested as in the second, of a tenth of the clients.
+    vec![of(100, 100), of(1000, 10), of(1000, 100), of(1000, 1000)]
 }
 
 fn b4() -> Vec<Cell> {

@@ -111,7 +111,8 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
     let (delta, sotw) = (Variant::Delta, Variant::Sotw);
     bound("B1", "10,000 clients: p99 of one change, ms", 500.0, of("B1", "", delta, 10_000, "p99_ms"));
     bound("B1", "10,000 clients: RSS, MiB", 512.0, of("B1", "", delta, 10_000, "rss_mib"));
-    let b3 = |names: usize| of("B3", &format!("{names} names a client"), delta, 1000, "cpu_ms_update");
+    let b3_of = |clients, names: usize| of("B3", &format!("{names} names a client"), delta, clients, "cpu_ms_update");
+    let b3 = |names: usize| b3_of(1000, names);
     bound(
         "B3",
         "CPU of a change that 10 clients are interested in, over one that 100 are",
@@ -119,6 +120,12 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         over(b3(100), b3(1000)),
     );
     bound("B3", "CPU of a change that 1 client is interested in, over one that 100 are", 1.0, over(b3(10), b3(1000)));
+    bound(
+        "B3",
+        "CPU of a change that 1 client of 1,000 is interested in, over one that 1 of 100 is",
+        1.5,
+        over(b3(10), b3_of(100, 100)),
+    );
     for (variant, types) in [(delta, &["cluster", "listener", "route"][..]), (sotw, &["cluster", "listener"][..])] {
         for of_type in types {
             let sent = of("B4", "", variant, 1000, &format!("resources_{of_type}"));

@@ -1,8 +1,8 @@
 //! A stream at rest: it is owed nothing and waits for nothing, so only what changes since then concerns it.
 //!
-//! Most streams are at rest most of the time, and most publishes that wake one wake many. One at rest compares ten pointers (the sets of
-//! then and of now) and looks at the types that differ; the ACK of what it was sent takes nothing more. Whatever else
-//! happens ends the rest, and the next response is looked for among all types ([`Session::next_response`]).
+//! Most streams are at rest most of the time. One at rest that hears of a publish compares ten pointers (the sets of then
+//! and of now) and looks at the types that differ; the ACK of what it was sent takes nothing more. Whatever else happens
+//! ends the rest, and the next response is looked for among all types ([`Session::next_response`]).
 
 use std::sync::Arc;
 use std::time::Instant;
