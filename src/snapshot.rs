@@ -160,6 +160,21 @@ pub struct Facts {
     pub group_rules: Arc<GroupRules>,
 }
 
+#[cfg(test)]
+impl Facts {
+    /// Of what comes after a snapshot, where nothing of them matters.
+    pub(crate) fn after(snapshot: &Snapshot) -> Self {
+        Self {
+            revision: 1,
+            built_at: SystemTime::UNIX_EPOCH,
+            source: Source::Memory,
+            stale: false,
+            withhold_removals: false,
+            group_rules: Arc::clone(&snapshot.group_rules),
+        }
+    }
+}
+
 impl Snapshot {
     /// What the store holds before the first publish: generation 0, nothing in it.
     #[must_use]
@@ -223,14 +238,7 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts {
-            revision: 7,
-            built_at: SystemTime::UNIX_EPOCH,
-            source: Source::Memory,
-            stale: false,
-            withhold_removals: false,
-            group_rules: Arc::new([]),
-        }
+        Facts { revision: 7, ..Facts::after(&Snapshot::unpublished()) }
     }
 
     fn change(group: &str, resource_type: ResourceType, name: &str, body: Option<&'static [u8]>) -> ResourceChange {

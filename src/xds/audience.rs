@@ -255,11 +255,10 @@ impl Drop for Member {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake, Waker};
-    use std::time::SystemTime;
 
     use super::*;
     use crate::resource::compile::{Difference, ResourceChange};
-    use crate::snapshot::{Facts, Source};
+    use crate::snapshot::Facts;
     use crate::xds::Interner;
     use crate::xds::progress::Watchdog;
     use crate::xds::task::StreamTask;
@@ -313,16 +312,9 @@ mod tests {
     }
 
     fn after(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
-        let facts = Facts {
-            revision: 1,
-            built_at: SystemTime::UNIX_EPOCH,
-            source: Source::Memory,
-            stale: false,
-            withhold_removals: false,
-            group_rules: Arc::clone(&snapshot.group_rules),
-        };
         let groups_added = vec!["edge".into()];
-        snapshot.next(&Difference { resources, groups_added, groups_removed: Vec::new() }, facts)
+        let difference = Difference { resources, groups_added, groups_removed: Vec::new() };
+        snapshot.next(&difference, Facts::after(snapshot))
     }
 
     fn published() -> Snapshot {

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::fleet::Exchange;
     use crate::resource::compile::{Difference, ResourceChange};
-    use crate::snapshot::{Facts, Source};
+    use crate::snapshot::Facts;
 
     fn snapshot(resources: &[(ResourceType, &str, usize)]) -> Snapshot {
         let change = |(resource_type, name, size): &(ResourceType, &str, usize)| ResourceChange {
@@ -142,16 +142,9 @@ mod tests {
             name: (*name).into(),
             resource: Some(Arc::new(Resource::new(*name, vec![1; *size], Vec::new()))),
         };
-        let facts = Facts {
-            revision: 1,
-            built_at: SystemTime::UNIX_EPOCH,
-            source: Source::Memory,
-            stale: false,
-            withhold_removals: false,
-            group_rules: Arc::new([]),
-        };
         let difference = Difference { resources: resources.iter().map(change).collect(), ..Difference::default() };
-        Snapshot::unpublished().next(&difference, facts)
+        let before = Snapshot::unpublished();
+        before.next(&difference, Facts::after(&before))
     }
 
     fn exchange(nonce: &str) -> Exchange {

@@ -8,7 +8,7 @@ use envoy_types::pb::google::rpc::Status;
 use super::*;
 use crate::resource::Resource;
 use crate::resource::compile::{Difference, ResourceChange};
-use crate::snapshot::{Facts, Source};
+use crate::snapshot::Facts;
 
 mod globs;
 mod grpc;
@@ -32,7 +32,7 @@ const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 type Commit<'a> = &'a [(ResourceType, &'a str, Option<u8>)];
 
 fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
-    snapshot.next(&difference(commit), facts(snapshot))
+    snapshot.next(&difference(commit), Facts::after(snapshot))
 }
 
 fn difference(commit: Commit<'_>) -> Difference {
@@ -49,18 +49,7 @@ fn difference(commit: Commit<'_>) -> Difference {
 }
 
 fn changed(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
-    snapshot.next(&Difference { resources, ..Difference::default() }, facts(snapshot))
-}
-
-fn facts(snapshot: &Snapshot) -> Facts {
-    Facts {
-        revision: 1,
-        built_at: SystemTime::UNIX_EPOCH,
-        source: Source::Memory,
-        stale: false,
-        withhold_removals: false,
-        group_rules: Arc::clone(&snapshot.group_rules),
-    }
+    snapshot.next(&Difference { resources, ..Difference::default() }, Facts::after(snapshot))
 }
 
 fn resource(name: &str, content: u8) -> Resource {
@@ -667,7 +656,7 @@ fn the_same_node_with_other_metadata_gets_another_view() {
         });
         let groups_added = vec!["edge".into()];
         let difference = Difference { resources: resources.into(), groups_added, ..Difference::default() };
-        let facts = facts(&client.snapshot);
+        let facts = Facts::after(&client.snapshot);
         client.snapshot = client.snapshot.next(&difference, facts);
         match variant {
             Variant::Sotw => client.sotw(ENDPOINT, &["A", "B"]),

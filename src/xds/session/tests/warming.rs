@@ -23,7 +23,7 @@ fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str]
     let mut difference = difference(commit);
     difference.resources.extend(resources);
     difference.resources.sort_by(|one, other| (one.resource_type, &one.name).cmp(&(other.resource_type, &other.name)));
-    client.snapshot = before.next(&difference, facts(&before));
+    client.snapshot = before.next(&difference, Facts::after(&before));
 }
 
 /// A client that has everything and has acknowledged it: routes `r1` and `r2` go to `A`.
@@ -192,7 +192,7 @@ fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
     let put = |client: &mut Client, change: ResourceChange, commit: Commit<'_>| {
         let mut difference = difference(commit);
         difference.resources.push(change);
-        client.snapshot = client.snapshot.next(&difference, facts(&client.snapshot));
+        client.snapshot = client.snapshot.next(&difference, Facts::after(&client.snapshot));
     };
     put(&mut client, listener(2, "A"), &[]);
     let said = client.all().remove(0);

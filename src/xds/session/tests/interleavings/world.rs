@@ -6,14 +6,13 @@
 //! built it from nothing. Some contents are bad: a client refuses them whenever they come.
 
 use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::SystemTime;
 
 use crate::document::group::{Group, NodeMatch};
 use crate::document::key::{DocumentKey, Kind};
 use crate::resource::compile::{Difference, ResourceChange};
 use crate::resource::parts::{Part, Parts};
 use crate::resource::{Resource, ResourceType};
-use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
+use crate::snapshot::{Facts, GroupRules, Snapshot};
 use crate::xds::names::Interner;
 
 /// VHDS has names of another kind and is left to its own tests.
@@ -198,15 +197,7 @@ fn next(snapshot: &Snapshot, before: &[Catalog; 2], after: &[Catalog; 2], rules:
         }
     }
     let difference = Difference { resources, groups_added: vec!["edge".into()], groups_removed: Vec::new() };
-    let facts = Facts {
-        revision: 1,
-        built_at: SystemTime::UNIX_EPOCH,
-        source: Source::Memory,
-        stale: false,
-        withhold_removals: false,
-        group_rules: Arc::clone(rules),
-    };
-    snapshot.next(&difference, facts)
+    snapshot.next(&difference, Facts { group_rules: Arc::clone(rules), ..Facts::after(snapshot) })
 }
 
 fn resource(of: usize, name: usize, content: u8) -> Arc<Resource> {
