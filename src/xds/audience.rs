@@ -155,8 +155,8 @@ struct News<'a> {
 /// What it brought for one group.
 enum OfGroup {
     Nothing,
-    /// These, with the hashes of their names.
-    Endpoints(Vec<(u32, Change)>),
+    /// Those of these names, with their hashes.
+    Endpoints(Vec<(u32, Arc<str>)>),
     More,
 }
 
@@ -166,10 +166,9 @@ impl<'a> News<'a> {
         let of_group = self.of_groups.entry(group).or_insert_with(|| OfGroup::new(self.old, self.new, group));
         match of_group {
             OfGroup::Nothing => false,
-            OfGroup::Endpoints(changes) => changes.iter().any(|(hash, change)| {
-                let may_be_named = crowd.hashes.binary_search(hash).is_ok();
-                (may_be_named && names.contains(change.name())) || goes_by_others(change)
-            }),
+            OfGroup::Endpoints(changed) => {
+                changed.iter().any(|(hash, name)| crowd.hashes.binary_search(hash).is_ok() && names.contains(name))
+            }
             OfGroup::More => true,
         }
     }
@@ -190,10 +189,11 @@ impl OfGroup {
         }
         let endpoints = ResourceType::Endpoint;
         let changes = changes::between(was.set(endpoints), is.set(endpoints));
-        if changes.entries().len() > CHANGES_MAX {
+        let entries = changes.entries();
+        if entries.len() > CHANGES_MAX || entries.iter().any(goes_by_others) {
             return Self::More;
         }
-        Self::Endpoints(changes.entries().iter().map(|change| (hash(change.name()), change.clone())).collect())
+        Self::Endpoints(entries.iter().map(|change| (hash(change.name()), Arc::clone(change.name()))).collect())
     }
 }
 
