@@ -57,6 +57,12 @@ enum Command {
         /// Divide the number of clients by this.
         #[arg(long, default_value_t = 1)]
         shrink: usize,
+        /// Only cells whose label has this in it: `small, whole set`.
+        #[arg(long, default_value = "")]
+        only: String,
+        /// So many changes instead of the cell's own number: CPU time is counted in hundredths of a second.
+        #[arg(long)]
+        updates: Option<u32>,
         /// One JSON object a line.
         #[arg(long, default_value = "target/fleet/results.jsonl")]
         results: PathBuf,
@@ -120,8 +126,12 @@ fn say(line: &str) {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         None => check(Path::new("benches/baseline.json"), false).await,
-        Some(Command::Run { scenarios, rounds, servers, shrink, results }) => {
-            let cells = catalogue::cells(&scenarios, shrink)?;
+        Some(Command::Run { scenarios, rounds, servers, shrink, only, updates, results }) => {
+            let mut cells = catalogue::cells(&scenarios, shrink)?;
+            cells.retain(|cell| cell.label.contains(&only));
+            if let Some(updates) = updates {
+                cells.iter_mut().filter(|cell| cell.updates > 0).for_each(|cell| cell.updates = updates);
+            }
             run(&cells, rounds, &servers, |row| report::append(&results, row)).await?;
             Ok(())
         }

@@ -261,7 +261,6 @@ mod tests {
     use crate::snapshot::Facts;
     use crate::xds::Interner;
     use crate::xds::progress::Watchdog;
-    use crate::xds::task::StreamTask;
 
     const ENDPOINT: ResourceType = ResourceType::Endpoint;
 
@@ -283,7 +282,7 @@ mod tests {
 
     impl Stream {
         fn new(audience: &Arc<Audience>, watchdog: &Arc<Watchdog>) -> Self {
-            let progress = watchdog.admit(100, StreamTask::none()).expect("there is room");
+            let progress = watchdog.admit(100, None).expect("there is room");
             let member = audience.enter(progress.number(), Arc::clone(progress.cell()));
             Self { task: Arc::default(), member, progress }
         }

@@ -5,33 +5,33 @@
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::server::Connection as Http2;
+use h2::{Ping, PingPong};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use super::bell::{Aside, Bell};
+use super::message::Message;
 use super::peer::{Link, Peer};
 use super::preface::{self, Foreign};
-use super::service::{Dispatch, Shared};
+use super::service::Shared;
 use super::socket::Socket;
-use super::task::Tasks;
 
 /// Envoy's per-type services open a stream a cluster (GR-05).
 const STREAMS_A_CONNECTION: u32 = 100_000;
-/// Envoy's main thread can be busy for seconds with a large CDS (GR-01).
+/// How often a client is asked whether it is there, and how long it may take to answer: Envoy's main thread can be busy for
+/// seconds with a large CDS (GR-01).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// A client that has not finished the TLS handshake, and said that it speaks HTTP/2, is not waited for any longer.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -100,12 +100,19 @@ impl Shared {
         deadline: Instant,
     ) {
         let address = guest.address;
-        match self.by(deadline, preface::read(io)).await {
-            Some(Ok(Ok(io))) => drop(self.tasks.clone().spawn(Connection::new(self, io, guest, link))),
-            Some(Ok(Err(Foreign::Nothing))) => debug!(?address, "A connection ended that said nothing"),
-            Some(Ok(Err(foreign))) => info!(?address, "Ended a connection that speaks {}", foreign.what()),
-            Some(Err(error)) => debug!(%error, ?address, "A connection ended"),
-            None => info!(?address, "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks"),
+        let socket = match self.by(deadline, preface::read(io)).await {
+            Some(Ok(Ok(socket))) => socket,
+            Some(Ok(Err(Foreign::Nothing))) => return debug!(?address, "A connection ended that said nothing"),
+            Some(Ok(Err(foreign))) => return info!(?address, "Ended a connection that speaks {}", foreign.what()),
+            Some(Err(error)) => return debug!(%error, ?address, "A connection ended"),
+            None => {
+                return info!(?address, "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks");
+            }
+        };
+        // The preface was read: there is nothing more to wait for.
+        match http2().handshake(socket.clone()).await {
+            Ok(http2) => drop(self.tasks.clone().spawn(Connection::new(self, http2, socket, guest, link))),
+            Err(error) => debug!(%error, ?address, "A connection ended"),
         }
     }
 
@@ -125,32 +132,46 @@ enum End {
     Drain,
     /// It is dropped.
     Stop,
+    /// So is this: nobody is at its other end.
+    Dead,
 }
-
-type Http2<T> = http2::Connection<TokioIo<Socket<T>>, Dispatch, Tasks>;
 
 /// One connection that is served. Done when it is over.
 struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
-    http2: Pin<Box<Http2<T>>>,
+    http2: Http2<Socket<T>, Message>,
     socket: Socket<T>,
     bell: Arc<Bell>,
     end: Aside<Pin<Box<dyn Future<Output = End> + Send>>>,
     /// Tells the connection's streams to end, each at its turn.
     ending: CancellationToken,
     server: Arc<Shared>,
+    peer: Peer,
     guest: Guest,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
-    fn new(server: Arc<Shared>, socket: Socket<T>, guest: Guest, link: Link) -> Self {
+    fn new(
+        server: Arc<Shared>,
+        mut http2: Http2<Socket<T>, Message>,
+        socket: Socket<T>,
+        guest: Guest,
+        link: Link,
+    ) -> Self {
         let peer = Peer::new(guest.address, link, server.options.plaintext_secrets);
-        let ending = CancellationToken::new();
-        let dispatch = Dispatch { server: Arc::clone(&server), peer, ending: ending.clone() };
-        let http2 = Box::pin(http2_of(&server.tasks).serve_connection(TokioIo::new(socket.clone()), dispatch));
         let bell = Arc::<Bell>::default();
-        let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(Arc::clone(&server).end());
+        let end = Arc::clone(&server).end(http2.ping_pong());
+        let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(end);
         let end = Aside::new(end, Arc::clone(&bell));
-        Self { http2, socket, bell, end, ending, server, guest }
+        Self { http2, socket, bell, end, ending: CancellationToken::new(), server, peer, guest }
+    }
+
+    /// Read and write what there is, and have requests answered. Ready: the connection is over.
+    fn poll_serve(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        while let Some(request) = ready!(pin!(self.http2.accept()).poll(context)) {
+            let (request, respond) = request?;
+            self.server.serve(request, respond, self.peer, &self.ending);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -161,7 +182,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
         let this = self.get_mut();
         this.bell.hear(context);
         loop {
-            let served = this.http2.as_mut().poll(context);
+            let served = this.poll_serve(context);
             let sent = this.socket.poll_send(context);
             let error = match (served, sent) {
                 (Poll::Ready(Ok(())), _) => return Poll::Ready(()),
@@ -176,34 +197,50 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
             match ready!(this.end.poll()) {
                 End::Drain => {
                     // The client opens its next streams elsewhere, while each of these goes on until its turn.
-                    this.http2.as_mut().graceful_shutdown();
+                    this.http2.graceful_shutdown();
                     this.ending.cancel();
                     this.end = Aside::new(Box::pin(Arc::clone(&this.server).end_of_grace()), Arc::clone(&this.bell));
                 }
                 End::Stop => return Poll::Ready(()),
+                End::Dead => {
+                    let silence = KEEPALIVE.1;
+                    info!(address = ?this.guest.address, "Ended a connection whose client did not answer a PING within {silence:?}");
+                    return Poll::Ready(());
+                }
             }
         }
     }
 }
 
-fn http2_of(tasks: &TaskTracker) -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(Tasks::new(tasks.clone()));
+fn http2() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1)
-        .initial_stream_window_size(WINDOWS.0)
+        .initial_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .max_header_list_size(HEADERS_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX.0)
-        .max_local_error_reset_streams(RESETS_MAX.1)
+        .max_local_error_reset_streams(Some(RESETS_MAX.1))
         .max_concurrent_streams(STREAMS_A_CONNECTION);
     builder
 }
 
+/// Ask again and again whether the client is there, until it is not. For ever where there is nothing to ask with.
+async fn silence(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return pending().await };
+    loop {
+        sleep(KEEPALIVE.0).await;
+        match timeout(KEEPALIVE.1, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection is over, and says so itself.
+            Ok(Err(_)) => return pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
 impl Shared {
-    /// When the server ends a connection: when it drains, or at the connection's age; when it stops.
-    async fn end(self: Arc<Self>) -> End {
+    /// When the server ends a connection: when it drains, or at the connection's age; when it stops; when nobody is there.
+    async fn end(self: Arc<Self>, pings: Option<PingPong>) -> End {
         let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
         let aged = async {
             match age {
@@ -215,6 +252,7 @@ impl Shared {
             () = aged => End::Drain,
             () = self.draining.cancelled() => End::Drain,
             () = self.token.cancelled() => End::Stop,
+            () = silence(pings) => End::Dead,
         }
     }
 

@@ -6,15 +6,16 @@
 //! long. Streams are counted here too, because all of this begins and ends with the stream.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::info;
 
 use super::bell::{self, Bell};
-use super::task::StreamTask;
 
 /// No further response is built while this many bytes wait to be written.
 const IN_FLIGHT_MAX: usize = 64 * 1024;
@@ -28,8 +29,8 @@ pub(super) struct Watchdog {
     watched: Mutex<HashMap<u64, Watched>>,
 }
 
-/// A client, and the task of its stream.
-type Watched = (Arc<Cell>, StreamTask);
+/// A stream, and where its client is.
+type Watched = (Arc<Cell>, Option<SocketAddr>);
 
 /// A stream as others see it: what is on its way to its client, and the bell of its task.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(super) struct Cell {
     bytes: AtomicUsize,
     /// When something was taken last, or handed over when nothing was on its way; milliseconds, 0: nothing is.
     since: AtomicU64,
+    /// The client has taken nothing for too long.
+    given_up: AtomicBool,
 }
 
 impl Cell {
@@ -81,8 +84,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Watchdog {
-    /// One more stream, unless there are `max`. `task` is reset when it takes nothing for too long.
-    pub(super) fn admit(self: &Arc<Self>, max: usize, task: StreamTask) -> Option<Progress> {
+    /// One more stream, unless there are `max`. It is given up when its client takes nothing for too long.
+    pub(super) fn admit(self: &Arc<Self>, max: usize, address: Option<SocketAddr>) -> Option<Progress> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= max {
             self.streams.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -93,20 +96,23 @@ impl Watchdog {
             started: self.started,
             bytes: AtomicUsize::new(0),
             since: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
         });
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.insert(id, (Arc::clone(&cell), task));
+        watched.insert(id, (Arc::clone(&cell), address));
         Some(Progress { watchdog: Arc::clone(self), id, cell })
     }
 
-    /// Reset the streams whose clients have taken nothing for `limit`.
+    /// Give up the streams whose clients have taken nothing for `limit`.
     pub(super) fn sweep(&self, limit: Duration) {
         let now = millis(self.started.elapsed());
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        for (cell, task) in watched.values() {
+        for (cell, address) in watched.values() {
             let since = cell.since.load(Ordering::Relaxed);
-            if since != 0 && now.saturating_sub(since) > millis(limit) {
-                task.reset(limit);
+            let stalls = since != 0 && now.saturating_sub(since) > millis(limit);
+            if stalls && !cell.given_up.swap(true, Ordering::AcqRel) {
+                info!(?address, "Reset a stream whose client took nothing for {limit:?}");
+                cell.ring();
             }
         }
     }
@@ -139,6 +145,11 @@ impl Progress {
     /// Whether another response may be built. If not, the bell is rung when it may.
     pub(super) fn has_room(&self) -> bool {
         self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
+    }
+
+    /// Whether the client has taken nothing for too long: the stream is to be reset. The bell is rung when that is so.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.cell.given_up.load(Ordering::Acquire)
     }
 
     /// A message is handed to HTTP/2; what this gives goes with it.

@@ -1,34 +1,34 @@
 //! The services of the port: which of them a request is for, and what all of them share.
 //!
-//! xDS streams are our own bodies ([`super::body`]), everything else on the port (health, reflection, what is unknown) goes
-//! to tonic's routes. The services are a table: one line a type.
+//! xDS streams are our own ([`super::stream`]), everything else on the port (health, reflection, what is unknown) goes to
+//! tonic's routes. The services are a table: one line a type.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
+use http_body::Body;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower_service::Service;
+use tracing::debug;
 
-use super::any_body::{AnyBody, Other};
+use super::answer::Answer;
 use super::audience::Audience;
-use super::body::{Ending, Opening, Stream, status};
 use super::gate::Gate;
+use super::incoming::Incoming;
+use super::message::Message;
 use super::names::Interner;
 use super::options::Options;
 use super::peer::Peer;
 use super::progress::Watchdog;
 use super::session::{Session, Settings};
-use super::task::StreamTask;
+use super::stream::{Ending, Opening, Stream, status};
 use super::{Error as StreamError, others};
 use crate::fleet::{Fleet, Variant};
 use crate::resource::ResourceType;
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     audience: Arc<Audience>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
-    /// Connections and the tasks that hyper has for their streams.
+    /// A task a connection, and one for each of its streams.
     pub(super) tasks: TaskTracker,
     pub(super) draining: CancellationToken,
     pub(super) token: CancellationToken,
@@ -187,49 +187,43 @@ fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
     Some((variant, *service_type))
 }
 
-/// The requests of one connection, each to its service.
-pub(super) struct Dispatch {
-    pub(super) server: Arc<Shared>,
-    pub(super) peer: Peer,
-    pub(super) ending: CancellationToken,
-}
-
-impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<AnyBody<Incoming>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+impl Shared {
+    /// A request arrived: it is answered by a task of its own. `ending` is told when its connection ends.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Message>,
+        peer: Peer,
+        ending: &CancellationToken,
+    ) {
         let is_grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
-        let server = Arc::clone(&self.server);
+        let request = request.map(Incoming::new);
         match find_service(request.uri().path()) {
             Some((variant, service_type)) if is_grpc && request.method() == Method::POST => {
-                let (peer, ending) = (self.peer, self.ending.clone());
-                Box::pin(async move { Ok(server.open(request.into_body(), variant, service_type, peer, ending)) })
+                if let Some(stream) = self.open(request.into_body(), respond, variant, service_type, peer, ending) {
+                    self.tasks.spawn(stream);
+                }
             }
-            _ => {
-                let (address, ending) = (self.peer.address, self.ending.clone());
-                Box::pin(async move { server.call_other(request, address, ending).await })
-            }
+            _ => drop(self.tasks.spawn(Arc::clone(self).answer(request, respond, peer, ending.clone()))),
         }
     }
-}
 
-impl Shared {
-    /// Open an xDS stream, in the task that serves it.
+    /// Open an xDS stream. `None`: there is none, and the client was told why, if it is there still.
     fn open(
         &self,
         requests: Incoming,
+        respond: SendResponse<Message>,
         variant: Variant,
         service_type: Option<ResourceType>,
         peer: Peer,
-        ending: CancellationToken,
-    ) -> Response<AnyBody<Incoming>> {
-        let Some(progress) = self.watchdog.admit(self.options.max_streams, StreamTask::current(peer.address)) else {
-            return too_many_streams();
+        ending: &CancellationToken,
+    ) -> Option<Stream> {
+        let Some(progress) = self.watchdog.admit(self.options.max_streams, peer.address) else {
+            head(respond, too_many_streams(), true);
+            return None;
         };
         let session = Session::new(Settings {
             variant,
@@ -239,8 +233,9 @@ impl Shared {
             interner: Arc::clone(&self.interner),
             secrets: peer.withheld.is_none(),
         });
-        grpc_response(AnyBody::Stream(Box::new(Stream::new(Opening {
+        Some(Stream::new(Opening {
             requests,
+            out: head(respond, grpc_response(), false)?,
             session,
             variant,
             aggregated: service_type.is_none(),
@@ -250,24 +245,30 @@ impl Shared {
             seat: self.gate.seat(progress.number()),
             member: self.audience.enter(progress.number(), Arc::clone(progress.cell())),
             progress,
-            ending: self.turn(ending),
-        }))))
+            ending: self.turn(ending.clone()),
+        }))
     }
 
     /// Answer what is not xDS.
-    async fn call_other(
-        &self,
+    async fn answer(
+        self: Arc<Self>,
         request: Request<Incoming>,
-        address: Option<SocketAddr>,
+        respond: SendResponse<Message>,
+        peer: Peer,
         ending: CancellationToken,
-    ) -> Result<Response<AnyBody<Incoming>>, Infallible> {
-        let task = StreamTask::current(address);
-        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, task) else {
-            return Ok(too_many_streams());
+    ) {
+        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, peer.address) else {
+            head(respond, too_many_streams(), true);
+            return;
         };
-        let response = self.others().await.call(request).await?;
-        let ending = self.turn(ending);
-        Ok(response.map(|body| AnyBody::Other(Box::new(Other::new(body, progress, ending)))))
+        let Ok(response) = self.others().await.call(request).await;
+        let (parts, body) = response.into_parts();
+        let ended = body.is_end_stream();
+        if let Some(out) = head(respond, Response::from_parts(parts, ()), ended)
+            && !ended
+        {
+            Answer::new(body, out, progress, self.turn(ending)).await;
+        }
     }
 
     /// The end of a stream once its connection is `ending`: at a moment of its own within two thirds of the grace, so that
@@ -286,15 +287,20 @@ fn turns() -> usize {
     std::thread::available_parallelism().map_or(1, |threads| threads.get() - 1)
 }
 
-fn too_many_streams() -> Response<AnyBody<Incoming>> {
+fn too_many_streams() -> Response<()> {
     let error = StreamError::TooManyStreams;
-    let mut response = grpc_response(AnyBody::Empty);
+    let mut response = grpc_response();
     response.headers_mut().extend(status(error.code(), &error.to_string()));
     response
 }
 
-fn grpc_response(body: AnyBody<Incoming>) -> Response<AnyBody<Incoming>> {
-    let mut response = Response::new(body);
+fn grpc_response() -> Response<()> {
+    let mut response = Response::new(());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+/// Send the head of a response, and where nothing follows it, its end. `None`: the client is gone.
+fn head(mut respond: SendResponse<Message>, response: Response<()>, ends: bool) -> Option<SendStream<Message>> {
+    respond.send_response(response, ends).inspect_err(|error| debug!(%error, "A stream ended as it began")).ok()
 }

@@ -285,13 +285,14 @@ impl Session {
         self.recalled = unknown;
     }
 
-    /// Whether the client goes on about clusters.
-    fn look(&mut self, now: Instant) {
+    /// Whether the client goes on about clusters. Gives whether an answer about them is still to come.
+    fn look(&mut self, now: Instant) -> bool {
         let others = || self.types.iter().flatten().filter(|state| state.resource_type != ResourceType::Cluster);
         let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| others().next().is_some());
         let since = clusters.and_then(|state| state.unanswered_since());
         let answers = since.is_some() && others().all(|state| state.unanswered_since().is_none());
         self.alarm.look(since, answers, now);
+        since.is_some()
     }
 
     // ---- requests ----
@@ -473,11 +474,11 @@ impl Session {
             }
             // What was just sent may have ended a wait, too.
             if !self.raise_barriers() && !self.release_holds(now) {
-                self.look(now);
+                let clusters_unanswered = self.look(now);
                 self.back.end(|| self.types.iter().flatten().any(|state| state.is_returning()));
                 let greeting = self.greeting(now);
                 if greeting.is_none() {
-                    self.lie_down(group);
+                    self.lie_down(group, clusters_unanswered);
                 }
                 return greeting;
             }
@@ -488,7 +489,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         if self.rest.is_some() {
-            return None;
+            return self.alarm.deadline();
         }
         let states = || self.types.iter().flatten();
         let holds = states().flat_map(|state| &state.holds);
@@ -515,6 +516,18 @@ impl Session {
         Some(())
     }
 
+    /// What the client should have of a type.
+    fn target<'a>(&self, resource_type: ResourceType, group: &'a GroupSnapshot) -> &'a Arc<ResourceSet> {
+        if resource_type == ResourceType::Secret && !self.settings.secrets {
+            &NO_SECRETS
+        } else if self.settings.variant == Variant::Delta && self.abilities.vhds {
+            group.set(resource_type)
+        } else {
+            // VHDS has no SotW form (conformance.md GR-14).
+            group.set_without_vhds(resource_type)
+        }
+    }
+
     /// One type: its next response, if it is owed one.
     fn step(
         &mut self,
@@ -527,6 +540,11 @@ impl Session {
             self.follow_route_configs(group);
         }
         let variant = self.settings.variant;
+        let set = self.target(resource_type, group);
+        let state = self.types[resource_type.index()].as_ref()?;
+        if state.is_at_rest() && state.is_current(set) && self.recalled.is_empty() {
+            return None;
+        }
         let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
         let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
         let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
@@ -538,14 +556,8 @@ impl Session {
         {
             return None;
         }
-        let withheld = resource_type == ResourceType::Secret && !self.settings.secrets;
         let target = Target {
-            set: match withheld {
-                true => &NO_SECRETS,
-                // VHDS has no SotW form (conformance.md GR-14).
-                false if variant == Variant::Delta && self.abilities.vhds => group.set(resource_type),
-                false => group.set_without_vhds(resource_type),
-            },
+            set,
             variant,
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
@@ -651,6 +663,9 @@ impl Session {
     fn raise_barriers(&mut self) -> bool {
         let mut raised = false;
         for resource_type in ResourceType::ALL {
+            if !self.types[resource_type.index()].as_ref().is_some_and(|state| state.has_removals_to_raise()) {
+                continue;
+            }
             let referrers = || order::referrers(resource_type).iter();
             let withheld = |other: &ResourceType| self.types[other.index()].as_ref().is_some_and(|it| it.is_withheld());
             if self.referrers_wait(resource_type) || referrers().any(withheld) {
@@ -663,7 +678,10 @@ impl Session {
                     Some(Barrier { resource_type: *other, sequence: state.sent, sent_at })
                 })
                 .collect();
-            raised |= self.types[resource_type.index()].as_mut().is_some_and(|state| state.raise(&barriers));
+            if let Some(state) = self.types[resource_type.index()].as_mut() {
+                state.raise(&barriers);
+                raised = true;
+            }
         }
         raised
     }

@@ -226,15 +226,16 @@ impl State {
         }
     }
 
-    /// Everything owed was sent: each removal that waits learns which answers it waits for. Whether any did. What a stale
-    /// snapshot would remove waits for a better one.
-    pub(super) fn raise(&mut self, barriers: &[Barrier]) -> bool {
-        let mut raised = false;
-        for hold in self.holds.iter_mut().filter(|hold| self.settled && hold.barriers.is_none()) {
+    /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better one.
+    pub(super) fn has_removals_to_raise(&self) -> bool {
+        self.settled && self.holds.iter().any(|hold| hold.barriers.is_none())
+    }
+
+    /// Everything owed was sent: each removal that waits learns which answers it waits for.
+    pub(super) fn raise(&mut self, barriers: &[Barrier]) {
+        for hold in self.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
             hold.barriers = Some(barriers.to_vec());
-            raised = true;
         }
-        raised
     }
 
     /// What waits to be removed and is there again waits anew, unless it is told first.

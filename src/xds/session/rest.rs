@@ -1,4 +1,4 @@
-//! A stream at rest: it is owed nothing and waits for nothing, so only what changes since then concerns it.
+//! A stream at rest: it is owed nothing and waits for nothing but ACKs, so only what changes since then concerns it.
 //!
 //! Most streams are at rest most of the time. One at rest that hears of a publish compares ten pointers (the sets of then
 //! and of now) and looks at the types that differ; the ACK of what it was sent takes nothing more. Whatever else happens
@@ -17,6 +17,8 @@ pub(super) struct Rest {
     /// What it has, where no type is due.
     group: Arc<GroupSnapshot>,
     due: Types,
+    /// Clusters were not answered when last looked at: that it may be stuck is all that it waits for.
+    clusters_unanswered: bool,
 }
 
 impl Rest {
@@ -81,6 +83,10 @@ impl Session {
         group: &Arc<GroupSnapshot>,
         now: Instant,
     ) -> Rested {
+        let clusters_unanswered = rest.clusters_unanswered && self.look(now);
+        if self.alarm.is_raised() {
+            return Rested::Woke;
+        }
         let mut due = rest.due;
         due.add(Types::differing(&rest.group, group));
         let all = due;
@@ -96,22 +102,21 @@ impl Session {
             };
             // What clusters, listeners and routes bring along is owed by other types.
             let alone = !super::order::is_awaiting(resource_type);
-            self.rest = (rests && alone).then(|| Rest { group: Arc::clone(group), due });
+            self.rest = (rests && alone).then(|| Rest { group: Arc::clone(group), due, clusters_unanswered });
             return Rested::Says(Some(response));
         }
-        self.rest = Some(Rest { group: Arc::clone(group), due });
+        self.rest = Some(Rest { group: Arc::clone(group), due, clusters_unanswered });
         Rested::Says(None)
     }
 
     /// Everything was looked at, and nothing is owed.
-    pub(super) fn lie_down(&mut self, group: &Arc<GroupSnapshot>) {
-        let unanswered =
-            |state: &super::State| state.resource_type == ResourceType::Cluster && state.unanswered_since().is_some();
+    pub(super) fn lie_down(&mut self, group: &Arc<GroupSnapshot>, clusters_unanswered: bool) {
         let rests = self.greeting_at.is_none()
             && self.recalled.is_empty()
             && self.confirmed.is_empty()
             && !self.alarm.is_raised()
-            && self.types.iter().flatten().all(|state| state.is_at_rest() && !unanswered(state));
-        self.rest = rests.then(|| Rest { group: Arc::clone(group), due: Types::default() });
+            && self.types.iter().flatten().all(|state| state.is_at_rest());
+        let rest = || Rest { group: Arc::clone(group), due: Types::default(), clusters_unanswered };
+        self.rest = rests.then(rest);
     }
 }

@@ -49,7 +49,7 @@ impl State {
         draft
     }
 
-    pub(super) fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
+    pub(in crate::xds) fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
         self.owed.is_empty()
             && self.warming.is_empty()
             && self.released.is_empty()

@@ -58,8 +58,26 @@ fn what_waits_and_what_follows_is_not_at_rest() {
     client.commit(&[(CLUSTER, "B", None), (LISTENER, "L", Some(2))]);
     assert_eq!(client.says(), ["LDS[L@2]"], "the removal waits for the listener's answer");
     assert!(client.session.rest.is_none() && client.session.deadline().is_some());
+}
+
+#[test]
+fn one_at_rest_that_answers_nothing_about_clusters_is_looked_at_in_time() {
     let mut client = rested(Variant::Delta);
     client.commit(&[(CLUSTER, "A", Some(2))]);
-    assert_eq!(client.says(), ["CDS[A@2]", "EDS[A@1]"], "endpoints follow their cluster");
-    assert!(client.session.rest.is_none(), "an answer about clusters may be long in coming");
+    let said = client.all();
+    assert_eq!(
+        said.iter().map(Said::short).collect::<Vec<_>>(),
+        ["CDS[A@2]", "EDS[A@1]"],
+        "endpoints follow their cluster"
+    );
+    client.ack(&said[1], &[]);
+    assert!(client.all().is_empty());
+    let look_at = client.session.deadline().expect("an answer about clusters may be long in coming");
+    assert!(client.session.rest.is_some() && look_at > client.now);
+    client.now = look_at;
+    assert!(client.all().is_empty());
+    assert!(client.session.rest.is_none() && client.session.conditions().clusters_unacknowledged);
+    client.ack(&said[0], &[]);
+    assert!(client.all().is_empty());
+    assert!(client.session.rest.is_some() && client.session.deadline().is_none());
 }

@@ -1,17 +1,16 @@
-//! A stream as a response body: bytes in, bytes out, the session between them.
+//! A stream: requests in, responses out, the session between them.
 //!
 //! Nothing is built for a client that has not taken what it was given before; what it asked for is built when it is its turn
-//! ([`super::gate`]). There is no queue, no channel and no task of its own; when the client resets, the body is dropped with
-//! all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
+//! ([`super::gate`]). There is no queue and no channel; when the client resets, the stream is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderValue};
-use http_body::{Body, Frame};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Span, debug, info, info_span, warn};
@@ -19,6 +18,7 @@ use tracing::{Span, debug, info, info_span, warn};
 use super::audience::Member;
 use super::bell::Aside;
 use super::gate::{Seat, Turn};
+use super::incoming::Incoming;
 use super::message::Message;
 use super::peer::Peer;
 use super::progress::{Cell, Progress};
@@ -42,8 +42,9 @@ const GRPC_LARGE: usize = 3_000_000;
 pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a stream is opened with.
-pub(super) struct Opening<B> {
-    pub(super) requests: B,
+pub(super) struct Opening {
+    pub(super) requests: Incoming,
+    pub(super) out: SendStream<Message>,
     pub(super) session: Session,
     pub(super) variant: Variant,
     pub(super) aggregated: bool,
@@ -61,12 +62,19 @@ enum Phase {
     Open,
     /// The client has ended its side: what is owed is still sent.
     HalfClosed,
-    Ended,
 }
 
-/// One xDS stream.
-pub(super) struct Stream<B> {
-    reader: Reader<B>,
+/// What comes next on a stream.
+enum Next {
+    Response(Message),
+    /// The status.
+    End(HeaderMap),
+}
+
+/// One xDS stream. Done when it is over; dropped before that, it is reset.
+pub(super) struct Stream {
+    reader: Reader<Incoming>,
+    out: SendStream<Message>,
     session: Session,
     variant: Variant,
     aggregated: bool,
@@ -90,12 +98,13 @@ pub(super) struct Stream<B> {
     span: Span,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
-    pub(super) fn new(opening: Opening<B>) -> Self {
-        let Opening { requests, session, variant, aggregated, peer, store, fleet, progress, seat, member, ending } =
+impl Stream {
+    pub(super) fn new(opening: Opening) -> Self {
+        let Opening { requests, out, session, variant, aggregated, peer, store, fleet, progress, seat, member, ending } =
             opening;
         Self {
             reader: Reader::new(requests),
+            out,
             session,
             variant,
             aggregated,
@@ -117,18 +126,33 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         }
     }
 
-    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Message>>> {
-        if self.phase == Phase::Ended {
-            return Poll::Ready(None);
-        }
+    /// Say what there is to say now.
+    fn poll_say(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         // Before anything is looked at that it is rung for.
         self.progress.hear(context);
+        if self.out.poll_reset(context)?.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.progress.is_given_up() {
+            self.out.send_reset(Reason::CANCEL);
+            return Poll::Ready(Ok(()));
+        }
+        let (mut now, mut reads) = (Instant::now(), true);
+        loop {
+            match ready!(self.poll_next(context, &mut now, &mut reads)) {
+                Next::Response(message) => self.out.send_data(message, false)?,
+                Next::End(status) => return Poll::Ready(self.out.send_trailers(status)),
+            }
+        }
+    }
+
+    /// `reads`: what the client sent was not all read yet; what comes from then on wakes the task.
+    fn poll_next(&mut self, context: &mut Context<'_>, now: &mut Instant, reads: &mut bool) -> Poll<Next> {
         if self.ending.poll().is_ready() {
             return self.end(Code::Ok, "");
         }
         let mut turn = None;
-        let mut now = Instant::now();
-        if let Err(error) = self.read(context, now, &mut turn) {
+        if *reads && let Err(error) = self.read(context, *now, &mut turn, reads) {
             info!(parent: &self.span, %error, "Ended a stream that breaks the protocol");
             return self.end(error.code(), &error.to_string());
         }
@@ -153,22 +177,31 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 continue;
             }
             // Before the first publish nothing is due; that wakes the task.
-            if snapshot.generation == 0 || self.poll_timer(now, context).is_pending() {
+            if snapshot.generation == 0 || self.poll_timer(*now, context).is_pending() {
                 return Poll::Pending;
             }
-            now = Instant::now();
+            *now = Instant::now();
         }
     }
 
     /// Read what has arrived, but no more than a poll's worth. A large request waits for a turn.
-    fn read(&mut self, context: &mut Context<'_>, now: Instant, turn: &mut Option<Turn>) -> Result<(), Error> {
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        now: Instant,
+        turn: &mut Option<Turn>,
+        reads: &mut bool,
+    ) -> Result<(), Error> {
         for _ in 0..REQUESTS_A_POLL {
             if self.phase != Phase::Open || self.session.is_full() {
                 return Ok(());
             }
             if self.arrived.is_none() {
                 match self.reader.poll_next(context) {
-                    Poll::Pending => return Ok(()),
+                    Poll::Pending => {
+                        *reads = false;
+                        return Ok(());
+                    }
                     Poll::Ready(None) => self.phase = Phase::HalfClosed,
                     Poll::Ready(Some(request)) => self.arrived = Some(request?),
                 }
@@ -223,7 +256,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         timer.as_mut().poll(context)
     }
 
-    fn send(&mut self, response: &Response) -> Poll<Option<Frame<Message>>> {
+    fn send(&mut self, response: &Response) -> Poll<Next> {
         let Some(message) = Message::of(response) else {
             warn!(parent: &self.span, bytes = response.blocks.len(), "Ended a stream whose response is too large for gRPC");
             return self.end(Code::ResourceExhausted, "the response is larger than 4 GiB");
@@ -252,15 +285,13 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         }
         // It may be long until this is written and the next poll: nobody should wait behind it.
         self.seat.leave();
-        Poll::Ready(Some(Frame::data(message.counted(&self.progress))))
+        Poll::Ready(Next::Response(message.counted(&self.progress)))
     }
 
-    /// The last frame: the status.
-    fn end(&mut self, code: Code, message: &str) -> Poll<Option<Frame<Message>>> {
-        self.phase = Phase::Ended;
+    fn end(&mut self, code: Code, message: &str) -> Poll<Next> {
         self.leave();
         self.seat.leave();
-        Poll::Ready(Some(Frame::trailers(status(code, message))))
+        Poll::Ready(Next::End(status(code, message)))
     }
 
     // ---- facts ----
@@ -394,7 +425,19 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 }
 
-impl<B> Stream<B> {
+impl Future for Stream {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Err(error) = ready!(this.poll_say(context)) {
+            debug!(parent: &this.span, %error, "A stream ended");
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Stream {
     /// The fleet remembers what the client may have or not.
     fn leave(&mut self) {
         if let Some(handle) = self.handle.take() {
@@ -403,7 +446,7 @@ impl<B> Stream<B> {
     }
 }
 
-impl<B> Drop for Stream<B> {
+impl Drop for Stream {
     /// The client reset the stream, or it ended.
     fn drop(&mut self) {
         self.leave();
