@@ -110,6 +110,12 @@ impl GroupSnapshot {
         whole.unwrap_or_else(|| self.set(resource_type))
     }
 
+    /// The types of which the two have different sets.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = ResourceType> + 'a {
+        let differs = move |of: &ResourceType| !Arc::ptr_eq(self.set(*of), other.set(*of));
+        ResourceType::ALL.into_iter().filter(differs)
+    }
+
     /// This group with changes of itself, sorted by type and name.
     fn apply(&self, changes: &[ResourceChange]) -> Self {
         let mut next = self.clone();

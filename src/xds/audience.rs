@@ -180,14 +180,13 @@ impl OfGroup {
         if !Arc::ptr_eq(&old.group_rules, &new.group_rules) {
             return Self::More;
         }
-        let differs = |of: ResourceType| !Arc::ptr_eq(was.set(of), is.set(of));
-        if ResourceType::ALL.into_iter().any(|of| of != ResourceType::Endpoint && differs(of)) {
+        let endpoints = ResourceType::Endpoint;
+        if was.differing(is).any(|of| of != endpoints) {
             return Self::More;
         }
-        if !differs(ResourceType::Endpoint) {
+        if was.differing(is).next().is_none() {
             return Self::Nothing;
         }
-        let endpoints = ResourceType::Endpoint;
         let changes = changes::between(was.set(endpoints), is.set(endpoints));
         let entries = changes.entries();
         if entries.len() > CHANGES_MAX || entries.iter().any(goes_by_others) {

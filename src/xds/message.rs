@@ -1,28 +1,29 @@
 //! One response on the wire: a small head of the stream's own, then blocks that all streams share.
 //!
-//! It is the body's data type, so that one response is one write to HTTP/2, whatever the number of its blocks. Small ones
-//! are copied into one piece: one DATA frame, one system call.
+//! It is the data of one write to HTTP/2, whatever the number of its blocks, and nothing of it is copied before that: what
+//! is written in one poll is gathered once, by [`super::socket`].
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
 use super::progress::{InFlight, Progress};
 use super::session::Response;
 
 /// Compression flag and length of a gRPC message.
 const GRPC_HEADER: usize = 5;
-/// Up to here copying is cheaper than another piece.
-const ONE_PIECE_MAX: usize = 4096;
+/// The parts before the pieces: the header, the head.
+const BEFORE: usize = 2;
 
-/// Bytes that are written one piece after the other.
+/// Bytes that are written one part after the other: header, head, pieces.
 #[derive(Debug)]
 pub(super) struct Message {
-    head: Bytes,
-    pieces: Option<Arc<[Bytes]>>,
-    /// The piece that is read, and how much of it was.
-    next: usize,
+    header: [u8; GRPC_HEADER],
+    head: Vec<u8>,
+    pieces: Arc<[Bytes]>,
+    /// The part that is read, never one that is empty, and how much of it was.
+    part: usize,
     offset: usize,
     remaining: usize,
     /// Known to be on its way until it is dropped.
@@ -32,25 +33,26 @@ pub(super) struct Message {
 impl Message {
     /// Plain bytes, of the small services.
     pub(super) fn plain(bytes: Bytes) -> Self {
-        Self { remaining: bytes.len(), head: bytes, pieces: None, next: 0, offset: 0, in_flight: None }
+        Self {
+            header: [0; GRPC_HEADER],
+            head: Vec::new(),
+            remaining: bytes.len(),
+            pieces: Arc::new([bytes]),
+            part: BEFORE,
+            offset: 0,
+            in_flight: None,
+        }
     }
 
     /// A response as a gRPC message, not compressed. `None`: larger than gRPC can say, 4 GiB.
-    pub(super) fn of(response: &Response) -> Option<Self> {
-        let size = u32::try_from(response.head.len() + response.blocks.len()).ok()?;
-        let in_one_piece = GRPC_HEADER + response.head.len() + response.blocks.len() <= ONE_PIECE_MAX;
-        let copied = if in_one_piece { response.blocks.len() } else { 0 };
-        let mut head = BytesMut::with_capacity(GRPC_HEADER + response.head.len() + copied);
-        head.put_u8(0);
-        head.put_u32(size);
-        head.put_slice(&response.head);
-        if in_one_piece {
-            response.blocks.pieces().iter().for_each(|piece| head.put_slice(piece));
-            return Some(Self::plain(head.freeze()));
-        }
-        let remaining = head.len() + response.blocks.len();
-        let pieces = Some(Arc::clone(response.blocks.pieces()));
-        Some(Self { head: head.freeze(), pieces, next: 0, offset: 0, remaining, in_flight: None })
+    pub(super) fn of(response: Response) -> Option<Self> {
+        let Response { head, blocks, .. } = response;
+        let size = u32::try_from(head.len() + blocks.len()).ok()?;
+        let [high, second, third, low] = size.to_be_bytes();
+        let header = [0, high, second, third, low];
+        let remaining = GRPC_HEADER + head.len() + blocks.len();
+        let pieces = Arc::clone(blocks.pieces());
+        Some(Self { header, head, pieces, part: 0, offset: 0, remaining, in_flight: None })
     }
 
     /// This message, counted while it is on its way.
@@ -58,9 +60,13 @@ impl Message {
         Self { in_flight: Some(progress.hand(self.remaining)), ..self }
     }
 
-    /// What is left of the pieces, the current one first.
-    fn rest(&self) -> &[Bytes] {
-        self.pieces.as_deref().and_then(|pieces| pieces.get(self.next..)).unwrap_or_default()
+    /// One of the parts; nothing, where there are no more.
+    fn part(&self, part: usize) -> &[u8] {
+        match part {
+            0 => &self.header,
+            1 => &self.head,
+            _ => self.pieces.get(part - BEFORE).map_or(&[], |piece| piece),
+        }
     }
 }
 
@@ -70,7 +76,7 @@ impl Buf for Message {
     }
 
     fn chunk(&self) -> &[u8] {
-        if self.head.is_empty() { self.rest().first().map_or(&[], |piece| &piece[self.offset..]) } else { &self.head }
+        &self.part(self.part)[self.offset..]
     }
 
     fn advance(&mut self, count: usize) {
@@ -80,28 +86,19 @@ impl Buf for Message {
         if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.remaining > 0) {
             in_flight.moved();
         }
-        let of_head = count.min(self.head.len());
-        self.head.advance(of_head);
-        let mut left = count - of_head;
-        while left > 0 {
-            let piece = self.rest().first().map_or(0, Bytes::len) - self.offset;
-            if left < piece {
-                self.offset += left;
-                return;
-            }
-            left -= piece;
-            self.next += 1;
-            self.offset = 0;
+        self.offset += count;
+        while self.remaining > 0 && self.offset >= self.part(self.part).len() {
+            self.offset -= self.part(self.part).len();
+            self.part += 1;
         }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let head = Some(&*self.head).filter(|head| !head.is_empty());
-        let mut skip = self.offset;
-        let pieces = self.rest().iter().map(|piece| &piece[std::mem::take(&mut skip)..]);
+        let parts = BEFORE + self.pieces.len() - self.part;
         let mut filled = 0;
-        for (slice, bytes) in slices.iter_mut().zip(head.into_iter().chain(pieces)) {
-            *slice = IoSlice::new(bytes);
+        for (slice, part) in slices.iter_mut().zip(self.part..).take(parts) {
+            let skip = if part == self.part { self.offset } else { 0 };
+            *slice = IoSlice::new(&self.part(part)[skip..]);
             filled += 1;
         }
         filled
@@ -110,6 +107,8 @@ impl Buf for Message {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
     use crate::fleet::Nonce;
     use crate::resource::{Resource, ResourceType};
@@ -137,24 +136,20 @@ mod tests {
     }
 
     #[test]
-    fn a_small_response_is_one_piece() {
-        let response = response(&[100, 200]);
-        let message = Message::of(&response).unwrap();
-        assert_eq!(message.chunk(), expected(&response));
-    }
-
-    #[test]
-    fn a_large_response_reads_the_same_in_steps_of_any_size() {
-        let response = response(&[100, 20_000, 70_000, 5, 17_000]);
-        let expected = expected(&response);
-        for step in [997, 4096, 16_384, 1 << 20] {
-            let mut message = Message::of(&response).unwrap();
-            assert!(message.chunk().len() < 100, "the head is a piece of its own");
+    fn a_response_reads_the_same_in_steps_of_any_size() {
+        let responses = [response(&[]), response(&[100, 200]), response(&[100, 20_000, 70_000, 5, 17_000])];
+        let steps = [1, 997, 4096, 16_384, 1 << 20];
+        let small = |response: &Response| response.blocks.len() < 4096;
+        let runs = responses.iter().flat_map(|response| steps.map(|step| (response, step)));
+        for (response, step) in runs.filter(|(response, step)| *step > 1 || small(response)) {
+            let expected = expected(response);
+            let mut message = Message::of(response.clone()).unwrap();
             let mut read = Vec::new();
             while message.has_remaining() {
                 let mut slices = [IoSlice::new(&[]); 8];
                 let filled = message.chunks_vectored(&mut slices);
-                assert_eq!(slices[0].len(), message.chunk().len());
+                assert_eq!(*slices[0], *message.chunk());
+                assert!(!message.chunk().is_empty());
                 let whole: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
                 let count = step.min(whole.len());
                 read.extend_from_slice(&whole[..count]);

@@ -253,7 +253,7 @@ impl Session {
         if self.rest.is_some() {
             return Conditions::default();
         }
-        let holds = self.types.iter().flatten().flat_map(|state| &state.holds);
+        let holds = self.types.iter().flatten().flat_map(|state| &state.unrest.holds);
         let refused = |hold: &Hold| hold.is_refused(|barrier| self.standing(barrier));
         Conditions { removals_held: holds.into_iter().any(refused), clusters_unacknowledged: self.alarm.is_raised() }
     }
@@ -382,11 +382,12 @@ impl Session {
         let first = self.types[resource_type.index()].is_none();
         let state = self.types[resource_type.index()].get_or_insert_with(|| Box::new(State::new(resource_type)));
         if first {
-            state.reported = match &mut request.lists {
+            let reported = match &mut request.lists {
                 Lists::Sotw(listed) => listed.reported(),
                 Lists::Delta(edits) => edits.take_reported(),
             };
-            self.reported |= !matches!(state.reported, Reported::Nothing);
+            self.reported |= !matches!(reported, Reported::Nothing);
+            state.unrest.reported = reported;
         }
         let asked = match &request.lists {
             Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
@@ -492,8 +493,8 @@ impl Session {
             return self.alarm.deadline();
         }
         let states = || self.types.iter().flatten();
-        let holds = states().flat_map(|state| &state.holds);
-        let deferrals = states().filter_map(|state| state.deferrals.deadline());
+        let holds = states().flat_map(|state| &state.unrest.holds);
+        let deferrals = states().filter_map(|state| state.unrest.deferrals.deadline());
         let refreshes = states().filter_map(|state| state.refresh_at());
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
         removals
@@ -567,14 +568,14 @@ impl Session {
         };
         if !self.recalled.is_empty() {
             let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
-            state.recalled.extend(own.map(|(_, name)| name));
+            state.unrest.recalled.extend(own.map(|(_, name)| name));
         }
         let returning = order::is_awaiting(resource_type) && state.is_returning();
         let draft = state.draft(target, now);
         if returning && !state.is_withheld() {
             self.sources.assume(target.set.own_sources());
         }
-        if let Some(version) = state.confirmed.take() {
+        if let Some(version) = state.unrest.take(|unrest| &mut unrest.confirmed) {
             self.confirmed.push((resource_type, version));
         }
         let Draft { content, version, published, changed } = draft?;
@@ -710,7 +711,7 @@ impl Session {
         let mut released = false;
         for index in 0..self.types.len() {
             let Some(mut state) = self.types[index].take() else { continue };
-            if !state.holds.is_empty() {
+            if !state.unrest.holds.is_empty() {
                 released |= state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
             }
             self.types[index] = Some(state);
@@ -721,7 +722,7 @@ impl Session {
     /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
     /// waits for clusters.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
-        let waits = |state: &State| !(state.holds.is_empty() && state.deferrals.is_empty());
+        let waits = |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty());
         order::referrers(resource_type).iter().any(|other| self.types[other.index()].as_deref().is_some_and(waits))
     }
 

@@ -15,7 +15,7 @@ use super::order::{Barrier, Hold};
 use super::refusals::Refusals;
 use super::reported::Reported;
 use super::subscription::{Asked, Subscription};
-use super::warming::{Deferrals, Unwarm, WARM_MAX};
+use super::warming::{Deferral, Unwarm, WARM_MAX};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
@@ -27,25 +27,9 @@ mod answered;
 mod draft;
 mod refresh;
 mod sotw;
+mod unrest;
 
-use refresh::Refresh;
-
-/// What is to be answered whether it changed or not.
-#[derive(Debug, Default)]
-pub(super) struct Owed {
-    /// All that is asked for.
-    pub(super) all: bool,
-    /// These names.
-    pub(super) names: BTreeSet<Arc<str>>,
-    /// VHDS: the virtual hosts of these route configurations.
-    pub(super) route_configs: BTreeSet<Arc<str>>,
-}
-
-impl Owed {
-    fn is_empty(&self) -> bool {
-        !self.all && self.names.is_empty() && self.route_configs.is_empty()
-    }
-}
+use unrest::{Causes, Owed, Unrest};
 
 /// A response that has no answer yet.
 #[derive(Debug)]
@@ -102,35 +86,20 @@ pub(super) struct Target<'a> {
 pub(super) struct State {
     pub(super) resource_type: ResourceType,
     pub(super) subscription: Subscription,
-    pub(super) reported: Reported,
-    pub(super) owed: Owed,
-    pub(super) holds: Vec<Hold>,
-    /// Changes that wait until the clusters they need are warm.
-    pub(super) deferrals: Deferrals,
-    /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
-    pub(super) warming: BTreeSet<Arc<str>>,
-    /// Of these, the ones that were refused: sent when the client asks again.
-    refused_warming: BTreeSet<Arc<str>>,
+    /// What it is owed, and what waits.
+    pub(super) unrest: Unrest,
     /// The set the client was brought to; `None`: it was not answered yet.
     base: Option<Arc<ResourceSet>>,
     /// That set as of the last answer, and as of the last ACK.
     answered_set: Option<Arc<ResourceSet>>,
     acknowledged_set: Option<Arc<ResourceSet>>,
-    /// Gone or not, the client may have these: it refused them on its last stream.
-    pub(super) recalled: Vec<Arc<str>>,
-    /// The first answer had nothing to say, because the client reported to have this.
-    pub(super) confirmed: Option<SetVersion>,
     /// What was asked for then and is still: only what of the set the client was told, and keeps, can be gone.
     base_subscription: Subscription,
     /// Beside it: endpoints that followed their cluster before they were asked for.
     pushed: BTreeSet<Arc<str>>,
-    /// Holds that are over: their removal is owed.
-    released: Vec<Arc<Resource>>,
     /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that of
     /// a client which had it before.
     by_route_config: bool,
-    /// What must be repeated, and when; `None`: nothing has a time to live.
-    refresh: Option<Box<Refresh>>,
     /// Sum over the named resources, and whether it must be counted anew.
     named: SetVersion,
     recount: bool,
@@ -151,22 +120,13 @@ impl State {
         Self {
             resource_type,
             subscription: Subscription::default(),
-            reported: Reported::Nothing,
-            owed: Owed::default(),
-            holds: Vec::new(),
-            deferrals: Deferrals::default(),
-            warming: BTreeSet::new(),
-            refused_warming: BTreeSet::new(),
+            unrest: Unrest::default(),
             base: None,
             answered_set: None,
             acknowledged_set: None,
-            recalled: Vec::new(),
-            confirmed: None,
             base_subscription: Subscription::default(),
             pushed: BTreeSet::new(),
-            released: Vec::new(),
             by_route_config: false,
-            refresh: None,
             named: SetVersion::default(),
             recount: true,
             settled: false,
@@ -191,7 +151,7 @@ impl State {
 
     /// Whether its first answer is still to come and goes to a client that has something from another stream.
     pub(super) fn is_returning(&self) -> bool {
-        self.base.is_none() && !matches!(self.reported, Reported::Nothing)
+        self.base.is_none() && !matches!(self.unrest.reported, Reported::Nothing)
     }
 
     /// The names, where nothing can change for the client but resources that have them.
@@ -201,46 +161,38 @@ impl State {
 
     /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.settled
-            && self.base.is_some()
-            && self.owed.is_empty()
-            && self.warming.is_empty()
-            && self.refused_warming.is_empty()
-            && self.released.is_empty()
-            && self.holds.is_empty()
-            && self.deferrals.is_empty()
-            && self.refresh.is_none()
-            && self.recalled.is_empty()
+        self.settled && self.base.is_some() && self.unrest.is_none()
     }
 
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(super) fn lower(&mut self) {
-        self.holds.iter_mut().for_each(|hold| hold.barriers = None);
+        self.unrest.some().into_iter().flat_map(|unrest| &mut unrest.holds).for_each(|hold| hold.barriers = None);
         self.retract();
     }
 
     /// Removals that are owed and not told wait anew: something that may refer to the type was asked for, or was refused.
     pub(super) fn retract(&mut self) {
-        if !self.released.is_empty() {
-            self.holds.push(Hold { resources: std::mem::take(&mut self.released), barriers: None });
+        if !self.unrest.released.is_empty() {
+            let resources = std::mem::take(&mut self.unrest.released);
+            self.unrest.holds.push(Hold { resources, barriers: None });
         }
     }
 
     /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better one.
     pub(super) fn has_removals_to_raise(&self) -> bool {
-        self.settled && self.holds.iter().any(|hold| hold.barriers.is_none())
+        self.settled && self.unrest.holds.iter().any(|hold| hold.barriers.is_none())
     }
 
     /// Everything owed was sent: each removal that waits learns which answers it waits for.
     pub(super) fn raise(&mut self, barriers: &[Barrier]) {
-        for hold in self.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
+        for hold in self.unrest.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
             hold.barriers = Some(barriers.to_vec());
         }
     }
 
     /// What waits to be removed and is there again waits anew, unless it is told first.
     pub(super) fn keep_what_is_back(&mut self, set: &ResourceSet) {
-        let Self { holds, released, .. } = self;
+        let Some(Causes { holds, released, .. }) = self.unrest.some() else { return };
         let is_back = |resource: &mut Arc<Resource>| set.get(&resource.name).is_some();
         let held = holds.iter_mut().flat_map(|hold| hold.resources.extract_if(.., is_back));
         let back: Vec<_> = held.chain(released.extract_if(.., is_back)).collect();
@@ -253,45 +205,51 @@ impl State {
     pub(super) fn ask(&mut self, asked: Asked, interner: &Interner) {
         if asked.changed {
             self.recount = true;
-            let Self {
-                subscription, reported, base, base_subscription, holds, deferrals, released, owed, warming, ..
-            } = self;
-            if let Some(base) = base {
-                base_subscription.narrow(subscription, base, interner);
+            if let Some(base) = &self.base {
+                self.base_subscription.narrow(&self.subscription, base, interner);
             }
-            for hold in holds {
-                hold.resources.retain(|resource| subscription.covers(resource));
-            }
-            deferrals.retain(|resource| subscription.covers(resource));
-            released.retain(|resource| subscription.covers(resource));
-            if let Reported::Versions(versions) = reported
-                && super::subscription::knows_wildcard(self.resource_type)
-                && !subscription.wildcard
-                && !subscription.has_globs()
-            {
-                versions.retain(|name| subscription.names.contains(name));
-            }
-            if !subscription.wildcard {
-                // The wildcard was asked for and given up before it was answered.
-                owed.all &= base.is_none();
-                owed.names.retain(|name| subscription.names.contains(name));
-                warming.retain(|name| subscription.names.contains(name));
-            }
+            self.forget_unasked();
         }
-        self.owed.all |= asked.wildcard;
-        self.owed.names.extend(asked.names);
-        if asked.all_names {
-            self.owed.names.extend(self.subscription.names.iter().cloned());
+        if asked.wildcard || asked.all_names || !asked.names.is_empty() {
+            let Self { subscription, unrest, .. } = self;
+            let owed = &mut unrest.owed;
+            owed.all |= asked.wildcard;
+            owed.names.extend(asked.names);
+            owed.names.extend(subscription.names.iter().filter(|_| asked.all_names).cloned());
+        }
+    }
+
+    /// Nothing is owed, and nothing waits, that is asked for no longer.
+    fn forget_unasked(&mut self) {
+        let Self { subscription, base, unrest, resource_type, .. } = self;
+        let Some(Causes { reported, holds, deferrals, released, owed, warming, .. }) = unrest.some() else { return };
+        for hold in holds {
+            hold.resources.retain(|resource| subscription.covers(resource));
+        }
+        deferrals.retain(|resource| subscription.covers(resource));
+        released.retain(|resource| subscription.covers(resource));
+        if let Reported::Versions(versions) = reported
+            && super::subscription::knows_wildcard(*resource_type)
+            && !subscription.wildcard
+            && !subscription.has_globs()
+        {
+            versions.retain(|name| subscription.names.contains(name));
+        }
+        if !subscription.wildcard {
+            // The wildcard was asked for and given up before it was answered.
+            owed.all &= base.is_none();
+            owed.names.retain(|name| subscription.names.contains(name));
+            warming.retain(|name| subscription.names.contains(name));
         }
     }
 
     /// The first request: all that it asks for is owed.
     pub(super) fn begin(&mut self, asked: Asked, interner: &Interner) {
-        let reported = matches!(self.reported, Reported::Versions(_));
+        let reported = matches!(self.unrest.reported, Reported::Versions(_));
         let nameless = asked.names.is_empty() && !asked.all_names;
         self.by_route_config = self.resource_type == ResourceType::VirtualHost && (nameless || reported);
         self.ask(Asked { names: Vec::new(), all_names: false, ..asked }, interner);
-        self.owed.all = true;
+        self.unrest.owed.all = true;
     }
 
     /// VHDS: whether it follows the route configurations that the client has.
@@ -301,7 +259,8 @@ impl State {
 
     /// What was kept from the client is asked for.
     pub(super) fn ask_again(&mut self) {
-        let Self { subscription, refused_warming, owed, .. } = self;
+        let Self { subscription, unrest, .. } = self;
+        let Some(Causes { refused_warming, owed, .. }) = unrest.some() else { return };
         owed.names.extend(std::mem::take(refused_warming).into_iter().filter(|name| subscription.names.contains(name)));
     }
 
@@ -309,14 +268,14 @@ impl State {
     pub(super) fn follow(&mut self, name: &Arc<str>) {
         match self.resource_type {
             ResourceType::VirtualHost if self.by_route_config => {
-                self.owed.route_configs.insert(Arc::clone(name));
+                self.unrest.owed.route_configs.insert(Arc::clone(name));
             }
             ResourceType::VirtualHost => {}
             ResourceType::Endpoint => {
-                self.warming.insert(Arc::clone(name));
+                self.unrest.warming.insert(Arc::clone(name));
             }
             _ if self.subscription.names.contains(name) => {
-                self.warming.insert(Arc::clone(name));
+                self.unrest.warming.insert(Arc::clone(name));
             }
             _ => {}
         }
@@ -344,18 +303,24 @@ impl State {
 
     /// The resource of that name whose removal waits.
     fn held(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.holds.iter().flat_map(|hold| &hold.resources).find(|resource| *resource.name == *name)
+        self.unrest.holds.iter().flat_map(|hold| &hold.resources).find(|resource| *resource.name == *name)
     }
 
     /// A held resource is there again, or its removal is answered otherwise.
     fn unhold(&mut self, name: &str) -> Option<Arc<Resource>> {
-        for hold in &mut self.holds {
+        let Causes { holds, released, .. } = self.unrest.some()?;
+        for hold in holds {
             if let Some(position) = hold.resources.iter().position(|resource| *resource.name == *name) {
                 return Some(hold.resources.swap_remove(position));
             }
         }
-        let position = self.released.iter().position(|resource| *resource.name == *name)?;
-        Some(self.released.swap_remove(position))
+        let position = released.iter().position(|resource| *resource.name == *name)?;
+        Some(released.swap_remove(position))
+    }
+
+    /// A change that waits for clusters is answered otherwise.
+    fn undefer(&mut self, name: &str) -> Option<Deferral> {
+        self.unrest.some()?.deferrals.take(name)
     }
 
     // ---- the version of what is named ----
@@ -380,12 +345,12 @@ impl State {
 
     /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
     pub(super) fn release(&mut self, over: impl Fn(&Hold) -> bool) -> bool {
-        let holds = std::mem::take(&mut self.holds);
+        let Some(Causes { holds, released, .. }) = self.unrest.some() else { return false };
         let (over, held): (Vec<_>, Vec<_>) =
-            holds.into_iter().partition(|hold| hold.resources.is_empty() || over(hold));
-        self.holds = held;
-        let before = self.released.len();
-        self.released.extend(over.into_iter().flat_map(|hold| hold.resources));
-        self.released.len() > before
+            std::mem::take(holds).into_iter().partition(|hold| hold.resources.is_empty() || over(hold));
+        *holds = held;
+        let before = released.len();
+        released.extend(over.into_iter().flat_map(|hold| hold.resources));
+        released.len() > before
     }
 }

@@ -166,7 +166,7 @@ impl Stream {
         loop {
             let snapshot = self.store.peek();
             if let Some(response) = self.session.next_response(&snapshot, now.into_std()) {
-                return self.send(&response);
+                return self.send(response);
             }
             self.note_conditions();
             self.asked = false;
@@ -256,27 +256,22 @@ impl Stream {
         timer.as_mut().poll(context)
     }
 
-    fn send(&mut self, response: &Response) -> Poll<Next> {
+    fn send(&mut self, response: Response) -> Poll<Next> {
+        let Response { resource_type, version, nonce, .. } = response;
+        let size = response.head.len() + response.blocks.len();
         let Some(message) = Message::of(response) else {
-            warn!(parent: &self.span, bytes = response.blocks.len(), "Ended a stream whose response is too large for gRPC");
+            warn!(parent: &self.span, bytes = size, "Ended a stream whose response is too large for gRPC");
             return self.end(Code::ResourceExhausted, "the response is larger than 4 GiB");
         };
         self.join();
-        if let (Some(handle), Some(resource_type)) = (&self.handle, response.resource_type) {
-            debug!(
-                parent: &self.span,
-                r#type = resource_type.as_str(),
-                version = %response.version,
-                nonce = %response.nonce,
-                bytes = response.blocks.len(),
-                "Sent a response"
-            );
-            let sent = Sent { version: response.version, nonce: Some(response.nonce), at: SystemTime::now() };
-            let size = response.head.len() + response.blocks.len();
+        if let (Some(handle), Some(resource_type)) = (&self.handle, resource_type) {
+            let word = resource_type.as_str();
+            debug!(parent: &self.span, r#type = word, %version, %nonce, bytes = size, "Sent a response");
+            let sent = Sent { version, nonce: Some(nonce), at: SystemTime::now() };
             if size > GRPC_LARGE && self.session.node().is_some_and(|node| node.is_grpc_library()) {
                 warn!(
                     parent: &self.span,
-                    r#type = resource_type.as_str(),
+                    r#type = word,
                     bytes = size,
                     "A response to a gRPC library is large; it drops the stream above 4 MB"
                 );

@@ -132,12 +132,10 @@ impl Deferral {
 pub(super) struct Deferrals(Vec<Deferral>);
 
 impl Deferrals {
+    pub(super) const NONE: Self = Self(Vec::new());
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
     }
 
     pub(super) fn push(&mut self, deferral: Deferral) {

@@ -105,6 +105,6 @@ impl Session {
             beyond.followed = Some((Arc::clone(set), names));
             std::mem::replace(&mut beyond.route_configs, has.clone())
         });
-        state.owed.route_configs.extend(has.difference(&had).cloned());
+        state.unrest.owed.route_configs.extend(has.difference(&had).cloned());
     }
 }

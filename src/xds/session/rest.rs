@@ -54,11 +54,7 @@ impl Types {
         if Arc::ptr_eq(one, other) {
             return differing;
         }
-        for resource_type in ResourceType::ALL {
-            if !Arc::ptr_eq(one.set(resource_type), other.set(resource_type)) {
-                differing.add(Self::of(resource_type));
-            }
-        }
+        one.differing(other).for_each(|resource_type| differing.add(Self::of(resource_type)));
         if differing.has(ResourceType::Route) {
             differing.add(Self::of(ResourceType::VirtualHost));
         }
@@ -116,6 +112,9 @@ impl Session {
             && self.confirmed.is_empty()
             && !self.alarm.is_raised()
             && self.types.iter().flatten().all(|state| state.is_at_rest());
+        if rests {
+            self.types.iter_mut().flatten().for_each(|state| state.unrest.settle());
+        }
         let rest = || Rest { group: Arc::clone(group), due: Types::default(), clusters_unanswered };
         self.rest = rests.then(rest);
     }

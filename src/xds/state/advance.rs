@@ -18,7 +18,7 @@ impl State {
     /// Bring the client to the target set: what changed, what is owed, what is gone.
     pub(super) fn advance(&mut self, target: Target<'_>, cautious: bool) -> Found {
         let mut found = Found::default();
-        let owed = std::mem::take(&mut self.owed);
+        let owed = self.unrest.take(|unrest| &mut unrest.owed);
         let old = self.base.replace(Arc::clone(target.set));
         let asked_before = if self.base_subscription.is_same(&self.subscription) {
             None
@@ -34,7 +34,7 @@ impl State {
             }
             let speaks = target.variant == Variant::Delta || self.is_full_state(target.variant);
             if speaks && (cautious || target.referred) && !gone.is_empty() {
-                self.holds.push(Hold { resources: gone, barriers: None });
+                self.unrest.holds.push(Hold { resources: gone, barriers: None });
             } else {
                 found.removed.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }
@@ -42,17 +42,17 @@ impl State {
         let Self { subscription, pushed, .. } = self;
         pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
         if owed.all {
-            self.deferrals.clear();
+            self.unrest.take(|unrest| &mut unrest.deferrals);
             self.answer_all(target, &mut found);
             let gone = |name: &Arc<str>| target.set.get(name).is_none_or(|one| !self.subscription.covers(one));
-            let recalled = std::mem::take(&mut self.recalled);
+            let recalled = self.unrest.take(|unrest| &mut unrest.recalled);
             found.removed.extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
         }
         if cautious {
             found.removed.clear();
         }
         for name in owed.names {
-            self.deferrals.take(&name);
+            self.undefer(&name);
             self.answer(target.set, name, &mut found);
         }
         for of in owed.route_configs {
@@ -60,13 +60,15 @@ impl State {
         }
         found.missing.sort_unstable();
         found.missing.dedup();
-        let warm = self.deferrals.end(target.set, target.unwarm);
-        found.updates.extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
+        if let Some(unrest) = self.unrest.some() {
+            let warm = unrest.deferrals.end(target.set, target.unwarm);
+            found.updates.extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
+        }
         found.settle();
         self.subscription.alias(&mut found.updates);
         self.warm(target.set, &mut found);
         if cautious {
-            self.owed.names.append(&mut found.missing.drain(..).collect());
+            self.unrest.owed.names.append(&mut found.missing.drain(..).collect());
         }
         found
     }
@@ -84,7 +86,7 @@ impl State {
         let was_asked = |resource: &Resource| asked_before.is_none_or(|asked| asked.covers(resource));
         for change in changes.entries() {
             let name = change.name();
-            let deferred = self.deferrals.take(name);
+            let deferred = self.undefer(name);
             let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
             let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
             let was = old.filter(|resource| match &change.new {
@@ -110,7 +112,7 @@ impl State {
                 (Some(was), Some(is))
                     if let Some(kept) = target.unwarm.and_then(|unwarm| deferral(unwarm, was, is)) =>
                 {
-                    self.deferrals.push(kept);
+                    self.unrest.deferrals.push(kept);
                 }
                 (_, Some(is)) => found.updates.push(Arc::clone(is)),
                 (Some(was), None) => gone.push(Arc::clone(was)),
@@ -128,7 +130,7 @@ impl State {
     pub(super) fn answer_all(&mut self, target: Target<'_>, found: &mut Found) {
         let set = target.set;
         let by_names = !self.subscription.wildcard && self.subscription.is_plain(set);
-        match std::mem::take(&mut self.reported) {
+        match self.unrest.take(|unrest| &mut unrest.reported) {
             // Endpoints are told whatever the client has of them.
             Reported::Versions(_) if by_names && self.resource_type == ResourceType::Endpoint => {
                 self.answer_names(set, found);
@@ -208,18 +210,21 @@ impl State {
 
     /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
     pub(super) fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
+        if self.unrest.warming.is_empty() && self.unrest.refused_warming.is_empty() {
+            return;
+        }
         let mut following = Vec::new();
-        let mut refused = std::mem::take(&mut self.refused_warming);
+        let mut refused = std::mem::take(&mut self.unrest.refused_warming);
         refused.retain(|name| set.get(name).or_else(|| self.held(name)).is_some_and(|one| !found.carries(one)));
-        self.refused_warming = refused;
-        for name in std::mem::take(&mut self.warming) {
+        self.unrest.refused_warming = refused;
+        for name in std::mem::take(&mut self.unrest.warming) {
             // What is gone and held is there still.
             let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else { continue };
             if found.carries(resource) {
                 continue;
             }
             if self.refusals.has(&name, resource.version) {
-                self.refused_warming.insert(name);
+                self.unrest.refused_warming.insert(name);
             } else {
                 following.push(Arc::clone(resource));
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::unrest::Causes;
 use super::{State, Unanswered};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Suspect, Variant};
@@ -48,10 +49,11 @@ impl State {
     pub(in crate::xds) fn on_acknowledged(&mut self, answered: &Unanswered, variant: Variant) {
         let full = self.is_full_state(variant);
         self.refusals.on_acknowledged(&answered.content, full);
-        if let (Some(refresh), Some(base)) = (&mut self.refresh, &self.base) {
+        let refresh = self.unrest.some().and_then(|unrest| unrest.refresh.as_mut());
+        if let (Some(refresh), Some(base)) = (refresh, &self.base) {
             base.timed().for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
         }
-        if self.deferrals.is_empty() {
+        if self.unrest.deferrals.is_empty() {
             self.acknowledged_set.clone_from(&answered.set);
         }
         self.acknowledged = answered.sequence;
@@ -60,7 +62,8 @@ impl State {
 
     /// What was kept back for a refusal that stands no longer follows its cluster after all.
     pub(super) fn follow_unrefused(&mut self) {
-        let Self { subscription, base, refusals, refused_warming, warming, .. } = self;
+        let Self { subscription, base, refusals, unrest, .. } = self;
+        let Some(Causes { refused_warming, warming, .. }) = unrest.some() else { return };
         let stands =
             |name: &str| base.as_ref().and_then(|set| set.get(name)).is_some_and(|it| refusals.has(name, it.version));
         let (kept, due): (BTreeSet<_>, BTreeSet<_>) =
@@ -71,7 +74,7 @@ impl State {
 
     /// The response was refused. Gives who may be to blame.
     pub(in crate::xds) fn on_refused(&mut self, refused: Unanswered, words: &str) -> Vec<Suspect> {
-        if let Some(refresh) = &mut self.refresh {
+        if let Some(refresh) = self.unrest.some().and_then(|unrest| unrest.refresh.as_mut()) {
             refresh.on_refused(&refused.content);
         }
         let suspects = blame::suspects(&refused.content, self.acknowledged_set.as_deref(), words);
@@ -133,7 +136,7 @@ impl State {
         let is_there = |name: &str| {
             self.base.as_ref().is_some_and(|base| base.get(name).is_some())
                 || self.held(name).is_some()
-                || self.released.iter().any(|released| *released.name == *name)
+                || self.unrest.released.iter().any(|released| *released.name == *name)
         };
         self.refusals.any(|resource| self.subscription.covers(resource) && is_there(&resource.name))
     }

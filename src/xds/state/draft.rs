@@ -30,8 +30,8 @@ impl State {
             // What only a stale snapshot held is not told as there any more.
             self.release(|_| true);
         }
-        let due = self.refresh.as_ref().is_some_and(|refresh| refresh.is_due(now));
-        if self.is_current(target.set) && !self.deferrals.any_over(target.unwarm) && !due {
+        let due = self.unrest.refresh.as_ref().is_some_and(|refresh| refresh.is_due(now));
+        if self.is_current(target.set) && !self.unrest.deferrals.any_over(target.unwarm) && !due {
             return None;
         }
         let draft = match target.variant {
@@ -39,7 +39,7 @@ impl State {
             Variant::Delta => self.draft_delta(target, cautious, due),
         };
         self.schedule(target, now);
-        if draft.is_none() && self.unanswered.is_empty() && self.deferrals.is_empty() {
+        if draft.is_none() && self.unanswered.is_empty() && self.unrest.deferrals.is_empty() {
             // Old sets are not kept for a client that they do not concern.
             self.answered_set.clone_from(&self.base);
             if self.refusals.is_empty() {
@@ -50,9 +50,9 @@ impl State {
     }
 
     pub(in crate::xds) fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
-        self.owed.is_empty()
-            && self.warming.is_empty()
-            && self.released.is_empty()
+        self.unrest.owed.is_empty()
+            && self.unrest.warming.is_empty()
+            && self.unrest.released.is_empty()
             && self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, set))
     }
 
@@ -60,19 +60,19 @@ impl State {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
         // Who comes back with a version may have what is gone: SW-24.
-        let reported = !matches!(self.reported, Reported::Nothing);
+        let reported = !matches!(self.unrest.reported, Reported::Nothing);
         let empty_first = first && (reported || self.subscription.wildcard || self.subscription.has_globs());
-        let asked = !self.owed.is_empty();
-        let confirmed = match &self.reported {
-            Reported::Version(version) if first && self.is_plain_wildcard() && self.recalled.is_empty() => {
+        let asked = !self.unrest.owed.is_empty();
+        let confirmed = match &self.unrest.reported {
+            Reported::Version(version) if first && self.is_plain_wildcard() && self.unrest.recalled.is_empty() => {
                 reported::number(version) == Some(target.set.wildcard_version().0)
             }
             _ => false,
         };
         let mut found = self.advance(target, cautious);
-        let released = std::mem::take(&mut self.released);
+        let released = self.unrest.take(|unrest| &mut unrest.released);
         if confirmed {
-            self.confirmed = Some(target.set.wildcard_version());
+            self.unrest.confirmed = Some(target.set.wildcard_version());
             return None;
         }
         if full {
@@ -96,7 +96,7 @@ impl State {
             return None;
         }
         let version = self.named_version(target.set);
-        let version = self.deferrals.without(version, target.set);
+        let version = self.unrest.deferrals.without(version, target.set);
         let mut draft = found.into_draft(version, !asked, false);
         if let Some(most) = target.abilities.response_max {
             self.split(&mut draft.content, most);
@@ -107,11 +107,13 @@ impl State {
     pub(super) fn draft_delta(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
-        let fresh = first && self.subscription.wildcard && matches!(self.reported, Reported::Nothing);
-        let reported = first && matches!(self.reported, Reported::Versions(_));
-        let asked = !self.owed.is_empty();
+        let fresh = first && self.subscription.wildcard && matches!(self.unrest.reported, Reported::Nothing);
+        let reported = first && matches!(self.unrest.reported, Reported::Versions(_));
+        let asked = !self.unrest.owed.is_empty();
         let mut found = self.advance(target, cautious);
-        found.removed.extend(std::mem::take(&mut self.released).into_iter().map(|resource| Arc::clone(&resource.name)));
+        found.removed.extend(
+            self.unrest.take(|unrest| &mut unrest.released).into_iter().map(|resource| Arc::clone(&resource.name)),
+        );
         if self.resource_type == ResourceType::VirtualHost {
             found.bodiless = found.missing.drain(..).map(unresolved).collect();
         }
@@ -125,10 +127,12 @@ impl State {
         }
         let repeated = if due { self.repeat(target.set, &mut found) } else { Vec::new() };
         if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
-            self.confirmed = reported.then(|| target.set.version());
+            if reported {
+                self.unrest.confirmed = Some(target.set.version());
+            }
             return None;
         }
-        let version = self.deferrals.without(target.set.version(), target.set);
+        let version = self.unrest.deferrals.without(target.set.version(), target.set);
         let mut draft = found.into_draft(version, !asked && changed, first);
         draft.content.own.extend(repeated);
         Some(draft)
@@ -145,10 +149,12 @@ impl State {
     pub(super) fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
         let mut content = Content::default();
         let mut version = SetVersion::default();
-        if !self.deferrals.is_empty() {
+        if !self.unrest.deferrals.is_empty() {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
-            content.own.extend(all.map(|resource| self.deferrals.kept(&resource.name).unwrap_or(resource)).cloned());
-            content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
+            content
+                .own
+                .extend(all.map(|resource| self.unrest.deferrals.kept(&resource.name).unwrap_or(resource)).cloned());
+            content.own.extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
             version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
             return (content, version);
         }
@@ -158,7 +164,7 @@ impl State {
         }
         let named = self.subscription.named(set).into_iter();
         content.own.extend(named.filter(|resource| !self.subscription.wildcard || resource.on_demand).cloned());
-        content.own.extend(self.holds.iter().flat_map(|hold| &hold.resources).cloned());
+        content.own.extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
         version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
         (content, version)
     }

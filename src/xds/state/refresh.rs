@@ -70,8 +70,8 @@ impl State {
     /// What the client has that has a time to live, what is held or kept back included.
     fn timed<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let covered = set.timed().filter(|resource| self.subscription.covers(resource));
-        let has = covered.map(|resource| self.deferrals.kept(&resource.name).unwrap_or(resource));
-        has.chain(self.holds.iter().flat_map(|hold| &hold.resources)).filter(|resource| resource.ttl.is_some())
+        let has = covered.map(|resource| self.unrest.deferrals.kept(&resource.name).unwrap_or(resource));
+        has.chain(self.unrest.holds.iter().flat_map(|hold| &hold.resources)).filter(|resource| resource.ttl.is_some())
     }
 
     /// Delta: it is repeated, with its body where the client is not known to have it as it is, refused or not (DX-19).
@@ -79,7 +79,7 @@ impl State {
         let told = |resource: &&Arc<Resource>| found.carries(resource) || found.removed.contains(&resource.name);
         let repeated = self.timed(set).filter(|resource| !told(resource)).cloned();
         let (known, unknown) =
-            repeated.partition(|resource| self.refresh.as_ref().is_some_and(|refresh| refresh.knows(resource)));
+            repeated.partition(|resource| self.unrest.refresh.as_ref().is_some_and(|refresh| refresh.knows(resource)));
         found.bodiless = known;
         unknown
     }
@@ -89,17 +89,17 @@ impl State {
         let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.abilities.wrappers);
         let shortest = self.timed(target.set).filter(|_| told).filter_map(|resource| resource.ttl).min();
         let Some(shortest) = shortest else {
-            self.refresh = None;
+            self.unrest.take(|unrest| &mut unrest.refresh);
             return;
         };
-        let mut refresh = self.refresh.take().unwrap_or_default();
+        let mut refresh = self.unrest.take(|unrest| &mut unrest.refresh).unwrap_or_default();
         refresh.schedule(shortest, now);
         refresh.keep(|name| target.set.get(name).is_some() || self.held(name).is_some());
-        self.refresh = Some(refresh);
+        self.unrest.refresh = Some(refresh);
     }
 
     /// When something must be repeated although nothing happened.
     pub(in crate::xds) fn refresh_at(&self) -> Option<Instant> {
-        self.refresh.as_ref()?.deadline()
+        self.unrest.refresh.as_ref()?.deadline()
     }
 }

@@ -39,7 +39,8 @@ impl State {
         content.shared = Shared::Nothing;
         content.own = own;
         for resource in later {
-            let owed = if self.subscription.covers(&resource) { &mut self.owed.names } else { &mut self.warming };
+            let unrest = &mut *self.unrest;
+            let owed = if self.subscription.covers(&resource) { &mut unrest.owed.names } else { &mut unrest.warming };
             owed.insert(Arc::clone(&resource.name));
         }
     }
