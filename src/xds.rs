@@ -5,9 +5,9 @@
 //! (what a response carries; `found`, while it is put together), `refusals` (what of it was refused), `abilities` (what
 //! the client understands), `reported` (what it says that it has), `order` (make before break) and shapes its messages in
 //! `sotw` and `delta`. Around it is what moves bytes: `preface` hears that a client speaks HTTP/2, `reader` takes
-//! requests apart, `limits` bounds them, `message` is a response on the wire, `body` is a stream, `bell` wakes it and
+//! requests apart, `limits` bounds them, `message` is a response on the wire, `stream` has a task, `bell` wakes it and
 //! `audience` says which publish it hears of, `gate` says whose first answer is next, `progress` watches its client,
-//! `peer` says who that is, `service` is the port, and `others` what is on it beside xDS: `csds`, `lrs`, health,
+//! `peer` says who that is, `service` is the port, and `others` what is on it beside xDS (`answer`): `csds`, `lrs`, health,
 //! reflection. Nothing waits for an ACK except removals, and what newly names a cluster that is not warm (`warming`); no
 //! queue of responses is kept: a slow reader skips what it missed.
 
