@@ -151,9 +151,8 @@ impl State {
         let mut version = SetVersion::default();
         if !self.unrest.deferrals.is_empty() {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
-            content
-                .own
-                .extend(all.map(|resource| self.unrest.deferrals.kept(&resource.name).unwrap_or(resource)).cloned());
+            let has = all.map(|one| self.unrest.deferrals.kept(&one.name).unwrap_or(one));
+            content.own.extend(has.cloned());
             content.own.extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
             version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
             return (content, version);
