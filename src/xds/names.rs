@@ -18,9 +18,12 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { sorted: Arc::new([]), sum: 0 }
+        Self { sorted: Arc::clone(&NONE), sum: 0 }
     }
 }
+
+/// No names; there are many who ask for none, of most types.
+static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Arc::new([]));
 
 /// Not known to clients: lists are found by their sums ([`Interner::known`]), and nobody should be able to make one that is
 /// taken for another's.

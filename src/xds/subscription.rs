@@ -205,7 +205,9 @@ impl Subscription {
         let asked = wildcard && !self.wildcard;
         let changed = wildcard != self.wildcard || !self.names.is_empty();
         self.wildcard = wildcard;
-        self.set_names(resource_type, Names::default())?;
+        if !self.names.is_empty() {
+            self.set_names(resource_type, Names::default())?;
+        }
         Ok(Asked { wildcard: asked, changed, ..Asked::default() })
     }
 
