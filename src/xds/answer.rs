@@ -33,8 +33,7 @@ impl Answer {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        self.progress.hear(context);
-        if self.out.poll_reset(context)?.is_ready() || self.progress.is_given_up() {
+        if self.progress.poll_over(&mut self.out, context)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
         while self.progress.has_room() {

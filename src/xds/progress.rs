@@ -9,13 +9,15 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake};
+use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
+use h2::{Reason, SendStream};
 use tokio::time::Instant;
 use tracing::info;
 
 use super::bell::{self, Bell};
+use super::message::Message;
 
 /// No further response is built while this many bytes wait to be written.
 const IN_FLIGHT_MAX: usize = 64 * 1024;
@@ -147,9 +149,20 @@ impl Progress {
         self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
     }
 
-    /// Whether the client has taken nothing for too long: the stream is to be reset. The bell is rung when that is so.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.cell.given_up.load(Ordering::Acquire)
+    /// Hear the bell, and whether the stream is over: the client has reset it, or took nothing for too long and it is reset
+    /// here.
+    pub(super) fn poll_over(
+        &self,
+        out: &mut SendStream<Message>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), h2::Error>> {
+        // Before anything is looked at that it is rung for.
+        self.hear(context);
+        if self.cell.given_up.load(Ordering::Acquire) {
+            out.send_reset(Reason::CANCEL);
+            return Poll::Ready(Ok(()));
+        }
+        out.poll_reset(context).map_ok(drop)
     }
 
     /// A message is handed to HTTP/2; what this gives goes with it.

@@ -2,7 +2,8 @@
 //!
 //! What the client has is the set it was last brought to (shared with everyone who stands there), restricted to what it
 //! asked for, with short lists of exceptions: in `unrest` what is owed (asked for, not yet answered) and held (gone, not yet
-//! removed), and `refusals`. What is to be sent is the shared difference between that set and the current one, and what is owed. Pure.
+//! removed), and `refusals`. What is to be sent is the shared difference between that set and the current one, and what is
+//! owed. Pure.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::SendStream;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -128,13 +128,7 @@ impl Stream {
 
     /// Say what there is to say now.
     fn poll_say(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        // Before anything is looked at that it is rung for.
-        self.progress.hear(context);
-        if self.out.poll_reset(context)?.is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        if self.progress.is_given_up() {
-            self.out.send_reset(Reason::CANCEL);
+        if self.progress.poll_over(&mut self.out, context)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
         let (mut now, mut reads) = (Instant::now(), true);

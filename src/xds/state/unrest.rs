@@ -54,19 +54,6 @@ pub(in crate::xds) struct Causes {
 }
 
 impl Causes {
-    const NONE: Self = Self {
-        reported: Reported::Nothing,
-        owed: Owed { all: false, names: BTreeSet::new(), route_configs: BTreeSet::new() },
-        holds: Vec::new(),
-        released: Vec::new(),
-        deferrals: Deferrals::NONE,
-        warming: BTreeSet::new(),
-        refused_warming: BTreeSet::new(),
-        recalled: Vec::new(),
-        confirmed: None,
-        refresh: None,
-    };
-
     fn is_empty(&self) -> bool {
         matches!(self.reported, Reported::Nothing)
             && self.owed.is_empty()
@@ -81,7 +68,19 @@ impl Causes {
     }
 }
 
-static NONE: Causes = Causes::NONE;
+/// What is read where there is nothing.
+static NONE: Causes = Causes {
+    reported: Reported::Nothing,
+    owed: Owed { all: false, names: BTreeSet::new(), route_configs: BTreeSet::new() },
+    holds: Vec::new(),
+    released: Vec::new(),
+    deferrals: Deferrals::NONE,
+    warming: BTreeSet::new(),
+    refused_warming: BTreeSet::new(),
+    recalled: Vec::new(),
+    confirmed: None,
+    refresh: None,
+};
 
 /// See the module. Reads as [`Causes`], and has room for them from when one is written until [`Unrest::settle`].
 #[derive(Debug, Default)]
