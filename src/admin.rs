@@ -111,11 +111,17 @@ impl Admin {
 }
 
 async fn no_endpoint(uri: Uri) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no endpoint {}; GET / lists them", uri.path()))
+    Problem::new(
+        Code::NotFound,
+        format!("there is no endpoint {}; GET / lists them", uri.path()),
+    )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
-    Problem::new(Code::MethodNotAllowed, format!("{method} is not supported on {}", uri.path()))
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("{method} is not supported on {}", uri.path()),
+    )
 }
 
 /// Bounds the time of an answer, and keeps it out of caches and of content sniffing.

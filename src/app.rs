@@ -84,8 +84,12 @@ impl App {
     /// # Errors
     /// A port that cannot be bound, a file that cannot be read, a state directory that cannot be used.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let certificates =
-            config.xds_tls.clone().map(Certificates::load).transpose().context("load the xDS port's certificates")?;
+        let certificates = config
+            .xds_tls
+            .clone()
+            .map(Certificates::load)
+            .transpose()
+            .context("load the xDS port's certificates")?;
         let xds = bind_xds(&config, certificates.as_ref())?;
         let admin_listener = TcpListener::bind(config.admin_listen)
             .await
@@ -123,14 +127,29 @@ impl App {
             commands,
             metrics,
         };
-        Ok(Self { stages, config, xds, admin_listener, certificates, backend, reconciler, admin, snapshots, fleet })
+        Ok(Self {
+            stages,
+            config,
+            xds,
+            admin_listener,
+            certificates,
+            backend,
+            reconciler,
+            admin,
+            snapshots,
+            fleet,
+        })
     }
 
     /// Start every stage.
     #[must_use]
     pub fn start(self, flags: Option<Flags>) -> Stages {
         let mut stages = self.stages;
-        let admin_address = self.admin_listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let admin_address = self
+            .admin_listener
+            .local_addr()
+            .map(|address| address.to_string())
+            .unwrap_or_default();
         info!(xds = %self.xds.local_addr(), admin = admin_address, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
@@ -141,7 +160,11 @@ impl App {
             stages.spawn("certificates", certificates.run(stages.reloads(), token.clone()));
         }
         if let Some(flags) = flags {
-            let reload = Reload { config: self.config, flags, backend: self.backend };
+            let reload = Reload {
+                config: self.config,
+                flags,
+                backend: self.backend,
+            };
             stages.spawn("reload", infallible(reload.run(stages.reloads(), token)));
         }
         stages
@@ -152,7 +175,11 @@ fn layout(config: &Config) -> Layout {
     Layout {
         prefix: config.prefix.as_str().into(),
         registry_prefix: config.registry_prefix.as_str().into(),
-        routes_prefixes: config.routes_prefixes.iter().map(|prefix| prefix.as_str().into()).collect(),
+        routes_prefixes: config
+            .routes_prefixes
+            .iter()
+            .map(|prefix| prefix.as_str().into())
+            .collect(),
     }
 }
 
@@ -179,7 +206,10 @@ fn ca_bundle(config: &Config) -> anyhow::Result<Option<Bytes>> {
         let pem = std::fs::read(path).with_context(|| format!("read the CA bundle {}", path.display()))?;
         return Ok(Some(pem.into()));
     }
-    Ok(SYSTEM_CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()).map(Bytes::from))
+    Ok(SYSTEM_CA_BUNDLES
+        .iter()
+        .find_map(|path| std::fs::read(path).ok())
+        .map(Bytes::from))
 }
 
 fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
@@ -238,7 +268,9 @@ fn identifier() -> String {
 
 /// The try-out mode's first document, where its folder is missing.
 fn create_sample(config: &Config) -> anyhow::Result<()> {
-    let Documents::Directory(folder) = &config.documents else { return Ok(()) };
+    let Documents::Directory(folder) = &config.documents else {
+        return Ok(());
+    };
     if folder.exists() {
         return Ok(());
     }
@@ -287,14 +319,20 @@ impl Reload {
         match Config::load_from_process(&self.flags) {
             Ok(config) => match self.config.differences(&config) {
                 unchanged if unchanged.is_empty() => info!("Read the configuration again: unchanged"),
-                changed => warn!(?changed, "The configuration has changed; these take effect at the next start"),
+                changed => warn!(
+                    ?changed,
+                    "The configuration has changed; these take effect at the next start"
+                ),
             },
             Err(error) => warn!(%error, "Kept the configuration in use, the new one is bad"),
         }
         match self.backend.reload().await {
             Ok(()) => info!(backend = self.backend.name(), "Read credentials and certificates again"),
             Err(reason) => {
-                warn!(backend = self.backend.name(), reason, "Kept the credentials in use, the new ones are bad")
+                warn!(
+                    backend = self.backend.name(),
+                    reason, "Kept the credentials in use, the new ones are bad"
+                )
             }
         }
     }
@@ -310,14 +348,19 @@ struct Counted {
 
 impl Counted {
     fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, responses: Default::default() }
+        Self {
+            metrics,
+            responses: Default::default(),
+        }
     }
 }
 
 impl fleet::Observer for Counted {
     fn responded(&self, resource_type: ResourceType, variant: Variant) {
         let counter = &self.responses[resource_type.index()][usize::from(variant == Variant::Sotw)];
-        counter.get_or_init(|| self.metrics.responses_of(resource_type.as_str(), variant.as_str())).inc();
+        counter
+            .get_or_init(|| self.metrics.responses_of(resource_type.as_str(), variant.as_str()))
+            .inc();
     }
 
     fn acknowledged(&self, _: ResourceType, _: Variant, since_published: Option<Duration>) {
@@ -346,7 +389,12 @@ impl Observer for Counted {
             Event::Alive => etcd.heard(watch, true),
             Event::Failed { .. } => etcd.failed(watch),
             Event::Problems { .. } => {}
-            Event::Listed { revision, reason, entries, .. } => {
+            Event::Listed {
+                revision,
+                reason,
+                entries,
+                ..
+            } => {
                 let bytes = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
                 etcd.listed(watch, reason.as_str(), *revision, bytes);
             }

@@ -52,11 +52,18 @@ fn command() -> Command {
 fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be said when even stderr is gone.
     drop(error.print());
-    if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(WRONG_USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Say on stderr why a verb ends with a code other than 0.
-#[expect(clippy::print_stderr, reason = "the one place where a verb speaks to its user before or without a subscriber")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where a verb speaks to its user before or without a subscriber"
+)]
 fn complain(sentence: impl std::fmt::Display) {
     eprintln!("chancery: {sentence}");
 }

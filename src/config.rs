@@ -173,7 +173,10 @@ fn count(mistakes: &[Mistake]) -> String {
 }
 
 fn list(mistakes: &[Mistake]) -> String {
-    mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.found_in, mistake.reason)).collect()
+    mistakes
+        .iter()
+        .map(|mistake| format!("\n  {}: {}", mistake.found_in, mistake.reason))
+        .collect()
 }
 
 impl Config {
@@ -205,7 +208,10 @@ impl Config {
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let same = [
-            ("--etcd", self.documents == other.documents && self.try_out == other.try_out),
+            (
+                "--etcd",
+                self.documents == other.documents && self.try_out == other.try_out,
+            ),
             ("--prefix", self.prefix == other.prefix),
             ("--registry-prefix", self.registry_prefix == other.registry_prefix),
             ("--state-prefix", self.state_prefix == other.state_prefix),
@@ -216,17 +222,26 @@ impl Config {
             ("--xds-tls-cert", self.xds_tls == other.xds_tls),
             ("--grace", self.grace == other.grace),
             ("--max-streams", self.max_streams == other.max_streams),
-            ("--max-connection-age", self.max_connection_age == other.max_connection_age),
+            (
+                "--max-connection-age",
+                self.max_connection_age == other.max_connection_age,
+            ),
             ("--stall-timeout", self.stall_timeout == other.stall_timeout),
             ("--allow-empty", self.allow_empty == other.allow_empty),
             ("--on-mass-loss", self.on_mass_loss == other.on_mass_loss),
             ("--plaintext-secrets", self.plaintext_secrets == other.plaintext_secrets),
             ("--ca-bundle", self.ca_bundle == other.ca_bundle),
-            ("--re2-max-program-size", self.re2_max_program_size == other.re2_max_program_size),
+            (
+                "--re2-max-program-size",
+                self.re2_max_program_size == other.re2_max_program_size,
+            ),
             ("--publish-distance", self.publish_distance == other.publish_distance),
             ("--log-level", self.telemetry == other.telemetry),
         ];
-        same.into_iter().filter(|(_, same)| !same).map(|(flag, _)| flag).collect()
+        same.into_iter()
+            .filter(|(_, same)| !same)
+            .map(|(flag, _)| flag)
+            .collect()
     }
 }
 

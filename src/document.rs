@@ -63,7 +63,10 @@ pub struct Parsed {
 
 impl Parsed {
     fn new(document: Document, warnings: Vec<String>) -> Self {
-        Self { document: Arc::new(document), warnings }
+        Self {
+            document: Arc::new(document),
+            warnings,
+        }
     }
 }
 
@@ -78,13 +81,20 @@ pub struct Rejection {
 }
 
 fn path_prefix(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!("{path}: ") }
+    if path.is_empty() {
+        String::new()
+    } else {
+        format!("{path}: ")
+    }
 }
 
 impl Rejection {
     /// A rejection of the field at `path`.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { path: path.into(), reason: reason.into() }
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -100,7 +110,9 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { re2_max_program_size: 100 }
+        Self {
+            re2_max_program_size: 100,
+        }
     }
 }
 

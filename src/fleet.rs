@@ -205,7 +205,11 @@ impl Fleet {
     /// A fleet without streams, whose doings are told to `observer`.
     #[must_use]
     pub fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { registry: Arc::default(), observer, loads: Arc::default() }
+        Self {
+            registry: Arc::default(),
+            observer,
+            loads: Arc::default(),
+        }
     }
 
     /// A stream said who it is. It is connected until the handle is dropped.

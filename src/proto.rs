@@ -19,7 +19,12 @@ pub mod structs;
 /// Slim xDS envelopes (`proto-vendor/chancery/wire/v1/discovery.proto`).
 pub mod wire {
     #![expect(missing_docs, reason = "generated; the .proto is documented")]
-    #![allow(clippy::all, clippy::doc_markdown, clippy::allow_attributes_without_reason, reason = "generated")]
+    #![allow(
+        clippy::all,
+        clippy::doc_markdown,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     tonic::include_proto!("chancery.wire.v1");
 }
 

@@ -89,7 +89,9 @@ impl ResourceType {
     /// The type that a type URL names.
     #[must_use]
     pub fn from_type_url(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|resource_type| resource_type.type_url() == type_url)
+        Self::ALL
+            .into_iter()
+            .find(|resource_type| resource_type.type_url() == type_url)
     }
 
     /// The word of the admin API and of metrics labels.
@@ -111,7 +113,9 @@ impl ResourceType {
     /// The type that a word of the admin API names.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|resource_type| resource_type.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|resource_type| resource_type.as_str() == word)
     }
 
     /// Whether a time to live is told with resources of the type: Envoy 1.40 removes these when it is over, and does
@@ -244,19 +248,29 @@ impl Resource {
     /// A resource that was put together of many documents' parts, whose version is known from theirs.
     #[must_use]
     pub fn put_together(name: Arc<str>, version: ResourceVersion, body: Body, parts: parts::Parts) -> Self {
-        Self { version, parts: Some(Arc::new(parts)), body, ..Self::new(name, "", Vec::new()) }
+        Self {
+            version,
+            parts: Some(Arc::new(parts)),
+            body,
+            ..Self::new(name, "", Vec::new())
+        }
     }
 
     /// The documents it was made of, sorted.
     pub fn made_of(&self) -> impl Iterator<Item = &DocumentKey> {
         let parts = self.parts.as_ref().filter(|_| self.documents.is_empty());
-        self.documents.iter().chain(parts.into_iter().flat_map(|parts| parts.keys()))
+        self.documents
+            .iter()
+            .chain(parts.into_iter().flat_map(|parts| parts.keys()))
     }
 
     /// Whether it refers to anything by a source of its own.
     #[must_use]
     pub fn has_own_source(&self) -> bool {
-        self.refers.iter().flat_map(|refers| refers.iter()).any(|reference| reference.source == Source::Own)
+        self.refers
+            .iter()
+            .flat_map(|refers| refers.iter())
+            .any(|reference| reference.source == Source::Own)
     }
 
     /// The same with what its wrapper says beside the body. Without either it is the same resource, version included.
@@ -273,6 +287,11 @@ impl Resource {
             seen.push(0);
         }
         seen.extend_from_slice(&ttl.map_or(u128::MAX, |ttl| ttl.as_nanos()).to_be_bytes());
-        Self { version: ResourceVersion::of(&seen), aliases: aliases.into(), ttl, ..self }
+        Self {
+            version: ResourceVersion::of(&seen),
+            aliases: aliases.into(),
+            ttl,
+            ..self
+        }
     }
 }

@@ -50,11 +50,23 @@ pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {
 /// Whether everything that a rule asks for holds. A rule that asks for nothing holds for every node.
 fn matches(rule: &NodeMatch, node: &Node) -> bool {
     let (region, zone, sub_zone) = &node.locality;
-    let locality = [(&rule.locality.region, region), (&rule.locality.zone, zone), (&rule.locality.sub_zone, sub_zone)];
+    let locality = [
+        (&rule.locality.region, region),
+        (&rule.locality.zone, zone),
+        (&rule.locality.sub_zone, sub_zone),
+    ];
     rule.id.as_deref().is_none_or(|pattern| glob(pattern, &node.id))
-        && rule.cluster.as_deref().is_none_or(|pattern| glob(pattern, &node.cluster))
-        && rule.metadata.iter().all(|(key, value)| node.metadata.get(key).is_some_and(|found| equal(value, found)))
-        && locality.into_iter().all(|(wanted, found)| wanted.as_ref().is_none_or(|wanted| wanted == found))
+        && rule
+            .cluster
+            .as_deref()
+            .is_none_or(|pattern| glob(pattern, &node.cluster))
+        && rule
+            .metadata
+            .iter()
+            .all(|(key, value)| node.metadata.get(key).is_some_and(|found| equal(value, found)))
+        && locality
+            .into_iter()
+            .all(|(wanted, found)| wanted.as_ref().is_none_or(|wanted| wanted == found))
 }
 
 /// Equality of JSON values; numbers by value, because a protobuf Struct knows only doubles.
@@ -67,7 +79,9 @@ fn equal(wanted: &serde_json::Value, found: &serde_json::Value) -> bool {
         }
         (Value::Object(wanted), Value::Object(found)) => {
             wanted.len() == found.len()
-                && wanted.iter().all(|(key, value)| found.get(key).is_some_and(|found| equal(value, found)))
+                && wanted
+                    .iter()
+                    .all(|(key, value)| found.get(key).is_some_and(|found| equal(value, found)))
         }
         _ => wanted == found,
     }
@@ -77,7 +91,9 @@ fn equal(wanted: &serde_json::Value, found: &serde_json::Value) -> bool {
 fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
     let mut parts = parts.peekable();
     if parts.peek().is_none() {
         return rest.is_empty();
@@ -140,27 +156,64 @@ mod tests {
     #[test]
     fn every_part_of_a_rule_must_hold() {
         let id = || Some("edge-*".to_owned());
-        assert!(rule(NodeMatch { id: id(), cluster: Some("edge".to_owned()), ..NodeMatch::default() }));
-        assert!(!rule(NodeMatch { id: id(), cluster: Some("mesh".to_owned()), ..NodeMatch::default() }));
-        let zone = |zone: &str| LocalityMatch { zone: Some(zone.to_owned()), ..LocalityMatch::default() };
-        assert!(rule(NodeMatch { id: id(), locality: zone("eu-1"), ..NodeMatch::default() }));
-        assert!(!rule(NodeMatch { id: id(), locality: zone("eu-2"), ..NodeMatch::default() }));
+        assert!(rule(NodeMatch {
+            id: id(),
+            cluster: Some("edge".to_owned()),
+            ..NodeMatch::default()
+        }));
+        assert!(!rule(NodeMatch {
+            id: id(),
+            cluster: Some("mesh".to_owned()),
+            ..NodeMatch::default()
+        }));
+        let zone = |zone: &str| LocalityMatch {
+            zone: Some(zone.to_owned()),
+            ..LocalityMatch::default()
+        };
+        assert!(rule(NodeMatch {
+            id: id(),
+            locality: zone("eu-1"),
+            ..NodeMatch::default()
+        }));
+        assert!(!rule(NodeMatch {
+            id: id(),
+            locality: zone("eu-2"),
+            ..NodeMatch::default()
+        }));
     }
 
     #[test]
     fn metadata_is_compared_by_value() {
         let metadata = |key: &str, value| BTreeMap::from([(key.to_owned(), value)]);
-        assert!(rule(NodeMatch { metadata: metadata("shard", json!(3)), ..NodeMatch::default() }));
-        assert!(rule(NodeMatch { metadata: metadata("tier", json!("gold")), ..NodeMatch::default() }));
-        assert!(!rule(NodeMatch { metadata: metadata("tier", json!(null)), ..NodeMatch::default() }));
-        assert!(!rule(NodeMatch { metadata: metadata("absent", json!("gold")), ..NodeMatch::default() }));
+        assert!(rule(NodeMatch {
+            metadata: metadata("shard", json!(3)),
+            ..NodeMatch::default()
+        }));
+        assert!(rule(NodeMatch {
+            metadata: metadata("tier", json!("gold")),
+            ..NodeMatch::default()
+        }));
+        assert!(!rule(NodeMatch {
+            metadata: metadata("tier", json!(null)),
+            ..NodeMatch::default()
+        }));
+        assert!(!rule(NodeMatch {
+            metadata: metadata("absent", json!("gold")),
+            ..NodeMatch::default()
+        }));
     }
 
     #[test]
     fn the_first_group_that_matches_is_taken_and_default_when_none_does() {
         let group = |id: Option<&str>| {
-            let matches = id.map(|id| NodeMatch { id: Some(id.to_owned()), ..NodeMatch::default() });
-            Arc::new(Group { matches: matches.into_iter().collect(), priority: 0 })
+            let matches = id.map(|id| NodeMatch {
+                id: Some(id.to_owned()),
+                ..NodeMatch::default()
+            });
+            Arc::new(Group {
+                matches: matches.into_iter().collect(),
+                priority: 0,
+            })
         };
         let rules: Vec<(Arc<str>, Arc<Group>)> = vec![
             ("nobody".into(), group(None)),

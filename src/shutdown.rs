@@ -105,7 +105,10 @@ impl Default for Stages {
 
 impl fmt::Debug for Stages {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Stages").field("running", &self.running(None)).finish_non_exhaustive()
+        formatter
+            .debug_struct("Stages")
+            .field("running", &self.running(None))
+            .finish_non_exhaustive()
     }
 }
 
@@ -191,7 +194,12 @@ impl Stages {
             if self.running(Some(EndsWhen::Draining)).is_empty() {
                 self.token.cancel();
             }
-            let deadline = begun + if self.token.is_cancelled() { grace } else { grace / 6 * 5 };
+            let deadline = begun
+                + if self.token.is_cancelled() {
+                    grace
+                } else {
+                    grace / 6 * 5
+                };
             tokio::select! {
                 ended = self.tasks.join_next_with_id() => {
                     let Some(ended) = ended else { return outcome };
@@ -242,7 +250,10 @@ impl Stages {
         let failure = match ended {
             Ok((_, Ok(()))) => None,
             Ok((_, Err(source))) => Some(Error::Failed { stage, source }),
-            Err(error) => Some(Error::Panicked { stage, message: panic_message(error) }),
+            Err(error) => Some(Error::Panicked {
+                stage,
+                message: panic_message(error),
+            }),
         };
         (stage, failure)
     }
@@ -254,10 +265,15 @@ impl Stages {
 }
 
 fn panic_message(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else { return "cancelled".to_owned() };
+    let Ok(payload) = error.try_into_panic() else {
+        return "cancelled".to_owned();
+    };
     match payload.downcast::<String>() {
         Ok(message) => *message,
-        Err(payload) => payload.downcast_ref::<&str>().map_or("no message", |message| message).to_owned(),
+        Err(payload) => payload
+            .downcast_ref::<&str>()
+            .map_or("no message", |message| message)
+            .to_owned(),
     }
 }
 
@@ -296,7 +312,10 @@ mod tests {
 
     impl Log {
         fn new() -> Self {
-            Self { begun: Instant::now(), lines: Arc::default() }
+            Self {
+                begun: Instant::now(),
+                lines: Arc::default(),
+            }
         }
 
         fn note(&self, what: &'static str) {
@@ -324,7 +343,10 @@ mod tests {
     async fn a_stop_drains_and_then_cancels() {
         let (log, mut stages, (sender, signals)) = (Log::new(), Stages::default(), signals());
         let (draining, token) = (stages.draining(), stages.token());
-        stages.spawn_draining("xds", stage(draining, Duration::from_secs(20), log.clone(), "xds ended"));
+        stages.spawn_draining(
+            "xds",
+            stage(draining, Duration::from_secs(20), log.clone(), "xds ended"),
+        );
         stages.spawn("admin", stage(token, Duration::ZERO, log.clone(), "admin ended"));
         sender.unbounded_send(Signal::Stop).unwrap();
         assert!(stages.run(signals, GRACE).await.is_ok());
@@ -361,7 +383,10 @@ mod tests {
         let endings: [(Ending, &str); 3] = [
             (|| Ok(()), "stage reconcile ended unasked"),
             (|| Err("the store is gone".into()), "stage reconcile failed"),
-            (|| panic!("index out of bounds"), "stage reconcile panicked: index out of bounds"),
+            (
+                || panic!("index out of bounds"),
+                "stage reconcile panicked: index out of bounds",
+            ),
         ];
         for (ending, expected) in endings {
             let (log, mut stages, (_sender, signals)) = (Log::new(), Stages::default(), signals());

@@ -94,7 +94,11 @@ impl GroupSnapshot {
     #[must_use]
     pub fn empty(name: Arc<str>) -> Self {
         let sets = ResourceType::ALL.map(|resource_type| Arc::new(ResourceSet::new(resource_type)));
-        Self { name, sets, whole_routes: None }
+        Self {
+            name,
+            sets,
+            whole_routes: None,
+        }
     }
 
     /// The set of one type.
@@ -106,7 +110,10 @@ impl GroupSnapshot {
     /// The set of one type for clients that do not ask for virtual hosts: route configurations have all of them.
     #[must_use]
     pub fn set_without_vhds(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
-        let whole = self.whole_routes.as_ref().filter(|_| resource_type == ResourceType::Route);
+        let whole = self
+            .whole_routes
+            .as_ref()
+            .filter(|_| resource_type == ResourceType::Route);
         whole.unwrap_or_else(|| self.set(resource_type))
     }
 
@@ -120,9 +127,13 @@ impl GroupSnapshot {
     fn apply(&self, changes: &[ResourceChange]) -> Self {
         let mut next = self.clone();
         for of_type in changes.chunk_by(|one, other| one.resource_type == other.resource_type) {
-            let Some(index) = of_type.first().map(|change| change.resource_type.index()) else { continue };
-            let entries: Vec<Entry> =
-                of_type.iter().map(|change| (Arc::clone(&change.name), change.resource.clone())).collect();
+            let Some(index) = of_type.first().map(|change| change.resource_type.index()) else {
+                continue;
+            };
+            let entries: Vec<Entry> = of_type
+                .iter()
+                .map(|change| (Arc::clone(&change.name), change.resource.clone()))
+                .collect();
             next.sets[index] = Arc::new(self.sets[index].apply(&entries));
             if index == ResourceType::Route.index() {
                 next.whole_routes = self.whole_routes(&next.sets[index], entries);
@@ -140,11 +151,16 @@ impl GroupSnapshot {
         let (before, changes) = match &self.whole_routes {
             Some(before) => (Arc::clone(before), changes),
             None => {
-                let all = next.iter().map(|resource| (Arc::clone(&resource.name), Some(Arc::clone(resource))));
+                let all = next
+                    .iter()
+                    .map(|resource| (Arc::clone(&resource.name), Some(Arc::clone(resource))));
                 (Arc::new(ResourceSet::new(ResourceType::Route)), all.collect())
             }
         };
-        let entries: Vec<Entry> = changes.into_iter().map(|(name, resource)| (name, resource.map(whole))).collect();
+        let entries: Vec<Entry> = changes
+            .into_iter()
+            .map(|(name, resource)| (name, resource.map(whole)))
+            .collect();
         Some(Arc::new(before.apply(&entries)))
     }
 }
@@ -207,7 +223,9 @@ impl Snapshot {
         }
         let default = Arc::from(DEFAULT_GROUP);
         for name in difference.groups_added.iter().chain([&default]) {
-            groups.entry(Arc::clone(name)).or_insert_with(|| Arc::new(GroupSnapshot::empty(Arc::clone(name))));
+            groups
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Arc::new(GroupSnapshot::empty(Arc::clone(name))));
         }
         for of_group in difference.resources.chunk_by(|one, other| one.group == other.group) {
             if let Some(group) = of_group.first().and_then(|change| groups.get_mut(&change.group)) {
@@ -244,12 +262,20 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { revision: 7, ..Facts::after(&Snapshot::unpublished()) }
+        Facts {
+            revision: 7,
+            ..Facts::after(&Snapshot::unpublished())
+        }
     }
 
     fn change(group: &str, resource_type: ResourceType, name: &str, body: Option<&'static [u8]>) -> ResourceChange {
         let resource = body.map(|body| Arc::new(Resource::new(name, body, Vec::new())));
-        ResourceChange { group: group.into(), resource_type, name: name.into(), resource }
+        ResourceChange {
+            group: group.into(),
+            resource_type,
+            name: name.into(),
+            resource,
+        }
     }
 
     #[test]
@@ -272,9 +298,18 @@ mod tests {
         let two = one.next(&second, facts());
         assert_eq!((one.generation, two.generation, two.revision), (1, 2, 7));
         let (before, after) = (&one.groups["default"], &two.groups["default"]);
-        assert!(Arc::ptr_eq(before.set(ResourceType::Route), after.set(ResourceType::Route)));
+        assert!(Arc::ptr_eq(
+            before.set(ResourceType::Route),
+            after.set(ResourceType::Route)
+        ));
         assert!(Arc::ptr_eq(&one.groups["edge"], &two.groups["edge"]));
-        assert_eq!((before.set(ResourceType::Cluster).len(), after.set(ResourceType::Cluster).len()), (1, 0));
+        assert_eq!(
+            (
+                before.set(ResourceType::Cluster).len(),
+                after.set(ResourceType::Cluster).len()
+            ),
+            (1, 0)
+        );
     }
 
     #[test]
@@ -287,9 +322,15 @@ mod tests {
 
     #[test]
     fn a_removed_group_is_gone() {
-        let added = Difference { groups_added: vec!["edge".into()], ..Difference::default() };
+        let added = Difference {
+            groups_added: vec!["edge".into()],
+            ..Difference::default()
+        };
         let one = Snapshot::unpublished().next(&added, facts());
-        let removed = Difference { groups_removed: vec!["edge".into()], ..Difference::default() };
+        let removed = Difference {
+            groups_removed: vec!["edge".into()],
+            ..Difference::default()
+        };
         let two = one.next(&removed, facts());
         assert_eq!(two.groups.keys().map(|name| &**name).collect::<Vec<_>>(), ["default"]);
     }

@@ -87,16 +87,31 @@ impl Guard {
 /// When the filter or the endpoint cannot be used, or there is a subscriber already.
 pub fn init(options: &Options) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(&options.filter)?;
-    let traces = options.otlp_endpoint.as_deref().map(|endpoint| exporter(endpoint, options)).transpose()?;
+    let traces = options
+        .otlp_endpoint
+        .as_deref()
+        .map(|endpoint| exporter(endpoint, options))
+        .transpose()?;
     let spans = traces.as_ref().map(|traces| {
         let traced = |name: &str, target: &str| TRACED.contains(&name) && target.starts_with("chancery");
         tracing_opentelemetry::layer()
             .with_tracer(traces.tracer("chancery"))
-            .with_filter(filter_fn(move |metadata| metadata.is_span() && traced(metadata.name(), metadata.target())))
+            .with_filter(filter_fn(move |metadata| {
+                metadata.is_span() && traced(metadata.name(), metadata.target())
+            }))
     });
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let lines = if options.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
-    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let lines = if options.json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.boxed()
+    };
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(lines.with_filter(filter))
+        .try_init()?;
     Ok(Guard { traces })
 }
 
@@ -105,11 +120,20 @@ fn exporter(endpoint: &str, options: &Options) -> Result<SdkTracerProvider, Erro
     if endpoint.starts_with("https:") {
         exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
     }
-    let exporter = exporter.build().map_err(|source| Error::Exporter { endpoint: endpoint.to_owned(), source })?;
+    let exporter = exporter.build().map_err(|source| Error::Exporter {
+        endpoint: endpoint.to_owned(),
+        source,
+    })?;
     // A trace begins with a change; whether it is kept is decided there, once for all its spans.
-    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.trace_sample_percent / 100.0)));
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+        options.trace_sample_percent / 100.0,
+    )));
     let resource = Resource::builder().with_service_name("chancery").build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(sampler)
+        .with_resource(resource)
+        .build())
 }
 
 #[cfg(test)]
@@ -136,8 +160,9 @@ mod tests {
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 exports.send((path, body.to_vec())).unwrap();
-                let response =
-                    Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+                let response = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .header("grpc-status", "0");
                 Ok::<_, Infallible>(response.body(Empty::<bytes::Bytes>::new()).unwrap())
             }
         });
@@ -148,7 +173,12 @@ mod tests {
 
     fn options(endpoint: &str, trace_sample_percent: f64) -> Options {
         let otlp_endpoint = Some(endpoint.to_owned());
-        Options { json: false, filter: "info".to_owned(), otlp_endpoint, trace_sample_percent }
+        Options {
+            json: false,
+            filter: "info".to_owned(),
+            otlp_endpoint,
+            trace_sample_percent,
+        }
     }
 
     /// What the collector was sent when one span had ended and the guard was finished.
@@ -159,7 +189,9 @@ mod tests {
         let collector = tokio::spawn(collector(listener, sender));
         let traces = exporter(&endpoint, &options(&endpoint, trace_sample_percent)).unwrap();
         traces.tracer("chancery").start("publish revision").end();
-        tokio::task::spawn_blocking(|| Guard { traces: Some(traces) }.finish()).await.unwrap();
+        tokio::task::spawn_blocking(|| Guard { traces: Some(traces) }.finish())
+            .await
+            .unwrap();
         collector.abort();
         exports.try_recv().ok()
     }
@@ -179,7 +211,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_an_error() {
-        let bad = Options { filter: "a=b=c".to_owned(), otlp_endpoint: None, ..options("", 0.0) };
+        let bad = Options {
+            filter: "a=b=c".to_owned(),
+            otlp_endpoint: None,
+            ..options("", 0.0)
+        };
         assert_eq!(init(&bad).unwrap_err().to_string(), "the log filter cannot be used");
     }
 }

@@ -13,7 +13,13 @@ pub const CHURNED: usize = 20_000;
 
 const OURS: &[Kind] = &[Kind::Chancery];
 const FLOOR: &[Kind] = &[Kind::Chancery, Kind::Floor];
-const PEERS: &[Kind] = &[Kind::Chancery, Kind::Floor, Kind::GoSnapshot, Kind::GoLinear, Kind::Java];
+const PEERS: &[Kind] = &[
+    Kind::Chancery,
+    Kind::Floor,
+    Kind::GoSnapshot,
+    Kind::GoLinear,
+    Kind::Java,
+];
 const SNAPSHOT: &[Kind] = &[Kind::Chancery, Kind::Floor, Kind::GoSnapshot, Kind::Java];
 
 fn cell(id: &'static str, variant: Variant, clients: usize, clusters: usize) -> Cell {
@@ -70,13 +76,22 @@ fn base() -> Vec<Cell> {
 }
 
 fn b1() -> Vec<Cell> {
-    let of = |clients: usize, servers| Cell { updates: 200, servers, ..cell("B1", Variant::Delta, clients, 1000) };
+    let of = |clients: usize, servers| Cell {
+        updates: 200,
+        servers,
+        ..cell("B1", Variant::Delta, clients, 1000)
+    };
     vec![of(1000, PEERS), of(10_000, OURS)]
 }
 
 fn b2() -> Vec<Cell> {
     let distance = Duration::from_millis(500);
-    vec![Cell { changes: Changes::Clusters, distance, servers: SNAPSHOT, ..cell("B2", Variant::Sotw, 500, 1000) }]
+    vec![Cell {
+        changes: Changes::Clusters,
+        distance,
+        servers: SNAPSHOT,
+        ..cell("B2", Variant::Sotw, 500, 1000)
+    }]
 }
 
 fn b3() -> Vec<Cell> {
@@ -93,26 +108,44 @@ fn b3() -> Vec<Cell> {
 }
 
 fn b4() -> Vec<Cell> {
-    let of =
-        |variant| Cell { changes: Changes::Nothing, updates: 0, servers: OURS, ..cell("B4", variant, 1000, 10_000) };
+    let of = |variant| Cell {
+        changes: Changes::Nothing,
+        updates: 0,
+        servers: OURS,
+        ..cell("B4", variant, 1000, 10_000)
+    };
     vec![of(Variant::Delta), of(Variant::Sotw)]
 }
 
 fn b5() -> Vec<Cell> {
     let idle = Duration::from_secs(60);
-    vec![Cell { changes: Changes::Nothing, updates: 0, idle, ..cell("B5", Variant::Delta, 5000, 1000) }]
+    vec![Cell {
+        changes: Changes::Nothing,
+        updates: 0,
+        idle,
+        ..cell("B5", Variant::Delta, 5000, 1000)
+    }]
 }
 
 fn b6() -> Vec<Cell> {
     let idle = Duration::from_secs(30);
-    let of = |variant| Cell { updates: 1, refusing: 5, idle, servers: OURS, ..cell("B6", variant, 500, 500) };
+    let of = |variant| Cell {
+        updates: 1,
+        refusing: 5,
+        idle,
+        servers: OURS,
+        ..cell("B6", variant, 500, 500)
+    };
     vec![of(Variant::Delta), of(Variant::Sotw)]
 }
 
 fn b7() -> Vec<Cell> {
     let of = |stalling: usize| Cell {
         label: format!("{stalling} stalled"),
-        world: World { endpoints: 100, ..World::of(2000) },
+        world: World {
+            endpoints: 100,
+            ..World::of(2000)
+        },
         stalling,
         updates: 100,
         distance: Duration::from_millis(100),
@@ -136,7 +169,12 @@ fn b8() -> Vec<Cell> {
 fn b9() -> Vec<Cell> {
     let of = |routes: usize| Cell {
         label: format!("{routes} routes"),
-        world: World { clusters: 100, routes, hosts: true, endpoints: 0 },
+        world: World {
+            clusters: 100,
+            routes,
+            hosts: true,
+            endpoints: 0,
+        },
         changes: Changes::Routes,
         updates: 100,
         distance: Duration::from_millis(50),
@@ -147,7 +185,10 @@ fn b9() -> Vec<Cell> {
 }
 
 fn b10() -> Vec<Cell> {
-    vec![Cell { servers: OURS, ..cell("B10", Variant::Delta, 100, 500) }]
+    vec![Cell {
+        servers: OURS,
+        ..cell("B10", Variant::Delta, 100, 500)
+    }]
 }
 
 /// The small versions that `make bench` compares with the stored ratios.
@@ -167,11 +208,20 @@ pub fn small() -> Vec<Cell> {
             distance: Duration::from_millis(200),
             ..cell("B2", Variant::Sotw, 200, 300)
         },
-        Cell { label: "1000 routes".to_owned(), updates: 40, ..b9().remove(0) },
+        Cell {
+            label: "1000 routes".to_owned(),
+            updates: 40,
+            ..b9().remove(0)
+        },
         Cell {
             label: "20000 routes".to_owned(),
             updates: 40,
-            world: World { clusters: 100, routes: 20_000, hosts: true, endpoints: 0 },
+            world: World {
+                clusters: 100,
+                routes: 20_000,
+                hosts: true,
+                endpoints: 0,
+            },
             ..b9().remove(0)
         },
     ]
@@ -199,9 +249,14 @@ pub fn cells(names: &[String], shrink: usize) -> Result<Vec<Cell>> {
         ("B10", b10),
     ];
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|(known, _)| known != name)) {
-        bail!("no scenario {unknown:?}, expected one of {}", all.map(|(known, _)| known).join(", "));
+        bail!(
+            "no scenario {unknown:?}, expected one of {}",
+            all.map(|(known, _)| known).join(", ")
+        );
     }
-    let chosen = all.into_iter().filter(|(known, _)| names.is_empty() || names.iter().any(|name| name == known));
+    let chosen = all
+        .into_iter()
+        .filter(|(known, _)| names.is_empty() || names.iter().any(|name| name == known));
     let mut cells: Vec<Cell> = chosen.flat_map(|(_, cells)| cells()).collect();
     for cell in &mut cells {
         if shrink > 1 && cell.clients > 1 {

@@ -38,10 +38,13 @@ pub fn grouped(rows: &[Row]) -> Cells {
             clusters: row.clusters,
         };
         let servers = cells.entry(key).or_default();
-        let index = servers.iter().position(|(kind, _)| *kind == row.server).unwrap_or_else(|| {
-            servers.push((row.server, Figures::new()));
-            servers.len() - 1
-        });
+        let index = servers
+            .iter()
+            .position(|(kind, _)| *kind == row.server)
+            .unwrap_or_else(|| {
+                servers.push((row.server, Figures::new()));
+                servers.len() - 1
+            });
         for (name, value) in &row.figures {
             servers[index].1.entry(name.clone()).or_default().push(*value);
         }

@@ -197,9 +197,17 @@ fn node(id: &str, envoy: bool) -> Bytes {
     if envoy {
         for number in 0..516 {
             let mut extension = BytesMut::new();
-            wire::put(&mut extension, 1, format!("envoy.filters.of.some.kind.number_{number:03}").as_bytes());
+            wire::put(
+                &mut extension,
+                1,
+                format!("envoy.filters.of.some.kind.number_{number:03}").as_bytes(),
+            );
             wire::put(&mut extension, 2, b"envoy.filters.some");
-            wire::put(&mut extension, 5, b"envoy.extensions.filters.of.some.kind.v3.Configuration");
+            wire::put(
+                &mut extension,
+                5,
+                b"envoy.extensions.filters.of.some.kind.v3.Configuration",
+            );
             wire::put(&mut node, 9, &extension);
         }
     }
@@ -258,7 +266,10 @@ impl Client {
         let result = self.talk(opener, &stop, &stalled).await;
         driver.abort();
         result?;
-        let versions = self.held.each_mut().map(|held| std::mem::take(&mut held.versions).into_iter().collect());
+        let versions = self
+            .held
+            .each_mut()
+            .map(|held| std::mem::take(&mut held.versions).into_iter().collect());
         Ok(Report {
             sightings: self.sightings,
             sums: self.held.each_ref().map(|held| held.sum),
@@ -293,7 +304,9 @@ impl Client {
                 data = responses.data() => data,
                 () = &mut stopped => return Ok(()),
             };
-            let Some(data) = data else { bail!("the stream ended: {:?}", trailers(&mut responses).await) };
+            let Some(data) = data else {
+                bail!("the stream ended: {:?}", trailers(&mut responses).await)
+            };
             let data = data?;
             responses.flow_control().release_capacity(data.len())?;
             frames.push(&data);
@@ -338,8 +351,14 @@ impl Client {
         let first = !self.asked.contains(&true);
         self.asked[of_type as usize] = true;
         let (names, _) = &self.names[of_type as usize];
-        let request = Request { node: if first { &self.node } else { &[] }, names, ..Request::default() };
-        requests.send_data(request.frame(self.shared.variant, of_type), false).context("send a request")
+        let request = Request {
+            node: if first { &self.node } else { &[] },
+            names,
+            ..Request::default()
+        };
+        requests
+            .send_data(request.frame(self.shared.variant, of_type), false)
+            .context("send a request")
     }
 
     fn on_message(&mut self, message: Bytes, requests: &mut SendStream<Bytes>) -> Result<()> {
@@ -402,7 +421,14 @@ impl Client {
                 self.saw(update, now);
             }
             let grew = before.is_none_or(|before| before.refers != state.refers);
-            return Ok(if grew { Refers { all: Some(state), new: Vec::new() } } else { Refers::default() });
+            return Ok(if grew {
+                Refers {
+                    all: Some(state),
+                    new: Vec::new(),
+                }
+            } else {
+                Refers::default()
+            });
         }
         let mut refers = Refers::default();
         let mut seen = Vec::new();
@@ -413,7 +439,10 @@ impl Client {
             }
             let body = shared.known.body(of_type, resource)?;
             held.set(resource.name_hash, Some(resource.body_hash));
-            seen.extend(body.update.or_else(|| (of_type == Type::Route).then_some(Sighting::ARRIVAL)));
+            seen.extend(
+                body.update
+                    .or_else(|| (of_type == Type::Route).then_some(Sighting::ARRIVAL)),
+            );
             if old.is_none() {
                 refers.new.extend(body.refers.iter().cloned());
             }
@@ -449,14 +478,22 @@ impl Client {
             let new = wire::names(wire::NAMES, refers.new.iter().map(String::as_str));
             self.names[index] = ([&known[..], &new].concat().into(), count + refers.new.len());
             if self.shared.variant == Variant::Delta {
-                let request = Request { names: &new, ..Request::default() };
+                let request = Request {
+                    names: &new,
+                    ..Request::default()
+                };
                 return Ok(requests.send_data(request.frame(Variant::Delta, of_type), false)?);
             }
         }
         if self.asked[index] && self.shared.variant == Variant::Sotw {
             let held = &self.held[index];
             let names = &self.names[index].0;
-            let request = Request { names, nonce: &held.nonce, version: &held.version, ..Request::default() };
+            let request = Request {
+                names,
+                nonce: &held.nonce,
+                version: &held.version,
+                ..Request::default()
+            };
             return Ok(requests.send_data(request.frame(Variant::Sotw, of_type), false)?);
         }
         self.ask(of_type, requests)
@@ -464,10 +501,22 @@ impl Client {
 
     fn answer(&self, of_type: Type, requests: &mut SendStream<Bytes>) -> Result<()> {
         let held = &self.held[of_type as usize];
-        let names: &[u8] = if self.shared.variant == Variant::Sotw { &self.names[of_type as usize].0 } else { &[] };
+        let names: &[u8] = if self.shared.variant == Variant::Sotw {
+            &self.names[of_type as usize].0
+        } else {
+            &[]
+        };
         let refused = (self.behaviour == Behaviour::Refuses).then_some("the load generator refuses everything");
-        let request = Request { nonce: &held.nonce, version: &held.version, names, refused, ..Request::default() };
-        requests.send_data(request.frame(self.shared.variant, of_type), false).context("send an answer")
+        let request = Request {
+            nonce: &held.nonce,
+            version: &held.version,
+            names,
+            refused,
+            ..Request::default()
+        };
+        requests
+            .send_data(request.frame(self.shared.variant, of_type), false)
+            .context("send an answer")
     }
 
     /// Whether everything that was asked for is there.
@@ -513,7 +562,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
         }
         wait *= 2;
     }
-    TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))
+    TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connect to {address}"))
 }
 
 async fn trailers(responses: &mut RecvStream) -> Option<http::HeaderMap> {
@@ -539,7 +590,11 @@ pub async fn record(address: SocketAddr) -> Result<Vec<Bytes>> {
     let stop = Arc::new(Notify::new());
     let running = tokio::spawn(client.run(Arc::clone(&stop)));
     while shared.settled.load(Ordering::Relaxed) == 0 {
-        ensure!(!running.is_finished(), "the recording client ended: {:?}", running.await);
+        ensure!(
+            !running.is_finished(),
+            "the recording client ended: {:?}",
+            running.await
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stop.notify_waiters();

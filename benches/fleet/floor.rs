@@ -54,7 +54,11 @@ impl Floor {
             }
         }
         let (pushes, _) = broadcast::channel(1024);
-        Ok(Self { variant, resources: Mutex::new(resources), pushes })
+        Ok(Self {
+            variant,
+            resources: Mutex::new(resources),
+            pushes,
+        })
     }
 
     fn message(&self, of_type: Type, only: Option<&str>) -> Bytes {
@@ -86,7 +90,9 @@ impl Floor {
     fn change(&self, of_type: Type, name: &str, number: u32) -> Result<()> {
         {
             let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
-            let body = resources[of_type as usize].get_mut(name).context("a resource of that name")?;
+            let body = resources[of_type as usize]
+                .get_mut(name)
+                .context("a resource of that name")?;
             *body = match of_type {
                 Type::Endpoint => with_port(body, number)?.into(),
                 _ => with_timeout(body, number)?.into(),
@@ -166,7 +172,11 @@ pub async fn serve(variant: Variant, resources: &Path) -> Result<()> {
     let floor = Arc::new(Floor::read(variant, resources)?);
     let listener = listen()?;
     let control = TcpListener::bind("127.0.0.1:0").await?;
-    super::say(&format!("listening xds={} control={}", listener.local_addr()?, control.local_addr()?));
+    super::say(&format!(
+        "listening xds={} control={}",
+        listener.local_addr()?,
+        control.local_addr()?
+    ));
     let change = |of_type: Type| {
         move |Handle(floor): Handle<Arc<Floor>>, Route((name, number)): Route<(String, u32)>| async move {
             match floor.change(of_type, &name, number) {
@@ -181,7 +191,9 @@ pub async fn serve(variant: Variant, resources: &Path) -> Result<()> {
         .with_state(Arc::clone(&floor));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener)
         .map(|stream| stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
-    let streams = tonic::transport::Server::builder().add_service(Service(floor)).serve_with_incoming(incoming);
+    let streams = tonic::transport::Server::builder()
+        .add_service(Service(floor))
+        .serve_with_incoming(incoming);
     tokio::try_join!(async { streams.await.context("serve the streams") }, async {
         axum::serve(control, routes).await.context("serve the control port")
     })?;

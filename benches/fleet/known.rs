@@ -64,13 +64,20 @@ pub fn summand(name_hash: u64, body_hash: u64) -> u128 {
 
 /// The sum of a set.
 pub fn sum(resources: &[Received]) -> u128 {
-    resources.iter().fold(0, |sum, one| sum.wrapping_add(summand(one.name_hash, one.body_hash)))
+    resources
+        .iter()
+        .fold(0, |sum, one| sum.wrapping_add(summand(one.name_hash, one.body_hash)))
 }
 
 impl Known {
     /// One message.
     pub fn body(&self, of_type: Type, resource: &Received) -> Result<Arc<Body>> {
-        let known = self.bodies.read().unwrap_or_else(PoisonError::into_inner).get(&resource.body_hash).cloned();
+        let known = self
+            .bodies
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&resource.body_hash)
+            .cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -81,11 +88,21 @@ impl Known {
 
     /// A whole set, by the sum of what is in it.
     pub fn state(&self, of_type: Type, sum: u128, resources: &[Received]) -> Result<Arc<State>> {
-        let known = self.states.read().unwrap_or_else(PoisonError::into_inner).get(&(of_type, sum)).cloned();
+        let known = self
+            .states
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(of_type, sum))
+            .cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let mut state = State { held: HashMap::new(), update: None, refers: Vec::new(), names: Bytes::new() };
+        let mut state = State {
+            held: HashMap::new(),
+            update: None,
+            refers: Vec::new(),
+            names: Bytes::new(),
+        };
         for resource in resources {
             let body = self.body(of_type, resource)?;
             state.held.insert(resource.name_hash, resource.body_hash);
@@ -96,7 +113,9 @@ impl Known {
         state.refers.dedup();
         state.names = names(NAMES, state.refers.iter().map(String::as_str));
         let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(states.entry((of_type, sum)).or_insert_with(|| Arc::new(state))))
+        Ok(Arc::clone(
+            states.entry((of_type, sum)).or_insert_with(|| Arc::new(state)),
+        ))
     }
 }
 
@@ -105,9 +124,15 @@ fn decode(of_type: Type, body: &Bytes) -> Result<Body> {
         Type::Cluster => cluster(&Cluster::decode(&**body)?),
         Type::Endpoint => {
             let port = first_port(&ClusterLoadAssignment::decode(&**body)?).unwrap_or(0);
-            Body { update: port.checked_sub(FIRST_PORT), refers: Vec::new() }
+            Body {
+                update: port.checked_sub(FIRST_PORT),
+                refers: Vec::new(),
+            }
         }
-        Type::Listener => Body { update: None, refers: routes(&Listener::decode(&**body)?)? },
+        Type::Listener => Body {
+            update: None,
+            refers: routes(&Listener::decode(&**body)?)?,
+        },
         // A RouteConfiguration can be tens of megabytes; which update it carries is told by its arrival.
         Type::Route => Body::default(),
     })
@@ -115,18 +140,30 @@ fn decode(of_type: Type, body: &Bytes) -> Result<Body> {
 
 fn cluster(cluster: &Cluster) -> Body {
     let is_eds = matches!(cluster.cluster_discovery_type, Some(ClusterDiscoveryType::Type(kind)) if kind == DiscoveryType::Eds as i32);
-    let service = cluster.eds_cluster_config.as_ref().map(|eds| &eds.service_name).filter(|name| !name.is_empty());
+    let service = cluster
+        .eds_cluster_config
+        .as_ref()
+        .map(|eds| &eds.service_name)
+        .filter(|name| !name.is_empty());
     let timeout = cluster.connect_timeout.as_ref();
     let milliseconds = timeout.map_or(0, |time| time.seconds * 1000 + i64::from(time.nanos) / 1_000_000);
     Body {
-        update: u32::try_from(milliseconds).ok().and_then(|timeout| timeout.checked_sub(FIRST_TIMEOUT)),
-        refers: if is_eds { vec![service.unwrap_or(&cluster.name).clone()] } else { Vec::new() },
+        update: u32::try_from(milliseconds)
+            .ok()
+            .and_then(|timeout| timeout.checked_sub(FIRST_TIMEOUT)),
+        refers: if is_eds {
+            vec![service.unwrap_or(&cluster.name).clone()]
+        } else {
+            Vec::new()
+        },
     }
 }
 
 fn first_port(assignment: &ClusterLoadAssignment) -> Option<u32> {
     let endpoint = assignment.endpoints.first()?.lb_endpoints.first()?;
-    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { return None };
+    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+        return None;
+    };
     match &endpoint.address.as_ref()?.address {
         Some(Address::SocketAddress(socket)) => match socket.port_specifier {
             Some(PortSpecifier::PortValue(port)) => Some(port),
@@ -139,7 +176,9 @@ fn first_port(assignment: &ClusterLoadAssignment) -> Option<u32> {
 fn routes(listener: &Listener) -> Result<Vec<String>> {
     let mut routes = Vec::new();
     for filter in listener.filter_chains.iter().flat_map(|chain| &chain.filters) {
-        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { continue };
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            continue;
+        };
         if !any.type_url.ends_with(".HttpConnectionManager") {
             continue;
         }
@@ -154,7 +193,10 @@ fn routes(listener: &Listener) -> Result<Vec<String>> {
 /// The same ClusterLoadAssignment with another first port; what servers that are told by hand are given.
 pub fn with_port(body: &[u8], port: u32) -> Result<Vec<u8>> {
     let mut assignment = ClusterLoadAssignment::decode(body)?;
-    let endpoint = assignment.endpoints.first_mut().and_then(|locality| locality.lb_endpoints.first_mut());
+    let endpoint = assignment
+        .endpoints
+        .first_mut()
+        .and_then(|locality| locality.lb_endpoints.first_mut());
     if let Some(HostIdentifier::Endpoint(endpoint)) = endpoint.and_then(|one| one.host_identifier.as_mut())
         && let Some(Address::SocketAddress(socket)) = endpoint.address.as_mut().and_then(|one| one.address.as_mut())
     {
@@ -167,7 +209,9 @@ pub fn with_port(body: &[u8], port: u32) -> Result<Vec<u8>> {
 pub fn with_timeout(body: &[u8], milliseconds: u32) -> Result<Vec<u8>> {
     let mut cluster = Cluster::decode(body)?;
     let nanos = i32::try_from(milliseconds % 1000 * 1_000_000)?;
-    cluster.connect_timeout =
-        Some(envoy_types::pb::google::protobuf::Duration { seconds: i64::from(milliseconds / 1000), nanos });
+    cluster.connect_timeout = Some(envoy_types::pb::google::protobuf::Duration {
+        seconds: i64::from(milliseconds / 1000),
+        nanos,
+    });
     Ok(cluster.encode_to_vec())
 }

@@ -62,7 +62,11 @@ impl AsksFor {
             Self::All => Asks::All,
             Self::Endpoints { names, each } => {
                 let start = number * each;
-                Asks::Endpoints((0..*each).map(|step| names[(start + step) % names.len()].clone()).collect())
+                Asks::Endpoints(
+                    (0..*each)
+                        .map(|step| names[(start + step) % names.len()].clone())
+                        .collect(),
+                )
             }
         }
     }
@@ -123,10 +127,19 @@ impl Load {
                 (number, client.run(stop).await)
             });
         }
-        let mut load = Self { shared, cold: Duration::ZERO, clients, stop, plan };
+        let mut load = Self {
+            shared,
+            cold: Duration::ZERO,
+            clients,
+            stop,
+            plan,
+        };
         if pasts.is_none() {
             let wanted = load.plan.clients;
-            load.wait(limit, "have everything", |shared| shared.settled.load(Ordering::Relaxed) >= wanted).await?;
+            load.wait(limit, "have everything", |shared| {
+                shared.settled.load(Ordering::Relaxed) >= wanted
+            })
+            .await?;
         }
         load.cold = began.elapsed();
         Ok(load)
@@ -192,7 +205,10 @@ impl Load {
             let (number, result) = ended?;
             reports[number] = Some(result.with_context(|| format!("client {number}"))?);
         }
-        reports.into_iter().map(|report| report.context("a client without a report")).collect()
+        reports
+            .into_iter()
+            .map(|report| report.context("a client without a report"))
+            .collect()
     }
 }
 
@@ -203,9 +219,19 @@ impl Load {
 pub async fn reference(plan: &Plan) -> Result<Report> {
     let asks = match &plan.asks {
         AsksFor::All => AsksFor::All,
-        AsksFor::Endpoints { names, .. } => AsksFor::Endpoints { names: Arc::clone(names), each: names.len() },
+        AsksFor::Endpoints { names, .. } => AsksFor::Endpoints {
+            names: Arc::clone(names),
+            each: names.len(),
+        },
     };
-    let plan = Plan { clients: 1, refusing: 0, stalling: 0, asks, keep_versions: true, ..plan.clone() };
+    let plan = Plan {
+        clients: 1,
+        refusing: 0,
+        stalling: 0,
+        asks,
+        keep_versions: true,
+        ..plan.clone()
+    };
     let mut reports = Load::start(plan, None, Duration::from_secs(60)).await?.stop().await?;
     reports.pop().context("a report")
 }
@@ -232,14 +258,22 @@ pub fn compare(plan: &Plan, reports: &[Report], reference: &Report) -> Result<()
 pub fn past(report: &Report) -> Past {
     let encoded = |of_type: Type| {
         let known = &report.versions[of_type as usize];
-        let names = known.iter().filter_map(|(name, version)| Some((std::str::from_utf8(name).ok()?, &version[..])));
+        let names = known
+            .iter()
+            .filter_map(|(name, version)| Some((std::str::from_utf8(name).ok()?, &version[..])));
         wire::versions(names)
     };
     let names = |of_type: Type| {
         let known = &report.versions[of_type as usize];
-        wire::names(NAMES, known.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok()))
+        wire::names(
+            NAMES,
+            known.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok()),
+        )
     };
-    let mut past = Past { accepted: report.accepted.clone(), ..Past::default() };
+    let mut past = Past {
+        accepted: report.accepted.clone(),
+        ..Past::default()
+    };
     for of_type in Type::ALL {
         past.versions[of_type as usize] = encoded(of_type);
         if matches!(of_type, Type::Endpoint | Type::Route) {
@@ -270,8 +304,14 @@ pub fn latency<'a>(puts: &[Instant], reports: impl Iterator<Item = &'a Report>) 
         // Arrivals without a number were awaited one by one: they are numbered by their order.
         let mut arrivals = 0_usize..;
         for Sighting { update, at } in &report.sightings {
-            let number = if *update == Sighting::ARRIVAL { arrivals.next() } else { usize::try_from(*update).ok() };
-            let Some(index) = number.filter(|index| *index < puts.len()) else { continue };
+            let number = if *update == Sighting::ARRIVAL {
+                arrivals.next()
+            } else {
+                usize::try_from(*update).ok()
+            };
+            let Some(index) = number.filter(|index| *index < puts.len()) else {
+                continue;
+            };
             let took = at.saturating_duration_since(puts[index]).as_secs_f64() * 1000.0;
             last[index] = last[index].max(took);
             all.push(took);
@@ -284,5 +324,10 @@ pub fn latency<'a>(puts: &[Instant], reports: impl Iterator<Item = &'a Report>) 
         let index = (sorted.len().saturating_sub(1) as f64 * share) as usize;
         sorted.get(index).copied().unwrap_or(f64::NAN)
     };
-    Latency { p50: at(&all, 0.5), p99: at(&all, 0.99), max: at(&all, 1.0), last: at(&last, 0.5) }
+    Latency {
+        p50: at(&all, 0.5),
+        p99: at(&all, 0.99),
+        max: at(&all, 1.0),
+        last: at(&last, 0.5),
+    }
 }

@@ -126,18 +126,33 @@ fn say(line: &str) {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         None => check(Path::new("benches/baseline.json"), false).await,
-        Some(Command::Run { scenarios, rounds, servers, shrink, only, updates, results }) => {
+        Some(Command::Run {
+            scenarios,
+            rounds,
+            servers,
+            shrink,
+            only,
+            updates,
+            results,
+        }) => {
             let mut cells = catalogue::cells(&scenarios, shrink)?;
             cells.retain(|cell| cell.label.contains(&only));
             if let Some(updates) = updates {
-                cells.iter_mut().filter(|cell| cell.updates > 0).for_each(|cell| cell.updates = updates);
+                cells
+                    .iter_mut()
+                    .filter(|cell| cell.updates > 0)
+                    .for_each(|cell| cell.updates = updates);
             }
             run(&cells, rounds, &servers, |row| report::append(&results, row)).await?;
             Ok(())
         }
-        Some(Command::Connect { address, variant, clients, hook, envoy_node }) => {
-            connect(address, variant, clients, hook, envoy_node).await
-        }
+        Some(Command::Connect {
+            address,
+            variant,
+            clients,
+            hook,
+            envoy_node,
+        }) => connect(address, variant, clients, hook, envoy_node).await,
         Some(Command::Report { results, out }) => report::write(&results, &out),
         Some(Command::Check { baseline, update }) => check(&baseline, update).await,
         Some(Command::Floor { resources, variant }) => floor::serve(variant, &resources).await,
@@ -156,7 +171,9 @@ impl Records {
             return Ok(path.clone());
         }
         let path = self.folder.path().join(format!("{}.bin", self.files.len()));
-        scenario::record(world, &path).await.context("record what this server serves")?;
+        scenario::record(world, &path)
+            .await
+            .context("record what this server serves")?;
         self.files.insert(world, path.clone());
         Ok(path)
     }
@@ -170,17 +187,27 @@ async fn run(
     servers: &[Kind],
     mut tell: impl FnMut(&Row) -> Result<()>,
 ) -> Result<Vec<Row>> {
-    let mut records = Records { folder: tempfile::Builder::new().prefix("fleet-").tempdir()?, files: HashMap::new() };
+    let mut records = Records {
+        folder: tempfile::Builder::new().prefix("fleet-").tempdir()?,
+        files: HashMap::new(),
+    };
     let mut rows = Vec::new();
     for cell in cells {
         for round in 0..rounds {
-            for kind in cell.servers.iter().filter(|kind| servers.is_empty() || servers.contains(kind)) {
+            for kind in cell
+                .servers
+                .iter()
+                .filter(|kind| servers.is_empty() || servers.contains(kind))
+            {
                 let row = match cell.id {
                     "B4" => scenario::reconnect(cell).await,
                     "B10" => scenario::churn(cell, catalogue::CHURNED).await,
                     _ => {
-                        let resources =
-                            if *kind == Kind::Chancery { PathBuf::new() } else { records.of(cell.world).await? };
+                        let resources = if *kind == Kind::Chancery {
+                            PathBuf::new()
+                        } else {
+                            records.of(cell.world).await?
+                        };
                         cell.run(*kind, &resources).await
                     }
                 };
@@ -236,11 +263,19 @@ async fn connect(
             |shared: &client::Shared| -> u64 { shared.responses.iter().map(|one| one.load(Ordering::Relaxed)).sum() };
         let before = count(&load.shared);
         let at = tokio::time::Instant::now();
-        let status = tokio::process::Command::new("sh").args(["-c", &hook]).status().await.context("run the hook")?;
+        let status = tokio::process::Command::new("sh")
+            .args(["-c", &hook])
+            .status()
+            .await
+            .context("run the hook")?;
         anyhow::ensure!(status.success(), "the hook ended with {status}");
         let wanted = before + clients as u64;
-        load.wait(Duration::from_secs(60), "were told", |shared| count(shared) >= wanted).await?;
-        say(&format!("{clients} responses within {:?} of the hook's start", at.elapsed()));
+        load.wait(Duration::from_secs(60), "were told", |shared| count(shared) >= wanted)
+            .await?;
+        say(&format!(
+            "{clients} responses within {:?} of the hook's start",
+            at.elapsed()
+        ));
     }
     let reference = load::reference(&plan).await?;
     load::compare(&plan, &load.stop().await?, &reference)?;

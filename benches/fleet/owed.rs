@@ -39,7 +39,12 @@ fn promises() -> Vec<Promise> {
             promises.push(of(CPU, "cpu_us", variant, Ratio(FLOOR, 1.0)));
             promises.push(of(LATENCY, "p99_ms", variant, Ratio(PEERS, 1.0 / p99)));
             let large_sotw = size == "large" && variant == Sotw;
-            promises.push(of(MEMORY, "rss_kib", variant, Absolute(if large_sotw { 48.0 } else { 32.0 })));
+            promises.push(of(
+                MEMORY,
+                "rss_kib",
+                variant,
+                Absolute(if large_sotw { 48.0 } else { 32.0 }),
+            ));
             promises.push(of(COLD, "cold_us", variant, Ratio(PEERS, 1.0 / cold)));
         }
         let (whole, node) = match size {
@@ -86,11 +91,18 @@ struct Bound {
 
 impl Bound {
     fn row(&self) -> Option<String> {
-        let Self { scenario, words, most, measured } = self;
+        let Self {
+            scenario,
+            words,
+            most,
+            measured,
+        } = self;
         let measured = (*measured)?;
         let verdict = verdict(measured, *most);
         let digits = if *most >= 10.0 { 0 } else { 2 };
-        Some(format!("| {scenario} | {words} | {most:.digits$} | {measured:.digits$} | {verdict} |\n"))
+        Some(format!(
+            "| {scenario} | {words} | {most:.digits$} | {measured:.digits$} | {verdict} |\n"
+        ))
     }
 }
 
@@ -106,12 +118,35 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
     let over = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
     let mut bounds = Vec::new();
     let mut bound = |scenario, words: &str, most, measured| {
-        bounds.push(Bound { scenario, words: words.to_owned(), most, measured });
+        bounds.push(Bound {
+            scenario,
+            words: words.to_owned(),
+            most,
+            measured,
+        });
     };
     let (delta, sotw) = (Variant::Delta, Variant::Sotw);
-    bound("B1", "10,000 clients: p99 of one change, ms", 500.0, of("B1", "", delta, 10_000, "p99_ms"));
-    bound("B1", "10,000 clients: RSS, MiB", 512.0, of("B1", "", delta, 10_000, "rss_mib"));
-    let b3_of = |clients, names: usize| of("B3", &format!("{names} names a client"), delta, clients, "cpu_ms_update");
+    bound(
+        "B1",
+        "10,000 clients: p99 of one change, ms",
+        500.0,
+        of("B1", "", delta, 10_000, "p99_ms"),
+    );
+    bound(
+        "B1",
+        "10,000 clients: RSS, MiB",
+        512.0,
+        of("B1", "", delta, 10_000, "rss_mib"),
+    );
+    let b3_of = |clients, names: usize| {
+        of(
+            "B3",
+            &format!("{names} names a client"),
+            delta,
+            clients,
+            "cpu_ms_update",
+        )
+    };
     let b3 = |names: usize| b3_of(1000, names);
     bound(
         "B3",
@@ -119,17 +154,30 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         1.0,
         over(b3(100), b3(1000)),
     );
-    bound("B3", "CPU of a change that 1 client is interested in, over one that 100 are", 1.0, over(b3(10), b3(1000)));
+    bound(
+        "B3",
+        "CPU of a change that 1 client is interested in, over one that 100 are",
+        1.0,
+        over(b3(10), b3(1000)),
+    );
     bound(
         "B3",
         "CPU of a change that 1 client of 1,000 is interested in, over one that 1 of 100 is",
         1.5,
         over(b3(10), b3_of(100, 100)),
     );
-    for (variant, types) in [(delta, &["cluster", "listener", "route"][..]), (sotw, &["cluster", "listener"][..])] {
+    for (variant, types) in [
+        (delta, &["cluster", "listener", "route"][..]),
+        (sotw, &["cluster", "listener"][..]),
+    ] {
         for of_type in types {
             let sent = of("B4", "", variant, 1000, &format!("resources_{of_type}"));
-            bound("B4", &format!("{}: {of_type}s sent again to a client", variant.as_str()), 0.0, sent);
+            bound(
+                "B4",
+                &format!("{}: {of_type}s sent again to a client", variant.as_str()),
+                0.0,
+                sent,
+            );
         }
     }
     for variant in [delta, sotw] {
@@ -154,14 +202,22 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
     bound("B9", "100,000 routes: the full load, s", 10.0, b9(100_000, "load_s"));
     bound("B9", "100,000 routes: RSS, MiB", 1024.0, b9(100_000, "rss_empty_mib"));
     let b10 = |figure| of("B10", "", delta, 100, figure);
-    let grown = b10("rss_late_mib").zip(b10("rss_early_mib")).map(|(late, early)| late - early);
-    bound("B10", "RSS grown by 20,000 node ids that went, each remembered for ten minutes, MiB", 20.0, grown);
+    let grown = b10("rss_late_mib")
+        .zip(b10("rss_early_mib"))
+        .map(|(late, early)| late - early);
+    bound(
+        "B10",
+        "RSS grown by 20,000 node ids that went, each remembered for ten minutes, MiB",
+        20.0,
+        grown,
+    );
     bounds
 }
 
 fn row(cells: &Cells, Promise(words, figure, label, variant, bar): &Promise) -> Option<String> {
-    let (_, servers) =
-        cells.iter().find(|(key, _)| key.id == "base" && key.label == *label && key.variant == variant.as_str())?;
+    let (_, servers) = cells
+        .iter()
+        .find(|(key, _)| key.id == "base" && key.label == *label && key.variant == variant.as_str())?;
     let of = |kind: Kind| {
         let (_, figures) = servers.iter().find(|(own, _)| *own == kind)?;
         figures.get(*figure).map(|values| median(values))

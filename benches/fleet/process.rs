@@ -37,7 +37,11 @@ impl Process {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Self { child, log, name: name.to_owned() })
+        Ok(Self {
+            child,
+            log,
+            name: name.to_owned(),
+        })
     }
 
     /// The text after `mark`, up to a blank, of the first line that has both marks: how servers say their ports.
@@ -58,7 +62,12 @@ impl Process {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}:\n{}", self.name, self.log());
             }
-            ensure!(Instant::now() < deadline, "{} says nothing of {marks:?}:\n{}", self.name, self.log());
+            ensure!(
+                Instant::now() < deadline,
+                "{} says nothing of {marks:?}:\n{}",
+                self.name,
+                self.log()
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -74,7 +83,12 @@ impl Process {
     /// It is gone.
     pub fn cpu(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the process is gone")?;
-        let fields: Vec<&str> = stat.rsplit_once(')').context("a stat line")?.1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .context("a stat line")?
+            .1
+            .split_whitespace()
+            .collect();
         let ticks = |index: usize| -> Result<f64> { Ok(fields.get(index).context("a stat field")?.parse::<f64>()?) };
         Ok((ticks(11)? + ticks(12)?) / TICKS)
     }
@@ -85,7 +99,12 @@ impl Process {
     /// It is gone.
     pub fn rss(&self) -> Result<f64> {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).context("the process is gone")?;
-        Ok(statm.split_whitespace().nth(1).context("a statm field")?.parse::<f64>()? * PAGE)
+        Ok(statm
+            .split_whitespace()
+            .nth(1)
+            .context("a statm field")?
+            .parse::<f64>()?
+            * PAGE)
     }
 }
 

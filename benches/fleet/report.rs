@@ -33,7 +33,13 @@ cargo bench --bench fleet -- report
 
 /// One line for people.
 pub fn line(round: usize, row: &Row) -> String {
-    let mut line = format!("{} {} {} {} round {round}:", row.id, row.label, row.variant.as_str(), row.server.as_str());
+    let mut line = format!(
+        "{} {} {} {} round {round}:",
+        row.id,
+        row.label,
+        row.variant.as_str(),
+        row.server.as_str()
+    );
     for (name, value) in &row.figures {
         line.push_str(&format!(" {name}={value:.1}"));
     }
@@ -48,14 +54,19 @@ pub fn append(path: &Path, row: &Row) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut file =
-        File::options().create(true).append(true).open(path).with_context(|| format!("open {}", path.display()))?;
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
     Ok(writeln!(file, "{}", serde_json::to_string(row)?)?)
 }
 
 fn read(path: &Path) -> Result<Vec<Row>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}: run scenarios first", path.display()))?;
-    text.lines().map(|line| serde_json::from_str(line).context("a row")).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).context("a row"))
+        .collect()
 }
 
 fn shown(values: Option<&Vec<f64>>) -> String {
@@ -65,8 +76,9 @@ fn shown(values: Option<&Vec<f64>>) -> String {
     if values.len() < 2 {
         return format!("{middle:.digits$}");
     }
-    let (least, most) =
-        values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
+    let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| {
+        (least.min(*value), most.max(*value))
+    });
     format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
 }
 
@@ -88,7 +100,10 @@ fn columns(id: &str) -> Vec<(&'static str, &'static str)> {
             ("rss_kib", "KiB a client"),
         ],
         "B6" => {
-            vec![("responses_refuser", "responses to one that refuses everything, at most"), ("cpu_s", "CPU s in 30 s")]
+            vec![
+                ("responses_refuser", "responses to one that refuses everything, at most"),
+                ("cpu_s", "CPU s in 30 s"),
+            ]
         }
         "B8" => vec![
             ("responses_endpoint", "EDS responses a client"),
@@ -105,7 +120,11 @@ fn columns(id: &str) -> Vec<(&'static str, &'static str)> {
             ("load_s", "load s"),
             ("rss_empty_mib", "RSS MiB"),
         ],
-        "B10" => vec![("rss_early_mib", "RSS MiB, first tenth"), ("rss_late_mib", "last tenth"), ("rss_mib", "after")],
+        "B10" => vec![
+            ("rss_early_mib", "RSS MiB, first tenth"),
+            ("rss_late_mib", "last tenth"),
+            ("rss_mib", "after"),
+        ],
         _ => vec![
             ("cpu_us", "CPU µs a client-update"),
             ("p50_ms", "p50 ms"),
@@ -133,20 +152,32 @@ pub fn write(results: &Path, out: &Path) -> Result<()> {
             page.push_str(&format!("\n## {}\n", title(&key.id)));
             last.clone_from(&key.id);
         }
-        let label = if key.label.is_empty() { String::new() } else { format!(", {}", key.label) };
-        page.push_str(&format!("\n### {}{label}: {} clients, {} clusters\n\n", key.variant, key.clients, key.clusters));
+        let label = if key.label.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", key.label)
+        };
+        page.push_str(&format!(
+            "\n### {}{label}: {} clients, {} clusters\n\n",
+            key.variant, key.clients, key.clusters
+        ));
         page.push_str(&table(&key.id, servers));
     }
     fs::create_dir_all(out.join("benchmarks"))?;
-    for (figure, name, text) in [("cpu_us", "cpu", "CPU µs a client-update"), ("rss_kib", "memory", "RSS KiB a client")]
-    {
+    for (figure, name, text) in [
+        ("cpu_us", "cpu", "CPU µs a client-update"),
+        ("rss_kib", "memory", "RSS KiB a client"),
+    ] {
         let bars: Vec<(String, f64)> = cells
             .iter()
             .filter(|(key, _)| key.id == "base" || key.id == "B2")
             .flat_map(|(key, servers)| {
                 servers.iter().filter_map(move |(kind, figures)| {
                     let value = median(figures.get(figure)?);
-                    Some((format!("{} {} {} {}", key.id, key.label, key.variant, kind.as_str()), value))
+                    Some((
+                        format!("{} {} {} {}", key.id, key.label, key.variant, kind.as_str()),
+                        value,
+                    ))
                 })
             })
             .collect();
@@ -189,21 +220,37 @@ fn heading() -> Result<String> {
     page.push_str(&format!("Machine: {cores} cores, {model}. "));
     let mut versions: Vec<(&str, String)> = versions().into_iter().collect();
     versions.sort_unstable();
-    let versions: Vec<String> = versions.into_iter().map(|(name, version)| format!("{name} {version}")).collect();
-    page.push_str(&format!("Versions: {}. Client, server and load share the cores.\n", versions.join("; ")));
+    let versions: Vec<String> = versions
+        .into_iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    page.push_str(&format!(
+        "Versions: {}. Client, server and load share the cores.\n",
+        versions.join("; ")
+    ));
     page.push_str(COMMANDS);
     Ok(page)
 }
 
 fn table(id: &str, servers: &[(Kind, Figures)]) -> String {
     let columns = columns(id);
-    let floor = servers.iter().find(|(kind, _)| *kind == Kind::Floor).and_then(|(_, figures)| figures.get("cpu_us"));
+    let floor = servers
+        .iter()
+        .find(|(kind, _)| *kind == Kind::Floor)
+        .and_then(|(_, figures)| figures.get("cpu_us"));
     let mut text = format!(
         "| server | {} |{}\n",
-        columns.iter().map(|(_, heading)| *heading).collect::<Vec<_>>().join(" | "),
+        columns
+            .iter()
+            .map(|(_, heading)| *heading)
+            .collect::<Vec<_>>()
+            .join(" | "),
         if floor.is_some() { " × floor |" } else { "" }
     );
-    text.push_str(&format!("|{}\n", "---|".repeat(columns.len() + 1 + usize::from(floor.is_some()))));
+    text.push_str(&format!(
+        "|{}\n",
+        "---|".repeat(columns.len() + 1 + usize::from(floor.is_some()))
+    ));
     for (kind, figures) in servers {
         let cells: Vec<String> = columns.iter().map(|(name, _)| shown(figures.get(*name))).collect();
         text.push_str(&format!("| {} | {} |", kind.as_str(), cells.join(" | ")));
@@ -228,12 +275,18 @@ fn plot(path: &Path, text: &str, bars: &[(String, f64)]) -> Result<()> {
         .y_label_area_size(260)
         .build_cartesian_2d(0.0..most * 1.05, (0..bars.len()).into_segmented())?;
     let label = |at: &SegmentValue<usize>| match at {
-        SegmentValue::CenterOf(index) => {
-            bars.get(*index).map_or_else(String::new, |(name, value)| format!("{name} {value:.0}"))
-        }
+        SegmentValue::CenterOf(index) => bars
+            .get(*index)
+            .map_or_else(String::new, |(name, value)| format!("{name} {value:.0}")),
         SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
     };
-    chart.configure_mesh().disable_y_mesh().y_labels(bars.len()).y_label_formatter(&label).axis_style(BLACK).draw()?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(bars.len())
+        .y_label_formatter(&label)
+        .axis_style(BLACK)
+        .draw()?;
     chart.draw_series(bars.iter().enumerate().map(|(index, (name, value))| {
         let colour = if name.ends_with("chancery") {
             BLUE
@@ -272,8 +325,14 @@ pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
                 .map(|values| median(values))
         };
         if let (Some(ours), Some(floor)) = (figure(Kind::Chancery, "cpu_us"), figure(Kind::Floor, "cpu_us")) {
-            let name = format!("{} {} {}: CPU of a client-update over the floor's", key.id, key.label, key.variant);
-            ratios.push(Ratio { name, value: ours / floor });
+            let name = format!(
+                "{} {} {}: CPU of a client-update over the floor's",
+                key.id, key.label, key.variant
+            );
+            ratios.push(Ratio {
+                name,
+                value: ours / floor,
+            });
         }
         if key.id == "B9" {
             route_costs.extend(figure(Kind::Chancery, "cpu_ms_update"));
@@ -314,7 +373,10 @@ pub fn compare(stored: &[Ratio], measured: &[Ratio]) -> Vec<String> {
             continue;
         };
         if *value > known.value * TOLERANCE {
-            regressions.push(format!("{name}: {value:.2}, expected at most {:.2} × {TOLERANCE}", known.value));
+            regressions.push(format!(
+                "{name}: {value:.2}, expected at most {:.2} × {TOLERANCE}",
+                known.value
+            ));
         }
     }
     regressions

@@ -95,7 +95,10 @@ impl Cell {
         let asks = if self.each == 0 {
             AsksFor::All
         } else {
-            AsksFor::Endpoints { names: (0..self.world.clusters).map(cluster).collect(), each: self.each }
+            AsksFor::Endpoints {
+                names: (0..self.world.clusters).map(cluster).collect(),
+                each: self.each,
+            }
         };
         Plan {
             address: server.address,
@@ -114,11 +117,18 @@ impl Cell {
         let at = |count: usize| update as usize * 7919 % count.max(1);
         match self.changes {
             Changes::Nothing => None,
-            Changes::Endpoints | Changes::Burst(_) => {
-                Some(Change::Endpoint { cluster: at(self.world.clusters), update })
-            }
-            Changes::Clusters => Some(Change::Cluster { cluster: at(self.world.clusters), update }),
-            Changes::Routes => Some(Change::Route { route: at(self.world.routes), update }),
+            Changes::Endpoints | Changes::Burst(_) => Some(Change::Endpoint {
+                cluster: at(self.world.clusters),
+                update,
+            }),
+            Changes::Clusters => Some(Change::Cluster {
+                cluster: at(self.world.clusters),
+                update,
+            }),
+            Changes::Routes => Some(Change::Route {
+                route: at(self.world.routes),
+                update,
+            }),
         }
     }
 
@@ -139,7 +149,11 @@ impl Cell {
     /// # Errors
     /// The server or a client failed, or a client ended with another state than the source's.
     pub async fn run(&self, kind: Kind, resources: &Path) -> Result<Row> {
-        let start = Start { world: self.world, variant: self.variant, resources };
+        let start = Start {
+            world: self.world,
+            variant: self.variant,
+            resources,
+        };
         let loading = Instant::now();
         let mut server = Server::start(kind, &start).await?;
         let mut figures = BTreeMap::new();
@@ -162,14 +176,21 @@ impl Cell {
         sleep(self.idle).await;
         let spent = server.cpu()? - cpu;
         let updates = f64::from(self.updates.max(1));
-        let interested = if self.each == 0 { clients * updates } else { self.expected(&plan).max(1) as f64 };
+        let interested = if self.each == 0 {
+            clients * updates
+        } else {
+            self.expected(&plan).max(1) as f64
+        };
         figures.insert("cpu_us".to_owned(), spent * 1e6 / interested);
         figures.insert("cpu_ms_update".to_owned(), spent * 1e3 / updates);
         figures.insert("cpu_s".to_owned(), spent);
         let sent = load.shared.bytes.load(Ordering::Relaxed) - bytes;
         figures.insert("bytes_update".to_owned(), sent as f64 / interested);
         for (of_type, (before, after)) in Type::ALL.iter().zip(responses.iter().zip(counts(&load))) {
-            figures.insert(format!("responses_{of_type:?}").to_lowercase(), (after - before) as f64 / clients);
+            figures.insert(
+                format!("responses_{of_type:?}").to_lowercase(),
+                (after - before) as f64 / clients,
+            );
         }
         sleep(QUIET).await;
         figures.insert("rss_kib".to_owned(), (server.rss()? - rss_empty) / clients);
@@ -182,10 +203,16 @@ impl Cell {
         let latencies = [("p50_ms", p50), ("p99_ms", p99), ("max_ms", max), ("last_ms", last)];
         // Without changes there are none.
         figures.extend(
-            latencies.into_iter().filter(|(_, value)| value.is_finite()).map(|(name, it)| (name.to_owned(), it)),
+            latencies
+                .into_iter()
+                .filter(|(_, value)| value.is_finite())
+                .map(|(name, it)| (name.to_owned(), it)),
         );
         if self.refusing > 0 {
-            let most = reports[..self.refusing].iter().map(|report| report.responses.iter().sum::<u32>()).max();
+            let most = reports[..self.refusing]
+                .iter()
+                .map(|report| report.responses.iter().sum::<u32>())
+                .max();
             figures.insert("responses_refuser".to_owned(), f64::from(most.unwrap_or(0)));
         }
         Ok(self.row(kind, figures))
@@ -220,8 +247,10 @@ impl Cell {
                 if self.changes == Changes::Routes {
                     // Only one RouteConfiguration: it says that something arrived, not what; so one change at a time.
                     let wanted = before + (update as usize + 1) * self.clients;
-                    load.wait(SETTLE, "saw a route", |shared| shared.sightings.load(Ordering::Relaxed) >= wanted)
-                        .await?;
+                    load.wait(SETTLE, "saw a route", |shared| {
+                        shared.sightings.load(Ordering::Relaxed) >= wanted
+                    })
+                    .await?;
                 }
             }
         }
@@ -237,7 +266,10 @@ impl Cell {
 }
 
 fn counts(load: &Load) -> [u64; Type::COUNT] {
-    load.shared.responses.each_ref().map(|count| count.load(Ordering::Relaxed))
+    load.shared
+        .responses
+        .each_ref()
+        .map(|count| count.load(Ordering::Relaxed))
 }
 
 /// B4: every client goes to a second replica; nothing changed.
@@ -245,17 +277,42 @@ fn counts(load: &Load) -> [u64; Type::COUNT] {
 /// # Errors
 /// A server or a client failed.
 pub async fn reconnect(cell: &Cell) -> Result<Row> {
-    let start = Start { world: cell.world, variant: cell.variant, resources: Path::new("") };
+    let start = Start {
+        world: cell.world,
+        variant: cell.variant,
+        resources: Path::new(""),
+    };
     let server = Server::start(Kind::Chancery, &start).await?;
-    let plan = Plan { keep_versions: true, ..cell.plan(&server) };
-    let first = Load::start(Plan { clients: 1, ..plan.clone() }, None, COLD).await?.stop().await?;
-    let names = load::reference(&Plan { variant: Variant::Delta, ..plan.clone() }).await?;
+    let plan = Plan {
+        keep_versions: true,
+        ..cell.plan(&server)
+    };
+    let first = Load::start(
+        Plan {
+            clients: 1,
+            ..plan.clone()
+        },
+        None,
+        COLD,
+    )
+    .await?
+    .stop()
+    .await?;
+    let names = load::reference(&Plan {
+        variant: Variant::Delta,
+        ..plan.clone()
+    })
+    .await?;
     let mut past = load::past(&first[0]);
     past.names = load::past(&names).names;
     let replica = server.replica().await?;
     sleep(QUIET).await;
     let cpu = replica.cpu()?;
-    let moved = Plan { address: replica.address, keep_versions: false, ..plan };
+    let moved = Plan {
+        address: replica.address,
+        keep_versions: false,
+        ..plan
+    };
     let mut load = Load::start(moved, Some(Arc::from([past])), COLD).await?;
     let clients = cell.clients;
     load.wait(COLD, "were answered", |shared| {
@@ -269,9 +326,15 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
     figures.insert("cold_us".to_owned(), (replica.cpu()? - cpu) * 1e6 / clients as f64);
     for of_type in Type::ALL {
         let resources = load.shared.resources[of_type as usize].load(Ordering::Relaxed);
-        figures.insert(format!("resources_{of_type:?}").to_lowercase(), resources as f64 / clients as f64);
+        figures.insert(
+            format!("resources_{of_type:?}").to_lowercase(),
+            resources as f64 / clients as f64,
+        );
     }
-    figures.insert("bytes_client".to_owned(), load.shared.bytes.load(Ordering::Relaxed) as f64 / clients as f64);
+    figures.insert(
+        "bytes_client".to_owned(),
+        load.shared.bytes.load(Ordering::Relaxed) as f64 / clients as f64,
+    );
     load.stop().await?;
     Ok(cell.row(Kind::Chancery, figures))
 }
@@ -281,12 +344,19 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
 /// # Errors
 /// A server or a client failed.
 pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
-    let start = Start { world: cell.world, variant: cell.variant, resources: Path::new("") };
+    let start = Start {
+        world: cell.world,
+        variant: cell.variant,
+        resources: Path::new(""),
+    };
     let mut server = Server::start(Kind::Chancery, &start).await?;
     let plan = cell.plan(&server);
     let mut rss = Vec::new();
     for round in 0..nodes / cell.clients {
-        let change = Change::Endpoint { cluster: round % cell.world.clusters, update: u32::try_from(round)? };
+        let change = Change::Endpoint {
+            cluster: round % cell.world.clusters,
+            update: u32::try_from(round)?,
+        };
         server.change(change).await?;
         Load::start(plan.clone(), None, COLD).await?.stop().await?;
         rss.push(server.rss()? / 1024.0);
@@ -294,8 +364,14 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
     sleep(QUIET).await;
     let tenth = (rss.len() / 10).max(1);
     let mut figures = BTreeMap::new();
-    figures.insert("rss_early_mib".to_owned(), rss[..tenth].iter().sum::<f64>() / tenth as f64);
-    figures.insert("rss_late_mib".to_owned(), rss[rss.len() - tenth..].iter().sum::<f64>() / tenth as f64);
+    figures.insert(
+        "rss_early_mib".to_owned(),
+        rss[..tenth].iter().sum::<f64>() / tenth as f64,
+    );
+    figures.insert(
+        "rss_late_mib".to_owned(),
+        rss[rss.len() - tenth..].iter().sum::<f64>() / tenth as f64,
+    );
     figures.insert("rss_mib".to_owned(), server.rss()? / 1024.0);
     Ok(cell.row(Kind::Chancery, figures))
 }
@@ -305,7 +381,11 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
 /// # Errors
 /// It cannot be had.
 pub async fn record(world: World, path: &Path) -> Result<()> {
-    let start = Start { world, variant: Variant::Delta, resources: Path::new("") };
+    let start = Start {
+        world,
+        variant: Variant::Delta,
+        resources: Path::new(""),
+    };
     let server = Server::start(Kind::Chancery, &start).await?;
     let messages = super::client::record(server.address).await?;
     let mut file = BytesMut::new();

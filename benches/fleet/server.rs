@@ -66,12 +66,21 @@ pub struct World {
 impl World {
     /// So many clusters and as many routes.
     pub fn of(clusters: usize) -> Self {
-        Self { clusters, routes: clusters, hosts: false, endpoints: 0 }
+        Self {
+            clusters,
+            routes: clusters,
+            hosts: false,
+            endpoints: 0,
+        }
     }
 
     fn documents(&self) -> Vec<(String, String)> {
-        let clusters = (0..self.clusters)
-            .map(|number| (format!("/gateway/clusters/{}", cluster(number)), self.cluster(number, None, None)));
+        let clusters = (0..self.clusters).map(|number| {
+            (
+                format!("/gateway/clusters/{}", cluster(number)),
+                self.cluster(number, None, None),
+            )
+        });
         let routes =
             (0..self.routes).map(|number| (format!("/gateway/routes/r-{number:06}"), self.route(number, None)));
         clusters.chain(routes).collect()
@@ -79,18 +88,29 @@ impl World {
 
     fn cluster(&self, number: usize, port: Option<u32>, timeout: Option<u32>) -> String {
         let (high, low) = (number / 250 % 250, number % 250);
-        let count = if self.endpoints == 0 { 2 + number % 2 } else { self.endpoints };
+        let count = if self.endpoints == 0 {
+            2 + number % 2
+        } else {
+            self.endpoints
+        };
         let endpoint = |index: usize| {
             let port = if index == 0 { port.unwrap_or(8080) } else { 8080 };
             format!(r#"{{"address":"10.{index}.{high}.{low}:{port}"}}"#)
         };
         let endpoints: Vec<String> = (0..count).map(endpoint).collect();
         let timeout = timeout.map_or_else(|| "2s".to_owned(), |timeout| format!("{timeout}ms"));
-        format!(r#"{{"endpoints":[{}],"connect_timeout":"{timeout}"}}"#, endpoints.join(","))
+        format!(
+            r#"{{"endpoints":[{}],"connect_timeout":"{timeout}"}}"#,
+            endpoints.join(",")
+        )
     }
 
     fn route(&self, number: usize, timeout: Option<u32>) -> String {
-        let host = if self.hosts { format!("host-{number:06}.example.com") } else { String::new() };
+        let host = if self.hosts {
+            format!("host-{number:06}.example.com")
+        } else {
+            String::new()
+        };
         let timeout = timeout.map_or_else(|| "5s".to_owned(), |timeout| format!("{timeout}ms"));
         let cluster = cluster(number % self.clusters.max(1));
         format!(r#"{{"match":"{host}/service-{number}/*","to":"{cluster}","timeout":"{timeout}"}}"#)
@@ -199,7 +219,14 @@ impl Server {
         ready(&ports[1]).await?;
         let told = Told::Etcd(Box::new(Etcd::connect([endpoint], None).await?));
         let keep = vec![Kept::Folder(state)];
-        Ok(Self { address: address(&ports[0])?, process, told, world, etcd: Some(endpoint.to_owned()), keep })
+        Ok(Self {
+            address: address(&ports[0])?,
+            process,
+            told,
+            world,
+            etcd: Some(endpoint.to_owned()),
+            keep,
+        })
     }
 
     /// A second replica of this server on the same etcd.
@@ -207,17 +234,31 @@ impl Server {
     /// # Errors
     /// It does not start.
     pub async fn replica(&self) -> Result<Self> {
-        Self::on(self.etcd.as_deref().context("only a server on etcd has replicas")?, self.world).await
+        Self::on(
+            self.etcd.as_deref().context("only a server on etcd has replicas")?,
+            self.world,
+        )
+        .await
     }
 
     /// A server that is given recorded resources and told of changes over HTTP.
     async fn recorded(kind: Kind, start: &Start<'_>) -> Result<Self> {
         let mut command = command(kind)?;
-        command.arg("--resources").arg(start.resources).args(["--variant", start.variant.as_str()]);
+        command
+            .arg("--resources")
+            .arg(start.resources)
+            .args(["--variant", start.variant.as_str()]);
         let mut process = Process::start(kind.as_str(), &mut command)?;
         let ports = process.announced(&["xds=", "control="], START).await?;
         let told = Told::Http(reqwest::Client::builder().no_proxy().build()?, address(&ports[1])?);
-        Ok(Self { address: address(&ports[0])?, process, told, world: start.world, etcd: None, keep: Vec::new() })
+        Ok(Self {
+            address: address(&ports[0])?,
+            process,
+            told,
+            world: start.world,
+            etcd: None,
+            keep: Vec::new(),
+        })
     }
 
     /// Make a change; returns when it was handed over, with the moment before.
@@ -230,7 +271,10 @@ impl Server {
         match &mut self.told {
             Told::Etcd(client) => {
                 let (key, value) = document(&world, change);
-                client.put(key, value, None::<PutOptions>).await.context("put a document")?;
+                client
+                    .put(key, value, None::<PutOptions>)
+                    .await
+                    .context("put a document")?;
             }
             Told::Http(client, control) => {
                 let (of_type, number, value) = match change {
@@ -297,16 +341,24 @@ impl Server {
 
 fn document(world: &World, change: Change) -> (String, String) {
     match change {
-        Change::Endpoint { cluster: number, update } => {
-            (format!("/gateway/clusters/{}", cluster(number)), world.cluster(number, Some(FIRST_PORT + update), None))
-        }
-        Change::Cluster { cluster: number, update } => (
+        Change::Endpoint {
+            cluster: number,
+            update,
+        } => (
+            format!("/gateway/clusters/{}", cluster(number)),
+            world.cluster(number, Some(FIRST_PORT + update), None),
+        ),
+        Change::Cluster {
+            cluster: number,
+            update,
+        } => (
             format!("/gateway/clusters/{}", cluster(number)),
             world.cluster(number, None, Some(FIRST_TIMEOUT + update)),
         ),
-        Change::Route { route, update } => {
-            (format!("/gateway/routes/r-{route:06}"), world.route(route, Some(FIRST_TIMEOUT + update)))
-        }
+        Change::Route { route, update } => (
+            format!("/gateway/routes/r-{route:06}"),
+            world.route(route, Some(FIRST_TIMEOUT + update)),
+        ),
     }
 }
 
@@ -374,8 +426,14 @@ fn free_port() -> Result<u16> {
 
 async fn load(client: &mut Etcd, documents: Vec<(String, String)>) -> Result<()> {
     for batch in documents.chunks(BATCH) {
-        let puts = batch.iter().map(|(key, value)| TxnOp::put(key.as_str(), value.as_str(), None)).collect::<Vec<_>>();
-        client.txn(Txn::new().and_then(puts)).await.context("load documents into etcd")?;
+        let puts = batch
+            .iter()
+            .map(|(key, value)| TxnOp::put(key.as_str(), value.as_str(), None))
+            .collect::<Vec<_>>();
+        client
+            .txn(Txn::new().and_then(puts))
+            .await
+            .context("load documents into etcd")?;
     }
     Ok(())
 }

@@ -196,7 +196,11 @@ fn fields(mut message: Bytes, mut visit: impl FnMut(u32, Bytes) -> Result<()>) -
             1 => skip(&mut message, 8)?,
             2 => {
                 let len = usize::try_from(decode_varint(&mut message).context("a length")?)?;
-                ensure!(len <= message.len(), "a field of {len} bytes where {} are left", message.len());
+                ensure!(
+                    len <= message.len(),
+                    "a field of {len} bytes where {} are left",
+                    message.len()
+                );
                 visit(field, message.split_to(len))?;
             }
             5 => skip(&mut message, 4)?,
@@ -243,7 +247,13 @@ fn received(name: Option<Bytes>, version: Bytes, any: Bytes) -> Result<Received>
         None => inner_name(&body)?,
     };
     let (name_hash, body_hash) = (xxh3_64(&name), xxh3_64(&body));
-    Ok(Received { name, version, body, name_hash, body_hash })
+    Ok(Received {
+        name,
+        version,
+        body,
+        name_hash,
+        body_hash,
+    })
 }
 
 impl Response {
@@ -298,7 +308,9 @@ impl Frames {
 
     /// The next whole message.
     pub fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(head) = self.buffer.get(..5) else { return Ok(None) };
+        let Some(head) = self.buffer.get(..5) else {
+            return Ok(None);
+        };
         ensure!(head[0] == 0, "a compressed message");
         let len = (&head[1..]).get_u32() as usize;
         if self.buffer.len() < len + 5 {

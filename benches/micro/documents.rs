@@ -11,7 +11,13 @@ use chancery::reconcile::world::{Options, World};
 pub(crate) const SIZES: [usize; 4] = [100, 1_000, 10_000, 100_000];
 
 pub(crate) fn entry(key: String, value: String, revision: i64) -> Entry {
-    Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: revision, leased: false }
+    Entry {
+        key: key.into(),
+        value: value.into(),
+        create_revision: 1,
+        mod_revision: revision,
+        leased: false,
+    }
 }
 
 /// One of many routes, each with a host of its own; the revision is in the text.
@@ -27,26 +33,48 @@ pub(crate) fn instance(revision: i64) -> Entry {
 }
 
 pub(crate) fn moment() -> Moment {
-    Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::UNIX_EPOCH }
+    Moment {
+        instant: tokio::time::Instant::now().into_std(),
+        wall: SystemTime::UNIX_EPOCH,
+    }
 }
 
 pub(crate) fn changed(root: Root, entry: Entry) -> Vec<Input> {
-    vec![Input::Changed { root, revision: entry.mod_revision, changes: vec![Change::Put(entry)] }]
+    vec![Input::Changed {
+        root,
+        revision: entry.mod_revision,
+        changes: vec![Change::Put(entry)],
+    }]
 }
 
 /// A world without documents.
 pub(crate) fn empty() -> World {
     let layout = Layout::default();
-    World::new(Options { layout, confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None })
+    World::new(Options {
+        layout,
+        confirm_mass_loss: false,
+        re2_max_program_size: 100,
+        ca_bundle: None,
+    })
 }
 
 /// So many routes to one cluster with a hundred registered instances.
 pub(crate) fn listed(routes: usize) -> Vec<Input> {
     let mut documents = vec![entry("/gateway/clusters/x".to_owned(), "{}".to_owned(), 1)];
     documents.extend((0..routes).map(|number| route(number, 1)));
-    let instances = (0..100).map(|n| entry(format!("/services/x/{n:03}"), format!("10.0.0.{n}:80"), 1)).collect();
-    let listed = |root, entries| Input::Listed { root, revision: 1, reason: ListReason::Start, entries };
-    vec![listed(Root::Documents, documents), listed(Root::Registrations, instances)]
+    let instances = (0..100)
+        .map(|n| entry(format!("/services/x/{n:03}"), format!("10.0.0.{n}:80"), 1))
+        .collect();
+    let listed = |root, entries| Input::Listed {
+        root,
+        revision: 1,
+        reason: ListReason::Start,
+        entries,
+    };
+    vec![
+        listed(Root::Documents, documents),
+        listed(Root::Registrations, instances),
+    ]
 }
 
 /// The same, with virtual hosts on demand.

@@ -25,7 +25,10 @@ pub(crate) fn encode(criterion: &mut Criterion) {
     }
     for size in SIZES {
         let world = plan::plan(&empty(), listed(size), moment()).world;
-        let routes = world.compiled().resource("default", ResourceType::Route, "default").expect("a configuration");
+        let routes = world
+            .compiled()
+            .resource("default", ResourceType::Route, "default")
+            .expect("a configuration");
         let len = blocks::encode(ResourceType::Route, Shape::Delta, [routes]).len();
         group.throughput(Throughput::Bytes(len as u64));
         group.bench_function(BenchmarkId::new("routes", size), |bencher| {

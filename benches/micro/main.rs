@@ -17,7 +17,10 @@ mod session;
 
 fn config() -> Criterion {
     let short = Duration::from_secs(1);
-    Criterion::default().sample_size(30).warm_up_time(short).measurement_time(2 * short)
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(short)
+        .measurement_time(2 * short)
 }
 
 criterion_group! {

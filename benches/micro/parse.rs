@@ -23,7 +23,10 @@ const CLUSTER: &str = r#"{ "endpoints": [ { "address": "10.0.2.4:8080", "zone": 
 
 pub(crate) fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
-    let (route, cluster) = (DocumentKey::new(Kind::Routes, "user-service"), DocumentKey::new(Kind::Clusters, "orders"));
+    let (route, cluster) = (
+        DocumentKey::new(Kind::Routes, "user-service"),
+        DocumentKey::new(Kind::Clusters, "orders"),
+    );
     let registration = DocumentKey::new(Kind::Services, "x/1");
     let texts = [
         ("route, short", &route, SHORT),

@@ -31,7 +31,10 @@ impl Changing {
 pub(crate) fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     for size in SIZES {
-        let mut changing = Changing { world: plan::plan(&empty(), listed(size), moment()).world, revision: 1 };
+        let mut changing = Changing {
+            world: plan::plan(&empty(), listed(size), moment()).world,
+            revision: 1,
+        };
         group.bench_function(BenchmarkId::new("route", size), |bencher| {
             bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
         });
@@ -39,8 +42,10 @@ pub(crate) fn plan(criterion: &mut Criterion) {
             bencher.iter(|| changing.step(Root::Registrations, instance));
         });
         drop(changing);
-        let mut changing =
-            Changing { world: plan::plan(&empty(), listed_on_demand(size), moment()).world, revision: 1 };
+        let mut changing = Changing {
+            world: plan::plan(&empty(), listed_on_demand(size), moment()).world,
+            revision: 1,
+        };
         group.bench_function(BenchmarkId::new("on demand", size), |bencher| {
             bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
         });

@@ -33,14 +33,28 @@ pub(crate) fn assignment(number: usize, content: u8) -> Arc<Resource> {
 
 pub(crate) fn put(resource: Arc<Resource>) -> ResourceChange {
     let (group, name) = ("default".into(), Arc::clone(&resource.name));
-    ResourceChange { group, resource_type: ResourceType::Endpoint, name, resource: Some(resource) }
+    ResourceChange {
+        group,
+        resource_type: ResourceType::Endpoint,
+        name,
+        resource: Some(resource),
+    }
 }
 
 /// A snapshot of so many assignments, and the same with one of them changed.
 pub(crate) fn assignments(count: usize) -> (Snapshot, Snapshot) {
     let all = (0..count).map(|number| put(assignment(number, 1))).collect();
-    let first = Snapshot::unpublished().next(&Difference { resources: all, ..Difference::default() }, facts());
-    let one = Difference { resources: vec![put(assignment(count / 2, 2))], ..Difference::default() };
+    let first = Snapshot::unpublished().next(
+        &Difference {
+            resources: all,
+            ..Difference::default()
+        },
+        facts(),
+    );
+    let one = Difference {
+        resources: vec![put(assignment(count / 2, 2))],
+        ..Difference::default()
+    };
     let second = first.next(&one, facts());
     (first, second)
 }
@@ -50,8 +64,10 @@ pub(crate) fn publish(criterion: &mut Criterion) {
     for size in SIZES {
         let store = Store::default();
         store.publish(Arc::new(assignments(size).0));
-        let differences = [2, 3]
-            .map(|content| Difference { resources: vec![put(assignment(size / 2, content))], ..Difference::default() });
+        let differences = [2, 3].map(|content| Difference {
+            resources: vec![put(assignment(size / 2, content))],
+            ..Difference::default()
+        });
         let mut turn = 0;
         group.bench_function(BenchmarkId::new("assignment", size), |bencher| {
             bencher.iter(|| {

@@ -47,8 +47,13 @@ impl Stream {
             secrets: false,
         };
         let names: Vec<String> = names.map(|number| format!("cluster-{number:06}")).collect();
-        let mut stream =
-            Self { session: Session::new(settings), variant, names, answer: Vec::new(), now: moment().instant };
+        let mut stream = Self {
+            session: Session::new(settings),
+            variant,
+            names,
+            answer: Vec::new(),
+            now: moment().instant,
+        };
         stream.answer = stream.encode(None, stream.variant == Variant::Sotw);
         stream
     }
@@ -57,19 +62,33 @@ impl Stream {
         let names = if with_names { self.names.clone() } else { Vec::new() };
         let type_url = ResourceType::Endpoint.type_url().to_owned();
         match self.variant {
-            Variant::Sotw => DiscoveryRequest { node, type_url, resource_names: names, ..DiscoveryRequest::default() }
-                .encode_to_vec(),
+            Variant::Sotw => DiscoveryRequest {
+                node,
+                type_url,
+                resource_names: names,
+                ..DiscoveryRequest::default()
+            }
+            .encode_to_vec(),
             Variant::Delta => {
                 let resource_names_subscribe = names;
-                DeltaDiscoveryRequest { node, type_url, resource_names_subscribe, ..DeltaDiscoveryRequest::default() }
-                    .encode_to_vec()
+                DeltaDiscoveryRequest {
+                    node,
+                    type_url,
+                    resource_names_subscribe,
+                    ..DeltaDiscoveryRequest::default()
+                }
+                .encode_to_vec()
             }
         }
     }
 
     /// The first request: who it is and all it wants.
     fn first_request(&self) -> Bytes {
-        let node = Node { id: "n".to_owned(), cluster: "c".to_owned(), ..Node::default() };
+        let node = Node {
+            id: "n".to_owned(),
+            cluster: "c".to_owned(),
+            ..Node::default()
+        };
         self.encode(Some(node), true).into()
     }
 

@@ -86,14 +86,21 @@ impl From<ClientView> for Client {
     fn from(view: ClientView) -> Self {
         Self {
             stream: view.stream,
-            node: Node { id: view.node_id.to_string(), cluster: view.node_cluster.to_string() },
+            node: Node {
+                id: view.node_id.to_string(),
+                cluster: view.node_cluster.to_string(),
+            },
             group: view.group.to_string(),
             address: view.address.map(|address| address.to_string()),
             variant: view.variant.as_str(),
             connected_at: time(view.connected_at),
             gone_at: view.gone_at.map(time),
             warnings: view.warnings,
-            types: view.types.into_iter().map(|(resource_type, view)| (resource_type.as_str(), view.into())).collect(),
+            types: view
+                .types
+                .into_iter()
+                .map(|(resource_type, view)| (resource_type.as_str(), view.into()))
+                .collect(),
         }
     }
 }
@@ -115,12 +122,20 @@ impl From<TypeView> for Type {
 
 impl From<Exchange> for Sent {
     fn from(exchange: Exchange) -> Self {
-        Self { version: exchange.version, nonce: exchange.nonce, at: time(exchange.at) }
+        Self {
+            version: exchange.version,
+            nonce: exchange.nonce,
+            at: time(exchange.at),
+        }
     }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { sent: refusal.exchange.into(), code: refusal.code, message: refusal.message }
+        Self {
+            sent: refusal.exchange.into(),
+            code: refusal.code,
+            message: refusal.message,
+        }
     }
 }

@@ -49,10 +49,15 @@ pub(super) async fn one(
     let key = key_of(&kind, &name)?;
     let world = admin.world.load_full();
     let full_key = world.options().layout.full_key(&key);
-    let status = world.document(&key).or_else(|| world.problems().find(|status| status.key == key));
+    let status = world
+        .document(&key)
+        .or_else(|| world.problems().find(|status| status.key == key));
     let status = status.ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
     let entry = Entry::of(status, &refused::documents(&admin));
-    let body = Json(EntryWithValue { entry, value: value(status) });
+    let body = Json(EntryWithValue {
+        entry,
+        value: value(status),
+    });
     Ok(match etag(&admin, status) {
         Some(etag) => ([(header::ETAG, etag)], body).into_response(),
         None => body.into_response(),
@@ -73,16 +78,25 @@ fn etag(admin: &Admin, status: &Status) -> Option<String> {
 }
 
 fn state_of(word: &str) -> Result<State, Problem> {
-    State::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
-        let states = State::ALL.map(State::as_str).join(", ");
-        Problem::new(Code::InvalidRequest, format!("there is no state `{word}`, expected one of {states}"))
-    })
+    State::ALL
+        .into_iter()
+        .find(|state| state.as_str() == word)
+        .ok_or_else(|| {
+            let states = State::ALL.map(State::as_str).join(", ");
+            Problem::new(
+                Code::InvalidRequest,
+                format!("there is no state `{word}`, expected one of {states}"),
+            )
+        })
 }
 
 fn kind_of(word: &str) -> Result<Kind, Problem> {
     let unknown = Some(Kind::Unknown).filter(|kind| kind.as_str() == word);
     Kind::from_word(word).or(unknown).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
-        Problem::new(Code::InvalidRequest, format!("there is no kind `{word}`, expected one of {kinds}"))
+        Problem::new(
+            Code::InvalidRequest,
+            format!("there is no kind `{word}`, expected one of {kinds}"),
+        )
     })
 }

@@ -76,14 +76,18 @@ pub(super) struct EntryWithValue<'a> {
 pub(super) fn key_of(kind: &str, name: &str) -> Result<DocumentKey, Problem> {
     let Some(kind) = Kind::from_word(kind) else {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
-        return Err(Problem::new(Code::NotFound, format!("there is no kind `{kind}`, expected one of {kinds}")));
+        return Err(Problem::new(
+            Code::NotFound,
+            format!("there is no kind `{kind}`, expected one of {kinds}"),
+        ));
     };
     match (kind, name) {
         (Kind::Defaults, "") => Ok(DocumentKey::new(kind, "")),
         (Kind::Defaults, _) => Err(Problem::new(Code::NotFound, "`defaults` has no name")),
-        (kind, "") => {
-            Err(Problem::new(Code::NotFound, format!("`{kind}` needs a name, /api/v1/documents/{kind}/NAME")))
-        }
+        (kind, "") => Err(Problem::new(
+            Code::NotFound,
+            format!("`{kind}` needs a name, /api/v1/documents/{kind}/NAME"),
+        )),
         (kind, name) => Ok(DocumentKey::new(kind, name)),
     }
 }
@@ -106,7 +110,9 @@ pub(super) fn value(status: &Status) -> Option<Value> {
         return Some(written());
     }
     // What cannot be read may hold a secret anywhere.
-    let Some(value) = xds::value(&text.value) else { return Some(REDACTED.into()) };
+    let Some(value) = xds::value(&text.value) else {
+        return Some(REDACTED.into());
+    };
     let shown = without_secrets(&status.key, value.clone());
     Some(if shown == value { written() } else { shown })
 }
@@ -114,7 +120,9 @@ pub(super) fn value(status: &Status) -> Option<Value> {
 /// An xds document without the secrets in its resource; a field that has no meaning may hold one too.
 fn without_secrets(key: &DocumentKey, mut document: Value) -> Value {
     let of_key = xds::split(&key.name).and_then(|(word, _)| ResourceType::from_word(word));
-    let Value::Object(fields) = &mut document else { return REDACTED.into() };
+    let Value::Object(fields) = &mut document else {
+        return REDACTED.into();
+    };
     for (name, value) in fields {
         match (name.as_str(), of_key) {
             ("resource", Some(resource_type)) => redact(resource_type.type_url(), value),

@@ -19,13 +19,23 @@ pub(super) async fn healthz() -> impl IntoResponse {
 
 pub(super) async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     let report = admin.readiness.report();
-    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let stale_since = report.stale_since.map(|since| format_rfc3339_millis(since).to_string());
-    (status, Json(json!({ "ready": report.ready, "pending": report.pending, "stale_since": stale_since })))
+    (
+        status,
+        Json(json!({ "ready": report.ready, "pending": report.pending, "stale_since": stale_since })),
+    )
 }
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], admin.metrics.encode(&derived(&admin)))
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        admin.metrics.encode(&derived(&admin)),
+    )
 }
 
 /// What others hold, counted now.
@@ -37,7 +47,12 @@ fn derived(admin: &Admin) -> Derived {
         let state = refused::state(&refused, status);
         *documents.entry((status.key.kind.as_str(), state.as_str())).or_insert(0) += 1;
     }
-    let clients =
-        [Variant::Sotw, Variant::Delta].map(|variant| (variant.as_str(), admin.fleet.connected(variant))).to_vec();
-    Derived { clients, documents, snapshot_revision: admin.snapshots.current().revision }
+    let clients = [Variant::Sotw, Variant::Delta]
+        .map(|variant| (variant.as_str(), admin.fleet.connected(variant)))
+        .to_vec();
+    Derived {
+        clients,
+        documents,
+        snapshot_revision: admin.snapshots.current().revision,
+    }
 }

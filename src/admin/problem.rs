@@ -104,7 +104,10 @@ impl Code {
 
     /// Whether the same request may succeed later, unchanged.
     fn retryable(self) -> bool {
-        matches!(self, Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Timeout)
+        matches!(
+            self,
+            Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Timeout
+        )
     }
 }
 
@@ -131,7 +134,12 @@ struct Body<'a> {
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), key: None, path: None }
+        Self {
+            code,
+            detail: detail.into(),
+            key: None,
+            path: None,
+        }
     }
 
     /// The document it is about, as its full key.
@@ -173,7 +181,10 @@ impl IntoResponse for Problem {
 
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
-        Self::new(Code::InvalidRequest, format!("the path cannot be decoded: {}", rejection.body_text()))
+        Self::new(
+            Code::InvalidRequest,
+            format!("the path cannot be decoded: {}", rejection.body_text()),
+        )
     }
 }
 
@@ -182,7 +193,10 @@ impl From<BytesRejection> for Problem {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::new(Code::TooLarge, format!("a body has at most {MAX_BYTES} bytes"));
         }
-        Self::new(Code::InvalidRequest, format!("the body cannot be read: {}", rejection.body_text()))
+        Self::new(
+            Code::InvalidRequest,
+            format!("the body cannot be read: {}", rejection.body_text()),
+        )
     }
 }
 

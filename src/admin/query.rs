@@ -7,15 +7,26 @@ pub(super) type Pairs = axum::extract::Query<Vec<(String, String)>>;
 
 /// Refuse every parameter whose name is not one of `known`.
 pub(super) fn only(pairs: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
-    let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(()) };
-    let expected =
-        if known.is_empty() { "none is supported here".to_owned() } else { format!("expected {}", known.join(", ")) };
-    Err(Problem::new(Code::InvalidRequest, format!("unknown query parameter `{name}`, {expected}")))
+    let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
+        return Ok(());
+    };
+    let expected = if known.is_empty() {
+        "none is supported here".to_owned()
+    } else {
+        format!("expected {}", known.join(", "))
+    };
+    Err(Problem::new(
+        Code::InvalidRequest,
+        format!("unknown query parameter `{name}`, {expected}"),
+    ))
 }
 
 /// Every value of a parameter.
 pub(super) fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
-    pairs.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
+    pairs
+        .iter()
+        .filter(move |(given, _)| given == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// `true` or `false`; absent is `false`.

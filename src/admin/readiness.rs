@@ -48,7 +48,11 @@ impl Readiness {
     /// Without guards: as ready as the loop is, until `draining` is cancelled.
     #[must_use]
     pub fn new(health: watch::Receiver<Health>, draining: CancellationToken) -> Self {
-        Self { health, draining, guards: Arc::default() }
+        Self {
+            health,
+            draining,
+            guards: Arc::default(),
+        }
     }
 
     /// Wait for something more, `xds: certificates` for example, until the guard is dropped.
@@ -57,7 +61,10 @@ impl Readiness {
         let number = guards.next;
         guards.next += 1;
         guards.names.insert(number, name.into());
-        Guard { guards: Arc::clone(&self.guards), number }
+        Guard {
+            guards: Arc::clone(&self.guards),
+            number,
+        }
     }
 
     /// What `/readyz` answers now; in `pending` what the process itself waits for comes first.
@@ -71,7 +78,11 @@ impl Readiness {
             pending.insert(0, "stopping".to_owned());
         }
         pending.extend(health.pending);
-        Health { ready, pending, stale_since: health.stale_since }
+        Health {
+            ready,
+            pending,
+            stale_since: health.stale_since,
+        }
     }
 }
 
@@ -82,7 +93,11 @@ mod tests {
     use super::*;
 
     fn report(ready: bool, pending: &[&str]) -> Health {
-        Health { ready, pending: pending.iter().map(|name| (*name).to_owned()).collect(), stale_since: None }
+        Health {
+            ready,
+            pending: pending.iter().map(|name| (*name).to_owned()).collect(),
+            stale_since: None,
+        }
     }
 
     #[test]
@@ -90,7 +105,10 @@ mod tests {
         let health = watch::Sender::new(report(false, &["etcd: first list"]));
         let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
         let certificates = readiness.guard("xds: certificates");
-        assert_eq!(readiness.report(), report(false, &["xds: certificates", "etcd: first list"]));
+        assert_eq!(
+            readiness.report(),
+            report(false, &["xds: certificates", "etcd: first list"])
+        );
         health.send_replace(report(true, &[]));
         assert_eq!(readiness.report(), report(false, &["xds: certificates"]));
         drop(certificates);
@@ -99,8 +117,10 @@ mod tests {
 
     #[test]
     fn what_went_away_later_is_shown_and_does_not_stand_in_the_way() {
-        let stale =
-            Health { stale_since: Some(SystemTime::UNIX_EPOCH), ..report(true, &["etcd: first list of /services/"]) };
+        let stale = Health {
+            stale_since: Some(SystemTime::UNIX_EPOCH),
+            ..report(true, &["etcd: first list of /services/"])
+        };
         let health = watch::Sender::new(stale.clone());
         let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
         assert_eq!(readiness.report(), stale);

@@ -42,7 +42,10 @@ impl Refused {
         match self.suspects {
             0 | 1 => format!("{by}: {}", self.message),
             many => {
-                format!("{by}, whose words do not say which of {many} documents they are about: {}", self.message)
+                format!(
+                    "{by}, whose words do not say which of {many} documents they are about: {}",
+                    self.message
+                )
             }
         }
     }
@@ -60,7 +63,11 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, Refused> {
                 suspects: documents.len(),
                 path: field(key.kind, &message),
             };
-            refused.entry((*key).clone()).or_insert_with(new).nodes.insert(Arc::clone(&node));
+            refused
+                .entry((*key).clone())
+                .or_insert_with(new)
+                .nodes
+                .insert(Arc::clone(&node));
         }
     }
     refused
@@ -95,7 +102,10 @@ fn field(kind: Kind, message: &str) -> Option<&'static str> {
         (Kind::Secrets, "trusted CA", "ca"),
         (Kind::Secrets, "certificate", "certificate"),
     ];
-    FIELDS.iter().find(|(of, words, _)| *of == kind && message.contains(words)).map(|(_, _, field)| *field)
+    FIELDS
+        .iter()
+        .find(|(of, words, _)| *of == kind && message.contains(words))
+        .map(|(_, _, field)| *field)
 }
 
 #[cfg(test)]
@@ -104,7 +114,13 @@ mod tests {
 
     fn refused(nodes: &[&str], suspects: usize) -> String {
         let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
-        Refused { nodes, message: "no".into(), suspects, path: None }.reason()
+        Refused {
+            nodes,
+            message: "no".into(),
+            suspects,
+            path: None,
+        }
+        .reason()
     }
 
     #[test]

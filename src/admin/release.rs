@@ -24,10 +24,17 @@ pub(super) async fn release(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
     json_only(&headers)?;
-    let body: Body = serde_json::from_slice(&body?)
-        .map_err(|error| Problem::new(Code::InvalidRequest, format!("the body is not what is expected: {error}")))?;
+    let body: Body = serde_json::from_slice(&body?).map_err(|error| {
+        Problem::new(
+            Code::InvalidRequest,
+            format!("the body is not what is expected: {error}"),
+        )
+    })?;
     let keys = match body {
-        Body { keys: Some(keys), all: false } if !keys.is_empty() => Some(keys),
+        Body {
+            keys: Some(keys),
+            all: false,
+        } if !keys.is_empty() => Some(keys),
         Body { keys: None, all: true } => None,
         _ => {
             let detail = "expected {\"keys\": [KEY]} with at least one key, or {\"all\": true}";
@@ -41,7 +48,10 @@ pub(super) async fn release(
 
 /// A form of another site can send text to us, but not this content type.
 fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());

@@ -54,15 +54,24 @@ struct Shown {
 pub(super) async fn overview(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
     only(&query, &[])?;
     let snapshot = admin.snapshots.current();
-    let groups: BTreeMap<&str, Group> =
-        snapshot.groups.iter().map(|(name, group)| (&**name, figures(&snapshot, group))).collect();
+    let groups: BTreeMap<&str, Group> = snapshot
+        .groups
+        .iter()
+        .map(|(name, group)| (&**name, figures(&snapshot, group)))
+        .collect();
     Ok(Json(json!({ "groups": groups })).into_response())
 }
 
 fn figures(snapshot: &Snapshot, group: &GroupSnapshot) -> Group {
     let types = ResourceType::ALL.into_iter().map(|resource_type| {
         let set = &group.sets[resource_type.index()];
-        (resource_type.as_str(), Type { version: set.version().to_string(), count: set.len() })
+        (
+            resource_type.as_str(),
+            Type {
+                version: set.version().to_string(),
+                count: set.len(),
+            },
+        )
     });
     Group {
         revision: snapshot.revision,
@@ -83,11 +92,24 @@ pub(super) async fn all(
     // A large set takes a while to turn into JSON: not on a thread that serves streams.
     let shown = tokio::task::spawn_blocking(move || {
         let set = &group.sets[resource_type.index()];
-        let resources = set.iter().map(|resource| show(resource_type, resource, &world)).collect::<Result<_, _>>()?;
+        let resources = set
+            .iter()
+            .map(|resource| show(resource_type, resource, &world))
+            .collect::<Result<_, _>>()?;
         let (group, version) = (group.name.to_string(), set.version().to_string());
-        Ok::<_, Problem>(Json(Resources { group, revision: snapshot.revision, version, resources }).into_response())
+        Ok::<_, Problem>(
+            Json(Resources {
+                group,
+                revision: snapshot.revision,
+                version,
+                resources,
+            })
+            .into_response(),
+        )
     });
-    shown.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+    shown
+        .await
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
 }
 
 pub(super) async fn one(
@@ -98,7 +120,10 @@ pub(super) async fn one(
     let Path((word, name)) = path?;
     let (_, group, resource_type) = find(&admin, &word, &query)?;
     let resource = group.sets[resource_type.index()].get(&name).ok_or_else(|| {
-        let detail = format!("the group `{}` has no resource `{name}` of type {resource_type}", group.name);
+        let detail = format!(
+            "the group `{}` has no resource `{name}` of type {resource_type}",
+            group.name
+        );
         Problem::new(Code::NotFound, detail)
     })?;
     Ok(Json(show(resource_type, resource, &admin.world.load())?).into_response())
@@ -113,7 +138,10 @@ fn find(
     only(query, &["group"])?;
     let resource_type = ResourceType::from_word(word).ok_or_else(|| {
         let types = ResourceType::ALL.map(ResourceType::as_str).join(", ");
-        Problem::new(Code::NotFound, format!("there is no type `{word}`, expected one of {types}"))
+        Problem::new(
+            Code::NotFound,
+            format!("there is no type `{word}`, expected one of {types}"),
+        )
     })?;
     let wanted = values(query, "group").last().unwrap_or(DEFAULT_GROUP);
     let snapshot = admin.snapshots.current();

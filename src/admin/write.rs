@@ -40,7 +40,11 @@ pub(super) async fn put(
     }
     target.refuse_bad(&outcome)?;
     let mod_revision = target.write(&admin, Some(value), expect).await?;
-    let status = if target.current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if target.current.is_some() {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     Ok(target.written(&admin, &outcome, status, &Entry { mod_revision, ..new }))
 }
 
@@ -84,7 +88,12 @@ impl Target {
         }
         let read = admin.backend.get(full_key.as_bytes()).await;
         let current = read.map_err(|error| Problem::from(error).of_key(&full_key))?;
-        Ok(Self { key, full_key, current, world })
+        Ok(Self {
+            key,
+            full_key,
+            current,
+            world,
+        })
     }
 
     /// What the headers expect, checked against what is there now.
@@ -103,10 +112,14 @@ impl Target {
                 Some(etag) if wanted == "*" || etags(wanted).any(|wanted| wanted == etag) => Ok(Expect::Etag(etag)),
                 Some(etag) => Err(self.changed(&format!("its etag is \"{etag}\""))),
             },
-            (None, Some(_)) => Err(Problem::new(Code::InvalidRequest, "If-None-Match: only `*` is supported")),
-            (Some(_), Some(_)) => {
-                Err(Problem::new(Code::InvalidRequest, "If-Match and If-None-Match exclude each other"))
-            }
+            (None, Some(_)) => Err(Problem::new(
+                Code::InvalidRequest,
+                "If-None-Match: only `*` is supported",
+            )),
+            (Some(_), Some(_)) => Err(Problem::new(
+                Code::InvalidRequest,
+                "If-Match and If-None-Match exclude each other",
+            )),
         }
     }
 
@@ -118,15 +131,28 @@ impl Target {
     fn dry_run(&self, value: Option<Bytes>) -> Plan {
         let change = match value {
             Some(value) => Change::Put(self.entry(value)),
-            None => Change::Delete { key: self.full_key.clone().into() },
+            None => Change::Delete {
+                key: self.full_key.clone().into(),
+            },
         };
-        let input = Input::Changed { root: root_of(&self.key), revision: self.next_revision(), changes: vec![change] };
-        let moment = Moment { instant: tokio::time::Instant::now().into_std(), wall: std::time::SystemTime::now() };
+        let input = Input::Changed {
+            root: root_of(&self.key),
+            revision: self.next_revision(),
+            changes: vec![change],
+        };
+        let moment = Moment {
+            instant: tokio::time::Instant::now().into_std(),
+            wall: std::time::SystemTime::now(),
+        };
         plan(&self.world, vec![input], moment)
     }
 
     fn next_revision(&self) -> i64 {
-        self.current.as_ref().map_or(0, |current| current.mod_revision).max(self.world.revision()) + 1
+        self.current
+            .as_ref()
+            .map_or(0, |current| current.mod_revision)
+            .max(self.world.revision())
+            + 1
     }
 
     fn entry(&self, value: Bytes) -> Entry {
@@ -134,7 +160,10 @@ impl Target {
         Entry {
             key: self.full_key.clone().into(),
             value,
-            create_revision: self.current.as_ref().map_or(revision, |current| current.create_revision),
+            create_revision: self
+                .current
+                .as_ref()
+                .map_or(revision, |current| current.create_revision),
             mod_revision: revision,
             leased: false,
         }
@@ -149,24 +178,46 @@ impl Target {
             let detail = format!("{} has the same match as {first}, which was first", self.key);
             return Err(Problem::new(Code::SameMatch, detail).of_key(&self.full_key));
         }
-        let Some(status) = outcome.world.document(&self.key) else { return Ok(()) };
+        let Some(status) = outcome.world.document(&self.key) else {
+            return Ok(());
+        };
         if status.state == State::Shadowed && self.key.kind == Kind::Xds {
-            let detail = format!("{}: {}", self.key, status.reason.as_deref().unwrap_or("another document makes it"));
-            return Err(Problem::new(Code::NameTaken, detail).of_key(&self.full_key).at(status.path.clone()));
+            let detail = format!(
+                "{}: {}",
+                self.key,
+                status.reason.as_deref().unwrap_or("another document makes it")
+            );
+            return Err(Problem::new(Code::NameTaken, detail)
+                .of_key(&self.full_key)
+                .at(status.path.clone()));
         }
         if status.state != State::Rejected {
             return Ok(());
         }
-        let detail = status.reason.clone().unwrap_or_else(|| format!("{} is not valid", self.key));
-        Err(Problem::new(Code::InvalidDocument, detail).of_key(&self.full_key).at(status.path.clone()))
+        let detail = status
+            .reason
+            .clone()
+            .unwrap_or_else(|| format!("{} is not valid", self.key));
+        Err(Problem::new(Code::InvalidDocument, detail)
+            .of_key(&self.full_key)
+            .at(status.path.clone()))
     }
 
     fn refuse_in_use(&self, outcome: &Plan) -> Result<(), Problem> {
-        let used_by = self.verdict(outcome).map(|verdict| verdict.used_by.as_slice()).unwrap_or_default();
-        let held = outcome.world.document(&self.key).filter(|status| status.state == State::Held);
+        let used_by = self
+            .verdict(outcome)
+            .map(|verdict| verdict.used_by.as_slice())
+            .unwrap_or_default();
+        let held = outcome
+            .world
+            .document(&self.key)
+            .filter(|status| status.state == State::Held);
         let detail = match (used_by, held) {
             ([], None) => return Ok(()),
-            ([], Some(status)) => status.reason.clone().unwrap_or_else(|| format!("{} would be held", self.key)),
+            ([], Some(status)) => status
+                .reason
+                .clone()
+                .unwrap_or_else(|| format!("{} would be held", self.key)),
             (users, _) => {
                 let users: Vec<_> = users.iter().map(ToString::to_string).collect();
                 format!("{} is used by {}", self.key, users.join(", "))
@@ -177,7 +228,11 @@ impl Target {
 
     async fn write(&self, admin: &Admin, value: Option<Bytes>, expect: Expect) -> Result<i64, Problem> {
         let begun = tokio::time::Instant::now();
-        let write = Write { key: self.full_key.clone().into(), value, expect };
+        let write = Write {
+            key: self.full_key.clone().into(),
+            value,
+            expect,
+        };
         let outcome = admin.backend.write(vec![write]).await;
         admin.metrics.etcd.wrote(begun.elapsed());
         outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))
@@ -197,12 +252,20 @@ impl Target {
 }
 
 fn root_of(key: &DocumentKey) -> Root {
-    if key.kind == Kind::Services { Root::Registrations } else { Root::Documents }
+    if key.kind == Kind::Services {
+        Root::Registrations
+    } else {
+        Root::Documents
+    }
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| Problem::new(Code::InvalidRequest, format!("{name} is not text")))?;
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| Problem::new(Code::InvalidRequest, format!("{name} is not text")))?;
     Ok(Some(text.trim()))
 }
 

@@ -26,15 +26,44 @@ impl Collector for EtcdMetrics {
         let stats = &self.0;
         self.watches(&mut encoder)?;
         let errors = StreamErrorClass::ALL.map(|class| ([label("class", class.as_str())], stats.stream_errors(class)));
-        counters(&mut encoder, "etcd_stream_errors", "Watches that ended, by why", &errors)?;
-        let refreshes = [("ok", &stats.token_refreshes), ("failed", &stats.token_refresh_failures)]
-            .map(|(result, count)| ([label("result", result)], count.get()));
-        counters(&mut encoder, "etcd_token_refresh", "Tokens asked for, by outcome", &refreshes)?;
+        counters(
+            &mut encoder,
+            "etcd_stream_errors",
+            "Watches that ended, by why",
+            &errors,
+        )?;
+        let refreshes = [
+            ("ok", &stats.token_refreshes),
+            ("failed", &stats.token_refresh_failures),
+        ]
+        .map(|(result, count)| ([label("result", result)], count.get()));
+        counters(
+            &mut encoder,
+            "etcd_token_refresh",
+            "Tokens asked for, by outcome",
+            &refreshes,
+        )?;
         let alone = [
-            ("etcd_fragments", "Parts of messages too large for one", &stats.fragments),
-            ("etcd_events_dropped_old", "Events no newer than the list before them", &stats.events_dropped_old),
-            ("etcd_order_violations", "Revisions that came after a later one", &stats.order_violations),
-            ("etcd_list_microseconds", "Time spent in whole lists", &stats.list_micros),
+            (
+                "etcd_fragments",
+                "Parts of messages too large for one",
+                &stats.fragments,
+            ),
+            (
+                "etcd_events_dropped_old",
+                "Events no newer than the list before them",
+                &stats.events_dropped_old,
+            ),
+            (
+                "etcd_order_violations",
+                "Revisions that came after a later one",
+                &stats.order_violations,
+            ),
+            (
+                "etcd_list_microseconds",
+                "Time spent in whole lists",
+                &stats.list_micros,
+            ),
         ];
         alone.into_iter().try_for_each(|(name, help, count)| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -53,10 +82,22 @@ impl EtcdMetrics {
             .filter(|(_, endpoint)| !endpoint.is_empty())
             .map(|(prefix, endpoint)| ([label("prefix", prefix), ("endpoint", endpoint)], 1))
             .collect();
-        gauges(encoder, "etcd_connected_endpoint", "The member that a prefix is followed at", &connected)?;
-        let revisions: Vec<_> =
-            watches.iter().map(|(prefix, watch)| ([label("prefix", prefix)], watch.store_revision())).collect();
-        gauges(encoder, "etcd_store_revision", "Revision of the store at the last linearizable read", &revisions)
+        gauges(
+            encoder,
+            "etcd_connected_endpoint",
+            "The member that a prefix is followed at",
+            &connected,
+        )?;
+        let revisions: Vec<_> = watches
+            .iter()
+            .map(|(prefix, watch)| ([label("prefix", prefix)], watch.store_revision()))
+            .collect();
+        gauges(
+            encoder,
+            "etcd_store_revision",
+            "Revision of the store at the last linearizable read",
+            &revisions,
+        )
     }
 }
 
@@ -71,7 +112,9 @@ fn counters<const N: usize>(
     series: &[([Label; N], u64)],
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    series.iter().try_for_each(|(labels, count)| ConstCounter::new(*count).encode(metric.encode_family(labels)?))
+    series
+        .iter()
+        .try_for_each(|(labels, count)| ConstCounter::new(*count).encode(metric.encode_family(labels)?))
 }
 
 fn gauges<const N: usize>(
@@ -81,5 +124,7 @@ fn gauges<const N: usize>(
     series: &[([Label; N], i64)],
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    series.iter().try_for_each(|(labels, value)| ConstGauge::new(*value).encode(metric.encode_family(labels)?))
+    series
+        .iter()
+        .try_for_each(|(labels, value)| ConstGauge::new(*value).encode(metric.encode_family(labels)?))
 }

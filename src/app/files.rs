@@ -15,13 +15,18 @@ const CONNECTIONS_MIN: usize = 16;
 /// Ask for as many open files as the process may have. Gives how many connections proxies may have with that.
 pub(super) fn connections() -> usize {
     let before = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
+    let wanted = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
     if before.current != before.maximum
         && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
         info!(%error, "The limit on open files could not be raised");
     }
-    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let files = getrlimit(Resource::Nofile)
+        .current
+        .and_then(|files| usize::try_from(files).ok());
     let connections = files.map_or(usize::MAX, |files| files.saturating_sub(RESERVED).max(CONNECTIONS_MIN));
     debug!(?files, connections, "How many connections there may be");
     connections
@@ -34,10 +39,18 @@ mod tests {
     #[test]
     fn what_the_process_may_have_it_asks_for() {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let (Some(current), Some(maximum)) = (current, maximum) else { return };
+        let (Some(current), Some(maximum)) = (current, maximum) else {
+            return;
+        };
         // Not lower than it was: other tests have files open.
-        setrlimit(Resource::Nofile, Rlimit { current: Some(current.min(maximum - 1)), maximum: Some(maximum) })
-            .unwrap();
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(current.min(maximum - 1)),
+                maximum: Some(maximum),
+            },
+        )
+        .unwrap();
         assert_eq!(connections(), usize::try_from(maximum).unwrap() - RESERVED);
         assert_eq!(getrlimit(Resource::Nofile).current, Some(maximum));
     }

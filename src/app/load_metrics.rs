@@ -19,10 +19,26 @@ pub(super) struct LoadMetrics(pub(super) Arc<Loads>);
 type Row = (&'static str, &'static str, fn(&Load) -> u64);
 
 const COUNTERS: [Row; 4] = [
-    ("chancery_load_requests_issued", "Requests that proxies sent to a cluster", |load| load.issued),
-    ("chancery_load_requests_successful", "Requests that a cluster answered well", |load| load.successful),
-    ("chancery_load_requests_error", "Requests that failed at a cluster", |load| load.error),
-    ("chancery_load_requests_dropped", "Requests that proxies did not send to a cluster", |load| load.dropped),
+    (
+        "chancery_load_requests_issued",
+        "Requests that proxies sent to a cluster",
+        |load| load.issued,
+    ),
+    (
+        "chancery_load_requests_successful",
+        "Requests that a cluster answered well",
+        |load| load.successful,
+    ),
+    (
+        "chancery_load_requests_error",
+        "Requests that failed at a cluster",
+        |load| load.error,
+    ),
+    (
+        "chancery_load_requests_dropped",
+        "Requests that proxies did not send to a cluster",
+        |load| load.dropped,
+    ),
 ];
 
 impl Collector for LoadMetrics {
@@ -34,7 +50,10 @@ impl Collector for LoadMetrics {
                 ConstCounter::new(value(load)).encode(metric.encode_family(&[("cluster", &**cluster)])?)?;
             }
         }
-        let (name, help) = ("chancery_load_requests_in_progress", "Requests that a cluster has not answered yet");
+        let (name, help) = (
+            "chancery_load_requests_in_progress",
+            "Requests that a cluster has not answered yet",
+        );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (cluster, load) in &loads {
             let in_progress = i64::try_from(load.in_progress).unwrap_or(i64::MAX);

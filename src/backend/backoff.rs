@@ -42,7 +42,10 @@ impl Backoff {
     }
 
     fn limit(&self, cap: Duration) -> Duration {
-        2_u32.checked_pow(self.failures).and_then(|factor| BASE.checked_mul(factor)).map_or(cap, |limit| limit.min(cap))
+        2_u32
+            .checked_pow(self.failures)
+            .and_then(|factor| BASE.checked_mul(factor))
+            .map_or(cap, |limit| limit.min(cap))
     }
 }
 

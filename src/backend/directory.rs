@@ -73,15 +73,20 @@ struct Tree {
 
 impl Tree {
     fn below<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Entry> {
-        let from = self.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-        from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry)
+        let from = self
+            .entries
+            .range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(_, entry)| entry)
     }
 
     /// What leads from an older tree to this one.
     fn changes_since(&self, old: &Self, prefix: &[u8]) -> Vec<Change> {
-        let puts = self
-            .below(prefix)
-            .filter(|entry| old.entries.get(&entry.key).is_none_or(|old| old.mod_revision != entry.mod_revision));
+        let puts = self.below(prefix).filter(|entry| {
+            old.entries
+                .get(&entry.key)
+                .is_none_or(|old| old.mod_revision != entry.mod_revision)
+        });
         let deletes = old.below(prefix).filter(|entry| !self.entries.contains_key(&entry.key));
         let mut changes: Vec<Change> = puts.cloned().map(Change::Put).collect();
         changes.extend(deletes.map(|entry| Change::Delete { key: entry.key.clone() }));
@@ -102,20 +107,31 @@ impl Directory {
     ) -> Self {
         let dir = dir.as_ref();
         let root = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        let names = Names { prefix: prefix.into(), registry_prefix: registry_prefix.into() };
+        let names = Names {
+            prefix: prefix.into(),
+            registry_prefix: registry_prefix.into(),
+        };
         let counter = Counter::new(state_dir.into());
-        let state = Mutex::new(State { counter, scan: Scan::default(), tree: Arc::default() });
+        let state = Mutex::new(State {
+            counter,
+            scan: Scan::default(),
+            tree: Arc::default(),
+        });
         Self(Arc::new(Inner { root, names, state }))
     }
 
     /// Run what blocks where it may.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = Arc::clone(&self.0);
-        spawn_blocking(move || work(&inner)).await.expect("work on the folder does not panic and is not aborted")
+        spawn_blocking(move || work(&inner))
+            .await
+            .expect("work on the folder does not panic and is not aborted")
     }
 
     async fn tree(&self) -> Result<Arc<Tree>, ReadError> {
-        self.blocking(|inner| inner.state().rescan(inner)).await.map_err(ReadError::Unavailable)
+        self.blocking(|inner| inner.state().rescan(inner))
+            .await
+            .map_err(ReadError::Unavailable)
     }
 }
 
@@ -146,11 +162,17 @@ impl Inner {
         let mut steps = Vec::new();
         for write in writes {
             if !seen.insert(&write.key) {
-                return Err(WriteError::Unavailable(format!("{} is written twice in one change", shown(&write.key))));
+                return Err(WriteError::Unavailable(format!(
+                    "{} is written twice in one change",
+                    shown(&write.key)
+                )));
             }
             let current = tree.entries.get(&write.key);
             if !holds(&write.expect, current) {
-                return Err(WriteError::Conflict { key: shown(&write.key), current: current.cloned() });
+                return Err(WriteError::Conflict {
+                    key: shown(&write.key),
+                    current: current.cloned(),
+                });
             }
             if current.map(|entry| &entry.value) != write.value.as_ref() {
                 steps.push(self.step(write, &state.scan)?);
@@ -198,12 +220,19 @@ impl State {
             .map_err(|error| format!("the folder {} cannot be read: {error}", inner.root.display()))?;
         let is_same = self.tree.revision != 0
             && found.files.len() == self.tree.entries.len()
-            && found.files.iter().all(|(key, content)| is_held(&self.tree, key, content));
+            && found
+                .files
+                .iter()
+                .all(|(key, content)| is_held(&self.tree, key, content));
         if !is_same {
             self.tree = Arc::new(self.next_tree(&found));
         } else if found.problems != self.tree.problems {
             let (revision, entries) = (self.tree.revision, self.tree.entries.clone());
-            self.tree = Arc::new(Tree { revision, entries, problems: found.problems.clone() });
+            self.tree = Arc::new(Tree {
+                revision,
+                entries,
+                problems: found.problems.clone(),
+            });
         }
         self.scan = found;
         Ok(Arc::clone(&self.tree))
@@ -213,9 +242,16 @@ impl State {
         let digest = digest(found);
         let last = match self.tree.revision {
             0 => self.counter.load(),
-            revision => Saved { revision, digest: String::new() },
+            revision => Saved {
+                revision,
+                digest: String::new(),
+            },
         };
-        let revision = if last.digest == digest { last.revision } else { last.revision + 1 };
+        let revision = if last.digest == digest {
+            last.revision
+        } else {
+            last.revision + 1
+        };
         if last.digest != digest {
             self.counter.save(&Saved { revision, digest });
         }
@@ -230,7 +266,11 @@ impl State {
             });
             (key.clone(), entry)
         };
-        Tree { revision, entries: found.files.iter().map(entry).collect(), problems: found.problems.clone() }
+        Tree {
+            revision,
+            entries: found.files.iter().map(entry).collect(),
+            problems: found.problems.clone(),
+        }
     }
 }
 
@@ -336,15 +376,24 @@ impl Follower {
         let revision = tree.revision;
         if let Some(reason) = reason {
             let entries = tree.below(&self.prefix).cloned().collect();
-            self.tell(Event::Listed { revision, reason, entries }).await?;
+            self.tell(Event::Listed {
+                revision,
+                reason,
+                entries,
+            })
+            .await?;
         } else if let Some(told) = &self.told {
             let changes = tree.changes_since(told, &self.prefix);
             if !changes.is_empty() {
                 self.tell(Event::Changed { revision, changes }).await?;
             }
         }
-        let problems: Vec<Problem> =
-            tree.problems.iter().filter(|problem| problem.key.starts_with(&self.prefix)).cloned().collect();
+        let problems: Vec<Problem> = tree
+            .problems
+            .iter()
+            .filter(|problem| problem.key.starts_with(&self.prefix))
+            .cloned()
+            .collect();
         if problems != self.told_problems {
             self.told_problems.clone_from(&problems);
             self.tell(Event::Problems { problems }).await?;

@@ -49,7 +49,10 @@ impl Etcd {
     /// Nothing is connected, read or checked yet: what is wrong with the options is told by the first use.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { connector: Connector::new(options, Arc::default()), shared: Shared::default() }
+        Self {
+            connector: Connector::new(options, Arc::default()),
+            shared: Shared::default(),
+        }
     }
 
     /// What it counts.
@@ -61,7 +64,11 @@ impl Etcd {
     /// Attempts at one call on the shared connection: every endpoint has one chance, a refused token another.
     fn attempts(&self) -> Attempts<'_> {
         let rotation = self.connector.rotation();
-        Attempts { etcd: self, left: rotation.len() + 1, rotation }
+        Attempts {
+            etcd: self,
+            left: rotation.len() + 1,
+            rotation,
+        }
     }
 
     /// One key, now (`None`) or at a revision.
@@ -107,7 +114,11 @@ impl Attempts<'_> {
 
     fn spend(&mut self, failure: Failure) -> Result<(), Failure> {
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 || !is_of_connection(&failure) { Err(failure) } else { Ok(()) }
+        if self.left == 0 || !is_of_connection(&failure) {
+            Err(failure)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -118,7 +129,10 @@ fn is_of_connection(failure: &Failure) -> bool {
 
 impl std::fmt::Debug for Etcd {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Etcd").field("options", &self.connector.options).finish_non_exhaustive()
+        formatter
+            .debug_struct("Etcd")
+            .field("options", &self.connector.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -189,7 +203,11 @@ impl Backend for Etcd {
 
     /// The password and certificate files are read; if that works, every connection is made anew with them.
     async fn reload(&self) -> Result<(), String> {
-        self.connector.options.credentials().await.map_err(|failure| failure.to_string())?;
+        self.connector
+            .options
+            .credentials()
+            .await
+            .map_err(|failure| failure.to_string())?;
         self.connector.generation.send_modify(|generation| *generation += 1);
         Ok(())
     }

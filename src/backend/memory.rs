@@ -59,19 +59,23 @@ impl Memory {
     /// Put (`Some`) and delete (`None`) keys as one revision, which is returned. Equal values are written anew, as by
     /// `etcdctl put`; deletes of absent keys do nothing.
     pub fn transact<'a, Value: Into<Bytes>>(&self, changes: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> i64 {
-        let changes =
-            changes.into_iter().map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value.map(Into::into)));
+        let changes = changes
+            .into_iter()
+            .map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value.map(Into::into)));
         self.state().apply(changes.collect(), false)
     }
 
     /// Put one key as if under a lease. Returns the revision.
     pub fn put_leased(&self, key: &str, value: impl Into<Bytes>) -> i64 {
-        self.state().apply(vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))], true)
+        self.state()
+            .apply(vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))], true)
     }
 
     /// Tell every watch that its root cannot be read.
     pub fn fail(&self, reason: &str) {
-        self.state().tell(|_, _| Event::Failed { reason: reason.to_owned() });
+        self.state().tell(|_, _| Event::Failed {
+            reason: reason.to_owned(),
+        });
     }
 
     /// Tell every watch that what it knows is current.
@@ -107,7 +111,11 @@ impl Memory {
     /// How many watches run now.
     #[must_use]
     pub fn watches(&self) -> usize {
-        self.state().watches.iter().filter(|watch| !watch.events.is_closed()).count()
+        self.state()
+            .watches
+            .iter()
+            .filter(|watch| !watch.events.is_closed())
+            .count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,7 +134,11 @@ impl State {
     }
 
     fn listed(&self, prefix: &[u8], reason: ListReason) -> Event {
-        Event::Listed { revision: self.revision, reason, entries: self.entries(prefix) }
+        Event::Listed {
+            revision: self.revision,
+            reason,
+            entries: self.entries(prefix),
+        }
     }
 
     fn tell(&mut self, event: impl Fn(&Self, &[u8]) -> Event) {
@@ -136,8 +148,10 @@ impl State {
     }
 
     fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, leased: bool) -> i64 {
-        let writes: Vec<_> =
-            writes.into_iter().filter(|(key, value)| value.is_some() || self.current(key).is_some()).collect();
+        let writes: Vec<_> = writes
+            .into_iter()
+            .filter(|(key, value)| value.is_some() || self.current(key).is_some())
+            .collect();
         if writes.is_empty() {
             return self.revision;
         }
@@ -146,8 +160,17 @@ impl State {
         for (key, value) in writes {
             let create_revision = self.current(&key).map_or(self.revision, |entry| entry.create_revision);
             let mod_revision = self.revision;
-            let entry = value.map(|value| Entry { key: key.clone(), value, create_revision, mod_revision, leased });
-            self.keys.entry(key.clone()).or_default().push((mod_revision, entry.clone()));
+            let entry = value.map(|value| Entry {
+                key: key.clone(),
+                value,
+                create_revision,
+                mod_revision,
+                leased,
+            });
+            self.keys
+                .entry(key.clone())
+                .or_default()
+                .push((mod_revision, entry.clone()));
             changes.push(entry.map_or(Change::Delete { key }, Change::Put));
         }
         self.send_changes(&changes);
@@ -157,7 +180,10 @@ impl State {
     fn send_changes(&mut self, changes: &[Change]) {
         let revision = self.revision;
         self.watches.retain(|watch| {
-            let below: Vec<_> = changes.iter().filter(|change| change.key().starts_with(&watch.prefix)).collect();
+            let below: Vec<_> = changes
+                .iter()
+                .filter(|change| change.key().starts_with(&watch.prefix))
+                .collect();
             if below.is_empty() {
                 return !watch.events.is_closed();
             }
@@ -177,11 +203,16 @@ impl State {
             return Ok(());
         }
         let key = String::from_utf8_lossy(&write.key).into_owned();
-        Err(WriteError::Conflict { key, current: current.cloned() })
+        Err(WriteError::Conflict {
+            key,
+            current: current.cloned(),
+        })
     }
 
     fn readable(&self) -> Result<(), ReadError> {
-        self.away.clone().map_or(Ok(()), |reason| Err(ReadError::Unavailable(reason)))
+        self.away
+            .clone()
+            .map_or(Ok(()), |reason| Err(ReadError::Unavailable(reason)))
     }
 }
 
@@ -209,7 +240,10 @@ impl Backend for Memory {
                 // The receiver is held below.
                 drop(sender.send(event));
             }
-            state.watches.push(Watch { prefix: prefix.clone(), events: sender.clone() });
+            state.watches.push(Watch {
+                prefix: prefix.clone(),
+                events: sender.clone(),
+            });
         }
         loop {
             let event = tokio::select! {
@@ -248,7 +282,11 @@ impl Backend for Memory {
             return Err(ReadError::NoHistory(revision));
         }
         let versions = state.keys.get(key).map(Vec::as_slice).unwrap_or_default();
-        Ok(versions.iter().rev().find(|(at, _)| *at <= revision).and_then(|(_, entry)| entry.clone()))
+        Ok(versions
+            .iter()
+            .rev()
+            .find(|(at, _)| *at <= revision)
+            .and_then(|(_, entry)| entry.clone()))
     }
 
     async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
@@ -280,12 +318,25 @@ mod tests {
     use super::*;
 
     fn entry(key: &str, value: &str, create_revision: i64, mod_revision: i64) -> Entry {
-        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
-        Entry { key, value, create_revision, mod_revision, leased: false }
+        let (key, value) = (
+            Bytes::copy_from_slice(key.as_bytes()),
+            Bytes::copy_from_slice(value.as_bytes()),
+        );
+        Entry {
+            key,
+            value,
+            create_revision,
+            mod_revision,
+            leased: false,
+        }
     }
 
     fn write(key: &str, value: Option<&'static str>, expect: Expect) -> Write {
-        Write { key: Bytes::copy_from_slice(key.as_bytes()), value: value.map(Bytes::from), expect }
+        Write {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: value.map(Bytes::from),
+            expect,
+        }
     }
 
     #[tokio::test]
@@ -298,20 +349,35 @@ mod tests {
         let asking = relist.clone();
         let task = tokio::spawn(async move { store.watch("/a/", relist, sender, stop).await });
 
-        let listed =
-            Event::Listed { revision: 1, reason: ListReason::Start, entries: vec![entry("/a/1", "one", 1, 1)] };
+        let listed = Event::Listed {
+            revision: 1,
+            reason: ListReason::Start,
+            entries: vec![entry("/a/1", "one", 1, 1)],
+        };
         assert_eq!(events.recv().await, Some(listed));
         assert_eq!(events.recv().await, Some(Event::Alive));
         memory.put("/b/1", "elsewhere");
         memory.transact([("/a/1", None), ("/a/2", Some("two")), ("/b/1", Some("again"))]);
-        let changes =
-            vec![Change::Delete { key: Bytes::from_static(b"/a/1") }, Change::Put(entry("/a/2", "two", 3, 3))];
+        let changes = vec![
+            Change::Delete {
+                key: Bytes::from_static(b"/a/1"),
+            },
+            Change::Put(entry("/a/2", "two", 3, 3)),
+        ];
         assert_eq!(events.recv().await, Some(Event::Changed { revision: 3, changes }));
         memory.fail("gone fishing");
-        assert_eq!(events.recv().await, Some(Event::Failed { reason: "gone fishing".to_owned() }));
+        assert_eq!(
+            events.recv().await,
+            Some(Event::Failed {
+                reason: "gone fishing".to_owned()
+            })
+        );
         asking.ask();
-        let confirmed =
-            Event::Listed { revision: 3, reason: ListReason::Confirm, entries: vec![entry("/a/2", "two", 3, 3)] };
+        let confirmed = Event::Listed {
+            revision: 3,
+            reason: ListReason::Confirm,
+            entries: vec![entry("/a/2", "two", 3, 3)],
+        };
         assert_eq!(events.recv().await, Some(confirmed));
         token.cancel();
         task.await.unwrap();
@@ -334,13 +400,27 @@ mod tests {
     async fn a_write_is_all_or_nothing() {
         let memory = Memory::new();
         memory.put("/a", "1");
-        let refused =
-            memory.write(vec![write("/b", Some("2"), Expect::Any), write("/a", Some("2"), Expect::Absent)]).await;
+        let refused = memory
+            .write(vec![
+                write("/b", Some("2"), Expect::Any),
+                write("/a", Some("2"), Expect::Absent),
+            ])
+            .await;
         assert!(matches!(refused, Err(WriteError::Conflict { key, current: Some(_) }) if key == "/a"));
         assert_eq!(memory.list("/").await.unwrap(), (1, vec![entry("/a", "1", 1, 1)]));
         let etag = Expect::Etag("1".to_owned());
-        assert_eq!(memory.write(vec![write("/a", Some("1"), etag.clone())]).await.unwrap(), 1, "equal: no write");
-        assert_eq!(memory.write(vec![write("/a", Some("2"), etag.clone())]).await.unwrap(), 2);
-        assert!(matches!(memory.write(vec![write("/a", None, etag)]).await, Err(WriteError::Conflict { .. })));
+        assert_eq!(
+            memory.write(vec![write("/a", Some("1"), etag.clone())]).await.unwrap(),
+            1,
+            "equal: no write"
+        );
+        assert_eq!(
+            memory.write(vec![write("/a", Some("2"), etag.clone())]).await.unwrap(),
+            2
+        );
+        assert!(matches!(
+            memory.write(vec![write("/a", None, etag)]).await,
+            Err(WriteError::Conflict { .. })
+        ));
     }
 }

@@ -50,7 +50,13 @@ pub(super) fn check(
         },
     };
     checker.prefixes(&config);
-    if checker.mistakes.is_empty() { Ok(config) } else { Err(Error { mistakes: checker.mistakes }) }
+    if checker.mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(Error {
+            mistakes: checker.mistakes,
+        })
+    }
 }
 
 struct Checker {
@@ -60,7 +66,10 @@ struct Checker {
 
 impl Checker {
     fn mistake(&mut self, name: &str, reason: impl Into<String>) {
-        self.mistakes.push(Mistake { found_in: self.values.found_in(name), reason: reason.into() });
+        self.mistakes.push(Mistake {
+            found_in: self.values.found_in(name),
+            reason: reason.into(),
+        });
     }
 
     fn is_given(&self, name: &str) -> bool {
@@ -95,7 +104,10 @@ impl Checker {
 
     fn many<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let texts = self.values.texts(name).unwrap_or_default().to_vec();
-        texts.iter().filter_map(|text| parse(text).map_err(|reason| self.mistake(name, reason)).ok()).collect()
+        texts
+            .iter()
+            .filter_map(|text| parse(text).map_err(|reason| self.mistake(name, reason)).ok())
+            .collect()
     }
 
     fn documents(&mut self, read_file: &impl Fn(&Path) -> io::Result<String>) -> (Documents, bool) {
@@ -107,7 +119,10 @@ impl Checker {
                 }
             }
             if self.is_given("routes-prefix") {
-                self.mistake("routes-prefix", "needs --etcd: in a directory every route is below routes/");
+                self.mistake(
+                    "routes-prefix",
+                    "needs --etcd: in a directory every route is below routes/",
+                );
             }
             let try_out = !self.is_given("dir");
             let directory = directory.unwrap_or_else(|| PathBuf::from(TRY_OUT_DIRECTORY));
@@ -115,7 +130,10 @@ impl Checker {
         }
         if self.is_given("dir") {
             let etcd = self.values.found_in("etcd");
-            self.mistake("dir", format!("cannot be combined with {etcd}: documents live in one place"));
+            self.mistake(
+                "dir",
+                format!("cannot be combined with {etcd}: documents live in one place"),
+            );
         }
         (Documents::Etcd(self.etcd(read_file)), false)
     }
@@ -131,7 +149,10 @@ impl Checker {
         let tls = ["etcd-ca", "etcd-cert"].into_iter().find(|name| self.is_given(name));
         let default_scheme = if tls.is_some() { "https" } else { "http" };
         let endpoints = self.many("etcd", |text| value::etcd_endpoint(text, default_scheme));
-        let encrypted = endpoints.iter().filter(|endpoint| endpoint.starts_with("https:")).count();
+        let encrypted = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.starts_with("https:"))
+            .count();
         match tls {
             Some(name) if encrypted < endpoints.len() => {
                 self.mistake("etcd", format!("found http, but --{name} needs https"));
@@ -144,7 +165,12 @@ impl Checker {
         if let Some(path) = &password_file {
             self.readable_password(path, read_file);
         }
-        Etcd { endpoints, user: user.zip(password_file), ca, identity: certificate.zip(key) }
+        Etcd {
+            endpoints,
+            user: user.zip(password_file),
+            ca,
+            identity: certificate.zip(key),
+        }
     }
 
     fn readable_password(&mut self, path: &Path, read_file: &impl Fn(&Path) -> io::Result<String>) {
@@ -180,7 +206,11 @@ impl Checker {
         if self.is_given("xds-tls-client-ca") && !self.is_given("xds-tls-cert") {
             self.mistake("xds-tls-client-ca", "needs --xds-tls-cert and --xds-tls-key");
         }
-        Some(TlsFiles { certificate: certificate?, key: key?, client_ca })
+        Some(TlsFiles {
+            certificate: certificate?,
+            key: key?,
+            client_ca,
+        })
     }
 
     /// No root may hold another: a key would be two documents, or a document the server's own state.
@@ -190,7 +220,12 @@ impl Checker {
             ("registry-prefix", config.registry_prefix.as_str()),
             ("state-prefix", config.state_prefix.as_str()),
         ];
-        prefixes.extend(config.routes_prefixes.iter().map(|prefix| ("routes-prefix", prefix.as_str())));
+        prefixes.extend(
+            config
+                .routes_prefixes
+                .iter()
+                .map(|prefix| ("routes-prefix", prefix.as_str())),
+        );
         for (index, (name, prefix)) in prefixes.iter().enumerate() {
             for (other_name, other) in &prefixes[..index] {
                 if prefix.starts_with(other) || other.starts_with(prefix) {

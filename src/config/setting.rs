@@ -282,15 +282,25 @@ impl Setting {
     /// The variable, `CHANCERY_STATE_DIR`.
     #[must_use]
     pub fn variable(&self) -> String {
-        format!("{}{}", super::source::VARIABLE_PREFIX, self.name.replace('-', "_").to_uppercase())
+        format!(
+            "{}{}",
+            super::source::VARIABLE_PREFIX,
+            self.name.replace('-', "_").to_uppercase()
+        )
     }
 
     /// The flag as clap takes it. Values stay text: what is wrong with them is said with what is wrong elsewhere.
     #[must_use]
     pub fn arg(&self) -> Arg {
-        let default = self.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+        let default = self
+            .default
+            .map(|default| format!(" [default: {default}]"))
+            .unwrap_or_default();
         let help = format!("{}{default} [env: {}]", self.help, self.variable());
-        let arg = Arg::new(self.name).long(self.name).help(help).help_heading(self.heading);
+        let arg = Arg::new(self.name)
+            .long(self.name)
+            .help(help)
+            .help_heading(self.heading);
         let arg = arg.value_parser(value_parser!(String)).allow_hyphen_values(false);
         match self.takes {
             Takes::Switch => arg

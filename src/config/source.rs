@@ -35,7 +35,12 @@ impl Flags {
 #[must_use]
 pub fn process_environment() -> BTreeMap<String, String> {
     std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
         .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
         .collect()
 }
@@ -81,7 +86,9 @@ impl Values {
 
     /// Where a setting was given; its flag when it was not.
     pub(super) fn found_in(&self, name: &str) -> String {
-        self.given.get(name).map_or_else(|| format!("--{name}"), |given| given.found_in.to_string())
+        self.given
+            .get(name)
+            .map_or_else(|| format!("--{name}"), |given| given.found_in.to_string())
     }
 }
 
@@ -104,32 +111,55 @@ pub(super) fn gather(
     for (name, texts) in &flags.0 {
         if let Some(setting) = Setting::named(name) {
             let found_in = FoundIn::Flag(setting.flag());
-            values.given.insert(setting.name, Given { texts: split(setting, texts.clone()), found_in });
+            values.given.insert(
+                setting.name,
+                Given {
+                    texts: split(setting, texts.clone()),
+                    found_in,
+                },
+            );
         }
     }
     (values, mistakes)
 }
 
 fn config_file(flags: &Flags, environment: &BTreeMap<String, String>) -> Option<(PathBuf, String)> {
-    let flag = flags.0.get(CONFIG.name).and_then(|texts| texts.first()).map(|text| (text, CONFIG.flag()));
-    let variable = || environment.get(&CONFIG.variable()).map(|text| (text, CONFIG.variable()));
-    flag.or_else(variable).map(|(text, found_in)| (PathBuf::from(text), found_in))
+    let flag = flags
+        .0
+        .get(CONFIG.name)
+        .and_then(|texts| texts.first())
+        .map(|text| (text, CONFIG.flag()));
+    let variable = || {
+        environment
+            .get(&CONFIG.variable())
+            .map(|text| (text, CONFIG.variable()))
+    };
+    flag.or_else(variable)
+        .map(|(text, found_in)| (PathBuf::from(text), found_in))
 }
 
 fn read_config_file(path: &Path, read_file: &impl Fn(&Path) -> io::Result<String>) -> Result<toml::Table, String> {
     let text = read_file(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         format!("{} is not TOML, line {line}: {}", path.display(), error.message())
     })
 }
 
 fn from_file(path: &Path, table: toml::Table, values: &mut Values, mistakes: &mut Vec<Mistake>) {
     for (key, value) in table {
-        let found_in = FoundIn::File { key: key.clone(), path: path.to_owned() };
+        let found_in = FoundIn::File {
+            key: key.clone(),
+            path: path.to_owned(),
+        };
         let Some(setting) = Setting::named(&key.replace('_', "-")) else {
             let names = SETTINGS.iter().map(|setting| setting.name.to_owned());
-            mistakes.push(Mistake { found_in: found_in.to_string(), reason: unknown("key", &key, names) });
+            mistakes.push(Mistake {
+                found_in: found_in.to_string(),
+                reason: unknown("key", &key, names),
+            });
             continue;
         };
         match texts_of(value) {
@@ -138,9 +168,18 @@ fn from_file(path: &Path, table: toml::Table, values: &mut Values, mistakes: &mu
                 reason: format!("`{}` is written twice, with `-` and with `_`", setting.name),
             }),
             Ok(texts) => {
-                values.given.insert(setting.name, Given { texts: split(setting, texts), found_in });
+                values.given.insert(
+                    setting.name,
+                    Given {
+                        texts: split(setting, texts),
+                        found_in,
+                    },
+                );
             }
-            Err(reason) => mistakes.push(Mistake { found_in: found_in.to_string(), reason }),
+            Err(reason) => mistakes.push(Mistake {
+                found_in: found_in.to_string(),
+                reason,
+            }),
         }
     }
 }
@@ -156,7 +195,10 @@ fn texts_of(value: toml::Value) -> Result<Vec<String>, String> {
             let texts: Result<Vec<Vec<String>>, String> = items.into_iter().map(texts_of).collect();
             Ok(texts?.concat())
         }
-        other => Err(format!("found a {}, expected a string, a number, true, false or a list", other.type_str())),
+        other => Err(format!(
+            "found a {}, expected a string, a number, true, false or a list",
+            other.type_str()
+        )),
     }
 }
 
@@ -167,18 +209,31 @@ fn from_environment(environment: &BTreeMap<String, String>, values: &mut Values,
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *variable) else {
             let names = SETTINGS.iter().chain([&CONFIG]).map(Setting::variable);
-            mistakes.push(Mistake { found_in: variable.clone(), reason: unknown("variable", variable, names) });
+            mistakes.push(Mistake {
+                found_in: variable.clone(),
+                reason: unknown("variable", variable, names),
+            });
             continue;
         };
         let found_in = FoundIn::Variable(variable.clone());
-        values.given.insert(setting.name, Given { texts: split(setting, vec![text.clone()]), found_in });
+        values.given.insert(
+            setting.name,
+            Given {
+                texts: split(setting, vec![text.clone()]),
+                found_in,
+            },
+        );
     }
 }
 
 /// `a,b` is two values where several are taken.
 fn split(setting: &Setting, texts: Vec<String>) -> Vec<String> {
     match setting.takes {
-        Takes::Many(_) => texts.iter().flat_map(|text| text.split(',')).map(|text| text.trim().to_owned()).collect(),
+        Takes::Many(_) => texts
+            .iter()
+            .flat_map(|text| text.split(','))
+            .map(|text| text.trim().to_owned())
+            .collect(),
         Takes::One(_) | Takes::Switch => texts,
     }
 }
@@ -186,7 +241,12 @@ fn split(setting: &Setting, texts: Vec<String>) -> Vec<String> {
 fn unknown(what: &str, found: &str, known: impl Iterator<Item = String>) -> String {
     let wanted = found.replace('_', "-").to_lowercase();
     let nearest = known
-        .map(|name| (strsim::jaro_winkler(&name.replace('_', "-").to_lowercase(), &wanted), name))
+        .map(|name| {
+            (
+                strsim::jaro_winkler(&name.replace('_', "-").to_lowercase(), &wanted),
+                name,
+            )
+        })
         .max_by(|left, right| left.0.total_cmp(&right.0))
         .filter(|(likeness, _)| *likeness >= SIMILAR);
     match nearest {

@@ -18,9 +18,16 @@ struct Given<'a> {
 }
 
 fn load(given: &Given<'_>) -> Result<Config, Error> {
-    let command = Command::new("serve").no_binary_name(true).arg(CONFIG.arg()).args(SETTINGS.iter().map(Setting::arg));
+    let command = Command::new("serve")
+        .no_binary_name(true)
+        .arg(CONFIG.arg())
+        .args(SETTINGS.iter().map(Setting::arg));
     let flags = Flags::from_matches(&command.try_get_matches_from(given.flags).unwrap());
-    let environment = given.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let environment = given
+        .environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     Config::load(&flags, &environment, |path| match (path.to_str(), given.file) {
         (Some(FILE), Some(text)) => Ok(text.to_owned()),
         (Some(PASSWORD_FILE), _) => Ok("hunter2\n".to_owned()),
@@ -29,17 +36,28 @@ fn load(given: &Given<'_>) -> Result<Config, Error> {
 }
 
 fn flags(flags: &[&str]) -> Config {
-    load(&Given { flags, ..Given::default() }).unwrap()
+    load(&Given {
+        flags,
+        ..Given::default()
+    })
+    .unwrap()
 }
 
 /// `found_in: reason`, one a mistake.
 fn mistakes(given: &Given<'_>) -> Vec<String> {
     let error = load(given).unwrap_err();
-    error.mistakes.iter().map(|mistake| format!("{}: {}", mistake.found_in, mistake.reason)).collect()
+    error
+        .mistakes
+        .iter()
+        .map(|mistake| format!("{}: {}", mistake.found_in, mistake.reason))
+        .collect()
 }
 
 fn mistakes_of_flags(flags: &[&str]) -> Vec<String> {
-    mistakes(&Given { flags, ..Given::default() })
+    mistakes(&Given {
+        flags,
+        ..Given::default()
+    })
 }
 
 #[test]
@@ -88,9 +106,23 @@ fn proxies_elsewhere_may_connect_once_a_place_for_documents_is_named() {
 #[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     let file = Some("grace = '1s'\nmax_streams = 1\nstall-timeout = '1s'\nallow_empty = true");
-    let environment = &[("CHANCERY_GRACE", "2s"), ("CHANCERY_MAX_STREAMS", "2"), ("CHANCERY_CONFIG", FILE)];
-    let config = load(&Given { flags: &["--grace", "3s"], environment, file }).unwrap();
-    let found = (config.grace, config.max_streams, config.stall_timeout, config.allow_empty);
+    let environment = &[
+        ("CHANCERY_GRACE", "2s"),
+        ("CHANCERY_MAX_STREAMS", "2"),
+        ("CHANCERY_CONFIG", FILE),
+    ];
+    let config = load(&Given {
+        flags: &["--grace", "3s"],
+        environment,
+        file,
+    })
+    .unwrap();
+    let found = (
+        config.grace,
+        config.max_streams,
+        config.stall_timeout,
+        config.allow_empty,
+    );
     assert_eq!(found, (Duration::from_secs(3), 2, Duration::from_secs(1), true));
     assert_eq!(config.file, Some(FILE.into()));
 }
@@ -98,20 +130,41 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
 #[test]
 fn a_switch_can_be_turned_off_again() {
     let environment = &[("CHANCERY_ALLOW_EMPTY", "true"), ("CHANCERY_PLAINTEXT_SECRETS", "1")];
-    let config = load(&Given { flags: &["--allow-empty=false"], environment, file: None }).unwrap();
+    let config = load(&Given {
+        flags: &["--allow-empty=false"],
+        environment,
+        file: None,
+    })
+    .unwrap();
     assert_eq!((config.allow_empty, config.plaintext_secrets), (false, true));
 }
 
 #[test]
 fn lists_are_comma_separated_repeated_or_lists_in_the_file() {
-    let expected = vec!["http://a:2379".to_owned(), "http://b:2380".to_owned(), "http://[::1]:2379".to_owned()];
+    let expected = vec![
+        "http://a:2379".to_owned(),
+        "http://b:2380".to_owned(),
+        "http://[::1]:2379".to_owned(),
+    ];
     let given = [
-        Given { flags: &["--etcd", "a, http://b:2380", "--etcd", "http://[::1]:2379/"], ..Given::default() },
-        Given { environment: &[("CHANCERY_ETCD", "a,b:2380,[::1]:2379")], ..Given::default() },
-        Given { flags: &["--config", FILE], file: Some("etcd = ['a', 'b:2380', '[::1]']"), ..Given::default() },
+        Given {
+            flags: &["--etcd", "a, http://b:2380", "--etcd", "http://[::1]:2379/"],
+            ..Given::default()
+        },
+        Given {
+            environment: &[("CHANCERY_ETCD", "a,b:2380,[::1]:2379")],
+            ..Given::default()
+        },
+        Given {
+            flags: &["--config", FILE],
+            file: Some("etcd = ['a', 'b:2380', '[::1]']"),
+            ..Given::default()
+        },
     ];
     for given in given {
-        let Documents::Etcd(etcd) = load(&given).unwrap().documents else { panic!("etcd was given") };
+        let Documents::Etcd(etcd) = load(&given).unwrap().documents else {
+            panic!("etcd was given")
+        };
         assert_eq!(etcd.endpoints, expected);
     }
 }
@@ -171,7 +224,11 @@ fn values_of_every_shape_are_taken() {
     ]);
     assert_eq!(config.xds_listen, Listen::Unix("/run/xds.sock".into()));
     assert_eq!(config.admin_listen.to_string(), "[::1]:0");
-    let tls = TlsFiles { certificate: "a".into(), key: "b".into(), client_ca: Some("c".into()) };
+    let tls = TlsFiles {
+        certificate: "a".into(),
+        key: "b".into(),
+        client_ca: Some("c".into()),
+    };
     assert_eq!(config.xds_tls, Some(tls));
     assert_eq!(config.max_connection_age, Some(Duration::from_secs(5400)));
     assert_eq!(config.on_mass_loss, OnMassLoss::Confirm);
@@ -188,7 +245,16 @@ fn values_of_every_shape_are_taken() {
 #[test]
 fn all_mistakes_come_in_one_report_that_names_where_each_was_found() {
     let given = Given {
-        flags: &["--config", FILE, "--grace", "30", "--etcd", "http://root:pw@h:2379", "--dir", "x"],
+        flags: &[
+            "--config",
+            FILE,
+            "--grace",
+            "30",
+            "--etcd",
+            "http://root:pw@h:2379",
+            "--dir",
+            "x",
+        ],
         environment: &[("CHANCERY_STATEDIR", "/var"), ("CHANCERY_MAX_STREAMS", "0")],
         file: Some("log_lvl = 'debug'\nprefix = '/services/gateway'\n[etcd-user]\nname = 'x'\n"),
     };
@@ -209,12 +275,24 @@ fn what_belongs_together_is_missed() {
     let cases: &[(&[&str], &str)] = &[
         (&["--xds-tls-cert=a"], "--xds-tls-cert: needs --xds-tls-key"),
         (&["--xds-tls-key=a"], "--xds-tls-key: needs --xds-tls-cert"),
-        (&["--xds-tls-client-ca=a"], "--xds-tls-client-ca: needs --xds-tls-cert and --xds-tls-key"),
+        (
+            &["--xds-tls-client-ca=a"],
+            "--xds-tls-client-ca: needs --xds-tls-cert and --xds-tls-key",
+        ),
         (&["--etcd-user=a"], "--etcd-user: has no effect without --etcd"),
-        (&["--etcd=h", "--etcd-user=a"], "--etcd-user: needs --etcd-password-file"),
+        (
+            &["--etcd=h", "--etcd-user=a"],
+            "--etcd-user: needs --etcd-password-file",
+        ),
         (&["--etcd=h", "--etcd-cert=a"], "--etcd-cert: needs --etcd-key"),
-        (&["--etcd=http://h", "--etcd-ca=a"], "--etcd: found http, but --etcd-ca needs https"),
-        (&["--etcd=http://h,https://h"], "--etcd: found http and https, expected one of them"),
+        (
+            &["--etcd=http://h", "--etcd-ca=a"],
+            "--etcd: found http, but --etcd-ca needs https",
+        ),
+        (
+            &["--etcd=http://h,https://h"],
+            "--etcd: found http and https, expected one of them",
+        ),
     ];
     for (given, expected) in cases {
         assert_eq!(mistakes_of_flags(given), [*expected], "{given:?}");
@@ -224,7 +302,10 @@ fn what_belongs_together_is_missed() {
 #[test]
 fn a_bad_value_is_quoted_beside_what_is_expected() {
     let cases: &[(&str, &str)] = &[
-        ("--xds-listen=18000", "found `18000`, expected an IP address and a port such as 0.0.0.0:18000, or unix:PATH"),
+        (
+            "--xds-listen=18000",
+            "found `18000`, expected an IP address and a port such as 0.0.0.0:18000, or unix:PATH",
+        ),
         ("--xds-listen=unix:", "found `unix:`, expected unix:PATH"),
         (
             "--admin-listen=localhost:1",
@@ -232,19 +313,40 @@ fn a_bad_value_is_quoted_beside_what_is_expected() {
         ),
         ("--grace=0", "found `0`, expected a duration longer than 0"),
         ("--max-streams=-1", "found `-1`, expected a whole number from 1"),
-        ("--re2-max-program-size=5000000000", "found `5000000000`, which is too large"),
-        ("--trace-sample-percent=101", "found `101`, expected a number from 0 to 100"),
+        (
+            "--re2-max-program-size=5000000000",
+            "found `5000000000`, which is too large",
+        ),
+        (
+            "--trace-sample-percent=101",
+            "found `101`, expected a number from 0 to 100",
+        ),
         ("--allow-empty=yes", "found `yes`, expected true or false"),
         ("--on-mass-loss=never", "found `never`, expected auto or confirm"),
         ("--log-format=xml", "found `xml`, expected text or json"),
-        ("--otlp-endpoint=localhost", "expected a URL such as http://127.0.0.1:4317"),
+        (
+            "--otlp-endpoint=localhost",
+            "expected a URL such as http://127.0.0.1:4317",
+        ),
         ("--prefix=/", "found `/`, expected a key prefix such as /gateway/"),
-        ("--state-prefix=/gateway/x", "`/gateway/x/` overlaps --prefix `/gateway/`"),
-        ("--routes-prefix=/old", "needs --etcd: in a directory every route is below routes/"),
-        ("--registry-prefix=/gateway", "`/gateway/` overlaps --prefix `/gateway/`"),
+        (
+            "--state-prefix=/gateway/x",
+            "`/gateway/x/` overlaps --prefix `/gateway/`",
+        ),
+        (
+            "--routes-prefix=/old",
+            "needs --etcd: in a directory every route is below routes/",
+        ),
+        (
+            "--registry-prefix=/gateway",
+            "`/gateway/` overlaps --prefix `/gateway/`",
+        ),
         ("--dir=", "found nothing, expected a path"),
         ("--etcd=ftp://h", "found the scheme `ftp`, expected http or https"),
-        ("--etcd=http://h/v3", "found something after the port, expected a URL such as http://127.0.0.1:2379"),
+        (
+            "--etcd=http://h/v3",
+            "found something after the port, expected a URL such as http://127.0.0.1:2379",
+        ),
         ("--etcd=", "not a URL: empty host"),
         (
             "--log-level=verbose",
@@ -267,17 +369,33 @@ fn another_place_of_routes_must_not_overlap() {
 
 #[test]
 fn a_file_that_cannot_be_read_or_is_not_toml_is_named() {
-    let given = Given { flags: &["--config", "/nowhere.toml"], ..Given::default() };
-    assert_eq!(mistakes(&given), ["--config: cannot read /nowhere.toml: entity not found"]);
-    let given = Given { environment: &[("CHANCERY_CONFIG", FILE)], file: Some("\ngrace = 30s"), ..Given::default() };
+    let given = Given {
+        flags: &["--config", "/nowhere.toml"],
+        ..Given::default()
+    };
+    assert_eq!(
+        mistakes(&given),
+        ["--config: cannot read /nowhere.toml: entity not found"]
+    );
+    let given = Given {
+        environment: &[("CHANCERY_CONFIG", FILE)],
+        file: Some("\ngrace = 30s"),
+        ..Given::default()
+    };
     let found = mistakes(&given);
-    assert!(found[0].starts_with("CHANCERY_CONFIG: /etc/chancery.toml is not TOML, line 2: "), "{found:?}");
+    assert!(
+        found[0].starts_with("CHANCERY_CONFIG: /etc/chancery.toml is not TOML, line 2: "),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_key_written_twice_is_a_mistake() {
-    let given =
-        Given { flags: &["--config", FILE], file: Some("state-dir = 'a'\nstate_dir = 'b'"), ..Given::default() };
+    let given = Given {
+        flags: &["--config", FILE],
+        file: Some("state-dir = 'a'\nstate_dir = 'b'"),
+        ..Given::default()
+    };
     assert_eq!(
         mistakes(&given),
         ["state_dir in /etc/chancery.toml: `state-dir` is written twice, with `-` and with `_`"]
@@ -289,9 +407,15 @@ fn every_setting_is_documented() {
     let page = include_str!("../../docs/configuration.md");
     for setting in SETTINGS {
         let row = format!("| `{}`", setting.flag());
-        let line = page.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("{row} is missing"));
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&row))
+            .unwrap_or_else(|| panic!("{row} is missing"));
         assert!(line.contains(&format!("`{}`", setting.variable())), "{line}");
-        assert!(line.contains(&format!("`{}`", setting.default.unwrap_or("–"))), "{line}");
+        assert!(
+            line.contains(&format!("`{}`", setting.default.unwrap_or("–"))),
+            "{line}"
+        );
     }
 }
 

@@ -79,7 +79,10 @@ pub fn load_server_config(files: &TlsFiles) -> Result<ServerConfig, Error> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let unusable = |reason: String| Error::ClientCa { path: path.clone(), reason };
+            let unusable = |reason: String| Error::ClientCa {
+                path: path.clone(),
+                reason,
+            };
             let roots = Arc::new(authorities(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
@@ -87,23 +90,38 @@ pub fn load_server_config(files: &TlsFiles) -> Result<ServerConfig, Error> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|source| Error::Unusable { path: files.certificate.clone(), source })?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|source| Error::Unusable {
+        path: files.certificate.clone(),
+        source,
+    })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = |source| Error::Read { what: "certificates", path: path.to_owned(), source };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
-    if chain.is_empty() { Err(Error::Empty { path: path.to_owned() }) } else { Ok(chain) }
+    let read = |source| Error::Read {
+        what: "certificates",
+        path: path.to_owned(),
+        source,
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(read)?
+        .collect::<Result<_, _>>()
+        .map_err(read)?;
+    if chain.is_empty() {
+        Err(Error::Empty { path: path.to_owned() })
+    } else {
+        Ok(chain)
+    }
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| Error::ClientCa { path: path.to_owned(), reason: error.to_string() })?;
+        roots.add(certificate).map_err(|error| Error::ClientCa {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
     }
     Ok(roots)
 }
@@ -167,11 +185,15 @@ impl Certificates {
 
     /// Small files, read whole: a swapped volume may keep their times.
     fn contents(&self) -> Vec<Option<Vec<u8>>> {
-        [Some(&self.files.certificate), Some(&self.files.key), self.files.client_ca.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|path| std::fs::read(path).ok())
-            .collect()
+        [
+            Some(&self.files.certificate),
+            Some(&self.files.key),
+            self.files.client_ca.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|path| std::fs::read(path).ok())
+        .collect()
     }
 }
 
@@ -250,7 +272,9 @@ mod tests {
                 .with_root_certificates(roots);
             let mut client = if let Some(CertifiedKey { cert, signing_key }) = certificate {
                 let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
-                builder.with_client_auth_cert(vec![cert.der().clone()], key.into()).unwrap()
+                builder
+                    .with_client_auth_cert(vec![cert.der().clone()], key.into())
+                    .unwrap()
             } else {
                 builder.with_no_client_auth()
             };
@@ -285,7 +309,10 @@ mod tests {
         let known = fixture.client(Some(fixture.issue("edge-1")));
         assert_eq!(handshake(server(), known).await, Ok(b"h2".to_vec()));
         let nobody = fixture.client(None);
-        assert_eq!(handshake(server(), nobody).await, Err("peer sent no certificates".to_owned()));
+        assert_eq!(
+            handshake(server(), nobody).await,
+            Err("peer sent no certificates".to_owned())
+        );
         let stranger = fixture.client(Some(Fixture::new().issue("edge-1")));
         let refused = handshake(server(), stranger).await.unwrap_err();
         assert!(refused.starts_with("invalid peer certificate"), "{refused}");
@@ -298,16 +325,31 @@ mod tests {
         let folder = fixture.folder.path().display();
         let files = fixture.files(false);
 
-        let missing = TlsFiles { key: fixture.path("none.key"), ..files.clone() };
-        assert_eq!(sentence(&missing), format!("cannot read a private key from {folder}/none.key"));
+        let missing = TlsFiles {
+            key: fixture.path("none.key"),
+            ..files.clone()
+        };
+        assert_eq!(
+            sentence(&missing),
+            format!("cannot read a private key from {folder}/none.key")
+        );
 
         fixture.write("empty.pem", "");
-        let empty = TlsFiles { certificate: fixture.path("empty.pem"), ..files.clone() };
+        let empty = TlsFiles {
+            certificate: fixture.path("empty.pem"),
+            ..files.clone()
+        };
         assert_eq!(sentence(&empty), format!("{folder}/empty.pem holds no certificate"));
 
         fixture.write("other.key", &KeyPair::generate().unwrap().serialize_pem());
-        let other = TlsFiles { key: fixture.path("other.key"), ..files };
-        assert_eq!(sentence(&other), format!("the certificate {folder}/server.pem and its key cannot be used"));
+        let other = TlsFiles {
+            key: fixture.path("other.key"),
+            ..files
+        };
+        assert_eq!(
+            sentence(&other),
+            format!("the certificate {folder}/server.pem and its key cannot be used")
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,11 +12,17 @@ use super::{Listen, LogFormat, OnMassLoss};
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 pub(super) fn text(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("found nothing, expected a value".to_owned()) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        Err("found nothing, expected a value".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 pub(super) fn path(given: &str) -> Result<PathBuf, String> {
-    text(given).map(PathBuf::from).map_err(|_| "found nothing, expected a path".to_owned())
+    text(given)
+        .map(PathBuf::from)
+        .map_err(|_| "found nothing, expected a path".to_owned())
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -61,7 +67,8 @@ pub(super) fn percent(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("found `{text}`, expected an IP address and a port such as 127.0.0.1:18001"))
+    text.parse()
+        .map_err(|_| format!("found `{text}`, expected an IP address and a port such as 127.0.0.1:18001"))
 }
 
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
@@ -84,7 +91,11 @@ pub(super) fn prefix(given: &str) -> Result<String, String> {
 
 /// An etcd endpoint. What it holds is never repeated: a URL may carry a password.
 pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, String> {
-    let written = if text.contains("://") { text.to_owned() } else { format!("{default_scheme}://{text}") };
+    let written = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("{default_scheme}://{text}")
+    };
     let url = Url::parse(&written).map_err(|error| format!("not a URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials in a URL are not accepted, use --etcd-user and --etcd-password-file".to_owned());

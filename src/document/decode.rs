@@ -56,7 +56,11 @@ pub(super) struct Object<'a> {
 impl<'a> Cursor<'a> {
     /// The document itself.
     pub(super) fn root(value: &'a Value, limits: &'a Limits) -> Self {
-        Self { path: String::new(), value, limits }
+        Self {
+            path: String::new(),
+            value,
+            limits,
+        }
     }
 
     /// Where it stands.
@@ -154,20 +158,31 @@ impl<'a> Cursor<'a> {
     /// The entries of a list.
     pub(super) fn list(&self) -> Result<Vec<Self>, Rejection> {
         let list = self.value.as_array().ok_or_else(|| self.expected("a list"))?;
-        let entry = |(index, value)| Self { path: format!("{}[{index}]", self.path), value, limits: self.limits };
+        let entry = |(index, value)| Self {
+            path: format!("{}[{index}]", self.path),
+            value,
+            limits: self.limits,
+        };
         Ok(list.iter().enumerate().map(entry).collect())
     }
 
     /// The entries of a list that has some.
     pub(super) fn entries(&self) -> Result<Vec<Self>, Rejection> {
         let entries = self.list()?;
-        if entries.is_empty() { Err(self.expected("at least one entry")) } else { Ok(entries) }
+        if entries.is_empty() {
+            Err(self.expected("at least one entry"))
+        } else {
+            Ok(entries)
+        }
     }
 
     /// The entries of an object whose keys are free, in the order of their bytes.
     pub(super) fn map(&self) -> Result<Vec<(&'a str, Self)>, Rejection> {
         let object = self.value.as_object().ok_or_else(|| self.expected("an object"))?;
-        let mut entries: Vec<_> = object.iter().map(|(key, value)| (key.as_str(), self.child(key, value))).collect();
+        let mut entries: Vec<_> = object
+            .iter()
+            .map(|(key, value)| (key.as_str(), self.child(key, value)))
+            .collect();
         entries.sort_by_key(|(key, _)| *key);
         Ok(entries)
     }
@@ -183,14 +198,22 @@ impl<'a> Cursor<'a> {
             let field = self.child(name, value);
             if !fields.later.contains(&name) {
                 let hint = did_you_mean(name, fields.known.iter().copied());
-                let expected = if hint.is_empty() { one_of_names(fields.known) } else { hint };
+                let expected = if hint.is_empty() {
+                    one_of_names(fields.known)
+                } else {
+                    hint
+                };
                 return Err(field.reject(format!("unknown field{expected}")));
             }
             if !value.is_null() {
                 return Err(field.reject("not supported yet"));
             }
         }
-        Ok(Object { path: self.path.clone(), fields: object, limits: self.limits })
+        Ok(Object {
+            path: self.path.clone(),
+            fields: object,
+            limits: self.limits,
+        })
     }
 
     /// One of the fields of an object with free keys, where it is not null.
@@ -200,7 +223,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn child(&self, name: &str, value: &'a Value) -> Self {
-        Self { path: format!("{}{}", self.path, segment(&self.path, name)), value, limits: self.limits }
+        Self {
+            path: format!("{}{}", self.path, segment(&self.path, name)),
+            value,
+            limits: self.limits,
+        }
     }
 }
 
@@ -208,12 +235,17 @@ impl<'a> Object<'a> {
     /// A field that may be absent; `null` is absent.
     pub(super) fn get(&self, name: &str) -> Option<Cursor<'a>> {
         let value = self.fields.get(name).filter(|value| !value.is_null())?;
-        Some(Cursor { path: self.path_of(name), value, limits: self.limits })
+        Some(Cursor {
+            path: self.path_of(name),
+            value,
+            limits: self.limits,
+        })
     }
 
     /// A field that must be there.
     pub(super) fn require(&self, name: &str, expected: &str) -> Result<Cursor<'a>, Rejection> {
-        self.get(name).ok_or_else(|| Rejection::new(self.path_of(name), format!("missing, expected {expected}")))
+        self.get(name)
+            .ok_or_else(|| Rejection::new(self.path_of(name), format!("missing, expected {expected}")))
     }
 
     /// Reads a field that may be absent.
@@ -247,7 +279,10 @@ impl<'a> Object<'a> {
 
 /// What a key adds to the path of its object: `.name`, without the dot at the start, or `["odd name"]`.
 pub(crate) fn segment(path: &str, name: &str) -> String {
-    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let plain = !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     match plain {
         true if name.len() <= QUOTE_LENGTH => format!("{}{name}", if path.is_empty() { "" } else { "." }),
         _ => format!("[{}]", quote(name)),
@@ -271,7 +306,9 @@ pub(crate) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n 
         return String::new();
     }
     let nearest = names.into_iter().filter(near).min_by_key(|name| distance(name));
-    nearest.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
+    nearest
+        .map(|name| format!(", did you mean {name:?}?"))
+        .unwrap_or_default()
 }
 
 /// `"a", "b" or "c"`.
@@ -322,7 +359,9 @@ fn duration_of(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
         let (number, after) = rest.split_at(digits);
-        let letters = after.find(|letter: char| !letter.is_ascii_lowercase()).unwrap_or(after.len());
+        let letters = after
+            .find(|letter: char| !letter.is_ascii_lowercase())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(letters);
         let factor = match unit {
             "us" => 0.000_001,

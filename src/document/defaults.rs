@@ -6,13 +6,34 @@
 use super::decode::{Cursor, Fields};
 use super::{Rejection, cluster, listener, route};
 
-const FIELDS: Fields = Fields { known: &["route", "cluster", "listener", "legacy_path"], later: &["policies"] };
-const ROUTE_FIELDS: Fields = Fields { known: &route::settings::FIELDS, later: route::read::LATER };
-const CLUSTER_FIELDS: Fields = Fields { known: &cluster::read::SETTINGS, later: cluster::read::LATER };
-const LISTENER_FIELDS: Fields = Fields { known: &["http"], later: listener::LATER };
+const FIELDS: Fields = Fields {
+    known: &["route", "cluster", "listener", "legacy_path"],
+    later: &["policies"],
+};
+const ROUTE_FIELDS: Fields = Fields {
+    known: &route::settings::FIELDS,
+    later: route::read::LATER,
+};
+const CLUSTER_FIELDS: Fields = Fields {
+    known: &cluster::read::SETTINGS,
+    later: cluster::read::LATER,
+};
+const LISTENER_FIELDS: Fields = Fields {
+    known: &["http"],
+    later: listener::LATER,
+};
 /// Fields that one document alone can have.
-const ROUTE_OWN: [&str; 9] =
-    ["name", "match", "to", "overrides", "rewrite", "listeners", "groups", "priority", "enabled"];
+const ROUTE_OWN: [&str; 9] = [
+    "name",
+    "match",
+    "to",
+    "overrides",
+    "rewrite",
+    "listeners",
+    "groups",
+    "priority",
+    "enabled",
+];
 const CLUSTER_OWN: [&str; 5] = ["name", "endpoints", "dns", "on_demand", "groups"];
 const LISTENER_OWN: [&str; 4] = ["name", "address", "groups", "api"];
 
@@ -62,7 +83,9 @@ pub(super) fn read(root: &Cursor<'_>) -> Result<Defaults, Rejection> {
                 listener::read_settings(&field.object(&LISTENER_FIELDS)?)
             })?
             .unwrap_or_default(),
-        legacy_path: object.read("legacy_path", |field| field.word(&words))?.unwrap_or_default(),
+        legacy_path: object
+            .read("legacy_path", |field| field.word(&words))?
+            .unwrap_or_default(),
     })
 }
 

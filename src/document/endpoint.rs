@@ -66,7 +66,10 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
         let object = entry.object(&LISTED_FIELDS)?;
         let endpoint = read_common(&object)?;
         let field = object.require("address", AN_ADDRESS)?;
-        if endpoints.iter().any(|other| (&other.host, other.port) == (&endpoint.host, endpoint.port)) {
+        if endpoints
+            .iter()
+            .any(|other| (&other.host, other.port) == (&endpoint.host, endpoint.port))
+        {
             return Err(field.expected("each address once"));
         }
         let is_ip = |endpoint: &Endpoint| matches!(endpoint.host, Host::Ip(_));
@@ -78,7 +81,10 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
     }
     // Envoy's limit for hashing policies, which may come from the defaults: kept for all.
     if weights > u64::from(u32::MAX) {
-        return Err(cursor.reject(format!("found weights that sum to {weights}, expected at most {}", u32::MAX)));
+        return Err(cursor.reject(format!(
+            "found weights that sum to {weights}, expected at most {}",
+            u32::MAX
+        )));
     }
     Ok(endpoints)
 }
@@ -106,10 +112,16 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     }
     let object = root.object(&REGISTERED_FIELDS)?;
     let mut endpoint = read_common(&object)?;
-    endpoint.draining = object.read("state", |field| field.word(&[("up", false), ("drain", true)]))?.unwrap_or(false);
-    endpoint.metadata = object.read("metadata", |field| read_metadata(&field))?.unwrap_or_default();
+    endpoint.draining = object
+        .read("state", |field| field.word(&[("up", false), ("drain", true)]))?
+        .unwrap_or(false);
+    endpoint.metadata = object
+        .read("metadata", |field| read_metadata(&field))?
+        .unwrap_or_default();
     let field = object.require("address", AN_ADDRESS)?;
-    Ok(Registration { endpoint: only_ip(endpoint).map_err(|what| field.expected(what))? })
+    Ok(Registration {
+        endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
+    })
 }
 
 /// What etcd's own naming package writes; its `Op` is always 0 in a stored value.
@@ -120,8 +132,12 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
     }
     let field = object.require("Addr", AN_ADDRESS)?;
     let mut endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
-    endpoint.metadata = object.read("Metadata", |field| read_metadata(&field))?.unwrap_or_default();
-    Ok(Registration { endpoint: only_ip(endpoint).map_err(|what| field.expected(what))? })
+    endpoint.metadata = object
+        .read("Metadata", |field| read_metadata(&field))?
+        .unwrap_or_default();
+    Ok(Registration {
+        endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
+    })
 }
 
 fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
@@ -130,7 +146,9 @@ fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     Ok(Endpoint {
         zone: object.read("zone", |field| read_zone(&field))?.flatten(),
         weight: object.read("weight", |field| field.integer(1..=u32::MAX))?.unwrap_or(1),
-        priority: object.read("priority", |field| field.integer(0..=MAX_PRIORITY))?.unwrap_or(0),
+        priority: object
+            .read("priority", |field| field.integer(0..=MAX_PRIORITY))?
+            .unwrap_or(0),
         ..endpoint
     })
 }
@@ -145,11 +163,23 @@ fn read_zone(cursor: &Cursor<'_>) -> Result<Option<String>, Rejection> {
 }
 
 fn read_metadata(cursor: &Cursor<'_>) -> Result<BTreeMap<String, Value>, Rejection> {
-    Ok(cursor.map()?.into_iter().map(|(name, field)| (name.to_owned(), field.value().clone())).collect())
+    Ok(cursor
+        .map()?
+        .into_iter()
+        .map(|(name, field)| (name.to_owned(), field.value().clone()))
+        .collect())
 }
 
 fn plain_endpoint((host, port): (Host, u16)) -> Endpoint {
-    Endpoint { host, port, zone: None, weight: 1, priority: 0, draining: false, metadata: BTreeMap::new() }
+    Endpoint {
+        host,
+        port,
+        zone: None,
+        weight: 1,
+        priority: 0,
+        draining: false,
+        metadata: BTreeMap::new(),
+    }
 }
 
 fn only_ip(endpoint: Endpoint) -> Result<Endpoint, &'static str> {

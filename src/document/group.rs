@@ -53,32 +53,47 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Group, Reject
     let matches = object.require("match", r#"a list such as [{"id": "edge-*"}]"#)?;
     Ok(Group {
         matches: matches.list()?.iter().map(read_match).collect::<Result<_, _>>()?,
-        priority: object.read("priority", |field| field.integer(i32::MIN..=i32::MAX))?.unwrap_or(0),
+        priority: object
+            .read("priority", |field| field.integer(i32::MIN..=i32::MAX))?
+            .unwrap_or(0),
     })
 }
 
 fn read_match(cursor: &Cursor<'_>) -> Result<NodeMatch, Rejection> {
     let object = cursor.object(&MATCH_FIELDS)?;
     let metadata = object.read("metadata", |field| {
-        Ok(field.map()?.into_iter().map(|(name, value)| (name.to_owned(), value.value().clone())).collect())
+        Ok(field
+            .map()?
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.value().clone()))
+            .collect())
     })?;
     Ok(NodeMatch {
         id: object.read("id", |field| field.text().map(str::to_owned))?,
         cluster: object.read("cluster", |field| field.text().map(str::to_owned))?,
         metadata: metadata.unwrap_or_default(),
-        locality: object.read("locality", |field| read_locality(&field))?.unwrap_or_default(),
+        locality: object
+            .read("locality", |field| read_locality(&field))?
+            .unwrap_or_default(),
     })
 }
 
 /// An object, or a string that is the zone.
 fn read_locality(cursor: &Cursor<'_>) -> Result<LocalityMatch, Rejection> {
     if cursor.value().is_string() {
-        return Ok(LocalityMatch { zone: Some(cursor.text()?.to_owned()), ..LocalityMatch::default() });
+        return Ok(LocalityMatch {
+            zone: Some(cursor.text()?.to_owned()),
+            ..LocalityMatch::default()
+        });
     }
     if !cursor.value().is_object() {
         return Err(cursor.expected(r#"a zone or an object with "region", "zone" or "sub_zone""#));
     }
     let object = cursor.object(&LOCALITY_FIELDS)?;
     let part = |name| object.read(name, |field| field.text().map(str::to_owned));
-    Ok(LocalityMatch { region: part("region")?, zone: part("zone")?, sub_zone: part("sub_zone")? })
+    Ok(LocalityMatch {
+        region: part("region")?,
+        zone: part("zone")?,
+        sub_zone: part("sub_zone")?,
+    })
 }

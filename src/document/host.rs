@@ -19,17 +19,28 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
         return Err("a host in ASCII (an international name in punycode, xn--…)");
     }
     if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return literal.parse::<Ipv6Addr>().map(|ip| Host::Ip(ip.into())).map_err(|_| "an IPv6 address in brackets");
+        return literal
+            .parse::<Ipv6Addr>()
+            .map(|ip| Host::Ip(ip.into()))
+            .map_err(|_| "an IPv6 address in brackets");
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return if ip.is_ipv6() { Err("an IPv6 address in brackets") } else { Ok(Host::Ip(ip)) };
+        return if ip.is_ipv6() {
+            Err("an IPv6 address in brackets")
+        } else {
+            Ok(Host::Ip(ip))
+        };
     }
     let name = text.to_ascii_lowercase();
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     if name.rsplit('.').next().is_some_and(numeric) {
         return Err("an IP address or a host name (whose last label is no number)");
     }
-    if is_host_name(&name) { Ok(Host::Name(name)) } else { Err("an IP address or a host name") }
+    if is_host_name(&name) {
+        Ok(Host::Name(name))
+    } else {
+        Err("an IP address or a host name")
+    }
 }
 
 /// `host:port`. The error says what is expected.

@@ -98,7 +98,10 @@ impl DocumentKey {
     /// A key from its parts.
     #[must_use]
     pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
-        Self { kind, name: name.into() }
+        Self {
+            kind,
+            name: name.into(),
+        }
     }
 
     /// The name of the Cluster that a document of this key describes; `None`: it describes none.
@@ -165,7 +168,11 @@ pub struct Layout {
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { prefix: "/gateway/".into(), registry_prefix: "/services/".into(), routes_prefixes: Vec::new() }
+        Self {
+            prefix: "/gateway/".into(),
+            registry_prefix: "/services/".into(),
+            routes_prefixes: Vec::new(),
+        }
     }
 }
 
@@ -174,7 +181,11 @@ impl Layout {
     #[must_use]
     pub fn roots(&self) -> Vec<Root> {
         let mut roots = vec![Root::Documents, Root::Registrations];
-        roots.extend(self.routes_prefixes.iter().map(|prefix| Root::Routes(Arc::clone(prefix))));
+        roots.extend(
+            self.routes_prefixes
+                .iter()
+                .map(|prefix| Root::Routes(Arc::clone(prefix))),
+        );
         roots
     }
 
@@ -191,7 +202,9 @@ impl Layout {
     /// The root that a key in the store belongs to; `None`: to none of them.
     #[must_use]
     pub fn root_of(&self, full_key: &[u8]) -> Option<Root> {
-        self.roots().into_iter().find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
+        self.roots()
+            .into_iter()
+            .find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
     }
 
     /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and the
@@ -207,7 +220,9 @@ impl Layout {
             Root::Registrations => DocumentKey::new(Kind::Services, text),
             Root::Routes(_) => DocumentKey::new(Kind::Routes, text),
             Root::Documents if text == Kind::Defaults.as_str() => DocumentKey::new(Kind::Defaults, ""),
-            Root::Documents => match text.split_once('/').and_then(|(word, name)| Some((Kind::from_word(word)?, name)))
+            Root::Documents => match text
+                .split_once('/')
+                .and_then(|(word, name)| Some((Kind::from_word(word)?, name)))
             {
                 Some((kind, name)) if !matches!(kind, Kind::Defaults | Kind::Services) => DocumentKey::new(kind, name),
                 _ => DocumentKey::new(Kind::Unknown, text),

@@ -32,7 +32,13 @@ pub(super) fn recognises(cursor: &Cursor<'_>) -> bool {
 /// Reads an object or a list of them.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<(Route, Vec<String>), Rejection> {
     let mut warnings = Vec::new();
-    let mut route = Route { rules: Vec::new(), listeners: None, groups: None, priority: 0, enabled: true };
+    let mut route = Route {
+        rules: Vec::new(),
+        listeners: None,
+        groups: None,
+        priority: 0,
+        enabled: true,
+    };
     if root.value().is_array() {
         for entry in root.list()? {
             if !recognises(&entry) || entry.value().is_array() {
@@ -61,11 +67,22 @@ fn read_entry(
 ) -> Result<Rule, Rejection> {
     for (name, field) in entry.map()? {
         if !FIELDS.contains(&name) {
-            warnings.push(format!("{}: unknown field, ignored{}", field.path(), did_you_mean(name, FIELDS)));
+            warnings.push(format!(
+                "{}: unknown field, ignored{}",
+                field.path(),
+                did_you_mean(name, FIELDS)
+            ));
         }
     }
-    let enabled = entry.get("enable").map(|field| field.bool()).transpose()?.unwrap_or(true);
-    let settings = Settings { timeout: Some(Limit::After(read_timeout(entry)?)), ..Settings::default() };
+    let enabled = entry
+        .get("enable")
+        .map(|field| field.bool())
+        .transpose()?
+        .unwrap_or(true);
+    let settings = Settings {
+        timeout: Some(Limit::After(read_timeout(entry)?)),
+        ..Settings::default()
+    };
     Ok(Rule {
         place: place.to_owned(),
         matches: Match {
@@ -76,7 +93,10 @@ fn read_entry(
             query: Vec::new(),
             grpc: false,
         },
-        action: Action::Forward(vec![Target { upstream: read_upstream(key, entry)?, weight: 1 }]),
+        action: Action::Forward(vec![Target {
+            upstream: read_upstream(key, entry)?,
+            weight: 1,
+        }]),
         rewrite: Rewrite::default(),
         settings,
         enabled,
@@ -91,7 +111,9 @@ fn text<'a>(entry: &Cursor<'a>, name: &str) -> Result<Option<(&'a str, Cursor<'a
 }
 
 fn read_timeout(entry: &Cursor<'_>) -> Result<Duration, Rejection> {
-    let Some(field) = entry.get("timeout_ms") else { return Ok(DEFAULT_TIMEOUT) };
+    let Some(field) = entry.get("timeout_ms") else {
+        return Ok(DEFAULT_TIMEOUT);
+    };
     match field.integer(0..=MAX_TIMEOUT_MS)? {
         0 => Ok(DEFAULT_TIMEOUT),
         millis => Ok(Duration::from_millis(millis.unsigned_abs())),
@@ -99,26 +121,34 @@ fn read_timeout(entry: &Cursor<'_>) -> Result<Duration, Rejection> {
 }
 
 fn read_host(entry: &Cursor<'_>) -> Result<HostPattern, Rejection> {
-    let Some((host, field)) = text(entry, "host")? else { return Ok(HostPattern::Any) };
+    let Some((host, field)) = text(entry, "host")? else {
+        return Ok(HostPattern::Any);
+    };
     matching::parse_host_pattern(host).map_err(|reason| field.reject(reason))
 }
 
 fn read_path(entry: &Cursor<'_>, warnings: &mut Vec<String>) -> Result<PathMatch, Rejection> {
-    let field =
-        entry.get("path").ok_or_else(|| entry.reject("path: missing, expected a path such as \"/v1/users\""))?;
+    let field = entry
+        .get("path")
+        .ok_or_else(|| entry.reject("path: missing, expected a path such as \"/v1/users\""))?;
     let text = field.string()?;
     if !text.starts_with('/') {
         return Err(field.expected("a path that starts with a slash"));
     }
     path::check_characters(text).map_err(|what| field.expected(what))?;
     if text.contains(['*', '{', '}']) {
-        warnings.push(format!("{}: this form has no patterns, {text:?} is taken letter by letter", field.path()));
+        warnings.push(format!(
+            "{}: this form has no patterns, {text:?} is taken letter by letter",
+            field.path()
+        ));
     }
     Ok(PathMatch::Legacy(text.to_owned()))
 }
 
 fn read_methods(entry: &Cursor<'_>) -> Result<Vec<String>, Rejection> {
-    let Some((method, field)) = text(entry, "method")? else { return Ok(Vec::new()) };
+    let Some((method, field)) = text(entry, "method")? else {
+        return Ok(Vec::new());
+    };
     let method = method.to_ascii_uppercase();
     if matches!(method.as_str(), "*" | "ANY") {
         return Ok(Vec::new());

@@ -11,7 +11,10 @@ use super::host::parse_address;
 use super::key::DocumentKey;
 use super::{Groups, Rejection, name, route};
 
-const FIELDS: Fields = Fields { known: &["name", "address", "groups", "http", "api"], later: LATER };
+const FIELDS: Fields = Fields {
+    known: &["name", "address", "groups", "http", "api"],
+    later: LATER,
+};
 const HTTP_FIELDS: Fields = Fields {
     known: &["trusted_hops", "access_log", "virtual_hosts"],
     later: &["http3", "tracing", "websocket", "redirect_to_https"],
@@ -79,8 +82,16 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
     let object = root.object(&FIELDS)?;
     name::check_inner(&object, key)?;
     let api = object.read("api", |field| field.bool())?.unwrap_or(false);
-    let address = if api { none_of_envoys(&object)? } else { Some(read_address(&object)?) };
-    Ok(Listener { address, settings: read_settings(&object)?, groups: route::read::read_groups(&object)? })
+    let address = if api {
+        none_of_envoys(&object)?
+    } else {
+        Some(read_address(&object)?)
+    };
+    Ok(Listener {
+        address,
+        settings: read_settings(&object)?,
+        groups: route::read::read_groups(&object)?,
+    })
 }
 
 fn read_address(object: &Object<'_>) -> Result<SocketAddr, Rejection> {
@@ -104,15 +115,20 @@ fn none_of_envoys(object: &Object<'_>) -> Result<Option<SocketAddr>, Rejection> 
 
 /// Reads the fields that `defaults.listener` may give too.
 pub(super) fn read_settings(object: &Object<'_>) -> Result<Settings, Rejection> {
-    Ok(Settings { http: object.read("http", |field| read_http(&field))? })
+    Ok(Settings {
+        http: object.read("http", |field| read_http(&field))?,
+    })
 }
 
 fn read_http(cursor: &Cursor<'_>) -> Result<Http, Rejection> {
     let object = cursor.object(&HTTP_FIELDS)?;
     Ok(Http {
-        trusted_hops: object.read("trusted_hops", |field| field.integer(0..=MAX_TRUSTED_HOPS))?.unwrap_or(0),
-        access_log: object
-            .read("access_log", |field| field.word(&[("text", AccessLog::Text), ("json", AccessLog::Json)]))?,
+        trusted_hops: object
+            .read("trusted_hops", |field| field.integer(0..=MAX_TRUSTED_HOPS))?
+            .unwrap_or(0),
+        access_log: object.read("access_log", |field| {
+            field.word(&[("text", AccessLog::Text), ("json", AccessLog::Json)])
+        })?,
         virtual_hosts: object
             .read("virtual_hosts", |field| {
                 field.word(&[("all", VirtualHosts::All), ("on_demand", VirtualHosts::OnDemand)])

@@ -23,7 +23,11 @@ pub(super) fn is_name(text: &str) -> bool {
 /// Reads a reference to another document.
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Arc<str>, Rejection> {
     let text = cursor.string()?;
-    if is_name(text) { Ok(text.into()) } else { Err(cursor.expected(A_NAME)) }
+    if is_name(text) {
+        Ok(text.into())
+    } else {
+        Err(cursor.expected(A_NAME))
+    }
 }
 
 /// Reads a list of references, none twice, at least one.
@@ -58,7 +62,10 @@ pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
     }
     if key.name.chars().any(char::is_control) {
         let found = quote(&key.to_string());
-        return Err(Rejection::new("", format!("found the key {found}, expected one without control characters")));
+        return Err(Rejection::new(
+            "",
+            format!("found the key {found}, expected one without control characters"),
+        ));
     }
     Ok(())
 }
@@ -67,9 +74,10 @@ pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(unknown(&key.name)),
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => {
-            Err(Rejection::new("", format!("{} documents are not supported yet", key.kind)))
-        }
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => Err(Rejection::new(
+            "",
+            format!("{} documents are not supported yet", key.kind),
+        )),
         Kind::Defaults => Ok(()),
         Kind::Routes => segments(key, "routes/{service} or routes/{service}/{route}", 2),
         Kind::Clusters => segments(key, "clusters/{name}", 1),
@@ -83,10 +91,16 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
 fn segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection> {
     let found: Vec<&str> = key.name.split('/').collect();
     if found.len() > most {
-        return Err(Rejection::new("", format!("found the key {}, expected {shape}", quote(&key.to_string()))));
+        return Err(Rejection::new(
+            "",
+            format!("found the key {}, expected {shape}", quote(&key.to_string())),
+        ));
     }
     match found.into_iter().find(|segment| !is_name(segment)) {
-        Some(segment) => Err(Rejection::new("", format!("found {} in the key, expected {A_NAME}", quote(segment)))),
+        Some(segment) => Err(Rejection::new(
+            "",
+            format!("found {} in the key, expected {A_NAME}", quote(segment)),
+        )),
         None => Ok(()),
     }
 }
@@ -94,11 +108,21 @@ fn segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection
 fn registration(key: &DocumentKey) -> Result<(), Rejection> {
     let cluster = key.first_segment();
     if !is_name(cluster) {
-        return Err(Rejection::new("", format!("found the cluster {} in the key, expected {A_NAME}", quote(cluster))));
+        return Err(Rejection::new(
+            "",
+            format!("found the cluster {} in the key, expected {A_NAME}", quote(cluster)),
+        ));
     }
-    let instance = key.name.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let instance = key
+        .name
+        .strip_prefix(cluster)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or_default();
     if instance.is_empty() {
-        return Err(Rejection::new("", "found no instance in the key, expected {cluster}/{instance}"));
+        return Err(Rejection::new(
+            "",
+            "found no instance in the key, expected {cluster}/{instance}",
+        ));
     }
     Ok(())
 }
@@ -106,13 +130,20 @@ fn registration(key: &DocumentKey) -> Result<(), Rejection> {
 fn unknown(key: &str) -> Rejection {
     let word = key.split('/').next().unwrap_or_default();
     if word == Kind::Services.as_str() {
-        return Rejection::new("", "registrations belong below the registry prefix, not below the documents' prefix");
+        return Rejection::new(
+            "",
+            "registrations belong below the registry prefix, not below the documents' prefix",
+        );
     }
     if key.contains(char::REPLACEMENT_CHARACTER) {
         return Rejection::new("", format!("found the key {}, expected UTF-8", quote(key)));
     }
     if let Some(kind) = Kind::from_word(word) {
-        let shape = if kind == Kind::Defaults { "\"defaults\" alone" } else { "a name after it" };
+        let shape = if kind == Kind::Defaults {
+            "\"defaults\" alone"
+        } else {
+            "a name after it"
+        };
         return Rejection::new("", format!("found the key {}, expected {shape}", quote(key)));
     }
     let words = Kind::ALL.into_iter().map(Kind::as_str);

@@ -45,13 +45,26 @@ pub fn program_size(pattern: &str) -> Result<u32, String> {
         return Err("found an empty regex, expected at least one character".to_owned());
     }
     if pattern.len() > MAX_LENGTH {
-        return Err(format!("found a regex of {} bytes, expected at most {MAX_LENGTH}", pattern.len()));
+        return Err(format!(
+            "found a regex of {} bytes, expected at most {MAX_LENGTH}",
+            pattern.len()
+        ));
     }
-    let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern).map_err(|error| {
-        let place = error.span().start.column;
-        format!("found a regex that RE2 does not take: {} at character {place}", lower_first(&error.kind().to_string()))
-    })?;
-    let size = Sizer { fold_case: false }.size(&ast, 1)?.saturating_add(FRAME).min(SATURATED);
+    let ast = ParserBuilder::new()
+        .nest_limit(MAX_NESTING)
+        .build()
+        .parse(pattern)
+        .map_err(|error| {
+            let place = error.span().start.column;
+            format!(
+                "found a regex that RE2 does not take: {} at character {place}",
+                lower_first(&error.kind().to_string())
+            )
+        })?;
+    let size = Sizer { fold_case: false }
+        .size(&ast, 1)?
+        .saturating_add(FRAME)
+        .min(SATURATED);
     Ok(u32::try_from(size).expect("SATURATED fits"))
 }
 
@@ -69,7 +82,10 @@ pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
 
 fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_lowercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 fn not_in_re2(what: &str) -> String {
@@ -124,7 +140,9 @@ impl Sizer {
     }
 
     fn sum(&mut self, parts: &[Ast], repeated: u32, each: u64) -> Result<u64, String> {
-        parts.iter().try_fold(0u64, |sum, part| Ok(sum.saturating_add(self.size(part, repeated)?).saturating_add(each)))
+        parts.iter().try_fold(0u64, |sum, part| {
+            Ok(sum.saturating_add(self.size(part, repeated)?).saturating_add(each))
+        })
     }
 
     fn apply(&mut self, flags: &Flags) -> Result<(), String> {
@@ -161,7 +179,9 @@ impl Sizer {
         }
         let (low, high) = match repetition.op.kind {
             RepetitionKind::ZeroOrOne | RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore => {
-                return Ok(self.size(&repetition.ast, repeated)?.saturating_add(repetition_cost(&repetition.ast)));
+                return Ok(self
+                    .size(&repetition.ast, repeated)?
+                    .saturating_add(repetition_cost(&repetition.ast)));
             }
             RepetitionKind::Range(RepetitionRange::Exactly(count)) => (count, Some(count)),
             RepetitionKind::Range(RepetitionRange::AtLeast(low)) => (low, None),
@@ -170,13 +190,17 @@ impl Sizer {
         let most = high.unwrap_or(low).max(1);
         let nested = repeated.saturating_mul(most);
         if nested > MAX_REPETITION {
-            return Err(format!("found a repetition of {nested} times, expected at most {MAX_REPETITION}"));
+            return Err(format!(
+                "found a repetition of {nested} times, expected at most {MAX_REPETITION}"
+            ));
         }
         let one = self.size(&repetition.ast, nested)?;
         // x{2,5} is xx(x(x(x)?)?)?, x{2,} is xx+.
         let cost = repetition_cost(&repetition.ast);
         let optional = u64::from(most - low.min(most)) + 1;
-        Ok(one.saturating_mul(most.into()).saturating_add(optional.saturating_mul(cost)))
+        Ok(one
+            .saturating_mul(most.into())
+            .saturating_add(optional.saturating_mul(cost)))
     }
 
     fn bracketed(&self, set: &ClassSet, negated: bool) -> Result<u64, String> {
@@ -375,8 +399,12 @@ fn class_size(ranges: &Ranges) -> u64 {
 }
 
 fn beyond_ascii(low: u32, high: u32) -> u64 {
-    let (Some(low), Some(high)) = (nearest_char(low, true), nearest_char(high, false)) else { return 0 };
-    Utf8Sequences::new(low, high).map(|sequence| sequence.len() as u64 + 1).sum()
+    let (Some(low), Some(high)) = (nearest_char(low, true), nearest_char(high, false)) else {
+        return 0;
+    };
+    Utf8Sequences::new(low, high)
+        .map(|sequence| sequence.len() as u64 + 1)
+        .sum()
 }
 
 /// The character at a code point, or the next one outside the surrogates.
@@ -424,11 +452,21 @@ mod tests {
         assert_eq!(check(&"a".repeat(96), &Limits::default()), Ok(()));
         assert_eq!(
             check(&"a".repeat(97), &Limits::default()),
-            Err("found a regex whose RE2 program may have 101 instructions, expected at most 100 \
+            Err(
+                "found a regex whose RE2 program may have 101 instructions, expected at most 100 \
                  (--re2-max-program-size)"
-                .to_owned())
+                    .to_owned()
+            )
         );
-        assert_eq!(check(&"a".repeat(97), &Limits { re2_max_program_size: 101 }), Ok(()));
+        assert_eq!(
+            check(
+                &"a".repeat(97),
+                &Limits {
+                    re2_max_program_size: 101
+                }
+            ),
+            Ok(())
+        );
     }
 
     #[test]
@@ -469,7 +507,10 @@ mod tests {
 
     #[test]
     fn sizes_of_huge_patterns_do_not_overflow() {
-        assert_eq!(program_size(&format!("(?:{}){{1000}}", r"\pL".repeat(1000))), Ok(1_000_000_000));
+        assert_eq!(
+            program_size(&format!("(?:{}){{1000}}", r"\pL".repeat(1000))),
+            Ok(1_000_000_000)
+        );
         assert!(program_size(&"(".repeat(10_000)).is_err());
     }
 }

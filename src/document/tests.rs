@@ -28,7 +28,9 @@ fn parsed(key_text: &str, value: &Value) -> Result<Parsed, Rejection> {
 }
 
 fn rejected(key_text: &str, value: &str) -> String {
-    parse(&key(key_text), value.as_bytes(), &Limits::default()).unwrap_err().to_string()
+    parse(&key(key_text), value.as_bytes(), &Limits::default())
+        .unwrap_err()
+        .to_string()
 }
 
 /// What an entry of the manifest stands for.
@@ -41,7 +43,10 @@ fn content(entry: &Value) -> Vec<u8> {
         "large" => vec![b' '; MAX_BYTES + 1],
         "deep" => [vec![b'['; 500_000], vec![b']'; 500_000]].concat(),
         "deep_objects" => [br#"{"a":"#.repeat(100_000), b"1".to_vec(), b"}".repeat(100_000)].concat(),
-        "deep_yaml" => (0..1000).map(|level| format!("{}a:\n", " ".repeat(level))).collect::<String>().into_bytes(),
+        "deep_yaml" => (0..1000)
+            .map(|level| format!("{}a:\n", " ".repeat(level)))
+            .collect::<String>()
+            .into_bytes(),
         other => panic!("unknown generator {other}"),
     }
 }
@@ -53,13 +58,22 @@ fn every_document_of_the_corpus_is_rejected_with_its_sentence() {
     assert!(entries.len() >= 80);
     let mut wrong = Vec::new();
     for entry in &entries {
-        let (reason, path) = (entry["reason_contains"].as_str().unwrap(), entry["path"].as_str().unwrap());
-        match parse(&key(entry["key"].as_str().unwrap()), &content(entry), &Limits::default()) {
+        let (reason, path) = (
+            entry["reason_contains"].as_str().unwrap(),
+            entry["path"].as_str().unwrap(),
+        );
+        match parse(
+            &key(entry["key"].as_str().unwrap()),
+            &content(entry),
+            &Limits::default(),
+        ) {
             Ok(parsed) => wrong.push(format!("{entry}: accepted as {:?}", parsed.document)),
             Err(rejection)
                 if rejection.path == path
                     && rejection.reason.contains(reason)
-                    && entry["sentence"].as_str().is_none_or(|sentence| sentence == rejection.to_string()) => {}
+                    && entry["sentence"]
+                        .as_str()
+                        .is_none_or(|sentence| sentence == rejection.to_string()) => {}
             Err(rejection) => wrong.push(format!("{entry}: {rejection:?}")),
         }
     }
@@ -117,7 +131,10 @@ fn yaml_and_json_say_the_same() {
     let from_yaml = parse(&key("routes/orders"), yaml.as_bytes(), &Limits::default()).unwrap();
     assert_eq!(from_yaml, parsed("routes/orders", &json).unwrap());
     let merged = "x: 1\n";
-    assert_eq!(rejected("groups/a", merged), r#"x: unknown field, expected "name", "match" or "priority""#);
+    assert_eq!(
+        rejected("groups/a", merged),
+        r#"x: unknown field, expected "name", "match" or "priority""#
+    );
 }
 
 #[test]
@@ -129,7 +146,10 @@ fn fields_of_later_are_refused_by_name() {
             "{}{field}",
             pointer.trim_start_matches('/').replace('/', ".") + if pointer.is_empty() { "" } else { "." }
         );
-        assert_eq!(parsed(key, &document).unwrap_err(), Rejection::new(path, "not supported yet"));
+        assert_eq!(
+            parsed(key, &document).unwrap_err(),
+            Rejection::new(path, "not supported yet")
+        );
     };
     for field in ["mirror", "hash_on", "policies", "tests"] {
         refused("routes/orders", full_route(), "", field);
@@ -163,7 +183,13 @@ fn secrets_in_a_document_are_not_quoted() {
         json!({ "match": "/a", "to": { "respond": { "status": 200, "body": ["hunter2"] } } }),
     ];
     for document in documents {
-        assert!(!parsed("routes/a", &document).unwrap_err().to_string().contains("hunter2"), "{document}");
+        assert!(
+            !parsed("routes/a", &document)
+                .unwrap_err()
+                .to_string()
+                .contains("hunter2"),
+            "{document}"
+        );
     }
 }
 
@@ -184,30 +210,44 @@ fn mutated() -> impl Strategy<Value = (String, Value)> {
                 .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     });
-    let kinds = ["routes/a", "clusters/a", "listeners/a", "groups/a", "defaults", "services/a/1"];
-    (prop::sample::select(kinds.to_vec()), any::<prop::sample::Index>(), value).prop_map(|(key, at, value)| {
-        let mut document = match key {
-            "routes/a" => full_route(),
-            "clusters/a" => full_cluster(),
-            "listeners/a" => json!({ "address": "0.0.0.0:80", "http": { "access_log": "json" } }),
-            "groups/a" => json!({ "match": [{ "id": "a" }], "priority": 1 }),
-            "defaults" => json!({ "route": { "timeout": "1s" }, "cluster": {}, "legacy_path": "exact" }),
-            _ => json!({ "address": "10.0.0.1:80", "weight": 1 }),
-        };
-        let mut places = Vec::new();
-        collect(&document, String::new(), &mut places);
-        *document.pointer_mut(&places[at.index(places.len())]).unwrap() = value;
-        (key.to_owned(), document)
-    })
+    let kinds = [
+        "routes/a",
+        "clusters/a",
+        "listeners/a",
+        "groups/a",
+        "defaults",
+        "services/a/1",
+    ];
+    (
+        prop::sample::select(kinds.to_vec()),
+        any::<prop::sample::Index>(),
+        value,
+    )
+        .prop_map(|(key, at, value)| {
+            let mut document = match key {
+                "routes/a" => full_route(),
+                "clusters/a" => full_cluster(),
+                "listeners/a" => json!({ "address": "0.0.0.0:80", "http": { "access_log": "json" } }),
+                "groups/a" => json!({ "match": [{ "id": "a" }], "priority": 1 }),
+                "defaults" => json!({ "route": { "timeout": "1s" }, "cluster": {}, "legacy_path": "exact" }),
+                _ => json!({ "address": "10.0.0.1:80", "weight": 1 }),
+            };
+            let mut places = Vec::new();
+            collect(&document, String::new(), &mut places);
+            *document.pointer_mut(&places[at.index(places.len())]).unwrap() = value;
+            (key.to_owned(), document)
+        })
 }
 
 fn collect(value: &Value, place: String, places: &mut Vec<String>) {
     match value {
-        Value::Object(object) => {
-            object.iter().for_each(|(key, value)| collect(value, format!("{place}/{key}"), places))
-        }
+        Value::Object(object) => object
+            .iter()
+            .for_each(|(key, value)| collect(value, format!("{place}/{key}"), places)),
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(index, value)| collect(value, format!("{place}/{index}"), places));
+            list.iter()
+                .enumerate()
+                .for_each(|(index, value)| collect(value, format!("{place}/{index}"), places));
         }
         _ => {}
     }

@@ -26,7 +26,10 @@ const MAX_YAML_SCALAR_BYTES: usize = 2 * MAX_BYTES;
 /// The text of a document, without a byte order mark.
 pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Rejection> {
     if bytes.len() > MAX_BYTES {
-        return Err(whole(format!("found {} bytes, expected at most {MAX_BYTES}", bytes.len())));
+        return Err(whole(format!(
+            "found {} bytes, expected at most {MAX_BYTES}",
+            bytes.len()
+        )));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
@@ -43,7 +46,11 @@ pub(super) fn value(bytes: &[u8]) -> Result<Value, Rejection> {
     if start.is_empty() {
         return Err(whole("found nothing, expected an object in JSON or YAML"));
     }
-    if start.starts_with(['{', '[']) { json(text) } else { yaml(text) }
+    if start.starts_with(['{', '[']) {
+        json(text)
+    } else {
+        yaml(text)
+    }
 }
 
 fn json(text: &str) -> Result<Value, Rejection> {
@@ -51,7 +58,11 @@ fn json(text: &str) -> Result<Value, Rejection> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Node { place: &mut place }.deserialize(&mut deserializer);
     let result = value.and_then(|value| deserializer.end().map(|()| value));
-    result.map_err(|error| place.failure.unwrap_or_else(|| whole(format!("not valid JSON: {error}"))))
+    result.map_err(|error| {
+        place
+            .failure
+            .unwrap_or_else(|| whole(format!("not valid JSON: {error}")))
+    })
 }
 
 fn yaml(text: &str) -> Result<Value, Rejection> {
@@ -73,9 +84,18 @@ fn yaml_reason(error: &serde_saphyr::Error) -> String {
     let known = [
         ("duplicate mapping key", "found a key twice in one object"),
         ("Documents {", "found more than one document, expected one"),
-        ("budget breached", "found more aliases, keys or nesting than a document may have"),
-        ("alias replay", "found aliases that stand for more than a document may hold"),
-        ("alias expansion", "found aliases that stand for more than a document may hold"),
+        (
+            "budget breached",
+            "found more aliases, keys or nesting than a document may have",
+        ),
+        (
+            "alias replay",
+            "found aliases that stand for more than a document may hold",
+        ),
+        (
+            "alias expansion",
+            "found aliases that stand for more than a document may hold",
+        ),
     ];
     match known.into_iter().find(|(theirs, _)| message.contains(theirs)) {
         Some((_, ours)) => format!("not valid YAML: {ours}{place}"),
@@ -148,9 +168,10 @@ impl Node<'_> {
     fn deeper<E: serde::de::Error>(&mut self) -> Result<(), E> {
         self.place.depth += 1;
         if self.place.depth > MAX_DEPTH {
-            return Err(self
-                .place
-                .fail(String::new(), format!("found more than {MAX_DEPTH} levels of objects and lists")));
+            return Err(self.place.fail(
+                String::new(),
+                format!("found more than {MAX_DEPTH} levels of objects and lists"),
+            ));
         }
         Ok(())
     }
@@ -193,19 +214,26 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_i128<E: serde::de::Error>(self, value: i128) -> Result<Value, E> {
         let path = self.place.path.clone();
-        Err(self.place.fail(path, format!("found the number {value}, expected one of at most 64 bits")))
+        Err(self.place.fail(
+            path,
+            format!("found the number {value}, expected one of at most 64 bits"),
+        ))
     }
 
     fn visit_u128<E: serde::de::Error>(self, value: u128) -> Result<Value, E> {
         let path = self.place.path.clone();
-        Err(self.place.fail(path, format!("found the number {value}, expected one of at most 64 bits")))
+        Err(self.place.fail(
+            path,
+            format!("found the number {value}, expected one of at most 64 bits"),
+        ))
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         let path = self.place.path.clone();
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| self.place.fail(path, format!("found {value}, expected a finite number")))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| {
+            self.place
+                .fail(path, format!("found {value}, expected a finite number"))
+        })
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -69,13 +69,19 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     let word = key.first_segment();
     if TYPES.contains(&word) {
         let found = quote(&key.to_string());
-        return Err(Rejection::new("", format!("found the key {found}, expected xds/{word}/ and the resource's name")));
+        return Err(Rejection::new(
+            "",
+            format!("found the key {found}, expected xds/{word}/ and the resource's name"),
+        ));
     }
     let hint = match did_you_mean(word, TYPES) {
         hint if hint.is_empty() => format!(", expected {}", one_of(&TYPES.map(|word| format!("{word:?}")))),
         hint => hint,
     };
-    Err(Rejection::new("", format!("found the type {} in the key{hint}", quote(word))))
+    Err(Rejection::new(
+        "",
+        format!("found the type {} in the key{hint}", quote(word)),
+    ))
 }
 
 /// Reads an xds document.
@@ -83,7 +89,10 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
     let object = root.object(&Fields::new(FIELDS))?;
     let Some((resource_type, name)) = split(&key.name) else {
         check_key(key)?;
-        return Err(Rejection::new("", "found no type and name in the key, expected xds/{type}/{resource name}"));
+        return Err(Rejection::new(
+            "",
+            "found no type and name in the key, expected xds/{type}/{resource name}",
+        ));
     };
     let field = object.require("resource", "the resource, an object with its \"@type\"")?;
     if !field.value().is_object() {
@@ -95,7 +104,9 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
         resource: field.value().clone(),
         groups: read_groups(&object)?,
         replace: object.read("replace", |field| field.bool())?.unwrap_or(false),
-        aliases: object.read("aliases", |field| read_aliases(&field))?.unwrap_or_default(),
+        aliases: object
+            .read("aliases", |field| read_aliases(&field))?
+            .unwrap_or_default(),
         ttl: object.read("ttl", |field| field.duration())?,
         limits: *root.limits(),
     })
@@ -139,7 +150,17 @@ mod tests {
     #[test]
     fn the_rest_of_the_key_is_the_name_whatever_it_is() {
         let long = "ü".repeat(200);
-        for name in ["a", "A b", "r/h.example.com", "http://10.0.0.1:80", "100%/", "a%2Fb", "/", "*", &long] {
+        for name in [
+            "a",
+            "A b",
+            "r/h.example.com",
+            "http://10.0.0.1:80",
+            "100%/",
+            "a%2Fb",
+            "/",
+            "*",
+            &long,
+        ] {
             let xds = parsed(&format!("clusters/{name}"), &json!({ "resource": {} })).unwrap();
             assert_eq!((xds.resource_type, &*xds.name), ("clusters", name));
         }
@@ -148,7 +169,10 @@ mod tests {
     #[test]
     fn the_key_has_a_type_and_a_name() {
         let rejected = |name| parsed(name, &json!({ "resource": {} })).unwrap_err();
-        assert_eq!(rejected("cluster/a"), r#"found the type "cluster" in the key, did you mean "clusters"?"#);
+        assert_eq!(
+            rejected("cluster/a"),
+            r#"found the type "cluster" in the key, did you mean "clusters"?"#
+        );
         assert_eq!(
             rejected("clusters/"),
             r#"found the key "xds/clusters/", expected xds/clusters/ and the resource's name"#
@@ -163,7 +187,10 @@ mod tests {
     #[test]
     fn every_field_is_read_and_absent_ones_have_defaults() {
         let xds = parsed("clusters/a", &json!({ "resource": { "name": "a" } })).unwrap();
-        assert_eq!((xds.groups, xds.replace, xds.aliases, xds.ttl), (None, false, vec![], None));
+        assert_eq!(
+            (xds.groups, xds.replace, xds.aliases, xds.ttl),
+            (None, false, vec![], None)
+        );
         let full = json!({
             "resource": {}, "groups": ["edge"], "replace": true, "aliases": ["r/b", "r/a"], "ttl": "90s",
         });
@@ -176,8 +203,14 @@ mod tests {
     #[test]
     fn what_is_wrong_around_the_resource_is_named() {
         let rejected = |document: Value| parsed("clusters/a", &document).unwrap_err();
-        assert_eq!(rejected(json!({ "resouce": {} })), r#"resouce: unknown field, did you mean "resource"?"#);
-        assert_eq!(rejected(json!({})), r#"resource: missing, expected the resource, an object with its "@type""#);
+        assert_eq!(
+            rejected(json!({ "resouce": {} })),
+            r#"resouce: unknown field, did you mean "resource"?"#
+        );
+        assert_eq!(
+            rejected(json!({})),
+            r#"resource: missing, expected the resource, an object with its "@type""#
+        );
         assert_eq!(
             rejected(json!({ "resource": "hunter2" })),
             r#"resource: found a string, expected the resource, an object with its "@type""#

@@ -47,13 +47,19 @@ impl Loads {
     /// By cluster, sorted by name.
     #[must_use]
     pub fn by_cluster(&self) -> Vec<(Arc<str>, Load)> {
-        self.sums().iter().map(|(cluster, load)| (Arc::clone(cluster), *load)).collect()
+        self.sums()
+            .iter()
+            .map(|(cluster, load)| (Arc::clone(cluster), *load))
+            .collect()
     }
 
     /// Somebody who reports.
     #[must_use]
     pub fn reporter(self: &Arc<Self>) -> Reporter {
-        Reporter { loads: Arc::clone(self), in_progress: HashMap::new() }
+        Reporter {
+            loads: Arc::clone(self),
+            in_progress: HashMap::new(),
+        }
     }
 
     fn sums(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Load>> {
@@ -117,11 +123,20 @@ mod tests {
     use super::*;
 
     fn load(issued: u64, in_progress: u64) -> Load {
-        Load { issued, successful: issued, in_progress, ..Load::default() }
+        Load {
+            issued,
+            successful: issued,
+            in_progress,
+            ..Load::default()
+        }
     }
 
     fn sums(loads: &Loads) -> Vec<(String, u64, u64)> {
-        loads.by_cluster().into_iter().map(|(name, load)| (name.to_string(), load.issued, load.in_progress)).collect()
+        loads
+            .by_cluster()
+            .into_iter()
+            .map(|(name, load)| (name.to_string(), load.issued, load.in_progress))
+            .collect()
     }
 
     #[test]
@@ -132,7 +147,11 @@ mod tests {
         other.report([("a", load(10, 5))]);
         assert_eq!(sums(&loads), [("a".into(), 14, 8), ("b".into(), 1, 1)]);
         one.report([("a", load(1, 1))]);
-        assert_eq!(sums(&loads), [("a".into(), 15, 6), ("b".into(), 1, 0)], "b is not named: nothing is in progress");
+        assert_eq!(
+            sums(&loads),
+            [("a".into(), 15, 6), ("b".into(), 1, 0)],
+            "b is not named: nothing is in progress"
+        );
         drop(other);
         assert_eq!(sums(&loads), [("a".into(), 15, 1), ("b".into(), 1, 0)]);
     }

@@ -44,7 +44,10 @@ impl Memory {
     pub(super) fn recall(&self, node_id: &str, now: SystemTime) -> Unknown {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.forget(now);
-        kept.by_node.get(node_id).map(|(_, unknown)| unknown.clone()).unwrap_or_default()
+        kept.by_node
+            .get(node_id)
+            .map(|(_, unknown)| unknown.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -52,7 +55,9 @@ impl Kept {
     fn forget(&mut self, now: SystemTime) {
         let too_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age > FOR);
         while self.order.len() > NODES || self.order.front().is_some_and(|(at, _)| too_old(*at)) {
-            let Some((at, node_id)) = self.order.pop_front() else { return };
+            let Some((at, node_id)) = self.order.pop_front() else {
+                return;
+            };
             if self.by_node.get(&node_id).is_some_and(|(left, _)| *left == at) {
                 self.by_node.remove(&node_id);
             }

@@ -23,7 +23,11 @@ impl Nonce {
         // As it is written, and not what is merely the same number.
         let hex = prefix.len() == 8 && prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let digits = sequence.bytes().all(|byte| byte.is_ascii_digit());
-        if hex && digits && u32::from_str_radix(prefix, 16) == Ok(salt) { sequence.parse().ok() } else { None }
+        if hex && digits && u32::from_str_radix(prefix, 16) == Ok(salt) {
+            sequence.parse().ok()
+        } else {
+            None
+        }
     }
 }
 

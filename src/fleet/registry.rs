@@ -49,7 +49,11 @@ type Measured = (usize, usize);
 impl Lists {
     fn measure(stream: &Stream) -> Vec<Measured> {
         let size = |list: &Arc<[Arc<str>]>| list.iter().map(|name| size_of::<Arc<str>>() * 2 + name.len()).sum();
-        stream.lists().iter().map(|list| (list.as_ptr().addr(), size(list))).collect()
+        stream
+            .lists()
+            .iter()
+            .map(|list| (list.as_ptr().addr(), size(list)))
+            .collect()
     }
 
     fn add(&mut self, lists: Vec<Measured>) {
@@ -62,7 +66,9 @@ impl Lists {
 
     fn remove(&mut self, stream: &Stream) {
         for list in stream.lists() {
-            let Entry::Occupied(mut entry) = self.lists.entry(list.as_ptr().addr()) else { continue };
+            let Entry::Occupied(mut entry) = self.lists.entry(list.as_ptr().addr()) else {
+                continue;
+            };
             entry.get_mut().0 -= 1;
             if entry.get().0 == 0 {
                 self.bytes -= entry.remove().1;
@@ -76,7 +82,9 @@ impl Streams {
         let too_old = |left: SystemTime| now.duration_since(left).is_ok_and(|age| age > REMEMBERED_FOR);
         let is_full = |streams: &Self| streams.gone.len() > REMEMBERED || streams.gone_names.bytes > REMEMBERED_NAMES;
         while is_full(self) || self.gone.front().is_some_and(|(left, _)| too_old(*left)) {
-            let Some((_, stream)) = self.gone.pop_front() else { return };
+            let Some((_, stream)) = self.gone.pop_front() else {
+                return;
+            };
             self.gone_names.remove(&stream);
         }
     }
@@ -116,12 +124,18 @@ impl Registry {
         let (live, gone): (Vec<Arc<Stream>>, Vec<Arc<Stream>>) = {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
             streams.forget(now);
-            (streams.live.values().cloned().collect(), streams.gone.iter().map(|(_, gone)| Arc::clone(gone)).collect())
+            (
+                streams.live.values().cloned().collect(),
+                streams.gone.iter().map(|(_, gone)| Arc::clone(gone)).collect(),
+            )
         };
         let mut found = Vec::new();
         let told = |stream: &Arc<Stream>| {
             let node_id = Arc::clone(&stream.identity.node_id);
-            stream.suspicions().into_iter().map(move |suspicion| (Arc::clone(&node_id), suspicion))
+            stream
+                .suspicions()
+                .into_iter()
+                .map(move |suspicion| (Arc::clone(&node_id), suspicion))
         };
         found.extend(live.iter().flat_map(told));
         let left: Vec<_> = gone.iter().flat_map(told).collect();
@@ -141,8 +155,14 @@ impl Registry {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let found: Vec<Arc<Stream>> = streams.live.values().cloned().collect();
         drop(streams);
-        let found: Vec<_> = found.into_iter().filter(|stream| wanted(&stream.identity.node_id)).collect();
-        found.into_iter().filter(|stream| stream.gone_at().is_none()).map(|stream| stream.view(false))
+        let found: Vec<_> = found
+            .into_iter()
+            .filter(|stream| wanted(&stream.identity.node_id))
+            .collect();
+        found
+            .into_iter()
+            .filter(|stream| stream.gone_at().is_none())
+            .map(|stream| stream.view(false))
     }
 
     /// The streams whose node id is wanted, oldest first. The views are made without the lock.
@@ -150,7 +170,10 @@ impl Registry {
         let mut found: Vec<Arc<Stream>> = {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
             streams.forget(now);
-            let all = streams.live.values().chain(streams.gone.iter().map(|(_, stream)| stream));
+            let all = streams
+                .live
+                .values()
+                .chain(streams.gone.iter().map(|(_, stream)| stream));
             all.filter(|stream| wanted(&stream.identity.node_id)).cloned().collect()
         };
         found.sort_by_key(|stream| stream.id);
@@ -160,7 +183,10 @@ impl Registry {
             *aggregated.entry(&stream.identity.node_id).or_default() += 1;
         }
         let duplicate = |stream: &Stream| {
-            alive(stream) && aggregated.get(&*stream.identity.node_id).is_some_and(|count| *count > 1)
+            alive(stream)
+                && aggregated
+                    .get(&*stream.identity.node_id)
+                    .is_some_and(|count| *count > 1)
         };
         found.iter().map(|stream| stream.view(duplicate(stream))).collect()
     }
@@ -188,7 +214,11 @@ mod tests {
     }
 
     fn sent(sequence: u64) -> Sent {
-        Sent { version: SetVersion(1), nonce: Some(Nonce::new(0, sequence)), at: SystemTime::UNIX_EPOCH }
+        Sent {
+            version: SetVersion(1),
+            nonce: Some(Nonce::new(0, sequence)),
+            at: SystemTime::UNIX_EPOCH,
+        }
     }
 
     #[test]
@@ -196,11 +226,17 @@ mod tests {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
         let other = fleet.connect(identity("n2"));
-        assert_eq!((fleet.connected(Variant::Delta), fleet.connected(Variant::Sotw)), (2, 0));
+        assert_eq!(
+            (fleet.connected(Variant::Delta), fleet.connected(Variant::Sotw)),
+            (2, 0)
+        );
         drop(handle);
         assert_eq!(fleet.connected(Variant::Delta), 1);
-        let seen: Vec<_> =
-            fleet.clients().into_iter().map(|client| (client.node_id.to_string(), client.gone_at.is_some())).collect();
+        let seen: Vec<_> = fleet
+            .clients()
+            .into_iter()
+            .map(|client| (client.node_id.to_string(), client.gone_at.is_some()))
+            .collect();
         assert_eq!(seen, [("n1".to_owned(), true), ("n2".to_owned(), false)]);
         assert_eq!(fleet.clients_of("n2").len(), 1);
         drop(other);
@@ -225,7 +261,10 @@ mod tests {
         let fleet = Fleet::default();
         let one = fleet.connect(identity("n1"));
         assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
-        let _per_type = fleet.connect(Identity { aggregated: false, ..identity("n1") });
+        let _per_type = fleet.connect(Identity {
+            aggregated: false,
+            ..identity("n1")
+        });
         assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
         let _two = fleet.connect(identity("n1"));
         assert_eq!(fleet.clients()[0].warnings, ["duplicate_node_id"]);
@@ -242,7 +281,10 @@ mod tests {
         handle.refused(ResourceType::Cluster, &sent(1), 13, &"é".repeat(4096), 1, vec![]);
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
         let refusal = view().refused.expect("refused");
-        assert_eq!((refusal.code, refusal.message.len(), &*refusal.exchange.nonce), (13, 4096, "00000000-1"));
+        assert_eq!(
+            (refusal.code, refusal.message.len(), &*refusal.exchange.nonce),
+            (13, 4096, "00000000-1")
+        );
         handle.acknowledged(ResourceType::Cluster, sent(2), None);
         assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
     }
@@ -252,11 +294,16 @@ mod tests {
         let fleet = Fleet::default();
         let suspects = |name: &str| {
             let documents = vec![DocumentKey::new(Kind::Clusters, name)];
-            vec![Suspect { resource: name.into(), documents }]
+            vec![Suspect {
+                resource: name.into(),
+                documents,
+            }]
         };
         let told = || -> Vec<String> {
             let told = fleet.suspicions();
-            told.iter().map(|(node, suspicion)| format!("{node} {}", suspicion.suspects[0].resource)).collect()
+            told.iter()
+                .map(|(node, suspicion)| format!("{node} {}", suspicion.suspects[0].resource))
+                .collect()
         };
         let handle = fleet.connect(identity("n1"));
         handle.refused(ResourceType::Cluster, &sent(1), 13, "no", 1, suspects("a"));
@@ -282,7 +329,13 @@ mod tests {
             handle.subscribed(ResourceType::Endpoint, Some(names));
             handle.subscribed(ResourceType::Route, Some(&Arc::from([])));
         };
-        let remembered = || fleet.clients().iter().map(|client| client.node_id.to_string()).collect::<Vec<_>>();
+        let remembered = || {
+            fleet
+                .clients()
+                .iter()
+                .map(|client| client.node_id.to_string())
+                .collect::<Vec<_>>()
+        };
         let names = || -> Arc<[Arc<str>]> { Arc::new(["n".repeat(REMEMBERED_NAMES / 4).into()]) };
         let shared = names();
         (0..100).for_each(|_| leave("shared", &shared));

@@ -104,7 +104,11 @@ impl Stream {
             types: Vec::new(),
             suspicions: Vec::new(),
         };
-        Self { id, identity, facts: Mutex::new(facts) }
+        Self {
+            id,
+            identity,
+            facts: Mutex::new(facts),
+        }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -140,7 +144,10 @@ impl Stream {
             (facts.response_too_large, warnings::RESPONSE_TOO_LARGE),
             (facts.secrets_withheld, warnings::SECRETS_WITHHELD),
             (facts.conditions.removals_held, warnings::REMOVALS_HELD),
-            (facts.conditions.clusters_unacknowledged, warnings::CLUSTERS_UNACKNOWLEDGED),
+            (
+                facts.conditions.clusters_unacknowledged,
+                warnings::CLUSTERS_UNACKNOWLEDGED,
+            ),
         ];
         ClientView {
             stream: self.id,
@@ -151,8 +158,15 @@ impl Stream {
             variant: self.identity.variant,
             connected_at: self.identity.connected_at,
             gone_at: facts.gone_at,
-            warnings: warnings.into_iter().filter_map(|(holds, warning)| holds.then_some(warning)).collect(),
-            types: facts.types.iter().map(|of_type| (of_type.resource_type, of_type.view())).collect(),
+            warnings: warnings
+                .into_iter()
+                .filter_map(|(holds, warning)| holds.then_some(warning))
+                .collect(),
+            types: facts
+                .types
+                .iter()
+                .map(|of_type| (of_type.resource_type, of_type.view()))
+                .collect(),
         }
     }
 }
@@ -214,7 +228,8 @@ impl StreamHandle {
 
     /// A response was ACKed.
     pub fn acknowledged(&self, resource_type: ResourceType, sent: Sent, since_published: Option<Duration>) {
-        self.observer.acknowledged(resource_type, self.stream.identity.variant, since_published);
+        self.observer
+            .acknowledged(resource_type, self.stream.identity.variant, since_published);
         self.of_type(resource_type, |of_type| {
             of_type.acknowledged = Some(sent);
             of_type.refused = None;
@@ -233,8 +248,17 @@ impl StreamHandle {
     ) {
         self.observer.refused(resource_type, self.stream.identity.variant);
         let message = message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned();
-        let suspicion = Suspicion { resource_type, sequence, message: message.as_str().into(), suspects };
-        let refusal = Box::new(Refusal { exchange: sent.view(), code, message });
+        let suspicion = Suspicion {
+            resource_type,
+            sequence,
+            message: message.as_str().into(),
+            suspects,
+        };
+        let refusal = Box::new(Refusal {
+            exchange: sent.view(),
+            code,
+            message,
+        });
         self.of_type(resource_type, |of_type| of_type.refused = Some(refusal));
         let suspicions = &mut self.stream.facts().suspicions;
         suspicions.push(suspicion);
@@ -249,7 +273,9 @@ impl StreamHandle {
         suspicions.retain_mut(|suspicion| {
             let sequence = suspicion.sequence;
             if suspicion.resource_type == resource_type {
-                suspicion.suspects.retain(|suspect| refusal_of(&suspect.resource) == Some(sequence));
+                suspicion
+                    .suspects
+                    .retain(|suspect| refusal_of(&suspect.resource) == Some(sequence));
             }
             !suspicion.suspects.is_empty()
         });
@@ -260,7 +286,11 @@ impl StreamHandle {
 
     /// The client reported to have what it would have been sent.
     pub fn confirmed(&self, resource_type: ResourceType, version: SetVersion) {
-        let confirmed = Sent { version, nonce: None, at: SystemTime::now() };
+        let confirmed = Sent {
+            version,
+            nonce: None,
+            at: SystemTime::now(),
+        };
         self.of_type(resource_type, |of_type| of_type.acknowledged = Some(confirmed));
     }
 
@@ -276,15 +306,25 @@ impl StreamHandle {
 
     /// The stream ends: the client may have these or not.
     pub fn leave(self, unknown: Vec<(ResourceType, Arc<str>)>) {
-        self.registry.memory.keep(&self.stream.identity.node_id, unknown, SystemTime::now());
+        self.registry
+            .memory
+            .keep(&self.stream.identity.node_id, unknown, SystemTime::now());
     }
 
     fn of_type(&self, resource_type: ResourceType, change: impl FnOnce(&mut TypeFacts)) {
         let mut facts = self.stream.facts();
-        let known = facts.types.iter().position(|of_type| of_type.resource_type == resource_type);
+        let known = facts
+            .types
+            .iter()
+            .position(|of_type| of_type.resource_type == resource_type);
         let index = known.unwrap_or_else(|| {
-            let fresh =
-                TypeFacts { resource_type, names: Some(Arc::new([])), sent: None, acknowledged: None, refused: None };
+            let fresh = TypeFacts {
+                resource_type,
+                names: Some(Arc::new([])),
+                sent: None,
+                acknowledged: None,
+                refused: None,
+            };
             facts.types.push(fresh);
             facts.types.len() - 1
         });

@@ -40,7 +40,9 @@ pub fn encode(message: &DynamicMessage) -> Vec<u8> {
 /// One entry of a map: a message of a key and a value.
 fn entry(map: &FieldDescriptor, key: &MapKey, value: &Value) -> Vec<u8> {
     let kind = map.kind();
-    let Some(descriptor) = kind.as_message() else { return Vec::new() };
+    let Some(descriptor) = kind.as_message() else {
+        return Vec::new();
+    };
     let mut entry = DynamicMessage::new(descriptor.clone());
     entry.set_field(&descriptor.map_entry_key_field(), Value::from(key.clone()));
     if let Value::Message(inner) = value {
@@ -93,7 +95,10 @@ mod tests {
                 let decoded = DynamicMessage::decode(again.descriptor(), &first[..]).unwrap();
                 assert_eq!(decoded, again, "{name}");
             }
-            assert!(random_order_seen || name.ends_with("Locality"), "{name}: the usual encoding would do");
+            assert!(
+                random_order_seen || name.ends_with("Locality"),
+                "{name}: the usual encoding would do"
+            );
         }
     }
 }

@@ -43,7 +43,8 @@ pub enum Error {
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let mut pool = DescriptorPool::decode(ENVOY_DESCRIPTORS).expect("envoy-types ships a complete descriptor set");
     for package in ["xds.type.v3", "udpa.type.v1"] {
-        pool.add_file_descriptor_proto(typed_struct(package)).expect("the file is complete and new");
+        pool.add_file_descriptor_proto(typed_struct(package))
+            .expect("the file is complete and new");
     }
     pool
 });
@@ -58,7 +59,12 @@ fn typed_struct(package: &str) -> FileDescriptorProto {
         type_name: message.map(ToOwned::to_owned),
         ..FieldDescriptorProto::default()
     };
-    let value = field("value", 2, field_descriptor_proto::Type::Message, Some(".google.protobuf.Struct"));
+    let value = field(
+        "value",
+        2,
+        field_descriptor_proto::Type::Message,
+        Some(".google.protobuf.Struct"),
+    );
     let message = DescriptorProto {
         name: Some("TypedStruct".to_owned()),
         field: vec![field("type_url", 1, field_descriptor_proto::Type::String, None), value],
@@ -94,7 +100,10 @@ pub fn to_json(type_url: &str, bytes: &[u8]) -> Result<Json, Error> {
     name_unknown_types(&mut message);
     let options = SerializeOptions::new().use_proto_field_name(true);
     let written = message.serialize_with_options(serde_json::value::Serializer, &options);
-    let mut body = written.map_err(|source| Error::Write { type_url: type_url.to_owned(), source })?;
+    let mut body = written.map_err(|source| Error::Write {
+        type_url: type_url.to_owned(),
+        source,
+    })?;
     show_unknown_types(&mut body);
     let mut whole = serde_json::Map::from_iter([("@type".to_owned(), json!(type_url))]);
     match body {
@@ -107,8 +116,13 @@ pub fn to_json(type_url: &str, bytes: &[u8]) -> Result<Json, Error> {
 
 fn decode(type_url: &str, bytes: &[u8]) -> Result<DynamicMessage, Error> {
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
-    let descriptor = POOL.get_message_by_name(name).ok_or_else(|| Error::UnknownType(type_url.to_owned()))?;
-    DynamicMessage::decode(descriptor, bytes).map_err(|source| Error::Decode { type_url: type_url.to_owned(), source })
+    let descriptor = POOL
+        .get_message_by_name(name)
+        .ok_or_else(|| Error::UnknownType(type_url.to_owned()))?;
+    DynamicMessage::decode(descriptor, bytes).map_err(|source| Error::Decode {
+        type_url: type_url.to_owned(),
+        source,
+    })
 }
 
 /// Replace every Any that cannot be written, at any depth, by one that can: a Struct of its type and its bytes.
@@ -120,16 +134,26 @@ fn name_unknown_types(message: &mut DynamicMessage) {
     for field in present {
         match message.get_field_mut(&field) {
             Value::Message(inner) => name_unknown_types(inner),
-            Value::List(values) => values.iter_mut().filter_map(Value::as_message_mut).for_each(name_unknown_types),
-            Value::Map(values) => values.values_mut().filter_map(Value::as_message_mut).for_each(name_unknown_types),
+            Value::List(values) => values
+                .iter_mut()
+                .filter_map(Value::as_message_mut)
+                .for_each(name_unknown_types),
+            Value::Map(values) => values
+                .values_mut()
+                .filter_map(Value::as_message_mut)
+                .for_each(name_unknown_types),
             _ => {}
         }
     }
 }
 
 fn name_unknown_type(any: &mut DynamicMessage) {
-    let type_url = any.get_field_by_name("type_url").and_then(|value| value.as_str().map(str::to_owned));
-    let bytes = any.get_field_by_name("value").and_then(|value| value.as_bytes().cloned());
+    let type_url = any
+        .get_field_by_name("type_url")
+        .and_then(|value| value.as_str().map(str::to_owned));
+    let bytes = any
+        .get_field_by_name("value")
+        .and_then(|value| value.as_bytes().cloned());
     let (type_url, bytes) = (type_url.unwrap_or_default(), bytes.unwrap_or_default());
     let (type_url, bytes) = match decode(&type_url, &bytes) {
         Ok(mut inner) => {
@@ -143,8 +167,15 @@ fn name_unknown_type(any: &mut DynamicMessage) {
 }
 
 fn stand_in(type_url: &str, bytes: &[u8]) -> Vec<u8> {
-    let fields = [(UNKNOWN_TYPE.to_owned(), json!(type_url)), ("value".to_owned(), json!(base64(bytes)))];
-    fields.iter().map(|(name, value)| (name, value)).collect::<super::structs::Struct>().encode_to_vec()
+    let fields = [
+        (UNKNOWN_TYPE.to_owned(), json!(type_url)),
+        ("value".to_owned(), json!(base64(bytes))),
+    ];
+    fields
+        .iter()
+        .map(|(name, value)| (name, value))
+        .collect::<super::structs::Struct>()
+        .encode_to_vec()
 }
 
 /// Give the stand-ins of [`name_unknown_type`] their own type back.
@@ -170,7 +201,11 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().chain([0; 2].iter()).take(3).fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
+        let bits = chunk
+            .iter()
+            .chain([0; 2].iter())
+            .take(3)
+            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
         for position in 0..4 {
             let digit = char::from(ALPHABET[bits >> (18 - 6 * position) & 63]);
             text.push(if position <= chunk.len() { digit } else { '=' });
@@ -206,7 +241,10 @@ mod tests {
 
     #[test]
     fn an_any_shows_its_message() {
-        let tls = UpstreamTlsContext { sni: "orders.internal".into(), ..UpstreamTlsContext::default() };
+        let tls = UpstreamTlsContext {
+            sni: "orders.internal".into(),
+            ..UpstreamTlsContext::default()
+        };
         let cluster = cluster(message::any(&tls));
         let expected = json!({
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -220,12 +258,18 @@ mod tests {
                 },
             },
         });
-        assert_eq!(to_json(&Cluster::type_url(), &cluster.encode_to_vec()).unwrap(), expected);
+        assert_eq!(
+            to_json(&Cluster::type_url(), &cluster.encode_to_vec()).unwrap(),
+            expected
+        );
     }
 
     #[test]
     fn an_any_of_an_unknown_type_shows_its_bytes() {
-        let typed_config = Any { type_url: "type.googleapis.com/acme.Tls".into(), value: vec![8, 1] };
+        let typed_config = Any {
+            type_url: "type.googleapis.com/acme.Tls".into(),
+            value: vec![8, 1],
+        };
         let json = to_json(&Cluster::type_url(), &cluster(typed_config).encode_to_vec()).unwrap();
         let expected = json!({ "@type": "type.googleapis.com/acme.Tls", "value": "CAE=" });
         assert_eq!(json["transport_socket"]["typed_config"], expected);
@@ -233,8 +277,14 @@ mod tests {
 
     #[test]
     fn an_unknown_type_or_other_bytes_are_errors() {
-        assert!(matches!(to_json("type.googleapis.com/acme.Tls", &[]), Err(Error::UnknownType(_))));
-        assert!(matches!(to_json(&Cluster::type_url(), &[0xff]), Err(Error::Decode { .. })));
+        assert!(matches!(
+            to_json("type.googleapis.com/acme.Tls", &[]),
+            Err(Error::UnknownType(_))
+        ));
+        assert!(matches!(
+            to_json(&Cluster::type_url(), &[0xff]),
+            Err(Error::Decode { .. })
+        ));
     }
 
     #[test]

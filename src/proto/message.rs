@@ -22,13 +22,19 @@ pub fn append(parent: &mut Vec<u8>, tag: u32, encoded: &[u8]) {
 /// `message` with its type URL.
 #[must_use]
 pub fn any<M: Message + Name>(message: &M) -> protobuf::Any {
-    protobuf::Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    protobuf::Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 /// An extension's name and configuration.
 #[must_use]
 pub fn extension<M: Message + Name>(name: &str, message: &M) -> TypedExtensionConfig {
-    TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(message)) }
+    TypedExtensionConfig {
+        name: name.to_owned(),
+        typed_config: Some(any(message)),
+    }
 }
 
 /// A duration; what protobuf cannot hold (292 billion years) is cut off.
@@ -70,9 +76,20 @@ mod tests {
 
     #[test]
     fn appended_fields_decode_like_encoded_ones() {
-        let hosts = ["a", "b"].map(|name| VirtualHost { name: name.into(), ..VirtualHost::default() });
-        let whole = RouteConfiguration { name: "r".into(), virtual_hosts: hosts.to_vec(), ..Default::default() };
-        let mut bytes = RouteConfiguration { name: "r".into(), ..Default::default() }.encode_to_vec();
+        let hosts = ["a", "b"].map(|name| VirtualHost {
+            name: name.into(),
+            ..VirtualHost::default()
+        });
+        let whole = RouteConfiguration {
+            name: "r".into(),
+            virtual_hosts: hosts.to_vec(),
+            ..Default::default()
+        };
+        let mut bytes = RouteConfiguration {
+            name: "r".into(),
+            ..Default::default()
+        }
+        .encode_to_vec();
         for host in &hosts {
             append(&mut bytes, 2, &host.encode_to_vec());
         }
@@ -82,7 +99,19 @@ mod tests {
 
     #[test]
     fn durations_keep_nanoseconds_and_never_overflow() {
-        assert_eq!(duration(Duration::from_millis(1500)), protobuf::Duration { seconds: 1, nanos: 500_000_000 });
-        assert_eq!(duration(Duration::MAX), protobuf::Duration { seconds: i64::MAX, nanos: 999_999_999 });
+        assert_eq!(
+            duration(Duration::from_millis(1500)),
+            protobuf::Duration {
+                seconds: 1,
+                nanos: 500_000_000
+            }
+        );
+        assert_eq!(
+            duration(Duration::MAX),
+            protobuf::Duration {
+                seconds: i64::MAX,
+                nanos: 999_999_999
+            }
+        );
     }
 }

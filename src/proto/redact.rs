@@ -13,8 +13,13 @@ use super::sensitive::is_sensitive;
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
 /// Fields of a `DataSource` that say where the secret is, not what it is.
-const PLACES: [&str; 5] =
-    ["filename", "environment_variable", "environmentVariable", "watched_directory", "watchedDirectory"];
+const PLACES: [&str; 5] = [
+    "filename",
+    "environment_variable",
+    "environmentVariable",
+    "watched_directory",
+    "watchedDirectory",
+];
 
 /// Redact the proto-JSON of a message; one of an unknown type as a whole.
 pub fn redact(type_url: &str, json: &mut Json) {
@@ -31,7 +36,10 @@ pub fn hide(json: &mut Json) {
         Json::Array(values) => values.iter_mut().for_each(hide),
         Json::Object(fields) => {
             let shown = |name: &String| name == "@type" || PLACES.contains(&name.as_str());
-            fields.iter_mut().filter(|(name, _)| !shown(name)).for_each(|(_, value)| hide(value));
+            fields
+                .iter_mut()
+                .filter(|(name, _)| !shown(name))
+                .for_each(|(_, value)| hide(value));
         }
         value => *value = Json::String(REDACTED.to_owned()),
     }
@@ -54,7 +62,9 @@ fn message(descriptor: &MessageDescriptor, json: &mut Json) {
         return;
     }
     match json {
-        Json::Object(fields) => fields.iter_mut().for_each(|(name, value)| field(descriptor, name, value)),
+        Json::Object(fields) => fields
+            .iter_mut()
+            .for_each(|(name, value)| field(descriptor, name, value)),
         Json::Null => {}
         other => hide(other),
     }
@@ -64,8 +74,12 @@ fn field(descriptor: &MessageDescriptor, name: &str, json: &mut Json) {
     if name == "@type" {
         return;
     }
-    let by_name = descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
-    let Some(field) = by_name.filter(|field| !is_sensitive(field)) else { return hide(json) };
+    let by_name = descriptor
+        .get_field_by_name(name)
+        .or_else(|| descriptor.get_field_by_json_name(name));
+    let Some(field) = by_name.filter(|field| !is_sensitive(field)) else {
+        return hide(json);
+    };
     if field.is_map() {
         return match json {
             Json::Object(entries) => entries.values_mut().for_each(|value| entry(&field, value)),
@@ -87,7 +101,12 @@ fn field(descriptor: &MessageDescriptor, name: &str, json: &mut Json) {
 fn entry(map: &FieldDescriptor, json: &mut Json) {
     let kind = map.kind();
     let values = kind.as_message().map(MessageDescriptor::map_entry_value_field);
-    match values.as_ref().map(FieldDescriptor::kind).as_ref().and_then(|kind| kind.as_message()) {
+    match values
+        .as_ref()
+        .map(FieldDescriptor::kind)
+        .as_ref()
+        .and_then(|kind| kind.as_message())
+    {
         Some(inner) => message(inner, json),
         None if json.is_object() => hide(json),
         None => {}

@@ -12,8 +12,12 @@ const SENSITIVE: &str = "udpa.annotations.sensitive";
 
 /// Full names of all sensitive fields, found when first asked for.
 static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let Some(option) = pool().get_extension_by_name(SENSITIVE) else { return BTreeSet::new() };
-    let fields = pool().all_messages().flat_map(|message| message.fields().collect::<Vec<_>>());
+    let Some(option) = pool().get_extension_by_name(SENSITIVE) else {
+        return BTreeSet::new();
+    };
+    let fields = pool()
+        .all_messages()
+        .flat_map(|message| message.fields().collect::<Vec<_>>());
     let sensitive = fields.filter(|field| field.options().get_extension(&option).as_bool() == Some(true));
     sensitive.map(|field| field.full_name().to_owned()).collect()
 });

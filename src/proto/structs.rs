@@ -56,7 +56,12 @@ pub struct List {
 
 impl<'a> FromIterator<(&'a String, &'a Json)> for Struct {
     fn from_iter<I: IntoIterator<Item = (&'a String, &'a Json)>>(fields: I) -> Self {
-        Self { fields: fields.into_iter().map(|(name, value)| (name.clone(), Value::from(value))).collect() }
+        Self {
+            fields: fields
+                .into_iter()
+                .map(|(name, value)| (name.clone(), Value::from(value)))
+                .collect(),
+        }
     }
 }
 
@@ -68,7 +73,9 @@ impl From<&Json> for Value {
             // Every number of serde_json is one of u64, i64 and f64 and converts, the first two to the nearest.
             Json::Number(value) => Kind::Number(value.as_f64().unwrap_or_default()),
             Json::String(value) => Kind::String(value.clone()),
-            Json::Array(values) => Kind::List(List { values: values.iter().map(Self::from).collect() }),
+            Json::Array(values) => Kind::List(List {
+                values: values.iter().map(Self::from).collect(),
+            }),
             Json::Object(fields) => Kind::Struct(fields.iter().collect()),
         };
         Self { kind: Some(kind) }

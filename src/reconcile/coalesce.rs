@@ -40,7 +40,10 @@ impl Pace {
             Some(last) if arrived < last.at + last.distance => last.distance * 2,
             _ => FIRST_DISTANCE,
         };
-        self.last = Some(Last { at: now, distance: distance.min(self.limit) });
+        self.last = Some(Last {
+            at: now,
+            distance: distance.min(self.limit),
+        });
     }
 }
 

@@ -81,7 +81,11 @@ impl Hold {
             Why::Empty { all } => format!("the list of revision {revision} is empty, {all} documents were served"),
             Why::Fork => format!("the store's history was replaced, its list of revision {revision} is another one"),
         };
-        let until = if self.by_operator { "an operator releases it" } else { "a second list agrees or it is released" };
+        let until = if self.by_operator {
+            "an operator releases it"
+        } else {
+            "a second list agrees or it is released"
+        };
         format!("{what}; the content before keeps serving until {until}")
     }
 
@@ -129,7 +133,9 @@ impl Rules<'_> {
 impl RootState {
     /// The keys that are held, and why.
     pub(super) fn held(&self) -> impl Iterator<Item = (&DocumentKey, &Hold)> {
-        self.hold.iter().flat_map(|hold| self.held.iter().map(move |key| (key, hold)))
+        self.hold
+            .iter()
+            .flat_map(|hold| self.held.iter().map(move |key| (key, hold)))
     }
 
     /// Why one key is held, and what waits.
@@ -146,7 +152,10 @@ impl RootState {
     /// One revision's changes. Returns those that act.
     pub(super) fn on_changed(&mut self, rules: &Rules<'_>, revision: i64, changes: Vec<KeyChange>) -> Vec<KeyChange> {
         self.revision = revision;
-        let lost = changes.iter().filter(|(key, text)| text.is_none() && self.served.contains_key(key)).count();
+        let lost = changes
+            .iter()
+            .filter(|(key, text)| text.is_none() && self.served.contains_key(key))
+            .count();
         let all = self.served.len();
         for (key, text) in &changes {
             put(&mut self.store, key, text.clone());
@@ -187,7 +196,10 @@ impl RootState {
         if acts {
             return self.act(changes);
         }
-        let again = self.hold.as_ref().is_some_and(|hold| rules.now < hold.since + CONFIRMED_AFTER || hold.by_operator);
+        let again = self
+            .hold
+            .as_ref()
+            .is_some_and(|hold| rules.now < hold.since + CONFIRMED_AFTER || hold.by_operator);
         if !again && let Some(why) = why {
             self.hold(rules, why, revision);
         }
@@ -210,7 +222,10 @@ impl RootState {
             let stored = self.served.get(key).or_else(|| self.store.get(key));
             stored.map(|stored| Arc::clone(&stored.full_key))
         };
-        let keys = self.held.iter().filter(|key| full_key(key).is_some_and(|full_key| released(&full_key)));
+        let keys = self
+            .held
+            .iter()
+            .filter(|key| full_key(key).is_some_and(|full_key| released(&full_key)));
         let changes = keys.map(|key| (key.clone(), self.store.get(key).cloned())).collect();
         self.act(changes)
     }
@@ -230,7 +245,12 @@ impl RootState {
 
     fn hold(&mut self, rules: &Rules<'_>, why: Why, revision: i64) {
         let by_operator = rules.needs_operator(why);
-        self.hold = Some(Hold { why, revision, since: rules.now, by_operator });
+        self.hold = Some(Hold {
+            why,
+            revision,
+            since: rules.now,
+            by_operator,
+        });
     }
 
     /// Let changes act, and end the hold when nothing is kept back any more.
@@ -260,9 +280,13 @@ fn missing(served: &OrdMap<DocumentKey, Stored>, store: &OrdMap<DocumentKey, Sto
 }
 
 fn differences(served: &OrdMap<DocumentKey, Stored>, store: &OrdMap<DocumentKey, Stored>) -> Vec<KeyChange> {
-    let gone = served.keys().filter(|key| !store.contains_key(*key)).map(|key| (key.clone(), None));
+    let gone = served
+        .keys()
+        .filter(|key| !store.contains_key(*key))
+        .map(|key| (key.clone(), None));
     let put = store.iter().filter(|(key, text)| served.get(*key) != Some(*text));
-    gone.chain(put.map(|(key, text)| (key.clone(), Some(text.clone())))).collect()
+    gone.chain(put.map(|(key, text)| (key.clone(), Some(text.clone()))))
+        .collect()
 }
 
 /// An instance whose key is gone.
@@ -300,12 +324,18 @@ impl SourceState {
             .partition(|lost| live.contains(&lost.address) || lost.kept && is_released(lost));
         let mut let_go: Vec<LostInstance> = back.into_iter().filter(|lost| lost.kept).collect();
         let addresses = |lost: &[LostInstance], counted: &dyn Fn(&LostInstance) -> bool| {
-            lost.iter().filter(|lost| counted(lost)).map(|lost| lost.address.clone()).collect::<BTreeSet<_>>().len()
+            lost.iter()
+                .filter(|lost| counted(lost))
+                .map(|lost| lost.address.clone())
+                .collect::<BTreeSet<_>>()
+                .len()
         };
         let recent = |lost: &LostInstance| now.saturating_duration_since(lost.at) < LOSS_WINDOW;
         let gone = addresses(&lost, &recent);
         if is_mass_loss(gone, live.len() + addresses(&lost, &|lost| recent(lost) || lost.kept)) {
-            lost.iter_mut().filter(|lost| recent(lost)).for_each(|lost| lost.kept = true);
+            lost.iter_mut()
+                .filter(|lost| recent(lost))
+                .for_each(|lost| lost.kept = true);
         }
         for lost in lost {
             let age = now.saturating_duration_since(lost.at);
@@ -321,6 +351,10 @@ impl SourceState {
 
     /// When the first that is kept is let go.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lost.iter().filter(|lost| lost.kept).map(|lost| lost.at + KEPT_FOR).min()
+        self.lost
+            .iter()
+            .filter(|lost| lost.kept)
+            .map(|lost| lost.at + KEPT_FOR)
+            .min()
     }
 }

@@ -164,8 +164,14 @@ enum Company {
 
 fn company(layout: &Layout, input: &Input) -> Company {
     match input {
-        Input::Changed { root: Root::Registrations, .. }
-        | Input::Listed { root: Root::Registrations, .. }
+        Input::Changed {
+            root: Root::Registrations,
+            ..
+        }
+        | Input::Listed {
+            root: Root::Registrations,
+            ..
+        }
         | Input::Problems { .. }
         | Input::LastGood { .. }
         | Input::Tick => Company::Any,
@@ -228,13 +234,23 @@ impl Plan {
             touched.entry(Arc::clone(&change.group)).or_default().insert(resource);
         }
         let mut verdicts: BTreeMap<DocumentKey, Verdict> = BTreeMap::new();
-        verdicts.extend(self.verdicts.into_iter().chain(next.verdicts).map(|verdict| (verdict.key.clone(), verdict)));
+        verdicts.extend(
+            self.verdicts
+                .into_iter()
+                .chain(next.verdicts)
+                .map(|verdict| (verdict.key.clone(), verdict)),
+        );
         let relist: BTreeSet<Root> = self.relist.into_iter().chain(next.relist).collect();
         Self {
             difference: next.world.compiled().difference(before.compiled(), &touched),
             verdicts: verdicts.into_values().collect(),
             last_good: self.last_good.into_iter().chain(next.last_good).collect(),
-            wanted: self.wanted.into_iter().chain(next.wanted).filter(|key| !next.world.serves(key)).collect(),
+            wanted: self
+                .wanted
+                .into_iter()
+                .chain(next.wanted)
+                .filter(|key| !next.world.serves(key))
+                .collect(),
             deadline: next.deadline,
             relist: relist.into_iter().collect(),
             world: next.world,

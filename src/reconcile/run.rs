@@ -115,7 +115,11 @@ impl Reconciler {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let last_good = LastGood::new(&parts.backend, &parts.state_prefix);
-        let roots = Roots::new(&parts.world.options().layout, parts.backend.name(), parts.backend.is_shared());
+        let roots = Roots::new(
+            &parts.world.options().layout,
+            parts.backend.name(),
+            parts.backend.is_shared(),
+        );
         Self {
             worlds: Arc::new(ArcSwap::from_pointee(parts.world.clone())),
             saves: watch::Sender::new(None),
@@ -166,7 +170,10 @@ impl Reconciler {
     }
 
     fn now(&self) -> Moment {
-        Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::now() }
+        Moment {
+            instant: tokio::time::Instant::now().into_std(),
+            wall: SystemTime::now(),
+        }
     }
 
     fn is_published(&self) -> bool {
@@ -178,7 +185,11 @@ impl Reconciler {
         match self.parts.disk.load() {
             Ok(None) => {}
             Ok(Some(Saved { revision, entries })) => {
-                info!(revision, documents = entries.len(), "Found saved state: it serves if the store does not answer");
+                info!(
+                    revision,
+                    documents = entries.len(),
+                    "Found saved state: it serves if the store does not answer"
+                );
                 let now = self.now();
                 self.roots.restored(now.instant);
                 self.had_documents |= !entries.is_empty();
@@ -187,7 +198,10 @@ impl Reconciler {
                 self.turn(now).await;
             }
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "Could not read the saved state, starting without it");
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "Could not read the saved state, starting without it"
+                );
             }
         }
         self.health.send_replace(self.roots.health(self.is_published()));
@@ -246,7 +260,11 @@ impl Reconciler {
     fn wake_up(&self) -> Option<Instant> {
         let due = self.waiting.since.map(|since| self.pace.due(since));
         let moments = [due, self.hold_ends, self.roots_deadline()];
-        moments.into_iter().flatten().chain(self.relists.values().copied()).min()
+        moments
+            .into_iter()
+            .flatten()
+            .chain(self.relists.values().copied())
+            .min()
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -257,12 +275,17 @@ impl Reconciler {
     /// When the snapshot becomes stale, saved state begins to serve, or the first publish of the store need not wait for a
     /// root any longer; while last good texts are looked for that waits for those.
     fn roots_deadline(&self) -> Option<Instant> {
-        let told = self.roots.next_deadline(self.settled).filter(|_| self.settled || !self.last_good.is_looking());
+        let told = self
+            .roots
+            .next_deadline(self.settled)
+            .filter(|_| self.settled || !self.last_good.is_looking());
         [told, self.roots.saved_due()].into_iter().flatten().min()
     }
 
     fn add(&mut self, input: Input) {
-        self.waiting.since.get_or_insert_with(|| tokio::time::Instant::now().into_std());
+        self.waiting
+            .since
+            .get_or_insert_with(|| tokio::time::Instant::now().into_std());
         self.waiting.inputs.push(input);
     }
 
@@ -281,7 +304,11 @@ impl Reconciler {
                 self.add(Input::Problems { root, problems });
             }
             Event::Failed { reason } => self.roots.failed(&root, reason, now),
-            Event::Listed { revision, reason, entries } => {
+            Event::Listed {
+                revision,
+                reason,
+                entries,
+            } => {
                 info!(
                     prefix = self.prefix_of(&root),
                     revision,
@@ -292,14 +319,28 @@ impl Reconciler {
                 self.roots.listed(&root, now);
                 self.had_documents |= root == Root::Documents && !entries.is_empty();
                 self.begin_trace(revision);
-                self.add(Input::Listed { root, revision, reason, entries });
+                self.add(Input::Listed {
+                    root,
+                    revision,
+                    reason,
+                    entries,
+                });
             }
             Event::Changed { revision, changes } => {
-                debug!(prefix = self.prefix_of(&root), revision, keys = changes.len(), "Changed");
+                debug!(
+                    prefix = self.prefix_of(&root),
+                    revision,
+                    keys = changes.len(),
+                    "Changed"
+                );
                 self.roots.alive(&root, now);
                 self.had_documents |= root == Root::Documents;
                 self.begin_trace(revision);
-                self.add(Input::Changed { root, revision, changes });
+                self.add(Input::Changed {
+                    root,
+                    revision,
+                    changes,
+                });
             }
         }
     }
@@ -310,7 +351,9 @@ impl Reconciler {
 
     /// One trace a change: it starts with the first revision that is seen and ends with the ACKs of its publish.
     fn begin_trace(&mut self, revision: i64) {
-        self.waiting.span.get_or_insert_with(|| info_span!(parent: None, "change", store.revision = revision));
+        self.waiting
+            .span
+            .get_or_insert_with(|| info_span!(parent: None, "change", store.revision = revision));
     }
 
     fn on_command(&mut self, command: Command) {
@@ -320,7 +363,12 @@ impl Reconciler {
     }
 
     fn ask_for_due_lists(&mut self, now: Instant) {
-        let due: Vec<Root> = self.relists.iter().filter(|(_, at)| **at <= now).map(|(root, _)| root.clone()).collect();
+        let due: Vec<Root> = self
+            .relists
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(root, _)| root.clone())
+            .collect();
         for root in due {
             self.relists.remove(&root);
             self.roots.relist(&root);
@@ -329,7 +377,11 @@ impl Reconciler {
 
     /// One turn: plan what has happened, publish what follows.
     async fn turn(&mut self, now: Moment) {
-        let Waiting { mut inputs, since, span } = std::mem::take(&mut self.waiting);
+        let Waiting {
+            mut inputs,
+            since,
+            span,
+        } = std::mem::take(&mut self.waiting);
         let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
             inputs.push(Input::Tick);
@@ -430,7 +482,9 @@ impl Reconciler {
         }
         self.parts.snapshots.publish(Arc::new(self.built.clone()));
         if news {
-            let waited = tokio::time::Instant::now().into_std().saturating_duration_since(arrived);
+            let waited = tokio::time::Instant::now()
+                .into_std()
+                .saturating_duration_since(arrived);
             info!(revision, generation, source, stale, ?waited, "Published");
             self.parts.observer.published(waited);
         } else {

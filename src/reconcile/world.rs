@@ -31,8 +31,14 @@ pub enum State {
 
 impl State {
     /// All, as in documents.md.
-    pub const ALL: [Self; 6] =
-        [Self::Accepted, Self::Rejected, Self::Shadowed, Self::Held, Self::Refused, Self::Disabled];
+    pub const ALL: [Self; 6] = [
+        Self::Accepted,
+        Self::Rejected,
+        Self::Shadowed,
+        Self::Held,
+        Self::Refused,
+        Self::Disabled,
+    ];
 
     /// The word of the API.
     #[must_use]
@@ -162,8 +168,16 @@ impl World {
     /// A world without documents.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let compile = compile::Options { ca_bundle: options.ca_bundle.clone(), ..compile::Options::default() };
-        let roots = options.layout.roots().into_iter().map(|root| (root, RootState::default())).collect();
+        let compile = compile::Options {
+            ca_bundle: options.ca_bundle.clone(),
+            ..compile::Options::default()
+        };
+        let roots = options
+            .layout
+            .roots()
+            .into_iter()
+            .map(|root| (root, RootState::default()))
+            .collect();
         Self {
             options: Arc::new(options),
             roots,
@@ -226,7 +240,9 @@ impl World {
 
     /// The groups documents that hold, for rollout: name and rules, sorted by name.
     pub fn groups(&self) -> impl Iterator<Item = (Arc<str>, Arc<Group>)> {
-        self.compiled.group_rules().map(|(name, group)| (Arc::clone(name), Arc::new(group.clone())))
+        self.compiled
+            .group_rules()
+            .map(|(name, group)| (Arc::clone(name), Arc::new(group.clone())))
     }
 
     /// What is compiled of the documents that serve.

@@ -27,7 +27,10 @@ pub struct Run {
 impl FromIterator<Bytes> for Run {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
         let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-        Self { len: pieces.iter().map(Bytes::len).sum(), pieces }
+        Self {
+            len: pieces.iter().map(Bytes::len).sum(),
+            pieces,
+        }
     }
 }
 
@@ -47,7 +50,10 @@ impl Body {
     #[must_use]
     pub fn of_runs(runs: impl IntoIterator<Item = Run>) -> Self {
         let runs: Arc<[Run]> = runs.into_iter().collect();
-        Self(Pieces::Many { len: runs.iter().map(|run| run.len).sum(), runs })
+        Self(Pieces::Many {
+            len: runs.iter().map(|run| run.len).sum(),
+            runs,
+        })
     }
 
     /// Bytes in all.
@@ -110,7 +116,10 @@ mod tests {
     fn however_it_is_cut_it_is_the_same() {
         let run = |pieces: &[&'static str]| pieces.iter().map(|piece| Bytes::from(*piece)).collect::<Run>();
         let cut = Body::of_runs([run(&["ab", "", "c"]), run(&[]), run(&["d"])]);
-        assert_eq!((cut.pieces().count(), cut.len(), &*cut.to_bytes()), (3, 4, &b"abcd"[..]));
+        assert_eq!(
+            (cut.pieces().count(), cut.len(), &*cut.to_bytes()),
+            (3, 4, &b"abcd"[..])
+        );
         assert_eq!(cut, Body::from("abcd"));
         assert_ne!(cut, Body::from("abce"));
         assert_eq!(Body::of_pieces([Bytes::from("a")]).pieces().count(), 1);

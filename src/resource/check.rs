@@ -44,12 +44,17 @@ pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
     }
     let Some(lb) = &settings.lb else { return Ok(()) };
     if lb.slow_start.is_some() && !matches!(lb.policy, LbPolicy::RoundRobin | LbPolicy::LeastRequest) {
-        let reason = format!("found slow start with {}, expected round_robin or least_request", word(lb.policy));
+        let reason = format!(
+            "found slow start with {}, expected round_robin or least_request",
+            word(lb.policy)
+        );
         return Err(Rejection::new("lb.slow_start", reason));
     }
     if lb.locality == Some(LocalityMode::ZoneAware) && matches!(lb.policy, LbPolicy::RingHash | LbPolicy::Maglev) {
-        let reason =
-            format!("found zone_aware with {}, expected round_robin, least_request or random", word(lb.policy));
+        let reason = format!(
+            "found zone_aware with {}, expected round_robin, least_request or random",
+            word(lb.policy)
+        );
         return Err(Rejection::new("lb.locality", reason));
     }
     Ok(())
@@ -71,7 +76,10 @@ fn word(policy: LbPolicy) -> &'static str {
 /// A host name, or metadata nested deeper than [`MAX_METADATA_DEPTH`].
 pub fn registered_endpoint(endpoint: &Endpoint) -> Result<(), Rejection> {
     if let Host::Name(name) = &endpoint.host {
-        return Err(Rejection::new("endpoints", format!("found the host name {name}, expected an IP address")));
+        return Err(Rejection::new(
+            "endpoints",
+            format!("found the host name {name}, expected an IP address"),
+        ));
     }
     let depth = endpoint.metadata.values().map(depth).max().unwrap_or_default();
     if depth > MAX_METADATA_DEPTH {
@@ -102,8 +110,15 @@ mod tests {
     use super::*;
 
     fn lb(policy: LbPolicy, slow_start: Option<u64>, locality: Option<LocalityMode>) -> Option<String> {
-        let lb = LoadBalancing { policy, slow_start: slow_start.map(Duration::from_secs), locality };
-        let settings = Settings { lb: Some(lb), ..Settings::default() };
+        let lb = LoadBalancing {
+            policy,
+            slow_start: slow_start.map(Duration::from_secs),
+            locality,
+        };
+        let settings = Settings {
+            lb: Some(lb),
+            ..Settings::default()
+        };
         cluster_settings(&settings).err().map(|error| error.to_string())
     }
 

@@ -39,7 +39,10 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
         Source::Dns { host, port } => (Discovery::Dns(vec![endpoints::plain(host, *port)]), Some(host.as_str())),
     };
     let message = settings::applied(base(&key.name, &settings), &settings, host)?;
-    Ok(Resource { on_demand: cluster.on_demand, ..resource(message, &discovery, vec![key.clone()]) })
+    Ok(Resource {
+        on_demand: cluster.on_demand,
+        ..resource(message, &discovery, vec![key.clone()])
+    })
 }
 
 /// The inline Cluster of a URL, named [`UpstreamUrl::cluster_name`].
@@ -83,11 +86,17 @@ enum Discovery {
 
 impl Discovery {
     fn of_list(listed: &[Endpoint]) -> Result<Self, Rejection> {
-        let names = listed.iter().filter(|endpoint| matches!(endpoint.host, Host::Name(_))).count();
+        let names = listed
+            .iter()
+            .filter(|endpoint| matches!(endpoint.host, Host::Name(_)))
+            .count();
         match names {
             0 => Ok(Self::Eds),
             all if all == listed.len() => Ok(Self::Dns(listed.to_vec())),
-            _ => Err(Rejection::new("endpoints", "found both IP addresses and names, expected one of the two")),
+            _ => Err(Rejection::new(
+                "endpoints",
+                "found both IP addresses and names, expected one of the two",
+            )),
         }
     }
 }
@@ -109,7 +118,10 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
     message.cluster_discovery_type = Some(wire::ClusterDiscoveryType::Type(kind as i32));
     match discovery {
         Discovery::Eds => {
-            message.eds_cluster_config = Some(wire::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
+            message.eds_cluster_config = Some(wire::EdsClusterConfig {
+                eds_config: Some(ads()),
+                ..Default::default()
+            });
         }
         Discovery::Dns(_) => message.dns_lookup_family = wire::DnsLookupFamily::V4Preferred as i32,
     }
@@ -119,7 +131,10 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
         append(&mut bytes, 33, &endpoints::assignment(&message.name, &list));
     }
     let warms = matches!(discovery, Discovery::Eds).then(|| message.name.as_str().into());
-    Resource { warms, ..Resource::new(message.name, bytes, documents) }
+    Resource {
+        warms,
+        ..Resource::new(message.name, bytes, documents)
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +158,12 @@ mod tests {
     }
 
     fn document(source: Source, settings: Settings) -> Cluster {
-        Cluster { source, settings, on_demand: false, groups: None }
+        Cluster {
+            source,
+            settings,
+            on_demand: false,
+            groups: None,
+        }
     }
 
     fn key() -> DocumentKey {
@@ -198,7 +218,10 @@ mod tests {
 
     #[test]
     fn names_are_resolved_by_envoy() {
-        let dns = Source::Dns { host: "orders.internal".into(), port: 8080 };
+        let dns = Source::Dns {
+            host: "orders.internal".into(),
+            port: 8080,
+        };
         for source in [dns, Source::Listed(vec![endpoints::plain("orders.internal", 8080)])] {
             let cluster = document(source, Settings::default());
             let resource = compiled(&cluster).unwrap();
@@ -209,14 +232,23 @@ mod tests {
 
     #[test]
     fn a_mix_of_addresses_and_names_is_refused() {
-        let mixed = vec![endpoints::plain("10.0.0.1", 80), endpoints::plain("orders.internal", 80)];
+        let mixed = vec![
+            endpoints::plain("10.0.0.1", 80),
+            endpoints::plain("orders.internal", 80),
+        ];
         let error = compiled(&document(Source::Listed(mixed), Settings::default())).unwrap_err();
-        assert_eq!(error.to_string(), "endpoints: found both IP addresses and names, expected one of the two");
+        assert_eq!(
+            error.to_string(),
+            "endpoints: found both IP addresses and names, expected one of the two"
+        );
     }
 
     #[test]
     fn on_demand_is_kept_for_the_wildcard_set() {
-        let cluster = Cluster { on_demand: true, ..document(Source::Registered, Settings::default()) };
+        let cluster = Cluster {
+            on_demand: true,
+            ..document(Source::Registered, Settings::default())
+        };
         assert!(compiled(&cluster).unwrap().on_demand);
     }
 
@@ -293,7 +325,10 @@ mod tests {
         context.defaults.cluster = settings;
         let bare = document(Source::Registered, Settings::default());
         for _ in 0..20 {
-            assert_eq!(from_document(&key(), &bare, &context).unwrap().body, compiled(&cluster).unwrap().body);
+            assert_eq!(
+                from_document(&key(), &bare, &context).unwrap().body,
+                compiled(&cluster).unwrap().body
+            );
         }
     }
 
@@ -306,7 +341,13 @@ mod tests {
             healthy: 2,
             unhealthy: 3,
         };
-        let cluster = document(Source::Registered, Settings { health_check: Some(check), ..Settings::default() });
+        let cluster = document(
+            Source::Registered,
+            Settings {
+                health_check: Some(check),
+                ..Settings::default()
+            },
+        );
         let error = compiled(&cluster).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -318,7 +359,11 @@ mod tests {
     }
 
     fn url(https: bool, host: &str, port: u16) -> UpstreamUrl {
-        UpstreamUrl { https, host: host.into(), port }
+        UpstreamUrl {
+            https,
+            host: host.into(),
+            port,
+        }
     }
 
     #[test]
@@ -331,13 +376,19 @@ mod tests {
 
         let name = url(false, "users.internal", 80);
         let resource = from_url(&name, vec![key()], &context).unwrap();
-        assert_eq!(shown(&resource), strict_dns("http://users.internal:80", "users.internal", 80));
+        assert_eq!(
+            shown(&resource),
+            strict_dns("http://users.internal:80", "users.internal", 80)
+        );
         assert_eq!(resource.warms, None);
     }
 
     #[test]
     fn https_is_verified_against_the_host_of_the_url() {
-        let context = Context { ca_bundle: Some(Bytes::from_static(b"PEM")), ..Context::default() };
+        let context = Context {
+            ca_bundle: Some(Bytes::from_static(b"PEM")),
+            ..Context::default()
+        };
         let tls = |url: &UpstreamUrl| shown(&from_url(url, Vec::new(), &context).unwrap())["transport_socket"].clone();
         let expected = |sni: &[(&str, &str)], san_type: &str, host: &str| {
             let mut config = json!({
@@ -372,6 +423,9 @@ mod tests {
     #[test]
     fn a_missing_cluster_waits_for_endpoints_like_any_other() {
         let resource = missing("gone", vec![key()]);
-        assert_eq!((shown(&resource), resource.warms.as_deref()), (eds("gone"), Some("gone")));
+        assert_eq!(
+            (shown(&resource), resource.warms.as_deref()),
+            (eds("gone"), Some("gone"))
+        );
     }
 }

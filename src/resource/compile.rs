@@ -97,7 +97,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ca_bundle: None, most_entries: MAX_ENTRIES }
+        Self {
+            ca_bundle: None,
+            most_entries: MAX_ENTRIES,
+        }
     }
 }
 
@@ -128,7 +131,10 @@ impl Compiled {
     /// The compiled nothing: not even the group `default` exists before the first [`Compiled::apply`].
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let context = Context { ca_bundle: options.ca_bundle, ..Context::default() };
+        let context = Context {
+            ca_bundle: options.ca_bundle,
+            ..Context::default()
+        };
         Self {
             most_entries: options.most_entries,
             context: Arc::new(context),
@@ -164,7 +170,10 @@ impl Compiled {
             return Arc::clone(&self.context);
         };
         let document = edit.accepted.as_ref().map(|accepted| &*accepted.document);
-        Arc::new(Context { defaults: depends::defaults(document).clone(), ..(*self.context).clone() })
+        Arc::new(Context {
+            defaults: depends::defaults(document).clone(),
+            ..(*self.context).clone()
+        })
     }
 
     /// The edits that say something new; where only the revision of an equal document did, it is noted and that is all.
@@ -177,7 +186,13 @@ impl Compiled {
                 && unit.accepted.document == accepted.document
                 && !units.every_of(edit.key.kind);
             if equal {
-                inventory.set(&edit.key, Some(Unit { accepted: accepted.clone(), made: unit.made.clone() }));
+                inventory.set(
+                    &edit.key,
+                    Some(Unit {
+                        accepted: accepted.clone(),
+                        made: unit.made.clone(),
+                    }),
+                );
             }
             !equal
         });
@@ -188,8 +203,15 @@ impl Compiled {
     fn dependents(&self, edits: &[Edit], units: &Units) -> Vec<Edit> {
         let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
         let kinds = Kind::ALL.into_iter().filter(|kind| units.every_of(*kind));
-        let others = kinds.flat_map(|kind| self.inventory.of_kind(kind)).filter(|(key, _)| !edited.contains(key));
-        others.map(|(key, unit)| Edit { key: key.clone(), accepted: Some(unit.accepted.clone()) }).collect()
+        let others = kinds
+            .flat_map(|kind| self.inventory.of_kind(kind))
+            .filter(|(key, _)| !edited.contains(key));
+        others
+            .map(|(key, unit)| Edit {
+                key: key.clone(),
+                accepted: Some(unit.accepted.clone()),
+            })
+            .collect()
     }
 
     fn compile(&self, context: Arc<Context>, inventory: Inventory, units: &Units) -> Result<Step, Vec<Fault>> {
@@ -212,7 +234,11 @@ impl Compiled {
                 most_entries: self.most_entries,
             };
             let state = groups.entry(Arc::clone(name)).or_default();
-            let Outcome { touched: resources, concerned: documents, faults: found } = state.update(&scene);
+            let Outcome {
+                touched: resources,
+                concerned: documents,
+                faults: found,
+            } = state.update(&scene);
             touched.insert(Arc::clone(name), resources);
             concerned.extend(documents);
             faults.extend(found);
@@ -223,7 +249,16 @@ impl Compiled {
             faults.dedup_by(|a, b| a.key == b.key);
             return Err(faults);
         }
-        Ok(Step { compiled: Self { most_entries: self.most_entries, context, inventory, groups }, touched, concerned })
+        Ok(Step {
+            compiled: Self {
+                most_entries: self.most_entries,
+                context,
+                inventory,
+                groups,
+            },
+            touched,
+            concerned,
+        })
     }
 
     /// Documents that name what may have come or gone: users of clusters, registrations, and, when a group or a listener is
@@ -245,7 +280,13 @@ impl Compiled {
             .map(listener)
             .any(|key| !same_reach(self.inventory.document(&key), after.document(&key)));
         if units.groups || listeners_moved {
-            referring.extend(after.iter().map(|(key, _)| key).filter(|key| key.kind != Kind::Services).cloned());
+            referring.extend(
+                after
+                    .iter()
+                    .map(|(key, _)| key)
+                    .filter(|key| key.kind != Kind::Services)
+                    .cloned(),
+            );
         }
         if after.has_api_listener() {
             referring.extend(self.reached_by_grpc(after, units));
@@ -256,11 +297,16 @@ impl Compiled {
     /// What has something to say about gRPC clients that it might not have had before: clusters of routes that changed,
     /// and whatever `defaults` changed.
     fn reached_by_grpc(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
-        let routes = units.routes.iter().flat_map(|key| [self.inventory.document(key), after.document(key)]);
+        let routes = units
+            .routes
+            .iter()
+            .flat_map(|key| [self.inventory.document(key), after.document(key)]);
         let names = routes.flat_map(|route| depends::upstream_names(depends::route(route)));
         let clusters = names.map(|name| DocumentKey::new(Kind::Clusters, name));
         let mut reached: BTreeSet<DocumentKey> = clusters.filter(|key| after.unit(key).is_some()).collect();
-        let kinds = [Kind::Routes, Kind::Clusters].into_iter().filter(|kind| units.every_of(*kind));
+        let kinds = [Kind::Routes, Kind::Clusters]
+            .into_iter()
+            .filter(|kind| units.every_of(*kind));
         reached.extend(kinds.flat_map(|kind| after.of_kind(kind)).map(|(key, _)| key.clone()));
         reached
     }
@@ -269,15 +315,28 @@ impl Compiled {
     #[must_use]
     pub fn difference(&self, before: &Self, touched: &Touched) -> Difference {
         let mut difference = Difference {
-            groups_added: self.groups.keys().filter(|name| !before.groups.contains_key(*name)).cloned().collect(),
-            groups_removed: before.groups.keys().filter(|name| !self.groups.contains_key(*name)).cloned().collect(),
+            groups_added: self
+                .groups
+                .keys()
+                .filter(|name| !before.groups.contains_key(*name))
+                .cloned()
+                .collect(),
+            groups_removed: before
+                .groups
+                .keys()
+                .filter(|name| !self.groups.contains_key(*name))
+                .cloned()
+                .collect(),
             resources: Vec::new(),
         };
         for (group, resources) in touched {
             let Some(state) = self.groups.get(group) else { continue };
             let earlier = before.groups.get(group);
             for key in resources {
-                let (old, new) = (earlier.and_then(|earlier| earlier.resources.get(key)), state.resources.get(key));
+                let (old, new) = (
+                    earlier.and_then(|earlier| earlier.resources.get(key)),
+                    state.resources.get(key),
+                );
                 if !same_resource(old, new) {
                     let (resource_type, name) = key.clone();
                     difference.resources.push(ResourceChange {
@@ -295,14 +354,20 @@ impl Compiled {
     /// Every resource: group, then the resource, sorted by group, type and name.
     pub fn resources(&self) -> impl Iterator<Item = (&Arc<str>, ResourceType, &Arc<Resource>)> {
         self.groups.iter().flat_map(|(group, state)| {
-            state.resources.iter().map(move |((resource_type, _), resource)| (group, *resource_type, resource))
+            state
+                .resources
+                .iter()
+                .map(move |((resource_type, _), resource)| (group, *resource_type, resource))
         })
     }
 
     /// One resource.
     #[must_use]
     pub fn resource(&self, group: &str, resource_type: ResourceType, name: &str) -> Option<&Arc<Resource>> {
-        self.groups.get(group)?.resources.get(&(resource_type, Arc::<str>::from(name)))
+        self.groups
+            .get(group)?
+            .resources
+            .get(&(resource_type, Arc::<str>::from(name)))
     }
 
     /// The names of the groups that exist.
@@ -342,15 +407,24 @@ impl Compiled {
     /// The routes and the xds documents that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
         let shares = |user: &Document| depends::share_a_group(document, user);
-        let users = self.inventory.users(cluster).chain(self.inventory.verbatim_users(cluster));
-        users.filter(|key| self.inventory.document(key).is_some_and(shares)).cloned().collect()
+        let users = self
+            .inventory
+            .users(cluster)
+            .chain(self.inventory.verbatim_users(cluster));
+        users
+            .filter(|key| self.inventory.document(key).is_some_and(shares))
+            .cloned()
+            .collect()
     }
 }
 
 /// The keys of the documents that can describe a cluster.
 #[must_use]
 pub fn describing(cluster: &str) -> [DocumentKey; 2] {
-    [DocumentKey::new(Kind::Clusters, cluster), DocumentKey::new(Kind::Xds, format!("clusters/{cluster}"))]
+    [
+        DocumentKey::new(Kind::Clusters, cluster),
+        DocumentKey::new(Kind::Xds, format!("clusters/{cluster}")),
+    ]
 }
 
 fn translate_all(context: &Context, edits: Vec<Edit>) -> Result<Vec<(DocumentKey, Option<Unit>)>, Vec<Fault>> {
@@ -373,7 +447,10 @@ fn translate_all(context: &Context, edits: Vec<Edit>) -> Result<Vec<(DocumentKey
 fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
     let blame = |Fault { key, rejection }| Fault {
         key: DocumentKey::new(Kind::Defaults, ""),
-        rejection: Rejection::new("", format!("found a default that {key} cannot have ({rejection}), expected none")),
+        rejection: Rejection::new(
+            "",
+            format!("found a default that {key} cannot have ({rejection}), expected none"),
+        ),
     };
     faults.into_iter().take(1).map(blame).collect()
 }
@@ -381,7 +458,9 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
 /// Whether a document exists for the same groups as before; an endpoint source counts, registrations look at it, and so
 /// does what kind of listener it is, everyone that it reaches looks at that.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
-    let (Some(old), Some(new)) = (old, new) else { return old.is_some() == new.is_some() };
+    let (Some(old), Some(new)) = (old, new) else {
+        return old.is_some() == new.is_some();
+    };
     let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
     depends::groups(old) == depends::groups(new)
         && registered(old) == registered(new)

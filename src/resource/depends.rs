@@ -78,7 +78,9 @@ fn touch_route(units: &mut Units, key: &DocumentKey, old: Option<&Route>, new: O
     units.routes.insert(key.clone());
     let (names_before, names_after) = (upstream_names(old), upstream_names(new));
     if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
-        units.upstreams.extend(names_before.symmetric_difference(&names_after).cloned());
+        units
+            .upstreams
+            .extend(names_before.symmetric_difference(&names_after).cloned());
     } else {
         units.upstreams.extend(names_before);
         units.upstreams.extend(names_after);
@@ -104,12 +106,20 @@ pub fn upstreams(route: &Route) -> impl Iterator<Item = &Upstream> {
 
 /// The rules that are in force, each with its index in the document.
 pub fn enabled_rules(route: &Route) -> impl Iterator<Item = (usize, &Rule)> {
-    route.rules.iter().enumerate().filter(|(_, rule)| route.enabled && rule.enabled)
+    route
+        .rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| route.enabled && rule.enabled)
 }
 
 /// The names of a route's upstreams.
 pub fn upstream_names(route: Option<&Route>) -> BTreeSet<Arc<str>> {
-    route.into_iter().flat_map(upstreams).map(Upstream::cluster_name).collect()
+    route
+        .into_iter()
+        .flat_map(upstreams)
+        .map(Upstream::cluster_name)
+        .collect()
 }
 
 /// The groups a document names; `None`: all, or the kind knows no groups.
@@ -148,7 +158,10 @@ pub fn is_api(document: Option<&Document>) -> bool {
 /// Whether a route is for a listener by name.
 #[must_use]
 pub fn is_on(route: &Route, listener: &str) -> bool {
-    route.listeners.as_ref().is_none_or(|listeners| listeners.iter().any(|name| &**name == listener))
+    route
+        .listeners
+        .as_ref()
+        .is_none_or(|listeners| listeners.iter().any(|name| &**name == listener))
 }
 
 /// The route in a document, if it is one.
@@ -211,8 +224,12 @@ mod tests {
 
     #[test]
     fn a_route_with_the_same_clusters_touches_none() {
-        let units =
-            touched(Kind::Routes, "a", Some(r#"{"match": "/a", "to": "x"}"#), Some(r#"{"match": "/b", "to": "x"}"#));
+        let units = touched(
+            Kind::Routes,
+            "a",
+            Some(r#"{"match": "/a", "to": "x"}"#),
+            Some(r#"{"match": "/b", "to": "x"}"#),
+        );
         assert_eq!(units.upstreams, names(&[]));
         assert_eq!(units.routes.len(), 1);
     }
@@ -241,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_cluster_or_a_registration_touches_no_route() {
-        let upstream = Units { upstreams: names(&["x"]), ..Units::default() };
+        let upstream = Units {
+            upstreams: names(&["x"]),
+            ..Units::default()
+        };
         assert_eq!(touched(Kind::Clusters, "x", None, Some("{}")), upstream);
         assert_eq!(touched(Kind::Services, "x/1", Some("10.0.0.1:80"), None), upstream);
     }
@@ -249,8 +269,25 @@ mod tests {
     #[test]
     fn defaults_touch_the_kinds_whose_part_changed() {
         let units = touched(Kind::Defaults, "", None, Some(r#"{"legacy_path": "prefix"}"#));
-        assert_eq!(units, Units { every_route: true, ..Units::default() });
-        let units = touched(Kind::Defaults, "", Some(r#"{"cluster": {"connect_timeout": "1s"}}"#), None);
-        assert_eq!(units, Units { every_upstream: true, ..Units::default() });
+        assert_eq!(
+            units,
+            Units {
+                every_route: true,
+                ..Units::default()
+            }
+        );
+        let units = touched(
+            Kind::Defaults,
+            "",
+            Some(r#"{"cluster": {"connect_timeout": "1s"}}"#),
+            None,
+        );
+        assert_eq!(
+            units,
+            Units {
+                every_upstream: true,
+                ..Units::default()
+            }
+        );
     }
 }

@@ -58,10 +58,18 @@ pub(super) fn assignment(name: &str, endpoints: &[&Endpoint]) -> Vec<u8> {
     let groups = grouped(endpoints);
     let shift = common_shift(&groups);
     let priorities: BTreeSet<u32> = groups.keys().map(|(priority, _)| *priority).collect();
-    let mut bytes = ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() }.encode_to_vec();
+    let mut bytes = ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        ..Default::default()
+    }
+    .encode_to_vec();
     for ((priority, zone), members) in &groups {
         let rank = priorities.range(..priority).count();
-        append(&mut bytes, 2, &locality(u32::try_from(rank).unwrap_or(u32::MAX), zone, members, shift));
+        append(
+            &mut bytes,
+            2,
+            &locality(u32::try_from(rank).unwrap_or(u32::MAX), zone, members, shift),
+        );
     }
     bytes
 }
@@ -85,8 +93,16 @@ fn grouped<'a>(endpoints: &[&'a Endpoint]) -> Groups<'a> {
 
 /// By how many bits all weights are shifted right so that the sum of them all fits 32 bits.
 fn common_shift(groups: &Groups<'_>) -> u32 {
-    let sum = |shift| groups.values().flatten().map(|endpoint| u64::from(scaled(endpoint.weight, shift))).sum::<u64>();
-    (0..u32::BITS).find(|shift| sum(*shift) <= u64::from(u32::MAX)).unwrap_or(u32::BITS - 1)
+    let sum = |shift| {
+        groups
+            .values()
+            .flatten()
+            .map(|endpoint| u64::from(scaled(endpoint.weight, shift)))
+            .sum::<u64>()
+    };
+    (0..u32::BITS)
+        .find(|shift| sum(*shift) <= u64::from(u32::MAX))
+        .unwrap_or(u32::BITS - 1)
 }
 
 fn scaled(weight: u32, shift: u32) -> u32 {
@@ -94,9 +110,14 @@ fn scaled(weight: u32, shift: u32) -> u32 {
 }
 
 fn locality(priority: u32, zone: &str, members: &[&Endpoint], shift: u32) -> Vec<u8> {
-    let weight = members.iter().fold(0_u32, |sum, endpoint| sum.saturating_add(scaled(endpoint.weight, shift)));
+    let weight = members.iter().fold(0_u32, |sum, endpoint| {
+        sum.saturating_add(scaled(endpoint.weight, shift))
+    });
     let head = LocalityLbEndpoints {
-        locality: Some(Locality { zone: zone.to_owned(), ..Locality::default() }),
+        locality: Some(Locality {
+            zone: zone.to_owned(),
+            ..Locality::default()
+        }),
         load_balancing_weight: Some(uint32(weight)),
         priority,
         ..LocalityLbEndpoints::default()
@@ -109,7 +130,11 @@ fn locality(priority: u32, zone: &str, members: &[&Endpoint], shift: u32) -> Vec
 }
 
 fn lb_endpoint(endpoint: &Endpoint, shift: u32) -> Vec<u8> {
-    let health = if endpoint.draining { HealthStatus::Draining } else { HealthStatus::Unknown };
+    let health = if endpoint.draining {
+        HealthStatus::Draining
+    } else {
+        HealthStatus::Unknown
+    };
     let head = LbEndpoint {
         health_status: health as i32,
         load_balancing_weight: Some(uint32(scaled(endpoint.weight, shift))),
@@ -156,8 +181,18 @@ pub(super) fn socket_address(host: String, port: u16) -> Address {
 
 /// An endpoint that is only an address: that of a URL, of `dns`, of a listener.
 pub(super) fn plain(host: &str, port: u16) -> Endpoint {
-    let host = host.parse::<IpAddr>().map_or_else(|_| Host::Name(host.to_owned()), Host::Ip);
-    Endpoint { host, port, zone: None, weight: 1, priority: 0, draining: false, metadata: BTreeMap::new() }
+    let host = host
+        .parse::<IpAddr>()
+        .map_or_else(|_| Host::Name(host.to_owned()), Host::Ip);
+    Endpoint {
+        host,
+        port,
+        zone: None,
+        weight: 1,
+        priority: 0,
+        draining: false,
+        metadata: BTreeMap::new(),
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +217,11 @@ mod tests {
         let assignment = ClusterLoadAssignment::decode(&assignment("c", &list)[..]).unwrap();
         let weight = |value: Option<envoy_types::pb::google::protobuf::UInt32Value>| value.unwrap().value;
         let members = |locality: &LocalityLbEndpoints| {
-            locality.lb_endpoints.iter().map(|endpoint| weight(endpoint.load_balancing_weight)).collect()
+            locality
+                .lb_endpoints
+                .iter()
+                .map(|endpoint| weight(endpoint.load_balancing_weight))
+                .collect()
         };
         assignment
             .endpoints
@@ -193,10 +232,24 @@ mod tests {
 
     #[test]
     fn endpoints_are_grouped_by_priority_and_zone_in_a_fixed_order() {
-        let a = Endpoint { zone: Some("a".into()), weight: 10, ..endpoint("10.0.2.4:8080") };
-        let b = Endpoint { zone: Some("b".into()), draining: true, ..endpoint("10.0.2.5:8080") };
-        let spare = Endpoint { priority: 7, ..endpoint("::1:80") };
-        let lower_port = Endpoint { zone: Some("a".into()), ..endpoint("10.0.2.4:80") };
+        let a = Endpoint {
+            zone: Some("a".into()),
+            weight: 10,
+            ..endpoint("10.0.2.4:8080")
+        };
+        let b = Endpoint {
+            zone: Some("b".into()),
+            draining: true,
+            ..endpoint("10.0.2.5:8080")
+        };
+        let spare = Endpoint {
+            priority: 7,
+            ..endpoint("::1:80")
+        };
+        let lower_port = Endpoint {
+            zone: Some("a".into()),
+            ..endpoint("10.0.2.4:80")
+        };
         let expected = json!({
             "@type": ClusterLoadAssignment::type_url(),
             "cluster_name": "orders",
@@ -221,31 +274,57 @@ mod tests {
 
     #[test]
     fn of_several_with_one_address_the_first_stays() {
-        let first = Endpoint { weight: 3, ..endpoint("10.0.0.1:80") };
-        let second = Endpoint { weight: 5, zone: Some("z".into()), ..endpoint("10.0.0.1:80") };
+        let first = Endpoint {
+            weight: 3,
+            ..endpoint("10.0.0.1:80")
+        };
+        let second = Endpoint {
+            weight: 5,
+            zone: Some("z".into()),
+            ..endpoint("10.0.0.1:80")
+        };
         assert_eq!(weights(&[first.clone(), second.clone()]), [(3, vec![3])]);
         assert_eq!(weights(&[second, first]), [(5, vec![5])]);
     }
 
     #[test]
     fn weights_beyond_32_bits_keep_their_shares() {
-        let heavy = Endpoint { weight: u32::MAX, ..endpoint("10.0.0.1:80") };
-        let half = Endpoint { weight: u32::MAX / 2, ..endpoint("10.0.0.2:80") };
-        let light = Endpoint { weight: 1, ..endpoint("10.0.0.3:80") };
-        assert_eq!(weights(&[heavy, half, light]), [(0xbfff_ffff, vec![0x7fff_ffff, 0x3fff_ffff, 1])]);
+        let heavy = Endpoint {
+            weight: u32::MAX,
+            ..endpoint("10.0.0.1:80")
+        };
+        let half = Endpoint {
+            weight: u32::MAX / 2,
+            ..endpoint("10.0.0.2:80")
+        };
+        let light = Endpoint {
+            weight: 1,
+            ..endpoint("10.0.0.3:80")
+        };
+        assert_eq!(
+            weights(&[heavy, half, light]),
+            [(0xbfff_ffff, vec![0x7fff_ffff, 0x3fff_ffff, 1])]
+        );
     }
 
     #[test]
     fn metadata_stands_under_the_load_balancers_name_and_is_always_the_same() {
-        let metadata: BTreeMap<String, Value> =
-            (0..20).map(|n| (format!("k{n}"), json!({ "a": n, "b": [n] }))).collect();
-        let endpoint = Endpoint { metadata: metadata.clone(), ..endpoint("10.0.0.1:80") };
+        let metadata: BTreeMap<String, Value> = (0..20)
+            .map(|n| (format!("k{n}"), json!({ "a": n, "b": [n] })))
+            .collect();
+        let endpoint = Endpoint {
+            metadata: metadata.clone(),
+            ..endpoint("10.0.0.1:80")
+        };
         let bytes = assignment("c", &[&endpoint]);
         let expected = json!({ METADATA_FILTER: metadata.iter().map(|(name, value)| {
             let number = value["a"].as_f64().unwrap();
             (name.clone(), json!({ "a": number, "b": [number] }))
         }).collect::<serde_json::Map<_, _>>() });
-        assert_eq!(shown(&bytes)["endpoints"][0]["lb_endpoints"][0]["metadata"]["filter_metadata"], expected);
+        assert_eq!(
+            shown(&bytes)["endpoints"][0]["lb_endpoints"][0]["metadata"]["filter_metadata"],
+            expected
+        );
         for _ in 0..50 {
             assert_eq!(assignment("c", &[&endpoint.clone()]), bytes);
         }
@@ -254,7 +333,10 @@ mod tests {
     #[test]
     fn a_name_is_refused_since_eds_carries_addresses_only() {
         let error = from_list("c", &[&endpoint("orders.internal:80")], Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "endpoints: found the host name orders.internal, expected an IP address");
+        assert_eq!(
+            error.to_string(),
+            "endpoints: found the host name orders.internal, expected an IP address"
+        );
     }
 
     #[test]

@@ -39,29 +39,48 @@ const METHOD: &str = "POST";
 #[must_use]
 pub fn entry(entry: &Entry) -> Arc<Entry> {
     let routes = entry.routes.iter().flat_map(routes).collect();
-    Arc::new(Entry { routes, ..entry.clone() })
+    Arc::new(Entry {
+        routes,
+        ..entry.clone()
+    })
 }
 
 /// The encoded Routes that stand for one of Envoy's: none, one, or two.
 fn routes(envoy: &Bytes) -> Vec<Bytes> {
     // What does not decode was not encoded here.
-    let Ok(route) = Route::decode(envoy.clone()) else { return Vec::new() };
-    let (Some(matches), Some(Action::Route(action))) = (route.r#match, route.action) else { return Vec::new() };
-    let Some(headers) = conditions(matches.headers, &matches.query_parameters) else { return Vec::new() };
+    let Ok(route) = Route::decode(envoy.clone()) else {
+        return Vec::new();
+    };
+    let (Some(matches), Some(Action::Route(action))) = (route.r#match, route.action) else {
+        return Vec::new();
+    };
+    let Some(headers) = conditions(matches.headers, &matches.query_parameters) else {
+        return Vec::new();
+    };
     let action = Action::Route(forward(action));
     let route = |path| Route {
         name: route.name.clone(),
-        r#match: Some(RouteMatch { path_specifier: Some(path), headers: headers.clone(), ..RouteMatch::default() }),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(path),
+            headers: headers.clone(),
+            ..RouteMatch::default()
+        }),
         action: Some(action.clone()),
         ..Route::default()
     };
-    paths(matches.path_specifier).into_iter().map(|path| route(path).encode_to_vec().into()).collect()
+    paths(matches.path_specifier)
+        .into_iter()
+        .map(|path| route(path).encode_to_vec().into())
+        .collect()
 }
 
 fn paths(envoy: Option<PathSpecifier>) -> Vec<PathSpecifier> {
     match envoy {
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
-            vec![PathSpecifier::Path(prefix.clone()), PathSpecifier::Prefix(format!("{prefix}/"))]
+            vec![
+                PathSpecifier::Path(prefix.clone()),
+                PathSpecifier::Prefix(format!("{prefix}/")),
+            ]
         }
         Some(path @ (PathSpecifier::Path(_) | PathSpecifier::Prefix(_) | PathSpecifier::SafeRegex(_))) => vec![path],
         _ => Vec::new(),
@@ -94,13 +113,17 @@ fn holds_for_a_call(header: &HeaderMatcher) -> bool {
 }
 
 fn forward(action: RouteAction) -> RouteAction {
-    let limited = action.timeout.filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
+    let limited = action
+        .timeout
+        .filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
     RouteAction {
         cluster_specifier: action.cluster_specifier,
         retry_policy: action.retry_policy,
         hash_policy: action.hash_policy,
-        max_stream_duration: limited
-            .map(|timeout| MaxStreamDuration { max_stream_duration: Some(timeout), ..MaxStreamDuration::default() }),
+        max_stream_duration: limited.map(|timeout| MaxStreamDuration {
+            max_stream_duration: Some(timeout),
+            ..MaxStreamDuration::default()
+        }),
         ..RouteAction::default()
     }
 }
@@ -120,12 +143,18 @@ mod tests {
     /// The Routes that a document becomes for gRPC clients.
     fn adapted(document: &Json) -> Vec<Json> {
         let key = DocumentKey::new(Kind::Routes, "echo");
-        let parsed = parse(&key, document.to_string().as_bytes(), &Limits::default()).unwrap().document;
+        let parsed = parse(&key, document.to_string().as_bytes(), &Limits::default())
+            .unwrap()
+            .document;
         assert!(matches!(*parsed, Document::Route(_)));
         let made = translate::document(&Context::default(), &key, 0, &parsed).unwrap();
-        let Made::Route { entries, .. } = made else { panic!("a route") };
+        let Made::Route { entries, .. } = made else {
+            panic!("a route")
+        };
         let routes = entries.iter().flat_map(|one| entry(one).routes.to_vec());
-        routes.map(|route| to_json(&Route::type_url(), &route).unwrap()).collect()
+        routes
+            .map(|route| to_json(&Route::type_url(), &route).unwrap())
+            .collect()
     }
 
     fn route(matches: Json, action: Json) -> Json {
@@ -135,8 +164,10 @@ mod tests {
     #[test]
     fn a_segment_prefix_is_an_exact_path_and_a_prefix() {
         let action = json!({ "cluster": "x", "max_stream_duration": { "max_stream_duration": "15s" } });
-        let expected =
-            [route(json!({ "path": "/echo.Echo" }), action.clone()), route(json!({ "prefix": "/echo.Echo/" }), action)];
+        let expected = [
+            route(json!({ "path": "/echo.Echo" }), action.clone()),
+            route(json!({ "prefix": "/echo.Echo/" }), action),
+        ];
         assert_eq!(adapted(&json!({ "match": "/echo.Echo/*", "to": "x" })), expected);
     }
 
@@ -144,10 +175,19 @@ mod tests {
     fn a_call_is_a_post_without_a_query() {
         let taken = json!([{ "path": "/a/b", "methods": ["GET", "POST"], "query": { "v": { "present": false } } }]);
         let action = json!({ "cluster": "x", "max_stream_duration": { "max_stream_duration": "15s" } });
-        assert_eq!(adapted(&json!({ "match": taken, "to": "x" })), [route(json!({ "path": "/a/b" }), action.clone())]);
+        assert_eq!(
+            adapted(&json!({ "match": taken, "to": "x" })),
+            [route(json!({ "path": "/a/b" }), action.clone())]
+        );
         let unlike = json!([{ "path": "/a/b", "query": { "v": { "not": "1" } } }]);
-        assert_eq!(adapted(&json!({ "match": unlike, "to": "x" })), [route(json!({ "path": "/a/b" }), action)]);
-        for never in [json!({ "path": "/a/b", "methods": ["GET"] }), json!({ "path": "/a/b", "query": { "v": "1" } })] {
+        assert_eq!(
+            adapted(&json!({ "match": unlike, "to": "x" })),
+            [route(json!({ "path": "/a/b" }), action)]
+        );
+        for never in [
+            json!({ "path": "/a/b", "methods": ["GET"] }),
+            json!({ "path": "/a/b", "query": { "v": "1" } }),
+        ] {
             assert_eq!(adapted(&json!({ "match": [never], "to": "x" })), [Json::Null; 0]);
         }
         assert_eq!(adapted(&json!({ "match": "/a/{id}", "to": "x" })), [Json::Null; 0]);
@@ -174,7 +214,10 @@ mod tests {
 
     #[test]
     fn answers_of_envoys_own_are_left_out() {
-        for to in [json!({ "redirect": { "host": "other" } }), json!({ "respond": { "status": 200 } })] {
+        for to in [
+            json!({ "redirect": { "host": "other" } }),
+            json!({ "respond": { "status": 200 } }),
+        ] {
             assert_eq!(adapted(&json!({ "match": "/a/b", "to": to })), [Json::Null; 0]);
         }
     }

@@ -70,11 +70,18 @@ const JSON_FIELDS: [(&str, &str); 18] = [
 /// None yet: what a listeners document says today is checked where it is read.
 pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) -> Result<Resource, Rejection> {
     let message = match listener.address {
-        Some(address) => message(&key.name, address, &http_of(&listener.settings, &context.defaults.listener)),
+        Some(address) => message(
+            &key.name,
+            address,
+            &http_of(&listener.settings, &context.defaults.listener),
+        ),
         None => api_listener(&key.name),
     };
     let resource = resource(&key.name, &message, vec![key.clone()]);
-    Ok(Resource { on_demand: listener.address.is_none(), ..resource })
+    Ok(Resource {
+        on_demand: listener.address.is_none(),
+        ..resource
+    })
 }
 
 /// The Listener that exists when no listeners document does: `default`, on 0.0.0.0:10000.
@@ -86,8 +93,15 @@ pub fn default_listener(context: &Context) -> Resource {
 }
 
 fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>) -> Resource {
-    let routes = Reference { resource_type: ResourceType::Route, name: name.into(), source: Source::Common };
-    Resource { refers: Some(Arc::new([routes])), ..Resource::new(name, message.encode_to_vec(), documents) }
+    let routes = Reference {
+        resource_type: ResourceType::Route,
+        name: name.into(),
+        source: Source::Common,
+    };
+    Resource {
+        refers: Some(Arc::new([routes])),
+        ..Resource::new(name, message.encode_to_vec(), documents)
+    }
 }
 
 /// How proxies get the virtual hosts of a listener; `None`: of the one that exists when no document does. gRPC clients, to
@@ -113,7 +127,10 @@ fn message(name: &str, address: SocketAddr, http: &Http) -> WireListener {
     WireListener {
         name: name.to_owned(),
         address: Some(socket_address(address.ip().to_string(), address.port())),
-        filter_chains: vec![FilterChain { filters: vec![manager], ..FilterChain::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
+            ..FilterChain::default()
+        }],
         ..WireListener::default()
     }
 }
@@ -121,7 +138,9 @@ fn message(name: &str, address: SocketAddr, http: &Http) -> WireListener {
 fn api_listener(name: &str) -> WireListener {
     WireListener {
         name: name.to_owned(),
-        api_listener: Some(ApiListener { api_listener: Some(any(&routed(name))) }),
+        api_listener: Some(ApiListener {
+            api_listener: Some(any(&routed(name))),
+        }),
         ..WireListener::default()
     }
 }
@@ -177,7 +196,10 @@ fn http_filter(name: &str, config: &impl Name) -> HttpFilter {
 fn access_log(format: AccessLog) -> WireAccessLog {
     let config = match format {
         AccessLog::Text => any(&StdoutAccessLog::default()),
-        AccessLog::Json => protobuf::Any { type_url: StdoutAccessLog::type_url(), value: json_log() },
+        AccessLog::Json => protobuf::Any {
+            type_url: StdoutAccessLog::type_url(),
+            value: json_log(),
+        },
     };
     WireAccessLog {
         name: "envoy.access_loggers.stdout".to_owned(),
@@ -188,8 +210,10 @@ fn access_log(format: AccessLog) -> WireAccessLog {
 
 /// An encoded `StdoutAccessLog` with [`JSON_FIELDS`], sorted.
 fn json_log() -> Vec<u8> {
-    let fields: Vec<(String, Json)> =
-        JSON_FIELDS.iter().map(|(name, command)| ((*name).to_owned(), json!(command))).collect();
+    let fields: Vec<(String, Json)> = JSON_FIELDS
+        .iter()
+        .map(|(name, command)| ((*name).to_owned(), json!(command)))
+        .collect();
     let json_format: Struct = fields.iter().map(|(name, value)| (name, value)).collect();
     let mut log_format = Vec::new();
     append(&mut log_format, 2, &json_format.encode_to_vec());
@@ -252,9 +276,17 @@ mod tests {
     #[test]
     fn a_document_gives_address_hops_and_log() {
         let key = DocumentKey::new(Kind::Listeners, "edge");
-        let http = Http { trusted_hops: 2, access_log: Some(AccessLog::Text), ..Http::default() };
+        let http = Http {
+            trusted_hops: 2,
+            access_log: Some(AccessLog::Text),
+            ..Http::default()
+        };
         let settings = Settings { http: Some(http) };
-        let listener = Listener { address: Some("[::1]:8443".parse().unwrap()), settings, groups: None };
+        let listener = Listener {
+            address: Some("[::1]:8443".parse().unwrap()),
+            settings,
+            groups: None,
+        };
         let resource = from_document(&key, &listener, &Context::default()).unwrap();
         let mut whole = expected("edge", "::1", 8443);
         let config = &mut whole["filter_chains"][0]["filters"][0]["typed_config"];
@@ -270,23 +302,42 @@ mod tests {
     #[test]
     fn defaults_fill_in_http_as_a_whole() {
         let mut context = Context::default();
-        context.defaults.listener.http =
-            Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json), ..Http::default() });
+        context.defaults.listener.http = Some(Http {
+            trusted_hops: 3,
+            access_log: Some(AccessLog::Json),
+            ..Http::default()
+        });
         let filled = manager(&default_listener(&context));
         assert_eq!(filled["xff_num_trusted_hops"], json!(3));
-        let own = Settings { http: Some(Http::default()) };
-        let listener = Listener { address: Some((Ipv4Addr::LOCALHOST, 80).into()), settings: own, groups: None };
+        let own = Settings {
+            http: Some(Http::default()),
+        };
+        let listener = Listener {
+            address: Some((Ipv4Addr::LOCALHOST, 80).into()),
+            settings: own,
+            groups: None,
+        };
         let key = DocumentKey::new(Kind::Listeners, "edge");
         let kept = manager(&from_document(&key, &listener, &context).unwrap());
-        assert_eq!((&kept["xff_num_trusted_hops"], &kept["access_log"]), (&Json::Null, &Json::Null));
+        assert_eq!(
+            (&kept["xff_num_trusted_hops"], &kept["access_log"]),
+            (&Json::Null, &Json::Null)
+        );
     }
 
     #[test]
     fn an_api_listener_names_its_routes_and_nothing_of_envoys_own() {
         let mut context = Context::default();
-        context.defaults.listener.http =
-            Some(Http { trusted_hops: 3, access_log: Some(AccessLog::Json), ..Http::default() });
-        let listener = Listener { address: None, settings: Settings::default(), groups: None };
+        context.defaults.listener.http = Some(Http {
+            trusted_hops: 3,
+            access_log: Some(AccessLog::Json),
+            ..Http::default()
+        });
+        let listener = Listener {
+            address: None,
+            settings: Settings::default(),
+            groups: None,
+        };
         let resource = from_document(&DocumentKey::new(Kind::Listeners, "echo"), &listener, &context).unwrap();
         let expected = json!({
             "@type": WireListener::type_url(),
@@ -302,17 +353,25 @@ mod tests {
             } },
         });
         assert_eq!(shown(&resource), expected);
-        assert!(resource.on_demand, "Envoy's wildcard would get what means nothing to it");
+        assert!(
+            resource.on_demand,
+            "Envoy's wildcard would get what means nothing to it"
+        );
     }
 
     #[test]
     fn the_json_log_has_sorted_fields_and_always_the_same_bytes() {
         let mut context = Context::default();
-        context.defaults.listener.http = Some(Http { access_log: Some(AccessLog::Json), ..Http::default() });
+        context.defaults.listener.http = Some(Http {
+            access_log: Some(AccessLog::Json),
+            ..Http::default()
+        });
         let resource = default_listener(&context);
         let format = &manager(&resource)["access_log"][0]["typed_config"]["log_format"]["json_format"];
-        let expected: serde_json::Map<_, _> =
-            JSON_FIELDS.iter().map(|(name, command)| ((*name).to_owned(), json!(command))).collect();
+        let expected: serde_json::Map<_, _> = JSON_FIELDS
+            .iter()
+            .map(|(name, command)| ((*name).to_owned(), json!(command)))
+            .collect();
         assert_eq!(format, &Json::Object(expected));
         for _ in 0..50 {
             assert_eq!(default_listener(&context).body, resource.body);

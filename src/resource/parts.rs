@@ -30,8 +30,12 @@ pub type Parts = OrdMap<DocumentKey, Part>;
 /// text changed it was what holds for all of them: `defaults`.
 #[must_use]
 pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
-    let Some(parts) = &new.parts else { return new.documents.clone() };
-    let Some(old) = old.and_then(|old| old.parts.as_ref()) else { return parts.keys().cloned().collect() };
+    let Some(parts) = &new.parts else {
+        return new.documents.clone();
+    };
+    let Some(old) = old.and_then(|old| old.parts.as_ref()) else {
+        return parts.keys().cloned().collect();
+    };
     let changed: Vec<DocumentKey> = old
         .diff(parts)
         .filter_map(|item| match item {
@@ -39,19 +43,33 @@ pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
             DiffItem::Remove(..) => None,
         })
         .collect();
-    if changed.is_empty() { vec![DocumentKey::new(Kind::Defaults, "")] } else { changed }
+    if changed.is_empty() {
+        vec![DocumentKey::new(Kind::Defaults, "")]
+    } else {
+        changed
+    }
 }
 
 /// The clusters that a document of `new` names and did not name in `old`. Sorted and unique.
 #[must_use]
 pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
-    let (Some(old), Some(new)) = (&old.parts, &new.parts) else { return Vec::new() };
+    let (Some(old), Some(new)) = (&old.parts, &new.parts) else {
+        return Vec::new();
+    };
     let mut named: Vec<Arc<str>> = Vec::new();
     for item in old.diff(new) {
         match item {
             DiffItem::Add(_, part) => named.extend(part.upstreams.iter().cloned()),
-            DiffItem::Update { old: (_, old), new: (_, new) } => {
-                named.extend(new.upstreams.iter().filter(|name| old.upstreams.binary_search(name).is_err()).cloned());
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => {
+                named.extend(
+                    new.upstreams
+                        .iter()
+                        .filter(|name| old.upstreams.binary_search(name).is_err())
+                        .cloned(),
+                );
             }
             DiffItem::Remove(..) => {}
         }
@@ -65,7 +83,9 @@ pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
 #[must_use]
 pub fn verbatim(key: &DocumentKey, version: ResourceVersion, upstreams: Arc<[Arc<str>]>) -> Parts {
     let bytes = version.0.to_be_bytes();
-    let revision = bytes.iter().fold(0_i64, |sum, byte| sum.rotate_left(8) ^ i64::from(*byte));
+    let revision = bytes
+        .iter()
+        .fold(0_i64, |sum, byte| sum.rotate_left(8) ^ i64::from(*byte));
     OrdMap::unit(key.clone(), Part { revision, upstreams })
 }
 
@@ -81,7 +101,10 @@ mod tests {
         let parts = parts
             .iter()
             .map(|(name, revision, upstreams)| (DocumentKey::new(Kind::Routes, *name), part(*revision, upstreams)));
-        Resource { parts: Some(Arc::new(parts.collect())), ..Resource::new("edge", "", Vec::new()) }
+        Resource {
+            parts: Some(Arc::new(parts.collect())),
+            ..Resource::new("edge", "", Vec::new())
+        }
     }
 
     fn names(keys: &[DocumentKey]) -> Vec<String> {

@@ -19,12 +19,18 @@ pub(super) struct Place {
 impl Place {
     /// The place of a field of the object here.
     pub(super) fn field(&self, name: &str) -> Self {
-        Self { path: format!("{}{}", self.path, segment(&self.path, name)), ..*self }
+        Self {
+            path: format!("{}{}", self.path, segment(&self.path, name)),
+            ..*self
+        }
     }
 
     /// The place of an entry of the list here.
     pub(super) fn index(&self, index: usize) -> Self {
-        Self { path: format!("{}[{index}]", self.path), ..*self }
+        Self {
+            path: format!("{}[{index}]", self.path),
+            ..*self
+        }
     }
 
     /// A rejection of what stands here.

@@ -80,7 +80,10 @@ fn with_header_edits(rule: &Rule, settings: &Settings) -> Route {
 }
 
 fn added(edits: &HeaderEdits) -> Vec<HeaderValueOption> {
-    let appended = edits.add.iter().map(|header| header_option(header, HeaderAppendAction::AppendIfExistsOrAdd));
+    let appended = edits
+        .add
+        .iter()
+        .map(|header| header_option(header, HeaderAppendAction::AppendIfExistsOrAdd));
     edits.set.iter().map(overwritten).chain(appended).collect()
 }
 
@@ -89,8 +92,16 @@ fn overwritten(header: (&String, &String)) -> HeaderValueOption {
 }
 
 fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -> HeaderValueOption {
-    let header = HeaderValue { key: key.clone(), value: value.clone(), ..HeaderValue::default() };
-    HeaderValueOption { header: Some(header), append_action: action as i32, ..HeaderValueOption::default() }
+    let header = HeaderValue {
+        key: key.clone(),
+        value: value.clone(),
+        ..HeaderValue::default()
+    };
+    HeaderValueOption {
+        header: Some(header),
+        append_action: action as i32,
+        ..HeaderValueOption::default()
+    }
 }
 
 /// The encoded `VirtualHost` of one host pattern, from encoded routes in their order; it is named like the pattern. The
@@ -105,7 +116,11 @@ pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
 /// The encoded `VirtualHost` of one host pattern without its routes, which follow it.
 #[must_use]
 pub fn virtual_host_head(name: &str, host: &HostPattern) -> Vec<u8> {
-    let head = VirtualHost { name: name.to_owned(), domains: vec![text(host).to_owned()], ..VirtualHost::default() };
+    let head = VirtualHost {
+        name: name.to_owned(),
+        domains: vec![text(host).to_owned()],
+        ..VirtualHost::default()
+    };
     head.encode_to_vec()
 }
 
@@ -125,12 +140,18 @@ pub fn configuration(name: &str) -> Bytes {
 /// The encoded RouteConfiguration of the listener `name` whose virtual hosts are resources of their own.
 #[must_use]
 pub fn on_demand_configuration(name: &str) -> Bytes {
-    let vhds = Some(Vhds { config_source: Some(ads()) });
+    let vhds = Some(Vhds {
+        config_source: Some(ads()),
+    });
     RouteConfiguration { vhds, ..head(name) }.encode_to_vec().into()
 }
 
 fn head(name: &str) -> RouteConfiguration {
-    RouteConfiguration { name: name.to_owned(), ignore_port_in_host_matching: true, ..RouteConfiguration::default() }
+    RouteConfiguration {
+        name: name.to_owned(),
+        ignore_port_in_host_matching: true,
+        ..RouteConfiguration::default()
+    }
 }
 
 /// Put an encoded virtual host behind a RouteConfiguration.
@@ -155,7 +176,10 @@ mod tests {
     use super::*;
 
     fn cluster(name: &str, weight: u32) -> Target {
-        Target { upstream: Upstream::Cluster(name.into()), weight }
+        Target {
+            upstream: Upstream::Cluster(name.into()),
+            weight,
+        }
     }
 
     fn rule(path: PathMatch, action: Action) -> Rule {
@@ -168,7 +192,14 @@ mod tests {
             grpc: false,
         };
         let (rewrite, settings) = (Rewrite::default(), Settings::default());
-        Rule { place: "match".into(), matches, action, rewrite, settings, enabled: true }
+        Rule {
+            place: "match".into(),
+            matches,
+            action,
+            rewrite,
+            settings,
+            enabled: true,
+        }
     }
 
     fn forward(path: PathMatch) -> Rule {
@@ -181,17 +212,30 @@ mod tests {
     }
 
     fn shown(rule: &Rule) -> Vec<Json> {
-        compiled(rule).iter().map(|route| to_json(&Route::type_url(), route).unwrap()).collect()
+        compiled(rule)
+            .iter()
+            .map(|route| to_json(&Route::type_url(), route).unwrap())
+            .collect()
     }
 
     fn strings(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
-        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
     fn the_shortest_rule_forwards_within_15_seconds() {
-        let url = UpstreamUrl { https: false, host: "10.0.1.5".into(), port: 8080 };
-        let target = Target { upstream: Upstream::Url(url), weight: 1 };
+        let url = UpstreamUrl {
+            https: false,
+            host: "10.0.1.5".into(),
+            port: 8080,
+        };
+        let target = Target {
+            upstream: Upstream::Url(url),
+            weight: 1,
+        };
         let mut rule = rule(PathMatch::Exact("/v1/users".into()), Action::Forward(vec![target]));
         rule.matches.methods = vec!["POST".into()];
         let expected = json!({
@@ -205,9 +249,16 @@ mod tests {
 
     #[test]
     fn a_full_rule_has_weights_rewrites_limits_retries_and_header_edits() {
-        let targets = vec![cluster("orders-v1", 95), cluster("orders-v2", 5), cluster("orders-v3", 0)];
+        let targets = vec![
+            cluster("orders-v1", 95),
+            cluster("orders-v2", 5),
+            cluster("orders-v3", 0),
+        ];
         let mut rule = rule(PathMatch::Prefix("/v1/orders".into()), Action::Forward(targets));
-        rule.rewrite = Rewrite { prefix: Some("/orders/".into()), host: Some(HostRewrite::Auto) };
+        rule.rewrite = Rewrite {
+            prefix: Some("/orders/".into()),
+            host: Some(HostRewrite::Auto),
+        };
         let edits = HeaderEdits {
             set: strings(&[("x-from", "edge")]),
             add: strings(&[("via", "%PROTOCOL%")]),
@@ -220,7 +271,10 @@ mod tests {
                 attempts: 2,
                 on: vec!["connect-failure".into(), "503".into(), "5xx".into()],
                 per_try_timeout: Some(Duration::from_secs(1)),
-                back_off: Some(BackOff { base: Duration::from_millis(25), max: Some(Duration::from_millis(250)) }),
+                back_off: Some(BackOff {
+                    base: Duration::from_millis(25),
+                    max: Some(Duration::from_millis(250)),
+                }),
             }),
             request_headers: Some(edits.clone()),
             response_headers: Some(edits),
@@ -271,7 +325,10 @@ mod tests {
     #[test]
     fn a_prefix_replaced_by_a_slash_is_two_routes_that_differ_in_the_match_alone() {
         let mut rule = forward(PathMatch::Prefix("/v1/orders".into()));
-        rule.rewrite = Rewrite { prefix: Some("/".into()), host: Some(HostRewrite::Name("orders.internal".into())) };
+        rule.rewrite = Rewrite {
+            prefix: Some("/".into()),
+            host: Some(HostRewrite::Name("orders.internal".into())),
+        };
         let action = json!({
             "cluster": "orders",
             "prefix_rewrite": "/",
@@ -279,7 +336,10 @@ mod tests {
             "timeout": "15s",
         });
         let route = |matches: Json| json!({ "@type": Route::type_url(), "name": "routes/orders/list", "match": matches, "route": action });
-        let expected = [route(json!({ "path": "/v1/orders" })), route(json!({ "prefix": "/v1/orders/" }))];
+        let expected = [
+            route(json!({ "path": "/v1/orders" })),
+            route(json!({ "prefix": "/v1/orders/" })),
+        ];
         assert_eq!(shown(&rule), expected);
     }
 
@@ -288,7 +348,10 @@ mod tests {
         let mut rule = forward(PathMatch::Template("/a/{id}".into()));
         rule.rewrite.prefix = Some("/b%20".into());
         let route = &shown(&rule)[0];
-        assert_eq!(route["route"], json!({ "cluster": "orders", "path_rewrite": "/b%%20", "timeout": "15s" }));
+        assert_eq!(
+            route["route"],
+            json!({ "cluster": "orders", "path_rewrite": "/b%%20", "timeout": "15s" })
+        );
         let policy = json!({
             "name": "envoy.path.match.uri_template.uri_template_matcher",
             "typed_config": {
@@ -318,19 +381,35 @@ mod tests {
             "response_code": "PERMANENT_REDIRECT",
         });
         assert_eq!(shown(&moved)[0]["redirect"], expected);
-        let path = Redirect { path: Some("/only".into()), code: 301, ..Redirect::default() };
+        let path = Redirect {
+            path: Some("/only".into()),
+            code: 301,
+            ..Redirect::default()
+        };
         let plain = rule(PathMatch::Exact("/old".into()), Action::Redirect(path));
         assert_eq!(shown(&plain)[0]["redirect"], json!({ "path_redirect": "/only" }));
-        let rooted = Redirect { prefix: Some("/".into()), ..redirect };
-        assert_eq!(shown(&rule(PathMatch::Prefix("/old".into()), Action::Redirect(rooted))).len(), 2);
+        let rooted = Redirect {
+            prefix: Some("/".into()),
+            ..redirect
+        };
+        assert_eq!(
+            shown(&rule(PathMatch::Prefix("/old".into()), Action::Redirect(rooted))).len(),
+            2
+        );
     }
 
     #[test]
     fn a_fixed_response_has_its_headers_before_other_edits() {
-        let respond =
-            Respond { status: 503, body: Some("{}".into()), headers: strings(&[("content-type", "application/json")]) };
+        let respond = Respond {
+            status: 503,
+            body: Some("{}".into()),
+            headers: strings(&[("content-type", "application/json")]),
+        };
         let mut rule = rule(PathMatch::Prefix(String::new()), Action::Respond(respond));
-        let edits = HeaderEdits { set: strings(&[("x-from", "edge")]), ..HeaderEdits::default() };
+        let edits = HeaderEdits {
+            set: strings(&[("x-from", "edge")]),
+            ..HeaderEdits::default()
+        };
         rule.settings.response_headers = Some(edits);
         let expected = json!({
             "@type": Route::type_url(),
@@ -350,14 +429,21 @@ mod tests {
         let mut second = forward(PathMatch::Prefix("/b".into()));
         second.rewrite.prefix = Some("/".into());
         let routes = [compiled(&forward(PathMatch::Exact("/a".into()))), compiled(&second)].concat();
-        let decoded: Vec<Route> = routes.iter().map(|route| Route::decode(route.clone()).unwrap()).collect();
+        let decoded: Vec<Route> = routes
+            .iter()
+            .map(|route| Route::decode(route.clone()).unwrap())
+            .collect();
         let host = |name: &str, routes: &[Route]| VirtualHost {
             name: name.into(),
             domains: vec![name.into()],
             routes: routes.to_vec(),
             ..VirtualHost::default()
         };
-        let expected = [host("api.example.com", &decoded), host("*.example.com", &decoded[1..]), host("*", &[])];
+        let expected = [
+            host("api.example.com", &decoded),
+            host("*.example.com", &decoded[1..]),
+            host("*", &[]),
+        ];
         let written = [
             virtual_host(&HostPattern::Exact("api.example.com".into()), &routes),
             virtual_host(&HostPattern::Wildcard("*.example.com".into()), &routes[1..]),
@@ -373,7 +459,14 @@ mod tests {
             ..RouteConfiguration::default()
         };
         let mut configured = configuration("edge").to_vec();
-        assert_eq!(configured, RouteConfiguration { virtual_hosts: vec![], ..whole.clone() }.encode_to_vec());
+        assert_eq!(
+            configured,
+            RouteConfiguration {
+                virtual_hosts: vec![],
+                ..whole.clone()
+            }
+            .encode_to_vec()
+        );
         written.iter().for_each(|host| member(&mut configured, host));
         assert_eq!(RouteConfiguration::decode(&*configured).unwrap(), whole);
     }

@@ -43,18 +43,30 @@ impl HostKey {
     #[must_use]
     pub fn of(pattern: &HostPattern) -> Self {
         match pattern {
-            HostPattern::Exact(host) => Self { rank: 0, longest_first: Reverse(0), pattern: Arc::clone(host) },
+            HostPattern::Exact(host) => Self {
+                rank: 0,
+                longest_first: Reverse(0),
+                pattern: Arc::clone(host),
+            },
             HostPattern::Wildcard(host) => Self::wildcard(Arc::clone(host)),
             HostPattern::Any => Self::any(),
         }
     }
 
     fn wildcard(pattern: Arc<str>) -> Self {
-        Self { rank: 1, longest_first: Reverse(pattern.len()), pattern }
+        Self {
+            rank: 1,
+            longest_first: Reverse(pattern.len()),
+            pattern,
+        }
     }
 
     fn any() -> Self {
-        Self { rank: 2, longest_first: Reverse(0), pattern: "*".into() }
+        Self {
+            rank: 2,
+            longest_first: Reverse(0),
+            pattern: "*".into(),
+        }
     }
 
     /// The pattern that has this place.
@@ -74,9 +86,14 @@ impl HostKey {
             1 => 2, // the `*.` of the pattern itself
             _ => return Vec::new(),
         };
-        let dots = self.pattern.char_indices().skip(skipped).filter(|(_, letter)| *letter == '.');
-        let mut wider: Vec<Self> =
-            dots.map(|(index, _)| Self::wildcard(format!("*{}", &self.pattern[index..]).into())).collect();
+        let dots = self
+            .pattern
+            .char_indices()
+            .skip(skipped)
+            .filter(|(_, letter)| *letter == '.');
+        let mut wider: Vec<Self> = dots
+            .map(|(index, _)| Self::wildcard(format!("*{}", &self.pattern[index..]).into()))
+            .collect();
         wider.push(Self::any());
         wider
     }
@@ -169,7 +186,11 @@ pub fn entries(
                 rule,
             },
             identity: Arc::clone(&identity),
-            claim: Claim { create_revision: origin.create_revision, document: Arc::clone(&origin.document), rule },
+            claim: Claim {
+                create_revision: origin.create_revision,
+                document: Arc::clone(&origin.document),
+                rule,
+            },
             place: Arc::clone(&place),
             routes: Arc::clone(&routes),
         })
@@ -194,7 +215,10 @@ fn conditions(matches: &Match) -> usize {
 
 fn identity(priority: i32, matches: &Match, path: &PathMatch) -> Arc<str> {
     let sorted = |conditions: &[(String, crate::document::route::StringMatch)]| {
-        conditions.iter().map(|condition| format!("{condition:?}")).collect::<BTreeSet<_>>()
+        conditions
+            .iter()
+            .map(|condition| format!("{condition:?}"))
+            .collect::<BTreeSet<_>>()
     };
     let (headers, query) = (sorted(&matches.headers), sorted(&matches.query));
     format!("{priority} {path:?} {:?} {headers:?} {query:?}", matches.methods).into()
@@ -269,8 +293,12 @@ impl Table {
 
     /// Take an entry out; one that is not there changes nothing.
     pub fn remove(&mut self, entry: &Entry, touched: &mut Touched) {
-        let Some(own) = self.own.get_mut(&entry.position.host) else { return };
-        let Some(claims) = own.claims.get_mut(&entry.identity) else { return };
+        let Some(own) = self.own.get_mut(&entry.position.host) else {
+            return;
+        };
+        let Some(claims) = own.claims.get_mut(&entry.identity) else {
+            return;
+        };
         let before = claims.first().cloned();
         if claims.remove(&entry.claim).is_none() {
             return;
@@ -309,7 +337,10 @@ impl Table {
                 Some(new) => (Some(new.hash), self.encoded.insert(host.clone(), new)),
                 None => (None, self.encoded.remove(host)),
             };
-            self.sum = self.sum.wrapping_add(new.unwrap_or(0)).wrapping_sub(old.map_or(0, |old| old.hash));
+            self.sum = self
+                .sum
+                .wrapping_add(new.unwrap_or(0))
+                .wrapping_sub(old.map_or(0, |old| old.hash));
         }
         self.slabs.update(&self.encoded, &hosts);
         Ok(hosts)
@@ -328,7 +359,9 @@ impl Table {
 
     /// Whose entries a virtual host holds; none when no document names the pattern.
     fn sources(&self, host: &HostKey) -> Vec<&Own> {
-        let Some(own) = self.own.get(host) else { return Vec::new() };
+        let Some(own) = self.own.get(host) else {
+            return Vec::new();
+        };
         let mut sources = vec![own];
         sources.extend(host.wider().iter().filter_map(|wider| self.own.get(wider)));
         sources
@@ -343,9 +376,16 @@ impl Table {
         if sources.len() > 1 {
             entries.sort_unstable_by_key(|(position, _)| *position);
         }
-        let routes: Vec<Bytes> = entries.iter().flat_map(|(_, entry)| entry.routes.iter().cloned()).collect();
+        let routes: Vec<Bytes> = entries
+            .iter()
+            .flat_map(|(_, entry)| entry.routes.iter().cloned())
+            .collect();
         let bytes = routes::virtual_host(&host.pattern(), &routes);
-        Some(VirtualHost { hash: xxh3_128(&bytes), bytes, routes: routes.len() })
+        Some(VirtualHost {
+            hash: xxh3_128(&bytes),
+            bytes,
+            routes: routes.len(),
+        })
     }
 
     /// Every pattern that has a virtual host.
@@ -408,12 +448,16 @@ impl Own {
     /// After the claims on a match changed: the first of them stands in the order. When that is another one than before,
     /// everyone who asks for the match is told.
     fn settle(&mut self, identity: &Arc<str>, before: Option<Arc<Entry>>, touched: &mut Touched) {
-        let Some(claims) = self.claims.get(identity) else { return };
+        let Some(claims) = self.claims.get(identity) else {
+            return;
+        };
         let after = claims.first().cloned();
         if before == after {
             return;
         }
-        touched.documents.extend(claims.keys().map(|claim| (*claim.document).clone()));
+        touched
+            .documents
+            .extend(claims.keys().map(|claim| (*claim.document).clone()));
         if let Some(before) = before {
             touched.documents.insert((*before.claim.document).clone());
             self.winners.remove(&before.position);
@@ -439,7 +483,11 @@ mod tests {
     /// A rule's entries: its document's name (created in the order of the alphabet), host, path.
     fn entry(name: &str, host: HostPattern, path: PathMatch, priority: i32, methods: &[&str]) -> Arc<Entry> {
         let document = Arc::new(DocumentKey::new(Kind::Routes, name));
-        let origin = Origin { document, create_revision: 0, priority };
+        let origin = Origin {
+            document,
+            create_revision: 0,
+            priority,
+        };
         let matches = Match {
             hosts: vec![host],
             path: path.clone(),
@@ -478,9 +526,16 @@ mod tests {
     /// The documents of a virtual host's entries, in order.
     fn names(table: &Table, pattern: &str) -> Vec<String> {
         let host = HostKey::of(&host(pattern));
-        let mut entries: Vec<_> = table.sources(&host).iter().flat_map(|own| own.winners.values()).collect();
+        let mut entries: Vec<_> = table
+            .sources(&host)
+            .iter()
+            .flat_map(|own| own.winners.values())
+            .collect();
         entries.sort_by_key(|entry| &entry.position);
-        entries.iter().map(|entry| entry.claim.document.name.to_string()).collect()
+        entries
+            .iter()
+            .map(|entry| entry.claim.document.name.to_string())
+            .collect()
     }
 
     fn patterns(table: &Table) -> Vec<String> {
@@ -498,7 +553,10 @@ mod tests {
             entry("exact", any(), exact("/a/b"), 0, &[]),
             entry("first", any(), prefix(""), 1, &[]),
         ]);
-        assert_eq!(names(&table, "*"), ["first", "exact", "template", "long", "short", "regex"]);
+        assert_eq!(
+            names(&table, "*"),
+            ["first", "exact", "template", "long", "short", "regex"]
+        );
     }
 
     #[test]
@@ -517,10 +575,25 @@ mod tests {
             entry("any", host("*"), exact("/a"), 0, &[]),
             entry("wide", host("*.example.com"), exact("/a"), 0, &[]),
             entry("narrow", host("*.api.example.com"), prefix("/"), 0, &[]),
-            entry("own", host("v1.api.example.com"), PathMatch::Regex("/.*".to_owned()), 0, &[]),
+            entry(
+                "own",
+                host("v1.api.example.com"),
+                PathMatch::Regex("/.*".to_owned()),
+                0,
+                &[],
+            ),
             entry("other", host("example.com"), exact("/a"), 0, &[]),
         ]);
-        assert_eq!(patterns(&table), ["example.com", "v1.api.example.com", "*.api.example.com", "*.example.com", "*"]);
+        assert_eq!(
+            patterns(&table),
+            [
+                "example.com",
+                "v1.api.example.com",
+                "*.api.example.com",
+                "*.example.com",
+                "*"
+            ]
+        );
         assert_eq!(names(&table, "v1.api.example.com"), ["own", "narrow", "wide", "any"]);
         assert_eq!(names(&table, "*.api.example.com"), ["narrow", "wide", "any"]);
         assert_eq!(names(&table, "*.example.com"), ["wide", "any"]);
@@ -540,8 +613,10 @@ mod tests {
 
     #[test]
     fn a_change_encodes_only_the_virtual_hosts_it_belongs_to() {
-        let (mut table, _) =
-            table_of(&[entry("a", host("a.com"), exact("/a"), 0, &[]), entry("b", host("b.com"), exact("/a"), 0, &[])]);
+        let (mut table, _) = table_of(&[
+            entry("a", host("a.com"), exact("/a"), 0, &[]),
+            entry("b", host("b.com"), exact("/a"), 0, &[]),
+        ]);
         let before: Vec<Bytes> = table.encoded.values().map(|host| host.bytes.clone()).collect();
         let mut touched = Touched::default();
         table.insert(&entry("c", host("a.com"), exact("/c"), 0, &[]), &mut touched);
@@ -553,7 +628,10 @@ mod tests {
 
     #[test]
     fn the_first_claim_has_the_match_and_gives_it_back_when_it_goes() {
-        let (older, newer) = (entry("a", host("*"), exact("/a"), 0, &[]), entry("b", host("*"), exact("/a"), 0, &[]));
+        let (older, newer) = (
+            entry("a", host("*"), exact("/a"), 0, &[]),
+            entry("b", host("*"), exact("/a"), 0, &[]),
+        );
         let (mut table, touched) = table_of(&[Arc::clone(&newer), Arc::clone(&older)]);
         assert_eq!(names(&table, "*"), ["a"]);
         assert_eq!(table.winner(&newer), Some(&older));
@@ -564,7 +642,10 @@ mod tests {
         assert_eq!(touched.documents.len(), 2, "the rival is told");
         table.remove(&newer, &mut touched);
         table.encode(&touched, MAX_ENTRIES).unwrap();
-        assert_eq!((patterns(&table).len(), table.documents().count(), table.len()), (0, 0, 0));
+        assert_eq!(
+            (patterns(&table).len(), table.documents().count(), table.len()),
+            (0, 0, 0)
+        );
     }
 
     #[test]

@@ -33,7 +33,10 @@ pub struct Upstreams {
 impl Upstreams {
     /// Without endpoints of its own.
     fn alone(cluster: Resource) -> Self {
-        Self { cluster: Arc::new(cluster), endpoints: None }
+        Self {
+            cluster: Arc::new(cluster),
+            endpoints: None,
+        }
     }
 }
 
@@ -90,14 +93,25 @@ pub fn document(
 }
 
 fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Route) -> Result<Made, Rejection> {
-    let origin = Origin { document: Arc::new(key.clone()), create_revision, priority: route.priority };
+    let origin = Origin {
+        document: Arc::new(key.clone()),
+        create_revision,
+        priority: route.priority,
+    };
     let legacy_path = context.defaults.legacy_path;
     let mut entries = Vec::new();
     for (index, rule) in depends::enabled_rules(route) {
         let settings = with_defaults(&rule.settings, &context.defaults.route);
         let encoded = routes::entries(key, rule, &settings, legacy_path)?;
         let path = resolved(&rule.matches.path, legacy_path);
-        entries.extend(table::entries(&origin, index, &rule.place, &rule.matches, &path, encoded));
+        entries.extend(table::entries(
+            &origin,
+            index,
+            &rule.place,
+            &rule.matches,
+            &path,
+            encoded,
+        ));
     }
     let mut upstreams = BTreeMap::new();
     for upstream in depends::upstreams(route) {
@@ -110,12 +124,21 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         };
         upstreams.insert(upstream.cluster_name(), url);
     }
-    Ok(Made::Route { entries: entries.into(), upstreams: upstreams.into_iter().collect() })
+    Ok(Made::Route {
+        entries: entries.into(),
+        upstreams: upstreams.into_iter().collect(),
+    })
 }
 
 /// A rule's own settings, and the defaults' where it has none.
 fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
-    let Settings { timeout, idle_timeout, retry, request_headers, response_headers } = own.clone();
+    let Settings {
+        timeout,
+        idle_timeout,
+        retry,
+        request_headers,
+        response_headers,
+    } = own.clone();
     Settings {
         timeout: timeout.or(defaults.timeout),
         idle_timeout: idle_timeout.or(defaults.idle_timeout),
@@ -145,7 +168,10 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
         }
         Source::Listed(_) | Source::Dns { .. } | Source::Registered => None,
     };
-    Ok(Upstreams { cluster: Arc::new(resource), endpoints })
+    Ok(Upstreams {
+        cluster: Arc::new(resource),
+        endpoints,
+    })
 }
 
 /// The ClusterLoadAssignment of a cluster whose instances register themselves, sorted by address.
@@ -161,7 +187,9 @@ pub fn registered(name: &Arc<str>, instances: &[&Endpoint], documents: Vec<Docum
 /// `https` without a CA bundle.
 pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>) -> Result<Upstreams, Rejection> {
     let cluster = clusters::from_url(url, documents.clone(), context)?;
-    let Ok(address) = url.host.parse() else { return Ok(Upstreams::alone(cluster)) };
+    let Ok(address) = url.host.parse() else {
+        return Ok(Upstreams::alone(cluster));
+    };
     let endpoint = Endpoint {
         host: Host::Ip(address),
         port: url.port,
@@ -172,26 +200,41 @@ pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>)
         metadata: BTreeMap::new(),
     };
     let endpoints = endpoints::from_list(&cluster.name, &[&endpoint], documents)?;
-    Ok(Upstreams { endpoints: Some(Arc::new(endpoints)), cluster: Arc::new(cluster) })
+    Ok(Upstreams {
+        endpoints: Some(Arc::new(endpoints)),
+        cluster: Arc::new(cluster),
+    })
 }
 
 /// What stands for a cluster that no document describes: no endpoints, so that its routes answer 503.
 #[must_use]
 pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
     let cluster = Arc::new(clusters::missing(name, documents.clone()));
-    Upstreams { cluster, endpoints: Some(Arc::new(Resource { documents, ..endpoints::empty(name) })) }
+    Upstreams {
+        cluster,
+        endpoints: Some(Arc::new(Resource {
+            documents,
+            ..endpoints::empty(name)
+        })),
+    }
 }
 
 fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result<Served, Rejection> {
     let resource = listeners::from_document(key, listener, context)?;
-    Ok(Served { listener: Arc::new(resource), virtual_hosts: listeners::virtual_hosts(Some(listener), context) })
+    Ok(Served {
+        listener: Arc::new(resource),
+        virtual_hosts: listeners::virtual_hosts(Some(listener), context),
+    })
 }
 
 /// The listener that exists when no document describes one.
 #[must_use]
 pub fn default_listener(context: &Context) -> Served {
     let listener = Arc::new(listeners::default_listener(context));
-    Served { listener, virtual_hosts: listeners::virtual_hosts(None, context) }
+    Served {
+        listener,
+        virtual_hosts: listeners::virtual_hosts(None, context),
+    }
 }
 
 /// The RouteConfiguration of a table. Costs as many steps as the table has runs of slabs, and copies none of them.
@@ -206,10 +249,17 @@ pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<
 pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>) -> Arc<Resource> {
     let name = Arc::clone(&whole.name);
     // One name for all virtual hosts, whatever the source is: they are asked for by none.
-    let hosts =
-        Reference { resource_type: ResourceType::VirtualHost, name: Arc::clone(&name), source: super::Source::Own };
+    let hosts = Reference {
+        resource_type: ResourceType::VirtualHost,
+        name: Arc::clone(&name),
+        source: super::Source::Own,
+    };
     let head = routes::on_demand_configuration(&name);
-    Arc::new(Resource { refers: Some(Arc::new([hosts])), whole: Some(whole), ..Resource::new(name, head, documents) })
+    Arc::new(Resource {
+        refers: Some(Arc::new([hosts])),
+        whole: Some(whole),
+        ..Resource::new(name, head, documents)
+    })
 }
 
 /// The name of a virtual host that is a resource of its own: that of its RouteConfiguration, and the pattern.
@@ -233,7 +283,15 @@ pub fn virtual_host(
     let name = virtual_host_name(configuration, host);
     let head = routes::virtual_host_head(&name, &host.pattern());
     let body = Body::of_pieces([head.into(), hosted.routes]);
-    let parts: Parts = hosted.documents.into_iter().filter_map(|key| Some(((*key).clone(), parts_of(&key)?))).collect();
+    let parts: Parts = hosted
+        .documents
+        .into_iter()
+        .filter_map(|key| Some(((*key).clone(), parts_of(&key)?)))
+        .collect();
     let resource = Resource::new(name, body, Vec::new());
-    Some(Arc::new(Resource { on_demand: hosted.is_lone, parts: Some(Arc::new(parts)), ..resource }))
+    Some(Arc::new(Resource {
+        on_demand: hosted.is_lone,
+        parts: Some(Arc::new(parts)),
+        ..resource
+    }))
 }

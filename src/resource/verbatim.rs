@@ -57,12 +57,20 @@ pub struct Written {
 /// # Errors
 /// What Envoy would refuse, with its field path.
 pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection> {
-    let resource_type = ResourceType::from_word(xds.resource_type)
-        .ok_or_else(|| Rejection::new("", format!("found the type {}, expected one of the API", xds.resource_type)))?;
+    let resource_type = ResourceType::from_word(xds.resource_type).ok_or_else(|| {
+        Rejection::new(
+            "",
+            format!("found the type {}, expected one of the API", xds.resource_type),
+        )
+    })?;
     check_type(resource_type, &xds.resource)?;
     // Of a secret nothing is quoted, wherever in it the mistake is.
     let hidden = resource_type == ResourceType::Secret;
-    let place = Place { path: PLACE.to_owned(), hidden, limits: xds.limits };
+    let place = Place {
+        path: PLACE.to_owned(),
+        hidden,
+        limits: xds.limits,
+    };
     let message = read::resource(resource_type.type_url(), &xds.resource, &place)?;
     check_name(resource_type, &xds.name, &message)?;
     validate::message(&message, &place)?;
@@ -76,11 +84,23 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
     let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let on_demand = resource.on_demand || for_grpc;
-    let resource = Resource { warms, refers, parts, on_demand, ..resource };
+    let resource = Resource {
+        warms,
+        refers,
+        parts,
+        on_demand,
+        ..resource
+    };
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
     let claims = claims::claims(resource_type, &message).into();
     let needs = needs::needs(resource_type, &message, &place).into();
-    Ok(Written { resource_type, resource, claims, needs, clusters })
+    Ok(Written {
+        resource_type,
+        resource,
+        claims,
+        needs,
+        clusters,
+    })
 }
 
 fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Rejection> {
@@ -88,7 +108,10 @@ fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Reject
     let path = format!("{PLACE}[\"@type\"]");
     match resource.get("@type") {
         Some(Json::String(url)) if url == expected => Ok(()),
-        Some(other) => Err(Rejection::new(path, format!("found {}, expected {expected:?}", found(other)))),
+        Some(other) => Err(Rejection::new(
+            path,
+            format!("found {}, expected {expected:?}", found(other)),
+        )),
         None => Err(Rejection::new(path, format!("missing, expected {expected:?}"))),
     }
 }
@@ -102,15 +125,24 @@ fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage)
     if inner != name {
         let reason = match inner {
             "" => format!("missing, expected {}, the name in its key", quote(name)),
-            inner => format!("found the string {}, expected {}, the name in its key", quote(inner), quote(name)),
+            inner => format!(
+                "found the string {}, expected {}, the name in its key",
+                quote(inner),
+                quote(name)
+            ),
         };
         return Err(Rejection::new(path, reason));
     }
-    let two_parts =
-        |name: &str| name.split_once('/').is_some_and(|(table, host)| !table.is_empty() && !host.is_empty());
+    let two_parts = |name: &str| {
+        name.split_once('/')
+            .is_some_and(|(table, host)| !table.is_empty() && !host.is_empty())
+    };
     if resource_type == ResourceType::VirtualHost && !two_parts(name) {
         let expected = "the name of a RouteConfiguration, a slash and a host, as proxies ask for it";
-        return Err(Rejection::new(path, format!("found the string {}, expected {expected}", quote(name))));
+        return Err(Rejection::new(
+            path,
+            format!("found the string {}, expected {expected}", quote(name)),
+        ));
     }
     Ok(())
 }
@@ -132,7 +164,10 @@ fn warms(resource_type: ResourceType, body: &[u8]) -> Option<Arc<str>> {
     if message.cluster_discovery_type != Some(eds) {
         return None;
     }
-    let service_name = message.eds_cluster_config.map(|config| config.service_name).filter(|name| !name.is_empty());
+    let service_name = message
+        .eds_cluster_config
+        .map(|config| config.service_name)
+        .filter(|name| !name.is_empty());
     Some(service_name.unwrap_or(message.name).into())
 }
 

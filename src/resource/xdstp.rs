@@ -18,7 +18,9 @@ pub fn is_xdstp(name: &str) -> bool {
 /// The name with its context parameters sorted, each once; any other name as it is.
 #[must_use]
 pub fn canonical(name: &str) -> Cow<'_, str> {
-    let Some((path, query)) = name.split_once('?').filter(|_| is_xdstp(name)) else { return Cow::Borrowed(name) };
+    let Some((path, query)) = name.split_once('?').filter(|_| is_xdstp(name)) else {
+        return Cow::Borrowed(name);
+    };
     let mut parameters: Vec<&str> = query.split('&').filter(|parameter| !parameter.is_empty()).collect();
     if !query.is_empty() && parameters.is_sorted_by(|one, other| one < other) && !query.ends_with('&') {
         return Cow::Borrowed(name);
@@ -54,7 +56,10 @@ impl Glob {
         }
         let (path, _) = parts(name);
         let prefix = path.strip_suffix('*').filter(|prefix| prefix.ends_with('/'))?;
-        Some(Self { name: Arc::clone(name), prefix: prefix.len() })
+        Some(Self {
+            name: Arc::clone(name),
+            prefix: prefix.len(),
+        })
     }
 
     /// The name it was asked for by.
@@ -95,7 +100,11 @@ mod tests {
             ("?", ""),
             ("", ""),
         ] {
-            assert_eq!(canonical(&format!("{PATH}{written}")), format!("{PATH}{expected}"), "{written}");
+            assert_eq!(
+                canonical(&format!("{PATH}{written}")),
+                format!("{PATH}{expected}"),
+                "{written}"
+            );
         }
         assert_eq!(canonical("plain?b=2&a=1"), "plain?b=2&a=1");
     }
@@ -112,7 +121,13 @@ mod tests {
 
     #[test]
     fn a_star_elsewhere_is_no_glob() {
-        for name in ["*", "foo/*", "xdstp://a/t/foo*", "xdstp://a/t/*/x", "xdstp://a/t/x?k=/*"] {
+        for name in [
+            "*",
+            "foo/*",
+            "xdstp://a/t/foo*",
+            "xdstp://a/t/*/x",
+            "xdstp://a/t/x?k=/*",
+        ] {
             assert_eq!(Glob::parse(&name.into()), None, "{name}");
         }
         assert!(Glob::parse(&"xdstp://a/t/*".into()).is_some());

@@ -42,13 +42,19 @@ impl Blocks {
     /// No resources.
     #[must_use]
     pub fn empty() -> Self {
-        Self { pieces: Arc::new([]), len: 0 }
+        Self {
+            pieces: Arc::new([]),
+            len: 0,
+        }
     }
 
     /// One after the other.
     #[must_use]
     pub fn concat<'a>(blocks: impl IntoIterator<Item = &'a Self>) -> Self {
-        let pieces: Arc<[Bytes]> = blocks.into_iter().flat_map(|block| block.pieces.iter().cloned()).collect();
+        let pieces: Arc<[Bytes]> = blocks
+            .into_iter()
+            .flat_map(|block| block.pieces.iter().cloned())
+            .collect();
         let len = pieces.iter().map(Bytes::len).sum();
         Self { pieces, len }
     }
@@ -87,7 +93,13 @@ impl Encoder {
     #[must_use]
     pub fn new(resource_type: ResourceType, shape: Shape) -> Self {
         let type_url = resource_type.type_url();
-        Self { resource_type, type_url, shape, pieces: Vec::new(), current: BytesMut::new() }
+        Self {
+            resource_type,
+            type_url,
+            shape,
+            pieces: Vec::new(),
+            current: BytesMut::new(),
+        }
     }
 
     /// Append one resource.
@@ -112,15 +124,25 @@ impl Encoder {
         let Some(ttl) = resource.ttl.filter(|_| self.resource_type.knows_ttl()) else {
             return self.push_any(&resource.body);
         };
-        let body = Any { type_url: self.type_url.to_owned(), value: resource.body.to_bytes().into() };
+        let body = Any {
+            type_url: self.type_url.to_owned(),
+            value: resource.body.to_bytes().into(),
+        };
         let wrapper = Wrapper {
             name: resource.name.to_string(),
             version: resource.version.to_string(),
             resource: Some(body),
-            ttl: prost_types::Duration::try_from(ttl).ok().map(|ttl| Ttl { seconds: ttl.seconds, nanos: ttl.nanos }),
+            ttl: prost_types::Duration::try_from(ttl).ok().map(|ttl| Ttl {
+                seconds: ttl.seconds,
+                nanos: ttl.nanos,
+            }),
             ..Wrapper::default()
         };
-        let wrapper = Any { type_url: WRAPPER.to_owned(), value: wrapper.encode_to_vec() }.encode_to_vec();
+        let wrapper = Any {
+            type_url: WRAPPER.to_owned(),
+            value: wrapper.encode_to_vec(),
+        }
+        .encode_to_vec();
         self.key(2, wrapper.len());
         self.current.put_slice(&wrapper);
     }
@@ -139,7 +161,12 @@ impl Encoder {
         let any_field = if with_body { field_len(any) } else { 0 };
         let ttl = self.ttl(resource);
         let own = self.own_alias(resource);
-        let aliases = resource.aliases.iter().chain(own).map(|alias| field_len(alias.len())).sum::<usize>();
+        let aliases = resource
+            .aliases
+            .iter()
+            .chain(own)
+            .map(|alias| field_len(alias.len()))
+            .sum::<usize>();
         let ttl_len = ttl.as_ref().map_or(0, |ttl| field_len(ttl.len()));
         let len = field_len(version.len()) + any_field + field_len(resource.name.len()) + aliases + ttl_len;
         self.key(2, len);
@@ -205,7 +232,10 @@ impl Encoder {
     pub fn finish(mut self) -> Blocks {
         self.flush();
         let len = self.pieces.iter().map(Bytes::len).sum();
-        Blocks { pieces: self.pieces.into(), len }
+        Blocks {
+            pieces: self.pieces.into(),
+            len,
+        }
     }
 }
 
@@ -278,7 +308,11 @@ mod tests {
     fn sotw_blocks_decode_as_the_resources_of_a_discovery_response() {
         let blocks = encode(ResourceType::Cluster, Shape::Sotw, &resources());
         let decoded = pb::DiscoveryResponse::decode(&*bytes(&blocks)).unwrap();
-        let seen: Vec<_> = decoded.resources.into_iter().map(|any| (any.type_url, any.value.len())).collect();
+        let seen: Vec<_> = decoded
+            .resources
+            .into_iter()
+            .map(|any| (any.type_url, any.value.len()))
+            .collect();
         let url = ResourceType::Cluster.type_url().to_owned();
         assert_eq!(seen, [10, 0, 20 * 1024, 3].map(|len| (url.clone(), len)));
     }
@@ -289,7 +323,10 @@ mod tests {
         let blocks = encode(ResourceType::Endpoint, Shape::Delta, &resources);
         let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap();
         for (seen, expected) in decoded.resources.iter().zip(&resources) {
-            assert_eq!((&*seen.name, &*seen.version), (&*expected.name, &*expected.version.to_string()));
+            assert_eq!(
+                (&*seen.name, &*seen.version),
+                (&*expected.name, &*expected.version.to_string())
+            );
             assert_eq!(seen.resource.as_ref().unwrap().value, expected.body.to_bytes());
         }
         assert_eq!(decoded.resources.len(), resources.len());
@@ -299,27 +336,51 @@ mod tests {
     fn a_wrapper_carries_aliases_and_the_time_to_live() {
         let plain = Resource::new("r/a", vec![7], Vec::new());
         let aliases = vec!["r/b".into(), "r/a".into(), "r/b".into()];
-        let wrapped = plain.clone().wrapped(aliases, Some(std::time::Duration::from_millis(1500)));
+        let wrapped = plain
+            .clone()
+            .wrapped(aliases, Some(std::time::Duration::from_millis(1500)));
         assert_ne!(plain.version, wrapped.version);
         assert_eq!(plain.version, plain.clone().wrapped(Vec::new(), None).version);
         let wrapped = [Arc::new(wrapped)];
-        let decode = |blocks: &Blocks| pb::DeltaDiscoveryResponse::decode(&*bytes(blocks)).unwrap().resources.remove(0);
+        let decode = |blocks: &Blocks| {
+            pb::DeltaDiscoveryResponse::decode(&*bytes(blocks))
+                .unwrap()
+                .resources
+                .remove(0)
+        };
         let resource = decode(&encode(ResourceType::Cluster, Shape::Delta, &wrapped));
-        assert_eq!((&*resource.name, &resource.aliases[..]), ("r/a", &["r/a".to_owned(), "r/b".to_owned()][..]));
-        assert_eq!(resource.ttl.as_ref().map(|ttl| (ttl.seconds, ttl.nanos)), Some((1, 500_000_000)));
+        assert_eq!(
+            (&*resource.name, &resource.aliases[..]),
+            ("r/a", &["r/a".to_owned(), "r/b".to_owned()][..])
+        );
+        assert_eq!(
+            resource.ttl.as_ref().map(|ttl| (ttl.seconds, ttl.nanos)),
+            Some((1, 500_000_000))
+        );
         assert_eq!(resource.resource.as_ref().map(|any| any.value.len()), Some(1));
         let bodiless = decode(&encode_bodiless(ResourceType::Cluster, &wrapped));
-        assert_eq!(bodiless, pb::Resource { resource: None, ..resource });
+        assert_eq!(
+            bodiless,
+            pb::Resource {
+                resource: None,
+                ..resource
+            }
+        );
     }
 
     // SW-30, DX-28
     #[test]
     fn only_what_envoy_removes_has_a_time_to_live_and_each_virtual_host_goes_by_its_name() {
         let ttl = Some(std::time::Duration::from_secs(1));
-        let resource = [Arc::new(Resource::new("r/a", vec![7], Vec::new()).wrapped(vec!["r/b".into()], ttl))];
+        let resource = [Arc::new(
+            Resource::new("r/a", vec![7], Vec::new()).wrapped(vec!["r/b".into()], ttl),
+        )];
         for resource_type in ResourceType::ALL {
             let blocks = encode(resource_type, Shape::Delta, &resource);
-            let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks)).unwrap().resources.remove(0);
+            let decoded = pb::DeltaDiscoveryResponse::decode(&*bytes(&blocks))
+                .unwrap()
+                .resources
+                .remove(0);
             let removed_by_envoy = matches!(resource_type, ResourceType::Cluster | ResourceType::Listener);
             assert_eq!(decoded.ttl.is_some(), removed_by_envoy, "{resource_type}");
             let own = resource_type == ResourceType::VirtualHost;

@@ -63,7 +63,11 @@ impl Changes {
             Shape::Delta => &self.delta,
         };
         cell.get_or_init(|| {
-            blocks::encode(self.resource_type, shape, self.entries.iter().filter_map(|change| change.new.as_ref()))
+            blocks::encode(
+                self.resource_type,
+                shape,
+                self.entries.iter().filter_map(|change| change.new.as_ref()),
+            )
         })
     }
 
@@ -114,7 +118,12 @@ pub fn between(old: &ResourceSet, new: &ResourceSet) -> Arc<Changes> {
     let compute = || {
         let mut entries = Vec::new();
         if old.version() != new.version() {
-            old.walk_differences(new, |old, new| entries.push(Change { old: old.cloned(), new: new.cloned() }));
+            old.walk_differences(new, |old, new| {
+                entries.push(Change {
+                    old: old.cloned(),
+                    new: new.cloned(),
+                })
+            });
         }
         Arc::new(Changes {
             resource_type: new.resource_type(),

@@ -28,10 +28,18 @@ impl Selection {
                 None => missing.push(Arc::clone(name)),
             }
         }
-        let version =
-            members.iter().fold(SetVersion::default(), |version, member| version.with(SetVersion::of(member)));
+        let version = members.iter().fold(SetVersion::default(), |version, member| {
+            version.with(SetVersion::of(member))
+        });
         let resource_type = set.resource_type();
-        Self { resource_type, members, missing, version, sotw: OnceLock::new(), delta: OnceLock::new() }
+        Self {
+            resource_type,
+            members,
+            missing,
+            version,
+            sotw: OnceLock::new(),
+            delta: OnceLock::new(),
+        }
     }
 
     /// Those that there are.
@@ -84,15 +92,24 @@ mod tests {
         let set = ResourceSet::new(cluster).apply(&[member("a"), member("b"), member("d")]);
         let names: Vec<Arc<str>> = ["a", "c", "d"].map(Arc::from).to_vec();
         let selection = set.select(7, names.iter());
-        assert!(Arc::ptr_eq(&selection, &set.select(7, [].iter())), "the key alone tells");
+        assert!(
+            Arc::ptr_eq(&selection, &set.select(7, [].iter())),
+            "the key alone tells"
+        );
         assert_eq!((selection.members().len(), selection.missing()), (2, &names[1..2]));
         assert!(selection.get("d").is_some() && selection.get("b").is_none());
         let rest = set.apply(&[(Arc::from("b"), None)]);
         assert_eq!(selection.version(), rest.version());
-        assert_eq!(selection.blocks(Shape::Delta).pieces().concat(), rest.wildcard(Shape::Delta).pieces().concat());
+        assert_eq!(
+            selection.blocks(Shape::Delta).pieces().concat(),
+            rest.wildcard(Shape::Delta).pieces().concat()
+        );
         for other in 0..100 {
             drop(set.select(other + 100, names.iter()));
         }
-        assert!(!Arc::ptr_eq(&selection, &set.select(7, names.iter())), "only so many are kept");
+        assert!(
+            !Arc::ptr_eq(&selection, &set.select(7, names.iter())),
+            "only so many are kept"
+        );
     }
 }

@@ -69,7 +69,12 @@ struct Slab {
 impl Slab {
     fn new(resources: Vec<Arc<Resource>>) -> Arc<Self> {
         let size = resources.iter().map(|resource| encoded_size(resource)).sum();
-        Arc::new(Self { resources, size, sotw: OnceLock::new(), delta: OnceLock::new() })
+        Arc::new(Self {
+            resources,
+            size,
+            sotw: OnceLock::new(),
+            delta: OnceLock::new(),
+        })
     }
 
     fn first(&self) -> &str {
@@ -146,7 +151,10 @@ impl ResourceSet {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         let slab = self.slabs.get(self.slab_of(name)?)?;
-        let found = slab.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+        let found = slab
+            .resources
+            .binary_search_by(|resource| (*resource.name).cmp(name))
+            .ok()?;
         slab.resources.get(found)
     }
 
@@ -181,8 +189,12 @@ impl ResourceSet {
     /// Those whose names begin like this, sorted by name.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let slabs = self.slab_of(prefix).unwrap_or_default()..self.slabs.len();
-        let members = slabs.filter_map(|index| self.slabs.get(index)).flat_map(|slab| &slab.resources);
-        members.skip_while(move |one| *one.name < *prefix).take_while(move |one| one.name.starts_with(prefix))
+        let members = slabs
+            .filter_map(|index| self.slabs.get(index))
+            .flat_map(|slab| &slab.resources);
+        members
+            .skip_while(move |one| *one.name < *prefix)
+            .take_while(move |one| one.name.starts_with(prefix))
     }
 
     /// All, sorted by name.
@@ -272,9 +284,15 @@ impl ResourceSet {
         let mut rest = entries;
         while let Some((last, _)) = rest.last() {
             let index = self.slab_of(last).unwrap_or_default();
-            let Some(slab) = self.slabs.get(index).cloned() else { return self.apply_to_all(rest) };
+            let Some(slab) = self.slabs.get(index).cloned() else {
+                return self.apply_to_all(rest);
+            };
             // Names before the first slab are its own.
-            let begin = if index == 0 { 0 } else { rest.partition_point(|(name, _)| **name < *slab.first()) };
+            let begin = if index == 0 {
+                0
+            } else {
+                rest.partition_point(|(name, _)| **name < *slab.first())
+            };
             let (before, here) = rest.split_at(begin);
             rest = before;
             let merged = self.merge(&slab.resources, here);
@@ -346,12 +364,15 @@ impl ResourceSet {
             self.timed.insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
         if added && resource.has_own_source() {
-            self.own_sources.insert(Arc::clone(&resource.name), Arc::clone(resource));
+            self.own_sources
+                .insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
         let (sum, member) = if resource.on_demand {
             // Another sum than that of the same resource in the wildcard set: the difference is one of content.
-            let member =
-                SetVersion::of_member("on demand", crate::resource::ResourceVersion(SetVersion::of(resource).0));
+            let member = SetVersion::of_member(
+                "on demand",
+                crate::resource::ResourceVersion(SetVersion::of(resource).0),
+            );
             (&mut self.on_demand_version, member)
         } else {
             (&mut self.wildcard_version, SetVersion::of(resource))
@@ -367,8 +388,17 @@ impl ResourceSet {
 
     /// The slab that has the name, if any has.
     fn slab_of(&self, name: &str) -> Option<usize> {
-        let later = |slab: &Arc<Slab>| if slab.first() <= name { Ordering::Less } else { Ordering::Greater };
-        self.slabs.binary_search_by(later).unwrap_or_else(|index| index).checked_sub(1)
+        let later = |slab: &Arc<Slab>| {
+            if slab.first() <= name {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        };
+        self.slabs
+            .binary_search_by(later)
+            .unwrap_or_else(|index| index)
+            .checked_sub(1)
     }
 
     /// Walk this set and a newer one together and give each member that is not the same in both, sorted by name. Slabs that
@@ -479,7 +509,11 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn new(slabs: &'a Vector<Arc<Slab>>) -> Self {
         let mut later = slabs.iter();
-        Self { slab: later.next(), position: 0, later }
+        Self {
+            slab: later.next(),
+            position: 0,
+            later,
+        }
     }
 
     fn peek(&self) -> Option<&'a Arc<Resource>> {
@@ -524,7 +558,10 @@ mod tests {
     type Step = Vec<(String, Option<(u8, bool, usize)>)>;
 
     fn resource(name: &str, content: u8, on_demand: bool, len: usize) -> Arc<Resource> {
-        Arc::new(Resource { on_demand, ..Resource::new(name, vec![content; len], Vec::new()) })
+        Arc::new(Resource {
+            on_demand,
+            ..Resource::new(name, vec![content; len], Vec::new())
+        })
     }
 
     fn apply(set: &ResourceSet, model: &mut Model, step: Step) -> ResourceSet {
@@ -554,11 +591,23 @@ mod tests {
     }
 
     fn seen(set: &ResourceSet) -> Vec<(String, u8, bool, usize)> {
-        set.iter().map(|one| (one.name.to_string(), one.body.to_bytes()[0], one.on_demand, one.body.len())).collect()
+        set.iter()
+            .map(|one| {
+                (
+                    one.name.to_string(),
+                    one.body.to_bytes()[0],
+                    one.on_demand,
+                    one.body.len(),
+                )
+            })
+            .collect()
     }
 
     fn expected(model: &Model) -> Vec<(String, u8, bool, usize)> {
-        model.iter().map(|(name, &(content, on_demand, len))| (name.clone(), content, on_demand, len)).collect()
+        model
+            .iter()
+            .map(|(name, &(content, on_demand, len))| (name.clone(), content, on_demand, len))
+            .collect()
     }
 
     proptest! {
@@ -630,7 +679,11 @@ mod tests {
         let set = ResourceSet::new(ResourceType::Cluster).apply(&entries);
         assert!(set.slabs.len() > 10, "{} slabs", set.slabs.len());
         let changed = set.apply(&[("cluster-0500".into(), Some(resource("cluster-0500", 2, false, 500)))]);
-        let own = changed.slabs.iter().filter(|slab| !set.slabs.iter().any(|old| Arc::ptr_eq(old, slab))).count();
+        let own = changed
+            .slabs
+            .iter()
+            .filter(|slab| !set.slabs.iter().any(|old| Arc::ptr_eq(old, slab)))
+            .count();
         assert_eq!((own, changed.slabs.len()), (1, set.slabs.len()));
     }
 
@@ -650,7 +703,9 @@ mod tests {
     fn a_member_is_found_by_what_it_goes_by_and_by_what_its_name_begins_with() {
         let by = |name: &str, aliases: &[&str]| {
             let aliases = aliases.iter().map(|alias| Arc::from(*alias)).collect();
-            Some(Arc::new(Resource::new(name, vec![1; 20_000], Vec::new()).wrapped(aliases, None)))
+            Some(Arc::new(
+                Resource::new(name, vec![1; 20_000], Vec::new()).wrapped(aliases, None),
+            ))
         };
         let entries: Vec<Entry> = vec![
             ("r0/z".into(), by("r0/z", &[])),
@@ -664,13 +719,19 @@ mod tests {
         let found = |set: &ResourceSet, name: &str| set.find(name).map(|one| one.name.to_string());
         assert!(set.slabs.len() > 1);
         assert_eq!(found(&set, "r1/a").as_deref(), Some("r1/x"));
-        assert_eq!(found(&set, "xdstp://a/t/n?a=2&b=1").as_deref(), Some("xdstp://a/t/n?b=1&a=2"));
+        assert_eq!(
+            found(&set, "xdstp://a/t/n?a=2&b=1").as_deref(),
+            Some("xdstp://a/t/n?b=1&a=2")
+        );
         let below = |prefix: &str| set.below(prefix).map(|one| one.name.to_string()).collect::<Vec<_>>();
         assert_eq!(below("r1/"), ["r1/x", "r1/y", "r1/z"]);
         assert_eq!((below("r2/").len(), below("a").len(), below("r").len()), (0, 0, 5));
         let set = set.apply(&[("r1/x".into(), by("r1/x", &["r1/c"]))]);
         assert_eq!(found(&set, "r1/a").as_deref(), Some("r1/y"));
-        assert_eq!((found(&set, "r1/b"), found(&set, "r1/c").as_deref()), (None, Some("r1/x")));
+        assert_eq!(
+            (found(&set, "r1/b"), found(&set, "r1/c").as_deref()),
+            (None, Some("r1/x"))
+        );
         let set = set.apply(&["r1/x", "r1/y", "xdstp://a/t/n?b=1&a=2"].map(|name| (name.into(), None)));
         assert!(!set.has_aliases() && set.find("r1/a").is_none());
     }

@@ -16,7 +16,10 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { current: ArcSwap::from_pointee(Snapshot::unpublished()), generation: watch::Sender::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(Snapshot::unpublished()),
+            generation: watch::Sender::new(0),
+        }
     }
 }
 
@@ -38,7 +41,8 @@ impl Store {
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let generation = snapshot.generation;
         self.current.store(snapshot);
-        self.generation.send_if_modified(|current| std::mem::replace(current, generation) != generation);
+        self.generation
+            .send_if_modified(|current| std::mem::replace(current, generation) != generation);
     }
 
     /// The generation of the latest publish, to wait on.

@@ -132,15 +132,27 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self, registry: &mut Registry) {
-        registry.register("chancery_build", "The build that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "chancery_build",
+            "The build that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         registry.register("chancery_clients", "Connected streams", self.clients.clone());
-        registry.register("chancery_documents", "Documents by kind and state", self.documents.clone());
+        registry.register(
+            "chancery_documents",
+            "Documents by kind and state",
+            self.documents.clone(),
+        );
         registry.register(
             "chancery_snapshot_revision",
             "Revision of the store that the current snapshot was built from",
             self.snapshot_revision.clone(),
         );
-        registry.register("chancery_snapshot_publishes", "Snapshots published", self.snapshot_publishes.clone());
+        registry.register(
+            "chancery_snapshot_publishes",
+            "Snapshots published",
+            self.snapshot_publishes.clone(),
+        );
         registry.register(
             "chancery_snapshot_skipped_equal",
             "Changes that altered no resource, so that nothing was published",
@@ -172,13 +184,19 @@ impl Metrics {
 
     /// Show also what this collector reads at each scrape.
     pub fn also(&self, collector: Box<dyn Collector>) {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .register_collector(collector);
     }
 
     /// What counts the responses of a type and variant: to be kept, where looking for it each time is too much.
     #[must_use]
     pub fn responses_of(&self, resource_type: &'static str, variant: &'static str) -> Counter {
-        self.responses.get_or_create_owned(&ResponseLabels { r#type: resource_type, variant })
+        self.responses.get_or_create_owned(&ResponseLabels {
+            r#type: resource_type,
+            variant,
+        })
     }
 
     /// Count a NACK.
@@ -188,7 +206,9 @@ impl Metrics {
 
     /// Count a response that is too large for its client.
     pub fn too_large(&self, resource_type: &'static str) {
-        self.responses_too_large.get_or_create(&TypeLabels { r#type: resource_type }).inc();
+        self.responses_too_large
+            .get_or_create(&TypeLabels { r#type: resource_type })
+            .inc();
     }
 
     /// Count a client that answers nothing about clusters any more.
@@ -213,11 +233,15 @@ impl Metrics {
         // One scrape at a time: the derived gauges are cleared and set under this lock.
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         for (variant, count) in &derived.clients {
-            self.clients.get_or_create(&VariantLabels { variant }).set(as_gauge(*count));
+            self.clients
+                .get_or_create(&VariantLabels { variant })
+                .set(as_gauge(*count));
         }
         self.documents.clear();
         for ((kind, state), count) in &derived.documents {
-            self.documents.get_or_create(&DocumentLabels { kind, state }).set(as_gauge(*count));
+            self.documents
+                .get_or_create(&DocumentLabels { kind, state })
+                .set(as_gauge(*count));
         }
         self.snapshot_revision.set(derived.snapshot_revision);
         self.etcd.age(Instant::now());
@@ -258,29 +282,53 @@ mod tests {
         let text = metrics.encode(&derived);
         assert_eq!(
             series(&text, "chancery_clients{"),
-            ["chancery_clients{variant=\"delta\"} 2", "chancery_clients{variant=\"sotw\"} 1"]
+            [
+                "chancery_clients{variant=\"delta\"} 2",
+                "chancery_clients{variant=\"sotw\"} 1"
+            ]
         );
-        assert_eq!(series(&text, "chancery_documents{"), ["chancery_documents{kind=\"routes\",state=\"accepted\"} 4"]);
-        assert_eq!(series(&text, "chancery_snapshot_revision "), ["chancery_snapshot_revision 17"]);
-        assert_eq!(series(&text, "chancery_snapshot_publishes_total"), ["chancery_snapshot_publishes_total 1"]);
+        assert_eq!(
+            series(&text, "chancery_documents{"),
+            ["chancery_documents{kind=\"routes\",state=\"accepted\"} 4"]
+        );
+        assert_eq!(
+            series(&text, "chancery_snapshot_revision "),
+            ["chancery_snapshot_revision 17"]
+        );
+        assert_eq!(
+            series(&text, "chancery_snapshot_publishes_total"),
+            ["chancery_snapshot_publishes_total 1"]
+        );
         assert_eq!(
             series(&text, "chancery_responses_total"),
             ["chancery_responses_total{type=\"clusters\",variant=\"delta\"} 1"]
         );
-        assert_eq!(series(&text, "chancery_nacks_total"), ["chancery_nacks_total{type=\"routes\"} 1"]);
+        assert_eq!(
+            series(&text, "chancery_nacks_total"),
+            ["chancery_nacks_total{type=\"routes\"} 1"]
+        );
         assert_eq!(
             series(&text, "chancery_responses_too_large_total"),
             ["chancery_responses_too_large_total{type=\"clusters\"} 1"]
         );
-        assert_eq!(series(&text, "chancery_publish_seconds_count"), ["chancery_publish_seconds_count 1"]);
-        assert_eq!(series(&text, "chancery_acknowledge_seconds_count"), ["chancery_acknowledge_seconds_count 1"]);
+        assert_eq!(
+            series(&text, "chancery_publish_seconds_count"),
+            ["chancery_publish_seconds_count 1"]
+        );
+        assert_eq!(
+            series(&text, "chancery_acknowledge_seconds_count"),
+            ["chancery_acknowledge_seconds_count 1"]
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 
     #[test]
     fn a_state_that_no_document_is_in_any_more_loses_its_series() {
         let metrics = Metrics::default();
-        let rejected = Derived { documents: [(("routes", "rejected"), 1)].into(), ..Derived::default() };
+        let rejected = Derived {
+            documents: [(("routes", "rejected"), 1)].into(),
+            ..Derived::default()
+        };
         assert_eq!(series(&metrics.encode(&rejected), "chancery_documents{").len(), 1);
         let text = metrics.encode(&Derived::default());
         assert_eq!(series(&text, "chancery_documents{"), Vec::<&str>::new());
@@ -289,7 +337,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ages_are_counted_from_the_last_message() {
         let metrics = Metrics::default();
-        assert_eq!(series(&metrics.encode(&Derived::default()), "etcd_last_message_age_seconds "), Vec::<&str>::new());
+        assert_eq!(
+            series(&metrics.encode(&Derived::default()), "etcd_last_message_age_seconds "),
+            Vec::<&str>::new()
+        );
         metrics.etcd.heard("documents", false);
         tokio::time::advance(Duration::from_millis(1500)).await;
         let text = metrics.encode(&Derived::default());

@@ -23,7 +23,10 @@ const NOT_FOUND: i32 = 5;
 pub(super) fn not_found(name: &Arc<str>) -> ResourceError {
     ResourceError {
         resource_name: Some(ResourceName { name: name.to_string() }),
-        error_detail: Some(Status { code: NOT_FOUND, message: "no such resource for this node".to_owned() }),
+        error_detail: Some(Status {
+            code: NOT_FOUND,
+            message: "no such resource for this node".to_owned(),
+        }),
     }
 }
 

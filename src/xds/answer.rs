@@ -29,7 +29,12 @@ pub(super) struct Answer {
 impl Answer {
     pub(super) fn new(body: tonic::body::Body, out: SendStream<Message>, progress: Progress, ending: Ending) -> Self {
         let ending = Aside::new(ending, Arc::clone(progress.cell()));
-        Self { body, out, progress, ending }
+        Self {
+            body,
+            out,
+            progress,
+            ending,
+        }
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
@@ -45,7 +50,9 @@ impl Answer {
                 }
             };
             match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.out.send_data(Message::plain(data).counted(&self.progress), false)?,
+                Some(Ok(Ok(data))) => self
+                    .out
+                    .send_data(Message::plain(data).counted(&self.progress), false)?,
                 Some(Ok(Err(frame))) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     return Poll::Ready(self.out.send_trailers(trailers));

@@ -74,7 +74,10 @@ impl Crowd {
             Concern::Endpoints(_, names) => names.iter().map(|name| hash(name)).collect(),
         };
         hashes.sort_unstable();
-        Self { hashes: hashes.into(), members: HashMap::new() }
+        Self {
+            hashes: hashes.into(),
+            members: HashMap::new(),
+        }
     }
 
     fn ring(&self) {
@@ -90,8 +93,17 @@ fn hash(name: &str) -> u32 {
 impl Audience {
     /// One more, whom everything concerns. `number` is unique.
     pub(super) fn enter(self: &Arc<Self>, number: u64, cell: Arc<Cell>) -> Member {
-        self.crowds().entry(Concern::Everything).or_default().members.insert(number, Arc::clone(&cell));
-        Member { audience: Arc::clone(self), number, cell, concern: Concern::Everything }
+        self.crowds()
+            .entry(Concern::Everything)
+            .or_default()
+            .members
+            .insert(number, Arc::clone(&cell));
+        Member {
+            audience: Arc::clone(self),
+            number,
+            cell,
+            concern: Concern::Everything,
+        }
     }
 
     /// Tell of each publish, for ever.
@@ -127,7 +139,11 @@ impl Audience {
 
     /// Tell whom it concerns that one snapshot took the place of another. Whether that is everybody.
     fn tell(&self, old: &Snapshot, new: &Snapshot) -> bool {
-        let mut news = News { old, new, of_groups: BTreeMap::new() };
+        let mut news = News {
+            old,
+            new,
+            of_groups: BTreeMap::new(),
+        };
         let mut everybody = true;
         for (concern, crowd) in self.crowds().iter() {
             if news.touch(concern, crowd) {
@@ -162,13 +178,18 @@ enum OfGroup {
 
 impl<'a> News<'a> {
     fn touch(&mut self, concern: &'a Concern, crowd: &Crowd) -> bool {
-        let Concern::Endpoints(group, names) = concern else { return true };
-        let of_group = self.of_groups.entry(group).or_insert_with(|| OfGroup::new(self.old, self.new, group));
+        let Concern::Endpoints(group, names) = concern else {
+            return true;
+        };
+        let of_group = self
+            .of_groups
+            .entry(group)
+            .or_insert_with(|| OfGroup::new(self.old, self.new, group));
         match of_group {
             OfGroup::Nothing => false,
-            OfGroup::Endpoints(changed) => {
-                changed.iter().any(|(hash, name)| crowd.hashes.binary_search(hash).is_ok() && names.contains(name))
-            }
+            OfGroup::Endpoints(changed) => changed
+                .iter()
+                .any(|(hash, name)| crowd.hashes.binary_search(hash).is_ok() && names.contains(name)),
             OfGroup::More => true,
         }
     }
@@ -176,7 +197,9 @@ impl<'a> News<'a> {
 
 impl OfGroup {
     fn new(old: &Snapshot, new: &Snapshot, group: &str) -> Self {
-        let (Some(was), Some(is)) = (old.group(group), new.group(group)) else { return Self::More };
+        let (Some(was), Some(is)) = (old.group(group), new.group(group)) else {
+            return Self::More;
+        };
         if !Arc::ptr_eq(&old.group_rules, &new.group_rules) {
             return Self::More;
         }
@@ -192,7 +215,12 @@ impl OfGroup {
         if entries.len() > CHANGES_MAX || entries.iter().any(goes_by_others) {
             return Self::More;
         }
-        Self::Endpoints(entries.iter().map(|change| (hash(change.name()), Arc::clone(change.name()))).collect())
+        Self::Endpoints(
+            entries
+                .iter()
+                .map(|change| (hash(change.name()), Arc::clone(change.name())))
+                .collect(),
+        )
     }
 }
 
@@ -200,7 +228,12 @@ impl OfGroup {
 #[cfg(test)]
 pub(super) fn is_told(old: &Snapshot, new: &Snapshot, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
     let concern = Concern::of(endpoints);
-    News { old, new, of_groups: BTreeMap::new() }.touch(&concern, &Crowd::new(&concern))
+    News {
+        old,
+        new,
+        of_groups: BTreeMap::new(),
+    }
+    .touch(&concern, &Crowd::new(&concern))
 }
 
 /// Whether what changed may be asked for by another name than its own.
@@ -236,7 +269,9 @@ impl Member {
     }
 
     fn leave(&self, crowds: &mut HashMap<Concern, Crowd>) {
-        let Some(crowd) = crowds.get_mut(&self.concern) else { return };
+        let Some(crowd) = crowds.get_mut(&self.concern) else {
+            return;
+        };
         crowd.members.remove(&self.number);
         if crowd.members.is_empty() {
             crowds.remove(&self.concern);
@@ -283,11 +318,18 @@ mod tests {
         fn new(audience: &Arc<Audience>, watchdog: &Arc<Watchdog>) -> Self {
             let progress = watchdog.admit(100, None).expect("there is room");
             let member = audience.enter(progress.number(), Arc::clone(progress.cell()));
-            Self { task: Arc::default(), member, progress }
+            Self {
+                task: Arc::default(),
+                member,
+                progress,
+            }
         }
 
         fn asks(mut self, group: &Arc<str>, names: &[&str]) -> Self {
-            let names = Names::new(names.iter().map(|name| Arc::from(*name)).collect(), &Interner::default());
+            let names = Names::new(
+                names.iter().map(|name| Arc::from(*name)).collect(),
+                &Interner::default(),
+            );
             assert!(self.member.heed(Some((group, &names))) && !self.member.heed(Some((group, &names))));
             self
         }
@@ -300,24 +342,39 @@ mod tests {
         }
 
         fn listen(&self) {
-            self.progress.hear(&Context::from_waker(&Waker::from(Arc::clone(&self.task))));
+            self.progress
+                .hear(&Context::from_waker(&Waker::from(Arc::clone(&self.task))));
         }
     }
 
     fn change(group: &str, resource_type: ResourceType, name: &str, content: u8) -> ResourceChange {
         let resource = Some(Arc::new(Resource::new(name, vec![content], Vec::new())));
-        ResourceChange { group: group.into(), resource_type, name: name.into(), resource }
+        ResourceChange {
+            group: group.into(),
+            resource_type,
+            name: name.into(),
+            resource,
+        }
     }
 
     fn after(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
         let groups_added = vec!["edge".into()];
-        let difference = Difference { resources, groups_added, groups_removed: Vec::new() };
+        let difference = Difference {
+            resources,
+            groups_added,
+            groups_removed: Vec::new(),
+        };
         snapshot.next(&difference, Facts::after(snapshot))
     }
 
     fn published() -> Snapshot {
-        let endpoints = ["a", "b", "c"].into_iter().map(|name| change("default", ENDPOINT, name, 1));
-        after(&Snapshot::unpublished(), endpoints.chain([change("edge", ENDPOINT, "a", 1)]).collect())
+        let endpoints = ["a", "b", "c"]
+            .into_iter()
+            .map(|name| change("default", ENDPOINT, name, 1));
+        after(
+            &Snapshot::unpublished(),
+            endpoints.chain([change("edge", ENDPOINT, "a", 1)]).collect(),
+        )
     }
 
     #[test]
@@ -339,18 +396,44 @@ mod tests {
             woken
         };
         let old = published();
-        assert_eq!(told(&old, vec![change("default", ENDPOINT, "a", 2)]), [true, true, false, false]);
-        assert_eq!(told(&old, vec![change("default", ENDPOINT, "c", 2)]), [true, false, false, false]);
-        assert_eq!(told(&old, vec![change("default", ENDPOINT, "new", 2)]), [true, false, false, false]);
-        assert_eq!(told(&old, vec![change("edge", ENDPOINT, "a", 2)]), [true, false, false, true]);
-        assert_eq!(told(&old, vec![change("default", ResourceType::Cluster, "z", 2)]), [true, true, true, false]);
-        assert_eq!(told(&old, vec![change("default", ENDPOINT, "xdstp://x/y/z", 2)]), [true, true, true, false]);
-        let many = (0..=CHANGES_MAX).map(|n| change("default", ENDPOINT, &format!("n{n:03}"), 1)).collect();
+        assert_eq!(
+            told(&old, vec![change("default", ENDPOINT, "a", 2)]),
+            [true, true, false, false]
+        );
+        assert_eq!(
+            told(&old, vec![change("default", ENDPOINT, "c", 2)]),
+            [true, false, false, false]
+        );
+        assert_eq!(
+            told(&old, vec![change("default", ENDPOINT, "new", 2)]),
+            [true, false, false, false]
+        );
+        assert_eq!(
+            told(&old, vec![change("edge", ENDPOINT, "a", 2)]),
+            [true, false, false, true]
+        );
+        assert_eq!(
+            told(&old, vec![change("default", ResourceType::Cluster, "z", 2)]),
+            [true, true, true, false]
+        );
+        assert_eq!(
+            told(&old, vec![change("default", ENDPOINT, "xdstp://x/y/z", 2)]),
+            [true, true, true, false]
+        );
+        let many = (0..=CHANGES_MAX)
+            .map(|n| change("default", ENDPOINT, &format!("n{n:03}"), 1))
+            .collect();
         assert_eq!(told(&old, many), [true, true, true, false]);
         assert_eq!(told(&Snapshot::unpublished(), vec![]), [true; 4]);
         streams.iter().for_each(Stream::listen);
-        let group = crate::document::group::Group { matches: Vec::new(), priority: 0 };
-        let other_rules = Snapshot { group_rules: Arc::new([("edge".into(), Arc::new(group))]), ..old.clone() };
+        let group = crate::document::group::Group {
+            matches: Vec::new(),
+            priority: 0,
+        };
+        let other_rules = Snapshot {
+            group_rules: Arc::new([("edge".into(), Arc::new(group))]),
+            ..old.clone()
+        };
         assert!(
             audience.tell(&old, &other_rules) && streams.iter().all(Stream::woken),
             "it may be another's group now"
@@ -366,7 +449,10 @@ mod tests {
         let stream = Stream::new(&audience, &watchdog).asks(&"default".into(), &["a"]);
         tokio::task::yield_now().await;
         assert!(!stream.woken());
-        store.publish(Arc::new(after(&store.current(), vec![change("default", ENDPOINT, "c", 2)])));
+        store.publish(Arc::new(after(
+            &store.current(),
+            vec![change("default", ENDPOINT, "c", 2)],
+        )));
         tokio::time::sleep(CATCH_UP / 2).await;
         assert!(!stream.woken());
         tokio::time::sleep(CATCH_UP).await;

@@ -76,9 +76,14 @@ impl Beyond {
     /// Each goes by the names with ports that it was asked for by, too.
     pub(super) fn alias(&self, resources: &mut [Arc<Resource>]) {
         for resource in resources.iter_mut().filter(|_| !self.ported.is_empty()) {
-            let Some(asked) = self.ported.get(&resource.name) else { continue };
+            let Some(asked) = self.ported.get(&resource.name) else {
+                continue;
+            };
             let aliases = resource.aliases.iter().chain(asked).cloned().collect();
-            *resource = Arc::new(Resource { aliases, ..(**resource).clone() });
+            *resource = Arc::new(Resource {
+                aliases,
+                ..(**resource).clone()
+            });
         }
     }
 
@@ -93,7 +98,9 @@ impl Beyond {
     pub(super) fn members<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let globs = self.globs.iter().flat_map(|glob| glob_members(set, glob));
         let hosts = self.ported.keys().filter_map(|name| set.get(name));
-        globs.chain(hosts).chain(self.route_configs.iter().flat_map(|of| virtual_hosts(set, of)))
+        globs
+            .chain(hosts)
+            .chain(self.route_configs.iter().flat_map(|of| virtual_hosts(set, of)))
     }
 }
 

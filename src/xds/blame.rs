@@ -18,7 +18,10 @@ const SUSPECTS_MAX: usize = 32;
 
 /// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is gone
 /// (conformance.md F-17, class Z).
-const HALF_BUILT: [&str; 2] = ["The table size of maglev must be prime number", "ring hash: minimum_ring_size"];
+const HALF_BUILT: [&str; 2] = [
+    "The table size of maglev must be prime number",
+    "ring hash: minimum_ring_size",
+];
 
 /// Whether a client that refused clusters with these words cannot go on without help.
 pub(super) fn is_stuck(resource_type: ResourceType, words: &str) -> bool {
@@ -33,14 +36,20 @@ pub(super) fn suspects(content: &Content, acknowledged: Option<&ResourceSet>, wo
         before.filter(|before| before.version != resource.version)
     };
     let is_new = |resource: &Resource| {
-        acknowledged.and_then(|set| set.get(&resource.name)).is_none_or(|before| before.version != resource.version)
+        acknowledged
+            .and_then(|set| set.get(&resource.name))
+            .is_none_or(|before| before.version != resource.version)
     };
     let mut carried: Vec<&Arc<Resource>> = words.iter().filter_map(|word| content.resource(word)).collect();
     if carried.iter().any(|resource| is_new(resource)) {
         carried.retain(|resource| is_new(resource));
     }
     if carried.is_empty() {
-        carried = content.resources().filter(|resource| is_new(resource)).take(SUSPECTS_MAX).collect();
+        carried = content
+            .resources()
+            .filter(|resource| is_new(resource))
+            .take(SUSPECTS_MAX)
+            .collect();
     }
     if carried.is_empty() {
         carried = content.resources().take(SUSPECTS_MAX).collect();
@@ -64,8 +73,11 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
     let Some(parts) = &resource.parts else {
         return resource.documents.iter().take(SUSPECTS_MAX).cloned().collect();
     };
-    let named: Vec<DocumentKey> =
-        words.iter().filter_map(|word| key(word)).filter(|key| parts.contains_key(key)).collect();
+    let named: Vec<DocumentKey> = words
+        .iter()
+        .filter_map(|word| key(word))
+        .filter(|key| parts.contains_key(key))
+        .collect();
     if !named.is_empty() {
         return named;
     }
@@ -74,7 +86,9 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
     }
     let mut changed = parts::changed(before, resource);
     let names_one = |key: &DocumentKey| {
-        parts.get(key).is_some_and(|part| part.upstreams.iter().any(|cluster| words.contains(&**cluster)))
+        parts
+            .get(key)
+            .is_some_and(|part| part.upstreams.iter().any(|cluster| words.contains(&**cluster)))
     };
     if changed.iter().any(names_one) {
         changed.retain(names_one);
@@ -104,27 +118,50 @@ mod tests {
     use crate::resource::parts::Part;
 
     fn plain(name: &str, content: &str) -> Arc<Resource> {
-        Arc::new(Resource::new(name, content.to_owned(), vec![DocumentKey::new(Kind::Clusters, name)]))
+        Arc::new(Resource::new(
+            name,
+            content.to_owned(),
+            vec![DocumentKey::new(Kind::Clusters, name)],
+        ))
     }
 
     fn table(content: &str, parts: &[(&str, i64, &str)]) -> Arc<Resource> {
         let parts = parts.iter().map(|(name, revision, cluster)| {
             let upstreams = Arc::from([Arc::from(*cluster)]);
-            (DocumentKey::new(Kind::Routes, *name), Part { revision: *revision, upstreams })
+            (
+                DocumentKey::new(Kind::Routes, *name),
+                Part {
+                    revision: *revision,
+                    upstreams,
+                },
+            )
         });
         let parts = Some(Arc::new(parts.collect()));
-        Arc::new(Resource { parts, ..Resource::new("edge", content.to_owned(), Vec::new()) })
+        Arc::new(Resource {
+            parts,
+            ..Resource::new("edge", content.to_owned(), Vec::new())
+        })
     }
 
     fn set(resources: &[Arc<Resource>]) -> ResourceSet {
-        let entries: Vec<_> = resources.iter().map(|one| (Arc::clone(&one.name), Some(Arc::clone(one)))).collect();
+        let entries: Vec<_> = resources
+            .iter()
+            .map(|one| (Arc::clone(&one.name), Some(Arc::clone(one))))
+            .collect();
         ResourceSet::new(ResourceType::Cluster).apply(&entries)
     }
 
     fn blamed(carried: &[Arc<Resource>], before: &[Arc<Resource>], words: &str) -> Vec<String> {
-        let content = Content { own: carried.to_vec(), ..Content::default() };
+        let content = Content {
+            own: carried.to_vec(),
+            ..Content::default()
+        };
         let suspects = suspects(&content, Some(&set(before)), words);
-        suspects.iter().flat_map(|suspect| &suspect.documents).map(ToString::to_string).collect()
+        suspects
+            .iter()
+            .flat_map(|suspect| &suspect.documents)
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -138,9 +175,16 @@ mod tests {
     fn words_that_name_nothing_leave_what_changed() {
         let carried = [plain("a", "2"), plain("b", "1"), plain("c", "2")];
         let before = [plain("a", "1"), plain("b", "1"), plain("c", "1")];
-        assert_eq!(blamed(&carried, &before, "malformed IP address"), ["clusters/a", "clusters/c"]);
+        assert_eq!(
+            blamed(&carried, &before, "malformed IP address"),
+            ["clusters/a", "clusters/c"]
+        );
         assert_eq!(blamed(&carried[..2], &before, "malformed IP address"), ["clusters/a"]);
-        assert_eq!(blamed(&carried[1..2], &before, "malformed IP address"), ["clusters/b"], "it was asked for anew");
+        assert_eq!(
+            blamed(&carried[1..2], &before, "malformed IP address"),
+            ["clusters/b"],
+            "it was asked for anew"
+        );
     }
 
     #[test]

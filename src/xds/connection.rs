@@ -78,7 +78,9 @@ impl Shared {
         let address = guest.address;
         let deadline = Instant::now() + HANDSHAKE_MAX;
         let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
-        let Some(tls) = tls else { return self.greet(stream, guest, Link::Plaintext, deadline).await };
+        let Some(tls) = tls else {
+            return self.greet(stream, guest, Link::Plaintext, deadline).await;
+        };
         match self.by(deadline, TlsAcceptor::from(tls).accept(stream)).await {
             Some(Ok(stream)) => {
                 // The server takes a certificate only after it was verified by the client CA.
@@ -106,12 +108,19 @@ impl Shared {
             Some(Ok(Err(foreign))) => return info!(?address, "Ended a connection that speaks {}", foreign.what()),
             Some(Err(error)) => return debug!(%error, ?address, "A connection ended"),
             None => {
-                return info!(?address, "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks");
+                return info!(
+                    ?address,
+                    "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks"
+                );
             }
         };
         // The preface was read: there is nothing more to wait for.
         match http2().handshake(socket.clone()).await {
-            Ok(http2) => drop(self.tasks.clone().spawn(Connection::new(self, http2, socket, guest, link))),
+            Ok(http2) => drop(
+                self.tasks
+                    .clone()
+                    .spawn(Connection::new(self, http2, socket, guest, link)),
+            ),
             Err(error) => debug!(%error, ?address, "A connection ended"),
         }
     }
@@ -162,7 +171,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
         let end = Arc::clone(&server).end(http2.ping_pong());
         let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(end);
         let end = Aside::new(end, Arc::clone(&bell));
-        Self { http2, socket, bell, end, ending: CancellationToken::new(), server, peer, guest }
+        Self {
+            http2,
+            socket,
+            bell,
+            end,
+            ending: CancellationToken::new(),
+            server,
+            peer,
+            guest,
+        }
     }
 
     /// Read and write what there is, and have requests answered. Ready: the connection is over.
@@ -199,7 +217,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                     // The client opens its next streams elsewhere, while each of these goes on until its turn.
                     this.http2.graceful_shutdown();
                     this.ending.cancel();
-                    this.end = Aside::new(Box::pin(Arc::clone(&this.server).end_of_grace()), Arc::clone(&this.bell));
+                    this.end = Aside::new(
+                        Box::pin(Arc::clone(&this.server).end_of_grace()),
+                        Arc::clone(&this.bell),
+                    );
                 }
                 End::Stop => return Poll::Ready(()),
                 End::Dead => {
@@ -241,7 +262,10 @@ async fn silence(pings: Option<PingPong>) {
 impl Shared {
     /// When the server ends a connection: when it drains, or at the connection's age; when it stops; when nobody is there.
     async fn end(self: Arc<Self>, pings: Option<PingPong>) -> End {
-        let age = self.options.max_connection_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
+        let age = self
+            .options
+            .max_connection_age
+            .map(|age| age.mul_f64(rand::rng().random_range(0.9..1.1)));
         let aged = async {
             match age {
                 Some(age) => sleep(age).await,

@@ -68,9 +68,13 @@ impl Content {
         match &self.shared {
             Shared::Nothing => Box::new(own),
             Shared::Wildcard(set) => Box::new(set.iter().filter(|resource| !resource.on_demand).chain(own)),
-            Shared::Changes(changes) => {
-                Box::new(changes.entries().iter().filter_map(|change| change.new.as_ref()).chain(own))
-            }
+            Shared::Changes(changes) => Box::new(
+                changes
+                    .entries()
+                    .iter()
+                    .filter_map(|change| change.new.as_ref())
+                    .chain(own),
+            ),
             Shared::Selection(selection) => Box::new(selection.members().iter().chain(own)),
         }
     }

@@ -55,7 +55,11 @@ impl Csds {
     fn begin(&self, request: &ClientStatusRequest) -> Result<Answer, Status> {
         let matcher = Matcher::new(&request.node_matchers).map_err(Status::invalid_argument)?;
         let views = Box::new(self.fleet.connected_clients(&|node_id| matcher.matches(node_id)));
-        Ok(Answer { views, with_content: !request.exclude_resource_contents, begun: false })
+        Ok(Answer {
+            views,
+            with_content: !request.exclude_resource_contents,
+            begun: false,
+        })
     }
 
     /// The next clients of an answer, until there are so many bytes.
@@ -75,7 +79,9 @@ impl Csds {
             }
             (configs, answer)
         };
-        tokio::task::spawn_blocking(build).await.map_err(|error| Status::internal(error.to_string()))
+        tokio::task::spawn_blocking(build)
+            .await
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -98,7 +104,9 @@ impl Conversation {
     async fn step(mut self) -> Result<Option<(ClientStatusResponse, Self)>, Status> {
         loop {
             let Some(answer) = self.answer.take() else {
-                let Some(request) = self.requests.message().await? else { return Ok(None) };
+                let Some(request) = self.requests.message().await? else {
+                    return Ok(None);
+                };
                 self.answer = Some(self.csds.begin(&request)?);
                 continue;
             };
@@ -120,7 +128,11 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
-        let conversation = Conversation { csds: self.clone(), requests: request.into_inner(), answer: None };
+        let conversation = Conversation {
+            csds: self.clone(),
+            requests: request.into_inner(),
+            answer: None,
+        };
         Ok(Response::new(Box::pin(try_unfold(conversation, Conversation::step))))
     }
 

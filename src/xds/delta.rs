@@ -45,7 +45,10 @@ pub(super) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
         }
     }
     request.refusal = request.refusal.map(limits::words);
-    Ok(Request { lists: Lists::Delta(edits), ..request })
+    Ok(Request {
+        lists: Lists::Delta(edits),
+        ..request
+    })
 }
 
 impl Edits {
@@ -77,8 +80,11 @@ impl Edits {
 
     /// The answer to a request for a type that is not served: nothing of it exists (GEN-05). `None`: none is due.
     pub(super) fn unserved(&self, answers: bool) -> Option<Vec<Arc<str>>> {
-        let mut names: Vec<Arc<str>> =
-            self.subscribe.iter().filter_map(|name| Some(Arc::from(std::str::from_utf8(name).ok()?))).collect();
+        let mut names: Vec<Arc<str>> = self
+            .subscribe
+            .iter()
+            .filter_map(|name| Some(Arc::from(std::str::from_utf8(name).ok()?)))
+            .collect();
         let asks = !names.is_empty() || (!answers && self.unsubscribe.is_empty());
         names.sort_unstable();
         names.dedup();

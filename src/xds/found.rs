@@ -87,9 +87,25 @@ impl Found {
     pub(super) fn into_draft(self, version: SetVersion, published: bool, first: bool) -> Draft {
         let changed = self.changed();
         let published = published && !first;
-        let Self { shared, updates: own, bodiless, removed, .. } = self;
-        let content = Content { shared, own, bodiless, removed };
-        Draft { content, version, published, changed }
+        let Self {
+            shared,
+            updates: own,
+            bodiless,
+            removed,
+            ..
+        } = self;
+        let content = Content {
+            shared,
+            own,
+            bodiless,
+            removed,
+        };
+        Draft {
+            content,
+            version,
+            published,
+            changed,
+        }
     }
 }
 
@@ -98,7 +114,10 @@ impl Found {
 pub(super) fn empty_assignment(name: &str) -> Arc<Resource> {
     use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
     use prost::Message;
-    let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() };
+    let assignment = ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        ..ClusterLoadAssignment::default()
+    };
     Arc::new(Resource::new(name, assignment.encode_to_vec(), Vec::new()))
 }
 
@@ -110,5 +129,8 @@ fn is_among(sorted: &[Arc<Resource>], resource: &Resource) -> bool {
 /// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the request
 /// that waits for it hanging (DX-29).
 pub(super) fn unresolved(name: Arc<str>) -> Arc<Resource> {
-    Arc::new(Resource { aliases: Arc::new([Arc::clone(&name)]), ..Resource::new(name, Vec::new(), Vec::new()) })
+    Arc::new(Resource {
+        aliases: Arc::new([Arc::clone(&name)]),
+        ..Resource::new(name, Vec::new(), Vec::new())
+    })
 }

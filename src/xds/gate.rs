@@ -33,7 +33,11 @@ impl Gate {
 
     /// A place in line. `number` is unique, and lower for who arrived earlier.
     pub(super) fn seat(self: &Arc<Self>, number: u64) -> Seat {
-        Seat { gate: Arc::clone(self), number, waits: false }
+        Seat {
+            gate: Arc::clone(self),
+            number,
+            waits: false,
+        }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -16,7 +16,10 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, data_ended: false }
+        Self {
+            stream,
+            data_ended: false,
+        }
     }
 }
 

@@ -48,7 +48,12 @@ pub(super) fn names(names: &Names, globs: usize) -> Result<(), Error> {
     let asks = "the stream asks for";
     at_most(asks, names.len(), "names of a type", NAMES_MAX.0)?;
     at_most(asks, globs, "globs of a type", GLOBS_MAX)?;
-    at_most("the names of a type have", names.iter().map(|name| name.len()).sum(), "bytes", NAMES_MAX.1)
+    at_most(
+        "the names of a type have",
+        names.iter().map(|name| name.len()).sum(),
+        "bytes",
+        NAMES_MAX.1,
+    )
 }
 
 /// Refuse a node that is too large to be decoded.
@@ -57,14 +62,24 @@ pub(super) fn node_size(bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn at_most(has: &'static str, found: usize, unit: &'static str, max: usize) -> Result<(), Error> {
-    if found > max { Err(Error::TooMuch { has, found, unit, max }) } else { Ok(()) }
+    if found > max {
+        Err(Error::TooMuch { has, found, unit, max })
+    } else {
+        Ok(())
+    }
 }
 
 /// Refuse a node whose id or cluster is too long to be kept.
 pub(super) fn node(node: &Node) -> Result<(), Error> {
     let too_long = |text: &str| text.len() > NODE_TEXT_MAX;
-    match [("node.id", &node.id), ("node.cluster", &node.cluster)].into_iter().find(|(_, text)| too_long(text)) {
-        Some((field, text)) => Err(Error::NodeTextTooLong { field, length: text.len() }),
+    match [("node.id", &node.id), ("node.cluster", &node.cluster)]
+        .into_iter()
+        .find(|(_, text)| too_long(text))
+    {
+        Some((field, text)) => Err(Error::NodeTextTooLong {
+            field,
+            length: text.len(),
+        }),
         None => Ok(()),
     }
 }
@@ -94,8 +109,15 @@ mod tests {
         assert_eq!(entries(&request(&[], ENTRIES_MAX + 1)), too_many);
         assert_eq!(entries(&request(&group, ENTRIES_MAX)), too_many, "a group is an entry");
         // What does not decode comes after a million names, each of which would be kept until then.
-        assert_eq!(entries(&[request(&[], ENTRIES_MAX + 1), vec![0x0a, 0x7f]].concat()), too_many);
-        assert_eq!(entries(&[vec![0x0a, 0xff], request(&[], ENTRIES_MAX + 1)].concat()), Ok(()), "ends at once");
+        assert_eq!(
+            entries(&[request(&[], ENTRIES_MAX + 1), vec![0x0a, 0x7f]].concat()),
+            too_many
+        );
+        assert_eq!(
+            entries(&[vec![0x0a, 0xff], request(&[], ENTRIES_MAX + 1)].concat()),
+            Ok(()),
+            "ends at once"
+        );
     }
 
     #[test]
@@ -117,17 +139,36 @@ mod tests {
     fn texts_of_a_node_are_short() {
         let long = |text: usize| "\u{e9}".repeat(text / 2);
         let of = |id: usize, cluster: usize| {
-            node(&Node { id: long(id).into(), cluster: long(cluster).into(), ..Node::default() })
+            node(&Node {
+                id: long(id).into(),
+                cluster: long(cluster).into(),
+                ..Node::default()
+            })
         };
         assert_eq!(of(NODE_TEXT_MAX, NODE_TEXT_MAX), Ok(()));
         let length = NODE_TEXT_MAX + 2;
-        assert_eq!(of(length, 0), Err(Error::NodeTextTooLong { field: "node.id", length }));
-        assert_eq!(of(1, length), Err(Error::NodeTextTooLong { field: "node.cluster", length }));
+        assert_eq!(
+            of(length, 0),
+            Err(Error::NodeTextTooLong {
+                field: "node.id",
+                length
+            })
+        );
+        assert_eq!(
+            of(1, length),
+            Err(Error::NodeTextTooLong {
+                field: "node.cluster",
+                length
+            })
+        );
     }
 
     #[test]
     fn words_are_cut_between_characters() {
-        let status = words(wire::Status { code: 3, message: format!("a{}", "\u{e9}".repeat(WORDS_MAX)) });
+        let status = words(wire::Status {
+            code: 3,
+            message: format!("a{}", "\u{e9}".repeat(WORDS_MAX)),
+        });
         assert_eq!((status.code, status.message.len()), (3, WORDS_MAX - 1));
     }
 }

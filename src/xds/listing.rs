@@ -55,7 +55,11 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn new(message: &'a [u8], last: u32) -> Self {
-        Self { message, rest: message, last }
+        Self {
+            message,
+            rest: message,
+            last,
+        }
     }
 
     /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of these
@@ -88,7 +92,9 @@ impl<'a> Fields<'a> {
             let length = decode_varint(&mut self.rest).map_err(malformed)?;
             let within = usize::try_from(length).ok().filter(|length| *length <= self.rest.len());
             let Some(length) = within else {
-                return Err(Error::Malformed(format!("field {number} claims {length} bytes, more than there are")));
+                return Err(Error::Malformed(format!(
+                    "field {number} claims {length} bytes, more than there are"
+                )));
             };
             let (payload, rest) = self.rest.split_at(length);
             self.rest = rest;
@@ -140,7 +146,11 @@ impl Listing {
         fields: &mut Fields<'_>,
         known: impl Iterator<Item = Run>,
     ) -> Option<Run> {
-        let run = if self.is_empty() { fields.pass_over(field, known) } else { None };
+        let run = if self.is_empty() {
+            fields.pass_over(field, known)
+        } else {
+            None
+        };
         match run {
             Some(run) => *self = Self::again(message, field, run),
             None => self.push(message, field),
@@ -152,7 +162,13 @@ impl Listing {
     fn again(message: &Bytes, first: &Field<'_>, known: Run) -> Self {
         let run = first.whole.start..first.whole.start + known.bytes;
         let (digest, len) = (Some(known.digest), known.names);
-        Self { message: message.clone(), run, digest, scattered: Vec::new(), len }
+        Self {
+            message: message.clone(),
+            run,
+            digest,
+            scattered: Vec::new(),
+            len,
+        }
     }
 
     /// One more, a field of `message`.
@@ -187,7 +203,11 @@ impl Listing {
     /// The list as it is written; `None`: it is scattered.
     pub(super) fn run(&self) -> Option<Run> {
         let digest = || self.digest.unwrap_or_else(|| xxh3_128(&self.message[self.run.clone()]));
-        self.scattered.is_empty().then(|| Run { bytes: self.run.len(), names: self.len, digest: digest() })
+        self.scattered.is_empty().then(|| Run {
+            bytes: self.run.len(),
+            names: self.len,
+            digest: digest(),
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -234,7 +254,10 @@ mod tests {
                 listing.push(&message, &field);
             }
         }
-        let names: Vec<_> = listing.iter().map(|name| String::from_utf8(name.to_vec()).unwrap()).collect();
+        let names: Vec<_> = listing
+            .iter()
+            .map(|name| String::from_utf8(name.to_vec()).unwrap())
+            .collect();
         assert_eq!(names.len(), listing.len());
         (names, listing.run())
     }
@@ -256,14 +279,25 @@ mod tests {
 
     #[test]
     fn a_run_that_was_read_before_is_passed_over_and_no_other_is() {
-        let names =
-            |count: usize| (0..count).flat_map(|n| field(3, format!("name-{n}").as_bytes())).collect::<Vec<u8>>();
+        let names = |count: usize| {
+            (0..count)
+                .flat_map(|n| field(3, format!("name-{n}").as_bytes()))
+                .collect::<Vec<u8>>()
+        };
         let whole = |count: usize| [field(1, b"v"), names(count), field(4, b"t")].concat();
         let run = listed(whole(50)).1.unwrap();
         assert_eq!(listed_again(whole(50), run), (Some(run), 50, Some(run)));
-        assert_eq!(listed_again(names(50), run), (Some(run), 50, Some(run)), "to the end of the message");
+        assert_eq!(
+            listed_again(names(50), run),
+            (Some(run), 50, Some(run)),
+            "to the end of the message"
+        );
         for count in [1, 49, 51] {
-            assert_eq!(listed_again(whole(count), run), (None, count, listed(whole(count)).1), "{count} names");
+            assert_eq!(
+                listed_again(whole(count), run),
+                (None, count, listed(whole(count)).1),
+                "{count} names"
+            );
         }
         let mut other = whole(50);
         let at = other.len() / 2;
@@ -288,7 +322,10 @@ mod tests {
     #[test]
     fn scattered_names_are_gathered_and_have_no_digest() {
         let message = [field(3, b"a"), field(4, b"t"), field(3, b"b"), field(3, b"c")].concat();
-        assert_eq!(listed(message), (vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], None));
+        assert_eq!(
+            listed(message),
+            (vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], None)
+        );
     }
 
     #[test]
@@ -297,11 +334,17 @@ mod tests {
             (vec![0x0a, 5, 1], "claims 5 bytes"),
             (vec![0x08, 5], "wire type Varint"),
             (vec![0xff; 11], "varint"),
-            (vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "more than there are"),
+            (
+                vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+                "more than there are",
+            ),
         ] {
             let error = Fields::new(&bytes, 7).next().unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
-        assert!(Fields::new(&[0x80, 0x01, 7], 7).next().unwrap().is_none(), "an unknown field");
+        assert!(
+            Fields::new(&[0x80, 0x01, 7], 7).next().unwrap().is_none(),
+            "an unknown field"
+        );
     }
 }

@@ -121,7 +121,11 @@ impl Conversation {
         };
         let sends_all = node.features.iter().any(|feature| feature == SENDS_ALL);
         debug!(node.id = &*node.id, sends_all, "A proxy offers load reports");
-        let asked = self.asked.insert(Asked { node, sends_all, clusters: None });
+        let asked = self.asked.insert(Asked {
+            node,
+            sends_all,
+            clusters: None,
+        });
         asked.clusters = if sends_all { None } else { asked.wanted(&self.store) };
         Ok(asked.response())
     }
@@ -140,7 +144,11 @@ impl Conversation {
     }
 
     fn take(&mut self, stats: &[ClusterStats]) {
-        self.reporter.report(stats.iter().map(|of_cluster| (of_cluster.cluster_name.as_str(), load(of_cluster))));
+        self.reporter.report(
+            stats
+                .iter()
+                .map(|of_cluster| (of_cluster.cluster_name.as_str(), load(of_cluster))),
+        );
     }
 }
 
@@ -171,9 +179,15 @@ fn node(node: &WireNode) -> Result<Node, Status> {
 
 /// The sum over the localities of a cluster.
 fn load(stats: &ClusterStats) -> Load {
-    let by_category = stats.dropped_requests.iter().fold(0_u64, |sum, one| sum.saturating_add(one.dropped_count));
+    let by_category = stats
+        .dropped_requests
+        .iter()
+        .fold(0_u64, |sum, one| sum.saturating_add(one.dropped_count));
     // The total should hold the categories too.
-    let mut load = Load { dropped: stats.total_dropped_requests.max(by_category), ..Load::default() };
+    let mut load = Load {
+        dropped: stats.total_dropped_requests.max(by_category),
+        ..Load::default()
+    };
     for locality in &stats.upstream_locality_stats {
         load.issued = load.issued.saturating_add(locality.total_issued_requests);
         load.successful = load.successful.saturating_add(locality.total_successful_requests);
@@ -199,14 +213,33 @@ mod tests {
             total_requests_in_progress: count,
             ..UpstreamLocalityStats::default()
         };
-        let dropped = |category: &str, dropped_count| DroppedRequests { category: category.to_owned(), dropped_count };
+        let dropped = |category: &str, dropped_count| DroppedRequests {
+            category: category.to_owned(),
+            dropped_count,
+        };
         let stats = ClusterStats {
             upstream_locality_stats: vec![locality(1), locality(2)],
             total_dropped_requests: 3,
             dropped_requests: vec![dropped("lb", 4), dropped("throttle", 1)],
             ..ClusterStats::default()
         };
-        assert_eq!(load(&stats), Load { issued: 30, successful: 21, error: 6, dropped: 5, in_progress: 3 });
-        assert_eq!(load(&ClusterStats { total_dropped_requests: 9, ..stats }).dropped, 9);
+        assert_eq!(
+            load(&stats),
+            Load {
+                issued: 30,
+                successful: 21,
+                error: 6,
+                dropped: 5,
+                in_progress: 3
+            }
+        );
+        assert_eq!(
+            load(&ClusterStats {
+                total_dropped_requests: 9,
+                ..stats
+            })
+            .dropped,
+            9
+        );
     }
 }

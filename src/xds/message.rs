@@ -52,12 +52,23 @@ impl Message {
         let header = [0, high, second, third, low];
         let remaining = GRPC_HEADER + head.len() + blocks.len();
         let pieces = Arc::clone(blocks.pieces());
-        Some(Self { header, head, pieces, part: 0, offset: 0, remaining, in_flight: None })
+        Some(Self {
+            header,
+            head,
+            pieces,
+            part: 0,
+            offset: 0,
+            remaining,
+            in_flight: None,
+        })
     }
 
     /// This message, counted while it is on its way.
     pub(super) fn counted(self, progress: &Progress) -> Self {
-        Self { in_flight: Some(progress.hand(self.remaining)), ..self }
+        Self {
+            in_flight: Some(progress.hand(self.remaining)),
+            ..self
+        }
     }
 
     /// One of the parts; nothing, where there are no more.
@@ -80,7 +91,11 @@ impl Buf for Message {
     }
 
     fn advance(&mut self, count: usize) {
-        assert!(count <= self.remaining, "advance by {count} of {} bytes", self.remaining);
+        assert!(
+            count <= self.remaining,
+            "advance by {count} of {} bytes",
+            self.remaining
+        );
         self.remaining -= count;
         // What was written whole is dropped, which says so, too.
         if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.remaining > 0) {
@@ -116,8 +131,10 @@ mod tests {
     use crate::snapshot::version::SetVersion;
 
     fn response(bodies: &[usize]) -> Response {
-        let resources: Vec<_> =
-            bodies.iter().map(|len| Arc::new(Resource::new(format!("r{len}"), vec![1; *len], Vec::new()))).collect();
+        let resources: Vec<_> = bodies
+            .iter()
+            .map(|len| Arc::new(Resource::new(format!("r{len}"), vec![1; *len], Vec::new())))
+            .collect();
         Response {
             resource_type: Some(ResourceType::Cluster),
             version: SetVersion(1),
@@ -137,7 +154,11 @@ mod tests {
 
     #[test]
     fn a_response_reads_the_same_in_steps_of_any_size() {
-        let responses = [response(&[]), response(&[100, 200]), response(&[100, 20_000, 70_000, 5, 17_000])];
+        let responses = [
+            response(&[]),
+            response(&[100, 200]),
+            response(&[100, 20_000, 70_000, 5, 17_000]),
+        ];
         let steps = [1, 997, 4096, 16_384, 1 << 20];
         let small = |response: &Response| response.blocks.len() < 4096;
         let runs = responses.iter().flat_map(|response| steps.map(|step| (response, step)));

@@ -18,7 +18,10 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { sorted: Arc::clone(&NONE), sum: 0 }
+        Self {
+            sorted: Arc::clone(&NONE),
+            sum: 0,
+        }
     }
 }
 
@@ -71,7 +74,9 @@ impl Names {
     }
 
     fn of_sorted(sorted: Vec<Arc<str>>, interner: &Interner) -> Self {
-        let sum = sorted.iter().fold(0_u128, |sum, name| sum.wrapping_add(summand(name.as_bytes())));
+        let sum = sorted
+            .iter()
+            .fold(0_u128, |sum, name| sum.wrapping_add(summand(name.as_bytes())));
         interner.intern(sum, sorted)
     }
 
@@ -92,7 +97,10 @@ impl Names {
     /// This set without the names for which `leaves` holds.
     #[must_use]
     pub fn without(&self, leaves: impl Fn(&str) -> bool, interner: &Interner) -> Self {
-        Self::of_sorted(self.sorted.iter().filter(|name| !leaves(name)).cloned().collect(), interner)
+        Self::of_sorted(
+            self.sorted.iter().filter(|name| !leaves(name)).cloned().collect(),
+            interner,
+        )
     }
 }
 
@@ -125,7 +133,11 @@ impl Interner {
     /// The list of so many names with this sum, if some stream has it.
     pub(super) fn known(&self, sum: u128, len: usize) -> Option<Names> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sorted = kept.lists.get(&sum).and_then(Weak::upgrade).filter(|known| known.len() == len)?;
+        let sorted = kept
+            .lists
+            .get(&sum)
+            .and_then(Weak::upgrade)
+            .filter(|known| known.len() == len)?;
         Some(Names { sorted, sum })
     }
 
@@ -165,7 +177,10 @@ mod tests {
         assert!(Arc::ptr_eq(one.sorted(), other.sorted()));
         assert_eq!((one.len(), one.sum()), (2, other.sum()));
         assert!(one.contains("b") && !one.contains("c"));
-        assert_eq!(one.without(|name| name == "a", &interner), Names::new(names(&["b"]), &interner));
+        assert_eq!(
+            one.without(|name| name == "a", &interner),
+            Names::new(names(&["b"]), &interner)
+        );
     }
 
     #[test]

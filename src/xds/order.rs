@@ -28,7 +28,10 @@ pub(super) fn referrers(resource_type: ResourceType) -> &'static [ResourceType] 
 
 /// The types after whose resources Envoy waits for others.
 pub(super) fn is_awaiting(resource_type: ResourceType) -> bool {
-    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::Route)
+    matches!(
+        resource_type,
+        ResourceType::Cluster | ResourceType::Listener | ResourceType::Route
+    )
 }
 
 /// One response of a referring type, whose answer is awaited.
@@ -81,7 +84,10 @@ impl Hold {
 
     /// Whether it waits because something was refused.
     pub(super) fn is_refused(&self, standing: impl Fn(&Barrier) -> Standing) -> bool {
-        self.barriers.iter().flatten().any(|barrier| standing(barrier) == Standing::Refused)
+        self.barriers
+            .iter()
+            .flatten()
+            .any(|barrier| standing(barrier) == Standing::Refused)
     }
 
     /// When it would be over, were there no answer.
@@ -119,8 +125,15 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
     fn silence_is_bounded_and_refusal_is_not() {
         let start = Instant::now();
-        let barrier = Barrier { resource_type: ResourceType::Route, sequence: 1, sent_at: start };
-        let hold = Hold { resources: Vec::new(), barriers: Some(vec![barrier]) };
+        let barrier = Barrier {
+            resource_type: ResourceType::Route,
+            sequence: 1,
+            sent_at: start,
+        };
+        let hold = Hold {
+            resources: Vec::new(),
+            barriers: Some(vec![barrier]),
+        };
         let over = |after, standing| hold.is_over(start + Duration::from_secs(after), |_| standing);
         assert!(over(0, Standing::Passed));
         assert!(!over(59, Standing::Silent(None)) && over(60, Standing::Silent(None)));

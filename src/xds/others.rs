@@ -89,7 +89,11 @@ pub(super) async fn report(health: Health, store: Arc<Store>, draining: Cancella
 /// A server that holds its streams until there is something to serve, or that ends them, is of no use to a client.
 fn status_of(store: &Store, draining: &CancellationToken) -> ServingStatus {
     let serves = store.current().generation > 0 && !draining.is_cancelled();
-    if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
+    if serves {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
 }
 
 async fn report_all(reporter: &HealthReporter, status: ServingStatus) {

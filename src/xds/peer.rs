@@ -46,7 +46,9 @@ mod tests {
     use super::*;
 
     fn gets_secrets(address: &str, link: Link, plaintext_secrets: bool) -> bool {
-        Peer::new(Some(address.parse().unwrap()), link, plaintext_secrets).withheld.is_none()
+        Peer::new(Some(address.parse().unwrap()), link, plaintext_secrets)
+            .withheld
+            .is_none()
     }
 
     #[test]
@@ -55,7 +57,13 @@ mod tests {
             assert!(gets_secrets(address, Link::Plaintext, false), "{address}");
             assert!(gets_secrets(address, Link::Tls, false), "{address}");
         }
-        for address in ["192.0.2.2:9", "10.0.0.1:9", "[2001:db8::1]:9", "[::ffff:10.0.0.1]:9", "0.0.0.0:9"] {
+        for address in [
+            "192.0.2.2:9",
+            "10.0.0.1:9",
+            "[2001:db8::1]:9",
+            "[::ffff:10.0.0.1]:9",
+            "0.0.0.0:9",
+        ] {
             assert!(!gets_secrets(address, Link::Plaintext, false), "{address}");
             assert!(!gets_secrets(address, Link::Tls, false), "{address}");
             assert!(gets_secrets(address, Link::MutualTls, false), "{address}");

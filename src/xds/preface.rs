@@ -143,7 +143,11 @@ mod tests {
     async fn the_preface_is_read_and_still_there() {
         let bytes = [PREFACE, b"and frames"].concat();
         for piece in [1, 7, 24, 1000] {
-            assert_eq!(begin(&bytes, piece).await, (Ok(bytes.clone()), Vec::new()), "{piece} bytes at a time");
+            assert_eq!(
+                begin(&bytes, piece).await,
+                (Ok(bytes.clone()), Vec::new()),
+                "{piece} bytes at a time"
+            );
         }
     }
 
@@ -162,7 +166,11 @@ mod tests {
         ];
         for (bytes, foreign, answer) in cases {
             for piece in [1, 1000] {
-                assert_eq!(begin(bytes, piece).await, (Err(foreign), answer.to_vec()), "{bytes:?} by {piece}");
+                assert_eq!(
+                    begin(bytes, piece).await,
+                    (Err(foreign), answer.to_vec()),
+                    "{bytes:?} by {piece}"
+                );
             }
         }
     }
@@ -171,6 +179,10 @@ mod tests {
     fn the_answer_has_the_length_that_it_claims() {
         let text = std::str::from_utf8(HTTP_ANSWER).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len())),
+            "{} bytes",
+            body.len()
+        );
     }
 }

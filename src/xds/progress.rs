@@ -102,7 +102,11 @@ impl Watchdog {
         });
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.insert(id, (Arc::clone(&cell), address));
-        Some(Progress { watchdog: Arc::clone(self), id, cell })
+        Some(Progress {
+            watchdog: Arc::clone(self),
+            id,
+            cell,
+        })
     }
 
     /// Give up the streams whose clients have taken nothing for `limit`.
@@ -170,7 +174,10 @@ impl Progress {
         if self.cell.bytes.fetch_add(bytes, Ordering::AcqRel) == 0 {
             self.cell.since.store(self.cell.now(), Ordering::Relaxed);
         }
-        InFlight { cell: Arc::clone(&self.cell), bytes }
+        InFlight {
+            cell: Arc::clone(&self.cell),
+            bytes,
+        }
     }
 }
 

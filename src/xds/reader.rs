@@ -35,7 +35,13 @@ pub(super) struct Reader<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     pub(super) fn new(body: B) -> Self {
-        Self { body, frames: VecDeque::new(), small: BytesMut::new(), buffered: 0, ended: false }
+        Self {
+            body,
+            frames: VecDeque::new(),
+            small: BytesMut::new(),
+            buffered: 0,
+            ended: false,
+        }
     }
 
     /// The next request; `None` when the client has ended its side, or is gone. Ended in the midst of a request is an error.
@@ -89,7 +95,9 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     }
 
     fn take_message(&mut self) -> Result<Option<Bytes>, Error> {
-        let Some(len) = self.message_len()? else { return Ok(None) };
+        let Some(len) = self.message_len()? else {
+            return Ok(None);
+        };
         if self.buffered < HEADER + len {
             return Ok(None);
         }
@@ -115,7 +123,11 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
             return Err(Error::Compressed);
         }
         let len = u32::from_be_bytes(len) as usize;
-        if len > MAX_REQUEST { Err(Error::TooLarge(len)) } else { Ok(Some(len)) }
+        if len > MAX_REQUEST {
+            Err(Error::TooLarge(len))
+        } else {
+            Ok(Some(len))
+        }
     }
 
     /// The next `len` bytes, which are there.
@@ -145,7 +157,10 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "lengths are small, contents are cut on purpose")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths are small, contents are cut on purpose"
+)]
 mod tests {
     use std::convert::Infallible;
 
@@ -271,10 +286,21 @@ mod tests {
         for lengths in [[1, 1], [1, 5000], [4095, 1], [100_000, 100_000]] {
             let bytes = framed(0, len, &vec![7; 300_000]);
             let mut reader = Reader::new(Frames(cut(&bytes, &lengths), false));
-            assert!(reader.poll_next(&mut Context::from_waker(noop_waker_ref())).is_pending());
+            assert!(
+                reader
+                    .poll_next(&mut Context::from_waker(noop_waker_ref()))
+                    .is_pending()
+            );
             let pieces = reader.frames.len();
-            assert!(pieces <= 2 * bytes.len() / SMALL_FRAME + 2, "{pieces} pieces of frames of {lengths:?}");
-            assert!(reader.small.capacity() <= 4 * SMALL_FRAME, "{} bytes", reader.small.capacity());
+            assert!(
+                pieces <= 2 * bytes.len() / SMALL_FRAME + 2,
+                "{pieces} pieces of frames of {lengths:?}"
+            );
+            assert!(
+                reader.small.capacity() <= 4 * SMALL_FRAME,
+                "{} bytes",
+                reader.small.capacity()
+            );
             let kept: usize = reader.frames.iter().map(Bytes::len).sum();
             assert_eq!(kept + reader.small.len(), bytes.len());
         }
@@ -282,13 +308,22 @@ mod tests {
 
     #[test]
     fn a_message_that_is_too_large_is_refused_by_its_header() {
-        assert_eq!(read(&[0, 0xff, 0xff, 0xff, 0xff], &[5]).1, Some(Error::TooLarge(u32::MAX as usize)));
+        assert_eq!(
+            read(&[0, 0xff, 0xff, 0xff, 0xff], &[5]).1,
+            Some(Error::TooLarge(u32::MAX as usize))
+        );
         assert_eq!(read(&[1, 0, 0, 0, 0], &[5]).1, Some(Error::Compressed));
     }
 
     #[test]
     fn a_message_cut_short_is_an_error() {
-        assert_eq!(read(&[0, 0, 0, 0, 9, 1, 2], &[3]), (Vec::new(), Some(Error::CutShort(7))));
-        assert_eq!(read(&[0, 0, 0, 0, 1, 1, 0], &[3]), (vec![Bytes::from_static(&[1])], Some(Error::CutShort(1))));
+        assert_eq!(
+            read(&[0, 0, 0, 0, 9, 1, 2], &[3]),
+            (Vec::new(), Some(Error::CutShort(7)))
+        );
+        assert_eq!(
+            read(&[0, 0, 0, 0, 1, 1, 0], &[3]),
+            (vec![Bytes::from_static(&[1])], Some(Error::CutShort(1)))
+        );
     }
 }

@@ -149,10 +149,16 @@ mod tests {
     fn a_large_data_frame_becomes_several_and_the_last_one_ends_the_stream() {
         let payload: Vec<u8> = (0..=255).cycle().take(2 * PIECE + 7).collect();
         let out = frames(&fed(&frame(DATA, END_STREAM, 5, &payload), 16 * 1024, 8192));
-        assert_eq!(out.iter().map(|frame| frame.3.len()).collect::<Vec<_>>(), [PIECE, PIECE, 7]);
+        assert_eq!(
+            out.iter().map(|frame| frame.3.len()).collect::<Vec<_>>(),
+            [PIECE, PIECE, 7]
+        );
         assert_eq!(out.iter().map(|frame| frame.1).collect::<Vec<_>>(), [0, 0, END_STREAM]);
         assert!(out.iter().all(|frame| (frame.0, frame.2) == (DATA, 5)));
-        assert_eq!(out.iter().flat_map(|frame| frame.3.clone()).collect::<Vec<_>>(), payload);
+        assert_eq!(
+            out.iter().flat_map(|frame| frame.3.clone()).collect::<Vec<_>>(),
+            payload
+        );
     }
 
     #[test]

@@ -33,7 +33,9 @@ struct Refusal {
 impl Refusal {
     /// The resources that are still refused.
     fn left(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.content.resources().filter(|resource| !self.settled.contains(&resource.name))
+        self.content
+            .resources()
+            .filter(|resource| !self.settled.contains(&resource.name))
     }
 
     /// What a later response speaks of is no longer this one's. Gives whether anything is left.
@@ -58,12 +60,29 @@ impl Refusals {
     /// A response was refused.
     pub(super) fn on_refused(&mut self, sequence: u64, content: Content) {
         self.settle(&content);
-        self.refused.push(Refusal { sequence, content, settled: BTreeSet::new() });
+        self.refused.push(Refusal {
+            sequence,
+            content,
+            settled: BTreeSet::new(),
+        });
         if self.refused.len() > APART_MAX {
             let sequence = self.refused[1].sequence;
-            let own = self.refused.drain(..2).flat_map(|refusal| refusal.left().cloned().collect::<Vec<_>>());
-            let content = Content { own: own.collect(), ..Content::default() };
-            self.refused.insert(0, Refusal { sequence, content, settled: BTreeSet::new() });
+            let own = self
+                .refused
+                .drain(..2)
+                .flat_map(|refusal| refusal.left().cloned().collect::<Vec<_>>());
+            let content = Content {
+                own: own.collect(),
+                ..Content::default()
+            };
+            self.refused.insert(
+                0,
+                Refusal {
+                    sequence,
+                    content,
+                    settled: BTreeSet::new(),
+                },
+            );
         }
     }
 
@@ -73,7 +92,9 @@ impl Refusals {
 
     /// Whether this version of it is refused.
     pub(super) fn has(&self, name: &str, version: ResourceVersion) -> bool {
-        self.refused.iter().any(|refusal| !refusal.settled.contains(name) && refusal.content.has(name, version))
+        self.refused
+            .iter()
+            .any(|refusal| !refusal.settled.contains(name) && refusal.content.has(name, version))
     }
 
     /// The sequence of the response with which a resource was refused, if it is.
@@ -93,7 +114,9 @@ impl Refusals {
 
     /// Whether any resource that is refused is as `wanted` says.
     pub(super) fn any(&self, wanted: impl Fn(&Resource) -> bool) -> bool {
-        self.refused.iter().any(|refusal| refusal.left().any(|resource| wanted(resource)))
+        self.refused
+            .iter()
+            .any(|refusal| refusal.left().any(|resource| wanted(resource)))
     }
 }
 
@@ -102,12 +125,22 @@ mod tests {
     use super::*;
 
     fn content(names: &[&str]) -> Content {
-        let own = names.iter().map(|name| Arc::new(Resource::new(*name, name.as_bytes().to_vec(), Vec::new())));
-        Content { own: own.collect(), ..Content::default() }
+        let own = names
+            .iter()
+            .map(|name| Arc::new(Resource::new(*name, name.as_bytes().to_vec(), Vec::new())));
+        Content {
+            own: own.collect(),
+            ..Content::default()
+        }
     }
 
     fn left(refusals: &Refusals) -> Vec<&str> {
-        refusals.refused.iter().flat_map(Refusal::left).map(|resource| &*resource.name).collect()
+        refusals
+            .refused
+            .iter()
+            .flat_map(Refusal::left)
+            .map(|resource| &*resource.name)
+            .collect()
     }
 
     #[test]
@@ -118,7 +151,13 @@ mod tests {
         assert_eq!(left(&refusals), ["b", "c"]);
         refusals.on_refused(1, content(&["b", "d"]));
         assert_eq!(left(&refusals), ["c", "b", "d"]);
-        refusals.on_acknowledged(&Content { removed: vec!["c".into(), "d".into()], ..Content::default() }, false);
+        refusals.on_acknowledged(
+            &Content {
+                removed: vec!["c".into(), "d".into()],
+                ..Content::default()
+            },
+            false,
+        );
         assert_eq!(left(&refusals), ["b"]);
         assert!(refusals.has("b", ResourceVersion::of(b"b")) && !refusals.has("c", ResourceVersion::of(b"c")));
         refusals.on_acknowledged(&content(&[]), true);

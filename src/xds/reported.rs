@@ -40,7 +40,10 @@ impl Versions {
     /// Forget what is asked for no longer.
     pub(super) fn retain(&mut self, keeps: impl Fn(&str) -> bool) {
         let mut kept = Listing::default();
-        let stay = self.0.iter().filter(|payload| entry(payload).is_ok_and(|(name, _)| keeps(name)));
+        let stay = self
+            .0
+            .iter()
+            .filter(|payload| entry(payload).is_ok_and(|(name, _)| keeps(name)));
         stay.for_each(|payload| kept.add(payload));
         self.0 = kept;
     }
@@ -58,14 +61,19 @@ impl Versions {
     /// The version of each name; `None`: one that no resource has.
     pub(super) fn by_name(&self) -> HashMap<&str, Option<ResourceVersion>> {
         let mut by_name = HashMap::with_capacity(self.0.len());
-        by_name.extend(self.iter().map(|(name, version)| (name, number(version).map(ResourceVersion))));
+        by_name.extend(
+            self.iter()
+                .map(|(name, version)| (name, number(version).map(ResourceVersion))),
+        );
         by_name
     }
 
     /// As they were written.
     #[cfg(test)]
     pub(super) fn by_text(&self) -> std::collections::BTreeMap<String, String> {
-        self.iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
+        self.iter()
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .collect()
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, &str)> {

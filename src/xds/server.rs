@@ -62,7 +62,11 @@ impl Server {
                 (Listener::Unix(UnixListener::bind(path)?), Listen::Unix(path.clone()))
             }
         };
-        Ok(Self { listener, address, options })
+        Ok(Self {
+            listener,
+            address,
+            options,
+        })
     }
 
     /// Where it really listens.
@@ -150,7 +154,11 @@ struct Door {
 
 impl Door {
     fn new(limit: usize) -> Self {
-        Self { limit, places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), turned_away: false }
+        Self {
+            limit,
+            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            turned_away: false,
+        }
     }
 
     /// One more, if there may be.
@@ -159,9 +167,15 @@ impl Door {
         // Told once a crowd.
         if permit.is_none() && !self.turned_away {
             let limit = self.limit;
-            warn!(?address, limit, "Turned a connection away: there are as many as the limit on open files allows");
+            warn!(
+                ?address,
+                limit, "Turned a connection away: there are as many as the limit on open files allows"
+            );
         }
         self.turned_away = permit.is_none();
-        permit.map(|permit| Guest { address, _permit: permit })
+        permit.map(|permit| Guest {
+            address,
+            _permit: permit,
+        })
     }
 }

@@ -133,7 +133,12 @@ const SERVICES: [Row; 10] = [
         "DeltaListeners",
         Some(ResourceType::Listener),
     ),
-    Row("envoy.service.route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes", Some(ResourceType::Route)),
+    Row(
+        "envoy.service.route.v3.RouteDiscoveryService",
+        "StreamRoutes",
+        "DeltaRoutes",
+        Some(ResourceType::Route),
+    ),
     Row(
         "envoy.service.cluster.v3.ClusterDiscoveryService",
         "StreamClusters",
@@ -146,7 +151,12 @@ const SERVICES: [Row; 10] = [
         "DeltaEndpoints",
         Some(ResourceType::Endpoint),
     ),
-    Row("envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets", Some(ResourceType::Secret)),
+    Row(
+        "envoy.service.secret.v3.SecretDiscoveryService",
+        "StreamSecrets",
+        "DeltaSecrets",
+        Some(ResourceType::Secret),
+    ),
     Row(
         "envoy.service.runtime.v3.RuntimeDiscoveryService",
         "StreamRuntime",
@@ -183,7 +193,9 @@ fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let Row(_, sotw, delta, service_type) = SERVICES.iter().find(|row| row.0 == service)?;
     let variants = [(*sotw, Variant::Sotw), (*delta, Variant::Delta)];
-    let (_, variant) = variants.into_iter().find(|(name, _)| !name.is_empty() && *name == method)?;
+    let (_, variant) = variants
+        .into_iter()
+        .find(|(name, _)| !name.is_empty() && *name == method)?;
     Some((variant, *service_type))
 }
 
@@ -207,7 +219,10 @@ impl Shared {
                     self.tasks.spawn(stream);
                 }
             }
-            _ => drop(self.tasks.spawn(Arc::clone(self).answer(request, respond, peer, ending.clone()))),
+            _ => drop(
+                self.tasks
+                    .spawn(Arc::clone(self).answer(request, respond, peer, ending.clone())),
+            ),
         }
     }
 
@@ -296,11 +311,16 @@ fn too_many_streams() -> Response<()> {
 
 fn grpc_response() -> Response<()> {
     let mut response = Response::new(());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
 /// Send the head of a response, and where nothing follows it, its end. `None`: the client is gone.
 fn head(mut respond: SendResponse<Message>, response: Response<()>, ends: bool) -> Option<SendStream<Message>> {
-    respond.send_response(response, ends).inspect_err(|error| debug!(%error, "A stream ended as it began")).ok()
+    respond
+        .send_response(response, ends)
+        .inspect_err(|error| debug!(%error, "A stream ended as it began"))
+        .ok()
 }

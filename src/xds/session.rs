@@ -255,7 +255,10 @@ impl Session {
         }
         let holds = self.types.iter().flatten().flat_map(|state| &state.unrest.holds);
         let refused = |hold: &Hold| hold.is_refused(|barrier| self.standing(barrier));
-        Conditions { removals_held: holds.into_iter().any(refused), clusters_unacknowledged: self.alarm.is_raised() }
+        Conditions {
+            removals_held: holds.into_iter().any(refused),
+            clusters_unacknowledged: self.alarm.is_raised(),
+        }
     }
 
     /// The documents of the clusters that the client has not answered, the first few.
@@ -275,8 +278,12 @@ impl Session {
     #[must_use]
     pub fn unknown(&self) -> Vec<(ResourceType, Arc<str>)> {
         let states = self.types.iter().flatten();
-        let of =
-            |state: &State| state.unknown().map(|name| (state.resource_type, Arc::clone(name))).collect::<Vec<_>>();
+        let of = |state: &State| {
+            state
+                .unknown()
+                .map(|name| (state.resource_type, Arc::clone(name)))
+                .collect::<Vec<_>>()
+        };
         states.flat_map(|state| of(state)).take(UNKNOWN_MAX).collect()
     }
 
@@ -287,8 +294,15 @@ impl Session {
 
     /// Whether the client goes on about clusters. Gives whether an answer about them is still to come.
     fn look(&mut self, now: Instant) -> bool {
-        let others = || self.types.iter().flatten().filter(|state| state.resource_type != ResourceType::Cluster);
-        let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| others().next().is_some());
+        let others = || {
+            self.types
+                .iter()
+                .flatten()
+                .filter(|state| state.resource_type != ResourceType::Cluster)
+        };
+        let clusters = self.types[ResourceType::Cluster.index()]
+            .as_ref()
+            .filter(|_| others().next().is_some());
         let since = clusters.and_then(|state| state.unanswered_since());
         let answers = since.is_some() && others().all(|state| state.unanswered_since().is_none());
         self.alarm.look(since, answers, now);
@@ -306,7 +320,9 @@ impl Session {
         let outcome = self.read(&bytes, now)?;
         let accepts = |answer: &Answer| answer.verdict == Verdict::Acknowledged;
         let settles = !outcome.resubscribed && outcome.answer.as_ref().is_some_and(accepts);
-        let state = outcome.resource_type.and_then(|resource_type| self.types[resource_type.index()].as_ref());
+        let state = outcome
+            .resource_type
+            .and_then(|resource_type| self.types[resource_type.index()].as_ref());
         if settles && self.node_seen == node_seen && state.is_some_and(|state| state.is_at_rest()) {
             self.rest = rest;
         }
@@ -329,7 +345,11 @@ impl Session {
             Some(resource_type) => self.on_typed(resource_type, request),
             None => {
                 self.on_unserved(request);
-                Ok(Outcome { resource_type: None, resubscribed: false, answer: None })
+                Ok(Outcome {
+                    resource_type: None,
+                    resubscribed: false,
+                    answer: None,
+                })
             }
         }
     }
@@ -337,7 +357,11 @@ impl Session {
     /// GEN-01 to GEN-03. A node that is known already is not decoded again.
     fn on_node(&mut self, bytes: &Bytes) -> Result<(), Error> {
         if bytes.is_empty() {
-            return if self.node.is_some() { Ok(()) } else { Err(Error::NoNode) };
+            return if self.node.is_some() {
+                Ok(())
+            } else {
+                Err(Error::NoNode)
+            };
         }
         let seen = (bytes.len(), xxh3_128(bytes));
         if seen == self.node_seen {
@@ -350,7 +374,10 @@ impl Session {
         }
         limits::node(&node)?;
         if let Some(known) = self.node.as_ref().filter(|known| known.id != node.id) {
-            return Err(Error::NodeChanged { was: known.id.to_string(), is: node.id.to_string() });
+            return Err(Error::NodeChanged {
+                was: known.id.to_string(),
+                is: node.id.to_string(),
+            });
         }
         self.node_seen = seen;
         self.abilities = Abilities::of(&node);
@@ -363,7 +390,10 @@ impl Session {
     fn resource_type(&self, type_url: &str) -> Result<Option<ResourceType>, Error> {
         match self.settings.service_type {
             Some(own) if type_url.is_empty() || type_url == own.type_url() => Ok(Some(own)),
-            Some(own) => Err(Error::WrongType { found: type_url.to_owned(), expected: own.type_url() }),
+            Some(own) => Err(Error::WrongType {
+                found: type_url.to_owned(),
+                expected: own.type_url(),
+            }),
             None if type_url.is_empty() => Err(Error::NoTypeUrl),
             None => Ok(ResourceType::from_type_url(type_url)
                 .filter(|known| *known != ResourceType::VirtualHost || self.settings.variant == Variant::Delta)),
@@ -374,7 +404,10 @@ impl Session {
         if let Lists::Delta(edits) = &request.lists
             && let Some(names) = edits.unserved(!request.nonce.is_empty())
         {
-            self.unserved.push_back(Unserved { type_url: request.type_url.to_owned(), names });
+            self.unserved.push_back(Unserved {
+                type_url: request.type_url.to_owned(),
+                names,
+            });
         }
     }
 
@@ -399,18 +432,28 @@ impl Session {
         let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
         if first {
             state.begin(asked, &self.settings.interner);
-            self.sources.take_early(resource_type).for_each(|name| state.follow(&name));
+            self.sources
+                .take_early(resource_type)
+                .for_each(|name| state.follow(&name));
         } else {
             state.ask(asked, &self.settings.interner);
         }
-        let answer = if first { None } else { self.on_answer(resource_type, &request) };
+        let answer = if first {
+            None
+        } else {
+            self.on_answer(resource_type, &request)
+        };
         if first {
             self.lower_barriers(resource_type);
         }
         if repeated && answer.is_none() && self.settings.variant == Variant::Sotw {
             self.ask_again(resource_type);
         }
-        Ok(Outcome { resource_type: Some(resource_type), resubscribed, answer })
+        Ok(Outcome {
+            resource_type: Some(resource_type),
+            resubscribed,
+            answer,
+        })
     }
 
     /// A SotW request that answers nothing repeats itself: the client waits for what was kept from it (SW-20).
@@ -436,16 +479,33 @@ impl Session {
             }
             Some(status) => {
                 self.alarm.on_words(resource_type, &status.message);
-                let names = answered.content.resources().take(10).map(|resource| Arc::clone(&resource.name)).collect();
+                let names = answered
+                    .content
+                    .resources()
+                    .take(10)
+                    .map(|resource| Arc::clone(&resource.name))
+                    .collect();
                 let suspects = state.on_refused(answered, &status.message);
                 let states = self.types.iter_mut().flatten();
                 states
                     .filter(|it| order::referrers(it.resource_type).contains(&resource_type))
                     .for_each(|it| it.retract());
-                Verdict::Refused { code: status.code, message: status.message.clone(), names, suspects }
+                Verdict::Refused {
+                    code: status.code,
+                    message: status.message.clone(),
+                    names,
+                    suspects,
+                }
             }
         };
-        Some(Answer { version, nonce: Nonce::new(salt, sequence), sequence, published_at, trace, verdict })
+        Some(Answer {
+            version,
+            nonce: Nonce::new(salt, sequence),
+            sequence,
+            published_at,
+            trace,
+            verdict,
+        })
     }
 
     // ---- responses ----
@@ -476,7 +536,8 @@ impl Session {
             // What was just sent may have ended a wait, too.
             if !self.raise_barriers() && !self.release_holds(now) {
                 let clusters_unanswered = self.look(now);
-                self.back.end(|| self.types.iter().flatten().any(|state| state.is_returning()));
+                self.back
+                    .end(|| self.types.iter().flatten().any(|state| state.is_returning()));
                 let greeting = self.greeting(now);
                 if greeting.is_none() {
                     self.lie_down(group, clusters_unanswered);
@@ -509,7 +570,10 @@ impl Session {
     /// Which group the node belongs to, again when the rules or the node changed.
     fn regroup(&mut self, snapshot: &Snapshot) -> Option<()> {
         let node = self.node.as_ref()?;
-        let known = self.group.as_ref().is_some_and(|(rules, _)| Arc::ptr_eq(rules, &snapshot.group_rules));
+        let known = self
+            .group
+            .as_ref()
+            .is_some_and(|(rules, _)| Arc::ptr_eq(rules, &snapshot.group_rules));
         if !known {
             let group = rollout::select(&snapshot.group_rules, node);
             self.group = Some((Arc::clone(&snapshot.group_rules), group));
@@ -549,7 +613,9 @@ impl Session {
         let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
         let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
         let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
-        let referred = order::referrers(resource_type).iter().any(|other| self.types[other.index()].is_some());
+        let referred = order::referrers(resource_type)
+            .iter()
+            .any(|other| self.types[other.index()].is_some());
         let state = self.types[resource_type.index()].as_mut()?;
         if variant == Variant::Delta
             && state.is_returning()
@@ -578,7 +644,12 @@ impl Session {
         if let Some(version) = state.unrest.take(|unrest| &mut unrest.confirmed) {
             self.confirmed.push((resource_type, version));
         }
-        let Draft { content, version, published, changed } = draft?;
+        let Draft {
+            content,
+            version,
+            published,
+            changed,
+        } = draft?;
         self.sequence += 1;
         self.greeting_at = None;
         let unanswered = Unanswered {
@@ -606,12 +677,20 @@ impl Session {
         let nonce = self.nonce();
         let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
         let (shape, head) = match self.settings.variant {
-            Variant::Sotw => (Shape::Sotw, sotw::head(type_url, version, nonce, identifier, &content.removed)),
+            Variant::Sotw => (
+                Shape::Sotw,
+                sotw::head(type_url, version, nonce, identifier, &content.removed),
+            ),
             Variant::Delta => {
-                let asked = self.types[resource_type.index()].as_ref().filter(|_| self.abilities.errors);
+                let asked = self.types[resource_type.index()]
+                    .as_ref()
+                    .filter(|_| self.abilities.errors);
                 let is_asked = |name: &&Arc<str>| asked.is_some_and(|state| state.subscription.names.contains(name));
                 let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
-                (Shape::Delta, delta::head(type_url, version, nonce, identifier, removed, absent))
+                (
+                    Shape::Delta,
+                    delta::head(type_url, version, nonce, identifier, removed, absent),
+                )
             }
         };
         let wrapped = shape == Shape::Sotw && self.abilities.wrappers && resource_type.knows_ttl();
@@ -620,7 +699,13 @@ impl Session {
         } else {
             content.blocks(resource_type, shape)
         };
-        Response { resource_type: Some(resource_type), version, nonce, head, blocks }
+        Response {
+            resource_type: Some(resource_type),
+            version,
+            nonce,
+            head,
+            blocks,
+        }
     }
 
     fn answer_unserved(&mut self, unserved: &Unserved) -> Response {
@@ -628,8 +713,21 @@ impl Session {
         self.greeting_at = None;
         let (version, nonce) = (SetVersion::default(), self.nonce());
         let identifier = &*self.settings.identifier;
-        let head = delta::head(&unserved.type_url, version, nonce, identifier, &unserved.names, [].iter());
-        Response { resource_type: None, version, nonce, head, blocks: Blocks::empty() }
+        let head = delta::head(
+            &unserved.type_url,
+            version,
+            nonce,
+            identifier,
+            &unserved.names,
+            [].iter(),
+        );
+        Response {
+            resource_type: None,
+            version,
+            nonce,
+            head,
+            blocks: Blocks::empty(),
+        }
     }
 
     /// The one empty response of a delta stream that has all it asked for (GR-08).
@@ -664,7 +762,10 @@ impl Session {
     fn raise_barriers(&mut self) -> bool {
         let mut raised = false;
         for resource_type in ResourceType::ALL {
-            if !self.types[resource_type.index()].as_ref().is_some_and(|state| state.has_removals_to_raise()) {
+            if !self.types[resource_type.index()]
+                .as_ref()
+                .is_some_and(|state| state.has_removals_to_raise())
+            {
                 continue;
             }
             let referrers = || order::referrers(resource_type).iter();
@@ -676,7 +777,11 @@ impl Session {
                 .filter_map(|other| {
                     let state = self.types[other.index()].as_ref()?;
                     let sent_at = state.sent_at?;
-                    Some(Barrier { resource_type: *other, sequence: state.sent, sent_at })
+                    Some(Barrier {
+                        resource_type: *other,
+                        sequence: state.sent,
+                        sent_at,
+                    })
                 })
                 .collect();
             if let Some(state) = self.types[resource_type.index()].as_mut() {
@@ -710,7 +815,9 @@ impl Session {
     fn release_holds(&mut self, now: Instant) -> bool {
         let mut released = false;
         for index in 0..self.types.len() {
-            let Some(mut state) = self.types[index].take() else { continue };
+            let Some(mut state) = self.types[index].take() else {
+                continue;
+            };
             if !state.unrest.holds.is_empty() {
                 released |= state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
             }
@@ -723,7 +830,9 @@ impl Session {
     /// waits for clusters.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
         let waits = |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty());
-        order::referrers(resource_type).iter().any(|other| self.types[other.index()].as_deref().is_some_and(waits))
+        order::referrers(resource_type)
+            .iter()
+            .any(|other| self.types[other.index()].as_deref().is_some_and(waits))
     }
 
     fn standing(&self, barrier: &Barrier) -> Standing {
@@ -761,9 +870,11 @@ fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
         Some(Kind::NumberValue(value)) => (*value).into(),
         Some(Kind::StringValue(value)) => value.as_str().into(),
         Some(Kind::ListValue(list)) => list.values.iter().map(|value| json(value, depth + 1)).collect(),
-        Some(Kind::StructValue(fields)) => {
-            fields.fields.iter().map(|(key, value)| (key.clone(), json(value, depth + 1))).collect()
-        }
+        Some(Kind::StructValue(fields)) => fields
+            .fields
+            .iter()
+            .map(|(key, value)| (key.clone(), json(value, depth + 1)))
+            .collect(),
     }
 }
 

@@ -56,7 +56,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
     /// Of a transport from which `first` was read.
     pub(super) fn new(io: T, first: &'static [u8]) -> Self {
         let (reframe, backlog, written) = (Reframe::default(), Vec::new(), Vec::new());
-        Self(Arc::new(Mutex::new(Inner { io, first, reframe, backlog, written, sent: 0, refused: false })))
+        Self(Arc::new(Mutex::new(Inner {
+            io,
+            first,
+            reframe,
+            backlog,
+            written,
+            sent: 0,
+            refused: false,
+        })))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<T>> {
@@ -207,7 +215,11 @@ mod tests {
         }
         let mut seen = [0; 64];
         let nothing = poll_fn(|context| {
-            Poll::Ready(Pin::new(&mut client).poll_read(context, &mut ReadBuf::new(&mut seen)).is_pending())
+            Poll::Ready(
+                Pin::new(&mut client)
+                    .poll_read(context, &mut ReadBuf::new(&mut seen))
+                    .is_pending(),
+            )
         });
         assert!(nothing.await, "nothing is sent before the poll is over");
         poll_fn(|context| socket.poll_send(context)).await.unwrap();

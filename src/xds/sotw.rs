@@ -48,7 +48,10 @@ pub(super) fn decode(message: &Bytes, known: impl Iterator<Item = Run> + Clone) 
         }
     }
     request.refusal = request.refusal.map(limits::words);
-    Ok(Request { lists: Lists::Sotw(listed), ..request })
+    Ok(Request {
+        lists: Lists::Sotw(listed),
+        ..request
+    })
 }
 
 impl Listed {

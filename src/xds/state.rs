@@ -167,7 +167,11 @@ impl State {
 
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(super) fn lower(&mut self) {
-        self.unrest.some().into_iter().flat_map(|unrest| &mut unrest.holds).for_each(|hold| hold.barriers = None);
+        self.unrest
+            .some()
+            .into_iter()
+            .flat_map(|unrest| &mut unrest.holds)
+            .for_each(|hold| hold.barriers = None);
         self.retract();
     }
 
@@ -175,7 +179,10 @@ impl State {
     pub(super) fn retract(&mut self) {
         if !self.unrest.released.is_empty() {
             let resources = std::mem::take(&mut self.unrest.released);
-            self.unrest.holds.push(Hold { resources, barriers: None });
+            self.unrest.holds.push(Hold {
+                resources,
+                barriers: None,
+            });
         }
     }
 
@@ -193,12 +200,17 @@ impl State {
 
     /// What waits to be removed and is there again waits anew, unless it is told first.
     pub(super) fn keep_what_is_back(&mut self, set: &ResourceSet) {
-        let Some(Causes { holds, released, .. }) = self.unrest.some() else { return };
+        let Some(Causes { holds, released, .. }) = self.unrest.some() else {
+            return;
+        };
         let is_back = |resource: &mut Arc<Resource>| set.get(&resource.name).is_some();
         let held = holds.iter_mut().flat_map(|hold| hold.resources.extract_if(.., is_back));
         let back: Vec<_> = held.chain(released.extract_if(.., is_back)).collect();
         if !back.is_empty() {
-            holds.push(Hold { resources: back, barriers: None });
+            holds.push(Hold {
+                resources: back,
+                barriers: None,
+            });
         }
     }
 
@@ -212,18 +224,38 @@ impl State {
             self.forget_unasked();
         }
         if asked.wildcard || asked.all_names || !asked.names.is_empty() {
-            let Self { subscription, unrest, .. } = self;
+            let Self {
+                subscription, unrest, ..
+            } = self;
             let owed = &mut unrest.owed;
             owed.all |= asked.wildcard;
             owed.names.extend(asked.names);
-            owed.names.extend(subscription.names.iter().filter(|_| asked.all_names).cloned());
+            owed.names
+                .extend(subscription.names.iter().filter(|_| asked.all_names).cloned());
         }
     }
 
     /// Nothing is owed, and nothing waits, that is asked for no longer.
     fn forget_unasked(&mut self) {
-        let Self { subscription, base, unrest, resource_type, .. } = self;
-        let Some(Causes { reported, holds, deferrals, released, owed, warming, .. }) = unrest.some() else { return };
+        let Self {
+            subscription,
+            base,
+            unrest,
+            resource_type,
+            ..
+        } = self;
+        let Some(Causes {
+            reported,
+            holds,
+            deferrals,
+            released,
+            owed,
+            warming,
+            ..
+        }) = unrest.some()
+        else {
+            return;
+        };
         for hold in holds {
             hold.resources.retain(|resource| subscription.covers(resource));
         }
@@ -249,7 +281,14 @@ impl State {
         let reported = matches!(self.unrest.reported, Reported::Versions(_));
         let nameless = asked.names.is_empty() && !asked.all_names;
         self.by_route_config = self.resource_type == ResourceType::VirtualHost && (nameless || reported);
-        self.ask(Asked { names: Vec::new(), all_names: false, ..asked }, interner);
+        self.ask(
+            Asked {
+                names: Vec::new(),
+                all_names: false,
+                ..asked
+            },
+            interner,
+        );
         self.unrest.owed.all = true;
     }
 
@@ -260,9 +299,20 @@ impl State {
 
     /// What was kept from the client is asked for.
     pub(super) fn ask_again(&mut self) {
-        let Self { subscription, unrest, .. } = self;
-        let Some(Causes { refused_warming, owed, .. }) = unrest.some() else { return };
-        owed.names.extend(std::mem::take(refused_warming).into_iter().filter(|name| subscription.names.contains(name)));
+        let Self {
+            subscription, unrest, ..
+        } = self;
+        let Some(Causes {
+            refused_warming, owed, ..
+        }) = unrest.some()
+        else {
+            return;
+        };
+        owed.names.extend(
+            std::mem::take(refused_warming)
+                .into_iter()
+                .filter(|name| subscription.names.contains(name)),
+        );
     }
 
     /// The client waits for a resource of this type, though it may have it and does not ask (AD-03, AD-05, DX-30).
@@ -290,12 +340,18 @@ impl State {
         self.unanswered.front()?;
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
         // Routes that use what was just taken away work no longer: new ones must not wait.
-        let keeps_all = self.unanswered.iter().all(|unanswered| unanswered.content.removed.is_empty());
+        let keeps_all = self
+            .unanswered
+            .iter()
+            .all(|unanswered| unanswered.content.removed.is_empty());
         (!Arc::ptr_eq(sent, answered)).then(|| Unwarm {
             sent: Arc::clone(sent),
             answered: Arc::clone(answered),
             subscription: self.subscription.clone(),
-            back_until: self.unanswered_since().filter(|_| keeps_all).map(|since| since + WARM_MAX),
+            back_until: self
+                .unanswered_since()
+                .filter(|_| keeps_all)
+                .map(|since| since + WARM_MAX),
             now,
         })
     }
@@ -304,7 +360,11 @@ impl State {
 
     /// The resource of that name whose removal waits.
     fn held(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.unrest.holds.iter().flat_map(|hold| &hold.resources).find(|resource| *resource.name == *name)
+        self.unrest
+            .holds
+            .iter()
+            .flat_map(|hold| &hold.resources)
+            .find(|resource| *resource.name == *name)
     }
 
     /// A held resource is there again, or its removal is answered otherwise.
@@ -330,7 +390,11 @@ impl State {
         for (resource, added) in [(old, false), (new, true)] {
             if let Some(resource) = resource.filter(|resource| self.subscription.names_it(resource)) {
                 let member = SetVersion::of(resource);
-                self.named = if added { self.named.with(member) } else { self.named.without(member) };
+                self.named = if added {
+                    self.named.with(member)
+                } else {
+                    self.named.without(member)
+                };
             }
         }
     }
@@ -339,16 +403,21 @@ impl State {
     fn named_version(&mut self, set: &ResourceSet) -> SetVersion {
         if std::mem::take(&mut self.recount) {
             let named = self.subscription.named(set).into_iter();
-            self.named = named.fold(SetVersion::default(), |sum, resource| sum.with(SetVersion::of(resource)));
+            self.named = named.fold(SetVersion::default(), |sum, resource| {
+                sum.with(SetVersion::of(resource))
+            });
         }
         self.named
     }
 
     /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
     pub(super) fn release(&mut self, over: impl Fn(&Hold) -> bool) -> bool {
-        let Some(Causes { holds, released, .. }) = self.unrest.some() else { return false };
-        let (over, held): (Vec<_>, Vec<_>) =
-            std::mem::take(holds).into_iter().partition(|hold| hold.resources.is_empty() || over(hold));
+        let Some(Causes { holds, released, .. }) = self.unrest.some() else {
+            return false;
+        };
+        let (over, held): (Vec<_>, Vec<_>) = std::mem::take(holds)
+            .into_iter()
+            .partition(|hold| hold.resources.is_empty() || over(hold));
         *holds = held;
         let before = released.len();
         released.extend(over.into_iter().flat_map(|hold| hold.resources));

@@ -100,8 +100,20 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(opening: Opening) -> Self {
-        let Opening { requests, out, session, variant, aggregated, peer, store, fleet, progress, seat, member, ending } =
-            opening;
+        let Opening {
+            requests,
+            out,
+            session,
+            variant,
+            aggregated,
+            peer,
+            store,
+            fleet,
+            progress,
+            seat,
+            member,
+            ending,
+        } = opening;
         Self {
             reader: Reader::new(requests),
             out,
@@ -251,7 +263,12 @@ impl Stream {
     }
 
     fn send(&mut self, response: Response) -> Poll<Next> {
-        let Response { resource_type, version, nonce, .. } = response;
+        let Response {
+            resource_type,
+            version,
+            nonce,
+            ..
+        } = response;
         let size = response.head.len() + response.blocks.len();
         let Some(message) = Message::of(response) else {
             warn!(parent: &self.span, bytes = size, "Ended a stream whose response is too large for gRPC");
@@ -261,7 +278,11 @@ impl Stream {
         if let (Some(handle), Some(resource_type)) = (&self.handle, resource_type) {
             let word = resource_type.as_str();
             debug!(parent: &self.span, r#type = word, %version, %nonce, bytes = size, "Sent a response");
-            let sent = Sent { version, nonce: Some(nonce), at: SystemTime::now() };
+            let sent = Sent {
+                version,
+                nonce: Some(nonce),
+                at: SystemTime::now(),
+            };
             if size > GRPC_LARGE && self.session.node().is_some_and(|node| node.is_grpc_library()) {
                 warn!(
                     parent: &self.span,
@@ -300,7 +321,12 @@ impl Stream {
         let before = handle.conditions(conditions);
         let node_id = self.session.node().map(|node| &*node.id);
         if conditions.clusters_unacknowledged && !before.clusters_unacknowledged {
-            let documents: Vec<String> = self.session.unanswered_clusters().iter().map(ToString::to_string).collect();
+            let documents: Vec<String> = self
+                .session
+                .unanswered_clusters()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             warn!(
                 parent: &self.span,
                 node.id = node_id,
@@ -320,7 +346,9 @@ impl Stream {
 
     /// Tell the fleet who this is, once its first request has said so, and when its group changed.
     fn join(&mut self) {
-        let (Some(node), group) = (self.session.node(), self.session.group()) else { return };
+        let (Some(node), group) = (self.session.node(), self.session.group()) else {
+            return;
+        };
         match (&self.handle, group) {
             (Some(handle), Some(group)) if self.group.as_ref().is_none_or(|told| !Arc::ptr_eq(told, group)) => {
                 handle.moved(group);
@@ -349,7 +377,9 @@ impl Stream {
     /// What a request meant.
     fn note(&mut self, outcome: Outcome) {
         self.join();
-        let (Some(handle), Some(resource_type)) = (&self.handle, outcome.resource_type) else { return };
+        let (Some(handle), Some(resource_type)) = (&self.handle, outcome.resource_type) else {
+            return;
+        };
         if outcome.resubscribed
             && let Some((wildcard, names)) = self.session.subscription(resource_type)
         {
@@ -381,7 +411,11 @@ impl Stream {
     fn note_answer(&self, handle: &StreamHandle, resource_type: ResourceType, answer: Answer) {
         let at = SystemTime::now();
         let word = resource_type.as_str();
-        let sent = Sent { version: answer.version, nonce: Some(answer.nonce), at };
+        let sent = Sent {
+            version: answer.version,
+            nonce: Some(answer.nonce),
+            at,
+        };
         handle.settle(resource_type, |name| self.session.refusal_of(resource_type, name));
         match answer.verdict {
             Verdict::Acknowledged => {
@@ -390,10 +424,17 @@ impl Stream {
                     let node_id = self.session.node().map(|node| &*node.id);
                     trace.adopt(&info_span!(parent: None, "acknowledged", node.id = node_id, r#type = word));
                 }
-                let since = answer.published_at.and_then(|published| at.duration_since(published).ok());
+                let since = answer
+                    .published_at
+                    .and_then(|published| at.duration_since(published).ok());
                 handle.acknowledged(resource_type, sent, since);
             }
-            Verdict::Refused { code, message, names, suspects } => {
+            Verdict::Refused {
+                code,
+                message,
+                names,
+                suspects,
+            } => {
                 let documents = suspects.iter().flat_map(|suspect| &suspect.documents);
                 let documents: Vec<String> = documents.map(ToString::to_string).collect();
                 warn!(
@@ -468,7 +509,10 @@ mod tests {
     #[test]
     fn a_status_quotes_anything_and_not_much_of_it() {
         let said = |message: &str| status(Code::InvalidArgument, message)["grpc-message"].clone();
-        assert_eq!(said("type_url is \"a%20b\u{e9}\n\""), "type_url is \"a%2520b%C3%A9%0A\"");
+        assert_eq!(
+            said("type_url is \"a%20b\u{e9}\n\""),
+            "type_url is \"a%2520b%C3%A9%0A\""
+        );
         assert_eq!(said(&"\u{e9}".repeat(1_000_000)).len(), 3 * MESSAGE_MAX);
     }
 }

@@ -47,7 +47,10 @@ pub(super) struct Asked {
 
 /// Whether an empty first list, or `*`, asks for everything.
 pub(super) fn knows_wildcard(resource_type: ResourceType) -> bool {
-    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
+    matches!(
+        resource_type,
+        ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute
+    )
 }
 
 impl Subscription {
@@ -97,7 +100,11 @@ impl Subscription {
     pub(super) fn members<'a>(&'a self, set: &'a ResourceSet, name: &str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let glob = self.glob(name);
         let host = || self.beyond.as_ref().and_then(|beyond| beyond.host_of(set, name));
-        let one = if glob.is_none() { set.find(name).or_else(host) } else { None };
+        let one = if glob.is_none() {
+            set.find(name).or_else(host)
+        } else {
+            None
+        };
         glob.into_iter().flat_map(|glob| glob_members(set, glob)).chain(one)
     }
 
@@ -184,14 +191,29 @@ impl Subscription {
         self.adopted = run;
         self.named_before = true;
         let was_wildcard = std::mem::replace(&mut self.wildcard, wildcard);
-        let asked = Asked { wildcard: wildcard && !was_wildcard, ..Asked::default() };
+        let asked = Asked {
+            wildcard: wildcard && !was_wildcard,
+            ..Asked::default()
+        };
         if names == self.names {
-            return Ok(Asked { changed: was_wildcard != wildcard, ..asked });
+            return Ok(Asked {
+                changed: was_wildcard != wildcard,
+                ..asked
+            });
         }
         let all_names = self.names.is_empty();
-        let grown = names.iter().filter(|name| !all_names && !self.names.contains(name)).cloned().collect();
+        let grown = names
+            .iter()
+            .filter(|name| !all_names && !self.names.contains(name))
+            .cloned()
+            .collect();
         self.set_names(resource_type, names)?;
-        Ok(Asked { names: grown, all_names, changed: true, ..asked })
+        Ok(Asked {
+            names: grown,
+            all_names,
+            changed: true,
+            ..asked
+        })
     }
 
     /// The list that was adopted last, where it is long.
@@ -208,7 +230,11 @@ impl Subscription {
         if !self.names.is_empty() {
             self.set_names(resource_type, Names::default())?;
         }
-        Ok(Asked { wildcard: asked, changed, ..Asked::default() })
+        Ok(Asked {
+            wildcard: asked,
+            changed,
+            ..Asked::default()
+        })
     }
 
     /// Apply the lists of a delta request, first what is subscribed, then what is unsubscribed (DX-05).
@@ -288,7 +314,9 @@ impl Subscription {
         gone.sort_unstable();
         if !gone.is_empty() {
             asked.changed = true;
-            let left = self.names.without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
+            let left = self
+                .names
+                .without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
             self.set_names(resource_type, left)?;
         }
         asked.names.retain(|name| gone.binary_search(name).is_err());
@@ -310,7 +338,11 @@ fn resolve(listed: &Listing, interner: &Interner) -> Result<(bool, Names), Error
     if let Some(known) = interner.known(sum, len) {
         return Ok((starred, known));
     }
-    let names = listed.iter().filter(|name| *name != STAR).map(text).collect::<Result<_, _>>()?;
+    let names = listed
+        .iter()
+        .filter(|name| *name != STAR)
+        .map(text)
+        .collect::<Result<_, _>>()?;
     Ok((starred, Names::new(names, interner)))
 }
 
@@ -351,8 +383,10 @@ mod tests {
     #[test]
     fn an_empty_first_list_is_a_wildcard_for_three_types_only() {
         for resource_type in ResourceType::ALL {
-            let expected =
-                matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute);
+            let expected = matches!(
+                resource_type,
+                ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute
+            );
             assert_eq!(sotw(resource_type, &[&[]]), [asks(expected, &[])], "{resource_type}");
         }
     }
@@ -363,8 +397,14 @@ mod tests {
         let cluster = ResourceType::Cluster;
         assert_eq!(sotw(cluster, &[&["*"], &[]]), [asks(true, &[]), asks(false, &[])]);
         assert_eq!(sotw(cluster, &[&["q"], &[]]), [asks(false, &["q"]), asks(false, &[])]);
-        assert_eq!(sotw(cluster, &[&[], &["*"], &[]]), [asks(true, &[]), asks(false, &[]), asks(false, &[])]);
-        assert_eq!(sotw(cluster, &[&["*", "A"], &["A"]]), [asks(true, &["A"]), asks(false, &[])]);
+        assert_eq!(
+            sotw(cluster, &[&[], &["*"], &[]]),
+            [asks(true, &[]), asks(false, &[]), asks(false, &[])]
+        );
+        assert_eq!(
+            sotw(cluster, &[&["*", "A"], &["A"]]),
+            [asks(true, &["A"]), asks(false, &[])]
+        );
     }
 
     // GEN-20, SW-17, SW-18, SW-19
@@ -372,7 +412,10 @@ mod tests {
     fn only_names_that_are_new_in_the_set_are_asked_for() {
         let lists: &[&[&str]] = &[&["A", "B"], &["B", "A", "A"], &["B"], &["A", "B"], &[], &["B"]];
         let expected = [&["A", "B"] as &[&str], &[], &[], &["A"], &[], &["B"]];
-        assert_eq!(sotw(ResourceType::Endpoint, lists), expected.map(|names| asks(false, names)));
+        assert_eq!(
+            sotw(ResourceType::Endpoint, lists),
+            expected.map(|names| asks(false, names))
+        );
     }
 
     type Edit = (&'static [&'static str], &'static [&'static str]);
@@ -382,7 +425,9 @@ mod tests {
         let mut subscription = Subscription::default();
         let mut first = true;
         let asked = edits.iter().map(|(add, remove)| {
-            let asked = subscription.edit(resource_type, first, &listing(add), &listing(remove), &interner).unwrap();
+            let asked = subscription
+                .edit(resource_type, first, &listing(add), &listing(remove), &interner)
+                .unwrap();
             first = false;
             (asked.wildcard, names(&subscription, &asked))
         });
@@ -396,16 +441,33 @@ mod tests {
         assert_eq!(delta(cluster, &[(&[], &[])]).0, [asks(true, &[])]);
         assert_eq!(delta(cluster, &[(&[], &["q"])]).0, [asks(false, &[])]);
         assert_eq!(delta(cluster, &[(&["x"], &[])]).0, [asks(false, &["x"])]);
-        assert_eq!(delta(cluster, &[(&["*"], &["*"]), (&["A"], &[])]).0, [asks(false, &[]), asks(false, &["A"])]);
+        assert_eq!(
+            delta(cluster, &[(&["*"], &["*"]), (&["A"], &[])]).0,
+            [asks(false, &[]), asks(false, &["A"])]
+        );
         assert_eq!(delta(ResourceType::Endpoint, &[(&[], &[])]).0, [asks(false, &[])]);
     }
 
     // DX-04, DX-06, DX-08
     #[test]
     fn names_stay_when_the_wildcard_ends() {
-        let edits: &[Edit] = &[(&[], &[]), (&["X"], &[]), (&["X"], &[]), (&[], &["*"]), (&[], &["X", "phantom"])];
+        let edits: &[Edit] = &[
+            (&[], &[]),
+            (&["X"], &[]),
+            (&["X"], &[]),
+            (&[], &["*"]),
+            (&[], &["X", "phantom"]),
+        ];
         let (asked, subscription) = delta(ResourceType::Cluster, &edits[..4]);
-        assert_eq!(asked, [asks(true, &[]), asks(false, &["X"]), asks(false, &["X"]), asks(false, &[])]);
+        assert_eq!(
+            asked,
+            [
+                asks(true, &[]),
+                asks(false, &["X"]),
+                asks(false, &["X"]),
+                asks(false, &[])
+            ]
+        );
         assert!(!subscription.wildcard && subscription.names.contains("X"));
         let (asked, subscription) = delta(ResourceType::Cluster, edits);
         assert_eq!(asked[4], asks(false, &[]));

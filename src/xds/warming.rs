@@ -72,8 +72,15 @@ impl Back {
 impl Unwarm {
     /// Whether the client was sent this cluster, or this text of it, and has not said what it made of it.
     pub(super) fn has(&self, cluster: &str) -> bool {
-        let sent = self.sent.get(cluster).filter(|resource| self.subscription.covers(resource));
-        sent.is_some_and(|sent| self.answered.get(cluster).is_none_or(|answered| answered.version != sent.version))
+        let sent = self
+            .sent
+            .get(cluster)
+            .filter(|resource| self.subscription.covers(resource));
+        sent.is_some_and(|sent| {
+            self.answered
+                .get(cluster)
+                .is_none_or(|answered| answered.version != sent.version)
+        })
     }
 }
 
@@ -101,7 +108,13 @@ impl Deferral {
         if unwarm.now >= since + WARM_MAX {
             return None;
         }
-        let cold = |named: &[Arc<str>]| named.iter().filter(|name| unwarm.has(name)).cloned().collect::<Vec<_>>();
+        let cold = |named: &[Arc<str>]| {
+            named
+                .iter()
+                .filter(|name| unwarm.has(name))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         let needs = if let Some(changes) = changes {
             let named = changes.newly_named();
             let found = named.binary_search_by(|(name, _)| (**name).cmp(&is.name)).ok();
@@ -109,7 +122,11 @@ impl Deferral {
         } else {
             cold(&parts::newly_named(was, is))
         };
-        (!needs.is_empty()).then(|| Self { was: Arc::clone(was), needs, since })
+        (!needs.is_empty()).then(|| Self {
+            was: Arc::clone(was),
+            needs,
+            since,
+        })
     }
 
     /// When it is over at the latest.
@@ -149,7 +166,10 @@ impl Deferrals {
 
     /// What the client has of a resource whose change is kept back.
     pub(super) fn kept(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.0.iter().map(|deferral| &deferral.was).find(|was| *was.name == *name)
+        self.0
+            .iter()
+            .map(|deferral| &deferral.was)
+            .find(|was| *was.name == *name)
     }
 
     /// A change is answered otherwise.
@@ -172,10 +192,12 @@ impl Deferrals {
 
     /// The version of what the client has, which is not that of the whole set while changes wait.
     pub(super) fn without(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
-        self.0.iter().fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
-            Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
-            None => sum,
-        })
+        self.0
+            .iter()
+            .fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
+                Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
+                None => sum,
+            })
     }
 
     /// When the first of them is over at the latest.

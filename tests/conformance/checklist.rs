@@ -40,7 +40,12 @@ pub(crate) struct Entry {
 }
 
 const fn entry(id: &'static str, level: Level, applies: &'static [Variant], title: &'static str) -> Entry {
-    Entry { id, level, applies, title }
+    Entry {
+        id,
+        level,
+        applies,
+        title,
+    }
 }
 
 /// Whether every ID has, for each variant that it applies to, a rule or a reason why there is none.
@@ -54,15 +59,27 @@ pub(crate) fn complete(
     let mut found: BTreeSet<(&str, Variant)> = BTreeSet::new();
     found.extend(rules.flat_map(|rule| rule.applies.iter().map(|variant| (rule.id, *variant))));
     found.extend(noted.flat_map(|note| note.applies.iter().map(|variant| (note.id, *variant))));
-    let listed = CHECKLIST.iter().flat_map(|entry| entry.applies.iter().map(|variant| (entry.id, *variant)));
+    let listed = CHECKLIST
+        .iter()
+        .flat_map(|entry| entry.applies.iter().map(|variant| (entry.id, *variant)));
     let listed: BTreeSet<(&str, Variant)> = listed.collect();
-    let missing: Vec<_> = listed.difference(&found).map(|(id, variant)| format!("{id} ({})", variant.word())).collect();
+    let missing: Vec<_> = listed
+        .difference(&found)
+        .map(|(id, variant)| format!("{id} ({})", variant.word()))
+        .collect();
     if !missing.is_empty() {
         return Err(format!("neither a rule nor a reason for {}", missing.join(", ")));
     }
-    let unknown: Vec<&str> =
-        found.iter().map(|(id, _)| *id).filter(|id| CHECKLIST.iter().all(|entry| entry.id != *id)).collect();
-    if unknown.is_empty() { Ok(()) } else { Err(format!("not in the checklist: {}", unknown.join(", "))) }
+    let unknown: Vec<&str> = found
+        .iter()
+        .map(|(id, _)| *id)
+        .filter(|id| CHECKLIST.iter().all(|entry| entry.id != *id))
+        .collect();
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not in the checklist: {}", unknown.join(", ")))
+    }
 }
 
 /// Sections 2 to 7.

@@ -53,7 +53,9 @@ impl fmt::Display for Transcript {
         if skipped > 0 {
             writeln!(formatter, "  ({skipped} lines before)")?;
         }
-        lines[skipped..].iter().try_for_each(|line| writeln!(formatter, "  {line}"))
+        lines[skipped..]
+            .iter()
+            .try_for_each(|line| writeln!(formatter, "  {line}"))
     }
 }
 
@@ -155,7 +157,13 @@ impl Client {
             Variant::Sotw => memory.names.clone_from(&request.names),
             Variant::Delta => {
                 memory.names.retain(|name| !request.unsubscribe.contains(name));
-                memory.names.extend(request.names.iter().filter(|name| !request.unsubscribe.contains(name)).cloned());
+                memory.names.extend(
+                    request
+                        .names
+                        .iter()
+                        .filter(|name| !request.unsubscribe.contains(name))
+                        .cloned(),
+                );
             }
         }
     }
@@ -170,8 +178,16 @@ impl Client {
         let memory = self.memory(of);
         let request = match self.variant {
             Variant::Sotw => {
-                let all: Vec<&str> = memory.names.iter().map(String::as_str).chain(names.iter().copied()).collect();
-                Request::of(of).names(&all).version(&memory.version).nonce(&memory.nonce)
+                let all: Vec<&str> = memory
+                    .names
+                    .iter()
+                    .map(String::as_str)
+                    .chain(names.iter().copied())
+                    .collect();
+                Request::of(of)
+                    .names(&all)
+                    .version(&memory.version)
+                    .nonce(&memory.nonce)
             }
             Variant::Delta => Request::of(of).names(names),
         };
@@ -183,8 +199,15 @@ impl Client {
         let memory = self.memory(of);
         let request = match self.variant {
             Variant::Sotw => {
-                let rest = memory.names.iter().map(String::as_str).filter(|name| !names.contains(name));
-                Request::of(of).names(&rest.collect::<Vec<_>>()).version(&memory.version).nonce(&memory.nonce)
+                let rest = memory
+                    .names
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| !names.contains(name));
+                Request::of(of)
+                    .names(&rest.collect::<Vec<_>>())
+                    .version(&memory.version)
+                    .nonce(&memory.nonce)
             }
             Variant::Delta => Request::of(of).unsubscribe(names),
         };
@@ -193,14 +216,22 @@ impl Client {
 
     /// The ACK of a response, with the names of the last request.
     pub(crate) fn ack(&mut self, response: &Response) {
-        self.memory.entry(response.type_url.clone()).or_default().version.clone_from(&response.version);
+        self.memory
+            .entry(response.type_url.clone())
+            .or_default()
+            .version
+            .clone_from(&response.version);
         let request = self.answer(response).version(&response.version);
         self.send(request);
     }
 
     /// The NACK of a response, with the names of the last request and the version last accepted.
     pub(crate) fn nack(&mut self, response: &Response, why: &str) {
-        let version = self.memory.get(&response.type_url).map(|memory| memory.version.clone()).unwrap_or_default();
+        let version = self
+            .memory
+            .get(&response.type_url)
+            .map(|memory| memory.version.clone())
+            .unwrap_or_default();
         let request = self.answer(response).version(&version).error(why);
         self.send(request);
     }
@@ -239,11 +270,17 @@ impl Client {
         match &event {
             Event::Response(response) => {
                 self.transcript.note(&format!("{} S> {response}", self.label));
-                self.memory.entry(response.type_url.clone()).or_default().nonce.clone_from(&response.nonce);
+                self.memory
+                    .entry(response.type_url.clone())
+                    .or_default()
+                    .nonce
+                    .clone_from(&response.nonce);
                 self.nonces.push(response.nonce.clone());
             }
             Event::Ended(status) => self.transcript.note(&format!("{} S> ended: {status}", self.label)),
-            Event::Nothing => self.transcript.note(&format!("{} S> nothing for {period:?}", self.label)),
+            Event::Nothing => self
+                .transcript
+                .note(&format!("{} S> nothing for {period:?}", self.label)),
         }
         event
     }
@@ -259,7 +296,9 @@ impl Client {
         let deadline = Instant::now() + period;
         loop {
             let event = self.event(deadline.saturating_duration_since(Instant::now())).await;
-            let Event::Response(response) = &event else { return event };
+            let Event::Response(response) = &event else {
+                return event;
+            };
             let first = !std::mem::replace(&mut self.greeted, true);
             let greeting = self.variant == Variant::Delta && first && response.is_empty();
             if !greeting || awaited == Some(&*response.type_url) {
@@ -313,7 +352,10 @@ impl Client {
                 Event::Ended(status) => panic!("expected a response of {of}, the stream ended: {status}"),
                 Event::Nothing => panic!("expected a response of {of} within {limit:?}, none came"),
             }
-            if responses.last().is_some_and(|response| response.type_url == of.type_url()) {
+            if responses
+                .last()
+                .is_some_and(|response| response.type_url == of.type_url())
+            {
                 return responses;
             }
         }
@@ -366,9 +408,12 @@ impl Client {
 
     /// Hold all of fixture F1, acknowledged: clusters and listeners by wildcard, endpoints A and B, route r1.
     pub(crate) async fn sync(&mut self) {
-        for (of, names) in
-            [(Type::Cluster, &[][..]), (Type::Endpoint, &["A", "B"]), (Type::Listener, &[]), (Type::Route, &["r1"])]
-        {
+        for (of, names) in [
+            (Type::Cluster, &[][..]),
+            (Type::Endpoint, &["A", "B"]),
+            (Type::Listener, &[]),
+            (Type::Route, &["r1"]),
+        ] {
             self.fetch(of, names).await;
         }
     }
@@ -389,5 +434,7 @@ pub(crate) fn inner_name(resource: &Any) -> String {
         #[prost(string, tag = "1")]
         name: String,
     }
-    Named::decode(&*resource.value).expect("a resource begins with its name").name
+    Named::decode(&*resource.value)
+        .expect("a resource begins with its name")
+        .name
 }

@@ -48,7 +48,9 @@ impl Resource {
     pub(crate) fn new(resource_type: Type, name: &str, fields: Value) -> Self {
         let field = if resource_type == EDS { "cluster_name" } else { "name" };
         let mut json = json!({ "@type": resource_type.type_url(), field: name });
-        let Value::Object(fields) = fields else { panic!("the fields of {name} are not an object: {fields}") };
+        let Value::Object(fields) = fields else {
+            panic!("the fields of {name} are not an object: {fields}")
+        };
         json.as_object_mut().expect("an object").extend(fields);
         Self {
             resource_type,
@@ -88,7 +90,10 @@ impl Resource {
         fields.as_object_mut().expect("an object").remove("@type");
         let message = DynamicMessage::deserialize(descriptor, fields);
         let message = message.unwrap_or_else(|error| panic!("{type_url} {}: {error}", self.name));
-        Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
+        Any {
+            type_url: type_url.to_owned(),
+            value: message.encode_to_vec(),
+        }
     }
 }
 
@@ -136,7 +141,10 @@ pub(crate) fn static_cluster(name: &str, content: u32) -> Resource {
 
 /// A cluster that is given only to who names it.
 pub(crate) fn on_demand_cluster(name: &str) -> Resource {
-    Resource { on_demand: true, ..static_cluster(name, 1) }
+    Resource {
+        on_demand: true,
+        ..static_cluster(name, 1)
+    }
 }
 
 /// The endpoints of a cluster: one, whose port is `content`.
@@ -174,7 +182,11 @@ pub(crate) fn listener_from(name: &str, route: &str, content: u32, config_source
     let filter = json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager });
     let port = 10_000 + 50 * name.bytes().map(u32::from).sum::<u32>() % 50_000 + content;
     let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
-    Resource::new(LDS, name, json!({ "address": address, "filter_chains": [{ "filters": [filter] }] }))
+    Resource::new(
+        LDS,
+        name,
+        json!({ "address": address, "filter_chains": [{ "filters": [filter] }] }),
+    )
 }
 
 /// A route configuration that sends everything to `cluster`.
@@ -194,7 +206,11 @@ pub(crate) fn scope(name: &str, route: &str, key: &str) -> Resource {
 /// A secret; nothing in the suite uses it.
 pub(crate) fn secret(name: &str, content: u32) -> Resource {
     let text = format!("secret {content}");
-    Resource::new(SDS, name, json!({ "generic_secret": { "secret": { "inline_string": text } } }))
+    Resource::new(
+        SDS,
+        name,
+        json!({ "generic_secret": { "secret": { "inline_string": text } } }),
+    )
 }
 
 /// A runtime layer.

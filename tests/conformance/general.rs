@@ -64,7 +64,10 @@ fn every_type() -> Vec<Resource> {
 /// Those of the types that the variant has: SotW has no VHDS.
 fn types_of(variant: Variant) -> impl Iterator<Item = (Type, &'static [&'static str])> {
     let served = move |of: &Type| variant == Variant::Delta || *of != VHDS;
-    EVERY_TYPE.iter().filter(move |(of, _, _)| served(of)).map(|(of, _, names)| (*of, *names))
+    EVERY_TYPE
+        .iter()
+        .filter(move |(of, _, _)| served(of))
+        .map(|(of, _, names)| (*of, *names))
 }
 
 async fn the_node_of_the_first_message_is_kept(context: Context) {
@@ -78,12 +81,21 @@ async fn the_node_of_the_first_message_is_kept(context: Context) {
 
 async fn a_first_message_without_a_node_id_ends_the_stream(context: Context) {
     let world = context.f1().await;
-    for node in [None, Some(Node { cluster: "c".to_owned(), ..Node::default() })] {
+    for node in [
+        None,
+        Some(Node {
+            cluster: "c".to_owned(),
+            ..Node::default()
+        }),
+    ] {
         let mut client = world.open().await;
         client.send(Request::of(CDS).with_node(node));
         let status = client.refused().await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-        assert!(status.message().contains("node"), "the message names the field: {status}");
+        assert!(
+            status.message().contains("node"),
+            "the message names the field: {status}"
+        );
     }
 }
 
@@ -97,9 +109,16 @@ async fn another_node_id_ends_the_stream(context: Context) {
 
 /// Node n1 with the metadata of the group [`ELSEWHERE`].
 fn moved() -> Option<Node> {
-    let place = Value { kind: Some(Kind::StringValue(ELSEWHERE.to_owned())) };
-    let metadata = Struct { fields: [("place".to_owned(), place)].into() };
-    Some(Node { metadata: Some(metadata), ..node("n1").expect("a node") })
+    let place = Value {
+        kind: Some(Kind::StringValue(ELSEWHERE.to_owned())),
+    };
+    let metadata = Struct {
+        fields: [("place".to_owned(), place)].into(),
+    };
+    Some(Node {
+        metadata: Some(metadata),
+        ..node("n1").expect("a node")
+    })
 }
 
 async fn other_metadata_gets_the_view_that_it_should_have(context: Context) {
@@ -110,7 +129,11 @@ async fn other_metadata_gets_the_view_that_it_should_have(context: Context) {
     let here = client.fetch(CDS, &[]).await;
     here.carries(&["A", "B", "S"]);
     let request = Request::of(CDS).nonce(&here.nonce).with_node(moved());
-    client.send(if context.variant == Variant::Sotw { request.version(&here.version) } else { request });
+    client.send(if context.variant == Variant::Sotw {
+        request.version(&here.version)
+    } else {
+        request
+    });
     let there = client.expect(CDS).await;
     match context.variant {
         Variant::Sotw => there.carries(&["A", "B", "E", "S"]),
@@ -128,7 +151,11 @@ async fn an_empty_type_url_is_the_services_own_or_refused(context: Context) {
     own.expect(CDS).await.carries(&["A", "B", "S"]);
     let mut other = world.open_service(CDS).await;
     other.subscribe(LDS, &[]);
-    assert_eq!(other.refused().await.code(), Code::InvalidArgument, "LDS on the service of CDS");
+    assert_eq!(
+        other.refused().await.code(),
+        Code::InvalidArgument,
+        "LDS on the service of CDS"
+    );
 }
 
 async fn an_unknown_type_disturbs_nobody(context: Context) {
@@ -138,10 +165,19 @@ async fn an_unknown_type_disturbs_nobody(context: Context) {
         let mut client = world.open().await;
         client.send(Request::of_url(UNKNOWN).names(names));
         client.subscribe(CDS, &[]);
-        let responses =
-            vec![client.until_url(if context.variant == Variant::Delta { UNKNOWN } else { CDS.type_url() }).await];
-        let (unknown, known): (Vec<Response>, Vec<Response>) =
-            responses.into_iter().chain(client.drain().await).partition(|response| response.type_url == UNKNOWN);
+        let responses = vec![
+            client
+                .until_url(if context.variant == Variant::Delta {
+                    UNKNOWN
+                } else {
+                    CDS.type_url()
+                })
+                .await,
+        ];
+        let (unknown, known): (Vec<Response>, Vec<Response>) = responses
+            .into_iter()
+            .chain(client.drain().await)
+            .partition(|response| response.type_url == UNKNOWN);
         assert_eq!(known.len(), 1, "clusters are answered, once: {known:?}");
         known[0].carries(&["A", "B", "S"]);
         match (context.variant, &*unknown) {
@@ -168,7 +204,12 @@ async fn nonces_are_unique_and_mean_nothing_elsewhere(context: Context) {
     let mut client = world.open().await;
     client.sync().await;
     for round in 2..2 + ROUNDS {
-        let changes = [cluster("A", round), endpoints("A", round), listener("L", "r1", round), route("r1", "A", round)];
+        let changes = [
+            cluster("A", round),
+            endpoints("A", round),
+            listener("L", "r1", round),
+            route("r1", "A", round),
+        ];
         world.commit_at_once(changes.map(put).to_vec()).await;
         for of in [CDS, EDS, LDS, RDS] {
             let response = client.until(of).await;
@@ -185,7 +226,10 @@ async fn nonces_are_unique_and_mean_nothing_elsewhere(context: Context) {
     let nonces = client.nonces().to_vec();
     let distinct: BTreeSet<&String> = nonces.iter().collect();
     assert!(nonces.len() >= 50, "about fifty responses, found {}", nonces.len());
-    assert!(nonces.iter().all(|nonce| !nonce.is_empty()), "no nonce is empty: {nonces:?}");
+    assert!(
+        nonces.iter().all(|nonce| !nonce.is_empty()),
+        "no nonce is empty: {nonces:?}"
+    );
     assert_eq!(distinct.len(), nonces.len(), "no nonce comes twice: {nonces:?}");
     let mut other = world.open().await;
     other.send(Request::of(EDS).names(&["A"]).nonce(&nonces[nonces.len() - 1]));
@@ -204,7 +248,10 @@ async fn versions(client: &mut Client, variant: Variant) -> Vec<Vec<(String, Str
                 response.resources.into_iter().map(version).collect()
             }
         };
-        assert!(found.iter().all(|(_, version)| !version.is_empty()), "versions of {of} are not empty: {found:?}");
+        assert!(
+            found.iter().all(|(_, version)| !version.is_empty()),
+            "versions of {of} are not empty: {found:?}"
+        );
         found.sort_unstable();
         versions.push(found);
     }
@@ -219,10 +266,22 @@ async fn versions_follow_the_content_and_survive_a_restart(context: Context) {
     assert_eq!(restarted, before, "equal content, equal versions");
     world.commit(vec![put(endpoints("A", 2))]).await;
     let after = versions(&mut world.open().await, context.variant).await;
-    let changed: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before != after).collect();
-    assert_eq!(changed, [false, true, false, false], "of CDS, EDS, LDS and RDS only the endpoints changed");
+    let changed: Vec<bool> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| before != after)
+        .collect();
+    assert_eq!(
+        changed,
+        [false, true, false, false],
+        "of CDS, EDS, LDS and RDS only the endpoints changed"
+    );
     world.commit(vec![put(endpoints("A", 1))]).await;
-    assert_eq!(versions(&mut world.open().await, context.variant).await, before, "as before, so the versions are too");
+    assert_eq!(
+        versions(&mut world.open().await, context.variant).await,
+        before,
+        "as before, so the versions are too"
+    );
 }
 
 async fn the_control_plane_names_itself(context: Context) {
@@ -230,7 +289,10 @@ async fn the_control_plane_names_itself(context: Context) {
     let mut client = world.open().await;
     for (of, names) in types_of(context.variant) {
         let response = client.fetch(of, names).await;
-        assert!(!response.control_plane.is_empty(), "control_plane.identifier of {response}");
+        assert!(
+            !response.control_plane.is_empty(),
+            "control_plane.identifier of {response}"
+        );
     }
 }
 
@@ -252,7 +314,11 @@ async fn no_name_comes_twice(context: Context) {
     world.commit_at_once(vec![delete(CDS, "A")]).await;
     world.commit(vec![put(cluster("A", 2)), put(endpoints("A", 2))]).await;
     responses.extend(client.drain().await);
-    assert!(responses.len() >= 3, "clusters, endpoints and their change, found {}", responses.len());
+    assert!(
+        responses.len() >= 3,
+        "clusters, endpoints and their change, found {}",
+        responses.len()
+    );
     for response in &responses {
         let all: Vec<&str> = response.names().into_iter().chain(response.removed()).collect();
         let distinct: BTreeSet<&str> = all.iter().copied().collect();
@@ -273,11 +339,18 @@ async fn the_type_inside_is_the_type_outside(context: Context) {
 
 async fn the_name_inside_is_the_name_asked_for(context: Context) {
     let world = context.serve(every_type()).await;
-    for (of, name, _) in EVERY_TYPE.iter().filter(|(of, _, _)| context.variant == Variant::Delta || *of != VHDS) {
+    for (of, name, _) in EVERY_TYPE
+        .iter()
+        .filter(|(of, _, _)| context.variant == Variant::Delta || *of != VHDS)
+    {
         let mut client = world.open().await;
         let response = client.fetch(*of, &[name]).await;
         let resource = response.get(name);
-        assert_eq!(inner_name(resource.body.as_ref().expect("a body")), *name, "inside a resource of {of}");
+        assert_eq!(
+            inner_name(resource.body.as_ref().expect("a body")),
+            *name,
+            "inside a resource of {of}"
+        );
     }
 }
 
@@ -285,8 +358,14 @@ async fn large_requests_are_accepted(context: Context) {
     const NAMES: usize = 100_000;
     let world = context.f1().await;
     let extensions = vec!["x".repeat(64 * 1024)];
-    let node = Node { client_features: extensions, ..node("n1").expect("a node") };
-    let names: Vec<String> = (0..NAMES).map(|number| format!("{number:0>100}")).chain(["A".to_owned()]).collect();
+    let node = Node {
+        client_features: extensions,
+        ..node("n1").expect("a node")
+    };
+    let names: Vec<String> = (0..NAMES)
+        .map(|number| format!("{number:0>100}"))
+        .chain(["A".to_owned()])
+        .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut request = Request::of(EDS).names(&names).with_node(Some(node.clone()));
     if context.variant == Variant::Delta {
@@ -297,7 +376,11 @@ async fn large_requests_are_accepted(context: Context) {
     client.send(request);
     let mut found = false;
     while !found {
-        found = client.expect_within(EDS, Duration::from_secs(30)).await.names().contains(&"A");
+        found = client
+            .expect_within(EDS, Duration::from_secs(30))
+            .await
+            .names()
+            .contains(&"A");
     }
     client.send(Request::of(CDS).with_node(Some(node)));
     client.until(CDS).await.carries(&["A", "B", "S"]);
@@ -309,7 +392,12 @@ async fn names_are_a_set_of_bytes(context: Context) {
     let first = client.fetch(EDS, &["A", "B", "A"]).await;
     first.carries(&["A", "B"]);
     if context.variant == Variant::Sotw {
-        client.send(Request::of(EDS).version(&first.version).nonce(&first.nonce).names(&["B", "A", "A"]));
+        client.send(
+            Request::of(EDS)
+                .version(&first.version)
+                .nonce(&first.nonce)
+                .names(&["B", "A", "A"]),
+        );
     }
     client.quiet().await;
     let mut other = world.open().await;
@@ -330,9 +418,17 @@ async fn types_that_were_not_asked_for_stay_away(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.fetch(CDS, &[]).await;
-    world.commit(vec![put(listener("M", "r1", 2)), put(route("r1", "B", 2)), put(endpoints("A", 2))]).await;
+    world
+        .commit(vec![
+            put(listener("M", "r1", 2)),
+            put(route("r1", "B", 2)),
+            put(endpoints("A", 2)),
+        ])
+        .await;
     client.quiet().await;
-    world.commit(vec![put(cluster("A", 2)), put(any_of(SDS, "s1", 1))]).await;
+    world
+        .commit(vec![put(cluster("A", 2)), put(any_of(SDS, "s1", 1))])
+        .await;
     client.expect(CDS).await.get("A");
     client.quiet().await;
 }

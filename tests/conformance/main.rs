@@ -40,8 +40,19 @@ const TRIALS_AT_ONCE: usize = 12;
 
 /// All rules, section by section.
 fn rules() -> impl Iterator<Item = &'static Rule> {
-    let first = [general::RULES, general::NACKS, sotw::RULES, sotw::ANSWERS, ordering::RULES];
-    let delta = [delta::subscriptions::RULES, delta::reconnect::RULES, delta::changes::RULES, delta::on_demand::RULES];
+    let first = [
+        general::RULES,
+        general::NACKS,
+        sotw::RULES,
+        sotw::ANSWERS,
+        ordering::RULES,
+    ];
+    let delta = [
+        delta::subscriptions::RULES,
+        delta::reconnect::RULES,
+        delta::changes::RULES,
+        delta::on_demand::RULES,
+    ];
     let grpc = [
         grpc::connections::RULES,
         grpc::sizes::RULES,
@@ -55,7 +66,9 @@ fn rules() -> impl Iterator<Item = &'static Rule> {
 
 /// What stands in the table without a test, and why.
 fn noted() -> impl Iterator<Item = &'static Noted> {
-    [general::NOTED, sotw::NOTED, ordering::NOTED, proxyless::protocol::NOTED].into_iter().flatten()
+    [general::NOTED, sotw::NOTED, ordering::NOTED, proxyless::protocol::NOTED]
+        .into_iter()
+        .flatten()
 }
 
 fn main() -> ExitCode {
@@ -63,7 +76,9 @@ fn main() -> ExitCode {
     trial::keep_panics();
     let verdicts = Arc::new(Verdicts::default());
     let under_test = target::under_test();
-    arguments.test_threads.get_or_insert_with(|| under_test.at_once().unwrap_or(TRIALS_AT_ONCE));
+    arguments
+        .test_threads
+        .get_or_insert_with(|| under_test.at_once().unwrap_or(TRIALS_AT_ONCE));
     let mut trials: Vec<Trial> = Vec::new();
     for rule in rules() {
         for variant in rule.applies {
@@ -71,7 +86,9 @@ fn main() -> ExitCode {
         }
     }
     trials.extend(wrong::target::trials(&rules().collect::<Vec<_>>()));
-    trials.push(Trial::test("the_checklist_is_complete", || Ok(checklist::complete(rules(), noted())?)));
+    trials.push(Trial::test("the_checklist_is_complete", || {
+        Ok(checklist::complete(rules(), noted())?)
+    }));
     let listing = arguments.list;
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !listing {

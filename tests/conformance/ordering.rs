@@ -38,14 +38,17 @@ pub(crate) const NOTED: &[Noted] = &[];
 
 /// The first response of the type that carries the name.
 fn position(responses: &[Response], of: Type, name: &str) -> usize {
-    let found =
-        responses.iter().position(|response| response.type_url == of.type_url() && response.names().contains(&name));
+    let found = responses
+        .iter()
+        .position(|response| response.type_url == of.type_url() && response.names().contains(&name));
     found.unwrap_or_else(|| panic!("expected {name} in a response of {of}"))
 }
 
 /// The first response of the type that carries the name otherwise than at first.
 fn has(responses: &[Response], of: Type, name: &str) -> bool {
-    responses.iter().any(|response| response.type_url == of.type_url() && response.names().contains(&name))
+    responses
+        .iter()
+        .any(|response| response.type_url == of.type_url() && response.names().contains(&name))
 }
 
 /// Whether the response says that the cluster is gone, given that it is one of clusters.
@@ -80,43 +83,67 @@ async fn one_change_goes_out_in_order_and_removals_last(context: Context) {
     let responses = settle(&mut client).await;
     let (clusters, routes) = (position(&responses, CDS, "N"), position(&responses, RDS, "r1"));
     let endpoints = position(&responses, EDS, "N");
-    assert!(clusters < endpoints && endpoints < routes, "CDS, EDS, RDS: found {clusters}, {endpoints}, {routes}");
-    let removal = responses.iter().position(|response| drops(response, context.variant, "A"));
-    assert!(removal > Some(routes), "the removal of A after the routes that use N, found {removal:?} after {routes}");
+    assert!(
+        clusters < endpoints && endpoints < routes,
+        "CDS, EDS, RDS: found {clusters}, {endpoints}, {routes}"
+    );
+    let removal = responses
+        .iter()
+        .position(|response| drops(response, context.variant, "A"));
+    assert!(
+        removal > Some(routes),
+        "the removal of A after the routes that use N, found {removal:?} after {routes}"
+    );
 }
 
 async fn a_cluster_stays_until_its_routes_are_replaced(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.sync().await;
-    world.commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")]).await;
+    world
+        .commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")])
+        .await;
     let routes = client.until(RDS).await;
     let deadline = Instant::now() + Duration::from_secs(2);
     while Instant::now() < deadline {
         for response in client.drain().await {
-            assert!(!drops(&response, context.variant, "A"), "A goes before its routes are acknowledged: {response}");
+            assert!(
+                !drops(&response, context.variant, "A"),
+                "A goes before its routes are acknowledged: {response}"
+            );
         }
     }
     client.ack(&routes);
     let removal = client.until(CDS).await;
-    assert!(drops(&removal, context.variant, "A"), "A goes once nothing uses it, found {removal}");
+    assert!(
+        drops(&removal, context.variant, "A"),
+        "A goes once nothing uses it, found {removal}"
+    );
 }
 
 async fn a_cluster_stays_when_the_new_routes_are_refused(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.sync().await;
-    world.commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")]).await;
+    world
+        .commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")])
+        .await;
     let routes = client.until(RDS).await;
     client.nack(&routes, "no");
     for response in client.drain().await {
-        assert!(!drops(&response, context.variant, "A"), "the routes that stand use A: {response}");
+        assert!(
+            !drops(&response, context.variant, "A"),
+            "the routes that stand use A: {response}"
+        );
     }
     world.commit(vec![put(route("r1", "B", 3))]).await;
     let fixed = client.until(RDS).await;
     client.ack(&fixed);
     let removal = client.until(CDS).await;
-    assert!(drops(&removal, context.variant, "A"), "A goes once nothing uses it, found {removal}");
+    assert!(
+        drops(&removal, context.variant, "A"),
+        "A goes once nothing uses it, found {removal}"
+    );
 }
 
 async fn endpoints_follow_a_changed_cluster_unasked(context: Context) {
@@ -160,7 +187,9 @@ async fn routes_follow_a_changed_listener(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.sync().await;
-    world.commit(vec![put(listener_from("L4", "r1", 4, json!({ "ads": {} })))]).await;
+    world
+        .commit(vec![put(listener_from("L4", "r1", 4, json!({ "ads": {} })))])
+        .await;
     client.expect(LDS).await.get("L4");
     client.expect(RDS).await.get("r1");
 }
@@ -187,10 +216,19 @@ async fn nothing_waits_for_the_ack_of_its_parent(context: Context) {
         client.subscribe(of, names);
         client.expect(of).await;
     }
-    world.commit(vec![put(cluster("A", 2)), put(endpoints("A", 2)), put(route("r1", "B", 2))]).await;
+    world
+        .commit(vec![
+            put(cluster("A", 2)),
+            put(endpoints("A", 2)),
+            put(route("r1", "B", 2)),
+        ])
+        .await;
     let responses = client.drain().await;
     for (of, name) in [(CDS, "A"), (EDS, "A"), (RDS, "r1")] {
-        assert!(has(&responses, of, name), "{name} of {of} comes without an ACK of anything");
+        assert!(
+            has(&responses, of, name),
+            "{name} of {of} comes without an ACK of anything"
+        );
     }
 }
 
@@ -199,7 +237,9 @@ async fn endpoints_come_after_their_cluster(context: Context) {
     let mut client = world.open().await;
     client.sync().await;
     for content in 2..5 {
-        world.commit(vec![put(endpoints("A", content)), put(cluster("A", content))]).await;
+        world
+            .commit(vec![put(endpoints("A", content)), put(cluster("A", content))])
+            .await;
         let clusters = client.expect(CDS).await;
         let endpoints = client.expect(EDS).await;
         client.ack(&clusters);
@@ -231,7 +271,10 @@ async fn routes_come_after_the_endpoints_of_a_new_cluster(context: Context) {
     // A server may wait for the clusters to be warm, for a bounded time: nothing is acknowledged here.
     let responses = client.all_until(RDS, Duration::from_secs(8)).await;
     let (endpoints, routes) = (position(&responses, EDS, "N"), position(&responses, RDS, "r1"));
-    assert!(endpoints < routes, "the endpoints of N before the routes to it, found {endpoints} and {routes}");
+    assert!(
+        endpoints < routes,
+        "the endpoints of N before the routes to it, found {endpoints} and {routes}"
+    );
 }
 
 async fn a_nack_or_silence_of_one_type_does_not_block_others(context: Context) {
@@ -239,14 +282,20 @@ async fn a_nack_or_silence_of_one_type_does_not_block_others(context: Context) {
     for refuse in [true, false] {
         let mut client = world.open().await;
         client.sync().await;
-        world.commit(vec![put(static_cluster("S", if refuse { 2 } else { 3 }))]).await;
+        world
+            .commit(vec![put(static_cluster("S", if refuse { 2 } else { 3 }))])
+            .await;
         let clusters = client.expect(CDS).await;
         if refuse {
             client.nack(&clusters, "no");
         }
-        world.commit(vec![put(route("r1", "B", if refuse { 2 } else { 3 }))]).await;
+        world
+            .commit(vec![put(route("r1", "B", if refuse { 2 } else { 3 }))])
+            .await;
         client.expect(RDS).await.carries(&["r1"]);
-        world.commit(vec![put(endpoints("B", if refuse { 2 } else { 3 }))]).await;
+        world
+            .commit(vec![put(endpoints("B", if refuse { 2 } else { 3 }))])
+            .await;
         client.expect(EDS).await.carries(&["B"]);
     }
 }
@@ -259,7 +308,10 @@ async fn an_unknown_secret_is_removed_or_silent(context: Context) {
         Variant::Sotw => {
             for response in client.drain().await {
                 response.carries(&[]);
-                assert!(response.errors.contains_key("nope"), "silence, or why it is missing, found {response}");
+                assert!(
+                    response.errors.contains_key("nope"),
+                    "silence, or why it is missing, found {response}"
+                );
             }
         }
         Variant::Delta => drop(client.expect(SDS).await.removes(&["nope"])),
@@ -295,7 +347,11 @@ async fn a_burst_is_few_responses_and_the_last_is_newest(context: Context) {
     let mut client = world.open().await;
     client.sync().await;
     let commit = |content| {
-        let changes = [cluster("A", content), endpoints("A", content), route("r1", "A", content)];
+        let changes = [
+            cluster("A", content),
+            endpoints("A", content),
+            route("r1", "A", content),
+        ];
         world.commit_at_once(changes.map(put).to_vec())
     };
     let start = Instant::now();
@@ -304,11 +360,20 @@ async fn a_burst_is_few_responses_and_the_last_is_newest(context: Context) {
     // A hundred commits take longer than 50 ms where two cores do everything. What is asked for are batches.
     let most = 4 + usize::try_from(start.elapsed().as_millis() / 50).expect("a short time");
     let responses = settle(&mut client).await;
-    for (of, newest) in
-        [(CDS, cluster("A", 1 + COMMITS)), (EDS, endpoints("A", 1 + COMMITS)), (RDS, route("r1", "A", 1 + COMMITS))]
-    {
-        let of_type: Vec<&Response> = responses.iter().filter(|response| response.type_url == of.type_url()).collect();
-        assert!(of_type.len() <= most, "at most {most} responses of {of}, found {}", of_type.len());
+    for (of, newest) in [
+        (CDS, cluster("A", 1 + COMMITS)),
+        (EDS, endpoints("A", 1 + COMMITS)),
+        (RDS, route("r1", "A", 1 + COMMITS)),
+    ] {
+        let of_type: Vec<&Response> = responses
+            .iter()
+            .filter(|response| response.type_url == of.type_url())
+            .collect();
+        assert!(
+            of_type.len() <= most,
+            "at most {most} responses of {of}, found {}",
+            of_type.len()
+        );
         let last = of_type.last().unwrap_or_else(|| panic!("a response of {of}"));
         let body = last.get(&newest.name).body.as_ref().map(|body| &body.value);
         assert_eq!(body, Some(&newest.any().value), "the newest {of} comes last");
@@ -318,7 +383,11 @@ async fn a_burst_is_few_responses_and_the_last_is_newest(context: Context) {
 /// Whether the admin API says that a client of n1 has not answered its clusters for long.
 async fn alarm(world: &World) -> Option<bool> {
     let page = world.target.admin("/api/v1/clients/n1").await?;
-    Some(page["clients"][0]["warnings"].as_array().is_some_and(|warnings| !warnings.is_empty()))
+    Some(
+        page["clients"][0]["warnings"]
+            .as_array()
+            .is_some_and(|warnings| !warnings.is_empty()),
+    )
 }
 
 async fn a_stuck_client_is_freed_by_the_removal_of_its_cluster(context: Context) {
@@ -331,7 +400,11 @@ async fn a_stuck_client_is_freed_by_the_removal_of_its_cluster(context: Context)
     client.ack(&endpoints);
     // Neither ACK nor NACK of the clusters: Envoy has a half-built one (fact F-17).
     client.quiet_for(Duration::from_secs(22)).await;
-    assert_ne!(alarm(&world).await, Some(false), "after 20 s without an answer operators are told");
+    assert_ne!(
+        alarm(&world).await,
+        Some(false),
+        "after 20 s without an answer operators are told"
+    );
     world.commit(vec![delete(CDS, "Z"), delete(EDS, "Z")]).await;
     let freed = client.until(CDS).await;
     assert!(drops(&freed, context.variant, "Z"), "Z goes at once, found {freed}");
@@ -348,7 +421,13 @@ async fn what_comes_late_is_still_delivered(context: Context) {
     client.grow(EDS, &["N"]);
     settle(&mut client).await;
     client.quiet_for(Duration::from_secs(5)).await;
-    world.commit(vec![put(endpoints("N", 1)), put(route("rX", "N", 1))]).await;
+    world
+        .commit(vec![put(endpoints("N", 1)), put(route("rX", "N", 1))])
+        .await;
     let responses = settle(&mut client).await;
-    assert!(has(&responses, EDS, "N") && has(&responses, RDS, "rX"), "N and rX, found {} responses", responses.len());
+    assert!(
+        has(&responses, EDS, "N") && has(&responses, RDS, "rX"),
+        "N and rX, found {} responses",
+        responses.len()
+    );
 }

@@ -12,5 +12,8 @@ use crate::support::ads_client::node;
 
 /// The node as grpcio introduces itself.
 fn grpc_node() -> Option<Node> {
-    Some(Node { user_agent_name: "gRPC C-core linux".to_owned(), ..node("n1")? })
+    Some(Node {
+        user_agent_name: "gRPC C-core linux".to_owned(),
+        ..node("n1")?
+    })
 }

@@ -55,7 +55,12 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = ()>>>;
 impl Rule {
     /// `gen_01_the_node_is_kept::sotw`.
     pub(crate) fn trial(&self, variant: Variant) -> String {
-        format!("{}_{}::{}", self.id.to_lowercase().replace('-', "_"), self.name, variant.word())
+        format!(
+            "{}_{}::{}",
+            self.id.to_lowercase().replace('-', "_"),
+            self.name,
+            variant.word()
+        )
     }
 }
 
@@ -111,7 +116,11 @@ impl Context {
     /// The same with options.
     pub(crate) async fn serve_with(&self, resources: Vec<Resource>, options: Options) -> World {
         let target = self.launch.launch(resources, options).await;
-        World { target, variant: self.variant, transcript: self.transcript.clone() }
+        World {
+            target,
+            variant: self.variant,
+            transcript: self.transcript.clone(),
+        }
     }
 
     /// A server that serves fixture F1.
@@ -132,12 +141,25 @@ pub(crate) struct World {
 impl World {
     /// An ADS stream.
     pub(crate) async fn open(&self) -> Client {
-        Client::ads(&self.target.address(), self.target.node(), self.variant, &self.transcript).await
+        Client::ads(
+            &self.target.address(),
+            self.target.node(),
+            self.variant,
+            &self.transcript,
+        )
+        .await
     }
 
     /// A stream of the service of one type.
     pub(crate) async fn open_service(&self, resource_type: Type) -> Client {
-        Client::service(&self.target.address(), self.target.node(), resource_type, self.variant, &self.transcript).await
+        Client::service(
+            &self.target.address(),
+            self.target.node(),
+            resource_type,
+            self.variant,
+            &self.transcript,
+        )
+        .await
     }
 
     /// Change what the server should serve, in one step, and wait until it can have noticed.
@@ -148,8 +170,10 @@ impl World {
 
     /// Change what the server should serve, in one step.
     pub(crate) async fn commit_at_once(&self, changes: Vec<Change>) {
-        self.transcript
-            .note(&format!("commit {}", changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")));
+        self.transcript.note(&format!(
+            "commit {}",
+            changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
+        ));
         self.target.commit(changes).await;
     }
 }

@@ -51,7 +51,10 @@ const NAMED_TYPES: [Type; 5] = [EDS, RDS, SDS, RTDS, ECDS];
 
 /// Two resources, `A` and `B`, of each of these types.
 fn pairs(types: &[Type]) -> Vec<Resource> {
-    types.iter().flat_map(|of| [any_of(*of, "A", 1), any_of(*of, "B", 2)]).collect()
+    types
+        .iter()
+        .flat_map(|of| [any_of(*of, "A", 1), any_of(*of, "B", 2)])
+        .collect()
 }
 
 async fn a_first_request_is_answered_with_the_names_that_exist(context: Context) {
@@ -78,7 +81,9 @@ async fn an_empty_list_is_no_wildcard_on_named_types(context: Context) {
         client.send(Request::of(of).version("e1"));
     }
     client.quiet().await;
-    world.commit(NAMED_TYPES.map(|of| put(any_of(of, "A", 3))).to_vec()).await;
+    world
+        .commit(NAMED_TYPES.map(|of| put(any_of(of, "A", 3))).to_vec())
+        .await;
     client.quiet().await;
     for of in NAMED_TYPES {
         client.send(Request::of(of).version("e1").names(&["A"]));
@@ -93,7 +98,10 @@ async fn a_wildcard_with_nothing_to_serve_is_answered_empty(context: Context) {
         client.subscribe(of, &[]);
         let response = client.expect(of).await;
         response.carries(&[]);
-        assert!(!response.version.is_empty(), "an empty answer has a version too: {response}");
+        assert!(
+            !response.version.is_empty(),
+            "an empty answer has a version too: {response}"
+        );
     }
 }
 
@@ -148,7 +156,12 @@ async fn an_empty_list_after_any_name_means_nothing(context: Context) {
 
 async fn clusters_and_listeners_always_come_whole(context: Context) {
     let world = context.serve(pairs(&[CDS, LDS])).await;
-    for (of, names, content) in [(CDS, &["A", "B"][..], 3), (LDS, &["A", "B"], 4), (CDS, &[], 5), (LDS, &[], 6)] {
+    for (of, names, content) in [
+        (CDS, &["A", "B"][..], 3),
+        (LDS, &["A", "B"], 4),
+        (CDS, &[], 5),
+        (LDS, &[], 6),
+    ] {
         let mut client = world.open().await;
         let before = client.fetch(of, names).await;
         world.commit(vec![put(any_of(of, "B", content))]).await;
@@ -169,8 +182,13 @@ async fn other_types_hold_what_changed(context: Context) {
 }
 
 async fn scoped_routes_are_full_state(context: Context) {
-    let world =
-        context.serve(vec![scope("s1", "r1", "one"), scope("s2", "r1", "two"), scope("s3", "r1", "three")]).await;
+    let world = context
+        .serve(vec![
+            scope("s1", "r1", "one"),
+            scope("s2", "r1", "two"),
+            scope("s3", "r1", "three"),
+        ])
+        .await;
     let mut client = world.open().await;
     client.fetch(SRDS, &[]).await.carries(&["s1", "s2", "s3"]);
     world.commit(vec![delete(SRDS, "s2")]).await;
@@ -190,7 +208,10 @@ async fn a_deletion_leaves_the_rest_and_the_last_one_an_empty_response(context: 
         world.commit(vec![delete(of, "B")]).await;
         let none = client.expect(of).await;
         none.carries(&[]);
-        assert!(!none.version.is_empty() && none.version != rest.version, "a new version: {none}");
+        assert!(
+            !none.version.is_empty() && none.version != rest.version,
+            "a new version: {none}"
+        );
     }
 }
 
@@ -201,10 +222,17 @@ async fn deleted_endpoints_and_routes_are_no_empty_response(context: Context) {
     client.fetch(RDS, &["r1"]).await;
     world.commit(vec![delete(EDS, "A"), delete(RDS, "r1")]).await;
     for response in client.drain().await {
-        assert_eq!(response.type_url, EDS.type_url(), "a deleted route is silence, found {response}");
+        assert_eq!(
+            response.type_url,
+            EDS.type_url(),
+            "a deleted route is silence, found {response}"
+        );
         response.carries(&["A"]);
         let assignment: ClusterLoadAssignment = response.get("A").decode();
-        assert!(assignment.endpoints.is_empty(), "A has no endpoints any more, found {assignment:?}");
+        assert!(
+            assignment.endpoints.is_empty(),
+            "A has no endpoints any more, found {assignment:?}"
+        );
     }
 }
 
@@ -219,9 +247,12 @@ async fn a_missing_name_is_sent_when_it_exists(context: Context) {
 
 async fn what_exists_is_not_held_up_by_what_does_not(context: Context) {
     let world = context.f1().await;
-    for (of, names, present) in
-        [(RDS, ["r1", "rX"], "r1"), (CDS, ["A", "X"], "A"), (LDS, ["L", "X"], "L"), (EDS, ["A", "X"], "A")]
-    {
+    for (of, names, present) in [
+        (RDS, ["r1", "rX"], "r1"),
+        (CDS, ["A", "X"], "A"),
+        (LDS, ["L", "X"], "L"),
+        (EDS, ["A", "X"], "A"),
+    ] {
         let mut client = world.open().await;
         client.subscribe(of, &names);
         client.expect(of).await.get(present);
@@ -237,7 +268,12 @@ async fn a_plain_ack_is_answered_by_nothing(context: Context) {
 
 async fn an_ack_with_a_missing_name_is_no_loop(context: Context) {
     let world = context.f1().await;
-    for (of, names) in [(RDS, ["r1", "Z"]), (CDS, ["A", "Z"]), (LDS, ["L", "Z"]), (EDS, ["A", "Z"])] {
+    for (of, names) in [
+        (RDS, ["r1", "Z"]),
+        (CDS, ["A", "Z"]),
+        (LDS, ["L", "Z"]),
+        (EDS, ["A", "Z"]),
+    ] {
         let mut client = world.open().await;
         client.subscribe(of, &names);
         let mut count = 0;
@@ -246,7 +282,11 @@ async fn an_ack_with_a_missing_name_is_no_loop(context: Context) {
             client.ack(&response);
         }
         let more = client.drain().await;
-        assert!(count == 1 && more.is_empty(), "expected one response of {of}, found {count} and {}", more.len());
+        assert!(
+            count == 1 && more.is_empty(),
+            "expected one response of {of}, found {count} and {}",
+            more.len()
+        );
     }
 }
 
@@ -292,10 +332,14 @@ async fn named_clusters_and_listeners_come_alone(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.fetch(CDS, &["A"]).await.carries(&["A"]);
-    world.commit(vec![put(listener("M", "r1", 2)), put(cluster("B", 2))]).await;
+    world
+        .commit(vec![put(listener("M", "r1", 2)), put(cluster("B", 2))])
+        .await;
     client.quiet().await;
     client.fetch(LDS, &["L"]).await.carries(&["L"]);
-    world.commit(vec![put(cluster("A", 2)), put(listener("M", "r1", 3))]).await;
+    world
+        .commit(vec![put(cluster("A", 2)), put(listener("M", "r1", 3))])
+        .await;
     client.expect(CDS).await.carries(&["A"]);
     client.quiet().await;
 }

@@ -20,7 +20,11 @@ impl Verdicts {
     }
 
     fn of(&self, id: &'static str, variant: Variant) -> Option<bool> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, variant)).copied()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(id, variant))
+            .copied()
     }
 }
 
@@ -41,7 +45,13 @@ pub(crate) fn render(verdicts: &Verdicts, noted: impl Iterator<Item = &'static N
         line(&mut table, entry, &words, &noted);
     }
     let sums: Vec<String> = sums.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    writeln!(table, "{} rules, SotW and delta counted apart: {}", CHECKLIST.len(), sums.join(", ")).expect("a string");
+    writeln!(
+        table,
+        "{} rules, SotW and delta counted apart: {}",
+        CHECKLIST.len(),
+        sums.join(", ")
+    )
+    .expect("a string");
     table
 }
 
@@ -51,7 +61,9 @@ fn word(entry: &Entry, variant: Variant, verdicts: &Verdicts, noted: &[&Noted]) 
         Some(false) => return "failed",
         None => {}
     }
-    let note = noted.iter().find(|note| note.id == entry.id && note.applies.contains(&variant));
+    let note = noted
+        .iter()
+        .find(|note| note.id == entry.id && note.applies.contains(&variant));
     match note.map(|note| note.kind) {
         Some(Kind::Unmet) => "unmet",
         Some(Kind::Information) => "information",
@@ -62,7 +74,12 @@ fn word(entry: &Entry, variant: Variant, verdicts: &Verdicts, noted: &[&Noted]) 
 
 fn line(table: &mut String, entry: &Entry, words: &[&str], noted: &[&Noted]) {
     let level = entry.level.word();
-    writeln!(table, "{:<8}{level:<12}{:<14}{:<14}{}", entry.id, words[0], words[1], entry.title).expect("a string");
+    writeln!(
+        table,
+        "{:<8}{level:<12}{:<14}{:<14}{}",
+        entry.id, words[0], words[1], entry.title
+    )
+    .expect("a string");
     for note in noted.iter().filter(|note| note.id == entry.id) {
         writeln!(table, "{:<48}{}", "", note.reason).expect("a string");
     }

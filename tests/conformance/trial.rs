@@ -42,12 +42,25 @@ pub(crate) fn of(rule: &'static Rule, variant: Variant, launch: &Arc<dyn Launch>
 /// What it panicked with, and what was sent and received.
 pub(crate) fn run(rule: &Rule, variant: Variant, launch: &Arc<dyn Launch>) -> Result<(), String> {
     let transcript = Transcript::default();
-    let context = Context { variant, launch: Arc::clone(launch), transcript: transcript.clone() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let limited = async { tokio::time::timeout(LIMIT, (rule.run)(context)).await.expect("the rule ends in time") };
+    let context = Context {
+        variant,
+        launch: Arc::clone(launch),
+        transcript: transcript.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let limited = async {
+        tokio::time::timeout(LIMIT, (rule.run)(context))
+            .await
+            .expect("the rule ends in time")
+    };
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited)));
     outcome.map_err(|_| {
-        let said = PANIC.with_borrow_mut(Option::take).unwrap_or_else(|| "it panicked".to_owned());
+        let said = PANIC
+            .with_borrow_mut(Option::take)
+            .unwrap_or_else(|| "it panicked".to_owned());
         format!("{said}\n{transcript}")
     })
 }

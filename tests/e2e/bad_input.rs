@@ -11,7 +11,10 @@ use crate::support::eventually::eventually;
 use crate::support::upstream::Upstream;
 use crate::world::{LIMIT, World, shared};
 
-with_both_bootstraps!(bad_documents_harm_nobody, a_document_that_turns_bad_keeps_its_last_good_text);
+with_both_bootstraps!(
+    bad_documents_harm_nobody,
+    a_document_that_turns_bad_keeps_its_last_good_text
+);
 
 /// As the issue of each stands in `manifest.json` of the corpus.
 struct Bad {
@@ -50,38 +53,87 @@ async fn bad_documents_harm_nobody(bootstrap: Bootstrap) {
     for bad in &corpus {
         let entry = documents.iter().find(|entry| entry["key"] == bad.key.as_str());
         if !entry.is_some_and(|entry| bad.is_told(entry)) {
-            wrong.push(format!("{}: {}: {}", bad.key, bad.reason, entry.unwrap_or(&Value::Null)));
+            wrong.push(format!(
+                "{}: {}: {}",
+                bad.key,
+                bad.reason,
+                entry.unwrap_or(&Value::Null)
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} wrong:\n{}", wrong.len(), corpus.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} wrong:\n{}",
+        wrong.len(),
+        corpus.len(),
+        wrong.join("\n")
+    );
     assert!(world.server.is_running(), "{}", world.server.log());
     world.nothing_was_refused().await;
-    println!("{bootstrap:?}: {} bad documents told why, {} good ones serve", corpus.len(), served.len());
+    println!(
+        "{bootstrap:?}: {} bad documents told why, {} good ones serve",
+        corpus.len(),
+        served.len()
+    );
 }
 
 async fn a_document_that_turns_bad_keeps_its_last_good_text(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let mut world = World::start(bootstrap).await;
     let upstream = Upstream::start("good").await;
-    world.put("/gateway/routes/turns", json!({ "match": "/turns", "to": upstream.url() }).to_string()).await;
+    world
+        .put(
+            "/gateway/routes/turns",
+            json!({ "match": "/turns", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /turns", 200, "good").await;
     let good = world.document_is("/gateway/routes/turns", "accepted").await;
-    world.put("/gateway/routes/turns", r#"{ "match": "/turns", "too": "nowhere" }"#).await;
+    world
+        .put("/gateway/routes/turns", r#"{ "match": "/turns", "too": "nowhere" }"#)
+        .await;
     let bad = world.document_is("/gateway/routes/turns", "rejected").await;
     assert_eq!(bad["path"], "too");
-    assert!(bad["reason"].as_str().unwrap_or_default().contains("did you mean"), "{bad}");
+    assert!(
+        bad["reason"].as_str().unwrap_or_default().contains("did you mean"),
+        "{bad}"
+    );
     assert_eq!(bad["serving_revision"], good["revision"]);
     world.serves("GET /turns", 200, "good").await;
-    let load = Load::start(world.address, "any.example.com", "/turns", Clients { keep_alive: 2, fresh: 1, http2: 1 });
+    let load = Load::start(
+        world.address,
+        "any.example.com",
+        "/turns",
+        Clients {
+            keep_alive: 2,
+            fresh: 1,
+            http2: 1,
+        },
+    );
     world.server.restart().await;
     world.server.ready().await;
     // Killed before it could save to disk: what serves is read from what replicas share.
-    eventually(LIMIT, || world.server.document("/gateway/routes/turns"), Some(bad.clone())).await;
-    world.put("/gateway/routes/other", json!({ "match": "/other", "to": upstream.url() }).to_string()).await;
+    eventually(
+        LIMIT,
+        || world.server.document("/gateway/routes/turns"),
+        Some(bad.clone()),
+    )
+    .await;
+    world
+        .put(
+            "/gateway/routes/other",
+            json!({ "match": "/other", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /other", 200, "good").await;
     let report = load.stop().await;
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
-    world.put("/gateway/routes/turns", json!({ "match": "/turned", "to": upstream.url() }).to_string()).await;
+    world
+        .put(
+            "/gateway/routes/turns",
+            json!({ "match": "/turned", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /turned", 200, "good").await;
     world.serves("GET /turns", 404, "").await;
     world.nothing_was_refused().await;
@@ -104,8 +156,13 @@ fn corpus() -> Vec<Bad> {
     let text = fs::read(folder.join("manifest.json")).expect("read the manifest");
     let entries: Vec<Value> = serde_json::from_slice(&text).expect("a manifest in JSON");
     let field = |entry: &Value, name: &str| entry[name].as_str().expect("a string").to_owned();
-    let full_key =
-        |key: String| if key.starts_with("services/") { format!("/{key}") } else { format!("/gateway/{key}") };
+    let full_key = |key: String| {
+        if key.starts_with("services/") {
+            format!("/{key}")
+        } else {
+            format!("/gateway/{key}")
+        }
+    };
     entries
         .iter()
         .map(|entry| Bad {
@@ -127,9 +184,10 @@ fn content(entry: &Value, folder: &Path) -> Vec<u8> {
         Some("large") => vec![b' '; (1 << 20) + 1],
         Some("deep") => [vec![b'['; 500_000], vec![b']'; 500_000]].concat(),
         Some("deep_objects") => [br#"{"a":"#.repeat(100_000), b"1".to_vec(), b"}".repeat(100_000)].concat(),
-        Some("deep_yaml") => {
-            (0..1000).map(|level| format!("{}a:\n", " ".repeat(level))).collect::<String>().into_bytes()
-        }
+        Some("deep_yaml") => (0..1000)
+            .map(|level| format!("{}a:\n", " ".repeat(level)))
+            .collect::<String>()
+            .into_bytes(),
         other => panic!("unknown generator {other:?}"),
     }
 }

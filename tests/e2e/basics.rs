@@ -43,14 +43,30 @@ async fn the_shortest_route(bootstrap: Bootstrap) {
     let (blue, green) = (Upstream::start("blue").await, Upstream::start("green").await);
     world.serves("POST /v1/users", 404, "").await;
 
-    put(&world, "/gateway/routes/users", &json!({ "match": "POST /v1/users", "to": blue.url(), "timeout": "5s" }));
+    put(
+        &world,
+        "/gateway/routes/users",
+        &json!({ "match": "POST /v1/users", "to": blue.url(), "timeout": "5s" }),
+    );
     let answer = world.serves("POST /v1/users?page=2", 200, "blue").await;
     assert_eq!(answer.body["path"], "/v1/users?page=2");
     assert_eq!(answer.body["host"], "any.example.com");
-    assert_eq!(world.ask("GET /v1/users").await.status, 404, "the match names POST alone");
-    assert_eq!(world.ask("POST /v1/users/7").await.status, 404, "a path without * is exact");
+    assert_eq!(
+        world.ask("GET /v1/users").await.status,
+        404,
+        "the match names POST alone"
+    );
+    assert_eq!(
+        world.ask("POST /v1/users/7").await.status,
+        404,
+        "a path without * is exact"
+    );
 
-    put(&world, "/gateway/routes/users", &json!({ "match": "POST /v1/users", "to": green.url() }));
+    put(
+        &world,
+        "/gateway/routes/users",
+        &json!({ "match": "POST /v1/users", "to": green.url() }),
+    );
     world.serves("POST /v1/users", 200, "green").await;
     delete(&world, "/gateway/routes/users");
     world.serves("POST /v1/users", 404, "").await;
@@ -84,11 +100,23 @@ async fn the_full_route(bootstrap: Bootstrap) {
     });
     put(&world, "/gateway/routes/orders/list", &route);
 
-    let right = || Ask::from("GET api.example.com/v1/orders/7?v=").with("x-tenant", "a").with("x-debug", "1");
-    let canary = world.serves(right().with("x-env-tag", "canary-v2"), 200, "orders-v2").await;
+    let right = || {
+        Ask::from("GET api.example.com/v1/orders/7?v=")
+            .with("x-tenant", "a")
+            .with("x-debug", "1")
+    };
+    let canary = world
+        .serves(right().with("x-env-tag", "canary-v2"), 200, "orders-v2")
+        .await;
     assert_eq!(canary.body["path"], "/orders/7?v=", "an override inherits the rewrite");
-    let whole = world.ask(Ask::from("POST api.example.com/v1/orders?v=1").with("x-tenant", "a")).await;
-    assert_eq!((whole.status, &whole.body["path"]), (200, &json!("/orders?v=1")), "what matched is replaced");
+    let whole = world
+        .ask(Ask::from("POST api.example.com/v1/orders?v=1").with("x-tenant", "a"))
+        .await;
+    assert_eq!(
+        (whole.status, &whole.body["path"]),
+        (200, &json!("/orders?v=1")),
+        "what matched is replaced"
+    );
 
     let answer = world.ask(right()).await;
     assert_eq!(answer.status, 200);
@@ -101,17 +129,34 @@ async fn the_full_route(bootstrap: Bootstrap) {
     assert!(!answer.headers.contains_key("server-timing"), "removed on the way out");
 
     for (why, wrong) in [
-        ("another host", Ask::from("GET www.example.com/v1/orders/7?v=").with("x-tenant", "a")),
-        ("another method", Ask::from("DELETE api.example.com/v1/orders/7?v=").with("x-tenant", "a")),
-        ("another tenant", Ask::from("GET api.example.com/v1/orders/7?v=").with("x-tenant", "b")),
-        ("no parameter", Ask::from("GET api.example.com/v1/orders/7").with("x-tenant", "a")),
-        ("no whole segment", Ask::from("GET api.example.com/v1/orders7?v=").with("x-tenant", "a")),
+        (
+            "another host",
+            Ask::from("GET www.example.com/v1/orders/7?v=").with("x-tenant", "a"),
+        ),
+        (
+            "another method",
+            Ask::from("DELETE api.example.com/v1/orders/7?v=").with("x-tenant", "a"),
+        ),
+        (
+            "another tenant",
+            Ask::from("GET api.example.com/v1/orders/7?v=").with("x-tenant", "b"),
+        ),
+        (
+            "no parameter",
+            Ask::from("GET api.example.com/v1/orders/7").with("x-tenant", "a"),
+        ),
+        (
+            "no whole segment",
+            Ask::from("GET api.example.com/v1/orders7?v=").with("x-tenant", "a"),
+        ),
     ] {
         assert_eq!(world.ask(wrong).await.status, 404, "{why}");
     }
 
     // A retry hides one upstream that answers 503; without one it shows.
-    let port = world.ask(Ask::from("GET api.example.com:8443/v1/orders/7?v=").with("x-tenant", "a")).await;
+    let port = world
+        .ask(Ask::from("GET api.example.com:8443/v1/orders/7?v=").with("x-tenant", "a"))
+        .await;
     assert_eq!(port.status, 200, "the port in Host is ignored");
     first.answer_with(503);
     let before = first.requests();
@@ -127,7 +172,11 @@ async fn the_full_route(bootstrap: Bootstrap) {
     let began = Instant::now();
     let slow = world.ask(right().with("x-env-tag", "canary-v2")).await;
     assert_eq!(slow.status, 504, "the timeout is 3 s");
-    assert!(began.elapsed() < Duration::from_millis(3900), "after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(3900),
+        "after {:?}",
+        began.elapsed()
+    );
 
     let disabled = json!({ "match": "GET api.example.com/v1/orders/7", "to": "orders-v1", "enabled": false });
     put(&world, "/gateway/routes/orders/list", &disabled);
@@ -171,9 +220,17 @@ async fn both_older_forms(bootstrap: Bootstrap) {
     put(&world, "/gateway/routes/user-service/create", &first);
     world.serves("POST /v1/users", 200, "user-service").await;
     assert_eq!(world.ask("GET /v1/users").await.status, 404);
-    assert_eq!(world.ask("POST /v1/users/7").await.status, 404, "the older forms' path is exact");
+    assert_eq!(
+        world.ask("POST /v1/users/7").await.status,
+        404,
+        "the older forms' path is exact"
+    );
 
-    put(&world, "/gateway/clusters/search", &json!({ "endpoints": [{ "address": users.address().to_string() }] }));
+    put(
+        &world,
+        "/gateway/clusters/search",
+        &json!({ "endpoints": [{ "address": users.address().to_string() }] }),
+    );
     let second = json!({ "host": "api.example.com", "path": "/v1/search", "service": "search", "timeout_ms": 3000 });
     put(&world, "/gateway/routes/search", &second);
     world.serves("GET api.example.com/v1/search", 200, "user-service").await;
@@ -201,8 +258,16 @@ async fn defaults_hold_where_nothing_is_written(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
     let upstream = Upstream::start("slow").await;
-    put(&world, "/gateway/routes/old", &json!({ "path": "/old", "upstream": upstream.url() }));
-    put(&world, "/gateway/routes/new", &json!({ "match": "/new/*", "to": upstream.url() }));
+    put(
+        &world,
+        "/gateway/routes/old",
+        &json!({ "path": "/old", "upstream": upstream.url() }),
+    );
+    put(
+        &world,
+        "/gateway/routes/new",
+        &json!({ "match": "/new/*", "to": upstream.url() }),
+    );
     world.serves("GET /new/1", 200, "slow").await;
     assert_eq!(world.ask("GET /old/1").await.status, 404);
     let defaults = json!({
@@ -230,11 +295,19 @@ async fn fields_of_later_releases_are_refused_by_name(bootstrap: Bootstrap) {
     ];
     for (field, value) in later {
         let key = format!("/gateway/routes/later-{}", field.replace('_', "-"));
-        put(&world, &key, &json!({ "match": "/later", "to": "http://127.0.0.1:1", field: value }));
+        put(
+            &world,
+            &key,
+            &json!({ "match": "/later", "to": "http://127.0.0.1:1", field: value }),
+        );
         let entry = world.document_is(&key, "rejected").await;
         let name = key.trim_start_matches("/gateway/");
         let reason = format!("{name}: {field}: not supported yet");
-        assert_eq!((&entry["path"], &entry["reason"]), (&json!(field), &json!(reason)), "{entry}");
+        assert_eq!(
+            (&entry["path"], &entry["reason"]),
+            (&json!(field), &json!(reason)),
+            "{entry}"
+        );
     }
     assert_eq!(world.ask("GET /later").await.status, 404);
 }
@@ -245,13 +318,20 @@ async fn a_lease_that_expires_takes_its_endpoint_out(bootstrap: Bootstrap) {
     let (stays, goes) = (Upstream::start("stays").await, Upstream::start("goes").await);
     put(&world, "/gateway/clusters/orders", &json!({}));
     put(&world, "/gateway/routes/orders", &json!({ "match": "/*" }));
-    world.etcd.etcdctl(&["put", "/services/orders/1", &stays.address().to_string()]);
+    world
+        .etcd
+        .etcdctl(&["put", "/services/orders/1", &stays.address().to_string()]);
     world.serves("GET /", 200, "stays").await;
 
     let granted = world.etcd.etcdctl(&["lease", "grant", "2"]);
-    let lease = granted.split_whitespace().nth(1).expect("lease ID granted with TTL(2s)");
+    let lease = granted
+        .split_whitespace()
+        .nth(1)
+        .expect("lease ID granted with TTL(2s)");
     let instance = json!({ "address": goes.address().to_string(), "weight": 2, "zone": "b" }).to_string();
-    world.etcd.etcdctl(&["put", "/services/orders/2", &instance, "--lease", lease]);
+    world
+        .etcd
+        .etcdctl(&["put", "/services/orders/2", &instance, "--lease", lease]);
     let mut both = vec![stays.address().to_string(), goes.address().to_string()];
     both.sort();
     eventually(LIMIT, || world.envoy.hosts("orders"), Some(both)).await;
@@ -259,17 +339,29 @@ async fn a_lease_that_expires_takes_its_endpoint_out(bootstrap: Bootstrap) {
 
     // etcd expires a lease when it likes; the time that counts begins when anyone could know.
     let mut client = world.client();
-    let mut watch = client.watch("/services/", Some(WatchOptions::new().with_prefix())).await.expect("watch");
+    let mut watch = client
+        .watch("/services/", Some(WatchOptions::new().with_prefix()))
+        .await
+        .expect("watch");
     let deleted = async {
         while let Some(message) = watch.message().await.expect("a watch that lasts") {
-            if message.events().iter().any(|event| event.event_type() == EventType::Delete) {
+            if message
+                .events()
+                .iter()
+                .any(|event| event.event_type() == EventType::Delete)
+            {
                 return Instant::now();
             }
         }
         panic!("the watch has ended");
     };
     let deleted = tokio::time::timeout(LIMIT, deleted).await.expect("the lease expires");
-    eventually(LIMIT, || world.envoy.hosts("orders"), Some(vec![stays.address().to_string()])).await;
+    eventually(
+        LIMIT,
+        || world.envoy.hosts("orders"),
+        Some(vec![stays.address().to_string()]),
+    )
+    .await;
     let took = deleted.elapsed();
     println!("{bootstrap:?}: an expired lease's endpoint left Envoy {took:?} after its key");
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -304,7 +396,11 @@ async fn a_cluster_of_listed_endpoints(bootstrap: Bootstrap) {
 
     // By name: 127.0.0.1 stands in every hosts file as localhost.
     let port = far.address().port();
-    put(&world, "/gateway/clusters/named", &json!({ "dns": format!("localhost:{port}") }));
+    put(
+        &world,
+        "/gateway/clusters/named",
+        &json!({ "dns": format!("localhost:{port}") }),
+    );
     put(&world, "/gateway/routes/named", &json!({ "match": "/named/*" }));
     world.serves("GET /named/1", 200, "far").await;
     world.nothing_was_refused().await;
@@ -316,7 +412,11 @@ async fn redirect_and_respond(bootstrap: Bootstrap) {
     let to = json!({ "redirect": { "scheme": "https", "host": "www.example.com", "path": "/new", "code": 308 } });
     put(&world, "/gateway/routes/whole", &json!({ "match": "/old", "to": to }));
     let to = json!({ "redirect": { "prefix": "/current" } });
-    put(&world, "/gateway/routes/prefix", &json!({ "match": "/legacy/*", "to": to }));
+    put(
+        &world,
+        "/gateway/routes/prefix",
+        &json!({ "match": "/legacy/*", "to": to }),
+    );
     let to = json!({ "respond": { "status": 418, "body": "short and stout", "headers": { "x-pot": "tea" } } });
     put(&world, "/gateway/routes/respond", &json!({ "match": "/tea", "to": to }));
     let tea = world.serves("GET /tea", 418, "").await;
@@ -335,9 +435,21 @@ async fn a_route_for_one_host_takes_nothing_from_others(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
     let (general, special) = (Upstream::start("general").await, Upstream::start("special").await);
-    put(&world, "/gateway/routes/general", &json!({ "match": "/*", "to": general.url() }));
-    put(&world, "/gateway/routes/wide", &json!({ "match": "*.example.com/wide", "to": special.url() }));
-    put(&world, "/gateway/routes/special", &json!({ "match": "api.example.com/v1/*", "to": special.url() }));
+    put(
+        &world,
+        "/gateway/routes/general",
+        &json!({ "match": "/*", "to": general.url() }),
+    );
+    put(
+        &world,
+        "/gateway/routes/wide",
+        &json!({ "match": "*.example.com/wide", "to": special.url() }),
+    );
+    put(
+        &world,
+        "/gateway/routes/special",
+        &json!({ "match": "api.example.com/v1/*", "to": special.url() }),
+    );
     world.serves("GET api.example.com/v1/a", 200, "special").await;
     world.serves("GET api.example.com/wide", 200, "special").await;
     world.serves("GET www.example.com/wide", 200, "special").await;
@@ -345,9 +457,17 @@ async fn a_route_for_one_host_takes_nothing_from_others(bootstrap: Bootstrap) {
     world.serves("GET www.example.com/v1/a", 200, "general").await;
     world.serves("GET www.example.org/wide", 200, "general").await;
     // The longest path wins whatever was written first; a priority wins over all.
-    put(&world, "/gateway/routes/longer", &json!({ "match": "api.example.com/v1/a", "to": general.url() }));
+    put(
+        &world,
+        "/gateway/routes/longer",
+        &json!({ "match": "api.example.com/v1/a", "to": general.url() }),
+    );
     world.serves("GET api.example.com/v1/a", 200, "general").await;
-    put(&world, "/gateway/routes/first", &json!({ "match": "/v1/*", "to": special.url(), "priority": 1 }));
+    put(
+        &world,
+        "/gateway/routes/first",
+        &json!({ "match": "/v1/*", "to": special.url(), "priority": 1 }),
+    );
     world.serves("GET api.example.com/v1/a", 200, "special").await;
     world.nothing_was_refused().await;
 }
@@ -385,7 +505,11 @@ async fn a_cluster_that_never_existed(bootstrap: Bootstrap) {
     world.serves("GET /late", 503, "").await;
     let entry = world.document_is("/gateway/routes/late", "accepted").await;
     assert!(entry["warnings"].to_string().contains("late"), "{entry}");
-    put(&world, "/gateway/clusters/late", &json!({ "endpoints": [{ "address": upstream.address().to_string() }] }));
+    put(
+        &world,
+        "/gateway/clusters/late",
+        &json!({ "endpoints": [{ "address": upstream.address().to_string() }] }),
+    );
     world.serves("GET /late", 200, "late").await;
 
     // Deleted while in use: it stays until its last user goes.
@@ -403,8 +527,16 @@ async fn listeners_come_and_go(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
     let upstream = Upstream::start("any").await;
-    put(&world, "/gateway/routes/all", &json!({ "match": "/all", "to": upstream.url() }));
-    put(&world, "/gateway/routes/inner", &json!({ "match": "/inner", "to": upstream.url(), "listeners": ["inner"] }));
+    put(
+        &world,
+        "/gateway/routes/all",
+        &json!({ "match": "/all", "to": upstream.url() }),
+    );
+    put(
+        &world,
+        "/gateway/routes/inner",
+        &json!({ "match": "/inner", "to": upstream.url(), "listeners": ["inner"] }),
+    );
     world.serves("GET /all", 200, "any").await;
     assert_eq!(world.ask("GET /inner").await.status, 404);
 
@@ -413,7 +545,11 @@ async fn listeners_come_and_go(bootstrap: Bootstrap) {
     put(&world, "/gateway/listeners/inner", &document);
     let status = async |path: &str| ask(&world.http, inner, &Ask::from(path)).await.status;
     eventually(LIMIT, || status("GET /inner"), 200).await;
-    assert_eq!(status("GET /all").await, 200, "a route without listeners is on all of them");
+    assert_eq!(
+        status("GET /all").await,
+        200,
+        "a route without listeners is on all of them"
+    );
     let escaped = ask(&world.http, inner, &Ask::from("GET /a%2Fb")).await;
     assert_eq!(escaped.status, 400, "an escaped slash is rejected");
     delete(&world, "/gateway/listeners/inner");
@@ -427,12 +563,32 @@ async fn groups_part_proxies(bootstrap: Bootstrap) {
     let world = World::start(bootstrap).await;
     let upstream = Upstream::start("any").await;
     let canary = own_address();
-    put(&world, "/gateway/groups/canary", &json!({ "match": [{ "id": "canary-*" }] }));
-    put(&world, "/gateway/listeners/canary", &json!({ "address": canary.to_string(), "groups": ["canary"] }));
+    put(
+        &world,
+        "/gateway/groups/canary",
+        &json!({ "match": [{ "id": "canary-*" }] }),
+    );
+    put(
+        &world,
+        "/gateway/listeners/canary",
+        &json!({ "address": canary.to_string(), "groups": ["canary"] }),
+    );
     let edge: Value = serde_json::from_str(&listener(world.address)).expect("JSON");
-    put(&world, "/gateway/listeners/edge", &json!({ "address": edge["address"], "groups": ["default"] }));
-    put(&world, "/gateway/routes/all", &json!({ "match": "/all", "to": upstream.url() }));
-    put(&world, "/gateway/routes/new", &json!({ "match": "/new", "to": upstream.url(), "groups": ["canary"] }));
+    put(
+        &world,
+        "/gateway/listeners/edge",
+        &json!({ "address": edge["address"], "groups": ["default"] }),
+    );
+    put(
+        &world,
+        "/gateway/routes/all",
+        &json!({ "match": "/all", "to": upstream.url() }),
+    );
+    put(
+        &world,
+        "/gateway/routes/new",
+        &json!({ "match": "/new", "to": upstream.url(), "groups": ["canary"] }),
+    );
     world.serves("GET /all", 200, "any").await;
     assert_eq!(world.ask("GET /new").await.status, 404);
     let envoy = Envoy::start(bootstrap, world.server.xds(), "canary-1").await;
@@ -445,7 +601,12 @@ async fn groups_part_proxies(bootstrap: Bootstrap) {
         .as_array()
         .expect("a list")
         .iter()
-        .map(|client| (client["node"]["id"].as_str().unwrap_or_default(), client["group"].as_str().unwrap_or_default()))
+        .map(|client| {
+            (
+                client["node"]["id"].as_str().unwrap_or_default(),
+                client["group"].as_str().unwrap_or_default(),
+            )
+        })
         .collect();
     groups.sort_unstable();
     assert_eq!(groups, [("canary-1", "canary"), ("edge-1", "default")]);

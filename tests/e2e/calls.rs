@@ -38,13 +38,18 @@ impl Tally {
 
     /// Who answered, if nobody failed to.
     pub(crate) fn answered_by(&self) -> Option<Vec<&str>> {
-        self.failures.is_empty().then(|| self.by.keys().map(String::as_str).collect())
+        self.failures
+            .is_empty()
+            .then(|| self.by.keys().map(String::as_str).collect())
     }
 }
 
 impl Calls {
     pub(crate) fn new() -> Self {
-        Self { answers: Arc::default(), ended: watch::Sender::new(0) }
+        Self {
+            answers: Arc::default(),
+            ended: watch::Sender::new(0),
+        }
     }
 
     /// One call has ended.
@@ -72,7 +77,9 @@ impl Calls {
         let enough = self.count() + calls;
         let mut ended = self.ended.subscribe();
         let wait = ended.wait_for(|count| *count >= enough);
-        let waited = timeout(Duration::from_secs(20), wait).await.map(|ended| drop(ended.expect("the sender is here")));
+        let waited = timeout(Duration::from_secs(20), wait)
+            .await
+            .map(|ended| drop(ended.expect("the sender is here")));
         waited.unwrap_or_else(|_| panic!("no {calls} more calls have ended: {} are there", self.count()));
     }
 }

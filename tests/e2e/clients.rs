@@ -80,7 +80,12 @@ impl Kind {
 
     /// The text of `listeners/echo`.
     pub(crate) fn listener(self, address: SocketAddr) -> String {
-        if self.is_envoy() { json!({ "address": address }) } else { json!({ "api": true }) }.to_string()
+        if self.is_envoy() {
+            json!({ "address": address })
+        } else {
+            json!({ "api": true })
+        }
+        .to_string()
     }
 
     /// What it refuses; `cluster` is the text of the document `clusters/blue`, `taken` an address in use.
@@ -127,20 +132,39 @@ struct Proxied {
 impl Proxied {
     async fn start(bootstrap: Bootstrap, servers: &[SocketAddr], address: SocketAddr) -> Self {
         let text = bootstrap.text(servers[0]);
-        let line = text.lines().find(|line| line.contains(&format!("port_value: {} ", servers[0].port())));
+        let line = text
+            .lines()
+            .find(|line| line.contains(&format!("port_value: {} ", servers[0].port())));
         let line = line.expect("the server's address has a line of its own");
         let also: String = servers[1..]
             .iter()
-            .map(|server| format!("\n{}", line.replace(&servers[0].port().to_string(), &server.port().to_string())))
+            .map(|server| {
+                format!(
+                    "\n{}",
+                    line.replace(&servers[0].port().to_string(), &server.port().to_string())
+                )
+            })
             .collect();
         let envoy = Envoy::start_with(&text.replace(line, &format!("{line}{also}")), "edge-1").await;
         envoy.ready().await;
-        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect_lazy();
         let calls = Calls::new();
-        eventually(FIRST_LIMIT, || async { call(channel.clone(), SAY, &[]).await.map(drop) }, Ok(())).await;
+        eventually(
+            FIRST_LIMIT,
+            || async { call(channel.clone(), SAY, &[]).await.map(drop) },
+            Ok(()),
+        )
+        .await;
         let mut caller = JoinSet::new();
         caller.spawn(call_constantly(channel.clone(), calls.clone()));
-        Self { _envoy: envoy, channel, calls, _caller: caller }
+        Self {
+            _envoy: envoy,
+            channel,
+            calls,
+            _caller: caller,
+        }
     }
 }
 
@@ -174,7 +198,9 @@ async fn call_constantly(channel: Channel, calls: Calls) {
 async fn call(channel: Channel, method: &str, headers: &[(&'static str, &'static str)]) -> Answer {
     let mut request = tonic::Request::new(Bytes::new());
     for (name, value) in headers {
-        request.metadata_mut().insert(*name, value.parse().expect("a header's value"));
+        request
+            .metadata_mut()
+            .insert(*name, value.parse().expect("a header's value"));
     }
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|error| error.to_string())?;
@@ -201,7 +227,10 @@ type Waiting = Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>;
 
 impl Proxyless {
     async fn start(kind: Kind, server: SocketAddr) -> Self {
-        let folder = tempfile::Builder::new().prefix("chancery-grpc-").tempdir().expect("make a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-grpc-")
+            .tempdir()
+            .expect("make a folder");
         let bootstrap = folder.path().join("bootstrap.json");
         fs::write(&bootstrap, bootstrap_text(server)).expect("write the bootstrap");
         let log = fs::File::create(folder.path().join("stderr.log")).expect("make a log");
@@ -214,14 +243,28 @@ impl Proxyless {
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {kind:?}: {error}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {kind:?}: {error}"));
         let (calls, waiting) = (Calls::new(), Arc::<Waiting>::default());
         let (commands, queue) = mpsc::unbounded_channel();
         let mut pipes = JoinSet::new();
         pipes.spawn(write(child.stdin.take().expect("a pipe"), queue));
-        pipes.spawn(read(child.stdout.take().expect("a pipe"), calls.clone(), Arc::clone(&waiting)));
+        pipes.spawn(read(
+            child.stdout.take().expect("a pipe"),
+            calls.clone(),
+            Arc::clone(&waiting),
+        ));
         let next = AtomicU64::new(0);
-        let client = Self { _child: child, commands, waiting, calls, next, _pipes: pipes, folder };
+        let client = Self {
+            _child: child,
+            commands,
+            waiting,
+            calls,
+            next,
+            _pipes: pipes,
+            folder,
+        };
         eventually(FIRST_LIMIT, || async { client.call(SAY, &[]).await.map(drop) }, Ok(())).await;
         client.command(json!({ "every_ms": DISTANCE.as_millis(), "call": SAY }));
         client
@@ -245,10 +288,16 @@ impl Client for Proxyless {
     async fn call(&self, method: &str, headers: &[(&'static str, &'static str)]) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, sender);
         let headers: BTreeMap<&str, &str> = headers.iter().copied().collect();
         self.command(json!({ "call": method, "headers": headers, "id": id }));
-        timeout(CALL_LIMIT, answer).await.expect("a call ends").expect("the program runs")
+        timeout(CALL_LIMIT, answer)
+            .await
+            .expect("a call ends")
+            .expect("the program runs")
     }
 }
 
@@ -276,9 +325,14 @@ fn program(kind: Kind) -> Command {
         _ => (tools::binary("node"), "client.js"),
     };
     let modules = root.join(".tools/grpc-js/node_modules");
-    assert!(program.exists() && modules.is_dir(), "the gRPC clients are missing: run `make tools`");
+    assert!(
+        program.exists() && modules.is_dir(),
+        "the gRPC clients are missing: run `make tools`"
+    );
     let mut command = Command::new(program);
-    command.env("NODE_PATH", modules).arg(root.join("tests/e2e/grpc").join(script));
+    command
+        .env("NODE_PATH", modules)
+        .arg(root.join("tests/e2e/grpc").join(script));
     command
 }
 
@@ -295,7 +349,11 @@ async fn read(pipe: ChildStdout, calls: Calls, waiting: Arc<Waiting>) {
     while let Ok(Some(line)) = lines.next_line().await {
         let report: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
         let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
-        let answer = if report["ok"] == true { Ok(text("by")) } else { Err(text("why")) };
+        let answer = if report["ok"] == true {
+            Ok(text("by"))
+        } else {
+            Err(text("why"))
+        };
         match report["id"].as_u64() {
             None => calls.record(answer),
             Some(id) => {

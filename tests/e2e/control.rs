@@ -87,7 +87,11 @@ struct Files {
 impl Files {
     fn new(upstream: &Upstream) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
-        let files = Self { folder, address: own_address(), upstream: upstream.address() };
+        let files = Self {
+            folder,
+            address: own_address(),
+            upstream: upstream.address(),
+        };
         files.write("lds", &files.listener());
         files
     }
@@ -102,7 +106,10 @@ impl Files {
                 "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] },
             })
         };
-        self.write("cds", &json!({ "resources": names.iter().map(cluster).collect::<Vec<_>>() }));
+        self.write(
+            "cds",
+            &json!({ "resources": names.iter().map(cluster).collect::<Vec<_>>() }),
+        );
     }
 
     fn route(&self, cluster: &str) {

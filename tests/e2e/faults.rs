@@ -70,7 +70,12 @@ impl Scene {
 
     /// Every key of etcd is served, and nothing else; no request has failed meanwhile.
     async fn ends_as_etcd(self) {
-        eventually(BACK, || async { self.world.ask("GET /r/5").await.upstream }, "b".to_owned()).await;
+        eventually(
+            BACK,
+            || async { self.world.ask("GET /r/5").await.upstream },
+            "b".to_owned(),
+        )
+        .await;
         self.world.serves("GET /r/0", 200, "b").await;
         self.world.serves("GET /r/1", 404, "").await;
         for n in 2..5 {
@@ -88,7 +93,11 @@ impl Scene {
 }
 
 fn traffic(world: &World) -> Load {
-    let clients = Clients { keep_alive: 2, fresh: 1, http2: 1 };
+    let clients = Clients {
+        keep_alive: 2,
+        fresh: 1,
+        http2: 1,
+    };
     Load::start(world.address, "any.example.com", "/steady", clients)
 }
 
@@ -102,8 +111,16 @@ async fn etcd_is_restarted(bootstrap: Bootstrap) {
     let scene = Scene::start(bootstrap).await;
     scene.world.etcd.kill();
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(scene.world.ask("GET /r/1").await.upstream, "a", "served while etcd is away");
-    assert_eq!(scene.world.server.try_get("/readyz").await.expect("an answer").0, 200, "still ready");
+    assert_eq!(
+        scene.world.ask("GET /r/1").await.upstream,
+        "a",
+        "served while etcd is away"
+    );
+    assert_eq!(
+        scene.world.server.try_get("/readyz").await.expect("an answer").0,
+        200,
+        "still ready"
+    );
     scene.world.etcd.restart().await;
     scene.change().await;
     scene.ends_as_etcd().await;
@@ -114,7 +131,11 @@ async fn etcd_is_frozen_for_20_seconds(bootstrap: Bootstrap) {
     let scene = Scene::start(bootstrap).await;
     scene.world.etcd.stop();
     sleep(Duration::from_secs(20)).await;
-    assert_eq!(scene.world.ask("GET /r/1").await.upstream, "a", "served while etcd is silent");
+    assert_eq!(
+        scene.world.ask("GET /r/1").await.upstream,
+        "a",
+        "served while etcd is silent"
+    );
     scene.world.etcd.cont();
     scene.change().await;
     scene.ends_as_etcd().await;
@@ -127,10 +148,17 @@ async fn history_is_compacted_while_disconnected(bootstrap: Bootstrap) {
     link.cut();
     sleep(Duration::from_millis(500)).await;
     scene.change().await;
-    let revision = scene.world.put("/gateway/routes/passing", r#"{ "match": "/passing", "to": "nowhere" }"#).await;
+    let revision = scene
+        .world
+        .put("/gateway/routes/passing", r#"{ "match": "/passing", "to": "nowhere" }"#)
+        .await;
     scene.world.delete("/gateway/routes/passing").await;
     scene.world.etcd.compact(revision + 1).await;
-    assert_eq!(scene.world.ask("GET /r/1").await.upstream, "a", "served while disconnected");
+    assert_eq!(
+        scene.world.ask("GET /r/1").await.upstream,
+        "a",
+        "served while disconnected"
+    );
     link.mend();
     scene.ends_as_etcd().await;
 }
@@ -147,10 +175,20 @@ async fn the_server_restarts_while_etcd_is_away(bootstrap: Bootstrap) {
     scene.world.server.ready().await;
     let (_, readiness) = scene.world.server.try_get("/readyz").await.expect("an answer");
     assert!(readiness["stale_since"].is_string(), "{readiness}");
-    assert_eq!(scene.world.server.versions().await, versions, "equal documents, equal versions");
-    assert_eq!(scene.world.server.get("/api/v1/snapshot").await["groups"]["default"]["source"], "disk");
+    assert_eq!(
+        scene.world.server.versions().await,
+        versions,
+        "equal documents, equal versions"
+    );
+    assert_eq!(
+        scene.world.server.get("/api/v1/snapshot").await["groups"]["default"]["source"],
+        "disk"
+    );
     let log = scene.world.server.log();
-    assert!(log.contains("saved"), "the log says that saved documents are served:\n{log}");
+    assert!(
+        log.contains("saved"),
+        "the log says that saved documents are served:\n{log}"
+    );
 
     // An Envoy that knows nothing gets everything.
     let address = scene.world.server.xds();
@@ -158,8 +196,15 @@ async fn the_server_restarts_while_etcd_is_away(bootstrap: Bootstrap) {
     scene.world.serves("GET /r/1", 200, "a").await;
     scene.world.etcd.restart().await;
     scene.change().await;
-    let fresh =
-        || async { scene.world.server.try_get("/readyz").await.map(|(_, body)| body["stale_since"].clone()).ok() };
+    let fresh = || async {
+        scene
+            .world
+            .server
+            .try_get("/readyz")
+            .await
+            .map(|(_, body)| body["stale_since"].clone())
+            .ok()
+    };
     eventually(BACK, fresh, Some(Value::Null)).await;
     scene.ends_as_etcd().await;
 }
@@ -168,7 +213,9 @@ async fn a_replica_born_after_a_document_turned_bad_serves_the_same(bootstrap: B
     let _shared = shared().await;
     let scene = Scene::start(bootstrap).await;
     let world = &scene.world;
-    world.put("/gateway/routes/r-2", r#"{ "match": "/r/2", "to": 7 }"#).await;
+    world
+        .put("/gateway/routes/r-2", r#"{ "match": "/r/2", "to": 7 }"#)
+        .await;
     world.document_is("/gateway/routes/r-2", "rejected").await;
     world.put("/gateway/clusters/never-good", "{").await;
     world.document_is("/gateway/clusters/never-good", "rejected").await;
@@ -179,7 +226,13 @@ async fn a_replica_born_after_a_document_turned_bad_serves_the_same(bootstrap: B
     eventually(LIMIT, || replica.versions(), versions.clone()).await;
     let states = |answer: Value| -> Vec<(Value, Value, Value)> {
         let documents = answer["documents"].as_array().cloned().unwrap_or_default();
-        let facts = |entry: Value| (entry["key"].clone(), entry["state"].clone(), entry["serving_revision"].clone());
+        let facts = |entry: Value| {
+            (
+                entry["key"].clone(),
+                entry["state"].clone(),
+                entry["serving_revision"].clone(),
+            )
+        };
         documents.into_iter().map(facts).collect()
     };
     let elder = states(world.server.get("/api/v1/documents").await);
@@ -205,8 +258,16 @@ async fn a_stop_drains_and_envoy_goes_on(bootstrap: Bootstrap) {
     scene.world.server.terminate();
     let status = scene.world.server.ended(Duration::from_secs(6)).await;
     let log = scene.world.server.log();
-    assert_eq!(status.code(), Some(0), "a stop that was asked for is no failure:\n{log}");
-    assert_eq!(scene.world.ask("GET /r/1").await.upstream, "a", "Envoy keeps what it has");
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "a stop that was asked for is no failure:\n{log}"
+    );
+    assert_eq!(
+        scene.world.ask("GET /r/1").await.upstream,
+        "a",
+        "Envoy keeps what it has"
+    );
     scene.change().await;
     scene.world.server.restart().await;
     scene.ends_as_etcd().await;
@@ -218,11 +279,18 @@ async fn a_port_in_use_ends_the_process_with_a_sentence() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a port");
     let address = taken.local_addr().expect("a bound listener has an address").to_string();
     for flag in ["--admin-listen", "--xds-listen"] {
-        let other = if flag == "--admin-listen" { "--xds-listen" } else { "--admin-listen" };
+        let other = if flag == "--admin-listen" {
+            "--xds-listen"
+        } else {
+            "--admin-listen"
+        };
         let arguments = ["serve", "--dir", ".", flag, &address, other, "127.0.0.1:0"];
         let (code, printed) = run_to_end(folder.path(), &arguments, LIMIT).await;
         assert_eq!(code, Some(1), "{flag}: {printed}");
         let last = printed.lines().last().unwrap_or_default();
-        assert!(last.contains(&address), "{flag}: the last line names the address: {last}");
+        assert!(
+            last.contains(&address),
+            "{flag}: the last line names the address: {last}"
+        );
     }
 }

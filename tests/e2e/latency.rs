@@ -50,8 +50,14 @@ async fn a_change_is_live_in_milliseconds(bootstrap: Bootstrap) {
     println!("  put sent → etcd has answered           {}", percentiles(&mut put));
     println!("  put sent → a bare watcher sees it      {}", percentiles(&mut bare));
     println!("  put answered → Envoy has the new route {}", percentiles(&mut live));
-    println!("  seen by the server → published         {}", split.publish.since(&before.publish));
-    println!("  published → acknowledged (each type)   {}", split.acknowledge.since(&before.acknowledge));
+    println!(
+        "  seen by the server → published         {}",
+        split.publish.since(&before.publish)
+    );
+    println!(
+        "  published → acknowledged (each type)   {}",
+        split.acknowledge.since(&before.acknowledge)
+    );
     world.nothing_was_refused().await;
 }
 
@@ -59,7 +65,10 @@ async fn a_change_is_live_in_milliseconds(bootstrap: Bootstrap) {
 async fn watched(world: &World) -> mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut client = world.client();
-    let mut watch = client.watch("/gateway/", Some(WatchOptions::new().with_prefix())).await.expect("watch");
+    let mut watch = client
+        .watch("/gateway/", Some(WatchOptions::new().with_prefix()))
+        .await
+        .expect("watch");
     tokio::spawn(async move {
         // The first message says that the watch was created.
         while let Ok(Some(message)) = watch.message().await {
@@ -104,7 +113,11 @@ impl Histogram {
         let prefix = format!("{name}_bucket{{le=\"");
         let bucket = |line: &str| {
             let (bound, count) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
-            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            let bound = if bound == "+Inf" {
+                f64::INFINITY
+            } else {
+                bound.parse().ok()?
+            };
             Some((bound, count.parse().ok()?))
         };
         Self(text.lines().filter_map(bucket).collect())
@@ -112,8 +125,12 @@ impl Histogram {
 
     /// The buckets that the median and the 99th percentile of what came since are in.
     fn since(&self, before: &Self) -> String {
-        let counts: Vec<(f64, f64)> =
-            self.0.iter().zip(&before.0).map(|((bound, now), (_, then))| (*bound, now - then)).collect();
+        let counts: Vec<(f64, f64)> = self
+            .0
+            .iter()
+            .zip(&before.0)
+            .map(|((bound, now), (_, then))| (*bound, now - then))
+            .collect();
         let total = counts.last().map_or(0.0, |(_, count)| *count);
         let below = |share: f64| {
             let bucket = counts.iter().find(|(_, count)| *count >= total * share);

@@ -41,7 +41,11 @@ pub(crate) struct Clients {
 
 impl Default for Clients {
     fn default() -> Self {
-        Self { keep_alive: 4, fresh: 2, http2: 2 }
+        Self {
+            keep_alive: 4,
+            fresh: 2,
+            http2: 2,
+        }
     }
 }
 
@@ -102,7 +106,10 @@ impl Load {
     /// Let every request under way end, and add up.
     pub(crate) async fn stop(self) -> Report {
         self.stop.cancel();
-        let mut report = Report { took: self.started.elapsed(), ..Report::default() };
+        let mut report = Report {
+            took: self.started.elapsed(),
+            ..Report::default()
+        };
         for client in self.clients.join_all().await {
             report.requests += client.requests;
             report.failures += client.failures;
@@ -136,7 +143,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, failures, reconnects, took, described, latencies: _ } = self;
+        let Self {
+            requests,
+            failures,
+            reconnects,
+            took,
+            described,
+            latencies: _,
+        } = self;
         let milliseconds = |percent| self.percentile(percent).as_secs_f64() * 1000.0;
         write!(
             formatter,
@@ -145,7 +159,9 @@ impl fmt::Display for Report {
             milliseconds(50),
             milliseconds(99)
         )?;
-        described.iter().try_for_each(|failure| write!(formatter, "\n    {failure}"))
+        described
+            .iter()
+            .try_for_each(|failure| write!(formatter, "\n    {failure}"))
     }
 }
 
@@ -183,8 +199,11 @@ impl Client {
     fn request(&self, http2: bool) -> Request<Empty<Bytes>> {
         let Target { host, path, .. } = self.target;
         let request = Request::builder();
-        let request =
-            if http2 { request.uri(format!("http://{host}{path}")) } else { request.uri(path).header("host", host) };
+        let request = if http2 {
+            request.uri(format!("http://{host}{path}"))
+        } else {
+            request.uri(path).header("host", host)
+        };
         request.body(Empty::new()).expect("a well-formed request")
     }
 

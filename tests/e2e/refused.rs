@@ -17,20 +17,44 @@ async fn a_listener_whose_port_is_taken_is_shown_as_refused(bootstrap: Bootstrap
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
     let upstream = Upstream::start("good").await;
-    world.put("/gateway/routes/good", json!({ "match": "/good", "to": upstream.url() }).to_string()).await;
+    world
+        .put(
+            "/gateway/routes/good",
+            json!({ "match": "/good", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /good", 200, "good").await;
-    let load = Load::start(world.address, "any.example.com", "/good", Clients { keep_alive: 1, fresh: 1, http2: 1 });
+    let load = Load::start(
+        world.address,
+        "any.example.com",
+        "/good",
+        Clients {
+            keep_alive: 1,
+            fresh: 1,
+            http2: 1,
+        },
+    );
 
     let port = std::net::TcpListener::bind(own_address()).expect("bind a port");
     let address = port.local_addr().expect("a bound listener has an address");
     world.put(TAKEN, listener(address)).await;
     let refused = world.document_is(TAKEN, "refused").await;
     let reason = refused["reason"].as_str().unwrap_or_default();
-    for part in ["refused by the proxy edge-1", "cannot bind", &address.to_string(), "Address already in use"] {
+    for part in [
+        "refused by the proxy edge-1",
+        "cannot bind",
+        &address.to_string(),
+        "Address already in use",
+    ] {
         assert!(reason.contains(part), "{part}: {reason}");
     }
     let told = reported(&world).await["refused"].clone();
-    assert!(told["message"].as_str().is_some_and(|message| message.contains("cannot bind")), "{told}");
+    assert!(
+        told["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("cannot bind")),
+        "{told}"
+    );
     assert!(world.server.metric_sum("chancery_nacks_total").await >= 1.0);
 
     // Other listeners come and change, and the free port alone mends nothing in delta: nobody sends it again.
@@ -38,13 +62,23 @@ async fn a_listener_whose_port_is_taken_is_shown_as_refused(bootstrap: Bootstrap
     world.put("/gateway/listeners/other", listener(other)).await;
     let good = || async { ask(&world.http, other, &"GET /good".into()).await.status };
     eventually(LIMIT, good, 200).await;
-    world.put("/gateway/routes/more", json!({ "match": "/more", "to": upstream.url() }).to_string()).await;
+    world
+        .put(
+            "/gateway/routes/more",
+            json!({ "match": "/more", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /more", 200, "good").await;
     for (name, state) in [("taken", "refused"), ("other", "accepted"), ("edge", "accepted")] {
         world.document_is(&format!("/gateway/listeners/{name}"), state).await;
     }
     drop(port);
-    world.put("/gateway/routes/again", json!({ "match": "/again", "to": upstream.url() }).to_string()).await;
+    world
+        .put(
+            "/gateway/routes/again",
+            json!({ "match": "/again", "to": upstream.url() }).to_string(),
+        )
+        .await;
     world.serves("GET /again", 200, "good").await;
     world.document_is(TAKEN, "refused").await;
 
@@ -55,7 +89,10 @@ async fn a_listener_whose_port_is_taken_is_shown_as_refused(bootstrap: Bootstrap
     assert_eq!(world.document_is(TAKEN, "accepted").await["reason"], Value::Null);
     let settled = || async {
         let reported = reported(&world).await;
-        (reported["refused"].clone(), reported["sent"]["nonce"] == reported["acknowledged"]["nonce"])
+        (
+            reported["refused"].clone(),
+            reported["sent"]["nonce"] == reported["acknowledged"]["nonce"],
+        )
     };
     eventually(LIMIT, settled, (Value::Null, true)).await;
     let report = load.stop().await;

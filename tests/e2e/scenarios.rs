@@ -40,9 +40,13 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("endpoints come and go", |stage| Box::pin(endpoints_come_and_go(stage))),
     ("failover", |stage| Box::pin(failover(stage))),
     ("NACK and fix", |stage| Box::pin(nack_and_fix(stage))),
-    ("what others understand", |stage| Box::pin(what_others_understand(stage))),
+    ("what others understand", |stage| {
+        Box::pin(what_others_understand(stage))
+    }),
     ("server restart", |stage| Box::pin(server_restart(stage))),
-    ("move to a second replica", |stage| Box::pin(move_to_a_second_replica(stage))),
+    ("move to a second replica", |stage| {
+        Box::pin(move_to_a_second_replica(stage))
+    }),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +77,11 @@ async fn pass(kind: Kind) {
         println!("{kind:?}: {name} ...");
         scenario(&mut stage).await;
         stage.leads_to(&["blue"]).await;
-        println!("{kind:?}: {name} passed in {:?}, {} calls so far", started.elapsed(), stage.client.calls().count());
+        println!(
+            "{kind:?}: {name} passed in {:?}, {} calls so far",
+            started.elapsed(),
+            stage.client.calls().count()
+        );
     }
 }
 
@@ -103,25 +111,49 @@ impl Stage {
             ("routes/say", route(&json!("blue"))),
         ];
         for (key, text) in documents {
-            store.kv_client().put(format!("/gateway/{key}"), text, None).await.expect("put");
+            store
+                .kv_client()
+                .put(format!("/gateway/{key}"), text, None)
+                .await
+                .expect("put");
         }
         let servers = [Server::on_etcd(&etcd).await, Server::on_etcd(&etcd).await];
-        let links =
-            [Proxy::start(servers[0].xds().to_string()).await, Proxy::start(servers[1].xds().to_string()).await];
+        let links = [
+            Proxy::start(servers[0].xds().to_string()).await,
+            Proxy::start(servers[1].xds().to_string()).await,
+        ];
         links[1].cut();
         for server in &servers {
             server.ready().await;
         }
         let client = kind.start(&[links[0].address(), links[1].address()], address).await;
-        Self { kind, _etcd: etcd, store, servers, links, current: 0, blue, green, client }
+        Self {
+            kind,
+            _etcd: etcd,
+            store,
+            servers,
+            links,
+            current: 0,
+            blue,
+            green,
+            client,
+        }
     }
 
     async fn put(&self, key: &str, text: impl Into<String>) {
-        self.store.kv_client().put(format!("/gateway/{key}"), text.into(), None).await.expect("put");
+        self.store
+            .kv_client()
+            .put(format!("/gateway/{key}"), text.into(), None)
+            .await
+            .expect("put");
     }
 
     async fn delete(&self, key: &str) {
-        self.store.kv_client().delete(format!("/gateway/{key}"), None).await.expect("delete");
+        self.store
+            .kv_client()
+            .delete(format!("/gateway/{key}"), None)
+            .await
+            .expect("delete");
     }
 
     /// Where `Say` leads.
@@ -197,7 +229,11 @@ async fn add(stage: &mut Stage) {
     stage.answers("/echo.Echo/Added", &[], None).await;
     let operations = vec![
         TxnOp::put("/gateway/clusters/added", cluster(&stage.green).to_string(), None),
-        TxnOp::put("/gateway/routes/added", r#"{ "match": "/echo.Echo/Added", "to": "added" }"#, None),
+        TxnOp::put(
+            "/gateway/routes/added",
+            r#"{ "match": "/echo.Echo/Added", "to": "added" }"#,
+            None,
+        ),
     ];
     transaction(stage, operations).await;
     stage.answers("/echo.Echo/Added", &[], Some("green")).await;
@@ -207,7 +243,10 @@ async fn add(stage: &mut Stage) {
 /// The same, gone.
 async fn remove(stage: &mut Stage) {
     let before = stage.client.calls().count();
-    let operations = vec![TxnOp::delete("/gateway/routes/added", None), TxnOp::delete("/gateway/clusters/added", None)];
+    let operations = vec![
+        TxnOp::delete("/gateway/routes/added", None),
+        TxnOp::delete("/gateway/clusters/added", None),
+    ];
     transaction(stage, operations).await;
     stage.answers("/echo.Echo/Added", &[], None).await;
     stage.none_failed(before);
@@ -229,7 +268,11 @@ async fn rename(stage: &mut Stage) {
     let names = ["blue", "azure", "navy", "blue"];
     for pair in names.windows(2) {
         let operations = vec![
-            TxnOp::put(format!("/gateway/clusters/{}", pair[1]), cluster(&stage.blue).to_string(), None),
+            TxnOp::put(
+                format!("/gateway/clusters/{}", pair[1]),
+                cluster(&stage.blue).to_string(),
+                None,
+            ),
             TxnOp::put("/gateway/routes/say", route(&json!(pair[1])), None),
             TxnOp::delete(format!("/gateway/clusters/{}", pair[0]), None),
         ];
@@ -243,7 +286,12 @@ async fn rename(stage: &mut Stage) {
 /// From one to the other by shares; the shares are seen.
 async fn weighted_shift(stage: &mut Stage) {
     let before = stage.client.calls().count();
-    for (blue, green, expected) in [(95, 5, 1..=25), (50, 50, 70..=130), (0, 100, 200..=200), (100, 0, 0..=0)] {
+    for (blue, green, expected) in [
+        (95, 5, 1..=25),
+        (50, 50, 70..=130),
+        (0, 100, 200..=200),
+        (100, 0, 0..=0),
+    ] {
         stage.route(weighted(blue, green)).await;
         let observe = || async {
             let answers = join_all((0..200).map(|_| stage.client.call(SAY, &[]))).await;
@@ -264,7 +312,10 @@ async fn header_match(stage: &mut Stage) {
     let canary = json!({ "match": { "grpc": "echo.Echo/Say", "headers": { "x-env": "canary" } }, "to": "green" });
     stage.put("routes/canary", canary.to_string()).await;
     stage.answers(SAY, &[("x-env", "canary")], Some("green")).await;
-    assert_eq!(stage.client.call(SAY, &[("x-env", "production")]).await, Ok("blue".to_owned()));
+    assert_eq!(
+        stage.client.call(SAY, &[("x-env", "production")]).await,
+        Ok("blue".to_owned())
+    );
     stage.leads_to(&["blue"]).await;
     stage.delete("routes/canary").await;
     stage.answers(SAY, &[("x-env", "canary")], Some("blue")).await;
@@ -275,14 +326,29 @@ async fn header_match(stage: &mut Stage) {
 async fn endpoints_come_and_go(stage: &mut Stage) {
     let before = stage.client.calls().count();
     let (blue, green) = (stage.blue.address().to_string(), stage.green.address().to_string());
-    stage.store.kv_client().put("/services/pool/a", blue, None).await.expect("put");
+    stage
+        .store
+        .kv_client()
+        .put("/services/pool/a", blue, None)
+        .await
+        .expect("put");
     stage.put("clusters/pool", r#"{ "protocol": "grpc" }"#).await;
     stage.route(json!("pool")).await;
     stage.has_cluster_instead_of("pool", "blue").await;
     stage.leads_to(&["blue"]).await;
-    stage.store.kv_client().put("/services/pool/b", green, None).await.expect("put");
+    stage
+        .store
+        .kv_client()
+        .put("/services/pool/b", green, None)
+        .await
+        .expect("put");
     stage.leads_to(&["blue", "green"]).await;
-    stage.store.kv_client().delete("/services/pool/b", None).await.expect("delete");
+    stage
+        .store
+        .kv_client()
+        .delete("/services/pool/b", None)
+        .await
+        .expect("delete");
     stage.leads_to(&["blue"]).await;
     stage.route(json!("blue")).await;
     stage.has_cluster_instead_of("blue", "pool").await;
@@ -332,7 +398,10 @@ async fn nack_and_fix(stage: &mut Stage) {
     stage.put(&refusable.key, refusable.mended).await;
     let settled = || async {
         let report = stage.reported(refusable.resource_type).await;
-        (report["refused"].clone(), report["sent"]["nonce"] == report["acknowledged"]["nonce"])
+        (
+            report["refused"].clone(),
+            report["sent"]["nonce"] == report["acknowledged"]["nonce"],
+        )
     };
     eventually(LIMIT, settled, (Value::Null, true)).await;
     stage.none_failed(before);
@@ -346,11 +415,26 @@ async fn what_others_understand(stage: &mut Stage) {
     let before = stage.client.calls().count();
     let documents = [
         ("listeners/other", json!({ "api": true })),
-        ("routes/moved", json!({ "match": "/moved/*", "to": { "redirect": { "host": "other" } } })),
-        ("routes/page", json!({ "match": "GET /page", "to": { "respond": { "status": 200 } } })),
-        ("routes/template", json!({ "match": "/users/{id}", "to": "blue", "rewrite": { "prefix": "/" } })),
-        ("routes/regex", json!({ "match": "~^/r[0-9]+$", "to": "green", "retry": { "attempts": 1, "on": ["503"] } })),
-        ("routes/query", json!({ "match": { "path": "/q", "query": { "a": "b" } }, "to": "blue" })),
+        (
+            "routes/moved",
+            json!({ "match": "/moved/*", "to": { "redirect": { "host": "other" } } }),
+        ),
+        (
+            "routes/page",
+            json!({ "match": "GET /page", "to": { "respond": { "status": 200 } } }),
+        ),
+        (
+            "routes/template",
+            json!({ "match": "/users/{id}", "to": "blue", "rewrite": { "prefix": "/" } }),
+        ),
+        (
+            "routes/regex",
+            json!({ "match": "~^/r[0-9]+$", "to": "green", "retry": { "attempts": 1, "on": ["503"] } }),
+        ),
+        (
+            "routes/query",
+            json!({ "match": { "path": "/q", "query": { "a": "b" } }, "to": "blue" }),
+        ),
         ("routes/gone", json!({ "match": "/echo.Echo/Gone", "to": "gone" })),
         (
             "routes/last",
@@ -363,7 +447,12 @@ async fn what_others_understand(stage: &mut Stage) {
     stage.answers("/echo.Echo/Last", &[], Some("green")).await;
     stage.answers("/echo.Echo/Gone", &[], None).await;
     for resource_type in ["listeners", "routes", "clusters", "endpoints"] {
-        assert_eq!(stage.reported(resource_type).await["refused"], Value::Null, "{:?}: {resource_type}", stage.kind);
+        assert_eq!(
+            stage.reported(resource_type).await["refused"],
+            Value::Null,
+            "{:?}: {resource_type}",
+            stage.kind
+        );
     }
     for (key, _) in &documents {
         stage.delete(key).await;
@@ -398,7 +487,12 @@ async fn move_to_a_second_replica(stage: &mut Stage) {
     stage.current = 1;
     stage.route(json!("green")).await;
     stage.leads_to(&["green"]).await;
-    assert_ne!(stage.reported("listeners").await, Value::Null, "{:?}: not connected to the second", stage.kind);
+    assert_ne!(
+        stage.reported("listeners").await,
+        Value::Null,
+        "{:?}: not connected to the second",
+        stage.kind
+    );
     stage.route(json!("blue")).await;
     stage.leads_to(&["blue"]).await;
     stage.none_failed(before);
@@ -407,5 +501,13 @@ async fn move_to_a_second_replica(stage: &mut Stage) {
 async fn transaction(stage: &Stage, operations: Vec<TxnOp>) {
     let always = Compare::mod_revision("never-written", CompareOp::Equal, 0);
     let transaction = Txn::new().when([always]).and_then(operations);
-    assert!(stage.store.kv_client().txn(transaction).await.expect("transaction").succeeded());
+    assert!(
+        stage
+            .store
+            .kv_client()
+            .txn(transaction)
+            .await
+            .expect("transaction")
+            .succeeded()
+    );
 }

@@ -34,7 +34,9 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
     let world = World::start(bootstrap).await;
     let (authority, address) = (Arc::new(Authority::new()), own_address());
     world.put(SECRET, secret(&authority, "server").to_string()).await;
-    world.put("/gateway/xds/listeners/secure", secure_listener(address).to_string()).await;
+    world
+        .put("/gateway/xds/listeners/secure", secure_listener(address).to_string())
+        .await;
     let mut certificates = vec![current(&authority)];
     let seen = || async { fresh(&authority, address).await.ok() };
     eventually(LIMIT, seen, Some(certificates[0].clone())).await;
@@ -54,7 +56,11 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
         let count = new.count();
         new.more(10).await;
         let after = new.since(count);
-        assert_eq!(after.answered_by(), certificates.last().map(|last| vec![last.as_str()]), "{after:?}");
+        assert_eq!(
+            after.answered_by(),
+            certificates.last().map(|last| vec![last.as_str()]),
+            "{after:?}"
+        );
     }
     lasting.more(10).await;
     clients.shutdown().await;
@@ -62,10 +68,17 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
     assert_eq!(failures, Vec::<String>::new(), "new connections");
     certificates.sort();
     assert_eq!(by.keys().cloned().collect::<Vec<_>>(), certificates);
-    assert_eq!(lasting.since(0).failures, Vec::<String>::new(), "a connection from before");
+    assert_eq!(
+        lasting.since(0).failures,
+        Vec::<String>::new(),
+        "a connection from before"
+    );
     world.nothing_was_refused().await;
     let shown = world.server.get("/api/v1/documents/xds/secrets/edge").await.to_string();
-    assert!(shown.contains("[redacted]") && !shown.contains("PRIVATE KEY"), "{shown}");
+    assert!(
+        shown.contains("[redacted]") && !shown.contains("PRIVATE KEY"),
+        "{shown}"
+    );
     println!(
         "{bootstrap:?}: {TIMES} certificates replaced, {} new connections, {} requests over one",
         new.count(),
@@ -84,7 +97,12 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// A new connection: the certificate that it meets.
 async fn open(authority: &Authority, address: SocketAddr) -> Result<(String, SendRequest<Empty<Bytes>>), Failure> {
     let stream = timeout(LIMIT, connect(authority, address)).await??;
-    let met = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).ok_or("no certificate")?;
+    let met = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .ok_or("no certificate")?;
     let met = format!("{:02x?}", &met[met.len() - 8..]);
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
@@ -92,10 +110,17 @@ async fn open(authority: &Authority, address: SocketAddr) -> Result<(String, Sen
 }
 
 async fn ask(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Failure> {
-    let request = Request::builder().uri("/").header("host", "chancery.internal").body(Empty::new())?;
+    let request = Request::builder()
+        .uri("/")
+        .header("host", "chancery.internal")
+        .body(Empty::new())?;
     sender.ready().await?;
     let status = timeout(LIMIT, sender.send_request(request)).await??.status();
-    if status == StatusCode::NO_CONTENT { Ok(()) } else { Err(status.to_string().into()) }
+    if status == StatusCode::NO_CONTENT {
+        Ok(())
+    } else {
+        Err(status.to_string().into())
+    }
 }
 
 /// One request over a new connection.

@@ -28,7 +28,10 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(40);
 
 /// A folder with these documents below `gateway/`.
 fn folder(documents: &[(&str, Value)]) -> TempDir {
-    let folder = tempfile::Builder::new().prefix("chancery-services-").tempdir().expect("make a folder");
+    let folder = tempfile::Builder::new()
+        .prefix("chancery-services-")
+        .tempdir()
+        .expect("make a folder");
     for (key, document) in documents {
         write(folder.path(), key, document);
     }
@@ -45,7 +48,9 @@ fn write(folder: &Path, key: &str, document: &Value) {
 fn outside() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     // Nothing is sent: it only says which address would be used (to a network that is for documentation).
-    socket.connect("192.0.2.1:9").expect("this machine has an address beside its loopback");
+    socket
+        .connect("192.0.2.1:9")
+        .expect("this machine has an address beside its loopback");
     socket.local_addr().expect("an address").ip()
 }
 
@@ -105,8 +110,14 @@ fn mtls(server: &Server, trusts: &Authority, is: &Authority) -> String {
     let path = |authority: &Authority, name: &str| authority.path(name).display().to_string();
     Bootstrap::Mtls
         .text(server.xds())
-        .replace("address: 127.0.0.1, port_value: ", &format!("address: {}, port_value: ", outside()))
-        .replace(&format!("address: {}, port_value: 9901", outside()), "address: 127.0.0.1, port_value: 9901")
+        .replace(
+            "address: 127.0.0.1, port_value: ",
+            &format!("address: {}, port_value: ", outside()),
+        )
+        .replace(
+            &format!("address: {}, port_value: 9901", outside()),
+            "address: 127.0.0.1, port_value: 9901",
+        )
         .replace("/etc/envoy/tls/client.pem", &path(is, "client.pem"))
         .replace("/etc/envoy/tls/client.key", &path(is, "client.key"))
         .replace("/etc/envoy/tls/ca.pem", &path(trusts, "ca.pem"))
@@ -119,7 +130,10 @@ pub(crate) async fn connect(authority: &Authority, address: SocketAddr) -> io::R
     roots.add(certificate).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let client = builder.expect("protocol versions").with_root_certificates(roots).with_no_client_auth();
+    let client = builder
+        .expect("protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("chancery.internal").expect("a name");
     TlsConnector::from(Arc::new(client)).connect(name, stream).await
@@ -140,8 +154,14 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     let (ours, stranger, edge) = (Authority::new(), Authority::new(), Authority::new());
     let address = own_address();
     let folder = folder(&[
-        ("routes/hello", json!({ "match": "/hello", "to": { "respond": { "status": 200, "body": "hello" } } })),
-        ("listeners/plain", serde_json::from_str(&listener(own_address())).expect("a listener")),
+        (
+            "routes/hello",
+            json!({ "match": "/hello", "to": { "respond": { "status": 200, "body": "hello" } } }),
+        ),
+        (
+            "listeners/plain",
+            serde_json::from_str(&listener(own_address())).expect("a listener"),
+        ),
         ("xds/listeners/secure", secure_listener(address)),
         ("xds/secrets/edge", secret(&edge, "server")),
     ]);
@@ -159,7 +179,12 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     let wrong_client = Envoy::start_with(&mtls(&server, &ours, &stranger), "stranger-1").await;
     let wrong_server = Envoy::start_with(&mtls(&server, &stranger, &ours), "stranger-2").await;
     for refused in [&wrong_client, &wrong_server] {
-        eventually(LIMIT, || async { refused.stat("cluster_manager.cds.update_failure").await > 0 }, true).await;
+        eventually(
+            LIMIT,
+            || async { refused.stat("cluster_manager.cds.update_failure").await > 0 },
+            true,
+        )
+        .await;
         assert_eq!(refused.stat("cluster_manager.cds.update_success").await, 0);
     }
     drop((wrong_client, wrong_server));
@@ -177,7 +202,10 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     write(server.folder(), "xds/secrets/edge", &secret(&new_edge, "server"));
     eventually(LIMIT, || answers(&new_edge, address), true).await;
     let clients = server.get("/api/v1/clients/edge-1").await;
-    assert_eq!(clients["clients"][0]["connected_at"], connected_at, "it is the same stream");
+    assert_eq!(
+        clients["clients"][0]["connected_at"], connected_at,
+        "it is the same stream"
+    );
     assert_eq!(clients["clients"].as_array().map(Vec::len), Some(1));
 }
 
@@ -187,8 +215,14 @@ async fn envoy_in_plaintext_from_outside_gets_everything_but_the_secret() {
     let edge = Authority::new();
     let (secure, plain) = (own_address(), own_address());
     let folder = folder(&[
-        ("routes/hello", json!({ "match": "/hello", "to": { "respond": { "status": 200, "body": "hello" } } })),
-        ("listeners/plain", serde_json::from_str(&listener(plain)).expect("a listener")),
+        (
+            "routes/hello",
+            json!({ "match": "/hello", "to": { "respond": { "status": 200, "body": "hello" } } }),
+        ),
+        (
+            "listeners/plain",
+            serde_json::from_str(&listener(plain)).expect("a listener"),
+        ),
         ("xds/listeners/secure", secure_listener(secure)),
         ("xds/secrets/edge", secret(&edge, "server")),
     ]);
@@ -202,7 +236,12 @@ async fn envoy_in_plaintext_from_outside_gets_everything_but_the_secret() {
     let envoy = Envoy::start_with(&bootstrap, "edge-1").await;
     envoy.ready().await;
     let http = http_client();
-    eventually(LIMIT, || async { ask(&http, plain, &"GET /hello".into()).await.status }, 200).await;
+    eventually(
+        LIMIT,
+        || async { ask(&http, plain, &"GET /hello".into()).await.status },
+        200,
+    )
+    .await;
     eventually(LIMIT, || warnings_of(&server, "edge-1"), json!(["secrets_withheld"])).await;
     assert!(!answers(&edge, secure).await);
     assert!(server.log().contains("--plaintext-secrets"), "the log says what to do");
@@ -222,9 +261,15 @@ async fn load_that_envoy_reports_shows_in_the_metrics() {
     let upstream = Upstream::start("users").await;
     let address = own_address();
     let folder = folder(&[
-        ("clusters/users", json!({ "endpoints": [{ "address": upstream.address().to_string() }] })),
+        (
+            "clusters/users",
+            json!({ "endpoints": [{ "address": upstream.address().to_string() }] }),
+        ),
         ("routes/users", json!({ "match": "/users", "to": "users" })),
-        ("listeners/edge", serde_json::from_str(&listener(address)).expect("a listener")),
+        (
+            "listeners/edge",
+            serde_json::from_str(&listener(address)).expect("a listener"),
+        ),
     ]);
     let server = Server::start_in(folder, &["--dir", "gateway"]).await;
     server.ready().await;
@@ -233,16 +278,28 @@ async fn load_that_envoy_reports_shows_in_the_metrics() {
     // What went before the first answer is not reported.
     eventually(LIMIT, || async { envoy.stat("load_reporter.requests").await > 0 }, true).await;
     let http = http_client();
-    eventually(LIMIT, || async { ask(&http, address, &"GET /users".into()).await.status }, 200).await;
+    eventually(
+        LIMIT,
+        || async { ask(&http, address, &"GET /users".into()).await.status },
+        200,
+    )
+    .await;
     for _ in 0..20 {
         assert_eq!(ask(&http, address, &"GET /users".into()).await.status, 200);
     }
     let counted = |metric: &'static str| {
         let server = &server;
-        async move { server.metric(&format!("chancery_load_requests_{metric}{{cluster=\"users\"}}")).await }
+        async move {
+            server
+                .metric(&format!("chancery_load_requests_{metric}{{cluster=\"users\"}}"))
+                .await
+        }
     };
     let issued = Some(upstream.requests() as f64);
     eventually(REPORTED_WITHIN, || counted("issued_total"), issued).await;
-    assert_eq!((counted("successful_total").await, counted("error_total").await), (issued, Some(0.0)));
+    assert_eq!(
+        (counted("successful_total").await, counted("error_total").await),
+        (issued, Some(0.0))
+    );
     assert_eq!(counted("in_progress").await, Some(0.0));
 }

@@ -58,7 +58,10 @@ async fn a_sidecar_takes_its_routes_by_name() {
     let address = own_address();
     let own = format!("address: {}, port_value: {}", address.ip(), address.port());
     let bootstrap = Bootstrap::Sidecar.text(server.xds());
-    assert!(bootstrap.contains("address: 127.0.0.1, port_value: 15001"), "where its listener is");
+    assert!(
+        bootstrap.contains("address: 127.0.0.1, port_value: 15001"),
+        "where its listener is"
+    );
     let bootstrap = bootstrap.replace("address: 127.0.0.1, port_value: 15001", &own);
     let envoy = Envoy::start_with(&bootstrap, "sidecar-1").await;
     envoy.ready().await;

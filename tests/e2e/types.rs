@@ -60,7 +60,9 @@ async fn put_listener_at(world: &World, name: &str, address: SocketAddr, manager
 pub(crate) async fn put_cluster(world: &World, upstream: &Upstream, on_demand: bool) {
     let endpoints = json!([{ "address": upstream.address().to_string() }]);
     let cluster = json!({ "endpoints": endpoints, "on_demand": on_demand });
-    world.put(&format!("/gateway/clusters/{}", upstream.name), cluster.to_string()).await;
+    world
+        .put(&format!("/gateway/clusters/{}", upstream.name), cluster.to_string())
+        .await;
 }
 
 /// Wait until a request is answered with this status by this upstream.
@@ -103,7 +105,14 @@ async fn virtual_hosts_come_one_by_one(source: Value) {
     };
     let put_host = async |name: &str, to: &Upstream| {
         let resource = host(name, to);
-        put(&world, "virtual_hosts", &format!("vh/{name}"), "config.route.v3.VirtualHost", resource).await;
+        put(
+            &world,
+            "virtual_hosts",
+            &format!("vh/{name}"),
+            "config.route.v3.VirtualHost",
+            resource,
+        )
+        .await;
     };
     // One is there before the route configuration that has it.
     put_host("first.example.com", &blue).await;
@@ -114,7 +123,11 @@ async fn virtual_hosts_come_one_by_one(source: Value) {
     serves(&world, address, "GET first.example.com/", 200, "blue").await;
     serves(&world, address, "GET a.example.com/", 404, "").await;
 
-    for (name, to) in [("a.example.com", &blue), ("b.example.com", &green), ("a.example.com", &green)] {
+    for (name, to) in [
+        ("a.example.com", &blue),
+        ("b.example.com", &green),
+        ("a.example.com", &green),
+    ] {
         put_host(name, to).await;
         serves(&world, address, &*format!("GET {name}/"), 200, &to.name).await;
     }
@@ -124,8 +137,14 @@ async fn virtual_hosts_come_one_by_one(source: Value) {
     serves(&world, address, "GET b.example.com/", 200, "green").await;
     put_host("a.example.com", &blue).await;
     serves(&world, address, "GET a.example.com/", 200, "blue").await;
-    let streams = world.server.get("/api/v1/clients/edge-1").await["clients"].as_array().map_or(0, Vec::len);
-    assert_eq!(streams, if source == ads() { 1 } else { 2 }, "a stream of its own, if it is told so");
+    let streams = world.server.get("/api/v1/clients/edge-1").await["clients"]
+        .as_array()
+        .map_or(0, Vec::len);
+    assert_eq!(
+        streams,
+        if source == ads() { 1 } else { 2 },
+        "a stream of its own, if it is told so"
+    );
     world.nothing_was_refused().await;
 }
 
@@ -150,11 +169,25 @@ async fn a_cluster_comes_when_a_request_needs_it() {
     let address = put_listener(&world, rds, on_demand_filter()).await;
     serves(&world, address, Ask::from("GET /").with("x-cluster", "nobody"), 503, "").await;
     assert_eq!(world.envoy.hosts("blue").await, None, "no part of the wildcard");
-    serves(&world, address, Ask::from("GET /").with("x-cluster", "blue"), 200, "blue").await;
+    serves(
+        &world,
+        address,
+        Ask::from("GET /").with("x-cluster", "blue"),
+        200,
+        "blue",
+    )
+    .await;
     world.delete("/gateway/clusters/blue").await;
     serves(&world, address, Ask::from("GET /").with("x-cluster", "blue"), 503, "").await;
     put_cluster(&world, &blue, true).await;
-    serves(&world, address, Ask::from("GET /").with("x-cluster", "blue"), 200, "blue").await;
+    serves(
+        &world,
+        address,
+        Ask::from("GET /").with("x-cluster", "blue"),
+        200,
+        "blue",
+    )
+    .await;
     world.nothing_was_refused().await;
 }
 
@@ -167,7 +200,14 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
         let abort = json!({ "http_status": status, "percentage": { "numerator": share } });
         json!({ "name": "answer", "typed_config": { "@type": format!("{EXTENSIONS}.http.fault.v3.HTTPFault"), "abort": abort } })
     };
-    put(&world, "extension_configs", "answer", "config.core.v3.TypedExtensionConfig", answer(418, 100)).await;
+    put(
+        &world,
+        "extension_configs",
+        "answer",
+        "config.core.v3.TypedExtensionConfig",
+        answer(418, 100),
+    )
+    .await;
     for upstream in [&blue, &green] {
         put_cluster(&world, upstream, false).await;
         let name = format!("scope-{}", upstream.name);
@@ -176,7 +216,14 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
         put(&world, "routes", &name, "config.route.v3.RouteConfiguration", routes).await;
         let key = json!({ "fragments": [{ "string_key": upstream.name }] });
         let scope = json!({ "name": upstream.name, "route_configuration_name": name, "key": key });
-        put(&world, "scoped_routes", &upstream.name, "config.route.v3.ScopedRouteConfiguration", scope).await;
+        put(
+            &world,
+            "scoped_routes",
+            &upstream.name,
+            "config.route.v3.ScopedRouteConfiguration",
+            scope,
+        )
+        .await;
     }
     let extractor = json!({ "name": "x-scope", "element_separator": ";", "index": 0 });
     let scoped = json!({ "scoped_routes": {
@@ -189,7 +236,14 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
 
     let scope = |name: &str| Ask::from("GET /").with("x-scope", name);
     serves(&world, address, scope("blue"), 418, "").await;
-    put(&world, "extension_configs", "answer", "config.core.v3.TypedExtensionConfig", answer(418, 0)).await;
+    put(
+        &world,
+        "extension_configs",
+        "answer",
+        "config.core.v3.TypedExtensionConfig",
+        answer(418, 0),
+    )
+    .await;
     serves(&world, address, scope("blue"), 200, "blue").await;
     serves(&world, address, scope("green"), 200, "green").await;
     world.delete("/gateway/xds/scoped_routes/blue").await;
@@ -210,7 +264,10 @@ layered_runtime:
 /// What `/runtime` says that a key is; empty: it is in no layer.
 async fn runtime_value(world: &World, key: &str) -> String {
     let page: Value = serde_json::from_str(&world.envoy.admin("/runtime").await).expect("JSON");
-    page["entries"][key]["final_value"].as_str().unwrap_or_default().to_owned()
+    page["entries"][key]["final_value"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 // F-02, SW-12, DX-18
@@ -238,7 +295,14 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     serves(&world, address, "GET /", 200, "green").await;
     assert_eq!(runtime_value(&world, key).await, "0");
     for (share, upstream) in [(100, "blue"), (0, "green")] {
-        put(&world, "runtime", "told", message, layer(json!({ key: share, "other": "text" }))).await;
+        put(
+            &world,
+            "runtime",
+            "told",
+            message,
+            layer(json!({ key: share, "other": "text" })),
+        )
+        .await;
         serves(&world, address, "GET /", 200, upstream).await;
         assert_eq!(runtime_value(&world, key).await, share.to_string());
         assert_eq!(runtime_value(&world, "other").await, "text");
@@ -277,7 +341,12 @@ async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
     let answered = async |world: &World, address, server: &str| {
         let observe = || async {
             let answer = ask(&world.http, address, &"GET /".into()).await;
-            answer.headers.get("server").and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned()
+            answer
+                .headers
+                .get("server")
+                .and_then(|name| name.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
         };
         eventually(LIMIT, observe, server.to_owned()).await;
     };
@@ -288,7 +357,12 @@ async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
     listen(&world, "second", second, &common, "beside").await;
     answered(&world, second, "beside").await;
     world.delete("/gateway/xds/listeners/second").await;
-    eventually(LIMIT, || async { ask(&world.http, second, &"GET /".into()).await.status }, 0).await;
+    eventually(
+        LIMIT,
+        || async { ask(&world.http, second, &"GET /".into()).await.status },
+        0,
+    )
+    .await;
     // What the client has is known from nothing but its versions.
     world.server.restart().await;
     world.server.ready().await;
@@ -297,13 +371,25 @@ async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
         answered(&world, first, server).await;
     }
     // The change comes while nobody serves, and nothing is left of the source that it brings back.
-    let drained =
-        || async { world.envoy.stats("total_(filter_chains|listeners)_draining$").await.iter().all(|(_, n)| *n == 0) };
+    let drained = || async {
+        world
+            .envoy
+            .stats("total_(filter_chains|listeners)_draining$")
+            .await
+            .iter()
+            .all(|(_, n)| *n == 0)
+    };
     eventually(LIMIT, drained, true).await;
     world.server.kill();
     let key = "/gateway/xds/listeners/typed";
     let text = world.etcd.etcdctl(&["get", "--print-value-only", key]);
-    world.put(key, text.replace("five", "six").replace(r#"{"ads":{}}"#, &common.to_string())).await;
+    world
+        .put(
+            key,
+            text.replace("five", "six")
+                .replace(r#"{"ads":{}}"#, &common.to_string()),
+        )
+        .await;
     world.server.restart().await;
     answered(&world, first, "six").await;
     world.nothing_was_refused().await;

@@ -24,7 +24,12 @@ impl Shop {
         let (blue, green) = (Upstream::start("blue").await, Upstream::start("green").await);
         put_cluster(&world, &blue, false).await;
         put_cluster(&world, &green, false).await;
-        let shop = Self { world, address: own_address(), blue, green };
+        let shop = Self {
+            world,
+            address: own_address(),
+            blue,
+            green,
+        };
         shop.set(virtual_hosts).await;
         shop.route("a", "a.example.com/*", &shop.blue).await;
         shop.route("wild", "*.example.org/*", &shop.blue).await;
@@ -59,9 +64,15 @@ impl Shop {
     /// The names of the virtual hosts that Envoy has, sorted.
     async fn loaded(&self) -> Vec<String> {
         let tables = self.world.envoy.config_dump("dynamic_route_configs").await;
-        let own = tables.iter().map(|table| &table["route_config"]).filter(|table| table["name"] == "shop");
+        let own = tables
+            .iter()
+            .map(|table| &table["route_config"])
+            .filter(|table| table["name"] == "shop");
         let hosts = own.filter_map(|table| table["virtual_hosts"].as_array()).flatten();
-        let mut names: Vec<String> = hosts.filter_map(|host| host["name"].as_str()).map(str::to_owned).collect();
+        let mut names: Vec<String> = hosts
+            .filter_map(|host| host["name"].as_str())
+            .map(str::to_owned)
+            .collect();
         names.sort();
         names
     }
@@ -76,8 +87,15 @@ async fn a_listener_loads_a_virtual_host_when_a_request_needs_it() {
     shop.serves("GET other.example.org/", 200, "blue").await;
     assert_eq!(shop.loaded().await, ["shop/*.example.org", "shop/b.example.org"]);
     assert_eq!(shop.status("GET unknown.example.com/").await, 404);
-    assert_eq!(shop.status("GET a.example.com/").await, 200, "the first request waits for its virtual host");
-    assert_eq!(shop.loaded().await, ["shop/*.example.org", "shop/a.example.com", "shop/b.example.org"]);
+    assert_eq!(
+        shop.status("GET a.example.com/").await,
+        200,
+        "the first request waits for its virtual host"
+    );
+    assert_eq!(
+        shop.loaded().await,
+        ["shop/*.example.org", "shop/a.example.com", "shop/b.example.org"]
+    );
 
     shop.route("a", "a.example.com/*", &shop.green).await;
     shop.serves("GET a.example.com/", 200, "green").await;
@@ -114,7 +132,12 @@ async fn a_listener_can_change_how_its_virtual_hosts_come() {
     let shop = Shop::open(Bootstrap::Delta, "all").await;
     for (virtual_hosts, known) in [("on_demand", "shop/b.example.org"), ("all", "b.example.org")] {
         shop.set(virtual_hosts).await;
-        eventually(LIMIT, || async { shop.loaded().await.iter().any(|name| name == known) }, true).await;
+        eventually(
+            LIMIT,
+            || async { shop.loaded().await.iter().any(|name| name == known) },
+            true,
+        )
+        .await;
         shop.serves("GET a.example.com/", 200, "blue").await;
         shop.serves("GET b.example.org/", 200, "green").await;
         shop.serves("GET unknown.example.com/", 404, "").await;

@@ -11,7 +11,10 @@ use crate::support::envoy::Bootstrap;
 use crate::support::upstream::Upstream;
 use crate::world::{World, quiet};
 
-with_both_bootstraps!(a_route_moves_to_clusters_that_are_new, a_route_to_hosts_that_are_all_unhealthy_gets_through);
+with_both_bootstraps!(
+    a_route_moves_to_clusters_that_are_new,
+    a_route_to_hosts_that_are_all_unhealthy_gets_through
+);
 
 const ROUTE: &str = "/gateway/routes/load";
 /// How often the route moves, each time to clusters that did not exist before.
@@ -59,10 +62,17 @@ async fn move_to(world: &World, n: usize, to: &Upstream, old: &[String]) -> Vec<
         };
         operations.push(TxnOp::put(format!("/gateway/clusters/{name}"), document, None));
     }
-    to.slow_down(if names.iter().any(|name| name.starts_with("checked")) { CHECK } else { Duration::ZERO });
+    to.slow_down(if names.iter().any(|name| name.starts_with("checked")) {
+        CHECK
+    } else {
+        Duration::ZERO
+    });
     let names_of: Vec<&str> = names.iter().map(String::as_str).collect();
     operations.push(TxnOp::put(ROUTE, route(&names_of), None));
-    operations.extend(old.iter().map(|name| TxnOp::delete(format!("/gateway/clusters/{name}"), None)));
+    operations.extend(
+        old.iter()
+            .map(|name| TxnOp::delete(format!("/gateway/clusters/{name}"), None)),
+    );
     world.transaction(operations).await;
     names
 }
@@ -89,7 +99,10 @@ async fn a_route_to_hosts_that_are_all_unhealthy_gets_through(bootstrap: Bootstr
     world.serves("GET api.example.com/load", 503, "").await;
     let took = began.elapsed();
     println!("{bootstrap:?}, a route to a cluster that does not become warm came through after {took:?}");
-    assert!((Duration::from_millis(4500)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_millis(4500)..Duration::from_secs(8)).contains(&took),
+        "{took:?}"
+    );
     world.serves("GET api.example.com/other", 200, "good").await;
     world.nothing_was_refused().await;
 }
@@ -104,7 +117,10 @@ fn checked(upstream: &Upstream) -> String {
 }
 
 fn route(clusters: &[&str]) -> String {
-    let to: Vec<Value> = clusters.iter().map(|name| json!({ "cluster": name, "weight": 1 })).collect();
+    let to: Vec<Value> = clusters
+        .iter()
+        .map(|name| json!({ "cluster": name, "weight": 1 }))
+        .collect();
     json!({ "match": "/load", "to": to, "timeout": "10s" }).to_string()
 }
 
@@ -129,7 +145,9 @@ async fn a_route_moves_while_the_proxy_is_away() {
             std::fs::remove_dir_all(world.server.folder().join("state")).expect("it saves what it serves");
         }
         let cluster = TxnOp::put(format!("/gateway/clusters/new-{n}"), checked(to), None);
-        world.transaction(vec![cluster, TxnOp::put(ROUTE, route(&[&format!("new-{n}")]), None)]).await;
+        world
+            .transaction(vec![cluster, TxnOp::put(ROUTE, route(&[&format!("new-{n}")]), None)])
+            .await;
         world.server.restart().await;
         world.serves("GET api.example.com/load", 200, &to.name).await;
     }

@@ -84,13 +84,24 @@ impl World {
         let envoy = Envoy::start_with(&(bootstrap.text(server.xds()) + more), "edge-1").await;
         envoy.ready().await;
         let client = etcd.client().await;
-        Self { etcd, server, envoy, address, http: http_client(), client }
+        Self {
+            etcd,
+            server,
+            envoy,
+            address,
+            http: http_client(),
+            client,
+        }
     }
 
     /// Put a key; the revision it got.
     pub(crate) async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
         let response = self.client.kv_client().put(key, value, None).await;
-        response.unwrap_or_else(|error| panic!("put {key}: {error}")).header().expect("a header").revision()
+        response
+            .unwrap_or_else(|error| panic!("put {key}: {error}"))
+            .header()
+            .expect("a header")
+            .revision()
     }
 
     /// Delete a key.
@@ -136,8 +147,16 @@ impl World {
 
     /// Envoy has refused nothing, by its own account and the server's.
     pub(crate) async fn nothing_was_refused(&self) {
-        assert_eq!(self.envoy.rejections().await, 0, "Envoy counts rejected updates:\n{}", self.envoy.log());
-        assert!(self.server.metric_sum("chancery_nacks_total").await.abs() < 0.5, "the server counts NACKs");
+        assert_eq!(
+            self.envoy.rejections().await,
+            0,
+            "Envoy counts rejected updates:\n{}",
+            self.envoy.log()
+        );
+        assert!(
+            self.server.metric_sum("chancery_nacks_total").await.abs() < 0.5,
+            "the server counts NACKs"
+        );
     }
 }
 
@@ -168,13 +187,22 @@ impl From<&str> for Ask {
         let (method, target) = text.split_once(' ').expect("METHOD [HOST]/PATH");
         let (host, path) = target.split_at(target.find('/').expect("a path"));
         let host = if host.is_empty() { "any.example.com" } else { host };
-        Self { method: method.to_owned(), host: host.to_owned(), path: path.to_owned(), headers: Vec::new() }
+        Self {
+            method: method.to_owned(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+        }
     }
 }
 
 impl fmt::Display for Ask {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}{} {:?}", self.method, self.host, self.path, self.headers)
+        write!(
+            formatter,
+            "{} {}{} {:?}",
+            self.method, self.host, self.path, self.headers
+        )
     }
 }
 
@@ -192,7 +220,9 @@ pub(crate) struct Answer {
 /// Ask any listener.
 pub(crate) async fn ask(http: &reqwest::Client, address: SocketAddr, request: &Ask) -> Answer {
     let method = request.method.parse().expect("a method");
-    let mut builder = http.request(method, format!("http://{address}{}", request.path)).header("host", &request.host);
+    let mut builder = http
+        .request(method, format!("http://{address}{}", request.path))
+        .header("host", &request.host);
     for (name, value) in &request.headers {
         builder = builder.header(*name, value);
     }
@@ -208,14 +238,25 @@ pub(crate) async fn ask(http: &reqwest::Client, address: SocketAddr, request: &A
         }
     };
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let upstream = headers.get("x-upstream").and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned();
+    let upstream = headers
+        .get("x-upstream")
+        .and_then(|name| name.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     let text = response.text().await.unwrap_or_default();
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Answer { status, upstream, headers, body }
+    Answer {
+        status,
+        upstream,
+        headers,
+        body,
+    }
 }
 
 /// A client that follows no redirects.
 pub(crate) fn http_client() -> reqwest::Client {
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none());
     builder.timeout(LIMIT).build().expect("a client")
 }

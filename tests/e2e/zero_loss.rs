@@ -45,14 +45,21 @@ async fn changes_under_load_lose_nothing(bootstrap: Bootstrap) {
     let took = began.elapsed();
     load.reach(REQUESTS).await;
     let changed = load.stop().await;
-    println!("{bootstrap:?}, {CHANGES} changes in {:.1} s: {changed}", took.as_secs_f64());
+    println!(
+        "{bootstrap:?}, {CHANGES} changes in {:.1} s: {changed}",
+        took.as_secs_f64()
+    );
 
     assert!(changed.requests >= REQUESTS);
     assert_eq!((untouched.failures, untouched.reconnects), (0, 0), "{untouched}");
     assert_eq!((changed.failures, changed.reconnects), (0, 0), "{changed}");
     scene.world.nothing_was_refused().await;
     assert!(scene.world.envoy.stat("http.edge.downstream_rq_2xx").await >= REQUESTS);
-    assert_eq!(scene.world.envoy.stat("http.edge.downstream_rq_5xx").await, 0, "Envoy itself counts failures");
+    assert_eq!(
+        scene.world.envoy.stat("http.edge.downstream_rq_5xx").await,
+        0,
+        "Envoy itself counts failures"
+    );
 }
 
 /// The cluster first, and the route to it in a later change, once it is warm (`warming` has both in one).
@@ -100,13 +107,25 @@ struct Scene {
 impl Scene {
     async fn start(bootstrap: Bootstrap) -> Self {
         let world = World::start(bootstrap).await;
-        let upstreams = [Upstream::start("zero").await, Upstream::start("one").await, Upstream::start("two").await];
+        let upstreams = [
+            Upstream::start("zero").await,
+            Upstream::start("one").await,
+            Upstream::start("two").await,
+        ];
         for upstream in &upstreams {
             let document = json!({ "endpoints": [{ "address": upstream.address().to_string() }] });
-            world.put(&format!("/gateway/clusters/{}", upstream.name), document.to_string()).await;
+            world
+                .put(&format!("/gateway/clusters/{}", upstream.name), document.to_string())
+                .await;
         }
         let route = json!({ "match": "/load", "to": "zero", "timeout": "10s" });
-        let scene = Self { world, upstreams, cluster: "registered-0".to_owned(), instances: vec![0], route };
+        let scene = Self {
+            world,
+            upstreams,
+            cluster: "registered-0".to_owned(),
+            instances: vec![0],
+            route,
+        };
         scene.world.put(&scene.cluster_key(), "{}").await;
         scene.world.put(&scene.instance_key(0), scene.address(0)).await;
         scene.world.put(ROUTE, scene.route.to_string()).await;
@@ -135,33 +154,50 @@ impl Scene {
         let to = &self.upstreams[1 + (n / 10) % 2].name;
         self.route = json!({ "match": "/load", "to": to, "timeout": "10s" });
         self.world.put(ROUTE, self.route.to_string()).await;
-        self.until("the route moved", async || self.route_action().await["cluster"] == to.as_str()).await;
+        self.until("the route moved", async || {
+            self.route_action().await["cluster"] == to.as_str()
+        })
+        .await;
         assert!(self.answered_by(to).await);
     }
 
     async fn weigh(&mut self, n: usize) {
         let weight = 1 + n;
         let to = json!([{ "cluster": "zero", "weight": weight }, { "cluster": "two", "weight": 3 }]);
-        self.put_route(json!({ "match": "/load", "to": to, "timeout": "10s" })).await;
+        self.put_route(json!({ "match": "/load", "to": to, "timeout": "10s" }))
+            .await;
         self.until("the weights", async || {
             let action = self.route_action().await;
-            let weights = action["weighted_clusters"]["clusters"].as_array().cloned().unwrap_or_default();
-            weights.iter().any(|cluster| cluster["name"] == "zero" && cluster["weight"] == weight)
+            let weights = action["weighted_clusters"]["clusters"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            weights
+                .iter()
+                .any(|cluster| cluster["name"] == "zero" && cluster["weight"] == weight)
         })
         .await;
     }
 
     async fn time_out(&mut self, n: usize) {
         let timeout = format!("{}ms", 10_001 + n);
-        self.put_route(json!({ "match": "/load", "to": "one", "timeout": timeout })).await;
+        self.put_route(json!({ "match": "/load", "to": "one", "timeout": timeout }))
+            .await;
         let expected = format!("10.{:03}s", 1 + n);
-        self.until("the timeout", async || self.route_action().await["timeout"] == expected.as_str()).await;
+        self.until("the timeout", async || {
+            self.route_action().await["timeout"] == expected.as_str()
+        })
+        .await;
     }
 
     async fn route_to_instances(&mut self) {
         let cluster = self.cluster.clone();
-        self.put_route(json!({ "match": "/load", "to": cluster, "timeout": "10s" })).await;
-        self.until("the cluster", async || self.route_action().await["cluster"] == cluster.as_str()).await;
+        self.put_route(json!({ "match": "/load", "to": cluster, "timeout": "10s" }))
+            .await;
+        self.until("the cluster", async || {
+            self.route_action().await["cluster"] == cluster.as_str()
+        })
+        .await;
     }
 
     async fn add_an_instance(&mut self) {
@@ -199,11 +235,20 @@ impl Scene {
             TxnOp::put(self.cluster_key(), "{}", None),
         ];
         // Registrations are another root, on another watch: instances that register under a new name come first.
-        self.world.put(&self.instance_key(self.instances[0]), self.address(self.instances[0])).await;
-        self.until("the new instances are known", async || self.knows_instances().await).await;
+        self.world
+            .put(&self.instance_key(self.instances[0]), self.address(self.instances[0]))
+            .await;
+        self.until("the new instances are known", async || self.knows_instances().await)
+            .await;
         self.world.transaction(renamed).await;
-        self.until("renamed", async || self.route_action().await["cluster"] == self.cluster.as_str()).await;
-        self.until("the old cluster gone", async || self.world.envoy.hosts(&old).await.is_none()).await;
+        self.until("renamed", async || {
+            self.route_action().await["cluster"] == self.cluster.as_str()
+        })
+        .await;
+        self.until("the old cluster gone", async || {
+            self.world.envoy.hosts(&old).await.is_none()
+        })
+        .await;
         self.world.delete(&old_instance).await;
     }
 
@@ -211,25 +256,38 @@ impl Scene {
         let (old_cluster, old_instance) = (self.cluster_key(), self.instance_key(self.instances[0]));
         let old = std::mem::replace(&mut self.cluster, format!("registered-{n}"));
         self.world.put(&self.cluster_key(), "{}").await;
-        self.world.put(&self.instance_key(self.instances[0]), self.address(self.instances[0])).await;
+        self.world
+            .put(&self.instance_key(self.instances[0]), self.address(self.instances[0]))
+            .await;
         self.until_hosts().await;
-        self.put_route(json!({ "match": "/load", "to": self.cluster, "timeout": "10s" })).await;
+        self.put_route(json!({ "match": "/load", "to": self.cluster, "timeout": "10s" }))
+            .await;
         self.world.delete(&old_cluster).await;
         self.world.delete(&old_instance).await;
-        self.until("renamed", async || self.route_action().await["cluster"] == self.cluster.as_str()).await;
-        self.until("the old cluster gone", async || self.world.envoy.hosts(&old).await.is_none()).await;
+        self.until("renamed", async || {
+            self.route_action().await["cluster"] == self.cluster.as_str()
+        })
+        .await;
+        self.until("the old cluster gone", async || {
+            self.world.envoy.hosts(&old).await.is_none()
+        })
+        .await;
     }
 
     async fn add_and_remove_a_listener(&mut self) {
         let address = own_address();
         let request = Ask::from("GET api.example.com/load");
         let status = async || ask(&self.world.http, address, &request).await.status;
-        self.world.put("/gateway/listeners/passing", crate::world::listener(address)).await;
+        self.world
+            .put("/gateway/listeners/passing", crate::world::listener(address))
+            .await;
         self.until("the listener answers", async || status().await == 200).await;
         self.world.delete("/gateway/listeners/passing").await;
         self.until("the listener is gone", async || {
             let listeners = self.world.envoy.config_dump("dynamic_listeners").await;
-            listeners.iter().all(|listener| listener["name"] != "passing" || listener["active_state"].is_null())
+            listeners
+                .iter()
+                .all(|listener| listener["name"] != "passing" || listener["active_state"].is_null())
         })
         .await;
     }
@@ -246,7 +304,9 @@ impl Scene {
     /// The action of the route under load, as Envoy has it.
     async fn route_action(&self) -> Value {
         let tables = self.world.envoy.config_dump("dynamic_route_configs").await;
-        let table = tables.into_iter().find(|table| table["route_config"]["name"] == crate::world::LISTENER);
+        let table = tables
+            .into_iter()
+            .find(|table| table["route_config"]["name"] == crate::world::LISTENER);
         table
             .map(|mut table| table["route_config"]["virtual_hosts"][0]["routes"][0]["route"].take())
             .unwrap_or_default()
@@ -256,18 +316,29 @@ impl Scene {
         let mut expected: Vec<String> = self.instances.iter().map(|upstream| self.address(*upstream)).collect();
         expected.sort();
         let expected = Some(expected);
-        self.until("the hosts", async || self.world.envoy.hosts(&self.cluster).await == expected).await;
+        self.until("the hosts", async || {
+            self.world.envoy.hosts(&self.cluster).await == expected
+        })
+        .await;
     }
 
     /// Registrations of a cluster that has no document yet are in no snapshot; the server has read them when it lists them.
     async fn knows_instances(&self) -> bool {
-        self.world.server.document(&self.instance_key(self.instances[0])).await.is_some()
+        self.world
+            .server
+            .document(&self.instance_key(self.instances[0]))
+            .await
+            .is_some()
     }
 
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
         let began = Instant::now();
         while !holds().await {
-            assert!(began.elapsed() < LIMIT, "{what}: not after {LIMIT:?}; the route is {}", self.route);
+            assert!(
+                began.elapsed() < LIMIT,
+                "{what}: not after {LIMIT:?}; the route is {}",
+                self.route
+            );
             sleep(LOOK).await;
         }
     }

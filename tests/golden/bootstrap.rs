@@ -13,15 +13,21 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     let take = |resource_type| resources(compiled, resource_type).remove(group).unwrap_or_default();
     let endpoints = by_name(take(ResourceType::Endpoint), "cluster_name");
     let mut routes = by_name(take(ResourceType::Route), "name");
-    take(ResourceType::VirtualHost).into_iter().for_each(|host| put_host_inside(host, &mut routes));
+    take(ResourceType::VirtualHost)
+        .into_iter()
+        .for_each(|host| put_host_inside(host, &mut routes));
     let mut secrets = take(ResourceType::Secret);
     secrets.iter_mut().for_each(without_type);
     let mut clusters = take(ResourceType::Cluster);
     let mut listeners = take(ResourceType::Listener);
     // Envoy knows no API listeners and is never sent any.
     listeners.retain(|listener| listener.get("api_listener").is_none());
-    clusters.iter_mut().for_each(|cluster| put_endpoints_inside(cluster, &endpoints));
-    listeners.iter_mut().for_each(|listener| put_routes_inside(listener, &routes));
+    clusters
+        .iter_mut()
+        .for_each(|cluster| put_endpoints_inside(cluster, &endpoints));
+    listeners
+        .iter_mut()
+        .for_each(|listener| put_routes_inside(listener, &routes));
     let bootstrap = json!({
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
         "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },
@@ -30,7 +36,10 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
 }
 
 fn by_name(resources: Vec<Value>, field: &str) -> BTreeMap<String, Value> {
-    resources.into_iter().map(|resource| (resource[field].as_str().unwrap_or_default().to_owned(), resource)).collect()
+    resources
+        .into_iter()
+        .map(|resource| (resource[field].as_str().unwrap_or_default().to_owned(), resource))
+        .collect()
 }
 
 fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {
@@ -40,10 +49,15 @@ fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>
     }
     let name = cluster["name"].as_str().unwrap_or_default().to_owned();
     let fields = cluster.as_object_mut().expect("a message");
-    fields.remove("eds_cluster_config").expect("an EDS cluster says where its endpoints come from");
+    fields
+        .remove("eds_cluster_config")
+        .expect("an EDS cluster says where its endpoints come from");
     fields.insert("type".to_owned(), json!("STATIC"));
     // An on-demand cluster's endpoints come when it is asked for; they are compiled like any other.
-    let mut assignment = endpoints.get(&name).unwrap_or_else(|| panic!("{name} has no ClusterLoadAssignment")).clone();
+    let mut assignment = endpoints
+        .get(&name)
+        .unwrap_or_else(|| panic!("{name} has no ClusterLoadAssignment"))
+        .clone();
     without_type(&mut assignment);
     fields.insert("load_assignment".to_owned(), assignment);
 }
@@ -54,7 +68,10 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
     let fields = manager.as_object_mut().expect("a connection manager");
     let rds = fields.remove("rds").expect("routes by RDS");
     let name = rds["route_config_name"].as_str().unwrap_or_default();
-    let mut configuration = routes.get(name).unwrap_or_else(|| panic!("{name} has no RouteConfiguration")).clone();
+    let mut configuration = routes
+        .get(name)
+        .unwrap_or_else(|| panic!("{name} has no RouteConfiguration"))
+        .clone();
     without_type(&mut configuration);
     fields.insert("route_config".to_owned(), configuration);
 }
@@ -62,7 +79,10 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
 /// A virtual host of its own, where its route configuration says that they are.
 fn put_host_inside(mut host: Value, routes: &mut BTreeMap<String, Value>) {
     without_type(&mut host);
-    let (name, _) = host["name"].as_str().and_then(|name| name.split_once('/')).expect("a name of two parts");
+    let (name, _) = host["name"]
+        .as_str()
+        .and_then(|name| name.split_once('/'))
+        .expect("a name of two parts");
     let Some(routes) = routes.get_mut(name) else { return };
     routes.as_object_mut().expect("a message").remove("vhds");
     match routes.get_mut("virtual_hosts").and_then(Value::as_array_mut) {

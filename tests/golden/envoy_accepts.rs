@@ -13,7 +13,9 @@ fn refusal(bootstrap: &str) -> Option<String> {
     let path = folder.path().join("envoy.yaml");
     fs::write(&path, bootstrap).expect("write the bootstrap");
     let mut command = Command::new(tools::binary("envoy"));
-    command.args(["--mode", "validate", "--log-level", "error", "--config-path"]).arg(&path);
+    command
+        .args(["--mode", "validate", "--log-level", "error", "--config-path"])
+        .arg(&path);
     let output = command.output().expect("run Envoy");
     (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }

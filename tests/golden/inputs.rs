@@ -18,7 +18,9 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn names() -> Vec<String> {
     let files = fs::read_dir(folder().join("in")).expect("tests/golden/in is there");
     let stem = |path: PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let mut names: Vec<String> = files.filter_map(|file| stem(file.expect("a readable entry").path())).collect();
+    let mut names: Vec<String> = files
+        .filter_map(|file| stem(file.expect("a readable entry").path()))
+        .collect();
     names.sort();
     names
 }
@@ -33,10 +35,19 @@ pub(crate) fn compiled(name: &str) -> Compiled {
 /// Documents by key, as YAML; written in the order in which they stand.
 pub(crate) fn compile(text: &str) -> Compiled {
     let documents: Map<String, Value> = serde_saphyr::from_str(text).expect("an object of documents");
-    let edits = documents.iter().zip(1..).map(|((key, value), revision)| edit(key, value, revision)).collect();
+    let edits = documents
+        .iter()
+        .zip(1..)
+        .map(|((key, value), revision)| edit(key, value, revision))
+        .collect();
     let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
-    let options = Options { ca_bundle: Some(ca_bundle), ..Options::default() };
-    let step = Compiled::new(options).apply(edits).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let options = Options {
+        ca_bundle: Some(ca_bundle),
+        ..Options::default()
+    };
+    let step = Compiled::new(options)
+        .apply(edits)
+        .unwrap_or_else(|faults| panic!("{faults:?}"));
     step.compiled
 }
 
@@ -48,6 +59,13 @@ fn edit(key: &str, value: &Value, revision: i64) -> Edit {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parsed = document::parse(&key, text.as_bytes(), &Limits::default());
     let document = parsed.unwrap_or_else(|error| panic!("{key}: {error}")).document;
-    let accepted = Accepted { document, create_revision: revision, mod_revision: revision };
-    Edit { key, accepted: Some(accepted) }
+    let accepted = Accepted {
+        document,
+        create_revision: revision,
+        mod_revision: revision,
+    };
+    Edit {
+        key,
+        accepted: Some(accepted),
+    }
 }

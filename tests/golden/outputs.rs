@@ -43,7 +43,11 @@ fn documents_become_the_same_resources_as_ever() {
             }
         }
     }
-    assert!(differences.is_empty(), "{}\nCHANCERY_GOLDEN=write accepts them", differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{}\nCHANCERY_GOLDEN=write accepts them",
+        differences.join("\n")
+    );
 }
 
 #[test]

@@ -42,7 +42,14 @@ fn edit(key: &str, value: &Value, revision: i64) -> Result<Edit, Rejection> {
     let (word, name) = key.split_once('/').expect("a kind and a name");
     let key = DocumentKey::new(Kind::from_word(word).expect("a kind"), name);
     let document = document::parse(&key, value.to_string().as_bytes(), &Limits::default())?.document;
-    Ok(Edit { key, accepted: Some(Accepted { document, create_revision: revision, mod_revision: revision }) })
+    Ok(Edit {
+        key,
+        accepted: Some(Accepted {
+            document,
+            create_revision: revision,
+            mod_revision: revision,
+        }),
+    })
 }
 
 #[test]
@@ -57,7 +64,9 @@ fn every_example_is_refused_or_accepted_as_it_says() {
             match judged(&case) {
                 Ok(()) => wrong.push(format!("{id}, refused[{index}]: is accepted: {}", case.resource)),
                 Err(rejection) if case.says.is_empty() || !rejection.to_string().starts_with(&start) => {
-                    wrong.push(format!("{id}, refused[{index}]: says\n  {rejection}\nand not\n  {start}"));
+                    wrong.push(format!(
+                        "{id}, refused[{index}]: says\n  {rejection}\nand not\n  {start}"
+                    ));
                 }
                 Err(_) => {}
             }
@@ -77,9 +86,15 @@ const SECTIONS: [(&str, usize); 6] = [("NE", 11), ("NR", 48), ("NC", 53), ("NP",
 #[test]
 fn every_condition_has_examples_or_a_reason() {
     let catalogue = Catalogue::load();
-    let expected = SECTIONS.iter().flat_map(|(section, count)| (1..=*count).map(move |n| format!("{section}-{n:02}")));
+    let expected = SECTIONS
+        .iter()
+        .flat_map(|(section, count)| (1..=*count).map(move |n| format!("{section}-{n:02}")));
     let expected: BTreeSet<String> = expected.chain(["NC-39b".to_owned()]).collect();
-    let found: BTreeSet<String> = catalogue.conditions.iter().map(|condition| condition.id.clone()).collect();
+    let found: BTreeSet<String> = catalogue
+        .conditions
+        .iter()
+        .map(|condition| condition.id.clone())
+        .collect();
     assert_eq!(found, expected);
     assert_eq!(catalogue.conditions.len(), expected.len(), "each once");
     for condition in &catalogue.conditions {
@@ -103,16 +118,33 @@ fn the_page_about_refusals_is_up_to_date() {
         return;
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == page, "{} is not what the examples say; CHANCERY_GOLDEN=write writes it", path.display());
+    assert!(
+        found == page,
+        "{} is not what the examples say; CHANCERY_GOLDEN=write writes it",
+        path.display()
+    );
 }
 
 fn page(catalogue: &Catalogue) -> String {
     let mut page = include_str!("refusals/head.md").to_owned();
-    let titles = ["Any resource", "Routes", "Clusters", "Endpoints", "Listeners", "Scopes, secrets, others"];
+    let titles = [
+        "Any resource",
+        "Routes",
+        "Clusters",
+        "Endpoints",
+        "Listeners",
+        "Scopes, secrets, others",
+    ];
     for ((section, _), title) in SECTIONS.iter().zip(titles) {
-        let rows = catalogue.conditions.iter().filter(|condition| condition.id.starts_with(section));
-        write!(page, "\n## {title}\n\n| ID | when | verdict | field and sentence, by example |\n|---|---|---|---|\n")
-            .expect("a string takes everything");
+        let rows = catalogue
+            .conditions
+            .iter()
+            .filter(|condition| condition.id.starts_with(section));
+        write!(
+            page,
+            "\n## {title}\n\n| ID | when | verdict | field and sentence, by example |\n|---|---|---|---|\n"
+        )
+        .expect("a string takes everything");
         rows.for_each(|condition| page.push_str(&row(catalogue, condition)));
     }
     page
@@ -128,6 +160,16 @@ fn row(catalogue: &Catalogue, condition: &Condition) -> String {
             ("refused", format!("`{}`: {}", rejection.path, rejection.reason))
         }
     };
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ").replace('<', "\\<").replace('*', "\\*");
-    format!("| {} | {} | {verdict} | {} |\n", condition.id, cell(&condition.when), cell(&what))
+    let cell = |text: &str| {
+        text.replace('|', "\\|")
+            .replace('\n', " ")
+            .replace('<', "\\<")
+            .replace('*', "\\*")
+    };
+    format!(
+        "| {} | {} | {verdict} | {} |\n",
+        condition.id,
+        cell(&condition.when),
+        cell(&what)
+    )
 }

@@ -64,11 +64,17 @@ const EXPECTED: &[(&str, &str)] = &[
     ("GET /7 host: all.example.com:8080", "/all/7"),
     ("GET / host: all.example.com", "/all/"),
     ("GET /host", "/host for orders.internal"),
-    ("GET /old/7?q=1 host: h.example.com", "308 http://h.example.com/new/7?q=1"),
+    (
+        "GET /old/7?q=1 host: h.example.com",
+        "308 http://h.example.com/new/7?q=1",
+    ),
     ("GET /old host: h.example.com", "308 http://h.example.com/new"),
     ("GET /older/7 host: h.example.com", "301 http://h.example.com/7"),
     ("GET /older host: h.example.com", "301 http://h.example.com/"),
-    ("GET /item/7?q=1 host: h.example.com", "301 http://h.example.com/items?q=1"),
+    (
+        "GET /item/7?q=1 host: h.example.com",
+        "301 http://h.example.com/items?q=1",
+    ),
     ("GET /secure?q=1", "301 https://new.example.com/secure?q=1"),
     ("GET /respond", "418 application/json"),
     ("PUT /method", "200"),
@@ -92,11 +98,16 @@ const EXPECTED: &[(&str, &str)] = &[
 async fn envoy_matches_rewrites_and_answers_as_documented() {
     let upstream = Upstream::start("echo").await;
     let listener = own_address();
-    let documents =
-        DOCUMENTS.replace("UPSTREAM", &upstream.address().to_string()).replace("LISTENER", &listener.to_string());
+    let documents = DOCUMENTS
+        .replace("UPSTREAM", &upstream.address().to_string())
+        .replace("LISTENER", &listener.to_string());
     let envoy = Envoy::start_with(&bootstrap::of_group(&compile(&documents), "default"), "golden").await;
     envoy.ready().await;
-    let client = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().expect("a client");
+    let client = reqwest::Client::builder()
+        .redirect(Policy::none())
+        .no_proxy()
+        .build()
+        .expect("a client");
     let base = format!("http://{listener}");
     let answers = || async { client.get(format!("{base}/respond")).send().await.is_ok() };
     eventually(Duration::from_secs(5), answers, true).await;
@@ -118,7 +129,10 @@ async fn outcome(client: &reqwest::Client, base: &str, request: &str) -> String 
     if let Some((name, value)) = words.next().and_then(|header| header.split_once(": ")) {
         builder = builder.header(if name == "host" { HOST.as_str() } else { name }, value);
     }
-    let response = builder.send().await.unwrap_or_else(|error| panic!("{request}: {error}"));
+    let response = builder
+        .send()
+        .await
+        .unwrap_or_else(|error| panic!("{request}: {error}"));
     let status = response.status().as_u16();
     if response.headers().contains_key("x-upstream") {
         let echo: Value = response.json().await.expect("the upstream's JSON");

@@ -60,11 +60,19 @@ impl Server {
         for (key, value) in documents {
             store.put(key, value.as_bytes().to_vec());
         }
-        let options =
-            Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
+        let options = Options {
+            layout: Layout::default(),
+            confirm_mass_loss: false,
+            re2_max_program_size: 100,
+            ca_bundle: None,
+        };
         let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
         let (commands_in, commands) = mpsc::channel(8);
-        let (health, health_out) = watch::channel(Health { ready: true, pending: Vec::new(), stale_since: None });
+        let (health, health_out) = watch::channel(Health {
+            ready: true,
+            pending: Vec::new(),
+            stale_since: None,
+        });
         let (snapshots, token) = (Arc::new(Store::default()), CancellationToken::new());
         let fleet = Fleet::default();
         let admin = Admin {
@@ -80,7 +88,18 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let running = tokio::spawn(admin::serve(listener, admin, token.clone()));
         let client = Client::new();
-        let server = Self { address, store, world, snapshots, fleet, commands, health, token, running, client };
+        let server = Self {
+            address,
+            store,
+            world,
+            snapshots,
+            fleet,
+            commands,
+            health,
+            token,
+            running,
+            client,
+        };
         server.read_again().await;
         server
     }
@@ -90,9 +109,17 @@ impl Server {
         let mut inputs = Vec::new();
         for root in [Root::Documents, Root::Registrations] {
             let (revision, entries) = self.store.list(Layout::default().prefix_of(&root)).await.unwrap();
-            inputs.push(Input::Listed { root, revision, reason: ListReason::Start, entries });
+            inputs.push(Input::Listed {
+                root,
+                revision,
+                reason: ListReason::Start,
+                entries,
+            });
         }
-        let moment = Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::now() };
+        let moment = Moment {
+            instant: tokio::time::Instant::now().into_std(),
+            wall: SystemTime::now(),
+        };
         let planned = plan(&self.world.load(), inputs, moment);
         self.publish(&planned.difference, planned.world.revision());
         self.world.store(Arc::new(planned.world));
@@ -107,21 +134,38 @@ impl Server {
             withhold_removals: false,
             group_rules: Arc::new([]),
         };
-        self.snapshots.publish(Arc::new(self.snapshots.current().next(difference, facts)));
+        self.snapshots
+            .publish(Arc::new(self.snapshots.current().next(difference, facts)));
     }
 
     async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<String>) -> Answer {
-        let mut request = self.client.request(method, format!("http://{}{path}", self.address)).body(body.into());
+        let mut request = self
+            .client
+            .request(method, format!("http://{}{path}", self.address))
+            .body(body.into());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = request.send().await.unwrap();
-        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        let (status, content_type, etag) =
-            (response.status(), header("content-type").unwrap_or_default(), header("etag"));
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let (status, content_type, etag) = (
+            response.status(),
+            header("content-type").unwrap_or_default(),
+            header("etag"),
+        );
         let text = response.text().await.unwrap();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Answer { status, content_type, etag, body }
+        Answer {
+            status,
+            content_type,
+            etag,
+            body,
+        }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -148,16 +192,33 @@ impl Server {
 fn problem(answer: &Answer, status: StatusCode, code: &str) -> String {
     let mut body = answer.body.clone();
     let fields: Vec<String> = body.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(fields, ["code", "detail", "key", "path", "retryable", "status", "title", "type"]);
-    let found = (answer.status, answer.content_type.as_str(), body["code"].as_str().unwrap(), body["status"].as_u64());
-    assert_eq!(found, (status, "application/problem+json", code, Some(status.as_u16().into())), "{answer:?}");
+    assert_eq!(
+        fields,
+        ["code", "detail", "key", "path", "retryable", "status", "title", "type"]
+    );
+    let found = (
+        answer.status,
+        answer.content_type.as_str(),
+        body["code"].as_str().unwrap(),
+        body["status"].as_u64(),
+    );
+    assert_eq!(
+        found,
+        (status, "application/problem+json", code, Some(status.as_u16().into())),
+        "{answer:?}"
+    );
     body["detail"].take().as_str().unwrap().to_owned()
 }
 
 /// One resource of the group `default`.
 fn change(resource_type: ResourceType, resource: Resource) -> ResourceChange {
     let name = Arc::clone(&resource.name);
-    ResourceChange { group: "default".into(), resource_type, name, resource: Some(Arc::new(resource)) }
+    ResourceChange {
+        group: "default".into(),
+        resource_type,
+        name,
+        resource: Some(Arc::new(resource)),
+    }
 }
 
 /// A delta stream of this node, of the group `default`.
@@ -175,7 +236,11 @@ fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
 }
 
 fn sent(version: u128, sequence: u64) -> Sent {
-    Sent { version: SetVersion(version), nonce: Some(Nonce::new(0xa, sequence)), at: SystemTime::UNIX_EPOCH + BUILT_AT }
+    Sent {
+        version: SetVersion(version),
+        nonce: Some(Nonce::new(0xa, sequence)),
+        at: SystemTime::UNIX_EPOCH + BUILT_AT,
+    }
 }
 
 const CLUSTER: &str = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
@@ -185,8 +250,14 @@ const ROUTE: &str = r#"{"match": "/v1/users", "to": "users"}"#;
 async fn the_index_names_every_endpoint() {
     let server = Server::start(&[]).await;
     let index = server.get("/").await;
-    for endpoint in ["/healthz", "/readyz", "/metrics", "/api/v1/documents", "/api/v1/clients/NODE", "/api/v1/release"]
-    {
+    for endpoint in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/v1/documents",
+        "/api/v1/clients/NODE",
+        "/api/v1/release",
+    ] {
         assert!(index.as_str().unwrap().contains(endpoint), "{endpoint}");
     }
 }
@@ -195,14 +266,24 @@ async fn the_index_names_every_endpoint() {
 async fn ready_is_what_the_loop_says() {
     let server = Server::start(&[]).await;
     assert_eq!(server.get("/healthz").await, json!({ "status": "ok" }));
-    assert_eq!(server.get("/readyz").await, json!({ "ready": true, "pending": [], "stale_since": null }));
+    assert_eq!(
+        server.get("/readyz").await,
+        json!({ "ready": true, "pending": [], "stale_since": null })
+    );
     let pending = vec!["etcd: first list".to_owned()];
     let stale_since = Some(SystemTime::UNIX_EPOCH + BUILT_AT);
-    server.health.send_replace(Health { ready: false, pending, stale_since });
+    server.health.send_replace(Health {
+        ready: false,
+        pending,
+        stale_since,
+    });
     let answer = server.request(Method::GET, "/readyz", &[], "").await;
     let expected =
         json!({ "ready": false, "pending": ["etcd: first list"], "stale_since": "2026-01-02T03:04:05.678Z" });
-    assert_eq!((answer.status, answer.body), (StatusCode::SERVICE_UNAVAILABLE, expected));
+    assert_eq!(
+        (answer.status, answer.body),
+        (StatusCode::SERVICE_UNAVAILABLE, expected)
+    );
 }
 
 #[tokio::test]
@@ -210,15 +291,35 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
     let server = Server::start(&[]).await;
     let empty = server.get("/api/v1/snapshot/secrets").await["resources"].clone();
     assert_eq!(empty, json!([]));
-    let runtime = Resource::new("http://10.0.0.1:80/x", [].as_slice(), vec![DocumentKey::new(Kind::Runtime, "base")]);
+    let runtime = Resource::new(
+        "http://10.0.0.1:80/x",
+        [].as_slice(),
+        vec![DocumentKey::new(Kind::Runtime, "base")],
+    );
     let version = runtime.version.to_string();
-    let difference = Difference { resources: vec![change(ResourceType::Runtime, runtime)], ..Difference::default() };
+    let difference = Difference {
+        resources: vec![change(ResourceType::Runtime, runtime)],
+        ..Difference::default()
+    };
     server.publish(&difference, 17);
 
     let overview = server.get("/api/v1/snapshot").await;
     let group = &overview["groups"]["default"];
-    let figures = (&group["revision"], &group["built_at"], &group["source"], &group["types"]["runtime"]["count"]);
-    assert_eq!(figures, (&json!(17), &json!("2026-01-02T03:04:05.678Z"), &json!("memory"), &json!(1)));
+    let figures = (
+        &group["revision"],
+        &group["built_at"],
+        &group["source"],
+        &group["types"]["runtime"]["count"],
+    );
+    assert_eq!(
+        figures,
+        (
+            &json!(17),
+            &json!("2026-01-02T03:04:05.678Z"),
+            &json!("memory"),
+            &json!(1)
+        )
+    );
     let types: Vec<&String> = group["types"].as_object().unwrap().keys().collect();
     let mut expected = ResourceType::ALL.map(ResourceType::as_str);
     expected.sort_unstable();
@@ -233,7 +334,10 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
     let set_version = group["types"]["runtime"]["version"].clone();
     let expected = json!({ "group": "default", "revision": 17, "version": set_version, "resources": [entry] });
     assert_eq!(server.get("/api/v1/snapshot/runtime?group=default").await, expected);
-    assert_eq!(server.get("/api/v1/snapshot/runtime/http:%2F%2F10.0.0.1:80%2Fx").await, entry);
+    assert_eq!(
+        server.get("/api/v1/snapshot/runtime/http:%2F%2F10.0.0.1:80%2Fx").await,
+        entry
+    );
 }
 
 #[tokio::test]
@@ -242,11 +346,20 @@ async fn of_a_secret_what_is_secret_is_not_shown() {
     // name: "wildcard", generic_secret: { secret: { inline_string: "hunter2" } }
     let body = b"\x0a\x08wildcard\x2a\x0b\x0a\x09\x1a\x07hunter2".as_slice();
     let resource = Resource::new("wildcard", body, Vec::new());
-    server.publish(&Difference { resources: vec![change(ResourceType::Secret, resource)], ..Difference::default() }, 3);
+    server.publish(
+        &Difference {
+            resources: vec![change(ResourceType::Secret, resource)],
+            ..Difference::default()
+        },
+        3,
+    );
     let shown = server.get("/api/v1/snapshot/secrets/wildcard").await;
     let secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     let generic = json!({ "secret": { "inline_string": "[redacted]" } });
-    assert_eq!(shown["resource"], json!({ "@type": secret, "name": "wildcard", "generic_secret": generic }));
+    assert_eq!(
+        shown["resource"],
+        json!({ "@type": secret, "name": "wildcard", "generic_secret": generic })
+    );
 }
 
 #[tokio::test]
@@ -287,21 +400,36 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
             },
         },
     });
-    assert_eq!(server.get("/api/v1/clients/edge-1").await, json!({ "clients": [expected] }));
+    assert_eq!(
+        server.get("/api/v1/clients/edge-1").await,
+        json!({ "clients": [expected] })
+    );
     let all = server.get("/api/v1/clients").await;
-    let gone: Vec<bool> =
-        all["clients"].as_array().unwrap().iter().map(|client| !client["gone_at"].is_null()).collect();
+    let gone: Vec<bool> = all["clients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|client| !client["gone_at"].is_null())
+        .collect();
     assert_eq!(gone, [false, true]);
     assert_eq!(server.get("/api/v1/clients/edge%2F3").await, json!({ "clients": [] }));
 }
 
 #[tokio::test]
 async fn a_document_that_proxies_refuse_says_so() {
-    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/clusters/users-2", CLUSTER)]).await;
+    let server = Server::start(&[
+        ("/gateway/clusters/users", CLUSTER),
+        ("/gateway/clusters/users-2", CLUSTER),
+    ])
+    .await;
     let refusing = connect(&server.fleet, "edge-1");
     let message = "Error adding/updating cluster(s) users: bad";
-    let suspects =
-        || vec![Suspect { resource: "users".into(), documents: vec![DocumentKey::new(Kind::Clusters, "users")] }];
+    let suspects = || {
+        vec![Suspect {
+            resource: "users".into(),
+            documents: vec![DocumentKey::new(Kind::Clusters, "users")],
+        }]
+    };
     refusing.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
@@ -313,13 +441,23 @@ async fn a_document_that_proxies_refuse_says_so() {
     let second = connect(&server.fleet, "edge-2");
     second.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
-    assert_eq!(reason, json!(format!("refused by 2 proxies, edge-1, edge-2: {message}")));
+    assert_eq!(
+        reason,
+        json!(format!("refused by 2 proxies, edge-1, edge-2: {message}"))
+    );
     second.settle(ResourceType::Cluster, |_| None);
     drop(refusing);
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
-    assert_eq!(reason, json!(format!("refused by the proxy edge-1: {message}")), "it is gone and remembered");
+    assert_eq!(
+        reason,
+        json!(format!("refused by the proxy edge-1: {message}")),
+        "it is gone and remembered"
+    );
     let _back = connect(&server.fleet, "edge-1");
-    assert_eq!(server.get("/api/v1/documents?state=refused").await, json!({ "documents": [] }));
+    assert_eq!(
+        server.get("/api/v1/documents?state=refused").await,
+        json!({ "documents": [] })
+    );
 }
 
 #[tokio::test]
@@ -332,7 +470,10 @@ async fn what_is_not_there_is_told_as_a_problem() {
             "/api/v1/documents/route/a",
             "there is no kind `route`, expected one of routes, clusters, services, registries, listeners, secrets, policies, groups, runtime, defaults, xds",
         ),
-        ("/api/v1/documents/routes", "`routes` needs a name, /api/v1/documents/routes/NAME"),
+        (
+            "/api/v1/documents/routes",
+            "`routes` needs a name, /api/v1/documents/routes/NAME",
+        ),
         ("/api/v1/documents/defaults", "there is no document defaults"),
         ("/api/v1/documents/defaults/x", "`defaults` has no name"),
         ("/api/v1/documents/routes/a/b", "there is no document routes/a/b"),
@@ -340,8 +481,14 @@ async fn what_is_not_there_is_told_as_a_problem() {
             "/api/v1/snapshot/cluster",
             "there is no type `cluster`, expected one of runtime, clusters, endpoints, secrets, extension_configs, listeners, scoped_routes, routes, virtual_hosts",
         ),
-        ("/api/v1/snapshot/clusters?group=edge", "there is no group `edge`, expected one of default"),
-        ("/api/v1/snapshot/clusters/a%2Fb", "the group `default` has no resource `a/b` of type clusters"),
+        (
+            "/api/v1/snapshot/clusters?group=edge",
+            "there is no group `edge`, expected one of default",
+        ),
+        (
+            "/api/v1/snapshot/clusters/a%2Fb",
+            "the group `default` has no resource `a/b` of type clusters",
+        ),
     ];
     for (path, detail) in cases {
         let answer = server.request(Method::GET, path, &[], "").await;
@@ -361,14 +508,26 @@ async fn a_request_that_cannot_be_understood_is_refused() {
             "/api/v1/documents?kind=route",
             "there is no kind `route`, expected one of routes, clusters, services, registries, listeners, secrets, policies, groups, runtime, defaults, xds",
         ),
-        ("/api/v1/documents?stat=held", "unknown query parameter `stat`, expected state, kind"),
-        ("/api/v1/clients?node=a", "unknown query parameter `node`, none is supported here"),
+        (
+            "/api/v1/documents?stat=held",
+            "unknown query parameter `stat`, expected state, kind",
+        ),
+        (
+            "/api/v1/clients?node=a",
+            "unknown query parameter `node`, none is supported here",
+        ),
     ];
     for (path, detail) in cases {
         let answer = server.request(Method::GET, path, &[], "").await;
-        assert_eq!(problem(&answer, StatusCode::BAD_REQUEST, "invalid_request"), detail, "{path}");
+        assert_eq!(
+            problem(&answer, StatusCode::BAD_REQUEST, "invalid_request"),
+            detail,
+            "{path}"
+        );
     }
-    let answer = server.request(Method::GET, "/api/v1/documents/routes/%ff", &[], "").await;
+    let answer = server
+        .request(Method::GET, "/api/v1/documents/routes/%ff", &[], "")
+        .await;
     problem(&answer, StatusCode::BAD_REQUEST, "invalid_request");
     let answer = server.request(Method::POST, "/api/v1/snapshot", &[], "").await;
     let detail = problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
@@ -379,20 +538,32 @@ async fn a_request_that_cannot_be_understood_is_refused() {
 async fn a_release_is_told_to_the_loop() {
     let mut server = Server::start(&[]).await;
     let json = [("content-type", "application/json; charset=utf-8")];
-    for (body, keys) in
-        [(r#"{"keys": ["/gateway/routes/a"]}"#, Some(vec!["/gateway/routes/a".to_owned()])), (r#"{"all": true}"#, None)]
-    {
+    for (body, keys) in [
+        (
+            r#"{"keys": ["/gateway/routes/a"]}"#,
+            Some(vec!["/gateway/routes/a".to_owned()]),
+        ),
+        (r#"{"all": true}"#, None),
+    ] {
         let answer = server.request(Method::POST, "/api/v1/release", &json, body).await;
         assert_eq!((answer.status, answer.body), (StatusCode::NO_CONTENT, json!("")));
         assert_eq!(server.commands.try_recv().unwrap(), Command::Release(keys));
     }
-    for body in ["{}", r#"{"keys": []}"#, r#"{"keys": ["a"], "all": true}"#, r#"{"key": "a"}"#, "all"] {
+    for body in [
+        "{}",
+        r#"{"keys": []}"#,
+        r#"{"keys": ["a"], "all": true}"#,
+        r#"{"key": "a"}"#,
+        "all",
+    ] {
         let answer = server.request(Method::POST, "/api/v1/release", &json, body).await;
         problem(&answer, StatusCode::BAD_REQUEST, "invalid_request");
     }
     // What a form of another site could send.
     let form = [("content-type", "text/plain")];
-    let answer = server.request(Method::POST, "/api/v1/release", &form, r#"{"all": true}"#).await;
+    let answer = server
+        .request(Method::POST, "/api/v1/release", &form, r#"{"all": true}"#)
+        .await;
     problem(&answer, StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
     assert!(server.commands.try_recv().is_err());
 }
@@ -422,14 +593,21 @@ async fn documents_are_listed_with_what_became_of_them() {
         "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
         "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
     });
-    let accepted = server.get("/api/v1/documents?state=accepted&state=held&kind=routes").await;
+    let accepted = server
+        .get("/api/v1/documents?state=accepted&state=held&kind=routes")
+        .await;
     assert_eq!(accepted, json!({ "documents": [users] }));
 
     let bad = &server.get("/api/v1/documents?state=rejected").await["documents"][0];
-    assert_eq!((&bad["path"], &bad["revision"], &bad["serving_revision"]), (&json!("mach"), &json!(3), &Value::Null));
+    assert_eq!(
+        (&bad["path"], &bad["revision"], &bad["serving_revision"]),
+        (&json!("mach"), &json!(3), &Value::Null)
+    );
     assert!(bad["reason"].as_str().unwrap().contains("did you mean"), "{bad}");
 
-    let answer = server.request(Method::GET, "/api/v1/documents/routes/users", &[], "").await;
+    let answer = server
+        .request(Method::GET, "/api/v1/documents/routes/users", &[], "")
+        .await;
     let mut expected = users.clone();
     expected["value"] = json!({ "match": "/v1/users", "to": "users" });
     assert_eq!((answer.body, answer.etag.as_deref()), (expected, Some("\"2\"")));
@@ -448,7 +626,10 @@ async fn a_document_is_created_changed_and_deleted() {
     let path = "/api/v1/documents/routes/users";
 
     let created = server.put(path, &[("if-none-match", "*")], ROUTE).await;
-    assert_eq!((created.status, created.etag.as_deref()), (StatusCode::CREATED, Some("\"2\"")));
+    assert_eq!(
+        (created.status, created.etag.as_deref()),
+        (StatusCode::CREATED, Some("\"2\""))
+    );
     let expected = json!({
         "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
         "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
@@ -462,7 +643,10 @@ async fn a_document_is_created_changed_and_deleted() {
 
     let yaml = "match: /v2/users\nto: users\n";
     let changed = server.put(path, &[("if-match", "\"2\"")], yaml).await;
-    assert_eq!((changed.status, changed.etag.as_deref()), (StatusCode::OK, Some("\"3\"")));
+    assert_eq!(
+        (changed.status, changed.etag.as_deref()),
+        (StatusCode::OK, Some("\"3\""))
+    );
     assert_eq!(server.stored("/gateway/routes/users").await.as_deref(), Some(yaml));
     server.read_again().await;
 
@@ -470,7 +654,10 @@ async fn a_document_is_created_changed_and_deleted() {
     assert_eq!((deleted.status, deleted.body), (StatusCode::NO_CONTENT, json!("")));
     assert_eq!(server.stored("/gateway/routes/users").await, None);
     let missing = server.delete(path, &[]).await;
-    assert_eq!(problem(&missing, StatusCode::NOT_FOUND, "not_found"), "there is no document routes/users");
+    assert_eq!(
+        problem(&missing, StatusCode::NOT_FOUND, "not_found"),
+        "there is no document routes/users"
+    );
 }
 
 #[tokio::test]
@@ -478,17 +665,47 @@ async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER)]).await;
     let (there, missing) = ("/api/v1/documents/clusters/users", "/api/v1/documents/clusters/orders");
     let cases = [
-        (Method::PUT, there, ("if-none-match", "*"), "clusters/users: it exists already"),
-        (Method::PUT, there, ("if-match", "\"7\""), "clusters/users: its etag is \"1\""),
-        (Method::PUT, missing, ("if-match", "*"), "clusters/orders: it does not exist"),
-        (Method::DELETE, there, ("if-match", "\"7\""), "clusters/users: its etag is \"1\""),
+        (
+            Method::PUT,
+            there,
+            ("if-none-match", "*"),
+            "clusters/users: it exists already",
+        ),
+        (
+            Method::PUT,
+            there,
+            ("if-match", "\"7\""),
+            "clusters/users: its etag is \"1\"",
+        ),
+        (
+            Method::PUT,
+            missing,
+            ("if-match", "*"),
+            "clusters/orders: it does not exist",
+        ),
+        (
+            Method::DELETE,
+            there,
+            ("if-match", "\"7\""),
+            "clusters/users: its etag is \"1\"",
+        ),
     ];
     for (method, path, header, detail) in cases {
         let answer = server.request(method, path, &[header], CLUSTER).await;
-        assert_eq!(problem(&answer, StatusCode::PRECONDITION_FAILED, "precondition_failed"), detail);
+        assert_eq!(
+            problem(&answer, StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            detail
+        );
     }
-    for headers in [vec![("if-none-match", "\"1\"")], vec![("if-match", "\"1\""), ("if-none-match", "*")]] {
-        problem(&server.put(there, &headers, CLUSTER).await, StatusCode::BAD_REQUEST, "invalid_request");
+    for headers in [
+        vec![("if-none-match", "\"1\"")],
+        vec![("if-match", "\"1\""), ("if-none-match", "*")],
+    ] {
+        problem(
+            &server.put(there, &headers, CLUSTER).await,
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+        );
     }
     assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
     assert_eq!(server.stored("/gateway/clusters/orders").await, None);
@@ -497,18 +714,33 @@ async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
 #[tokio::test]
 async fn what_would_be_rejected_is_not_written() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/first", ROUTE)]).await;
-    let answer = server.put("/api/v1/documents/routes/users", &[], r#"{"match": "/a", "timeout": 5}"#).await;
+    let answer = server
+        .put(
+            "/api/v1/documents/routes/users",
+            &[],
+            r#"{"match": "/a", "timeout": 5}"#,
+        )
+        .await;
     problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "invalid_document");
     let found = (&answer.body["key"], &answer.body["path"], &answer.body["retryable"]);
-    assert_eq!(found, (&json!("/gateway/routes/users"), &json!("timeout"), &json!(false)));
+    assert_eq!(
+        found,
+        (&json!("/gateway/routes/users"), &json!("timeout"), &json!(false))
+    );
 
     let answer = server.put("/api/v1/documents/routes/second", &[], ROUTE).await;
     let detail = problem(&answer, StatusCode::CONFLICT, "same_match");
-    assert_eq!(detail, "routes/second has the same match as routes/first, which was first");
+    assert_eq!(
+        detail,
+        "routes/second has the same match as routes/first, which was first"
+    );
 
     let large = "x".repeat(1024 * 1024 + 1);
     let answer = server.put("/api/v1/documents/routes/users", &[], &large).await;
-    assert_eq!(problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "too_large"), "a body has at most 1048576 bytes");
+    assert_eq!(
+        problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        "a body has at most 1048576 bytes"
+    );
 
     for name in ["users", "second"] {
         assert_eq!(server.stored(&format!("/gateway/routes/{name}")).await, None);
@@ -520,9 +752,15 @@ async fn a_cluster_in_use_is_deleted_by_force_alone() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/users", ROUTE)]).await;
     let path = "/api/v1/documents/clusters/users";
     let detail = problem(&server.delete(path, &[]).await, StatusCode::CONFLICT, "in_use");
-    assert_eq!(detail, "clusters/users is used by routes/users; ?force=true deletes it all the same");
+    assert_eq!(
+        detail,
+        "clusters/users is used by routes/users; ?force=true deletes it all the same"
+    );
     assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
-    assert_eq!(server.delete(&format!("{path}?force=true"), &[]).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(
+        server.delete(&format!("{path}?force=true"), &[]).await.status,
+        StatusCode::NO_CONTENT
+    );
     assert_eq!(server.stored("/gateway/clusters/users").await, None);
     // It serves on, held, and can still be read.
     server.read_again().await;
@@ -535,13 +773,22 @@ async fn a_name_is_the_rest_of_the_path_decoded() {
     let server = Server::start(&[]).await;
     let path = "/api/v1/documents/services/users/pod%20a%2F1";
     let created = server.put(path, &[], "10.0.0.1:8080").await;
-    assert_eq!((created.status, &created.body["key"]), (StatusCode::CREATED, &json!("/services/users/pod a/1")));
-    assert_eq!(server.stored("/services/users/pod a/1").await.as_deref(), Some("10.0.0.1:8080"));
+    assert_eq!(
+        (created.status, &created.body["key"]),
+        (StatusCode::CREATED, &json!("/services/users/pod a/1"))
+    );
+    assert_eq!(
+        server.stored("/services/users/pod a/1").await.as_deref(),
+        Some("10.0.0.1:8080")
+    );
     server.read_again().await;
     assert_eq!(server.get(path).await["value"], json!("10.0.0.1:8080"));
 
     let defaults = server.put("/api/v1/documents/defaults", &[], "{}").await;
-    assert_eq!((defaults.status, &defaults.body["key"]), (StatusCode::CREATED, &json!("/gateway/defaults")));
+    assert_eq!(
+        (defaults.status, &defaults.body["key"]),
+        (StatusCode::CREATED, &json!("/gateway/defaults"))
+    );
 }
 
 #[tokio::test]
@@ -560,7 +807,10 @@ async fn a_store_that_is_away_is_told_and_worth_a_retry() {
     server.store.set_away(Some("etcd: connection refused"));
     let answer = server.put("/api/v1/documents/clusters/users", &[], CLUSTER).await;
     let detail = problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "store_unavailable");
-    assert_eq!((detail.as_str(), &answer.body["retryable"]), ("etcd: connection refused", &json!(true)));
+    assert_eq!(
+        (detail.as_str(), &answer.body["retryable"]),
+        ("etcd: connection refused", &json!(true))
+    );
 }
 
 #[tokio::test]
@@ -615,7 +865,13 @@ async fn no_endpoint_shows_a_secret() {
 async fn answers_are_kept_out_of_caches_and_other_sites() {
     let server = Server::start(&[]).await;
     let url = format!("http://{}/api/v1/documents", server.address);
-    let response = server.client.get(url).header("origin", "http://evil.example").send().await.unwrap();
+    let response = server
+        .client
+        .get(url)
+        .header("origin", "http://evil.example")
+        .send()
+        .await
+        .unwrap();
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("cache-control"), Some("no-store"));
     assert_eq!(header("x-content-type-options"), Some("nosniff"));

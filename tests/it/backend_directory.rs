@@ -48,11 +48,18 @@ impl Folder {
 
     async fn keys(&self) -> Vec<String> {
         let (_, entries) = self.backend.list("/").await.expect("list");
-        entries.iter().map(|entry| String::from_utf8_lossy(&entry.key).into_owned()).collect()
+        entries
+            .iter()
+            .map(|entry| String::from_utf8_lossy(&entry.key).into_owned())
+            .collect()
     }
 
     async fn value(&self, key: &str) -> Option<Bytes> {
-        self.backend.get(key.as_bytes()).await.expect("get").map(|entry| entry.value)
+        self.backend
+            .get(key.as_bytes())
+            .await
+            .expect("get")
+            .map(|entry| entry.value)
     }
 }
 
@@ -73,13 +80,23 @@ impl Watch {
         let (relist, token) = (Relist::default(), CancellationToken::new());
         let (backend, ask, stop) = (folder.backend.clone(), relist.clone(), token.clone());
         tokio::spawn(async move { backend.watch(prefix, ask, sender, stop).await });
-        Self { events, relist, _stop: token.drop_guard() }
+        Self {
+            events,
+            relist,
+            _stop: token.drop_guard(),
+        }
     }
 
     /// Start and read the first list.
     async fn listed(folder: &Folder, prefix: &'static str) -> Self {
         let mut watch = Self::start(folder, prefix);
-        assert!(matches!(watch.next().await, Event::Listed { reason: ListReason::Start, .. }));
+        assert!(matches!(
+            watch.next().await,
+            Event::Listed {
+                reason: ListReason::Start,
+                ..
+            }
+        ));
         watch
     }
 
@@ -115,7 +132,11 @@ impl Watch {
 fn shown(change: &Change) -> String {
     match change {
         Change::Put(entry) => {
-            format!("{}={}", String::from_utf8_lossy(&entry.key), String::from_utf8_lossy(&entry.value))
+            format!(
+                "{}={}",
+                String::from_utf8_lossy(&entry.key),
+                String::from_utf8_lossy(&entry.value)
+            )
         }
         Change::Delete { key } => format!("-{}", String::from_utf8_lossy(key)),
     }
@@ -123,7 +144,11 @@ fn shown(change: &Change) -> String {
 
 fn write(key: &str, value: Option<&str>, expect: Expect) -> Write {
     let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
-    Write { key: Bytes::copy_from_slice(key.as_bytes()), value, expect }
+    Write {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value,
+        expect,
+    }
 }
 
 #[tokio::test]
@@ -139,21 +164,45 @@ async fn the_tree_mirrors_the_keys() {
         ("routes/.a.json.swp", "no"),
         (".git/config.json", "no"),
     ]);
-    let keys = ["/gateway/defaults", "/gateway/routes/a", "/gateway/routes/b/list", "/services/a/10.0.0.1:80"];
+    let keys = [
+        "/gateway/defaults",
+        "/gateway/routes/a",
+        "/gateway/routes/b/list",
+        "/services/a/10.0.0.1:80",
+    ];
     assert_eq!(folder.keys().await, keys);
     let (revision, entries) = folder.backend.list(REGISTRY).await.expect("list");
-    assert_eq!((revision, entries.len(), entries[0].create_revision, entries[0].mod_revision), (1, 1, 0, 1));
-    assert!(matches!(folder.backend.get_at(b"/gateway/defaults", 1).await, Err(ReadError::NoHistory(1))));
+    assert_eq!(
+        (
+            revision,
+            entries.len(),
+            entries[0].create_revision,
+            entries[0].mod_revision
+        ),
+        (1, 1, 0, 1)
+    );
+    assert!(matches!(
+        folder.backend.get_at(b"/gateway/defaults", 1).await,
+        Err(ReadError::NoHistory(1))
+    ));
 }
 
 #[tokio::test]
 async fn a_watch_tells_its_own_prefix_only() {
     let folder = Folder::new(&[("routes/a.json", "1"), ("services/a/1.json", "1")]);
     let mut watch = Watch::start(&folder, REGISTRY);
-    let Event::Listed { revision: 1, reason: ListReason::Start, entries } = watch.next().await else {
+    let Event::Listed {
+        revision: 1,
+        reason: ListReason::Start,
+        entries,
+    } = watch.next().await
+    else {
         panic!("expected a list");
     };
-    assert_eq!(entries.iter().map(|entry| &entry.key[..]).collect::<Vec<_>>(), [b"/services/a/1"]);
+    assert_eq!(
+        entries.iter().map(|entry| &entry.key[..]).collect::<Vec<_>>(),
+        [b"/services/a/1"]
+    );
     folder.write("routes/a.json", "2");
     // Revision 2 is none of its business.
     sleep(Duration::from_millis(200)).await;
@@ -178,18 +227,30 @@ async fn every_way_of_saving_is_noticed() {
     assert_eq!(watch.next_change().await, (3, vec!["/gateway/routes/a=3".to_owned()]));
     // New folders in new folders.
     folder.write("routes/deep/er/b.json", "1");
-    assert_eq!(watch.next_change().await, (4, vec!["/gateway/routes/deep/er/b=1".to_owned()]));
+    assert_eq!(
+        watch.next_change().await,
+        (4, vec!["/gateway/routes/deep/er/b=1".to_owned()])
+    );
     folder.write("routes/deep/er/b.json", "2");
-    assert_eq!(watch.next_change().await, (5, vec!["/gateway/routes/deep/er/b=2".to_owned()]));
+    assert_eq!(
+        watch.next_change().await,
+        (5, vec!["/gateway/routes/deep/er/b=2".to_owned()])
+    );
     // Renamed, and removed with its folder.
     fs::rename(folder.path("routes/a.json"), folder.path("routes/c.yaml")).expect("rename");
     let renamed = vec!["-/gateway/routes/a".to_owned(), "/gateway/routes/c=3".to_owned()];
     assert_eq!(watch.next_change().await, (6, renamed));
     fs::remove_dir_all(folder.path("routes/deep")).expect("remove");
-    assert_eq!(watch.next_change().await, (7, vec!["-/gateway/routes/deep/er/b".to_owned()]));
+    assert_eq!(
+        watch.next_change().await,
+        (7, vec!["-/gateway/routes/deep/er/b".to_owned()])
+    );
     // A folder of the same name again.
     folder.write("routes/deep/er/b.json", "3");
-    assert_eq!(watch.next_change().await, (8, vec!["/gateway/routes/deep/er/b=3".to_owned()]));
+    assert_eq!(
+        watch.next_change().await,
+        (8, vec!["/gateway/routes/deep/er/b=3".to_owned()])
+    );
     // Written anew with what it holds: nothing changed, so the next event is another one.
     folder.write("routes/c.yaml", "3");
     sleep(Duration::from_millis(100)).await;
@@ -247,7 +308,9 @@ async fn a_replaced_root_is_followed_and_a_missing_one_is_a_failure() {
     assert_eq!(watch.next_change().await, (3, vec!["/gateway/routes/a=3".to_owned()]));
 
     fs::remove_file(folder.base.path().join("gateway")).expect("unlink");
-    let Event::Failed { reason } = watch.next().await else { panic!("expected a failure") };
+    let Event::Failed { reason } = watch.next().await else {
+        panic!("expected a failure")
+    };
     assert!(reason.contains("gateway cannot be read"), "{reason}");
     symlink("v1", folder.base.path().join("gateway")).expect("link");
     let listed = loop {
@@ -256,7 +319,14 @@ async fn a_replaced_root_is_followed_and_a_missing_one_is_a_failure() {
             event => break event,
         }
     };
-    let Event::Listed { revision: 4, reason: ListReason::Reconnect, entries } = listed else { panic!("{listed:?}") };
+    let Event::Listed {
+        revision: 4,
+        reason: ListReason::Reconnect,
+        entries,
+    } = listed
+    else {
+        panic!("{listed:?}")
+    };
     assert_eq!(entries[0].value, "1");
 }
 
@@ -265,8 +335,14 @@ async fn the_second_file_of_a_key_is_a_problem_until_it_is_gone() {
     let folder = Folder::new(&[("routes/a.yaml", "second")]);
     let mut watch = Watch::listed(&folder, PREFIX).await;
     folder.write("routes/a.yml", "third");
-    assert_eq!(watch.next_problems().await, ["routes/a.yml is a second file for the same key, routes/a.yaml serves"]);
-    let refused = folder.backend.write(vec![write("/gateway/routes/a", None, Expect::Any)]).await;
+    assert_eq!(
+        watch.next_problems().await,
+        ["routes/a.yml is a second file for the same key, routes/a.yaml serves"]
+    );
+    let refused = folder
+        .backend
+        .write(vec![write("/gateway/routes/a", None, Expect::Any)])
+        .await;
     assert!(
         matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("take the key over")),
         "{refused:?}"
@@ -274,8 +350,14 @@ async fn the_second_file_of_a_key_is_a_problem_until_it_is_gone() {
     fs::remove_file(folder.path("routes/a.yml")).expect("remove");
     assert_eq!(watch.next_problems().await, Vec::<String>::new());
     folder.write("routes/a.json", "first");
-    assert_eq!(watch.next_change().await, (2, vec!["/gateway/routes/a=first".to_owned()]));
-    assert_eq!(watch.next_problems().await, ["routes/a.yaml is a second file for the same key, routes/a.json serves"]);
+    assert_eq!(
+        watch.next_change().await,
+        (2, vec!["/gateway/routes/a=first".to_owned()])
+    );
+    assert_eq!(
+        watch.next_problems().await,
+        ["routes/a.yaml is a second file for the same key, routes/a.json serves"]
+    );
 }
 
 #[tokio::test]
@@ -286,7 +368,10 @@ async fn what_cannot_be_read_keeps_its_last_content() {
     fs::remove_file(folder.path("routes/a.json")).expect("remove");
     symlink("nowhere", folder.path("routes/a.json")).expect("link");
     let problems = watch.next_problems().await;
-    assert!(problems[0].starts_with("routes/a.json cannot be read: "), "{problems:?}");
+    assert!(
+        problems[0].starts_with("routes/a.json cannot be read: "),
+        "{problems:?}"
+    );
     assert_eq!(folder.value("/gateway/routes/a").await.as_deref(), Some(&b"1"[..]));
     symlink(".", folder.path("routes/loop")).expect("link");
     assert_eq!(watch.next_problems().await.len(), 2);
@@ -296,10 +381,19 @@ async fn what_cannot_be_read_keeps_its_last_content() {
 #[tokio::test]
 async fn of_a_file_too_large_one_byte_too_many_is_read() {
     let folder = Folder::new(&[("routes/a.json", &"x".repeat(3 << 20))]);
-    assert_eq!(folder.value("/gateway/routes/a").await.map(|value| value.len()), Some((1 << 20) + 1));
+    assert_eq!(
+        folder.value("/gateway/routes/a").await.map(|value| value.len()),
+        Some((1 << 20) + 1)
+    );
     let large = "x".repeat((1 << 20) + 1);
-    let refused = folder.backend.write(vec![write("/gateway/routes/b", Some(&large), Expect::Any)]).await;
-    assert!(matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("1048577 bytes")), "{refused:?}");
+    let refused = folder
+        .backend
+        .write(vec![write("/gateway/routes/b", Some(&large), Expect::Any)])
+        .await;
+    assert!(
+        matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("1048577 bytes")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -308,10 +402,21 @@ async fn the_revision_survives_a_restart() {
     assert_eq!(folder.backend.list("/").await.expect("list").0, 1);
     folder.write("routes/a.json", "2");
     assert_eq!(folder.backend.list("/").await.expect("list").0, 2);
-    assert_eq!(open(&folder.base).list("/").await.expect("list").0, 2, "the same folder, the same revision");
+    assert_eq!(
+        open(&folder.base).list("/").await.expect("list").0,
+        2,
+        "the same folder, the same revision"
+    );
     folder.write("routes/a.json", "3");
-    assert_eq!(open(&folder.base).list("/").await.expect("list").0, 3, "changed while nobody looked");
-    let mode = fs::metadata(folder.base.path().join("state")).expect("the state directory").permissions().mode();
+    assert_eq!(
+        open(&folder.base).list("/").await.expect("list").0,
+        3,
+        "changed while nobody looked"
+    );
+    let mode = fs::metadata(folder.base.path().join("state"))
+        .expect("the state directory")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
@@ -323,20 +428,53 @@ async fn a_write_is_checked_and_keeps_the_extension() {
     let (_, entries) = folder.backend.list(PREFIX).await.expect("list");
     let etag = Expect::Etag(folder.backend.etag(&entries[0]));
     let key = "/gateway/routes/a";
-    let refused = folder.backend.write(vec![write(key, Some("x: 2"), Expect::Absent)]).await;
+    let refused = folder
+        .backend
+        .write(vec![write(key, Some("x: 2"), Expect::Absent)])
+        .await;
     assert!(matches!(&refused, Err(WriteError::Conflict { current: Some(entry), .. }) if *entry == entries[0]));
 
-    let both = vec![write(key, Some("x: 2"), etag.clone()), write("/services/a/.1", Some("1"), Expect::Absent)];
+    let both = vec![
+        write(key, Some("x: 2"), etag.clone()),
+        write("/services/a/.1", Some("1"), Expect::Absent),
+    ];
     assert_eq!(folder.backend.write(both).await.expect("write"), 2);
-    assert_eq!(watch.next_change().await, (2, vec!["/gateway/routes/a=x: 2".to_owned()]));
+    assert_eq!(
+        watch.next_change().await,
+        (2, vec!["/gateway/routes/a=x: 2".to_owned()])
+    );
     assert_eq!(fs::read_to_string(folder.path("routes/a.yaml")).expect("read"), "x: 2");
-    assert_eq!(fs::metadata(folder.path("routes/a.yaml")).expect("the file").permissions().mode() & 0o777, 0o640);
-    assert_eq!(fs::read_to_string(folder.path("services/a/%2E1.json")).expect("read"), "1");
+    assert_eq!(
+        fs::metadata(folder.path("routes/a.yaml"))
+            .expect("the file")
+            .permissions()
+            .mode()
+            & 0o777,
+        0o640
+    );
+    assert_eq!(
+        fs::read_to_string(folder.path("services/a/%2E1.json")).expect("read"),
+        "1"
+    );
 
     let stale = folder.backend.write(vec![write(key, None, etag)]).await;
     assert!(matches!(stale, Err(WriteError::Conflict { .. })), "{stale:?}");
-    assert_eq!(folder.backend.write(vec![write(key, Some("x: 2"), Expect::Any)]).await.expect("equal"), 2);
-    assert_eq!(folder.backend.write(vec![write(key, None, Expect::Any)]).await.expect("delete"), 3);
+    assert_eq!(
+        folder
+            .backend
+            .write(vec![write(key, Some("x: 2"), Expect::Any)])
+            .await
+            .expect("equal"),
+        2
+    );
+    assert_eq!(
+        folder
+            .backend
+            .write(vec![write(key, None, Expect::Any)])
+            .await
+            .expect("delete"),
+        3
+    );
     assert_eq!(watch.next_change().await, (3, vec!["-/gateway/routes/a".to_owned()]));
     assert!(!folder.path("routes/a.yaml").exists());
     let left: Vec<_> = fs::read_dir(folder.path("routes")).expect("read").collect();
@@ -346,9 +484,17 @@ async fn a_write_is_checked_and_keeps_the_extension() {
 #[tokio::test]
 async fn a_write_never_leaves_the_folder() {
     let folder = Folder::new(&[]);
-    for key in ["/gateway/../escaped", "/gateway//tmp/escaped", "/gateway/routes/", "/etc/escaped"] {
+    for key in [
+        "/gateway/../escaped",
+        "/gateway//tmp/escaped",
+        "/gateway/routes/",
+        "/etc/escaped",
+    ] {
         let refused = folder.backend.write(vec![write(key, Some("{}"), Expect::Any)]).await;
-        assert!(matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains(key)), "{key}: {refused:?}");
+        assert!(
+            matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains(key)),
+            "{key}: {refused:?}"
+        );
     }
     assert!(folder.keys().await.is_empty());
 }
@@ -359,7 +505,17 @@ async fn a_list_is_confirmed_when_asked() {
     let mut watch = Watch::listed(&folder, PREFIX).await;
     watch.relist.ask();
     let event = watch.next().await;
-    assert!(matches!(event, Event::Listed { revision: 1, reason: ListReason::Confirm, .. }), "{event:?}");
+    assert!(
+        matches!(
+            event,
+            Event::Listed {
+                revision: 1,
+                reason: ListReason::Confirm,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
 }
 
 #[tokio::test]

@@ -43,7 +43,15 @@ impl Mirror {
         let (relist, token) = (Relist::default(), CancellationToken::new());
         let (follower, ask, stop) = (Arc::clone(&backend), relist.clone(), token.clone());
         let task = tokio::spawn(async move { follower.watch(PREFIX, ask, sender, stop).await });
-        Self { backend, relist, events, token, task, revision: 0, entries: BTreeMap::new() }
+        Self {
+            backend,
+            relist,
+            events,
+            token,
+            task,
+            revision: 0,
+            entries: BTreeMap::new(),
+        }
     }
 
     /// Follow the prefix and read the first list.
@@ -55,10 +63,16 @@ impl Mirror {
 
     /// The next event, applied.
     async fn next(&mut self) -> Event {
-        let event = timeout(LIMIT, self.events.recv()).await.expect("no event in time").expect("the watch goes on");
+        let event = timeout(LIMIT, self.events.recv())
+            .await
+            .expect("no event in time")
+            .expect("the watch goes on");
         match &event {
             Event::Listed { revision, entries, .. } => {
-                assert!(entries.is_sorted_by(|one, other| one.key < other.key), "a list is sorted by key");
+                assert!(
+                    entries.is_sorted_by(|one, other| one.key < other.key),
+                    "a list is sorted by key"
+                );
                 self.entries = entries.iter().map(|entry| (entry.key.clone(), entry.clone())).collect();
                 self.revision = *revision;
             }
@@ -122,12 +136,18 @@ impl Mirror {
 
     async fn stop(self) {
         self.token.cancel();
-        timeout(Duration::from_secs(1), self.task).await.expect("a cancelled watch ends").expect("without a panic");
+        timeout(Duration::from_secs(1), self.task)
+            .await
+            .expect("a cancelled watch ends")
+            .expect("without a panic");
     }
 }
 
 fn backend(endpoints: &[String]) -> Store {
-    Store::new(Options { endpoints: endpoints.to_vec(), ..Options::default() })
+    Store::new(Options {
+        endpoints: endpoints.to_vec(),
+        ..Options::default()
+    })
 }
 
 fn key(name: &str) -> Bytes {
@@ -135,11 +155,20 @@ fn key(name: &str) -> Bytes {
 }
 
 fn write(name: &str, value: Option<&str>, expect: Expect) -> Write {
-    Write { key: key(name), value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())), expect }
+    Write {
+        key: key(name),
+        value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())),
+        expect,
+    }
 }
 
 async fn put(etcd: &Etcd, name: &str, value: impl Into<Vec<u8>>) -> i64 {
-    let response = etcd.client().await.put(key(name).as_ref(), value, None).await.expect("put");
+    let response = etcd
+        .client()
+        .await
+        .put(key(name).as_ref(), value, None)
+        .await
+        .expect("put");
     response.header().expect("a header").revision()
 }
 
@@ -151,12 +180,25 @@ async fn one_revision_is_one_event() {
     assert_eq!(mirror.next().await, Event::Alive);
     assert_eq!(mirror.entries.len(), 1);
 
-    let puts: Vec<TxnOp> =
-        (0..100).map(|number| TxnOp::put(key(&format!("routes/{number:03}")).as_ref(), "x", None)).collect();
-    let response = etcd.client().await.txn(Txn::new().and_then(puts)).await.expect("a transaction");
+    let puts: Vec<TxnOp> = (0..100)
+        .map(|number| TxnOp::put(key(&format!("routes/{number:03}")).as_ref(), "x", None))
+        .collect();
+    let response = etcd
+        .client()
+        .await
+        .txn(Txn::new().and_then(puts))
+        .await
+        .expect("a transaction");
     let (revision, changes) = mirror.next_change().await;
-    assert_eq!((revision, changes.len()), (response.header().expect("a header").revision(), 100));
-    etcd.client().await.delete(key("routes/a").as_ref(), None).await.expect("delete");
+    assert_eq!(
+        (revision, changes.len()),
+        (response.header().expect("a header").revision(), 100)
+    );
+    etcd.client()
+        .await
+        .delete(key("routes/a").as_ref(), None)
+        .await
+        .expect("delete");
     let deleted = Change::Delete { key: key("routes/a") };
     assert_eq!(mirror.next_change().await, (revision + 1, vec![deleted]));
     mirror.assert_equal().await;
@@ -174,7 +216,10 @@ async fn a_backlog_of_thousands_of_revisions_loses_nothing() {
     let mut revision = 0;
     for number in 0..3500 {
         let name = key(&format!("routes/{}", number % 700));
-        let response = client.put(name.as_ref(), format!("{number}{:4000}", ""), None).await.expect("put");
+        let response = client
+            .put(name.as_ref(), format!("{number}{:4000}", ""), None)
+            .await
+            .expect("put");
         revision = response.header().expect("a header").revision();
     }
     assert_eq!(mirror.reach(revision).await, 3500);
@@ -189,8 +234,9 @@ async fn a_list_of_many_pages_and_large_values_is_whole() {
     let mut client = etcd.client().await;
     // 2500 keys in three pages; beside them ten of 1 MB, more than tonic's usual 4 MiB.
     for chunk in 0..25 {
-        let puts: Vec<TxnOp> =
-            (0..100).map(|n| TxnOp::put(key(&format!("routes/{:04}", chunk * 100 + n)).as_ref(), "x", None)).collect();
+        let puts: Vec<TxnOp> = (0..100)
+            .map(|n| TxnOp::put(key(&format!("routes/{:04}", chunk * 100 + n)).as_ref(), "x", None))
+            .collect();
         client.txn(Txn::new().and_then(puts)).await.expect("a transaction");
     }
     for number in 0..10 {
@@ -206,9 +252,14 @@ async fn a_list_of_many_pages_and_large_values_is_whole() {
 async fn a_revision_larger_than_a_message_arrives_whole() {
     let etcd = Etcd::start_with(&["--max-request-bytes", "20000000"]).await;
     let mut mirror = Mirror::listed(&etcd).await;
-    let puts: Vec<TxnOp> =
-        (0..12).map(|n| TxnOp::put(key(&format!("routes/{n}")).as_ref(), vec![b'x'; 1_000_000], None)).collect();
-    etcd.client().await.txn(Txn::new().and_then(puts)).await.expect("a transaction of 12 MB");
+    let puts: Vec<TxnOp> = (0..12)
+        .map(|n| TxnOp::put(key(&format!("routes/{n}")).as_ref(), vec![b'x'; 1_000_000], None))
+        .collect();
+    etcd.client()
+        .await
+        .txn(Txn::new().and_then(puts))
+        .await
+        .expect("a transaction of 12 MB");
     let (_, changes) = mirror.next_change().await;
     assert_eq!(changes.len(), 12);
     mirror.assert_equal().await;
@@ -229,7 +280,11 @@ async fn what_happened_while_cut_off_is_in_the_next_list() {
     for number in 0..20 {
         revision = put(&etcd, "routes/kept", number.to_string()).await;
     }
-    etcd.client().await.delete(key("routes/gone").as_ref(), None).await.expect("delete");
+    etcd.client()
+        .await
+        .delete(key("routes/gone").as_ref(), None)
+        .await
+        .expect("delete");
     etcd.compact(revision + 1).await;
     proxy.mend();
     assert_eq!(mirror.next_list().await, ListReason::Reconnect);
@@ -248,7 +303,11 @@ async fn a_restart_is_no_fork() {
     let mut mirror = Mirror::listed(&etcd).await;
     put(&etcd, "routes/b", "1").await;
     mirror.next_change().await;
-    etcd.client().await.delete(key("routes/a").as_ref(), None).await.expect("delete");
+    etcd.client()
+        .await
+        .delete(key("routes/a").as_ref(), None)
+        .await
+        .expect("delete");
     mirror.next_change().await;
     etcd.kill();
     let reason = mirror.next_failure().await;
@@ -302,7 +361,10 @@ async fn a_receiver_too_slow_for_the_compaction_gets_a_list() {
     let mut client = etcd.client().await;
     let mut revision = 0;
     for number in 0..4000 {
-        let response = client.put(key("routes/a").as_ref(), format!("{number}{:8000}", ""), None).await.expect("put");
+        let response = client
+            .put(key("routes/a").as_ref(), format!("{number}{:8000}", ""), None)
+            .await
+            .expect("put");
         revision = response.header().expect("a header").revision();
     }
     etcd.compact(revision).await;
@@ -322,7 +384,11 @@ async fn a_frozen_etcd_is_noticed_and_found_again() {
     etcd.stop();
     let frozen = Instant::now();
     mirror.next_failure().await;
-    assert!(frozen.elapsed() < Duration::from_secs(12), "noticed after {:?}", frozen.elapsed());
+    assert!(
+        frozen.elapsed() < Duration::from_secs(12),
+        "noticed after {:?}",
+        frozen.elapsed()
+    );
     etcd.cont();
     assert_eq!(mirror.next_list().await, ListReason::Reconnect);
     put(&etcd, "routes/a", "1").await;
@@ -373,7 +439,10 @@ async fn a_wrong_password_is_told_and_a_right_one_taken_on_reload() {
         ..Options::default()
     }));
     let reason = mirror.next_failure().await;
-    assert!(reason.contains("authentication failed") && !reason.contains("hunter2"), "{reason}");
+    assert!(
+        reason.contains("authentication failed") && !reason.contains("hunter2"),
+        "{reason}"
+    );
     std::fs::write(&password_file, "right\n").expect("write the password");
     mirror.backend.reload().await.expect("reload");
     assert_eq!(mirror.next_list().await, ListReason::Start);
@@ -417,10 +486,17 @@ async fn a_token_that_etcd_forgot_is_renewed() {
         ..Options::default()
     }));
     assert_eq!(mirror.next_list().await, ListReason::Start);
-    let revision = mirror.backend.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("write");
+    let revision = mirror
+        .backend
+        .write(vec![write("routes/a", Some("1"), Expect::Absent)])
+        .await
+        .expect("write");
     // Simple tokens live in the memory of the process.
     etcd.restart().await;
-    let written = mirror.backend.write(vec![write("routes/a", Some("2"), Expect::Etag(revision.to_string()))]).await;
+    let written = mirror
+        .backend
+        .write(vec![write("routes/a", Some("2"), Expect::Etag(revision.to_string()))])
+        .await;
     assert_eq!(written.expect("write with a new token"), revision + 1);
     mirror.reach(revision + 1).await;
     mirror.assert_equal().await;
@@ -443,7 +519,11 @@ async fn a_user_where_none_is_asked_for_is_no_hindrance() {
     // Turned on at run time: the open watch goes on, the next write needs a token.
     etcd.add_user("gw", "right", &[PREFIX]);
     etcd.enable_auth("root-password");
-    let revision = mirror.backend.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("write");
+    let revision = mirror
+        .backend
+        .write(vec![write("routes/a", Some("1"), Expect::Absent)])
+        .await
+        .expect("write");
     mirror.reach(revision).await;
     mirror.assert_equal().await;
     mirror.stop().await;
@@ -453,21 +533,53 @@ async fn a_user_where_none_is_asked_for_is_no_hindrance() {
 async fn a_write_expects_what_it_was_told() {
     let etcd = Etcd::start().await;
     let store = backend(&[etcd.endpoint()]);
-    let first = store.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("create");
+    let first = store
+        .write(vec![write("routes/a", Some("1"), Expect::Absent)])
+        .await
+        .expect("create");
     let again = store.write(vec![write("routes/a", Some("2"), Expect::Absent)]).await;
-    let Err(WriteError::Conflict { key: conflicting, current: Some(current) }) = again else { panic!("{again:?}") };
-    assert_eq!((conflicting.as_str(), &current.value[..]), ("/gateway/routes/a", &b"1"[..]));
+    let Err(WriteError::Conflict {
+        key: conflicting,
+        current: Some(current),
+    }) = again
+    else {
+        panic!("{again:?}")
+    };
+    assert_eq!(
+        (conflicting.as_str(), &current.value[..]),
+        ("/gateway/routes/a", &b"1"[..])
+    );
     assert_eq!(store.etag(&current), first.to_string());
 
     let second = write("routes/a", Some("2"), Expect::Etag(store.etag(&current)));
-    let revision = store.write(vec![second.clone(), write("routes/b", Some("1"), Expect::Any)]).await.expect("update");
+    let revision = store
+        .write(vec![second.clone(), write("routes/b", Some("1"), Expect::Any)])
+        .await
+        .expect("update");
     assert_eq!(revision, first + 1, "two keys, one revision");
-    let stale = store.write(vec![second, write("routes/c", Some("1"), Expect::Any)]).await;
-    assert!(matches!(stale, Err(WriteError::Conflict { current: Some(_), .. })), "{stale:?}");
-    let nonsense = store.write(vec![write("routes/a", None, Expect::Etag("nonsense".to_owned()))]).await;
+    let stale = store
+        .write(vec![second, write("routes/c", Some("1"), Expect::Any)])
+        .await;
+    assert!(
+        matches!(stale, Err(WriteError::Conflict { current: Some(_), .. })),
+        "{stale:?}"
+    );
+    let nonsense = store
+        .write(vec![write("routes/a", None, Expect::Etag("nonsense".to_owned()))])
+        .await;
     assert!(matches!(nonsense, Err(WriteError::Conflict { .. })), "{nonsense:?}");
-    assert_eq!(store.get(&key("routes/c")).await.expect("get"), None, "nothing of a refused change is written");
-    assert_eq!(store.write(vec![write("routes/b", None, Expect::Any)]).await.expect("delete"), revision + 1);
+    assert_eq!(
+        store.get(&key("routes/c")).await.expect("get"),
+        None,
+        "nothing of a refused change is written"
+    );
+    assert_eq!(
+        store
+            .write(vec![write("routes/b", None, Expect::Any)])
+            .await
+            .expect("delete"),
+        revision + 1
+    );
     assert_eq!(store.get(&key("routes/b")).await.expect("get"), None);
 }
 
@@ -475,28 +587,51 @@ async fn a_write_expects_what_it_was_told() {
 async fn an_equal_write_is_no_write() {
     let etcd = Etcd::start().await;
     let store = backend(&[etcd.endpoint()]);
-    let revision = store.write(vec![write("routes/a", Some("1"), Expect::Absent)]).await.expect("create");
-    let equal =
-        vec![write("routes/a", Some("1"), Expect::Etag(revision.to_string())), write("routes/b", None, Expect::Any)];
+    let revision = store
+        .write(vec![write("routes/a", Some("1"), Expect::Absent)])
+        .await
+        .expect("create");
+    let equal = vec![
+        write("routes/a", Some("1"), Expect::Etag(revision.to_string())),
+        write("routes/b", None, Expect::Any),
+    ];
     assert_eq!(store.write(equal).await.expect("equal"), revision);
-    assert_eq!(store.list(PREFIX).await.expect("list").0, revision, "etcd's revision did not move");
+    assert_eq!(
+        store.list(PREFIX).await.expect("list").0,
+        revision,
+        "etcd's revision did not move"
+    );
 }
 
 #[tokio::test]
 async fn a_write_that_etcd_does_not_take_names_its_size() {
     let etcd = Etcd::start().await;
     let store = backend(&[etcd.endpoint()]);
-    let many = (0..129).map(|number| write(&format!("routes/{number}"), Some("x"), Expect::Any)).collect();
+    let many = (0..129)
+        .map(|number| write(&format!("routes/{number}"), Some("x"), Expect::Any))
+        .collect();
     let refused = store.write(many).await;
-    assert!(matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("129 operations")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("129 operations")),
+        "{refused:?}"
+    );
     for size in [1_600_000, 2_500_000] {
         let large = "x".repeat(size);
         let refused = store.write(vec![write("routes/a", Some(&large), Expect::Any)]).await;
-        assert!(matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("bytes")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(WriteError::TooLarge(reason)) if reason.contains("bytes")),
+            "{refused:?}"
+        );
     }
-    let twice = vec![write("routes/a", Some("1"), Expect::Any), write("routes/a", None, Expect::Any)];
+    let twice = vec![
+        write("routes/a", Some("1"), Expect::Any),
+        write("routes/a", None, Expect::Any),
+    ];
     let refused = store.write(twice).await;
-    assert!(matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("twice")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("twice")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -517,14 +652,26 @@ async fn history_is_read_until_it_is_compacted() {
     let first = put(&etcd, "routes/a", "1").await;
     let second = put(&etcd, "routes/a", "2").await;
     let value = |entry: Option<Entry>| entry.map(|entry| entry.value);
-    assert_eq!(value(store.get_at(&key("routes/a"), first).await.expect("first")), Some(Bytes::from_static(b"1")));
-    assert_eq!(value(store.get_at(&key("routes/a"), first - 1).await.expect("before")), None);
+    assert_eq!(
+        value(store.get_at(&key("routes/a"), first).await.expect("first")),
+        Some(Bytes::from_static(b"1"))
+    );
+    assert_eq!(
+        value(store.get_at(&key("routes/a"), first - 1).await.expect("before")),
+        None
+    );
     etcd.compact(second).await;
     for gone in [first, second + 10, 0] {
         let read = store.get_at(&key("routes/a"), gone).await;
-        assert!(matches!(read, Err(ReadError::NoHistory(revision)) if revision == gone), "{read:?}");
+        assert!(
+            matches!(read, Err(ReadError::NoHistory(revision)) if revision == gone),
+            "{read:?}"
+        );
     }
-    assert_eq!(value(store.get_at(&key("routes/a"), second).await.expect("second")), Some(Bytes::from_static(b"2")));
+    assert_eq!(
+        value(store.get_at(&key("routes/a"), second).await.expect("second")),
+        Some(Bytes::from_static(b"2"))
+    );
 }
 
 #[tokio::test]
@@ -534,11 +681,22 @@ async fn a_lease_that_expires_is_a_delete() {
     let mut client = etcd.client().await;
     let lease = client.lease_grant(1, None).await.expect("a lease").id();
     let options = PutOptions::new().with_lease(lease);
-    client.put(key("services/a/1").as_ref(), "10.0.0.1:80", Some(options)).await.expect("put");
+    client
+        .put(key("services/a/1").as_ref(), "10.0.0.1:80", Some(options))
+        .await
+        .expect("put");
     let (_, changes) = mirror.next_change().await;
-    assert!(matches!(&changes[..], [Change::Put(entry)] if entry.leased), "{changes:?}");
+    assert!(
+        matches!(&changes[..], [Change::Put(entry)] if entry.leased),
+        "{changes:?}"
+    );
     let (_, changes) = mirror.next_change().await;
-    assert_eq!(changes, [Change::Delete { key: key("services/a/1") }]);
+    assert_eq!(
+        changes,
+        [Change::Delete {
+            key: key("services/a/1")
+        }]
+    );
     mirror.stop().await;
 }
 

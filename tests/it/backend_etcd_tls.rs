@@ -23,7 +23,15 @@ async fn start(authority: &Authority) -> (Etcd, String) {
     let listen = format!("CLIENT_URL,{address}");
     let [certificate, key, ca] =
         ["server.pem", "server.key", "ca.pem"].map(|name| authority.path(name).display().to_string());
-    let files = ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let files = [
+        "--cert-file",
+        &certificate,
+        "--key-file",
+        &key,
+        "--trusted-ca-file",
+        &ca,
+        "--client-cert-auth",
+    ];
     let etcd = Etcd::start_with(&[["--listen-client-urls", &listen].as_slice(), &files].concat()).await;
     (etcd, address)
 }
@@ -50,16 +58,22 @@ impl Watch {
         let (sender, events) = mpsc::channel(4);
         let follower = Arc::clone(&store);
         // It ends with the receiver.
-        tokio::spawn(
-            async move { follower.watch("/gateway/", Relist::default(), sender, CancellationToken::new()).await },
-        );
+        tokio::spawn(async move {
+            follower
+                .watch("/gateway/", Relist::default(), sender, CancellationToken::new())
+                .await
+        });
         Self { store, events }
     }
 
     /// Whether a list comes next, or a failure.
     async fn is_listed(&mut self) -> bool {
         loop {
-            match timeout(LIMIT, self.events.recv()).await.expect("an event in time").expect("the watch goes on") {
+            match timeout(LIMIT, self.events.recv())
+                .await
+                .expect("an event in time")
+                .expect("the watch goes on")
+            {
                 Event::Listed { .. } => return true,
                 Event::Failed { reason } => {
                     assert!(!reason.contains("PRIVATE"), "{reason}");
@@ -76,9 +90,18 @@ async fn both_sides_are_verified() {
     let (ours, foreign) = (Authority::new(), Authority::new());
     let (_etcd, address) = start(&ours).await;
     assert!(Watch::start(options(&address, &ours, Some(&ours))).is_listed().await);
-    assert!(!Watch::start(options(&address, &foreign, Some(&ours))).is_listed().await, "an etcd of another authority");
-    assert!(!Watch::start(options(&address, &ours, Some(&foreign))).is_listed().await, "a client of another authority");
-    assert!(!Watch::start(options(&address, &ours, None)).is_listed().await, "a client without a certificate");
+    assert!(
+        !Watch::start(options(&address, &foreign, Some(&ours))).is_listed().await,
+        "an etcd of another authority"
+    );
+    assert!(
+        !Watch::start(options(&address, &ours, Some(&foreign))).is_listed().await,
+        "a client of another authority"
+    );
+    assert!(
+        !Watch::start(options(&address, &ours, None)).is_listed().await,
+        "a client without a certificate"
+    );
 }
 
 #[tokio::test]
@@ -93,9 +116,14 @@ async fn a_reload_uses_the_files_as_they_are_now() {
     ours.renew("client");
     watch.store.reload().await.unwrap();
     let listed = async { while !watch.is_listed().await {} };
-    timeout(LIMIT, listed).await.expect("the certificate that is taken is in use");
+    timeout(LIMIT, listed)
+        .await
+        .expect("the certificate that is taken is in use");
     assert!(watch.store.list("/gateway/").await.is_ok(), "calls use it too");
     fs::remove_file(ours.path("client.key")).unwrap();
     assert!(watch.store.reload().await.unwrap_err().contains("client.key"));
-    assert!(watch.store.list("/gateway/").await.is_ok(), "the connection in use stays");
+    assert!(
+        watch.store.list("/gateway/").await.is_ok(),
+        "the connection in use stays"
+    );
 }

@@ -14,7 +14,11 @@ fn chancery(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 
 /// Code, stdout, stderr.
 fn outcome(output: Output) -> (Option<i32>, String, String) {
-    (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[test]
@@ -28,7 +32,10 @@ fn without_a_verb_it_shows_its_help_as_wrong_usage() {
 #[test]
 fn version_and_help_are_answers() {
     let version = format!("chancery {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(outcome(chancery(&["--version"], &[])), (Some(0), version, String::new()));
+    assert_eq!(
+        outcome(chancery(&["--version"], &[])),
+        (Some(0), version, String::new())
+    );
     for arguments in [["--help"].as_slice(), &["serve", "--help"], &["serve", "-h"]] {
         let (code, stdout, stderr) = outcome(chancery(arguments, &[]));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");

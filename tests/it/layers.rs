@@ -17,7 +17,10 @@ fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
 
 /// The rows `| module | may name |` of the section "Who may name whom".
 fn table(architecture: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let section = architecture.split("## Who may name whom").nth(1).expect("the section is there");
+    let section = architecture
+        .split("## Who may name whom")
+        .nth(1)
+        .expect("the section is there");
     let section = section.split("\n## ").next().expect("split gives at least one part");
     section
         .lines()
@@ -38,13 +41,22 @@ fn named_modules(source: &str) -> BTreeSet<String> {
     let code = source.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
     code.lines()
         .filter(|line| !line.trim_start().starts_with("//"))
-        .flat_map(|line| line.match_indices("crate::").map(move |(at, found)| &line[at + found.len()..]))
+        .flat_map(|line| {
+            line.match_indices("crate::")
+                .map(move |(at, found)| &line[at + found.len()..])
+        })
         .flat_map(|rest| match rest.strip_prefix('{') {
-            Some(group) => group.split(',').map(|part| part.split("::").next().unwrap_or_default()).collect(),
+            Some(group) => group
+                .split(',')
+                .map(|part| part.split("::").next().unwrap_or_default())
+                .collect(),
             None => vec![rest],
         })
         .map(|rest| {
-            rest.trim().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+            rest.trim()
+                .chars()
+                .take_while(|character| character.is_alphanumeric() || *character == '_')
+                .collect()
         })
         .filter(|module: &String| !module.is_empty())
         .collect()
@@ -79,7 +91,11 @@ fn every_module_names_only_what_the_table_allows() {
         }
     }
     assert!(files.len() > 30, "found only {} source files", files.len());
-    assert!(wrong.is_empty(), "against ARCHITECTURE.md, \"Who may name whom\":\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "against ARCHITECTURE.md, \"Who may name whom\":\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]

@@ -45,8 +45,12 @@ struct Replica {
 impl Replica {
     fn start(store: &Memory, state_dir: &Path) -> Self {
         let layout = Layout::default();
-        let options =
-            Options { layout: layout.clone(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
+        let options = Options {
+            layout: layout.clone(),
+            confirm_mass_loss: false,
+            re2_max_program_size: 100,
+            ca_bundle: None,
+        };
         let snapshots = Arc::new(Store::default());
         let (_, commands) = mpsc::channel(1);
         let reconciler = Reconciler::new(Parts {
@@ -62,7 +66,13 @@ impl Replica {
         });
         let (worlds, health, token) = (reconciler.worlds(), reconciler.health(), CancellationToken::new());
         let task = tokio::spawn(reconciler.run(token.clone()));
-        Self { snapshots, worlds, health, token, task }
+        Self {
+            snapshots,
+            worlds,
+            health,
+            token,
+            task,
+        }
     }
 
     async fn stop(self) {
@@ -90,7 +100,9 @@ impl Replica {
 
     async fn until_health(&self, holds: impl Fn(&Health) -> bool) -> Health {
         let mut health = self.health.clone();
-        let reached = tokio::time::timeout(LIMIT, health.wait_for(|health| holds(health))).await.is_ok();
+        let reached = tokio::time::timeout(LIMIT, health.wait_for(|health| holds(health)))
+            .await
+            .is_ok();
         let seen = health.borrow().clone();
         assert!(reached, "last saw {seen:?}");
         seen
@@ -98,36 +110,63 @@ impl Replica {
 
     async fn until_state(&self, name: &str, state: State) {
         let key = DocumentKey::new(Kind::Routes, name);
-        eventually(LIMIT, async || self.worlds.load().document(&key).map(|status| status.state), Some(state)).await;
+        eventually(
+            LIMIT,
+            async || self.worlds.load().document(&key).map(|status| status.state),
+            Some(state),
+        )
+        .await;
     }
 }
 
 fn names(snapshot: &Snapshot, resource_type: ResourceType) -> Vec<String> {
     snapshot
         .group("default")
-        .map(|group| group.set(resource_type).iter().map(|resource| resource.name.to_string()).collect())
+        .map(|group| {
+            group
+                .set(resource_type)
+                .iter()
+                .map(|resource| resource.name.to_string())
+                .collect()
+        })
         .unwrap_or_default()
 }
 
 fn versions(snapshot: &Snapshot) -> Vec<String> {
-    let group = snapshot.group("default").expect("the default group exists once published");
-    ResourceType::ALL.iter().map(|resource_type| group.set(*resource_type).version().to_string()).collect()
+    let group = snapshot
+        .group("default")
+        .expect("the default group exists once published");
+    ResourceType::ALL
+        .iter()
+        .map(|resource_type| group.set(*resource_type).version().to_string())
+        .collect()
 }
 
 #[tokio::test]
 async fn a_put_becomes_a_snapshot_and_a_delete_takes_it_away() {
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     let replica = Replica::start(&store, folder.path());
-    replica.until("the empty store is published", |snapshot| snapshot.generation > 0).await;
+    replica
+        .until("the empty store is published", |snapshot| snapshot.generation > 0)
+        .await;
     let revision = store.put("/gateway/routes/a", ROUTE);
     let snapshot = replica
-        .until("the route's cluster", |snapshot| names(snapshot, ResourceType::Cluster) == ["http://127.0.0.1:8080"])
+        .until("the route's cluster", |snapshot| {
+            names(snapshot, ResourceType::Cluster) == ["http://127.0.0.1:8080"]
+        })
         .await;
-    assert_eq!((snapshot.revision, snapshot.source, snapshot.stale), (revision, Source::Memory, false));
+    assert_eq!(
+        (snapshot.revision, snapshot.source, snapshot.stale),
+        (revision, Source::Memory, false)
+    );
     assert_eq!(names(&snapshot, ResourceType::Listener), ["default"]);
     assert_eq!(names(&snapshot, ResourceType::Endpoint), ["http://127.0.0.1:8080"]);
     store.delete("/gateway/routes/a");
-    replica.until("no cluster is left", |snapshot| names(snapshot, ResourceType::Cluster).is_empty()).await;
+    replica
+        .until("no cluster is left", |snapshot| {
+            names(snapshot, ResourceType::Cluster).is_empty()
+        })
+        .await;
     replica.stop().await;
 }
 
@@ -136,14 +175,17 @@ async fn the_first_publish_waits_for_every_root() {
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     store.set_away(Some("no route to host"));
     let replica = Replica::start(&store, folder.path());
-    let waiting =
-        replica.until_health(|health| health.pending.iter().any(|what| what.contains("no route to host"))).await;
+    let waiting = replica
+        .until_health(|health| health.pending.iter().any(|what| what.contains("no route to host")))
+        .await;
     assert!(!waiting.ready);
     assert_eq!(replica.snapshots.current().generation, 0);
     store.set_away(None);
     store.relist(ListReason::Reconnect);
     replica.until("published", |snapshot| snapshot.generation > 0).await;
-    replica.until_health(|health| health.ready && health.pending.is_empty()).await;
+    replica
+        .until_health(|health| health.ready && health.pending.is_empty())
+        .await;
     replica.stop().await;
 }
 
@@ -153,12 +195,16 @@ async fn saved_state_serves_at_once_and_says_so_where_the_store_is_away() {
     store.put("/gateway/routes/a", ROUTE);
     store.put("/services/users/1", "127.0.0.1:9000");
     let first = Replica::start(&store, folder.path());
-    let served = first.until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    let served = first
+        .until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty())
+        .await;
     first.stop().await;
 
     store.set_away(Some("connection refused"));
     let second = Replica::start(&store, folder.path());
-    let restored = second.until("served from disk", |snapshot| snapshot.generation > 0).await;
+    let restored = second
+        .until("served from disk", |snapshot| snapshot.generation > 0)
+        .await;
     assert_eq!((restored.source, restored.stale), (Source::Disk, true));
     assert_eq!(versions(&restored), versions(&served));
     assert!(second.health.borrow().ready);
@@ -167,21 +213,39 @@ async fn saved_state_serves_at_once_and_says_so_where_the_store_is_away() {
     store.set_away(None);
     store.put("/gateway/routes/b", OTHER_ROUTE);
     store.relist(ListReason::Reconnect);
-    let current = second.until("current again", |snapshot| snapshot.source == Source::Memory).await;
+    let current = second
+        .until("current again", |snapshot| snapshot.source == Source::Memory)
+        .await;
     assert!(!current.stale);
-    assert_eq!(names(&current, ResourceType::Cluster), ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]);
+    assert_eq!(
+        names(&current, ResourceType::Cluster),
+        ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]
+    );
     second.stop().await;
 }
 
 #[tokio::test]
 async fn a_replica_born_after_a_document_turned_bad_serves_the_same() {
-    let (store, folder, other_folder) = (Memory::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, folder, other_folder) = (
+        Memory::new(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
     store.put("/gateway/routes/a", ROUTE);
     let old = Replica::start(&store, folder.path());
-    old.until("the good text serves", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    old.until("the good text serves", |snapshot| {
+        !names(snapshot, ResourceType::Cluster).is_empty()
+    })
+    .await;
     store.put("/gateway/routes/a", BAD_ROUTE);
     old.until_state("a", State::Rejected).await;
-    let saved = async || store.get(b"/chancery/last-good//gateway/routes/a").await.unwrap().is_some();
+    let saved = async || {
+        store
+            .get(b"/chancery/last-good//gateway/routes/a")
+            .await
+            .unwrap()
+            .is_some()
+    };
     eventually(LIMIT, saved, true).await;
     // Without history the saved text is the only memory.
     store.compact(store.list("/").await.unwrap().0);
@@ -215,7 +279,9 @@ async fn after_a_restart_nothing_is_taken_away_while_a_last_good_text_is_looked_
     let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
     store.put("/gateway/routes/b", OTHER_ROUTE);
     let first = Replica::start(&store, folder.path());
-    first.until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty()).await;
+    first
+        .until("served", |snapshot| !names(snapshot, ResourceType::Cluster).is_empty())
+        .await;
     first.stop().await;
     // The saved state knows nothing of it: the server ended before it could save.
     store.put("/gateway/routes/a", ROUTE);
@@ -224,7 +290,10 @@ async fn after_a_restart_nothing_is_taken_away_while_a_last_good_text_is_looked_
     // The first that is served is what the store holds.
     let current = second.until("published", |snapshot| snapshot.generation > 0).await;
     assert_eq!((current.source, current.stale), (Source::Memory, false));
-    assert_eq!(names(&current, ResourceType::Cluster), ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]);
+    assert_eq!(
+        names(&current, ResourceType::Cluster),
+        ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]
+    );
     second.stop().await;
 }
 
@@ -264,6 +333,8 @@ async fn with_an_empty_prefix_removals_are_withheld() {
     let empty = replica.until("published", |snapshot| snapshot.generation > 0).await;
     assert!(empty.withhold_removals);
     store.put("/gateway/routes/a", ROUTE);
-    replica.until("a document is there", |snapshot| !snapshot.withhold_removals).await;
+    replica
+        .until("a document is there", |snapshot| !snapshot.withhold_removals)
+        .await;
     replica.stop().await;
 }

@@ -38,14 +38,25 @@ async fn states(server: &Server) -> Vec<(String, String, Value)> {
     let answer = server.get("/api/v1/documents").await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let documents = answer["documents"].as_array().unwrap().iter();
-    documents.map(|document| (text(&document["key"]), text(&document["state"]), document["reason"].clone())).collect()
+    documents
+        .map(|document| {
+            (
+                text(&document["key"]),
+                text(&document["state"]),
+                document["reason"].clone(),
+            )
+        })
+        .collect()
 }
 
 fn state(key: &str, state: &str, reason: Value) -> (String, String, Value) {
     (format!("/gateway/{key}"), state.to_owned(), reason)
 }
 
-const USERS: (&str, &str) = ("clusters/users.json", r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#);
+const USERS: (&str, &str) = (
+    "clusters/users.json",
+    r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#,
+);
 const ROUTE: (&str, &str) = ("routes/users.json", r#"{"match": "/v1/users", "to": "users"}"#);
 
 #[tokio::test]
@@ -59,7 +70,12 @@ async fn a_second_file_for_a_key_is_rejected_until_it_is_gone() {
         state("clusters/users", "accepted", Value::Null),
     ];
     eventually(LIMIT, || states(&server), expected.clone()).await;
-    assert_eq!(server.metric("chancery_documents{kind=\"routes\",state=\"rejected\"}").await, Some(1.0));
+    assert_eq!(
+        server
+            .metric("chancery_documents{kind=\"routes\",state=\"rejected\"}")
+            .await,
+        Some(1.0)
+    );
     assert!(server.log().contains(reason), "{}", server.log());
     fs::remove_file(server.folder().join("gateway/routes/users.yaml")).unwrap();
     let rest = [expected[0].clone(), expected[2].clone()].to_vec();
@@ -74,7 +90,10 @@ async fn a_file_that_cannot_be_read_is_rejected_by_its_key() {
     let observe = || async { server.try_get("/api/v1/documents/routes/lost").await.unwrap().1["state"].clone() };
     eventually(LIMIT, observe, json!("rejected")).await;
     let shown = server.get("/api/v1/documents/routes/lost").await;
-    assert!(shown["reason"].as_str().unwrap().contains("routes/lost.json"), "{shown}");
+    assert!(
+        shown["reason"].as_str().unwrap().contains("routes/lost.json"),
+        "{shown}"
+    );
     assert_eq!((&shown["revision"], shown.get("value")), (&Value::Null, None));
 }
 
@@ -94,25 +113,46 @@ async fn what_a_connected_proxy_refuses_shows_until_it_takes_a_later_text() {
     stream.send(nack);
     let reason = json!("refused by the proxy n1: no such filter");
     let all = |route| vec![route, state("clusters/users", "accepted", Value::Null)];
-    eventually(LIMIT, || states(&server), all(state("routes/users", "refused", reason.clone()))).await;
+    eventually(
+        LIMIT,
+        || states(&server),
+        all(state("routes/users", "refused", reason.clone())),
+    )
+    .await;
     assert_eq!(server.get("/api/v1/documents/routes/users").await["reason"], reason);
 
-    fs::write(server.folder().join("gateway/routes/users.json"), r#"{"match": "/v3", "to": "users"}"#).unwrap();
+    fs::write(
+        server.folder().join("gateway/routes/users.json"),
+        r#"{"match": "/v3", "to": "users"}"#,
+    )
+    .unwrap();
     let mended = stream.receive().await;
     assert_eq!(contents(&mended).0, ["default"]);
     stream.send(delta_ack(&mended));
-    eventually(LIMIT, || states(&server), all(state("routes/users", "accepted", Value::Null))).await;
+    eventually(
+        LIMIT,
+        || states(&server),
+        all(state("routes/users", "accepted", Value::Null)),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn older_routes_below_another_prefix_keep_their_keys() {
     let etcd = Etcd::start().await;
     let older = r#"{"path": "/v1/users", "service": "users"}"#;
-    etcd.client().await.put("/old/UserService/v1/GetUser", older, None).await.unwrap();
+    etcd.client()
+        .await
+        .put("/old/UserService/v1/GetUser", older, None)
+        .await
+        .unwrap();
     let server = Server::start(&["--etcd", &etcd.endpoint(), "--routes-prefix", "/old/"]).await;
     server.ready().await;
     let shown = server.get("/api/v1/documents/routes/UserService/v1/GetUser").await;
-    assert_eq!((&shown["key"], &shown["state"]), (&json!("/old/UserService/v1/GetUser"), &json!("accepted")));
+    assert_eq!(
+        (&shown["key"], &shown["state"]),
+        (&json!("/old/UserService/v1/GetUser"), &json!("accepted"))
+    );
     let routes = server.get("/api/v1/snapshot/routes/default").await;
     assert!(routes.to_string().contains("routes/UserService/v1/GetUser"), "{routes}");
 }
@@ -134,7 +174,10 @@ async fn what_is_known_of_etcd_shows_as_metrics() {
         "etcd_events_dropped_old_total 0",
         "etcd_order_violations_total 0",
     ] {
-        assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
+        assert!(
+            text.lines().any(|line| line == series),
+            "{series} is missing in\n{text}"
+        );
     }
 }
 
@@ -149,7 +192,12 @@ fn new_certificate(folder: &Path) -> String {
 /// A connection by a client that trusts this certificate alone.
 async fn connect_trusting(server: &Server, certificate: &str) -> Result<Channel, tonic::transport::Error> {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate));
-    Endpoint::from_shared(format!("https://{}", server.xds())).unwrap().tls_config(tls).unwrap().connect().await
+    Endpoint::from_shared(format!("https://{}", server.xds()))
+        .unwrap()
+        .tls_config(tls)
+        .unwrap()
+        .connect()
+        .await
 }
 
 #[tokio::test]
@@ -172,8 +220,16 @@ async fn a_hangup_names_what_needs_a_restart_and_renews_the_certificate() {
     server.hang_up();
     let said = || async { server.log().contains("take effect at the next start") && server.log().contains("--grace") };
     eventually(LIMIT, said, true).await;
-    eventually(LIMIT, || async { connect_trusting(&server, &second).await.is_ok() }, true).await;
-    assert!(connect_trusting(&server, &first).await.is_err(), "the certificate in use is the new one alone");
+    eventually(
+        LIMIT,
+        || async { connect_trusting(&server, &second).await.is_ok() },
+        true,
+    )
+    .await;
+    assert!(
+        connect_trusting(&server, &first).await.is_err(),
+        "the certificate in use is the new one alone"
+    );
 
     fs::write(server.folder().join("gateway/clusters/orders.json"), USERS.1).unwrap();
     assert_eq!(contents(&stream.receive().await).0, ["orders"]);

@@ -85,8 +85,11 @@ impl Collector {
     /// Name and parent's name of every span of the traces that reached a proxy, one list a trace, sorted.
     fn traces(&self) -> Vec<Vec<(String, String)>> {
         let spans = self.spans();
-        let reached: BTreeSet<&[u8]> =
-            spans.iter().filter(|span| span.name == "acknowledged").map(|span| &*span.trace_id).collect();
+        let reached: BTreeSet<&[u8]> = spans
+            .iter()
+            .filter(|span| span.name == "acknowledged")
+            .map(|span| &*span.trace_id)
+            .collect();
         let trace = |id: &[u8]| {
             let of_trace: Vec<&Span> = spans.iter().filter(|span| span.trace_id == id).collect();
             let parent = |span: &Span| {
@@ -109,9 +112,15 @@ async fn collect(
     let body = request.into_body().collect().await.unwrap().to_bytes();
     // A gRPC message follows its flag and its length.
     let export = Export::decode(body.slice(5..)).unwrap();
-    let spans = export.resources.into_iter().flat_map(|resource| resource.scopes).flat_map(|scope| scope.spans);
+    let spans = export
+        .resources
+        .into_iter()
+        .flat_map(|resource| resource.scopes)
+        .flat_map(|scope| scope.spans);
     kept.lock().unwrap().extend(spans);
-    let response = Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+    let response = Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "0");
     Ok(response.body(Empty::new()).unwrap())
 }
 
@@ -141,8 +150,20 @@ async fn acknowledge(stream: &mut DeltaStream) {
 
 async fn put(server: &Server, cluster: &str) {
     let document = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
-    assert_eq!(server.put(&format!("/api/v1/documents/clusters/{cluster}"), document).await.0, 201);
-    let published = || async { server.try_get(&format!("/api/v1/snapshot/clusters/{cluster}")).await.unwrap().0 };
+    assert_eq!(
+        server
+            .put(&format!("/api/v1/documents/clusters/{cluster}"), document)
+            .await
+            .0,
+        201
+    );
+    let published = || async {
+        server
+            .try_get(&format!("/api/v1/snapshot/clusters/{cluster}"))
+            .await
+            .unwrap()
+            .0
+    };
     eventually(Duration::from_secs(5), published, 200).await;
 }
 
@@ -166,7 +187,10 @@ async fn a_change_is_one_trace_from_its_revision_to_every_stream() {
     // The server runs on and sees no later change.
     eventually(EXPORTED_WITHIN, || async { collector.traces() }, vec![trace]).await;
     let names: BTreeSet<String> = collector.spans().into_iter().map(|span| span.name).collect();
-    assert_eq!(names, ["acknowledged", "change", "plan", "publish"].map(str::to_owned).into());
+    assert_eq!(
+        names,
+        ["acknowledged", "change", "plan", "publish"].map(str::to_owned).into()
+    );
 }
 
 #[tokio::test]

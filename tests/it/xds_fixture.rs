@@ -62,7 +62,13 @@ impl Xds {
         let (store, fleet) = (Arc::new(Store::default()), Fleet::default());
         let (draining, token) = (CancellationToken::new(), CancellationToken::new());
         let run = server.run(Arc::clone(&store), fleet.clone(), draining.clone(), token);
-        Self { store, fleet, address, draining, running: tokio::spawn(run) }
+        Self {
+            store,
+            fleet,
+            address,
+            draining,
+            running: tokio::spawn(run),
+        }
     }
 
     /// Start with fixture F1 of conformance.md published.
@@ -75,7 +81,11 @@ impl Xds {
     /// Publish changes of the default group.
     pub(crate) fn commit(&self, mut changes: Vec<ResourceChange>) {
         changes.sort_by(|one, other| (one.resource_type, &one.name).cmp(&(other.resource_type, &other.name)));
-        let difference = Difference { resources: changes, groups_added: Vec::new(), groups_removed: Vec::new() };
+        let difference = Difference {
+            resources: changes,
+            groups_added: Vec::new(),
+            groups_removed: Vec::new(),
+        };
         let facts = Facts {
             revision: 1,
             built_at: SystemTime::now(),
@@ -84,12 +94,18 @@ impl Xds {
             withhold_removals: false,
             group_rules: Arc::clone(&self.store.current().group_rules),
         };
-        self.store.publish(Arc::new(self.store.current().next(&difference, facts)));
+        self.store
+            .publish(Arc::new(self.store.current().next(&difference, facts)));
     }
 }
 
 fn change(resource_type: ResourceType, name: &str, resource: Option<Resource>) -> ResourceChange {
-    ResourceChange { group: "default".into(), resource_type, name: name.into(), resource: resource.map(Arc::new) }
+    ResourceChange {
+        group: "default".into(),
+        resource_type,
+        name: name.into(),
+        resource: resource.map(Arc::new),
+    }
 }
 
 /// An EDS cluster; `content` makes it another version.
@@ -106,19 +122,33 @@ pub(crate) fn cluster(name: &str, content: u32) -> ResourceChange {
 
 /// Endpoints of a cluster.
 pub(crate) fn endpoints(name: &str, content: u32) -> ResourceChange {
-    let policy = Policy { overprovisioning_factor: Some(UInt32Value { value: content }), ..Policy::default() };
+    let policy = Policy {
+        overprovisioning_factor: Some(UInt32Value { value: content }),
+        ..Policy::default()
+    };
     let message = ClusterLoadAssignment {
         cluster_name: name.to_owned(),
         policy: Some(policy),
         ..ClusterLoadAssignment::default()
     };
-    change(ResourceType::Endpoint, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
+    change(
+        ResourceType::Endpoint,
+        name,
+        Some(Resource::new(name, message.encode_to_vec(), Vec::new())),
+    )
 }
 
 /// A listener.
 pub(crate) fn listener(name: &str) -> ResourceChange {
-    let message = Listener { name: name.to_owned(), ..Listener::default() };
-    change(ResourceType::Listener, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
+    let message = Listener {
+        name: name.to_owned(),
+        ..Listener::default()
+    };
+    change(
+        ResourceType::Listener,
+        name,
+        Some(Resource::new(name, message.encode_to_vec(), Vec::new())),
+    )
 }
 
 /// A route configuration.
@@ -128,13 +158,24 @@ pub(crate) fn route(name: &str, content: u32) -> ResourceChange {
         max_direct_response_body_size_bytes: Some(UInt32Value { value: content }),
         ..RouteConfiguration::default()
     };
-    change(ResourceType::Route, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
+    change(
+        ResourceType::Route,
+        name,
+        Some(Resource::new(name, message.encode_to_vec(), Vec::new())),
+    )
 }
 
 /// A secret.
 pub(crate) fn secret(name: &str) -> ResourceChange {
-    let message = Secret { name: name.to_owned(), ..Secret::default() };
-    change(ResourceType::Secret, name, Some(Resource::new(name, message.encode_to_vec(), Vec::new())))
+    let message = Secret {
+        name: name.to_owned(),
+        ..Secret::default()
+    };
+    change(
+        ResourceType::Secret,
+        name,
+        Some(Resource::new(name, message.encode_to_vec(), Vec::new())),
+    )
 }
 
 /// A resource that is gone.
@@ -148,5 +189,13 @@ pub(crate) fn fixture() -> Vec<ResourceChange> {
     if let Some(resource) = &mut plain.resource {
         Arc::make_mut(resource).warms = None;
     }
-    vec![cluster("A", 1), cluster("B", 1), plain, endpoints("A", 1), endpoints("B", 1), listener("L"), route("r1", 1)]
+    vec![
+        cluster("A", 1),
+        cluster("B", 1),
+        plain,
+        endpoints("A", 1),
+        endpoints("B", 1),
+        listener("L"),
+        route("r1", 1),
+    ]
 }

@@ -23,10 +23,18 @@ struct Turn {
 impl Turn {
     fn of(catalogue: &Catalogue, condition: &Condition) -> Option<Self> {
         let bad = catalogue.case(condition, condition.refused.first()?);
-        let accepted = condition.accepted.iter().map(|example| catalogue.case(condition, example));
-        let good =
-            accepted.into_iter().find(|good| good.resource_type == bad.resource_type && good.beside == bad.beside);
-        Some(Self { id: condition.id.clone(), good, bad })
+        let accepted = condition
+            .accepted
+            .iter()
+            .map(|example| catalogue.case(condition, example));
+        let good = accepted
+            .into_iter()
+            .find(|good| good.resource_type == bad.resource_type && good.beside == bad.beside);
+        Some(Self {
+            id: condition.id.clone(),
+            good,
+            bad,
+        })
     }
 
     /// Whether it is in nobody's way, nor anybody in its.
@@ -38,11 +46,18 @@ impl Turn {
     fn renamed(mut self) -> Self {
         for case in self.good.iter_mut().chain([&mut self.bad]) {
             case.key = format!("xds/{}/{}", case.resource_type, self.id);
-            let field = if case.resource_type == "endpoints" { "cluster_name" } else { "name" };
+            let field = if case.resource_type == "endpoints" {
+                "cluster_name"
+            } else {
+                "name"
+            };
             if case.resource[field] == "a" {
                 case.resource[field] = json!(self.id);
             }
-            case.says = case.says.replace("\"a\", the name in its key", &format!("{:?}, the name in its key", self.id));
+            case.says = case.says.replace(
+                "\"a\", the name in its key",
+                &format!("{:?}, the name in its key", self.id),
+            );
         }
         self
     }
@@ -58,19 +73,30 @@ impl Turn {
 }
 
 async fn put(client: &mut Client, case: &Case) -> i64 {
-    let response = client.put(format!("/gateway/{}", case.key), case.document().to_string(), None).await.unwrap();
+    let response = client
+        .put(format!("/gateway/{}", case.key), case.document().to_string(), None)
+        .await
+        .unwrap();
     response.header().unwrap().revision()
 }
 
 async fn documents(server: &Server) -> BTreeMap<String, Value> {
     let answer = server.get("/api/v1/documents").await;
     let entries = answer["documents"].as_array().unwrap();
-    entries.iter().map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry.clone())).collect()
+    entries
+        .iter()
+        .map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry.clone()))
+        .collect()
 }
 
 async fn version(server: &Server, case: &Case) -> Value {
     let (word, name) = case.key.strip_prefix("xds/").unwrap().split_once('/').unwrap();
-    server.try_get(&format!("/api/v1/snapshot/{word}/{}", name.replace('/', "%2F"))).await.unwrap().1["version"].clone()
+    server
+        .try_get(&format!("/api/v1/snapshot/{word}/{}", name.replace('/', "%2F")))
+        .await
+        .unwrap()
+        .1["version"]
+        .clone()
 }
 
 /// The good texts of all turns, then the bad ones; what is wrong with what is told of them.
@@ -111,7 +137,11 @@ async fn take(server: &Server, client: &mut Client, turns: &[Turn]) -> Vec<Strin
             entry["path"] == turn.bad.path.as_str() && reason.starts_with(&turn.start()) && !reason.contains('\n');
         let serves = entry["serving_revision"].as_i64() == served && version(server, &turn.bad).await == before;
         if !is_told || !serves {
-            wrong.push(format!("{}: {entry}, expected {} and revision {served:?}", turn.id, turn.start()));
+            wrong.push(format!(
+                "{}: {entry}, expected {} and revision {served:?}",
+                turn.id,
+                turn.start()
+            ));
         }
     }
     wrong
@@ -124,14 +154,25 @@ async fn each_condition_is_told_with_its_field_and_what_was_there_serves_on() {
     let server = Server::on_etcd(&etcd).await;
     server.ready().await;
     let catalogue = Catalogue::load();
-    let turns = catalogue.conditions.iter().filter_map(|condition| Turn::of(&catalogue, condition));
+    let turns = catalogue
+        .conditions
+        .iter()
+        .filter_map(|condition| Turn::of(&catalogue, condition));
     let (together, beside): (Vec<Turn>, Vec<Turn>) = turns.partition(Turn::is_alone);
     let together: Vec<Turn> = together.into_iter().map(Turn::renamed).collect();
-    assert!(together.len() > 130 && beside.len() > 5, "{} and {}", together.len(), beside.len());
+    assert!(
+        together.len() > 130 && beside.len() > 5,
+        "{} and {}",
+        together.len(),
+        beside.len()
+    );
     let mut wrong = take(&server, &mut client, &together).await;
     for turn in beside {
         for (key, document) in &turn.bad.beside {
-            client.put(format!("/gateway/{key}"), document.to_string(), None).await.unwrap();
+            client
+                .put(format!("/gateway/{key}"), document.to_string(), None)
+                .await
+                .unwrap();
         }
         wrong.extend(take(&server, &mut client, std::slice::from_ref(&turn)).await);
         for key in turn.bad.beside.iter().map(|(key, _)| key).chain([&turn.bad.key]) {

@@ -21,15 +21,23 @@ const WITHHELD: &[&str] = &["secrets_withheld"];
 fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     // Nothing is sent: it only says which address would be used (to a network that is for documentation).
-    socket.connect("192.0.2.1:9").expect("this machine has an address beside its loopback");
+    socket
+        .connect("192.0.2.1:9")
+        .expect("this machine has an address beside its loopback");
     let address = socket.local_addr().unwrap().ip();
-    assert!(!address.is_loopback(), "this machine has an address beside its loopback");
+    assert!(
+        !address.is_loopback(),
+        "this machine has an address beside its loopback"
+    );
     address
 }
 
 /// A server with a secret that listens on all addresses, and the one that is not loopback.
 fn start(options: Options) -> (Xds, SocketAddr) {
-    let xds = Xds::start_with(Options { listen: Listen::Tcp(([0, 0, 0, 0], 0).into()), ..options });
+    let xds = Xds::start_with(Options {
+        listen: Listen::Tcp(([0, 0, 0, 0], 0).into()),
+        ..options
+    });
     xds.commit(vec![secret("s"), cluster("A", 1)]);
     let port = xds.address.port();
     (xds, SocketAddr::new(own_address(), port))
@@ -52,7 +60,10 @@ async fn asked(xds: &Xds, channel: &Channel) -> (bool, Vec<&'static str>) {
 async fn plaintext_from_another_machine_gets_none_and_all_else() {
     let (xds, outside) = start(options());
     assert_eq!(asked(&xds, &connect(outside).await).await, (false, WITHHELD.to_vec()));
-    assert_eq!(asked(&xds, &connect(format!("127.0.0.1:{}", xds.address.port())).await).await, (true, vec![]));
+    assert_eq!(
+        asked(&xds, &connect(format!("127.0.0.1:{}", xds.address.port())).await).await,
+        (true, vec![])
+    );
 
     let channel = connect(outside).await;
     let mut stream = SotwStream::open(&channel, ADS_SOTW).await.unwrap();
@@ -76,7 +87,10 @@ async fn a_stream_that_asks_for_no_secret_has_no_warning() {
 
 #[tokio::test]
 async fn an_operator_may_allow_plaintext() {
-    let (xds, outside) = start(Options { plaintext_secrets: true, ..options() });
+    let (xds, outside) = start(Options {
+        plaintext_secrets: true,
+        ..options()
+    });
     assert_eq!(asked(&xds, &connect(outside).await).await, (true, vec![]));
 }
 
@@ -84,9 +98,16 @@ async fn an_operator_may_allow_plaintext() {
 async fn a_unix_socket_gets_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("xds.sock");
-    let xds = Xds::start_with(Options { listen: Listen::Unix(path.clone()), ..options() });
+    let xds = Xds::start_with(Options {
+        listen: Listen::Unix(path.clone()),
+        ..options()
+    });
     xds.commit(vec![secret("s")]);
-    let channel = Endpoint::from_shared(format!("unix:{}", path.display())).unwrap().connect().await.unwrap();
+    let channel = Endpoint::from_shared(format!("unix:{}", path.display()))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     assert_eq!(asked(&xds, &channel).await, (true, vec![]));
 }
 
@@ -97,7 +118,10 @@ fn with_tls(authority: &Authority, client_ca: bool) -> Options {
         key: authority.path("server.key"),
         client_ca: client_ca.then(|| authority.path("ca.pem")),
     };
-    Options { tls: Some(Certificates::load(files).unwrap().subscribe()), ..options() }
+    Options {
+        tls: Some(Certificates::load(files).unwrap().subscribe()),
+        ..options()
+    }
 }
 
 /// A connection of a client that trusts the authority and has its client certificate.
@@ -108,7 +132,13 @@ async fn connect_tls(address: SocketAddr, authority: &Authority, identity: Optio
     if let Some(own) = identity {
         tls = tls.identity(Identity::from_pem(own.read("client.pem"), own.read("client.key")));
     }
-    Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap().connect().await.ok()
+    Endpoint::from_shared(format!("https://{address}"))
+        .unwrap()
+        .tls_config(tls)
+        .unwrap()
+        .connect()
+        .await
+        .ok()
 }
 
 #[tokio::test]

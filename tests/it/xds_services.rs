@@ -35,21 +35,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn fetch(channel: &Channel, request: ClientStatusRequest) -> Result<Vec<ClientConfig>, tonic::Status> {
     let mut client = ClientStatusDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
-    client.fetch_client_status(request).await.map(|response| response.into_inner().config)
+    client
+        .fetch_client_status(request)
+        .await
+        .map(|response| response.into_inner().config)
 }
 
 fn about(pattern: MatchPattern) -> ClientStatusRequest {
-    let node_id = Some(StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() });
-    let node_matchers = vec![NodeMatcher { node_id, ..NodeMatcher::default() }];
-    ClientStatusRequest { node_matchers, ..ClientStatusRequest::default() }
+    let node_id = Some(StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    });
+    let node_matchers = vec![NodeMatcher {
+        node_id,
+        ..NodeMatcher::default()
+    }];
+    ClientStatusRequest {
+        node_matchers,
+        ..ClientStatusRequest::default()
+    }
 }
 
 /// `type/name` and status of everything that a client has, sorted.
 fn statuses(client: &ClientConfig) -> Vec<(String, ConfigStatus)> {
     let word = |type_url: &str| type_url.rsplit('.').next().unwrap().to_owned();
     let configs = client.generic_xds_configs.iter();
-    let mut found: Vec<_> =
-        configs.map(|one| (format!("{}/{}", word(&one.type_url), one.name), one.config_status())).collect();
+    let mut found: Vec<_> = configs
+        .map(|one| (format!("{}/{}", word(&one.type_url), one.name), one.config_status()))
+        .collect();
     found.sort_by(|one, other| one.0.cmp(&other.0));
     found
 }
@@ -94,16 +107,24 @@ async fn client_status_tells_who_has_what() {
         ("Secret/s".to_owned(), Synced),
     ];
     let observe = || async {
-        let clients = fetch(&channel, about(MatchPattern::Exact("n1".to_owned()))).await.unwrap();
+        let clients = fetch(&channel, about(MatchPattern::Exact("n1".to_owned())))
+            .await
+            .unwrap();
         clients.iter().map(statuses).collect::<Vec<_>>()
     };
     eventually(PATIENCE, observe, vec![expected]).await;
 
     let clients = fetch(&channel, ClientStatusRequest::default()).await.unwrap();
-    let ids: Vec<_> = clients.iter().map(|client| &*client.node.as_ref().unwrap().id).collect();
+    let ids: Vec<_> = clients
+        .iter()
+        .map(|client| &*client.node.as_ref().unwrap().id)
+        .collect();
     assert_eq!(ids, ["n1", "other"]);
     let of = |name: &str, type_url: &str| {
-        let found = clients[0].generic_xds_configs.iter().find(|one| one.name == name && one.type_url == type_url);
+        let found = clients[0]
+            .generic_xds_configs
+            .iter()
+            .find(|one| one.name == name && one.type_url == type_url);
         found.unwrap().clone()
     };
     let route = of("r1", types::ROUTE);
@@ -122,8 +143,14 @@ async fn client_status_tells_who_has_what() {
 async fn client_status_refuses_what_it_cannot_match_or_hold() {
     let xds = Xds::start();
     let channel = connect(xds.address).await;
-    let metadata = NodeMatcher { node_metadatas: vec![StructMatcher::default()], ..NodeMatcher::default() };
-    let request = ClientStatusRequest { node_matchers: vec![metadata], ..ClientStatusRequest::default() };
+    let metadata = NodeMatcher {
+        node_metadatas: vec![StructMatcher::default()],
+        ..NodeMatcher::default()
+    };
+    let request = ClientStatusRequest {
+        node_matchers: vec![metadata],
+        ..ClientStatusRequest::default()
+    };
     let status = fetch(&channel, request).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("node_metadatas"), "{status}");
@@ -146,10 +173,18 @@ async fn client_status_refuses_what_it_cannot_match_or_hold() {
     }
     let status = fetch(&channel, ClientStatusRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    let names = ClientStatusRequest { exclude_resource_contents: true, ..ClientStatusRequest::default() };
+    let names = ClientStatusRequest {
+        exclude_resource_contents: true,
+        ..ClientStatusRequest::default()
+    };
     let clients = fetch(&channel, names.clone()).await.unwrap();
     assert_eq!(clients.len(), 5);
-    assert!(clients.iter().flat_map(|client| &client.generic_xds_configs).all(|one| one.xds_config.is_none()));
+    assert!(
+        clients
+            .iter()
+            .flat_map(|client| &client.generic_xds_configs)
+            .all(|one| one.xds_config.is_none())
+    );
 
     // A stream takes what does not fit into one message, and then the next request.
     let nobody = about(MatchPattern::Exact("nobody".to_owned()));
@@ -175,7 +210,11 @@ impl LoadStream {
     async fn open(channel: &Channel) -> Self {
         let (requests, receiver) = mpsc::unbounded_channel();
         let mut client = LoadReportingServiceClient::new(channel.clone());
-        let responses = client.stream_load_stats(UnboundedReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let responses = client
+            .stream_load_stats(UnboundedReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
         Self { requests, responses }
     }
 
@@ -184,7 +223,9 @@ impl LoadStream {
     }
 
     async fn receive(&mut self) -> Result<Option<LoadStatsResponse>, tonic::Status> {
-        timeout(PATIENCE, self.responses.message()).await.expect("an answer in time")
+        timeout(PATIENCE, self.responses.message())
+            .await
+            .expect("an answer in time")
     }
 }
 
@@ -204,7 +245,10 @@ fn stats(cluster: &str, issued: u64, in_progress: u64) -> ClusterStats {
 /// Cluster, requests issued, requests in progress.
 fn loads(xds: &Xds) -> Vec<(String, u64, u64)> {
     let loads = xds.fleet.loads().by_cluster();
-    loads.into_iter().map(|(cluster, load)| (cluster.to_string(), load.issued, load.in_progress)).collect()
+    loads
+        .into_iter()
+        .map(|(cluster, load)| (cluster.to_string(), load.issued, load.in_progress))
+        .collect()
 }
 
 // PX-14
@@ -213,8 +257,10 @@ async fn load_reports_are_asked_for_and_added_up() {
     let xds = Xds::start();
     let channel = connect(xds.address).await;
     let mut all = LoadStream::open(&channel).await;
-    let sends_all =
-        Node { client_features: vec!["envoy.lrs.supports_send_all_clusters".to_owned()], ..node("n1").unwrap() };
+    let sends_all = Node {
+        client_features: vec!["envoy.lrs.supports_send_all_clusters".to_owned()],
+        ..node("n1").unwrap()
+    };
     all.send(Some(sends_all), Vec::new());
     let response = all.receive().await.unwrap().unwrap();
     assert_eq!((response.send_all_clusters, response.clusters.len()), (true, 0));
@@ -223,14 +269,27 @@ async fn load_reports_are_asked_for_and_added_up() {
     let mut some = LoadStream::open(&channel).await;
     some.send(node("n2"), Vec::new());
     let response = some.receive().await.unwrap().unwrap();
-    assert_eq!((response.send_all_clusters, response.clusters), (false, ["A", "B", "S"].map(str::to_owned).to_vec()));
+    assert_eq!(
+        (response.send_all_clusters, response.clusters),
+        (false, ["A", "B", "S"].map(str::to_owned).to_vec())
+    );
 
     all.send(None, vec![stats("A", 5, 2)]);
     some.send(None, vec![stats("A", 3, 1), stats("B", 1, 0)]);
-    eventually(PATIENCE, || async { loads(&xds) }, vec![("A".into(), 8, 3), ("B".into(), 1, 0)]).await;
+    eventually(
+        PATIENCE,
+        || async { loads(&xds) },
+        vec![("A".into(), 8, 3), ("B".into(), 1, 0)],
+    )
+    .await;
     // It went away with what it had in progress.
     drop(some);
-    eventually(PATIENCE, || async { loads(&xds) }, vec![("A".into(), 8, 2), ("B".into(), 1, 0)]).await;
+    eventually(
+        PATIENCE,
+        || async { loads(&xds) },
+        vec![("A".into(), 8, 2), ("B".into(), 1, 0)],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -249,23 +308,36 @@ async fn a_client_that_cannot_send_all_is_told_of_new_clusters() {
     let xds = Xds::start();
     let mut stream = LoadStream::open(&connect(xds.address).await).await;
     stream.send(node("n2"), Vec::new());
-    assert_eq!(stream.responses.message().await.unwrap().unwrap().clusters, ["A", "B", "S"]);
+    assert_eq!(
+        stream.responses.message().await.unwrap().unwrap().clusters,
+        ["A", "B", "S"]
+    );
     // Neither other content of a cluster nor other types are of interest.
     xds.commit(vec![cluster("A", 2), endpoints("A", 2)]);
     tokio::time::sleep(Duration::from_secs(15)).await;
     xds.commit(vec![cluster("C", 1)]);
-    assert_eq!(stream.responses.message().await.unwrap().unwrap().clusters, ["A", "B", "C", "S"]);
+    assert_eq!(
+        stream.responses.message().await.unwrap().unwrap().clusters,
+        ["A", "B", "C", "S"]
+    );
 }
 
 #[tokio::test]
 async fn a_drain_ends_load_reports_and_health_watches_with_ok() {
-    let xds = Xds::start_with(Options { grace: Duration::from_millis(600), ..options() });
+    let xds = Xds::start_with(Options {
+        grace: Duration::from_millis(600),
+        ..options()
+    });
     xds.commit(fixture());
     let channel = connect(xds.address).await;
     let mut stream = LoadStream::open(&channel).await;
     stream.send(node("n1"), Vec::new());
     stream.receive().await.unwrap().unwrap();
-    let mut watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut watch = HealthClient::new(channel)
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert!(watch.message().await.unwrap().is_some());
     xds.draining.cancel();
     assert_eq!(stream.receive().await.unwrap(), None);
@@ -277,9 +349,13 @@ async fn a_drain_ends_load_reports_and_health_watches_with_ok() {
 // ---- health ----
 
 async fn health(channel: &Channel, service: &str) -> Result<i32, Code> {
-    let request = HealthCheckRequest { service: service.to_owned() };
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
     let answer = HealthClient::new(channel.clone()).check(request).await;
-    answer.map(|answer| answer.into_inner().status).map_err(|status| status.code())
+    answer
+        .map(|answer| answer.into_inner().status)
+        .map_err(|status| status.code())
 }
 
 #[tokio::test]
@@ -294,16 +370,29 @@ async fn health_follows_the_first_publish_and_the_drain() {
     let xds = Xds::start_with(options());
     let channel = connect(xds.address).await;
     for service in services {
-        assert_eq!(health(&channel, service).await, Ok(ServingStatus::NotServing.into()), "{service}");
+        assert_eq!(
+            health(&channel, service).await,
+            Ok(ServingStatus::NotServing.into()),
+            "{service}"
+        );
     }
     assert_eq!(health(&channel, "acme.Foo").await, Err(Code::NotFound));
-    let mut watch = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut watch = HealthClient::new(channel.clone())
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let is = |status: ServingStatus| Some(HealthCheckResponse { status: status.into() });
     assert_eq!(watch.message().await.unwrap(), is(ServingStatus::NotServing));
     xds.commit(fixture());
     assert_eq!(watch.message().await.unwrap(), is(ServingStatus::Serving));
     for service in services {
-        eventually(PATIENCE, || health(&channel, service), Ok(ServingStatus::Serving.into())).await;
+        eventually(
+            PATIENCE,
+            || health(&channel, service),
+            Ok(ServingStatus::Serving.into()),
+        )
+        .await;
     }
     xds.draining.cancel();
     assert_eq!(watch.message().await.unwrap(), is(ServingStatus::NotServing));
@@ -311,7 +400,10 @@ async fn health_follows_the_first_publish_and_the_drain() {
 
 #[tokio::test]
 async fn health_is_told_though_there_are_as_many_streams_as_may_be() {
-    let xds = Xds::start_with(Options { max_streams: 1, ..options() });
+    let xds = Xds::start_with(Options {
+        max_streams: 1,
+        ..options()
+    });
     xds.commit(fixture());
     let channel = connect(xds.address).await;
     let mut stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
@@ -333,10 +425,23 @@ macro_rules! reflection_client {
             use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
 
             async fn ask(channel: &Channel, request: MessageRequest) -> MessageResponse {
-                let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+                let request = ServerReflectionRequest {
+                    host: String::new(),
+                    message_request: Some(request),
+                };
                 let mut client = ServerReflectionClient::new(channel.clone());
-                let answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
-                answers.into_inner().message().await.unwrap().unwrap().message_response.unwrap()
+                let answers = client
+                    .server_reflection_info(tokio_stream::iter([request]))
+                    .await
+                    .unwrap();
+                answers
+                    .into_inner()
+                    .message()
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .message_response
+                    .unwrap()
             }
 
             pub(super) async fn services(channel: &Channel) -> Vec<String> {
@@ -397,7 +502,10 @@ macro_rules! reflect {
         for file in files.values() {
             prost::encoding::bytes::encode(1, file, &mut set);
         }
-        (services, prost_reflect::DescriptorPool::decode(&*set).expect("all that is depended on is there"))
+        (
+            services,
+            prost_reflect::DescriptorPool::decode(&*set).expect("all that is depended on is there"),
+        )
     }};
 }
 

@@ -15,7 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One connection for many streams, of which most are not read: with the usual window they would close it to each other.
 async fn connect_wide(xds: &Xds) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", xds.address)).unwrap();
-    endpoint.initial_connection_window_size(1 << 30).initial_stream_window_size(1 << 24).connect().await.unwrap()
+    endpoint
+        .initial_connection_window_size(1 << 30)
+        .initial_stream_window_size(1 << 24)
+        .connect()
+        .await
+        .unwrap()
 }
 
 /// A stream of this node that has asked for its clusters and for endpoints.
@@ -49,7 +54,9 @@ async fn a_storm_is_answered_in_the_order_in_which_it_arrived() {
     // All are held, because nothing is published. Each has said who it is, in the order in which it came.
     let asked = || async {
         let all = xds.fleet.clients();
-        all.iter().filter(|client| client.types.contains_key(&ResourceType::Endpoint)).count()
+        all.iter()
+            .filter(|client| client.types.contains_key(&ResourceType::Endpoint))
+            .count()
     };
     eventually(PATIENCE, asked, STREAMS).await;
     xds.commit(fixture());
@@ -63,7 +70,11 @@ async fn a_storm_is_answered_in_the_order_in_which_it_arrived() {
         latest = latest.max(window[0]);
         latest > window[side_by_side]
     });
-    assert_eq!(passed.count(), 0, "a stream was answered after others that came long after it");
+    assert_eq!(
+        passed.count(),
+        0,
+        "a stream was answered after others that came long after it"
+    );
     drop(streams);
 }
 

@@ -32,7 +32,10 @@ async fn a_delta_stream_gets_what_changes() {
     stream.send(delta(types::CLUSTER, &[], &[]));
     let first = stream.receive().await;
     assert_eq!(contents(&first), (vec!["A", "B", "S"], vec![]));
-    assert_eq!((&*first.type_url, &*first.control_plane.as_ref().unwrap().identifier), (types::CLUSTER, "test"));
+    assert_eq!(
+        (&*first.type_url, &*first.control_plane.as_ref().unwrap().identifier),
+        (types::CLUSTER, "test")
+    );
     stream.send(delta_ack(&first));
     stream.quiet(QUIET).await;
     xds.commit(vec![cluster("B", 2)]);
@@ -52,7 +55,10 @@ async fn a_sotw_stream_gets_the_whole_set() {
     xds.commit(vec![cluster("B", 2)]);
     let second = stream.receive().await;
     assert_eq!(second.resources.len(), 3);
-    assert_ne!((&first.version_info, &first.nonce), (&second.version_info, &second.nonce));
+    assert_ne!(
+        (&first.version_info, &first.nonce),
+        (&second.version_info, &second.nonce)
+    );
 }
 
 // AD-01, AD-03, AD-07
@@ -67,7 +73,10 @@ async fn endpoints_follow_their_cluster_unasked() {
     xds.commit(vec![cluster("A", 2)]);
     let (changed, followed) = (stream.receive().await, stream.receive().await);
     assert_eq!((&*changed.type_url, contents(&changed).0), (types::CLUSTER, vec!["A"]));
-    assert_eq!((&*followed.type_url, contents(&followed).0), (types::ENDPOINT, vec!["A"]));
+    assert_eq!(
+        (&*followed.type_url, contents(&followed).0),
+        (types::ENDPOINT, vec!["A"])
+    );
     stream.quiet(QUIET).await;
 }
 
@@ -112,7 +121,13 @@ async fn a_refused_route_keeps_the_old_cluster() {
     stream.send(nack);
     stream.quiet(QUIET).await;
     let client = &xds.fleet.clients()[0];
-    assert_eq!(client.types[&ResourceType::Route].refused.as_ref().map(|refused| &*refused.message), Some("no"));
+    assert_eq!(
+        client.types[&ResourceType::Route]
+            .refused
+            .as_ref()
+            .map(|refused| &*refused.message),
+        Some("no")
+    );
     xds.commit(vec![route("r1", 3)]);
     let routes = stream.receive().await;
     assert_eq!(contents(&routes), (vec!["r1"], vec![]));
@@ -139,7 +154,10 @@ async fn a_per_type_service_serves_its_type() {
     stream.send(delta(types::ROUTE, &["r1"], &[]));
     assert_eq!(contents(&stream.receive().await), (vec!["r1"], vec![]));
     let path = "/envoy.service.route.v3.VirtualHostDiscoveryService/StreamVirtualHosts";
-    assert_eq!(SotwStream::open(&channel, path).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    assert_eq!(
+        SotwStream::open(&channel, path).await.unwrap_err().code(),
+        tonic::Code::Unimplemented
+    );
 }
 
 // GEN-02, GEN-03, GEN-04
@@ -196,10 +214,18 @@ async fn a_held_stream_is_idle() {
 async fn a_reconnect_with_everything_current_gets_one_empty_response() {
     let xds = Xds::start();
     let mut stream = delta_stream(&xds).await;
-    let set = xds.store.current().group("default").unwrap().set(ResourceType::Cluster).clone();
+    let set = xds
+        .store
+        .current()
+        .group("default")
+        .unwrap()
+        .set(ResourceType::Cluster)
+        .clone();
     let mut request = delta(types::CLUSTER, &[], &[]);
-    request.initial_resource_versions =
-        set.iter().map(|resource| (resource.name.to_string(), resource.version.to_string())).collect();
+    request.initial_resource_versions = set
+        .iter()
+        .map(|resource| (resource.name.to_string(), resource.version.to_string()))
+        .collect();
     stream.send(request);
     stream.quiet(QUIET).await;
     assert_eq!(contents(&stream.receive().await), (vec![], vec![]));
@@ -232,7 +258,11 @@ async fn a_drain_ends_streams_with_ok_and_the_server() {
         assert_eq!(stream.ended().await.code(), tonic::Code::Ok);
     }
     drop(streams);
-    tokio::time::timeout(PATIENCE, xds.running).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, xds.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }
 
 // GR-10
@@ -243,9 +273,15 @@ async fn a_drain_says_so_at_once_and_ends_each_stream_at_a_moment_of_its_own() {
     use tonic_health::pb::health_client::HealthClient;
     let xds = Xds::start();
     let channel = connect(xds.address).await;
-    let health = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    let health = HealthClient::new(channel.clone())
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap();
     let mut health = health.into_inner();
-    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(
+        health.message().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
     let mut streams = Vec::new();
     for _ in 0..10 {
         let mut stream = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
@@ -254,10 +290,18 @@ async fn a_drain_says_so_at_once_and_ends_each_stream_at_a_moment_of_its_own() {
         streams.push(stream);
     }
     xds.draining.cancel();
-    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(
+        health.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
     drop(health);
     // The connection takes no more streams, and there is no other.
-    eventually(PATIENCE, || async { DeltaStream::open(&channel, ADS_DELTA).await.is_err() }, true).await;
+    eventually(
+        PATIENCE,
+        || async { DeltaStream::open(&channel, ADS_DELTA).await.is_err() },
+        true,
+    )
+    .await;
     let ends = streams.iter_mut().map(|stream| async {
         assert_eq!(stream.ended().await.code(), tonic::Code::Ok);
         tokio::time::Instant::now()
@@ -267,7 +311,11 @@ async fn a_drain_says_so_at_once_and_ends_each_stream_at_a_moment_of_its_own() {
     let widest = ends.last().unwrap().duration_since(ends[0]);
     assert!(widest > Duration::from_millis(100), "all within {widest:?}");
     drop(streams);
-    tokio::time::timeout(PATIENCE, xds.running).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, xds.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }
 
 // GR-07
@@ -289,7 +337,10 @@ async fn a_reset_frees_the_stream_at_once() {
 // GR-11, GR-12
 #[tokio::test]
 async fn streams_beyond_the_limit_are_refused_before_anything_is_read() {
-    let xds = Xds::start_with(Options { max_streams: 2, ..options() });
+    let xds = Xds::start_with(Options {
+        max_streams: 2,
+        ..options()
+    });
     let channel = connect(xds.address).await;
     let _one = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
     let two = DeltaStream::open(&channel, ADS_DELTA).await.unwrap();
@@ -302,14 +353,19 @@ async fn streams_beyond_the_limit_are_refused_before_anything_is_read() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_and_nobody_else_is_harmed() {
-    let xds = Xds::start_with(Options { max_connections: 2, ..options() });
+    let xds = Xds::start_with(Options {
+        max_connections: 2,
+        ..options()
+    });
     xds.commit(fixture());
     let mut stream = delta_stream(&xds).await;
     let silent = tokio::net::TcpStream::connect(xds.address).await.unwrap();
     let end = async || {
         let mut socket = tokio::net::TcpStream::connect(xds.address).await.unwrap();
         let mut said = [0; 1];
-        tokio::time::timeout(PATIENCE, socket.read(&mut said)).await.expect("it is closed")
+        tokio::time::timeout(PATIENCE, socket.read(&mut said))
+            .await
+            .expect("it is closed")
     };
     // Nothing is said to it: it is closed, or reset.
     assert!(!matches!(end().await, Ok(1..)));
@@ -317,8 +373,10 @@ async fn connections_beyond_the_limit_are_closed_and_nobody_else_is_harmed() {
     assert_eq!(contents(&stream.receive().await).0, ["A", "B", "S"]);
     drop(silent);
     let served = || async {
-        let Ok(channel) =
-            tonic::transport::Endpoint::from_shared(format!("http://{}", xds.address)).unwrap().connect().await
+        let Ok(channel) = tonic::transport::Endpoint::from_shared(format!("http://{}", xds.address))
+            .unwrap()
+            .connect()
+            .await
         else {
             return false;
         };
@@ -338,7 +396,10 @@ async fn a_request_of_a_hundred_thousand_names_is_taken() {
     assert!(request.encoded_len() > 10_000_000);
     stream.send(request);
     let response = stream.receive().await;
-    assert_eq!((response.resources.len(), response.removed_resources.len()), (1, 100_000));
+    assert_eq!(
+        (response.resources.len(), response.removed_resources.len()),
+        (1, 100_000)
+    );
 }
 
 // GR-06, SW-27
@@ -348,7 +409,11 @@ async fn a_slow_reader_skips_what_it_missed() {
     let large = |content| {
         let mut change = endpoints("A", content);
         let body = vec![u8::try_from(content % 250).unwrap(); 1_000_000];
-        change.resource = Some(std::sync::Arc::new(chancery::resource::Resource::new("A", body, Vec::new())));
+        change.resource = Some(std::sync::Arc::new(chancery::resource::Resource::new(
+            "A",
+            body,
+            Vec::new(),
+        )));
         change
     };
     let mut stream = delta_stream(&xds).await;
@@ -368,7 +433,10 @@ async fn a_slow_reader_skips_what_it_missed() {
 
 #[tokio::test]
 async fn a_stream_whose_client_takes_nothing_is_reset_and_its_neighbour_goes_on() {
-    let xds = Xds::start_with(Options { stall_timeout: Duration::from_millis(400), ..options() });
+    let xds = Xds::start_with(Options {
+        stall_timeout: Duration::from_millis(400),
+        ..options()
+    });
     let body = vec![7; 32_000_000];
     let resource = chancery::resource::Resource::new("A", body, Vec::new());
     let mut change = endpoints("A", 1);
@@ -400,9 +468,18 @@ async fn the_fleet_knows_what_a_stream_asked_for_and_holds() {
     let client = &xds.fleet.clients_of("n1")[0];
     let clusters = &client.types[&ResourceType::Cluster];
     assert_eq!(clusters.subscribed, Subscribed::Wildcard);
-    assert_eq!(clusters.acknowledged.as_ref().map(|one| &one.nonce), Some(&response.nonce));
+    assert_eq!(
+        clusters.acknowledged.as_ref().map(|one| &one.nonce),
+        Some(&response.nonce)
+    );
     let held = &client.types[&ResourceType::Endpoint];
     assert_eq!(held.subscribed, Subscribed::Names(vec!["A".into(), "B".into()]));
-    assert_eq!(held.sent.as_ref().map(|one| &one.version), Some(&endpoints.version_info));
-    assert_eq!((&*client.node_cluster, &*client.group, client.variant), ("c", "default", Variant::Sotw));
+    assert_eq!(
+        held.sent.as_ref().map(|one| &one.version),
+        Some(&endpoints.version_info)
+    );
+    assert_eq!(
+        (&*client.node_cluster, &*client.group, client.variant),
+        ("c", "default", Variant::Sotw)
+    );
 }

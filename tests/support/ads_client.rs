@@ -119,18 +119,28 @@ where
         let (requests, receiver) = mpsc::unbounded_channel();
         let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
         let opening = async move {
-            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            client
+                .ready()
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))?;
             let codec = tonic_prost::ProstCodec::default();
             let stream = Request::new(UnboundedReceiverStream::new(receiver));
             let response = client.streaming(stream, PathAndQuery::from_static(path), codec).await?;
             Ok(response.into_inner())
         };
-        Self { requests: Some(requests), responses: Inbox::Opening(tokio::spawn(opening)) }
+        Self {
+            requests: Some(requests),
+            responses: Inbox::Opening(tokio::spawn(opening)),
+        }
     }
 
     /// Send a request.
     pub fn send(&self, request: Req) {
-        self.requests.as_ref().expect("open").send(request).expect("the stream is open");
+        self.requests
+            .as_ref()
+            .expect("open")
+            .send(request)
+            .expect("the stream is open");
     }
 
     /// The client sends nothing more.
@@ -198,12 +208,20 @@ where
 
 /// The node of tests.
 pub fn node(id: &str) -> Option<Node> {
-    Some(Node { id: id.to_owned(), cluster: "c".to_owned(), ..Node::default() })
+    Some(Node {
+        id: id.to_owned(),
+        cluster: "c".to_owned(),
+        ..Node::default()
+    })
 }
 
 /// An error detail.
 pub fn refusal(message: &str) -> Option<RpcStatus> {
-    Some(RpcStatus { code: 13, message: message.to_owned(), details: Vec::new() })
+    Some(RpcStatus {
+        code: 13,
+        message: message.to_owned(),
+        details: Vec::new(),
+    })
 }
 
 fn strings(names: &[&str]) -> Vec<String> {
@@ -242,7 +260,10 @@ pub fn delta(type_url: &str, subscribe: &[&str], unsubscribe: &[&str]) -> DeltaD
 
 /// The ACK of a delta response.
 pub fn delta_ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest { response_nonce: response.nonce.clone(), ..delta(&response.type_url, &[], &[]) }
+    DeltaDiscoveryRequest {
+        response_nonce: response.nonce.clone(),
+        ..delta(&response.type_url, &[], &[])
+    }
 }
 
 /// The names in a delta response, and the removed ones.

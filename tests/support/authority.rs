@@ -24,12 +24,20 @@ impl Authority {
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        let folder = tempfile::Builder::new().prefix("chancery-ca-").tempdir().expect("make a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-ca-")
+            .tempdir()
+            .expect("make a folder");
         // A name of its own: who signs and who is signed for must differ, and so must two authorities.
-        params.distinguished_name.push(DnType::CommonName, folder.path().display().to_string());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, folder.path().display().to_string());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate of its own");
-        let authority = Self { folder, issuer: Issuer::new(params, key) };
+        let authority = Self {
+            folder,
+            issuer: Issuer::new(params, key),
+        };
         fs::write(authority.path("ca.pem"), certificate.pem()).expect("write the certificate");
         authority.renew("server");
         authority.renew("client");
@@ -64,6 +72,9 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, "chancery.internal");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.signed_by(&key, &self.issuer).expect("a signature").pem(), key.serialize_pem())
+        (
+            params.signed_by(&key, &self.issuer).expect("a signature").pem(),
+            key.serialize_pem(),
+        )
     }
 }

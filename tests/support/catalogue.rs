@@ -103,16 +103,34 @@ fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
 impl Catalogue {
     /// Read the files.
     pub fn load() -> Self {
-        let files = ["1-envelope", "2-routes", "3-clusters", "4-endpoints", "5-listeners", "6-others"];
-        let conditions = files.iter().flat_map(|file| read::<Vec<Condition>>(&format!("{file}.yaml"))).collect();
+        let files = [
+            "1-envelope",
+            "2-routes",
+            "3-clusters",
+            "4-endpoints",
+            "5-listeners",
+            "6-others",
+        ];
+        let conditions = files
+            .iter()
+            .flat_map(|file| read::<Vec<Condition>>(&format!("{file}.yaml")))
+            .collect();
         let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate");
         let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        Self { conditions, frames: read("frames.yaml"), chain, key }
+        Self {
+            conditions,
+            frames: read("frames.yaml"),
+            chain,
+            key,
+        }
     }
 
     /// Put an example together.
     pub fn case(&self, condition: &Condition, example: &Example) -> Case {
-        let frame = self.frames.get(&example.frame).unwrap_or_else(|| panic!("no frame {}", example.frame));
+        let frame = self
+            .frames
+            .get(&example.frame)
+            .unwrap_or_else(|| panic!("no frame {}", example.frame));
         let at = example.at.as_ref().unwrap_or(&frame.at);
         let name = frame.name.as_deref().unwrap_or("a");
         let mut fields = frame.resource.clone();
@@ -131,7 +149,12 @@ impl Catalogue {
             };
             (key.clone(), document)
         });
-        let envoy = example.envoy.as_ref().or(condition.envoy.as_ref()).cloned().unwrap_or_default();
+        let envoy = example
+            .envoy
+            .as_ref()
+            .or(condition.envoy.as_ref())
+            .cloned()
+            .unwrap_or_default();
         let envoy = match envoy.strip_prefix('[').and_then(|envoy| envoy.strip_suffix(']')) {
             Some(several) => several.split('|').map(str::to_owned).collect(),
             None => vec![envoy],
@@ -163,7 +186,11 @@ impl Catalogue {
             Value::Object(fields) => match (fields.get("$repeat"), fields.get("$times")) {
                 (Some(repeat), _) => repeat[0].as_str().expect("a text").repeat(count(repeat)).into(),
                 (_, Some(times)) => Value::Array(vec![times[0].clone(); count(times)]),
-                _ => fields.into_iter().map(|(name, value)| self.field(name, value)).collect::<Map<_, _>>().into(),
+                _ => fields
+                    .into_iter()
+                    .map(|(name, value)| self.field(name, value))
+                    .collect::<Map<_, _>>()
+                    .into(),
             },
             other => other,
         }
@@ -195,7 +222,9 @@ fn count(pair: &Value) -> usize {
 
 /// Objects over objects; `null` takes away.
 fn lay_over(under: &mut Value, over: &Value) {
-    let Value::Object(fields) = over else { return *under = over.clone() };
+    let Value::Object(fields) = over else {
+        return *under = over.clone();
+    };
     if !under.is_object() || fields.contains_key("@type") && under.get("@type").is_none() {
         *under = json!({});
     }

@@ -56,7 +56,10 @@ impl Envoy {
 
     /// Start one from the text of a bootstrap; its admin port is replaced by a free one.
     pub async fn start_with(bootstrap: &str, node: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("chancery-envoy-").tempdir().expect("make a folder for Envoy");
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-envoy-")
+            .tempdir()
+            .expect("make a folder for Envoy");
         let config = folder.path().join("envoy.yaml");
         let admin_path = folder.path().join("admin.txt");
         fs::write(&config, bootstrap.replace("port_value: 9901", "port_value: 0")).expect("write the bootstrap");
@@ -67,11 +70,24 @@ impl Envoy {
             .arg("--admin-address-path")
             .arg(&admin_path)
             .args(["--service-node", node])
-            .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "info", "--drain-time-s", "5"]);
+            .args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "2",
+                "--log-level",
+                "info",
+                "--drain-time-s",
+                "5",
+            ]);
         let mut process = Process::spawn(&format!("envoy-{node}"), &mut command, &folder.path().join("envoy.log"));
         let admin = admin_address(&mut process, &admin_path).await;
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { process, admin, http, folder }
+        Self {
+            process,
+            admin,
+            http,
+            folder,
+        }
     }
 
     /// Wait until it has its configuration.
@@ -79,13 +95,23 @@ impl Envoy {
     /// # Panics
     /// After 20 s.
     pub async fn ready(&self) {
-        eventually(READY_LIMIT, || async { self.admin("/ready").await.trim().to_owned() }, "LIVE".to_owned()).await;
+        eventually(
+            READY_LIMIT,
+            || async { self.admin("/ready").await.trim().to_owned() },
+            "LIVE".to_owned(),
+        )
+        .await;
     }
 
     /// What its admin interface answers to a GET.
     pub async fn admin(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.admin);
-        let response = self.http.get(&url).send().await.unwrap_or_else(|error| panic!("GET {url}: {error}"));
+        let response = self
+            .http
+            .get(&url)
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("GET {url}: {error}"));
         response.text().await.expect("text from Envoy's admin interface")
     }
 
@@ -100,10 +126,17 @@ impl Envoy {
         let clusters: Value = parsed(&self.admin("/clusters?format=json").await);
         let statuses = clusters["cluster_statuses"].as_array()?;
         let status = statuses.iter().find(|status| status["name"] == cluster)?;
-        let hosts = status["host_statuses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let hosts = status["host_statuses"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let address = |host: &Value| {
             let address = &host["address"]["socket_address"];
-            format!("{}:{}", address["address"].as_str().unwrap_or_default(), address["port_value"])
+            format!(
+                "{}:{}",
+                address["address"].as_str().unwrap_or_default(),
+                address["port_value"]
+            )
         };
         let mut hosts: Vec<String> = hosts.iter().map(address).collect();
         hosts.sort();
@@ -112,7 +145,10 @@ impl Envoy {
 
     /// A counter or gauge; 0 when there is none of this name yet.
     pub async fn stat(&self, name: &str) -> u64 {
-        self.stats(&format!("^{}$", name.replace('.', "\\."))).await.first().map_or(0, |(_, value)| *value)
+        self.stats(&format!("^{}$", name.replace('.', "\\.")))
+            .await
+            .first()
+            .map_or(0, |(_, value)| *value)
     }
 
     /// The counters and gauges whose names match a regex.
@@ -127,7 +163,11 @@ impl Envoy {
 
     /// The sum of all `update_rejected`: how often it refused what the server sent.
     pub async fn rejections(&self) -> u64 {
-        self.stats("update_rejected$").await.iter().map(|(_, value)| value).sum()
+        self.stats("update_rejected$")
+            .await
+            .iter()
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// What it has logged.
@@ -161,10 +201,15 @@ impl Bootstrap {
 /// loopback network has 2^24 addresses.
 pub fn own_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
-    let [high, low] = u16::try_from(std::process::id() % (1 << 16)).expect("below 2^16").to_be_bytes();
+    let [high, low] = u16::try_from(std::process::id() % (1 << 16))
+        .expect("below 2^16")
+        .to_be_bytes();
     // Network 127.0 is where everything else on this machine listens.
     let network = if high == 0 { 255 } else { high };
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, network, low, NEXT.fetch_add(1, Ordering::Relaxed))), 10_000)
+    SocketAddr::new(
+        IpAddr::V4(Ipv4Addr::new(127, network, low, NEXT.fetch_add(1, Ordering::Relaxed))),
+        10_000,
+    )
 }
 
 async fn admin_address(process: &mut Process, path: &Path) -> SocketAddr {
@@ -174,7 +219,10 @@ async fn admin_address(process: &mut Process, path: &Path) -> SocketAddr {
             return address;
         }
         assert!(process.is_running(), "Envoy has ended at once:\n{}", process.log());
-        assert!(Instant::now() < deadline, "Envoy has no admin port after {START_LIMIT:?}");
+        assert!(
+            Instant::now() < deadline,
+            "Envoy has no admin port after {START_LIMIT:?}"
+        );
         sleep(Duration::from_millis(20)).await;
     }
 }

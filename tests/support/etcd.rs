@@ -78,7 +78,9 @@ impl Etcd {
     pub async fn client(&self) -> Client {
         let root = locked(&self.root).clone();
         let options = root.map(|password| ConnectOptions::new().with_user("root", password));
-        Client::connect([self.endpoint()], options).await.expect("connect to etcd")
+        Client::connect([self.endpoint()], options)
+            .await
+            .expect("connect to etcd")
     }
 
     /// Freeze the process: its sockets stay open and silent.
@@ -124,7 +126,11 @@ impl Etcd {
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
         let output = self.try_etcdctl(arguments);
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "etcdctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         printed
     }
 
@@ -162,17 +168,44 @@ impl Etcd {
     }
 
     fn spawn(&self) {
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("open the log");
         let client_url = self.endpoint();
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
         let child = Command::new(tools::binary("etcd"))
-            .args(["--name", "test", "--log-level", "warn", "--heartbeat-interval", "50", "--election-timeout", "500"])
+            .args([
+                "--name",
+                "test",
+                "--log-level",
+                "warn",
+                "--heartbeat-interval",
+                "50",
+                "--election-timeout",
+                "500",
+            ])
             .arg("--data-dir")
             .arg(self.data())
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args([
+                "--listen-client-urls",
+                &client_url,
+                "--advertise-client-urls",
+                &client_url,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer_url,
+                "--initial-advertise-peer-urls",
+                &peer_url,
+            ])
             .args(["--initial-cluster", &format!("test={peer_url}")])
-            .args(self.extra.iter().map(|argument| argument.replace("CLIENT_URL", &client_url)))
+            .args(
+                self.extra
+                    .iter()
+                    .map(|argument| argument.replace("CLIENT_URL", &client_url)),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)
@@ -201,12 +234,18 @@ impl Etcd {
     }
 
     fn is_running(&self) -> bool {
-        locked(&self.child).as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        locked(&self.child)
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     fn signal(&self, signal: &str) {
         let id = locked(&self.child).as_ref().expect("etcd runs").id();
-        let status = Command::new("kill").arg(signal).arg(id.to_string()).status().expect("run kill");
+        let status = Command::new("kill")
+            .arg(signal)
+            .arg(id.to_string())
+            .status()
+            .expect("run kill");
         assert!(status.success(), "kill {signal} {id}: {status}");
     }
 
@@ -242,7 +281,11 @@ fn data_folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let mut builder = tempfile::Builder::new();
     builder.prefix("chancery-etcd-");
-    let folder = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
+    let folder = if memory.is_dir() {
+        builder.tempdir_in(memory)
+    } else {
+        builder.tempdir()
+    };
     folder.expect("make a folder for etcd")
 }
 

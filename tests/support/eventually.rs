@@ -21,7 +21,10 @@ where
         if seen == expected {
             return;
         }
-        assert!(Instant::now() < deadline, "after {limit:?}: expected {expected:?}, last saw {seen:?}");
+        assert!(
+            Instant::now() < deadline,
+            "after {limit:?}: expected {expected:?}, last saw {seen:?}"
+        );
         sleep(Duration::from_millis(20)).await;
     }
 }

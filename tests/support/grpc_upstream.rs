@@ -69,7 +69,10 @@ fn run(name: Arc<str>, listener: TcpListener) -> Running {
         let router = Server::builder().add_service(Echo(name));
         let until = async { drop(stopped.await) };
         let connections = TcpListenerStream::new(listener);
-        router.serve_with_incoming_shutdown(connections, until).await.expect("serve until stopped");
+        router
+            .serve_with_incoming_shutdown(connections, until)
+            .await
+            .expect("serve until stopped");
     });
     Running { stop, server }
 }

@@ -23,14 +23,22 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
-        let file = File::options().create(true).append(true).open(log).expect("open the log");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("open the log");
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("share the log"))
             .stderr(file)
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
-        Self { name: name.to_owned(), log: log.to_owned(), child }
+        Self {
+            name: name.to_owned(),
+            log: log.to_owned(),
+            child,
+        }
     }
 
     /// Whether it has not ended yet.
@@ -51,7 +59,10 @@ impl Process {
     /// When it has ended.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("read its status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process that runs");
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a process that runs");
         let kilobytes = resident.trim().trim_end_matches("kB").trim();
         kilobytes.parse::<u64>().expect("a number") * 1024
     }
@@ -73,7 +84,11 @@ impl Process {
             if let Some(status) = self.child.try_wait().expect("ask for the exit status") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} has not ended within {limit:?}", self.name);
+            assert!(
+                Instant::now() < deadline,
+                "{} has not ended within {limit:?}",
+                self.name
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -27,7 +27,12 @@ impl Proxy {
         let target = Arc::new(Mutex::new(target));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&target), state));
-        Self { address, open, target, _tasks: tasks }
+        Self {
+            address,
+            open,
+            target,
+            _tasks: tasks,
+        }
     }
 
     /// Where it listens.
@@ -69,7 +74,9 @@ async fn accept(listener: TcpListener, target: Arc<Mutex<String>>, open: watch::
 }
 
 async fn carry(mut client: TcpStream, target: String, mut open: watch::Receiver<bool>) {
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
     // Any change is a cut, also one that is mended already.
     open.mark_unchanged();
     if !*open.borrow() {

@@ -41,7 +41,10 @@ impl Server {
 
     /// Start one with these arguments after `serve`; ports and the state directory are seen to.
     pub async fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("chancery-server-").tempdir().expect("make a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-server-")
+            .tempdir()
+            .expect("make a folder");
         Self::start_in(folder, arguments).await
     }
 
@@ -61,7 +64,14 @@ impl Server {
         let mut process = spawn(folder.path(), &arguments, SocketAddr::new(xds, 0), any);
         let (xds, admin) = listening(&mut process, 0).await;
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { process, arguments, xds, admin, http, folder }
+        Self {
+            process,
+            arguments,
+            xds,
+            admin,
+            http,
+            folder,
+        }
     }
 
     /// Where proxies connect.
@@ -104,7 +114,10 @@ impl Server {
 
     /// A GET that must be answered with 200.
     pub async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.try_get(path).await.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        let (status, body) = self
+            .try_get(path)
+            .await
+            .unwrap_or_else(|error| panic!("GET {path}: {error}"));
         assert_eq!(status, 200, "GET {path}: {body}");
         body
     }
@@ -112,7 +125,10 @@ impl Server {
     /// Write a document through the API; the status and the answer.
     pub async fn put(&self, path: &str, document: &str) -> (u16, Value) {
         let request = self.http.put(self.url(path)).body(document.to_owned());
-        let response = request.send().await.unwrap_or_else(|error| panic!("PUT {path}: {error}"));
+        let response = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("PUT {path}: {error}"));
         let status = response.status().as_u16();
         let text = response.text().await.expect("the answer's text");
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
@@ -134,7 +150,12 @@ impl Server {
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.get("/metrics").await;
         let lines = text.as_str().expect("text").lines();
-        lines.filter_map(|line| line.rsplit_once(' ')).find(|(name, _)| *name == series)?.1.parse().ok()
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .find(|(name, _)| *name == series)?
+            .1
+            .parse()
+            .ok()
     }
 
     /// The sum of a metric over all its labels.
@@ -201,7 +222,11 @@ impl Server {
 /// Run `chancery` to its end: the exit code and all that it printed. For starts that must fail.
 pub async fn run_to_end(folder: &Path, arguments: &[&str], limit: Duration) -> (Option<i32>, String) {
     let log = folder.join("run.log");
-    let mut process = Process::spawn("chancery", Command::new(binary()).args(arguments).current_dir(folder), &log);
+    let mut process = Process::spawn(
+        "chancery",
+        Command::new(binary()).args(arguments).current_dir(folder),
+        &log,
+    );
     let status = process.ended(limit).await;
     (status.code(), process.log())
 }
@@ -215,7 +240,14 @@ fn spawn(folder: &Path, arguments: &[String], xds: SocketAddr, admin: SocketAddr
     command
         .current_dir(folder)
         .arg("serve")
-        .args(["--xds-listen", &xds.to_string(), "--admin-listen", &admin.to_string(), "--log-format", "json"])
+        .args([
+            "--xds-listen",
+            &xds.to_string(),
+            "--admin-listen",
+            &admin.to_string(),
+            "--log-format",
+            "json",
+        ])
         .args(arguments);
     Process::spawn("chancery", &mut command, &folder.join("chancery.log"))
 }
@@ -229,7 +261,10 @@ async fn listening(process: &mut Process, earlier: usize) -> (SocketAddr, Socket
             return ports;
         }
         assert!(process.is_running(), "chancery has ended at once:\n{log}");
-        assert!(Instant::now() < deadline, "chancery does not listen after {START_LIMIT:?}:\n{log}");
+        assert!(
+            Instant::now() < deadline,
+            "chancery does not listen after {START_LIMIT:?}:\n{log}"
+        );
         sleep(Duration::from_millis(10)).await;
     }
 }

@@ -51,7 +51,12 @@ impl Upstream {
             status: AtomicU16::new(200),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
-        Self { name: name.to_owned(), address, state, accepting }
+        Self {
+            name: name.to_owned(),
+            address,
+            state,
+            accepting,
+        }
     }
 
     /// Where it listens.
@@ -116,9 +121,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     if delay > 0 {
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
-    let text = |name: &HeaderName| head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = |name: &HeaderName| {
+        head.headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+    };
     let headers: BTreeMap<&str, _> = head.headers.keys().map(|name| (name.as_str(), text(name))).collect();
-    let host = head.uri.authority().map(|authority| authority.to_string().into()).or_else(|| text(&http::header::HOST));
+    let host = head
+        .uri
+        .authority()
+        .map(|authority| authority.to_string().into())
+        .or_else(|| text(&http::header::HOST));
     let body = json!({
         "name": state.name,
         "method": head.method.as_str(),

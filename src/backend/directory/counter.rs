@@ -81,7 +81,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut counter = Counter::new(folder.path().join("state"));
         assert_eq!(counter.load(), Saved::default());
-        let saved = Saved { revision: 7, digest: "d".to_owned() };
+        let saved = Saved {
+            revision: 7,
+            digest: "d".to_owned(),
+        };
         counter.save(&saved);
         assert_eq!(counter.load(), saved);
         fs::write(folder.path().join("state").join(FILE), "{").unwrap();

@@ -64,18 +64,26 @@ impl Names {
         for segment in below.split(|byte| *byte == b'/') {
             if segment.is_empty() || segment == b"." || segment == b".." {
                 let segment = String::from_utf8_lossy(segment);
-                return Err(format!("{shown} has the segment \"{segment}\", which cannot be a file name"));
+                return Err(format!(
+                    "{shown} has the segment \"{segment}\", which cannot be a file name"
+                ));
             }
             let name = encode(segment);
             if name.len() + ".json".len() > LONGEST_NAME {
-                return Err(format!("{shown} has a segment of {} bytes, too long for a file name", segment.len()));
+                return Err(format!(
+                    "{shown} has a segment of {} bytes, too long for a file name",
+                    segment.len()
+                ));
             }
             path.push(name);
         }
         path.as_mut_os_string().push(".json");
         match self.key_of(&path) {
             Some(read_back) if read_back == key => Ok(path),
-            _ => Err(format!("{shown} cannot be a file: {} stands for another key", path.display())),
+            _ => Err(format!(
+                "{shown} cannot be a file: {} stands for another key",
+                path.display()
+            )),
         }
     }
 }
@@ -117,7 +125,10 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names { prefix: "/gateway/".to_owned(), registry_prefix: "/services/".to_owned() }
+        Names {
+            prefix: "/gateway/".to_owned(),
+            registry_prefix: "/services/".to_owned(),
+        }
     }
 
     fn path_of(key: &[u8]) -> Result<String, String> {
@@ -151,9 +162,17 @@ mod tests {
 
     #[test]
     fn what_editors_leave_behind_is_no_document() {
-        for name in
-            [".a.json", ".a.json.swp", "a.json~", "4913", "#a.json#", ".#a.json", "a.json.bak", "a", "README.md"]
-        {
+        for name in [
+            ".a.json",
+            ".a.json.swp",
+            "a.json~",
+            "4913",
+            "#a.json#",
+            ".#a.json",
+            "a.json.bak",
+            "a",
+            "README.md",
+        ] {
             assert!(!is_document(OsStr::new(name)), "{name}");
         }
     }
@@ -172,7 +191,10 @@ mod tests {
         ];
         for key in keys {
             let refused = path_of(key.as_bytes());
-            assert!(refused.as_ref().is_err_and(|sentence| sentence.contains(key)), "{key}: {refused:?}");
+            assert!(
+                refused.as_ref().is_err_and(|sentence| sentence.contains(key)),
+                "{key}: {refused:?}"
+            );
         }
         let long = format!("/gateway/routes/{}", "x".repeat(251));
         assert!(path_of(long.as_bytes()).unwrap_err().contains("251 bytes"));

@@ -59,8 +59,14 @@ impl Signal {
             {
                 return;
             }
-            if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
-                self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
+            if matches!(
+                event.kind,
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+            ) {
+                self.lost
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(event.paths);
             }
         }
         self.happened.notify_one();
@@ -80,7 +86,12 @@ impl Notices {
             }
         };
         let incomplete = watcher.is_none();
-        Self { watcher, watched: BTreeMap::new(), incomplete, signal }
+        Self {
+            watcher,
+            watched: BTreeMap::new(),
+            incomplete,
+            signal,
+        }
     }
 
     pub(super) fn signal(&self) -> Arc<Signal> {

@@ -64,7 +64,10 @@ impl Stamp {
     /// `None`: written so lately that the next write may leave the same stamp.
     fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
         // Any write moves the change time, which nobody can set back.
-        let changed = Duration::new(u64::try_from(metadata.ctime()).ok()?, u32::try_from(metadata.ctime_nsec()).ok()?);
+        let changed = Duration::new(
+            u64::try_from(metadata.ctime()).ok()?,
+            u32::try_from(metadata.ctime_nsec()).ok()?,
+        );
         let age = now.duration_since(SystemTime::UNIX_EPOCH + changed).ok()?;
         (age > TIME_STEP).then(|| Self {
             device: metadata.dev(),
@@ -79,7 +82,13 @@ impl Stamp {
 /// Walk `root`. An error: the folder itself cannot be read.
 pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> {
     let metadata = fs::metadata(root)?;
-    let mut walk = Walk { root, names, last, found: Scan::default(), ancestors: Vec::new() };
+    let mut walk = Walk {
+        root,
+        names,
+        last,
+        found: Scan::default(),
+        ancestors: Vec::new(),
+    };
     walk.folder(Path::new(""), &metadata, true)?;
     let mut scan = walk.found;
     scan.problems.sort();
@@ -87,7 +96,13 @@ pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> 
     if let Some(parent) = root.parent().and_then(|parent| parent.canonicalize().ok())
         && let Ok(metadata) = fs::metadata(&parent)
     {
-        scan.folders.insert(parent, FolderId { device: metadata.dev(), inode: metadata.ino() });
+        scan.folders.insert(
+            parent,
+            FolderId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+        );
     }
     Ok(scan)
 }
@@ -103,7 +118,10 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Files of a folder come before those of the folders in it, each by name: the order in which a key is taken.
     fn folder(&mut self, path: &Path, metadata: &Metadata, is_root: bool) -> io::Result<()> {
-        let id = FolderId { device: metadata.dev(), inode: metadata.ino() };
+        let id = FolderId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        };
         if self.ancestors.contains(&id) || self.ancestors.len() >= DEEPEST {
             self.problem(path, "leads back to itself or too deep, it is not entered");
             return Ok(());
@@ -176,8 +194,14 @@ impl Walk<'_> {
         }
         let mut value = Vec::new();
         let largest = u64::try_from(LARGEST_DOCUMENT).unwrap_or(u64::MAX).saturating_add(1);
-        File::open(self.root.join(path))?.take(largest).read_to_end(&mut value)?;
-        Ok(Content { path: path.to_owned(), value: Bytes::from(value), stamp })
+        File::open(self.root.join(path))?
+            .take(largest)
+            .read_to_end(&mut value)?;
+        Ok(Content {
+            path: path.to_owned(),
+            value: Bytes::from(value),
+            stamp,
+        })
     }
 
     /// A symlinked file changes where it really is.
@@ -186,25 +210,47 @@ impl Walk<'_> {
         if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
             return;
         }
-        let Some(folder) = path.canonicalize().ok().and_then(|target| target.parent().map(Path::to_owned)) else {
+        let Some(folder) = path
+            .canonicalize()
+            .ok()
+            .and_then(|target| target.parent().map(Path::to_owned))
+        else {
             return;
         };
         if let Ok(metadata) = fs::metadata(&folder) {
-            self.found.folders.insert(folder, FolderId { device: metadata.dev(), inode: metadata.ino() });
+            self.found.folders.insert(
+                folder,
+                FolderId {
+                    device: metadata.dev(),
+                    inode: metadata.ino(),
+                },
+            );
         }
     }
 
     /// A folder that cannot be read now loses nothing.
     fn keep_last_below(&mut self, path: &Path) {
-        for (key, content) in self.last.files.iter().filter(|(_, content)| content.path.starts_with(path)) {
+        for (key, content) in self
+            .last
+            .files
+            .iter()
+            .filter(|(_, content)| content.path.starts_with(path))
+        {
             self.found.files.entry(key.clone()).or_insert_with(|| content.clone());
         }
     }
 
     fn problem(&mut self, path: &Path, what: impl std::fmt::Display) {
-        let key = self.names.key_of(path).unwrap_or_else(|| self.names.key_of_segments(path));
+        let key = self
+            .names
+            .key_of(path)
+            .unwrap_or_else(|| self.names.key_of_segments(path));
         let place = path.display().to_string();
-        self.found.problems.push(Problem { key, reason: format!("{place} {what}"), place });
+        self.found.problems.push(Problem {
+            key,
+            reason: format!("{place} {what}"),
+            place,
+        });
     }
 }
 

@@ -35,7 +35,11 @@ enum Staged {
 /// # Errors
 /// `Unavailable`: nothing has changed. `Unknown`: some of the files have.
 pub(super) fn carry_out(steps: Vec<Step>) -> Result<(), WriteError> {
-    let staged = steps.into_iter().map(stage).collect::<Result<Vec<_>, _>>().map_err(WriteError::Unavailable)?;
+    let staged = steps
+        .into_iter()
+        .map(stage)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(WriteError::Unavailable)?;
     let all = staged.len();
     for (done, step) in staged.into_iter().enumerate() {
         commit(step).map_err(|sentence| match done {

@@ -52,7 +52,11 @@ pub(super) struct Joiner {
 impl Joiner {
     /// For a watch that starts after `listed`.
     pub(super) fn new(listed: i64) -> Self {
-        Self { listed, cursor: listed, pieces: Vec::new() }
+        Self {
+            listed,
+            cursor: listed,
+            pieces: Vec::new(),
+        }
     }
 
     /// The events of a message; `fragment`: more pieces of it follow.
@@ -70,11 +74,17 @@ impl Joiner {
             match joined.batches.last_mut() {
                 Some(batch) if batch.revision == event.mod_revision => batch.changes.push(event.change),
                 _ if event.mod_revision <= self.cursor => {
-                    return Err(OrderViolation { found: event.mod_revision, after: self.cursor });
+                    return Err(OrderViolation {
+                        found: event.mod_revision,
+                        after: self.cursor,
+                    });
                 }
                 _ => {
                     self.cursor = event.mod_revision;
-                    joined.batches.push(Batch { revision: event.mod_revision, changes: vec![event.change] });
+                    joined.batches.push(Batch {
+                        revision: event.mod_revision,
+                        changes: vec![event.change],
+                    });
                 }
             }
         }
@@ -85,7 +95,12 @@ impl Joiner {
 
 fn keep_last_of_each_key(batch: &mut Batch) {
     let mut seen = HashSet::with_capacity(batch.changes.len());
-    let mut keep: Vec<bool> = batch.changes.iter().rev().map(|change| seen.insert(change.key().clone())).collect();
+    let mut keep: Vec<bool> = batch
+        .changes
+        .iter()
+        .rev()
+        .map(|change| seen.insert(change.key().clone()))
+        .collect();
     if seen.len() < batch.changes.len() {
         batch.changes.retain(|_| keep.pop().unwrap_or(true));
     }
@@ -100,16 +115,31 @@ mod tests {
 
     fn put(key: &'static str, value: &'static str, mod_revision: i64) -> Event {
         let (key, value) = (Bytes::from(key), Bytes::from(value));
-        let entry = Entry { key, value, create_revision: 1, mod_revision, leased: false };
-        Event { mod_revision, change: Change::Put(entry) }
+        let entry = Entry {
+            key,
+            value,
+            create_revision: 1,
+            mod_revision,
+            leased: false,
+        };
+        Event {
+            mod_revision,
+            change: Change::Put(entry),
+        }
     }
 
     fn delete(key: &'static str, mod_revision: i64) -> Event {
-        Event { mod_revision, change: Change::Delete { key: Bytes::from(key) } }
+        Event {
+            mod_revision,
+            change: Change::Delete { key: Bytes::from(key) },
+        }
     }
 
     fn batch(events: &[Event]) -> Batch {
-        Batch { revision: events[0].mod_revision, changes: events.iter().map(|event| event.change.clone()).collect() }
+        Batch {
+            revision: events[0].mod_revision,
+            changes: events.iter().map(|event| event.change.clone()).collect(),
+        }
     }
 
     #[test]
@@ -117,7 +147,13 @@ mod tests {
         let mut joiner = Joiner::new(4);
         let events = vec![put("a", "1", 5), put("b", "1", 5), delete("a", 7)];
         let joined = joiner.push(events.clone(), false).unwrap();
-        assert_eq!(joined, Joined { batches: vec![batch(&events[..2]), batch(&events[2..])], old: 0 });
+        assert_eq!(
+            joined,
+            Joined {
+                batches: vec![batch(&events[..2]), batch(&events[2..])],
+                old: 0
+            }
+        );
         assert_eq!(joiner.cursor, 7);
     }
 
@@ -127,22 +163,42 @@ mod tests {
         let events = [put("a", "1", 5), put("b", "1", 6), put("c", "1", 6)];
         assert_eq!(joiner.push(events[..2].to_vec(), true), Ok(Joined::default()));
         let joined = joiner.push(events[2..].to_vec(), false).unwrap();
-        assert_eq!(joined, Joined { batches: vec![batch(&events[..1]), batch(&events[1..])], old: 0 });
+        assert_eq!(
+            joined,
+            Joined {
+                batches: vec![batch(&events[..1]), batch(&events[1..])],
+                old: 0
+            }
+        );
     }
 
     #[test]
     fn what_the_list_told_is_dropped() {
         let mut joiner = Joiner::new(4);
-        let joined = joiner.push(vec![put("a", "1", 3), put("a", "2", 4), put("a", "3", 5)], false).unwrap();
-        assert_eq!(joined, Joined { batches: vec![batch(&[put("a", "3", 5)])], old: 2 });
+        let joined = joiner
+            .push(vec![put("a", "1", 3), put("a", "2", 4), put("a", "3", 5)], false)
+            .unwrap();
+        assert_eq!(
+            joined,
+            Joined {
+                batches: vec![batch(&[put("a", "3", 5)])],
+                old: 2
+            }
+        );
     }
 
     #[test]
     fn a_revision_that_goes_back_or_comes_twice_is_a_violation() {
         let mut joiner = Joiner::new(4);
         joiner.push(vec![put("a", "1", 6)], false).unwrap();
-        assert_eq!(joiner.push(vec![put("b", "1", 5)], false), Err(OrderViolation { found: 5, after: 6 }));
-        assert_eq!(joiner.push(vec![put("b", "1", 6)], false), Err(OrderViolation { found: 6, after: 6 }));
+        assert_eq!(
+            joiner.push(vec![put("b", "1", 5)], false),
+            Err(OrderViolation { found: 5, after: 6 })
+        );
+        assert_eq!(
+            joiner.push(vec![put("b", "1", 6)], false),
+            Err(OrderViolation { found: 6, after: 6 })
+        );
     }
 
     #[test]

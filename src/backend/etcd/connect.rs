@@ -94,7 +94,9 @@ impl Connector {
     /// Connect to the endpoint at `index` and see whether its member can be used.
     pub(super) async fn connect(&self, index: usize) -> Result<Connection, Failure> {
         let endpoint = self.options.endpoint(index)?;
-        self.connect_to(&endpoint).await.map_err(|failure| failure.at(&endpoint))
+        self.connect_to(&endpoint)
+            .await
+            .map_err(|failure| failure.at(&endpoint))
     }
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
@@ -125,7 +127,10 @@ impl Connector {
                 Ok(client)
             }
             Err(failure) if failure.to_string().contains("authentication is not enabled") => {
-                self.say_once(format!("etcd at {endpoint} does not ask for a user: going on without one"), true);
+                self.say_once(
+                    format!("etcd at {endpoint} does not ask for a user: going on without one"),
+                    true,
+                );
                 open(endpoint, credentials, false).await
             }
             Err(failure) => {
@@ -154,7 +159,10 @@ impl Connector {
             Err(_) => return Err(Failure::timeout("the first call")),
         };
         if status.is_learner() {
-            return Err(Failure::new(Class::Retry, "this member is a learner, it cannot be read"));
+            return Err(Failure::new(
+                Class::Retry,
+                "this member is a learner, it cannot be read",
+            ));
         }
         if status.errors().iter().any(|error| error.contains("CORRUPT")) {
             return Err(Failure::new(Class::Retry, "this member has the alarm CORRUPT"));
@@ -189,7 +197,10 @@ struct Throttle(Mutex<Option<Instant>>);
 
 impl Throttle {
     fn begin(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
     }
 
     /// Wait for the next free moment.
@@ -228,7 +239,10 @@ impl Shared {
     /// This connection failed: whoever comes next makes another. One that was made meanwhile stays.
     pub(super) async fn forget(&self, failed: &Connection) {
         let mut current = self.0.lock().await;
-        if current.as_ref().is_some_and(|(connection, _)| connection.number == failed.number) {
+        if current
+            .as_ref()
+            .is_some_and(|(connection, _)| connection.number == failed.number)
+        {
             *current = None;
         }
     }
@@ -247,7 +261,11 @@ pub(super) async fn answer<T>(
 
 async fn open(endpoint: &Endpoint, credentials: &Credentials, with_user: bool) -> Result<Client, Failure> {
     let options = credentials.connect_options(endpoint, with_user);
-    answer("the connection", Box::pin(Client::connect([endpoint.as_str()], Some(options)))).await
+    answer(
+        "the connection",
+        Box::pin(Client::connect([endpoint.as_str()], Some(options))),
+    )
+    .await
 }
 
 fn jittered(duration: Duration) -> Duration {

@@ -41,7 +41,11 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(class: Class, sentence: impl Into<String>) -> Self {
-        Self { class, not_done: class != Class::Retry, sentence: without_userinfo(&sentence.into()) }
+        Self {
+            class,
+            not_done: class != Class::Retry,
+            sentence: without_userinfo(&sentence.into()),
+        }
     }
 
     pub(super) fn configuration(sentence: impl Into<String>) -> Self {
@@ -56,7 +60,10 @@ impl Failure {
     /// A watch that etcd ended with a text.
     pub(super) fn canceled(reason: &str, compact_revision: i64) -> Self {
         if compact_revision > 0 {
-            return Self::new(Class::Compacted, format!("history before revision {compact_revision} was compacted"));
+            return Self::new(
+                Class::Compacted,
+                format!("history before revision {compact_revision} was compacted"),
+            );
         }
         let class = class_of_text(reason).unwrap_or(Class::Retry);
         let reason = if reason.is_empty() { "no reason given" } else { reason };
@@ -94,7 +101,11 @@ impl From<Error> for Failure {
                 // Numbers, not names: etcd-client does not give tonic's type a name, and ours may be another version.
                 let code = status.code() as i32;
                 let class = class_of_text(&sentence).unwrap_or_else(|| class_of_code(code));
-                Self { class, not_done: was_refused(code, &sentence), sentence: without_userinfo(&sentence) }
+                Self {
+                    class,
+                    not_done: was_refused(code, &sentence),
+                    sentence: without_userinfo(&sentence),
+                }
             }
             Error::InvalidArgs(_) | Error::InvalidUri(_) => Self::configuration(sentence),
             Error::TransportError(_) if sentence.contains("certificate") => Self::configuration(sentence),
@@ -128,7 +139,10 @@ fn class_of_text(text: &str) -> Option<Class> {
         ("revision of auth store is old", Class::Authentication),
         // We have no token because authentication was off when we connected.
         ("user name is empty", Class::Authentication),
-        ("authentication failed, invalid user ID or password", Class::Configuration),
+        (
+            "authentication failed, invalid user ID or password",
+            Class::Configuration,
+        ),
         ("permission denied", Class::Configuration),
         ("message length too large", Class::TooLarge),
         ("received message larger than max", Class::TooLarge),
@@ -139,7 +153,10 @@ fn class_of_text(text: &str) -> Option<Class> {
         ("invalid peer certificate", Class::Configuration),
         ("Unauthenticated", Class::Authentication),
     ];
-    TEXTS.into_iter().find(|(part, _)| text.contains(part)).map(|(_, class)| class)
+    TEXTS
+        .into_iter()
+        .find(|(part, _)| text.contains(part))
+        .map(|(_, class)| class)
 }
 
 /// Whether the answer proves that the call was not carried out: etcd refused it, or nobody was there to take it.
@@ -169,7 +186,11 @@ fn sentence(error: &Error) -> String {
                 }
                 source = error.source();
             }
-            if sentence.is_empty() { format!("gRPC code {:?}", status.code()) } else { sentence }
+            if sentence.is_empty() {
+                format!("gRPC code {:?}", status.code())
+            } else {
+                sentence
+            }
         }
         Error::TransportError(error) => {
             let mut sentence = error.to_string();
@@ -191,8 +212,13 @@ fn without_userinfo(text: &str) -> String {
     while let Some(start) = rest.find("//") {
         let (before, after) = rest.split_at(start + 2);
         clean.push_str(before);
-        let authority = after.find(|letter: char| letter == '/' || letter.is_whitespace()).unwrap_or(after.len());
-        rest = after.get(..authority).and_then(|part| part.rfind('@')).map_or(after, |at| &after[at + 1..]);
+        let authority = after
+            .find(|letter: char| letter == '/' || letter.is_whitespace())
+            .unwrap_or(after.len());
+        rest = after
+            .get(..authority)
+            .and_then(|part| part.rfind('@'))
+            .map_or(after, |at| &after[at + 1..]);
     }
     clean.push_str(rest);
     clean
@@ -213,11 +239,17 @@ mod tests {
         let class = |reason, compact_revision| Failure::canceled(reason, compact_revision).class;
         assert_eq!(class("", 7), Class::Compacted);
         assert_eq!(
-            class("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token", 0),
+            class(
+                "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token",
+                0
+            ),
             Class::Authentication
         );
         assert_eq!(
-            class("rpc error: code = PermissionDenied desc = etcdserver: permission denied", 0),
+            class(
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+                0
+            ),
             Class::Configuration
         );
         assert_eq!(class("", 0), Class::Retry);
@@ -225,10 +257,16 @@ mod tests {
 
     #[test]
     fn only_a_refusal_proves_that_nothing_was_done() {
-        assert!(was_refused(RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"));
+        assert!(was_refused(
+            RESOURCE_EXHAUSTED,
+            "etcdserver: mvcc: database space exceeded"
+        ));
         assert!(was_refused(14, "etcdserver: no leader"));
         assert!(was_refused(14, "tcp connect error: Connection refused"));
-        assert!(!was_refused(2, "h2 protocol error: error reading a body from connection"));
+        assert!(!was_refused(
+            2,
+            "h2 protocol error: error reading a body from connection"
+        ));
         assert!(!was_refused(1, "Timeout expired"));
         assert!(!Failure::timeout("a transaction").not_done);
     }

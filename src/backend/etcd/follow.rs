@@ -154,7 +154,11 @@ impl<'a> Follower<'a> {
         let started = Instant::now();
         let listed = match list(&mut connection, &self.prefix).await {
             Ok(listed) => listed,
-            Err(failure) => return State::Wait { failure: failure.at(&connection.endpoint) },
+            Err(failure) => {
+                return State::Wait {
+                    failure: failure.at(&connection.endpoint),
+                };
+            }
         };
         let forked = self.mark.as_ref().is_some_and(|mark| mark.contradicts_list(&listed));
         let reason = if forked { ListReason::Fork } else { reason };
@@ -162,7 +166,13 @@ impl<'a> Follower<'a> {
         self.stats.on_quorum_read(listed.revision);
         self.mark = Some(Mark::of_list(&listed));
         let revision = listed.revision;
-        if !self.tell(Event::Listed { revision, reason, entries: listed.entries }).await
+        if !self
+            .tell(Event::Listed {
+                revision,
+                reason,
+                entries: listed.entries,
+            })
+            .await
             || !self.tell(Event::Alive).await
         {
             return State::Done;
@@ -174,13 +184,21 @@ impl<'a> Follower<'a> {
     async fn watch(&mut self, mut connection: Connection, revision: i64) -> State {
         self.stats.set_state(WatchState::Watching);
         match open_watch(&mut connection, &self.prefix, revision).await {
-            Ok(stream) => State::Live(Box::new(Live { connection, stream, joiner: Joiner::new(revision) })),
+            Ok(stream) => State::Live(Box::new(Live {
+                connection,
+                stream,
+                joiner: Joiner::new(revision),
+            })),
             Err(failure) => self.on_end(connection, End::Failed(failure)),
         }
     }
 
     async fn live(&mut self, live: Live) -> State {
-        let Live { connection, stream, joiner } = live;
+        let Live {
+            connection,
+            stream,
+            joiner,
+        } = live;
         self.stats.set_state(WatchState::Live);
         self.stats.last_message.set_now();
         let since = Instant::now();
@@ -263,7 +281,10 @@ impl<'a> Follower<'a> {
         self.stats.last_message.set_now();
         let message = message.0;
         if message.canceled {
-            return Err(End::Failed(Failure::canceled(&message.cancel_reason, message.compact_revision)));
+            return Err(End::Failed(Failure::canceled(
+                &message.cancel_reason,
+                message.compact_revision,
+            )));
         }
         if message.events.is_empty() && !message.fragment {
             self.stats.last_progress.set_now();
@@ -276,9 +297,15 @@ impl<'a> Follower<'a> {
                 0 => {
                     let mod_revision = pair.mod_revision;
                     let entry = to_entry(etcd_client::KeyValue(pair));
-                    batch::Event { mod_revision, change: Change::Put(entry) }
+                    batch::Event {
+                        mod_revision,
+                        change: Change::Put(entry),
+                    }
                 }
-                1 => batch::Event { mod_revision: pair.mod_revision, change: Change::Delete { key: pair.key.into() } },
+                1 => batch::Event {
+                    mod_revision: pair.mod_revision,
+                    change: Change::Delete { key: pair.key.into() },
+                },
                 unknown => {
                     let sentence = format!("etcd sent an event of the unknown type {unknown}");
                     return Err(End::Failed(Failure::configuration(sentence)));
@@ -326,7 +353,10 @@ impl<'a> Follower<'a> {
         };
         self.connector.stats.on_stream_error(failure.stream_error_class());
         match failure.class {
-            Class::Compacted => State::List { connection, reason: ListReason::Compacted },
+            Class::Compacted => State::List {
+                connection,
+                reason: ListReason::Compacted,
+            },
             _ => State::Wait { failure },
         }
     }
@@ -343,7 +373,12 @@ impl<'a> Follower<'a> {
         };
         let pause = self.backoff.next(cap);
         debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Lost etcd");
-        if !self.tell(Event::Failed { reason: failure.to_string() }).await {
+        if !self
+            .tell(Event::Failed {
+                reason: failure.to_string(),
+            })
+            .await
+        {
             return State::Done;
         }
         tokio::select! {
@@ -390,7 +425,10 @@ async fn open_watch(connection: &mut Connection, prefix: &[u8], revision: i64) -
             Err(Failure::canceled(message.cancel_reason(), message.compact_revision()))
         }
         Some(message) if message.created() => Ok(stream),
-        Some(_) => Err(Failure::new(Class::Retry, "etcd sent something else than the new watch")),
+        Some(_) => Err(Failure::new(
+            Class::Retry,
+            "etcd sent something else than the new watch",
+        )),
         None => Err(Failure::new(Class::Retry, "etcd ended the watch's stream")),
     }
 }

@@ -32,14 +32,23 @@ struct Put {
 
 impl Put {
     fn of(entry: &Entry) -> Self {
-        Self { key: entry.key.clone(), mod_revision: entry.mod_revision, value_hash: xxh3_128(&entry.value) }
+        Self {
+            key: entry.key.clone(),
+            mod_revision: entry.mod_revision,
+            value_hash: xxh3_128(&entry.value),
+        }
     }
 }
 
 impl Mark {
     pub(super) fn of_list(listed: &Listed) -> Self {
         let newest = listed.entries.iter().max_by_key(|entry| entry.mod_revision);
-        Self { cluster_id: listed.cluster_id, revision: listed.revision, put: newest.map(Put::of), delete: None }
+        Self {
+            cluster_id: listed.cluster_id,
+            revision: listed.revision,
+            put: newest.map(Put::of),
+            delete: None,
+        }
     }
 
     pub(super) fn on_changes(&mut self, revision: i64, changes: &[Change]) {
@@ -71,7 +80,9 @@ impl Mark {
                 Err(failure) => return Err(failure),
             }
         }
-        let Some((key, revision)) = &self.delete else { return Ok(false) };
+        let Some((key, revision)) = &self.delete else {
+            return Ok(false);
+        };
         match get(connection, key, Some(*revision)).await {
             Ok((found, header)) => Ok(self.contradicts(&header) || found.is_some()),
             Err(failure) if failure.class == Class::Future => Ok(true),

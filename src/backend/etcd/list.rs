@@ -39,11 +39,19 @@ pub(super) async fn list(connection: &mut Connection, prefix: &[u8]) -> Result<L
 
 async fn list_once(connection: &mut Connection, prefix: &[u8]) -> Result<Listed, Failure> {
     let end = prefix_end(prefix);
-    let mut listed = Listed { revision: 0, cluster_id: 0, entries: Vec::new(), bytes: 0 };
+    let mut listed = Listed {
+        revision: 0,
+        cluster_id: 0,
+        entries: Vec::new(),
+        bytes: 0,
+    };
     let mut from = first_key(prefix);
     let mut limit = PAGE;
     loop {
-        let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(listed.revision);
+        let options = GetOptions::new()
+            .with_range(end.clone())
+            .with_limit(limit)
+            .with_revision(listed.revision);
         let mut page = match answer("a list", connection.kv.get(from.clone(), Some(options))).await {
             Err(failure) if failure.class == Class::TooLarge && limit > 1 => {
                 limit /= 2;
@@ -97,7 +105,8 @@ pub(super) fn to_entry(pair: KeyValue) -> Entry {
 }
 
 fn header(page: &GetResponse) -> Result<&ResponseHeader, Failure> {
-    page.header().ok_or_else(|| Failure::new(Class::Retry, "etcd answered without a header"))
+    page.header()
+        .ok_or_else(|| Failure::new(Class::Retry, "etcd answered without a header"))
 }
 
 /// etcd takes no empty key: the empty prefix begins at the smallest one.
@@ -108,7 +117,9 @@ pub(super) fn first_key(prefix: &[u8]) -> Vec<u8> {
 /// The end of the range of all keys with this prefix: its last byte that can grow, grown; `\0` means "no end".
 pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let grows = prefix.iter().rposition(|byte| *byte != u8::MAX);
-    let Some(end) = grows.and_then(|at| prefix.get(..=at)) else { return vec![0] };
+    let Some(end) = grows.and_then(|at| prefix.get(..=at)) else {
+        return vec![0];
+    };
     let mut end = end.to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;

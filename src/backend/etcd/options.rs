@@ -48,14 +48,20 @@ pub(super) struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_ref().map(|(name, _)| name);
-        formatter.debug_struct("Credentials").field("user", &user).finish_non_exhaustive()
+        formatter
+            .debug_struct("Credentials")
+            .field("user", &user)
+            .finish_non_exhaustive()
     }
 }
 
 impl Options {
     /// Read the files.
     pub(super) async fn credentials(&self) -> Result<Credentials, Failure> {
-        Ok(Credentials { user: self.read_user().await?, tls: self.read_tls().await? })
+        Ok(Credentials {
+            user: self.read_user().await?,
+            tls: self.read_tls().await?,
+        })
     }
 
     fn names_tls_files(&self) -> bool {
@@ -100,16 +106,26 @@ impl Options {
             return Err(Failure::configuration("no etcd endpoint is given"));
         };
         let default_scheme = if self.names_tls_files() { "https" } else { "http" };
-        let text = if written.contains("://") { written.clone() } else { format!("{default_scheme}://{written}") };
+        let text = if written.contains("://") {
+            written.clone()
+        } else {
+            format!("{default_scheme}://{written}")
+        };
         let url = Url::parse(&text).map_err(|error| {
             Failure::configuration(format!("the etcd endpoint number {} is not a URL: {error}", index + 1))
         })?;
         let (Some(host), "http" | "https") = (url.host_str(), url.scheme()) else {
-            let sentence =
-                format!("the etcd endpoint number {} is not http://host:port or https://host:port", index + 1);
+            let sentence = format!(
+                "the etcd endpoint number {} is not http://host:port or https://host:port",
+                index + 1
+            );
             return Err(Failure::configuration(sentence));
         };
-        let shown = format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().unwrap_or_default());
+        let shown = format!(
+            "{}://{host}:{}",
+            url.scheme(),
+            url.port_or_known_default().unwrap_or_default()
+        );
         if !url.username().is_empty() || url.password().is_some() {
             let sentence =
                 format!("the endpoint {shown} holds a user or password: give them as etcd user and password file");
@@ -173,11 +189,17 @@ mod tests {
     use super::*;
 
     fn options(endpoint: &str) -> Options {
-        Options { endpoints: vec![endpoint.to_owned()], ..Options::default() }
+        Options {
+            endpoints: vec![endpoint.to_owned()],
+            ..Options::default()
+        }
     }
 
     fn shown(options: &Options) -> Result<String, String> {
-        options.endpoint(0).map(|endpoint| endpoint.to_string()).map_err(|failure| failure.to_string())
+        options
+            .endpoint(0)
+            .map(|endpoint| endpoint.to_string())
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -186,16 +208,25 @@ mod tests {
         assert_eq!(shown(&plain), Ok("http://etcd-1:2379".to_owned()));
         plain.ca = Some("/ca.pem".into());
         assert_eq!(shown(&plain), Ok("https://etcd-1:2379".to_owned()));
-        assert_eq!(shown(&options("https://[::1]:2379/")), Ok("https://[::1]:2379".to_owned()));
+        assert_eq!(
+            shown(&options("https://[::1]:2379/")),
+            Ok("https://[::1]:2379".to_owned())
+        );
     }
 
     #[test]
     fn an_endpoint_that_cannot_work_is_named_without_its_secrets() {
         let with_password = shown(&options("http://root:hunter2@etcd-1:2379")).unwrap_err();
-        assert!(with_password.contains("http://etcd-1:2379") && !with_password.contains("hunter2"), "{with_password}");
+        assert!(
+            with_password.contains("http://etcd-1:2379") && !with_password.contains("hunter2"),
+            "{with_password}"
+        );
         assert!(shown(&options("ftp://etcd-1")).is_err());
         assert!(shown(&Options::default()).is_err());
-        let mixed = Options { ca: Some("/ca.pem".into()), ..options("http://etcd-1:2379") };
+        let mixed = Options {
+            ca: Some("/ca.pem".into()),
+            ..options("http://etcd-1:2379")
+        };
         assert!(shown(&mixed).unwrap_err().contains("is not https"));
     }
 
@@ -204,7 +235,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         std::fs::write(&file, "hunter2\n").unwrap();
-        let options = Options { user: Some("gw".to_owned()), password_file: Some(file), ..options("etcd-1") };
+        let options = Options {
+            user: Some("gw".to_owned()),
+            password_file: Some(file),
+            ..options("etcd-1")
+        };
         let credentials = options.credentials().await.unwrap();
         assert_eq!(credentials.user, Some(("gw".to_owned(), "hunter2".to_owned())));
         assert!(!format!("{credentials:?} {options:?}").contains("hunter2"));
@@ -212,9 +247,29 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_pair_is_a_configuration_error() {
-        let alone = Options { user: Some("gw".to_owned()), ..options("etcd-1") };
-        assert!(alone.credentials().await.unwrap_err().to_string().contains("password file"));
-        let missing = Options { ca: Some("/nowhere/ca.pem".into()), ..options("etcd-1") };
-        assert!(missing.credentials().await.unwrap_err().to_string().contains("/nowhere/ca.pem"));
+        let alone = Options {
+            user: Some("gw".to_owned()),
+            ..options("etcd-1")
+        };
+        assert!(
+            alone
+                .credentials()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("password file")
+        );
+        let missing = Options {
+            ca: Some("/nowhere/ca.pem".into()),
+            ..options("etcd-1")
+        };
+        assert!(
+            missing
+                .credentials()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere/ca.pem")
+        );
     }
 }

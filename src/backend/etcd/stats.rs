@@ -51,8 +51,14 @@ pub enum StreamErrorClass {
 
 impl StreamErrorClass {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 6] =
-        [Self::Connection, Self::Compacted, Self::Fork, Self::Authentication, Self::Configuration, Self::Order];
+    pub const ALL: [Self; 6] = [
+        Self::Connection,
+        Self::Compacted,
+        Self::Fork,
+        Self::Authentication,
+        Self::Configuration,
+        Self::Order,
+    ];
 
     /// The label.
     #[must_use]
@@ -85,7 +91,13 @@ pub enum WatchState {
 
 impl WatchState {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 5] = [Self::Backoff, Self::Connecting, Self::Listing, Self::Watching, Self::Live];
+    pub const ALL: [Self; 5] = [
+        Self::Backoff,
+        Self::Connecting,
+        Self::Listing,
+        Self::Watching,
+        Self::Live,
+    ];
 
     /// The label.
     #[must_use]
@@ -110,7 +122,10 @@ pub struct Moment {
 
 impl Default for Moment {
     fn default() -> Self {
-        Self { origin: Instant::now(), at: AtomicU64::new(0) }
+        Self {
+            origin: Instant::now(),
+            at: AtomicU64::new(0),
+        }
     }
 }
 
@@ -162,7 +177,10 @@ impl WatchStats {
     #[must_use]
     pub fn state(&self) -> WatchState {
         let state = self.state.load(Ordering::Relaxed);
-        WatchState::ALL.into_iter().find(|candidate| *candidate as u8 == state).unwrap_or(WatchState::Connecting)
+        WatchState::ALL
+            .into_iter()
+            .find(|candidate| *candidate as u8 == state)
+            .unwrap_or(WatchState::Connecting)
     }
 
     /// `etcd_connected_endpoint`: `scheme://host:port`; empty while there is none.
@@ -245,7 +263,10 @@ impl Stats {
     #[must_use]
     pub fn watches(&self) -> Vec<(String, Arc<WatchStats>)> {
         let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches.iter().map(|(prefix, stats)| (prefix.clone(), Arc::clone(stats))).collect()
+        watches
+            .iter()
+            .map(|(prefix, stats)| (prefix.clone(), Arc::clone(stats)))
+            .collect()
     }
 
     pub(super) fn watch(&self, prefix: &str) -> Arc<WatchStats> {
@@ -256,7 +277,8 @@ impl Stats {
     pub(super) fn on_list(&self, reason: ListReason, bytes: usize, elapsed: Duration) {
         self.lists[reason as usize].add(1);
         self.list_bytes.count(bytes);
-        self.list_micros.add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
+        self.list_micros
+            .add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
     }
 
     pub(super) fn on_stream_error(&self, class: StreamErrorClass) {

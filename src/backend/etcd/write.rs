@@ -47,7 +47,9 @@ pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Resu
         Err(failure) => return Err(judge(failure, &changing)),
     };
     if response.succeeded() {
-        return Ok(response.header().map_or(revision, etcd_client::ResponseHeader::revision));
+        return Ok(response
+            .header()
+            .map_or(revision, etcd_client::ResponseHeader::revision));
     }
     Err(Refused::Told(conflict_of(writes, &response)))
 }
@@ -55,7 +57,10 @@ pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Resu
 fn refuse_double_keys(writes: &[Write]) -> Result<(), WriteError> {
     let mut seen = HashSet::with_capacity(writes.len());
     match writes.iter().find(|write| !seen.insert(&write.key)) {
-        Some(write) => Err(WriteError::Unavailable(format!("{} is written twice in one change", shown(&write.key)))),
+        Some(write) => Err(WriteError::Unavailable(format!(
+            "{} is written twice in one change",
+            shown(&write.key)
+        ))),
         None => Ok(()),
     }
 }
@@ -65,23 +70,34 @@ async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec
     let mut revision = 0;
     let mut current = Vec::with_capacity(writes.len());
     for writes in writes.chunks(OPERATIONS) {
-        let reads: Vec<TxnOp> = writes.iter().map(|write| TxnOp::get(write.key.as_ref(), None)).collect();
+        let reads: Vec<TxnOp> = writes
+            .iter()
+            .map(|write| TxnOp::get(write.key.as_ref(), None))
+            .collect();
         let response = answer("a read", connection.kv.txn(Txn::new().and_then(reads))).await?;
-        revision = response.header().map_or(revision, etcd_client::ResponseHeader::revision);
+        revision = response
+            .header()
+            .map_or(revision, etcd_client::ResponseHeader::revision);
         current.extend(entries(&response));
     }
     if current.len() != writes.len() {
-        return Err(Failure::new(Class::Retry, "etcd answered a read with fewer keys than it was asked for"));
+        return Err(Failure::new(
+            Class::Retry,
+            "etcd answered a read with fewer keys than it was asked for",
+        ));
     }
     Ok((revision, current))
 }
 
 /// One for each read of the transaction.
 fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
-    let reads = response.op_responses().into_iter().filter_map(|response| match response {
-        TxnOpResponse::Get(mut page) => Some(page.take_kvs().into_iter().next().map(to_entry)),
-        _ => None,
-    });
+    let reads = response
+        .op_responses()
+        .into_iter()
+        .filter_map(|response| match response {
+            TxnOpResponse::Get(mut page) => Some(page.take_kvs().into_iter().next().map(to_entry)),
+            _ => None,
+        });
     reads.collect()
 }
 
@@ -94,7 +110,9 @@ fn transaction(writes: &[Write], changing: &[&Write]) -> Txn {
             None => TxnOp::delete(write.key.as_ref(), None),
         })
         .collect();
-    let reads: Vec<TxnOp> = guarded(writes).map(|write| TxnOp::get(write.key.as_ref(), None)).collect();
+    let reads: Vec<TxnOp> = guarded(writes)
+        .map(|write| TxnOp::get(write.key.as_ref(), None))
+        .collect();
     Txn::new().when(compares).and_then(operations).or_else(reads)
 }
 
@@ -107,9 +125,11 @@ fn compare(write: &Write) -> Option<Compare> {
         Expect::Any => None,
         Expect::Absent => Some(Compare::create_revision(write.key.as_ref(), CompareOp::Equal, 0)),
         // An etag that is no number was a conflict already.
-        Expect::Etag(etag) => {
-            Some(Compare::mod_revision(write.key.as_ref(), CompareOp::Equal, etag.parse().unwrap_or(-1)))
-        }
+        Expect::Etag(etag) => Some(Compare::mod_revision(
+            write.key.as_ref(),
+            CompareOp::Equal,
+            etag.parse().unwrap_or(-1),
+        )),
     }
 }
 
@@ -123,7 +143,9 @@ fn holds(expect: &Expect, current: Option<&Entry>) -> bool {
 
 /// The first expectation that the failed transaction found broken.
 fn conflict_of(writes: &[Write], response: &TxnResponse) -> WriteError {
-    let found = guarded(writes).zip(entries(response)).find(|(write, entry)| !holds(&write.expect, entry.as_ref()));
+    let found = guarded(writes)
+        .zip(entries(response))
+        .find(|(write, entry)| !holds(&write.expect, entry.as_ref()));
     match found {
         Some((write, entry)) => conflict(&write.key, entry),
         None => WriteError::Unavailable("etcd refused the transaction although every expectation holds".to_owned()),
@@ -131,7 +153,10 @@ fn conflict_of(writes: &[Write], response: &TxnResponse) -> WriteError {
 }
 
 fn conflict(key: &Bytes, current: Option<Entry>) -> WriteError {
-    WriteError::Conflict { key: shown(key), current }
+    WriteError::Conflict {
+        key: shown(key),
+        current,
+    }
 }
 
 fn shown(key: &Bytes) -> String {
@@ -140,8 +165,10 @@ fn shown(key: &Bytes) -> String {
 
 fn judge(failure: Failure, changing: &[&Write]) -> Refused {
     if failure.class == Class::TooLarge {
-        let bytes: usize =
-            changing.iter().map(|write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len)).sum();
+        let bytes: usize = changing
+            .iter()
+            .map(|write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len))
+            .sum();
         return Refused::Told(WriteError::TooLarge(format!(
             "the change has {} operations and {bytes} bytes, etcd takes {OPERATIONS} operations and 1.5 MiB unless told otherwise: {failure}",
             changing.len()

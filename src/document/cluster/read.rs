@@ -16,8 +16,14 @@ use super::{
 };
 
 /// The names of the fields that `defaults.cluster` may give.
-pub(crate) const SETTINGS: [&str; 6] =
-    ["protocol", "connect_timeout", "lb", "health_check", "outlier_detection", "circuit_breaker"];
+pub(crate) const SETTINGS: [&str; 6] = [
+    "protocol",
+    "connect_timeout",
+    "lb",
+    "health_check",
+    "outlier_detection",
+    "circuit_breaker",
+];
 /// The fields of a cluster that are not built yet.
 pub(crate) const LATER: &[&str] = &["registry", "keepalive", "tls", "failover", "guard", "policies"];
 
@@ -48,8 +54,11 @@ const POLICIES: [(&str, LbPolicy); 5] = [
     ("ring_hash", LbPolicy::RingHash),
     ("maglev", LbPolicy::Maglev),
 ];
-const PROTOCOLS: [(&str, Protocol); 3] =
-    [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("grpc", Protocol::Http2)];
+const PROTOCOLS: [(&str, Protocol); 3] = [
+    ("http1", Protocol::Http1),
+    ("http2", Protocol::Http2),
+    ("grpc", Protocol::Http2),
+];
 
 /// Reads a cluster document.
 pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Rejection> {
@@ -100,7 +109,9 @@ pub(crate) fn read_settings(object: &Object<'_>) -> Result<Settings, Rejection> 
 
 fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
     let object = cursor.object(&LB_FIELDS)?;
-    let policy = object.read("policy", |field| field.word(&POLICIES))?.unwrap_or(LbPolicy::RoundRobin);
+    let policy = object
+        .read("policy", |field| field.word(&POLICIES))?
+        .unwrap_or(LbPolicy::RoundRobin);
     let slow_start = object.read("slow_start", |field| {
         let window = field.duration()?;
         match policy {
@@ -108,7 +119,10 @@ fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
             _ => Err(field.reject("found beside another policy, expected \"round_robin\" or \"least_request\"")),
         }
     })?;
-    let modes = [("zone_aware", LocalityMode::ZoneAware), ("weighted", LocalityMode::Weighted)];
+    let modes = [
+        ("zone_aware", LocalityMode::ZoneAware),
+        ("weighted", LocalityMode::Weighted),
+    ];
     let locality = object.read("locality", |field| {
         let mode = field.word(&modes)?;
         let hashes = matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev);
@@ -119,14 +133,22 @@ fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
         }
         Ok(mode)
     })?;
-    Ok(LoadBalancing { policy, slow_start, locality })
+    Ok(LoadBalancing {
+        policy,
+        slow_start,
+        locality,
+    })
 }
 
 fn read_health_check(cursor: &Cursor<'_>) -> Result<HealthCheck, Rejection> {
     let object = cursor.object(&HEALTH_FIELDS)?;
     let kinds = object.present(&["http", "tcp", "grpc"]);
     let [kind] = kinds[..] else {
-        let found = if kinds.is_empty() { "none".to_owned() } else { kinds.join(" and ") };
+        let found = if kinds.is_empty() {
+            "none".to_owned()
+        } else {
+            kinds.join(" and ")
+        };
         return Err(cursor.reject(format!("found {found}, expected one of \"http\", \"tcp\" and \"grpc\"")));
     };
     let field = object.require(kind, "a health check")?;
@@ -137,7 +159,11 @@ fn read_health_check(cursor: &Cursor<'_>) -> Result<HealthCheck, Rejection> {
         _ => Check::Grpc(read_health_service(&field)?),
     };
     let duration = |name, default| Ok(object.read(name, |field| field.duration())?.unwrap_or(default));
-    let count = |name, default| Ok(object.read(name, |field| field.integer(1..=u32::MAX))?.unwrap_or(default));
+    let count = |name, default| {
+        Ok(object
+            .read(name, |field| field.integer(1..=u32::MAX))?
+            .unwrap_or(default))
+    };
     Ok(HealthCheck {
         check,
         interval: duration("interval", Duration::from_secs(5))?,
@@ -166,9 +192,15 @@ fn read_health_service(cursor: &Cursor<'_>) -> Result<String, Rejection> {
 fn read_outlier_detection(cursor: &Cursor<'_>) -> Result<OutlierDetection, Rejection> {
     let object = cursor.object(&OUTLIER_FIELDS)?;
     Ok(OutlierDetection {
-        consecutive_5xx: object.read("consecutive_5xx", |field| field.integer(1..=u32::MAX))?.unwrap_or(5),
-        eject_for: object.read("eject_for", |field| field.duration())?.unwrap_or(Duration::from_secs(30)),
-        max_eject_percent: object.read("max_eject_percent", |field| field.integer(0..=100))?.unwrap_or(10),
+        consecutive_5xx: object
+            .read("consecutive_5xx", |field| field.integer(1..=u32::MAX))?
+            .unwrap_or(5),
+        eject_for: object
+            .read("eject_for", |field| field.duration())?
+            .unwrap_or(Duration::from_secs(30)),
+        max_eject_percent: object
+            .read("max_eject_percent", |field| field.integer(0..=100))?
+            .unwrap_or(10),
     })
 }
 

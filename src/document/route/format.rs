@@ -74,7 +74,7 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         }
         let Some(end) = after.find('%') else {
             return Err(
-                "found a lone \"%\", expected it doubled (\"%%\") or around a command (\"%REQ(x-id)%\")".to_owned()
+                "found a lone \"%\", expected it doubled (\"%%\") or around a command (\"%REQ(x-id)%\")".to_owned(),
             );
         };
         check_command(&after[..end])?;
@@ -97,15 +97,22 @@ fn check_command(command: &str) -> Result<(), String> {
     }
     // Only the name of a near command is quoted: between two stray signs may stand anything.
     let hint = did_you_mean(&name.to_ascii_uppercase(), PLAIN.iter().chain(OF_HEADER).copied());
-    Err(format!("found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"))
+    Err(format!(
+        "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"
+    ))
 }
 
 /// `name)`, `name?other)` or `name):length`.
 fn is_argument(argument: &str) -> bool {
-    let Some((names, length)) = argument.split_once(')') else { return false };
+    let Some((names, length)) = argument.split_once(')') else {
+        return false;
+    };
     let name = |name: &str| {
         !name.is_empty()
-            && name.trim_start_matches(':').bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && name
+                .trim_start_matches(':')
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     let length_is_good = match length.strip_prefix(':') {
         None => length.is_empty(),

@@ -69,14 +69,17 @@ fn read_value(cursor: &Cursor<'_>) -> Result<String, Rejection> {
 pub(super) fn parse_name(cursor: &Cursor<'_>, name: &str, hint: &str) -> Result<String, Rejection> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with(':') || lower == "host" {
-        return Err(cursor
-            .reject(format!("found the header {}, expected neither \"host\" nor one with \":\"{hint}", quote(name))));
+        return Err(cursor.reject(format!(
+            "found the header {}, expected neither \"host\" nor one with \":\"{hint}",
+            quote(name)
+        )));
     }
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if lower.is_empty() || lower.len() > MAX_NAME || !lower.bytes().all(token) {
-        return Err(
-            cursor.reject(format!("found the header name {}, expected a token such as \"x-tenant\"", quote(name)))
-        );
+        return Err(cursor.reject(format!(
+            "found the header name {}, expected a token such as \"x-tenant\"",
+            quote(name)
+        )));
     }
     Ok(lower)
 }

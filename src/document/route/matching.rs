@@ -16,7 +16,11 @@ const A_METHOD: &str = r#"a method in capitals such as "GET""#;
 /// The matches of a document, each with the place where it stands.
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Vec<(String, Match)>, Rejection> {
     if cursor.value().is_array() {
-        return cursor.entries()?.iter().map(|entry| Ok((entry.path().to_owned(), read_one(entry)?))).collect();
+        return cursor
+            .entries()?
+            .iter()
+            .map(|entry| Ok((entry.path().to_owned(), read_one(entry)?)))
+            .collect();
     }
     Ok(vec![(cursor.path().to_owned(), read_one(cursor)?)])
 }
@@ -36,11 +40,19 @@ fn read_one(cursor: &Cursor<'_>) -> Result<Match, Rejection> {
     }
     let (path, grpc) = read_path(&object)?;
     Ok(Match {
-        hosts: object.read("hosts", |field| read_hosts(&field))?.unwrap_or_else(|| vec![HostPattern::Any]),
+        hosts: object
+            .read("hosts", |field| read_hosts(&field))?
+            .unwrap_or_else(|| vec![HostPattern::Any]),
         path,
-        methods: object.read("methods", |field| read_methods(&field))?.unwrap_or_default(),
-        headers: object.read("headers", |field| condition::read_headers(&field))?.unwrap_or_default(),
-        query: object.read("query", |field| condition::read_query(&field))?.unwrap_or_default(),
+        methods: object
+            .read("methods", |field| read_methods(&field))?
+            .unwrap_or_default(),
+        headers: object
+            .read("headers", |field| condition::read_headers(&field))?
+            .unwrap_or_default(),
+        query: object
+            .read("query", |field| condition::read_query(&field))?
+            .unwrap_or_default(),
         grpc,
     })
 }
@@ -61,7 +73,9 @@ fn read_shorthand(cursor: &Cursor<'_>, text: &str) -> Result<Match, Rejection> {
         _ => (None, text),
     };
     let methods = methods.map(|methods| methods.split('|').map(|method| parse_method(cursor, method)).collect());
-    let start = rest.find(['/', '~']).ok_or_else(|| cursor.expected(r#""[METHOD|METHOD ][host]/path""#))?;
+    let start = rest
+        .find(['/', '~'])
+        .ok_or_else(|| cursor.expected(r#""[METHOD|METHOD ][host]/path""#))?;
     let (host, path) = rest.split_at(start);
     let host = match host {
         "" => HostPattern::Any,
@@ -103,7 +117,9 @@ pub(crate) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
         };
     }
     if lower.contains('*') {
-        return Err(expected(r#""*" alone or as the whole first label, as in "*.example.com""#));
+        return Err(expected(
+            r#""*" alone or as the whole first label, as in "*.example.com""#,
+        ));
     }
     match parse_host(&lower) {
         Ok(_) => Ok(HostPattern::Exact(lower.into())),
@@ -112,11 +128,17 @@ pub(crate) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
 }
 
 fn read_methods(cursor: &Cursor<'_>) -> Result<Vec<String>, Rejection> {
-    let methods =
-        cursor.entries()?.iter().map(|entry| parse_method(entry, entry.string()?)).collect::<Result<_, _>>()?;
+    let methods = cursor
+        .entries()?
+        .iter()
+        .map(|entry| parse_method(entry, entry.string()?))
+        .collect::<Result<_, _>>()?;
     let methods = sorted(methods);
     if methods.len() > MAX_METHODS {
-        return Err(cursor.reject(format!("found {} methods, expected at most {MAX_METHODS}", methods.len())));
+        return Err(cursor.reject(format!(
+            "found {} methods, expected at most {MAX_METHODS}",
+            methods.len()
+        )));
     }
     Ok(methods)
 }

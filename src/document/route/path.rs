@@ -32,7 +32,9 @@ pub(super) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Reject
     match text.strip_suffix("/*") {
         Some(prefix) if prefix.contains('*') => Err(reject(r#""*" only as the last segment"#)),
         Some(prefix) => Ok(PathMatch::Prefix(prefix.to_owned())),
-        None if text.contains('*') => Err(reject(r#""*" only as the last segment ("/a/*"), a template or a regex"#)),
+        None if text.contains('*') => Err(reject(
+            r#""*" only as the last segment ("/a/*"), a template or a regex"#,
+        )),
         None => Ok(PathMatch::Exact(text.to_owned())),
     }
 }
@@ -132,7 +134,9 @@ fn check_variable(name: &str, names: &[&str]) -> Result<(), String> {
     let letters = name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !letters || name.len() > MAX_VARIABLE {
-        return Err(format!("a variable name of 1 to {MAX_VARIABLE} letters, digits and _, first a letter"));
+        return Err(format!(
+            "a variable name of 1 to {MAX_VARIABLE} letters, digits and _, first a letter"
+        ));
     }
     if names.contains(&name) {
         return Err(format!("the variable {name:?} only once"));

@@ -80,27 +80,41 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Route, Reject
     }
     variants.push(base);
     Ok(Route {
-        rules: matches.iter().flat_map(|matched| variants.iter().map(move |variant| rule(matched, variant))).collect(),
+        rules: matches
+            .iter()
+            .flat_map(|matched| variants.iter().map(move |variant| rule(matched, variant)))
+            .collect(),
         listeners: object.read("listeners", name::read_list)?,
         groups: read_groups(&object)?,
-        priority: object.read("priority", |field| field.integer(i32::MIN..=i32::MAX))?.unwrap_or(0),
+        priority: object
+            .read("priority", |field| field.integer(i32::MIN..=i32::MAX))?
+            .unwrap_or(0),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
     })
 }
 
 /// `groups`, a field of several kinds.
 pub(crate) fn read_groups(object: &Object<'_>) -> Result<Groups, Rejection> {
-    Ok(object.read("groups", name::read_list)?.map(|names| names.into_iter().collect()))
+    Ok(object
+        .read("groups", name::read_list)?
+        .map(|names| names.into_iter().collect()))
 }
 
 fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejection> {
-    let own = || Action::Forward(vec![Target { upstream: Upstream::Cluster(service_of(key)), weight: 1 }]);
+    let own = || {
+        Action::Forward(vec![Target {
+            upstream: Upstream::Cluster(service_of(key)),
+            weight: 1,
+        }])
+    };
     Ok(Variant {
         place: String::new(),
         headers: Vec::new(),
         query: Vec::new(),
         action: object.read("to", |field| target::read(&field))?.unwrap_or_else(own),
-        rewrite: object.read("rewrite", |field| target::read_rewrite(&field))?.unwrap_or_default(),
+        rewrite: object
+            .read("rewrite", |field| target::read_rewrite(&field))?
+            .unwrap_or_default(),
         settings: settings::read(object)?,
         enabled: true,
     })
@@ -113,19 +127,27 @@ pub(crate) fn service_of(key: &DocumentKey) -> Arc<str> {
 
 fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejection> {
     let object = entry.object(&OVERRIDE_FIELDS)?;
-    let headers = object.read("headers", |field| condition::read_headers(&field))?.unwrap_or_default();
-    let query = object.read("query", |field| condition::read_query(&field))?.unwrap_or_default();
+    let headers = object
+        .read("headers", |field| condition::read_headers(&field))?
+        .unwrap_or_default();
+    let query = object
+        .read("query", |field| condition::read_query(&field))?
+        .unwrap_or_default();
     if headers.is_empty() && query.is_empty() {
         return Err(object.reject("found no condition, expected \"headers\" or \"query\" that tell it from the route"));
     }
-    let action = object.read("to", |field| target::read(&field))?.unwrap_or_else(|| base.action.clone());
+    let action = object
+        .read("to", |field| target::read(&field))?
+        .unwrap_or_else(|| base.action.clone());
     refuse_unused(&object, &action)?;
     Ok(Variant {
         place: object.path().to_owned(),
         headers,
         query,
         action,
-        rewrite: object.read("rewrite", |field| target::read_rewrite(&field))?.unwrap_or_else(|| base.rewrite.clone()),
+        rewrite: object
+            .read("rewrite", |field| target::read_rewrite(&field))?
+            .unwrap_or_else(|| base.rewrite.clone()),
         settings: settings::read(&object)?.or(&base.settings),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
     })
@@ -150,10 +172,18 @@ fn rule(matched: &(String, Match), variant: &Variant) -> Rule {
     let forwards = matches!(variant.action, Action::Forward(_));
     let settings = variant.settings.clone();
     Rule {
-        place: if variant.place.is_empty() { place.clone() } else { variant.place.clone() },
+        place: if variant.place.is_empty() {
+            place.clone()
+        } else {
+            variant.place.clone()
+        },
         matches,
         action: variant.action.clone(),
-        rewrite: if forwards { variant.rewrite.clone() } else { Rewrite::default() },
+        rewrite: if forwards {
+            variant.rewrite.clone()
+        } else {
+            Rewrite::default()
+        },
         settings: if forwards { settings } else { settings.only_headers() },
         enabled: variant.enabled,
     }

@@ -8,7 +8,13 @@ use super::header::read_edits;
 use super::{BackOff, Limit, Retry, Settings};
 
 /// The names of the fields.
-pub(crate) const FIELDS: [&str; 5] = ["timeout", "idle_timeout", "retry", "request_headers", "response_headers"];
+pub(crate) const FIELDS: [&str; 5] = [
+    "timeout",
+    "idle_timeout",
+    "retry",
+    "request_headers",
+    "response_headers",
+];
 
 const RETRY_FIELDS: Fields = Fields::new(&["attempts", "on", "per_try_timeout", "back_off"]);
 const BACK_OFF_FIELDS: Fields = Fields::new(&["base", "max"]);
@@ -57,23 +63,31 @@ impl Settings {
 
     /// What still has a meaning where nothing is forwarded.
     pub(super) fn only_headers(self) -> Self {
-        Self { timeout: None, idle_timeout: None, retry: None, ..self }
+        Self {
+            timeout: None,
+            idle_timeout: None,
+            retry: None,
+            ..self
+        }
     }
 }
 
 fn read_limit(cursor: &Cursor<'_>) -> Result<Limit, Rejection> {
     match cursor.value().as_str() {
         Some("none") => Ok(Limit::None),
-        Some(text) if text.starts_with('0') => {
-            cursor.duration().map(Limit::After).map_err(|_| cursor.expected("a duration above zero or \"none\""))
-        }
+        Some(text) if text.starts_with('0') => cursor
+            .duration()
+            .map(Limit::After)
+            .map_err(|_| cursor.expected("a duration above zero or \"none\"")),
         _ => cursor.duration().map(Limit::After),
     }
 }
 
 fn read_retry(cursor: &Cursor<'_>) -> Result<Retry, Rejection> {
     let object = cursor.object(&RETRY_FIELDS)?;
-    let attempts = object.require("attempts", "the number of retries")?.integer(1..=u32::MAX)?;
+    let attempts = object
+        .require("attempts", "the number of retries")?
+        .integer(1..=u32::MAX)?;
     let on = object.require("on", r#"what is retried, such as ["connect-failure", "503"]"#)?;
     let mut words: Vec<String> = Vec::new();
     for entry in on.entries()? {
@@ -108,7 +122,11 @@ fn read_back_off(cursor: &Cursor<'_>) -> Result<BackOff, Rejection> {
     let base: Duration = object.require("base", "the first interval")?.duration()?;
     let max = object.read("max", |field| {
         let max = field.duration()?;
-        if max < base { Err(field.expected("not less than \"base\"")) } else { Ok(max) }
+        if max < base {
+            Err(field.expected("not less than \"base\""))
+        } else {
+            Ok(max)
+        }
     })?;
     Ok(BackOff { base, max })
 }

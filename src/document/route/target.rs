@@ -22,7 +22,10 @@ const A_TARGET: &str = r#"a cluster's name, a URL, a list of {"cluster", "weight
 /// `to`
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Action, Rejection> {
     if cursor.value().is_string() {
-        return Ok(Action::Forward(vec![Target { upstream: read_upstream(cursor)?, weight: 1 }]));
+        return Ok(Action::Forward(vec![Target {
+            upstream: read_upstream(cursor)?,
+            weight: 1,
+        }]));
     }
     if cursor.value().is_array() {
         return read_weighted(cursor).map(Action::Forward);
@@ -43,7 +46,9 @@ fn read_weighted(cursor: &Cursor<'_>) -> Result<Vec<Target>, Rejection> {
     for entry in cursor.entries()? {
         let object = entry.object(&TARGET_FIELDS)?;
         let upstream = read_upstream(&object.require("cluster", "a cluster's name or a URL")?)?;
-        let weight = object.require("weight", "its share, a whole number")?.integer(0..=u32::MAX)?;
+        let weight = object
+            .require("weight", "its share, a whole number")?
+            .integer(0..=u32::MAX)?;
         targets.push(Target { upstream, weight });
     }
     let sum: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
@@ -93,7 +98,10 @@ pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
     }
     let port_is_bare = authority.ends_with(':');
     let url = Url::parse(text).ok().filter(|_| !port_is_bare);
-    let port = url.as_ref().and_then(Url::port_or_known_default).filter(|port| *port > 0);
+    let port = url
+        .as_ref()
+        .and_then(Url::port_or_known_default)
+        .filter(|port| *port > 0);
     let Some(port) = port else {
         return Err(cursor.expected("a URL with a host and a port from 1 to 65535"));
     };
@@ -118,7 +126,9 @@ fn read_redirect(cursor: &Cursor<'_>) -> Result<Redirect, Rejection> {
         return Err(prefix.reject("found beside \"path\", expected one of the two"));
     }
     Ok(Redirect {
-        scheme: object.read("scheme", |field| field.word(&[("http", "http"), ("https", "https")]))?.map(str::to_owned),
+        scheme: object
+            .read("scheme", |field| field.word(&[("http", "http"), ("https", "https")]))?
+            .map(str::to_owned),
         host: object.read("host", |field| read_host(&field))?,
         port: object.read("port", |field| field.integer(1..=u16::MAX))?,
         path: object.read("path", |field| read_redirect_path(&field))?,
@@ -161,12 +171,17 @@ fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
         let values = read_values(&field)?;
         if values.len() > header::MAX_RESPOND {
             let count = values.len();
-            return Err(field.reject(format!("found {count} headers, expected at most {}", header::MAX_RESPOND)));
+            return Err(field.reject(format!(
+                "found {count} headers, expected at most {}",
+                header::MAX_RESPOND
+            )));
         }
         Ok(values)
     })?;
     Ok(Respond {
-        status: object.require("status", "a status from 200 to 599")?.integer(200..=599)?,
+        status: object
+            .require("status", "a status from 200 to 599")?
+            .integer(200..=599)?,
         body,
         headers: headers.unwrap_or_default(),
     })

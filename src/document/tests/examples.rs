@@ -11,7 +11,11 @@ use super::super::route::{self, *};
 use super::*;
 
 fn url(host: &str, port: u16) -> Upstream {
-    Upstream::Url(UpstreamUrl { https: false, host: host.to_owned(), port })
+    Upstream::Url(UpstreamUrl {
+        https: false,
+        host: host.to_owned(),
+        port,
+    })
 }
 
 fn to(upstream: Upstream) -> Action {
@@ -39,7 +43,10 @@ fn shortest_route() {
             matches: exact("/v1/users", &["POST"]),
             action: to(url("10.0.1.5", 8080)),
             rewrite: Rewrite::default(),
-            settings: route::Settings { timeout, ..route::Settings::default() },
+            settings: route::Settings {
+                timeout,
+                ..route::Settings::default()
+            },
             enabled: true,
         }],
         listeners: None,
@@ -67,7 +74,10 @@ fn full_route() {
             attempts: 2,
             on: vec!["connect-failure".to_owned(), "503".to_owned()],
             per_try_timeout: Some(Duration::from_secs(1)),
-            back_off: Some(BackOff { base: Duration::from_millis(25), max: Some(Duration::from_millis(250)) }),
+            back_off: Some(BackOff {
+                base: Duration::from_millis(25),
+                max: Some(Duration::from_millis(250)),
+            }),
         }),
         request_headers: Some(HeaderEdits {
             set: BTreeMap::from([("x-from".to_owned(), "edge".to_owned())]),
@@ -76,14 +86,23 @@ fn full_route() {
         }),
         response_headers: Some(HeaderEdits::default()),
     };
-    let target = |name: &str, weight| Target { upstream: Upstream::Cluster(name.into()), weight };
-    let rewrite = Rewrite { prefix: Some("/orders/".to_owned()), host: None };
+    let target = |name: &str, weight| Target {
+        upstream: Upstream::Cluster(name.into()),
+        weight,
+    };
+    let rewrite = Rewrite {
+        prefix: Some("/orders/".to_owned()),
+        host: None,
+    };
     let canary = ("x-env-tag".to_owned(), StringMatch::Exact("canary-v2".to_owned()));
     let expected = Route {
         rules: vec![
             Rule {
                 place: "overrides[0]".to_owned(),
-                matches: Match { headers: vec![matches.headers[0].clone(), canary], ..matches.clone() },
+                matches: Match {
+                    headers: vec![matches.headers[0].clone(), canary],
+                    ..matches.clone()
+                },
                 action: to(Upstream::Cluster("orders-v2".into())),
                 rewrite: rewrite.clone(),
                 settings: settings.clone(),
@@ -110,7 +129,10 @@ fn full_route() {
 fn older_forms() {
     let legacy = |matches: Match, upstream, timeout, place: &str, enabled| Rule {
         place: place.to_owned(),
-        matches: Match { path: PathMatch::Legacy("/v1/users".to_owned()), ..matches },
+        matches: Match {
+            path: PathMatch::Legacy("/v1/users".to_owned()),
+            ..matches
+        },
         action: to(upstream),
         rewrite: Rewrite::default(),
         settings: route::Settings {
@@ -125,12 +147,24 @@ fn older_forms() {
     let hosts = vec![HostPattern::Exact("api.example.com".into())];
     let service = || Upstream::Cluster("user-service".into());
     let one = parse_route(&first);
-    assert_eq!(one.rules, [legacy(exact("", &["POST"]), url("10.0.1.5", 8080), 5000, "path", true)]);
+    assert_eq!(
+        one.rules,
+        [legacy(exact("", &["POST"]), url("10.0.1.5", 8080), 5000, "path", true)]
+    );
     assert!(one.enabled && !parse_route(&second).enabled);
     let both = parse_route(&json!([first, second]));
     let expected = [
         legacy(exact("", &["POST"]), url("10.0.1.5", 8080), 5000, "[0]", true),
-        legacy(Match { hosts, ..exact("", &[]) }, service(), 3000, "[1]", false),
+        legacy(
+            Match {
+                hosts,
+                ..exact("", &[])
+            },
+            service(),
+            3000,
+            "[1]",
+            false,
+        ),
     ];
     assert_eq!((both.rules, both.enabled), (expected.to_vec(), true));
 }
@@ -138,18 +172,29 @@ fn older_forms() {
 #[test]
 fn older_forms_keep_their_keys() {
     let older = json!({ "path": "/v1/users", "service": "users" });
-    for key in ["routes/UserService", "routes/team-a/users/v1/list", "routes/routes:42", "routes/größe"] {
+    for key in [
+        "routes/UserService",
+        "routes/team-a/users/v1/list",
+        "routes/routes:42",
+        "routes/größe",
+    ] {
         assert!(parsed(key, &older).is_ok(), "{key}");
         assert!(parsed(key, &json!([older])).is_ok(), "{key}");
         let present = parsed(key, &json!({ "match": "/v1/users", "to": "users" })).unwrap_err();
-        assert!(present.reason.contains("in the key") || present.reason.contains("found the key"), "{present}");
+        assert!(
+            present.reason.contains("in the key") || present.reason.contains("found the key"),
+            "{present}"
+        );
     }
     let reason = |key, document| parsed(key, &document).unwrap_err().reason;
     assert_eq!(
         reason("routes/", older.clone()),
         "found nothing in the key after its prefix, expected what tells it from others"
     );
-    assert_eq!(reason("routes/a\nb", older), r#"found the key "routes/a\nb", expected one without control characters"#);
+    assert_eq!(
+        reason("routes/a\nb", older),
+        r#"found the key "routes/a\nb", expected one without control characters"#
+    );
     assert_eq!(
         reason("routes/Users/list", json!({ "path": "/v1/users" })),
         r#"found neither "upstream" nor "service", and "Users" in the key is no cluster's name"#
@@ -159,7 +204,10 @@ fn older_forms_keep_their_keys() {
 #[test]
 fn unknown_field_of_an_older_form_is_a_warning() {
     let parsed = parsed("routes/a", &json!([{ "path": "/a", "upstrem": "x" }])).unwrap();
-    assert_eq!(parsed.warnings, [r#"[0].upstrem: unknown field, ignored, did you mean "upstream"?"#]);
+    assert_eq!(
+        parsed.warnings,
+        [r#"[0].upstrem: unknown field, ignored, did you mean "upstream"?"#]
+    );
 }
 
 #[test]
@@ -207,7 +255,10 @@ fn full_cluster() {
     };
     assert_eq!(parse_cluster(&super::full_cluster()), expected);
     assert_eq!(parse_cluster(&json!({})).source, Source::Registered);
-    let dns = Source::Dns { host: "orders.internal".to_owned(), port: 8080 };
+    let dns = Source::Dns {
+        host: "orders.internal".to_owned(),
+        port: 8080,
+    };
     assert_eq!(parse_cluster(&json!({ "dns": "Orders.internal:8080" })).source, dns);
 }
 
@@ -218,19 +269,40 @@ fn listener_group_and_registrations() {
     let expected = Document::Listener(Listener {
         address: Some("0.0.0.0:8443".parse().unwrap()),
         settings: super::super::listener::Settings {
-            http: Some(Http { trusted_hops: 1, access_log: Some(AccessLog::Json), ..Http::default() }),
+            http: Some(Http {
+                trusted_hops: 1,
+                access_log: Some(AccessLog::Json),
+                ..Http::default()
+            }),
         },
         groups: Some(BTreeSet::from([Arc::from("edge")])),
     });
     assert_eq!(*parsed("listeners/a", &listener).unwrap().document, expected);
-    let api = Listener { address: None, settings: super::super::listener::Settings::default(), groups: None };
-    assert_eq!(*parsed("listeners/a", &json!({ "api": true })).unwrap().document, Document::Listener(api));
+    let api = Listener {
+        address: None,
+        settings: super::super::listener::Settings::default(),
+        groups: None,
+    };
+    assert_eq!(
+        *parsed("listeners/a", &json!({ "api": true })).unwrap().document,
+        Document::Listener(api)
+    );
     let group =
         json!({ "match": [{ "id": "edge-*", "cluster": "c", "metadata": {}, "locality": "z" }], "priority": 2 });
-    let locality = LocalityMatch { zone: Some("z".to_owned()), ..LocalityMatch::default() };
-    let matches =
-        NodeMatch { id: Some("edge-*".to_owned()), cluster: Some("c".to_owned()), locality, ..NodeMatch::default() };
-    let expected = Document::Group(Group { matches: vec![matches], priority: 2 });
+    let locality = LocalityMatch {
+        zone: Some("z".to_owned()),
+        ..LocalityMatch::default()
+    };
+    let matches = NodeMatch {
+        id: Some("edge-*".to_owned()),
+        cluster: Some("c".to_owned()),
+        locality,
+        ..NodeMatch::default()
+    };
+    let expected = Document::Group(Group {
+        matches: vec![matches],
+        priority: 2,
+    });
     assert_eq!(*parsed("groups/a", &group).unwrap().document, expected);
     let endpoint = Endpoint {
         host: Host::Ip("10.0.2.4".parse().unwrap()),
@@ -241,14 +313,28 @@ fn listener_group_and_registrations() {
         draining: false,
         metadata: BTreeMap::new(),
     };
-    let registered =
-        |text: &str| match &*parse(&key("services/a/1"), text.as_bytes(), &Limits::default()).unwrap().document {
-            Document::Endpoint(Registration { endpoint }) => endpoint.clone(),
-            other => panic!("{other:?}"),
-        };
+    let registered = |text: &str| match &*parse(&key("services/a/1"), text.as_bytes(), &Limits::default())
+        .unwrap()
+        .document
+    {
+        Document::Endpoint(Registration { endpoint }) => endpoint.clone(),
+        other => panic!("{other:?}"),
+    };
     assert_eq!(registered("10.0.2.4:8080\n"), endpoint);
-    assert_eq!(registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":null}"#), endpoint);
+    assert_eq!(
+        registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":null}"#),
+        endpoint
+    );
     let native = r#"{"address":"10.0.2.4:8080","weight":3,"zone":"","priority":1,"state":"drain","metadata":{"a":1}}"#;
     let metadata = BTreeMap::from([("a".to_owned(), json!(1))]);
-    assert_eq!(registered(native), Endpoint { weight: 3, priority: 1, draining: true, metadata, ..endpoint });
+    assert_eq!(
+        registered(native),
+        Endpoint {
+            weight: 3,
+            priority: 1,
+            draining: true,
+            metadata,
+            ..endpoint
+        }
+    );
 }

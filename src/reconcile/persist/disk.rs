@@ -106,7 +106,10 @@ impl Disk {
             path: folder.to_owned(),
             source,
         })?;
-        Ok(Self { folder: folder.to_owned(), layout })
+        Ok(Self {
+            folder: folder.to_owned(),
+            layout,
+        })
     }
 
     fn file(&self) -> PathBuf {
@@ -122,10 +125,18 @@ impl Disk {
         let content = match fs::read(&path) {
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { action: "read the state file", path, source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    action: "read the state file",
+                    path,
+                    source,
+                });
+            }
         };
-        let file: File = serde_json::from_slice(&content)
-            .map_err(|error| Error::Format { path: path.clone(), reason: error.to_string() })?;
+        let file: File = serde_json::from_slice(&content).map_err(|error| Error::Format {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
         if file.format > FORMAT {
             let reason = format!("found format {}, expected {FORMAT} at most", file.format);
             return Err(Error::Format { path, reason });
@@ -133,8 +144,11 @@ impl Disk {
         let action = "read the changes since the state file";
         let lines = journal::read(&self.folder, file.journal).map_err(|source| Error::Io { action, path, source })?;
         let revision = lines.last().map_or(file.revision, |line| line.revision);
-        let mut saved: BTreeMap<String, SavedEntry> =
-            file.entries.into_iter().map(|saved| (saved.key.clone(), saved)).collect();
+        let mut saved: BTreeMap<String, SavedEntry> = file
+            .entries
+            .into_iter()
+            .map(|saved| (saved.key.clone(), saved))
+            .collect();
         for Line { put, gone, .. } in lines {
             for key in &gone {
                 saved.remove(key);
@@ -224,7 +238,10 @@ impl Saver {
         match tokio::task::spawn_blocking(save).await {
             Ok((saver, Ok(()))) => saver,
             Ok((saver, Err(error))) => {
-                warn!(error = &error as &dyn std::error::Error, "Could not save the serving texts, trying again");
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "Could not save the serving texts, trying again"
+                );
                 saver
             }
             Err(error) => {
@@ -246,22 +263,38 @@ impl Saver {
             if let Some(line) = changes(&saved.world, &world) {
                 let path = saved.journal.path().to_owned();
                 let action = "write the changes since the state file";
-                saved.journal.append(&line).map_err(|source| Error::Io { action, path, source })?;
+                saved
+                    .journal
+                    .append(&line)
+                    .map_err(|source| Error::Io { action, path, source })?;
             }
             self.saved = Some(OnDisk { world, ..saved });
             return Ok(());
         }
         let path = self.disk.file();
         let written = self.write_anew(&world);
-        let (len, journal) = written.map_err(|source| Error::Io { action: "write the state file", path, source })?;
+        let (len, journal) = written.map_err(|source| Error::Io {
+            action: "write the state file",
+            path,
+            source,
+        })?;
         self.saved = Some(OnDisk { world, len, journal });
         Ok(())
     }
 
     fn write_anew(&self, world: &World) -> io::Result<(usize, Journal)> {
         let journal = journal::next_number(&self.disk.folder)?;
-        let entries = world.records.values().filter_map(|record| saved_entry(record)).collect();
-        let len = self.disk.replace(&File { format: FORMAT, revision: world.revision(), journal, entries })?;
+        let entries = world
+            .records
+            .values()
+            .filter_map(|record| saved_entry(record))
+            .collect();
+        let len = self.disk.replace(&File {
+            format: FORMAT,
+            revision: world.revision(),
+            journal,
+            entries,
+        })?;
         Ok((len, Journal::begin(&self.disk.folder, journal)?))
     }
 }
@@ -279,17 +312,26 @@ fn saved_entry(record: &Record) -> Option<SavedEntry> {
 
 /// What is saved of one world and not of the other; `None`: they are saved alike.
 fn changes(before: &World, now: &World) -> Option<Line> {
-    let mut line = Line { revision: now.revision(), ..Line::default() };
+    let mut line = Line {
+        revision: now.revision(),
+        ..Line::default()
+    };
     for item in before.records.diff(&now.records) {
         let (old, new) = match item {
             DiffItem::Add(_, new) => (None, Some(new)),
-            DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => (Some(old), Some(new)),
             DiffItem::Remove(_, old) => (Some(old), None),
         };
         let of = |record: Option<&Arc<Record>>| record.and_then(|record| saved_entry(record));
         let (old, new) = (of(old), of(new));
         if old != new {
-            line.gone.extend(old.map(|old| old.key).filter(|key| new.as_ref().is_none_or(|new| new.key != *key)));
+            line.gone.extend(
+                old.map(|old| old.key)
+                    .filter(|key| new.as_ref().is_none_or(|new| new.key != *key)),
+            );
             line.put.extend(new);
         }
     }

@@ -55,7 +55,10 @@ impl Shared {
     /// Below `<state_prefix>last-good/` of this backend.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, state_prefix: &str) -> Self {
-        Self { backend, prefix: format!("{state_prefix}last-good/") }
+        Self {
+            backend,
+            prefix: format!("{state_prefix}last-good/"),
+        }
     }
 
     fn place(&self, full_key: &str) -> Bytes {
@@ -133,7 +136,10 @@ impl Shared {
         Ok(entries
             .iter()
             .filter_map(|entry| {
-                let full_key = std::str::from_utf8(&entry.key).ok()?.strip_prefix(&self.prefix)?.to_owned();
+                let full_key = std::str::from_utf8(&entry.key)
+                    .ok()?
+                    .strip_prefix(&self.prefix)?
+                    .to_owned();
                 Some((full_key, decode(entry).map_or(0, |text| text.mod_revision)))
             })
             .collect())
@@ -172,11 +178,17 @@ impl Shared {
     async fn carry_out(&self, full_key: &str, task: &Task) -> Result<(), String> {
         let place = self.place(full_key);
         let write = match task {
-            Task::Keep(text) => Write { key: place, value: Some(encode(text)?), expect: Expect::Absent },
+            Task::Keep(text) => Write {
+                key: place,
+                value: Some(encode(text)?),
+                expect: Expect::Absent,
+            },
             Task::Forget { accepted } => match self.backend.get(&place).await.map_err(|error| error.to_string())? {
-                Some(entry) if accepted.is_none_or(|accepted| is_older(&entry, accepted)) => {
-                    Write { key: place, value: None, expect: Expect::Etag(self.backend.etag(&entry)) }
-                }
+                Some(entry) if accepted.is_none_or(|accepted| is_older(&entry, accepted)) => Write {
+                    key: place,
+                    value: None,
+                    expect: Expect::Etag(self.backend.etag(&entry)),
+                },
                 _ => return Ok(()),
             },
         };
@@ -203,8 +215,14 @@ fn text_of(entry: &Entry) -> Text {
 
 fn encode(text: &Text) -> Result<Bytes, String> {
     let value = String::from_utf8(text.value.to_vec()).map_err(|error| error.to_string())?;
-    let saved = SavedText { mod_revision: text.mod_revision, create_revision: text.create_revision, value };
-    serde_json::to_vec(&saved).map(Bytes::from).map_err(|error| error.to_string())
+    let saved = SavedText {
+        mod_revision: text.mod_revision,
+        create_revision: text.create_revision,
+        value,
+    };
+    serde_json::to_vec(&saved)
+        .map(Bytes::from)
+        .map_err(|error| error.to_string())
 }
 
 fn decode(entry: &Entry) -> Option<Text> {

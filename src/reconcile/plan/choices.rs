@@ -49,7 +49,10 @@ impl Choice {
     }
 
     fn edit(&self, key: &DocumentKey) -> Edit {
-        Edit { key: key.clone(), accepted: self.serving().map(accepted) }
+        Edit {
+            key: key.clone(),
+            accepted: self.serving().map(accepted),
+        }
     }
 
     /// A better text turned up.
@@ -64,7 +67,10 @@ impl Choice {
                 self.candidates.push(good);
             }
             Err(rejection) => {
-                self.refusal = Some(Refusal { rejection, contested: false });
+                self.refusal = Some(Refusal {
+                    rejection,
+                    contested: false,
+                });
                 self.latest_good = None;
             }
         }
@@ -78,8 +84,15 @@ impl Choice {
     /// The best text cannot serve.
     fn on_fault(&mut self, fault: Fault) {
         let best = self.candidates.pop();
-        if best.is_some_and(|good| self.latest.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &good.text))) {
-            self.refusal = Some(Refusal { rejection: fault.rejection, contested: true });
+        if best.is_some_and(|good| {
+            self.latest
+                .as_ref()
+                .is_some_and(|latest| Arc::ptr_eq(latest, &good.text))
+        }) {
+            self.refusal = Some(Refusal {
+                rejection: fault.rejection,
+                contested: true,
+            });
         }
     }
 
@@ -131,12 +144,17 @@ impl Choices {
     /// The text that was looked for serves if nothing of the document does; for a cluster that is not there, as one that was
     /// deleted while it was used.
     fn read_last_good(&mut self, world: &World, key: &DocumentKey, text: Option<Arc<Text>>) {
-        let Some(good) = text.and_then(|text| read_text(world, key, &text).ok()) else { return };
+        let Some(good) = text.and_then(|text| read_text(world, key, &text).ok()) else {
+            return;
+        };
         let full_key = || world.options.layout.full_key(key).into();
-        let choice = self.by_key.entry(key.clone()).or_insert_with(|| match world.records.get(key) {
-            Some(record) => Choice::of(record),
-            None => deleted(&full_key()),
-        });
+        let choice = self
+            .by_key
+            .entry(key.clone())
+            .or_insert_with(|| match world.records.get(key) {
+                Some(record) => Choice::of(record),
+                None => deleted(&full_key()),
+            });
         if choice.serving().is_some() {
             return;
         }
@@ -160,16 +178,24 @@ impl Choices {
             clusters.insert(cluster);
         }
         for cluster in clusters {
-            let Some(mut source) = intake.world.sources.get(&cluster).cloned() else { continue };
+            let Some(mut source) = intake.world.sources.get(&cluster).cloned() else {
+                continue;
+            };
             let live = self.live_addresses(&intake.world, &cluster);
             let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
             let released = |lost: &LostInstance| intake.released.contains(&lost.full_key);
             let let_go = source.settle(&live, is_back, released, intake.moment.instant);
             for lost in let_go {
-                self.by_key.entry(lost.key.clone()).or_insert_with(|| deleted(&lost.full_key)).on_deleted();
+                self.by_key
+                    .entry(lost.key.clone())
+                    .or_insert_with(|| deleted(&lost.full_key))
+                    .on_deleted();
             }
             for lost in source.lost.iter().filter(|lost| lost.kept) {
-                let choice = self.by_key.entry(lost.key.clone()).or_insert_with(|| deleted(&lost.full_key));
+                let choice = self
+                    .by_key
+                    .entry(lost.key.clone())
+                    .or_insert_with(|| deleted(&lost.full_key));
                 (choice.candidates, choice.kept) = (vec![lost.good.clone()], true);
             }
             if source.lost.is_empty() {
@@ -181,7 +207,10 @@ impl Choices {
     }
 
     fn lost_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
-        let services = self.by_key.iter().filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_none());
+        let services = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_none());
         let lost = services.filter_map(|(key, choice)| {
             let good = intake.world.records.get(key)?.serving.clone()?;
             let lost = LostInstance {
@@ -205,7 +234,10 @@ impl Choices {
         let unchanged = world.compiled.registrations(cluster).filter(|(key, _)| is_there(key));
         let mut live: BTreeSet<Address> = unchanged.map(|(_, address)| address.clone()).collect();
         let first = DocumentKey::new(Kind::Services, format!("{cluster}/"));
-        let changed = self.by_key.range(first..).take_while(|(key, _)| key.first_segment() == cluster);
+        let changed = self
+            .by_key
+            .range(first..)
+            .take_while(|(key, _)| key.first_segment() == cluster);
         let there = changed.filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
         live.extend(there.filter_map(|(_, choice)| registered_address(&choice.serving()?.parsed.document)));
         live
@@ -232,7 +264,10 @@ impl Choices {
     /// anything was compiled that another document could have been in the way of.
     fn compile(&mut self, world: &World, decision: &mut Decision) -> bool {
         loop {
-            let changed = self.by_key.iter().filter(|(key, choice)| !choice.is_deleted_cluster(key));
+            let changed = self
+                .by_key
+                .iter()
+                .filter(|(key, choice)| !choice.is_deleted_cluster(key));
             let edits: Vec<Edit> = changed.map(|(key, choice)| choice.edit(key)).collect();
             let opens = edits.iter().any(|edit| edit.key.kind != Kind::Services);
             if edits.is_empty() && decision.compiled.groups().next().is_some() {
@@ -261,15 +296,29 @@ impl Choices {
     /// Deleted clusters go when nothing uses them, or when an operator says so.
     fn bury_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
         let world = &intake.world;
-        let deleted = self.by_key.iter().filter(|(key, choice)| choice.is_deleted_cluster(key));
+        let deleted = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| choice.is_deleted_cluster(key));
         let mut keys: BTreeSet<DocumentKey> = deleted.map(|(key, _)| key.clone()).collect();
-        keys.extend(world.tombstones.iter().filter(|key| !self.by_key.contains_key(*key)).cloned());
+        keys.extend(
+            world
+                .tombstones
+                .iter()
+                .filter(|key| !self.by_key.contains_key(*key))
+                .cloned(),
+        );
         for key in &keys {
             let found = self.by_key.get(key).filter(|choice| choice.kept).cloned();
-            let Some(mut choice) = found.or_else(|| Some(Choice::of(world.records.get(key)?))) else { continue };
+            let Some(mut choice) = found.or_else(|| Some(Choice::of(world.records.get(key)?))) else {
+                continue;
+            };
             (choice.latest, choice.latest_good, choice.refusal) = (None, None, None);
             // Another document of the same cluster takes over, unless it goes too.
-            let namesake = decision.compiled.namesake(key).filter(|other| !keys.contains(other) || key > other);
+            let namesake = decision
+                .compiled
+                .namesake(key)
+                .filter(|other| !keys.contains(other) || key > other);
             let used = |good: &Good| {
                 let cluster = key.cluster().unwrap_or_default();
                 namesake.is_none() && !decision.compiled.users_of(cluster, &good.parsed.document).is_empty()
@@ -282,9 +331,15 @@ impl Choices {
         }
         // A text that was saved may be bad by now; each round takes one text out at least.
         for _ in 0..=keys.len() + world.records.len() {
-            let Err(faults) = self.compile_keys(&keys, decision) else { break };
+            let Err(faults) = self.compile_keys(&keys, decision) else {
+                break;
+            };
             for fault in faults {
-                match self.by_key.get_mut(&fault.key).filter(|choice| choice.is_deleted_cluster(&fault.key)) {
+                match self
+                    .by_key
+                    .get_mut(&fault.key)
+                    .filter(|choice| choice.is_deleted_cluster(&fault.key))
+                {
                     Some(choice) => (choice.kept, choice.candidates) = (false, Vec::new()),
                     // It cannot be without a cluster that goes.
                     None => {
@@ -297,7 +352,10 @@ impl Choices {
     }
 
     fn compile_keys(&self, keys: &BTreeSet<DocumentKey>, decision: &mut Decision) -> Result<(), Vec<Fault>> {
-        let edits: Vec<Edit> = keys.iter().filter_map(|key| Some(self.by_key.get(key)?.edit(key))).collect();
+        let edits: Vec<Edit> = keys
+            .iter()
+            .filter_map(|key| Some(self.by_key.get(key)?.edit(key)))
+            .collect();
         if !edits.is_empty() {
             let step = decision.compiled.apply(edits)?;
             decision.advance(step);
@@ -308,15 +366,23 @@ impl Choices {
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.
     fn try_contested(&mut self, world: &World, decision: &mut Decision) {
         let refused = |choice: &Choice| choice.refusal.as_ref().is_some_and(|refusal| refusal.contested);
-        let mut contested: BTreeMap<DocumentKey, Choice> =
-            world.contested.iter().filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?)))).collect();
+        let mut contested: BTreeMap<DocumentKey, Choice> = world
+            .contested
+            .iter()
+            .filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))))
+            .collect();
         contested.extend(self.by_key.iter().map(|(key, choice)| (key.clone(), choice.clone())));
         contested.retain(|_, choice| refused(choice));
         let mut contested: Vec<(DocumentKey, Choice)> = contested.into_iter().collect();
         contested.sort_by_key(|(key, choice)| (choice.latest.as_ref().map(|text| text.mod_revision), key.clone()));
         for (key, mut choice) in contested {
-            let Some(good) = choice.latest_good.clone() else { continue };
-            let edit = Edit { key: key.clone(), accepted: Some(accepted(&good)) };
+            let Some(good) = choice.latest_good.clone() else {
+                continue;
+            };
+            let edit = Edit {
+                key: key.clone(),
+                accepted: Some(accepted(&good)),
+            };
             if let Ok(step) = decision.compiled.apply(vec![edit]) {
                 decision.advance(step);
                 (choice.candidates, choice.refusal) = (vec![good], None);
@@ -328,7 +394,11 @@ impl Choices {
 
 impl Decision {
     fn advance(&mut self, step: Step) {
-        let Step { compiled, touched, concerned } = step;
+        let Step {
+            compiled,
+            touched,
+            concerned,
+        } = step;
         self.compiled = compiled;
         self.concerned.extend(concerned);
         for (group, resources) in touched {
@@ -374,13 +444,18 @@ fn read_again(record: &Record, stored: &Stored) -> Option<Result<Good, Rejection
         return None;
     }
     match (&record.latest, &record.refusal) {
-        (Some(good), _) => Some(Ok(Good { text: Arc::clone(&stored.text), parsed: good.parsed.clone() })),
+        (Some(good), _) => Some(Ok(Good {
+            text: Arc::clone(&stored.text),
+            parsed: good.parsed.clone(),
+        })),
         (None, refusal) => refusal.as_ref().map(|refusal| Err(refusal.rejection.clone())),
     }
 }
 
 fn read_text(world: &World, key: &DocumentKey, text: &Arc<Text>) -> Result<Good, Rejection> {
-    let limits = Limits { re2_max_program_size: world.options.re2_max_program_size };
+    let limits = Limits {
+        re2_max_program_size: world.options.re2_max_program_size,
+    };
     let parsed: Result<Parsed, Rejection> =
         catch_unwind(AssertUnwindSafe(|| document::parse(key, &text.value, &limits))).unwrap_or_else(|_| {
             Err(Rejection::new(
@@ -388,7 +463,10 @@ fn read_text(world: &World, key: &DocumentKey, text: &Arc<Text>) -> Result<Good,
                 "found a text that the parser failed on, which is a fault of the server; expected a document",
             ))
         });
-    parsed.map(|parsed| Good { text: Arc::clone(text), parsed })
+    parsed.map(|parsed| Good {
+        text: Arc::clone(text),
+        parsed,
+    })
 }
 
 fn registered_address(document: &Document) -> Option<Address> {

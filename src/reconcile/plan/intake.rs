@@ -21,7 +21,11 @@ pub(super) struct Released {
 impl Released {
     /// A full key is released by itself, or by a prefix of it that ends with a slash.
     pub(super) fn contains(&self, full_key: &str) -> bool {
-        let by_prefix = || self.keys.iter().any(|key| key.ends_with('/') && full_key.starts_with(key));
+        let by_prefix = || {
+            self.keys
+                .iter()
+                .any(|key| key.ends_with('/') && full_key.starts_with(key))
+        };
         self.everything || self.keys.contains(full_key) || by_prefix()
     }
 }
@@ -58,8 +62,17 @@ impl Intake {
 
     pub(super) fn take(&mut self, input: Input) {
         match input {
-            Input::Listed { root, revision, reason, entries } => self.on_listed(root, revision, reason, entries),
-            Input::Changed { root, revision, changes } => self.on_changed(root, revision, changes),
+            Input::Listed {
+                root,
+                revision,
+                reason,
+                entries,
+            } => self.on_listed(root, revision, reason, entries),
+            Input::Changed {
+                root,
+                revision,
+                changes,
+            } => self.on_changed(root, revision, changes),
             Input::Problems { root, problems } => self.on_problems(root, &problems),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
             Input::LastGood { key, text } => {
@@ -122,16 +135,35 @@ impl Intake {
         let roots: Vec<Root> = self.world.roots.keys().cloned().collect();
         let released = std::mem::take(&mut self.released);
         for root in roots {
-            self.with_root(&root, |state, _| state.on_release(|full_key| released.contains(full_key)));
+            self.with_root(&root, |state, _| {
+                state.on_release(|full_key| released.contains(full_key))
+            });
         }
         self.released = released;
     }
 
     fn located(&self, root: &Root, entry: Entry) -> KeyText {
         let key = self.world.options.layout.locate(root, &entry.key);
-        let Entry { key: full_key, value, create_revision, mod_revision, leased } = entry;
-        let text = Text { value, create_revision, mod_revision, leased };
-        (key, Stored { full_key: String::from_utf8_lossy(&full_key).into(), text: Arc::new(text) })
+        let Entry {
+            key: full_key,
+            value,
+            create_revision,
+            mod_revision,
+            leased,
+        } = entry;
+        let text = Text {
+            value,
+            create_revision,
+            mod_revision,
+            leased,
+        };
+        (
+            key,
+            Stored {
+                full_key: String::from_utf8_lossy(&full_key).into(),
+                text: Arc::new(text),
+            },
+        )
     }
 
     /// Let something happen to a root, and note which keys it lets act.
@@ -142,7 +174,11 @@ impl Intake {
     ) {
         let mut state = self.world.roots.get(root).cloned().unwrap_or_default();
         self.held.extend(state.held().map(|(key, _)| key.clone()));
-        let rules = Rules { root, confirm_mass_loss: self.world.options.confirm_mass_loss, now: self.moment.instant };
+        let rules = Rules {
+            root,
+            confirm_mass_loss: self.world.options.confirm_mass_loss,
+            now: self.moment.instant,
+        };
         let acting = happen(&mut state, &rules);
         self.held.extend(state.held().map(|(key, _)| key.clone()));
         if state.wants_list() {
@@ -157,7 +193,11 @@ impl Intake {
 
     /// What stands at a key: of several roots that hold it, the first has the word.
     fn standing(&self, key: &DocumentKey) -> Option<Stored> {
-        self.world.roots.values().find_map(|state| state.served.get(key)).cloned()
+        self.world
+            .roots
+            .values()
+            .find_map(|state| state.served.get(key))
+            .cloned()
     }
 }
 

@@ -26,7 +26,12 @@ pub(super) struct Stage {
 }
 
 pub(super) fn options() -> Options {
-    Options { layout: Layout::default(), confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None }
+    Options {
+        layout: Layout::default(),
+        confirm_mass_loss: false,
+        re2_max_program_size: 100,
+        ca_bundle: None,
+    }
 }
 
 /// A world that has listed these documents, written one after the other.
@@ -49,7 +54,11 @@ fn full_key(key: &str) -> String {
 }
 
 fn root_of(key: &str) -> Root {
-    if key.starts_with("services/") { Root::Registrations } else { Root::Documents }
+    if key.starts_with("services/") {
+        Root::Registrations
+    } else {
+        Root::Documents
+    }
 }
 
 impl Stage {
@@ -65,12 +74,18 @@ impl Stage {
     /// With room for only so many entries in a RouteConfiguration.
     fn narrow(most_entries: usize) -> Self {
         let mut stage = Self::empty();
-        stage.world.compiled = Compiled::new(compile::Options { most_entries, ..compile::Options::default() });
+        stage.world.compiled = Compiled::new(compile::Options {
+            most_entries,
+            ..compile::Options::default()
+        });
         stage
     }
 
     fn moment(&self) -> Moment {
-        Moment { instant: self.now, wall: SystemTime::UNIX_EPOCH }
+        Moment {
+            instant: self.now,
+            wall: SystemTime::UNIX_EPOCH,
+        }
     }
 
     pub(super) fn later(&mut self, seconds: u64) {
@@ -106,13 +121,26 @@ impl Stage {
     pub(super) fn put_input(&mut self, key: &str, text: &str) -> Input {
         self.store(key, text);
         let change = Change::Put(self.store[key].clone());
-        Input::Changed { root: root_of(key), revision: self.revision, changes: vec![change] }
+        Input::Changed {
+            root: root_of(key),
+            revision: self.revision,
+            changes: vec![change],
+        }
     }
 
     pub(super) fn delete_input(&mut self, keys: &[&str]) -> Input {
         keys.iter().for_each(|key| self.unstore(key));
-        let changes = keys.iter().map(|key| Change::Delete { key: full_key(key).into() }).collect();
-        Input::Changed { root: root_of(keys[0]), revision: self.revision, changes }
+        let changes = keys
+            .iter()
+            .map(|key| Change::Delete {
+                key: full_key(key).into(),
+            })
+            .collect();
+        Input::Changed {
+            root: root_of(keys[0]),
+            revision: self.revision,
+            changes,
+        }
     }
 
     pub(super) fn put(&mut self, key: &str, text: &str) -> Plan {
@@ -128,7 +156,12 @@ impl Stage {
     pub(super) fn list_input(&self, root: Root, reason: ListReason) -> Input {
         let of_root = self.store.iter().filter(|(key, _)| root_of(key) == root);
         let entries = of_root.map(|(_, entry)| entry.clone()).collect();
-        Input::Listed { root, revision: self.revision, reason, entries }
+        Input::Listed {
+            root,
+            revision: self.revision,
+            reason,
+            entries,
+        }
     }
 
     /// Both roots are listed.
@@ -155,7 +188,12 @@ impl Stage {
     pub(super) fn resources(&self) -> BTreeMap<String, String> {
         let resources = self.world.compiled().resources();
         resources
-            .map(|(group, kind, resource)| (format!("{group} {kind} {}", resource.name), resource.version.to_string()))
+            .map(|(group, kind, resource)| {
+                (
+                    format!("{group} {kind} {}", resource.name),
+                    resource.version.to_string(),
+                )
+            })
             .collect()
     }
 

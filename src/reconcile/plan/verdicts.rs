@@ -17,9 +17,24 @@ const NAMED_USERS: usize = 3;
 
 /// The plan of a decision. `before` is the world that the inputs met.
 pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Plan {
-    let Intake { world, moment, held, relist, .. } = intake;
-    let Decision { choices, compiled, touched, concerned } = decision;
-    let mut conclusion = Conclusion { world, last_good: Vec::new(), wanted: Vec::new() };
+    let Intake {
+        world,
+        moment,
+        held,
+        relist,
+        ..
+    } = intake;
+    let Decision {
+        choices,
+        compiled,
+        touched,
+        concerned,
+    } = decision;
+    let mut conclusion = Conclusion {
+        world,
+        last_good: Vec::new(),
+        wanted: Vec::new(),
+    };
     let difference = compiled.difference(&before.compiled, &touched);
     conclusion.world.compiled = compiled;
     let mut affected: BTreeSet<DocumentKey> = concerned;
@@ -29,10 +44,30 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
         conclusion.record(key, choice);
     }
     conclusion.seek_clusters(&affected);
-    let verdicts = affected.into_iter().filter_map(|key| conclusion.judge(before, key, moment.wall)).collect();
-    let deadline = conclusion.world.sources.values().filter_map(|source| source.deadline()).min();
-    let Conclusion { world, last_good, wanted } = conclusion;
-    Plan { world, verdicts, difference, last_good, wanted, deadline, relist: relist.into_iter().collect() }
+    let verdicts = affected
+        .into_iter()
+        .filter_map(|key| conclusion.judge(before, key, moment.wall))
+        .collect();
+    let deadline = conclusion
+        .world
+        .sources
+        .values()
+        .filter_map(|source| source.deadline())
+        .min();
+    let Conclusion {
+        world,
+        last_good,
+        wanted,
+    } = conclusion;
+    Plan {
+        world,
+        verdicts,
+        difference,
+        last_good,
+        wanted,
+        deadline,
+        relist: relist.into_iter().collect(),
+    }
 }
 
 struct Conclusion {
@@ -55,7 +90,9 @@ impl Conclusion {
                 remembered = true;
             }
             _ if !is_behind && remembered => {
-                self.last_good.push(LastGoodWrite::Forget { full_key: Arc::clone(&choice.full_key) });
+                self.last_good.push(LastGoodWrite::Forget {
+                    full_key: Arc::clone(&choice.full_key),
+                });
                 remembered = false;
             }
             None if choice.refusal.is_some() && !asked => {
@@ -85,15 +122,27 @@ impl Conclusion {
             since: std::time::SystemTime::UNIX_EPOCH,
         };
         let (latest, refusal) = (choice.latest_good, choice.refusal);
-        self.world
-            .records
-            .insert(key, Arc::new(Record { status, text: choice.latest, latest, serving, refusal, remembered, asked }));
+        self.world.records.insert(
+            key,
+            Arc::new(Record {
+                status,
+                text: choice.latest,
+                latest,
+                serving,
+                refusal,
+                remembered,
+                asked,
+            }),
+        );
     }
 
     /// Clusters that routes name and nobody describes: a server that was here before may have seen them deleted while they
     /// were used, and kept their text.
     fn seek_clusters(&mut self, affected: &BTreeSet<DocumentKey>) {
-        for name in affected.iter().flat_map(|key| self.world.compiled.undescribed_clusters(key)) {
+        for name in affected
+            .iter()
+            .flat_map(|key| self.world.compiled.undescribed_clusters(key))
+        {
             for key in describing(&name) {
                 if !self.world.records.contains_key(&key) && self.world.sought.insert(key.clone()).is_none() {
                     self.wanted.push(key);
@@ -107,10 +156,29 @@ impl Conclusion {
         let earlier = before.records.get(&key).map(|record| &record.status);
         let Some(record) = self.world.records.get(&key) else {
             // Held back by a guard before anything of it was ever judged, or gone.
-            return earlier.map(|_| Verdict { status: None, key, conflict: None, used_by: Vec::new() });
+            return earlier.map(|_| Verdict {
+                status: None,
+                key,
+                conflict: None,
+                used_by: Vec::new(),
+            });
         };
-        let Judgement { state, reason, path, warnings, conflict, used_by } = self.judgement(&key, record);
-        let mut status = Status { state, reason, path, warnings, since: wall, ..record.status.clone() };
+        let Judgement {
+            state,
+            reason,
+            path,
+            warnings,
+            conflict,
+            used_by,
+        } = self.judgement(&key, record);
+        let mut status = Status {
+            state,
+            reason,
+            path,
+            warnings,
+            since: wall,
+            ..record.status.clone()
+        };
         let held = self.world.roots.values().find_map(|root| root.held_key(&key));
         status.latest = match held {
             Some((_, waiting)) => waiting.map(|stored| Arc::clone(&stored.text)),
@@ -120,9 +188,17 @@ impl Conclusion {
             status.since = earlier.since;
         }
         let changed = earlier != Some(&status);
-        let record = Record { status: status.clone(), ..(**record).clone() };
+        let record = Record {
+            status: status.clone(),
+            ..(**record).clone()
+        };
         self.world.records.insert(key.clone(), Arc::new(record));
-        changed.then_some(Verdict { status: Some(status), key, conflict, used_by })
+        changed.then_some(Verdict {
+            status: Some(status),
+            key,
+            conflict,
+            used_by,
+        })
     }
 
     fn judgement(&self, key: &DocumentKey, record: &Record) -> Judgement {
@@ -147,17 +223,28 @@ impl Conclusion {
             return self.judge_deleted(key, record, judgement);
         }
         if let Some(refusal) = &record.refusal {
-            return judgement.with(State::Rejected, format!("{key}: {}", refusal.rejection), &refusal.rejection.path);
+            return judgement.with(
+                State::Rejected,
+                format!("{key}: {}", refusal.rejection),
+                &refusal.rejection.path,
+            );
         }
         match record.serving.as_ref().map(|good| &*good.parsed.document) {
             Some(Document::Route(route)) if crate::resource::depends::enabled_rules(route).next().is_none() => {
-                Judgement { state: State::Disabled, ..judgement }
+                Judgement {
+                    state: State::Disabled,
+                    ..judgement
+                }
             }
             _ if standing.shadowed => {
                 let loss = standing.losses.first();
                 let winner = loss.map_or_else(String::new, |loss| loss.winner.to_string());
                 let place = loss.map_or("", |loss| &*loss.place);
-                judgement.with(State::Shadowed, format!("{winner} has the same match and was created earlier"), place)
+                judgement.with(
+                    State::Shadowed,
+                    format!("{winner} has the same match and was created earlier"),
+                    place,
+                )
             }
             _ => match standing.beneath {
                 Some(reason) => judgement.with(State::Shadowed, reason, "replace"),
@@ -176,7 +263,12 @@ impl Conclusion {
         if let Some(good) = &record.serving {
             judgement.used_by = self.world.compiled.users_of(cluster, &good.parsed.document);
         }
-        let mut users: Vec<String> = judgement.used_by.iter().take(NAMED_USERS).map(ToString::to_string).collect();
+        let mut users: Vec<String> = judgement
+            .used_by
+            .iter()
+            .take(NAMED_USERS)
+            .map(ToString::to_string)
+            .collect();
         if judgement.used_by.len() > NAMED_USERS {
             users.push(format!("{} more", judgement.used_by.len() - NAMED_USERS));
         }

@@ -61,15 +61,31 @@ impl Roots {
             .into_iter()
             .map(|root| {
                 let prefix = layout.prefix_of(&root).to_owned();
-                (root, RootState { prefix, ..RootState::default() })
+                (
+                    root,
+                    RootState {
+                        prefix,
+                        ..RootState::default()
+                    },
+                )
             })
             .collect();
-        Self { backend, shared, saved_due: None, by_root, stale_since: None, was_stale: false }
+        Self {
+            backend,
+            shared,
+            saved_due: None,
+            by_root,
+            stale_since: None,
+            was_stale: false,
+        }
     }
 
     /// Each root with the handle that asks it to list again.
     pub(super) fn watches(&self) -> Vec<(Root, Relist)> {
-        self.by_root.iter().map(|(root, state)| (root.clone(), state.relist.clone())).collect()
+        self.by_root
+            .iter()
+            .map(|(root, state)| (root.clone(), state.relist.clone()))
+            .collect()
     }
 
     pub(super) fn relist(&self, root: &Root) {
@@ -105,10 +121,15 @@ impl Roots {
     }
 
     pub(super) fn failed(&mut self, root: &Root, reason: String, now: Instant) {
-        let Some(state) = self.by_root.get_mut(root) else { return };
+        let Some(state) = self.by_root.get_mut(root) else {
+            return;
+        };
         let news = state.failing.as_ref().is_none_or(|failing| failing.reason != reason);
         if news {
-            warn!(prefix = state.prefix, reason, "The store cannot be read, trying again; what serves stays");
+            warn!(
+                prefix = state.prefix,
+                reason, "The store cannot be read, trying again; what serves stays"
+            );
         }
         let since = state.failing.as_ref().map_or(now, |failing| failing.since);
         state.failing = Some(Failing { since, reason });
@@ -136,7 +157,10 @@ impl Roots {
         self.by_root.iter().all(|(root, state)| {
             state.listed
                 || (*root != Root::Documents
-                    && state.failing.as_ref().is_some_and(|failing| failing.since + GIVE_UP_AFTER <= now))
+                    && state
+                        .failing
+                        .as_ref()
+                        .is_some_and(|failing| failing.since + GIVE_UP_AFTER <= now))
         })
     }
 
@@ -195,7 +219,11 @@ impl Roots {
                 }
             })
             .collect();
-        Health { ready, pending, stale_since: self.stale_since }
+        Health {
+            ready,
+            pending,
+            stale_since: self.stale_since,
+        }
     }
 }
 

@@ -35,7 +35,9 @@ impl LastGood {
     pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str) -> Self {
         let (tasks, waiting) = mpsc::channel(TASKS);
         Self {
-            shared: backend.is_shared().then(|| Shared::new(Arc::clone(backend), state_prefix)),
+            shared: backend
+                .is_shared()
+                .then(|| Shared::new(Arc::clone(backend), state_prefix)),
             tasks,
             waiting: Some(waiting),
             lookups: JoinSet::new(),
@@ -61,11 +63,15 @@ impl LastGood {
     /// Look for the text that served before the one that stands at this key.
     pub(super) fn look_for(&mut self, world: &World, key: DocumentKey) {
         let known = world.document(&key);
-        let full_key =
-            known.map_or_else(|| world.options().layout.full_key(&key).into(), |status| Arc::clone(&status.full_key));
+        let full_key = known.map_or_else(
+            || world.options().layout.full_key(&key).into(),
+            |status| Arc::clone(&status.full_key),
+        );
         // A cluster that was deleted while it was used has no text now: only a saved one can be found.
         let bad_revision = known.and_then(|status| Some(status.latest.as_ref()?.mod_revision));
-        let limits = Limits { re2_max_program_size: world.options().re2_max_program_size };
+        let limits = Limits {
+            re2_max_program_size: world.options().re2_max_program_size,
+        };
         let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
         self.lookups.spawn(async move {
             let _place = places.acquire().await;
@@ -108,7 +114,13 @@ impl LastGood {
             Ok(saved) => {
                 for (full_key, revision) in saved {
                     if is_mended(status_of(world, &full_key), revision) {
-                        self.remember(world, LastGoodWrite::Forget { full_key: full_key.into() }).await;
+                        self.remember(
+                            world,
+                            LastGoodWrite::Forget {
+                                full_key: full_key.into(),
+                            },
+                        )
+                        .await;
                     }
                 }
             }

@@ -19,7 +19,10 @@ pub(super) fn older_forms(world: &World) {
         LegacyPath::Exact => "the whole path",
         LegacyPath::Prefix => "the path and what is below it",
     };
-    info!(meaning, "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)");
+    info!(
+        meaning,
+        "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)"
+    );
 }
 
 /// A verdict, as an operator reads it: once, where it was made.
@@ -39,7 +42,11 @@ pub(super) fn verdict(verdict: &Verdict) {
             reason,
             "Rejected {}, {}",
             verdict.key,
-            if status.serving.is_some() { "kept the last good" } else { "it serves nothing" }
+            if status.serving.is_some() {
+                "kept the last good"
+            } else {
+                "it serves nothing"
+            }
         ),
         State::Held => warn!(
             document.key = &*status.full_key,

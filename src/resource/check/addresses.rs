@@ -34,11 +34,16 @@ pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
         return Ok(());
     }
     if parsed(&socket.address).is_none() {
-        let reason = format!("found {}, expected an IP address (IPv6 without brackets)", quote(&socket.address));
+        let reason = format!(
+            "found {}, expected an IP address (IPv6 without brackets)",
+            quote(&socket.address)
+        );
         return Err(at.field("address").reject(reason));
     }
     if matches!(socket.port_specifier, Some(PortSpecifier::NamedPort(_))) {
-        return Err(at.field("named_port").reject("found a named port, expected port_value".to_owned()));
+        return Err(at
+            .field("named_port")
+            .reject("found a named port, expected port_value".to_owned()));
     }
     Ok(())
 }
@@ -46,5 +51,8 @@ pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
 /// The IP address in a text; an IPv6 address may have a scope.
 pub(super) fn parsed(text: &str) -> Option<IpAddr> {
     let unscoped = text.split_once('%').map_or(text, |(address, _)| address);
-    unscoped.parse().ok().filter(|ip: &IpAddr| ip.is_ipv6() || unscoped == text)
+    unscoped
+        .parse()
+        .ok()
+        .filter(|ip: &IpAddr| ip.is_ipv6() || unscoped == text)
 }

@@ -53,9 +53,10 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     if let Some(assignment) = &cluster.load_assignment {
         inline(assignment, discovery, &at.field("load_assignment"))?;
     }
-    if let (Some(assignment), true) =
-        (&cluster.load_assignment, discovery == Some(DiscoveryType::Static) && hashes(cluster))
-        && let Some(reason) = endpoints::too_heavy(assignment)
+    if let (Some(assignment), true) = (
+        &cluster.load_assignment,
+        discovery == Some(DiscoveryType::Static) && hashes(cluster),
+    ) && let Some(reason) = endpoints::too_heavy(assignment)
     {
         return Err(at.field("load_assignment").field("endpoints").reject(reason));
     }
@@ -71,8 +72,13 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         let at = at.field("dns_failure_refresh_rate").field("max_interval");
         return Err(at.reject("found less than base_interval, expected at least that".to_owned()));
     }
-    let source = cluster.upstream_bind_config.as_ref().and_then(|config| config.source_address.as_ref());
-    source.map_or(Ok(()), |source| addresses::ip(source, &at.field("upstream_bind_config").field("source_address")))
+    let source = cluster
+        .upstream_bind_config
+        .as_ref()
+        .and_then(|config| config.source_address.as_ref());
+    source.map_or(Ok(()), |source| {
+        addresses::ip(source, &at.field("upstream_bind_config").field("source_address"))
+    })
 }
 
 /// Whether it balances by `RING_HASH` or `MAGLEV`, in whichever form that is written.
@@ -80,10 +86,14 @@ pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
     let Some(policy) = &cluster.load_balancing_policy else {
         return matches!(cluster.lb_policy(), LbPolicy::RingHash | LbPolicy::Maglev);
     };
-    let configs =
-        policy.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
+    let configs = policy
+        .policies
+        .iter()
+        .filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
     // The first that Envoy knows is taken.
-    let mut known = configs.map(extensions::type_of).filter(|name| name.starts_with(extensions::BALANCING));
+    let mut known = configs
+        .map(extensions::type_of)
+        .filter(|name| name.starts_with(extensions::BALANCING));
     known.next().is_some_and(|name| HASHING.contains(&name))
 }
 
@@ -95,7 +105,10 @@ fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Resul
             Err(at.reject("missing, expected where the endpoints of a cluster of type EDS come from".to_owned()))
         }
         (Some(_), Some(DiscoveryType::Eds)) => {
-            let config = cluster.eds_cluster_config.as_ref().and_then(|config| config.eds_config.as_ref());
+            let config = cluster
+                .eds_cluster_config
+                .as_ref()
+                .and_then(|config| config.eds_config.as_ref());
             match config.and_then(|config| config.config_source_specifier.as_ref()) {
                 None | Some(config_source::ConfigSourceSpecifier::Self_(_)) => Err(at
                     .field("eds_config")
@@ -147,7 +160,10 @@ fn single_host(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) 
     if discovery != Some(DiscoveryType::LogicalDns) {
         return Ok(());
     }
-    let localities = cluster.load_assignment.as_ref().map(|assignment| assignment.endpoints.as_slice());
+    let localities = cluster
+        .load_assignment
+        .as_ref()
+        .map(|assignment| assignment.endpoints.as_slice());
     match localities.unwrap_or_default() {
         [only] if only.lb_endpoints.len() == 1 => Ok(()),
         _ => {
@@ -166,13 +182,20 @@ fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) ->
     let provided = policy == LbPolicy::ClusterProvided;
     let provides = match (&cluster.cluster_discovery_type, discovery) {
         (Some(ClusterDiscoveryType::ClusterType(custom)), _) => {
-            let url = custom.typed_config.as_ref().map(|config| config.type_url.as_str()).unwrap_or_default();
+            let url = custom
+                .typed_config
+                .as_ref()
+                .map(|config| config.type_url.as_str())
+                .unwrap_or_default();
             OWN_BALANCING.iter().any(|own| url.ends_with(own)).then_some(true)
         }
         (_, discovery) => discovery.map(|discovery| discovery == DiscoveryType::OriginalDst),
     };
     if provides == Some(true) && !provided {
-        let reason = format!("found {}, expected CLUSTER_PROVIDED on a cluster of this type", policy.as_str_name());
+        let reason = format!(
+            "found {}, expected CLUSTER_PROVIDED on a cluster of this type",
+            policy.as_str_name()
+        );
         return Err(at_policy.reject(reason));
     }
     if provides == Some(false) && provided {
@@ -186,9 +209,11 @@ fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) ->
             .reject("found together with CLUSTER_PROVIDED, expected none".to_owned()));
     }
     match (policy, &cluster.lb_config) {
-        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(ring))) => {
-            ring_sizes(ring.minimum_ring_size, ring.maximum_ring_size, &at.field("ring_hash_lb_config"))
-        }
+        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(ring))) => ring_sizes(
+            ring.minimum_ring_size,
+            ring.maximum_ring_size,
+            &at.field("ring_hash_lb_config"),
+        ),
         (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(maglev))) => {
             table_size(maglev.table_size, &at.field("maglev_lb_config"))
         }
@@ -217,7 +242,10 @@ fn typed_balancing(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
 
 /// NC-24: Envoy keeps half of such a cluster and stops acknowledging.
 fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
-    let (least, most) = (least.map_or(MIN_RING, |size| size.value), most.map_or(MAX_RING, |size| size.value));
+    let (least, most) = (
+        least.map_or(MIN_RING, |size| size.value),
+        most.map_or(MAX_RING, |size| size.value),
+    );
     if least <= most {
         return Ok(());
     }
@@ -228,9 +256,9 @@ fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place)
 /// NC-25: as above.
 fn table_size(size: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
     match size.map(|size| size.value) {
-        Some(size) if !is_prime(size) => {
-            Err(at.field("table_size").reject(format!("found the number {size}, expected a prime number")))
-        }
+        Some(size) if !is_prime(size) => Err(at
+            .field("table_size")
+            .reject(format!("found the number {size}, expected a prime number"))),
         _ => Ok(()),
     }
 }
@@ -247,12 +275,18 @@ pub(super) fn maglev(maglev: &Maglev, at: &Place) -> Result<(), Rejection> {
 
 /// The rules of the field keep numbers below six millions.
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
+    number > 1
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// NC-29, NC-39, NC-41.
 fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
-    let (http1, http2) = (cluster.http_protocol_options.is_some(), cluster.http2_protocol_options.is_some());
+    let (http1, http2) = (
+        cluster.http_protocol_options.is_some(),
+        cluster.http2_protocol_options.is_some(),
+    );
     let selection = cluster.protocol_selection();
     if http1 && http2 && selection != ClusterProtocolSelection::UseDownstreamProtocol {
         let reason = "found together with http_protocol_options, expected one of the two";
@@ -271,7 +305,11 @@ fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     match cluster.health_checks.iter().position(grpc) {
         Some(index) if !may_be_http2 => {
             let reason = "found on a cluster that speaks HTTP/1.1, expected HttpProtocolOptions with HTTP/2";
-            Err(at.field("health_checks").index(index).field("grpc_health_check").reject(reason.to_owned()))
+            Err(at
+                .field("health_checks")
+                .index(index)
+                .field("grpc_health_check")
+                .reject(reason.to_owned()))
         }
         _ => Ok(()),
     }
@@ -287,9 +325,14 @@ pub(super) fn health_check(check: &HealthCheck, at: &Place) -> Result<(), Reject
         }
         Some(HealthChecker::TcpHealthCheck(tcp)) => {
             let at = at.field("tcp_health_check");
-            tcp.send.iter().try_for_each(|payload| hex(payload, &at.field("send")))?;
+            tcp.send
+                .iter()
+                .try_for_each(|payload| hex(payload, &at.field("send")))?;
             let at = at.field("receive");
-            tcp.receive.iter().enumerate().try_for_each(|(index, payload)| hex(payload, &at.index(index)))
+            tcp.receive
+                .iter()
+                .enumerate()
+                .try_for_each(|(index, payload)| hex(payload, &at.index(index)))
         }
         _ => Ok(()),
     }
@@ -306,11 +349,15 @@ fn statuses(ranges: &[Int64Range], at: &Place) -> Result<(), Rejection> {
 }
 
 fn hex(payload: &Payload, at: &Place) -> Result<(), Rejection> {
-    let Some(payload::Payload::Text(text)) = &payload.payload else { return Ok(()) };
+    let Some(payload::Payload::Text(text)) = &payload.payload else {
+        return Ok(());
+    };
     if text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }
-    Err(at.field("text").reject(format!("found {}, expected bytes in hexadecimal", quote(text))))
+    Err(at
+        .field("text")
+        .reject(format!("found {}, expected bytes in hexadecimal", quote(text))))
 }
 
 /// NC-43: what is not written never is too little.
@@ -318,7 +365,10 @@ pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Place) -> Res
     let base = detection.base_ejection_time.unwrap_or(BASE_EJECTION);
     match detection.max_ejection_time {
         Some(most) if (most.seconds, most.nanos) < (base.seconds, base.nanos) => {
-            let reason = format!("found {} s, expected at least base_ejection_time, {} s", most.seconds, base.seconds);
+            let reason = format!(
+                "found {} s, expected at least base_ejection_time, {} s",
+                most.seconds, base.seconds
+            );
             Err(at.field("max_ejection_time").reject(reason))
         }
         _ => Ok(()),
@@ -335,7 +385,9 @@ pub(super) fn subset_selector(selector: &LbSubsetSelector, at: &Place) -> Result
     if !fallback.is_empty() && fallback.is_subset(&keys) && fallback != keys {
         return Ok(());
     }
-    Err(at.field("fallback_keys_subset").reject("expected some of keys, at least one and not all".to_owned()))
+    Err(at
+        .field("fallback_keys_subset")
+        .reject("expected some of keys, at least one and not all".to_owned()))
 }
 
 /// NC-28.

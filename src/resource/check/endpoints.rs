@@ -22,26 +22,39 @@ pub(super) fn assignment(assignment: &ClusterLoadAssignment, at: &Place) -> Resu
     for (index, locality) in assignment.endpoints.iter().enumerate() {
         let at = at.field("endpoints").index(index);
         let Some(leds) = leds(locality) else { continue };
-        if !SCHEMES.iter().any(|scheme| leds.leds_collection_name.starts_with(scheme)) {
+        if !SCHEMES
+            .iter()
+            .any(|scheme| leds.leds_collection_name.starts_with(scheme))
+        {
             let found = if leds.leds_collection_name.is_empty() {
                 "missing or empty".to_owned()
             } else {
                 format!("found {}", quote(&leds.leds_collection_name))
             };
             let at = at.field("leds_cluster_locality_config").field("leds_collection_name");
-            return Err(at.reject(format!("{found}, expected a name that starts with xdstp:, http: or file:")));
+            return Err(at.reject(format!(
+                "{found}, expected a name that starts with xdstp:, http: or file:"
+            )));
         }
         if !locality.lb_endpoints.is_empty() {
             let reason = "found endpoints beside leds_cluster_locality_config, expected one of the two";
             return Err(at.field("lb_endpoints").reject(reason.to_owned()));
         }
     }
-    let drops = assignment.policy.as_ref().map(|policy| policy.drop_overloads.as_slice()).unwrap_or_default();
+    let drops = assignment
+        .policy
+        .as_ref()
+        .map(|policy| policy.drop_overloads.as_slice())
+        .unwrap_or_default();
     let at = at.field("policy").field("drop_overloads");
     if drops.len() > 1 {
         return Err(at.reject(format!("found {} categories, expected one", drops.len())));
     }
-    for (index, percent) in drops.iter().enumerate().filter_map(|(index, drop)| Some((index, drop.drop_percentage?))) {
+    for (index, percent) in drops
+        .iter()
+        .enumerate()
+        .filter_map(|(index, drop)| Some((index, drop.drop_percentage?)))
+    {
         let whole = match percent.denominator() {
             DenominatorType::Hundred => 100,
             DenominatorType::TenThousand => 10_000,
@@ -71,10 +84,14 @@ pub(in crate::resource) fn too_heavy(assignment: &ClusterLoadAssignment) -> Opti
         }
     }
     let most = u64::from(u32::MAX);
-    [("hosts", hosts), ("localities", localities)].into_iter().find_map(|(what, sums)| {
-        let sum = sums.into_values().find(|sum| *sum > most)?;
-        Some(format!("found weights of {what} whose sum is {sum}, expected at most {most} for a cluster that hashes"))
-    })
+    [("hosts", hosts), ("localities", localities)]
+        .into_iter()
+        .find_map(|(what, sums)| {
+            let sum = sums.into_values().find(|sum| *sum > most)?;
+            Some(format!(
+                "found weights of {what} whose sum is {sum}, expected at most {most} for a cluster that hashes"
+            ))
+        })
 }
 
 fn leds(locality: &LocalityLbEndpoints) -> Option<&LedsClusterLocalityConfig> {
@@ -86,7 +103,11 @@ fn leds(locality: &LocalityLbEndpoints) -> Option<&LedsClusterLocalityConfig> {
 
 /// NC-13.
 pub(super) fn without_leds(assignment: &ClusterLoadAssignment, at: &Place) -> Result<(), Rejection> {
-    match assignment.endpoints.iter().position(|locality| leds(locality).is_some()) {
+    match assignment
+        .endpoints
+        .iter()
+        .position(|locality| leds(locality).is_some())
+    {
         Some(index) => {
             let at = at.field("endpoints").index(index).field("leds_cluster_locality_config");
             Err(at.reject("found on a cluster of type STATIC, expected \"type\": \"EDS\"".to_owned()))
@@ -99,14 +120,20 @@ pub(super) fn without_leds(assignment: &ClusterLoadAssignment, at: &Place) -> Re
 pub(super) fn hosts(assignment: &ClusterLoadAssignment, at: &Place) -> Result<(), Rejection> {
     each(assignment, at, |endpoint, at| {
         let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-            return Err(at.field("endpoint").reject("missing, expected an endpoint with its address".to_owned()));
+            return Err(at
+                .field("endpoint")
+                .reject("missing, expected an endpoint with its address".to_owned()));
         };
         let at = at.field("endpoint");
         addresses::unresolved(endpoint.address.as_ref(), &at.field("address"))?;
         let more = at.field("additional_addresses");
-        endpoint.additional_addresses.iter().enumerate().try_for_each(|(index, additional)| {
-            addresses::unresolved(additional.address.as_ref(), &more.index(index).field("address"))
-        })
+        endpoint
+            .additional_addresses
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, additional)| {
+                addresses::unresolved(additional.address.as_ref(), &more.index(index).field("address"))
+            })
     })
 }
 

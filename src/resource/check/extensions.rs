@@ -51,8 +51,11 @@ pub(super) const UPSTREAM_HTTP_FILTER: Slot = Slot {
     ],
 };
 /// Filters of a filter chain.
-pub(super) const NETWORK_FILTER: Slot =
-    Slot { what: "a network filter", packages: &["envoy.extensions.filters.network."], never: &[] };
+pub(super) const NETWORK_FILTER: Slot = Slot {
+    what: "a network filter",
+    packages: &["envoy.extensions.filters.network."],
+    never: &[],
+};
 /// Filters of a listener.
 pub(super) const LISTENER_FILTER: Slot = Slot {
     what: "a listener filter",
@@ -80,12 +83,22 @@ pub(super) const UPSTREAM_SOCKET: Slot = Slot {
     ],
 };
 /// What a retry looks for in a host.
-pub(super) const RETRY_PREDICATE: Slot =
-    Slot { what: "a predicate of retries", packages: &["envoy.extensions.retry.host."], never: &[] };
+pub(super) const RETRY_PREDICATE: Slot = Slot {
+    what: "a predicate of retries",
+    packages: &["envoy.extensions.retry.host."],
+    never: &[],
+};
 /// Which priority a retry goes to.
-pub(super) const RETRY_PRIORITY: Slot =
-    Slot { what: "a priority of retries", packages: &["envoy.extensions.retry.priority."], never: &[] };
-const CLUSTER_TYPE: Slot = Slot { what: "a type of cluster", packages: &["envoy.extensions.clusters."], never: &[] };
+pub(super) const RETRY_PRIORITY: Slot = Slot {
+    what: "a priority of retries",
+    packages: &["envoy.extensions.retry.priority."],
+    never: &[],
+};
+const CLUSTER_TYPE: Slot = Slot {
+    what: "a type of cluster",
+    packages: &["envoy.extensions.clusters."],
+    never: &[],
+};
 /// Where load balancing policies are.
 pub(super) const BALANCING: &str = "envoy.extensions.load_balancing_policies.";
 const TYPED_STRUCTS: [&str; 2] = ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
@@ -95,11 +108,17 @@ const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const PROTOCOL_OPTIONS: [(&str, [&str; 2]); 2] = [
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        ["envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "envoy.upstreams.http.http_protocol_options"],
+        [
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "envoy.upstreams.http.http_protocol_options",
+        ],
     ),
     (
         "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",
-        ["envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions", "envoy.upstreams.tcp.tcp_protocol_options"],
+        [
+            "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",
+            "envoy.upstreams.tcp.tcp_protocol_options",
+        ],
     ),
 ];
 
@@ -160,9 +179,16 @@ pub(super) fn socket(socket: Option<&TransportSocket>, slot: &Slot, at: &Place) 
 
 /// NC-22, NC-37, NC-49 and the sockets.
 pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
-    socket(cluster.transport_socket.as_ref(), &UPSTREAM_SOCKET, &at.field("transport_socket"))?;
+    socket(
+        cluster.transport_socket.as_ref(),
+        &UPSTREAM_SOCKET,
+        &at.field("transport_socket"),
+    )?;
     for (index, matched) in cluster.transport_socket_matches.iter().enumerate() {
-        let at = at.field("transport_socket_matches").index(index).field("transport_socket");
+        let at = at
+            .field("transport_socket_matches")
+            .index(index)
+            .field("transport_socket");
         socket(matched.transport_socket.as_ref(), &UPSTREAM_SOCKET, &at)?;
     }
     if let Some(ClusterDiscoveryType::ClusterType(custom)) = &cluster.cluster_discovery_type {
@@ -170,13 +196,19 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         match &custom.typed_config {
             Some(config) => check(config, &CLUSTER_TYPE, &at.field("typed_config"))?,
             None if !custom.name.starts_with("envoy.cluster") => {
-                let reason = format!("found {}, expected a type of cluster or its typed_config", quote(&custom.name));
+                let reason = format!(
+                    "found {}, expected a type of cluster or its typed_config",
+                    quote(&custom.name)
+                );
                 return Err(at.field("name").reject(reason));
             }
             None => {}
         }
     }
-    protocol_options(&cluster.typed_extension_protocol_options, &at.field("typed_extension_protocol_options"))?;
+    protocol_options(
+        &cluster.typed_extension_protocol_options,
+        &at.field("typed_extension_protocol_options"),
+    )?;
     cluster
         .load_balancing_policy
         .as_ref()
@@ -185,7 +217,10 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
 
 /// NC-22: Envoy takes the first policy that it knows.
 fn balancing(policy: &LoadBalancingPolicy, at: &Place) -> Result<(), Rejection> {
-    let mut configs = policy.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref());
+    let mut configs = policy
+        .policies
+        .iter()
+        .filter_map(|policy| policy.typed_extension_config.as_ref());
     let known = configs.any(|extension| {
         extension.typed_config.as_ref().is_some_and(|config| {
             let name = type_of(config);
@@ -194,7 +229,9 @@ fn balancing(policy: &LoadBalancingPolicy, at: &Place) -> Result<(), Rejection> 
     });
     match known {
         true => Ok(()),
-        false => Err(at.field("policies").reject("found no load balancing policy, expected at least one".to_owned())),
+        false => Err(at
+            .field("policies")
+            .reject("found no load balancing policy, expected at least one".to_owned())),
     }
 }
 
@@ -215,7 +252,10 @@ fn protocol_options(options: &HashMap<String, Any>, at: &Place) -> Result<(), Re
                 return Err(at.reject(format!("found the key {}, expected {}", quote(key), one_of(&keys))));
             }
             (None, None) if !name.ends_with("ProtocolOptions") && !TYPED_STRUCTS.contains(&name) => {
-                return Err(at.reject(format!("found the type {}, expected options of a protocol", quote(name))));
+                return Err(at.reject(format!(
+                    "found the type {}, expected options of a protocol",
+                    quote(name)
+                )));
             }
             _ => {}
         }
@@ -228,14 +268,18 @@ pub(super) fn per_filter(configs: &HashMap<String, Any>, at: &Place) -> Result<(
     let at = at.field("typed_per_filter_config");
     let mut configs: Vec<(&String, &Any)> = configs.iter().collect();
     configs.sort_unstable_by_key(|(key, _)| *key);
-    configs.into_iter().try_for_each(|(key, config)| one_filter(config, &at.field(key)))
+    configs
+        .into_iter()
+        .try_for_each(|(key, config)| one_filter(config, &at.field(key)))
 }
 
 fn one_filter(config: &Any, at: &Place) -> Result<(), Rejection> {
     if type_of(config) != FILTER_CONFIG {
         return of_route(config, at);
     }
-    let Ok(wrapped) = FilterConfig::decode(config.value.as_slice()) else { return Ok(()) };
+    let Ok(wrapped) = FilterConfig::decode(config.value.as_slice()) else {
+        return Ok(());
+    };
     match &wrapped.config {
         None if wrapped.disabled => Ok(()),
         // Nobody asks what it is.
@@ -251,8 +295,10 @@ fn of_route(config: &Any, at: &Place) -> Result<(), Rejection> {
     check(config, &HTTP_FILTER, at)?;
     let name = type_of(config);
     if WITHOUT_ROUTES.contains(&name) {
-        let reason =
-            format!("found the type {}, of a filter that takes nothing of routes, expected another", quote(name));
+        let reason = format!(
+            "found the type {}, of a filter that takes nothing of routes, expected another",
+            quote(name)
+        );
         return Err(at.reject(reason));
     }
     Ok(())
@@ -267,8 +313,14 @@ pub(super) fn discovered(source: &ExtensionConfigSource, at: &Place) -> Result<(
     let short = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
     for (index, url) in source.type_urls.iter().enumerate() {
         if pool().get_message_by_name(&short(url)).is_none() {
-            let reason = format!("found {}, which is not among the types of this Envoy version", quote(url));
-            return Err(at.field("type_urls").index(index).reject(format!("{reason}, expected one that is")));
+            let reason = format!(
+                "found {}, which is not among the types of this Envoy version",
+                quote(url)
+            );
+            return Err(at
+                .field("type_urls")
+                .index(index)
+                .reject(format!("{reason}, expected one that is")));
         }
     }
     match &source.default_config {

@@ -27,9 +27,12 @@ pub(super) fn wasm(plugin: &PluginConfig, at: &Place) -> Result<(), Rejection> {
         return Err(at.reject("missing, expected the virtual machine and its code".to_owned()));
     };
     match &config.code {
-        Some(AsyncDataSource { specifier: Some(async_data_source::Specifier::Local(code)) }) if is_empty(code) => {
-            Err(at.field("code").field("local").reject("empty, expected the code".to_owned()))
-        }
+        Some(AsyncDataSource {
+            specifier: Some(async_data_source::Specifier::Local(code)),
+        }) if is_empty(code) => Err(at
+            .field("code")
+            .field("local")
+            .reject("empty, expected the code".to_owned())),
         Some(_) => Ok(()),
         None => Err(at.field("code").reject("missing, expected the code".to_owned())),
     }
@@ -62,7 +65,9 @@ pub(super) fn listener_limit(limit: &listener::LocalRateLimit, at: &Place) -> Re
 }
 
 fn bucket(bucket: Option<&TokenBucket>, at: &Place) -> Result<(), Rejection> {
-    let Some(interval) = bucket.and_then(|bucket| bucket.fill_interval) else { return Ok(()) };
+    let Some(interval) = bucket.and_then(|bucket| bucket.fill_interval) else {
+        return Ok(());
+    };
     if i128::from(interval.seconds) * 1_000_000_000 + i128::from(interval.nanos) >= LEAST_FILL {
         return Ok(());
     }
@@ -96,10 +101,17 @@ pub(super) fn jwt(filter: &JwtAuthentication, at: &Place) -> Result<(), Rejectio
     for (name, requirement) in by_name {
         required(requirement, &names, &at.field("requirement_map").field(name))?;
     }
-    let by_state = filter.filter_state_rules.as_ref().map(|rules| rules.requires.iter().collect());
+    let by_state = filter
+        .filter_state_rules
+        .as_ref()
+        .map(|rules| rules.requires.iter().collect());
     let by_state: BTreeMap<&String, &JwtRequirement> = by_state.unwrap_or_default();
     by_state.into_iter().try_for_each(|(name, requirement)| {
-        required(requirement, &names, &at.field("filter_state_rules").field("requires").field(name))
+        required(
+            requirement,
+            &names,
+            &at.field("filter_state_rules").field("requires").field(name),
+        )
     })
 }
 
@@ -131,13 +143,17 @@ fn required(requirement: &JwtRequirement, providers: &BTreeSet<&str>, at: &Place
     };
     let each = |requirements: &[JwtRequirement], at: &Place| {
         let at = at.field("requirements");
-        requirements.iter().enumerate().try_for_each(|(index, inner)| required(inner, providers, &at.index(index)))
+        requirements
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, inner)| required(inner, providers, &at.index(index)))
     };
     match &requirement.requires_type {
         Some(RequiresType::ProviderName(name)) => known(name, at.field("provider_name")),
-        Some(RequiresType::ProviderAndAudiences(both)) => {
-            known(&both.provider_name, at.field("provider_and_audiences").field("provider_name"))
-        }
+        Some(RequiresType::ProviderAndAudiences(both)) => known(
+            &both.provider_name,
+            at.field("provider_and_audiences").field("provider_name"),
+        ),
         Some(RequiresType::RequiresAny(any)) => each(&any.requirements, &at.field("requires_any")),
         Some(RequiresType::RequiresAll(all)) => each(&all.requirements, &at.field("requires_all")),
         _ => Ok(()),

@@ -21,7 +21,9 @@ const COMMANDS: &str = include_str!("formats/commands.txt");
 
 /// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is like.
 pub(super) fn header(option: &HeaderValueOption, at: &Place) -> Result<(), Rejection> {
-    option.header.as_ref().map_or(Ok(()), |header| text(&header.value, true, &at.field("header").field("value")))
+    option.header.as_ref().map_or(Ok(()), |header| {
+        text(&header.value, true, &at.field("header").field("value"))
+    })
 }
 
 /// A format wherever a message has one.
@@ -56,16 +58,20 @@ pub(super) fn file_log(log: &FileAccessLog, at: &Place) -> Result<(), Rejection>
 fn object(fields: &Struct, all: bool, at: &Place) -> Result<(), Rejection> {
     let mut fields: Vec<(&String, &Value)> = fields.fields.iter().collect();
     fields.sort_unstable_by_key(|(name, _)| *name);
-    fields.into_iter().try_for_each(|(name, inner)| any(inner, all, &at.field(name)))
+    fields
+        .into_iter()
+        .try_for_each(|(name, inner)| any(inner, all, &at.field(name)))
 }
 
 fn any(json: &Value, all: bool, at: &Place) -> Result<(), Rejection> {
     match &json.kind {
         Some(value::Kind::StringValue(line)) => text(line, all, at),
         Some(value::Kind::StructValue(fields)) => object(fields, all, at),
-        Some(value::Kind::ListValue(list)) => {
-            list.values.iter().enumerate().try_for_each(|(index, inner)| any(inner, all, &at.index(index)))
-        }
+        Some(value::Kind::ListValue(list)) => list
+            .values
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, inner)| any(inner, all, &at.index(index))),
         _ => Ok(()),
     }
 }
@@ -111,16 +117,25 @@ impl<'a> Command<'a> {
         }
         let ended = |at: usize| {
             let rest = &text[at..];
-            let length = rest.strip_prefix(':').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+            let length = rest
+                .strip_prefix(':')
+                .map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
             let at = at + if length > 0 { length + 1 } else { 0 };
             text[at..].starts_with('%').then_some(at + 1)
         };
         let argument = text[end..].starts_with('(');
         let length = match argument {
             false => ended(end),
-            true => text.match_indices(')').filter(|(at, _)| *at > end).find_map(|(at, _)| ended(at + 1)),
+            true => text
+                .match_indices(')')
+                .filter(|(at, _)| *at > end)
+                .find_map(|(at, _)| ended(at + 1)),
         };
-        length.map(|length| Self { name: &text[..end], argument, length })
+        length.map(|length| Self {
+            name: &text[..end],
+            argument,
+            length,
+        })
     }
 
     /// The error is a sentence without its place.
@@ -134,7 +149,9 @@ impl<'a> Command<'a> {
         };
         match (takes, self.argument) {
             ("-", true) => Err(format!("found an argument of the command {name}, expected none")),
-            ("!", false) => Err(format!("found the command {name} without an argument, expected one in brackets")),
+            ("!", false) => Err(format!(
+                "found the command {name} without an argument, expected one in brackets"
+            )),
             _ => Ok(()),
         }
     }
@@ -146,22 +163,38 @@ mod tests {
     use crate::document::Limits;
 
     fn said(value: &str) -> String {
-        let at = Place { path: "v".to_owned(), hidden: false, limits: Limits::default() };
+        let at = Place {
+            path: "v".to_owned(),
+            hidden: false,
+            limits: Limits::default(),
+        };
         text(value, true, &at).map_or_else(|rejection| rejection.to_string(), |()| String::new())
     }
 
     #[test]
     fn commands_are_those_of_envoy_with_the_arguments_they_take() {
-        for good in ["100%%", "%PROTOCOL%", "%REQ(a?b):3%", "%START_TIME%", "%START_TIME(%Y-%m)%", "%CEL(a == 'b')% x"]
-        {
+        for good in [
+            "100%%",
+            "%PROTOCOL%",
+            "%REQ(a?b):3%",
+            "%START_TIME%",
+            "%START_TIME(%Y-%m)%",
+            "%CEL(a == 'b')% x",
+        ] {
             assert_eq!(said(good), "", "{good}");
         }
         assert_eq!(
             said("x %PROTOCL%"),
             "v: found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign), did you mean \"PROTOCOL\"?"
         );
-        assert_eq!(said("%RESP%"), "v: found the command RESP without an argument, expected one in brackets");
-        assert_eq!(said("%PROTOCOL(x)%"), "v: found an argument of the command PROTOCOL, expected none");
+        assert_eq!(
+            said("%RESP%"),
+            "v: found the command RESP without an argument, expected one in brackets"
+        );
+        assert_eq!(
+            said("%PROTOCOL(x)%"),
+            "v: found an argument of the command PROTOCOL, expected none"
+        );
         assert!(said("50%").starts_with("v: found a \"%\" that starts no command"));
     }
 

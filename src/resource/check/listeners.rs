@@ -64,9 +64,14 @@ const HTTP_NOT_TERMINAL: [&str; 16] = [
 
 /// NL-01, NL-02, NL-05, NL-16 to NL-19 and the chains.
 pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection> {
-    let internal = matches!(listener.listener_specifier, Some(listener::ListenerSpecifier::InternalListener(_)));
+    let internal = matches!(
+        listener.listener_specifier,
+        Some(listener::ListenerSpecifier::InternalListener(_))
+    );
     if internal && listener.address.is_some() {
-        return Err(at.field("address").reject("found an address of an internal listener, expected none".to_owned()));
+        return Err(at
+            .field("address")
+            .reject("found an address of an internal listener, expected none".to_owned()));
     }
     if internal && listener.api_listener.is_some() {
         let reason = "found together with internal_listener, expected one of the two";
@@ -78,10 +83,15 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
     let is_udp = !internal && own_address(listener, at)?;
     let (chains, quic) = (
         listener.filter_chains.len(),
-        listener.udp_listener_config.as_ref().is_some_and(|config| config.quic_options.is_some()),
+        listener
+            .udp_listener_config
+            .as_ref()
+            .is_some_and(|config| config.quic_options.is_some()),
     );
     if !is_udp && chains == 0 && listener.default_filter_chain.is_none() {
-        return Err(at.field("filter_chains").reject("missing or empty, expected at least one".to_owned()));
+        return Err(at
+            .field("filter_chains")
+            .reject("missing or empty, expected at least one".to_owned()));
     }
     if is_udp && chains > 0 && !quic {
         return Err(at
@@ -102,8 +112,15 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
 
 /// NL-34.
 fn mptcp(listener: &Listener, is_udp: bool, at: &Place) -> Result<(), Rejection> {
-    let additional = listener.additional_addresses.iter().filter_map(|more| more.address.as_ref());
-    let mut kinds = listener.address.iter().chain(additional).map(|address| &address.address);
+    let additional = listener
+        .additional_addresses
+        .iter()
+        .filter_map(|more| more.address.as_ref());
+    let mut kinds = listener
+        .address
+        .iter()
+        .chain(additional)
+        .map(|address| &address.address);
     if is_udp || !kinds.all(|kind| matches!(kind, Some(Address::SocketAddress(_)))) {
         return Err(at.reject("found on another address than one of TCP, expected that".to_owned()));
     }
@@ -113,7 +130,9 @@ fn mptcp(listener: &Listener, is_udp: bool, at: &Place) -> Result<(), Rejection>
 /// NL-13.
 fn listener_filter(filter: &ListenerFilter, at: &Place) -> Result<(), Rejection> {
     match &filter.config_type {
-        None => Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned())),
+        None => Err(at
+            .field("typed_config")
+            .reject("missing, expected the filter's configuration".to_owned())),
         Some(listener_filter::ConfigType::TypedConfig(config)) => {
             extensions::check(config, &extensions::LISTENER_FILTER, &at.field("typed_config"))
         }
@@ -188,7 +207,10 @@ fn named_chains(chains: &[FilterChain], at: &Place) -> Result<(), Rejection> {
             return Err(at.reject("missing, expected a name beside filter_chain_matcher".to_owned()));
         }
         if !names.insert(&chain.name) {
-            return Err(at.reject(format!("found {} a second time, expected each once", quote(&chain.name))));
+            return Err(at.reject(format!(
+                "found {} a second time, expected each once",
+                quote(&chain.name)
+            )));
         }
     }
     Ok(())
@@ -205,7 +227,9 @@ fn chain_actions(matcher: &Matcher, at: &Place) -> Result<(), Rejection> {
         Some(MatcherType::MatcherList(list)) => {
             let at = at.field("matcher_list").field("matchers");
             let each = |(index, one): (usize, &FieldMatcher)| {
-                one.on_match.as_ref().map_or(Ok(()), |end| chain_action(end, &at.index(index).field("on_match")))
+                one.on_match
+                    .as_ref()
+                    .map_or(Ok(()), |end| chain_action(end, &at.index(index).field("on_match")))
             };
             list.matchers.iter().enumerate().try_for_each(each)
         }
@@ -217,7 +241,9 @@ fn chain_actions(matcher: &Matcher, at: &Place) -> Result<(), Rejection> {
             };
             let at = at.field("matcher_tree").field(field).field("map");
             let sorted: BTreeMap<_, _> = map.map.iter().collect();
-            sorted.into_iter().try_for_each(|(value, end)| chain_action(end, &at.field(value)))
+            sorted
+                .into_iter()
+                .try_for_each(|(value, end)| chain_action(end, &at.field(value)))
         }
         None => Ok(()),
     }
@@ -227,7 +253,10 @@ fn chain_action(end: &matcher::OnMatch, at: &Place) -> Result<(), Rejection> {
     match &end.on_match {
         Some(matcher::on_match::OnMatch::Matcher(inner)) => chain_actions(inner, &at.field("matcher")),
         Some(matcher::on_match::OnMatch::Action(action)) => {
-            let known = action.typed_config.as_ref().is_some_and(|config| extensions::type_of(config) == CHAIN_NAME);
+            let known = action
+                .typed_config
+                .as_ref()
+                .is_some_and(|config| extensions::type_of(config) == CHAIN_NAME);
             if known {
                 return Ok(());
             }
@@ -242,12 +271,16 @@ fn chain_action(end: &matcher::OnMatch, at: &Place) -> Result<(), Rejection> {
 type Dimensions = Vec<BTreeSet<String>>;
 
 fn overlap(one: &Dimensions, other: &Dimensions) -> bool {
-    one.iter().zip(other).all(|(one, other)| (one.is_empty() && other.is_empty()) || !one.is_disjoint(other))
+    one.iter()
+        .zip(other)
+        .all(|(one, other)| (one.is_empty() && other.is_empty()) || !one.is_disjoint(other))
 }
 
 /// NL-07 to NL-09, NL-11.
 fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensions, Rejection> {
-    let Some(matched) = matched else { return Ok(vec![BTreeSet::new(); 9]) };
+    let Some(matched) = matched else {
+        return Ok(vec![BTreeSet::new(); 9]);
+    };
     if matched.suffix_len.is_some() || !matched.address_suffix.is_empty() {
         return Err(
             at.reject("found suffix_len or address_suffix, which Envoy does not implement, expected none".to_owned())
@@ -256,26 +289,56 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
     let names = at.field("server_names");
     for (index, name) in matched.server_names.iter().enumerate() {
         if name.contains('*') && !name.starts_with("*.") {
-            let reason =
-                format!("found {}, expected \"*\" only as the whole first label (\"*.example.com\")", quote(name));
+            let reason = format!(
+                "found {}, expected \"*\" only as the whole first label (\"*.example.com\")",
+                quote(name)
+            );
             return Err(names.index(index).reject(reason));
         }
     }
     let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
     let one = |text: String, is_there: bool| if is_there { vec![text] } else { Vec::new() };
     let lists: [(&str, Vec<String>); 9] = [
-        ("destination_port", matched.destination_port.iter().map(|port| port.value.to_string()).collect()),
-        ("prefix_ranges", ranges(&matched.prefix_ranges, &at.field("prefix_ranges"))?),
+        (
+            "destination_port",
+            matched
+                .destination_port
+                .iter()
+                .map(|port| port.value.to_string())
+                .collect(),
+        ),
+        (
+            "prefix_ranges",
+            ranges(&matched.prefix_ranges, &at.field("prefix_ranges"))?,
+        ),
         ("server_names", lower(&matched.server_names)),
-        ("transport_protocol", one(matched.transport_protocol.clone(), !matched.transport_protocol.is_empty())),
+        (
+            "transport_protocol",
+            one(
+                matched.transport_protocol.clone(),
+                !matched.transport_protocol.is_empty(),
+            ),
+        ),
         ("application_protocols", matched.application_protocols.clone()),
         (
             "direct_source_prefix_ranges",
-            ranges(&matched.direct_source_prefix_ranges, &at.field("direct_source_prefix_ranges"))?,
+            ranges(
+                &matched.direct_source_prefix_ranges,
+                &at.field("direct_source_prefix_ranges"),
+            )?,
         ),
-        ("source_type", one(matched.source_type.to_string(), matched.source_type != 0)),
-        ("source_prefix_ranges", ranges(&matched.source_prefix_ranges, &at.field("source_prefix_ranges"))?),
-        ("source_ports", matched.source_ports.iter().map(ToString::to_string).collect()),
+        (
+            "source_type",
+            one(matched.source_type.to_string(), matched.source_type != 0),
+        ),
+        (
+            "source_prefix_ranges",
+            ranges(&matched.source_prefix_ranges, &at.field("source_prefix_ranges"))?,
+        ),
+        (
+            "source_ports",
+            matched.source_ports.iter().map(ToString::to_string).collect(),
+        ),
     ];
     let mut dimensions = Vec::with_capacity(lists.len());
     for (field, list) in lists {
@@ -301,7 +364,9 @@ fn ranges(ranges: &[CidrRange], at: &Place) -> Result<Vec<String>, Rejection> {
         };
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = range.prefix_len.as_ref().map_or(0, |length| length.value).min(most);
-        let network = u8::try_from(length).ok().and_then(|length| ipnet::IpNet::new(address, length).ok());
+        let network = u8::try_from(length)
+            .ok()
+            .and_then(|length| ipnet::IpNet::new(address, length).ok());
         Ok(network.map_or_else(|| range.address_prefix.clone(), |network| network.trunc().to_string()))
     };
     ranges.iter().enumerate().map(range).collect()
@@ -309,14 +374,20 @@ fn ranges(ranges: &[CidrRange], at: &Place) -> Result<Vec<String>, Rejection> {
 
 /// NL-13, NL-15, NL-26.
 fn network_filters(chain: &FilterChain, quic: bool, at: &Place) -> Result<(), Rejection> {
-    extensions::socket(chain.transport_socket.as_ref(), &extensions::DOWNSTREAM_SOCKET, &at.field("transport_socket"))?;
+    extensions::socket(
+        chain.transport_socket.as_ref(),
+        &extensions::DOWNSTREAM_SOCKET,
+        &at.field("transport_socket"),
+    )?;
     let filters = at.field("filters");
     let last = chain.filters.len().saturating_sub(1);
     for (index, filter) in chain.filters.iter().enumerate() {
         let at = filters.index(index);
         let url = match &filter.config_type {
             None => {
-                return Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned()));
+                return Err(at
+                    .field("typed_config")
+                    .reject("missing, expected the filter's configuration".to_owned()));
             }
             Some(filter::ConfigType::TypedConfig(config)) => {
                 extensions::check(config, &extensions::NETWORK_FILTER, &at.field("typed_config"))?;
@@ -341,7 +412,9 @@ fn codec(config: &Any, quic: bool, at: &Place) -> Result<(), Rejection> {
     if extensions::type_of(config) != MANAGER {
         return Ok(());
     }
-    let Ok(manager) = HttpConnectionManager::decode(config.value.as_slice()) else { return Ok(()) };
+    let Ok(manager) = HttpConnectionManager::decode(config.value.as_slice()) else {
+        return Ok(());
+    };
     let at = at.field("codec_type");
     match (manager.codec_type() == CodecType::Http3, quic) {
         (true, false) => Err(at.reject("found HTTP3 on a listener without QUIC, expected another codec".to_owned())),
@@ -360,12 +433,21 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager, at: &Place) ->
     let mut upgrades = BTreeSet::new();
     for (index, upgrade) in manager.upgrade_configs.iter().enumerate() {
         if !upgrades.insert(upgrade.upgrade_type.to_ascii_lowercase()) {
-            let reason = format!("found {} a second time, expected each once", quote(&upgrade.upgrade_type));
-            return Err(at.field("upgrade_configs").index(index).field("upgrade_type").reject(reason));
+            let reason = format!(
+                "found {} a second time, expected each once",
+                quote(&upgrade.upgrade_type)
+            );
+            return Err(at
+                .field("upgrade_configs")
+                .index(index)
+                .field("upgrade_type")
+                .reject(reason));
         }
     }
-    let any_port =
-        matches!(manager.strip_port_mode, Some(http_connection_manager::StripPortMode::StripAnyHostPort(true)));
+    let any_port = matches!(
+        manager.strip_port_mode,
+        Some(http_connection_manager::StripPortMode::StripAnyHostPort(true))
+    );
     if manager.strip_matching_host_port && any_port {
         let reason = "found together with strip_matching_host_port, expected one of the two";
         return Err(at.field("strip_any_host_port").reject(reason.to_owned()));
@@ -390,7 +472,9 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
         let url = match &filter.config_type {
             None if filter.is_optional => continue,
             None => {
-                return Err(at.field("typed_config").reject("missing, expected the filter's configuration".to_owned()));
+                return Err(at
+                    .field("typed_config")
+                    .reject("missing, expected the filter's configuration".to_owned()));
             }
             Some(http_filter::ConfigType::TypedConfig(config)) => {
                 if !filter.is_optional {
@@ -412,9 +496,14 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
 
 /// NL-24.
 pub(super) fn rds(rds: &Rds, at: &Place) -> Result<(), Rejection> {
-    let source = rds.config_source.as_ref().and_then(|source| source.config_source_specifier.as_ref());
+    let source = rds
+        .config_source
+        .as_ref()
+        .and_then(|source| source.config_source_specifier.as_ref());
     match source {
         Some(_) => Ok(()),
-        None => Err(at.field("config_source").reject("missing, expected a source such as \"ads\"".to_owned())),
+        None => Err(at
+            .field("config_source")
+            .reject("missing, expected a source such as \"ads\"".to_owned())),
     }
 }

@@ -46,7 +46,9 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.extensions.filters.http.wasm.v3.Wasm" | "envoy.extensions.filters.network.wasm.v3.Wasm"
             if !message.has_field_by_name("config") =>
         {
-            Err(at.field("config").reject("missing, expected what the plugin runs".to_owned()))
+            Err(at
+                .field("config")
+                .reject("missing, expected what the plugin runs".to_owned()))
         }
         "envoy.extensions.wasm.v3.PluginConfig" => held(message, at, filters::wasm),
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters" => held(message, at, tls::parameters),
@@ -104,7 +106,9 @@ fn held<T: Message + Default>(
 ) -> Result<(), Rejection> {
     match message.transcode_to() {
         Ok(typed) => check(&typed, at),
-        Err(error) => Err(at.reject(format!("found what cannot be read as this message ({error}), expected one"))),
+        Err(error) => Err(at.reject(format!(
+            "found what cannot be read as this message ({error}), expected one"
+        ))),
     }
 }
 

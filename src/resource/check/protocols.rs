@@ -40,17 +40,32 @@ const ENABLE_CONNECT: u32 = 8;
 /// NC-31 to NC-33 and NC-36.
 pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     let common = cluster.common_http_protocol_options.as_ref();
-    one_limit(cluster, common.is_some_and(|common| common.max_requests_per_connection.is_some()), at)?;
-    let written = cluster.typed_extension_protocol_options.iter().find(|(_, config)| type_of(config) == OPTIONS);
+    one_limit(
+        cluster,
+        common.is_some_and(|common| common.max_requests_per_connection.is_some()),
+        at,
+    )?;
+    let written = cluster
+        .typed_extension_protocol_options
+        .iter()
+        .find(|(_, config)| type_of(config) == OPTIONS);
     let Some((key, config)) = written else { return Ok(()) };
-    let Ok(options) = HttpProtocolOptions::decode(config.value.as_slice()) else { return Ok(()) };
+    let Ok(options) = HttpProtocolOptions::decode(config.value.as_slice()) else {
+        return Ok(());
+    };
     let common = options.common_http_protocol_options.as_ref();
-    one_limit(cluster, common.is_some_and(|common| common.max_requests_per_connection.is_some()), at)?;
+    one_limit(
+        cluster,
+        common.is_some_and(|common| common.max_requests_per_connection.is_some()),
+        at,
+    )?;
     let at_options = at.field("typed_extension_protocol_options").field(key);
     match &options.upstream_protocol_options {
         Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
             if auto.http3_protocol_options.is_some() && auto.alternate_protocols_cache_options.is_none() {
-                let at = at_options.field("auto_config").field("alternate_protocols_cache_options");
+                let at = at_options
+                    .field("auto_config")
+                    .field("alternate_protocols_cache_options");
                 return Err(at.reject("missing, expected the cache that HTTP/3 needs here".to_owned()));
             }
             alpn(cluster, at)?;
@@ -71,7 +86,10 @@ fn speaks_http3(options: &HttpProtocolOptions) -> bool {
         Some(UpstreamProtocolOptions::AutoConfig(auto)) => auto.http3_protocol_options.is_some(),
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(all)) => all.http3_protocol_options.is_some(),
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(one)) => {
-            matches!(one.protocol_config, Some(explicit_http_config::ProtocolConfig::Http3ProtocolOptions(_)))
+            matches!(
+                one.protocol_config,
+                Some(explicit_http_config::ProtocolConfig::Http3ProtocolOptions(_))
+            )
         }
         None => false,
     }
@@ -90,7 +108,10 @@ fn one_limit(cluster: &Cluster, in_options: bool, at: &Place) -> Result<(), Reje
 fn alpn(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     let matched = cluster.transport_socket_matches.iter().enumerate();
     let matched = matched.map(|(index, matched)| {
-        let at = at.field("transport_socket_matches").index(index).field("transport_socket");
+        let at = at
+            .field("transport_socket_matches")
+            .index(index)
+            .field("transport_socket");
         (matched.transport_socket.as_ref(), at)
     });
     let own = (cluster.transport_socket.as_ref(), at.field("transport_socket"));
@@ -133,22 +154,35 @@ fn innermost(socket: Option<&TransportSocket>) -> Option<TransportSocket> {
 }
 
 fn inner(socket: &TransportSocket) -> Option<TransportSocket> {
-    let Some(transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else { return None };
+    let Some(transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
+        return None;
+    };
     let descriptor = pool().get_message_by_name(type_of(config))?;
     let message = DynamicMessage::decode(descriptor, config.value.as_slice()).ok()?;
     let inner = message.get_field_by_name("transport_socket")?;
-    inner.as_message().filter(|_| message.has_field_by_name("transport_socket"))?.transcode_to().ok()
+    inner
+        .as_message()
+        .filter(|_| message.has_field_by_name("transport_socket"))?
+        .transcode_to()
+        .ok()
 }
 
 /// NC-33.
 fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
-    for (index, filter) in options.http_filters.iter().enumerate().filter(|(_, filter)| !filter.is_optional) {
+    for (index, filter) in options
+        .http_filters
+        .iter()
+        .enumerate()
+        .filter(|(_, filter)| !filter.is_optional)
+    {
         if let Some(ConfigType::TypedConfig(config)) = &filter.config_type {
             let at = at.index(index).field("typed_config");
             extensions::check(config, &extensions::UPSTREAM_HTTP_FILTER, &at)?;
         }
     }
-    let Some(last) = options.http_filters.last() else { return Ok(()) };
+    let Some(last) = options.http_filters.last() else {
+        return Ok(());
+    };
     match &last.config_type {
         Some(ConfigType::TypedConfig(config)) if type_of(config) == CODEC => Ok(()),
         _ => {
@@ -161,9 +195,21 @@ fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
 /// NC-35, of listeners too.
 pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Rejection> {
     let named = [
-        (HEADER_TABLE_SIZE, "hpack_table_size", options.hpack_table_size.is_some()),
-        (MAX_CONCURRENT_STREAMS, "max_concurrent_streams", options.max_concurrent_streams.is_some()),
-        (INITIAL_WINDOW_SIZE, "initial_stream_window_size", options.initial_stream_window_size.is_some()),
+        (
+            HEADER_TABLE_SIZE,
+            "hpack_table_size",
+            options.hpack_table_size.is_some(),
+        ),
+        (
+            MAX_CONCURRENT_STREAMS,
+            "max_concurrent_streams",
+            options.max_concurrent_streams.is_some(),
+        ),
+        (
+            INITIAL_WINDOW_SIZE,
+            "initial_stream_window_size",
+            options.initial_stream_window_size.is_some(),
+        ),
     ];
     let of = |parameter: &SettingsParameter| {
         let number = |value: &Option<UInt32Value>| value.as_ref().map_or(0, |value| value.value);
@@ -173,7 +219,10 @@ pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Re
     for (index, parameter) in options.custom_settings_parameters.iter().enumerate() {
         let at = at.field("custom_settings_parameters").index(index);
         let (identifier, value) = of(parameter);
-        if let Some((_, name, _)) = named.iter().find(|(number, _, is_there)| *number == identifier && *is_there) {
+        if let Some((_, name, _)) = named
+            .iter()
+            .find(|(number, _, is_there)| *number == identifier && *is_there)
+        {
             return Err(at.reject(format!("found what {name} says too, expected one of the two")));
         }
         match identifier {
@@ -181,12 +230,16 @@ pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Re
                 return Err(at.reject("found setting 8, expected the field allow_connect instead".to_owned()));
             }
             ENABLE_PUSH if value != 0 => {
-                return Err(at.field("value").reject(format!("found {value} for server push, expected 0")));
+                return Err(at
+                    .field("value")
+                    .reject(format!("found {value} for server push, expected 0")));
             }
             _ => {}
         }
         if seen.insert(identifier, value).is_some_and(|earlier| earlier != value) {
-            return Err(at.reject(format!("found another value of setting {identifier} than before, expected one")));
+            return Err(at.reject(format!(
+                "found another value of setting {identifier} than before, expected one"
+            )));
         }
     }
     Ok(())

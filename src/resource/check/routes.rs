@@ -26,17 +26,33 @@ const TEMPLATE_MATCH: &str = "envoy.extensions.path.match.uri_template.v3.UriTem
 
 /// NR-02, NR-03, NR-32, NR-43, the headers and what is said to filters.
 pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> Result<(), Rejection> {
-    headers(&configuration.request_headers_to_add, &configuration.request_headers_to_remove, "request", at)?;
-    headers(&configuration.response_headers_to_add, &configuration.response_headers_to_remove, "response", at)?;
+    headers(
+        &configuration.request_headers_to_add,
+        &configuration.request_headers_to_remove,
+        "request",
+        at,
+    )?;
+    headers(
+        &configuration.response_headers_to_add,
+        &configuration.response_headers_to_remove,
+        "response",
+        at,
+    )?;
     extensions::per_filter(&configuration.typed_per_filter_config, at)?;
     let hosts = at.field("virtual_hosts");
     let mut domains = BTreeSet::new();
     for (index, host) in configuration.virtual_hosts.iter().enumerate() {
         unique_domains(host, &mut domains, &hosts.index(index))?;
     }
-    let plugins = configuration.cluster_specifier_plugins.iter().filter_map(|plugin| plugin.extension.as_ref());
+    let plugins = configuration
+        .cluster_specifier_plugins
+        .iter()
+        .filter_map(|plugin| plugin.extension.as_ref());
     let plugins: BTreeSet<&str> = plugins.map(|extension| extension.name.as_str()).collect();
-    let longest = configuration.max_direct_response_body_size_bytes.as_ref().map_or(MAX_BODY, |size| size.value);
+    let longest = configuration
+        .max_direct_response_body_size_bytes
+        .as_ref()
+        .map_or(MAX_BODY, |size| size.value);
     for (host_index, host) in configuration.virtual_hosts.iter().enumerate() {
         for (index, route) in host.routes.iter().enumerate() {
             let at = hosts.index(host_index).field("routes").index(index);
@@ -53,7 +69,10 @@ fn within(route: &Route, plugins: &BTreeSet<&str>, longest: u32, at: &Place) -> 
             cluster_specifier: Some(ClusterSpecifier::ClusterSpecifierPlugin(name)),
             ..
         })) if !plugins.contains(name.as_str()) => {
-            let reason = format!("found {}, expected the name of one of cluster_specifier_plugins", quote(name));
+            let reason = format!(
+                "found {}, expected the name of one of cluster_specifier_plugins",
+                quote(name)
+            );
             Err(at.field("route").field("cluster_specifier_plugin").reject(reason))
         }
         Some(route::Action::DirectResponse(response)) => {
@@ -89,30 +108,61 @@ fn unique_domains(host: &VirtualHost, seen: &mut BTreeSet<String>, at: &Place) -
 
 /// NR-02 within one host, NR-44, the headers and what is said to filters.
 pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejection> {
-    headers(&host.request_headers_to_add, &host.request_headers_to_remove, "request", at)?;
-    headers(&host.response_headers_to_add, &host.response_headers_to_remove, "response", at)?;
+    headers(
+        &host.request_headers_to_add,
+        &host.request_headers_to_remove,
+        "request",
+        at,
+    )?;
+    headers(
+        &host.response_headers_to_add,
+        &host.response_headers_to_remove,
+        "response",
+        at,
+    )?;
     extensions::per_filter(&host.typed_per_filter_config, at)?;
     if host.matcher.is_some() && !host.routes.is_empty() {
-        return Err(at.field("routes").reject("found routes beside a matcher, expected one of the two".to_owned()));
+        return Err(at
+            .field("routes")
+            .reject("found routes beside a matcher, expected one of the two".to_owned()));
     }
     unique_domains(host, &mut BTreeSet::new(), at)
 }
 
 /// NR-23, the headers and what is said to filters.
 pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
-    headers(&route.request_headers_to_add, &route.request_headers_to_remove, "request", at)?;
-    headers(&route.response_headers_to_add, &route.response_headers_to_remove, "response", at)?;
+    headers(
+        &route.request_headers_to_add,
+        &route.request_headers_to_remove,
+        "request",
+        at,
+    )?;
+    headers(
+        &route.response_headers_to_add,
+        &route.response_headers_to_remove,
+        "response",
+        at,
+    )?;
     extensions::per_filter(&route.typed_per_filter_config, at)?;
-    let Some(route::Action::Route(action)) = &route.action else { return Ok(()) };
-    let rewrites = action.path_rewrite_policy.as_ref().and_then(|policy| policy.typed_config.as_ref());
+    let Some(route::Action::Route(action)) = &route.action else {
+        return Ok(());
+    };
+    let rewrites = action
+        .path_rewrite_policy
+        .as_ref()
+        .and_then(|policy| policy.typed_config.as_ref());
     if !rewrites.is_some_and(|config| config.type_url.ends_with(TEMPLATE_REWRITE)) {
         return Ok(());
     }
-    let path = route.r#match.as_ref().and_then(|matched| matched.path_specifier.as_ref());
+    let path = route
+        .r#match
+        .as_ref()
+        .and_then(|matched| matched.path_specifier.as_ref());
     let by_template = match path {
-        Some(route_match::PathSpecifier::PathMatchPolicy(policy)) => {
-            policy.typed_config.as_ref().is_some_and(|config| config.type_url.ends_with(TEMPLATE_MATCH))
-        }
+        Some(route_match::PathSpecifier::PathMatchPolicy(policy)) => policy
+            .typed_config
+            .as_ref()
+            .is_some_and(|config| config.type_url.ends_with(TEMPLATE_MATCH)),
         _ => false,
     };
     if by_template {
@@ -129,19 +179,29 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
         ("regex_rewrite", action.regex_rewrite.is_some()),
         ("path_rewrite_policy", action.path_rewrite_policy.is_some()),
     ];
-    let mut rewrites = rewrites.into_iter().filter_map(|(name, is_there)| is_there.then_some(name));
+    let mut rewrites = rewrites
+        .into_iter()
+        .filter_map(|(name, is_there)| is_there.then_some(name));
     if let (Some(first), Some(second)) = (rewrites.next(), rewrites.next()) {
-        return Err(at.field(second).reject(format!("found together with {first}, expected one of the two")));
+        return Err(at
+            .field(second)
+            .reject(format!("found together with {first}, expected one of the two")));
     }
     let mut seen = BTreeSet::new();
     for (index, upgrade) in action.upgrade_configs.iter().enumerate() {
         let at = at.field("upgrade_configs").index(index);
         if !seen.insert(upgrade.upgrade_type.to_ascii_lowercase()) {
-            let reason = format!("found {} a second time, expected each once", quote(&upgrade.upgrade_type));
+            let reason = format!(
+                "found {} a second time, expected each once",
+                quote(&upgrade.upgrade_type)
+            );
             return Err(at.field("upgrade_type").reject(reason));
         }
         if upgrade.connect_config.is_some() && !upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") {
-            let reason = format!("found it for the upgrade {}, expected CONNECT alone", quote(&upgrade.upgrade_type));
+            let reason = format!(
+                "found it for the upgrade {}, expected CONNECT alone",
+                quote(&upgrade.upgrade_type)
+            );
             return Err(at.field("connect_config").reject(reason));
         }
     }
@@ -164,19 +224,37 @@ pub(super) fn weighted(weighted: &WeightedCluster, at: &Place) -> Result<(), Rej
     for (index, cluster) in weighted.clusters.iter().enumerate() {
         match &cluster.weight {
             Some(weight) => sum += u64::from(weight.value),
-            None => return Err(at.index(index).field("weight").reject("missing, expected a number".to_owned())),
+            None => {
+                return Err(at
+                    .index(index)
+                    .field("weight")
+                    .reject("missing, expected a number".to_owned()));
+            }
         }
     }
     if sum == 0 || sum > u64::from(u32::MAX) {
-        return Err(at.reject(format!("found weights whose sum is {sum}, expected one from 1 to {}", u32::MAX)));
+        return Err(at.reject(format!(
+            "found weights whose sum is {sum}, expected one from 1 to {}",
+            u32::MAX
+        )));
     }
     Ok(())
 }
 
 /// NR-21, the headers and what is said to filters.
 pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejection> {
-    headers(&cluster.request_headers_to_add, &cluster.request_headers_to_remove, "request", at)?;
-    headers(&cluster.response_headers_to_add, &cluster.response_headers_to_remove, "response", at)?;
+    headers(
+        &cluster.request_headers_to_add,
+        &cluster.request_headers_to_remove,
+        "request",
+        at,
+    )?;
+    headers(
+        &cluster.response_headers_to_add,
+        &cluster.response_headers_to_remove,
+        "response",
+        at,
+    )?;
     extensions::per_filter(&cluster.typed_per_filter_config, at)?;
     match (cluster.name.is_empty(), cluster.cluster_header.is_empty()) {
         (true, true) => Err(at.reject("found neither name nor cluster_header, expected one of them".to_owned())),
@@ -208,7 +286,9 @@ pub(super) fn retry(policy: &RetryPolicy, at: &Place) -> Result<(), Rejection> {
 
 /// NR-25.
 pub(super) fn back_off(back_off: &retry_policy::RetryBackOff, at: &Place) -> Result<(), Rejection> {
-    let (Some(base), Some(most)) = (&back_off.base_interval, &back_off.max_interval) else { return Ok(()) };
+    let (Some(base), Some(most)) = (&back_off.base_interval, &back_off.max_interval) else {
+        return Ok(());
+    };
     if (most.seconds, most.nanos) < (base.seconds, base.nanos) {
         return Err(at
             .field("max_interval")
@@ -229,7 +309,9 @@ pub(super) fn internal_redirect(policy: &InternalRedirectPolicy, at: &Place) -> 
 /// NR-45.
 pub(super) fn virtual_cluster(cluster: &VirtualCluster, at: &Place) -> Result<(), Rejection> {
     if cluster.headers.is_empty() {
-        return Err(at.field("headers").reject("missing or empty, expected at least one".to_owned()));
+        return Err(at
+            .field("headers")
+            .reject("missing or empty, expected at least one".to_owned()));
     }
     Ok(())
 }
@@ -264,5 +346,8 @@ fn is_fixed(name: &str) -> bool {
 }
 
 fn fixed(name: &str, at: &Place) -> Rejection {
-    at.reject(format!("found {}, expected another header than host and those with a colon first", quote(name)))
+    at.reject(format!(
+        "found {}, expected another header than host and those with a colon first",
+        quote(name)
+    ))
 }

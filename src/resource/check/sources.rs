@@ -12,14 +12,19 @@ pub(super) fn api(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection>
         ApiType::Rest => rest(source, at),
         ApiType::Grpc | ApiType::DeltaGrpc => grpc(source, at),
         other => {
-            let reason = format!("found {}, expected \"REST\", \"GRPC\" or \"DELTA_GRPC\"", other.as_str_name());
+            let reason = format!(
+                "found {}, expected \"REST\", \"GRPC\" or \"DELTA_GRPC\"",
+                other.as_str_name()
+            );
             Err(at.field("api_type").reject(reason))
         }
     }?;
     #[expect(deprecated, reason = "Envoy refuses it by name")]
     let is_old = source.transport_api_version() == ApiVersion::V2;
     match is_old {
-        true => Err(at.field("transport_api_version").reject("found V2, expected \"V3\"".to_owned())),
+        true => Err(at
+            .field("transport_api_version")
+            .reject("found V2, expected \"V3\"".to_owned())),
         false => Ok(()),
     }
 }
@@ -36,13 +41,17 @@ fn rest(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
     }
     match source.refresh_delay {
         Some(_) => Ok(()),
-        None => Err(at.field("refresh_delay").reject("missing, expected how often to ask".to_owned())),
+        None => Err(at
+            .field("refresh_delay")
+            .reject("missing, expected how often to ask".to_owned())),
     }
 }
 
 fn grpc(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
     if !source.cluster_names.is_empty() {
-        return Err(at.field("cluster_names").reject("found clusters for gRPC, expected grpc_services".to_owned()));
+        return Err(at
+            .field("cluster_names")
+            .reject("found clusters for gRPC, expected grpc_services".to_owned()));
     }
     if source.grpc_services.len() != 1 {
         let reason = format!("found {} services, expected one", source.grpc_services.len());

@@ -145,7 +145,10 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
 
 /// Authorities that are written down are certificates.
 pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> Result<(), Rejection> {
-    context.trusted_ca.as_ref().map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")))
+    context
+        .trusted_ca
+        .as_ref()
+        .map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")))
 }
 
 /// A context by itself (not the default of one that comes by SDS) with names to verify has an authority.
@@ -162,15 +165,22 @@ pub(super) fn common(context: &CommonTlsContext, at: &Place) -> Result<(), Rejec
         return Ok(());
     }
     let reason = "missing, expected the authority by which the names in the certificate are verified";
-    Err(at.field("validation_context").field("trusted_ca").reject(reason.to_owned()))
+    Err(at
+        .field("validation_context")
+        .field("trusted_ca")
+        .reject(reason.to_owned()))
 }
 
 /// Of a client.
 pub(super) fn upstream(context: &UpstreamTlsContext, at: &Place) -> Result<(), Rejection> {
-    let Some(common) = &context.common_tls_context else { return Ok(()) };
+    let Some(common) = &context.common_tls_context else {
+        return Ok(());
+    };
     let count = common.tls_certificates.len() + common.tls_certificate_sds_secret_configs.len();
     if count > 1 {
-        return Err(at.field("common_tls_context").reject(format!("found {count} certificates, expected one")));
+        return Err(at
+            .field("common_tls_context")
+            .reject(format!("found {count} certificates, expected one")));
     }
     Ok(())
 }
@@ -181,7 +191,10 @@ pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(
     let Some(common) = &context.common_tls_context else {
         return Err(at.reject("missing, expected the certificate of the server".to_owned()));
     };
-    let (written, by_sds) = (common.tls_certificates.len(), common.tls_certificate_sds_secret_configs.len());
+    let (written, by_sds) = (
+        common.tls_certificates.len(),
+        common.tls_certificate_sds_secret_configs.len(),
+    );
     if written > 0 && by_sds > 0 {
         return Err(at.reject("found certificates both written down and by SDS, expected one of the two".to_owned()));
     }
@@ -219,8 +232,13 @@ fn inline(source: &DataSource) -> Option<&[u8]> {
 pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), Rejection> {
     let suites = at.field("cipher_suites");
     for (index, suite) in parameters.cipher_suites.iter().enumerate() {
-        let parts = suite.split([':', '[', ']', '|', '+']).map(|part| part.trim_start_matches(['!', '-']));
-        if let Some(unknown) = parts.filter(|part| !part.is_empty()).find(|part| !CIPHERS.contains(part)) {
+        let parts = suite
+            .split([':', '[', ']', '|', '+'])
+            .map(|part| part.trim_start_matches(['!', '-']));
+        if let Some(unknown) = parts
+            .filter(|part| !part.is_empty())
+            .find(|part| !CIPHERS.contains(part))
+        {
             let reason = format!(
                 "found {}, expected a cipher that BoringSSL knows{}",
                 quote(unknown),

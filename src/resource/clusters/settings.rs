@@ -42,7 +42,10 @@ pub(super) fn merged(own: &Settings, defaults: &Settings) -> Settings {
         connect_timeout: own.connect_timeout.or(defaults.connect_timeout),
         lb: own.lb.clone().or_else(|| defaults.lb.clone()),
         health_check: own.health_check.clone().or_else(|| defaults.health_check.clone()),
-        outlier_detection: own.outlier_detection.clone().or_else(|| defaults.outlier_detection.clone()),
+        outlier_detection: own
+            .outlier_detection
+            .clone()
+            .or_else(|| defaults.outlier_detection.clone()),
         circuit_breaker: own.circuit_breaker.clone().or_else(|| defaults.circuit_breaker.clone()),
     }
 }
@@ -74,7 +77,11 @@ pub(super) fn applied(
         message.common_lb_config = lb.locality.map(common_lb_config);
     }
     let http2 = settings.protocol == Some(Protocol::Http2);
-    message.health_checks = settings.health_check.iter().map(|check| health_check(check, http2, host)).collect();
+    message.health_checks = settings
+        .health_check
+        .iter()
+        .map(|check| health_check(check, http2, host))
+        .collect();
     message.outlier_detection = settings.outlier_detection.as_ref().map(outlier_detection);
     message.circuit_breakers = settings.circuit_breaker.as_ref().map(circuit_breakers);
     Ok(message)
@@ -82,7 +89,9 @@ pub(super) fn applied(
 
 fn http2_options() -> HttpProtocolOptions {
     let http2 = explicit_http_config::ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
-    let explicit = ExplicitHttpConfig { protocol_config: Some(http2) };
+    let explicit = ExplicitHttpConfig {
+        protocol_config: Some(http2),
+    };
     HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
         ..HttpProtocolOptions::default()
@@ -100,12 +109,16 @@ fn lb_policy(policy: LbPolicy) -> cluster::LbPolicy {
 }
 
 fn slow_start(policy: LbPolicy, window: Duration) -> Option<LbConfig> {
-    let slow_start_config = Some(SlowStartConfig { slow_start_window: Some(duration(window)), ..Default::default() });
+    let slow_start_config = Some(SlowStartConfig {
+        slow_start_window: Some(duration(window)),
+        ..Default::default()
+    });
     match policy {
         LbPolicy::RoundRobin => Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })),
-        LbPolicy::LeastRequest => {
-            Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig { slow_start_config, ..Default::default() }))
-        }
+        LbPolicy::LeastRequest => Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+            slow_start_config,
+            ..Default::default()
+        })),
         LbPolicy::Random | LbPolicy::RingHash | LbPolicy::Maglev => None,
     }
 }
@@ -115,7 +128,10 @@ fn common_lb_config(mode: LocalityMode) -> CommonLbConfig {
         LocalityMode::ZoneAware => LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig::default()),
         LocalityMode::Weighted => LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}),
     };
-    CommonLbConfig { locality_config_specifier: Some(specifier), ..CommonLbConfig::default() }
+    CommonLbConfig {
+        locality_config_specifier: Some(specifier),
+        ..CommonLbConfig::default()
+    }
 }
 
 fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHealthCheck {
@@ -123,7 +139,11 @@ fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHea
         Check::Http(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
             host: host.unwrap_or_default().to_owned(),
             path: path.clone(),
-            codec_client_type: if http2 { CodecClientType::Http2 } else { CodecClientType::Http1 } as i32,
+            codec_client_type: if http2 {
+                CodecClientType::Http2
+            } else {
+                CodecClientType::Http1
+            } as i32,
             ..HttpHealthCheck::default()
         }),
         Check::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
@@ -158,10 +178,12 @@ fn outlier_detection(outlier: &OutlierDetection) -> WireOutlierDetection {
 }
 
 fn circuit_breakers(limits: &CircuitBreaker) -> CircuitBreakers {
-    let retry_budget = limits.retry_budget_percent.map(|value| circuit_breakers::thresholds::RetryBudget {
-        budget_percent: Some(Percent { value }),
-        ..Default::default()
-    });
+    let retry_budget = limits
+        .retry_budget_percent
+        .map(|value| circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(Percent { value }),
+            ..Default::default()
+        });
     let thresholds = circuit_breakers::Thresholds {
         max_connections: limits.connections.map(uint32),
         max_pending_requests: limits.pending.map(uint32),
@@ -169,5 +191,8 @@ fn circuit_breakers(limits: &CircuitBreaker) -> CircuitBreakers {
         retry_budget,
         ..Default::default()
     };
-    CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
+    CircuitBreakers {
+        thresholds: vec![thresholds],
+        ..CircuitBreakers::default()
+    }
 }

@@ -25,10 +25,17 @@ pub(super) fn verified(
     ca_bundle: Option<&Bytes>,
 ) -> Result<TransportSocket, Rejection> {
     let bundle = ca_bundle.ok_or_else(|| {
-        Rejection::new("", "found an https upstream, but the server has no CA bundle to verify it by (--ca-bundle)")
+        Rejection::new(
+            "",
+            "found an https upstream, but the server has no CA bundle to verify it by (--ca-bundle)",
+        )
     })?;
     let address = host.parse::<IpAddr>().is_ok();
-    let alpn = if protocol == Some(Protocol::Http2) { "h2" } else { "http/1.1" };
+    let alpn = if protocol == Some(Protocol::Http2) {
+        "h2"
+    } else {
+        "http/1.1"
+    };
     let context = UpstreamTlsContext {
         sni: if address { String::new() } else { host.to_owned() },
         common_tls_context: Some(CommonTlsContext {
@@ -54,7 +61,10 @@ fn trust(host: &str, address: bool, bundle: &Bytes) -> CertificateValidationCont
         }),
         match_typed_subject_alt_names: vec![SubjectAltNameMatcher {
             san_type: san_type as i32,
-            matcher: Some(StringMatcher { match_pattern: Some(exact), ..StringMatcher::default() }),
+            matcher: Some(StringMatcher {
+                match_pattern: Some(exact),
+                ..StringMatcher::default()
+            }),
             ..SubjectAltNameMatcher::default()
         }],
         ..CertificateValidationContext::default()

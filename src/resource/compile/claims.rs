@@ -24,10 +24,17 @@ type Claimant = (i64, Option<DocumentKey>, String);
 /// The documents that claim what an older one has.
 pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
     let mut claimants: BTreeMap<String, Vec<Claimant>> = BTreeMap::new();
-    for (key, unit) in documents.of_kind(Kind::Xds).filter(|(_, unit)| depends::is_for(unit.document(), group)) {
+    for (key, unit) in documents
+        .of_kind(Kind::Xds)
+        .filter(|(_, unit)| depends::is_for(unit.document(), group))
+    {
         let Made::Verbatim(made) = &unit.made else { continue };
         let name = (made.resource_type, Arc::clone(&made.resource.name));
-        if made.claims.is_empty() || !served.get(&name).is_some_and(|served| Arc::ptr_eq(served, &made.resource)) {
+        if made.claims.is_empty()
+            || !served
+                .get(&name)
+                .is_some_and(|served| Arc::ptr_eq(served, &made.resource))
+        {
             continue;
         }
         for claim in &*made.claims {
@@ -41,7 +48,10 @@ pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<Reso
     for (what, claimant) in compiled(documents, group) {
         claimants.entry(what).or_default().push(claimant);
     }
-    claimants.into_iter().flat_map(|(what, claimants)| faults(&what, claimants)).collect()
+    claimants
+        .into_iter()
+        .flat_map(|(what, claimants)| faults(&what, claimants))
+        .collect()
 }
 
 /// The addresses of compiled listeners that are served.
@@ -54,12 +64,12 @@ fn compiled(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
             continue;
         }
         let claim = match unit {
-            Some(unit) => {
-                depends::listener(Some(unit.document())).and_then(|listener| listener.address).map(|address| {
+            Some(unit) => depends::listener(Some(unit.document()))
+                .and_then(|listener| listener.address)
+                .map(|address| {
                     let key = DocumentKey::new(Kind::Listeners, Arc::clone(&name));
                     (address, (unit.accepted.mod_revision, Some(key), "address".to_owned()))
-                })
-            }
+                }),
             None => Some((listener::DEFAULT_ADDRESS, (i64::MIN, None, String::new()))),
         };
         claims.extend(claim.map(|(address, claimant): (SocketAddr, Claimant)| (tcp(address), claimant)));
@@ -71,16 +81,22 @@ fn compiled(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
 fn faults(what: &str, mut claimants: Vec<Claimant>) -> Vec<Fault> {
     claimants.sort_unstable();
     let mut claimants = claimants.into_iter();
-    let Some((_, first, _)) = claimants.next() else { return Vec::new() };
-    let owner = first
-        .as_ref()
-        .map_or_else(|| "the listener that exists while no listeners document does".to_owned(), ToString::to_string);
+    let Some((_, first, _)) = claimants.next() else {
+        return Vec::new();
+    };
+    let owner = first.as_ref().map_or_else(
+        || "the listener that exists while no listeners document does".to_owned(),
+        ToString::to_string,
+    );
     // A document may say the same twice; Envoy's own rules are for that.
     let others = claimants.filter(|(_, key, _)| *key != first);
     others
         .filter_map(|(_, key, path)| {
             let reason = format!("found {what}, which {owner} has already, expected one of its own");
-            Some(Fault { key: key?, rejection: Rejection::new(path, reason) })
+            Some(Fault {
+                key: key?,
+                rejection: Rejection::new(path, reason),
+            })
         })
         .collect()
 }

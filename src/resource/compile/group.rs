@@ -80,7 +80,9 @@ impl GroupState {
             || !scene.units.listeners.is_empty()
             || !scene.units.verbatim.is_empty()
         {
-            outcome.faults.extend(claims::conflicts(scene.after, scene.name, &self.resources));
+            outcome
+                .faults
+                .extend(claims::conflicts(scene.after, scene.name, &self.resources));
         }
         outcome.faults.extend(needs::unmet(scene, &self.resources));
         outcome
@@ -90,7 +92,9 @@ impl GroupState {
     fn set(&mut self, scene: &Scene<'_>, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
         let Some((document, unit)) = verbatim(scene.after, scene.name, &key) else {
             let beneath = self.beneath.remove(&key);
-            outcome.concerned.extend(beneath.iter().flat_map(|resource| named_makers(resource)).cloned());
+            outcome
+                .concerned
+                .extend(beneath.iter().flat_map(|resource| named_makers(resource)).cloned());
             return self.serve(key, resource, outcome);
         };
         let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
@@ -103,7 +107,9 @@ impl GroupState {
             None => self.beneath.remove(&key),
         };
         let makers = [beneath.as_ref(), self.beneath.get(&key)].into_iter().flatten();
-        outcome.concerned.extend(makers.flat_map(|resource| named_makers(resource)).cloned());
+        outcome
+            .concerned
+            .extend(makers.flat_map(|resource| named_makers(resource)).cloned());
         outcome.concerned.insert(document);
         self.serve(key, written, outcome);
     }
@@ -123,11 +129,19 @@ impl GroupState {
             false => BTreeSet::new(),
         };
         for document in all.union(&scene.units.verbatim) {
-            let Some((word, name)) = xds::split(&document.name) else { continue };
-            let Some(resource_type) = ResourceType::from_word(word) else { continue };
+            let Some((word, name)) = xds::split(&document.name) else {
+                continue;
+            };
+            let Some(resource_type) = ResourceType::from_word(word) else {
+                continue;
+            };
             let key = (resource_type, Arc::from(name));
             let was_over = !scene.fresh && verbatim(scene.before, scene.name, &key).is_some();
-            let compiled = if was_over { self.beneath.get(&key) } else { self.resources.get(&key) };
+            let compiled = if was_over {
+                self.beneath.get(&key)
+            } else {
+                self.resources.get(&key)
+            };
             let compiled = compiled.cloned();
             self.set(scene, key, compiled, outcome);
         }
@@ -146,15 +160,29 @@ impl GroupState {
         // A table for gRPC clients is filled otherwise than one for Envoy; one whose virtual hosts come otherwise than
         // before has other resources.
         let stays = |name: &Arc<str>| {
-            let on_demand = served.get(name).map(|served| served.virtual_hosts == VirtualHosts::OnDemand);
+            let on_demand = served
+                .get(name)
+                .map(|served| served.virtual_hosts == VirtualHosts::OnDemand);
             on_demand == Some(self.on_demand.contains(name)) && scene.before.is_api(name) == scene.after.is_api(name)
         };
         let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             self.remove_listener(scene, name, outcome);
         }
-        for (name, Served { listener, virtual_hosts }) in served {
-            self.set(scene, (ResourceType::Listener, Arc::clone(&name)), Some(listener), outcome);
+        for (
+            name,
+            Served {
+                listener,
+                virtual_hosts,
+            },
+        ) in served
+        {
+            self.set(
+                scene,
+                (ResourceType::Listener, Arc::clone(&name)),
+                Some(listener),
+                outcome,
+            );
             if virtual_hosts == VirtualHosts::OnDemand {
                 self.on_demand.insert(Arc::clone(&name));
             }
@@ -182,7 +210,12 @@ impl GroupState {
 
     /// The entries of the routes that changed, in the tables that existed before.
     fn update_entries(&mut self, scene: &Scene<'_>, tables: &mut BTreeMap<Arc<str>, Touched>) {
-        let names: Vec<Arc<str>> = self.tables.keys().filter(|name| !tables.contains_key(*name)).cloned().collect();
+        let names: Vec<Arc<str>> = self
+            .tables
+            .keys()
+            .filter(|name| !tables.contains_key(*name))
+            .cloned()
+            .collect();
         for name in names {
             let mut touched = Touched::default();
             let for_grpc = scene.after.is_api(&name);
@@ -195,7 +228,9 @@ impl GroupState {
                 }
                 if let Some(table) = self.tables.get_mut(&name) {
                     removed.iter().for_each(|entry| table.remove(entry, &mut touched));
-                    inserted.iter().for_each(|entry| table.insert(&said_for(for_grpc, entry), &mut touched));
+                    inserted
+                        .iter()
+                        .for_each(|entry| table.insert(&said_for(for_grpc, entry), &mut touched));
                 }
             }
             if !touched.documents.is_empty() {
@@ -206,11 +241,16 @@ impl GroupState {
 
     fn encode_tables(&mut self, scene: &Scene<'_>, tables: BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
         for (name, touched) in tables {
-            let Some(table) = self.tables.get_mut(&name) else { continue };
+            let Some(table) = self.tables.get_mut(&name) else {
+                continue;
+            };
             match table.encode(&touched, scene.most_entries) {
                 Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
-                    touched.documents.iter().for_each(|key| set_part(scene, &name, parts, key));
+                    touched
+                        .documents
+                        .iter()
+                        .for_each(|key| set_part(scene, &name, parts, key));
                     let whole = translate::route_configuration(&name, table, parts.clone());
                     if self.on_demand.contains(&name) {
                         let (table, parts) = (table.clone(), parts.clone());
@@ -246,7 +286,11 @@ impl GroupState {
 
     fn update_upstreams(&mut self, scene: &Scene<'_>, outcome: &mut Outcome) {
         let every = scene.fresh || scene.units.every_upstream;
-        let all = if every { scene.after.upstream_names() } else { BTreeSet::new() };
+        let all = if every {
+            scene.after.upstream_names()
+        } else {
+            BTreeSet::new()
+        };
         for name in all.union(&scene.units.upstreams) {
             let (cluster, endpoints) = upstreams(scene, name);
             self.set(scene, (ResourceType::Cluster, Arc::clone(name)), cluster, outcome);
@@ -257,7 +301,9 @@ impl GroupState {
 
 /// The documents that may have something to say of an xds document in the place of their resource.
 fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
-    resource.made_of().filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
+    resource
+        .made_of()
+        .filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
 }
 
 /// The xds document that a group has of a resource.
@@ -266,7 +312,9 @@ pub(super) fn verbatim<'a>(
     group: &str,
     (resource_type, name): &ResourceKey,
 ) -> Option<(DocumentKey, &'a Arc<Unit>)> {
-    inventory.verbatim(*resource_type, name).filter(|(_, unit)| depends::is_for(unit.document(), group))
+    inventory
+        .verbatim(*resource_type, name)
+        .filter(|(_, unit)| depends::is_for(unit.document(), group))
 }
 
 /// A route's entries, if it is for this group and on this listener.
@@ -294,11 +342,17 @@ fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
 
 /// What one document has in a listener's table now.
 fn set_part(scene: &Scene<'_>, listener: &str, parts: &mut Parts, key: &DocumentKey) {
-    let unit = scene.after.unit(key).filter(|unit| !entries_on(unit, scene.name, listener).is_empty());
+    let unit = scene
+        .after
+        .unit(key)
+        .filter(|unit| !entries_on(unit, scene.name, listener).is_empty());
     match unit.map(|unit| (&unit.made, unit.accepted.mod_revision)) {
         Some((Made::Route { upstreams, .. }, revision)) => parts.insert(
             key.clone(),
-            Part { revision, upstreams: upstreams.iter().map(|(name, _)| Arc::clone(name)).collect() },
+            Part {
+                revision,
+                upstreams: upstreams.iter().map(|(name, _)| Arc::clone(name)).collect(),
+            },
         ),
         _ => parts.remove(key),
     };
@@ -321,15 +375,26 @@ fn upstreams(scene: &Scene<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Opti
     if let Some((_, made, unit)) = scene.after.cluster(name)
         && depends::is_for(unit.document(), scene.name)
     {
-        let endpoints =
-            if scene.after.is_registered(name) { Some(registered(scene.after, name)) } else { made.endpoints.clone() };
+        let endpoints = if scene.after.is_registered(name) {
+            Some(registered(scene.after, name))
+        } else {
+            made.endpoints.clone()
+        };
         return (Some(Arc::clone(&made.cluster)), endpoints);
     }
-    let users: Vec<DocumentKey> = scene.after.users_in(name, scene.name).take(NAMED_USERS).cloned().collect();
+    let users: Vec<DocumentKey> = scene
+        .after
+        .users_in(name, scene.name)
+        .take(NAMED_USERS)
+        .cloned()
+        .collect();
     if users.is_empty() {
         return (None, None);
     }
-    let inline = scene.after.url(name).and_then(|url| translate::inline(scene.context, url, users.clone()).ok());
+    let inline = scene
+        .after
+        .url(name)
+        .and_then(|url| translate::inline(scene.context, url, users.clone()).ok());
     if let Some(made) = inline {
         return (Some(made.cluster), made.endpoints);
     }
@@ -339,7 +404,10 @@ fn upstreams(scene: &Scene<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Opti
         return (None, None);
     }
     let made = translate::missing(name, users);
-    (Some(made.cluster), made.endpoints.filter(|_| !written(ResourceType::Endpoint)))
+    (
+        Some(made.cluster),
+        made.endpoints.filter(|_| !written(ResourceType::Endpoint)),
+    )
 }
 
 fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
@@ -372,22 +440,30 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<Unit>>>) -> Vec<F
             let reason =
                 format!("found {address}, which listeners/{other} has already, expected an address of its own");
             let key = DocumentKey::new(Kind::Listeners, Arc::clone(newest));
-            Some(Fault { key, rejection: Rejection::new("address", reason) })
+            Some(Fault {
+                key,
+                rejection: Rejection::new("address", reason),
+            })
         })
         .collect()
 }
 
 /// As many of the newest documents as it takes to come below the limit, counting each at its least.
 fn too_many(scene: &Scene<'_>, listener: &Arc<str>, table: &Table, entries: usize) -> Vec<Fault> {
-    let mut documents: Vec<(i64, &Arc<DocumentKey>)> =
-        table.documents().filter_map(|key| Some((scene.after.unit(key)?.accepted.mod_revision, key))).collect();
+    let mut documents: Vec<(i64, &Arc<DocumentKey>)> = table
+        .documents()
+        .filter_map(|key| Some((scene.after.unit(key)?.accepted.mod_revision, key)))
+        .collect();
     documents.sort_unstable();
     let mut excess = entries.saturating_sub(scene.most_entries);
     let mut faults = Vec::new();
     while excess > 0
         && let Some((_, key)) = documents.pop()
     {
-        let own = scene.after.unit(key).map_or(&[][..], |unit| entries_on(unit, scene.name, listener));
+        let own = scene
+            .after
+            .unit(key)
+            .map_or(&[][..], |unit| entries_on(unit, scene.name, listener));
         let own: usize = own.iter().map(|entry| entry.routes.len()).sum();
         // Copies in narrower virtual hosts are not counted: rather one more round than one document too many.
         excess = excess.saturating_sub(own.max(1));
@@ -395,7 +471,10 @@ fn too_many(scene: &Scene<'_>, listener: &Arc<str>, table: &Table, entries: usiz
             "found {entries} entries in the RouteConfiguration {listener} of group {}, expected at most {} (copies of wider hosts' entries included)",
             scene.name, scene.most_entries
         );
-        faults.push(Fault { key: (**key).clone(), rejection: Rejection::new("", reason) });
+        faults.push(Fault {
+            key: (**key).clone(),
+            rejection: Rejection::new("", reason),
+        });
     }
     faults
 }

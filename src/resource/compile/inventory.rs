@@ -73,7 +73,9 @@ impl Inventory {
 
     /// All documents of one kind, sorted by name.
     pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
-        self.units.range(DocumentKey::new(kind, "")..).take_while(move |(key, _)| key.kind == kind)
+        self.units
+            .range(DocumentKey::new(kind, "")..)
+            .take_while(move |(key, _)| key.kind == kind)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
@@ -93,11 +95,14 @@ impl Inventory {
 
     fn remember(&mut self, key: &DocumentKey, unit: &Unit) {
         match &unit.made {
-            Made::Route { upstreams, .. } => {
-                upstreams.iter().for_each(|(name, _)| add_user(&mut self.users, name, key))
-            }
+            Made::Route { upstreams, .. } => upstreams
+                .iter()
+                .for_each(|(name, _)| add_user(&mut self.users, name, key)),
             Made::Verbatim(written) => {
-                written.clusters.iter().for_each(|name| add_user(&mut self.verbatim_users, name, key));
+                written
+                    .clusters
+                    .iter()
+                    .for_each(|name| add_user(&mut self.verbatim_users, name, key));
                 if !written.needs.is_empty() {
                     self.needy.insert(key.clone());
                 }
@@ -110,17 +115,23 @@ impl Inventory {
         if let Document::Endpoint(registration) = unit.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
             let registrants = instances.entry(address(&registration.endpoint)).or_default();
-            registrants.insert((unit.accepted.mod_revision, key.clone()), Arc::clone(&unit.accepted.document));
+            registrants.insert(
+                (unit.accepted.mod_revision, key.clone()),
+                Arc::clone(&unit.accepted.document),
+            );
         }
     }
 
     fn forget(&mut self, key: &DocumentKey, unit: &Unit) {
         match &unit.made {
-            Made::Route { upstreams, .. } => {
-                upstreams.iter().for_each(|(name, _)| remove_user(&mut self.users, name, key))
-            }
+            Made::Route { upstreams, .. } => upstreams
+                .iter()
+                .for_each(|(name, _)| remove_user(&mut self.users, name, key)),
             Made::Verbatim(written) => {
-                written.clusters.iter().for_each(|name| remove_user(&mut self.verbatim_users, name, key));
+                written
+                    .clusters
+                    .iter()
+                    .for_each(|name| remove_user(&mut self.verbatim_users, name, key));
                 self.needy.remove(key);
                 self.heavy.remove(key);
             }
@@ -128,7 +139,9 @@ impl Inventory {
         }
         if let Document::Endpoint(registration) = unit.document() {
             let cluster = key.first_segment();
-            let Some(instances) = self.registered.get_mut(cluster) else { return };
+            let Some(instances) = self.registered.get_mut(cluster) else {
+                return;
+            };
             let address = address(&registration.endpoint);
             if let Some(registrants) = instances.get_mut(&address) {
                 registrants.remove(&(unit.accepted.mod_revision, key.clone()));
@@ -144,17 +157,21 @@ impl Inventory {
 
     /// The names of all groups; `default` always exists.
     pub(super) fn groups(&self) -> BTreeSet<Arc<str>> {
-        let mut names: BTreeSet<Arc<str>> = self.of_kind(Kind::Groups).map(|(key, _)| Arc::clone(&key.name)).collect();
+        let mut names: BTreeSet<Arc<str>> = self
+            .of_kind(Kind::Groups)
+            .map(|(key, _)| Arc::clone(&key.name))
+            .collect();
         names.insert(DEFAULT_GROUP.into());
         names
     }
 
     /// The groups documents.
     pub(super) fn group_rules(&self) -> impl Iterator<Item = (&Arc<str>, &Group)> {
-        self.of_kind(Kind::Groups).filter_map(|(key, unit)| match unit.document() {
-            Document::Group(group) => Some((&key.name, group)),
-            _ => None,
-        })
+        self.of_kind(Kind::Groups)
+            .filter_map(|(key, unit)| match unit.document() {
+                Document::Group(group) => Some((&key.name, group)),
+                _ => None,
+            })
     }
 
     /// The listeners of a group by name; the unit is `None` for the one that exists when no document describes any.
@@ -171,7 +188,8 @@ impl Inventory {
 
     /// The listeners of gRPC clients, sorted.
     pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
-        self.of_kind(Kind::Listeners).filter(|(_, unit)| depends::is_api(Some(unit.document())))
+        self.of_kind(Kind::Listeners)
+            .filter(|(_, unit)| depends::is_api(Some(unit.document())))
     }
 
     /// Whether there is any of them.
@@ -196,10 +214,15 @@ impl Inventory {
 
     /// Xds documents that are right only beside others, sorted: all, or those that a change touches.
     pub(super) fn needy(&self, touched: Option<&Units>) -> BTreeSet<&DocumentKey> {
-        let Some(units) = touched else { return self.needy.iter().collect() };
+        let Some(units) = touched else {
+            return self.needy.iter().collect();
+        };
         let users = units.upstreams.iter().flat_map(|name| self.verbatim_users(name));
         // What was beneath another cluster may serve now.
-        let described = units.upstreams.iter().map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
+        let described = units
+            .upstreams
+            .iter()
+            .map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
         let touched = units.verbatim.iter().chain(users).cloned().chain(described);
         let kept = touched.filter_map(|key| self.units.get_key_value(&key).map(|(key, _)| key));
         let needy = kept.filter(|key| self.needy.contains(*key));
@@ -208,7 +231,8 @@ impl Inventory {
 
     /// Routes of a group that name an upstream, sorted.
     pub(super) fn users_in(&self, name: &str, group: &str) -> impl Iterator<Item = &DocumentKey> {
-        self.users(name).filter(move |key| self.document(key).is_some_and(|route| depends::is_for(route, group)))
+        self.users(name)
+            .filter(move |key| self.document(key).is_some_and(|route| depends::is_for(route, group)))
     }
 
     /// The URL behind an inline cluster's name.
@@ -237,8 +261,10 @@ impl Inventory {
 
     /// Every name that a Cluster may have: of the documents and of what routes refer to.
     pub(super) fn upstream_names(&self) -> BTreeSet<Arc<str>> {
-        let mut names: BTreeSet<Arc<str>> =
-            self.of_kind(Kind::Clusters).map(|(key, _)| Arc::clone(&key.name)).collect();
+        let mut names: BTreeSet<Arc<str>> = self
+            .of_kind(Kind::Clusters)
+            .map(|(key, _)| Arc::clone(&key.name))
+            .collect();
         names.extend(self.users.keys().cloned());
         names
     }
@@ -254,7 +280,8 @@ impl Inventory {
 
     /// Whether a cluster takes its endpoints from the registry.
     pub(super) fn is_registered(&self, name: &Arc<str>) -> bool {
-        self.cluster(name).is_some_and(|(cluster, ..)| cluster.source == Source::Registered)
+        self.cluster(name)
+            .is_some_and(|(cluster, ..)| cluster.source == Source::Registered)
     }
 
     /// The instances registered for a cluster, one an address, sorted by it.

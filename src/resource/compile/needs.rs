@@ -35,15 +35,25 @@ pub(super) fn unmet(scene: &Scene<'_>, served: &OrdMap<ResourceKey, Arc<Resource
     let listeners = scene.units.every_listener || !scene.units.listeners.is_empty();
     let all = scene.fresh || scene.units.every_upstream || scene.units.groups || listeners;
     let needy = scene.after.needy((!all).then_some(scene.units));
-    let group = Group { documents: scene.after, name: scene.name, served };
-    needy.into_iter().filter_map(|key| group.fault(key, scene.after.unit(key)?)).collect()
+    let group = Group {
+        documents: scene.after,
+        name: scene.name,
+        served,
+    };
+    needy
+        .into_iter()
+        .filter_map(|key| group.fault(key, scene.after.unit(key)?))
+        .collect()
 }
 
 impl Group<'_> {
     fn fault(&self, key: &DocumentKey, unit: &Unit) -> Option<Fault> {
         let Made::Verbatim(made) = &unit.made else { return None };
         let name = (made.resource_type, Arc::clone(&made.resource.name));
-        let serves = self.served.get(&name).is_some_and(|served| Arc::ptr_eq(served, &made.resource));
+        let serves = self
+            .served
+            .get(&name)
+            .is_some_and(|served| Arc::ptr_eq(served, &made.resource));
         if !serves || !depends::is_for(unit.document(), self.name) {
             return None;
         }
@@ -82,7 +92,10 @@ impl Group<'_> {
     /// The document that describes a cluster here.
     fn described(&self, name: &str) -> Option<(DocumentKey, &Unit)> {
         describing(name).into_iter().find_map(|key| {
-            let unit = self.documents.unit(&key).filter(|unit| depends::is_for(unit.document(), self.name))?;
+            let unit = self
+                .documents
+                .unit(&key)
+                .filter(|unit| depends::is_for(unit.document(), self.name))?;
             Some((key, &**unit))
         })
     }
@@ -105,5 +118,12 @@ impl Group<'_> {
 
 /// Of two that cannot be together the one written last.
 fn newer(own: Fault, revision: i64, (other, of): (DocumentKey, i64), theirs: String) -> Fault {
-    if revision >= of { own } else { Fault { key: other, rejection: Rejection::new("", theirs) } }
+    if revision >= of {
+        own
+    } else {
+        Fault {
+            key: other,
+            rejection: Rejection::new("", theirs),
+        }
+    }
 }

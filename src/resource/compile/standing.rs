@@ -41,22 +41,33 @@ impl Compiled {
     /// How a document that takes part stands.
     #[must_use]
     pub fn standing(&self, key: &DocumentKey) -> Standing {
-        let Some(unit) = self.inventory.unit(key) else { return Standing::default() };
-        let mut standing = Standing { dangling: self.unknown_groups(unit.document()), ..Standing::default() };
+        let Some(unit) = self.inventory.unit(key) else {
+            return Standing::default();
+        };
+        let mut standing = Standing {
+            dangling: self.unknown_groups(unit.document()),
+            ..Standing::default()
+        };
         match unit.document() {
             Document::Route(route) => {
                 self.judge_matches(key, &mut standing);
                 standing.dangling.extend(self.unknown_listeners(route));
                 standing.dangling.extend(self.missing_clusters(key));
-                standing.dangling.extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
+                standing
+                    .dangling
+                    .extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
             }
             Document::Cluster(cluster) => {
                 standing.dangling.extend(self.cluster_for_grpc(key, cluster));
-                standing.dangling.extend(self.replaced(ResourceType::Cluster, &key.name));
+                standing
+                    .dangling
+                    .extend(self.replaced(ResourceType::Cluster, &key.name));
             }
             Document::Endpoint(_) => standing.dangling.extend(self.unused_registration(key)),
             Document::Xds(_) => self.judge_verbatim(key, &mut standing),
-            Document::Listener(_) => standing.dangling.extend(self.replaced(ResourceType::Listener, &key.name)),
+            Document::Listener(_) => standing
+                .dangling
+                .extend(self.replaced(ResourceType::Listener, &key.name)),
             Document::Group(_) | Document::Defaults(_) => {}
         }
         standing
@@ -96,7 +107,11 @@ impl Compiled {
         let resource = (resource_type, Arc::clone(&written.name));
         let mut others: Vec<(&str, String)> = Vec::new();
         let mut serves = false;
-        for (group, state) in self.groups.iter().filter(|(group, _)| depends::is_for(unit.document(), group)) {
+        for (group, state) in self
+            .groups
+            .iter()
+            .filter(|(group, _)| depends::is_for(unit.document(), group))
+        {
             let is_beneath = |served: &&Arc<Resource>| !Arc::ptr_eq(served, written);
             match state.resources.get(&resource).filter(is_beneath) {
                 Some(served) => others.push((group, maker(served))),
@@ -110,7 +125,9 @@ impl Compiled {
         );
         if serves {
             let groups: Vec<&str> = others.iter().map(|(group, _)| *group).collect();
-            standing.dangling.push(format!("not in group {}: {sentence}", groups.join(", ")));
+            standing
+                .dangling
+                .push(format!("not in group {}: {sentence}", groups.join(", ")));
         } else {
             standing.beneath = Some(sentence);
         }
@@ -121,14 +138,19 @@ impl Compiled {
         let (document, unit) = self.inventory.verbatim(resource_type, name)?;
         let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
         let key = (resource_type, Arc::clone(name));
-        let over = self.groups.values().any(|state| replaces && state.beneath.contains_key(&key));
+        let over = self
+            .groups
+            .values()
+            .any(|state| replaces && state.beneath.contains_key(&key));
         over.then(|| format!("{document} is served in its place"))
     }
 
     fn unknown_groups(&self, document: &Document) -> Vec<String> {
         let named = depends::groups(document).iter().flatten();
         let unknown = named.filter(|group| !self.groups.contains_key(*group) && &***group != DEFAULT_GROUP);
-        unknown.map(|group| format!("groups: there is no document groups/{group}; no proxy gets this for it")).collect()
+        unknown
+            .map(|group| format!("groups: there is no document groups/{group}; no proxy gets this for it"))
+            .collect()
     }
 
     fn unknown_listeners(&self, route: &crate::document::route::Route) -> Vec<String> {
@@ -160,27 +182,44 @@ impl Compiled {
 
     /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
     fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
-        let Some(unit) = self.inventory.unit(key) else { return Vec::new() };
-        let Made::Route { upstreams, .. } = &unit.made else { return Vec::new() };
+        let Some(unit) = self.inventory.unit(key) else {
+            return Vec::new();
+        };
+        let Made::Route { upstreams, .. } = &unit.made else {
+            return Vec::new();
+        };
         let mut sentences = Vec::new();
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
-            let written = self.inventory.cluster(name).map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
+            let written = self
+                .inventory
+                .cluster(name)
+                .map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
             let verbatim = self.inventory.verbatim(ResourceType::Cluster, name);
-            let describing: Vec<_> =
-                written.into_iter().chain(verbatim.map(|(key, unit)| (key.to_string(), unit))).collect();
+            let describing: Vec<_> = written
+                .into_iter()
+                .chain(verbatim.map(|(key, unit)| (key.to_string(), unit)))
+                .collect();
             let Some((document, _)) = describing.first() else {
                 sentences.push(format!(
                     "to: there is no document clusters/{name}; requests sent there are answered with 503"
                 ));
                 continue;
             };
-            let has = |group: &str| describing.iter().any(|(_, cluster)| depends::is_for(cluster.document(), group));
-            let without = self.groups.keys().filter(|group| depends::is_for(unit.document(), group) && !has(group));
+            let has = |group: &str| {
+                describing
+                    .iter()
+                    .any(|(_, cluster)| depends::is_for(cluster.document(), group))
+            };
+            let without = self
+                .groups
+                .keys()
+                .filter(|group| depends::is_for(unit.document(), group) && !has(group));
             let without: Vec<&str> = without.map(|group| &**group).collect();
             if !without.is_empty() {
                 let without = without.join(", ");
-                sentences
-                    .push(format!("to: {document} is not for group {without}; there, requests are answered with 503"));
+                sentences.push(format!(
+                    "to: {document} is not for group {without}; there, requests are answered with 503"
+                ));
             }
         }
         sentences
@@ -201,9 +240,16 @@ impl Compiled {
         if !self.inventory.has_api_listener() {
             return Vec::new();
         }
-        let routes = self.inventory.users(&key.name).filter_map(|user| self.inventory.document(user));
-        let listeners = routes.map(|route| self.api_listeners_of(route)).find(|listeners| !listeners.is_empty());
-        listeners.map(|listeners| warnings::of_cluster(cluster, &self.context, &listeners)).unwrap_or_default()
+        let routes = self
+            .inventory
+            .users(&key.name)
+            .filter_map(|user| self.inventory.document(user));
+        let listeners = routes
+            .map(|route| self.api_listeners_of(route))
+            .find(|listeners| !listeners.is_empty());
+        listeners
+            .map(|listeners| warnings::of_cluster(cluster, &self.context, &listeners))
+            .unwrap_or_default()
     }
 
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {

@@ -15,7 +15,13 @@ use crate::resource::depends;
 use super::METHOD;
 
 /// The words of `retry.on` that gRPC knows (gRPC proposal A44).
-const RETRY_WORDS: [&str; 5] = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
+const RETRY_WORDS: [&str; 5] = [
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
 
 /// Of a route; nothing where no listener has it.
 #[must_use]
@@ -40,15 +46,22 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
     let settings = clusters::settings_of(cluster, context);
     let policy = settings.lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy);
     if !matches!(policy, LbPolicy::RoundRobin | LbPolicy::RingHash) {
-        sentences.push(format!("lb.policy: {clients} refuse this cluster, they know round_robin and ring_hash"));
+        sentences.push(format!(
+            "lb.policy: {clients} refuse this cluster, they know round_robin and ring_hash"
+        ));
     }
     let field = match &cluster.source {
         Source::Dns { .. } => Some("dns"),
-        Source::Listed(list) => list.iter().any(|one| matches!(one.host, Host::Name(_))).then_some("endpoints"),
+        Source::Listed(list) => list
+            .iter()
+            .any(|one| matches!(one.host, Host::Name(_)))
+            .then_some("endpoints"),
         Source::Registered => None,
     };
     if let Some(field) = field {
-        sentences.push(format!("{field}: {clients} refuse this cluster, they need IP addresses"));
+        sentences.push(format!(
+            "{field}: {clients} refuse this cluster, they need IP addresses"
+        ));
     }
     sentences
 }
@@ -62,16 +75,23 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
     let matches = &rule.matches;
     let mut sentences = Vec::new();
     if matches!(matches.path, PathMatch::Template(_)) {
-        sentences.push(format!("match.path: {clients} know no URI templates and do without this"));
+        sentences.push(format!(
+            "match.path: {clients} know no URI templates and do without this"
+        ));
     }
     if !matches.methods.is_empty() && !matches.methods.iter().any(|method| method == METHOD) {
-        sentences.push(format!("match.methods: {clients} call with {METHOD} only and do without this"));
+        sentences.push(format!(
+            "match.methods: {clients} call with {METHOD} only and do without this"
+        ));
     }
     let never = |condition: &StringMatch| !matches!(condition, StringMatch::Not(_) | StringMatch::Present(false));
     if matches.query.iter().any(|(_, condition)| never(condition)) {
         sentences.push(format!("match.query: {clients} send no query and do without this"));
     }
-    let inverted = matches.headers.iter().filter(|(_, condition)| matches!(condition, StringMatch::Not(_)));
+    let inverted = matches
+        .headers
+        .iter()
+        .filter(|(_, condition)| matches!(condition, StringMatch::Not(_)));
     sentences.extend(
         inverted
             .map(|(name, _)| format!("match.headers.{name}: with {clients} a missing header does not fulfil \"not\"")),
@@ -81,14 +101,18 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
 
 fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
     let Action::Forward(targets) = &rule.action else {
-        return vec![format!("to: {clients} know neither redirects nor fixed responses and do without this")];
+        return vec![format!(
+            "to: {clients} know neither redirects nor fixed responses and do without this"
+        )];
     };
     let mut sentences = Vec::new();
     for target in targets {
         let Upstream::Url(url) = &target.upstream else { continue };
         let name = target.upstream.cluster_name();
         if url.https {
-            sentences.push(format!("to: {clients} refuse {name}, they take certificates from their bootstrap only"));
+            sentences.push(format!(
+                "to: {clients} refuse {name}, they take certificates from their bootstrap only"
+            ));
         }
         if url.host.parse::<std::net::IpAddr>().is_err() {
             sentences.push(format!("to: {clients} refuse {name}, they need an IP address"));
@@ -103,9 +127,15 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
     ];
     let ignored = ignored.iter().filter(|(_, written)| *written);
     sentences.extend(ignored.map(|(field, _)| format!("{field}: {clients} ignore it")));
-    if settings.retry.as_ref().is_some_and(|retry| retry.on.iter().all(|word| !RETRY_WORDS.contains(&&**word))) {
-        sentences
-            .push(format!("retry.on: {clients} do not retry on any of these, they know {}", RETRY_WORDS.join(", ")));
+    if settings
+        .retry
+        .as_ref()
+        .is_some_and(|retry| retry.on.iter().all(|word| !RETRY_WORDS.contains(&&**word)))
+    {
+        sentences.push(format!(
+            "retry.on: {clients} do not retry on any of these, they know {}",
+            RETRY_WORDS.join(", ")
+        ));
     }
     sentences
 }

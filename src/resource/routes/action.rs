@@ -76,7 +76,10 @@ fn cluster_specifier(targets: &[Target]) -> ClusterSpecifier {
         ..ClusterWeight::default()
     };
     let clusters = targets.iter().map(share).collect();
-    ClusterSpecifier::WeightedClusters(WeightedCluster { clusters, ..WeightedCluster::default() })
+    ClusterSpecifier::WeightedClusters(WeightedCluster {
+        clusters,
+        ..WeightedCluster::default()
+    })
 }
 
 fn timeout(settings: &Settings, grpc: bool) -> protobuf::Duration {
@@ -105,7 +108,12 @@ fn host_rewrite(host: &HostRewrite) -> HostRewriteSpecifier {
 fn retry_policy(retry: &Retry) -> RetryPolicy {
     let code = |word: &String| word.parse::<u32>().ok();
     let retriable_status_codes: Vec<u32> = retry.on.iter().filter_map(code).collect();
-    let mut words: Vec<&str> = retry.on.iter().filter(|word| code(word).is_none()).map(String::as_str).collect();
+    let mut words: Vec<&str> = retry
+        .on
+        .iter()
+        .filter(|word| code(word).is_none())
+        .map(String::as_str)
+        .collect();
     if !retriable_status_codes.is_empty() {
         words.push(STATUS_CODES);
     }

@@ -57,17 +57,29 @@ pub(super) fn conditions(rule: &Rule) -> Result<Conditions, Rejection> {
     for (name, condition) in &rule.matches.query {
         let place = place(rule, "query", name);
         match Test::of(condition, &place)? {
-            Test::Value { pattern, inverted: true } => headers.push(no_parameter(&place, name, &pattern)?),
-            Test::Value { pattern, inverted: false } => {
+            Test::Value {
+                pattern,
+                inverted: true,
+            } => headers.push(no_parameter(&place, name, &pattern)?),
+            Test::Value {
+                pattern,
+                inverted: false,
+            } => {
                 let specifier = QueryParameterMatchSpecifier::StringMatch(string(pattern));
                 query_parameters.push(query_parameter(name, specifier));
             }
             Test::Present(present) => {
-                query_parameters.push(query_parameter(name, QueryParameterMatchSpecifier::PresentMatch(present)));
+                query_parameters.push(query_parameter(
+                    name,
+                    QueryParameterMatchSpecifier::PresentMatch(present),
+                ));
             }
         }
     }
-    Ok(Conditions { headers, query_parameters })
+    Ok(Conditions {
+        headers,
+        query_parameters,
+    })
 }
 
 fn place(rule: &Rule, field: &str, name: &str) -> String {
@@ -89,7 +101,10 @@ impl Test {
             StringMatch::Not(inner) => {
                 return Ok(match Self::of(inner, place)? {
                     Self::Present(present) => Self::Present(!present),
-                    Self::Value { pattern, inverted } => Self::Value { pattern, inverted: !inverted },
+                    Self::Value { pattern, inverted } => Self::Value {
+                        pattern,
+                        inverted: !inverted,
+                    },
                 });
             }
             StringMatch::Present(present) => return Ok(Self::Present(*present)),
@@ -103,7 +118,10 @@ impl Test {
             StringMatch::Contains(text) => MatchPattern::Contains(text.clone()),
             StringMatch::Regex(text) => regex(text.clone()),
         };
-        Ok(Self::Value { pattern, inverted: false })
+        Ok(Self::Value {
+            pattern,
+            inverted: false,
+        })
     }
 }
 
@@ -119,8 +137,22 @@ pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
             _ => alternatives.push(method.clone()),
         }
     }
-    let pattern = |text: String| if text.contains('|') { regex(text) } else { MatchPattern::Exact(text) };
-    let matcher = |text| header(":method", Test::Value { pattern: pattern(text), inverted: false });
+    let pattern = |text: String| {
+        if text.contains('|') {
+            regex(text)
+        } else {
+            MatchPattern::Exact(text)
+        }
+    };
+    let matcher = |text| {
+        header(
+            ":method",
+            Test::Value {
+                pattern: pattern(text),
+                inverted: false,
+            },
+        )
+    };
     alternatives.into_iter().map(|text| Some(matcher(text))).collect()
 }
 
@@ -138,7 +170,10 @@ fn header(name: &str, test: Test) -> HeaderMatcher {
 }
 
 fn query_parameter(name: &str, specifier: QueryParameterMatchSpecifier) -> QueryParameterMatcher {
-    QueryParameterMatcher { name: name.to_owned(), query_parameter_match_specifier: Some(specifier) }
+    QueryParameterMatcher {
+        name: name.to_owned(),
+        query_parameter_match_specifier: Some(specifier),
+    }
 }
 
 /// "No parameter of this name has such a value", as a condition on `:path`.
@@ -165,16 +200,31 @@ fn no_parameter(place: &str, name: &str, pattern: &MatchPattern) -> Result<Heade
         return Err(Rejection::new(place, reason));
     }
     let pattern = regex(format!("[^?]*\\?(\\C*&)?{}{value}(&\\C*)?", regex_syntax::escape(name)));
-    let matcher = header(":path", Test::Value { pattern, inverted: true });
-    Ok(HeaderMatcher { treat_missing_header_as_empty: false, ..matcher })
+    let matcher = header(
+        ":path",
+        Test::Value {
+            pattern,
+            inverted: true,
+        },
+    );
+    Ok(HeaderMatcher {
+        treat_missing_header_as_empty: false,
+        ..matcher
+    })
 }
 
 fn regex(pattern: String) -> MatchPattern {
-    MatchPattern::SafeRegex(RegexMatcher { regex: pattern, ..RegexMatcher::default() })
+    MatchPattern::SafeRegex(RegexMatcher {
+        regex: pattern,
+        ..RegexMatcher::default()
+    })
 }
 
 fn string(pattern: MatchPattern) -> StringMatcher {
-    StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() }
+    StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +240,9 @@ mod tests {
 
     fn rule(headers: &[(&str, StringMatch)], query: &[(&str, StringMatch)]) -> Rule {
         let owned = |list: &[(&str, StringMatch)]| {
-            list.iter().map(|(name, condition)| ((*name).to_owned(), condition.clone())).collect()
+            list.iter()
+                .map(|(name, condition)| ((*name).to_owned(), condition.clone()))
+                .collect()
         };
         Rule {
             place: "match[0]".into(),
@@ -202,7 +254,11 @@ mod tests {
                 query: owned(query),
                 grpc: false,
             },
-            action: Action::Respond(Respond { status: 200, body: None, headers: Default::default() }),
+            action: Action::Respond(Respond {
+                status: 200,
+                body: None,
+                headers: Default::default(),
+            }),
             rewrite: Rewrite::default(),
             settings: Settings::default(),
             enabled: true,
@@ -212,7 +268,10 @@ mod tests {
     fn shown(headers: &[(&str, StringMatch)], query: &[(&str, StringMatch)]) -> Json {
         let conditions = conditions(&rule(headers, query)).unwrap();
         let matches = conditions.with(PathSpecifier::Prefix("/".into()), None);
-        let route = Route { r#match: Some(matches), ..Route::default() };
+        let route = Route {
+            r#match: Some(matches),
+            ..Route::default()
+        };
         to_json(&Route::type_url(), &route.encode_to_vec()).unwrap()["match"].clone()
     }
 
@@ -291,7 +350,10 @@ mod tests {
                 Some(HeaderMatchSpecifier::StringMatch(matcher)) => matcher.match_pattern.unwrap(),
                 other => panic!("{other:?}"),
             };
-            methods(&names(list)).into_iter().map(|matcher| matcher.map(pattern)).collect()
+            methods(&names(list))
+                .into_iter()
+                .map(|matcher| matcher.map(pattern))
+                .collect()
         };
         assert_eq!(patterns(&[]), [None]);
         assert_eq!(patterns(&["GET"]), [Some(MatchPattern::Exact("GET".into()))]);

@@ -48,18 +48,27 @@ pub(super) fn variants(path: &PathMatch, legacy_path: LegacyPath, replacement: O
         (PathMatch::Exact(path), _) | (PathMatch::Legacy(path), LegacyPath::Exact) => {
             one(PathSpecifier::Path(path.clone()), whole())
         }
-        (PathMatch::Prefix(prefix), _) | (PathMatch::Legacy(prefix), LegacyPath::Prefix) => {
-            segment_prefix(prefix.trim_end_matches('/'), replacement.map(|text| text.trim_end_matches('/')))
-        }
+        (PathMatch::Prefix(prefix), _) | (PathMatch::Legacy(prefix), LegacyPath::Prefix) => segment_prefix(
+            prefix.trim_end_matches('/'),
+            replacement.map(|text| text.trim_end_matches('/')),
+        ),
         (PathMatch::Regex(regex), _) => {
-            let matcher = RegexMatcher { regex: regex.clone(), ..RegexMatcher::default() };
+            let matcher = RegexMatcher {
+                regex: regex.clone(),
+                ..RegexMatcher::default()
+            };
             one(PathSpecifier::SafeRegex(matcher), whole())
         }
         (PathMatch::Template(template), _) => {
-            let config = UriTemplateMatchConfig { path_template: template.clone() };
+            let config = UriTemplateMatchConfig {
+                path_template: template.clone(),
+            };
             let policy = extension("envoy.path.match.uri_template.uri_template_matcher", &config);
             let escaped = replacement.map(|text| Replacement::Path(text.replace('%', "%%")));
-            one(PathSpecifier::PathMatchPolicy(policy), escaped.unwrap_or(Replacement::None))
+            one(
+                PathSpecifier::PathMatchPolicy(policy),
+                escaped.unwrap_or(Replacement::None),
+            )
         }
     }
 }
@@ -72,12 +81,18 @@ fn segment_prefix(prefix: &str, replacement: Option<&str>) -> Vec<Variant> {
     };
     let slash = || "/".to_owned();
     match (prefix, replacement) {
-        ("", _) => vec![variant(PathSpecifier::Prefix(slash()), replacement.map(|text| format!("{text}/")))],
+        ("", _) => vec![variant(
+            PathSpecifier::Prefix(slash()),
+            replacement.map(|text| format!("{text}/")),
+        )],
         (_, Some("")) => vec![
             variant(PathSpecifier::Path(prefix.to_owned()), Some(slash())),
             variant(PathSpecifier::Prefix(format!("{prefix}/")), Some(slash())),
         ],
-        _ => vec![variant(PathSpecifier::PathSeparatedPrefix(prefix.to_owned()), replacement.map(str::to_owned))],
+        _ => vec![variant(
+            PathSpecifier::PathSeparatedPrefix(prefix.to_owned()),
+            replacement.map(str::to_owned),
+        )],
     }
 }
 
@@ -86,7 +101,10 @@ mod tests {
     use super::*;
 
     fn prefix(specifier: PathSpecifier, replacement: &str) -> Variant {
-        Variant { specifier, replacement: Replacement::Prefix(replacement.into()) }
+        Variant {
+            specifier,
+            replacement: Replacement::Prefix(replacement.into()),
+        }
     }
 
     fn of(path: PathMatch, replacement: Option<&str>) -> Vec<Variant> {
@@ -95,7 +113,10 @@ mod tests {
 
     #[test]
     fn a_trailing_slash_of_a_prefix_replacement_makes_no_difference() {
-        let expected = [prefix(PathSpecifier::PathSeparatedPrefix("/v1/orders".into()), "/orders")];
+        let expected = [prefix(
+            PathSpecifier::PathSeparatedPrefix("/v1/orders".into()),
+            "/orders",
+        )];
         assert_eq!(of(PathMatch::Prefix("/v1/orders".into()), Some("/orders/")), expected);
         assert_eq!(of(PathMatch::Prefix("/v1/orders".into()), Some("/orders")), expected);
     }
@@ -121,8 +142,14 @@ mod tests {
     fn exact_paths_and_regexes_are_replaced_as_written() {
         let exact = [prefix(PathSpecifier::Path("/a".into()), "/b/")];
         assert_eq!(of(PathMatch::Exact("/a".into()), Some("/b/")), exact);
-        let matcher = RegexMatcher { regex: "/a+".into(), ..RegexMatcher::default() };
-        assert_eq!(of(PathMatch::Regex("/a+".into()), Some("/b")), [prefix(PathSpecifier::SafeRegex(matcher), "/b")]);
+        let matcher = RegexMatcher {
+            regex: "/a+".into(),
+            ..RegexMatcher::default()
+        };
+        assert_eq!(
+            of(PathMatch::Regex("/a+".into()), Some("/b")),
+            [prefix(PathSpecifier::SafeRegex(matcher), "/b")]
+        );
     }
 
     #[test]
@@ -136,9 +163,16 @@ mod tests {
 
     #[test]
     fn an_older_forms_path_is_exact_or_a_prefix() {
-        let legacy = |mode, path: &str| variants(&PathMatch::Legacy(path.into()), mode, None)[0].specifier.clone();
+        let legacy = |mode, path: &str| {
+            variants(&PathMatch::Legacy(path.into()), mode, None)[0]
+                .specifier
+                .clone()
+        };
         assert_eq!(legacy(LegacyPath::Exact, "/v1/"), PathSpecifier::Path("/v1/".into()));
-        assert_eq!(legacy(LegacyPath::Prefix, "/v1/"), PathSpecifier::PathSeparatedPrefix("/v1".into()));
+        assert_eq!(
+            legacy(LegacyPath::Prefix, "/v1/"),
+            PathSpecifier::PathSeparatedPrefix("/v1".into())
+        );
         assert_eq!(legacy(LegacyPath::Prefix, "/"), PathSpecifier::Prefix("/".into()));
     }
 }

@@ -32,7 +32,9 @@ impl Slabs {
     /// Bring the slabs up to date after virtual hosts came, went or changed.
     pub(super) fn update(&mut self, encoded: &Encoded, changed: &BTreeSet<HostKey>) {
         let changed = join(&mut self.slabs, encoded, changed, EVERY, slab);
-        join(&mut self.runs, &self.slabs, &changed, EVERY * EVERY, |slabs| slabs.iter().copied().cloned().collect());
+        join(&mut self.runs, &self.slabs, &changed, EVERY * EVERY, |slabs| {
+            slabs.iter().copied().cloned().collect()
+        });
     }
 
     /// All, in order.
@@ -43,7 +45,9 @@ impl Slabs {
 
 fn slab(virtual_hosts: &[&VirtualHost]) -> Bytes {
     let mut slab = Vec::new();
-    virtual_hosts.iter().for_each(|virtual_host| routes::member(&mut slab, &virtual_host.bytes));
+    virtual_hosts
+        .iter()
+        .for_each(|virtual_host| routes::member(&mut slab, &virtual_host.bytes));
     slab.into()
 }
 
@@ -67,15 +71,20 @@ where
         touched.extend(joints.keys().cloned());
         return touched;
     }
-    let starts: BTreeSet<&HostKey> =
-        changed.iter().flat_map(|host| around(members, host)).map(|host| start(members, host, every)).collect();
+    let starts: BTreeSet<&HostKey> = changed
+        .iter()
+        .flat_map(|host| around(members, host))
+        .map(|host| start(members, host, every))
+        .collect();
     let mut touched = BTreeSet::new();
     for host in changed.iter().filter(|host| !members.contains_key(*host)) {
         touched.extend(joints.remove(host).map(|_| host.clone()));
     }
     for start in starts {
         let from_start = members.range(start.clone()..);
-        let run: Vec<_> = from_start.take_while(|(host, _)| *host == start || !is_border(host, every)).collect();
+        let run: Vec<_> = from_start
+            .take_while(|(host, _)| *host == start || !is_border(host, every))
+            .collect();
         let Some((last, _)) = run.last() else { continue };
         // What began within it does so no longer. Looked for at once: to remove what is not there costs as much as what is.
         let within = (Bound::Excluded(start.clone()), Bound::Included((*last).clone()));
@@ -144,11 +153,19 @@ mod tests {
     use super::*;
 
     fn host(number: u16) -> HostKey {
-        HostKey { rank: 0, longest_first: Reverse(0), pattern: format!("host-{number}").into() }
+        HostKey {
+            rank: 0,
+            longest_first: Reverse(0),
+            pattern: format!("host-{number}").into(),
+        }
     }
 
     fn virtual_host(number: u16, content: u8) -> VirtualHost {
-        VirtualHost { bytes: vec![content; usize::from(number % 5)].into(), hash: 0, routes: 1 }
+        VirtualHost {
+            bytes: vec![content; usize::from(number % 5)].into(),
+            hash: 0,
+            routes: 1,
+        }
     }
 
     proptest! {

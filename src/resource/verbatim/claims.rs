@@ -30,7 +30,10 @@ pub fn tcp(address: SocketAddr) -> String {
 /// Everything that a resource claims.
 pub(super) fn claims(resource_type: ResourceType, message: &DynamicMessage) -> Vec<Claim> {
     match resource_type {
-        ResourceType::Listener => message.transcode_to().map(|listener| addresses(&listener)).unwrap_or_default(),
+        ResourceType::Listener => message
+            .transcode_to()
+            .map(|listener| addresses(&listener))
+            .unwrap_or_default(),
         ResourceType::ScopedRoute => message.transcode_to().map(|scope| keys(&scope)).unwrap_or_default(),
         ResourceType::VirtualHost => message.transcode_to().map(|host| domains(&host)).unwrap_or_default(),
         _ => Vec::new(),
@@ -43,11 +46,20 @@ fn addresses(listener: &Listener) -> Vec<Claim> {
         return Vec::new();
     }
     let additional = listener.additional_addresses.iter().enumerate();
-    let additional = additional
-        .map(|(index, more)| (format!("resource.additional_addresses[{index}].address"), more.address.as_ref()));
+    let additional = additional.map(|(index, more)| {
+        (
+            format!("resource.additional_addresses[{index}].address"),
+            more.address.as_ref(),
+        )
+    });
     std::iter::once(("resource.address".to_owned(), listener.address.as_ref()))
         .chain(additional)
-        .filter_map(|(path, address)| Some(Claim { path, what: bound(address?)? }))
+        .filter_map(|(path, address)| {
+            Some(Claim {
+                path,
+                what: bound(address?)?,
+            })
+        })
         .collect()
 }
 
@@ -55,7 +67,9 @@ fn addresses(listener: &Listener) -> Vec<Claim> {
 fn bound(address: &Address) -> Option<String> {
     match address.address.as_ref()? {
         Kind::SocketAddress(socket) => {
-            let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else { return None };
+            let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+                return None;
+            };
             let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
             let address = SocketAddr::new(socket.address.parse().ok()?, port);
             match socket.protocol() {
@@ -75,14 +89,22 @@ fn keys(scope: &ScopedRouteConfiguration) -> Vec<Claim> {
             fragment::Type::StringKey(text) => Some(format!("{text:?}")),
         })
         .collect();
-    vec![Claim { path: "resource.key".to_owned(), what: format!("the key {}", texts.join(", ")) }]
+    vec![Claim {
+        path: "resource.key".to_owned(),
+        what: format!("the key {}", texts.join(", ")),
+    }]
 }
 
 fn domains(host: &VirtualHost) -> Vec<Claim> {
-    let Some((routes, _)) = host.name.split_once('/') else { return Vec::new() };
+    let Some((routes, _)) = host.name.split_once('/') else {
+        return Vec::new();
+    };
     let claim = |(index, domain): (usize, &String)| Claim {
         path: format!("resource.domains[{index}]"),
-        what: format!("the domain {:?} of the RouteConfiguration {routes}", domain.to_ascii_lowercase()),
+        what: format!(
+            "the domain {:?} of the RouteConfiguration {routes}",
+            domain.to_ascii_lowercase()
+        ),
     };
     host.domains.iter().enumerate().map(claim).collect()
 }

@@ -47,37 +47,69 @@ pub enum Need {
 pub(super) fn needs(resource_type: ResourceType, message: &DynamicMessage, at: &Place) -> Vec<Need> {
     if resource_type == ResourceType::Endpoint {
         let reason = message.transcode_to().ok().as_ref().and_then(endpoints::too_heavy);
-        return reason.map(|reason| Need::NoHashing { path: at.field("endpoints").path, reason }).into_iter().collect();
+        return reason
+            .map(|reason| Need::NoHashing {
+                path: at.field("endpoints").path,
+                reason,
+            })
+            .into_iter()
+            .collect();
     }
     let mut needs = Vec::new();
-    walk::each(message, at, &mut |message, at, around| match message.descriptor().full_name() {
-        "envoy.config.route.v3.RouteConfiguration" => {
-            let Ok(configuration) = message.transcode_to::<RouteConfiguration>() else { return };
-            let written = configuration.validate_clusters.as_ref().map(|switch| switch.value);
-            if written.unwrap_or(around == MANAGER) {
-                let named = validated(&configuration, at).into_iter();
-                needs.extend(named.map(|(path, name)| Need::Cluster { path, name: name.into() }));
+    walk::each(
+        message,
+        at,
+        &mut |message, at, around| match message.descriptor().full_name() {
+            "envoy.config.route.v3.RouteConfiguration" => {
+                let Ok(configuration) = message.transcode_to::<RouteConfiguration>() else {
+                    return;
+                };
+                let written = configuration.validate_clusters.as_ref().map(|switch| switch.value);
+                if written.unwrap_or(around == MANAGER) {
+                    let named = validated(&configuration, at).into_iter();
+                    needs.extend(named.map(|(path, name)| Need::Cluster {
+                        path,
+                        name: name.into(),
+                    }));
+                }
             }
-        }
-        "envoy.config.core.v3.ApiConfigSource" => {
-            let Ok(source) = message.transcode_to::<ApiConfigSource>() else { return };
-            needs.extend(asked(&source, at).map(|(path, name)| Need::NoCluster { path, name: name.into() }));
-        }
-        _ => {}
-    });
+            "envoy.config.core.v3.ApiConfigSource" => {
+                let Ok(source) = message.transcode_to::<ApiConfigSource>() else {
+                    return;
+                };
+                needs.extend(asked(&source, at).map(|(path, name)| Need::NoCluster {
+                    path,
+                    name: name.into(),
+                }));
+            }
+            _ => {}
+        },
+    );
     needs
 }
 
 /// The clusters that a source of its own is asked over.
 fn asked(source: &ApiConfigSource, at: &Place) -> impl Iterator<Item = (String, String)> {
     let names = at.field("cluster_names");
-    let by_name =
-        source.cluster_names.iter().enumerate().map(move |(index, name)| (names.index(index).path, name.clone()));
+    let by_name = source
+        .cluster_names
+        .iter()
+        .enumerate()
+        .map(move |(index, name)| (names.index(index).path, name.clone()));
     let services = at.field("grpc_services");
-    let by_service = source.grpc_services.iter().enumerate().filter_map(move |(index, service)| {
-        let Some(grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else { return None };
-        Some((services.index(index).field("envoy_grpc").field("cluster_name").path, target.cluster_name.clone()))
-    });
+    let by_service = source
+        .grpc_services
+        .iter()
+        .enumerate()
+        .filter_map(move |(index, service)| {
+            let Some(grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
+                return None;
+            };
+            Some((
+                services.index(index).field("envoy_grpc").field("cluster_name").path,
+                target.cluster_name.clone(),
+            ))
+        });
     by_name.chain(by_service)
 }
 
@@ -87,7 +119,9 @@ fn validated(configuration: &RouteConfiguration, at: &Place) -> BTreeMap<String,
     for (index, host) in configuration.virtual_hosts.iter().enumerate() {
         let at_host = at.field("virtual_hosts").index(index);
         for (index, route) in host.routes.iter().enumerate() {
-            let Some(route::Action::Route(action)) = &route.action else { continue };
+            let Some(route::Action::Route(action)) = &route.action else {
+                continue;
+            };
             let at_action = at_host.field("routes").index(index).field("route");
             target(action, &at_action, &mut named);
             let levels = [
@@ -108,7 +142,11 @@ fn target(action: &RouteAction, at: &Place, named: &mut BTreeMap<String, String>
         Some(ClusterSpecifier::Cluster(name)) => drop(named.insert(at.field("cluster").path, name.clone())),
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
             let at = at.field("weighted_clusters").field("clusters");
-            let clusters = weighted.clusters.iter().enumerate().filter(|(_, cluster)| !cluster.name.is_empty());
+            let clusters = weighted
+                .clusters
+                .iter()
+                .enumerate()
+                .filter(|(_, cluster)| !cluster.name.is_empty());
             named.extend(clusters.map(|(index, cluster)| (at.index(index).field("name").path, cluster.name.clone())));
         }
         _ => {}
@@ -117,6 +155,9 @@ fn target(action: &RouteAction, at: &Place, named: &mut BTreeMap<String, String>
 
 fn mirrored(mirrors: &[RequestMirrorPolicy], at: &Place, named: &mut BTreeMap<String, String>) {
     let at = at.field("request_mirror_policies");
-    let clusters = mirrors.iter().enumerate().filter(|(_, mirror)| !mirror.cluster.is_empty());
+    let clusters = mirrors
+        .iter()
+        .enumerate()
+        .filter(|(_, mirror)| !mirror.cluster.is_empty());
     named.extend(clusters.map(|(index, mirror)| (at.index(index).field("cluster").path, mirror.cluster.clone())));
 }

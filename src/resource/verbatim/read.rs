@@ -41,8 +41,9 @@ fn message(descriptor: &MessageDescriptor, json: &Json, place: &Place) -> Result
     }
     let object = json.as_object().ok_or_else(|| place.expected(json, "an object"))?;
     let mut message = DynamicMessage::new(descriptor.clone());
-    for (name, value) in
-        object.iter().filter(|(name, _)| *name != "@type" || descriptor.get_field_by_name(name).is_some())
+    for (name, value) in object
+        .iter()
+        .filter(|(name, _)| *name != "@type" || descriptor.get_field_by_name(name).is_some())
     {
         set(&mut message, name, value, place)?;
     }
@@ -75,9 +76,16 @@ fn own_form(descriptor: &MessageDescriptor) -> Option<&'static str> {
 fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> Result<(), Rejection> {
     let descriptor = message.descriptor();
     let at = place.field(name);
-    let by_name = descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
-    let Some(field) = by_name else { return Err(at.reject(unknown(&descriptor, name))) };
-    let at = Place { hidden: at.hidden || is_sensitive(&field), ..at };
+    let by_name = descriptor
+        .get_field_by_name(name)
+        .or_else(|| descriptor.get_field_by_json_name(name));
+    let Some(field) = by_name else {
+        return Err(at.reject(unknown(&descriptor, name)));
+    };
+    let at = Place {
+        hidden: at.hidden || is_sensitive(&field),
+        ..at
+    };
     if json.is_null() && !takes_null(&field) {
         return Ok(());
     }
@@ -87,7 +95,10 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
     if let Some(oneof) = field.containing_oneof()
         && let Some(other) = oneof.fields().find(|other| message.has_field(other))
     {
-        return Err(at.reject(format!("found together with {:?}, expected one of the two", other.name())));
+        return Err(at.reject(format!(
+            "found together with {:?}, expected one of the two",
+            other.name()
+        )));
     }
     let value = value(&field, json, &at)?;
     message.set_field(&field, value);
@@ -95,7 +106,11 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
 }
 
 fn takes_null(field: &FieldDescriptor) -> bool {
-    field.kind().as_message().is_some_and(|message| message.full_name() == FREE_FORM) && !field.is_list()
+    field
+        .kind()
+        .as_message()
+        .is_some_and(|message| message.full_name() == FREE_FORM)
+        && !field.is_list()
 }
 
 fn unknown(descriptor: &MessageDescriptor, name: &str) -> String {
@@ -122,14 +137,21 @@ fn value(field: &FieldDescriptor, json: &Json, place: &Place) -> Result<Value, R
     if field.is_list() {
         let list = json.as_array().ok_or_else(|| place.expected(json, "a list"))?;
         let entry = |(index, json)| single(field, &field.kind(), json, &place.index(index));
-        return list.iter().enumerate().map(entry).collect::<Result<_, _>>().map(Value::List);
+        return list
+            .iter()
+            .enumerate()
+            .map(entry)
+            .collect::<Result<_, _>>()
+            .map(Value::List);
     }
     single(field, &field.kind(), json, place)
 }
 
 fn map(field: &FieldDescriptor, object: &Map<String, Json>, place: &Place) -> Result<Value, Rejection> {
     let kind = field.kind();
-    let Some(entry) = kind.as_message() else { return Err(place.reject("found a map, expected none".to_owned())) };
+    let Some(entry) = kind.as_message() else {
+        return Err(place.reject("found a map, expected none".to_owned()));
+    };
     let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
     let mut entries = std::collections::HashMap::with_capacity(object.len());
     for (key, json) in object {
@@ -139,7 +161,9 @@ fn map(field: &FieldDescriptor, object: &Map<String, Json>, place: &Place) -> Re
             _ => Json::String(key.clone()),
         };
         let key = leaf(&key_field, &key_json, &at)?;
-        let key = key.into_map_key().ok_or_else(|| at.reject("found a key that a map cannot have".to_owned()))?;
+        let key = key
+            .into_map_key()
+            .ok_or_else(|| at.reject("found a key that a map cannot have".to_owned()))?;
         entries.insert(key, single(&value_field, &value_field.kind(), json, &at)?);
     }
     Ok(Value::Map(entries))
@@ -155,11 +179,18 @@ fn single(field: &FieldDescriptor, kind: &Kind, json: &Json, place: &Place) -> R
 
 /// A number, a string, an enum: read as the only field of its message.
 fn leaf(field: &FieldDescriptor, json: &Json, place: &Place) -> Result<Value, Rejection> {
-    let alone = if field.is_list() { Json::Array(vec![json.clone()]) } else { json.clone() };
+    let alone = if field.is_list() {
+        Json::Array(vec![json.clone()])
+    } else {
+        json.clone()
+    };
     let object = Json::Object(Map::from_iter([(field.name().to_owned(), alone)]));
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let read = DynamicMessage::deserialize_with_options(field.parent_message().clone(), &object, &options);
-    let value = read.ok().filter(|_| !json.is_null()).map(|message| message.get_field(field).into_owned());
+    let value = read
+        .ok()
+        .filter(|_| !json.is_null())
+        .map(|message| message.get_field(field).into_owned());
     match value {
         Some(Value::List(mut values)) => values.pop().ok_or_else(|| place.expected(json, &wanted(field, json))),
         Some(value) => Ok(value),
@@ -190,10 +221,18 @@ fn word_of(words: &EnumDescriptor, json: &Json) -> String {
         return format!("a word of {}, did you mean {near:?}?", words.full_name());
     }
     if names.len() > LISTED {
-        return format!("a word of {}{}", words.full_name(), did_you_mean(&text, names.iter().map(String::as_str)));
+        return format!(
+            "a word of {}{}",
+            words.full_name(),
+            did_you_mean(&text, names.iter().map(String::as_str))
+        );
     }
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
-    format!("{}{}", one_of(&quoted), did_you_mean(&text, names.iter().map(String::as_str)))
+    format!(
+        "{}{}",
+        one_of(&quoted),
+        did_you_mean(&text, names.iter().map(String::as_str))
+    )
 }
 
 /// The message in an Any: its fields beside `@type`, or `value` where it has a form of its own.
@@ -223,8 +262,13 @@ fn payload(
     object: &Map<String, Json>,
     place: &Place,
 ) -> Result<DynamicMessage, Rejection> {
-    if let Some((name, _)) = object.iter().find(|(name, _)| !["@type", "value"].contains(&name.as_str())) {
-        return Err(place.field(name).reject(r#"unknown field, expected "@type" and "value""#.to_owned()));
+    if let Some((name, _)) = object
+        .iter()
+        .find(|(name, _)| !["@type", "value"].contains(&name.as_str()))
+    {
+        return Err(place
+            .field(name)
+            .reject(r#"unknown field, expected "@type" and "value""#.to_owned()));
     }
     let at = place.field("value");
     match object.get("value") {
@@ -236,7 +280,10 @@ fn payload(
 /// The descriptor behind a type URL.
 fn described(type_url: &str, place: &Place) -> Result<MessageDescriptor, Rejection> {
     let Some((_, name)) = type_url.rsplit_once('/') else {
-        let reason = format!("found {}, expected \"type.googleapis.com/\" and the name of a message", quote(type_url));
+        let reason = format!(
+            "found {}, expected \"type.googleapis.com/\" and the name of a message",
+            quote(type_url)
+        );
         return Err(place.reject(reason));
     };
     if let Some(descriptor) = pool().get_message_by_name(name) {
@@ -249,7 +296,13 @@ fn described(type_url: &str, place: &Place) -> Result<MessageDescriptor, Rejecti
         .map(|message| format!("\"type.googleapis.com/{}\"", message.full_name()))
         .take(3)
         .collect();
-    let hint = if namesakes.is_empty() { String::new() } else { format!(", did you mean {}?", one_of(&namesakes)) };
-    Err(place
-        .reject(format!("found the type {}, which is not among those of this Envoy version{hint}", quote(type_url))))
+    let hint = if namesakes.is_empty() {
+        String::new()
+    } else {
+        format!(", did you mean {}?", one_of(&namesakes))
+    };
+    Err(place.reject(format!(
+        "found the type {}, which is not among those of this Envoy version{hint}",
+        quote(type_url)
+    )))
 }

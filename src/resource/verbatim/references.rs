@@ -49,7 +49,10 @@ fn collect(message: &DynamicMessage, found: &mut Found) {
 }
 
 fn inner(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
-    let value = message.has_field_by_name(field).then(|| message.get_field_by_name(field)).flatten()?;
+    let value = message
+        .has_field_by_name(field)
+        .then(|| message.get_field_by_name(field))
+        .flatten()?;
     value.as_message().cloned()
 }
 
@@ -57,7 +60,9 @@ fn inner(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
 fn source(message: &DynamicMessage, field: &str) -> Option<Source> {
     const V3: i32 = 2;
     let source = inner(message, field)?;
-    let version = source.get_field_by_name("resource_api_version").and_then(|version| version.as_enum_number());
+    let version = source
+        .get_field_by_name("resource_api_version")
+        .and_then(|version| version.as_enum_number());
     let is_common = source.has_field_by_name("ads") && version == Some(V3) && source.fields().count() == 2;
     Some(if is_common { Source::Common } else { Source::Own })
 }
@@ -65,7 +70,11 @@ fn source(message: &DynamicMessage, field: &str) -> Option<Source> {
 fn named(resource_type: ResourceType, message: &DynamicMessage, field: &str, source: Source) -> Option<Reference> {
     let value = message.get_field_by_name(field)?;
     let name = value.as_str().filter(|name| !name.is_empty())?;
-    Some(Reference { resource_type, name: name.into(), source })
+    Some(Reference {
+        resource_type,
+        name: name.into(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -79,10 +88,16 @@ mod tests {
     fn refers(resource_type: ResourceType, json: &Json) -> Vec<(ResourceType, String, Source)> {
         let name = resource_type.type_url().rsplit('/').next().unwrap();
         let message = DynamicMessage::deserialize(pool().get_message_by_name(name).unwrap(), json).unwrap();
-        let at = Place { path: String::new(), hidden: false, limits: Limits::default() };
+        let at = Place {
+            path: String::new(),
+            hidden: false,
+            limits: Limits::default(),
+        };
         let found = references(resource_type, &message, &at);
         let found = found.iter().flat_map(|found| found.iter());
-        found.map(|one| (one.resource_type, one.name.to_string(), one.source)).collect()
+        found
+            .map(|one| (one.resource_type, one.name.to_string(), one.source))
+            .collect()
     }
 
     fn listener_with(source: &Json) -> Vec<(ResourceType, String, Source)> {

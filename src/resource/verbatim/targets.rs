@@ -14,13 +14,18 @@ use crate::resource::place::Place;
 /// Fields that name a cluster, in whichever message.
 const FIELDS: [&str; 3] = ["cluster", "cluster_name", "collector_cluster"];
 /// Messages whose field of such a name says who they are themselves.
-const THEMSELVES: [&str; 2] =
-    ["envoy.config.endpoint.v3.ClusterLoadAssignment", "envoy.extensions.clusters.dynamic_modules.v3.ClusterConfig"];
+const THEMSELVES: [&str; 2] = [
+    "envoy.config.endpoint.v3.ClusterLoadAssignment",
+    "envoy.extensions.clusters.dynamic_modules.v3.ClusterConfig",
+];
 /// Messages that name clusters in fields of other names.
 const OTHERS: [(&str, &str); 4] = [
     ("envoy.config.core.v3.ApiConfigSource", "cluster_names"),
     ("envoy.config.route.v3.WeightedCluster.ClusterWeight", "name"),
-    ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", "name"),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+        "name",
+    ),
     ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters"),
 ];
 
@@ -40,7 +45,10 @@ pub(super) fn clusters(own_name: &str, message: &DynamicMessage, at: &Place) -> 
             }
         }
     });
-    found.into_iter().filter(|name| !name.is_empty() && **name != *own_name).collect()
+    found
+        .into_iter()
+        .filter(|name| !name.is_empty() && **name != *own_name)
+        .collect()
 }
 
 #[cfg(test)]
@@ -53,7 +61,11 @@ mod tests {
 
     fn named(message: &str, json: &Json) -> Vec<String> {
         let message = DynamicMessage::deserialize(pool().get_message_by_name(message).unwrap(), json).unwrap();
-        let at = Place { path: String::new(), hidden: false, limits: Limits::default() };
+        let at = Place {
+            path: String::new(),
+            hidden: false,
+            limits: Limits::default(),
+        };
         clusters("own", &message, &at).iter().map(ToString::to_string).collect()
     }
 
@@ -68,7 +80,10 @@ mod tests {
             { "match": { "prefix": "/" }, "route": { "weightedClusters": { "clusters": [{ "name": "c", "weight": 1 }, { "name": "d" }] } } },
             { "match": { "prefix": "/" }, "redirect": {}, "typedPerFilterConfig": { "x": authorization } },
         ] }] });
-        assert_eq!(named("envoy.config.route.v3.RouteConfiguration", &routes), ["a", "b", "c", "d", "e"]);
+        assert_eq!(
+            named("envoy.config.route.v3.RouteConfiguration", &routes),
+            ["a", "b", "c", "d", "e"]
+        );
         let tcp = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             "statPrefix": "s", "weightedClusters": { "clusters": [{ "name": "f", "weight": 1 }] },

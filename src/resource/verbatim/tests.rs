@@ -11,7 +11,19 @@ fn document(name: &str, resource: &Json) -> (DocumentKey, Xds) {
     let (resource_type, name) = xds::split(name).unwrap();
     let resource = resource.clone();
     let (groups, replace, aliases, ttl, limits) = (None, false, Vec::new(), None, Limits::default());
-    (key, Xds { resource_type, name: name.into(), resource, groups, replace, aliases, ttl, limits })
+    (
+        key,
+        Xds {
+            resource_type,
+            name: name.into(),
+            resource,
+            groups,
+            replace,
+            aliases,
+            ttl,
+            limits,
+        },
+    )
 }
 
 fn made(name: &str, resource: &Json) -> Result<Resource, String> {
@@ -35,14 +47,20 @@ fn the_type_is_that_of_the_key() {
     let expected = format!("expected {:?}", ResourceType::Cluster.type_url());
     assert_eq!(refused(json!({})), format!("resource[\"@type\"]: missing, {expected}"));
     let url = ResourceType::Runtime.type_url();
-    assert_eq!(refused(json!({ "@type": url })), format!("resource[\"@type\"]: found the string {url:?}, {expected}"));
+    assert_eq!(
+        refused(json!({ "@type": url })),
+        format!("resource[\"@type\"]: found the string {url:?}, {expected}")
+    );
 }
 
 #[test]
 fn the_name_is_that_of_the_key() {
     let url = |resource_type: ResourceType| resource_type.type_url();
     let runtime = json!({ "@type": url(ResourceType::Runtime) });
-    assert_eq!(made("runtime/a", &runtime).unwrap_err(), "resource.name: missing, expected \"a\", the name in its key");
+    assert_eq!(
+        made("runtime/a", &runtime).unwrap_err(),
+        "resource.name: missing, expected \"a\", the name in its key"
+    );
     let endpoints = json!({ "@type": url(ResourceType::Endpoint), "cluster_name": "b" });
     assert_eq!(
         made("endpoints/a", &endpoints).unwrap_err(),
@@ -74,17 +92,26 @@ fn mistakes_are_told_with_their_path() {
         "resource.health_checks[1].interval: found an empty list, expected a duration in seconds such as \"1.5s\""
     );
     assert_eq!(
-        refused("circuit_breakers", json!({ "thresholds": [{ "max_connections": "many" }] })),
+        refused(
+            "circuit_breakers",
+            json!({ "thresholds": [{ "max_connections": "many" }] })
+        ),
         "resource.circuit_breakers.thresholds[0].max_connections: found the string \"many\", expected a whole number from 0 to 4294967295"
     );
-    assert_eq!(refused("health_checks", json!({})), "resource.health_checks: found an empty object, expected a list");
+    assert_eq!(
+        refused("health_checks", json!({})),
+        "resource.health_checks: found an empty object, expected a list"
+    );
     assert_eq!(
         refused("metadata", json!({ "filter_metadata": { "a": 1 } })),
         "resource.metadata.filter_metadata.a: found the number 1, expected an object"
     );
     let both = json!({ "@type": ResourceType::Cluster.type_url(), "name": "a", "connect_timeout": "1s", "connectTimeout": "2s" });
     let sentence = made("clusters/a", &both).unwrap_err();
-    assert!(sentence.ends_with("found this field under two names, expected one of them"), "{sentence}");
+    assert!(
+        sentence.ends_with("found this field under two names, expected one of them"),
+        "{sentence}"
+    );
     let both = cluster("type", json!("EDS"));
     let mut both = both.as_object().unwrap().clone();
     both.insert("cluster_type".into(), json!({ "name": "x" }));
@@ -113,7 +140,10 @@ fn the_type_of_an_any_is_known_or_refused() {
         format!("{place}.snii: unknown field, did you mean \"sni\"?")
     );
     let long = json!({ "@type": tls, "sni": "a".repeat(256) });
-    assert!(socket(long).starts_with(&format!("{place}.sni: found the string")), "the rules of the message in it hold");
+    assert!(
+        socket(long).starts_with(&format!("{place}.sni: found the string")),
+        "the rules of the message in it hold"
+    );
 }
 
 #[test]
@@ -134,9 +164,18 @@ fn all_forms_of_a_value_are_read_and_bytes_are_canonical() {
     }
     let shown = crate::proto::json::to_json(ResourceType::Cluster.type_url(), &first.body.to_bytes()).unwrap();
     assert_eq!(shown["connect_timeout"], json!("1.500s"));
-    assert_eq!(shown["circuit_breakers"]["thresholds"][0], json!({ "priority": "HIGH", "max_connections": 7 }));
-    assert_eq!(shown["metadata"]["filter_metadata"]["b"], json!({ "x": [1.0, null, { "y": "z" }] }));
-    assert_eq!(shown["typed_extension_protocol_options"]["o"]["value"]["r"]["b"], json!(2.0));
+    assert_eq!(
+        shown["circuit_breakers"]["thresholds"][0],
+        json!({ "priority": "HIGH", "max_connections": 7 })
+    );
+    assert_eq!(
+        shown["metadata"]["filter_metadata"]["b"],
+        json!({ "x": [1.0, null, { "y": "z" }] })
+    );
+    assert_eq!(
+        shown["typed_extension_protocol_options"]["o"]["value"]["r"]["b"],
+        json!(2.0)
+    );
 }
 
 #[test]
@@ -148,8 +187,14 @@ fn an_eds_cluster_warms_the_assignment_it_asks_for() {
     };
     let ads = json!({ "ads": {}, "resource_api_version": "V3" });
     assert_eq!(eds(json!({ "eds_config": ads })).as_deref(), Some("a"));
-    assert_eq!(eds(json!({ "eds_config": ads, "service_name": "b" })).as_deref(), Some("b"));
-    assert_eq!(made("clusters/a", &cluster("type", json!("STATIC"))).unwrap().warms, None);
+    assert_eq!(
+        eds(json!({ "eds_config": ads, "service_name": "b" })).as_deref(),
+        Some("b")
+    );
+    assert_eq!(
+        made("clusters/a", &cluster("type", json!("STATIC"))).unwrap().warms,
+        None
+    );
 }
 
 #[test]
@@ -157,7 +202,15 @@ fn aliases_and_a_time_to_live_are_part_of_the_version() {
     let resource = cluster("connect_timeout", json!("1s"));
     let plain = made("clusters/a", &resource).unwrap();
     let (key, xds) = document("clusters/a", &resource);
-    let wrapped = from_document(&key, &Xds { ttl: Some(std::time::Duration::from_secs(9)), ..xds }).unwrap().resource;
+    let wrapped = from_document(
+        &key,
+        &Xds {
+            ttl: Some(std::time::Duration::from_secs(9)),
+            ..xds
+        },
+    )
+    .unwrap()
+    .resource;
     assert_ne!(wrapped.version, plain.version);
     assert_eq!(wrapped.ttl, Some(std::time::Duration::from_secs(9)));
 }
@@ -166,7 +219,10 @@ fn aliases_and_a_time_to_live_are_part_of_the_version() {
 fn secrets_are_not_quoted() {
     let secret = |fields: Json| {
         let mut resource = json!({ "@type": ResourceType::Secret.type_url(), "name": "a" });
-        resource.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        resource
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
         made("secrets/a", &resource).unwrap_err()
     };
     let texts = [
@@ -179,6 +235,9 @@ fn secrets_are_not_quoted() {
         secret(json!({ "generic_secret": { "secrets": { "hunter2": 4711 } } })),
     ];
     for text in texts {
-        assert!(!text.contains("hunter2\"") && !text.contains("hunter2!") && !text.contains("4711"), "{text}");
+        assert!(
+            !text.contains("hunter2\"") && !text.contains("hunter2!") && !text.contains("4711"),
+            "{text}"
+        );
     }
 }

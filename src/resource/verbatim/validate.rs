@@ -40,7 +40,10 @@ pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rej
     }
     let rules = rules_of(&message.descriptor());
     for (field, rule) in &rules.fields {
-        let at = Place { hidden: place.hidden || is_sensitive(field), ..place.field(field.name()) };
+        let at = Place {
+            hidden: place.hidden || is_sensitive(field),
+            ..place.field(field.name())
+        };
         checked_field(message, field, rule, &at)?;
     }
     required_oneofs(message, &rules, place)?;
@@ -71,7 +74,11 @@ fn required_oneofs(message: &DynamicMessage, rules: &Rules, place: &Place) -> Re
     for oneof in &rules.required_oneofs {
         if !oneof.fields().any(|field| message.has_field(&field)) {
             let names: Vec<String> = oneof.fields().map(|field| format!("{:?}", field.name())).collect();
-            return Err(place.reject(format!("found nothing of {}, expected {}", oneof.name(), one_of(&names))));
+            return Err(place.reject(format!(
+                "found nothing of {}, expected {}",
+                oneof.name(),
+                one_of(&names)
+            )));
         }
     }
     Ok(())
@@ -86,20 +93,29 @@ fn single(value: &Value, rule: &Rule, at: &Place) -> Result<(), Rejection> {
 }
 
 fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, at: &Place) -> Result<(), Rejection> {
-    if let Some(limits) = rule.repeated.as_ref().filter(|limits| !(limits.ignore_empty() && values.is_empty())) {
+    if let Some(limits) = rule
+        .repeated
+        .as_ref()
+        .filter(|limits| !(limits.ignore_empty() && values.is_empty()))
+    {
         count(values.len(), limits.min_items, limits.max_items, "entry", "entries", at)?;
         if limits.unique() && !is_message(field) {
             let mut seen = HashSet::new();
             for (index, value) in values.iter().enumerate() {
                 if !seen.insert(format!("{value:?}")) {
-                    return Err(at.index(index).reject("found the same entry twice, expected each once".to_owned()));
+                    return Err(at
+                        .index(index)
+                        .reject("found the same entry twice, expected each once".to_owned()));
                 }
             }
         }
     }
     let none = Rule::default();
     let entry = rule.items.as_deref().unwrap_or(&none);
-    values.iter().enumerate().try_for_each(|(index, value)| single(value, entry, &at.index(index)))
+    values
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, value)| single(value, entry, &at.index(index)))
 }
 
 fn is_message(field: &FieldDescriptor) -> bool {
@@ -115,18 +131,28 @@ fn map<'a>(
     // Sorted, so that the first mistake is always the same one.
     let mut entries: Vec<(&MapKey, &Value)> = entries.collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
-    if let Some(limits) = rule.map.as_ref().filter(|limits| !(limits.ignore_empty() && entries.is_empty())) {
+    if let Some(limits) = rule
+        .map
+        .as_ref()
+        .filter(|limits| !(limits.ignore_empty() && entries.is_empty()))
+    {
         count(entries.len(), limits.min_pairs, limits.max_pairs, "key", "keys", at)?;
     }
     let none = Rule::default();
-    let (keys, values) = (rule.keys.as_deref().unwrap_or(&none), rule.items.as_deref().unwrap_or(&none));
+    let (keys, values) = (
+        rule.keys.as_deref().unwrap_or(&none),
+        rule.items.as_deref().unwrap_or(&none),
+    );
     // A map's values stand below its keys, which may be anything.
     for (key, value) in entries {
         let below = at.field(&key_text(key));
         scalar::check(
             &Value::from(key.clone()),
             keys,
-            &Place { path: format!("{} (the key)", below.path), ..below.clone() },
+            &Place {
+                path: format!("{} (the key)", below.path),
+                ..below.clone()
+            },
         )?;
         single(value, values, &below)?;
     }
@@ -157,8 +183,11 @@ fn count(
     let word = |count: u64| if count == 1 { one.to_owned() } else { many.to_owned() };
     match (least, most) {
         (Some(least), _) if found < least => {
-            let found =
-                if found == 0 { "missing or empty".to_owned() } else { format!("found {found} {}", word(found)) };
+            let found = if found == 0 {
+                "missing or empty".to_owned()
+            } else {
+                format!("found {found} {}", word(found))
+            };
             Err(at.reject(format!("{found}, expected at least {least} {}", word(least))))
         }
         (_, Some(most)) if found > most => {

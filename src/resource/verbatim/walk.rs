@@ -31,12 +31,17 @@ fn below(message: &DynamicMessage, at: &Place, around: &str, visit: Visit<'_>) {
             Value::Message(inner) => below(inner, &at(), name, visit),
             Value::List(values) if matches!(values.first(), Some(Value::Message(_))) => {
                 let at = at();
-                let inner = values.iter().enumerate().filter_map(|(index, value)| Some((index, value.as_message()?)));
+                let inner = values
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(index, value)| Some((index, value.as_message()?)));
                 inner.for_each(|(index, inner)| below(inner, &at.index(index), name, visit));
             }
             Value::Map(entries) => {
                 let at = at();
-                let inner = entries.iter().filter_map(|(key, value)| Some((key.as_str()?, value.as_message()?)));
+                let inner = entries
+                    .iter()
+                    .filter_map(|(key, value)| Some((key.as_str()?, value.as_message()?)));
                 inner.for_each(|(key, inner)| below(inner, &at.field(key), name, visit));
             }
             _ => {}

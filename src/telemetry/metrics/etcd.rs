@@ -84,10 +84,22 @@ impl Etcd {
             heard: Mutex::default(),
         };
         registry.register("etcd_lists", "Whole lists read, by reason", etcd.lists.clone());
-        registry.register("etcd_list_bytes", "Bytes of the values of the latest list", etcd.list_bytes.clone());
+        registry.register(
+            "etcd_list_bytes",
+            "Bytes of the values of the latest list",
+            etcd.list_bytes.clone(),
+        );
         registry.register("etcd_events", "Changes applied, by type", etcd.events.clone());
-        registry.register("etcd_applied_revision", "Revision applied last", etcd.applied_revision.clone());
-        registry.register("etcd_watch_state", "1 while the root is followed", etcd.watch_state.clone());
+        registry.register(
+            "etcd_applied_revision",
+            "Revision applied last",
+            etcd.applied_revision.clone(),
+        );
+        registry.register(
+            "etcd_watch_state",
+            "1 while the root is followed",
+            etcd.watch_state.clone(),
+        );
         registry.register("etcd_write_seconds", "How long writes took", etcd.write_seconds.clone());
         registry.register(
             "etcd_last_message_age_seconds",
@@ -106,7 +118,10 @@ impl Etcd {
     pub fn heard(&self, watch: &'static str, quorum_read: bool) {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = heard.entry(watch).or_insert(Heard { message: now, quorum_read: None });
+        let entry = heard.entry(watch).or_insert(Heard {
+            message: now,
+            quorum_read: None,
+        });
         entry.message = now;
         if quorum_read {
             entry.quorum_read = Some(now);
@@ -119,7 +134,9 @@ impl Etcd {
     pub fn listed(&self, watch: &'static str, reason: &'static str, revision: i64, bytes: usize) {
         self.heard(watch, true);
         self.lists.get_or_create(&ListLabels { watch, reason }).inc();
-        self.list_bytes.get_or_create(&RootLabels { watch }).set(super::as_gauge(bytes));
+        self.list_bytes
+            .get_or_create(&RootLabels { watch })
+            .set(super::as_gauge(bytes));
         self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
     }
 
@@ -127,7 +144,9 @@ impl Etcd {
     pub fn changed(&self, watch: &'static str, revision: i64, puts: usize, deletes: usize) {
         self.heard(watch, false);
         for (r#type, count) in [("put", puts), ("delete", deletes)] {
-            self.events.get_or_create(&EventLabels { watch, r#type }).inc_by(count as u64);
+            self.events
+                .get_or_create(&EventLabels { watch, r#type })
+                .inc_by(count as u64);
         }
         self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
     }
@@ -147,9 +166,13 @@ impl Etcd {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         for (watch, heard) in heard.iter() {
             let age = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
-            self.message_age.get_or_create(&RootLabels { watch }).set(age(heard.message));
+            self.message_age
+                .get_or_create(&RootLabels { watch })
+                .set(age(heard.message));
             if let Some(quorum_read) = heard.quorum_read {
-                self.quorum_read_age.get_or_create(&RootLabels { watch }).set(age(quorum_read));
+                self.quorum_read_age
+                    .get_or_create(&RootLabels { watch })
+                    .set(age(quorum_read));
             }
         }
     }

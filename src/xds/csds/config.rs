@@ -31,7 +31,11 @@ pub(super) fn client_config(view: &ClientView, snapshot: &Snapshot, with_content
         writer.write_type(*resource_type, of_type);
     }
     ClientConfig {
-        node: Some(Node { id: view.node_id.to_string(), cluster: view.node_cluster.to_string(), ..Node::default() }),
+        node: Some(Node {
+            id: view.node_id.to_string(),
+            cluster: view.node_cluster.to_string(),
+            ..Node::default()
+        }),
         generic_xds_configs: writer.configs,
         // A node may have several streams, one a type or one a cluster.
         client_scope: format!("stream {}, {}", view.stream, view.variant.as_str()),
@@ -56,7 +60,10 @@ impl Writer<'_> {
         });
         match &of_type.subscribed {
             Subscribed::Wildcard => {
-                let wildcard = set.into_iter().flat_map(|set| set.iter()).filter(|resource| !resource.on_demand);
+                let wildcard = set
+                    .into_iter()
+                    .flat_map(|set| set.iter())
+                    .filter(|resource| !resource.on_demand);
                 for resource in wildcard {
                     self.write(resource_type, of_type, &resource.name, Some(resource));
                 }
@@ -98,7 +105,10 @@ impl Writer<'_> {
             return None;
         }
         self.content_left = self.content_left.checked_sub(resource.body.len())?;
-        Some(Any { type_url: resource_type.type_url().to_owned(), value: resource.body.to_bytes().into() })
+        Some(Any {
+            type_url: resource_type.type_url().to_owned(),
+            value: resource.body.to_bytes().into(),
+        })
     }
 }
 
@@ -108,12 +118,25 @@ fn timestamp(at: SystemTime) -> Timestamp {
 }
 
 fn status(of_type: &TypeView, exists: bool) -> ConfigStatus {
-    let Some(sent) = of_type.sent.as_ref().filter(|_| exists) else { return ConfigStatus::NotSent };
-    if of_type.acknowledged.as_ref().is_some_and(|acknowledged| acknowledged.nonce == sent.nonce) {
+    let Some(sent) = of_type.sent.as_ref().filter(|_| exists) else {
+        return ConfigStatus::NotSent;
+    };
+    if of_type
+        .acknowledged
+        .as_ref()
+        .is_some_and(|acknowledged| acknowledged.nonce == sent.nonce)
+    {
         return ConfigStatus::Synced;
     }
-    let refused = of_type.refused.as_ref().is_some_and(|refusal| refusal.exchange.nonce == sent.nonce);
-    if refused { ConfigStatus::Error } else { ConfigStatus::Stale }
+    let refused = of_type
+        .refused
+        .as_ref()
+        .is_some_and(|refusal| refusal.exchange.nonce == sent.nonce);
+    if refused {
+        ConfigStatus::Error
+    } else {
+        ConfigStatus::Stale
+    }
 }
 
 fn error_state(refusal: &Refusal) -> UpdateFailureState {
@@ -142,18 +165,29 @@ mod tests {
             name: (*name).into(),
             resource: Some(Arc::new(Resource::new(*name, vec![1; *size], Vec::new()))),
         };
-        let difference = Difference { resources: resources.iter().map(change).collect(), ..Difference::default() };
+        let difference = Difference {
+            resources: resources.iter().map(change).collect(),
+            ..Difference::default()
+        };
         let before = Snapshot::unpublished();
         before.next(&difference, Facts::after(&before))
     }
 
     fn exchange(nonce: &str) -> Exchange {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
-        Exchange { version: format!("v{nonce}"), nonce: nonce.to_owned(), at }
+        Exchange {
+            version: format!("v{nonce}"),
+            nonce: nonce.to_owned(),
+            at,
+        }
     }
 
     fn refusal(nonce: &str) -> Refusal {
-        Refusal { exchange: exchange(nonce), code: 13, message: "no".to_owned() }
+        Refusal {
+            exchange: exchange(nonce),
+            code: 13,
+            message: "no".to_owned(),
+        }
     }
 
     fn of_type(sent: Option<&str>, acknowledged: Option<&str>, refused: Option<Refusal>) -> TypeView {
@@ -189,7 +223,11 @@ mod tests {
         assert_eq!(of(Some("1"), Some("1"), None), Synced);
         assert_eq!(of(Some("2"), Some("1"), None), Stale);
         assert_eq!(of(Some("2"), Some("1"), Some(refusal("2"))), Error);
-        assert_eq!(of(Some("3"), Some("1"), Some(refusal("2"))), Stale, "a mended one is on its way");
+        assert_eq!(
+            of(Some("3"), Some("1"), Some(refusal("2"))),
+            Stale,
+            "a mended one is on its way"
+        );
         assert_eq!(status(&of_type(Some("1"), Some("1"), None), false), NotSent);
     }
 
@@ -199,16 +237,32 @@ mod tests {
         let refused = Some(refusal("2"));
         let view = view(ResourceType::Cluster, of_type(Some("2"), Some("1"), refused));
         let client = client_config(&view, &snapshot, true);
-        assert_eq!((&*client.node.unwrap().id, &*client.client_scope), ("n1", "stream 7, sotw"));
-        let [config] = &client.generic_xds_configs[..] else { panic!("one resource") };
-        assert_eq!((&*config.type_url, &*config.name), (ResourceType::Cluster.type_url(), "a"));
+        assert_eq!(
+            (&*client.node.unwrap().id, &*client.client_scope),
+            ("n1", "stream 7, sotw")
+        );
+        let [config] = &client.generic_xds_configs[..] else {
+            panic!("one resource")
+        };
+        assert_eq!(
+            (&*config.type_url, &*config.name),
+            (ResourceType::Cluster.type_url(), "a")
+        );
         assert_eq!((&*config.version_info, config.last_updated.unwrap().seconds), ("v2", 5));
         assert_eq!(config.xds_config.as_ref().unwrap().value, [1; 3]);
         assert_eq!(config.error_state.as_ref().unwrap().details, "no");
-        let delta = ClientView { variant: Variant::Delta, ..view };
+        let delta = ClientView {
+            variant: Variant::Delta,
+            ..view
+        };
         let client = client_config(&delta, &snapshot, false);
-        let [config] = &client.generic_xds_configs[..] else { panic!("one resource") };
-        assert_eq!(config.version_info, crate::resource::ResourceVersion::of(&[1; 3]).to_string());
+        let [config] = &client.generic_xds_configs[..] else {
+            panic!("one resource")
+        };
+        assert_eq!(
+            config.version_info,
+            crate::resource::ResourceVersion::of(&[1; 3]).to_string()
+        );
         assert_eq!(config.xds_config, None);
     }
 
@@ -216,7 +270,10 @@ mod tests {
     fn a_secret_is_a_name_and_a_withheld_one_was_not_sent() {
         let snapshot = snapshot(&[(ResourceType::Secret, "s", 3)]);
         let names = Subscribed::Names(vec!["s".into()]);
-        let of_type = TypeView { subscribed: names, ..of_type(Some("1"), Some("1"), None) };
+        let of_type = TypeView {
+            subscribed: names,
+            ..of_type(Some("1"), Some("1"), None)
+        };
         let mut view = view(ResourceType::Secret, of_type);
         let status = |view: &ClientView| {
             let config = client_config(view, &snapshot, true).generic_xds_configs.remove(0);
@@ -232,7 +289,11 @@ mod tests {
     fn content_beyond_the_bound_is_left_out() {
         let half = CONTENT_MAX / 2 + 1;
         let snapshot = snapshot(&[(ResourceType::Cluster, "a", half), (ResourceType::Cluster, "b", half)]);
-        let client = client_config(&view(ResourceType::Cluster, of_type(Some("1"), None, None)), &snapshot, true);
+        let client = client_config(
+            &view(ResourceType::Cluster, of_type(Some("1"), None, None)),
+            &snapshot,
+            true,
+        );
         let with_content = |config: &GenericXdsConfig| (config.name.clone(), config.xds_config.is_some());
         let seen: Vec<_> = client.generic_xds_configs.iter().map(with_content).collect();
         assert_eq!(seen, [("a".to_owned(), true), ("b".to_owned(), false)]);

@@ -27,9 +27,12 @@ pub(super) struct Sources {
 impl Sources {
     /// The client has these.
     pub(super) fn assume<'a>(&mut self, resources: impl Iterator<Item = &'a Arc<Resource>>) {
-        let references = resources.flat_map(|resource| resource.refers.iter()).flat_map(|refers| refers.iter());
+        let references = resources
+            .flat_map(|resource| resource.refers.iter())
+            .flat_map(|refers| refers.iter());
         let own = references.filter(|reference| reference.source == Source::Own);
-        self.own.extend(own.map(|reference| (reference.resource_type, Arc::clone(&reference.name))));
+        self.own
+            .extend(own.map(|reference| (reference.resource_type, Arc::clone(&reference.name))));
     }
 
     /// The client is told of this: whether it may wait for what is referred to.
@@ -46,7 +49,9 @@ impl Sources {
 
     /// The type is asked for the first time: what of it follows.
     pub(super) fn take_early(&mut self, of: ResourceType) -> impl Iterator<Item = Arc<str>> {
-        self.early.extract_if(.., move |(resource_type, _)| *resource_type == of).map(|(_, name)| name)
+        self.early
+            .extract_if(.., move |(resource_type, _)| *resource_type == of)
+            .map(|(_, name)| name)
     }
 }
 
@@ -68,7 +73,9 @@ impl Session {
                 if !self.sources.is_awaited(reference, returning) {
                     continue;
                 }
-                let Reference { resource_type, name, .. } = reference;
+                let Reference {
+                    resource_type, name, ..
+                } = reference;
                 match &mut self.types[resource_type.index()] {
                     Some(state) => state.follow(name),
                     None if self.reported => drop(self.sources.early.insert((*resource_type, Arc::clone(name)))),
@@ -82,10 +89,14 @@ impl Session {
     /// Route configurations with `vhds` that the client has: their virtual hosts are asked for, though no request says so.
     pub(super) fn follow_route_configs(&mut self, group: &GroupSnapshot) {
         let hosts = self.types[ResourceType::VirtualHost.index()].as_ref();
-        let Some(state) = hosts.filter(|state| state.is_by_route_config()) else { return };
+        let Some(state) = hosts.filter(|state| state.is_by_route_config()) else {
+            return;
+        };
         let set = group.set(ResourceType::Route);
         let routes = self.types[ResourceType::Route.index()].as_ref();
-        let names = routes.map(|routes| routes.subscription.names.clone()).unwrap_or_default();
+        let names = routes
+            .map(|routes| routes.subscription.names.clone())
+            .unwrap_or_default();
         if state.subscription.follows(set, &names) {
             return;
         }
@@ -99,8 +110,14 @@ impl Session {
             None if self.settings.service_type.is_some() => set.iter().collect(),
             None => Vec::new(),
         };
-        let has: BTreeSet<_> = has.into_iter().filter(with_virtual_hosts).map(|one| Arc::clone(&one.name)).collect();
-        let Some(state) = self.types[ResourceType::VirtualHost.index()].as_mut() else { return };
+        let has: BTreeSet<_> = has
+            .into_iter()
+            .filter(with_virtual_hosts)
+            .map(|one| Arc::clone(&one.name))
+            .collect();
+        let Some(state) = self.types[ResourceType::VirtualHost.index()].as_mut() else {
+            return;
+        };
         let had = state.subscription.change_beyond(|beyond| {
             beyond.followed = Some((Arc::clone(set), names));
             std::mem::replace(&mut beyond.route_configs, has.clone())

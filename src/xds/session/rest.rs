@@ -54,7 +54,8 @@ impl Types {
         if Arc::ptr_eq(one, other) {
             return differing;
         }
-        one.differing(other).for_each(|resource_type| differing.add(Self::of(resource_type)));
+        one.differing(other)
+            .for_each(|resource_type| differing.add(Self::of(resource_type)));
         if differing.has(ResourceType::Route) {
             differing.add(Self::of(ResourceType::VirtualHost));
         }
@@ -86,9 +87,14 @@ impl Session {
         let mut due = rest.due;
         due.add(Types::differing(&rest.group, group));
         let all = due;
-        for resource_type in ResourceType::ALL.into_iter().filter(|resource_type| all.has(*resource_type)) {
+        for resource_type in ResourceType::ALL
+            .into_iter()
+            .filter(|resource_type| all.has(*resource_type))
+        {
             let response = self.step(resource_type, snapshot, group, now);
-            let rests = self.types[resource_type.index()].as_ref().is_none_or(|state| state.is_at_rest());
+            let rests = self.types[resource_type.index()]
+                .as_ref()
+                .is_none_or(|state| state.is_at_rest());
             due.remove(resource_type);
             let Some(response) = response else {
                 if rests {
@@ -98,10 +104,18 @@ impl Session {
             };
             // What clusters, listeners and routes bring along is owed by other types.
             let alone = !super::order::is_awaiting(resource_type);
-            self.rest = (rests && alone).then(|| Rest { group: Arc::clone(group), due, clusters_unanswered });
+            self.rest = (rests && alone).then(|| Rest {
+                group: Arc::clone(group),
+                due,
+                clusters_unanswered,
+            });
             return Rested::Says(Some(response));
         }
-        self.rest = Some(Rest { group: Arc::clone(group), due, clusters_unanswered });
+        self.rest = Some(Rest {
+            group: Arc::clone(group),
+            due,
+            clusters_unanswered,
+        });
         Rested::Says(None)
     }
 
@@ -115,7 +129,11 @@ impl Session {
         if rests {
             self.types.iter_mut().flatten().for_each(|state| state.unrest.settle());
         }
-        let rest = || Rest { group: Arc::clone(group), due: Types::default(), clusters_unanswered };
+        let rest = || Rest {
+            group: Arc::clone(group),
+            due: Types::default(),
+            clusters_unanswered,
+        };
         self.rest = rests.then(rest);
     }
 }

@@ -36,20 +36,37 @@ fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
 }
 
 fn difference(commit: Commit<'_>) -> Difference {
-    let unique: BTreeMap<_, _> = commit.iter().map(|(of_type, name, content)| ((*of_type, *name), *content)).collect();
+    let unique: BTreeMap<_, _> = commit
+        .iter()
+        .map(|(of_type, name, content)| ((*of_type, *name), *content))
+        .collect();
     let resources = unique.into_iter().map(|((resource_type, name), content)| {
         let resource = content.map(|content| {
             let mut resource = resource(name, content);
             resource.warms = (resource_type == CLUSTER && name != "S").then(|| name.into());
             Arc::new(resource)
         });
-        ResourceChange { group: "default".into(), resource_type, name: name.into(), resource }
+        ResourceChange {
+            group: "default".into(),
+            resource_type,
+            name: name.into(),
+            resource,
+        }
     });
-    Difference { resources: resources.collect(), ..Difference::default() }
+    Difference {
+        resources: resources.collect(),
+        ..Difference::default()
+    }
 }
 
 fn changed(snapshot: &Snapshot, resources: Vec<ResourceChange>) -> Snapshot {
-    snapshot.next(&Difference { resources, ..Difference::default() }, Facts::after(snapshot))
+    snapshot.next(
+        &Difference {
+            resources,
+            ..Difference::default()
+        },
+        Facts::after(snapshot),
+    )
 }
 
 fn resource(name: &str, content: u8) -> Resource {
@@ -65,7 +82,10 @@ fn body(name: &str, content: u8) -> Vec<u8> {
 /// The name and the content of such a message; 0: there is none.
 fn parse(body: &[u8]) -> (String, u8) {
     let (name, content) = body[2..].split_at(usize::from(body[1]));
-    (String::from_utf8(name.to_vec()).unwrap(), content.first().copied().unwrap_or_default())
+    (
+        String::from_utf8(name.to_vec()).unwrap(),
+        content.first().copied().unwrap_or_default(),
+    )
 }
 
 /// What a response says: the type, its resources with their content, what it removes.
@@ -93,7 +113,11 @@ impl Said {
             ROUTE => "RDS",
             other => other.as_str(),
         };
-        let resources: Vec<_> = self.resources.iter().map(|(name, content)| format!("{name}@{content}")).collect();
+        let resources: Vec<_> = self
+            .resources
+            .iter()
+            .map(|(name, content)| format!("{name}@{content}"))
+            .collect();
         let bodiless: Vec<_> = self.bodiless.iter().map(|name| format!("~{name}")).collect();
         let removed: Vec<_> = self.removed.iter().map(|name| format!("-{name}")).collect();
         let absent: Vec<_> = self.absent.iter().map(|name| format!("!{name}")).collect();
@@ -132,7 +156,12 @@ impl Client {
             interner: Arc::default(),
             secrets: true,
         });
-        Self { session, snapshot, now: Instant::now(), node: crate_node().unwrap_or_default() }
+        Self {
+            session,
+            snapshot,
+            now: Instant::now(),
+            node: crate_node().unwrap_or_default(),
+        }
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> &mut Self {
@@ -143,7 +172,12 @@ impl Client {
     /// Publish one resource as it is.
     fn serve(&mut self, resource_type: ResourceType, resource: Resource) -> &mut Self {
         let (group, name) = ("default".into(), Arc::clone(&resource.name));
-        let change = ResourceChange { group, resource_type, name, resource: Some(Arc::new(resource)) };
+        let change = ResourceChange {
+            group,
+            resource_type,
+            name,
+            resource: Some(Arc::new(resource)),
+        };
         self.snapshot = changed(&self.snapshot, vec![change]);
         self
     }
@@ -203,10 +237,13 @@ impl Client {
                 ..pb::DiscoveryRequest::default()
             }
             .encode_to_vec(),
-            Variant::Delta => {
-                pb::DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }
-                    .encode_to_vec()
+            Variant::Delta => pb::DeltaDiscoveryRequest {
+                type_url,
+                response_nonce,
+                error_detail,
+                ..Default::default()
             }
+            .encode_to_vec(),
         };
         self.request(bytes)
     }
@@ -217,7 +254,15 @@ impl Client {
     }
 
     fn nack(&mut self, said: &Said, names: &[&str]) -> &mut Self {
-        self.answer(said, names, Some(Status { code: 13, message: "no".to_owned(), details: Vec::new() }));
+        self.answer(
+            said,
+            names,
+            Some(Status {
+                code: 13,
+                message: "no".to_owned(),
+                details: Vec::new(),
+            }),
+        );
         self
     }
 
@@ -247,7 +292,10 @@ impl Client {
 
 fn milliseconds(resource: &pb::Resource) -> Option<(String, i64)> {
     let ttl = resource.ttl.as_ref()?;
-    Some((resource.name.clone(), ttl.seconds * 1000 + i64::from(ttl.nanos) / 1_000_000))
+    Some((
+        resource.name.clone(),
+        ttl.seconds * 1000 + i64::from(ttl.nanos) / 1_000_000,
+    ))
 }
 
 fn delta_said(resource_type: ResourceType, decoded: pb::DeltaDiscoveryResponse) -> Said {
@@ -255,10 +303,20 @@ fn delta_said(resource_type: ResourceType, decoded: pb::DeltaDiscoveryResponse) 
     let (whole, bodiless): (Vec<_>, Vec<_>) = decoded.resources.into_iter().partition(|one| one.resource.is_some());
     Said {
         resource_type,
-        resources: whole.into_iter().map(|one| parse(&one.resource.unwrap().value)).collect(),
-        bodiless: bodiless.into_iter().map(|one| [&[one.name], &*one.aliases].concat().join("=")).collect(),
+        resources: whole
+            .into_iter()
+            .map(|one| parse(&one.resource.unwrap().value))
+            .collect(),
+        bodiless: bodiless
+            .into_iter()
+            .map(|one| [&[one.name], &*one.aliases].concat().join("="))
+            .collect(),
         removed: decoded.removed_resources,
-        absent: decoded.resource_errors.into_iter().map(|error| error.resource_name.unwrap().name).collect(),
+        absent: decoded
+            .resource_errors
+            .into_iter()
+            .map(|error| error.resource_name.unwrap().name)
+            .collect(),
         ttl,
         nonce: decoded.nonce,
         version: decoded.system_version_info,
@@ -284,7 +342,11 @@ fn sotw_said(resource_type: ResourceType, decoded: pb::DiscoveryResponse) -> Sai
         resources,
         bodiless: Vec::new(),
         removed: Vec::new(),
-        absent: decoded.resource_errors.into_iter().map(|error| error.resource_name.unwrap().name).collect(),
+        absent: decoded
+            .resource_errors
+            .into_iter()
+            .map(|error| error.resource_name.unwrap().name)
+            .collect(),
         ttl,
         nonce: decoded.nonce,
         version: decoded.version_info,
@@ -292,7 +354,10 @@ fn sotw_said(resource_type: ResourceType, decoded: pb::DiscoveryResponse) -> Sai
 }
 
 fn crate_node() -> Option<envoy_types::pb::envoy::config::core::v3::Node> {
-    Some(envoy_types::pb::envoy::config::core::v3::Node { id: "n1".to_owned(), ..Default::default() })
+    Some(envoy_types::pb::envoy::config::core::v3::Node {
+        id: "n1".to_owned(),
+        ..Default::default()
+    })
 }
 
 fn client(variant: Variant) -> Client {
@@ -302,7 +367,12 @@ fn client(variant: Variant) -> Client {
 /// A client that asks for clusters, endpoints, listeners and routes, and has acknowledged them.
 fn settled(variant: Variant) -> Client {
     let mut client = client(variant);
-    for (of_type, names) in [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])] {
+    for (of_type, names) in [
+        (CLUSTER, &[] as &[&str]),
+        (ENDPOINT, &["A", "B"]),
+        (LISTENER, &[]),
+        (ROUTE, &["r1"]),
+    ] {
         match variant {
             Variant::Sotw => client.sotw(of_type, names),
             Variant::Delta => client.delta(of_type, names, &[]),
@@ -321,7 +391,10 @@ fn sotw_first_requests() {
     assert_eq!(client(Variant::Sotw).sotw(CLUSTER, &["*"]).says(), ["CDS[A@1,B@1,S@1]"]);
     assert_eq!(client(Variant::Sotw).sotw(ENDPOINT, &["A"]).says(), ["EDS[A@1]"]);
     assert_eq!(client(Variant::Sotw).sotw(ENDPOINT, &[]).says(), [""; 0]);
-    assert_eq!(client(Variant::Sotw).sotw(ResourceType::ScopedRoute, &[]).says(), ["scoped_routes[]"]);
+    assert_eq!(
+        client(Variant::Sotw).sotw(ResourceType::ScopedRoute, &[]).says(),
+        ["scoped_routes[]"]
+    );
 }
 
 // SW-09, SW-10, SW-11, SW-12
@@ -370,7 +443,10 @@ fn sotw_reconnects_are_answered_unless_all_is_current() {
     let mut again = client(Variant::Sotw);
     again.sotw_with(CLUSTER, &[], &version, "");
     assert_eq!(again.says(), [""; 0]);
-    let confirmed = again.session.confirmed().map(|(of_type, version)| (of_type, version.to_string()));
+    let confirmed = again
+        .session
+        .confirmed()
+        .map(|(of_type, version)| (of_type, version.to_string()));
     assert_eq!((confirmed, again.session.confirmed()), (Some((CLUSTER, version)), None));
     again.sotw_with(ENDPOINT, &["A"], &endpoints, "");
     assert_eq!(again.says(), ["EDS[A@1]"]);
@@ -393,7 +469,11 @@ fn a_removal_waits_until_all_that_was_refused_is_mended() {
     client.commit(&[(CLUSTER, "A", None), (ROUTE, "r1", Some(2)), (ROUTE, "r2", Some(2))]);
     let both = client.all().remove(0);
     assert_eq!(both.short(), "RDS[r1@2,r2@2]");
-    let one = client.nack(&both, &[]).commit(&[(ROUTE, "r1", Some(3))]).all().remove(0);
+    let one = client
+        .nack(&both, &[])
+        .commit(&[(ROUTE, "r1", Some(3))])
+        .all()
+        .remove(0);
     assert_eq!(client.ack(&one, &[]).says(), [""; 0]);
     client.commit(&[(ROUTE, "r2", Some(3))]);
     let other = client.all().remove(0);
@@ -446,7 +526,9 @@ fn sotw_unknown_endpoints_are_empty_and_unknown_others_silent() {
 #[test]
 fn delta_first_requests() {
     let delta = |resource_type, subscribe: &[&str], unsubscribe: &[&str]| {
-        client(Variant::Delta).delta(resource_type, subscribe, unsubscribe).says()
+        client(Variant::Delta)
+            .delta(resource_type, subscribe, unsubscribe)
+            .says()
     };
     assert_eq!(delta(CLUSTER, &[], &[]), ["CDS[A@1,B@1,S@1]"]);
     assert_eq!(delta(CLUSTER, &[], &["q"]), [""; 0]);
@@ -494,12 +576,26 @@ fn refused_content_is_not_sent_again_and_a_fix_is() {
         let good = client.all().remove(0);
         client.ack(&good, &["r1"]).commit(&[(ROUTE, "r1", Some(2))]);
         let bad = client.all().remove(0);
-        let outcome =
-            client.answer(&bad, &["r1"], Some(Status { code: 13, message: "no".to_owned(), details: vec![] }));
-        assert!(matches!(outcome.answer.map(|answer| answer.verdict), Some(Verdict::Refused { code: 13, .. })));
+        let outcome = client.answer(
+            &bad,
+            &["r1"],
+            Some(Status {
+                code: 13,
+                message: "no".to_owned(),
+                details: vec![],
+            }),
+        );
+        assert!(matches!(
+            outcome.answer.map(|answer| answer.verdict),
+            Some(Verdict::Refused { code: 13, .. })
+        ));
         assert_eq!(client.says(), [""; 0]);
         client.commit(&[(ROUTE, "r1", Some(1))]);
-        assert_eq!(client.all()[0].resources[0].1, 1, "a fix is sent though its version was seen before");
+        assert_eq!(
+            client.all()[0].resources[0].1,
+            1,
+            "a fix is sent though its version was seen before"
+        );
     }
 }
 
@@ -518,9 +614,12 @@ fn refused_endpoints_do_not_follow_their_cluster() {
 #[test]
 fn a_change_is_one_flush_in_order_and_removals_come_after_the_ack() {
     let mut client = client(Variant::Delta);
-    for (resource_type, names) in
-        [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1"])]
-    {
+    for (resource_type, names) in [
+        (CLUSTER, &[] as &[&str]),
+        (ENDPOINT, &["A", "B"]),
+        (LISTENER, &[]),
+        (ROUTE, &["r1"]),
+    ] {
         for said in client.delta(resource_type, names, &[]).all() {
             client.ack(&said, &[]);
         }
@@ -577,7 +676,10 @@ fn a_removal_waits_a_minute_for_a_client_that_answers_nothing() {
     client.delta(CLUSTER, &[], &[]).delta(ROUTE, &["r1"], &[]).all();
     client.commit(&[(CLUSTER, "A", None)]);
     assert_eq!(client.says(), [""; 0]);
-    client.now = client.session.deadline().expect("a look at the clusters that have no answer");
+    client.now = client
+        .session
+        .deadline()
+        .expect("a look at the clusters that have no answer");
     assert_eq!(client.says(), [""; 0]);
     let deadline = client.session.deadline().expect("a bound");
     client.now = deadline - Duration::from_millis(1);
@@ -597,9 +699,15 @@ fn an_unserved_type_is_answered_in_delta() {
         ..pb::DeltaDiscoveryRequest::default()
     };
     session.request(request.encode_to_vec());
-    let response = session.session.next_response(&session.snapshot, session.now).expect("an answer");
+    let response = session
+        .session
+        .next_response(&session.snapshot, session.now)
+        .expect("an answer");
     let decoded = pb::DeltaDiscoveryResponse::decode(&*response.head).unwrap();
-    assert_eq!((&*decoded.type_url, decoded.removed_resources), ("type.googleapis.com/acme.Foo", vec!["q".to_owned()]));
+    assert_eq!(
+        (&*decoded.type_url, decoded.removed_resources),
+        ("type.googleapis.com/acme.Foo", vec!["q".to_owned()])
+    );
 }
 
 // design.md decision 11
@@ -643,10 +751,16 @@ fn the_same_node_with_other_metadata_gets_another_view() {
     use envoy_types::pb::google::protobuf as well_known;
 
     let metadata = [("role".to_owned(), "edge".into())].into();
-    let rule = NodeMatch { metadata, ..NodeMatch::default() };
+    let rule = NodeMatch {
+        metadata,
+        ..NodeMatch::default()
+    };
     for variant in [Variant::Sotw, Variant::Delta] {
         let mut client = client(variant);
-        let group = Group { matches: vec![rule.clone()], priority: 0 };
+        let group = Group {
+            matches: vec![rule.clone()],
+            priority: 0,
+        };
         client.snapshot.group_rules = Arc::new([("edge".into(), Arc::new(group))]);
         let resources = [(ENDPOINT, "A"), (ENDPOINT, "E")].map(|(resource_type, name)| ResourceChange {
             group: "edge".into(),
@@ -655,7 +769,11 @@ fn the_same_node_with_other_metadata_gets_another_view() {
             resource: Some(Arc::new(resource(name, 7))),
         });
         let groups_added = vec!["edge".into()];
-        let difference = Difference { resources: resources.into(), groups_added, ..Difference::default() };
+        let difference = Difference {
+            resources: resources.into(),
+            groups_added,
+            ..Difference::default()
+        };
         let facts = Facts::after(&client.snapshot);
         client.snapshot = client.snapshot.next(&difference, facts);
         match variant {
@@ -663,13 +781,21 @@ fn the_same_node_with_other_metadata_gets_another_view() {
             Variant::Delta => client.delta(ENDPOINT, &["A", "B"], &[]),
         };
         assert_eq!(client.says(), ["EDS[A@1,B@1]"]);
-        let role = well_known::Value { kind: Some(well_known::value::Kind::StringValue("edge".to_owned())) };
-        client.node.metadata = Some(well_known::Struct { fields: [("role".to_owned(), role)].into() });
+        let role = well_known::Value {
+            kind: Some(well_known::value::Kind::StringValue("edge".to_owned())),
+        };
+        client.node.metadata = Some(well_known::Struct {
+            fields: [("role".to_owned(), role)].into(),
+        });
         match variant {
             Variant::Sotw => client.sotw(ENDPOINT, &["A", "B"]),
             Variant::Delta => client.delta(ENDPOINT, &[], &[]),
         };
-        let expected = if variant == Variant::Sotw { "EDS[A@7]" } else { "EDS[A@7,-B]" };
+        let expected = if variant == Variant::Sotw {
+            "EDS[A@7]"
+        } else {
+            "EDS[A@7,-B]"
+        };
         assert_eq!(client.says(), [expected]);
     }
 }
@@ -677,7 +803,10 @@ fn the_same_node_with_other_metadata_gets_another_view() {
 // GEN-22
 #[test]
 fn resource_locators_are_names() {
-    let locator = |name: &str| pb::ResourceLocator { name: name.to_owned(), ..pb::ResourceLocator::default() };
+    let locator = |name: &str| pb::ResourceLocator {
+        name: name.to_owned(),
+        ..pb::ResourceLocator::default()
+    };
     let mut sotw = client(Variant::Sotw);
     let (node, type_url) = (crate_node(), ENDPOINT.type_url().to_owned());
     let request = pb::DiscoveryRequest {
@@ -706,7 +835,10 @@ fn resource_locators_are_names() {
 fn sotw_scopes_come_whole_to_the_last() {
     let scope = ResourceType::ScopedRoute;
     let mut client = client(Variant::Sotw);
-    client.commit(&[(scope, "a", Some(1)), (scope, "b", Some(1))]).sotw(scope, &[]).all();
+    client
+        .commit(&[(scope, "a", Some(1)), (scope, "b", Some(1))])
+        .sotw(scope, &[])
+        .all();
     client.commit(&[(scope, "a", None)]);
     assert_eq!(client.says(), ["scoped_routes[b@1]"]);
     client.commit(&[(scope, "b", None)]);
@@ -731,7 +863,14 @@ fn extension_configs_and_secrets_go_before_what_needs_them() {
         client.all();
         commit.reverse();
         client.commit(&commit);
-        assert_eq!(client.all().into_iter().map(|said| said.resource_type).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            client
+                .all()
+                .into_iter()
+                .map(|said| said.resource_type)
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 }
 

@@ -23,7 +23,10 @@ impl State {
         let asked_before = if self.base_subscription.is_same(&self.subscription) {
             None
         } else {
-            Some(std::mem::replace(&mut self.base_subscription, self.subscription.clone()))
+            Some(std::mem::replace(
+                &mut self.base_subscription,
+                self.subscription.clone(),
+            ))
         };
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = changes::between(&old, target.set);
@@ -34,19 +37,28 @@ impl State {
             }
             let speaks = target.variant == Variant::Delta || self.is_full_state(target.variant);
             if speaks && (cautious || target.referred) && !gone.is_empty() {
-                self.unrest.holds.push(Hold { resources: gone, barriers: None });
+                self.unrest.holds.push(Hold {
+                    resources: gone,
+                    barriers: None,
+                });
             } else {
-                found.removed.extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
+                found
+                    .removed
+                    .extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }
         }
-        let Self { subscription, pushed, .. } = self;
+        let Self {
+            subscription, pushed, ..
+        } = self;
         pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
         if owed.all {
             self.unrest.take(|unrest| &mut unrest.deferrals);
             self.answer_all(target, &mut found);
             let gone = |name: &Arc<str>| target.set.get(name).is_none_or(|one| !self.subscription.covers(one));
             let recalled = self.unrest.take(|unrest| &mut unrest.recalled);
-            found.removed.extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
+            found
+                .removed
+                .extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
         }
         if cautious {
             found.removed.clear();
@@ -62,7 +74,9 @@ impl State {
         found.missing.dedup();
         if let Some(unrest) = self.unrest.some() {
             let warm = unrest.deferrals.end(target.set, target.unwarm);
-            found.updates.extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
+            found
+                .updates
+                .extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
         }
         found.settle();
         self.subscription.alias(&mut found.updates);
@@ -88,7 +102,10 @@ impl State {
             let name = change.name();
             let deferred = self.undefer(name);
             let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
-            let is = change.new.as_ref().filter(|resource| self.subscription.covers(resource));
+            let is = change
+                .new
+                .as_ref()
+                .filter(|resource| self.subscription.covers(resource));
             let was = old.filter(|resource| match &change.new {
                 Some(new) if goes_by_same_names(resource, new) => is.is_some(),
                 _ => self.subscription.covers(resource),
@@ -151,7 +168,13 @@ impl State {
     pub(super) fn answer_names(&mut self, set: &ResourceSet, found: &mut Found) {
         let names = &self.subscription.names;
         let selection = set.select(names.sum(), names.iter());
-        found.missing.extend(selection.missing().iter().filter(|name| self.held(name).is_none()).cloned());
+        found.missing.extend(
+            selection
+                .missing()
+                .iter()
+                .filter(|name| self.held(name).is_none())
+                .cloned(),
+        );
         self.named = selection.version();
         self.recount = false;
         if !selection.members().is_empty() {
@@ -162,7 +185,9 @@ impl State {
     pub(super) fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
         let is_missing =
             |name: &&Arc<str>| self.subscription.members(set, name).next().is_none() && self.held(name).is_none();
-        found.missing.extend(self.subscription.names.iter().filter(is_missing).cloned());
+        found
+            .missing
+            .extend(self.subscription.names.iter().filter(is_missing).cloned());
     }
 
     /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
@@ -175,21 +200,30 @@ impl State {
         let has = |resource: &Resource| versions.get(&*resource.name) == Some(&Some(resource.version));
         let is_novel = |resource: &Arc<Resource>| !versions.contains_key(&*resource.name);
         if self.subscription.wildcard {
-            found.updates.extend(set.iter().filter(|one| self.subscription.covers(one) && !has(one)).cloned());
+            found.updates.extend(
+                set.iter()
+                    .filter(|one| self.subscription.covers(one) && !has(one))
+                    .cloned(),
+            );
             let novel = found.updates.iter().filter(|one| is_novel(one));
             found.novel = novel.map(|one| (Arc::clone(&one.name), None)).collect();
-            let gone = versions.keys().filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
+            let gone = versions
+                .keys()
+                .filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
             found.removed.extend(gone.map(|name| Arc::from(&**name)));
             self.find_missing(set, found);
             return;
         }
         let named = self.subscription.named(set).into_iter();
-        found.updates.extend(named.filter(|resource| named_always || !has(resource)).cloned());
+        found
+            .updates
+            .extend(named.filter(|resource| named_always || !has(resource)).cloned());
         self.find_missing(set, found);
         if self.resource_type == ResourceType::VirtualHost {
             // No name asks for what a route configuration has from the start: what of it is gone is known from here alone.
-            let gone =
-                versions.keys().filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
+            let gone = versions
+                .keys()
+                .filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
             found.removed.extend(gone.map(|name| Arc::from(&**name)));
         }
     }
@@ -197,7 +231,10 @@ impl State {
     /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
     pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
         let before = found.updates.len();
-        let members = self.subscription.members(set, &name).filter(|resource| self.subscription.covers(resource));
+        let members = self
+            .subscription
+            .members(set, &name)
+            .filter(|resource| self.subscription.covers(resource));
         found.updates.extend(members.cloned());
         if found.updates.len() > before {
             return;
@@ -215,11 +252,17 @@ impl State {
         }
         let mut following = Vec::new();
         let mut refused = std::mem::take(&mut self.unrest.refused_warming);
-        refused.retain(|name| set.get(name).or_else(|| self.held(name)).is_some_and(|one| !found.carries(one)));
+        refused.retain(|name| {
+            set.get(name)
+                .or_else(|| self.held(name))
+                .is_some_and(|one| !found.carries(one))
+        });
         self.unrest.refused_warming = refused;
         for name in std::mem::take(&mut self.unrest.warming) {
             // What is gone and held is there still.
-            let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else { continue };
+            let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else {
+                continue;
+            };
             if found.carries(resource) {
                 continue;
             }

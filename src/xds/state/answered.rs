@@ -33,14 +33,21 @@ impl State {
 
     /// The response that an answer is for; those before it are answered by it too. `None`: stale or unknown.
     pub(in crate::xds) fn on_answer(&mut self, sequence: u64) -> Option<Unanswered> {
-        let position = self.unanswered.iter().position(|unanswered| unanswered.sequence == sequence)?;
+        let position = self
+            .unanswered
+            .iter()
+            .position(|unanswered| unanswered.sequence == sequence)?;
         self.answered = sequence;
         let answered = self.unanswered.drain(..=position).next_back()?;
         if self.unanswered.is_empty() {
             self.unanswered = VecDeque::new();
         }
         // Where nothing else is on its way, all that was told is answered, and what was found to need no word.
-        let set = if self.unanswered.is_empty() { self.base.clone() } else { answered.set.clone() };
+        let set = if self.unanswered.is_empty() {
+            self.base.clone()
+        } else {
+            answered.set.clone()
+        };
         self.answered_set = set.or_else(|| self.answered_set.take());
         Some(answered)
     }
@@ -51,7 +58,8 @@ impl State {
         self.refusals.on_acknowledged(&answered.content, full);
         let refresh = self.unrest.some().and_then(|unrest| unrest.refresh.as_mut());
         if let (Some(refresh), Some(base)) = (refresh, &self.base) {
-            base.timed().for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
+            base.timed()
+                .for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
         }
         if self.unrest.deferrals.is_empty() {
             self.acknowledged_set.clone_from(&answered.set);
@@ -62,12 +70,29 @@ impl State {
 
     /// What was kept back for a refusal that stands no longer follows its cluster after all.
     pub(super) fn follow_unrefused(&mut self) {
-        let Self { subscription, base, refusals, unrest, .. } = self;
-        let Some(Causes { refused_warming, warming, .. }) = unrest.some() else { return };
-        let stands =
-            |name: &str| base.as_ref().and_then(|set| set.get(name)).is_some_and(|it| refusals.has(name, it.version));
-        let (kept, due): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(refused_warming).into_iter().partition(|name| stands(name));
+        let Self {
+            subscription,
+            base,
+            refusals,
+            unrest,
+            ..
+        } = self;
+        let Some(Causes {
+            refused_warming,
+            warming,
+            ..
+        }) = unrest.some()
+        else {
+            return;
+        };
+        let stands = |name: &str| {
+            base.as_ref()
+                .and_then(|set| set.get(name))
+                .is_some_and(|it| refusals.has(name, it.version))
+        };
+        let (kept, due): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(refused_warming)
+            .into_iter()
+            .partition(|name| stands(name));
         *refused_warming = kept;
         warming.extend(due.into_iter().filter(|name| subscription.names.contains(name)));
     }
@@ -86,7 +111,9 @@ impl State {
     /// The response with which a resource was refused that the client still asks for.
     pub(in crate::xds) fn refusal_of(&self, name: &str) -> Option<u64> {
         let refused = self.refusals.of(name)?;
-        self.refusals.any(|one| *one.name == *name && self.subscription.covers(one)).then_some(refused)
+        self.refusals
+            .any(|one| *one.name == *name && self.subscription.covers(one))
+            .then_some(refused)
     }
 
     /// The names of what the client may have or not.
@@ -108,10 +135,15 @@ impl State {
 
     /// What of this is not refused and was not answered, the first few, by its documents.
     pub(in crate::xds) fn unanswered_documents(&self) -> Vec<DocumentKey> {
-        let carried = self.unanswered.iter().flat_map(|unanswered| unanswered.content.resources());
+        let carried = self
+            .unanswered
+            .iter()
+            .flat_map(|unanswered| unanswered.content.resources());
         let unknown = carried.filter(|resource| self.is_unknown(resource));
-        let mut documents: Vec<DocumentKey> =
-            unknown.flat_map(|resource| resource.documents.iter().cloned()).take(10).collect();
+        let mut documents: Vec<DocumentKey> = unknown
+            .flat_map(|resource| resource.documents.iter().cloned())
+            .take(10)
+            .collect();
         documents.sort_unstable();
         documents.dedup();
         documents
@@ -127,7 +159,8 @@ impl State {
             Standing::Silent(None)
         } else {
             // What it refused is gone. It may use what it had before until it has taken what it was told since, if anything.
-            self.unanswered_since().map_or(Standing::Passed, |since| Standing::Silent(Some(since)))
+            self.unanswered_since()
+                .map_or(Standing::Passed, |since| Standing::Silent(Some(since)))
         }
     }
 
@@ -138,6 +171,7 @@ impl State {
                 || self.held(name).is_some()
                 || self.unrest.released.iter().any(|released| *released.name == *name)
         };
-        self.refusals.any(|resource| self.subscription.covers(resource) && is_there(&resource.name))
+        self.refusals
+            .any(|resource| self.subscription.covers(resource) && is_there(&resource.name))
     }
 }

@@ -82,13 +82,23 @@ impl State {
                 return None;
             }
             let (content, version) = self.whole(target.set);
-            let content = Content { removed: absent, ..content };
+            let content = Content {
+                removed: absent,
+                ..content
+            };
             let published = !asked && changed;
             let changed = if first { Changed::All } else { found.changed() };
-            return Some(Draft { content, version, published, changed });
+            return Some(Draft {
+                content,
+                version,
+                published,
+                changed,
+            });
         }
         if self.resource_type == ResourceType::Endpoint && !cautious {
-            found.updates.extend(found.missing.drain(..).map(|name| empty_assignment(&name)));
+            found
+                .updates
+                .extend(found.missing.drain(..).map(|name| empty_assignment(&name)));
         }
         found.removed.clear();
         found.removed = self.absent(target, &mut found, &[]);
@@ -112,7 +122,10 @@ impl State {
         let asked = !self.unrest.owed.is_empty();
         let mut found = self.advance(target, cautious);
         found.removed.extend(
-            self.unrest.take(|unrest| &mut unrest.released).into_iter().map(|resource| Arc::clone(&resource.name)),
+            self.unrest
+                .take(|unrest| &mut unrest.released)
+                .into_iter()
+                .map(|resource| Arc::clone(&resource.name)),
         );
         if self.resource_type == ResourceType::VirtualHost {
             found.bodiless = found.missing.drain(..).map(unresolved).collect();
@@ -125,7 +138,11 @@ impl State {
             // All but these are with the client already.
             self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut found.novel))));
         }
-        let repeated = if due { self.repeat(target.set, &mut found) } else { Vec::new() };
+        let repeated = if due {
+            self.repeat(target.set, &mut found)
+        } else {
+            Vec::new()
+        };
         if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
             if reported {
                 self.unrest.confirmed = Some(target.set.version());
@@ -153,8 +170,13 @@ impl State {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
             let has = all.map(|one| self.unrest.deferrals.kept(&one.name).unwrap_or(one));
             content.own.extend(has.cloned());
-            content.own.extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
-            version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
+            content
+                .own
+                .extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
+            version = content
+                .own
+                .iter()
+                .fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
             return (content, version);
         }
         if self.subscription.wildcard {
@@ -162,9 +184,18 @@ impl State {
             version = set.wildcard_version();
         }
         let named = self.subscription.named(set).into_iter();
-        content.own.extend(named.filter(|resource| !self.subscription.wildcard || resource.on_demand).cloned());
-        content.own.extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
-        version = content.own.iter().fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
+        content.own.extend(
+            named
+                .filter(|resource| !self.subscription.wildcard || resource.on_demand)
+                .cloned(),
+        );
+        content
+            .own
+            .extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
+        version = content
+            .own
+            .iter()
+            .fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
         (content, version)
     }
 }

@@ -71,15 +71,20 @@ impl State {
     fn timed<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let covered = set.timed().filter(|resource| self.subscription.covers(resource));
         let has = covered.map(|resource| self.unrest.deferrals.kept(&resource.name).unwrap_or(resource));
-        has.chain(self.unrest.holds.iter().flat_map(|hold| &hold.resources)).filter(|resource| resource.ttl.is_some())
+        has.chain(self.unrest.holds.iter().flat_map(|hold| &hold.resources))
+            .filter(|resource| resource.ttl.is_some())
     }
 
     /// Delta: it is repeated, with its body where the client is not known to have it as it is, refused or not (DX-19).
     pub(super) fn repeat(&self, set: &ResourceSet, found: &mut Found) -> Vec<Arc<Resource>> {
         let told = |resource: &&Arc<Resource>| found.carries(resource) || found.removed.contains(&resource.name);
         let repeated = self.timed(set).filter(|resource| !told(resource)).cloned();
-        let (known, unknown) =
-            repeated.partition(|resource| self.unrest.refresh.as_ref().is_some_and(|refresh| refresh.knows(resource)));
+        let (known, unknown) = repeated.partition(|resource| {
+            self.unrest
+                .refresh
+                .as_ref()
+                .is_some_and(|refresh| refresh.knows(resource))
+        });
         found.bodiless = known;
         unknown
     }
@@ -87,7 +92,11 @@ impl State {
     /// When it is due the next time. To SotW clients a time to live is told only in wrappers.
     pub(super) fn schedule(&mut self, target: Target<'_>, now: Instant) {
         let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.abilities.wrappers);
-        let shortest = self.timed(target.set).filter(|_| told).filter_map(|resource| resource.ttl).min();
+        let shortest = self
+            .timed(target.set)
+            .filter(|_| told)
+            .filter_map(|resource| resource.ttl)
+            .min();
         let Some(shortest) = shortest else {
             self.unrest.take(|unrest| &mut unrest.refresh);
             return;

@@ -17,7 +17,10 @@ impl State {
             return Vec::new();
         }
         let mut absent = std::mem::take(&mut found.missing);
-        let gone = found.removed.iter().chain(released.iter().map(|resource| &resource.name));
+        let gone = found
+            .removed
+            .iter()
+            .chain(released.iter().map(|resource| &resource.name));
         absent.extend(gone.filter(|name| self.subscription.names.contains(name)).cloned());
         absent.sort_unstable();
         absent.dedup();
@@ -30,7 +33,11 @@ impl State {
         let (mut own, mut later) = (Vec::new(), Vec::new());
         for resource in content.resources() {
             size += resource.body.len() + RESOURCE_OVERHEAD;
-            let part = if size <= most || own.is_empty() { &mut own } else { &mut later };
+            let part = if size <= most || own.is_empty() {
+                &mut own
+            } else {
+                &mut later
+            };
             part.push(Arc::clone(resource));
         }
         if later.is_empty() {
@@ -40,7 +47,11 @@ impl State {
         content.own = own;
         for resource in later {
             let unrest = &mut *self.unrest;
-            let owed = if self.subscription.covers(&resource) { &mut unrest.owed.names } else { &mut unrest.warming };
+            let owed = if self.subscription.covers(&resource) {
+                &mut unrest.owed.names
+            } else {
+                &mut unrest.warming
+            };
             owed.insert(Arc::clone(&resource.name));
         }
     }

@@ -71,7 +71,11 @@ impl Causes {
 /// What is read where there is nothing.
 static NONE: Causes = Causes {
     reported: Reported::Nothing,
-    owed: Owed { all: false, names: BTreeSet::new(), route_configs: BTreeSet::new() },
+    owed: Owed {
+        all: false,
+        names: BTreeSet::new(),
+        route_configs: BTreeSet::new(),
+    },
     holds: Vec::new(),
     released: Vec::new(),
     deferrals: Deferrals::NONE,

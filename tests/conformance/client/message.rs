@@ -50,7 +50,10 @@ impl Request {
 
     /// A request with this type URL.
     pub(crate) fn of_url(type_url: &str) -> Self {
-        Self { type_url: type_url.to_owned(), ..Self::default() }
+        Self {
+            type_url: type_url.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// `resource_names`, or `resource_names_subscribe`.
@@ -67,7 +70,10 @@ impl Request {
 
     /// `initial_resource_versions`; delta only.
     pub(crate) fn initial(mut self, versions: &[(&str, &str)]) -> Self {
-        self.initial = versions.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect();
+        self.initial = versions
+            .iter()
+            .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
+            .collect();
         self
     }
 
@@ -110,12 +116,18 @@ impl Request {
     }
 
     fn located(&self) -> Vec<ResourceLocator> {
-        let locate = |name: &String| ResourceLocator { name: name.clone(), ..ResourceLocator::default() };
+        let locate = |name: &String| ResourceLocator {
+            name: name.clone(),
+            ..ResourceLocator::default()
+        };
         self.locators.iter().map(locate).collect()
     }
 
     pub(super) fn into_sotw(self, node: Option<Node>) -> DiscoveryRequest {
-        assert!(self.unsubscribe.is_empty() && self.initial.is_empty(), "SotW has no such field: {self}");
+        assert!(
+            self.unsubscribe.is_empty() && self.initial.is_empty(),
+            "SotW has no such field: {self}"
+        );
         DiscoveryRequest {
             resource_locators: self.located(),
             error_detail: self.error.as_deref().and_then(refusal),
@@ -151,7 +163,11 @@ fn short(type_url: &str) -> &str {
 fn few<Item: AsRef<str>>(items: &[Item]) -> String {
     const FEW: usize = 8;
     let shown: Vec<&str> = items.iter().take(FEW).map(AsRef::as_ref).collect();
-    let more = if items.len() > FEW { format!(" and {} more", items.len() - FEW) } else { String::new() };
+    let more = if items.len() > FEW {
+        format!(" and {} more", items.len() - FEW)
+    } else {
+        String::new()
+    };
     format!("[{}{more}]", shown.join(","))
 }
 
@@ -169,7 +185,11 @@ impl fmt::Display for Request {
             write!(formatter, " unsub:{}", few(&self.unsubscribe))?;
         }
         if !self.initial.is_empty() {
-            let initial: Vec<String> = self.initial.iter().map(|(name, version)| format!("{name}@{version}")).collect();
+            let initial: Vec<String> = self
+                .initial
+                .iter()
+                .map(|(name, version)| format!("{name}@{version}"))
+                .collect();
             write!(formatter, " init:{}", few(&initial))?;
         }
         if !self.locators.is_empty() {
@@ -221,7 +241,14 @@ impl Received {
             return Self::wrapped(discovery::Resource::decode(&*body.value).expect("a wrapper"));
         }
         let name = inner_name(&body);
-        Self { name, version: String::new(), wrapped: false, body: Some(body), aliases: Vec::new(), ttl: None }
+        Self {
+            name,
+            version: String::new(),
+            wrapped: false,
+            body: Some(body),
+            aliases: Vec::new(),
+            ttl: None,
+        }
     }
 
     fn wrapped(wrapper: discovery::Resource) -> Self {
@@ -237,7 +264,10 @@ impl Received {
 
     /// The resource decoded.
     pub(crate) fn decode<M: Message + Default>(&self) -> M {
-        let body = self.body.as_ref().unwrap_or_else(|| panic!("{} has no body", self.name));
+        let body = self
+            .body
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} has no body", self.name));
         M::decode(&*body.value).unwrap_or_else(|error| panic!("decode {}: {error}", self.name))
     }
 }
@@ -300,22 +330,39 @@ impl Response {
     /// It carries exactly these resources and no others, and removes nothing.
     #[track_caller]
     pub(crate) fn carries(&self, names: &[&str]) -> &Self {
-        assert!(self.names() == names && self.removed.is_empty(), "expected {names:?}, found {self}");
+        assert!(
+            self.names() == names && self.removed.is_empty(),
+            "expected {names:?}, found {self}"
+        );
         self
     }
 
     /// It removes exactly these and carries nothing.
     #[track_caller]
     pub(crate) fn removes(&self, names: &[&str]) -> &Self {
-        assert!(self.resources.is_empty() && self.removed() == names, "expected -{names:?}, found {self}");
+        assert!(
+            self.resources.is_empty() && self.removed() == names,
+            "expected -{names:?}, found {self}"
+        );
         self
     }
 }
 
 fn errors(errors: &[discovery::ResourceError]) -> BTreeMap<String, i32> {
     let entry = |error: &discovery::ResourceError| {
-        let name = error.resource_name.as_ref().map(|name| name.name.clone()).unwrap_or_default();
-        (name, error.error_detail.as_ref().map(|status| status.code).unwrap_or_default())
+        let name = error
+            .resource_name
+            .as_ref()
+            .map(|name| name.name.clone())
+            .unwrap_or_default();
+        (
+            name,
+            error
+                .error_detail
+                .as_ref()
+                .map(|status| status.code)
+                .unwrap_or_default(),
+        )
     };
     errors.iter().map(entry).collect()
 }
@@ -330,7 +377,13 @@ impl fmt::Display for Response {
         };
         let items: Vec<String> = self.resources.iter().map(item).collect();
         let version = self.version.get(..6).unwrap_or(&self.version);
-        write!(formatter, "{}{{v:{version:?} n:{:?} {}", short(&self.type_url), self.nonce, few(&items))?;
+        write!(
+            formatter,
+            "{}{{v:{version:?} n:{:?} {}",
+            short(&self.type_url),
+            self.nonce,
+            few(&items)
+        )?;
         if !self.removed.is_empty() {
             write!(formatter, " -{}", few(&self.removed))?;
         }

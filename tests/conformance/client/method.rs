@@ -50,7 +50,10 @@ pub(crate) fn of(resource_type: Type, variant: Variant) -> &'static str {
             "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
             "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
         ),
-        Type::VirtualHost => ("", "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts"),
+        Type::VirtualHost => (
+            "",
+            "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
+        ),
     };
     let method = if variant == Variant::Sotw { sotw } else { delta };
     assert!(!method.is_empty(), "{resource_type} has no {} method", variant.word());

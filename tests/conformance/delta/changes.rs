@@ -65,7 +65,10 @@ async fn a_refused_resource_is_refreshed_in_full(context: Context) {
     let refused = client.expect(CDS).await;
     client.nack(refused.carries(&["T"]), "no");
     let refresh = client.expect(CDS).await;
-    assert!(refresh.carries(&["T"]).get("T").body.is_some(), "expected a body until one is acknowledged: {refresh}");
+    assert!(
+        refresh.carries(&["T"]).get("T").body.is_some(),
+        "expected a body until one is acknowledged: {refresh}"
+    );
     client.ack(&refresh);
     let heartbeat = client.expect(CDS).await;
     assert_eq!(heartbeat.carries(&["T"]).get("T").version, refresh.get("T").version);
@@ -77,14 +80,22 @@ async fn a_time_to_live_is_refreshed_in_half_of_it(context: Context) {
     client.subscribe(CDS, &["T", "S"]);
     let mut last = client.expect(CDS).await;
     for _ in 0..4 {
-        let ttl = last.get("T").ttl.as_ref().unwrap_or_else(|| panic!("expected a ttl, found {last}"));
+        let ttl = last
+            .get("T")
+            .ttl
+            .as_ref()
+            .unwrap_or_else(|| panic!("expected a ttl, found {last}"));
         assert_eq!(ttl.seconds, 2);
         client.ack(&last);
         let since = Instant::now();
         last = client.expect(CDS).await;
         last.carries(&["T"]);
         // At half of it at the latest; the rest is for a busy machine.
-        assert!(since.elapsed() < Duration::from_millis(1600), "refreshed after {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_millis(1600),
+            "refreshed after {:?}",
+            since.elapsed()
+        );
     }
     client.ack(&last);
     world.commit(vec![put(static_cluster("T", 1))]).await;
@@ -92,7 +103,10 @@ async fn a_time_to_live_is_refreshed_in_half_of_it(context: Context) {
     while last.get("T").ttl.is_some() {
         last = client.expect(CDS).await;
     }
-    assert!(last.get("T").body.is_some(), "expected a body without ttl, found {last}");
+    assert!(
+        last.get("T").body.is_some(),
+        "expected a body without ttl, found {last}"
+    );
     client.ack(&last);
     client.quiet_for(Duration::from_millis(1500)).await;
 }
@@ -101,7 +115,9 @@ async fn what_was_refused_is_unknown(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.fetch(CDS, &[]).await;
-    world.commit(vec![put(static_cluster("G", 1)), put(static_cluster("S", 2))]).await;
+    world
+        .commit(vec![put(static_cluster("G", 1)), put(static_cluster("S", 2))])
+        .await;
     let refused = client.expect(CDS).await;
     client.nack(refused.carries(&["G", "S"]), "S is bad");
     client.quiet().await;
@@ -120,7 +136,9 @@ async fn nothing_to_send_is_nothing_sent(context: Context) {
     let mut client = world.open().await;
     client.sync().await;
     client.quiet_for(Duration::from_secs(2)).await;
-    world.commit(vec![put(endpoints("unasked", 1)), put(route("unasked", "A", 1))]).await;
+    world
+        .commit(vec![put(endpoints("unasked", 1)), put(route("unasked", "A", 1))])
+        .await;
     client.quiet().await;
 }
 
@@ -142,7 +160,13 @@ async fn a_slow_reader_gets_the_last_content(context: Context) {
     let mut bodies = Vec::new();
     for response in client.drain().await {
         assert!(!response.names().contains(&"T"), "expected no T, found {response}");
-        bodies.extend(response.resources.into_iter().filter(|one| one.name == "A").filter_map(|one| one.body));
+        bodies.extend(
+            response
+                .resources
+                .into_iter()
+                .filter(|one| one.name == "A")
+                .filter_map(|one| one.body),
+        );
     }
     assert!(bodies.len() <= 2, "expected A once, found it {} times", bodies.len());
     assert_eq!(bodies.last(), Some(&endpoints("A", 100).any()), "the last content");
@@ -177,7 +201,9 @@ async fn endpoints_follow_their_cluster(context: Context) {
 
 async fn a_first_answer_is_one_message(context: Context) {
     // The checklist says 10,000; what splits an answer would split a tenth of it too.
-    let clusters: Vec<Resource> = (0..1000).map(|number| static_cluster(&format!("c{number}"), 1)).collect();
+    let clusters: Vec<Resource> = (0..1000)
+        .map(|number| static_cluster(&format!("c{number}"), 1))
+        .collect();
     let world = context.serve(clusters).await;
     let mut client = world.open().await;
     client.subscribe(CDS, &[]);
@@ -192,8 +218,12 @@ async fn nothing_unasked_for_is_sent(context: Context) {
     for (of, names) in asked {
         client.fetch(of, names).await.carries(names);
     }
-    let changes: Vec<Change> =
-        vec![put(cluster("B", 2)), put(endpoints("B", 2)), put(cluster("N", 1)), put(route("r2", "N", 1))];
+    let changes: Vec<Change> = vec![
+        put(cluster("B", 2)),
+        put(endpoints("B", 2)),
+        put(cluster("N", 1)),
+        put(route("r2", "N", 1)),
+    ];
     world.commit(changes).await;
     client.quiet().await;
     world.commit(vec![delete(CDS, "B"), delete(RDS, "r2")]).await;

@@ -85,9 +85,19 @@ async fn a_virtual_host_carries_the_name_that_was_asked_for(context: Context) {
     client.fetch(RDS, &["r1"]).await.carries(&["r1"]);
     client.subscribe(VHDS, &["r1/h.com"]);
     let response = client.expect(VHDS).await;
-    let [host] = &*response.resources else { panic!("expected one virtual host, found {response}") };
-    assert!(host.aliases.iter().any(|alias| alias == "r1/h.com"), "expected alias r1/h.com, found {:?}", host.aliases);
-    assert_eq!(inner_name(host.body.as_ref().expect("a body")), host.name, "the host's own name is the resource's");
+    let [host] = &*response.resources else {
+        panic!("expected one virtual host, found {response}")
+    };
+    assert!(
+        host.aliases.iter().any(|alias| alias == "r1/h.com"),
+        "expected alias r1/h.com, found {:?}",
+        host.aliases
+    );
+    assert_eq!(
+        inner_name(host.body.as_ref().expect("a body")),
+        host.name,
+        "the host's own name is the resource's"
+    );
     client.ack(&response);
     client.quiet().await;
 }
@@ -101,13 +111,20 @@ async fn a_host_that_resolves_to_nothing_is_a_resource_without_body(context: Con
     // What the route configuration has may come along (DX-30).
     let host = response.get("r1/none");
     assert!(host.body.is_none(), "expected no body, found {response}");
-    assert!(host.aliases.iter().any(|alias| alias == "r1/none"), "expected alias r1/none, found {:?}", host.aliases);
+    assert!(
+        host.aliases.iter().any(|alias| alias == "r1/none"),
+        "expected alias r1/none, found {:?}",
+        host.aliases
+    );
     client.ack(&response);
     client.quiet().await;
 }
 
 async fn an_empty_request_for_virtual_hosts_names_each_route_configuration(context: Context) {
-    let without: Vec<Resource> = with_virtual_hosts().into_iter().filter(|one| one.resource_type != VHDS).collect();
+    let without: Vec<Resource> = with_virtual_hosts()
+        .into_iter()
+        .filter(|one| one.resource_type != VHDS)
+        .collect();
     for resources in [with_virtual_hosts(), without] {
         let world = context.serve(resources).await;
         let mut client = world.open().await;
@@ -115,7 +132,10 @@ async fn an_empty_request_for_virtual_hosts_names_each_route_configuration(conte
         client.subscribe(VHDS, &[]);
         let response = client.expect(VHDS).await;
         let mut named = response.names().into_iter().chain(response.removed());
-        assert!(named.any(|name| name.starts_with("r1/")), "expected a name of r1, found {response}");
+        assert!(
+            named.any(|name| name.starts_with("r1/")),
+            "expected a name of r1, found {response}"
+        );
     }
 }
 
@@ -123,7 +143,11 @@ const FOO: &str = "xdstp://authority/envoy.config.cluster.v3.Cluster/foo";
 
 /// Two clusters below `foo` with parameters, and one without.
 fn collection() -> Vec<Resource> {
-    let names = [format!("{FOO}/one?a=1&b=2"), format!("{FOO}/two?a=1&b=2"), format!("{FOO}/plain")];
+    let names = [
+        format!("{FOO}/one?a=1&b=2"),
+        format!("{FOO}/two?a=1&b=2"),
+        format!("{FOO}/plain"),
+    ];
     let members = names.iter().map(|name| static_cluster(name, 1));
     f1().into_iter().chain(members).collect()
 }
@@ -145,7 +169,10 @@ async fn a_star_and_a_glob_do_not_match_each_others_names(context: Context) {
     let mut client = world.open().await;
     client.fetch(CDS, &["*"]).await.carries(&["A", "B", "S"]);
     let mut client = world.open().await;
-    client.fetch(CDS, &[&format!("{FOO}/*")]).await.carries(&[&format!("{FOO}/plain")]);
+    client
+        .fetch(CDS, &[&format!("{FOO}/*")])
+        .await
+        .carries(&[&format!("{FOO}/plain")]);
     world.commit(vec![put(cluster("A", 2))]).await;
     client.quiet().await;
 }

@@ -15,7 +15,11 @@ pub(crate) const RULES: &[Rule] = rules![
 
 /// What a client holds, as the next stream's first request says it.
 fn versions(response: &Response) -> Vec<(String, String)> {
-    response.resources.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect()
+    response
+        .resources
+        .iter()
+        .map(|resource| (resource.name.clone(), resource.version.clone()))
+        .collect()
 }
 
 fn returning(of: Type, held: &[(String, String)]) -> Request {
@@ -33,7 +37,11 @@ async fn a_returning_wildcard_gets_what_differs(context: Context) {
     let mut client = world.open().await;
     client.send(Request::of(CDS).initial(&[("A", &all.get("A").version), ("B", "another"), ("gone", "1")]));
     let response = client.expect(CDS).await;
-    assert_eq!((response.names(), response.removed()), (vec!["B", "S"], vec!["gone"]), "{response}");
+    assert_eq!(
+        (response.names(), response.removed()),
+        (vec!["B", "S"], vec!["gone"]),
+        "{response}"
+    );
     client.ack(&response);
     client.quiet().await;
 }
@@ -45,7 +53,11 @@ async fn a_returning_client_learns_of_what_went_meanwhile(context: Context) {
     let mut client = world.open().await;
     client.send(returning(CDS, &versions(&clusters)));
     let response = client.expect(CDS).await;
-    assert_eq!((response.names(), response.removed()), (vec!["B"], vec!["S"]), "{response}");
+    assert_eq!(
+        (response.names(), response.removed()),
+        (vec!["B"], vec!["S"]),
+        "{response}"
+    );
     client.ack(&response);
     client.send(returning(LDS, &versions(&listeners)));
     client.quiet().await;
@@ -56,10 +68,20 @@ async fn a_returning_client_gets_what_differs_of_its_names(context: Context) {
     let world = context.serve([f1(), more].concat()).await;
     let routes = first(&world, RDS, &["r1", "r2", "r3"]).await;
     let mut client = world.open().await;
-    let held = [("r1", &*routes.get("r1").version), ("r2", ""), ("r3", "another"), ("gone", "1"), ("q", "1")];
+    let held = [
+        ("r1", &*routes.get("r1").version),
+        ("r2", ""),
+        ("r3", "another"),
+        ("gone", "1"),
+        ("q", "1"),
+    ];
     client.send(Request::of(RDS).names(&["r1", "r2", "r3", "gone"]).initial(&held));
     let response = client.expect(RDS).await;
-    assert_eq!((response.names(), response.removed()), (vec!["r2", "r3"], vec!["gone"]), "{response}");
+    assert_eq!(
+        (response.names(), response.removed()),
+        (vec!["r2", "r3"], vec!["gone"]),
+        "{response}"
+    );
     client.ack(&response);
     client.quiet().await;
 }
@@ -72,7 +94,10 @@ async fn endpoints_are_sent_though_the_client_has_them(context: Context) {
     let response = client.expect(EDS).await;
     response.carries(&["A", "B"]);
     assert_eq!(versions(&response).len(), 2);
-    assert!(versions(&response).iter().all(|one| held.contains(one)), "expected {held:?}, found {response}");
+    assert!(
+        versions(&response).iter().all(|one| held.contains(one)),
+        "expected {held:?}, found {response}"
+    );
 }
 
 async fn versions_are_of_the_content_and_outlive_a_restart(context: Context) {
@@ -80,21 +105,35 @@ async fn versions_are_of_the_content_and_outlive_a_restart(context: Context) {
     let mut client = world.open().await;
     let (clusters, listeners) = (client.fetch(CDS, &[]).await, client.fetch(LDS, &[]).await);
     let before = client.fetch(EDS, &["A", "B"]).await;
-    assert!(before.resources.iter().all(|one| !one.version.is_empty()), "expected a version each, found {before}");
+    assert!(
+        before.resources.iter().all(|one| !one.version.is_empty()),
+        "expected a version each, found {before}"
+    );
     world.commit(vec![put(endpoints("A", 2))]).await;
     let changed = client.expect(EDS).await;
-    assert_ne!(changed.carries(&["A"]).get("A").version, before.get("A").version, "another content, another version");
+    assert_ne!(
+        changed.carries(&["A"]).get("A").version,
+        before.get("A").version,
+        "another content, another version"
+    );
     client.ack(&changed);
     world.commit(vec![put(endpoints("A", 1))]).await;
     let back = client.expect(EDS).await;
-    assert_eq!(back.get("A").version, before.get("A").version, "the old content again, the old version again");
+    assert_eq!(
+        back.get("A").version,
+        before.get("A").version,
+        "the old content again, the old version again"
+    );
     drop(client);
     world.target.restart().await;
     let mut client = world.open().await;
     client.send(returning(CDS, &versions(&clusters)));
     client.send(returning(LDS, &versions(&listeners)));
     for response in client.drain().await {
-        assert!(response.is_empty(), "expected nothing but an empty response, found {response}");
+        assert!(
+            response.is_empty(),
+            "expected nothing but an empty response, found {response}"
+        );
     }
     client.subscribe(EDS, &["A"]);
     assert_eq!(client.expect(EDS).await.get("A").version, before.get("A").version);

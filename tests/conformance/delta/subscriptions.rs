@@ -61,7 +61,13 @@ async fn other_types_have_no_legacy_wildcard(context: Context) {
     for response in client.drain().await {
         response.carries(&[]);
     }
-    world.commit(vec![put(endpoints("A", 2)), put(route("r1", "A", 2)), put(secret("secret", 2))]).await;
+    world
+        .commit(vec![
+            put(endpoints("A", 2)),
+            put(route("r1", "A", 2)),
+            put(secret("secret", 2)),
+        ])
+        .await;
     client.quiet().await;
 }
 
@@ -83,7 +89,10 @@ async fn a_star_starts_and_ends_a_wildcard(context: Context) {
     client.expect(CDS).await.carries(&["X"]);
     client.subscribe(CDS, &["*"]);
     let again = client.expect(CDS).await;
-    assert!(["A", "B", "S"].iter().all(|name| again.names().contains(name)), "expected the wildcard, found {again}");
+    assert!(
+        ["A", "B", "S"].iter().all(|name| again.names().contains(name)),
+        "expected the wildcard, found {again}"
+    );
 }
 
 async fn subscriptions_come_before_unsubscriptions(context: Context) {
@@ -172,7 +181,10 @@ async fn an_acknowledgement_may_subscribe_too(context: Context) {
     if let Some(page) = world.target.admin("/api/v1/clients/n1").await {
         let streams = page["clients"].as_array().expect("a list of streams");
         let acknowledged = &streams.last().expect("a stream")["types"]["endpoints"]["acknowledged"]["nonce"];
-        assert_eq!(acknowledged, &first.nonce, "expected the first response to be acknowledged: {page}");
+        assert_eq!(
+            acknowledged, &first.nonce,
+            "expected the first response to be acknowledged: {page}"
+        );
     }
 }
 

@@ -20,12 +20,19 @@ async fn the_names_of_a_nack_count(context: Context) {
     let mut client = world.open().await;
     client.subscribe(EDS, &["A"]);
     let refused = client.expect(EDS).await;
-    let names: &[&str] = if context.variant == Variant::Sotw { &["A", "B"] } else { &["B"] };
+    let names: &[&str] = if context.variant == Variant::Sotw {
+        &["A", "B"]
+    } else {
+        &["B"]
+    };
     client.send(Request::of(EDS).nonce(&refused.nonce).names(names).error("no"));
     client.expect(EDS).await.get("B");
     if let Some(clients) = world.target.admin("/api/v1/clients/n1").await {
         let types = &clients["clients"][0]["types"];
-        assert_eq!(types["endpoints"]["refused"]["nonce"], *refused.nonce, "the NACK is recorded: {clients}");
+        assert_eq!(
+            types["endpoints"]["refused"]["nonce"], *refused.nonce,
+            "the NACK is recorded: {clients}"
+        );
     }
 }
 
@@ -35,18 +42,35 @@ async fn error_detail_alone_makes_a_nack(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
     client.sync().await;
-    world.commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")]).await;
+    world
+        .commit(vec![put(route("r1", "B", 2)), delete(CDS, "A"), delete(EDS, "A")])
+        .await;
     let routes = client.until(RDS).await;
     let names: &[&str] = if context.variant == Variant::Sotw { &["r1"] } else { &[] };
-    client.send(Request::of(RDS).version(&routes.version).nonce(&routes.nonce).names(names).error("no"));
+    client.send(
+        Request::of(RDS)
+            .version(&routes.version)
+            .nonce(&routes.nonce)
+            .names(names)
+            .error("no"),
+    );
     let responses = client.drain().await;
     for response in responses.iter().filter(|response| response.type_url == CDS.type_url()) {
-        assert!(response.removed.is_empty(), "A is still used by the routes that stand: {response}");
-        assert!(context.variant == Variant::Delta || response.names().contains(&"A"), "A is still used: {response}");
+        assert!(
+            response.removed.is_empty(),
+            "A is still used by the routes that stand: {response}"
+        );
+        assert!(
+            context.variant == Variant::Delta || response.names().contains(&"A"),
+            "A is still used: {response}"
+        );
     }
     if let Some(clients) = world.target.admin("/api/v1/clients/n1").await {
         let types = &clients["clients"][0]["types"];
-        assert_eq!(types["routes"]["refused"]["nonce"], *routes.nonce, "the NACK is recorded: {clients}");
+        assert_eq!(
+            types["routes"]["refused"]["nonce"], *routes.nonce,
+            "the NACK is recorded: {clients}"
+        );
     }
 }
 
@@ -94,7 +118,11 @@ async fn sent_acknowledged_and_refused_are_visible(context: Context) {
     let listeners = client.expect(LDS).await;
     client.nack(&listeners, &"no ".repeat(LONG / 3));
     client.quiet().await;
-    let page = world.target.admin("/api/v1/clients/n1").await.expect("the server has an admin API");
+    let page = world
+        .target
+        .admin("/api/v1/clients/n1")
+        .await
+        .expect("the server has an admin API");
     let types = &page["clients"][0]["types"];
     assert_eq!(types["clusters"]["sent"]["nonce"], *clusters.nonce, "{types}");
     assert_eq!(types["clusters"]["acknowledged"]["nonce"], *clusters.nonce, "{types}");
@@ -107,7 +135,11 @@ async fn sent_acknowledged_and_refused_are_visible(context: Context) {
     );
     assert!(refused["at"].is_string(), "when it came: {}", refused["at"]);
     let message = refused["message"].as_str().expect("the client's words");
-    assert!(message.starts_with("no no") && message.len() < LONG / 2, "cut to a bound, found {} bytes", message.len());
+    assert!(
+        message.starts_with("no no") && message.len() < LONG / 2,
+        "cut to a bound, found {} bytes",
+        message.len()
+    );
 }
 
 async fn a_nack_of_one_type_does_not_touch_another(context: Context) {

@@ -35,7 +35,10 @@ async fn a_connection_that_answers_no_ping_is_closed(context: Context) {
     let world = context.f1().await;
     let mut socket = TcpStream::connect(world.target.address()).await.expect("connect");
     // The preface and empty SETTINGS; nothing else, to no frame.
-    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.expect("write");
+    socket
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        .await
+        .expect("write");
     let opened = Instant::now();
     let mut received = Vec::new();
     let end = timeout(KEEPALIVE, socket.read_to_end(&mut received)).await;
@@ -46,7 +49,10 @@ async fn a_connection_that_answers_no_ping_is_closed(context: Context) {
         opened.elapsed()
     );
     let frames = frame_types(&received);
-    assert!(frames.contains(&PING), "expected a PING before the end, found frames of the types {frames:?}");
+    assert!(
+        frames.contains(&PING),
+        "expected a PING before the end, found frames of the types {frames:?}"
+    );
 }
 
 fn frame_types(mut bytes: &[u8]) -> Vec<u8> {
@@ -64,7 +70,9 @@ async fn pings_are_answered_and_not_punished(context: Context) {
     let world = context.f1().await;
     let mut connection = Connection::open(&world.target.address(), |builder| {
         builder.keep_alive_interval(Duration::from_millis(500));
-        builder.keep_alive_timeout(Duration::from_secs(5)).keep_alive_while_idle(true);
+        builder
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true);
     })
     .await;
     sleep(Duration::from_secs(5)).await;
@@ -72,7 +80,11 @@ async fn pings_are_answered_and_not_punished(context: Context) {
     stream.ask(context.variant, CDS.type_url(), &[]);
     stream.message().await.expect("a response");
     sleep(Duration::from_secs(5)).await;
-    assert!(connection.is_open(), "the connection ended: {:?}", connection.ended().await);
+    assert!(
+        connection.is_open(),
+        "the connection ended: {:?}",
+        connection.ended().await
+    );
     stream.ask(context.variant, EDS.type_url(), &["A"]);
     stream.message().await.expect("the stream goes on");
 }
@@ -157,8 +169,18 @@ async fn a_half_closed_stream_ends_with_ok(context: Context) {
 }
 
 async fn an_old_connection_is_told_to_go(context: Context) {
-    let arguments = ["--max-connection-age", "2s", "--grace", "3s"].map(str::to_owned).to_vec();
-    let world = context.serve_with(f1(), Options { arguments, ..Options::default() }).await;
+    let arguments = ["--max-connection-age", "2s", "--grace", "3s"]
+        .map(str::to_owned)
+        .to_vec();
+    let world = context
+        .serve_with(
+            f1(),
+            Options {
+                arguments,
+                ..Options::default()
+            },
+        )
+        .await;
     let opened = Instant::now();
     let mut connection = Connection::open(&world.target.address(), |_| {}).await;
     let mut streams = Vec::new();
@@ -170,15 +192,25 @@ async fn an_old_connection_is_told_to_go(context: Context) {
     }
     // GOAWAY: no more streams, while those that are open go on for some of the grace.
     while !connection.refuses().await {
-        assert!(opened.elapsed() < Duration::from_secs(6), "expected GOAWAY at an age of 2 s");
+        assert!(
+            opened.elapsed() < Duration::from_secs(6),
+            "expected GOAWAY at an age of 2 s"
+        );
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(opened.elapsed() > Duration::from_millis(1700), "GOAWAY after {:?}", opened.elapsed());
+    assert!(
+        opened.elapsed() > Duration::from_millis(1700),
+        "GOAWAY after {:?}",
+        opened.elapsed()
+    );
     let mut fresh = world.open().await;
     fresh.fetch(CDS, &[]).await;
     for stream in &mut streams {
         let status = stream.status().await;
-        assert!(matches!(status, Some(0 | 14)), "expected OK or UNAVAILABLE, found {status:?}");
+        assert!(
+            matches!(status, Some(0 | 14)),
+            "expected OK or UNAVAILABLE, found {status:?}"
+        );
     }
     assert!(connection.ended().await.is_ok(), "the connection closes in order");
 }

@@ -28,8 +28,10 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// What a client begins with: the preface and its settings, each a number and a value.
 pub(crate) fn opening(settings: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = settings
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     [PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()
 }
 
@@ -89,9 +91,15 @@ impl Socket {
             let mut payload = vec![0; u32::from_be_bytes([0, one, two, three]) as usize];
             self.0.read_exact(&mut payload).await.ok()?;
             let [.., a, b, c, d] = head;
-            Some(Received { kind, stream: u32::from_be_bytes([a, b, c, d]), payload })
+            Some(Received {
+                kind,
+                stream: u32::from_be_bytes([a, b, c, d]),
+                payload,
+            })
         };
-        timeout(PATIENCE, read).await.expect("a frame, or the end of the connection")
+        timeout(PATIENCE, read)
+            .await
+            .expect("a frame, or the end of the connection")
     }
 
     /// Frames up to one of these kinds, which is given; `None`: the connection ended before.
@@ -112,7 +120,10 @@ impl Socket {
         let mut heard = Vec::new();
         let end = timeout(limit, self.0.read_to_end(&mut heard)).await;
         // A reset is an end, too.
-        assert!(end.is_ok(), "expected the end of the connection within {limit:?}, heard {heard:?}");
+        assert!(
+            end.is_ok(),
+            "expected the end of the connection within {limit:?}, heard {heard:?}"
+        );
         heard
     }
 

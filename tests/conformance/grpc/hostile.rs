@@ -54,11 +54,23 @@ struct Scene {
 impl Scene {
     async fn begin(context: Context, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let world = context.serve_with(f1(), Options { arguments, ..Options::default() }).await;
+        let world = context
+            .serve_with(
+                f1(),
+                Options {
+                    arguments,
+                    ..Options::default()
+                },
+            )
+            .await;
         let mut neighbour = world.open().await;
         neighbour.fetch(CDS, &[]).await;
         let before = world.target.memory();
-        Self { world, neighbour, before }
+        Self {
+            world,
+            neighbour,
+            before,
+        }
     }
 
     fn address(&self) -> String {
@@ -75,28 +87,45 @@ impl Scene {
         self.neighbour.subscribe(EDS, &["A"]);
         self.neighbour.expect(EDS).await.carries(&["A"]);
         self.world.open().await.fetch(CDS, &[]).await.carries(&["A", "B", "S"]);
-        let (Some(before), Some(after)) = (self.before, self.world.target.memory()) else { return };
+        let (Some(before), Some(after)) = (self.before, self.world.target.memory()) else {
+            return;
+        };
         assert!(after < before + growth, "the server had {before} bytes and has {after}");
     }
 }
 
 async fn who_speaks_no_http2_is_told_and_ended(context: Context) {
     let scene = Scene::begin(context, &[]).await;
-    for request in ["GET / HTTP/1.1\r\nhost: test\r\n\r\n", "POST /v3/discovery:clusters HTTP/1.0\r\n\r\n"] {
+    for request in [
+        "GET / HTTP/1.1\r\nhost: test\r\n\r\n",
+        "POST /v3/discovery:clusters HTTP/1.0\r\n\r\n",
+    ] {
         let mut socket = Socket::connect(&scene.address()).await;
         assert!(socket.say(request.as_bytes()).await);
         let answer = socket.hear_all(SOON).await;
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("gRPC"), "found {answer:?}");
+        assert!(
+            answer.starts_with("HTTP/1.1 505 ") && answer.contains("gRPC"),
+            "found {answer:?}"
+        );
     }
     // Clients of TLS say "alert" of what they are told; of one that is just closed, nothing that helps.
-    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
     let socket = TcpStream::connect(scene.address()).await.expect("connect");
     let name = ServerName::try_from("test").expect("a name");
     let handshake = timeout(SOON, TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
-    let error = handshake.expect("an answer in time").expect_err("no TLS here").to_string();
+    let error = handshake
+        .expect("an answer in time")
+        .expect_err("no TLS here")
+        .to_string();
     assert!(error.contains("alert"), "found {error}");
-    for rubbish in [&[0; 64][..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r!", b"SSH-2.0-OpenSSH_9.2\r\n"] {
+    for rubbish in [
+        &[0; 64][..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r!",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ] {
         let mut socket = Socket::connect(&scene.address()).await;
         socket.say(rubbish).await;
         socket.hear_all(SOON).await;
@@ -107,14 +136,32 @@ async fn who_speaks_no_http2_is_told_and_ended(context: Context) {
 async fn who_speaks_no_tls_where_it_is_spoken_is_told_and_ended(context: Context) {
     let authority = Authority::new();
     let [certificate, key] = ["server.pem", "server.key"].map(|file| authority.path(file).display().to_string());
-    let arguments = ["--xds-tls-cert", &*certificate, "--xds-tls-key", &*key].map(str::to_owned).to_vec();
-    let world = context.serve_with(f1(), Options { arguments, ..Options::default() }).await;
-    for plain in [&b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"[..], &opening(&[]), &[0x16, 3, 1, 0xff, 0xff], &[0; 300]] {
+    let arguments = ["--xds-tls-cert", &*certificate, "--xds-tls-key", &*key]
+        .map(str::to_owned)
+        .to_vec();
+    let world = context
+        .serve_with(
+            f1(),
+            Options {
+                arguments,
+                ..Options::default()
+            },
+        )
+        .await;
+    for plain in [
+        &b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"[..],
+        &opening(&[]),
+        &[0x16, 3, 1, 0xff, 0xff],
+        &[0; 300],
+    ] {
         let mut socket = Socket::connect(&world.target.address()).await;
         assert!(socket.say(plain).await);
         if plain[0] != 0x16 {
             let answer = socket.hear_all(SOON).await;
-            assert!(answer.is_empty() || answer[0] == 0x15, "expected an alert, found {answer:?}");
+            assert!(
+                answer.is_empty() || answer[0] == 0x15,
+                "expected an alert, found {answer:?}"
+            );
         }
     }
     // Over TLS the port is the same.
@@ -122,22 +169,36 @@ async fn who_speaks_no_tls_where_it_is_spoken_is_told_and_ended(context: Context
     let authority_pem = authority.read("ca.pem");
     let certificates = rustls_pki_types::pem::PemObject::pem_slice_iter(authority_pem.as_bytes());
     roots.add_parsable_certificates(certificates.map(|one| one.expect("a certificate")));
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
     let name = || ServerName::try_from("chancery.internal").expect("a name");
     let open = async || {
         let socket = TcpStream::connect(world.target.address()).await.expect("connect");
-        timeout(SOON, connector.connect(name(), socket)).await.expect("in time").expect("a handshake")
+        timeout(SOON, connector.connect(name(), socket))
+            .await
+            .expect("in time")
+            .expect("a handshake")
     };
     let mut http1 = open().await;
-    http1.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("write");
+    http1
+        .write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .expect("write");
     let mut answer = String::new();
-    timeout(SOON, http1.read_to_string(&mut answer)).await.expect("the end of the connection").expect("text");
+    timeout(SOON, http1.read_to_string(&mut answer))
+        .await
+        .expect("the end of the connection")
+        .expect("text");
     assert!(answer.starts_with("HTTP/1.1 505 "), "found {answer:?}");
     let mut http2 = open().await;
     http2.write_all(&opening(&[])).await.expect("write");
     let mut head = [0; 9];
-    timeout(SOON, http2.read_exact(&mut head)).await.expect("in time").expect("a frame");
+    timeout(SOON, http2.read_exact(&mut head))
+        .await
+        .expect("in time")
+        .expect("a frame");
     assert_eq!(head[3], SETTINGS, "somebody else is served as before");
 }
 
@@ -154,7 +215,11 @@ async fn who_never_finishes_the_preface_is_not_waited_for(context: Context) {
     for mut socket in sockets {
         socket.hear_all(Duration::from_secs(20)).await;
     }
-    assert!(opened.elapsed() > Duration::from_secs(5), "ended after {:?}: no time for a busy client", opened.elapsed());
+    assert!(
+        opened.elapsed() > Duration::from_secs(5),
+        "ended after {:?}: no time for a busy client",
+        opened.elapsed()
+    );
     scene.end_unharmed().await;
 }
 
@@ -177,8 +242,13 @@ async fn headers_beyond_the_limit_end_the_stream_or_the_connection(context: Cont
         let end = socket.hear_until(&[HEADERS, RST_STREAM, GOAWAY]).await;
         // 431 in HPACK: a literal with the name `:status` of the static table.
         let is_431 = |payload: &[u8]| payload.windows(3).any(|text| text == b"431") || payload.len() < 20;
-        let ends = end.as_ref().is_none_or(|end| end.kind != HEADERS || is_431(&end.payload));
-        assert!(ends, "{count} headers: expected the end of the stream or of the connection, found {end:?}");
+        let ends = end
+            .as_ref()
+            .is_none_or(|end| end.kind != HEADERS || is_431(&end.payload));
+        assert!(
+            ends,
+            "{count} headers: expected the end of the stream or of the connection, found {end:?}"
+        );
     }
     scene.end_unharmed().await;
 }
@@ -189,7 +259,9 @@ async fn continuations_without_end_end_the_connection(context: Context) {
     let header = header("x-more", &"v".repeat(120));
     for piece in [&[][..], &header, &header.repeat(100)] {
         let mut socket = Socket::connect(&scene.address()).await;
-        socket.say(&[opening(&[]), frame(HEADERS, 0, 1, &header_block(path))].concat()).await;
+        socket
+            .say(&[opening(&[]), frame(HEADERS, 0, 1, &header_block(path))].concat())
+            .await;
         let flood = frame(CONTINUATION, 0, 1, piece).repeat(1000);
         let mut said = 0;
         while said < 100 && socket.say(&flood).await {
@@ -209,9 +281,16 @@ async fn streams_that_are_reset_at_once_cost_nothing(context: Context) {
         let mut socket = Socket::connect(&scene.address()).await;
         socket.say(&opening(&[])).await;
         let block = header_block(path);
-        let one = |stream| [frame(HEADERS, END_HEADERS, stream, &block), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
+        let one = |stream| {
+            [
+                frame(HEADERS, END_HEADERS, stream, &block),
+                frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+            ]
+        };
         for batch in 0..100 {
-            let flood: Vec<u8> = (0..100).flat_map(|at| one(1 + 2 * (batch * 100 + at)).concat()).collect();
+            let flood: Vec<u8> = (0..100)
+                .flat_map(|at| one(1 + 2 * (batch * 100 + at)).concat())
+                .collect();
             if !socket.say(&flood).await {
                 break;
             }
@@ -229,7 +308,11 @@ async fn streams_that_are_reset_at_once_cost_nothing(context: Context) {
 async fn settings_and_pings_without_end_cost_nothing(context: Context) {
     let _alone = ALONE.lock().await;
     let scene = Scene::begin(context, &[]).await;
-    let floods = [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[]), frame(PING, ACK, 0, &[7; 8])];
+    let floods = [
+        frame(PING, 0, 0, &[7; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(PING, ACK, 0, &[7; 8]),
+    ];
     let mut sockets = Vec::new();
     for flood in floods {
         // Nothing of what is answered is read.
@@ -254,7 +337,11 @@ async fn requests_in_pieces_of_a_byte_cost_what_they_weigh(context: Context) {
     let path = method::ads(context.variant);
     let scene = Scene::begin(context, &[]).await;
     let mut socket = Socket::connect(&scene.address()).await;
-    assert!(socket.say(&[opening(&[]), frame(HEADERS, END_HEADERS, 1, &header_block(path))].concat()).await);
+    assert!(
+        socket
+            .say(&[opening(&[]), frame(HEADERS, END_HEADERS, 1, &header_block(path))].concat())
+            .await
+    );
     // It claims 32 MiB.
     assert!(socket.say(&frame(DATA, 0, 1, &[0, 2, 0, 0, 0])).await);
     let batch = [frame(DATA, 0, 1, &[0]).repeat(500), frame(PING, 0, 0, &[7; 8])].concat();
@@ -290,20 +377,51 @@ async fn too_much_of_anything_ends_the_stream_with_words_for_it(context: Context
     let exhausted = i32::from(Code::ResourceExhausted);
     let invalid = i32::from(Code::InvalidArgument);
     let cases: [(&str, Vec<u8>, i32); 6] = [
-        ("names of nothing", [who.clone(), asks.clone(), field(names, &[]).repeat(5_000_000)].concat(), exhausted),
-        ("a node of nothing", [field(node, &[field(1, b"n1"), metadata].concat()), asks.clone()].concat(), exhausted),
-        ("a long id", [field(node, &field(1, &[b'n'; 100_000])), asks.clone()].concat(), invalid),
-        ("a long type", [who.clone(), field(type_url, &[0xc3, 0xa9].repeat(1_000_000))].concat(), invalid),
-        ("a name that is no text", [who.clone(), asks.clone(), field(names, &[0xff])].concat(), invalid),
-        ("a type of another service", [who, field(type_url, CDS.type_url().as_bytes())].concat(), invalid),
+        (
+            "names of nothing",
+            [who.clone(), asks.clone(), field(names, &[]).repeat(5_000_000)].concat(),
+            exhausted,
+        ),
+        (
+            "a node of nothing",
+            [field(node, &[field(1, b"n1"), metadata].concat()), asks.clone()].concat(),
+            exhausted,
+        ),
+        (
+            "a long id",
+            [field(node, &field(1, &[b'n'; 100_000])), asks.clone()].concat(),
+            invalid,
+        ),
+        (
+            "a long type",
+            [who.clone(), field(type_url, &[0xc3, 0xa9].repeat(1_000_000))].concat(),
+            invalid,
+        ),
+        (
+            "a name that is no text",
+            [who.clone(), asks.clone(), field(names, &[0xff])].concat(),
+            invalid,
+        ),
+        (
+            "a type of another service",
+            [who, field(type_url, CDS.type_url().as_bytes())].concat(),
+            invalid,
+        ),
     ];
     for (what, request, code) in cases {
         let mut stream = connection.stream(method::of(EDS, variant), &[]).await;
         stream.send_bytes(0, &request);
-        let (found, words) = stream.words().await.unwrap_or_else(|| panic!("{what}: expected a status, not a reset"));
+        let (found, words) = stream
+            .words()
+            .await
+            .unwrap_or_else(|| panic!("{what}: expected a status, not a reset"));
         assert_eq!(found, code, "{what}: {words}");
         // Clients take some KiB of headers.
-        assert!((10..4096).contains(&words.len()), "{what}: {} bytes of words", words.len());
+        assert!(
+            (10..4096).contains(&words.len()),
+            "{what}: {} bytes of words",
+            words.len()
+        );
     }
     scene.end_unharmed().await;
 }
@@ -316,14 +434,22 @@ async fn a_window_that_is_never_opened_ends_the_stream(context: Context) {
     let scene = Scene::begin(context, &["--stall-timeout", "2s"]).await;
     let mut socket = Socket::connect(&scene.address()).await;
     let request = super::raw::request(variant, CDS.type_url(), &[]);
-    let message = [&[0], &u32::try_from(request.len()).expect("small").to_be_bytes()[..], &request].concat();
+    let message = [
+        &[0],
+        &u32::try_from(request.len()).expect("small").to_be_bytes()[..],
+        &request,
+    ]
+    .concat();
     let script = [
         opening(&[(INITIAL_WINDOW, 0)]),
         frame(HEADERS, END_HEADERS, 1, &header_block(path)),
         frame(DATA, 0, 1, &message),
     ];
     assert!(socket.say(&script.concat()).await);
-    let reset = socket.hear_until(&[RST_STREAM, GOAWAY, DATA]).await.expect("the connection goes on");
+    let reset = socket
+        .hear_until(&[RST_STREAM, GOAWAY, DATA])
+        .await
+        .expect("the connection goes on");
     assert_eq!((reset.kind, reset.stream), (RST_STREAM, 1), "found {reset:?}");
     assert!(socket.say(&frame(PING, 0, 0, b"are you?")).await);
     let answer = socket.hear_until(&[PING]).await.expect("the connection goes on");

@@ -27,7 +27,12 @@ async fn bytes_that_are_no_request_end_the_stream_alone(context: Context) {
     neighbour.message().await.expect("the neighbour is served");
     let malformed: [(&str, u8, &[u8], Code); 4] = [
         ("a field cut short", 0, &[0x0a, 0x7f, 1, 2, 3], Code::InvalidArgument),
-        ("a wire type that does not exist", 0, &[0x0f, 0x0f, 0x0f], Code::InvalidArgument),
+        (
+            "a wire type that does not exist",
+            0,
+            &[0x0f, 0x0f, 0x0f],
+            Code::InvalidArgument,
+        ),
         ("a varint that does not end", 0, &[0xff; 64], Code::InvalidArgument),
         ("a compressed request", 1, &[0x1f, 0x8b, 8, 0], Code::Unimplemented),
     ];
@@ -45,7 +50,10 @@ async fn bytes_that_are_no_request_end_the_stream_alone(context: Context) {
     let mut stream = connection.stream(path, &[]).await;
     stream.send_raw(Bytes::from_static(&[0, 0, 0, 1]));
     stream.half_close();
-    assert!(stream.status().await.is_some_and(|status| status != 0), "half a message ends the stream with an error");
+    assert!(
+        stream.status().await.is_some_and(|status| status != 0),
+        "half a message ends the stream with an error"
+    );
     neighbour.ask(context.variant, EDS.type_url(), &["A"]);
     neighbour.message().await.expect("the neighbour is still served");
 }
@@ -70,7 +78,10 @@ async fn random_bytes_end_the_stream_alone(context: Context) {
         }
         stream.half_close();
         let status = stream.status().await;
-        assert!(status.is_some(), "round {round}: expected a status, the stream was reset");
+        assert!(
+            status.is_some(),
+            "round {round}: expected a status, the stream was reset"
+        );
     }
     let mut stream = connection.stream(path, &[]).await;
     stream.ask(context.variant, CDS.type_url(), &[]);

@@ -37,7 +37,10 @@ impl Connection {
         builder.timer(TokioTimer::new());
         configure(&mut builder);
         let (sender, connection) = builder.handshake(TokioIo::new(socket)).await.expect("an HTTP/2 server");
-        Self { sender, driver: tokio::spawn(connection) }
+        Self {
+            sender,
+            driver: tokio::spawn(connection),
+        }
     }
 
     /// Whether the server has asked for no more streams, or is gone.
@@ -48,7 +51,8 @@ impl Connection {
     /// How the connection ends.
     pub(crate) async fn ended(&mut self) -> Result<(), String> {
         let end = timeout(PATIENCE, &mut self.driver).await.expect("the connection ends");
-        end.expect("the driver does not panic").map_err(|error| error.to_string())
+        end.expect("the driver does not panic")
+            .map_err(|error| error.to_string())
     }
 
     /// Whether the connection goes on.
@@ -65,11 +69,21 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(StreamBody::new(UnboundedReceiverStream::new(receiver))).expect("a request");
+        let request = request
+            .body(StreamBody::new(UnboundedReceiverStream::new(receiver)))
+            .expect("a request");
         self.sender.ready().await.expect("the connection takes streams");
-        let response = timeout(PATIENCE, self.sender.send_request(request)).await.expect("headers in time");
+        let response = timeout(PATIENCE, self.sender.send_request(request))
+            .await
+            .expect("headers in time");
         let (parts, body) = response.expect("a response").into_parts();
-        RawStream { requests: Some(requests), headers: parts.headers, body, buffer: BytesMut::new(), trailers: None }
+        RawStream {
+            requests: Some(requests),
+            headers: parts.headers,
+            body,
+            buffer: BytesMut::new(),
+            trailers: None,
+        }
     }
 }
 
@@ -140,14 +154,26 @@ impl RawStream {
     /// The code that the stream ends with and what is said of it, encoded.
     pub(crate) async fn words(&mut self) -> Option<(i32, String)> {
         let status = self.status().await?;
-        let words = self.headers.get("grpc-message").or_else(|| self.trailers.as_ref()?.get("grpc-message"));
-        Some((status, words.and_then(|words| words.to_str().ok()).unwrap_or_default().to_owned()))
+        let words = self
+            .headers
+            .get("grpc-message")
+            .or_else(|| self.trailers.as_ref()?.get("grpc-message"));
+        Some((
+            status,
+            words
+                .and_then(|words| words.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+        ))
     }
 
     /// The status that the stream ends with, in its headers or trailers; `None` when it is reset.
     pub(crate) async fn status(&mut self) -> Option<i32> {
         while self.message().await.is_some() {}
-        let status = self.headers.get("grpc-status").or_else(|| self.trailers.as_ref()?.get("grpc-status"))?;
+        let status = self
+            .headers
+            .get("grpc-status")
+            .or_else(|| self.trailers.as_ref()?.get("grpc-status"))?;
         status.to_str().ok()?.parse().ok()
     }
 }
@@ -157,9 +183,13 @@ pub(crate) fn request(variant: Variant, type_url: &str, names: &[&str]) -> Vec<u
     let node = crate::support::ads_client::node("n1");
     let (names, type_url) = (names.iter().map(ToString::to_string).collect(), type_url.to_owned());
     match variant {
-        Variant::Sotw => {
-            DiscoveryRequest { node, type_url, resource_names: names, ..DiscoveryRequest::default() }.encode_to_vec()
+        Variant::Sotw => DiscoveryRequest {
+            node,
+            type_url,
+            resource_names: names,
+            ..DiscoveryRequest::default()
         }
+        .encode_to_vec(),
         Variant::Delta => DeltaDiscoveryRequest {
             node,
             type_url,

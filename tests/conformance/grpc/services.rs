@@ -21,19 +21,36 @@ pub(crate) const RULES: &[Rule] = rules![
 async fn messages_are_not_compressed(context: Context) {
     let world = context.f1().await;
     let mut connection = Connection::open(&world.target.address(), |_| {}).await;
-    for headers in [&[][..], &[("grpc-accept-encoding", "gzip,deflate,identity"), ("user-agent", "envoy")]] {
+    for headers in [
+        &[][..],
+        &[
+            ("grpc-accept-encoding", "gzip,deflate,identity"),
+            ("user-agent", "envoy"),
+        ],
+    ] {
         let mut stream = connection.stream(method::ads(context.variant), headers).await;
         stream.ask(context.variant, CDS.type_url(), &[]);
         let (flag, _) = stream.message().await.expect("a response");
         assert_eq!(flag, 0, "the flag of a compressed message with {headers:?}");
         let encoding = stream.headers.get("grpc-encoding");
-        assert!(encoding.is_none_or(|encoding| encoding == "identity"), "found {encoding:?}");
+        assert!(
+            encoding.is_none_or(|encoding| encoding == "identity"),
+            "found {encoding:?}"
+        );
     }
 }
 
 async fn a_status_says_the_cause(context: Context) {
     let arguments = vec!["--max-streams".to_owned(), "8".to_owned()];
-    let world = context.serve_with(f1(), Options { arguments, ..Options::default() }).await;
+    let world = context
+        .serve_with(
+            f1(),
+            Options {
+                arguments,
+                ..Options::default()
+            },
+        )
+        .await;
     let no_type = Request::of_url("");
     let no_node = Request::of(CDS).with_node(None);
     let no_id = Request::of(CDS).with_node(node(""));
@@ -48,10 +65,21 @@ async fn a_status_says_the_cause(context: Context) {
     assert_eq!(client.refused().await.code(), Code::InvalidArgument, "another node");
     let mut client = world.open_service(CDS).await;
     client.subscribe(LDS, &[]);
-    assert_eq!(client.refused().await.code(), Code::InvalidArgument, "another type than the service's");
+    assert_eq!(
+        client.refused().await.code(),
+        Code::InvalidArgument,
+        "another type than the service's"
+    );
     let mut connection = Connection::open(&world.target.address(), |_| {}).await;
-    for path in ["/envoy.service.discovery.v3.AggregatedDiscoveryService/Nothing", "/acme.Nothing/Nothing"] {
-        assert_eq!(connection.stream(path, &[]).await.status().await, Some(Code::Unimplemented.into()), "{path}");
+    for path in [
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/Nothing",
+        "/acme.Nothing/Nothing",
+    ] {
+        assert_eq!(
+            connection.stream(path, &[]).await.status().await,
+            Some(Code::Unimplemented.into()),
+            "{path}"
+        );
     }
     too_many_streams(&mut connection, method::ads(context.variant)).await;
 }
@@ -63,13 +91,25 @@ async fn too_many_streams(connection: &mut Connection, path: &str) {
         open.push(connection.stream(path, &[]).await);
     }
     let mut refused = connection.stream(path, &[]).await;
-    assert_eq!(refused.status().await, Some(Code::Unavailable.into()), "one stream too many");
+    assert_eq!(
+        refused.status().await,
+        Some(Code::Unavailable.into()),
+        "one stream too many"
+    );
     drop(open);
 }
 
 /// The types that have a service, each with a name; VHDS, which is delta only, has rules of its own.
-const SERVICES: [(Type, &str); 8] =
-    [(CDS, "n"), (EDS, "n"), (LDS, "n"), (RDS, "n"), (SRDS, "n"), (SDS, "n"), (ECDS, "n"), (RTDS, "n")];
+const SERVICES: [(Type, &str); 8] = [
+    (CDS, "n"),
+    (EDS, "n"),
+    (LDS, "n"),
+    (RDS, "n"),
+    (SRDS, "n"),
+    (SDS, "n"),
+    (ECDS, "n"),
+    (RTDS, "n"),
+];
 
 async fn every_type_has_a_service_of_its_own(context: Context) {
     let resources: Vec<Resource> = SERVICES.iter().map(|(of, name)| any_of(*of, name, 1)).collect();
@@ -92,7 +132,11 @@ async fn every_type_has_a_service_of_its_own(context: Context) {
         client.ack(changed.carries(&[name]));
         // GEN-04
         client.subscribe(if of == CDS { EDS } else { CDS }, &[]);
-        assert_eq!(client.refused().await.code(), Code::InvalidArgument, "another type on the service of {of}");
+        assert_eq!(
+            client.refused().await.code(),
+            Code::InvalidArgument,
+            "another type on the service of {of}"
+        );
     }
     if context.variant == Variant::Delta {
         world.commit(vec![put(secret("n", 3))]).await;
@@ -106,7 +150,9 @@ async fn every_type_has_a_service_of_its_own(context: Context) {
 
 /// SW-02, DX-01 on the services that have a wildcard.
 async fn wildcards(context: &Context) {
-    let world = context.serve([CDS, LDS, SRDS].iter().map(|of| any_of(*of, "n", 1)).collect()).await;
+    let world = context
+        .serve([CDS, LDS, SRDS].iter().map(|of| any_of(*of, "n", 1)).collect())
+        .await;
     for of in [CDS, LDS, SRDS] {
         let mut client = world.open_service(of).await;
         let all = client.fetch(of, &[]).await;
@@ -121,5 +167,8 @@ async fn virtual_hosts_have_no_sotw_method(context: Context) {
     let world = context.f1().await;
     let mut connection = Connection::open(&world.target.address(), |_| {}).await;
     let path = method::of(VHDS, Variant::Delta).replace("Delta", "Stream");
-    assert_eq!(connection.stream(&path, &[]).await.status().await, Some(Code::Unimplemented.into()));
+    assert_eq!(
+        connection.stream(&path, &[]).await.status().await,
+        Some(Code::Unimplemented.into())
+    );
 }

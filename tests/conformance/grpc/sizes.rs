@@ -37,7 +37,9 @@ fn heavy_cluster(name: &str) -> Resource {
 
 async fn twenty_megabytes_of_clusters_are_one_message(context: Context) {
     let _alone = ALONE.lock().await;
-    let clusters: Vec<Resource> = (0..23).map(|number| heavy_cluster(&format!("heavy-{number}"))).collect();
+    let clusters: Vec<Resource> = (0..23)
+        .map(|number| heavy_cluster(&format!("heavy-{number}")))
+        .collect();
     let world = context.serve(clusters).await;
     let mut client = world.open().await;
     client.subscribe(CDS, &[]);
@@ -59,13 +61,17 @@ async fn thousands_of_streams_share_a_connection(context: Context) {
     match context.variant {
         Variant::Sotw => {
             let mut streams: Vec<_> = (0..STREAMS).map(|_| SotwStream::open_early(&channel, path)).collect();
-            streams.iter().for_each(|stream| stream.send(sotw(EDS.type_url(), &["A"])));
+            streams
+                .iter()
+                .for_each(|stream| stream.send(sotw(EDS.type_url(), &["A"])));
             let answers = join_all(streams.iter_mut().map(|stream| stream.receive_within(LONG))).await;
             assert!(answers.iter().all(|answer| answer.resources.len() == 1));
         }
         Variant::Delta => {
             let mut streams: Vec<_> = (0..STREAMS).map(|_| DeltaStream::open_early(&channel, path)).collect();
-            streams.iter().for_each(|stream| stream.send(delta(EDS.type_url(), &["A"], &[])));
+            streams
+                .iter()
+                .for_each(|stream| stream.send(delta(EDS.type_url(), &["A"], &[])));
             let answers = join_all(streams.iter_mut().map(|stream| stream.receive_within(LONG))).await;
             assert!(answers.iter().all(|answer| answer.resources.len() == 1));
         }
@@ -81,7 +87,11 @@ fn bodies(variant: Variant, message: &[u8]) -> Vec<Vec<u8>> {
         }
         Variant::Delta => {
             let response = DeltaDiscoveryResponse::decode(message).expect("a response");
-            response.resources.into_iter().map(|one| one.resource.expect("a body").value).collect()
+            response
+                .resources
+                .into_iter()
+                .map(|one| one.resource.expect("a body").value)
+                .collect()
         }
     }
 }
@@ -96,7 +106,9 @@ async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
     const COMMITS: u32 = 40;
     let world = context.serve([f1(), vec![heavy_endpoints("H", 1)]].concat()).await;
     let mut connection = Connection::open(&world.target.address(), |builder| {
-        builder.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        builder
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535);
     })
     .await;
     let mut stream = connection.stream(method::ads(context.variant), &[]).await;
@@ -111,7 +123,10 @@ async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
         let next = timeout(LONG, stream.message()).await;
         let (_, message) = next.expect("the newest comes").expect("the stream goes on");
         responses += 1;
-        if bodies(context.variant, &message).iter().any(|body| body.len() == newest.len() && *body == newest) {
+        if bodies(context.variant, &message)
+            .iter()
+            .any(|body| body.len() == newest.len() && *body == newest)
+        {
             break;
         }
     }
@@ -145,7 +160,15 @@ async fn a_thousand_connections_are_served(context: Context) {
 
 async fn streams_beyond_the_limit_are_turned_away(context: Context) {
     let arguments = vec!["--max-streams".to_owned(), "50".to_owned()];
-    let world = context.serve_with(f1(), Options { arguments, ..Options::default() }).await;
+    let world = context
+        .serve_with(
+            f1(),
+            Options {
+                arguments,
+                ..Options::default()
+            },
+        )
+        .await;
     let mut connection = Connection::open(&world.target.address(), |_| {}).await;
     let path = method::ads(context.variant);
     let mut open = Vec::new();

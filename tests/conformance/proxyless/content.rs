@@ -43,13 +43,26 @@ const DOCUMENTS: [(&str, &str); 4] = [
         "routes/say",
         r#"{"match": {"grpc": "echo.Echo/Say"}, "to": [{"cluster": "blue", "weight": 95}, {"cluster": "gone", "weight": 5}]}"#,
     ),
-    ("routes/all", r#"{"match": "/echo.Echo/*", "to": "blue", "retry": {"attempts": 2, "on": ["503"]}}"#),
+    (
+        "routes/all",
+        r#"{"match": "/echo.Echo/*", "to": "blue", "retry": {"attempts": 2, "on": ["503"]}}"#,
+    ),
 ];
 
 /// A server of these documents, and a stream that asks for one name.
 async fn ask<M: Message + Default>(context: &Context, of: Type, name: &str) -> (World, Client, M) {
-    let documents = DOCUMENTS.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-    let world = context.serve_with(Vec::new(), Options { documents, ..Options::default() }).await;
+    let documents = DOCUMENTS
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .to_vec();
+    let world = context
+        .serve_with(
+            Vec::new(),
+            Options {
+                documents,
+                ..Options::default()
+            },
+        )
+        .await;
     let mut client = world.open().await;
     client.send(Request::of(of).names(&[name]).with_node(grpc_node()));
     let response = client.expect(of).await;
@@ -59,13 +72,23 @@ async fn ask<M: Message + Default>(context: &Context, of: Type, name: &str) -> (
 
 fn is_ads(source: Option<&ConfigSource>) -> bool {
     let specifier = source.and_then(|source| source.config_source_specifier.as_ref());
-    matches!(specifier, Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)))
+    matches!(
+        specifier,
+        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))
+    )
 }
 
 async fn manager(context: &Context) -> HttpConnectionManager {
     let (_, _, listener) = ask::<Listener>(context, LDS, "echo").await;
-    let inside = listener.api_listener.and_then(|api| api.api_listener).expect("an api_listener");
-    assert!(inside.type_url.ends_with("HttpConnectionManager"), "found {}", inside.type_url);
+    let inside = listener
+        .api_listener
+        .and_then(|api| api.api_listener)
+        .expect("an api_listener");
+    assert!(
+        inside.type_url.ends_with("HttpConnectionManager"),
+        "found {}",
+        inside.type_url
+    );
     HttpConnectionManager::decode(&*inside.value).expect("a manager")
 }
 
@@ -75,18 +98,38 @@ async fn a_listener_for_grpc_has_an_api_listener(context: Context) {
 
 async fn its_manager_says_what_grpc_understands(context: Context) {
     let manager = manager(&context).await;
-    let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else { panic!("expected RDS, found {manager:?}") };
+    let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else {
+        panic!("expected RDS, found {manager:?}")
+    };
     assert!(is_ads(rds.config_source.as_ref()), "expected ADS, found {rds:?}");
     let filters: Vec<&str> = manager.http_filters.iter().map(|filter| &*filter.name).collect();
-    assert_eq!(filters, ["envoy.filters.http.router"], "the router is last, and the only one");
-    assert_eq!((manager.xff_num_trusted_hops, manager.original_ip_detection_extensions.len()), (0, 0));
+    assert_eq!(
+        filters,
+        ["envoy.filters.http.router"],
+        "the router is last, and the only one"
+    );
+    assert_eq!(
+        (
+            manager.xff_num_trusted_hops,
+            manager.original_ip_detection_extensions.len()
+        ),
+        (0, 0)
+    );
 }
 
 async fn its_routes_are_those_that_grpc_understands(context: Context) {
     let (_, _, routes) = ask::<RouteConfiguration>(&context, RDS, "echo").await;
     let hosts = &routes.virtual_hosts;
-    assert!(hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*")), "found {hosts:?}");
-    assert!(hosts.iter().all(|host| !host.domains.is_empty() && !host.routes.is_empty()), "found {hosts:?}");
+    assert!(
+        hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*")),
+        "found {hosts:?}"
+    );
+    assert!(
+        hosts
+            .iter()
+            .all(|host| !host.domains.is_empty() && !host.routes.is_empty()),
+        "found {hosts:?}"
+    );
     for route in hosts.iter().flat_map(|host| &host.routes) {
         let path = route.r#match.as_ref().and_then(|one| one.path_specifier.as_ref());
         match path {
@@ -94,17 +137,26 @@ async fn its_routes_are_those_that_grpc_understands(context: Context) {
             Some(PathSpecifier::Prefix(prefix)) => assert!(prefix.is_empty() || prefix.starts_with('/'), "{route:?}"),
             other => panic!("expected a path, prefix or regex, found {other:?}"),
         }
-        let Some(Action::Route(action)) = &route.action else { panic!("expected a cluster, found {route:?}") };
+        let Some(Action::Route(action)) = &route.action else {
+            panic!("expected a cluster, found {route:?}")
+        };
         match &action.cluster_specifier {
             Some(ClusterSpecifier::Cluster(name)) => assert!(!name.is_empty()),
             Some(ClusterSpecifier::WeightedClusters(split)) => {
-                let weights = split.clusters.iter().filter_map(|one| one.weight.as_ref()).map(|weight| weight.value);
+                let weights = split
+                    .clusters
+                    .iter()
+                    .filter_map(|one| one.weight.as_ref())
+                    .map(|weight| weight.value);
                 assert!(weights.sum::<u32>() > 0, "expected weights, found {split:?}");
             }
             other => panic!("expected clusters, found {other:?}"),
         }
         if let Some(retry) = &action.retry_policy {
-            assert!(retry.num_retries.as_ref().is_none_or(|retries| retries.value >= 1), "found {retry:?}");
+            assert!(
+                retry.num_retries.as_ref().is_none_or(|retries| retries.value >= 1),
+                "found {retry:?}"
+            );
         }
     }
 }
@@ -114,10 +166,17 @@ async fn its_clusters_are_of_types_that_grpc_knows(context: Context) {
     for name in ["blue", "gone"] {
         let (_, _, cluster) = ask::<Cluster>(&context, CDS, name).await;
         let kind = cluster.cluster_discovery_type.as_ref();
-        assert_eq!(kind, Some(&ClusterDiscoveryType::Type(DiscoveryType::Eds.into())), "{name}");
+        assert_eq!(
+            kind,
+            Some(&ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+            "{name}"
+        );
         let eds = cluster.eds_cluster_config.as_ref().expect("EDS");
         assert!(is_ads(eds.eds_config.as_ref()), "expected ADS, found {eds:?}");
-        assert!(matches!(cluster.lb_policy(), LbPolicy::RoundRobin | LbPolicy::RingHash), "found {cluster:?}");
+        assert!(
+            matches!(cluster.lb_policy(), LbPolicy::RoundRobin | LbPolicy::RingHash),
+            "found {cluster:?}"
+        );
     }
 }
 
@@ -127,11 +186,26 @@ async fn its_endpoints_have_weights_and_contiguous_priorities(context: Context) 
     let mut addresses = BTreeSet::new();
     for locality in &assignment.endpoints {
         assert!(locality.locality.is_some(), "expected a locality, found {locality:?}");
-        assert!(locality.load_balancing_weight.as_ref().is_some_and(|weight| weight.value > 0), "{locality:?}");
+        assert!(
+            locality
+                .load_balancing_weight
+                .as_ref()
+                .is_some_and(|weight| weight.value > 0),
+            "{locality:?}"
+        );
         priorities.insert(locality.priority);
         for endpoint in &locality.lb_endpoints {
-            assert!(endpoint.load_balancing_weight.as_ref().is_none_or(|weight| weight.value > 0), "{endpoint:?}");
-            assert!(addresses.insert(format!("{:?}", endpoint.host_identifier)), "twice: {endpoint:?}");
+            assert!(
+                endpoint
+                    .load_balancing_weight
+                    .as_ref()
+                    .is_none_or(|weight| weight.value > 0),
+                "{endpoint:?}"
+            );
+            assert!(
+                addresses.insert(format!("{:?}", endpoint.host_identifier)),
+                "twice: {endpoint:?}"
+            );
         }
     }
     assert_eq!(priorities.into_iter().collect::<Vec<_>>(), [0, 1], "contiguous from 0");
@@ -154,7 +228,11 @@ async fn a_listener_for_grpc_servers_is_served_as_it_is_written(context: Context
     });
     let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 50051 } });
     let filter = json!({ "name": "manager", "typed_config": manager });
-    let listener = Resource::new(LDS, NAME, json!({ "address": address, "filter_chains": [{ "filters": [filter] }] }));
+    let listener = Resource::new(
+        LDS,
+        NAME,
+        json!({ "address": address, "filter_chains": [{ "filters": [filter] }] }),
+    );
     let written: Listener = Listener::decode(&*listener.any().value).expect("a listener");
     let world = context.serve(vec![listener]).await;
     let mut client = world.open().await;

@@ -97,7 +97,10 @@ async fn a_missing_name_is_an_error_once(context: Context) {
     world.commit(vec![put(listener("nope", "r1", 2))]).await;
     let appeared = client.expect(LDS).await;
     appeared.get("nope");
-    assert!(appeared.errors.is_empty(), "expected the resource without an error, found {appeared}");
+    assert!(
+        appeared.errors.is_empty(),
+        "expected the resource without an error, found {appeared}"
+    );
     let mut wildcard = grpc_client(&world, CDS, &[]).await;
     let all = wildcard.expect(CDS).await;
     assert!(all.errors.is_empty(), "a wildcard has no missing names: {all}");
@@ -140,7 +143,11 @@ async fn federated_and_plain_names_share_a_stream(context: Context) {
     let response = client.expect(CDS).await;
     assert_eq!(response.names(), ["S", FEDERATED], "{response}");
     if context.variant == Variant::Delta {
-        assert_eq!(response.removed(), [STRANGE], "an unknown authority is a name that does not exist: {response}");
+        assert_eq!(
+            response.removed(),
+            [STRANGE],
+            "an unknown authority is a name that does not exist: {response}"
+        );
     }
     client.ack(&response);
     world.commit(vec![put(static_cluster(FEDERATED, 2))]).await;
@@ -153,15 +160,29 @@ async fn load_reports_are_answered_or_unimplemented(context: Context) {
     let path = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
     let mut stream = connection.stream(path, &[]).await;
     let node = grpc_node();
-    stream.send_bytes(0, &LoadStatsRequest { node, cluster_stats: Vec::new() }.encode_to_vec());
+    stream.send_bytes(
+        0,
+        &LoadStatsRequest {
+            node,
+            cluster_stats: Vec::new(),
+        }
+        .encode_to_vec(),
+    );
     let Some((_, message)) = stream.message().await else {
-        assert_eq!(stream.status().await, Some(Code::Unimplemented.into()), "the service is there or it is not");
+        assert_eq!(
+            stream.status().await,
+            Some(Code::Unimplemented.into()),
+            "the service is there or it is not"
+        );
         return;
     };
     let response = LoadStatsResponse::decode(message).expect("a response");
     let interval = response.load_reporting_interval.expect("an interval");
     assert!(interval.seconds >= 1, "expected a second at least, found {interval:?}");
-    assert!(!response.send_all_clusters, "the client does not say that it knows of send_all_clusters");
+    assert!(
+        !response.send_all_clusters,
+        "the client does not say that it knows of send_all_clusters"
+    );
 }
 
 async fn only_named_clusters_are_sent(context: Context) {
@@ -170,7 +191,11 @@ async fn only_named_clusters_are_sent(context: Context) {
     let mut client = grpc_client(&world, CDS, &["A"]).await;
     let response = client.expect(CDS).await;
     client.ack(response.carries(&["A"]));
-    assert!(response.size < 10_000, "expected one cluster, found {} bytes", response.size);
+    assert!(
+        response.size < 10_000,
+        "expected one cluster, found {} bytes",
+        response.size
+    );
     world.commit(vec![put(static_cluster("c7", 2))]).await;
     client.quiet().await;
 }

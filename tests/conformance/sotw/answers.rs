@@ -31,12 +31,19 @@ pub(crate) const RULES: &[Rule] = rules![
 ];
 
 /// The features of a client that understands wrappers and times to live.
-const FEATURES: [&str; 3] =
-    ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw", "xds.config.supports-resource-ttl"];
+const FEATURES: [&str; 3] = [
+    "xds.config.resource-in-sotw",
+    "xds.config.supports-resource-in-sotw",
+    "xds.config.supports-resource-ttl",
+];
 
 fn featured() -> Option<Node> {
     let client_features = FEATURES.map(str::to_owned).to_vec();
-    Some(Node { user_agent_name: "envoy".to_owned(), client_features, ..node("n1").expect("a node") })
+    Some(Node {
+        user_agent_name: "envoy".to_owned(),
+        client_features,
+        ..node("n1").expect("a node")
+    })
 }
 
 async fn a_repeated_request_is_answered_only_after_its_parent(context: Context) {
@@ -69,12 +76,23 @@ async fn the_names_of_a_stale_request_are_adopted(context: Context) {
         unanswered.push(client.expect(EDS).await);
     }
     for response in &unanswered {
-        client.send(Request::of(EDS).version(&response.version).nonce(&response.nonce).names(&["A", "B"]));
+        client.send(
+            Request::of(EDS)
+                .version(&response.version)
+                .nonce(&response.nonce)
+                .names(&["A", "B"]),
+        );
     }
     let responses = client.drain().await;
-    let with_b = responses.iter().filter(|response| response.names().contains(&"B")).count();
+    let with_b = responses
+        .iter()
+        .filter(|response| response.names().contains(&"B"))
+        .count();
     assert_eq!(with_b, responses.len(), "nothing but what was asked for anew");
-    assert!((1..=2).contains(&with_b), "B at least once and at most twice, found {with_b}");
+    assert!(
+        (1..=2).contains(&with_b),
+        "B at least once and at most twice, found {with_b}"
+    );
     for response in &responses {
         client.ack(response);
     }
@@ -108,7 +126,11 @@ async fn a_nack_is_answered_by_no_rollback(context: Context) {
     world.commit(vec![put(cluster("B", 2))]).await;
     let next = client.expect(CDS).await;
     next.carries(&["A", "B", "S"]);
-    assert_eq!(next.get("A").body, refused.get("A").body, "A as it is now, not as it was");
+    assert_eq!(
+        next.get("A").body,
+        refused.get("A").body,
+        "A as it is now, not as it was"
+    );
 }
 
 async fn a_reconnecting_client_gets_what_it_names(context: Context) {
@@ -147,7 +169,10 @@ async fn unknown_endpoints_are_an_empty_assignment(context: Context) {
         silent.subscribe(of, &[name]);
         for response in silent.drain().await {
             response.carries(&[]);
-            assert!(response.errors.contains_key(name), "silence, or why {name} is missing, found {response}");
+            assert!(
+                response.errors.contains_key(name),
+                "silence, or why {name} is missing, found {response}"
+            );
         }
     }
     world.commit(vec![put(endpoints("gone", 1))]).await;
@@ -174,11 +199,22 @@ async fn after_a_stall_only_the_newest_is_sent(context: Context) {
     }
     let responses = client.drain().await;
     // What the transport takes unread, some 4 MB, and what was owed when it took more.
-    assert!(responses.len() <= 8, "few responses for {COMMITS} commits, found {}", responses.len());
+    assert!(
+        responses.len() <= 8,
+        "few responses for {COMMITS} commits, found {}",
+        responses.len()
+    );
     let last = responses.last().expect("at least one response");
     let expected = large(COMMITS).any().value;
-    assert_eq!(last.get("A").body.as_ref().map(|body| body.value.len()), Some(expected.len()), "the newest comes last");
-    assert!(last.get("A").body.as_ref().is_some_and(|body| body.value == expected), "the newest comes last");
+    assert_eq!(
+        last.get("A").body.as_ref().map(|body| body.value.len()),
+        Some(expected.len()),
+        "the newest comes last"
+    );
+    assert!(
+        last.get("A").body.as_ref().is_some_and(|body| body.value == expected),
+        "the newest comes last"
+    );
 }
 
 async fn responses_do_not_wait_for_acks(context: Context) {
@@ -189,13 +225,22 @@ async fn responses_do_not_wait_for_acks(context: Context) {
         client.subscribe(of, names);
         client.expect(of).await;
     }
-    world.commit(vec![put(endpoints("A", 2)), put(route("r1", "B", 2)), put(listener("L", "r1", 2))]).await;
+    world
+        .commit(vec![
+            put(endpoints("A", 2)),
+            put(route("r1", "B", 2)),
+            put(listener("L", "r1", 2)),
+        ])
+        .await;
     for of in [EDS, LDS, RDS] {
         client.until(of).await;
     }
     client.drain().await;
     world.commit(vec![put(cluster("S", 2))]).await;
-    client.expect_within(CDS, Duration::from_secs(5)).await.carries(&["A", "B", "S"]);
+    client
+        .expect_within(CDS, Duration::from_secs(5))
+        .await
+        .carries(&["A", "B", "S"]);
 }
 
 async fn resources_are_bare(context: Context) {
@@ -206,7 +251,10 @@ async fn resources_are_bare(context: Context) {
     for (of, names) in [(CDS, &[][..]), (EDS, &["A", "B"]), (LDS, &[]), (RDS, &["r1"])] {
         let response = client.fetch(of, names).await;
         let wrapped = response.resources.iter().filter(|resource| resource.wrapped).count();
-        assert_eq!(wrapped, 0, "no wrappers for a client that does not say that it understands them: {response}");
+        assert_eq!(
+            wrapped, 0,
+            "no wrappers for a client that does not say that it understands them: {response}"
+        );
     }
 }
 
@@ -247,23 +295,44 @@ async fn times_to_live_do_no_harm(context: Context) {
         let resources = f1().into_iter().map(|resource| resource.ttl("1s")).collect();
         let responses = watched(&context, resources, node, asked).await;
         for of in [CDS, EDS, LDS, RDS] {
-            assert!(responses.iter().any(|response| response.type_url == of.type_url()), "{of} was answered");
+            assert!(
+                responses.iter().any(|response| response.type_url == of.type_url()),
+                "{of} was answered"
+            );
         }
         for response in &responses {
-            let bodiless = response.resources.iter().filter(|resource| resource.body.is_none()).count();
-            let lasting = response.resources.iter().filter(|resource| resource.ttl.is_none()).count();
+            let bodiless = response
+                .resources
+                .iter()
+                .filter(|resource| resource.body.is_none())
+                .count();
+            let lasting = response
+                .resources
+                .iter()
+                .filter(|resource| resource.ttl.is_none())
+                .count();
             if [CDS, LDS].iter().any(|of| of.type_url() == response.type_url) {
-                assert_eq!(bodiless, 0, "a heartbeat of clusters or listeners deletes them: {response}");
+                assert_eq!(
+                    bodiless, 0,
+                    "a heartbeat of clusters or listeners deletes them: {response}"
+                );
             } else {
-                assert_eq!(lasting, response.resources.len(), "no time to live on endpoints and routes: {response}");
+                assert_eq!(
+                    lasting,
+                    response.resources.len(),
+                    "no time to live on endpoints and routes: {response}"
+                );
             }
         }
     }
 }
 
 async fn a_heartbeat_has_the_version_last_accepted(context: Context) {
-    let resources =
-        vec![any_of(SDS, "s1", 1).ttl("1s"), any_of(RTDS, "t1", 1).ttl("1s"), any_of(ECDS, "e1", 1).ttl("1s")];
+    let resources = vec![
+        any_of(SDS, "s1", 1).ttl("1s"),
+        any_of(RTDS, "t1", 1).ttl("1s"),
+        any_of(ECDS, "e1", 1).ttl("1s"),
+    ];
     let asked: &[(Type, &[&str])] = &[(SDS, &["s1"]), (RTDS, &["t1"]), (ECDS, &["e1"])];
     let responses = watched(&context, resources, featured(), asked).await;
     for (of, _) in asked {
@@ -271,8 +340,15 @@ async fn a_heartbeat_has_the_version_last_accepted(context: Context) {
         for response in responses.iter().filter(|response| response.type_url == of.type_url()) {
             for resource in &response.resources {
                 if resource.body.is_none() {
-                    assert_eq!(resource.version, response.version, "a heartbeat has the version of its response");
-                    assert_eq!(accepted, Some(&*resource.version), "a heartbeat follows the resource: {response}");
+                    assert_eq!(
+                        resource.version, response.version,
+                        "a heartbeat has the version of its response"
+                    );
+                    assert_eq!(
+                        accepted,
+                        Some(&*resource.version),
+                        "a heartbeat follows the resource: {response}"
+                    );
                 }
             }
             accepted = Some(&response.version);
@@ -295,12 +371,18 @@ async fn huge_answers_to_grpc_clients_are_split(context: Context) {
     const LIMIT: usize = 4 * 1024 * 1024;
     let world = context.serve(NAMES.map(bulky).to_vec()).await;
     let mut client = world.open().await;
-    let node = Node { user_agent_name: "gRPC C-core".to_owned(), ..node("n1").expect("a node") };
+    let node = Node {
+        user_agent_name: "gRPC C-core".to_owned(),
+        ..node("n1").expect("a node")
+    };
     client.send(Request::of(EDS).names(&NAMES).with_node(Some(node)));
     let responses = client.drain().await;
     let mut names: Vec<&str> = responses.iter().flat_map(Response::names).collect();
     names.sort_unstable();
     assert_eq!(names, NAMES, "every name once");
     let largest = responses.iter().map(|response| response.size).max();
-    assert!(largest < Some(LIMIT), "each message below 4 MB, found one of {largest:?} bytes");
+    assert!(
+        largest < Some(LIMIT),
+        "each message below 4 MB, found one of {largest:?} bytes"
+    );
 }

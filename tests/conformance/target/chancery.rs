@@ -30,7 +30,11 @@ pub(crate) struct Chancery {
 impl Default for Chancery {
     fn default() -> Self {
         let starts = Semaphore::new(STARTS_AT_ONCE);
-        Self { etcd: OnceCell::new(), count: AtomicUsize::new(0), starts }
+        Self {
+            etcd: OnceCell::new(),
+            count: AtomicUsize::new(0),
+            starts,
+        }
     }
 }
 

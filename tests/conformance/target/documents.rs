@@ -20,7 +20,11 @@ impl Documents {
     /// Those below this prefix of this etcd.
     pub(super) async fn at(endpoints: &[String], prefix: &str) -> Self {
         let client = Client::connect(endpoints, None).await.expect("connect to etcd");
-        Self { client, prefix: prefix.to_owned(), written: Mutex::new(0) }
+        Self {
+            client,
+            prefix: prefix.to_owned(),
+            written: Mutex::new(0),
+        }
     }
 
     /// Make these resources, and these documents by their keys, all that there is.
@@ -29,12 +33,25 @@ impl Documents {
         wanted.extend(documents);
         wanted.extend(resources.iter().map(|resource| (key(resource), value(resource))));
         let options = GetOptions::new().with_prefix().with_keys_only();
-        let present = self.client.kv_client().get(&*self.prefix, Some(options)).await.expect("list the documents");
-        let present = present.kvs().iter().map(|pair| pair.key_str().expect("a key is text").to_owned());
-        let gone: Vec<String> =
-            present.filter(|key| !wanted.contains_key(key.trim_start_matches(&self.prefix))).collect();
+        let present = self
+            .client
+            .kv_client()
+            .get(&*self.prefix, Some(options))
+            .await
+            .expect("list the documents");
+        let present = present
+            .kvs()
+            .iter()
+            .map(|pair| pair.key_str().expect("a key is text").to_owned());
+        let gone: Vec<String> = present
+            .filter(|key| !wanted.contains_key(key.trim_start_matches(&self.prefix)))
+            .collect();
         let mut writes: Vec<TxnOp> = gone.into_iter().map(|key| TxnOp::delete(key, None)).collect();
-        writes.extend(wanted.into_iter().map(|(key, value)| TxnOp::put(self.full(&key), value, None)));
+        writes.extend(
+            wanted
+                .into_iter()
+                .map(|(key, value)| TxnOp::put(self.full(&key), value, None)),
+        );
         self.write(writes).await;
     }
 
@@ -44,7 +61,10 @@ impl Documents {
             Change::Put(resource) => vec![TxnOp::put(self.full(&key(resource)), value(resource), None)],
             // A cluster on demand has another key.
             Change::Delete(resource_type, name) => {
-                let keys = [format!("xds/{}/{name}", resource_type.as_str()), format!("clusters/{name}")];
+                let keys = [
+                    format!("xds/{}/{name}", resource_type.as_str()),
+                    format!("clusters/{name}"),
+                ];
                 let keys = keys.iter().take(if *resource_type == CDS { 2 } else { 1 });
                 keys.map(|key| TxnOp::delete(self.full(key), None)).collect()
             }
@@ -58,7 +78,12 @@ impl Documents {
     }
 
     async fn write(&self, writes: Vec<TxnOp>) {
-        let answer = self.client.kv_client().txn(Txn::new().and_then(writes)).await.expect("write the documents");
+        let answer = self
+            .client
+            .kv_client()
+            .txn(Txn::new().and_then(writes))
+            .await
+            .expect("write the documents");
         *self.written.lock().expect("no writer panics") = answer.header().expect("a header").revision();
     }
 

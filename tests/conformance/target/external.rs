@@ -40,11 +40,15 @@ impl External {
         let address = std::env::var("XDS_UNDER_TEST").ok()?;
         let admin = std::env::var("XDS_UNDER_TEST_ADMIN").ok();
         let etcd = std::env::var("XDS_UNDER_TEST_ETCD").ok().map(|text| {
-            let (endpoints, prefix) =
-                text.rsplit_once(',').unwrap_or_else(|| panic!("XDS_UNDER_TEST_ETCD is {text:?}, expected URL,PREFIX"));
+            let (endpoints, prefix) = text
+                .rsplit_once(',')
+                .unwrap_or_else(|| panic!("XDS_UNDER_TEST_ETCD is {text:?}, expected URL,PREFIX"));
             (endpoints.split(',').map(str::to_owned).collect(), prefix.to_owned())
         });
-        Some(Self { place: Place { address, admin, etcd }, rules: AtomicUsize::new(0) })
+        Some(Self {
+            place: Place { address, admin, etcd },
+            rules: AtomicUsize::new(0),
+        })
     }
 }
 
@@ -65,7 +69,11 @@ impl Launch for External {
         }
         let number = self.rules.fetch_add(1, Ordering::Relaxed);
         let node = format!("n1-{}-{number}", std::process::id());
-        let running = Running { place: self.place.clone(), documents, node };
+        let running = Running {
+            place: self.place.clone(),
+            documents,
+            node,
+        };
         running.settled().await;
         Box::new(running)
     }
@@ -94,7 +102,9 @@ impl Running {
         if held["documents"].as_array().is_none_or(Vec::is_empty) {
             return overview["groups"]["default"]["revision"].as_i64() >= Some(wanted);
         }
-        let release = reqwest::Client::new().post(format!("{url}/api/v1/release")).json(&json!({ "all": true }));
+        let release = reqwest::Client::new()
+            .post(format!("{url}/api/v1/release"))
+            .json(&json!({ "all": true }));
         let answer = release.send().await.expect("ask the admin API");
         assert!(answer.status().is_success(), "it does not let go: {}", answer.status());
         false
@@ -108,7 +118,10 @@ impl Target for Running {
     }
 
     async fn commit(&self, changes: Vec<Change>) {
-        let documents = self.documents.as_ref().expect("XDS_UNDER_TEST_ETCD, to change what the server serves");
+        let documents = self
+            .documents
+            .as_ref()
+            .expect("XDS_UNDER_TEST_ETCD, to change what the server serves");
         documents.apply(&changes).await;
     }
 
@@ -116,7 +129,9 @@ impl Target for Running {
     async fn settled(&self) {
         sleep(UNSEEN).await;
         let deadline = Instant::now() + SEEN;
-        let (Some(url), Some(documents)) = (self.url(""), &self.documents) else { return };
+        let (Some(url), Some(documents)) = (self.url(""), &self.documents) else {
+            return;
+        };
         while Instant::now() < deadline && !self.has_seen(&url, documents.revision()).await {
             sleep(UNSEEN).await;
         }

@@ -26,10 +26,17 @@ impl Owed {
         let differs = |name: &String, entry: &Entry| {
             state.due.contains(name) || state.sent.get(name).is_none_or(|sent| sent.version != entry.version)
         };
-        let changed = view.iter().filter(|(name, entry)| differs(name, entry)).map(|(name, _)| name.clone());
+        let changed = view
+            .iter()
+            .filter(|(name, entry)| differs(name, entry))
+            .map(|(name, _)| name.clone());
         let gone = state.sent.keys().filter(|name| !view.contains_key(*name)).cloned();
         let missing = state.due.iter().filter(|name| !view.contains_key(*name)).cloned();
-        Self { changed: changed.collect(), gone: gone.collect(), missing: missing.collect() }
+        Self {
+            changed: changed.collect(),
+            gone: gone.collect(),
+            missing: missing.collect(),
+        }
     }
 }
 
@@ -37,7 +44,9 @@ impl Session {
     /// The endpoints of changed clusters are due, asked for or not.
     pub(super) fn follow_clusters(&mut self, clusters: &[String], view: &Set, catalog: &Catalog) {
         let asked_only = self.has(Fault::NewNamesNotPushed);
-        let Some(endpoints) = self.types.get_mut(ENDPOINT) else { return };
+        let Some(endpoints) = self.types.get_mut(ENDPOINT) else {
+            return;
+        };
         let exists = |name: &String| catalog.get(ENDPOINT).is_some_and(|set| set.contains_key(name));
         for name in clusters.iter().filter_map(|name| view[name].endpoints()) {
             let asked = endpoints.wildcard || endpoints.names.contains(&name);
@@ -87,13 +96,21 @@ fn routes(listener: &[u8]) -> Vec<(String, bool)> {
 
 pub(super) fn no_endpoints(name: &str) -> Entry {
     Entry::new(
-        ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() }.encode_to_vec(),
+        ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            ..ClusterLoadAssignment::default()
+        }
+        .encode_to_vec(),
     )
 }
 
 /// A virtual host that does not exist.
 pub(super) fn without(name: &str) -> Entry {
-    Entry { bodiless: true, aliases: vec![name.to_owned()], ..Entry::new(Vec::new()) }
+    Entry {
+        bodiless: true,
+        aliases: vec![name.to_owned()],
+        ..Entry::new(Vec::new())
+    }
 }
 
 /// A listener with a traffic direction that nobody wrote.

@@ -291,8 +291,14 @@ pub(crate) const FAULTS: [Row; 89] = [
 
 /// Every MUST that no fault breaks, and why.
 pub(crate) const UNBROKEN: [(&str, &str); 7] = [
-    ("DX-23", "the transport of this server takes one response more than it has room for, so it fails without a fault"),
-    ("GR-02", "HTTP/2 answers PINGs below this server, and has no setting that punishes them"),
+    (
+        "DX-23",
+        "the transport of this server takes one response more than it has room for, so it fails without a fault",
+    ),
+    (
+        "GR-02",
+        "HTTP/2 answers PINGs below this server, and has no setting that punishes them",
+    ),
     ("PX-05", "what documents compile to: this server reads none"),
     ("PX-06", "what documents compile to: this server reads none"),
     ("PX-07", "what documents compile to: this server reads none"),

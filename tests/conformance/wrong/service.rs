@@ -70,7 +70,12 @@ impl WrongServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let task = tokio::spawn(serve(listener, Arc::clone(&store), settings));
-        Self { address, store, settings, task }
+        Self {
+            address,
+            store,
+            settings,
+            task,
+        }
     }
 
     /// End it and start it again, with nothing but its resources.
@@ -100,7 +105,11 @@ impl Drop for WrongServer {
 }
 
 async fn serve(listener: TcpListener, store: Arc<Store>, settings: Settings) {
-    let service = Arc::new(Service { store, settings, shared: Arc::default() });
+    let service = Arc::new(Service {
+        store,
+        settings,
+        shared: Arc::default(),
+    });
     let has = |fault| settings.fault == Some(fault);
     let router = axum::Router::new().fallback(move |request| handle(Arc::clone(&service), request));
     let mut server = tonic::transport::Server::builder();
@@ -115,7 +124,11 @@ async fn serve(listener: TcpListener, store: Arc<Store>, settings: Settings) {
         server = server.max_connection_age(age);
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server.add_routes(Routes::from(router)).serve_with_incoming(incoming).await.expect("serve");
+    server
+        .add_routes(Routes::from(router))
+        .serve_with_incoming(incoming)
+        .await
+        .expect("serve");
 }
 
 struct Service {
@@ -128,20 +141,46 @@ struct Service {
 async fn handle(service: Arc<Service>, request: http::Request<Body>) -> axum::response::Response {
     let fault = service.settings.fault;
     let Some((variant, of)) = called(request.uri().path(), fault) else {
-        return Status::unimplemented("no such method").into_http::<Body>().into_response();
+        return Status::unimplemented("no such method")
+            .into_http::<Body>()
+            .into_response();
     };
     let limit = |small| if fault == Some(small) { SMALL } else { usize::MAX };
     let (requests, responses) = (limit(Fault::SmallRequests), limit(Fault::SmallResponses));
     let response = match variant {
         Variant::Sotw => {
             let grpc = Grpc::new(ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default());
-            let mut grpc = grpc.max_decoding_message_size(requests).max_encoding_message_size(responses);
-            grpc.streaming(Open { service, variant, of, ask: sotw_ask, response: sotw_response }, request).await
+            let mut grpc = grpc
+                .max_decoding_message_size(requests)
+                .max_encoding_message_size(responses);
+            grpc.streaming(
+                Open {
+                    service,
+                    variant,
+                    of,
+                    ask: sotw_ask,
+                    response: sotw_response,
+                },
+                request,
+            )
+            .await
         }
         Variant::Delta => {
             let grpc = Grpc::new(ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default());
-            let mut grpc = grpc.max_decoding_message_size(requests).max_encoding_message_size(responses);
-            grpc.streaming(Open { service, variant, of, ask: delta_ask, response: delta_response }, request).await
+            let mut grpc = grpc
+                .max_decoding_message_size(requests)
+                .max_encoding_message_size(responses);
+            grpc.streaming(
+                Open {
+                    service,
+                    variant,
+                    of,
+                    ask: delta_ask,
+                    response: delta_response,
+                },
+                request,
+            )
+            .await
         }
     };
     if fault != Some(Fault::MarkedAsCompressed) {
@@ -161,12 +200,17 @@ async fn handle(service: Arc<Service>, request: http::Request<Body>) -> axum::re
 
 /// The variant, and the type if it is not ADS.
 fn called(path: &str, fault: Option<Fault>) -> Option<(Variant, Option<&'static str>)> {
-    let variants = [(Variant::Sotw, rule::Variant::Sotw), (Variant::Delta, rule::Variant::Delta)];
+    let variants = [
+        (Variant::Sotw, rule::Variant::Sotw),
+        (Variant::Delta, rule::Variant::Delta),
+    ];
     variants.into_iter().find_map(|(variant, of_rule)| {
         if path == method::ads(of_rule) {
             return Some((variant, None));
         }
-        let types = Type::ALL.into_iter().filter(|of| *of != VHDS || variant == Variant::Delta);
+        let types = Type::ALL
+            .into_iter()
+            .filter(|of| *of != VHDS || variant == Variant::Delta);
         let mut types = types.filter(|_| fault != Some(Fault::NoServices));
         let of = types.find(|of| path == method::of(*of, of_rule))?;
         Some((variant, Some(of.type_url())))
@@ -192,7 +236,11 @@ impl<Req: Send + 'static, Resp: Send + 'static> tower_service::Service<Request<S
     }
 
     fn call(&mut self, request: Request<Streaming<Req>>) -> Self::Future {
-        let Service { store, settings, shared } = &*self.service;
+        let Service {
+            store,
+            settings,
+            shared,
+        } = &*self.service;
         let number = STREAMS.fetch_add(1, Ordering::Relaxed);
         let opened = Instant::now();
         let mut connected = Connected {
@@ -220,7 +268,10 @@ impl<Req: Send + 'static, Resp: Send + 'static> tower_service::Service<Request<S
             });
             UnboundedReceiverStream::new(receiver).boxed()
         } else {
-            stream::unfold(connected, async |mut connected| Some((connected.next().await?, connected))).boxed()
+            stream::unfold(connected, async |mut connected| {
+                Some((connected.next().await?, connected))
+            })
+            .boxed()
         };
         let messages = answers.map(move |answer| answer.map(|answer| response(answer, fault)));
         ready(Ok(Response::new(messages.boxed())))
@@ -359,7 +410,10 @@ fn sotw_response(answer: Answer, fault: Option<Fault>) -> DiscoveryResponse {
         if wraps && (entry.ttl.is_some() || fault == Some(Fault::WrapsAlways)) {
             let resource = wrapper(name, entry, &type_url, fault);
             let wrapper = "type.googleapis.com/envoy.service.discovery.v3.Resource";
-            return Any { type_url: wrapper.to_owned(), value: resource.encode_to_vec() };
+            return Any {
+                type_url: wrapper.to_owned(),
+                value: resource.encode_to_vec(),
+            };
         }
         any(&type_url, entry.body, fault)
     });
@@ -375,7 +429,10 @@ fn sotw_response(answer: Answer, fault: Option<Fault>) -> DiscoveryResponse {
 
 fn delta_response(answer: Answer, fault: Option<Fault>) -> DeltaDiscoveryResponse {
     let type_url = answer.type_url;
-    let resources = answer.resources.into_iter().map(|(name, entry)| wrapper(name, entry, &type_url, fault));
+    let resources = answer
+        .resources
+        .into_iter()
+        .map(|(name, entry)| wrapper(name, entry, &type_url, fault));
     DeltaDiscoveryResponse {
         system_version_info: answer.version,
         resources: resources.collect(),
@@ -393,20 +450,37 @@ fn wrapper(name: String, entry: Entry, type_url: &str, fault: Option<Fault>) -> 
         nanos: ttl.subsec_nanos().try_into().expect("less than a second"),
     });
     Resource {
-        name: if fault == Some(Fault::WrongWrapperName) { format!("{name}-wrapped") } else { name },
+        name: if fault == Some(Fault::WrongWrapperName) {
+            format!("{name}-wrapped")
+        } else {
+            name
+        },
         version: entry.version,
         resource: (!entry.bodiless).then(|| any(type_url, entry.body, fault)),
-        aliases: if fault == Some(Fault::NoAliases) { Vec::new() } else { entry.aliases },
+        aliases: if fault == Some(Fault::NoAliases) {
+            Vec::new()
+        } else {
+            entry.aliases
+        },
         ttl,
         ..Resource::default()
     }
 }
 
 fn any(type_url: &str, body: Vec<u8>, fault: Option<Fault>) -> Any {
-    let type_url = if fault == Some(Fault::WrongAnyType) { "type.googleapis.com/wrong" } else { type_url };
-    Any { type_url: type_url.to_owned(), value: body }
+    let type_url = if fault == Some(Fault::WrongAnyType) {
+        "type.googleapis.com/wrong"
+    } else {
+        type_url
+    };
+    Any {
+        type_url: type_url.to_owned(),
+        value: body,
+    }
 }
 
 fn control_plane(fault: Option<Fault>) -> Option<ControlPlane> {
-    (fault != Some(Fault::NoControlPlane)).then(|| ControlPlane { identifier: "wrong".to_owned() })
+    (fault != Some(Fault::NoControlPlane)).then(|| ControlPlane {
+        identifier: "wrong".to_owned(),
+    })
 }

@@ -49,7 +49,11 @@ pub(super) enum Names {
     /// All names that are asked for from now on.
     All(Vec<String>),
     /// What is asked for in addition and no longer, and what the client has.
-    Change { subscribe: Vec<String>, unsubscribe: Vec<String>, initial: BTreeMap<String, String> },
+    Change {
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        initial: BTreeMap<String, String>,
+    },
 }
 
 /// Who asks.
@@ -206,7 +210,14 @@ impl Session {
     /// The catalog changed.
     pub(super) fn on_commit(&mut self, catalog: &Catalog) -> Vec<Answer> {
         if self.has(Fault::UnrequestedType) && !self.types.contains_key(LISTENER) {
-            self.types.insert(LISTENER.to_owned(), State { requested: true, wildcard: true, ..State::default() });
+            self.types.insert(
+                LISTENER.to_owned(),
+                State {
+                    requested: true,
+                    wildcard: true,
+                    ..State::default()
+                },
+            );
         }
         let catalog = self.visible(catalog);
         self.flush(&catalog)
@@ -218,7 +229,11 @@ impl Session {
             Variant::Sotw => self.has(Fault::HeartbeatsInSotw),
             Variant::Delta => !self.has(Fault::NoHeartbeats),
         };
-        let entries = self.types.values().filter(|_| told).flat_map(|state| state.sent.values());
+        let entries = self
+            .types
+            .values()
+            .filter(|_| told)
+            .flat_map(|state| state.sent.values());
         entries.filter_map(|entry| entry.ttl).min().map(|ttl| ttl / 4)
     }
 
@@ -226,12 +241,24 @@ impl Session {
     pub(super) fn on_refresh(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         for type_url in ORDER {
-            let Some(mut state) = self.types.remove(type_url) else { continue };
+            let Some(mut state) = self.types.remove(type_url) else {
+                continue;
+            };
             let always = self.is_sotw() || self.has(Fault::HeartbeatAfterNack);
-            let repeated = state.sent.iter().filter(|(_, entry)| entry.ttl.is_some()).map(|(name, entry)| {
-                let bodiless = always || state.acknowledged.get(name) == Some(&entry.version);
-                (name.clone(), Entry { bodiless, ..entry.clone() })
-            });
+            let repeated = state
+                .sent
+                .iter()
+                .filter(|(_, entry)| entry.ttl.is_some())
+                .map(|(name, entry)| {
+                    let bodiless = always || state.acknowledged.get(name) == Some(&entry.version);
+                    (
+                        name.clone(),
+                        Entry {
+                            bodiless,
+                            ..entry.clone()
+                        },
+                    )
+                });
             let repeated: Vec<_> = repeated.collect();
             if !repeated.is_empty() {
                 answers.push(self.answer(type_url, &mut state, repeated, Vec::new()));
@@ -248,7 +275,9 @@ impl Session {
             return Cow::Borrowed(catalog);
         }
         let mut catalog = catalog.clone();
-        catalog.values_mut().for_each(|set| set.retain(|_, entry| !hidden(entry)));
+        catalog
+            .values_mut()
+            .for_each(|set| set.retain(|_, entry| !hidden(entry)));
         Cow::Owned(catalog)
     }
 
@@ -321,16 +350,26 @@ impl Session {
         if self.has(Fault::RefusedTakenForAbsent) {
             return;
         }
-        let unknown = self.shared.refused(self.node.as_deref().unwrap_or_default(), &ask.type_url);
-        let Names::Change { subscribe, initial, .. } = &ask.names else { return };
-        let unknown = unknown.into_iter().filter(|_| subscribe.is_empty() && !initial.is_empty());
+        let unknown = self
+            .shared
+            .refused(self.node.as_deref().unwrap_or_default(), &ask.type_url);
+        let Names::Change { subscribe, initial, .. } = &ask.names else {
+            return;
+        };
+        let unknown = unknown
+            .into_iter()
+            .filter(|_| subscribe.is_empty() && !initial.is_empty());
         state.sent.extend(unknown.map(|name| (name, Entry::default())));
     }
 
     /// All that is owed, type by type.
     fn flush(&mut self, catalog: &Catalog) -> Vec<Answer> {
         let hold = !self.has(Fault::ClusterRemovedBeforeRouteAck) && self.routes_are_unsettled(catalog);
-        let unknown = self.types.keys().filter(|type_url| !ORDER.contains(&&***type_url)).cloned();
+        let unknown = self
+            .types
+            .keys()
+            .filter(|type_url| !ORDER.contains(&&***type_url))
+            .cloned();
         let order: Vec<String> = ORDER.iter().map(ToString::to_string).chain(unknown).collect();
         let mut answers = Vec::new();
         for type_url in order {
@@ -351,7 +390,9 @@ impl Session {
     /// Whether the client has routes that it has not accepted, or is about to: until then their clusters stay.
     fn routes_are_unsettled(&self, catalog: &Catalog) -> bool {
         [LISTENER, SCOPED_ROUTE, ROUTE].iter().any(|type_url| {
-            let Some(state) = self.types.get(*type_url) else { return false };
+            let Some(state) = self.types.get(*type_url) else {
+                return false;
+            };
             let owed = Owed::of(state, &self.view(state, catalog.get(*type_url), false));
             state.pending || !owed.changed.is_empty() || !owed.gone.is_empty()
         })
@@ -432,7 +473,12 @@ impl Session {
 
     /// What a response carries: resources and removed names; none when there is nothing to say.
     fn content(&self, type_url: &str, state: &State, view: &Set, owed: &Owed) -> Option<Content> {
-        let pick = |names: &[String]| names.iter().map(|name| (name.clone(), view[name].clone())).collect::<Vec<_>>();
+        let pick = |names: &[String]| {
+            names
+                .iter()
+                .map(|name| (name.clone(), view[name].clone()))
+                .collect::<Vec<_>>()
+        };
         let everything = || view.clone().into_iter().collect::<Vec<_>>();
         let mut forced = state.answer_due;
         let mut resources = pick(&owed.changed);
@@ -448,8 +494,11 @@ impl Session {
             Variant::Sotw => {
                 forced |= self.has(Fault::EmptyResponseOnDeletion) && !owed.gone.is_empty();
                 if type_url == ENDPOINT && !self.has(Fault::MissingEndpointsSilent) {
-                    resources
-                        .extend(owed.missing.iter().map(|name| (name.clone(), super::content::no_endpoints(name))));
+                    resources.extend(
+                        owed.missing
+                            .iter()
+                            .map(|name| (name.clone(), super::content::no_endpoints(name))),
+                    );
                 }
             }
             Variant::Delta => {
@@ -493,7 +542,10 @@ impl Session {
             _ => format!("{}-{}", self.stream, self.nonces),
         };
         state.pending = true;
-        state.newest = resources.iter().map(|(name, entry)| (name.clone(), entry.version.clone())).collect();
+        state.newest = resources
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.version.clone()))
+            .collect();
         for (_, entry) in &mut resources {
             entry.version += &self.salt();
             if self.has(Fault::ListenersRewritten) && type_url == LISTENER {
@@ -515,7 +567,11 @@ impl Session {
 
     /// What is appended to every version.
     pub(super) fn salt(&self) -> String {
-        if self.has(Fault::VersionsOfTheStream) { format!("-{}", self.stream) } else { String::new() }
+        if self.has(Fault::VersionsOfTheStream) {
+            format!("-{}", self.stream)
+        } else {
+            String::new()
+        }
     }
 }
 

@@ -31,13 +31,21 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(body: Vec<u8>) -> Self {
-        Self { version: hash(&body), body, ..Self::default() }
+        Self {
+            version: hash(&body),
+            body,
+            ..Self::default()
+        }
     }
 
     /// With a time to live, which is a part of the content.
     pub(super) fn lasting(self, ttl: Option<Duration>) -> Self {
         let Some(ttl) = ttl else { return self };
-        Self { version: hash(&(&self.version, ttl)), ttl: Some(ttl), ..self }
+        Self {
+            version: hash(&(&self.version, ttl)),
+            ttl: Some(ttl),
+            ..self
+        }
     }
 
     /// The name of the endpoints that a cluster waits for.
@@ -45,7 +53,11 @@ impl Entry {
         let cluster = Cluster::decode(&*self.body).ok()?;
         let is_eds = cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         let service_name = cluster.eds_cluster_config.unwrap_or_default().service_name;
-        is_eds.then_some(if service_name.is_empty() { cluster.name } else { service_name })
+        is_eds.then_some(if service_name.is_empty() {
+            cluster.name
+        } else {
+            service_name
+        })
     }
 }
 
@@ -104,12 +116,17 @@ impl Shared {
 
     pub(super) fn refuse<'a>(&self, node: &str, of: &str, names: impl Iterator<Item = &'a String>) {
         let mut refused = self.refused.lock().expect("nobody panics");
-        refused.entry(node.to_owned()).or_default().extend(names.map(|name| (of.to_owned(), name.clone())));
+        refused
+            .entry(node.to_owned())
+            .or_default()
+            .extend(names.map(|name| (of.to_owned(), name.clone())));
     }
 
     pub(super) fn accept<'a>(&self, node: &str, of: &str, names: impl Iterator<Item = &'a String>) {
         let mut refused = self.refused.lock().expect("nobody panics");
-        let Some(unknown) = refused.get_mut(node).filter(|unknown| !unknown.is_empty()) else { return };
+        let Some(unknown) = refused.get_mut(node).filter(|unknown| !unknown.is_empty()) else {
+            return;
+        };
         names.for_each(|name| {
             unknown.remove(&(of.to_owned(), name.clone()));
         });
@@ -117,7 +134,11 @@ impl Shared {
 
     pub(super) fn refused(&self, node: &str, of: &str) -> Vec<String> {
         let refused = self.refused.lock().expect("nobody panics");
-        let unknown = refused.get(node).into_iter().flatten().filter(|(type_url, _)| type_url == of);
+        let unknown = refused
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter(|(type_url, _)| type_url == of);
         unknown.map(|(_, name)| name.clone()).collect()
     }
 }

@@ -17,7 +17,11 @@ impl Session {
         let may_be_silent = matches!(&names, Names::Change { initial, .. } if !initial.is_empty()) && self.nonces > 0;
         match names {
             Names::All(names) => self.list(state, &names, legacy),
-            Names::Change { subscribe, unsubscribe, initial } => {
+            Names::Change {
+                subscribe,
+                unsubscribe,
+                initial,
+            } => {
                 let first = !state.requested;
                 if !self.has(Fault::InitIgnored) && (first || self.has(Fault::InitAlwaysRead)) {
                     self.believe(state, &initial, &subscribe, legacy && subscribe.is_empty());
@@ -30,7 +34,10 @@ impl Session {
                 }
                 let honoured = type_url != ENDPOINT || self.has(Fault::InitOfEndpointsHonoured);
                 let known = |name: &String| first && honoured && initial.get(name).is_some_and(|one| !one.is_empty());
-                let subscribe = subscribe.into_iter().map(|name| resolved(name, catalog.get(type_url))).collect();
+                let subscribe = subscribe
+                    .into_iter()
+                    .map(|name| resolved(name, catalog.get(type_url)))
+                    .collect();
                 self.add(state, subscribe, known, catalog.get(type_url));
                 if !self.has(Fault::UnsubscribeFirst) {
                     self.remove(state, &unsubscribe);
@@ -53,7 +60,11 @@ impl Session {
         state.answer_due |= shrunk && self.has(Fault::ShrinkingAnswered);
         let wildcard = star || (legacy && names.is_empty() && (!state.named || self.has(Fault::LegacyWildcardAgain)));
         let known = |name: &String| self.has(Fault::ReaddedNameSilent) && state.sent.contains_key(name);
-        let grown: Vec<String> = listed.difference(&state.names).filter(|name| !known(name)).cloned().collect();
+        let grown: Vec<String> = listed
+            .difference(&state.names)
+            .filter(|name| !known(name))
+            .cloned()
+            .collect();
         state.due.extend(grown);
         if self.has(Fault::UnsubscribedStillSent) {
             state.wildcard |= wildcard;
@@ -63,7 +74,9 @@ impl Session {
         state.wildcard = wildcard;
         state.names = listed;
         if !state.wildcard && !self.has(Fault::ReaddedNameSilent) {
-            let State { names, pushed, sent, .. } = state;
+            let State {
+                names, pushed, sent, ..
+            } = state;
             sent.retain(|name, _| names.contains(name) || pushed.contains(name));
         }
     }
@@ -74,14 +87,23 @@ impl Session {
         let subscribe: BTreeSet<&String> = subscribe.iter().collect();
         for (name, version) in initial.iter().filter(|(name, _)| wildcard || subscribe.contains(name)) {
             let version = version.strip_suffix(&self.salt()).unwrap_or_default().to_owned();
-            state.sent.insert(name.clone(), Entry { version, ..Entry::default() });
+            state.sent.insert(
+                name.clone(),
+                Entry {
+                    version,
+                    ..Entry::default()
+                },
+            );
         }
     }
 
     fn add(&self, state: &mut State, names: Vec<String>, known: impl Fn(&String) -> bool, set: Option<&Set>) {
         for name in names {
             if name == "*" {
-                let members = set.into_iter().flatten().filter(|(name, entry)| !entry.on_demand && !known(name));
+                let members = set
+                    .into_iter()
+                    .flatten()
+                    .filter(|(name, entry)| !entry.on_demand && !known(name));
                 state.due.extend(members.map(|(name, _)| name.clone()));
                 state.wildcard = true;
                 continue;
@@ -109,7 +131,9 @@ impl Session {
             }
         }
         if !state.wildcard {
-            let State { names, pushed, sent, .. } = state;
+            let State {
+                names, pushed, sent, ..
+            } = state;
             sent.retain(|name, _| names.contains(name) || pushed.contains(name));
             state.due.retain(|name| state.names.contains(name));
         }
@@ -119,6 +143,8 @@ impl Session {
 /// The name of the resource that goes by this one.
 fn resolved(name: String, set: Option<&Set>) -> String {
     let mut entries = set.into_iter().flatten();
-    let found = entries.find(|(_, entry)| entry.aliases.contains(&name)).map(|(own, _)| own.clone());
+    let found = entries
+        .find(|(_, entry)| entry.aliases.contains(&name))
+        .map(|(own, _)| own.clone());
     found.unwrap_or(name)
 }

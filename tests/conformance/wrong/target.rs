@@ -26,9 +26,17 @@ struct Wrong(Option<Fault>);
 impl Launch for Wrong {
     async fn launch(&self, resources: Vec<Resource>, options: Options) -> Box<dyn Target> {
         let arguments = options.arguments.iter().zip(options.arguments.iter().skip(1));
-        let age = arguments.filter(|(flag, _)| *flag == "--max-connection-age").map(|(_, age)| duration(age)).next();
+        let age = arguments
+            .filter(|(flag, _)| *flag == "--max-connection-age")
+            .map(|(_, age)| duration(age))
+            .next();
         let server = WrongServer::start(Settings { fault: self.0, age }).await;
-        server.apply(resources.into_iter().map(|resource| edit(Change::Put(resource))).collect());
+        server.apply(
+            resources
+                .into_iter()
+                .map(|resource| edit(Change::Put(resource)))
+                .collect(),
+        );
         Box::new(server)
     }
 }
@@ -73,17 +81,31 @@ fn duration(text: &str) -> Duration {
 /// # Errors
 /// What has neither, or both, or is no MUST.
 pub(crate) fn complete() -> Result<(), String> {
-    let musts: BTreeSet<&str> =
-        CHECKLIST.iter().filter(|entry| entry.level == Level::Must).map(|entry| entry.id).collect();
+    let musts: BTreeSet<&str> = CHECKLIST
+        .iter()
+        .filter(|entry| entry.level == Level::Must)
+        .map(|entry| entry.id)
+        .collect();
     let broken: BTreeSet<&str> = FAULTS.iter().flat_map(|row| row.breaks).copied().collect();
     let reasons: BTreeSet<&str> = UNBROKEN.iter().map(|(id, _)| *id).collect();
-    let wanting: Vec<&str> =
-        musts.iter().filter(|id| !broken.contains(**id) && !reasons.contains(**id)).copied().collect();
+    let wanting: Vec<&str> = musts
+        .iter()
+        .filter(|id| !broken.contains(**id) && !reasons.contains(**id))
+        .copied()
+        .collect();
     if !wanting.is_empty() {
         return Err(format!("neither a fault nor a reason for {}", wanting.join(", ")));
     }
-    let idle: Vec<&str> = reasons.iter().filter(|id| broken.contains(**id) || !musts.contains(**id)).copied().collect();
-    if idle.is_empty() { Ok(()) } else { Err(format!("a reason that is not needed for {}", idle.join(", "))) }
+    let idle: Vec<&str> = reasons
+        .iter()
+        .filter(|id| broken.contains(**id) || !musts.contains(**id))
+        .copied()
+        .collect();
+    if idle.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("a reason that is not needed for {}", idle.join(", ")))
+    }
 }
 
 /// A trial for every fault and rule that must notice it, and one for every such rule without a fault.
@@ -104,10 +126,15 @@ pub(crate) fn trials(rules: &[&'static Rule]) -> Vec<Trial> {
     for id in sound {
         let tests = of(rules, id);
         trials.push(Trial::test(format!("wrong::no_fault_keeps_{id}"), move || {
-            tests.iter().try_for_each(|test| fails(test, None)).map_err(Failed::from)
+            tests
+                .iter()
+                .try_for_each(|test| fails(test, None))
+                .map_err(Failed::from)
         }));
     }
-    trials.push(Trial::test("wrong::every_must_has_a_fault_or_a_reason", || Ok(complete()?)));
+    trials.push(Trial::test("wrong::every_must_has_a_fault_or_a_reason", || {
+        Ok(complete()?)
+    }));
     trials
 }
 
@@ -119,5 +146,7 @@ fn of(rules: &[&'static Rule], id: &str) -> Vec<&'static Rule> {
 /// Run a rule in all its variants.
 fn fails(rule: &Rule, fault: Option<Fault>) -> Result<(), String> {
     let launch: Arc<dyn Launch> = Arc::new(Wrong(fault));
-    rule.applies.iter().try_for_each(|variant| trial::run(rule, *variant, &launch))
+    rule.applies
+        .iter()
+        .try_for_each(|variant| trial::run(rule, *variant, &launch))
 }

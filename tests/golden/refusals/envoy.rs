@@ -54,7 +54,12 @@ async fn envoy_says_the_same_of_every_example() {
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 /// An Envoy and the files that it reads.
@@ -137,18 +142,32 @@ impl Asked {
 
     /// How often Envoy took and did not take what the file says.
     async fn counts(&self, file: &str) -> (u64, u64) {
-        let (_, prefix) = FILES.iter().find(|(name, _)| *name == file).unwrap_or_else(|| panic!("no file {file}"));
-        let stats =
-            self.envoy.stats(&format!("{}.update_(success|rejected|failure)$", prefix.replace('.', "\\."))).await;
+        let (_, prefix) = FILES
+            .iter()
+            .find(|(name, _)| *name == file)
+            .unwrap_or_else(|| panic!("no file {file}"));
+        let stats = self
+            .envoy
+            .stats(&format!(
+                "{}.update_(success|rejected|failure)$",
+                prefix.replace('.', "\\.")
+            ))
+            .await;
         let sum = |ends: &[&str]| {
-            stats.iter().filter(|(name, _)| ends.iter().any(|end| name.ends_with(end))).map(|(_, n)| n).sum()
+            stats
+                .iter()
+                .filter(|(name, _)| ends.iter().any(|end| name.ends_with(end)))
+                .map(|(_, n)| n)
+                .sum()
         };
         (sum(&["success"]), sum(&["rejected", "failure"]))
     }
 }
 
 fn url(word: &str) -> &'static str {
-    chancery::resource::ResourceType::from_word(word).expect("a type").type_url()
+    chancery::resource::ResourceType::from_word(word)
+        .expect("a type")
+        .type_url()
 }
 
 fn certificate() -> Value {

@@ -44,7 +44,11 @@ impl Journal {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { path: place(folder, number), file: None, len: 0 })
+        Ok(Self {
+            path: place(folder, number),
+            file: None,
+            len: 0,
+        })
     }
 
     /// Where it is.
@@ -74,8 +78,12 @@ pub(super) fn read(folder: &Path, number: u64) -> io::Result<Vec<Line>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let whole = content.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    whole.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
+    let whole = content
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| line.ends_with(b"\n"));
+    whole
+        .map(|line| serde_json::from_slice(line).map_err(io::Error::from))
+        .collect()
 }
 
 /// The number of the journal of the next state file: none that was used.
@@ -84,7 +92,9 @@ pub(super) fn next_number(folder: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        let number = name.strip_prefix(STEM).and_then(|rest| rest.strip_suffix(".jsonl")?.parse::<u64>().ok());
+        let number = name
+            .strip_prefix(STEM)
+            .and_then(|rest| rest.strip_suffix(".jsonl")?.parse::<u64>().ok());
         next = number.map_or(next, |number| next.max(number + 1));
     }
     Ok(next)
@@ -98,7 +108,11 @@ fn place(folder: &Path, number: u64) -> PathBuf {
 #[cfg(unix)]
 fn create(path: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let file = fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
+    let file = fs::OpenOptions::new()
+        .create_new(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
     if let Some(folder) = path.parent() {
         fs::File::open(folder)?.sync_all()?;
     }

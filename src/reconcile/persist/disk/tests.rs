@@ -25,17 +25,39 @@ impl Stage {
     fn new(keys: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::default();
-        let options = Options { layout, confirm_mass_loss: false, re2_max_program_size: 100, ca_bundle: None };
+        let options = Options {
+            layout,
+            confirm_mass_loss: false,
+            re2_max_program_size: 100,
+            ca_bundle: None,
+        };
         let saver = Saver::new(disk(folder.path()));
-        let mut stage = Self { folder, saver, world: World::new(options), revision: 1, padding: 0 };
+        let mut stage = Self {
+            folder,
+            saver,
+            world: World::new(options),
+            revision: 1,
+            padding: 0,
+        };
         let entries = keys.iter().map(|key| entry(key, "", 1)).collect();
-        let listed = |root, entries| Input::Listed { root, revision: 1, reason: ListReason::Start, entries };
-        stage.plan(vec![listed(Root::Documents, entries), listed(Root::Registrations, Vec::new())]);
+        let listed = |root, entries| Input::Listed {
+            root,
+            revision: 1,
+            reason: ListReason::Start,
+            entries,
+        };
+        stage.plan(vec![
+            listed(Root::Documents, entries),
+            listed(Root::Registrations, Vec::new()),
+        ]);
         stage
     }
 
     fn plan(&mut self, inputs: Vec<Input>) {
-        let now = Moment { instant: tokio::time::Instant::now().into_std(), wall: SystemTime::UNIX_EPOCH };
+        let now = Moment {
+            instant: tokio::time::Instant::now().into_std(),
+            wall: SystemTime::UNIX_EPOCH,
+        };
         self.world = plan(&self.world, inputs, now).world;
     }
 
@@ -43,12 +65,21 @@ impl Stage {
     fn change(&mut self, put: &[&str], body: &str, deleted: &[&str]) {
         self.revision += 1;
         let revision = self.revision;
-        let deleted = deleted.iter().map(|key| Change::Delete { key: full_key(key).into() });
+        let deleted = deleted.iter().map(|key| Change::Delete {
+            key: full_key(key).into(),
+        });
         let padding = " ".repeat(self.padding).into_bytes();
-        let padded = |entry: Entry| Entry { value: [&*entry.value, &padding].concat().into(), ..entry };
+        let padded = |entry: Entry| Entry {
+            value: [&*entry.value, &padding].concat().into(),
+            ..entry
+        };
         let put = put.iter().map(|key| Change::Put(padded(entry(key, body, revision))));
         let changes = put.chain(deleted).collect();
-        self.plan(vec![Input::Changed { root: Root::Documents, revision, changes }]);
+        self.plan(vec![Input::Changed {
+            root: Root::Documents,
+            revision,
+            changes,
+        }]);
     }
 
     fn save(&mut self) {
@@ -57,7 +88,9 @@ impl Stage {
 
     fn files(&self) -> Vec<String> {
         let files = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -65,8 +98,18 @@ impl Stage {
     /// What the next process reads: the revision, and each key with its revision.
     fn loaded(&self) -> (i64, Vec<(String, i64)>) {
         let Saved { revision, entries } = disk(self.folder.path()).load().unwrap().unwrap();
-        let name = |entry: &Entry| String::from_utf8(entry.key.to_vec()).unwrap().replace("/gateway/routes/", "");
-        (revision, entries.iter().map(|(_, entry)| (name(entry), entry.mod_revision)).collect())
+        let name = |entry: &Entry| {
+            String::from_utf8(entry.key.to_vec())
+                .unwrap()
+                .replace("/gateway/routes/", "")
+        };
+        (
+            revision,
+            entries
+                .iter()
+                .map(|(_, entry)| (name(entry), entry.mod_revision))
+                .collect(),
+        )
     }
 }
 
@@ -77,11 +120,20 @@ fn full_key(name: &str) -> String {
 fn entry(name: &str, body: &str, revision: i64) -> Entry {
     let value = format!(r#"{{"match": "/{name}", "to": {{"respond": {{"status": 200, "body": "{body}"}}}}}}"#);
     let key = full_key(name).into();
-    Entry { key, value: value.into(), create_revision: 1, mod_revision: revision, leased: false }
+    Entry {
+        key,
+        value: value.into(),
+        create_revision: 1,
+        mod_revision: revision,
+        leased: false,
+    }
 }
 
 fn texts(texts: &[(&str, i64)]) -> Vec<(String, i64)> {
-    texts.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect()
+    texts
+        .iter()
+        .map(|(name, revision)| ((*name).to_owned(), *revision))
+        .collect()
 }
 
 #[test]
@@ -89,7 +141,10 @@ fn what_changed_is_appended_and_read_back() {
     let mut stage = Stage::new(&["a", "b", "c"]);
     stage.save();
     let state = fs::read(stage.folder.path().join(FILE)).unwrap();
-    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (1, texts(&[("a", 1), ("b", 1), ("c", 1)]))));
+    assert_eq!(
+        (stage.files(), stage.loaded()),
+        (vec![FILE.to_owned()], (1, texts(&[("a", 1), ("b", 1), ("c", 1)])))
+    );
     stage.change(&["a", "d"], "x", &["b"]);
     stage.save();
     assert_eq!(stage.loaded(), (2, texts(&[("a", 2), ("c", 1), ("d", 2)])));
@@ -117,7 +172,10 @@ fn a_line_that_was_cut_short_is_as_if_it_were_not_there() {
         assert_eq!(stage.loaded(), (2, texts(&[("a", 2)])));
     }
     fs::write(&path, [&journal[..20], b"\n", &journal[20..]].concat()).unwrap();
-    assert!(disk(stage.folder.path()).load().is_err(), "a broken line in the middle is no accident of an ending");
+    assert!(
+        disk(stage.folder.path()).load().is_err(),
+        "a broken line in the middle is no accident of an ending"
+    );
 }
 
 #[test]
@@ -128,12 +186,18 @@ fn the_next_process_and_a_long_journal_begin_anew() {
     stage.save();
     stage.saver = Saver::new(disk(stage.folder.path()));
     stage.save();
-    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (2, texts(&[("a", 2), ("b", 1)]))));
+    assert_eq!(
+        (stage.files(), stage.loaded()),
+        (vec![FILE.to_owned()], (2, texts(&[("a", 2), ("b", 1)])))
+    );
     stage.padding = JOURNAL_MIN / 2;
     for body in ["1", "2", "3"] {
         stage.change(&["a"], body, &[]);
         stage.save();
-        assert_eq!(stage.loaded(), (stage.revision, texts(&[("a", stage.revision), ("b", 1)])));
+        assert_eq!(
+            stage.loaded(),
+            (stage.revision, texts(&[("a", stage.revision), ("b", 1)]))
+        );
     }
     assert_eq!(stage.files(), [FILE], "the third save found two long lines");
     // A journal that a process left when it ended between the two steps belongs to no state file.
@@ -151,7 +215,10 @@ fn after_a_failed_append_everything_is_written() {
     assert!(stage.saver.save(Arc::new(stage.world.clone())).is_err());
     fs::remove_dir(stage.folder.path().join("changes-1.jsonl")).unwrap();
     stage.save();
-    assert_eq!((stage.files(), stage.loaded()), (vec![FILE.to_owned()], (2, texts(&[("a", 2)]))));
+    assert_eq!(
+        (stage.files(), stage.loaded()),
+        (vec![FILE.to_owned()], (2, texts(&[("a", 2)])))
+    );
 }
 
 #[test]

@@ -12,7 +12,10 @@ use super::*;
 /// The inputs of the golden tests: every kind of document, all of them good.
 static GOOD: LazyLock<Vec<Vec<(String, Value)>>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/in");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     paths.sort();
     let read =
         |path| -> Map<String, Value> { serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap() };
@@ -31,8 +34,22 @@ enum Mutation {
     Cut(Index),
 }
 
-const TEXTS: [&str; 14] =
-    ["", "*", "x", "0s", "-5s", "1e400", "%", "%REQ(", "/{a", "[", "http://", "10.0.0.1:80", "é\u{0}", "V3"];
+const TEXTS: [&str; 14] = [
+    "",
+    "*",
+    "x",
+    "0s",
+    "-5s",
+    "1e400",
+    "%",
+    "%REQ(",
+    "/{a",
+    "[",
+    "http://",
+    "10.0.0.1:80",
+    "é\u{0}",
+    "V3",
+];
 
 fn leaf() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -65,10 +82,14 @@ fn places(value: &Value, place: &str, found: &mut Vec<String>) {
     let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
     match value {
         Value::Object(object) => {
-            object.iter().for_each(|(key, value)| places(value, &format!("{place}/{}", escaped(key)), found));
+            object
+                .iter()
+                .for_each(|(key, value)| places(value, &format!("{place}/{}", escaped(key)), found));
         }
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(index, value)| places(value, &format!("{place}/{index}"), found));
+            list.iter()
+                .enumerate()
+                .for_each(|(index, value)| places(value, &format!("{place}/{index}"), found));
         }
         _ => {}
     }
@@ -104,7 +125,9 @@ impl Mutation {
 
 /// Another name for a field, or none: it goes. An item of a list always goes.
 fn edit(tree: &mut Value, place: &str, name: impl Fn(&str) -> Option<String>) {
-    let Some((parent, last)) = place.rsplit_once('/') else { return };
+    let Some((parent, last)) = place.rsplit_once('/') else {
+        return;
+    };
     let last = last.replace("~1", "/").replace("~0", "~");
     match tree.pointer_mut(parent) {
         Some(Value::Object(object)) => {
@@ -122,17 +145,29 @@ fn edit(tree: &mut Value, place: &str, name: impl Fn(&str) -> Option<String>) {
 /// It serves as it was written, or a sentence says why not. Nothing that is said is long.
 fn check(stage: &Stage, key: &str, text: &str) -> Result<(), TestCaseError> {
     let status = stage.status(key);
-    let (reason, path) = (status.reason.as_deref().unwrap_or_default(), status.path.as_deref().unwrap_or_default());
+    let (reason, path) = (
+        status.reason.as_deref().unwrap_or_default(),
+        status.path.as_deref().unwrap_or_default(),
+    );
     match status.state {
         State::Accepted | State::Disabled => prop_assert_eq!(stage.serving(key), Some(text.to_owned())),
         State::Rejected => {
             let sentence = reason.strip_prefix(&format!("{}: ", status.key));
             let sentence = sentence.ok_or_else(|| TestCaseError::fail(format!("no key in {reason:?}")))?;
-            prop_assert!(sentence.starts_with(path), "the field {:?} is not in {:?}", path, reason);
+            prop_assert!(
+                sentence.starts_with(path),
+                "the field {:?} is not in {:?}",
+                path,
+                reason
+            );
             prop_assert!(sentence.len() > path.len() + 5, "{:?} says nothing", reason);
         }
         // Another document has what it asks for.
-        _ => prop_assert!(reason.contains('/') && reason.contains(' '), "{:?} names no document", reason),
+        _ => prop_assert!(
+            reason.contains('/') && reason.contains(' '),
+            "{:?} names no document",
+            reason
+        ),
     }
     for sentence in status.reason.iter().chain(&status.warnings) {
         prop_assert!(!sentence.contains(char::is_control), "{:?}", sentence);

@@ -19,8 +19,11 @@ fn a_good_document_serves() {
     let mut stage = world_of(&[]);
     let plan = stage.put("routes/a", GOOD);
     assert_eq!(said(&plan), ["routes/a accepted"]);
-    let expected =
-        ["default clusters http://10.0.0.1:80", "default endpoints http://10.0.0.1:80", "default routes default"];
+    let expected = [
+        "default clusters http://10.0.0.1:80",
+        "default endpoints http://10.0.0.1:80",
+        "default routes default",
+    ];
     assert_eq!(changed(&plan), expected);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
     assert_eq!(stage.world.revision(), 1);
@@ -44,10 +47,14 @@ fn a_bad_text_leaves_the_last_good_one_serving() {
 fn the_last_good_text_is_kept_once_and_forgotten_when_a_later_one_is_good() {
     let mut stage = world_of(&[("routes/a", GOOD)]);
     let plan = stage.put("routes/a", BAD);
-    let [LastGoodWrite::Keep { full_key, text }] = &plan.last_good[..] else { panic!("{:?}", plan.last_good) };
+    let [LastGoodWrite::Keep { full_key, text }] = &plan.last_good[..] else {
+        panic!("{:?}", plan.last_good)
+    };
     assert_eq!((&**full_key, &text.value[..]), ("/gateway/routes/a", GOOD.as_bytes()));
     assert_eq!(stage.put("routes/a", "{").last_good, []);
-    let forget = LastGoodWrite::Forget { full_key: "/gateway/routes/a".into() };
+    let forget = LastGoodWrite::Forget {
+        full_key: "/gateway/routes/a".into(),
+    };
     let forget = [forget];
     assert_eq!(stage.put("routes/a", BETTER).last_good, forget);
     stage.put("routes/a", BAD);
@@ -66,8 +73,16 @@ fn a_document_that_was_never_good_here_is_looked_up_once() {
 #[test]
 fn the_text_that_was_looked_up_serves() {
     let mut stage = world_of(&[("routes/a", BAD)]);
-    let text = Text { value: GOOD.into(), create_revision: 1, mod_revision: 1, leased: false };
-    let plan = stage.plan(vec![Input::LastGood { key: document_key("routes/a"), text: Some(Arc::new(text)) }]);
+    let text = Text {
+        value: GOOD.into(),
+        create_revision: 1,
+        mod_revision: 1,
+        leased: false,
+    };
+    let plan = stage.plan(vec![Input::LastGood {
+        key: document_key("routes/a"),
+        text: Some(Arc::new(text)),
+    }]);
     assert_eq!(said(&plan), ["routes/a rejected"]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
     assert_eq!(stage.resources(), world_of(&[("routes/a", GOOD)]).resources());
@@ -76,9 +91,17 @@ fn the_text_that_was_looked_up_serves() {
 #[test]
 fn a_text_that_was_looked_up_and_is_bad_too_serves_nothing() {
     let mut stage = world_of(&[("routes/a", BAD)]);
-    let text = Text { value: "[".into(), create_revision: 1, mod_revision: 1, leased: false };
+    let text = Text {
+        value: "[".into(),
+        create_revision: 1,
+        mod_revision: 1,
+        leased: false,
+    };
     let key = document_key("routes/a");
-    let plan = stage.plan(vec![Input::LastGood { key, text: Some(Arc::new(text)) }]);
+    let plan = stage.plan(vec![Input::LastGood {
+        key,
+        text: Some(Arc::new(text)),
+    }]);
     assert!(plan.difference.is_empty() && plan.wanted.is_empty());
     assert_eq!(stage.serving("routes/a"), None);
 }
@@ -115,7 +138,10 @@ fn a_bad_document_leaves_the_others_alone() {
     let mut stage = world_of(&[("routes/a", GOOD)]);
     let inputs = vec![stage.put_input("routes/b", BAD), stage.put_input("routes/a", BETTER)];
     stage.plan(inputs);
-    assert_eq!((stage.state("routes/a"), stage.state("routes/b")), (Some(State::Accepted), Some(State::Rejected)));
+    assert_eq!(
+        (stage.state("routes/a"), stage.state("routes/b")),
+        (Some(State::Accepted), Some(State::Rejected))
+    );
     assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
 }
 
@@ -129,15 +155,21 @@ fn a_key_of_an_unknown_kind_is_rejected() {
         mod_revision: 1,
         leased: false,
     };
-    let plan =
-        stage.plan(vec![Input::Changed { root: Root::Documents, revision: 1, changes: vec![Change::Put(entry)] }]);
+    let plan = stage.plan(vec![Input::Changed {
+        root: Root::Documents,
+        revision: 1,
+        changes: vec![Change::Put(entry)],
+    }]);
     assert_eq!(said(&plan), ["rotues/a rejected"]);
 }
 
 #[test]
 fn a_disabled_route_is_listed_and_serves_nothing() {
     let mut stage = world_of(&[("routes/a", GOOD)]);
-    let plan = stage.put("routes/a", r#"{"match": "/v1", "to": "http://10.0.0.1:80", "enabled": false}"#);
+    let plan = stage.put(
+        "routes/a",
+        r#"{"match": "/v1", "to": "http://10.0.0.1:80", "enabled": false}"#,
+    );
     assert_eq!(said(&plan), ["routes/a disabled"]);
     assert_eq!(stage.resources(), world_of(&[]).resources());
 }
@@ -158,8 +190,15 @@ fn saved_state_serves_until_the_store_is_listed() {
     let mut stage = Stage::empty();
     stage.store("routes/a", GOOD);
     stage.store("services/x/1", "10.0.0.1:80");
-    let saved = stage.store.iter().map(|(key, entry)| (root_of(key), entry.clone())).collect();
-    stage.plan(vec![Input::Saved { entries: saved, revision: 1 }]);
+    let saved = stage
+        .store
+        .iter()
+        .map(|(key, entry)| (root_of(key), entry.clone()))
+        .collect();
+    stage.plan(vec![Input::Saved {
+        entries: saved,
+        revision: 1,
+    }]);
     assert!(stage.world.from_disk());
     assert_eq!(stage.world.pending(), [Root::Documents, Root::Registrations]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
@@ -178,7 +217,10 @@ fn defaults_change_what_depends_on_them() {
     let mut stage = world_of(&[("clusters/x", cluster), ("routes/a", r#"{"match": "/v1", "to": "x"}"#)]);
     let plan = stage.put("defaults", r#"{"cluster": {"connect_timeout": "7s"}}"#);
     assert_eq!(changed(&plan), ["default clusters x"]);
-    let plan = stage.put("defaults", r#"{"route": {"timeout": "7s"}, "cluster": {"connect_timeout": "7s"}}"#);
+    let plan = stage.put(
+        "defaults",
+        r#"{"route": {"timeout": "7s"}, "cluster": {"connect_timeout": "7s"}}"#,
+    );
     assert_eq!(changed(&plan), ["default routes default"]);
     stage.delete("defaults");
     let same = world_of(&[("clusters/x", cluster), ("routes/a", r#"{"match": "/v1", "to": "x"}"#)]);
@@ -211,14 +253,27 @@ fn of_two_roots_that_hold_a_document_the_first_has_the_word_and_the_other_is_nam
         mod_revision: 1,
         leased: false,
     };
-    let put = |root, key, value| Input::Changed { root, revision: 1, changes: vec![Change::Put(entry(key, value))] };
+    let put = |root, key, value| Input::Changed {
+        root,
+        revision: 1,
+        changes: vec![Change::Put(entry(key, value))],
+    };
     stage.plan(vec![put(Root::Routes("/old/".into()), "/old/a", BETTER)]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
     stage.plan(vec![put(Root::Documents, "/gateway/routes/a", GOOD)]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
-    assert_eq!(stage.status("routes/a").warnings, ["written at /old/a too; that text is left out"]);
-    let changes = vec![Change::Delete { key: "/gateway/routes/a".into() }];
-    stage.plan(vec![Input::Changed { root: Root::Documents, revision: 2, changes }]);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["written at /old/a too; that text is left out"]
+    );
+    let changes = vec![Change::Delete {
+        key: "/gateway/routes/a".into(),
+    }];
+    stage.plan(vec![Input::Changed {
+        root: Root::Documents,
+        revision: 2,
+        changes,
+    }]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
     assert_eq!(stage.status("routes/a").warnings, [""; 0]);
 }

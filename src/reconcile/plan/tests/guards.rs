@@ -33,7 +33,11 @@ fn instances(count: usize) -> Stage {
 }
 
 fn held(stage: &Stage) -> usize {
-    stage.world.documents().filter(|status| status.state == State::Held).count()
+    stage
+        .world
+        .documents()
+        .filter(|status| status.state == State::Held)
+        .count()
 }
 
 #[test]
@@ -113,7 +117,10 @@ fn documents_that_are_back_are_held_no_longer() {
 #[test]
 fn an_operator_confirms_when_so_configured() {
     let mut stage = routes(20);
-    stage.world.options = Arc::new(Options { confirm_mass_loss: true, ..options() });
+    stage.world.options = Arc::new(Options {
+        confirm_mass_loss: true,
+        ..options()
+    });
     names("routes/r", 0..15).iter().for_each(|key| stage.unstore(key));
     assert_eq!(stage.list(ListReason::Reconnect).relist, []);
     stage.later(60);
@@ -252,7 +259,10 @@ fn a_kept_instance_that_is_back_is_kept_no_longer() {
     stage.plan(vec![input]);
     assert!(stage.put("services/x/i00", "10.0.0.0:80").difference.is_empty());
     assert!(stage.put("services/x/other", "10.0.0.1:80").difference.is_empty());
-    assert_eq!((stage.state("services/x/i00"), stage.state("services/x/i01")), (Some(State::Accepted), None));
+    assert_eq!(
+        (stage.state("services/x/i00"), stage.state("services/x/i01")),
+        (Some(State::Accepted), None)
+    );
     assert_eq!(held(&stage), 10);
 }
 

@@ -7,8 +7,16 @@ use super::*;
 /// One write: a key, and a text or nothing.
 type Write = (&'static str, Option<&'static str>);
 
-const KEYS: &[&str] =
-    &["routes/a", "routes/b", "routes/c/d", "clusters/x", "clusters/y", "groups/edge", "listeners/l", "defaults"];
+const KEYS: &[&str] = &[
+    "routes/a",
+    "routes/b",
+    "routes/c/d",
+    "clusters/x",
+    "clusters/y",
+    "groups/edge",
+    "listeners/l",
+    "defaults",
+];
 
 const TEXTS: &[&str] = &[
     r#"{"match": "/v1", "to": "x"}"#,
@@ -26,7 +34,10 @@ const TEXTS: &[&str] = &[
 ];
 
 fn write() -> impl Strategy<Value = Write> {
-    (prop::sample::select(KEYS), prop::option::weighted(0.8, prop::sample::select(TEXTS)))
+    (
+        prop::sample::select(KEYS),
+        prop::option::weighted(0.8, prop::sample::select(TEXTS)),
+    )
 }
 
 /// Writes that some text of another kind makes bad are as likely as good ones.
@@ -51,7 +62,11 @@ fn follow(stage: &mut Stage, history: &[Write], batch: usize) {
 
 fn serving(stage: &Stage) -> BTreeMap<String, Option<i64>> {
     let revision = |status: &Status| status.serving.as_ref().map(|text| text.mod_revision);
-    stage.world.documents().map(|status| (status.key.to_string(), revision(status))).collect()
+    stage
+        .world
+        .documents()
+        .map(|status| (status.key.to_string(), revision(status)))
+        .collect()
 }
 
 /// A deleted cluster lives on while it is used; written anew in the same breath in which its last user goes, and badly,
@@ -60,13 +75,22 @@ fn serving(stage: &Stage) -> BTreeMap<String, Option<i64>> {
 fn a_cluster_written_anew_after_its_last_user_went_has_no_last_good_text() {
     let good = Some(r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#);
     let user = Some(r#"{"match": "/v1", "to": "y"}"#);
-    let history =
-        [("clusters/y", good), ("routes/a", user), ("clusters/y", None), ("routes/a", None), ("clusters/y", Some("{"))];
+    let history = [
+        ("clusters/y", good),
+        ("routes/a", user),
+        ("clusters/y", None),
+        ("routes/a", None),
+        ("clusters/y", Some("{")),
+    ];
     for batch in [1, 2, 5] {
         let mut stage = world_of(&[]);
         follow(&mut stage, &history[..3], 1);
         follow(&mut stage, &history[3..], batch);
-        assert_eq!(serving(&stage), BTreeMap::from([("clusters/y".to_owned(), None)]), "{batch} at once");
+        assert_eq!(
+            serving(&stage),
+            BTreeMap::from([("clusters/y".to_owned(), None)]),
+            "{batch} at once"
+        );
     }
 }
 

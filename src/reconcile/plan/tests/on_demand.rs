@@ -18,22 +18,37 @@ fn resource(stage: &Stage, resource_type: ResourceType, name: &str) -> Arc<Resou
 fn hosts(stage: &Stage) -> Vec<String> {
     let all = stage.world.compiled().resources();
     let hosts = all.filter(|(_, resource_type, _)| *resource_type == ResourceType::VirtualHost);
-    hosts.map(|(_, _, host)| format!("{}{}", host.name, if host.on_demand { "?" } else { "" })).collect()
+    hosts
+        .map(|(_, _, host)| format!("{}{}", host.name, if host.on_demand { "?" } else { "" }))
+        .collect()
 }
 
 #[test]
 fn a_change_is_one_virtual_host_and_no_other_route_configuration() {
-    let mut stage =
-        edge(&[("routes/a", r#"{"match": "a.com/1", "to": "x"}"#), ("routes/b", r#"{"match": "b.com/1", "to": "x"}"#)]);
+    let mut stage = edge(&[
+        ("routes/a", r#"{"match": "a.com/1", "to": "x"}"#),
+        ("routes/b", r#"{"match": "b.com/1", "to": "x"}"#),
+    ]);
     assert_eq!(hosts(&stage), ["edge/a.com?", "edge/b.com?"]);
     let before = resource(&stage, ResourceType::Route, "edge");
     let plan = stage.put("routes/a", r#"{"match": "a.com/2", "to": "x"}"#);
     // The second for those who cannot ask for virtual hosts.
-    assert_eq!(changed(&plan), ["default routes edge", "default virtual_hosts edge/a.com"]);
+    assert_eq!(
+        changed(&plan),
+        ["default routes edge", "default virtual_hosts edge/a.com"]
+    );
     let after = resource(&stage, ResourceType::Route, "edge");
     assert_eq!(before.version, after.version);
-    assert_ne!(before.whole.as_ref().unwrap().version, after.whole.as_ref().unwrap().version);
-    let made_of = |host| resource(&stage, ResourceType::VirtualHost, host).made_of().cloned().collect::<Vec<_>>();
+    assert_ne!(
+        before.whole.as_ref().unwrap().version,
+        after.whole.as_ref().unwrap().version
+    );
+    let made_of = |host| {
+        resource(&stage, ResourceType::VirtualHost, host)
+            .made_of()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     assert_eq!(made_of("edge/a.com"), [document_key("routes/a")]);
     stage.delete("routes/b");
     assert_eq!(hosts(&stage), ["edge/a.com?"]);
@@ -41,8 +56,10 @@ fn a_change_is_one_virtual_host_and_no_other_route_configuration() {
 
 #[test]
 fn the_whole_is_that_of_a_listener_with_all_virtual_hosts() {
-    let routes: &[_] =
-        &[("routes/a", r#"{"match": "a.com/1", "to": "x"}"#), ("routes/any", r#"{"match": "/2", "to": "x"}"#)];
+    let routes: &[_] = &[
+        ("routes/a", r#"{"match": "a.com/1", "to": "x"}"#),
+        ("routes/any", r#"{"match": "/2", "to": "x"}"#),
+    ];
     let on_demand = edge(routes);
     let all = world_of(&[&[("listeners/edge", ALL), ("clusters/x", "{}")], routes].concat());
     let whole = resource(&on_demand, ResourceType::Route, "edge").whole.clone().unwrap();
@@ -58,9 +75,15 @@ fn what_a_wider_pattern_covers_is_there_from_the_start() {
         ("routes/b", r#"{"match": "b.com/1", "to": "x"}"#),
     ]);
     stage.put("routes/wild", r#"{"match": "*.example.com/2", "to": "x"}"#);
-    assert_eq!(hosts(&stage), ["edge/*.example.com", "edge/a.example.com", "edge/b.com?"]);
+    assert_eq!(
+        hosts(&stage),
+        ["edge/*.example.com", "edge/a.example.com", "edge/b.com?"]
+    );
     stage.put("routes/any", r#"{"match": "/3", "to": "x"}"#);
-    assert_eq!(hosts(&stage), ["edge/*", "edge/*.example.com", "edge/a.example.com", "edge/b.com"]);
+    assert_eq!(
+        hosts(&stage),
+        ["edge/*", "edge/*.example.com", "edge/a.example.com", "edge/b.com"]
+    );
     stage.delete("routes/any");
     let plan = stage.delete("routes/wild");
     assert_eq!(hosts(&stage), ["edge/a.example.com?", "edge/b.com?"]);
@@ -77,16 +100,30 @@ fn the_listener_can_change_its_mind() {
     let mut stage = edge(&[("routes/a", r#"{"match": "a.com/1", "to": "x"}"#)]);
     let on_demand = stage.resources();
     let plan = stage.put("listeners/edge", ALL);
-    assert_eq!(changed(&plan), ["default listeners edge", "default routes edge", "-default virtual_hosts edge/a.com"]);
+    assert_eq!(
+        changed(&plan),
+        [
+            "default listeners edge",
+            "default routes edge",
+            "-default virtual_hosts edge/a.com"
+        ]
+    );
     stage.put("listeners/edge", ON_DEMAND);
     assert_eq!(stage.resources(), on_demand);
     let plan = stage.delete("listeners/edge");
-    assert!(changed(&plan).contains(&"-default virtual_hosts edge/a.com".to_owned()), "{:?}", changed(&plan));
+    assert!(
+        changed(&plan).contains(&"-default virtual_hosts edge/a.com".to_owned()),
+        "{:?}",
+        changed(&plan)
+    );
 }
 
 #[test]
 fn defaults_speak_for_the_listener_that_exists_without_any() {
-    let mut stage = world_of(&[("routes/a", r#"{"match": "a.com/1", "to": {"respond": {"status": 200}}}"#)]);
+    let mut stage = world_of(&[(
+        "routes/a",
+        r#"{"match": "a.com/1", "to": {"respond": {"status": 200}}}"#,
+    )]);
     stage.put("defaults", r#"{"listener": {"http": {"virtual_hosts": "on_demand"}}}"#);
     assert_eq!(hosts(&stage), ["default/a.com?"]);
     // gRPC clients know no VHDS.

@@ -17,7 +17,12 @@ fn a_missing_cluster_is_generated_and_the_route_says_so() {
         stage.status("routes/a").warnings,
         ["to: there is no document clusters/x; requests sent there are answered with 503"]
     );
-    let names = ["default clusters x", "default endpoints x", "default listeners default", "default routes default"];
+    let names = [
+        "default clusters x",
+        "default endpoints x",
+        "default listeners default",
+        "default routes default",
+    ];
     assert_eq!(stage.names(), names);
     let plan = stage.put("clusters/x", X);
     assert_eq!(said(&plan), ["routes/a accepted", "clusters/x accepted"]);
@@ -33,8 +38,18 @@ fn a_cluster_that_no_route_uses_is_served_too() {
 
 #[test]
 fn an_on_demand_cluster_is_marked() {
-    let stage = world_of(&[("clusters/x", r#"{"endpoints": [{"address": "10.0.0.1:80"}], "on_demand": true}"#)]);
-    assert!(stage.world.compiled().resource("default", ResourceType::Cluster, "x").unwrap().on_demand);
+    let stage = world_of(&[(
+        "clusters/x",
+        r#"{"endpoints": [{"address": "10.0.0.1:80"}], "on_demand": true}"#,
+    )]);
+    assert!(
+        stage
+            .world
+            .compiled()
+            .resource("default", ResourceType::Cluster, "x")
+            .unwrap()
+            .on_demand
+    );
 }
 
 #[test]
@@ -42,21 +57,36 @@ fn a_cluster_deleted_while_used_is_held_until_its_last_user_goes() {
     let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X), ("routes/b", &to("/b", "x"))]);
     let plan = stage.delete("clusters/x");
     assert!(plan.difference.is_empty());
-    let [verdict] = &plan.verdicts[..] else { panic!("{:?}", said(&plan)) };
+    let [verdict] = &plan.verdicts[..] else {
+        panic!("{:?}", said(&plan))
+    };
     assert_eq!(verdict.used_by, [document_key("routes/a"), document_key("routes/b")]);
     let status = stage.status("clusters/x");
     assert_eq!(status.state, State::Held);
-    assert_eq!(status.reason.as_deref(), Some("deleted, still used by routes/a, routes/b"));
+    assert_eq!(
+        status.reason.as_deref(),
+        Some("deleted, still used by routes/a, routes/b")
+    );
     assert_eq!(status.latest, None);
     assert_eq!(stage.serving("clusters/x").as_deref(), Some(X));
-    let [LastGoodWrite::Keep { .. }] = &plan.last_good[..] else { panic!("{:?}", plan.last_good) };
+    let [LastGoodWrite::Keep { .. }] = &plan.last_good[..] else {
+        panic!("{:?}", plan.last_good)
+    };
 
     stage.delete("routes/a");
-    assert_eq!(stage.status("clusters/x").reason.as_deref(), Some("deleted, still used by routes/b"));
+    assert_eq!(
+        stage.status("clusters/x").reason.as_deref(),
+        Some("deleted, still used by routes/b")
+    );
     let plan = stage.put("routes/b", r#"{"match": "/b", "to": "http://10.0.0.2:80"}"#);
     assert_eq!(stage.state("clusters/x"), None);
     assert!(changed(&plan).contains(&"-default clusters x".to_owned()));
-    assert_eq!(plan.last_good, [LastGoodWrite::Forget { full_key: "/gateway/clusters/x".into() }]);
+    assert_eq!(
+        plan.last_good,
+        [LastGoodWrite::Forget {
+            full_key: "/gateway/clusters/x".into()
+        }]
+    );
 }
 
 #[test]
@@ -122,7 +152,9 @@ fn a_document_of_one_group_does_not_exist_in_another() {
     let compiled = stage.world.compiled();
     assert!(compiled.resource("edge", ResourceType::Endpoint, "x").is_some());
     for generated in [ResourceType::Cluster, ResourceType::Endpoint] {
-        let resource = compiled.resource("default", generated, "x").expect("generated for the route");
+        let resource = compiled
+            .resource("default", generated, "x")
+            .expect("generated for the route");
         assert_eq!(resource.documents, [document_key("routes/a")]);
     }
     assert_eq!(
@@ -134,7 +166,10 @@ fn a_document_of_one_group_does_not_exist_in_another() {
 #[test]
 fn registrations_without_a_cluster_document_are_listed_with_a_warning() {
     let mut stage = world_of(&[("services/x/1", "10.0.0.1:80")]);
-    assert_eq!(stage.status("services/x/1").warnings, ["no cluster document clusters/x uses it"]);
+    assert_eq!(
+        stage.status("services/x/1").warnings,
+        ["no cluster document clusters/x uses it"]
+    );
     assert_eq!(stage.resources(), world_of(&[]).resources());
     stage.put("clusters/x", "{}");
     assert_eq!(stage.status("services/x/1").warnings, [""; 0]);
@@ -144,7 +179,10 @@ fn registrations_without_a_cluster_document_are_listed_with_a_warning() {
 #[test]
 fn a_registration_changes_one_assignment_and_nothing_else() {
     let mut stage = world_of(&[("clusters/x", "{}"), ("routes/a", TO_X)]);
-    assert_eq!(changed(&stage.put("services/x/1", "10.0.0.1:80")), ["default endpoints x"]);
+    assert_eq!(
+        changed(&stage.put("services/x/1", "10.0.0.1:80")),
+        ["default endpoints x"]
+    );
     assert_eq!(changed(&stage.delete("services/x/1")), ["default endpoints x"]);
 }
 
@@ -161,10 +199,17 @@ fn of_equal_matches_the_document_created_first_keeps_the_traffic() {
     let mut stage = world_of(&[("routes/b", TO_X)]);
     let alone = stage.resources();
     let plan = stage.put("routes/a", &to("/v1", "y"));
-    let verdict = plan.verdicts.iter().find(|verdict| verdict.key == document_key("routes/a")).unwrap();
+    let verdict = plan
+        .verdicts
+        .iter()
+        .find(|verdict| verdict.key == document_key("routes/a"))
+        .unwrap();
     assert_eq!(verdict.conflict, Some(document_key("routes/b")));
     assert_eq!(stage.state("routes/a"), Some(State::Shadowed));
-    assert_eq!(stage.resources()["default routes default"], alone["default routes default"]);
+    assert_eq!(
+        stage.resources()["default routes default"],
+        alone["default routes default"]
+    );
     let plan = stage.delete("routes/b");
     assert!(said(&plan).contains(&"routes/a accepted".to_owned()));
     let name = stage.resources();
@@ -175,16 +220,27 @@ fn of_equal_matches_the_document_created_first_keeps_the_traffic() {
 fn a_rewrite_of_the_older_document_does_not_give_its_match_away() {
     let mut stage = world_of(&[("routes/b", TO_X), ("routes/a", &to("/v1", "y"))]);
     stage.put("routes/b", &to("/v1", "z"));
-    assert_eq!((stage.state("routes/b"), stage.state("routes/a")), (Some(State::Accepted), Some(State::Shadowed)));
+    assert_eq!(
+        (stage.state("routes/b"), stage.state("routes/a")),
+        (Some(State::Accepted), Some(State::Shadowed))
+    );
 }
 
 #[test]
 fn a_route_that_keeps_a_match_of_its_own_is_accepted_with_a_warning() {
     let both = r#"{"match": ["/v1", "/v2"], "to": "y"}"#;
-    let stage = world_of(&[("clusters/x", X), ("clusters/y", X), ("routes/b", TO_X), ("routes/a", both)]);
+    let stage = world_of(&[
+        ("clusters/x", X),
+        ("clusters/y", X),
+        ("routes/b", TO_X),
+        ("routes/a", both),
+    ]);
     let status = stage.status("routes/a");
     assert_eq!(status.state, State::Accepted);
-    assert_eq!(status.warnings, ["match[0]: never reached, routes/b has the same match and was created earlier"]);
+    assert_eq!(
+        status.warnings,
+        ["match[0]: never reached, routes/b has the same match and was created earlier"]
+    );
 }
 
 #[test]
@@ -194,7 +250,10 @@ fn routes_of_other_listeners_groups_priorities_hosts_or_methods_are_not_equal() 
         ("routes/b", r#"{"match": "/v1", "to": "x", "priority": 1}"#),
         ("routes/c", r#"{"match": "example.com/v1", "to": "x"}"#),
         ("routes/d", r#"{"match": "GET /v1", "to": "x"}"#),
-        ("routes/e", r#"{"match": {"path": "/v1", "headers": {"x-a": "b"}}, "to": "x"}"#),
+        (
+            "routes/e",
+            r#"{"match": {"path": "/v1", "headers": {"x-a": "b"}}, "to": "x"}"#,
+        ),
     ]);
     for key in ["routes/a", "routes/b", "routes/c", "routes/d", "routes/e"] {
         assert_eq!(stage.state(key), Some(State::Accepted), "{key}");
@@ -229,7 +288,10 @@ fn a_listener_at_an_address_that_is_taken_is_rejected_until_it_is_free() {
         status.reason.as_deref(),
         Some("listeners/a: address: found 0.0.0.0:80, which listeners/b has already, expected an address of its own")
     );
-    stage.put("listeners/b", r#"{"address": "0.0.0.0:80", "http": {"trusted_hops": 1}}"#);
+    stage.put(
+        "listeners/b",
+        r#"{"address": "0.0.0.0:80", "http": {"trusted_hops": 1}}"#,
+    );
     assert_eq!(
         (stage.state("listeners/b"), stage.state("listeners/a")),
         (Some(State::Accepted), Some(State::Rejected))
@@ -240,8 +302,10 @@ fn a_listener_at_an_address_that_is_taken_is_rejected_until_it_is_free() {
 
 #[test]
 fn a_listener_that_moves_to_a_taken_address_stays_where_it_was() {
-    let mut stage =
-        world_of(&[("listeners/a", r#"{"address": "0.0.0.0:80"}"#), ("listeners/b", r#"{"address": "0.0.0.0:81"}"#)]);
+    let mut stage = world_of(&[
+        ("listeners/a", r#"{"address": "0.0.0.0:80"}"#),
+        ("listeners/b", r#"{"address": "0.0.0.0:81"}"#),
+    ]);
     let before = stage.resources();
     stage.put("listeners/a", r#"{"address": "0.0.0.0:81"}"#);
     assert_eq!(stage.resources(), before);
@@ -259,7 +323,10 @@ fn a_conflict_in_two_groups_costs_one_text() {
         ("listeners/b", r#"{"address": "0.0.0.0:81"}"#),
     ]);
     stage.put("listeners/b", r#"{"address": "0.0.0.0:80"}"#);
-    assert_eq!(stage.serving("listeners/b").as_deref(), Some(r#"{"address": "0.0.0.0:81"}"#));
+    assert_eq!(
+        stage.serving("listeners/b").as_deref(),
+        Some(r#"{"address": "0.0.0.0:81"}"#)
+    );
 }
 
 #[test]
@@ -270,7 +337,14 @@ fn the_newest_document_of_too_many_entries_is_rejected_until_there_is_room() {
     stage.store("routes/a", &to("/a", "x"));
     stage.list(ListReason::Start);
     assert_eq!(stage.state("routes/a"), Some(State::Rejected));
-    assert!(stage.status("routes/a").reason.as_ref().unwrap().contains("expected at most 2"));
+    assert!(
+        stage
+            .status("routes/a")
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("expected at most 2")
+    );
     stage.delete("routes/c");
     assert_eq!(stage.state("routes/a"), Some(State::Accepted));
 }
@@ -285,7 +359,10 @@ fn a_default_that_another_document_cannot_have_is_the_defaults_fault() {
         return; // the parser asks for the protocol in the document itself
     }
     stage.put("defaults", r#"{"cluster": {"protocol": "http1"}}"#);
-    assert_eq!((stage.state("defaults"), stage.state("clusters/y")), (Some(State::Rejected), Some(State::Accepted)));
+    assert_eq!(
+        (stage.state("defaults"), stage.state("clusters/y")),
+        (Some(State::Rejected), Some(State::Accepted))
+    );
 }
 
 #[test]
@@ -301,24 +378,40 @@ fn a_cluster_deleted_and_written_badly_in_one_batch_is_held_in_between() {
 #[test]
 fn a_replica_born_after_a_used_cluster_was_deleted_serves_the_same() {
     let mut older = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
-    let [LastGoodWrite::Keep { text, .. }] = &older.delete("clusters/x").last_good[..] else { panic!() };
+    let [LastGoodWrite::Keep { text, .. }] = &older.delete("clusters/x").last_good[..] else {
+        panic!()
+    };
     let mut born = Stage::empty();
     (born.store, born.revision) = (older.store.clone(), older.revision);
     let plan = born.list(ListReason::Start);
-    assert_eq!(plan.wanted, [document_key("clusters/x"), document_key("xds/clusters/x")]);
-    born.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: Some(Arc::clone(text)) }]);
+    assert_eq!(
+        plan.wanted,
+        [document_key("clusters/x"), document_key("xds/clusters/x")]
+    );
+    born.plan(vec![Input::LastGood {
+        key: document_key("clusters/x"),
+        text: Some(Arc::clone(text)),
+    }]);
     assert_eq!(born.status("clusters/x"), older.status("clusters/x"));
     assert_eq!(born.resources(), older.resources());
     assert_eq!(born.put("routes/a", TO_X).wanted, []);
     let plan = born.delete("routes/a");
     assert_eq!(born.state("clusters/x"), None);
-    assert_eq!(plan.last_good, [LastGoodWrite::Forget { full_key: "/gateway/clusters/x".into() }]);
+    assert_eq!(
+        plan.last_good,
+        [LastGoodWrite::Forget {
+            full_key: "/gateway/clusters/x".into()
+        }]
+    );
 }
 
 #[test]
 fn a_missing_cluster_that_was_never_there_stays_missing() {
     let mut stage = world_of(&[("routes/a", TO_X)]);
-    let plan = stage.plan(vec![Input::LastGood { key: document_key("clusters/x"), text: None }]);
+    let plan = stage.plan(vec![Input::LastGood {
+        key: document_key("clusters/x"),
+        text: None,
+    }]);
     assert!(plan.difference.is_empty() && plan.verdicts.is_empty());
     assert_eq!(stage.state("clusters/x"), None);
 }
@@ -327,8 +420,19 @@ const ECHO: &str = r#"{"match": "/echo.Echo/*", "to": "x"}"#;
 
 #[test]
 fn an_api_listener_has_its_routes_in_the_words_of_grpc() {
-    let mut stage = world_of(&[("listeners/echo", r#"{"api": true}"#), ("routes/a", ECHO), ("clusters/x", X)]);
-    let resource = |stage: &Stage, kind| stage.world.compiled().resource("default", kind, "echo").unwrap().clone();
+    let mut stage = world_of(&[
+        ("listeners/echo", r#"{"api": true}"#),
+        ("routes/a", ECHO),
+        ("clusters/x", X),
+    ]);
+    let resource = |stage: &Stage, kind| {
+        stage
+            .world
+            .compiled()
+            .resource("default", kind, "echo")
+            .unwrap()
+            .clone()
+    };
     assert!(resource(&stage, ResourceType::Listener).on_demand);
     let for_grpc = resource(&stage, ResourceType::Route);
     stage.put("listeners/echo", r#"{"address": "127.0.0.1:80"}"#);
@@ -352,11 +456,15 @@ fn an_api_listener_written_as_it_is_is_answered_by_name_too() {
     let address =
         r#""address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}}, "default_filter_chain": {}"#;
     let manager = r#""@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "echo", "rds": {"route_config_name": "echo", "config_source": {"ads": {}}}"#;
-    for (field, on_demand) in
-        [(address.to_owned(), false), (format!(r#""api_listener": {{"api_listener": {{{manager}}}}}"#), true)]
-    {
+    for (field, on_demand) in [
+        (address.to_owned(), false),
+        (format!(r#""api_listener": {{"api_listener": {{{manager}}}}}"#), true),
+    ] {
         let stage = world_of(&[("xds/listeners/echo", &text(&field))]);
-        let listener = stage.world.compiled().resource("default", ResourceType::Listener, "echo");
+        let listener = stage
+            .world
+            .compiled()
+            .resource("default", ResourceType::Listener, "echo");
         assert_eq!(listener.map(|listener| listener.on_demand), Some(on_demand), "{field}");
     }
 }
@@ -374,7 +482,10 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
     assert_eq!(stage.status("clusters/x").warnings, none);
     // The route comes to the listener, the cluster says what it did not have to say before.
     stage.put("routes/a", &other.replace("web", "echo"));
-    assert_eq!(stage.status("routes/a").warnings, ["rewrite: gRPC clients of listeners/echo ignore it"]);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["rewrite: gRPC clients of listeners/echo ignore it"]
+    );
     assert_eq!(stage.status("clusters/x").warnings, [refused]);
     stage.put("clusters/x", X);
     assert_eq!(stage.status("clusters/x").warnings, none);
@@ -383,7 +494,10 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
     stage.put("listeners/echo", r#"{"address": "127.0.0.1:81"}"#);
     assert_eq!(stage.status("clusters/x").warnings, none);
     stage.put("listeners/echo", r#"{"api": true}"#);
-    stage.put("routes/a", r#"{"match": "/echo.Echo/*", "to": {"respond": {"status": 200}}}"#);
+    stage.put(
+        "routes/a",
+        r#"{"match": "/echo.Echo/*", "to": {"respond": {"status": 200}}}"#,
+    );
     assert_eq!(
         stage.status("routes/a").warnings,
         ["to: gRPC clients of listeners/echo know neither redirects nor fixed responses and do without this"]

@@ -52,18 +52,35 @@ fn warnings(stage: &Stage, key: &str) -> Vec<String> {
 #[test]
 fn every_type_is_served_in_the_groups_of_its_document() {
     for resource_type in ResourceType::ALL {
-        let name = if resource_type == ResourceType::VirtualHost { "r/h" } else { "a b" };
-        let field = if resource_type == ResourceType::Endpoint { "cluster_name" } else { "name" };
+        let name = if resource_type == ResourceType::VirtualHost {
+            "r/h"
+        } else {
+            "a b"
+        };
+        let field = if resource_type == ResourceType::Endpoint {
+            "cluster_name"
+        } else {
+            "name"
+        };
         let mut resource_json = needed(resource_type);
         resource_json["@type"] = json!(resource_type.type_url());
         resource_json[field] = json!(name);
         let document = json!({ "resource": resource_json, "groups": ["edge"] });
         let key = format!("xds/{resource_type}/{name}");
-        let stage = world_of(&[("groups/edge", r#"{"match": [{"id": "e"}]}"#), (&key, &document.to_string())]);
+        let stage = world_of(&[
+            ("groups/edge", r#"{"match": [{"id": "e"}]}"#),
+            (&key, &document.to_string()),
+        ]);
         assert_eq!(status(&stage, &key), (State::Accepted, None), "{resource_type}");
         let served = resource(&stage, "edge", resource_type, name).unwrap();
-        assert_eq!((&*served.name, &served.documents[..]), (name, &[document_key(&key)][..]));
-        assert!(resource(&stage, "default", resource_type, name).is_none(), "{resource_type}");
+        assert_eq!(
+            (&*served.name, &served.documents[..]),
+            (name, &[document_key(&key)][..])
+        );
+        assert!(
+            resource(&stage, "default", resource_type, name).is_none(),
+            "{resource_type}"
+        );
     }
 }
 
@@ -73,22 +90,38 @@ fn a_compiled_resource_is_replaced_only_where_that_is_written() {
     assert_eq!(makers(&stage, "a").unwrap(), ["clusters/a"]);
     let sentence =
         "clusters/a makes a of type clusters already; \"replace\": true would put this resource in its place";
-    assert_eq!(status(&stage, "xds/clusters/a"), (State::Shadowed, Some(sentence.to_owned())));
+    assert_eq!(
+        status(&stage, "xds/clusters/a"),
+        (State::Shadowed, Some(sentence.to_owned()))
+    );
 
     stage.put("xds/clusters/a", &cluster("a", r#""replace": true"#));
     assert_eq!(makers(&stage, "a").unwrap(), ["xds/clusters/a"]);
     assert_eq!(status(&stage, "xds/clusters/a"), (State::Accepted, None));
-    assert_eq!(warnings(&stage, "clusters/a"), ["xds/clusters/a is served in its place"]);
+    assert_eq!(
+        warnings(&stage, "clusters/a"),
+        ["xds/clusters/a is served in its place"]
+    );
     // What changes beneath is not seen, and comes up when the document goes.
-    assert!(stage.put("clusters/a", r#"{"connect_timeout": "3s"}"#).difference.is_empty());
+    assert!(
+        stage
+            .put("clusters/a", r#"{"connect_timeout": "3s"}"#)
+            .difference
+            .is_empty()
+    );
     stage.delete("xds/clusters/a");
     assert_eq!(makers(&stage, "a").unwrap(), ["clusters/a"]);
     assert_eq!(warnings(&stage, "clusters/a"), Vec::<String>::new());
     assert_eq!(
         resource(&stage, "default", ResourceType::Cluster, "a").unwrap().version,
-        resource(&world_of(&[("clusters/a", r#"{"connect_timeout": "3s"}"#)]), "default", ResourceType::Cluster, "a")
-            .unwrap()
-            .version
+        resource(
+            &world_of(&[("clusters/a", r#"{"connect_timeout": "3s"}"#)]),
+            "default",
+            ResourceType::Cluster,
+            "a"
+        )
+        .unwrap()
+        .version
     );
 }
 
@@ -96,11 +129,20 @@ fn a_compiled_resource_is_replaced_only_where_that_is_written() {
 fn what_is_served_does_not_depend_on_the_order_of_writing() {
     for replace in ["", r#""replace": true"#] {
         let xds = cluster("a", replace);
-        let documents = [("clusters/a", "{}"), ("xds/clusters/a", xds.as_str()), ("routes/a", r#"{"match": "/a"}"#)];
+        let documents = [
+            ("clusters/a", "{}"),
+            ("xds/clusters/a", xds.as_str()),
+            ("routes/a", r#"{"match": "/a"}"#),
+        ];
         let mut reversed = documents;
         reversed.reverse();
         let versions = |stage: &Stage| -> Vec<_> {
-            stage.world.compiled().resources().map(|(_, _, one)| (one.name.clone(), one.version)).collect()
+            stage
+                .world
+                .compiled()
+                .resources()
+                .map(|(_, _, one)| (one.name.clone(), one.version))
+                .collect()
         };
         let listed = world_of(&documents);
         for order in [documents, reversed] {
@@ -137,7 +179,10 @@ fn a_route_may_name_a_cluster_that_is_written_as_it_is() {
 
     let held = stage.delete("xds/clusters/a");
     assert_eq!(held.verdicts[0].used_by, [document_key("routes/a")]);
-    assert_eq!(status(&stage, "xds/clusters/a"), (State::Held, Some("deleted, still used by routes/a".to_owned())));
+    assert_eq!(
+        status(&stage, "xds/clusters/a"),
+        (State::Held, Some("deleted, still used by routes/a".to_owned()))
+    );
     assert_eq!(makers(&stage, "a").unwrap(), ["xds/clusters/a"]);
     stage.delete("routes/a");
     assert_eq!(makers(&stage, "a"), None);
@@ -170,7 +215,10 @@ fn a_bad_resource_leaves_the_last_good_one_serving() {
     let mut stage = world_of(&[("xds/clusters/a", &cluster("a", ""))]);
     stage.put("xds/clusters/a", &cluster("b", ""));
     let sentence = "xds/clusters/a: resource.name: found the string \"b\", expected \"a\", the name in its key";
-    assert_eq!(status(&stage, "xds/clusters/a"), (State::Rejected, Some(sentence.to_owned())));
+    assert_eq!(
+        status(&stage, "xds/clusters/a"),
+        (State::Rejected, Some(sentence.to_owned()))
+    );
     assert_eq!(makers(&stage, "a").unwrap(), ["xds/clusters/a"]);
 }
 
@@ -187,7 +235,11 @@ fn the_default_listener_depends_on_listeners_documents_alone() {
     let stage = world_of(&[("xds/listeners/default", &other)]);
     let (state, reason) = status(&stage, "xds/listeners/default");
     assert_eq!(state, State::Shadowed);
-    assert!(reason.unwrap().starts_with("the listener that exists while no listeners document does makes default"));
+    assert!(
+        reason
+            .unwrap()
+            .starts_with("the listener that exists while no listeners document does makes default")
+    );
 }
 
 fn listener(name: &str, port: u16) -> String {
@@ -208,14 +260,20 @@ fn an_address_belongs_to_the_listener_that_was_written_first() {
             format!("found the address 0.0.0.0:{port} (TCP), which {owner} has already, expected one of its own");
         (State::Rejected, Some(format!("{key}: {path}: {reason}")))
     };
-    assert_eq!(status(&stage, "xds/listeners/c"), sentence("xds/listeners/c", 81, "listeners/a", "resource.address"));
+    assert_eq!(
+        status(&stage, "xds/listeners/c"),
+        sentence("xds/listeners/c", 81, "listeners/a", "resource.address")
+    );
     stage.put("xds/listeners/d", &listener("d", 82));
     assert_eq!(
         status(&stage, "xds/listeners/d"),
         sentence("xds/listeners/d", 82, "xds/listeners/b", "resource.address")
     );
     stage.put("listeners/a", r#"{"address": "0.0.0.0:82"}"#);
-    assert_eq!(status(&stage, "listeners/a"), sentence("listeners/a", 82, "xds/listeners/b", "address"));
+    assert_eq!(
+        status(&stage, "listeners/a"),
+        sentence("listeners/a", 82, "xds/listeners/b", "address")
+    );
     // Who is not in the way any more lets the others serve.
     stage.delete("listeners/a");
     assert_eq!(status(&stage, "xds/listeners/c"), (State::Accepted, None));
@@ -236,8 +294,16 @@ fn the_default_listener_keeps_its_address_and_a_scope_its_key() {
     ]);
     let (state, reason) = status(&stage, "xds/listeners/b");
     assert_eq!(state, State::Rejected);
-    assert!(reason.unwrap().contains("which the listener that exists while no listeners document does has already"));
+    assert!(
+        reason
+            .unwrap()
+            .contains("which the listener that exists while no listeners document does has already")
+    );
     let (state, reason) = status(&stage, "xds/scoped_routes/two");
     assert_eq!(state, State::Rejected);
-    assert!(reason.unwrap().contains("resource.key: found the key \"k\", which xds/scoped_routes/one has already"));
+    assert!(
+        reason
+            .unwrap()
+            .contains("resource.key: found the key \"k\", which xds/scoped_routes/one has already")
+    );
 }

@@ -62,7 +62,11 @@ static KNOWN: LazyLock<RwLock<HashMap<String, Arc<Rules>>>> = LazyLock::new(RwLo
 
 /// The rules of a message type.
 pub(super) fn rules_of(descriptor: &MessageDescriptor) -> Arc<Rules> {
-    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(descriptor.full_name()).cloned();
+    let known = KNOWN
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(descriptor.full_name())
+        .cloned();
     known.unwrap_or_else(|| {
         let rules = Arc::new(read(descriptor));
         let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
@@ -73,15 +77,26 @@ pub(super) fn rules_of(descriptor: &MessageDescriptor) -> Arc<Rules> {
 
 fn read(descriptor: &MessageDescriptor) -> Rules {
     let is_true = |options: DynamicMessage, extension: &Option<ExtensionDescriptor>| {
-        extension.as_ref().is_some_and(|extension| options.get_extension(extension).as_bool() == Some(true))
+        extension
+            .as_ref()
+            .is_some_and(|extension| options.get_extension(extension).as_bool() == Some(true))
     };
     let of_field = |field: &FieldDescriptor| {
         let disallowed = is_true(field.options(), &OPTIONS.disallowed);
-        Rule { disallowed, ..written(field).map(|rules| rule(rules, field)).unwrap_or_default() }
+        Rule {
+            disallowed,
+            ..written(field).map(|rules| rule(rules, field)).unwrap_or_default()
+        }
     };
     Rules {
-        fields: descriptor.fields().map(|field| (field.clone(), of_field(&field))).collect(),
-        required_oneofs: descriptor.oneofs().filter(|oneof| is_true(oneof.options(), &OPTIONS.oneof)).collect(),
+        fields: descriptor
+            .fields()
+            .map(|field| (field.clone(), of_field(&field)))
+            .collect(),
+        required_oneofs: descriptor
+            .oneofs()
+            .filter(|oneof| is_true(oneof.options(), &OPTIONS.oneof))
+            .collect(),
     }
 }
 
@@ -97,7 +112,10 @@ pub(super) fn written(field: &FieldDescriptor) -> Option<FieldRules> {
 
 fn rule(rules: FieldRules, field: &FieldDescriptor) -> Rule {
     // The enum of a list's entries is its field's; a map's values are a field of their own.
-    let mut rule = Rule { words: field.kind().as_enum().cloned(), ..Rule::default() };
+    let mut rule = Rule {
+        words: field.kind().as_enum().cloned(),
+        ..Rule::default()
+    };
     if let Some(message) = &rules.message {
         (rule.required, rule.skip) = (message.required(), message.skip());
     }
@@ -120,8 +138,10 @@ fn rule(rules: FieldRules, field: &FieldDescriptor) -> Rule {
         }
         Some(Type::Any(any)) => rule.required |= any.required(),
         Some(Type::String(string)) => {
-            rule.pattern =
-                string.pattern.as_deref().and_then(|pattern| Regex::new(&format!(r"\A(?:{pattern})\z")).ok());
+            rule.pattern = string
+                .pattern
+                .as_deref()
+                .and_then(|pattern| Regex::new(&format!(r"\A(?:{pattern})\z")).ok());
             rule.value = Some(Type::String(string));
         }
         other => rule.value = other,

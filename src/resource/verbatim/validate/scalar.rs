@@ -20,15 +20,18 @@ pub(super) fn check(value: &Value, rule: &Rule, at: &Place) -> Result<(), Reject
     if let (Value::Message(message), Type::Duration(limits)) = (value, expected) {
         return duration(message, limits, at);
     }
-    let wrapped = value.as_message().and_then(|message| message.get_field_by_name("value"));
+    let wrapped = value
+        .as_message()
+        .and_then(|message| message.get_field_by_name("value"));
     let value = wrapped.as_deref().unwrap_or(value);
     let mistake = match (expected, value) {
         (Type::String(limits), Value::String(text)) => string(text, limits, rule),
         (Type::Bytes(limits), Value::Bytes(bytes)) => of_bytes(bytes, limits),
         (Type::Enum(limits), Value::EnumNumber(number)) => word(*number, limits, rule),
-        (Type::Bool(limits), Value::Bool(value)) => {
-            limits.r#const.filter(|constant| constant != value).map(|constant| constant.to_string())
-        }
+        (Type::Bool(limits), Value::Bool(value)) => limits
+            .r#const
+            .filter(|constant| constant != value)
+            .map(|constant| constant.to_string()),
         _ => number(value, expected),
     };
     match mistake {
@@ -136,8 +139,14 @@ impl<T: PartialOrd + Copy + Display + Default> Bounds<T> {
     }
 
     fn contains(&self, value: T) -> bool {
-        let low = self.above.map(|bound| value > bound).or_else(|| self.at_least.map(|bound| value >= bound));
-        let high = self.below.map(|bound| value < bound).or_else(|| self.at_most.map(|bound| value <= bound));
+        let low = self
+            .above
+            .map(|bound| value > bound)
+            .or_else(|| self.at_least.map(|bound| value >= bound));
+        let high = self
+            .below
+            .map(|bound| value < bound)
+            .or_else(|| self.at_most.map(|bound| value <= bound));
         match (low, high) {
             // A range whose ends are the wrong way round means everything outside of it.
             (Some(low), Some(high)) if self.is_outside() => low || high,
@@ -173,12 +182,32 @@ fn string(text: &str, limits: &StringRules, rule: &Rule) -> Option<String> {
     length(characters, [limits.len, limits.min_len, limits.max_len], "character")
         .or_else(|| length(bytes, [limits.len_bytes, limits.min_bytes, limits.max_bytes], "byte"))
         .or_else(|| {
-            limits.r#const.as_ref().filter(|constant| *constant != text).map(|constant| format!("{constant:?}"))
+            limits
+                .r#const
+                .as_ref()
+                .filter(|constant| *constant != text)
+                .map(|constant| format!("{constant:?}"))
         })
-        .or_else(|| part("a text that starts with", limits.prefix.as_deref(), |part| text.starts_with(part)))
-        .or_else(|| part("a text that ends with", limits.suffix.as_deref(), |part| text.ends_with(part)))
-        .or_else(|| part("a text that contains", limits.contains.as_deref(), |part| text.contains(part)))
-        .or_else(|| part("a text without", limits.not_contains.as_deref(), |part| !text.contains(part)))
+        .or_else(|| {
+            part("a text that starts with", limits.prefix.as_deref(), |part| {
+                text.starts_with(part)
+            })
+        })
+        .or_else(|| {
+            part("a text that ends with", limits.suffix.as_deref(), |part| {
+                text.ends_with(part)
+            })
+        })
+        .or_else(|| {
+            part("a text that contains", limits.contains.as_deref(), |part| {
+                text.contains(part)
+            })
+        })
+        .or_else(|| {
+            part("a text without", limits.not_contains.as_deref(), |part| {
+                !text.contains(part)
+            })
+        })
         .or_else(|| among(text, &limits.r#in, &limits.not_in))
         .or_else(|| {
             let pattern = rule.pattern.as_ref().filter(|pattern| !pattern.is_match(text));
@@ -193,9 +222,14 @@ fn part(words: &str, part: Option<&str>, holds: impl Fn(&str) -> bool) -> Option
 
 fn among(text: &str, among: &[String], not_among: &[String]) -> Option<String> {
     if !among.is_empty() && !among.iter().any(|word| word == text) {
-        return Some(one_of(&among.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>()));
+        return Some(one_of(
+            &among.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>(),
+        ));
     }
-    not_among.iter().any(|word| word == text).then(|| "another text".to_owned())
+    not_among
+        .iter()
+        .any(|word| word == text)
+        .then(|| "another text".to_owned())
 }
 
 fn length(found: u64, [exact, least, most]: [Option<u64>; 3], unit: &str) -> Option<String> {
@@ -203,13 +237,22 @@ fn length(found: u64, [exact, least, most]: [Option<u64>; 3], unit: &str) -> Opt
     exact
         .filter(|exact| *exact != found)
         .map(some)
-        .or_else(|| least.filter(|least| found < *least).map(|least| format!("at least {}", some(least))))
-        .or_else(|| most.filter(|most| found > *most).map(|most| format!("at most {}", some(most))))
+        .or_else(|| {
+            least
+                .filter(|least| found < *least)
+                .map(|least| format!("at least {}", some(least)))
+        })
+        .or_else(|| {
+            most.filter(|most| found > *most)
+                .map(|most| format!("at most {}", some(most)))
+        })
 }
 
 /// The two well-known forms that Envoy's messages use: names and values of HTTP headers.
 fn well_known(text: &str, limits: &StringRules) -> Option<String> {
-    let Some(WellKnown::WellKnownRegex(form)) = &limits.well_known else { return None };
+    let Some(WellKnown::WellKnownRegex(form)) = &limits.well_known else {
+        return None;
+    };
     if !limits.strict() {
         let breaks = text.contains(['\0', '\n', '\r']);
         return breaks.then(|| "a text without NUL, CR and LF".to_owned());
@@ -223,7 +266,8 @@ fn well_known(text: &str, limits: &StringRules) -> Option<String> {
         }
         KnownRegex::HttpHeaderValue => {
             let control = |letter: char| letter != '\t' && (letter < ' ' || letter == '\u{7f}');
-            text.contains(control).then(|| "the value of a header, without control characters".to_owned())
+            text.contains(control)
+                .then(|| "the value of a header, without control characters".to_owned())
         }
         KnownRegex::Unknown => None,
     }
@@ -238,8 +282,16 @@ fn of_bytes(bytes: &[u8], limits: &BytesRules) -> Option<String> {
 
 fn word(number: i32, limits: &EnumRules, rule: &Rule) -> Option<String> {
     let among: Vec<String> = limits.r#in.iter().map(ToString::to_string).collect();
-    if limits.defined_only() && rule.words.as_ref().is_some_and(|words| words.get_value(number).is_none()) {
-        return Some(format!("a value of {}", rule.words.as_ref().map_or("the enum", |words| words.full_name())));
+    if limits.defined_only()
+        && rule
+            .words
+            .as_ref()
+            .is_some_and(|words| words.get_value(number).is_none())
+    {
+        return Some(format!(
+            "a value of {}",
+            rule.words.as_ref().map_or("the enum", |words| words.full_name())
+        ));
     }
     if limits.r#const.is_some_and(|constant| constant != number)
         || (!among.is_empty() && !limits.r#in.contains(&number))
@@ -253,7 +305,10 @@ fn word(number: i32, limits: &EnumRules, rule: &Rule) -> Option<String> {
 pub(super) fn duration_parts(message: &DynamicMessage) -> (i64, i32) {
     let part = |name: &str| message.get_field_by_name(name).map(|value| value.into_owned());
     let seconds = part("seconds").and_then(|value| value.as_i64()).unwrap_or_default();
-    (seconds, part("nanos").and_then(|value| value.as_i32()).unwrap_or_default())
+    (
+        seconds,
+        part("nanos").and_then(|value| value.as_i32()).unwrap_or_default(),
+    )
 }
 
 fn duration(message: &DynamicMessage, limits: &DurationRules, at: &Place) -> Result<(), Rejection> {
@@ -266,8 +321,16 @@ fn duration(message: &DynamicMessage, limits: &DurationRules, at: &Place) -> Res
         at_most: bound(&limits.lte),
         above: bound(&limits.gt),
         at_least: bound(&limits.gte),
-        among: limits.r#in.iter().map(|bound| nanos(bound.seconds, bound.nanos)).collect(),
-        not_among: limits.not_in.iter().map(|bound| nanos(bound.seconds, bound.nanos)).collect(),
+        among: limits
+            .r#in
+            .iter()
+            .map(|bound| nanos(bound.seconds, bound.nanos))
+            .collect(),
+        not_among: limits
+            .not_in
+            .iter()
+            .map(|bound| nanos(bound.seconds, bound.nanos))
+            .collect(),
         ignore_empty: false,
     };
     let found = nanos(seconds, rest);
@@ -280,5 +343,9 @@ fn duration(message: &DynamicMessage, limits: &DurationRules, at: &Place) -> Res
     let high = bounds.below.map(|bound| format!("below {}", seconds(bound)));
     let high = high.or_else(|| bounds.at_most.map(|bound| format!("of at most {}", seconds(bound))));
     let words: Vec<String> = low.into_iter().chain(high).collect();
-    Err(at.reject(format!("found the duration {}, expected one {}", seconds(found), words.join(" and "))))
+    Err(at.reject(format!(
+        "found the duration {}, expected one {}",
+        seconds(found),
+        words.join(" and ")
+    )))
 }

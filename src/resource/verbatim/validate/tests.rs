@@ -12,7 +12,11 @@ use crate::resource::verbatim::read;
 
 /// What is said of a message.
 fn judged(name: &str, json: Json) -> Result<(), String> {
-    let place = Place { path: String::new(), hidden: false, limits: crate::document::Limits::default() };
+    let place = Place {
+        path: String::new(),
+        hidden: false,
+        limits: crate::document::Limits::default(),
+    };
     let url = format!("type.googleapis.com/{name}");
     let read = read::resource(&url, &json, &place).unwrap_or_else(|error| panic!("{name}: {error}"));
     message(&read, &place).map_err(|error| error.to_string())
@@ -52,11 +56,17 @@ fn numbers_have_bounds_wrapped_or_not() {
 
 #[test]
 fn texts_have_lengths_starts_ends_and_forms() {
-    assert_eq!(refused(CLUSTER, json!({})), "name: missing or empty, expected at least 1 character");
+    assert_eq!(
+        refused(CLUSTER, json!({})),
+        "name: missing or empty, expected at least 1 character"
+    );
     let matcher = "envoy.config.route.v3.QueryParameterMatcher";
     assert_eq!(
         refused(matcher, json!({ "name": "ü".repeat(600) })),
-        format!("name: found the string \"{}…\", expected at most 1024 bytes", "ü".repeat(60))
+        format!(
+            "name: found the string \"{}…\", expected at most 1024 bytes",
+            "ü".repeat(60)
+        )
     );
     let matched = "envoy.config.route.v3.RouteMatch";
     assert_eq!(
@@ -70,7 +80,10 @@ fn texts_have_lengths_starts_ends_and_forms() {
     );
     assert_eq!(judged(header, json!({ "name": "a b" })), Ok(()));
     let own = "envoy.config.route.v3.RouteAction.HashPolicy.Header";
-    assert_eq!(refused(own, json!({})), "header_name: missing or empty, expected at least 1 character");
+    assert_eq!(
+        refused(own, json!({})),
+        "header_name: missing or empty, expected at least 1 character"
+    );
 }
 
 #[test]
@@ -97,13 +110,19 @@ fn enums_have_defined_values() {
 #[test]
 fn lists_have_a_number_of_entries_each_with_its_rule() {
     let host = "envoy.config.route.v3.VirtualHost";
-    assert_eq!(refused(host, json!({ "name": "a" })), "domains: missing or empty, expected at least 1 entry");
+    assert_eq!(
+        refused(host, json!({ "name": "a" })),
+        "domains: missing or empty, expected at least 1 entry"
+    );
     assert_eq!(
         refused(host, json!({ "name": "a", "domains": ["ok", "a\r"] })),
         "domains[1]: found the string \"a\\r\", expected a text without NUL, CR and LF"
     );
     let retry = "envoy.config.core.v3.HealthCheck.HttpHealthCheck";
-    assert_eq!(refused(retry, json!({ "path": "" })), "path: missing or empty, expected at least 1 character");
+    assert_eq!(
+        refused(retry, json!({ "path": "" })),
+        "path: missing or empty, expected at least 1 character"
+    );
 }
 
 #[test]
@@ -149,11 +168,20 @@ fn durations_have_bounds_and_are_never_negative_or_endless() {
 
 #[test]
 fn messages_and_oneofs_may_have_to_be_there() {
-    assert_eq!(refused(ROUTE, json!({ "redirect": {} })), "match: missing, expected a value");
+    assert_eq!(
+        refused(ROUTE, json!({ "redirect": {} })),
+        "match: missing, expected a value"
+    );
     let nothing = refused(ROUTE, json!({ "match": { "prefix": "/" } }));
-    assert!(nothing.starts_with("found nothing of action, expected \"route\", \"redirect\""), "{nothing}");
+    assert!(
+        nothing.starts_with("found nothing of action, expected \"route\", \"redirect\""),
+        "{nothing}"
+    );
     let nothing = refused(ROUTE, json!({ "match": {}, "redirect": {} }));
-    assert!(nothing.starts_with("match: found nothing of path_specifier, expected \"prefix\""), "{nothing}");
+    assert!(
+        nothing.starts_with("match: found nothing of path_specifier, expected \"prefix\""),
+        "{nothing}"
+    );
 }
 
 #[test]
@@ -180,9 +208,16 @@ fn fields_deprecated_long_ago_are_refused() {
 
 #[test]
 fn secrets_are_not_quoted() {
-    let place = Place { path: String::new(), hidden: true, limits: crate::document::Limits::default() };
+    let place = Place {
+        path: String::new(),
+        hidden: true,
+        limits: crate::document::Limits::default(),
+    };
     let rule = Rule {
-        value: Some(Type::Uint32(envoy_types::pb::validate::UInt32Rules { lt: Some(1), ..Default::default() })),
+        value: Some(Type::Uint32(envoy_types::pb::validate::UInt32Rules {
+            lt: Some(1),
+            ..Default::default()
+        })),
         ..Rule::default()
     };
     let error = scalar::check(&Value::U32(4711), &rule, &place).unwrap_err();
@@ -216,9 +251,14 @@ fn kinds(rules: &FieldRules, found: &mut BTreeSet<&'static str>) {
 fn no_rule_of_envoys_is_of_a_kind_that_is_not_checked() {
     let mut found = BTreeSet::new();
     let (mut seen, mut patterns) = (0, 0);
-    for field in pool().all_messages().flat_map(|message| message.fields().collect::<Vec<_>>()) {
+    for field in pool()
+        .all_messages()
+        .flat_map(|message| message.fields().collect::<Vec<_>>())
+    {
         let name = field.full_name();
-        let of_envoy = ["envoy.", "xds.", "udpa."].iter().any(|package| name.starts_with(package));
+        let of_envoy = ["envoy.", "xds.", "udpa."]
+            .iter()
+            .any(|package| name.starts_with(package));
         if !of_envoy || name.starts_with("envoy.data.") {
             continue;
         }
@@ -233,6 +273,9 @@ fn no_rule_of_envoys_is_of_a_kind_that_is_not_checked() {
             }
         }
     }
-    assert!(seen > 1000 && patterns > 5, "{seen} fields with rules, {patterns} patterns");
+    assert!(
+        seen > 1000 && patterns > 5,
+        "{seen} fields with rules, {patterns} patterns"
+    );
     assert_eq!(found, BTreeSet::new());
 }

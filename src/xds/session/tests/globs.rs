@@ -10,8 +10,13 @@ fn name(rest: &str) -> String {
 
 fn subscribed(variant: Variant, names: &[&str]) -> Client {
     let mut client = client(variant);
-    for (rest, content) in [("/x?a=1&b=2", 1), ("/y?b=2&a=1", 1), ("/z", 1), ("/x/deep?a=1&b=2", 1), ("0/x?a=1&b=2", 1)]
-    {
+    for (rest, content) in [
+        ("/x?a=1&b=2", 1),
+        ("/y?b=2&a=1", 1),
+        ("/z", 1),
+        ("/x/deep?a=1&b=2", 1),
+        ("0/x?a=1&b=2", 1),
+    ] {
         client.serve(CLUSTER, resource(&name(rest), content));
     }
     match variant {
@@ -30,7 +35,9 @@ fn a_glob_is_all_that_is_directly_below_with_the_same_parameters_in_any_order() 
     for variant in [Variant::Sotw, Variant::Delta] {
         let mut client = subscribed(variant, &[&name("/*?b=2&a=1")]);
         assert_eq!(says(&mut client), ["CDS[/x?a=1&b=2@1,/y?b=2&a=1@1]"]);
-        client.serve(CLUSTER, resource(&name("/w?a=1&b=2"), 1)).serve(CLUSTER, resource(&name("/w"), 1));
+        client
+            .serve(CLUSTER, resource(&name("/w?a=1&b=2"), 1))
+            .serve(CLUSTER, resource(&name("/w"), 1));
         client.commit(&[(CLUSTER, &name("/x?a=1&b=2"), None), (CLUSTER, "A", Some(2))]);
         let expected = match variant {
             Variant::Sotw => "CDS[/w?a=1&b=2@1,/y?b=2&a=1@1]",
@@ -73,7 +80,10 @@ fn what_is_below_nothing_is_answered_as_nothing() {
     assert_eq!(says(&mut subscribed(Variant::Delta, &[&glob])), ["CDS[-/none/*]"]);
     // An authority that nobody has documents of.
     let mut client = client(Variant::Delta);
-    assert_eq!(client.delta(CLUSTER, &["xdstp://b/t/x", "A"], &[]).says(), ["CDS[A@1,-xdstp://b/t/x]"]);
+    assert_eq!(
+        client.delta(CLUSTER, &["xdstp://b/t/x", "A"], &[]).says(),
+        ["CDS[A@1,-xdstp://b/t/x]"]
+    );
 }
 
 #[test]
@@ -87,7 +97,9 @@ fn a_glob_that_is_asked_for_later_or_no_longer() {
     client.all();
     client.delta(CLUSTER, &[&glob, &one], &[]);
     assert_eq!(says(&mut client), ["CDS[/x?a=1&b=2@1,/y?b=2&a=1@1]"]);
-    client.delta(CLUSTER, &[], &[&glob]).serve(CLUSTER, resource(&name("/y?b=2&a=1"), 2));
+    client
+        .delta(CLUSTER, &[], &[&glob])
+        .serve(CLUSTER, resource(&name("/y?b=2&a=1"), 2));
     assert_eq!(says(&mut client), [""; 0]);
     client.serve(CLUSTER, resource(&one, 2));
     assert_eq!(says(&mut client), ["CDS[/x?a=1&b=2@2]"]);

@@ -25,7 +25,11 @@ fn a_name_that_does_not_exist_is_an_error_once_beside_all_that_does() {
     assert_eq!(client.sotw(ROUTE, &["r1", "rX"]).says(), ["RDS[r1@1,!rX]"]);
     client.commit(&[(ROUTE, "r1", None)]);
     assert_eq!(client.says(), [""; 0], "SW-12");
-    assert_eq!(client.sotw(ENDPOINT, &["gone"]).says(), ["EDS[gone@0]"], "SW-26: an answer, so no error");
+    assert_eq!(
+        client.sotw(ENDPOINT, &["gone"]).says(),
+        ["EDS[gone@0]"],
+        "SW-26: an answer, so no error"
+    );
 }
 
 // PX-04: a client that is no gRPC library hears nothing (SW-13), and no wildcard has errors
@@ -41,7 +45,10 @@ fn nobody_else_is_told_of_names_that_do_not_exist() {
     assert_eq!(client(Variant::Delta).delta(CLUSTER, &["x"], &[]).says(), ["CDS[-x]"]);
     let mut delta = client(Variant::Delta);
     delta.node.user_agent_name = "gRPC".to_owned();
-    assert_eq!(delta.delta(CLUSTER, &["*", "x"], &[]).says(), ["CDS[A@1,B@1,S@1,-x,!x]"]);
+    assert_eq!(
+        delta.delta(CLUSTER, &["*", "x"], &[]).says(),
+        ["CDS[A@1,B@1,S@1,-x,!x]"]
+    );
     delta.commit(&[(CLUSTER, "A", None)]);
     assert_eq!(delta.says(), ["CDS[-A]"]);
 }
@@ -68,8 +75,16 @@ fn endpoints_too_large_for_one_message_come_in_several_and_clusters_in_one() {
             client.serve(of_type, large(name));
         }
         let said = client.sotw(of_type, &asked).all();
-        assert_eq!(said.iter().map(|said| said.resources.len()).collect::<Vec<_>>(), expected, "{of_type}");
-        let mut told: Vec<_> = said.into_iter().flat_map(|said| said.resources).map(|(name, _)| name).collect();
+        assert_eq!(
+            said.iter().map(|said| said.resources.len()).collect::<Vec<_>>(),
+            expected,
+            "{of_type}"
+        );
+        let mut told: Vec<_> = said
+            .into_iter()
+            .flat_map(|said| said.resources)
+            .map(|(name, _)| name)
+            .collect();
         told.sort_unstable();
         assert_eq!(told, names, "{of_type}");
         assert_eq!(client.says(), [""; 0]);

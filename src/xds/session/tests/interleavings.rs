@@ -89,7 +89,11 @@ impl Step {
             CLUSTER, CLUSTER, CLUSTER, CLUSTER, ENDPOINT, ENDPOINT, ENDPOINT, LISTENER, LISTENER, LISTENER, ROUTE,
             ROUTE, ROUTE, SECRET, SCOPED, RUNTIME,
         ];
-        if self.part(8, 40) == 0 { EXTENSION } else { OFTEN[self.part(18, 16)] }
+        if self.part(8, 40) == 0 {
+            EXTENSION
+        } else {
+            OFTEN[self.part(18, 16)]
+        }
     }
 
     /// One name, two, or none.
@@ -102,8 +106,14 @@ impl Step {
     fn rider(self) -> Edit {
         let names = self.names();
         match self.part(48, 8) {
-            0 => Edit { names, ..Edit::default() },
-            1 => Edit { unnames: names, ..Edit::default() },
+            0 => Edit {
+                names,
+                ..Edit::default()
+            },
+            1 => Edit {
+                unnames: names,
+                ..Edit::default()
+            },
             _ => Edit::default(),
         }
     }
@@ -124,15 +134,41 @@ impl Client<'_> {
             Kind::Subscribe if knows_wildcard(of) && !self.types[of].opened && step.is(58) => {
                 self.ask(of, Edit::default())?
             }
-            Kind::Subscribe => self.ask(of, Edit { names, ..Edit::default() })?,
-            Kind::Unsubscribe => self.ask(of, Edit { unnames: names, ..Edit::default() })?,
+            Kind::Subscribe => self.ask(
+                of,
+                Edit {
+                    names,
+                    ..Edit::default()
+                },
+            )?,
+            Kind::Unsubscribe => self.ask(
+                of,
+                Edit {
+                    unnames: names,
+                    ..Edit::default()
+                },
+            )?,
             Kind::Wildcard => {
                 let (star, unstar) = (step.is(50), !step.is(50) || step.is(51) && step.is(52));
-                self.ask(of, Edit { star, unstar, names: if step.is(53) { names } else { 0 }, unnames: 0 })?;
+                self.ask(
+                    of,
+                    Edit {
+                        star,
+                        unstar,
+                        names: if step.is(53) { names } else { 0 },
+                        unnames: 0,
+                    },
+                )?;
             }
             Kind::Follow => return self.follow(of),
             Kind::Repeat if !self.types[of].opened => return Ok(false),
-            Kind::Repeat => self.ask(of, Edit { names: self.types[of].names, ..Edit::default() })?,
+            Kind::Repeat => self.ask(
+                of,
+                Edit {
+                    names: self.types[of].names,
+                    ..Edit::default()
+                },
+            )?,
             Kind::Ack | Kind::Nack => return self.reply(step),
             Kind::StaleNonce => self.ask_stale(of, step.rider(), step.0 >> 20)?,
             Kind::Take => {
@@ -153,26 +189,51 @@ impl Client<'_> {
 
     /// Ask for what the parents that the client has refer to, as Envoy does, and for nothing else.
     fn follow(&mut self, of: usize) -> Result<bool, String> {
-        let (to, parent) = if of == LISTENER || of == ROUTE { (ROUTE, LISTENER) } else { (ENDPOINT, CLUSTER) };
+        let (to, parent) = if of == LISTENER || of == ROUTE {
+            (ROUTE, LISTENER)
+        } else {
+            (ENDPOINT, CLUSTER)
+        };
         if self.is_to_be_reopened(to) {
             self.ask(to, Edit::default())?;
         }
-        let parents = self.types[parent].applied.iter().enumerate().filter(|(_, content)| **content != 0);
-        let wanted = parents.flat_map(|(name, content)| refers(parent, name, *content)).flatten();
-        let wanted = wanted.filter(|(other, _)| *other == to).fold(0, |all, (_, name)| all | 1 << name);
+        let parents = self.types[parent]
+            .applied
+            .iter()
+            .enumerate()
+            .filter(|(_, content)| **content != 0);
+        let wanted = parents
+            .flat_map(|(name, content)| refers(parent, name, *content))
+            .flatten();
+        let wanted = wanted
+            .filter(|(other, _)| *other == to)
+            .fold(0, |all, (_, name)| all | 1 << name);
         let has = self.types[to].names;
         if wanted == has {
             return Ok(false);
         }
-        self.ask(to, Edit { names: wanted & !has, unnames: has & !wanted & ALL_NAMES, ..Edit::default() })?;
+        self.ask(
+            to,
+            Edit {
+                names: wanted & !has,
+                unnames: has & !wanted & ALL_NAMES,
+                ..Edit::default()
+            },
+        )?;
         Ok(true)
     }
 
     /// Answer a response: the oldest of a type, or a later one; what asks for something may ride along.
     fn reply(&mut self, step: Step) -> Result<bool, String> {
         let from = step.part(8, TYPES);
-        let Some(of) = (from..TYPES).chain(0..from).find(|of| self.unanswered(*of) > 0) else { return Ok(false) };
-        let index = if step.is(18) && step.is(19) { self.unanswered(of) - 1 } else { 0 };
+        let Some(of) = (from..TYPES).chain(0..from).find(|of| self.unanswered(*of) > 0) else {
+            return Ok(false);
+        };
+        let index = if step.is(18) && step.is(19) {
+            self.unanswered(of) - 1
+        } else {
+            0
+        };
         let reply = match step.kind() {
             Kind::Nack if step.part(20, 6) == 0 => Reply::Nack(None),
             Kind::Nack => Reply::Nack(Some((step.0 >> 56) as u8)),
@@ -239,7 +300,10 @@ fn live(client: &mut Client<'_>, birth: Birth, steps: &[Step], statistics: &mut 
 #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
 static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 
-#[expect(clippy::disallowed_methods, reason = "how long to search, and where, is the caller's")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to search, and where, is the caller's"
+)]
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
@@ -277,8 +341,13 @@ fn lives(seed: u64, number: usize, statistics: &mut Statistics) -> Checked {
         let run = |steps: &[Step], log| life(&world, birth, steps, log, &mut Statistics::default());
         let steps = shrink(steps, |steps| run(steps, false).0.is_err());
         let (checked, log) = run(&steps, true);
-        let error = checked.err().unwrap_or_else(|| "it fails no longer when it is run again".to_owned());
-        return Err(format!("{error}\nseed {seed}, world {number}, {birth:?}\n{}", log.join("\n")));
+        let error = checked
+            .err()
+            .unwrap_or_else(|| "it fails no longer when it is run again".to_owned());
+        return Err(format!(
+            "{error}\nseed {seed}, world {number}, {birth:?}\n{}",
+            log.join("\n")
+        ));
     }
     Ok(())
 }
@@ -315,19 +384,50 @@ fn clients_end_on_the_newest_state_whatever_happens_on_the_way() {
     });
     let (statistics, failures) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{statistics}\n{:?} on {threads} threads", ORIGIN.elapsed() - started);
-    assert!(failures.is_empty(), "INTERLEAVINGS_SEED={seed}\n{}", failures.join("\n\n"));
+    assert!(
+        failures.is_empty(),
+        "INTERLEAVINGS_SEED={seed}\n{}",
+        failures.join("\n\n")
+    );
     check_distribution(&statistics);
 }
 
 /// A search that no longer goes where faults are is no search.
 fn check_distribution(statistics: &Statistics) {
-    assert!(statistics.steps_at(50) >= 40, "the median of the steps is {}", statistics.steps_at(50));
-    assert!(statistics.with_types(3) >= 80, "{}% of the lives have three types", statistics.with_types(3));
-    assert!(statistics.with_unanswered(2) >= 80, "{}% of them, two unanswered", statistics.with_unanswered(2));
-    assert!((40..=60).contains(&(statistics.delta * 100 / statistics.lives)), "one variant has few lives");
+    assert!(
+        statistics.steps_at(50) >= 40,
+        "the median of the steps is {}",
+        statistics.steps_at(50)
+    );
+    assert!(
+        statistics.with_types(3) >= 80,
+        "{}% of the lives have three types",
+        statistics.with_types(3)
+    );
+    assert!(
+        statistics.with_unanswered(2) >= 80,
+        "{}% of them, two unanswered",
+        statistics.with_unanswered(2)
+    );
+    assert!(
+        (40..=60).contains(&(statistics.delta * 100 / statistics.lives)),
+        "one variant has few lives"
+    );
     for kind in Kind::ALL {
-        assert!(statistics.rate(kind) >= 20, "{kind:?} happens {} times in a hundred lives", statistics.rate(kind));
+        assert!(
+            statistics.rate(kind) >= 20,
+            "{kind:?} happens {} times in a hundred lives",
+            statistics.rate(kind)
+        );
     }
-    assert!(statistics.kept_rate() >= 10, "{} changes in a hundred lives wait for clusters", statistics.kept_rate());
-    assert!(statistics.removal_rate() >= 200, "{} removals in a hundred lives", statistics.removal_rate());
+    assert!(
+        statistics.kept_rate() >= 10,
+        "{} changes in a hundred lives wait for clusters",
+        statistics.kept_rate()
+    );
+    assert!(
+        statistics.removal_rate() >= 200,
+        "{} removals in a hundred lives",
+        statistics.removal_rate()
+    );
 }

@@ -36,8 +36,11 @@ fn value() -> impl Strategy<Value = Value> {
     ];
     leaf.prop_map(|kind| Value { kind }).prop_recursive(4, 16, 3, |inner| {
         let list = vec(inner.clone(), 0..3).prop_map(|values| Kind::ListValue(ListValue { values }));
-        let fields = vec((text(), inner), 0..3)
-            .prop_map(|fields| Kind::StructValue(Struct { fields: fields.into_iter().collect() }));
+        let fields = vec((text(), inner), 0..3).prop_map(|fields| {
+            Kind::StructValue(Struct {
+                fields: fields.into_iter().collect(),
+            })
+        });
         prop_oneof![list, fields].prop_map(|kind| Value { kind: Some(kind) })
     })
 }
@@ -49,10 +52,16 @@ fn full_node() -> impl Strategy<Value = Option<FullNode>> {
         |(id, cluster, locality, fields, client_features, name)| FullNode {
             id,
             cluster,
-            metadata: Some(Struct { fields: fields.into_iter().collect() }),
+            metadata: Some(Struct {
+                fields: fields.into_iter().collect(),
+            }),
             locality: locality.map(|(region, zone, sub_zone)| Locality { region, zone, sub_zone }),
             // What is only passed over: most of a real Envoy's node.
-            extensions: vec![Extension { name: name.clone(), category: "c".to_owned(), ..Extension::default() }],
+            extensions: vec![Extension {
+                name: name.clone(),
+                category: "c".to_owned(),
+                ..Extension::default()
+            }],
             user_agent_name: name,
             client_features,
             ..FullNode::default()
@@ -62,13 +71,24 @@ fn full_node() -> impl Strategy<Value = Option<FullNode>> {
 }
 
 fn status() -> impl Strategy<Value = Option<Status>> {
-    let details = vec![Any { type_url: "t".to_owned(), value: vec![1, 2, 3] }];
-    proptest::option::of((prop_oneof![0..17_i32, any::<i32>()], text()))
-        .prop_map(move |status| status.map(|(code, message)| Status { code, message, details: details.clone() }))
+    let details = vec![Any {
+        type_url: "t".to_owned(),
+        value: vec![1, 2, 3],
+    }];
+    proptest::option::of((prop_oneof![0..17_i32, any::<i32>()], text())).prop_map(move |status| {
+        status.map(|(code, message)| Status {
+            code,
+            message,
+            details: details.clone(),
+        })
+    })
 }
 
 fn locators(names: Vec<String>) -> Vec<pb::ResourceLocator> {
-    let locator = |name| pb::ResourceLocator { name, dynamic_parameters: [("k".to_owned(), "v".to_owned())].into() };
+    let locator = |name| pb::ResourceLocator {
+        name,
+        dynamic_parameters: [("k".to_owned(), "v".to_owned())].into(),
+    };
     names.into_iter().map(locator).collect()
 }
 
@@ -88,21 +108,30 @@ fn sotw_request() -> impl Strategy<Value = pb::DiscoveryRequest> {
 
 fn delta_request() -> impl Strategy<Value = pb::DeltaDiscoveryRequest> {
     let versions = vec((text(), text()), 0..3);
-    (full_node(), (text(), text()), texts(), texts(), versions, status(), (texts(), texts())).prop_map(
-        |(node, (type_url, response_nonce), subscribe, unsubscribe, versions, error_detail, (add, remove))| {
-            pb::DeltaDiscoveryRequest {
-                node,
-                type_url,
-                response_nonce,
-                resource_names_subscribe: subscribe,
-                resource_names_unsubscribe: unsubscribe,
-                initial_resource_versions: versions.into_iter().collect(),
-                error_detail,
-                resource_locators_subscribe: locators(add),
-                resource_locators_unsubscribe: locators(remove),
-            }
-        },
+    (
+        full_node(),
+        (text(), text()),
+        texts(),
+        texts(),
+        versions,
+        status(),
+        (texts(), texts()),
     )
+        .prop_map(
+            |(node, (type_url, response_nonce), subscribe, unsubscribe, versions, error_detail, (add, remove))| {
+                pb::DeltaDiscoveryRequest {
+                    node,
+                    type_url,
+                    response_nonce,
+                    resource_names_subscribe: subscribe,
+                    resource_names_unsubscribe: unsubscribe,
+                    initial_resource_versions: versions.into_iter().collect(),
+                    error_detail,
+                    resource_locators_subscribe: locators(add),
+                    resource_locators_unsubscribe: locators(remove),
+                }
+            },
+        )
 }
 
 /// One thing that may happen to bytes on their way.
@@ -176,7 +205,13 @@ fn sorted(names: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
 
 fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
     let bytes = Bytes::copy_from_slice(bytes);
-    let Request { node, type_url, nonce, refusal, mut lists } = match variant {
+    let Request {
+        node,
+        type_url,
+        nonce,
+        refusal,
+        mut lists,
+    } = match variant {
         Variant::Sotw => sotw::decode(&bytes, std::iter::empty())?,
         Variant::Delta => delta::decode(&bytes)?,
     };
@@ -239,7 +274,10 @@ fn read_in_full(variant: Variant, bytes: &[u8]) -> Result<(Read, Option<FullNode
                 refusal: refusal(request.error_detail),
                 version: String::new(),
                 names: joined(request.resource_names_subscribe, request.resource_locators_subscribe),
-                unsubscribed: joined(request.resource_names_unsubscribe, request.resource_locators_unsubscribe),
+                unsubscribed: joined(
+                    request.resource_names_unsubscribe,
+                    request.resource_locators_unsubscribe,
+                ),
                 versions: request.initial_resource_versions.into_iter().collect(),
             };
             (read, request.node)
@@ -267,7 +305,11 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u32, WireType, &[u8])>> {
 /// a map (parameters of a locator: field 2, of a node: field 12; versions: field 5) for one whatever its wire type.
 fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
     let Some(request) = fields(bytes) else { return false };
-    let (node, locators) = if variant == Variant::Sotw { (2, 7..=7) } else { (1, 8..=9) };
+    let (node, locators) = if variant == Variant::Sotw {
+        (2, 7..=7)
+    } else {
+        (1, 8..=9)
+    };
     let has_maps = |content: &[u8], map: u32| {
         let of_map =
             |(tag, wire_type, _): &(u32, WireType, &[u8])| *tag != map || *wire_type == WireType::LengthDelimited;
@@ -285,7 +327,9 @@ fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
 /// What decodes in full decodes here and reads the same. What does not may decode, because less of it is looked at.
 fn check_decoding(variant: Variant, bytes: &[u8]) -> Result<(), TestCaseError> {
     let slim = read(variant, bytes);
-    let Ok((expected, full_node)) = read_in_full(variant, bytes) else { return Ok(()) };
+    let Ok((expected, full_node)) = read_in_full(variant, bytes) else {
+        return Ok(());
+    };
     if !is_comparable(variant, bytes) {
         return Ok(());
     }
@@ -298,7 +342,10 @@ fn check_decoding(variant: Variant, bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(cases)
+    }
 }
 
 proptest! {
@@ -334,12 +381,18 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 #[test]
 fn the_largest_requests_cost_no_more_than_their_size() {
     let node = field(1, b"n1");
-    let types = [field(4, CLUSTER.type_url().as_bytes()), field(2, CLUSTER.type_url().as_bytes())];
+    let types = [
+        field(4, CLUSTER.type_url().as_bytes()),
+        field(2, CLUSTER.type_url().as_bytes()),
+    ];
     let numbered = |number: u8, prefix: &str| {
-        (0..20_000).flat_map(|at| field(number, format!("{prefix}{at}").as_bytes())).collect::<Vec<u8>>()
+        (0..20_000)
+            .flat_map(|at| field(number, format!("{prefix}{at}").as_bytes()))
+            .collect::<Vec<u8>>()
     };
-    let entries: Vec<u8> =
-        (0..20_000).flat_map(|at| field(5, &[field(1, at.to_string().as_bytes()), field(2, b"v")].concat())).collect();
+    let entries: Vec<u8> = (0..20_000)
+        .flat_map(|at| field(5, &[field(1, at.to_string().as_bytes()), field(2, b"v")].concat()))
+        .collect();
     // Struct { fields { "k": [[[…]]] } }
     let deep = (0..90).fold(Vec::new(), |inner, _| field(6, &field(1, &inner)));
     let wide = field(6, &field(1, &[]).repeat(60_000));
@@ -350,7 +403,11 @@ fn the_largest_requests_cost_no_more_than_their_size() {
         ("empty names", node.clone(), [0x1a, 0].repeat(200_000)),
         ("xdstp names", node.clone(), numbered(3, "xdstp://a/t/x?b=1&a=")),
         ("versions", node.clone(), entries),
-        ("groups within groups", node.clone(), [vec![0x7b; 50], vec![0x7c; 50]].concat().repeat(2_000)),
+        (
+            "groups within groups",
+            node.clone(),
+            [vec![0x7b; 50], vec![0x7c; 50]].concat().repeat(2_000),
+        ),
         ("deep metadata", with_node(&metadata(&deep)), Vec::new()),
         ("wide metadata", with_node(&metadata(&wide)), Vec::new()),
     ];
@@ -368,7 +425,11 @@ fn the_largest_requests_cost_no_more_than_their_size() {
                     assert!(what.starts_with("deep") || what.starts_with("versions"), "{what}");
                 }
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "{what}: {:?}", started.elapsed());
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{what}: {:?}",
+                started.elapsed()
+            );
         }
     }
 }
@@ -385,14 +446,27 @@ fn more_than_anybody_should_ask_for_ends_the_stream_with_its_number() {
             .map(|_| ())
             .map_err(|error| (error.code(), error.to_string()))
     };
-    let globs = |count| (0..count).flat_map(|at| field(3, format!("xdstp://a/t/{at}/*").as_bytes())).collect();
+    let globs = |count| {
+        (0..count)
+            .flat_map(|at| field(3, format!("xdstp://a/t/{at}/*").as_bytes()))
+            .collect()
+    };
     let exhausted = |sentence: &str| Err((Code::ResourceExhausted, sentence.to_owned()));
     assert_eq!(asked(globs(1000)), Ok(()));
-    assert_eq!(asked(globs(1001)), exhausted("the stream asks for 1001 globs of a type, expected 1000 at most"));
+    assert_eq!(
+        asked(globs(1001)),
+        exhausted("the stream asks for 1001 globs of a type, expected 1000 at most")
+    );
     let names = [0x1a, 0].repeat(1_000_000);
-    assert_eq!(asked(names), exhausted("the request has 1000002 entries, expected 1000000 at most"));
+    assert_eq!(
+        asked(names),
+        exhausted("the request has 1000002 entries, expected 1000000 at most")
+    );
     let large = field(2, &vec![0; 1_048_577]);
-    assert_eq!(asked(large), exhausted("the node has 1048577 bytes, expected 1048576 at most"));
+    assert_eq!(
+        asked(large),
+        exhausted("the node has 1048577 bytes, expected 1048576 at most")
+    );
     let long = field(2, &field(1, &[b'n'; 1025]));
     let sentence = "node.id has 1025 bytes, expected 1024 at most";
     assert_eq!(asked(long), Err((Code::InvalidArgument, sentence.to_owned())));
@@ -447,8 +521,20 @@ fn type_url() -> impl Strategy<Value = &'static str> {
     ]
 }
 
-const NAMES: [&str; 12] =
-    ["A", "B", "S", "L", "r1", "r1/a.com", "r1/", "*", "", "xdstp://a/t/*", "xdstp://a/t/x?b=1&a=2", "xdstp://a/t/x"];
+const NAMES: [&str; 12] = [
+    "A",
+    "B",
+    "S",
+    "L",
+    "r1",
+    "r1/a.com",
+    "r1/",
+    "*",
+    "",
+    "xdstp://a/t/*",
+    "xdstp://a/t/x?b=1&a=2",
+    "xdstp://a/t/x",
+];
 
 /// The longest name that anybody asks for here.
 const LONGEST: usize = 5000;
@@ -481,19 +567,31 @@ fn asking() -> impl Strategy<Value = Asking> {
     let version = move || prop_oneof![Just(known.clone()), ".{0,5}"];
     let refused = proptest::option::weighted(0.2, prop_oneof![Just("A is bad".to_owned()), Just("w".repeat(20_000))]);
     let initial = vec((select(&NAMES[..]).prop_map(str::to_owned), version()), 0..3);
-    let lists = (vec(name(), 0..4), prop_oneof![3 => Just(Vec::new()), 1 => vec(name(), 0..4)]);
-    (node, type_url(), lists, nonce, refused, proptest::option::weighted(0.2, version()), initial).prop_map(
-        |(node, type_url, (names, unsubscribed), nonce, refused, version, initial)| Asking {
-            node,
-            type_url,
-            names,
-            unsubscribed,
-            nonce,
-            refused,
-            version,
-            initial,
-        },
+    let lists = (
+        vec(name(), 0..4),
+        prop_oneof![3 => Just(Vec::new()), 1 => vec(name(), 0..4)],
+    );
+    (
+        node,
+        type_url(),
+        lists,
+        nonce,
+        refused,
+        proptest::option::weighted(0.2, version()),
+        initial,
     )
+        .prop_map(
+            |(node, type_url, (names, unsubscribed), nonce, refused, version, initial)| Asking {
+                node,
+                type_url,
+                names,
+                unsubscribed,
+                nonce,
+                refused,
+                version,
+                initial,
+            },
+        )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -520,7 +618,12 @@ struct Anything {
 
 impl Anything {
     fn new(variant: Variant) -> Self {
-        Self { client: Client::new(variant), nonces: Vec::new(), seen: HashSet::new(), asked: BTreeSet::new() }
+        Self {
+            client: Client::new(variant),
+            nonces: Vec::new(),
+            seen: HashSet::new(),
+            asked: BTreeSet::new(),
+        }
     }
 
     fn bytes(&mut self, asking: Asking) -> Vec<u8> {
@@ -538,11 +641,20 @@ impl Anything {
         let [node, type_url, names, response_nonce, error_detail] = numbers;
         // Mostly a stream begins with its node: without, it is over.
         let first = self.client.session.node().is_none().then_some(&b"\x0a\x02n1"[..]);
-        let mut bytes = asking.node.or(first).map(|content| field(node, content)).unwrap_or_default();
+        let mut bytes = asking
+            .node
+            .or(first)
+            .map(|content| field(node, content))
+            .unwrap_or_default();
         bytes.extend(field(type_url, asking.type_url.as_bytes()));
         bytes.extend(asking.names.iter().flat_map(|name| field(names, name)));
         bytes.extend(field(response_nonce, nonce.as_bytes()));
-        bytes.extend(asking.refused.iter().flat_map(|words| field(error_detail, &field(2, words.as_bytes()))));
+        bytes.extend(
+            asking
+                .refused
+                .iter()
+                .flat_map(|words| field(error_detail, &field(2, words.as_bytes()))),
+        );
         if sotw {
             bytes.extend(asking.version.iter().flat_map(|version| field(1, version.as_bytes())));
         } else {
@@ -559,7 +671,11 @@ impl Anything {
     /// Take responses, and hold each against what is always so. Gives how many there were.
     fn take(&mut self, most: usize) -> Result<usize, TestCaseError> {
         for taken in 0..most {
-            let Some(response) = self.client.session.next_response(&self.client.snapshot, self.client.now) else {
+            let Some(response) = self
+                .client
+                .session
+                .next_response(&self.client.snapshot, self.client.now)
+            else {
                 return Ok(taken);
             };
             let bytes = [response.head, response.blocks.pieces().concat()].concat();
@@ -647,12 +763,23 @@ fn check_session(variant: Variant, steps: Vec<Step>) -> Result<usize, TestCaseEr
             anything.take(1)?;
         }
         match anything.client.session.on_request(bytes.into(), anything.client.now) {
-            Ok(Outcome { answer: Some(Answer { verdict: Verdict::Refused { message, .. }, .. }), .. }) => {
+            Ok(Outcome {
+                answer:
+                    Some(Answer {
+                        verdict: Verdict::Refused { message, .. },
+                        ..
+                    }),
+                ..
+            }) => {
                 prop_assert!(message.len() <= 16 * 1024, "{} bytes of words", message.len());
             }
             Ok(_) => {}
             Err(error) => {
-                prop_assert!(matches!(error.code(), Code::InvalidArgument | Code::ResourceExhausted), "{}", error);
+                prop_assert!(
+                    matches!(error.code(), Code::InvalidArgument | Code::ResourceExhausted),
+                    "{}",
+                    error
+                );
                 return Ok(anything.nonces.len());
             }
         }
@@ -671,7 +798,11 @@ fn check_sessions(variant: Variant) {
     });
     lives.unwrap_or_else(|failure| panic!("{failure}"));
     println!("{} responses in {LIVES} lives", responses.get());
-    assert!(responses.get() > 2 * LIVES as usize, "{} responses in {LIVES} lives", responses.get());
+    assert!(
+        responses.get() > 2 * LIVES as usize,
+        "{} responses in {LIVES} lives",
+        responses.get()
+    );
 }
 
 #[test]

@@ -89,7 +89,11 @@ fn what_is_back_while_something_that_uses_it_is_told_waits_anew() {
     assert_eq!(again.short(), "CDS[A@2]");
     client.commit(&[(ENDPOINT, "A", None)]);
     let endpoints = client.all();
-    assert_eq!(endpoints.iter().map(Said::short).collect::<Vec<_>>(), ["EDS[A@1]"], "which the client has");
+    assert_eq!(
+        endpoints.iter().map(Said::short).collect::<Vec<_>>(),
+        ["EDS[A@1]"],
+        "which the client has"
+    );
     client.ack(&endpoints[0], &[]);
     assert_eq!(client.says(), [""; 0]);
     assert_eq!(client.ack(&again, &[]).says(), ["EDS[-A]"]);
@@ -120,7 +124,10 @@ fn a_wildcard_that_is_given_up_before_it_is_answered_is_not_answered() {
     client.ack(&named, &[]);
     client.commit(&[(CLUSTER, "A", None), (ROUTE, "r1", Some(2))]);
     assert_eq!(client.says(), ["RDS[r1@2]"]);
-    assert_eq!(client.delta(CLUSTER, &["*"], &[]).delta(CLUSTER, &[], &["*"]).says(), [""; 0]);
+    assert_eq!(
+        client.delta(CLUSTER, &["*"], &[]).delta(CLUSTER, &[], &["*"]).says(),
+        [""; 0]
+    );
 }
 
 // AD-03, decision 5
@@ -146,9 +153,15 @@ fn what_comes_back_before_it_is_removed_waits_for_its_clusters_too() {
     use crate::resource::parts::Part;
     let mut client = settled(Variant::Delta);
     let route = |content: u8, cluster: &str| {
-        let part = Part { revision: i64::from(content), upstreams: [Arc::from(cluster)].into() };
+        let part = Part {
+            revision: i64::from(content),
+            upstreams: [Arc::from(cluster)].into(),
+        };
         let parts = std::iter::once((DocumentKey::new(Kind::Routes, "r1"), part)).collect();
-        Resource { parts: Some(Arc::new(parts)), ..Resource::new("r1", body("r1", content), Vec::new()) }
+        Resource {
+            parts: Some(Arc::new(parts)),
+            ..Resource::new("r1", body("r1", content), Vec::new())
+        }
     };
     client.serve(ROUTE, route(2, "A"));
     let said = client.all().remove(0);

@@ -11,7 +11,14 @@ fn rested(variant: Variant) -> Client {
             Variant::Sotw => client.sotw(resource_type, names),
         };
         for said in client.all() {
-            client.ack(&said, if said.resource_type == resource_type { names } else { &[] });
+            client.ack(
+                &said,
+                if said.resource_type == resource_type {
+                    names
+                } else {
+                    &[]
+                },
+            );
         }
     }
     assert!(client.all().is_empty());
@@ -29,7 +36,10 @@ fn an_acknowledged_change_leaves_a_stream_at_rest() {
         assert!(client.session.rest.is_some(), "{variant:?}: sent");
         client.ack(&said[0], &["A", "B"]);
         assert!(client.session.rest.is_some(), "{variant:?}: acknowledged");
-        assert_eq!((client.session.deadline(), client.session.conditions()), (None, Conditions::default()));
+        assert_eq!(
+            (client.session.deadline(), client.session.conditions()),
+            (None, Conditions::default())
+        );
         assert!(client.all().is_empty());
     }
 }
@@ -56,7 +66,11 @@ fn a_refusal_a_question_and_another_node_wake_it() {
 fn what_waits_and_what_follows_is_not_at_rest() {
     let mut client = rested(Variant::Delta);
     client.commit(&[(CLUSTER, "B", None), (LISTENER, "L", Some(2))]);
-    assert_eq!(client.says(), ["LDS[L@2]"], "the removal waits for the listener's answer");
+    assert_eq!(
+        client.says(),
+        ["LDS[L@2]"],
+        "the removal waits for the listener's answer"
+    );
     assert!(client.session.rest.is_none() && client.session.deadline().is_some());
 }
 
@@ -72,7 +86,10 @@ fn one_at_rest_that_answers_nothing_about_clusters_is_looked_at_in_time() {
     );
     client.ack(&said[1], &[]);
     assert!(client.all().is_empty());
-    let look_at = client.session.deadline().expect("an answer about clusters may be long in coming");
+    let look_at = client
+        .session
+        .deadline()
+        .expect("an answer about clusters may be long in coming");
     assert!(client.session.rest.is_some() && look_at > client.now);
     client.now = look_at;
     assert!(client.all().is_empty());

@@ -3,9 +3,15 @@
 use super::*;
 
 fn refuse(client: &mut Client, said: &Said, words: &str) -> Vec<String> {
-    let status = Status { code: 13, message: words.to_owned(), details: vec![] };
+    let status = Status {
+        code: 13,
+        message: words.to_owned(),
+        details: vec![],
+    };
     let answer = client.answer(said, &[], Some(status)).answer.expect("an answer");
-    let Verdict::Refused { suspects, .. } = answer.verdict else { panic!("not refused") };
+    let Verdict::Refused { suspects, .. } = answer.verdict else {
+        panic!("not refused")
+    };
     suspects.iter().map(|suspect| suspect.resource.to_string()).collect()
 }
 
@@ -86,8 +92,15 @@ fn clusters_without_an_answer_for_twenty_seconds_raise_an_alarm() {
         // The operator's removal goes at once, though the route that changes with it has no answer.
         client.commit(&[(CLUSTER, "Z", None), (CLUSTER, "A", None), (ROUTE, "r1", Some(2))]);
         let gone = client.all();
-        let clusters = if variant == Variant::Sotw { "CDS[A@1,B@1,S@1]" } else { "CDS[-Z]" };
-        assert_eq!(gone.iter().map(Said::short).collect::<Vec<_>>(), [clusters, "RDS[r1@2]"]);
+        let clusters = if variant == Variant::Sotw {
+            "CDS[A@1,B@1,S@1]"
+        } else {
+            "CDS[-Z]"
+        };
+        assert_eq!(
+            gone.iter().map(Said::short).collect::<Vec<_>>(),
+            [clusters, "RDS[r1@2]"]
+        );
         client.ack(&gone[0], &[]);
         assert_eq!(client.says(), [""; 0]);
         assert!(!client.session.conditions().clusters_unacknowledged);
@@ -100,7 +113,11 @@ fn words_of_a_half_built_cluster_raise_the_alarm_at_once() {
     let mut client = settled(Variant::Delta);
     client.commit(&[(CLUSTER, "Z", Some(1))]);
     let said = client.all().remove(0);
-    refuse(&mut client, &said, "Error adding/updating cluster(s) Z: The table size of maglev must be prime number");
+    refuse(
+        &mut client,
+        &said,
+        "Error adding/updating cluster(s) Z: The table size of maglev must be prime number",
+    );
     assert!(client.session.conditions().clusters_unacknowledged);
     client.commit(&[(CLUSTER, "Z", None), (ROUTE, "r1", Some(2))]);
     let gone = client.all();
@@ -133,12 +150,18 @@ fn a_reconnect_with_everything_current_says_so() {
     client.delta_with(LISTENER, &[], &[], &[("L", 1)]);
     client.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
     assert_eq!(client.says(), [""; 0]);
-    let mut confirmed: Vec<_> = std::iter::from_fn(|| client.session.confirmed()).map(|(of_type, _)| of_type).collect();
+    let mut confirmed: Vec<_> = std::iter::from_fn(|| client.session.confirmed())
+        .map(|(of_type, _)| of_type)
+        .collect();
     confirmed.sort_unstable();
     assert_eq!(confirmed, [CLUSTER, LISTENER, ROUTE]);
     client.now = client.session.deadline().expect("a greeting");
     assert_eq!(client.says(), ["CDS[]"]);
-    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(20)), "its answer is looked for");
+    assert_eq!(
+        client.session.deadline(),
+        Some(client.now + Duration::from_secs(20)),
+        "its answer is looked for"
+    );
     // And what came before needs no ACK to be known: a route that moves to a known cluster does not wait.
     client.delta_with(ENDPOINT, &["A"], &[], &[("A", 1)]);
     assert_eq!(client.says(), ["EDS[A@1]"]);

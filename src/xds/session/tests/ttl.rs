@@ -26,7 +26,10 @@ fn a_resource_with_a_time_to_live_is_repeated_within_half_of_it() {
     let mut client = client(Variant::Delta);
     client.serve(CLUSTER, timed("T", 1));
     let said = client.delta(CLUSTER, &[], &[]).all().remove(0);
-    assert_eq!((said.short().as_str(), &*said.ttl), ("CDS[A@1,B@1,S@1,T@1]", &[("T".to_owned(), 3000)][..]));
+    assert_eq!(
+        (said.short().as_str(), &*said.ttl),
+        ("CDS[A@1,B@1,S@1,T@1]", &[("T".to_owned(), 3000)][..])
+    );
     client.ack(&said, &[]);
     for _ in 0..3 {
         let said = later(&mut client);
@@ -37,7 +40,11 @@ fn a_resource_with_a_time_to_live_is_repeated_within_half_of_it() {
     assert_eq!(client.says(), [""; 0]);
     client.commit(&[(CLUSTER, "T", Some(1))]);
     let said = client.all().remove(0);
-    assert_eq!((said.short().as_str(), said.ttl.len()), ("CDS[T@1]", 0), "without it, told again");
+    assert_eq!(
+        (said.short().as_str(), said.ttl.len()),
+        ("CDS[T@1]", 0),
+        "without it, told again"
+    );
     assert_eq!(client.session.deadline(), None);
 }
 
@@ -59,7 +66,11 @@ fn a_body_is_left_out_only_when_it_was_acknowledged_and_not_refused_since() {
     client.serve(CLUSTER, timed("T", 2));
     let changed = client.all().remove(0);
     assert_eq!(changed.short(), "CDS[T@2]");
-    assert_eq!(short(&later(&mut client)), ["CDS[T@2]"], "another version was acknowledged");
+    assert_eq!(
+        short(&later(&mut client)),
+        ["CDS[T@2]"],
+        "another version was acknowledged"
+    );
     client.ack(&changed, &[]);
     assert_eq!(short(&later(&mut client)), ["CDS[~T]"]);
 }
@@ -92,7 +103,10 @@ fn what_a_client_reports_and_what_is_held_is_repeated() {
 // SW-30, F-18
 #[test]
 fn other_types_have_no_time_to_live() {
-    for of_type in ResourceType::ALL.into_iter().filter(|of_type| !matches!(*of_type, CLUSTER | LISTENER)) {
+    for of_type in ResourceType::ALL
+        .into_iter()
+        .filter(|of_type| !matches!(*of_type, CLUSTER | LISTENER))
+    {
         for variant in [Variant::Sotw, Variant::Delta] {
             let mut client = client(variant);
             client.node.client_features = vec!["xds.config.resource-in-sotw".to_owned()];
@@ -103,7 +117,11 @@ fn other_types_have_no_time_to_live() {
             };
             let said = client.all();
             assert!(said.iter().all(|said| said.ttl.is_empty()), "{of_type}");
-            assert_eq!(client.session.deadline().filter(|_| variant == Variant::Sotw), None, "{of_type}");
+            assert_eq!(
+                client.session.deadline().filter(|_| variant == Variant::Sotw),
+                None,
+                "{of_type}"
+            );
         }
     }
 }
@@ -116,10 +134,16 @@ fn sotw_clients_that_take_wrappers_get_the_whole_set_again_and_others_bare_resou
         client.node.client_features = vec![feature.to_owned()];
         client.serve(CLUSTER, timed("T", 1));
         let said = client.sotw(CLUSTER, &[]).all().remove(0);
-        assert_eq!((said.short().as_str(), &*said.ttl), ("CDS[A@1,B@1,S@1,T@1]", &[("T".to_owned(), 3000)][..]));
+        assert_eq!(
+            (said.short().as_str(), &*said.ttl),
+            ("CDS[A@1,B@1,S@1,T@1]", &[("T".to_owned(), 3000)][..])
+        );
         client.ack(&said, &[]);
         let again = later(&mut client).remove(0);
-        assert_eq!((again.resources, again.ttl, again.version), (said.resources, said.ttl, said.version));
+        assert_eq!(
+            (again.resources, again.ttl, again.version),
+            (said.resources, said.ttl, said.version)
+        );
     }
     let mut client = client(Variant::Sotw);
     client.serve(CLUSTER, timed("T", 1));

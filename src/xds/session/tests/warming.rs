@@ -11,18 +11,31 @@ fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str]
         .iter()
         .map(|(name, content, clusters)| {
             let upstreams = clusters.iter().map(|cluster| Arc::from(*cluster)).collect();
-            let part = Part { revision: i64::from(*content), upstreams };
+            let part = Part {
+                revision: i64::from(*content),
+                upstreams,
+            };
             let key = DocumentKey::new(Kind::Routes, *name);
             let parts = Some(Arc::new(std::iter::once((key.clone(), part)).collect()));
-            let resource = Resource { parts, ..Resource::new(*name, body(name, *content), vec![key]) };
+            let resource = Resource {
+                parts,
+                ..Resource::new(*name, body(name, *content), vec![key])
+            };
             let name = Arc::from(*name);
-            ResourceChange { group: "default".into(), resource_type: ROUTE, name, resource: Some(Arc::new(resource)) }
+            ResourceChange {
+                group: "default".into(),
+                resource_type: ROUTE,
+                name,
+                resource: Some(Arc::new(resource)),
+            }
         })
         .collect();
     resources.sort_by(|one, other| one.name.cmp(&other.name));
     let mut difference = difference(commit);
     difference.resources.extend(resources);
-    difference.resources.sort_by(|one, other| (one.resource_type, &one.name).cmp(&(other.resource_type, &other.name)));
+    difference
+        .resources
+        .sort_by(|one, other| (one.resource_type, &one.name).cmp(&(other.resource_type, &other.name)));
     client.snapshot = before.next(&difference, Facts::after(&before));
 }
 
@@ -30,9 +43,12 @@ fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str]
 fn settled(variant: Variant) -> Client {
     let mut client = client(variant);
     publish(&mut client, &[], &[("r1", 1, &["A"]), ("r2", 1, &["A"])]);
-    for (of_type, names) in
-        [(CLUSTER, &[] as &[&str]), (ENDPOINT, &["A", "B"]), (LISTENER, &[]), (ROUTE, &["r1", "r2"])]
-    {
+    for (of_type, names) in [
+        (CLUSTER, &[] as &[&str]),
+        (ENDPOINT, &["A", "B"]),
+        (LISTENER, &[]),
+        (ROUTE, &["r1", "r2"]),
+    ] {
         match variant {
             Variant::Sotw => client.sotw(of_type, names),
             Variant::Delta => client.delta(of_type, names, &[]),
@@ -57,12 +73,25 @@ fn names_of(said: &Said) -> &'static [&'static str] {
 fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
     for variant in BOTH {
         let mut client = settled(variant);
-        let new = [(CLUSTER, "N", Some(1)), (CLUSTER, "A", None), (ENDPOINT, "B", Some(2)), (LISTENER, "L", Some(2))];
+        let new = [
+            (CLUSTER, "N", Some(1)),
+            (CLUSTER, "A", None),
+            (ENDPOINT, "B", Some(2)),
+            (LISTENER, "L", Some(2)),
+        ];
         publish(&mut client, &new, &[("r1", 2, &["N"]), ("r2", 2, &["A"])]);
         let said = client.all();
         let short: Vec<_> = said.iter().map(Said::short).collect();
-        let clusters = if variant == Variant::Sotw { "CDS[A@1,B@1,N@1,S@1]" } else { "CDS[N@1]" };
-        assert_eq!(short, [clusters, "EDS[B@2]", "LDS[L@2]", "RDS[r2@2]"], "nothing else waits");
+        let clusters = if variant == Variant::Sotw {
+            "CDS[A@1,B@1,N@1,S@1]"
+        } else {
+            "CDS[N@1]"
+        };
+        assert_eq!(
+            short,
+            [clusters, "EDS[B@2]", "LDS[L@2]", "RDS[r2@2]"],
+            "nothing else waits"
+        );
         for said in &said[1..] {
             client.ack(said, names_of(said));
         }
@@ -71,7 +100,14 @@ fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
         assert_eq!(routes[0].short(), "RDS[r1@2]", "before the cluster goes");
         assert_eq!(routes.len(), 1);
         let gone = client.ack(&routes[0], names_of(&routes[0])).says();
-        assert_eq!(gone, [if variant == Variant::Sotw { "CDS[B@1,N@1,S@1]" } else { "CDS[-A]" }]);
+        assert_eq!(
+            gone,
+            [if variant == Variant::Sotw {
+                "CDS[B@1,N@1,S@1]"
+            } else {
+                "CDS[-A]"
+            }]
+        );
     }
 }
 
@@ -112,9 +148,16 @@ fn only_what_is_newly_named_is_waited_for() {
         let mut client = settled(variant);
         publish(&mut client, &[(CLUSTER, "A", Some(2))], &[("r1", 2, &["A"])]);
         let said = client.says();
-        assert_eq!(said.last().map(String::as_str), Some("RDS[r1@2]"), "the cluster it had serves on: {said:?}");
+        assert_eq!(
+            said.last().map(String::as_str),
+            Some("RDS[r1@2]"),
+            "the cluster it had serves on: {said:?}"
+        );
         publish(&mut client, &[(CLUSTER, "B", Some(2))], &[("r1", 3, &["A", "B"])]);
-        assert!(!client.says().iter().any(|said| said.starts_with("RDS")), "a cluster that changed is warmed anew");
+        assert!(
+            !client.says().iter().any(|said| said.starts_with("RDS")),
+            "a cluster that changed is warmed anew"
+        );
     }
 }
 
@@ -122,15 +165,25 @@ fn only_what_is_newly_named_is_waited_for() {
 fn who_asks_is_answered_and_a_first_answer_does_not_wait() {
     for variant in BOTH {
         let mut client = settled(variant);
-        publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"]), ("r3", 1, &["N"])]);
+        publish(
+            &mut client,
+            &[(CLUSTER, "N", Some(1))],
+            &[("r1", 2, &["N"]), ("r3", 1, &["N"])],
+        );
         client.all();
         let said = match variant {
-            Variant::Sotw => client.sotw(ROUTE, &["r2", "r3"]).sotw(ROUTE, &["r1", "r2", "r3"]).says(),
+            Variant::Sotw => client
+                .sotw(ROUTE, &["r2", "r3"])
+                .sotw(ROUTE, &["r1", "r2", "r3"])
+                .says(),
             Variant::Delta => client.delta(ROUTE, &["r1", "r3"], &[]).says(),
         };
         assert_eq!(said, ["RDS[r1@2,r3@1]"]);
         let far = client.now + Duration::from_secs(6);
-        assert!(client.session.deadline().is_none_or(|deadline| deadline > far), "what was answered does not wait");
+        assert!(
+            client.session.deadline().is_none_or(|deadline| deadline > far),
+            "what was answered does not wait"
+        );
     }
     let mut fresh = client(Variant::Delta);
     publish(&mut fresh, &[], &[("r1", 1, &["A"])]);
@@ -153,9 +206,16 @@ fn a_change_that_is_taken_back_is_none() {
 #[test]
 fn a_cluster_that_was_gone_and_never_removed_is_warm() {
     let mut client = settled(Variant::Delta);
-    publish(&mut client, &[(CLUSTER, "S", None), (CLUSTER, "B", Some(2))], &[("r1", 2, &["A"])]);
+    publish(
+        &mut client,
+        &[(CLUSTER, "S", None), (CLUSTER, "B", Some(2))],
+        &[("r1", 2, &["A"])],
+    );
     let said = client.all();
-    assert_eq!(said.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[B@2]", "EDS[B@1]", "RDS[r1@2]"]);
+    assert_eq!(
+        said.iter().map(Said::short).collect::<Vec<_>>(),
+        ["CDS[B@2]", "EDS[B@1]", "RDS[r1@2]"]
+    );
     publish(&mut client, &[(CLUSTER, "S", Some(1))], &[]);
     assert_eq!(client.says(), [""; 0], "it has it still");
     client.ack(&said[0], &[]);
@@ -166,11 +226,18 @@ fn a_cluster_that_was_gone_and_never_removed_is_warm() {
 #[test]
 fn the_version_says_what_was_sent() {
     let mut client = settled(Variant::Sotw);
-    publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"]), ("r2", 2, &["A"])]);
+    publish(
+        &mut client,
+        &[(CLUSTER, "N", Some(1))],
+        &[("r1", 2, &["N"]), ("r2", 2, &["A"])],
+    );
     let said = client.all();
     let first = said.last().expect("routes").clone();
     let second = client.ack(&said[0], &[]).all().remove(0);
-    assert_eq!((first.short(), second.short()), ("RDS[r2@2]".to_owned(), "RDS[r1@2]".to_owned()));
+    assert_eq!(
+        (first.short(), second.short()),
+        ("RDS[r2@2]".to_owned(), "RDS[r1@2]".to_owned())
+    );
     assert_ne!(first.version, second.version);
 }
 
@@ -178,7 +245,10 @@ fn the_version_says_what_was_sent() {
 #[test]
 fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
     let mut client = settled(Variant::Sotw);
-    let part = |cluster: &str| Part { revision: 1, upstreams: [Arc::from(cluster)].into() };
+    let part = |cluster: &str| Part {
+        revision: 1,
+        upstreams: [Arc::from(cluster)].into(),
+    };
     let listener = |content: u8, cluster: &str| {
         let key = DocumentKey::new(Kind::Listeners, "L");
         let parts = Some(Arc::new(std::iter::once((key, part(cluster))).collect()));
@@ -186,7 +256,10 @@ fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
             group: "default".into(),
             resource_type: LISTENER,
             name: "L".into(),
-            resource: Some(Arc::new(Resource { parts, ..Resource::new("L", body("L", content), Vec::new()) })),
+            resource: Some(Arc::new(Resource {
+                parts,
+                ..Resource::new("L", body("L", content), Vec::new())
+            })),
         }
     };
     let put = |client: &mut Client, change: ResourceChange, commit: Commit<'_>| {
@@ -208,7 +281,11 @@ fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
 /// A client that comes back with these clusters and with routes of before: what it is told before it answers anything.
 fn back(has: &[(&str, u8)]) -> (Client, Vec<Said>) {
     let mut client = client(Variant::Delta);
-    publish(&mut client, &[(CLUSTER, "N", Some(1)), (ENDPOINT, "N", Some(1))], &[("r1", 2, &["N"])]);
+    publish(
+        &mut client,
+        &[(CLUSTER, "N", Some(1)), (ENDPOINT, "N", Some(1))],
+        &[("r1", 2, &["N"])],
+    );
     client.delta_with(CLUSTER, &[], &[], has);
     client.delta_with(ENDPOINT, &["A"], &[], &[("A", 1)]);
     client.delta_with(LISTENER, &[], &[], &[("L", 1)]);
@@ -235,7 +312,11 @@ fn who_comes_back_gets_new_routes_once_new_clusters_are_warm() {
     assert_eq!(client.says(), ["RDS[r1@2]"], "five seconds at most");
 
     let (mut client, said) = back(&HAD);
-    assert_eq!(client.nack(&said[0], &[]).says(), ["RDS[r1@2]"], "a refusal is an answer");
+    assert_eq!(
+        client.nack(&said[0], &[]).says(),
+        ["RDS[r1@2]"],
+        "a refusal is an answer"
+    );
 }
 
 #[test]
@@ -244,7 +325,11 @@ fn who_lost_clusters_before_it_asked_for_routes_does_not_wait() {
     publish(&mut client, &[], &[("r1", 1, &["S"])]);
     client.delta_with(CLUSTER, &[], &[], &HAD);
     assert_eq!(client.says(), [""; 0]);
-    publish(&mut client, &[(CLUSTER, "N", Some(1)), (CLUSTER, "S", None)], &[("r1", 2, &["N"])]);
+    publish(
+        &mut client,
+        &[(CLUSTER, "N", Some(1)), (CLUSTER, "S", None)],
+        &[("r1", 2, &["N"])],
+    );
     assert_eq!(client.says(), ["CDS[N@1,-S]"]);
     client.delta_with(ROUTE, &["r1"], &[], &[("r1", 1)]);
     assert_eq!(client.says(), ["RDS[r1@2]"]);

@@ -188,7 +188,9 @@ pub(super) fn knows_wildcard(of: usize) -> bool {
 }
 
 fn bits(contents: &Contents) -> u8 {
-    (0..NAMES).filter(|name| contents[*name] != 0).fold(0, |all, name| all | 1 << name)
+    (0..NAMES)
+        .filter(|name| contents[*name] != 0)
+        .fold(0, |all, name| all | 1 << name)
 }
 
 fn each(mask: u8) -> impl Iterator<Item = usize> {
@@ -207,9 +209,17 @@ fn key(contents: &Contents) -> u64 {
 fn text(contents: &Contents, removed: u8) -> String {
     let resources = each(bits(contents)).map(|name| match contents[name] {
         EMPTY => format!("{}@empty", letter(name)),
-        content => format!("{}@{}{}", letter(name), content & !BAD, if content & BAD == 0 { "" } else { "!" }),
+        content => format!(
+            "{}@{}{}",
+            letter(name),
+            content & !BAD,
+            if content & BAD == 0 { "" } else { "!" }
+        ),
     });
-    resources.chain(each(removed).map(|name| format!("-{}", letter(name)))).collect::<Vec<_>>().join(",")
+    resources
+        .chain(each(removed).map(|name| format!("-{}", letter(name))))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 impl Type {
@@ -297,7 +307,11 @@ impl<'a> Client<'a> {
 
     /// Ask for something, answering nothing.
     pub(super) fn ask(&mut self, of: usize, edit: Edit) -> Checked {
-        let nonce = if self.delta() { String::new() } else { self.types[of].nonce.clone() };
+        let nonce = if self.delta() {
+            String::new()
+        } else {
+            self.types[of].nonce.clone()
+        };
         self.request(of, edit, nonce, false, None)
     }
 
@@ -307,7 +321,11 @@ impl<'a> Client<'a> {
         let nonce = match word % 4 {
             0 => "bogus".to_owned(),
             1 => self.previous_stream_nonce.clone(),
-            _ => own.older.get(word as usize / 4 % own.older.len().max(1)).cloned().unwrap_or_default(),
+            _ => own
+                .older
+                .get(word as usize / 4 % own.older.len().max(1))
+                .cloned()
+                .unwrap_or_default(),
         };
         self.request(of, edit, nonce, word & 64 != 0, None)
     }
@@ -318,7 +336,12 @@ impl<'a> Client<'a> {
         if first {
             self.types[of].ask_again(&mut edit);
         }
-        let mut asking = Asking { type_url: name_of(of).type_url(), nonce, refused, ..Asking::default() };
+        let mut asking = Asking {
+            type_url: name_of(of).type_url(),
+            nonce,
+            refused,
+            ..Asking::default()
+        };
         asking.node = (!self.introduced || self.types[of].responses % 4 == 1).then(|| self.cluster());
         self.introduced = true;
         self.opened_at = self.opened_at.or(Some(self.now));
@@ -329,7 +352,11 @@ impl<'a> Client<'a> {
         };
         self.note(|| format!("  {} <- {asking:?}", name_of(of)));
         let outcome = self.send(&asking)?;
-        ensure!(outcome.resource_type == Some(name_of(of)), "the outcome is of {:?}", outcome.resource_type);
+        ensure!(
+            outcome.resource_type == Some(name_of(of)),
+            "the outcome is of {:?}",
+            outcome.resource_type
+        );
         ensure!(
             outcome.resubscribed == (first || changed),
             "the outcome says {}, the subscription changed {changed}",
@@ -338,7 +365,9 @@ impl<'a> Client<'a> {
         self.check_answer(of, &asking, &outcome, answered.filter(|_| !first))?;
         let own = &self.types[of];
         let (wildcard, names) = self.session.subscription(name_of(of)).ok_or("no subscription")?;
-        let names = names.iter().filter_map(|name| super::world::of_letter(name.as_bytes()[0]));
+        let names = names
+            .iter()
+            .filter_map(|name| super::world::of_letter(name.as_bytes()[0]));
         let names = names.fold(0, |all, name| all | 1 << name);
         ensure!(
             (wildcard, names) == (own.wildcard, own.names),
@@ -351,7 +380,9 @@ impl<'a> Client<'a> {
 
     fn send(&mut self, asking: &Asking) -> Result<Outcome, String> {
         let bytes = if self.delta() { asking.delta() } else { asking.sotw() };
-        self.session.on_request(bytes.into(), self.now).map_err(|error| error.to_string())
+        self.session
+            .on_request(bytes.into(), self.now)
+            .map_err(|error| error.to_string())
     }
 
     fn cluster(&self) -> &'static str {
@@ -395,7 +426,10 @@ impl<'a> Client<'a> {
     /// The edits, and what they mean (DX-01 to DX-09, DX-12 to DX-15).
     fn write_delta(&mut self, of: usize, edit: Edit, first: bool, asking: &mut Asking) -> bool {
         asking.names = each(edit.names).map(letter).chain(edit.star.then_some("*")).collect();
-        asking.unsubscribed = each(edit.unnames).map(letter).chain(edit.unstar.then_some("*")).collect();
+        asking.unsubscribed = each(edit.unnames)
+            .map(letter)
+            .chain(edit.unstar.then_some("*"))
+            .collect();
         let own = &mut self.types[of];
         let (before, names_before) = (own.wildcard, own.names);
         let legacy = first && asking.names.is_empty() && asking.unsubscribed.is_empty();
@@ -463,13 +497,20 @@ impl<'a> Client<'a> {
         self.flush = None;
         let names: Vec<_> = ["q", "r"].into_iter().take(names).collect();
         let type_url = "type.googleapis.com/acme.Foo";
-        let mut asking = Asking { type_url, names, ..Asking::default() };
+        let mut asking = Asking {
+            type_url,
+            names,
+            ..Asking::default()
+        };
         asking.node = (!self.introduced).then(|| self.cluster());
         self.introduced = true;
         self.opened_at = self.opened_at.or(Some(self.now));
         self.note(|| format!("  {asking:?}"));
         let outcome = self.send(&asking)?;
-        ensure!(outcome.resource_type.is_none() && outcome.answer.is_none(), "GEN-05: {outcome:?}");
+        ensure!(
+            outcome.resource_type.is_none() && outcome.answer.is_none(),
+            "GEN-05: {outcome:?}"
+        );
         self.unserved += usize::from(self.delta());
         Ok(())
     }
@@ -497,7 +538,9 @@ impl<'a> Client<'a> {
                 own.apply(of, &skipped, full, None);
             }
         }
-        let Some(taken) = own.inbox.pop_front() else { return Ok(()) };
+        let Some(taken) = own.inbox.pop_front() else {
+            return Ok(());
+        };
         if matches!(reply, Reply::Ack) && taken.items.iter().any(|content| content & BAD != 0) {
             reply = Reply::Nack(Some(ALL_NAMES));
         }
@@ -507,7 +550,11 @@ impl<'a> Client<'a> {
         }
         own.apply(of, &taken, full, Some(reply));
         if of == CLUSTER {
-            let all = if own.inbox.is_empty() { self.clusters.0 } else { taken.all };
+            let all = if own.inbox.is_empty() {
+                self.clusters.0
+            } else {
+                taken.all
+            };
             self.clusters.1 = all.or(self.clusters.1);
         }
         if of == ENDPOINT {
@@ -532,10 +579,16 @@ impl<'a> Client<'a> {
     /// The session reports what the client did, and nothing that it did not do.
     fn check_answer(&self, of: usize, asking: &Asking, outcome: &Outcome, answered: Option<usize>) -> Checked {
         let Some(taken) = answered.and_then(|index| self.types[of].inbox.get(index)) else {
-            ensure!(outcome.answer.is_none(), "an answer is reported that was none: {:?}", outcome.answer);
+            ensure!(
+                outcome.answer.is_none(),
+                "an answer is reported that was none: {:?}",
+                outcome.answer
+            );
             return Ok(());
         };
-        let Some(answer) = &outcome.answer else { return Err("an answer is not reported".to_owned()) };
+        let Some(answer) = &outcome.answer else {
+            return Err("an answer is not reported".to_owned());
+        };
         ensure!(
             (&answer.nonce, answer.version) == (&taken.nonce, taken.version),
             "the answer to {} is reported as one to {}",
@@ -544,7 +597,9 @@ impl<'a> Client<'a> {
         );
         match &answer.verdict {
             Verdict::Acknowledged => ensure!(!asking.refused, "a NACK is reported as an ACK"),
-            Verdict::Refused { code, message, names, .. } => {
+            Verdict::Refused {
+                code, message, names, ..
+            } => {
                 ensure!(asking.refused, "GEN-15: an ACK is reported as a NACK");
                 ensure!((*code, &**message) == (13, "no"), "the words are {code} {message:?}");
                 let carried = each(bits(&taken.items)).count();
@@ -567,7 +622,11 @@ impl Type {
                 carried & good.unwrap_or(0) & !bad.fold(0, |all, name| all | 1 << name)
             }
         };
-        let gone = if full { bits(&self.applied) & !carried } else { taken.removed };
+        let gone = if full {
+            bits(&self.applied) & !carried
+        } else {
+            taken.removed
+        };
         if matches!(reply, Some(Reply::Nack(None))) {
             self.loose |= gone & bits(&self.applied);
         } else {
@@ -576,7 +635,11 @@ impl Type {
             self.unreported &= !gone;
         }
         for name in each(accepted & covered) {
-            self.applied[name] = if taken.items[name] == EMPTY { 0 } else { taken.items[name] };
+            self.applied[name] = if taken.items[name] == EMPTY {
+                0
+            } else {
+                taken.items[name]
+            };
         }
         match reply {
             None => self.reportable |= accepted,
@@ -628,12 +691,20 @@ impl Client<'_> {
             }
             let before = std::mem::take(own);
             // What was asked for is asked for again; what is not reported is forgotten by everybody else.
-            let unreported =
-                if self.variant == Variant::Sotw && before.version.is_empty() { ALL_NAMES } else { !before.reportable };
+            let unreported = if self.variant == Variant::Sotw && before.version.is_empty() {
+                ALL_NAMES
+            } else {
+                !before.reportable
+            };
             let loose = before.loose | bits(&before.applied) & unreported;
             let unreported = bits(&before.applied) & unreported;
-            *own =
-                Type { applied: before.applied, loose, unreported, reportable: before.reportable, ..Type::default() };
+            *own = Type {
+                applied: before.applied,
+                loose,
+                unreported,
+                reportable: before.reportable,
+                ..Type::default()
+            };
             own.version = before.version;
             own.versions = before.versions;
             own.wildcard = before.wildcard;
@@ -658,7 +729,10 @@ impl Client<'_> {
 
     fn snapshot(&self) -> Option<Snapshot> {
         // A copy, which shares all: only the flag is its own.
-        self.stale.then(|| Snapshot { stale: true, ..self.here().snapshot(self.other_replica).clone() })
+        self.stale.then(|| Snapshot {
+            stale: true,
+            ..self.here().snapshot(self.other_replica).clone()
+        })
     }
 
     /// Take the next response. Gives whether there was one.
@@ -672,7 +746,10 @@ impl Client<'_> {
         let passed_over = looked_at.is_some_and(|looked_at| !audience::is_told(looked_at, snapshot, endpoints));
         let response = self.session.next_response(snapshot, self.now);
         self.looked_at = Some(snapshot.clone());
-        ensure!(!passed_over || response.is_none(), "a stream has something to say that is told of nothing");
+        ensure!(
+            !passed_over || response.is_none(),
+            "a stream has something to say that is told of nothing"
+        );
         self.before_response();
         self.look_at_clusters(response.as_ref().map(|response| response.resource_type));
         let Some(response) = response else {
@@ -683,20 +760,46 @@ impl Client<'_> {
         ensure!(self.nonces.insert(response.nonce), "GEN-07: {} twice", response.nonce);
         let served = response.resource_type.unwrap_or(ResourceType::Runtime);
         let said = Said::read(served, self.delta(), &response.head, response.blocks.pieces())?;
-        ensure!(said.nonce == response.nonce.to_string().as_bytes(), "the nonce is not in the head");
-        ensure!(self.delta() || said.version == response.version.to_string().as_bytes(), "another version in the head");
-        let Some(resource_type) = response.resource_type else { return self.on_unserved(&said).map(|()| true) };
+        ensure!(
+            said.nonce == response.nonce.to_string().as_bytes(),
+            "the nonce is not in the head"
+        );
+        ensure!(
+            self.delta() || said.version == response.version.to_string().as_bytes(),
+            "another version in the head"
+        );
+        let Some(resource_type) = response.resource_type else {
+            return self.on_unserved(&said).map(|()| true);
+        };
         let of = resource_type.index();
         self.take_silence_for_word(of.min(TYPES));
         self.note_absent();
-        ensure!(said.type_url == resource_type.type_url().as_bytes(), "GEN-06: another type_url in the head");
-        self.note(|| format!("{resource_type} -> [{}] nonce {}", text(&said.items, said.removed), response.nonce));
+        ensure!(
+            said.type_url == resource_type.type_url().as_bytes(),
+            "GEN-06: another type_url in the head"
+        );
+        self.note(|| {
+            format!(
+                "{resource_type} -> [{}] nonce {}",
+                text(&said.items, said.removed),
+                response.nonce
+            )
+        });
         self.on_response(of, &said, response.version)?;
         let Said { items, removed, .. } = said;
         let (nonce, version, at) = (response.nonce, response.version, self.now);
         let (dropped, greets) = (!self.types[of].covered(of), bits(&items) == 0 && removed == 0);
         let all = (of == CLUSTER && !(self.delta() && greets)).then(|| self.served()[CLUSTER]);
-        self.types[of].inbox.push_back(Taken { nonce, version, items, removed, dropped, forsaken: 0, all, at });
+        self.types[of].inbox.push_back(Taken {
+            nonce,
+            version,
+            items,
+            removed,
+            dropped,
+            forsaken: 0,
+            all,
+            at,
+        });
         self.types[of].responses += 1;
         self.note_kept(of + 1);
         statistics.on_response(self.types.iter().map(|one| one.inbox.len()).sum(), items, removed);
@@ -705,7 +808,10 @@ impl Client<'_> {
 
     fn on_unserved(&mut self, said: &Said) -> Checked {
         ensure!(self.unserved > 0, "GEN-05: a response of a type that is not served");
-        ensure!(said.items == [0; NAMES] && said.removed == 0, "GEN-05: resources of a type that is not served");
+        ensure!(
+            said.items == [0; NAMES] && said.removed == 0,
+            "GEN-05: resources of a type that is not served"
+        );
         self.unserved -= 1;
         Ok(())
     }
@@ -723,7 +829,9 @@ impl Client<'_> {
             }
             if !speakable {
                 own.forsaken |= !bits(&served[of]);
-                own.inbox.iter_mut().for_each(|taken| taken.forsaken |= !bits(&served[of]));
+                own.inbox
+                    .iter_mut()
+                    .for_each(|taken| taken.forsaken |= !bits(&served[of]));
             }
             if !cautious && self.published {
                 own.maybe_settled |= own.opened;
@@ -778,7 +886,11 @@ impl Client<'_> {
         };
         let rank = RANK[of];
         if let Some(last) = self.flush {
-            ensure!(rank > last || only_removes || rank == 3, "AD-01: {} comes after what refers to it", name_of(of));
+            ensure!(
+                rank > last || only_removes || rank == 3,
+                "AD-01: {} comes after what refers to it",
+                name_of(of)
+            );
         }
         if RANK[of] > RANK[ENDPOINT] {
             self.check_warmed(&format!("{} is sent", name_of(of)))?;
@@ -794,7 +906,10 @@ impl Client<'_> {
         let refused = each(ALL_NAMES).filter(|name| endpoints.refused[*name] == served[*name]);
         let refused = refused.fold(0, |all, name| all | 1 << name);
         let due = self.warm_due & endpoints.covered(ENDPOINT) & bits(served) & !refused;
-        ensure!(due == 0, "AD-03: {when} before the endpoints {due:06b} whose cluster was sent");
+        ensure!(
+            due == 0,
+            "AD-03: {when} before the endpoints {due:06b} whose cluster was sent"
+        );
         Ok(())
     }
 
@@ -810,21 +925,38 @@ impl Client<'_> {
             // Endpoints that followed their cluster unasked are held too.
             let told = own.told[name] == content || of == ENDPOINT && own.spoken & bit != 0;
             let held = served[name] == 0 && told && self.is_referred(of);
-            ensure!(served[name] == content || held && (own.may | warm) & bit != 0, "{word} is not the newest");
+            ensure!(
+                served[name] == content || held && (own.may | warm) & bit != 0,
+                "{word} is not the newest"
+            );
             self.check_cause(of, name, content, own.may | own.must, warm)?;
             self.check_waits(of, name, content)?;
         }
-        ensure!(bits(&said.items) & said.removed == 0, "GEN-11: {} is there and removed", name_of(of));
+        ensure!(
+            bits(&said.items) & said.removed == 0,
+            "GEN-11: {} is there and removed",
+            name_of(of)
+        );
         for name in each(said.removed) {
             let word = format_args!("{} {}", name_of(of), letter(name));
-            ensure!(served[name] == 0 || covered & 1 << name == 0, "{word} is there and told as removed");
-            ensure!((own.spoken | bits(&own.told)) & 1 << name != 0, "DX-18: {word} was never heard of and is removed");
+            ensure!(
+                served[name] == 0 || covered & 1 << name == 0,
+                "{word} is there and told as removed"
+            );
+            ensure!(
+                (own.spoken | bits(&own.told)) & 1 << name != 0,
+                "DX-18: {word} was never heard of and is removed"
+            );
             let asked = (own.must | own.may) & 1 << name != 0;
             ensure!(own.told[name] != 0 || asked, "{word} is told as removed again");
         }
         let wild = own.wildcard && (own.responses == 0 || own.may == ALL_NAMES || own.star_asked);
         let empty = bits(&said.items) == 0 && said.removed == 0;
-        ensure!(!empty || wild || self.nonces.len() == 1, "DX-22: an empty response of {}", name_of(of));
+        ensure!(
+            !empty || wild || self.nonces.len() == 1,
+            "DX-22: an empty response of {}",
+            name_of(of)
+        );
         Ok(())
     }
 
@@ -834,7 +966,10 @@ impl Client<'_> {
         let (bit, word) = (1 << name, format_args!("{} {}", name_of(of), letter(name)));
         if own.told[name] == content && (asked | own.absent) & bit == 0 {
             ensure!(warm & bit != 0, "{word} is as it was told, and is sent unasked");
-            ensure!(own.refused[name] != content, "decision 5: {word} was refused, and is sent unasked");
+            ensure!(
+                own.refused[name] != content,
+                "decision 5: {word} was refused, and is sent unasked"
+            );
         }
         Ok(())
     }
@@ -849,15 +984,26 @@ impl Client<'_> {
             let word = format_args!("{} {}", name_of(of), letter(name));
             if covered & 1 << name != 0 && served[name] != 0 {
                 let kept = content == own.told[name] && self.is_kept(of, name);
-                ensure!(content == served[name] || kept, "SW-09: {word} is {content}, not the newest {}", served[name]);
+                ensure!(
+                    content == served[name] || kept,
+                    "SW-09: {word} is {content}, not the newest {}",
+                    served[name]
+                );
                 self.check_waits(of, name, content)?;
             } else if content != 0 {
                 ensure!(covered & 1 << name != 0, "{word} is not asked for");
-                ensure!(own.told[name] == content && self.is_referred(of), "{word} is gone, and is sent");
+                ensure!(
+                    own.told[name] == content && self.is_referred(of),
+                    "{word} is gone, and is sent"
+                );
             }
         }
         let asked = own.may != 0 || own.must != 0;
-        ensure!(!own.heard || asked || own.told != said.items, "{} is sent again unasked", name_of(of));
+        ensure!(
+            !own.heard || asked || own.told != said.items,
+            "{} is sent again unasked",
+            name_of(of)
+        );
         Ok(())
     }
 
@@ -893,13 +1039,22 @@ impl Client<'_> {
         let more: &[usize] = if matches!(of, CLUSTER) { &wider } else { &[] };
         let secrets: &[usize] = if of == SECRET { &[LISTENER] } else { &[] };
         let extension: &[usize] = if of == EXTENSION { &[ROUTE] } else { &[] };
-        referrers(of).iter().chain(more).chain(secrets).chain(extension).any(|other| self.types[*other].opened)
+        referrers(of)
+            .iter()
+            .chain(more)
+            .chain(secrets)
+            .chain(extension)
+            .any(|other| self.types[*other].opened)
     }
 
     /// AD-02: nothing is taken away that the client still uses.
     fn check_removals(&self, of: usize, said: &Said) -> Checked {
         let own = &self.types[of];
-        let gone = if self.full(of) { bits(&own.told) & !bits(&said.items) } else { said.removed };
+        let gone = if self.full(of) {
+            bits(&own.told) & !bits(&said.items)
+        } else {
+            said.removed
+        };
         // What is only reported is removed when it is answered (DX-13).
         // What was gone before and is asked for again is answered so, whoever uses it (DX-07).
         let again = if self.delta() { own.must & !bits(&own.told) } else { 0 };
@@ -916,7 +1071,10 @@ impl Client<'_> {
     fn stuck_with(&self, of: usize) -> u8 {
         let own = &self.types[of];
         let stuck = of == CLUSTER && own.inbox.front().is_some_and(|taken| self.now >= taken.at + STUCK);
-        let unanswered = own.inbox.iter().fold(bits(&own.refused), |all, taken| all | bits(&taken.items));
+        let unanswered = own
+            .inbox
+            .iter()
+            .fold(bits(&own.refused), |all, taken| all | bits(&taken.items));
         if stuck { unanswered } else { 0 }
     }
 
@@ -951,7 +1109,9 @@ impl Client<'_> {
         if !full {
             each(!own.names & ALL_NAMES).for_each(|name| content[name] = 0);
             let kept = each(bits(&content)).filter(|name| own.told[*name] != 0 && said.items[*name] == 0);
-            kept.collect::<Vec<_>>().into_iter().for_each(|name| content[name] = own.told[name]);
+            kept.collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|name| content[name] = own.told[name]);
         }
         let key = key(&content);
         match own.versions.iter().find(|(known, of)| *known == key || *of == version) {
@@ -970,7 +1130,11 @@ impl Client<'_> {
             self.warm_behind(said);
         }
         let full = self.full(of);
-        let gone = if full || self.delta() { 0 } else { !bits(&self.served()[of]) & ALL_NAMES };
+        let gone = if full || self.delta() {
+            0
+        } else {
+            !bits(&self.served()[of]) & ALL_NAMES
+        };
         let own = &mut self.types[of];
         own.heard = true;
         each(gone).for_each(|name| own.told[name] = 0);
@@ -1003,7 +1167,9 @@ impl Client<'_> {
     /// The endpoints of clusters that are told anew are due now.
     fn warm_behind(&mut self, said: &Said) {
         for name in each(bits(&said.items)) {
-            let Some((_, endpoints)) = refers(CLUSTER, name, said.items[name])[0] else { continue };
+            let Some((_, endpoints)) = refers(CLUSTER, name, said.items[name])[0] else {
+                continue;
+            };
             self.warm_may |= 1 << endpoints;
             if self.types[CLUSTER].told[name] != said.items[name] && self.types[ENDPOINT].opened {
                 self.warm_due |= 1 << endpoints;
@@ -1015,7 +1181,10 @@ impl Client<'_> {
     fn check_silence(&mut self) -> Checked {
         self.flush = None;
         let deadline = self.session.deadline();
-        ensure!(deadline.is_none_or(|at| at > self.now) || !self.published, "a deadline that has passed");
+        ensure!(
+            deadline.is_none_or(|at| at > self.now) || !self.published,
+            "a deadline that has passed"
+        );
         if !self.published {
             return Ok(());
         }
@@ -1056,7 +1225,9 @@ impl Client<'_> {
     fn take_silence_for_word(&mut self, before: usize) {
         let here = self.here().snapshot(self.other_replica);
         let group = self.session.group().and_then(|group| here.group(group)).cloned();
-        let Some(group) = group.filter(|_| !self.delta()) else { return };
+        let Some(group) = group.filter(|_| !self.delta()) else {
+            return;
+        };
         for resource_type in ResourceType::ALL.into_iter().take(TYPES) {
             let of = resource_type.index();
             let newest = group.set(resource_type).wildcard_version().to_string();
@@ -1103,14 +1274,21 @@ impl Client<'_> {
     /// because they are other than when the client answered last. What was gone and held in between may be taken for new.
     fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
         let own = &self.types[CLUSTER];
-        let named = |content| refers(of, name, content).into_iter().flatten().filter(|(of, _)| *of == CLUSTER);
+        let named = |content| {
+            refers(of, name, content)
+                .into_iter()
+                .flatten()
+                .filter(|(of, _)| *of == CLUSTER)
+        };
         let named = |content| named(content).fold(0, |all, (_, cluster)| all | 1_u8 << cluster);
         let newly = named(content) & !named(self.types[of].told[name]);
         let mut unanswered = own.inbox.iter().fold(0, |all, taken| all | bits(&taken.items));
         if let ((Some(sent), Some(answered)), false) = (self.clusters, own.inbox.is_empty()) {
             unanswered |= bits(&sent) & !bits(&answered);
         }
-        let (Some(sent), Some(answered)) = self.clusters else { return (newly & unanswered, 0) };
+        let (Some(sent), Some(answered)) = self.clusters else {
+            return (newly & unanswered, 0);
+        };
         let carried = |cluster: usize| own.inbox.iter().any(|taken| taken.items[cluster] == sent[cluster]);
         let changed = each(newly & unanswered & own.covered(CLUSTER));
         let changed = changed.filter(|cluster| sent[*cluster] != answered[*cluster] && carried(*cluster));
@@ -1130,12 +1308,18 @@ impl Client<'_> {
                 if !waits {
                     // Back for a while, which the session may not have seen: then it goes on waiting where it waited.
                     let unseen = own.kept[name].filter(|_| has && !had_turn);
-                    self.types[of].kept[name] = unseen.map(|kept| Kept { was_back: true, since: None, ..kept });
+                    self.types[of].kept[name] = unseen.map(|kept| Kept {
+                        was_back: true,
+                        since: None,
+                        ..kept
+                    });
                     continue;
                 }
                 let before = own.kept[name];
                 let (content, now) = (served[name], self.now);
-                let known = before.filter(|kept| kept.content == content).and_then(|kept| kept.needs);
+                let known = before
+                    .filter(|kept| kept.content == content)
+                    .and_then(|kept| kept.needs);
                 let was_back = before.is_some_and(|kept| kept.was_back);
                 let cold = had_turn.then(|| self.cold(of, name, content));
                 let needs = match (known, cold) {
@@ -1161,7 +1345,10 @@ impl Client<'_> {
         let cold = self.cold(of, name, content);
         let kept = self.types[of].kept[name];
         let since = kept.and_then(|kept| kept.since);
-        let needs = kept.filter(|kept| kept.content == content).and_then(|kept| kept.needs).map_or(cold.0, |it| it.0);
+        let needs = kept
+            .filter(|kept| kept.content == content)
+            .and_then(|kept| kept.needs)
+            .map_or(cold.0, |it| it.0);
         needs & cold.0 != 0 && since.is_none_or(|since| self.now < since + WARM)
     }
 
@@ -1192,9 +1379,16 @@ impl Client<'_> {
     fn note_dangling(&mut self) {
         let served = *self.served();
         for of in 0..TYPES {
-            for (to, name) in each(bits(&served[of])).flat_map(|name| refers(of, name, served[of][name])).flatten() {
+            for (to, name) in each(bits(&served[of]))
+                .flat_map(|name| refers(of, name, served[of][name]))
+                .flatten()
+            {
                 let (own, bit) = (&mut self.types[to], 1 << name);
-                own.dangling = if served[to][name] == 0 { own.dangling | bit } else { own.dangling & !bit };
+                own.dangling = if served[to][name] == 0 {
+                    own.dangling | bit
+                } else {
+                    own.dangling & !bit
+                };
             }
         }
     }
@@ -1223,7 +1417,10 @@ impl Client<'_> {
             } else {
                 let speakable = self.delta() || self.full(of);
                 let waits = own.told[name] != 0 && self.is_referred(of);
-                ensure!(own.told[name] == 0 || !speakable || waits, "{word} is gone, and that is not told");
+                ensure!(
+                    own.told[name] == 0 || !speakable || waits,
+                    "{word} is gone, and that is not told"
+                );
                 let owed = own.must & 1 << name != 0 && (self.delta() || of == ENDPOINT);
                 ensure!(!owed, "{word} was asked for, is not there, and is not answered");
             }
@@ -1270,7 +1467,9 @@ impl Client<'_> {
 
     /// Whether something that may refer to the type stands refused, so that removals still wait.
     fn is_refused_above(&self, of: usize) -> bool {
-        let all = super::super::order::referrers(name_of(of)).iter().map(|other| other.index());
+        let all = super::super::order::referrers(name_of(of))
+            .iter()
+            .map(|other| other.index());
         all.filter(|other| *other < TYPES).any(|other| {
             let own = &self.types[other];
             let refused =
@@ -1288,7 +1487,10 @@ impl Client<'_> {
                 let word = format_args!("{} {}", name_of(of), letter(name));
                 if served[name] != 0 {
                     let known = own.misreported & bit == 0;
-                    ensure!(has == served[name] || own.refused[name] == served[name] || !known, "{word} ends as {has}");
+                    ensure!(
+                        has == served[name] || own.refused[name] == served[name] || !known,
+                        "{word} ends as {has}"
+                    );
                 } else if self.delta() || self.full(of) {
                     let waits = own.told[name] != 0 && self.is_refused_above(of);
                     ensure!(has == 0 || own.loose & bit != 0 || waits, "{word} is gone and is kept");
@@ -1296,9 +1498,16 @@ impl Client<'_> {
                 }
             }
         }
-        let heard = self.types.iter().enumerate().any(|(of, own)| own.opened && of >= CLUSTER);
+        let heard = self
+            .types
+            .iter()
+            .enumerate()
+            .any(|(of, own)| own.opened && of >= CLUSTER);
         let since = self.opened_at.is_some_and(|at| self.now > at + GREETING);
-        ensure!(!self.delta() || !heard || !since || !self.nonces.is_empty(), "GR-08: a stream hears nothing");
+        ensure!(
+            !self.delta() || !heard || !since || !self.nonces.is_empty(),
+            "GR-08: a stream hears nothing"
+        );
         ensure!(self.session.deadline().is_none(), "a deadline though nothing waits");
         Ok(())
     }

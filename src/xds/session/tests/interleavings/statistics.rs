@@ -144,9 +144,21 @@ impl fmt::Display for Statistics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shares = |counts: &[usize]| {
             let share = |(number, count): (usize, &usize)| format!("{number}: {}%", count * 100 / self.lives.max(1));
-            counts.iter().enumerate().filter(|(_, count)| **count > 0).map(share).collect::<Vec<_>>().join(", ")
+            counts
+                .iter()
+                .enumerate()
+                .filter(|(_, count)| **count > 0)
+                .map(share)
+                .collect::<Vec<_>>()
+                .join(", ")
         };
-        writeln!(formatter, "interleavings: {} ({} delta, {} SotW)", self.lives, self.delta, self.lives - self.delta)?;
+        writeln!(
+            formatter,
+            "interleavings: {} ({} delta, {} SotW)",
+            self.lives,
+            self.delta,
+            self.lives - self.delta
+        )?;
         let [p10, median, p90] = [10, 50, 90].map(|percent| self.steps_at(percent));
         writeln!(
             formatter,
@@ -154,7 +166,11 @@ impl fmt::Display for Statistics {
             self.steps.len().saturating_sub(1)
         )?;
         writeln!(formatter, "types in play: {}", shares(&self.types))?;
-        writeln!(formatter, "most unanswered responses at once (8: or more): {}", shares(&self.unanswered))?;
+        writeln!(
+            formatter,
+            "most unanswered responses at once (8: or more): {}",
+            shares(&self.unanswered)
+        )?;
         writeln!(
             formatter,
             "responses: {}, resources: {}, removed names: {}, changes that waited: {}",

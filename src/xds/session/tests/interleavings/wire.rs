@@ -79,7 +79,9 @@ impl Asking {
         self.write_node(1, &mut bytes);
         optional(2, self.type_url, &mut bytes);
         self.names.iter().for_each(|name| field(3, name.as_bytes(), &mut bytes));
-        self.unsubscribed.iter().for_each(|name| field(4, name.as_bytes(), &mut bytes));
+        self.unsubscribed
+            .iter()
+            .for_each(|name| field(4, name.as_bytes(), &mut bytes));
         for (name, version) in &self.initial {
             let mut entry = Vec::with_capacity(40);
             field(1, name.as_bytes(), &mut entry);

@@ -56,7 +56,9 @@ fn body(name: usize, content: u8) -> Vec<u8> {
 /// Versions on the wire by name and content: of all types alike.
 static VERSIONS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let of = |name, content| crate::resource::ResourceVersion::of(&body(name, content)).to_string();
-    (0..NAMES).map(|name| (0..=u8::MAX).map(|content| of(name, content)).collect()).collect()
+    (0..NAMES)
+        .map(|name| (0..=u8::MAX).map(|content| of(name, content)).collect())
+        .collect()
 });
 
 pub(super) fn version(name: usize, content: u8) -> &'static str {
@@ -76,7 +78,10 @@ pub(super) fn refers(of: usize, name: usize, content: u8) -> [Option<(usize, usi
         }
         LISTENER => {
             let to = if number & 1 == 0 { ROUTE } else { CLUSTER };
-            [Some((to, number / 2 % NAMES)), (number & 16 != 0).then_some((EXTENSION, name))]
+            [
+                Some((to, number / 2 % NAMES)),
+                (number & 16 != 0).then_some((EXTENSION, name)),
+            ]
         }
         SCOPED => [Some((ROUTE, number % NAMES)), None],
         ROUTE => [Some((CLUSTER, number % NAMES)), Some((CLUSTER, number / NAMES % NAMES))],
@@ -138,8 +143,17 @@ pub(super) struct World {
 
 /// Whether `edge` is for those of the cluster `edge`, or for everybody.
 fn rules(everybody: bool) -> Arc<GroupRules> {
-    let matches = NodeMatch { cluster: Some(if everybody { "*" } else { "edge" }.to_owned()), ..NodeMatch::default() };
-    Arc::new([("edge".into(), Arc::new(Group { matches: vec![matches], priority: 0 }))])
+    let matches = NodeMatch {
+        cluster: Some(if everybody { "*" } else { "edge" }.to_owned()),
+        ..NodeMatch::default()
+    };
+    Arc::new([(
+        "edge".into(),
+        Arc::new(Group {
+            matches: vec![matches],
+            priority: 0,
+        }),
+    )])
 }
 
 impl World {
@@ -162,9 +176,17 @@ impl World {
             let everybody_moved = random.chance(10);
             let rules = if everybody_moved { &moved } else { &by_cluster };
             snapshot = next(&snapshot, &before, &groups, rules);
-            moments.push(Moment { groups, everybody_moved, snapshot: snapshot.clone(), replica: OnceLock::new() });
+            moments.push(Moment {
+                groups,
+                everybody_moved,
+                snapshot: snapshot.clone(),
+                replica: OnceLock::new(),
+            });
         }
-        Self { moments, interner: Arc::default() }
+        Self {
+            moments,
+            interner: Arc::default(),
+        }
     }
 }
 
@@ -176,7 +198,12 @@ impl Moment {
         }
         self.replica.get_or_init(|| {
             let nothing = [[[0; NAMES]; TYPES]; 2];
-            next(&Snapshot::unpublished(), &nothing, &self.groups, &rules(self.everybody_moved))
+            next(
+                &Snapshot::unpublished(),
+                &nothing,
+                &self.groups,
+                &rules(self.everybody_moved),
+            )
         })
     }
 }
@@ -196,8 +223,18 @@ fn next(snapshot: &Snapshot, before: &[Catalog; 2], after: &[Catalog; 2], rules:
             }
         }
     }
-    let difference = Difference { resources, groups_added: vec!["edge".into()], groups_removed: Vec::new() };
-    snapshot.next(&difference, Facts { group_rules: Arc::clone(rules), ..Facts::after(snapshot) })
+    let difference = Difference {
+        resources,
+        groups_added: vec!["edge".into()],
+        groups_removed: Vec::new(),
+    };
+    snapshot.next(
+        &difference,
+        Facts {
+            group_rules: Arc::clone(rules),
+            ..Facts::after(snapshot)
+        },
+    )
 }
 
 fn resource(of: usize, name: usize, content: u8) -> Arc<Resource> {
@@ -215,19 +252,25 @@ fn resource(of: usize, name: usize, content: u8) -> Arc<Resource> {
 
 /// The one document of which it is made, with the clusters that it names.
 fn parts(of: usize, name: usize, content: u8) -> Parts {
-    let named = refers(of, name, content).into_iter().flatten().filter(|(to, _)| *to == CLUSTER);
+    let named = refers(of, name, content)
+        .into_iter()
+        .flatten()
+        .filter(|(to, _)| *to == CLUSTER);
     let mut upstreams: Vec<Arc<str>> = named.map(|(_, cluster)| LETTERS[cluster].into()).collect();
     upstreams.sort_unstable();
     upstreams.dedup();
-    let part = Part { revision: i64::from(content), upstreams: upstreams.into() };
+    let part = Part {
+        revision: i64::from(content),
+        upstreams: upstreams.into(),
+    };
     std::iter::once((DocumentKey::new(Kind::Routes, LETTERS[name]), part)).collect()
 }
 
 /// One edit of an operator: a resource is added, changed, removed or renamed.
 fn change(catalog: &mut Catalog, random: &mut Random) {
-    let of =
-        [CLUSTER, CLUSTER, CLUSTER, ENDPOINT, ENDPOINT, LISTENER, ROUTE, ROUTE, SECRET, EXTENSION, SCOPED, RUNTIME]
-            [random.below(12)];
+    let of = [
+        CLUSTER, CLUSTER, CLUSTER, ENDPOINT, ENDPOINT, LISTENER, ROUTE, ROUTE, SECRET, EXTENSION, SCOPED, RUNTIME,
+    ][random.below(12)];
     let name = random.below(NAMES);
     match random.below(8) {
         0..=4 => catalog[of][name] = random.content(),
