@@ -8,6 +8,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -98,7 +99,7 @@ impl App {
             create_sample(&config)?;
         }
         let layout = layout(&config);
-        let disk = Disk::open(&config.state_dir, layout.clone())?;
+        let disk = Disk::open(&config.state_dir, layout.clone()).with_context(|| use_state_dir(&config.state_dir))?;
         let metrics = Arc::new(Metrics::default());
         let backend = open_backend(&config, &metrics);
         let counted = Arc::new(Counted::new(Arc::clone(&metrics)));
@@ -236,6 +237,16 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
             config.state_dir.as_path(),
         )),
     }
+}
+
+/// Under systemd the working directory is `/`, and the default `./state` of a service is rarely what was meant.
+fn use_state_dir(folder: &Path) -> String {
+    let working_directory = std::env::current_dir().unwrap_or_default();
+    format!(
+        "use {} as --state-dir (the working directory is {}), expected a folder that this user may create and write",
+        folder.display(),
+        working_directory.display()
+    )
 }
 
 fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Result<xds::server::Server> {

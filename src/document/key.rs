@@ -85,7 +85,7 @@ impl fmt::Display for Kind {
 
 /// What a document is called: its kind and the rest of its key.
 ///
-/// Ordered by kind, then name. The full key is `prefix + kind + "/" + name`; see [`Roots`].
+/// Ordered by kind, then name. The full key is `prefix + kind + "/" + name`; see [`Layout`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DocumentKey {
     /// The kind.

@@ -80,3 +80,15 @@ fn all_configuration_mistakes_come_in_one_report() {
     let found = outcome(chancery(&arguments, &environment));
     assert_eq!(found, (Some(2), String::new(), expected.to_owned()));
 }
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_told_with_its_flag() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/state");
+    let ports = ["--xds-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let arguments = [&["serve", "--dir", "gateway", "--state-dir", file], &ports[..]].concat();
+    let (code, _, stderr) = outcome(chancery(&arguments, &[]));
+    assert_eq!(code, Some(1), "{stderr}");
+    let expected = format!("use {file} as --state-dir (the working directory is ");
+    assert!(stderr.contains(&expected), "{stderr}");
+    assert!(stderr.contains("create the state directory"), "{stderr}");
+}

@@ -1,7 +1,7 @@
 //! Where etcd is and who we are to it.
 //!
 //! Paths, not contents: the password and the PEM files are read anew for every connection, so a rotated certificate is
-//! used by the next one and by [`super::Etcd::reload`]. Nothing here prints a secret.
+//! used by the next one and by [`Backend::reload`](crate::backend::Backend::reload). Nothing here prints a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
