@@ -2,64 +2,97 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build demo test lint unit property faults golden it conformance e2e bench bench-peers deny tools
+# What a recipe needs of .tools/, and no more.
+need = .ci/tools.sh
+
+.PHONY: help build demo test lint doc unit property faults golden it conformance e2e docs fresh fresh-debian bench \
+	bench-peers deny tools
 .DEFAULT_GOAL := help
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-build: tools ## build the release binary, target/release/chancery
-	cargo build --release
+build: ## build the release binary, stripped, out/chancery, and its debug information, out/chancery.debug
+	$(need) protoc
+	cargo build --profile dist
+	.ci/split.sh "$${CARGO_TARGET_DIR:-target}/dist/chancery" out
 
-demo: tools ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 keeps them running
+demo: ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 keeps them running
+	$(need) protoc etcd envoy
 	cargo build
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
-test: lint unit property golden it conformance e2e ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy)
+test: lint doc unit property golden it conformance e2e docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), commands of the docs
 
 # The same hundred thousand lives each time, so that a find of the search does not fail a change that has nothing to do with
 # it. `make property` alone searches elsewhere each time.
 test: export INTERLEAVINGS_SEED ?= 16958538614778031098
 
-lint: tools ## formatting and clippy, warnings denied
+lint: ## formatting and clippy, warnings denied
+	$(need) protoc
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-unit: tools ## tests at the foot of the files
+doc: export RUSTDOCFLAGS ?= -D warnings
+doc: ## the crate's documentation, warnings denied
+	$(need) protoc
+	cargo doc --no-deps --document-private-items
+
+unit: ## tests at the foot of the files
+	$(need) protoc
 	cargo test --lib --bins
 
 # The crate itself is optimised for this one: it is compiled a second time (two minutes), and searches three times as fast.
-property: tools ## search a hundred thousand interleavings of clients; INTERLEAVINGS_SEED=N repeats a run
+property: ## search a hundred thousand interleavings of clients; INTERLEAVINGS_SEED=N repeats a run
+	$(need) protoc
 	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
 		--config profile.test.package.xxhash-rust.opt-level=3 xds::session::tests::interleavings -- --nocapture
 
-faults: tools ## make mistakes in a copy of the session, one at a time: the search must find each (minutes of compiling)
+faults: ## make mistakes in a copy of the session, one at a time: the search must find each (minutes of compiling)
+	$(need) protoc
 	tests/faults/run.py
 
-golden: tools ## documents in, Envoy's resources out, compared with files
+golden: ## documents in, Envoy's resources out, compared with files
+	$(need) protoc envoy
 	cargo test --test golden
 
-it: tools ## in process, against a real etcd
+it: ## in process, against a real etcd
+	$(need) protoc etcd
 	cargo test --test it
 
-conformance: tools ## every rule of the xDS checklist, against the server over its socket; prints the table
+conformance: ## every rule of the xDS checklist, against the server over its socket; prints the table
+	$(need) protoc etcd
 	cargo test --test conformance
 
-e2e: tools ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
+e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
+	$(need)
 	cargo test --test e2e -- --nocapture
 
-bench: tools ## small scenarios of a fleet against the floor, compared with stored ratios; then micro benches
+docs: ## the commands of README.md and docs/, one after the other, against real parts
+	$(need) protoc etcd envoy grpcio
+	cargo build
+	tests/docs/run.py
+
+fresh: ## make demo in a fresh clone with an empty home: what somebody new to this sees
+	.ci/fresh.sh
+
+fresh-debian: ## the same in a minimal Debian with the README's prerequisites alone (needs root, debootstrap)
+	.ci/fresh.sh debian
+
+bench: ## small scenarios of a fleet against the floor, compared with stored ratios; then micro benches
+	$(need) protoc etcd
 	cargo bench --bench fleet -- check
 	cargo bench --bench micro
 
-bench-peers: tools ## other management servers on the same load (needs Go, Java; says what is missing)
+bench-peers: ## other management servers on the same load (needs Go, Java; says what is missing)
+	$(need)
 	benches/peers/run.sh
 
 deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on
 	cargo deny check
 
 tools: ## fetch protoc, etcd, Envoy and gRPC clients into .tools/ (nothing is installed elsewhere)
-	.ci/tools.sh
+	$(need)
 
 .tools/bin/cargo-deny:
 	cargo install --locked --root .tools cargo-deny
