@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 need = .ci/tools.sh
 
 .PHONY: help build demo test lint doc unit property faults golden it conformance e2e docs fresh fresh-debian bench \
-	bench-peers deny tools
+	bench-peers deny deny-offline tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -88,8 +88,11 @@ bench-peers: ## other management servers on the same load (needs Go, Java; says 
 	$(need)
 	benches/peers/run.sh
 
-deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on
+deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depend on (advisories come from GitHub)
 	cargo deny check
+
+deny-offline: .tools/bin/cargo-deny ## the same without the advisories
+	cargo deny --offline check bans licenses sources
 
 tools: ## fetch protoc, etcd, Envoy and gRPC clients into .tools/ (nothing is installed elsewhere)
 	$(need)
