@@ -43,6 +43,15 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
     }
 }
 
+/// A host as clients write it into Host: a name, or an IP literal, an IPv6 address in its shortest form and in brackets.
+pub(super) fn in_host_header(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(IpAddr::V4(ip)) => ip.to_string(),
+        Host::Ip(IpAddr::V6(ip)) => url::Host::<&str>::Ipv6(*ip).to_string(),
+    }
+}
+
 /// `host:port`. The error says what is expected.
 pub(super) fn parse_address(text: &str) -> Result<(Host, u16), &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("host:port, with a port")?;

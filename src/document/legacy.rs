@@ -135,14 +135,14 @@ fn read_path(entry: &Cursor<'_>, warnings: &mut Vec<String>) -> Result<PathMatch
     if !text.starts_with('/') {
         return Err(field.expected("a path that starts with a slash"));
     }
-    path::check_characters(text).map_err(|what| field.expected(what))?;
+    let seen = path::as_seen(text).map_err(|what| field.expected(what))?;
     if text.contains(['*', '{', '}']) {
         warnings.push(format!(
             "{}: this form has no patterns, {text:?} is taken letter by letter",
             field.path()
         ));
     }
-    Ok(PathMatch::Legacy(text.to_owned()))
+    Ok(PathMatch::Legacy(seen))
 }
 
 fn read_methods(entry: &Cursor<'_>) -> Result<Vec<String>, Rejection> {

@@ -17,6 +17,10 @@ use regex_syntax::utf8::Utf8Sequences;
 
 use super::Limits;
 
+mod reach;
+
+pub(crate) use reach::{Text, can_match};
+
 /// Deepest nesting of a pattern.
 const MAX_NESTING: u32 = 100;
 /// Longest pattern: one longer has a program far beyond any sensible limit.
@@ -78,6 +82,12 @@ pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether a pattern that [`check`] takes may match the empty text; never a false `false`.
+pub(crate) fn may_match_nothing(pattern: &str) -> bool {
+    let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern);
+    ast.map_or(true, |ast| can_be_empty(&ast))
 }
 
 fn lower_first(text: &str) -> String {

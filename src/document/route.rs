@@ -17,7 +17,7 @@ mod condition;
 mod format;
 mod header;
 pub(super) mod matching;
-pub(super) mod path;
+pub(crate) mod path;
 pub(super) mod read;
 pub(super) mod settings;
 pub(super) mod target;
@@ -284,6 +284,8 @@ pub struct Retry {
     pub per_try_timeout: Option<Duration>,
     /// Wait between tries.
     pub back_off: Option<BackOff>,
+    /// Not to an endpoint that was tried before.
+    pub another_endpoint: bool,
 }
 
 /// Exponential back-off.

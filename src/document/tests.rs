@@ -11,6 +11,7 @@ use super::key::{DocumentKey, Kind};
 use super::{Document, Limits, MAX_BYTES, Parsed, Rejection, parse};
 
 mod examples;
+mod routes;
 
 fn key(text: &str) -> DocumentKey {
     match text.split_once('/') {

@@ -24,7 +24,9 @@ use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryPar
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteMatch};
+use envoy_types::pb::envoy::config::route::v3::{
+    HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteMatch,
+};
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::Message;
 
@@ -118,7 +120,12 @@ fn forward(action: RouteAction) -> RouteAction {
         .filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
     RouteAction {
         cluster_specifier: action.cluster_specifier,
-        retry_policy: action.retry_policy,
+        // gRPC picks endpoints itself: it knows no predicates.
+        retry_policy: action.retry_policy.map(|policy| RetryPolicy {
+            retry_host_predicate: Vec::new(),
+            host_selection_retry_max_attempts: 0,
+            ..policy
+        }),
         hash_policy: action.hash_policy,
         max_stream_duration: limited.map(|timeout| MaxStreamDuration {
             max_stream_duration: Some(timeout),

@@ -3,7 +3,7 @@
 //! A Listener is one TCP address, one filter chain, one HTTP connection manager, whose RouteConfiguration has the
 //! listener's name and comes by RDS. How requests are cleaned before they are matched is fixed: the client's address is
 //! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes
-//! merged, an escaped slash is refused. What is not set is Envoy's own default: both HTTP versions by what the client
+//! merged, an escaped slash is refused, a final dot of Host is removed. What is not set is Envoy's own default: both HTTP versions by what the client
 //! speaks, 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
 //!
 //! Where virtual hosts come on demand, a filter before the router asks for the one that a request needs (VHDS).
@@ -158,6 +158,7 @@ fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
         normalize_path: Some(boolean(true)),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
+        strip_trailing_host_dot: true,
         access_log: http.access_log.iter().map(|format| access_log(*format)).collect(),
         ..routed(name)
     }
@@ -261,6 +262,7 @@ mod tests {
                     "normalize_path": true,
                     "merge_slashes": true,
                     "path_with_escaped_slashes_action": "REJECT_REQUEST",
+                    "strip_trailing_host_dot": true,
                 },
             }] }],
         })

@@ -1,8 +1,8 @@
 //! Routes: rules to Route messages, and those, already encoded, to `VirtualHosts` and `RouteConfigurations`.
 //!
 //! A rule usually becomes one Route; it becomes several that stand together where one Envoy matcher cannot say it: when
-//! the matched prefix is replaced by `/` ([`paths`]), and when the names of many methods do not fit one regex
-//! ([`matching`]). What happens to the request is the same in all of them ([`action`]).
+//! the matched prefix is replaced by `/` ([`paths`]), when the names of many methods do not fit one regex, and when
+//! "not like this, or missing" needs two conditions ([`matching`]). What happens to the request is the same in all of them ([`action`]).
 //!
 //! Each entry is encoded once. A `VirtualHost` holds its own routes and those of wider patterns, so the same bytes go
 //! into many of them: `VirtualHost` and RouteConfiguration are written by putting encoded members one after another.
@@ -22,6 +22,7 @@ use crate::proto::message::{ads, append};
 
 mod action;
 mod matching;
+pub(super) mod order;
 mod paths;
 
 /// The encoded `envoy.config.route.v3.Route` messages of one rule, in the order in which they must stand; usually one.
@@ -37,17 +38,19 @@ pub fn entries(
     legacy_path: LegacyPath,
 ) -> Result<Vec<Bytes>, Rejection> {
     let name = key.to_string();
-    let conditions = matching::conditions(rule)?;
+    let alternatives = matching::alternatives(rule)?;
     let mut entries = Vec::new();
     for path in paths::variants(&rule.matches.path, legacy_path, replacement(rule)) {
         for method in matching::methods(&rule.matches.methods) {
-            let route = Route {
-                name: name.clone(),
-                r#match: Some(conditions.with(path.specifier.clone(), method)),
-                action: Some(action::of(rule, settings, &path.replacement)?),
-                ..with_header_edits(rule, settings)
-            };
-            entries.push(route.encode_to_vec().into());
+            for conditions in &alternatives {
+                let route = Route {
+                    name: name.clone(),
+                    r#match: Some(conditions.with(path.specifier.clone(), method.clone())),
+                    action: Some(action::of(rule, settings, &path.replacement)?),
+                    ..with_header_edits(rule, settings)
+                };
+                entries.push(route.encode_to_vec().into());
+            }
         }
     }
     Ok(entries)
@@ -275,6 +278,7 @@ mod tests {
                     base: Duration::from_millis(25),
                     max: Some(Duration::from_millis(250)),
                 }),
+                another_endpoint: true,
             }),
             request_headers: Some(edits.clone()),
             response_headers: Some(edits),
@@ -303,6 +307,13 @@ mod tests {
                     "per_try_timeout": "1s",
                     "retriable_status_codes": [503],
                     "retry_back_off": { "base_interval": "0.025s", "max_interval": "0.250s" },
+                    "retry_host_predicate": [{
+                        "name": "envoy.retry_host_predicates.previous_hosts",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+                        },
+                    }],
+                    "host_selection_retry_max_attempts": "3",
                 },
             },
             "request_headers_to_add": edited,

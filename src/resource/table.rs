@@ -18,6 +18,7 @@ use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::body::Run;
+use super::routes::order::PathRank;
 use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
@@ -119,7 +120,7 @@ impl fmt::Display for HostKey {
 pub struct Position {
     priority: Reverse<i32>,
     host: HostKey,
-    path: (u8, Reverse<usize>),
+    path: PathRank,
     conditions: Reverse<usize>,
     document: Arc<DocumentKey>,
     rule: usize,
@@ -180,7 +181,7 @@ pub fn entries(
             position: Position {
                 priority: Reverse(origin.priority),
                 host: HostKey::of(host),
-                path: path_rank(path),
+                path: PathRank::of(path),
                 conditions: Reverse(conditions(matches)),
                 document: Arc::clone(&origin.document),
                 rule,
@@ -196,16 +197,6 @@ pub fn entries(
         })
     };
     matches.hosts.iter().map(entry).collect()
-}
-
-/// Exact, template, longest prefix, regex.
-fn path_rank(path: &PathMatch) -> (u8, Reverse<usize>) {
-    match path {
-        PathMatch::Exact(_) | PathMatch::Legacy(_) => (0, Reverse(0)),
-        PathMatch::Template(_) => (1, Reverse(0)),
-        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
-        PathMatch::Regex(_) => (3, Reverse(0)),
-    }
 }
 
 /// A limit on the method counts as one: else `GET /a` and `/a` would be told apart by their documents' names.
@@ -543,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_asked_exact_then_template_then_longest_prefix_then_regex() {
+    fn paths_are_asked_exact_then_template_then_regex_then_longest_prefix() {
         let any = || HostPattern::Any;
         let (table, _) = table_of(&[
             entry("regex", any(), PathMatch::Regex("/a.*".to_owned()), 0, &[]),
@@ -555,7 +546,7 @@ mod tests {
         ]);
         assert_eq!(
             names(&table, "*"),
-            ["first", "exact", "template", "long", "short", "regex"]
+            ["first", "exact", "template", "regex", "long", "short"]
         );
     }
 

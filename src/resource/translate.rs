@@ -148,13 +148,15 @@ fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
     }
 }
 
-/// The path as it is compared: the older forms' as `defaults.legacy_path` says, a prefix without its last slash.
+/// The path as it is compared: the older forms' as `defaults.legacy_path` says, a prefix without its last slash, a
+/// template without the names of its variables.
 fn resolved(path: &PathMatch, legacy_path: LegacyPath) -> PathMatch {
     match (path, legacy_path) {
         (PathMatch::Legacy(path), LegacyPath::Exact) => PathMatch::Exact(path.clone()),
         (PathMatch::Legacy(path), LegacyPath::Prefix) | (PathMatch::Prefix(path), _) => {
             PathMatch::Prefix(path.trim_end_matches('/').to_owned())
         }
+        (PathMatch::Template(template), _) => PathMatch::Template(routes::order::without_names(template)),
         (path, _) => path.clone(),
     }
 }

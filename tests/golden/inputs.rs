@@ -34,7 +34,11 @@ pub(crate) fn compiled(name: &str) -> Compiled {
 
 /// Documents by key, as YAML; written in the order in which they stand.
 pub(crate) fn compile(text: &str) -> Compiled {
-    let documents: Map<String, Value> = serde_saphyr::from_str(text).expect("an object of documents");
+    compile_all(&serde_saphyr::from_str(text).expect("an object of documents"))
+}
+
+/// Documents by key, written in the order in which they stand.
+pub(crate) fn compile_all(documents: &Map<String, Value>) -> Compiled {
     let edits = documents
         .iter()
         .zip(1..)

@@ -36,6 +36,15 @@ routes/query: { match: { path: /query, query: { v: { not: a.b } } }, to: { respo
 routes/query-else: { match: /query, to: { respond: { status: 202 } } }
 routes/absent: { match: { path: /absent, query: { v: { present: false } } }, to: { respond: { status: 200 } } }
 routes/absent-else: { match: /absent, to: { respond: { status: 202 } } }
+routes/not-empty: { match: { path: /not-empty, headers: { x-a: { not: "" } } }, to: { respond: { status: 200 } } }
+routes/not-empty-else: { match: /not-empty, to: { respond: { status: 202 } } }
+routes/first-value: { match: { path: /first, query: { v: { not: "1" } } }, to: { respond: { status: 200 } } }
+routes/first-value-else: { match: { path: /first, query: { v: "1" } }, to: { respond: { status: 202 } } }
+routes/spaces: { match: { path: /spaces, query: { v: "a b" } }, to: { respond: { status: 200 } } }
+routes/tilde: { match: "/%7Ejoe", to: { respond: { status: 200 } } }
+routes/address: { match: "[2001:db8:0:0:0:0:0:3]/address", to: { respond: { status: 200 } } }
+routes/re-all: { match: '~/re-a.*', to: { respond: { status: 200 } } }
+routes/re-prefix: { match: '/re-a/*', to: { respond: { status: 202 } } }
 routes/missing: { match: /missing, to: gone }
 "#;
 
@@ -63,6 +72,20 @@ const EXPECTED: &[(&str, &str)] = &[
     ("GET /7 host: all.example.com", "/all/7"),
     ("GET /7 host: all.example.com:8080", "/all/7"),
     ("GET / host: all.example.com", "/all/"),
+    ("GET /7 host: all.example.com.", "/all/7"),
+    ("GET /7 host: ALL.example.com.:8080", "/all/7"),
+    ("GET /not-empty", "200"),
+    ("GET /not-empty x-a: 1", "200"),
+    ("GET /not-empty x-a: ", "202"),
+    ("GET /first", "200"),
+    ("GET /first?v=2&v=1", "200"),
+    ("GET /first?v=1&v=2", "202"),
+    ("GET /first?vv=2&v=1", "202"),
+    ("GET /spaces?v=a%20b", "200"),
+    ("GET /~joe", "200"),
+    ("GET /%7ejoe", "200"),
+    ("GET /address host: [2001:db8::3]", "200"),
+    ("GET /re-a/7", "200"),
     ("GET /host", "/host for orders.internal"),
     (
         "GET /old/7?q=1 host: h.example.com",

@@ -1,7 +1,13 @@
 //! Conditions on headers and query parameters.
+//!
+//! A condition is put into the form in which Envoy compares: parameters as they arrive, percent-encoded; header values
+//! without white space around them. A condition without such a form is rejected, because no request could fulfil it.
 
+use percent_encoding::{AsciiSet, CONTROLS};
+
+use super::super::Rejection;
 use super::super::decode::{Cursor, Fields};
-use super::super::{Rejection, regex};
+use super::super::regex::{self, Text};
 use super::StringMatch;
 use super::header::parse_name;
 
@@ -11,6 +17,8 @@ const NOT_FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex"
 const MAX_VALUE: usize = 16_384;
 /// Longest name of a query parameter, in bytes: Envoy's.
 const MAX_QUERY_NAME: usize = 1024;
+/// The query percent-encode set of the URL standard, and the separator of parameters.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'&');
 const SHAPE: &str =
     r#"a string (exact) or an object with one of "prefix", "suffix", "contains", "regex", "present", "not""#;
 
@@ -23,7 +31,7 @@ pub(super) fn read_headers(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMat
         if conditions.iter().any(|(other, _)| *other == name) {
             return Err(value.reject(format!("found a second condition on {name:?}, expected one")));
         }
-        conditions.push((name, read(&value, &FIELDS)?));
+        conditions.push((name, read(&value, &FIELDS, Text::Header)?));
     }
     conditions.sort_by(|one, other| one.0.cmp(&other.0));
     Ok(conditions)
@@ -39,14 +47,16 @@ pub(super) fn read_query(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch
                 "found a parameter name of {length} bytes, expected 1 to {MAX_QUERY_NAME} without control characters"
             )));
         }
-        conditions.push((name.to_owned(), read(&value, &FIELDS)?));
+        let name = encoded(name).replace('=', "%3D");
+        conditions.push((name, read(&value, &FIELDS, Text::Parameter)?));
     }
     Ok(conditions)
 }
 
-fn read(cursor: &Cursor<'_>, fields: &Fields) -> Result<StringMatch, Rejection> {
+/// A condition on a value that is such a text.
+fn read(cursor: &Cursor<'_>, fields: &Fields, kind: Text) -> Result<StringMatch, Rejection> {
     if let Some(text) = cursor.value().as_str() {
-        return Ok(StringMatch::Exact(checked(cursor, text)?));
+        return Ok(StringMatch::Exact(arriving(cursor, text, kind, (true, true))?));
     }
     if !cursor.value().is_object() {
         return Err(cursor.expected(SHAPE));
@@ -57,22 +67,57 @@ fn read(cursor: &Cursor<'_>, fields: &Fields) -> Result<StringMatch, Rejection> 
         return Err(cursor.reject(format!("found {} conditions, expected one", present.len())));
     };
     let field = object.require(name, "a condition")?;
-    let text = || checked(&field, field.text()?);
+    let text = |ends| arriving(&field, field.text()?, kind, ends);
     Ok(match name {
-        "prefix" => StringMatch::Prefix(text()?),
-        "suffix" => StringMatch::Suffix(text()?),
-        "contains" => StringMatch::Contains(text()?),
+        "prefix" => StringMatch::Prefix(text((true, false))?),
+        "suffix" => StringMatch::Suffix(text((false, true))?),
+        "contains" => StringMatch::Contains(text((false, false))?),
         "present" => StringMatch::Present(field.bool()?),
         "regex" => {
             let pattern = field.string()?;
             regex::check(pattern, field.limits()).map_err(|reason| field.reject(reason))?;
+            if !regex::can_match(pattern, kind) {
+                return Err(field.reject(no_such_value(kind)));
+            }
             StringMatch::Regex(pattern.to_owned())
         }
-        _ => match read(&field, &NOT_FIELDS)? {
+        _ => match read(&field, &NOT_FIELDS, kind)? {
             StringMatch::Present(present) => StringMatch::Present(!present),
             inner => StringMatch::Not(Box::new(inner)),
         },
     })
+}
+
+fn no_such_value(kind: Text) -> &'static str {
+    match kind {
+        Text::Parameter => {
+            "found a regex that no parameter can match, expected one for values as they arrive: percent-encoded, \
+             without space, \"&\", \"#\" and letters beyond ASCII"
+        }
+        Text::Path | Text::Header => {
+            "found a regex that no header can match, expected one for values without control characters and without \
+             white space around them"
+        }
+    }
+}
+
+/// The text as a value with it arrives; `ends`: whether the value starts, and ends, with the text.
+fn arriving(cursor: &Cursor<'_>, text: &str, kind: Text, ends: (bool, bool)) -> Result<String, Rejection> {
+    let text = checked(cursor, text)?;
+    if kind == Text::Parameter {
+        return Ok(encoded(&text));
+    }
+    if (ends.0 && text.starts_with(' ')) || (ends.1 && text.ends_with(' ')) {
+        return Err(
+            cursor.reject("found a space at the end of a header's value, where Envoy removes it, expected none")
+        );
+    }
+    Ok(text)
+}
+
+/// A parameter's name or value with those characters escaped that cannot arrive, or that every client escapes.
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 fn checked(cursor: &Cursor<'_>, text: &str) -> Result<String, Rejection> {

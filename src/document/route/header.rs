@@ -17,6 +17,18 @@ pub(super) const MAX_RESPOND: usize = 100;
 const MAX_VALUE: usize = 16_384;
 /// Longest name, in bytes.
 const MAX_NAME: usize = 256;
+/// Headers that say where a message ends, and those of one connection (RFC 9110, 7.6.1). A changed `content-length` makes
+/// the receiver take the rest of a body for the next message.
+const FRAMING: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 const FIELDS: Fields = Fields::new(&["set", "add", "remove"]);
 
 /// `request_headers` or `response_headers`.
@@ -27,7 +39,7 @@ pub(super) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> 
     let mut remove = Vec::new();
     if let Some(field) = object.get("remove") {
         for entry in field.list()? {
-            remove.push(parse_name(&entry, entry.string()?, "")?);
+            remove.push(parse_edited_name(&entry, entry.string()?)?);
         }
     }
     let count = (set.len() + add.len()).max(remove.len());
@@ -41,7 +53,7 @@ pub(super) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> 
 pub(super) fn read_values(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, Rejection> {
     let mut values = BTreeMap::new();
     for (name, value) in cursor.map()? {
-        let name = parse_name(&value, name, "")?;
+        let name = parse_edited_name(&value, name)?;
         let text = read_value(&value)?;
         if values.insert(name.clone(), text).is_some() {
             return Err(value.reject(format!("found the header {name:?} a second time, expected it once")));
@@ -63,6 +75,17 @@ fn read_value(cursor: &Cursor<'_>) -> Result<String, Rejection> {
     }
     format::check(text).map_err(|reason| cursor.reject(reason))?;
     Ok(text.to_owned())
+}
+
+/// The name of a header that is set, added or removed: none that frames a message or belongs to one connection.
+fn parse_edited_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
+    let name = parse_name(cursor, name, "")?;
+    if FRAMING.contains(&name.as_str()) {
+        return Err(cursor.reject(format!(
+            "found the header {name:?}, which Envoy writes itself for each connection, expected another"
+        )));
+    }
+    Ok(name)
 }
 
 /// A header's name in lower case: a token, neither a pseudo-header nor `host`. The hint ends the sentence about those.

@@ -3,7 +3,7 @@
 use super::super::Rejection;
 use super::super::decode::{Cursor, Fields, Object, quote};
 use super::super::endpoint::Host;
-use super::super::host::parse_host;
+use super::super::host::{in_host_header, parse_host};
 use super::{HostPattern, Match, PathMatch};
 use super::{condition, path};
 
@@ -109,7 +109,8 @@ pub(crate) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
     if after_literal.contains(':') && (text.starts_with('[') || text.matches(':').count() == 1) {
         return Err(expected("no port: the port that a client sends in Host is ignored"));
     }
-    let lower = text.to_ascii_lowercase();
+    // Envoy takes the final dot off a request's Host (`strip_trailing_host_dot`).
+    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if let Some(rest) = lower.strip_prefix("*.") {
         return match parse_host(rest) {
             Ok(Host::Name(_)) => Ok(HostPattern::Wildcard(lower.into())),
@@ -122,7 +123,7 @@ pub(crate) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
         ));
     }
     match parse_host(&lower) {
-        Ok(_) => Ok(HostPattern::Exact(lower.into())),
+        Ok(host) => Ok(HostPattern::Exact(in_host_header(&host).into())),
         Err(what) => Err(expected(what)),
     }
 }

@@ -1,7 +1,14 @@
 //! Paths: exact, by segments, URI templates, regexes; and what replaces a path.
+//!
+//! Envoy normalises a request's path before a route sees the path: escaped unreserved characters are decoded, a few raw
+//! characters are escaped, dot segments and repeated slashes vanish, and an escaped slash is refused. A document's path is
+//! put into the same form ([`as_seen`]); a path without such a form is rejected, because no request could match it.
 
+use std::fmt::Write;
+
+use super::super::Rejection;
 use super::super::decode::{Cursor, quote};
-use super::super::{Rejection, regex};
+use super::super::regex::{self, Text};
 use super::PathMatch;
 
 /// Longest path, in bytes.
@@ -10,6 +17,11 @@ const MAX_PATH: usize = 4096;
 const MAX_VARIABLES: usize = 5;
 /// Longest name of a variable: Envoy's.
 const MAX_VARIABLE: usize = 16;
+/// Length of `%7E`.
+const ESCAPE: usize = 3;
+const NO_SUCH_PATH: &str = "found a regex that no path can match, expected one for paths as Envoy sees them: they start \
+    with \"/\", have neither \"//\" nor segments \".\" and \"..\", no %2F, %5C or %00, no escaped letter, digit, \"-\", \".\", \"_\" or \
+    \"~\", and no raw space, letter beyond ASCII or one of \"<>\\^`{|}";
 const A_PATH: &str = r#"a path such as "/a", "/a/*", "/a/{id}" or "~^/a\\d+$""#;
 
 /// A path in the shorthand of `match`.
@@ -17,6 +29,9 @@ pub(super) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Reject
     let reject = |what: &str| cursor.reject(format!("found the path {}, expected {what}", quote(text)));
     if let Some(pattern) = text.strip_prefix('~') {
         regex::check(pattern, cursor.limits()).map_err(|reason| cursor.reject(reason))?;
+        if !regex::can_match(pattern, Text::Path) {
+            return Err(cursor.reject(NO_SUCH_PATH));
+        }
         return Ok(PathMatch::Regex(pattern.to_owned()));
     }
     if !text.starts_with('/') {
@@ -24,18 +39,19 @@ pub(super) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Reject
     }
     check_characters(text).map_err(reject)?;
     if text.contains(['{', '}']) {
-        return match check_template(text) {
-            Ok(()) => Ok(PathMatch::Template(text.to_owned())),
+        return match normalise_template(text) {
+            Ok(template) => Ok(PathMatch::Template(template)),
             Err(what) => Err(reject(&what)),
         };
     }
-    match text.strip_suffix("/*") {
+    let seen = as_seen(text).map_err(reject)?;
+    match seen.strip_suffix("/*") {
         Some(prefix) if prefix.contains('*') => Err(reject(r#""*" only as the last segment"#)),
         Some(prefix) => Ok(PathMatch::Prefix(prefix.to_owned())),
-        None if text.contains('*') => Err(reject(
+        None if seen.contains('*') => Err(reject(
             r#""*" only as the last segment ("/a/*"), a template or a regex"#,
         )),
-        None => Ok(PathMatch::Exact(text.to_owned())),
+        None => Ok(PathMatch::Exact(seen)),
     }
 }
 
@@ -54,6 +70,122 @@ pub(super) fn parse_grpc(cursor: &Cursor<'_>) -> Result<PathMatch, Rejection> {
         "*" => PathMatch::Prefix(format!("/{service}")),
         method => PathMatch::Exact(format!("/{service}/{method}")),
     })
+}
+
+/// A path in the form in which Envoy matches paths. The error says what is expected.
+pub(crate) fn as_seen(text: &str) -> Result<String, &'static str> {
+    check_characters(text)?;
+    if text.contains('\\') {
+        return Err("no backslash: Envoy takes a raw one for a slash");
+    }
+    let seen = unescaped(text).ok_or("no escaped slash, backslash or NUL: Envoy refuses requests with one (400)")?;
+    // Escaped dots may have become segments.
+    check_characters(&seen)?;
+    Ok(seen)
+}
+
+/// A request's path as Envoy matches it, and its query with the question mark; `None`: Envoy answers 400.
+///
+/// In Envoy's order: escapes and dot segments, then repeated slashes. A segment of dots goes on to a raw semicolon.
+pub(crate) fn seen_by_envoy(target: &str) -> Option<(String, &str)> {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let arrives = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !arrives || !path.starts_with('/') || has_escaped_slash(path) {
+        return None;
+    }
+
+    let mut segments: Vec<String> = Vec::new();
+    let mut raw = path[1..].split(['/', '\\']).peekable();
+    while let Some(segment) = raw.next() {
+        let last = raw.peek().is_none();
+        let dots = dots(segment);
+        if dots == 2 {
+            segments.pop();
+        }
+        match dots {
+            0 => segments.push(unescaped(segment)?),
+            // A path that ends in dots ends in a slash.
+            _ if last => segments.push(String::new()),
+            _ => {}
+        }
+    }
+
+    let normal = format!("/{}", segments.join("/"));
+    if !normal.contains("//") {
+        return Some((normal, query));
+    }
+    let merged = normal.split('/').filter(|segment| !segment.is_empty());
+    let end = if normal.ends_with('/') { "/" } else { "" };
+    Some((format!("/{}{end}", merged.collect::<Vec<_>>().join("/")), query))
+}
+
+/// Whether an escaped slash or backslash stands anywhere, also where a segment will be dropped.
+fn has_escaped_slash(path: &str) -> bool {
+    let escapes = path.match_indices('%').map(|(index, _)| escaped_byte(&path[index..]));
+    escapes.flatten().any(|byte| matches!(byte, b'/' | b'\\'))
+}
+
+/// 1 for a segment that stays, 2 for one that goes up, 0 for any other.
+fn dots(segment: &str) -> u8 {
+    let mut rest = segment;
+    let mut dots = 0;
+    while let Some(after) = rest.strip_prefix('.').or_else(|| {
+        let escaped = rest.get(..ESCAPE)?.eq_ignore_ascii_case("%2e");
+        escaped.then(|| &rest[ESCAPE..])
+    }) {
+        dots += 1;
+        rest = after;
+    }
+    let raw = segment.len() - rest.len() == usize::from(dots);
+    let over = rest.is_empty() || (raw && rest.starts_with(';'));
+    if over && dots <= 2 { dots } else { 0 }
+}
+
+/// A segment of a request's path with its escapes as Envoy keeps them; `None`: Envoy answers 400.
+fn unescaped(segment: &str) -> Option<String> {
+    let mut seen = String::with_capacity(segment.len());
+    let mut rest = segment;
+    while let Some(letter) = rest.chars().next() {
+        let taken = match escaped_byte(rest) {
+            Some(b'/' | b'\\' | 0) => return None,
+            Some(byte) if is_unreserved(byte) => {
+                seen.push(char::from(byte));
+                ESCAPE
+            }
+            Some(_) => {
+                seen.push_str(&rest[..ESCAPE]);
+                ESCAPE
+            }
+            None => {
+                push_raw(&mut seen, letter);
+                letter.len_utf8()
+            }
+        };
+        rest = &rest[taken..];
+    }
+    Some(seen)
+}
+
+/// A raw character of a path, escaped where Envoy escapes it.
+fn push_raw(seen: &mut String, letter: char) {
+    match letter {
+        '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}' => {
+            write!(seen, "%{:02X}", u32::from(letter)).expect("a String takes all");
+        }
+        _ => seen.push(letter),
+    }
+}
+
+/// The byte that a text's first three characters escape, if they do.
+fn escaped_byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix('%')?.get(..ESCAPE - 1)?;
+    let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    hexadecimal.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// Whether an escaped byte and the raw one mean the same (RFC 3986, 2.3).
+pub(in crate::document) fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
 /// What every path must be. The error says what is expected.
@@ -89,15 +221,23 @@ pub(super) fn parse_replacement(cursor: &Cursor<'_>) -> Result<String, Rejection
     Ok(text.to_owned())
 }
 
-/// The URI templates that are taken: each segment a literal or a variable, `{name}`, `{name=*}` or, at the end,
-/// `{name=**}`. Envoy knows more forms, none of them in the contract. The error says what is expected.
-fn check_template(text: &str) -> Result<(), String> {
+/// A URI template whose literal segments are as Envoy sees them. Taken are templates of which each segment is a literal or
+/// a variable, `{name}`, `{name=*}` or, at the end, `{name=**}`. Envoy knows more forms, none of them in the contract. The
+/// error says what is expected.
+fn normalise_template(text: &str) -> Result<String, String> {
     let mut names: Vec<&str> = Vec::new();
+    let mut template = String::with_capacity(text.len());
     let mut segments = text.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         let Some(inner) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
-            check_literal(segment, last)?;
+            if segment.contains(['{', '}']) {
+                return Err(r#"a variable that is a whole segment, as in "/a/{id}""#.to_owned());
+            }
+            let seen = as_seen(segment)?;
+            check_literal(&seen, last)?;
+            template.push('/');
+            template.push_str(&seen);
             continue;
         };
         let (name, pattern) = inner.split_once('=').unwrap_or((inner, "*"));
@@ -109,14 +249,13 @@ fn check_template(text: &str) -> Result<(), String> {
             _ => return Err(format!("{{{name}}}, {{{name}=*}} or {{{name}=**}}")),
         }
         names.push(name);
+        template.push('/');
+        template.push_str(segment);
     }
-    Ok(())
+    Ok(template)
 }
 
 fn check_literal(segment: &str, last: bool) -> Result<(), String> {
-    if segment.contains(['{', '}']) {
-        return Err(r#"a variable that is a whole segment, as in "/a/{id}""#.to_owned());
-    }
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=*".contains(&byte);
     if let Some(byte) = segment.bytes().find(|byte| !known(*byte)) {
         return Err(format!("no {:?} beside variables", char::from(byte)));
@@ -145,4 +284,73 @@ fn check_variable(name: &str, names: &[&str]) -> Result<(), String> {
         return Err(format!("at most {MAX_VARIABLES} variables"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_documents_take_the_form_in_which_envoy_matches() {
+        let same = [
+            "/a",
+            "/%20",
+            "/caf%C3%A9",
+            "/caf%c3%a9",
+            "/a%",
+            "/%zz",
+            "/...",
+            "/a;b=[1]",
+        ];
+        for path in same {
+            assert_eq!(as_seen(path).as_deref(), Ok(path));
+        }
+        assert_eq!(as_seen("/%7Ejoe/%41%2d").as_deref(), Ok("/~joe/A-"));
+        assert_eq!(as_seen("/\"<>^`{|}").as_deref(), Ok("/%22%3C%3E%5E%60%7B%7C%7D"));
+        for never in [
+            "/%2F",
+            "/%5c",
+            "/%00",
+            "/a\\b",
+            "//",
+            "/a//b",
+            "/..",
+            "/%2e%2E/a",
+            "/a/.",
+            "/é",
+            "/a b",
+            "/a?b",
+        ] {
+            assert!(as_seen(never).is_err(), "{never}");
+        }
+    }
+
+    #[test]
+    fn paths_of_requests_are_normalised_as_by_envoy() {
+        let seen = |target| seen_by_envoy(target).map(|(path, query)| format!("{path}{query}"));
+        let expected = [
+            ("/a//b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/b//../c", "/a/b/c"),
+            ("/a/%2e/b", "/a/b"),
+            ("/a/..", "/"),
+            ("/a/b/..", "/a/"),
+            ("///", "//"),
+            ("/..//", "//"),
+            ("/////a/////", "/a/"),
+            ("/a/.;x/b", "/a/b"),
+            ("/a/..;x/b", "/b"),
+            ("/a/%2e;/b", "/a/.;/b"),
+            ("/a\\..\\b", "/b"),
+            ("/%7Ejoe%7e?%7E//", "/~joe~?%7E//"),
+            ("/a|b", "/a%7Cb"),
+            ("/a/...", "/a/..."),
+        ];
+        for (target, path) in expected {
+            assert_eq!(seen(target).as_deref(), Some(path), "{target}");
+        }
+        for refused in ["/a%2fb", "/%5C", "/%00", "/a#b", "a", "*"] {
+            assert_eq!(seen(refused), None, "{refused}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) const FIELDS: [&str; 5] = [
     "response_headers",
 ];
 
-const RETRY_FIELDS: Fields = Fields::new(&["attempts", "on", "per_try_timeout", "back_off"]);
+const RETRY_FIELDS: Fields = Fields::new(&["attempts", "on", "per_try_timeout", "back_off", "another_endpoint"]);
 const BACK_OFF_FIELDS: Fields = Fields::new(&["base", "max"]);
 /// Envoy's words, without those that need lists of their own.
 const RETRY_WORDS: [&str; 14] = [
@@ -101,6 +101,7 @@ fn read_retry(cursor: &Cursor<'_>) -> Result<Retry, Rejection> {
         on: words,
         per_try_timeout: object.read("per_try_timeout", |field| field.duration())?,
         back_off: object.read("back_off", |field| read_back_off(&field))?,
+        another_endpoint: object.read("another_endpoint", |field| field.bool())?.unwrap_or(true),
     })
 }
 

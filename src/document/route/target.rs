@@ -4,7 +4,7 @@ use url::Url;
 
 use super::super::decode::{Cursor, Fields};
 use super::super::endpoint::Host;
-use super::super::host::{parse_address, parse_host};
+use super::super::host::{in_host_header, parse_address, parse_host};
 use super::super::{Rejection, name};
 use super::header::{self, read_values};
 use super::path::{check_characters, parse_replacement};
@@ -178,10 +178,16 @@ fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
         }
         Ok(values)
     })?;
+    let status = object
+        .require("status", "a status from 200 to 599")?
+        .integer(200..=599)?;
+    if let (204 | 304, Some(field)) = (status, object.get("body"))
+        && body.as_ref().is_some_and(|body| !body.is_empty())
+    {
+        return Err(field.reject(format!("found a body, expected none beside the status {status}")));
+    }
     Ok(Respond {
-        status: object
-            .require("status", "a status from 200 to 599")?
-            .integer(200..=599)?,
+        status,
         body,
         headers: headers.unwrap_or_default(),
     })
@@ -199,12 +205,11 @@ pub(super) fn read_rewrite(cursor: &Cursor<'_>) -> Result<Rewrite, Rejection> {
     })
 }
 
-/// A host as it stands in a Host header: a name or an IP literal, without a port.
+/// A host as it stands in a Host header: a name or an IP literal, without a port and final dot.
 fn read_host(cursor: &Cursor<'_>) -> Result<String, Rejection> {
     let text = cursor.string()?;
-    match parse_host(text) {
-        Ok(Host::Name(name)) => Ok(name),
-        Ok(Host::Ip(_)) => Ok(text.to_ascii_lowercase()),
+    match parse_host(text.strip_suffix('.').unwrap_or(text)) {
+        Ok(host) => Ok(in_host_header(&host)),
         Err(_) if parse_address(text).is_ok() => Err(cursor.expected("a host without a port")),
         Err(what) => Err(cursor.expected(what)),
     }

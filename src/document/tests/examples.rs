@@ -78,6 +78,7 @@ fn full_route() {
                 base: Duration::from_millis(25),
                 max: Some(Duration::from_millis(250)),
             }),
+            another_endpoint: true,
         }),
         request_headers: Some(HeaderEdits {
             set: BTreeMap::from([("x-from".to_owned(), "edge".to_owned())]),

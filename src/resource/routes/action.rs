@@ -6,7 +6,8 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
 };
@@ -14,16 +15,19 @@ use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, RedirectAction, RetryPolicy, RouteAction, WeightedCluster, route,
 };
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::google::protobuf;
 
 use crate::document::Rejection;
 use crate::document::route::{Action, HostRewrite, Limit, Redirect, Respond, Retry, Rewrite, Rule, Settings, Target};
-use crate::proto::message::{boolean, duration, uint32};
+use crate::proto::message::{any, boolean, duration, uint32};
 
 use super::paths::Replacement;
 
 /// Of a whole response, where nothing says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How often Envoy picks an endpoint before a retry goes to one that failed already.
+const HOST_PICKS: i64 = 3;
 /// Envoy's word for "one of `retriable_status_codes`".
 const STATUS_CODES: &str = "retriable-status-codes";
 
@@ -117,6 +121,10 @@ fn retry_policy(retry: &Retry) -> RetryPolicy {
     if !retriable_status_codes.is_empty() {
         words.push(STATUS_CODES);
     }
+    let previous_hosts = retry.another_endpoint.then(|| RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&PreviousHostsPredicate::default()))),
+    });
     RetryPolicy {
         retry_on: words.join(","),
         num_retries: Some(uint32(retry.attempts)),
@@ -126,6 +134,8 @@ fn retry_policy(retry: &Retry) -> RetryPolicy {
             base_interval: Some(duration(back_off.base)),
             max_interval: back_off.max.map(duration),
         }),
+        retry_host_predicate: previous_hosts.into_iter().collect(),
+        host_selection_retry_max_attempts: if retry.another_endpoint { HOST_PICKS } else { 0 },
         ..RetryPolicy::default()
     }
 }

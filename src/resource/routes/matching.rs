@@ -2,11 +2,15 @@
 //!
 //! What Envoy does and this relies on (seen on 1.40):
 //!
-//! - A header that is missing fulfils no condition, an inverted one neither. Here `not` is the plain opposite, so a
-//!   missing header must fulfil it: with `not` it counts as an empty one.
-//! - Conditions on query parameters cannot be inverted. `not` becomes an inverted regex for `:path`, which holds the
-//!   query as well: no parameter of that name has such a value. Regexes have no such opposite and are refused there.
-//! - Parameters are compared as sent, percent-encoded.
+//! - Of a repeated header each value is compared alone: a condition holds when one value fulfils it, an inverted condition
+//!   when none does.
+//! - A header that is missing fulfils no condition, an inverted one neither, unless it counts as an empty one. Here `not` is
+//!   the exact opposite, so a missing header must fulfil it. Where the empty value would not (`not` of `""` or of a regex
+//!   that takes the empty text), the rule has two alternatives: the header is missing, or it is there and not so.
+//! - Of a repeated query parameter the first value is compared. Parameters are compared as sent, percent-encoded.
+//! - Conditions on query parameters cannot be inverted. `not` becomes an inverted regex for `:path`, which holds the query as
+//!   well: the first parameter of that name has no such value. A long name makes a program beyond RE2's limit; such a
+//!   condition is rejected.
 //! - A regex may have a program of 100 instructions, about one a character. Several methods are one regex; beyond
 //!   [`REGEX_LITERAL`] characters they are several entries.
 
@@ -18,20 +22,41 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 
 use crate::document::Rejection;
+use crate::document::regex::{may_match_nothing, program_size};
 use crate::document::route::{Rule, StringMatch};
 
 /// Most bytes of a regex of methods, so that its program stays well below 100 instructions.
 const REGEX_LITERAL: usize = 60;
-/// Most bytes of name and value in a regex for the query, which has some 30 instructions besides.
-const INVERTED_LITERAL: usize = 50;
+/// The largest RE2 program that an Envoy takes whose runtime says nothing else.
+const MAX_PROGRAM: u32 = 100;
+/// Most conditions of a rule that need two alternatives each.
+const MAX_DOUBLED: usize = 4;
 
 /// The conditions of a match, path and method aside.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Conditions {
     headers: Vec<HeaderMatcher>,
     query_parameters: Vec<QueryParameterMatcher>,
 }
 
+/// One condition as Envoy knows them.
+#[derive(Debug, Clone, PartialEq)]
+enum Choice {
+    Header(HeaderMatcher),
+    Parameter(QueryParameterMatcher),
+}
+
 impl Conditions {
+    /// These and one more.
+    fn and(&self, choice: &Choice) -> Self {
+        let mut both = self.clone();
+        match choice {
+            Choice::Header(header) => both.headers.push(header.clone()),
+            Choice::Parameter(parameter) => both.query_parameters.push(parameter.clone()),
+        }
+        both
+    }
+
     /// The `RouteMatch` with these conditions, a path and perhaps a condition on the method.
     pub(super) fn with(&self, path: PathSpecifier, method: Option<HeaderMatcher>) -> RouteMatch {
         RouteMatch {
@@ -43,43 +68,39 @@ impl Conditions {
     }
 }
 
-/// The conditions of a rule.
+/// The conditions of a rule: any of the alternatives may hold; usually there is one.
 ///
 /// # Errors
-/// An empty prefix, suffix or part, which Envoy refuses; an inverted condition on a query parameter that is a regex or
-/// too long.
-pub(super) fn conditions(rule: &Rule) -> Result<Conditions, Rejection> {
-    let mut headers = Vec::new();
+/// An empty prefix, suffix or part, which Envoy refuses; an inverted condition on a query parameter whose regex is too
+/// large; too many inverted conditions that the empty value does not fulfil.
+pub(super) fn alternatives(rule: &Rule) -> Result<Vec<Conditions>, Rejection> {
+    let mut written = Vec::new();
     for (name, condition) in &rule.matches.headers {
-        headers.push(header(name, Test::of(condition, &place(rule, "headers", name))?));
+        let place = place(rule, "headers", name);
+        let test = Test::of(condition, &place)?;
+        written.push((place, header_choices(name, test)));
     }
-    let mut query_parameters = Vec::new();
     for (name, condition) in &rule.matches.query {
         let place = place(rule, "query", name);
-        match Test::of(condition, &place)? {
-            Test::Value {
-                pattern,
-                inverted: true,
-            } => headers.push(no_parameter(&place, name, &pattern)?),
-            Test::Value {
-                pattern,
-                inverted: false,
-            } => {
-                let specifier = QueryParameterMatchSpecifier::StringMatch(string(pattern));
-                query_parameters.push(query_parameter(name, specifier));
-            }
-            Test::Present(present) => {
-                query_parameters.push(query_parameter(
-                    name,
-                    QueryParameterMatchSpecifier::PresentMatch(present),
-                ));
-            }
-        }
+        let test = Test::of(condition, &place)?;
+        let choices = parameter_choices(&place, name, test)?;
+        written.push((place, choices));
     }
-    Ok(Conditions {
-        headers,
-        query_parameters,
-    })
+
+    let mut alternatives = vec![Conditions::default()];
+    for (place, choices) in written {
+        if alternatives.len() * choices.len() > 1 << MAX_DOUBLED {
+            let reason = format!(
+                "found more than {MAX_DOUBLED} conditions with \"not\" that take two entries each, expected at most {MAX_DOUBLED}"
+            );
+            return Err(Rejection::new(place, reason));
+        }
+        alternatives = alternatives
+            .iter()
+            .flat_map(|before| choices.iter().map(|choice| before.and(choice)))
+            .collect();
+    }
+    Ok(alternatives)
 }
 
 fn place(rule: &Rule, field: &str, name: &str) -> String {
@@ -156,6 +177,32 @@ pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
     alternatives.into_iter().map(|text| Some(matcher(text))).collect()
 }
 
+/// The matchers any of which says what the test says.
+fn header_choices(name: &str, test: Test) -> Vec<Choice> {
+    let empty_fulfils = match &test {
+        Test::Value {
+            pattern: MatchPattern::Exact(text),
+            inverted: true,
+        } => text.is_empty(),
+        Test::Value {
+            pattern: MatchPattern::SafeRegex(regex),
+            inverted: true,
+        } => may_match_nothing(&regex.regex),
+        Test::Present(_) | Test::Value { .. } => false,
+    };
+    let matcher = header(name, test);
+    if !empty_fulfils {
+        return vec![Choice::Header(matcher)];
+    }
+    let there_but_other = HeaderMatcher {
+        treat_missing_header_as_empty: false,
+        ..matcher
+    };
+    [header(name, Test::Present(false)), there_but_other]
+        .map(Choice::Header)
+        .into()
+}
+
 fn header(name: &str, test: Test) -> HeaderMatcher {
     let (specifier, inverted) = match test {
         Test::Present(present) => (HeaderMatchSpecifier::PresentMatch(present), false),
@@ -169,6 +216,46 @@ fn header(name: &str, test: Test) -> HeaderMatcher {
     }
 }
 
+/// The matchers any of which says what the test says.
+///
+/// # Errors
+/// "Not like this" where that takes a larger regex than Envoy accepts.
+fn parameter_choices(place: &str, name: &str, test: Test) -> Result<Vec<Choice>, Rejection> {
+    let one = |specifier| Ok(vec![Choice::Parameter(query_parameter(name, specifier))]);
+    let pattern = match test {
+        Test::Present(present) => return one(QueryParameterMatchSpecifier::PresentMatch(present)),
+        Test::Value {
+            pattern,
+            inverted: false,
+        } => return one(QueryParameterMatchSpecifier::StringMatch(string(pattern))),
+        Test::Value { pattern, .. } => pattern,
+    };
+    if let Some(matcher) = other_first_value(place, name, &pattern)? {
+        return Ok(vec![Choice::Header(matcher)]);
+    }
+
+    // The name is long. If the value is short, the parameter is missing or has another value.
+    if let MatchPattern::Exact(text) = &pattern {
+        let other = other_than(text, b"", b"", "[!-~]*");
+        if fits(&other) {
+            let choices = [
+                QueryParameterMatchSpecifier::PresentMatch(false),
+                QueryParameterMatchSpecifier::StringMatch(string(regex(other))),
+            ];
+            return Ok(choices
+                .map(|specifier| Choice::Parameter(query_parameter(name, specifier)))
+                .into());
+        }
+    }
+    let reason = "found \"not\" of a name and a value that are too long for Envoy to invert (its limit of RE2 programs), expected \
+                  shorter ones, or a second route without \"not\"";
+    Err(Rejection::new(place, reason))
+}
+
+fn fits(pattern: &str) -> bool {
+    program_size(pattern).is_ok_and(|size| size <= MAX_PROGRAM)
+}
+
 fn query_parameter(name: &str, specifier: QueryParameterMatchSpecifier) -> QueryParameterMatcher {
     QueryParameterMatcher {
         name: name.to_owned(),
@@ -176,41 +263,81 @@ fn query_parameter(name: &str, specifier: QueryParameterMatchSpecifier) -> Query
     }
 }
 
-/// "No parameter of this name has such a value", as a condition on `:path`.
+/// "The first parameter of this name has no such value, or there is none", as a condition on `:path`; `None`: the regex
+/// would be too large.
 ///
-/// The query is searched byte by byte (`\C`): characters would cost ten times as many instructions.
-fn no_parameter(place: &str, name: &str, pattern: &MatchPattern) -> Result<HeaderMatcher, Rejection> {
+/// The regex says the opposite: parameters of other names, then this one with such a value. Classes name the printable
+/// characters that they hold: nothing else arrives, and negated classes have more instructions.
+fn other_first_value(place: &str, name: &str, pattern: &MatchPattern) -> Result<Option<HeaderMatcher>, Rejection> {
     let escape = |text: &String| regex_syntax::escape(text);
-    let (length, value) = match pattern {
-        MatchPattern::Exact(text) if text.is_empty() => (0, "=?".to_owned()),
-        MatchPattern::Exact(text) => (text.len(), format!("={}", escape(text))),
-        MatchPattern::Prefix(text) => (text.len(), format!("={}[^&]*", escape(text))),
-        MatchPattern::Suffix(text) => (text.len(), format!("=[^&]*{}", escape(text))),
-        MatchPattern::Contains(text) => (text.len(), format!("=[^&]*{}[^&]*", escape(text))),
+    let any = "[!-%'-~]*";
+    let value = match pattern {
+        MatchPattern::Exact(text) if text.is_empty() => "=?".to_owned(),
+        MatchPattern::Exact(text) => format!("={}", escape(text)),
+        MatchPattern::Prefix(text) => format!("={}{any}", escape(text)),
+        MatchPattern::Suffix(text) => format!("={any}{}", escape(text)),
+        MatchPattern::Contains(text) => format!("={any}{}{any}", escape(text)),
         _ => {
             let reason =
                 "found a regex in \"not\", which Envoy cannot invert on a query parameter, expected another condition";
             return Err(Rejection::new(place, reason));
         }
     };
-    let length = name.len() + length;
-    if length > INVERTED_LITERAL {
-        let reason =
-            format!("found \"not\" with {length} bytes of name and value, expected at most {INVERTED_LITERAL}");
-        return Err(Rejection::new(place, reason));
-    }
-    let pattern = regex(format!("[^?]*\\?(\\C*&)?{}{value}(&\\C*)?", regex_syntax::escape(name)));
-    let matcher = header(
-        ":path",
-        Test::Value {
-            pattern,
-            inverted: true,
-        },
+
+    // Nothing follows a name but "=" or the parameter's end.
+    let others = other_than(name, b"&", b"=&", any);
+    let pattern = format!(
+        "[!->@-~]*\\?(?:{others}&)*{}{value}(?:&[!-~]*)?",
+        regex_syntax::escape(name)
     );
-    Ok(HeaderMatcher {
+    if !fits(&pattern) {
+        return Ok(None);
+    }
+    let test = Test::Value {
+        pattern: regex(pattern),
+        inverted: true,
+    };
+    Ok(Some(HeaderMatcher {
         treat_missing_header_as_empty: false,
-        ..matcher
-    })
+        ..header(":path", test)
+    }))
+}
+
+/// A regex for what is not this text: it stops short, or it differs at some letter, or it goes on after the text with a
+/// character that is not in `after`; then `rest` follows. `separators` are in none.
+fn other_than(text: &str, separators: &[u8], after: &[u8], rest: &str) -> String {
+    let mut differs = without(after);
+    let mut stops = String::new();
+    for (index, byte) in text.bytes().enumerate().rev() {
+        let letter = regex_syntax::escape(&char::from(byte).to_string());
+        differs = format!("(?:{}|{letter}{differs})", without(&[&[byte], separators].concat()));
+        if index + 1 < text.len() {
+            stops = format!("(?:{letter}{stops})?");
+        }
+    }
+    match text {
+        "" => format!("{differs}{rest}"),
+        _ => format!("(?:{differs}{rest}|{stops})"),
+    }
+}
+
+/// A class of the printable characters but these.
+fn without(excluded: &[u8]) -> String {
+    let mut class = String::from("[");
+    let mut first: Option<u8> = None;
+    for byte in b'!'..=0x7f {
+        let inside = byte < 0x7f && !excluded.contains(&byte);
+        match (first, inside) {
+            (None, true) => first = Some(byte),
+            (Some(from), false) => {
+                class.push_str(&format!("\\x{from:02x}-\\x{:02x}", byte - 1));
+                first = None;
+            }
+            _ => {}
+        }
+    }
+    class.push(']');
+    class
 }
 
 fn regex(pattern: String) -> MatchPattern {
@@ -266,8 +393,8 @@ mod tests {
     }
 
     fn shown(headers: &[(&str, StringMatch)], query: &[(&str, StringMatch)]) -> Json {
-        let conditions = conditions(&rule(headers, query)).unwrap();
-        let matches = conditions.with(PathSpecifier::Prefix("/".into()), None);
+        let alternatives = alternatives(&rule(headers, query)).unwrap();
+        let matches = alternatives[0].with(PathSpecifier::Prefix("/".into()), None);
         let route = Route {
             r#match: Some(matches),
             ..Route::default()
@@ -280,7 +407,7 @@ mod tests {
     }
 
     fn refused(query: &[(&str, StringMatch)]) -> String {
-        conditions(&rule(&[], query)).err().unwrap().to_string()
+        alternatives(&rule(&[], query)).err().unwrap().to_string()
     }
 
     #[test]
@@ -318,9 +445,9 @@ mod tests {
             ],
             "headers": [
                 { "name": ":path", "invert_match": true,
-                  "string_match": { "safe_regex": { "regex": "[^?]*\\?(\\C*&)?c=1\\.5(&\\C*)?" } } },
+                  "string_match": { "safe_regex": { "regex": format!("[!->@-~]*\\?(?:{}&)*c=1\\.5(?:&[!-~]*)?", other_than("c", b"&", b"=&", "[!-%'-~]*")) } } },
                 { "name": ":path", "invert_match": true,
-                  "string_match": { "safe_regex": { "regex": "[^?]*\\?(\\C*&)?d=[^&]*y[^&]*(&\\C*)?" } } },
+                  "string_match": { "safe_regex": { "regex": format!("[!->@-~]*\\?(?:{}&)*d=[!-%'-~]*y[!-%'-~]*(?:&[!-~]*)?", other_than("d", b"&", b"=&", "[!-%'-~]*")) } } },
             ],
         });
         assert_eq!(shown(&[], &conditions), expected);
@@ -332,14 +459,43 @@ mod tests {
             refused(&[("v", not(StringMatch::Regex("a".into())))]),
             "match[0].query.v: found a regex in \"not\", which Envoy cannot invert on a query parameter, expected another condition"
         );
-        assert_eq!(
-            refused(&[("v", not(StringMatch::Exact("a".repeat(50))))]),
-            "match[0].query.v: found \"not\" with 51 bytes of name and value, expected at most 50"
-        );
+        let long = refused(&[("v", not(StringMatch::Exact("a".repeat(90))))]);
+        assert!(long.contains("too long for Envoy to invert"), "{long}");
         assert_eq!(
             refused(&[("v", StringMatch::Prefix(String::new()))]),
             "match[0].query.v: found an empty text, expected at least one character (for any value, \"present\": true)"
         );
+    }
+
+    #[test]
+    fn not_of_what_the_empty_value_fulfils_is_two_alternatives() {
+        let long = [("a-long-name", not(StringMatch::Exact("beta".into())))];
+        assert_eq!(alternatives(&rule(&[], &long)).unwrap().len(), 2);
+        let of = |condition| alternatives(&rule(&[("x-a", not(condition))], &[])).unwrap();
+        let both = of(StringMatch::Exact(String::new()));
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[0].headers, [header("x-a", Test::Present(false))]);
+        assert!(both[1].headers[0].invert_match && !both[1].headers[0].treat_missing_header_as_empty);
+        assert_eq!(of(StringMatch::Regex("a*".into())).len(), 2);
+        assert_eq!(of(StringMatch::Regex("a+".into())).len(), 1);
+        assert_eq!(of(StringMatch::Exact("a".into())).len(), 1);
+
+        let empty = || not(StringMatch::Exact(String::new()));
+        let five = ["a", "b", "c", "d", "e"].map(|name| (name, empty()));
+        assert!(alternatives(&rule(&five, &[])).is_err());
+        assert_eq!(alternatives(&rule(&five[..4], &[])).unwrap().len(), 16);
+    }
+
+    #[test]
+    fn a_regex_for_other_names_takes_all_but_the_name() {
+        let others = other_than("ab", b"&", b"=&", "[!-%'-~]*");
+        let others = ::regex::Regex::new(&format!("^(?:{others})$")).unwrap();
+        for other in ["", "a", "a=1", "b", "abc", "abc=1", "=ab", "b=ab", "aab", "AB=1"] {
+            assert!(others.is_match(other), "{other}");
+        }
+        for same in ["ab", "ab=", "ab=1", "a&", "x&ab=1"] {
+            assert!(!others.is_match(same), "{same}");
+        }
     }
 
     #[test]
