@@ -11,5 +11,6 @@ mod bootstrap;
 mod envoy_accepts;
 mod inputs;
 mod outputs;
+mod parity;
 mod refusals;
 mod semantics;

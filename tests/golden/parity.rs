@@ -1,0 +1,385 @@
+//! Our matcher and a real Envoy choose the same route, on generated tables and raw requests.
+//!
+//! Every table is a listener of one Envoy; a response names its route in `x-route`. Requests are written byte by byte, so
+//! that odd slashes, escapes and repeated headers arrive as they are. `PARITY_SEED` changes what is generated.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use chancery::document::key::{DocumentKey, Kind};
+use chancery::document::{self, Limits};
+use chancery::resource::ResourceType;
+use chancery::resource::routes::matcher::{Matcher, Outcome, Request};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use prost::Message;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::{Map, Value, json};
+
+use super::bootstrap;
+use super::inputs::compile_all;
+use super::support::envoy::{Envoy, own_address};
+use super::support::eventually::eventually;
+
+const SEED: u64 = 20_261_130;
+const TABLES: usize = 100;
+const ROUTES: usize = 18;
+/// Of each table: pairs for which this many routes or more match, and pairs for which fewer do.
+const CONTESTED: usize = 50;
+const OTHERS: usize = 15;
+const CANDIDATES: usize = 3;
+/// Give up on a table that has too few contested requests after so many tries.
+const TRIES: usize = 5_000;
+
+/// A raw request that owns its parts.
+#[derive(Debug)]
+struct Raw {
+    method: &'static str,
+    host: &'static str,
+    target: String,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+impl Raw {
+    fn request(&self) -> Request<'_> {
+        Request {
+            method: self.method,
+            host: self.host,
+            target: &self.target,
+            headers: &self.headers,
+        }
+    }
+}
+
+fn one<T: Copy>(random: &mut StdRng, of: &[T]) -> T {
+    *of.choose(random).expect("something to choose from")
+}
+
+fn segment(random: &mut StdRng) -> &'static str {
+    one(
+        random,
+        &[
+            "a", "a", "b", "b", "c", "ab", "~j", "a%20b", "a|b", "%7Ej", "a;b", "x.y",
+        ],
+    )
+}
+
+fn path(random: &mut StdRng) -> String {
+    let count = random.random_range(1..=3);
+    let mut segments = |count| -> String { (0..count).map(|_| format!("/{}", segment(random))).collect() };
+    let plain = segments(count);
+    match random.random_range(0..10) {
+        0 => plain,
+        1 => format!("{plain}/"),
+        2 | 3 => format!("{}/*", &plain[..plain.rfind('/').expect("a slash")]),
+        4 => format!("{plain}/{{rest=**}}"),
+        5 => "/{one}/{rest=**}".to_owned(),
+        6 => format!("{plain}/{{id}}"),
+        7 => one(
+            random,
+            &[
+                "/{one}/b",
+                "/a/{one}",
+                "/{one}/{two}",
+                "/{one}",
+                "/{one}/b/{two}",
+                "/{one}/",
+            ],
+        )
+        .to_owned(),
+        _ => one(
+            random,
+            &[
+                "~/.*",
+                "~^/a.*$",
+                "~/[ab]+/[^/]*",
+                "~/(a|b)(/.*)?",
+                "~.*b",
+                "~/~j.*",
+                "~(?i)/A/.*",
+                r"~/[a-c]/\S+",
+                "~/a(%20|b)+/?.*",
+            ],
+        )
+        .to_owned(),
+    }
+}
+
+fn value(random: &mut StdRng, values: &[&str]) -> Value {
+    let text = one(random, values);
+    let filled = if text.is_empty() { "1" } else { text };
+    let condition = match random.random_range(0..6) {
+        0 | 1 => json!(text),
+        2 => json!({ "prefix": filled }),
+        3 => json!({ "suffix": filled }),
+        4 => json!({ "contains": filled }),
+        _ => json!({ "present": random.random_bool(0.5) }),
+    };
+    match random.random_range(0..3) {
+        0 => json!({ "not": condition }),
+        _ => condition,
+    }
+}
+
+fn route(random: &mut StdRng, listener: &str, key: &str) -> Value {
+    let mut matches = json!({ "path": path(random) });
+    if random.random_bool(0.4) {
+        let hosts = [
+            "api.example.com",
+            "API.Example.com.",
+            "*.example.com",
+            "*.com",
+            "[2001:db8:0:0:0:0:0:3]",
+            "*",
+        ];
+        matches["hosts"] = json!([one(random, &hosts)]);
+    }
+    if random.random_bool(0.2) {
+        matches["methods"] = one(random, &[&["GET"][..], &["GET", "POST"], &["PUT"]]).into();
+    }
+    if random.random_bool(0.3) {
+        let name = one(random, &["x-a", "X-B"]);
+        let regex = one(random, &["1*", ".+", "[12]"]);
+        matches["headers"][name] = match random.random_range(0..5) {
+            0 => json!({ "regex": regex }),
+            1 => json!({ "not": { "regex": regex } }),
+            _ => value(random, &["", "1", "2", "1,2"]),
+        };
+    }
+    if random.random_bool(0.3) {
+        let name = one(random, &["v", "v", "vv", "a b"]);
+        // Envoy can invert conditions on short names, and plain values of others.
+        let condition = match name {
+            "a b" => json!({ "not": one(random, &["", "1", "a b"]) }),
+            _ => value(random, &["", "1", "2", "a b", "ü", "1=2"]),
+        };
+        matches["query"][name] = condition;
+    }
+    json!({
+        "match": matches,
+        "to": { "respond": { "status": 200, "headers": { "x-route": key } } },
+        "priority": one(random, &[0, 0, 0, 0, 0, 1]),
+        "listeners": [listener],
+    })
+}
+
+/// A target: a path like those of routes, with odd spellings, and a query.
+fn target(random: &mut StdRng) -> String {
+    let mut target = String::new();
+    for _ in 0..random.random_range(1..=4) {
+        target.push_str(one(
+            random,
+            &[
+                "/", "/", "/", "/", "/", "/", "//", "/./", "/../", "/%2e/", "\\", "/..;x/", "/.%2E/",
+            ],
+        ));
+        target.push_str(one(
+            random,
+            &[
+                "a", "a", "a", "b", "b", "c", "ab", "%61", "~j", "%7Ej", "%7ej", "a%20b", "a|b", "a%7Cb", "a;b",
+                "x%2Ey", "[a]", "",
+            ],
+        ));
+    }
+    target.push_str(one(random, &["", "", "", "", "/", "//", "/..", "/.", "/.;"]));
+    if random.random_bool(0.03) {
+        target.push_str(one(random, &["%2F", "%5c", "%00", "#a", "%zz", "%"]));
+    }
+    if random.random_bool(0.6) {
+        target.push('?');
+        for _ in 0..random.random_range(0..4) {
+            target.push_str(one(random, &["v", "v", "v", "vv", "a%20b", "w", "", "V"]));
+            target.push_str(one(
+                random,
+                &[
+                    "=1", "=1", "=2", "=", "", "=a%20b", "=%C3%BC", "=1=2", "=12", "=21", "=a+b",
+                ],
+            ));
+            target.push_str(one(random, &["&", "&", "&&"]));
+        }
+    }
+    target
+}
+
+fn request(random: &mut StdRng) -> Raw {
+    let hosts = [
+        "api.example.com",
+        "api.example.com",
+        "api.example.com.",
+        "API.example.com:8080",
+        "api.example.com.:80",
+        "b.example.com",
+        "c.b.example.com.",
+        "example.com",
+        "x",
+        "[2001:db8::3]",
+        "[2001:DB8::3]:80",
+    ];
+    let mut headers = Vec::new();
+    for _ in 0..random.random_range(0..3) {
+        let value = one(random, &["", "1", "2", "1,2", " 1 ", "11", "21"]);
+        headers.push((one(random, &["x-a", "x-a", "x-b"]), value));
+    }
+    Raw {
+        method: one(random, &["GET", "GET", "GET", "POST", "PUT"]),
+        host: one(random, &hosts),
+        target: target(random),
+        headers,
+    }
+}
+
+/// A table's documents; those that the server rejects are left out.
+fn table(random: &mut StdRng, listener: &str, address: SocketAddr) -> Map<String, Value> {
+    let mut documents = Map::new();
+    documents.insert(
+        format!("listeners/{listener}"),
+        json!({ "address": address.to_string() }),
+    );
+    // These match nearly everything, so that a request usually has several candidates.
+    for (index, path) in ["/*", "~/.*", "/{rest=**}"].into_iter().enumerate() {
+        let key = format!("routes/{listener}/all-{index}");
+        let to = json!({ "respond": { "status": 200, "headers": { "x-route": key } } });
+        documents.insert(key, json!({ "match": path, "to": to, "listeners": [listener] }));
+    }
+    while documents.len() <= ROUTES {
+        let key = DocumentKey::new(Kind::Routes, format!("{listener}/r{}", documents.len()));
+        let value = route(random, listener, &key.to_string());
+        if document::parse(&key, value.to_string().as_bytes(), &Limits::default()).is_ok() {
+            documents.insert(key.to_string(), value);
+        }
+    }
+    documents
+}
+
+/// Requests for a table, most of which several routes match.
+fn requests(random: &mut StdRng, matcher: &Matcher) -> Vec<Raw> {
+    let (mut contested, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..TRIES {
+        let raw = request(random);
+        let matching = matcher.candidates(&raw.request()).map_or(0, |routes| routes.len());
+        if matching >= CANDIDATES && contested.len() < CONTESTED {
+            contested.push(raw);
+        } else if matching < CANDIDATES && others.len() < OTHERS {
+            others.push(raw);
+        }
+        if contested.len() == CONTESTED && others.len() == OTHERS {
+            break;
+        }
+    }
+    assert_eq!(contested.len(), CONTESTED, "requests that {CANDIDATES} routes match");
+    contested.into_iter().chain(others).collect()
+}
+
+fn outcome(matcher: &Matcher, raw: &Raw) -> String {
+    match matcher.outcome(&raw.request()) {
+        Outcome::Malformed => "400".to_owned(),
+        Outcome::NoRoute => "404".to_owned(),
+        Outcome::Route(route) => route.name.clone(),
+    }
+}
+
+/// A connection that is opened anew when Envoy has closed it.
+struct Connection {
+    address: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Connection {
+    /// The route that Envoy's response names, or its status.
+    fn outcome(&mut self, raw: &Raw) -> String {
+        let mut text = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", raw.method, raw.target, raw.host);
+        for (name, value) in &raw.headers {
+            write!(text, "{name}: {value}\r\n").expect("a String takes all");
+        }
+        text.push_str("content-length: 0\r\n\r\n");
+
+        let mut stream = self.stream.take().unwrap_or_else(|| {
+            let stream = TcpStream::connect(self.address).expect("connect to Envoy");
+            stream
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .expect("a timeout");
+            stream.set_nodelay(true).expect("no delay");
+            BufReader::new(stream)
+        });
+        stream.get_mut().write_all(text.as_bytes()).expect("send a request");
+
+        let mut status = String::new();
+        stream.read_line(&mut status).expect("a status line");
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).expect("a header");
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
+            headers.insert(name.to_owned(), value.to_owned());
+        }
+        let length = headers.get("content-length").and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        stream.read_exact(&mut body).expect("a body");
+
+        if headers.get("connection").is_none_or(|value| value != "close") {
+            self.stream = Some(stream);
+        }
+        let status = status.split(' ').nth(1).unwrap_or_default().to_owned();
+        headers.remove("x-route").unwrap_or(status)
+    }
+}
+
+#[tokio::test]
+async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
+    let seed = std::env::var_os("PARITY_SEED").map_or(SEED, |seed| {
+        let seed = seed.to_str().and_then(|seed| seed.parse().ok());
+        seed.expect("PARITY_SEED is a number")
+    });
+    let mut random = StdRng::seed_from_u64(seed);
+    let base = own_address();
+    let address = |index: usize| SocketAddr::new(base.ip(), base.port() + u16::try_from(index).expect("few tables"));
+    let tables: Vec<Map<String, Value>> = (0..TABLES)
+        .map(|index| table(&mut random, &format!("t{index}"), address(index)))
+        .collect();
+
+    let documents: Map<String, Value> = tables.iter().flat_map(Clone::clone).collect();
+    let compiled = compile_all(&documents);
+    let envoy = Envoy::start_with(&bootstrap::of_group(&compiled, "default"), "parity").await;
+    envoy.ready().await;
+    for index in 0..TABLES {
+        let listens = || async move { TcpStream::connect(address(index)).is_ok() };
+        eventually(Duration::from_secs(10), listens, true).await;
+    }
+    let matchers: BTreeMap<String, Matcher> = compiled
+        .resources()
+        .filter(|(_, resource_type, _)| *resource_type == ResourceType::Route)
+        .map(|(_, _, resource)| {
+            let configuration = RouteConfiguration::decode(resource.body.to_bytes()).expect("a RouteConfiguration");
+            (
+                configuration.name.clone(),
+                Matcher::new(&configuration).expect("matchers of ours"),
+            )
+        })
+        .collect();
+
+    let (mut wrong, mut pairs) = (String::new(), 0);
+    for (index, documents) in tables.iter().enumerate() {
+        let matcher = &matchers[&format!("t{index}")];
+        let mut connection = Connection {
+            address: address(index),
+            stream: None,
+        };
+        for raw in requests(&mut random, matcher) {
+            pairs += 1;
+            let (ours, envoys) = (outcome(matcher, &raw), connection.outcome(&raw));
+            if ours != envoys && wrong.len() < 20_000 {
+                let table = serde_json::to_string(documents).expect("JSON");
+                writeln!(wrong, "{raw:?}\n  ours: {ours}\n  Envoy's: {envoys}\n  table: {table}")
+                    .expect("a String takes all");
+            }
+        }
+    }
+    assert!(pairs >= 5_000, "{pairs} pairs");
+    assert!(wrong.is_empty(), "PARITY_SEED={seed}\n{wrong}");
+}
