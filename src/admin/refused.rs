@@ -1,7 +1,7 @@
 //! Which documents proxies refuse at this moment.
 //!
 //! A NACK is a fact about a proxy, so the world does not know it. It is laid over the world here, when somebody looks. Who
-//! may be to blame was told by the session that got the NACK (`xds::blame`); a document is refused until every proxy that
+//! may be to blame was told by the session that got the NACK (`xds::session::nack::suspects`); a document is refused until every proxy that
 //! refused it has acknowledged a later response that speaks of it, or is gone and forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -13,11 +13,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::connection::{self, Guest, Transport};
-use super::options::{Listen, Options};
-use super::service::Shared;
 use crate::fleet::Fleet;
 use crate::snapshot::store::Store;
+use crate::xds::server::connection::{Guest, Transport};
+use crate::xds::server::options::{Listen, Options};
+use crate::xds::server::service::Shared;
+
+pub mod options;
+
+mod connection;
+mod service;
 
 /// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
 /// connects take two seconds.

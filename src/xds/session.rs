@@ -14,18 +14,9 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
 use self::rest::{Rest, Rested};
-use super::abilities::Abilities;
-use super::alarm::Alarm;
-use super::content::Content;
-use super::names::{Interner, Names};
-use super::order::{self, Barrier, Hold, Standing};
-use super::reported::Reported;
-use super::state::{Draft, State, Target, Unanswered};
-use super::warming::Back;
-use super::{Error, delta, limits, sotw};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Nonce, Suspect, Variant};
-use crate::proto::wire;
+use crate::proto::wire::{Node as WireNode, Status};
 use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
 use crate::snapshot::blocks::{Blocks, Shape};
@@ -33,6 +24,30 @@ use crate::snapshot::set::ResourceSet;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
+use crate::xds::error::Error;
+use crate::xds::node;
+use crate::xds::session::client_features::Abilities;
+use crate::xds::session::nack::stuck::Alarm;
+use crate::xds::session::order::{Barrier, Hold, Standing};
+use crate::xds::session::state::content::Content;
+use crate::xds::session::state::{Draft, State, Target, Unanswered};
+use crate::xds::session::subscription::names::{Interner, Names};
+use crate::xds::session::warming::Back;
+use crate::xds::session::wire::delta;
+use crate::xds::session::wire::limits;
+use crate::xds::session::wire::reported::Reported;
+use crate::xds::session::wire::sotw;
+
+pub(in crate::xds) mod order;
+pub(in crate::xds) mod state;
+pub(in crate::xds) mod subscription;
+pub(in crate::xds) mod wire;
+
+mod client_features;
+mod follow;
+mod nack;
+mod rest;
+mod warming;
 
 /// A delta stream to which nothing was sent for so long gets one empty response, so that the client's reconnect delay
 /// starts anew and gRPC does not take the server for a dead one (GR-08).
@@ -66,17 +81,17 @@ pub struct Settings {
 
 /// A request, taken apart.
 #[derive(Debug, Default)]
-pub(super) struct Request<'a> {
-    pub(super) node: Bytes,
-    pub(super) type_url: &'a str,
-    pub(super) nonce: &'a str,
-    pub(super) refusal: Option<wire::Status>,
-    pub(super) lists: Lists,
+pub(in crate::xds) struct Request<'a> {
+    pub(in crate::xds) node: Bytes,
+    pub(in crate::xds) type_url: &'a str,
+    pub(in crate::xds) nonce: &'a str,
+    pub(in crate::xds) refusal: Option<Status>,
+    pub(in crate::xds) lists: Lists,
 }
 
 /// The part of a request that the variants have each their own of.
 #[derive(Debug)]
-pub(super) enum Lists {
+pub(in crate::xds) enum Lists {
     Sotw(sotw::Listed),
     Delta(delta::Edits),
 }
@@ -368,7 +383,7 @@ impl Session {
             return Ok(());
         }
         limits::node_size(bytes)?;
-        let node = node(&wire::Node::decode(&**bytes).map_err(|error| Error::Malformed(error.to_string()))?);
+        let node = node::node(&WireNode::decode(&**bytes).map_err(|error| Error::Malformed(error.to_string()))?);
         if node.id.is_empty() {
             return Err(Error::NoNode);
         }
@@ -841,45 +856,6 @@ impl Session {
             .map_or(Standing::Passed, |state| state.standing(barrier.sequence))
     }
 }
-
-/// What matters of a node.
-pub(super) fn node(wire: &wire::Node) -> Node {
-    let locality = wire.locality.clone().unwrap_or_default();
-    let metadata = wire.metadata.as_ref();
-    Node {
-        id: wire.id.as_str().into(),
-        cluster: wire.cluster.as_str().into(),
-        metadata: metadata
-            .into_iter()
-            .flat_map(|metadata| &metadata.fields)
-            .map(|(key, value)| (key.clone(), json(value, 0)))
-            .collect(),
-        locality: (locality.region, locality.zone, locality.sub_zone),
-        user_agent: wire.user_agent_name.as_str().into(),
-        features: wire.client_features.clone(),
-    }
-}
-
-/// A protobuf value as JSON. Deeper than any rule of a document can look, it is null.
-fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
-    use prost_types::value::Kind;
-    match &value.kind {
-        _ if depth > crate::document::MAX_DEPTH => serde_json::Value::Null,
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::BoolValue(value)) => (*value).into(),
-        Some(Kind::NumberValue(value)) => (*value).into(),
-        Some(Kind::StringValue(value)) => value.as_str().into(),
-        Some(Kind::ListValue(list)) => list.values.iter().map(|value| json(value, depth + 1)).collect(),
-        Some(Kind::StructValue(fields)) => fields
-            .fields
-            .iter()
-            .map(|(key, value)| (key.clone(), json(value, depth + 1)))
-            .collect(),
-    }
-}
-
-mod follow;
-mod rest;
 
 #[cfg(test)]
 mod tests;

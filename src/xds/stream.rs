@@ -1,7 +1,7 @@
 //! A stream: requests in, responses out, the session between them.
 //!
 //! Nothing is built for a client that has not taken what it was given before; what it asked for is built when it is its turn
-//! ([`super::gate`]). There is no queue and no channel; when the client resets, the stream is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
+//! ([`crate::xds::stream::admission`]). There is no queue and no channel; when the client resets, the stream is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,24 +10,31 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{HeaderMap, HeaderValue};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use http::HeaderMap;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Span, debug, info, info_span, warn};
 
-use super::audience::Member;
-use super::bell::Aside;
-use super::gate::{Seat, Turn};
-use super::incoming::Incoming;
-use super::message::Message;
-use super::peer::Peer;
-use super::progress::{Cell, Progress};
-use super::reader::Reader;
-use super::session::{Answer, Outcome, Response, Session, Verdict};
-use super::{Code, Error};
 use crate::fleet::{Conditions, Fleet, Identity, Sent, StreamHandle, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::store::Store;
+use crate::xds::error::{Code, Error, status};
+use crate::xds::http2::incoming::Incoming;
+use crate::xds::http2::peer::Peer;
+use crate::xds::session::{Answer, Outcome, Response, Session, Verdict};
+use crate::xds::stream::admission::{Seat, Turn};
+use crate::xds::stream::in_flight::{Cell, Progress};
+use crate::xds::stream::interest::Member;
+use crate::xds::stream::message::Message;
+use crate::xds::stream::reader::Reader;
+use crate::xds::stream::wake::Aside;
+
+pub(in crate::xds) mod admission;
+pub(in crate::xds) mod in_flight;
+pub(in crate::xds) mod interest;
+pub(in crate::xds) mod message;
+pub(in crate::xds) mod wake;
+
+mod reader;
 
 /// Requests read before other streams get their turn.
 const REQUESTS_A_POLL: usize = 64;
@@ -39,22 +46,22 @@ const SMALL_REQUEST: usize = 128 * 1024;
 const GRPC_LARGE: usize = 3_000_000;
 
 /// When a stream ends for a reason of the server's.
-pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(in crate::xds) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a stream is opened with.
-pub(super) struct Opening {
-    pub(super) requests: Incoming,
-    pub(super) out: SendStream<Message>,
-    pub(super) session: Session,
-    pub(super) variant: Variant,
-    pub(super) aggregated: bool,
-    pub(super) peer: Peer,
-    pub(super) store: Arc<Store>,
-    pub(super) fleet: Fleet,
-    pub(super) progress: Progress,
-    pub(super) seat: Seat,
-    pub(super) member: Member,
-    pub(super) ending: Ending,
+pub(in crate::xds) struct Opening {
+    pub(in crate::xds) requests: Incoming,
+    pub(in crate::xds) out: SendStream<Message>,
+    pub(in crate::xds) session: Session,
+    pub(in crate::xds) variant: Variant,
+    pub(in crate::xds) aggregated: bool,
+    pub(in crate::xds) peer: Peer,
+    pub(in crate::xds) store: Arc<Store>,
+    pub(in crate::xds) fleet: Fleet,
+    pub(in crate::xds) progress: Progress,
+    pub(in crate::xds) seat: Seat,
+    pub(in crate::xds) member: Member,
+    pub(in crate::xds) ending: Ending,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +79,7 @@ enum Next {
 }
 
 /// One xDS stream. Done when it is over; dropped before that, it is reset.
-pub(super) struct Stream {
+pub(in crate::xds) struct Stream {
     reader: Reader<Incoming>,
     out: SendStream<Message>,
     session: Session,
@@ -99,7 +106,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(opening: Opening) -> Self {
+    pub(in crate::xds) fn new(opening: Opening) -> Self {
         let Opening {
             requests,
             out,
@@ -480,39 +487,5 @@ impl Drop for Stream {
     /// The client reset the stream, or it ended.
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// What is encoded in `grpc-message`: all but the printable part of ASCII, and the sign that encodes.
-const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
-/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client takes a
-/// few KiB of headers.
-const MESSAGE_MAX: usize = 1024;
-
-/// `grpc-status` and `grpc-message`.
-pub(super) fn status(code: Code, message: &str) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(2);
-    headers.insert("grpc-status", HeaderValue::from(code as u8 as u16));
-    if !message.is_empty() {
-        let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
-        if let Ok(value) = HeaderValue::from_str(&utf8_percent_encode(message, ENCODED).to_string()) {
-            headers.insert("grpc-message", value);
-        }
-    }
-    headers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_quotes_anything_and_not_much_of_it() {
-        let said = |message: &str| status(Code::InvalidArgument, message)["grpc-message"].clone();
-        assert_eq!(
-            said("type_url is \"a%20b\u{e9}\n\""),
-            "type_url is \"a%2520b%C3%A9%0A\""
-        );
-        assert_eq!(said(&"\u{e9}".repeat(1_000_000)).len(), 3 * MESSAGE_MAX);
     }
 }

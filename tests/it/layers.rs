@@ -38,9 +38,7 @@ fn table(architecture: &str) -> BTreeMap<String, BTreeSet<String>> {
 
 /// The modules named as `crate::module` in a file, its unit tests left out (they may build values of later stages).
 fn named_modules(source: &str) -> BTreeSet<String> {
-    let code = source.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    code.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
+    code_lines(source)
         .flat_map(|line| {
             line.match_indices("crate::")
                 .map(move |(at, found)| &line[at + found.len()..])
@@ -96,6 +94,92 @@ fn every_module_names_only_what_the_table_allows() {
         "against ARCHITECTURE.md, \"Who may name whom\":\n{}",
         wrong.join("\n")
     );
+}
+
+/// The lines of code of a file that are no comments, its unit tests left out.
+fn code_lines(source: &str) -> impl Iterator<Item = &str> {
+    let code = source.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The files of `src/xds`, their unit tests left out, as paths below it.
+fn xds_files() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/xds");
+    let mut files = Vec::new();
+    source_files(&root, &mut files);
+    let named = files.iter().map(|file| {
+        let below = file.strip_prefix(&root).expect("a file of src/xds");
+        (
+            below.display().to_string(),
+            fs::read_to_string(file).expect("read a source file"),
+        )
+    });
+    named.filter(|(below, _)| !below.contains("/tests")).collect()
+}
+
+#[test]
+fn the_session_has_no_io() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for (below, source) in xds_files() {
+        if !(below == "session.rs" || below.starts_with("session/")) {
+            continue;
+        }
+        seen += 1;
+        for line in code_lines(&source) {
+            for named in [
+                "tokio::",
+                "h2::",
+                "tracing::",
+                "std::fs",
+                "std::net",
+                "Instant::now",
+                "SystemTime::now",
+            ] {
+                if line.contains(named) {
+                    wrong.push(format!("src/xds/{below} names {named}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(seen > 15, "found only {seen} files of the session");
+    assert!(
+        wrong.is_empty(),
+        "the session is a value without I/O or clock:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn the_rooms_of_xds_name_only_those_below_them() {
+    const FLOORS: [&str; 5] = ["server", "services", "stream", "session", "http2"];
+    let mut wrong = Vec::new();
+    for (below, source) in xds_files() {
+        let room = below.split(['/', '.']).next().unwrap_or_default();
+        let Some(floor) = FLOORS.iter().position(|other| *other == room) else {
+            continue;
+        };
+        for line in code_lines(&source) {
+            for above in &FLOORS[..floor] {
+                let path = format!("crate::xds::{above}::");
+                if line.contains(&path) {
+                    wrong.push(format!("src/xds/{below} names {path} of a room above"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_folder_of_xds_has_more_than_twelve_files() {
+    let mut folders: BTreeMap<String, usize> = BTreeMap::new();
+    for (below, _) in xds_files() {
+        let folder = below.rsplit_once('/').map_or("", |(folder, _)| folder);
+        *folders.entry(folder.to_owned()).or_default() += 1;
+    }
+    let full: Vec<_> = folders.iter().filter(|(_, files)| **files > 12).collect();
+    assert!(full.is_empty(), "{full:?}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::Session;
 use crate::resource::{Reference, Resource, ResourceType, Source};
 use crate::snapshot::GroupSnapshot;
-use crate::xds::content::Content;
-use crate::xds::state::Changed;
+use crate::xds::session::state::Changed;
+use crate::xds::session::state::content::Content;
 
 /// By what sources the client knows what others refer to.
 #[derive(Debug, Default)]

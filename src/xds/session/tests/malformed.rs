@@ -13,8 +13,8 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode
 
 use super::*;
 use crate::resource::xdstp;
-use crate::xds::Code;
-use crate::xds::listing::Listing;
+use crate::xds::error::Code;
+use crate::xds::session::wire::fields::Listing;
 
 // ---- decoding ----
 
@@ -335,9 +335,9 @@ fn check_decoding(variant: Variant, bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     let (read, node_bytes) = slim.map_err(|error| TestCaseError::fail(format!("it is good, found {error}")))?;
     prop_assert_eq!(read, expected);
-    let slim = wire::Node::decode(&*node_bytes).map(|wire| node(&wire));
+    let slim = WireNode::decode(&*node_bytes).map(|wire| node::node(&wire));
     let full = full_node.unwrap_or_default().encode_to_vec();
-    prop_assert_eq!(slim, wire::Node::decode(&*full).map(|wire| node(&wire)));
+    prop_assert_eq!(slim, WireNode::decode(&*full).map(|wire| node::node(&wire)));
     Ok(())
 }
 

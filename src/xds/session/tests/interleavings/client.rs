@@ -19,7 +19,7 @@ use crate::fleet::{Nonce, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 use crate::snapshot::version::SetVersion;
-use crate::xds::audience;
+use crate::xds::stream::interest;
 
 pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
 /// A removal waits no longer for a client that answers nothing (design.md decision 6).
@@ -743,7 +743,7 @@ impl Client<'_> {
         let snapshot = unpublished.as_ref().or(own.as_ref()).unwrap_or(published);
         let endpoints = self.session.endpoints_alone();
         let looked_at = self.looked_at.as_ref().filter(|_| endpoints.is_some());
-        let passed_over = looked_at.is_some_and(|looked_at| !audience::is_told(looked_at, snapshot, endpoints));
+        let passed_over = looked_at.is_some_and(|looked_at| !interest::is_told(looked_at, snapshot, endpoints));
         let response = self.session.next_response(snapshot, self.now);
         self.looked_at = Some(snapshot.clone());
         ensure!(

@@ -13,7 +13,7 @@ use crate::resource::compile::{Difference, ResourceChange};
 use crate::resource::parts::{Part, Parts};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{Facts, GroupRules, Snapshot};
-use crate::xds::names::Interner;
+use crate::xds::session::subscription::names::Interner;
 
 /// VHDS has names of another kind and is left to its own tests.
 pub(super) const TYPES: usize = 8;

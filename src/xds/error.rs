@@ -1,0 +1,142 @@
+//! Why a stream ends: the gRPC code and the sentence of each reason.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::xds::session::wire::limits;
+
+/// Why a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No node, or one without an id, in the first request.
+    #[error("node.id is empty in the first request of the stream, expected the id of the node")]
+    NoNode,
+    /// The node became another.
+    #[error("node.id changed from {was:?} to {is:?} within a stream, expected it to stay")]
+    NodeChanged {
+        /// As it was.
+        was: String,
+        /// As it is.
+        is: String,
+    },
+    /// No type URL where one is needed.
+    #[error("type_url is empty, expected the type of the resources that are asked for")]
+    NoTypeUrl,
+    /// Another type than that of the service.
+    #[error("type_url is {found:?}, expected {expected:?} on this service")]
+    WrongType {
+        /// What was asked for.
+        found: String,
+        /// What the service has.
+        expected: &'static str,
+    },
+    /// A name that no resource can have.
+    #[error("a resource name is not UTF-8")]
+    NameNotUtf8,
+    /// Not a request.
+    #[error("the request does not decode: {0}")]
+    Malformed(String),
+    /// A compressed request; none was offered.
+    #[error("the request is compressed, expected none of the encodings")]
+    Compressed,
+    /// The client ended its side in the midst of one.
+    #[error("the stream ends {0} bytes into a request, expected the rest of it")]
+    CutShort(usize),
+    /// Larger than any request should be.
+    #[error("the request has {0} bytes, expected {max} at most", max = limits::MAX_REQUEST)]
+    TooLarge(usize),
+    /// More than anybody should say or ask for.
+    #[error("{has} {found} {unit}, expected {max} at most")]
+    TooMuch {
+        /// What has it: `the request has`.
+        has: &'static str,
+        /// How much.
+        found: usize,
+        /// Of what.
+        unit: &'static str,
+        /// How much it may have.
+        max: usize,
+    },
+    /// Text of the node that is kept, and is too long.
+    #[error("{field} has {length} bytes, expected {max} at most", max = limits::NODE_TEXT_MAX)]
+    NodeTextTooLong {
+        /// `node.id`, for example.
+        field: &'static str,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The server has as many streams as it may.
+    #[error("the server has as many streams as it may have, try another")]
+    TooManyStreams,
+}
+
+/// The gRPC codes that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// OK.
+    Ok = 0,
+    /// `INVALID_ARGUMENT`.
+    InvalidArgument = 3,
+    /// `RESOURCE_EXHAUSTED`.
+    ResourceExhausted = 8,
+    /// UNIMPLEMENTED.
+    Unimplemented = 12,
+    /// UNAVAILABLE.
+    Unavailable = 14,
+}
+
+impl Error {
+    /// The status that a stream which failed like this ends with.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Compressed => Code::Unimplemented,
+            Self::TooLarge(_) | Self::TooMuch { .. } => Code::ResourceExhausted,
+            Self::TooManyStreams => Code::Unavailable,
+            _ => Code::InvalidArgument,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", *self as u8)
+    }
+}
+
+/// What is encoded in `grpc-message`: all but the printable part of ASCII, and the sign that encodes.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client takes a
+/// few KiB of headers.
+const MESSAGE_MAX: usize = 1024;
+
+/// `grpc-status` and `grpc-message`.
+pub(in crate::xds) fn status(code: Code, message: &str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert("grpc-status", HeaderValue::from(code as u8 as u16));
+    if !message.is_empty() {
+        let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
+        if let Ok(value) = HeaderValue::from_str(&utf8_percent_encode(message, ENCODED).to_string()) {
+            headers.insert("grpc-message", value);
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_quotes_anything_and_not_much_of_it() {
+        let said = |message: &str| status(Code::InvalidArgument, message)["grpc-message"].clone();
+        assert_eq!(
+            said("type_url is \"a%20b\u{e9}\n\""),
+            "type_url is \"a%2520b%C3%A9%0A\""
+        );
+        assert_eq!(said(&"\u{e9}".repeat(1_000_000)).len(), 3 * MESSAGE_MAX);
+    }
+}

@@ -1,0 +1,74 @@
+//! Who is at the other end of a connection, as far as that decides what may go there.
+//!
+//! Secrets go where nobody can listen or pretend: to a client whose certificate was verified, over a Unix socket, to this
+//! machine itself. Elsewhere they are as if they did not exist, unless the operator said otherwise.
+
+use std::net::SocketAddr;
+
+/// How the bytes of a connection travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::xds) enum Link {
+    /// A Unix socket: the file's permissions say who may connect.
+    Unix,
+    /// TCP as it is.
+    Plaintext,
+    /// TLS; the client showed no certificate, or none was asked for.
+    Tls,
+    /// TLS with a client certificate of the client CA.
+    MutualTls,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::xds) struct Peer {
+    /// `None` over a Unix socket.
+    pub(in crate::xds) address: Option<SocketAddr>,
+    /// Why it gets no secrets; `None`: it gets them.
+    pub(in crate::xds) withheld: Option<&'static str>,
+}
+
+impl Peer {
+    pub(in crate::xds) fn new(address: Option<SocketAddr>, link: Link, plaintext_secrets: bool) -> Self {
+        // An IPv4 client of a dual-stack socket is ::ffff:127.0.0.1.
+        let is_loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+        let withheld = match link {
+            Link::Unix | Link::MutualTls => None,
+            Link::Plaintext | Link::Tls if is_loopback || plaintext_secrets => None,
+            Link::Plaintext => Some("its connection is plaintext"),
+            Link::Tls => Some("its connection has no verified client certificate"),
+        };
+        Self { address, withheld }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gets_secrets(address: &str, link: Link, plaintext_secrets: bool) -> bool {
+        Peer::new(Some(address.parse().unwrap()), link, plaintext_secrets)
+            .withheld
+            .is_none()
+    }
+
+    #[test]
+    fn secrets_go_where_nobody_can_listen_or_pretend() {
+        for address in ["127.0.0.1:9", "127.8.8.8:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+            assert!(gets_secrets(address, Link::Plaintext, false), "{address}");
+            assert!(gets_secrets(address, Link::Tls, false), "{address}");
+        }
+        for address in [
+            "192.0.2.2:9",
+            "10.0.0.1:9",
+            "[2001:db8::1]:9",
+            "[::ffff:10.0.0.1]:9",
+            "0.0.0.0:9",
+        ] {
+            assert!(!gets_secrets(address, Link::Plaintext, false), "{address}");
+            assert!(!gets_secrets(address, Link::Tls, false), "{address}");
+            assert!(gets_secrets(address, Link::MutualTls, false), "{address}");
+            assert!(gets_secrets(address, Link::Plaintext, true), "{address}");
+        }
+        assert_eq!(Peer::new(None, Link::Unix, false).withheld, None);
+    }
+}

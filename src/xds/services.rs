@@ -1,0 +1,115 @@
+//! The small services beside xDS on the same port: client status, load reports, health and reflection.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server as lrs_server;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server as csds_server;
+use tokio_util::sync::CancellationToken;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server;
+use tonic_health::server::HealthReporter;
+use tonic_reflection::server::Builder;
+use tracing::warn;
+
+use crate::fleet::Fleet;
+use crate::proto::ENVOY_DESCRIPTORS;
+use crate::snapshot::store::Store;
+use crate::xds::service_table;
+use crate::xds::services::csds::Csds;
+use crate::xds::services::lrs::Lrs;
+
+pub(in crate::xds) mod relay;
+
+mod csds;
+mod lrs;
+
+/// What was said of the services' health, and how to say something else.
+pub(in crate::xds) struct Health {
+    reporter: HealthReporter,
+    said: ServingStatus,
+}
+
+/// The services, and their health.
+pub(in crate::xds) async fn routes(store: Arc<Store>, fleet: Fleet, draining: &CancellationToken) -> (Routes, Health) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let said = status_of(&store, draining);
+    report_all(&reporter, said).await;
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(health)
+        .add_service(Csds::server(Arc::clone(&store), fleet.clone()))
+        .add_service(Lrs::server(store, fleet));
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => {
+            routes.add_service(v1).add_service(v1alpha);
+        }
+        (Err(error), _) | (_, Err(error)) => warn!(%error, "gRPC reflection is not served"),
+    }
+    (routes.routes().prepare(), Health { reporter, said })
+}
+
+/// What is served, out of the descriptors of everything.
+fn reflection() -> Builder<'static> {
+    let builder = Builder::configure()
+        .register_encoded_file_descriptor_set(ENVOY_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // Each version would know of itself alone.
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.reflection.v1.ServerReflection")
+        .with_service_name("grpc.reflection.v1alpha.ServerReflection")
+        .with_service_name(health_server::SERVICE_NAME);
+    configuration_services().fold(builder, Builder::with_service_name)
+}
+
+/// The services that tell of configuration.
+fn configuration_services() -> impl Iterator<Item = &'static str> {
+    service_table::service_names().chain([csds_server::SERVICE_NAME, lrs_server::SERVICE_NAME])
+}
+
+/// Follow the server: it serves from the first publish until it is `draining`. Ends with it, or with `token`.
+pub(in crate::xds) async fn report(
+    health: Health,
+    store: Arc<Store>,
+    draining: CancellationToken,
+    token: CancellationToken,
+) {
+    let Health { reporter, said } = health;
+    let mut published = store.subscribe();
+    let follow = async {
+        tokio::select! {
+            // The store outlives this: an error would mean that nothing is published any more.
+            _ = published.wait_for(|generation| *generation > 0) => {}
+            () = draining.cancelled() => {}
+        }
+        // Who watches is told of changes alone.
+        let status = status_of(&store, &draining);
+        if status != said {
+            report_all(&reporter, status).await;
+        }
+        draining.cancelled().await;
+        report_all(&reporter, ServingStatus::NotServing).await;
+    };
+    tokio::select! {
+        () = follow => {}
+        () = token.cancelled() => {}
+    }
+}
+
+/// A server that holds its streams until there is something to serve, or that ends them, is of no use to a client.
+fn status_of(store: &Store, draining: &CancellationToken) -> ServingStatus {
+    let serves = store.current().generation > 0 && !draining.is_cancelled();
+    if serves {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}
+
+async fn report_all(reporter: &HealthReporter, status: ServingStatus) {
+    // The empty name is the server as a whole.
+    for service in configuration_services().chain([""]) {
+        reporter.set_service_status(service, status).await;
+    }
+}

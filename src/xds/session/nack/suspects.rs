@@ -1,0 +1,200 @@
+//! Who may be to blame for a refusal: documents, told from a response and from what the client said about it.
+//!
+//! A NACK covers a whole response, and its words may name a resource, a part of one, or nothing (conformance.md F-15). What
+//! the client had acknowledged before is not to blame, so those that were changed since are the suspects; among them, those
+//! that the words name, if they name any. The words decide nothing but this report (GEN-18). Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::document::key::{DocumentKey, Kind};
+use crate::fleet::Suspect;
+use crate::resource::{Resource, ResourceType, parts};
+use crate::snapshot::set::ResourceSet;
+use crate::xds::session::state::content::Content;
+
+/// Documents, and resources, that are told at most.
+const SUSPECTS_MAX: usize = 32;
+
+/// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is gone
+/// (conformance.md F-17, class Z).
+const HALF_BUILT: [&str; 2] = [
+    "The table size of maglev must be prime number",
+    "ring hash: minimum_ring_size",
+];
+
+/// Whether a client that refused clusters with these words cannot go on without help.
+pub(in crate::xds) fn is_stuck(resource_type: ResourceType, words: &str) -> bool {
+    resource_type == ResourceType::Cluster && HALF_BUILT.iter().any(|fragment| words.contains(fragment))
+}
+
+/// The suspects of a refused response, by resource. `acknowledged`: what the client had.
+pub(in crate::xds) fn suspects(content: &Content, acknowledged: Option<&ResourceSet>, words: &str) -> Vec<Suspect> {
+    let words = names_in(words);
+    let before = |resource: &Resource| {
+        let before = acknowledged.and_then(|set| set.get(&resource.name));
+        before.filter(|before| before.version != resource.version)
+    };
+    let is_new = |resource: &Resource| {
+        acknowledged
+            .and_then(|set| set.get(&resource.name))
+            .is_none_or(|before| before.version != resource.version)
+    };
+    let mut carried: Vec<&Arc<Resource>> = words.iter().filter_map(|word| content.resource(word)).collect();
+    if carried.iter().any(|resource| is_new(resource)) {
+        carried.retain(|resource| is_new(resource));
+    }
+    if carried.is_empty() {
+        carried = content
+            .resources()
+            .filter(|resource| is_new(resource))
+            .take(SUSPECTS_MAX)
+            .collect();
+    }
+    if carried.is_empty() {
+        carried = content.resources().take(SUSPECTS_MAX).collect();
+    }
+    let suspects = carried.into_iter().map(|resource| Suspect {
+        resource: Arc::clone(&resource.name),
+        documents: documents(before(resource).map(|before| &**before), resource, &words),
+    });
+    let mut suspects: Vec<Suspect> = suspects.collect();
+    let named = |key: &DocumentKey| words.contains(&*key.to_string());
+    if suspects.iter().flat_map(|suspect| &suspect.documents).any(named) {
+        suspects.iter_mut().for_each(|suspect| suspect.documents.retain(named));
+        suspects.retain(|suspect| !suspect.documents.is_empty());
+    }
+    suspects.truncate(SUSPECTS_MAX);
+    suspects
+}
+
+/// The documents of one resource: those that the words name, by themselves or by a cluster they name; or all that changed.
+fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&str>) -> Vec<DocumentKey> {
+    let Some(parts) = &resource.parts else {
+        return resource.documents.iter().take(SUSPECTS_MAX).cloned().collect();
+    };
+    let named: Vec<DocumentKey> = words
+        .iter()
+        .filter_map(|word| key(word))
+        .filter(|key| parts.contains_key(key))
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    if before.is_none() {
+        return parts.keys().take(SUSPECTS_MAX).cloned().collect();
+    }
+    let mut changed = parts::changed(before, resource);
+    let names_one = |key: &DocumentKey| {
+        parts
+            .get(key)
+            .is_some_and(|part| part.upstreams.iter().any(|cluster| words.contains(&**cluster)))
+    };
+    if changed.iter().any(names_one) {
+        changed.retain(names_one);
+    }
+    changed.truncate(SUSPECTS_MAX);
+    changed
+}
+
+/// A document's key as it names a route.
+fn key(word: &str) -> Option<DocumentKey> {
+    let (kind, name) = word.split_once('/')?;
+    Some(DocumentKey::new(Kind::from_word(kind)?, name))
+}
+
+/// What may be names in a text, each as a whole.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    let separates = |character: char| character.is_whitespace() || "\"'`(),;<>".contains(character);
+    text.split(separates)
+        .flat_map(|word| [word, word.trim_end_matches([':', '.'])])
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::parts::Part;
+
+    fn plain(name: &str, content: &str) -> Arc<Resource> {
+        Arc::new(Resource::new(
+            name,
+            content.to_owned(),
+            vec![DocumentKey::new(Kind::Clusters, name)],
+        ))
+    }
+
+    fn table(content: &str, parts: &[(&str, i64, &str)]) -> Arc<Resource> {
+        let parts = parts.iter().map(|(name, revision, cluster)| {
+            let upstreams = Arc::from([Arc::from(*cluster)]);
+            (
+                DocumentKey::new(Kind::Routes, *name),
+                Part {
+                    revision: *revision,
+                    upstreams,
+                },
+            )
+        });
+        let parts = Some(Arc::new(parts.collect()));
+        Arc::new(Resource {
+            parts,
+            ..Resource::new("edge", content.to_owned(), Vec::new())
+        })
+    }
+
+    fn set(resources: &[Arc<Resource>]) -> ResourceSet {
+        let entries: Vec<_> = resources
+            .iter()
+            .map(|one| (Arc::clone(&one.name), Some(Arc::clone(one))))
+            .collect();
+        ResourceSet::new(ResourceType::Cluster).apply(&entries)
+    }
+
+    fn blamed(carried: &[Arc<Resource>], before: &[Arc<Resource>], words: &str) -> Vec<String> {
+        let content = Content {
+            own: carried.to_vec(),
+            ..Content::default()
+        };
+        let suspects = suspects(&content, Some(&set(before)), words);
+        suspects
+            .iter()
+            .flat_map(|suspect| &suspect.documents)
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn words_that_name_a_resource_name_its_document() {
+        let carried = [plain("users", "2"), plain("orders", "2"), plain("orders-v2", "2")];
+        let words = "Error adding/updating cluster(s) orders-v2: bad";
+        assert_eq!(blamed(&carried, &[], words), ["clusters/orders-v2"]);
+    }
+
+    #[test]
+    fn words_that_name_nothing_leave_what_changed() {
+        let carried = [plain("a", "2"), plain("b", "1"), plain("c", "2")];
+        let before = [plain("a", "1"), plain("b", "1"), plain("c", "1")];
+        assert_eq!(
+            blamed(&carried, &before, "malformed IP address"),
+            ["clusters/a", "clusters/c"]
+        );
+        assert_eq!(blamed(&carried[..2], &before, "malformed IP address"), ["clusters/a"]);
+        assert_eq!(
+            blamed(&carried[1..2], &before, "malformed IP address"),
+            ["clusters/b"],
+            "it was asked for anew"
+        );
+    }
+
+    #[test]
+    fn of_many_documents_those_that_changed_and_are_named_are_suspects() {
+        let before = table("1", &[("a", 1, "x"), ("b", 1, "x"), ("c", 1, "y"), ("d", 1, "z")]);
+        let after = table("2", &[("a", 1, "x"), ("b", 2, "x"), ("c", 2, "y"), ("d", 1, "z")]);
+        let of = |words| blamed(&[Arc::clone(&after)], &[Arc::clone(&before)], words);
+        assert_eq!(of("no"), ["routes/b", "routes/c"]);
+        assert_eq!(of("route routes/b: no"), ["routes/b"]);
+        assert_eq!(of("route: unknown cluster 'y'"), ["routes/c"]);
+        assert_eq!(of("route configuration 'edge' is bad"), ["routes/b", "routes/c"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Make before break: what waits for what.
+//!
+//! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`], what is referred to before what refers to
+//! it, in one flush. Removals do: a cluster that is gone stays with the proxy (SotW: in its set; delta: not removed) until
+//! the proxy acknowledged everything that no longer refers to it. A [`Hold`] is a removal that waits. Pure.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::resource::{Resource, ResourceType};
+
+/// How long a removal waits while the proxy answers nothing at all. After a NACK there is no such bound: the proxy is
+/// known to use the old configuration.
+pub(in crate::xds) const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The types that may refer to resources of a type: its removals wait until these are acknowledged. Acyclic.
+pub(in crate::xds) fn referrers(resource_type: ResourceType) -> &'static [ResourceType] {
+    use ResourceType::{Cluster, ExtensionConfig, Listener, Route, ScopedRoute, VirtualHost};
+    match resource_type {
+        Cluster => &[ExtensionConfig, Listener, ScopedRoute, Route, VirtualHost],
+        ResourceType::Endpoint => &[Cluster],
+        ResourceType::Secret => &[Cluster, Listener],
+        ExtensionConfig => &[Listener, Route, VirtualHost],
+        Route => &[Listener, ScopedRoute],
+        ResourceType::Runtime | Listener | ScopedRoute | VirtualHost => &[],
+    }
+}
+
+/// The types after whose resources Envoy waits for others.
+pub(in crate::xds) fn is_awaiting(resource_type: ResourceType) -> bool {
+    matches!(
+        resource_type,
+        ResourceType::Cluster | ResourceType::Listener | ResourceType::Route
+    )
+}
+
+/// One response of a referring type, whose answer is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::xds) struct Barrier {
+    pub(in crate::xds) resource_type: ResourceType,
+    /// The last response sent when everything owed had been sent.
+    pub(in crate::xds) sequence: u64,
+    /// When it was sent.
+    pub(in crate::xds) sent_at: Instant,
+}
+
+/// Resources that are gone and that the proxy still has.
+#[derive(Debug)]
+pub(in crate::xds) struct Hold {
+    pub(in crate::xds) resources: Vec<Arc<Resource>>,
+    /// What is awaited; `None` until everything that was owed when they were gone has been sent.
+    pub(in crate::xds) barriers: Option<Vec<Barrier>>,
+}
+
+/// How a referring type stands to a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::xds) enum Standing {
+    /// Acknowledged: nothing refused stands.
+    Passed,
+    /// Refused, and nothing later about the same was acknowledged.
+    Refused,
+    /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came after.
+    Silent(Option<Instant>),
+}
+
+impl Barrier {
+    /// When a client that has been silent since a moment, or since this response, is waited for no longer.
+    fn end(&self, since: Option<Instant>) -> Instant {
+        since.unwrap_or(self.sent_at) + SILENCE_MAX
+    }
+}
+
+impl Hold {
+    /// Whether the removal may be told now.
+    pub(in crate::xds) fn is_over(&self, now: Instant, standing: impl Fn(&Barrier) -> Standing) -> bool {
+        self.barriers.as_ref().is_some_and(|barriers| {
+            barriers.iter().all(|barrier| match standing(barrier) {
+                Standing::Passed => true,
+                Standing::Refused => false,
+                Standing::Silent(since) => now >= barrier.end(since),
+            })
+        })
+    }
+
+    /// Whether it waits because something was refused.
+    pub(in crate::xds) fn is_refused(&self, standing: impl Fn(&Barrier) -> Standing) -> bool {
+        self.barriers
+            .iter()
+            .flatten()
+            .any(|barrier| standing(barrier) == Standing::Refused)
+    }
+
+    /// When it would be over, were there no answer.
+    pub(in crate::xds) fn deadline(&self, standing: impl Fn(&Barrier) -> Standing) -> Option<Instant> {
+        let mut latest = None;
+        for barrier in self.barriers.as_ref()? {
+            match standing(barrier) {
+                Standing::Passed => {}
+                Standing::Refused => return None,
+                Standing::Silent(since) => latest = latest.max(Some(barrier.end(since))),
+            }
+        }
+        latest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_waits_in_a_circle() {
+        fn depth(resource_type: ResourceType, steps: usize) {
+            assert!(steps < ResourceType::COUNT, "{resource_type} waits for itself");
+            for referrer in referrers(resource_type) {
+                depth(*referrer, steps + 1);
+            }
+        }
+        for resource_type in ResourceType::ALL {
+            depth(resource_type, 0);
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
+    fn silence_is_bounded_and_refusal_is_not() {
+        let start = Instant::now();
+        let barrier = Barrier {
+            resource_type: ResourceType::Route,
+            sequence: 1,
+            sent_at: start,
+        };
+        let hold = Hold {
+            resources: Vec::new(),
+            barriers: Some(vec![barrier]),
+        };
+        let over = |after, standing| hold.is_over(start + Duration::from_secs(after), |_| standing);
+        assert!(over(0, Standing::Passed));
+        assert!(!over(59, Standing::Silent(None)) && over(60, Standing::Silent(None)));
+        let later = Standing::Silent(Some(start + Duration::from_secs(7)));
+        assert!(!over(66, later) && over(67, later));
+        assert!(!over(3600, Standing::Refused));
+        assert_eq!(hold.deadline(|_| Standing::Silent(None)), Some(start + SILENCE_MAX));
+        assert_eq!(hold.deadline(|_| later), Some(start + Duration::from_secs(67)));
+        assert_eq!(hold.deadline(|_| Standing::Refused), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! The step from the set that a client was brought to, to the current one: what changed for it, what it is owed, what is gone.
+
+use std::sync::Arc;
+
+use super::{Owed, State, Target};
+use crate::fleet::Variant;
+use crate::resource::{Resource, ResourceType};
+use crate::snapshot::changes::{self, Changes};
+use crate::snapshot::set::ResourceSet;
+use crate::xds::session::order::Hold;
+use crate::xds::session::state::builder::Found;
+use crate::xds::session::state::content::Shared;
+use crate::xds::session::subscription::Subscription;
+use crate::xds::session::warming::Deferral;
+use crate::xds::session::wire::reported::{Reported, Versions};
+
+impl State {
+    /// Bring the client to the target set: what changed, what is owed, what is gone.
+    pub(super) fn advance(&mut self, target: Target<'_>, cautious: bool) -> Found {
+        let mut found = Found::default();
+        let owed = self.unrest.take(|unrest| &mut unrest.owed);
+        let old = self.base.replace(Arc::clone(target.set));
+        let asked_before = if self.base_subscription.is_same(&self.subscription) {
+            None
+        } else {
+            Some(std::mem::replace(
+                &mut self.base_subscription,
+                self.subscription.clone(),
+            ))
+        };
+        if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
+            let changes = changes::between(&old, target.set);
+            let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut found);
+            if target.stuck {
+                let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
+                found.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
+            }
+            let speaks = target.variant == Variant::Delta || self.is_full_state(target.variant);
+            if speaks && (cautious || target.referred) && !gone.is_empty() {
+                self.unrest.holds.push(Hold {
+                    resources: gone,
+                    barriers: None,
+                });
+            } else {
+                found
+                    .removed
+                    .extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
+            }
+        }
+        let Self {
+            subscription, pushed, ..
+        } = self;
+        pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
+        if owed.all {
+            self.unrest.take(|unrest| &mut unrest.deferrals);
+            self.answer_all(target, &mut found);
+            let gone = |name: &Arc<str>| target.set.get(name).is_none_or(|one| !self.subscription.covers(one));
+            let recalled = self.unrest.take(|unrest| &mut unrest.recalled);
+            found
+                .removed
+                .extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
+        }
+        if cautious {
+            found.removed.clear();
+        }
+        for name in owed.names {
+            self.undefer(&name);
+            self.answer(target.set, name, &mut found);
+        }
+        for of in owed.route_configs {
+            found.answer_route_config(target.set, &of);
+        }
+        found.missing.sort_unstable();
+        found.missing.dedup();
+        if let Some(unrest) = self.unrest.some() {
+            let warm = unrest.deferrals.end(target.set, target.unwarm);
+            found
+                .updates
+                .extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
+        }
+        found.settle();
+        self.subscription.alias(&mut found.updates);
+        self.warm(target.set, &mut found);
+        if cautious {
+            self.unrest.owed.names.append(&mut found.missing.drain(..).collect());
+        }
+        found
+    }
+
+    /// What the publishes since changed for this client. Gives what is gone.
+    pub(super) fn apply_changes(
+        &mut self,
+        changes: &Arc<Changes>,
+        asked_before: Option<&Subscription>,
+        owed: &Owed,
+        target: Target<'_>,
+        found: &mut Found,
+    ) -> Vec<Arc<Resource>> {
+        let mut gone = Vec::new();
+        let was_asked = |resource: &Resource| asked_before.is_none_or(|asked| asked.covers(resource));
+        for change in changes.entries() {
+            let name = change.name();
+            let deferred = self.undefer(name);
+            let old = deferred.as_ref().map(|deferral| &deferral.was).or(change.old.as_ref());
+            let is = change
+                .new
+                .as_ref()
+                .filter(|resource| self.subscription.covers(resource));
+            let was = old.filter(|resource| match &change.new {
+                Some(new) if goes_by_same_names(resource, new) => is.is_some(),
+                _ => self.subscription.covers(resource),
+            });
+            let was = was.filter(|resource| was_asked(resource) || self.pushed.contains(name));
+            if target.variant == Variant::Sotw {
+                self.recounted(change.old.as_ref(), change.new.as_ref());
+            }
+            let lost = was.is_some() && is.is_none();
+            if !lost && (owed.names.contains(name) || (owed.all && is.is_some())) {
+                self.unhold(name);
+                continue;
+            }
+            let held = if was.is_none() { self.unhold(name) } else { None };
+            let earlier = deferred.as_ref().map(Deferral::since);
+            // Where the client has what the older set has, what is newly named is known for all.
+            let shared = Some(changes).filter(|_| was.is_some() && deferred.is_none());
+            let deferral = |unwarm, was, is| Deferral::of(unwarm, shared, was, is, earlier);
+            match (was.or(held.as_ref()), is) {
+                (Some(was), Some(is)) if was.version == is.version => {}
+                (Some(was), Some(is))
+                    if let Some(kept) = target.unwarm.and_then(|unwarm| deferral(unwarm, was, is)) =>
+                {
+                    self.unrest.deferrals.push(kept);
+                }
+                (_, Some(is)) => found.updates.push(Arc::clone(is)),
+                (Some(was), None) => gone.push(Arc::clone(was)),
+                (None, None) => {}
+            }
+        }
+        if !found.updates.is_empty() && found.updates.len() == changes.present() {
+            found.shared = Shared::Changes(Arc::clone(changes));
+            found.shared_updates = std::mem::take(&mut found.updates);
+        }
+        gone
+    }
+
+    /// Everything that is asked for is owed: after the first request, or when the wildcard was asked for anew.
+    pub(super) fn answer_all(&mut self, target: Target<'_>, found: &mut Found) {
+        let set = target.set;
+        let by_names = !self.subscription.wildcard && self.subscription.is_plain(set);
+        match self.unrest.take(|unrest| &mut unrest.reported) {
+            // Endpoints are told whatever the client has of them.
+            Reported::Versions(_) if by_names && self.resource_type == ResourceType::Endpoint => {
+                self.answer_names(set, found);
+            }
+            Reported::Versions(versions) => self.answer_reported(set, &versions, found),
+            Reported::Nothing | Reported::Version(_) if by_names => self.answer_names(set, found),
+            Reported::Nothing | Reported::Version(_) => {
+                if self.subscription.wildcard {
+                    found.supersede(Shared::Wildcard(Arc::clone(set)));
+                }
+                self.find_missing(set, found);
+                found.updates.extend(self.subscription.named(set).into_iter().cloned());
+            }
+        }
+    }
+
+    /// All that is asked for are names of resources: what becomes of them is the same for all streams with these names.
+    pub(super) fn answer_names(&mut self, set: &ResourceSet, found: &mut Found) {
+        let names = &self.subscription.names;
+        let selection = set.select(names.sum(), names.iter());
+        found.missing.extend(
+            selection
+                .missing()
+                .iter()
+                .filter(|name| self.held(name).is_none())
+                .cloned(),
+        );
+        self.named = selection.version();
+        self.recount = false;
+        if !selection.members().is_empty() {
+            found.supersede(Shared::Selection(selection));
+        }
+    }
+
+    pub(super) fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
+        let is_missing =
+            |name: &&Arc<str>| self.subscription.members(set, name).next().is_none() && self.held(name).is_none();
+        found
+            .missing
+            .extend(self.subscription.names.iter().filter(is_missing).cloned());
+    }
+
+    /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
+    pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &Versions, found: &mut Found) {
+        if self.is_plain_wildcard() && versions.sum() == set.wildcard_version() {
+            return;
+        }
+        let versions = versions.by_name();
+        let named_always = matches!(self.resource_type, ResourceType::Endpoint | ResourceType::VirtualHost);
+        let has = |resource: &Resource| versions.get(&*resource.name) == Some(&Some(resource.version));
+        let is_novel = |resource: &Arc<Resource>| !versions.contains_key(&*resource.name);
+        if self.subscription.wildcard {
+            found.updates.extend(
+                set.iter()
+                    .filter(|one| self.subscription.covers(one) && !has(one))
+                    .cloned(),
+            );
+            let novel = found.updates.iter().filter(|one| is_novel(one));
+            found.novel = novel.map(|one| (Arc::clone(&one.name), None)).collect();
+            let gone = versions
+                .keys()
+                .filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
+            found.removed.extend(gone.map(|name| Arc::from(&**name)));
+            self.find_missing(set, found);
+            return;
+        }
+        let named = self.subscription.named(set).into_iter();
+        found
+            .updates
+            .extend(named.filter(|resource| named_always || !has(resource)).cloned());
+        self.find_missing(set, found);
+        if self.resource_type == ResourceType::VirtualHost {
+            // No name asks for what a route configuration has from the start: what of it is gone is known from here alone.
+            let gone = versions
+                .keys()
+                .filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
+            found.removed.extend(gone.map(|name| Arc::from(&**name)));
+        }
+    }
+
+    /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
+    pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
+        let before = found.updates.len();
+        let members = self
+            .subscription
+            .members(set, &name)
+            .filter(|resource| self.subscription.covers(resource));
+        found.updates.extend(members.cloned());
+        if found.updates.len() > before {
+            return;
+        }
+        match self.held(&name) {
+            Some(resource) => found.updates.push(Arc::clone(resource)),
+            None => found.missing.push(name),
+        }
+    }
+
+    /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
+    pub(super) fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
+        if self.unrest.warming.is_empty() && self.unrest.refused_warming.is_empty() {
+            return;
+        }
+        let mut following = Vec::new();
+        let mut refused = std::mem::take(&mut self.unrest.refused_warming);
+        refused.retain(|name| {
+            set.get(name)
+                .or_else(|| self.held(name))
+                .is_some_and(|one| !found.carries(one))
+        });
+        self.unrest.refused_warming = refused;
+        for name in std::mem::take(&mut self.unrest.warming) {
+            // What is gone and held is there still.
+            let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else {
+                continue;
+            };
+            if found.carries(resource) {
+                continue;
+            }
+            if self.refusals.has(&name, resource.version) {
+                self.unrest.refused_warming.insert(name);
+            } else {
+                following.push(Arc::clone(resource));
+            }
+        }
+        let unasked = following.iter().filter(|resource| !self.subscription.covers(resource));
+        self.pushed.extend(unasked.map(|resource| Arc::clone(&resource.name)));
+        found.updates.extend(following);
+    }
+}
+
+/// Whether who asks for one version of a resource asks for the other.
+fn goes_by_same_names(one: &Resource, other: &Resource) -> bool {
+    one.on_demand == other.on_demand && one.aliases == other.aliases
+}

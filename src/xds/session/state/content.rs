@@ -1,0 +1,101 @@
+//! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list of
+//! what is its own. Kept while the response is unanswered, so that a refusal can be told apart by resource.
+
+use std::sync::Arc;
+
+use crate::resource::{Resource, ResourceType, ResourceVersion};
+use crate::snapshot::blocks::{self, Blocks, Shape};
+use crate::snapshot::changes::Changes;
+use crate::snapshot::selection::Selection;
+use crate::snapshot::set::ResourceSet;
+
+/// The shared part.
+#[derive(Debug, Clone, Default)]
+pub(in crate::xds) enum Shared {
+    /// None.
+    #[default]
+    Nothing,
+    /// The whole wildcard set.
+    Wildcard(Arc<ResourceSet>),
+    /// All that changed with a publish.
+    Changes(Arc<Changes>),
+    /// Those of the names that exist.
+    Selection(Arc<Selection>),
+}
+
+/// What one response carries.
+#[derive(Debug, Clone, Default)]
+pub(in crate::xds) struct Content {
+    pub(in crate::xds) shared: Shared,
+    /// Beside the shared part, none of it twice.
+    pub(in crate::xds) own: Vec<Arc<Resource>>,
+    /// Delta: resources that go without their bodies.
+    pub(in crate::xds) bodiless: Vec<Arc<Resource>>,
+    /// Names that do not exist. Delta: `removed_resources`; SotW: `resource_errors`.
+    pub(in crate::xds) removed: Vec<Arc<str>>,
+}
+
+impl Content {
+    /// The resources, encoded.
+    pub(in crate::xds) fn blocks(&self, resource_type: ResourceType, shape: Shape) -> Blocks {
+        let shared = match &self.shared {
+            Shared::Nothing => Blocks::empty(),
+            Shared::Wildcard(set) => set.wildcard(shape).clone(),
+            Shared::Changes(changes) => changes.blocks(shape).clone(),
+            Shared::Selection(selection) => selection.blocks(shape).clone(),
+        };
+        if self.own.is_empty() && self.bodiless.is_empty() {
+            return shared;
+        }
+        let own = blocks::encode(resource_type, shape, &self.own);
+        Blocks::concat([&shared, &own, &blocks::encode_bodiless(resource_type, &self.bodiless)])
+    }
+
+    /// SotW: the resources, encoded, those with a time to live in wrappers.
+    pub(in crate::xds) fn wrapped_blocks(&self, resource_type: ResourceType) -> Blocks {
+        blocks::encode_timed(resource_type, self.resources())
+    }
+
+    /// Whether a resource has a time to live. What goes in wrappers is a whole set.
+    pub(in crate::xds) fn is_timed(&self) -> bool {
+        matches!(&self.shared, Shared::Wildcard(set) if set.timed().next().is_some())
+            || self.own.iter().any(|resource| resource.ttl.is_some())
+    }
+
+    /// Every resource that goes with its body, in no order that matters.
+    pub(in crate::xds) fn resources(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
+        let own = self.own.iter();
+        match &self.shared {
+            Shared::Nothing => Box::new(own),
+            Shared::Wildcard(set) => Box::new(set.iter().filter(|resource| !resource.on_demand).chain(own)),
+            Shared::Changes(changes) => Box::new(
+                changes
+                    .entries()
+                    .iter()
+                    .filter_map(|change| change.new.as_ref())
+                    .chain(own),
+            ),
+            Shared::Selection(selection) => Box::new(selection.members().iter().chain(own)),
+        }
+    }
+
+    /// The resource of that name, if it is carried.
+    pub(in crate::xds) fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
+        let shared = match &self.shared {
+            Shared::Nothing => None,
+            Shared::Wildcard(set) => set.get(name).filter(|resource| !resource.on_demand),
+            Shared::Changes(changes) => {
+                let entries = changes.entries();
+                let found = entries.binary_search_by(|change| (**change.name()).cmp(name)).ok();
+                found.and_then(|found| entries[found].new.as_ref())
+            }
+            Shared::Selection(selection) => selection.get(name),
+        };
+        shared.or_else(|| self.own.iter().find(|resource| *resource.name == *name))
+    }
+
+    /// Whether the name is carried with this version.
+    pub(in crate::xds) fn has(&self, name: &str, version: ResourceVersion) -> bool {
+        self.resource(name).is_some_and(|resource| resource.version == version)
+    }
+}

@@ -1,0 +1,128 @@
+//! What keeps one type of one stream from being at rest: what it is owed, and what waits.
+//!
+//! Mostly there is nothing, and then it takes no room: there are four types of each of ten thousand streams.
+
+use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use super::ttl::Refresh;
+use crate::resource::Resource;
+use crate::snapshot::version::SetVersion;
+use crate::xds::session::order::Hold;
+use crate::xds::session::warming::Deferrals;
+use crate::xds::session::wire::reported::Reported;
+
+/// What is to be answered whether it changed or not.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Owed {
+    /// All that is asked for.
+    pub(in crate::xds) all: bool,
+    /// These names.
+    pub(in crate::xds) names: BTreeSet<Arc<str>>,
+    /// VHDS: the virtual hosts of these route configurations.
+    pub(in crate::xds) route_configs: BTreeSet<Arc<str>>,
+}
+
+impl Owed {
+    pub(in crate::xds) fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty() && self.route_configs.is_empty()
+    }
+}
+
+/// What there may be.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Causes {
+    /// Until the first answer: what the client says that it has.
+    pub(in crate::xds) reported: Reported,
+    pub(in crate::xds) owed: Owed,
+    pub(in crate::xds) holds: Vec<Hold>,
+    /// Holds that are over: their removal is owed.
+    pub(super) released: Vec<Arc<Resource>>,
+    /// Changes that wait until the clusters they need are warm.
+    pub(in crate::xds) deferrals: Deferrals,
+    /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
+    pub(in crate::xds) warming: BTreeSet<Arc<str>>,
+    /// Of these, the ones that were refused: sent when the client asks again.
+    pub(super) refused_warming: BTreeSet<Arc<str>>,
+    /// Gone or not, the client may have these: it refused them on its last stream.
+    pub(in crate::xds) recalled: Vec<Arc<str>>,
+    /// The first answer had nothing to say, because the client reported to have this.
+    pub(in crate::xds) confirmed: Option<SetVersion>,
+    /// What must be repeated, and when; `None`: nothing has a time to live.
+    pub(super) refresh: Option<Box<Refresh>>,
+}
+
+impl Causes {
+    fn is_empty(&self) -> bool {
+        matches!(self.reported, Reported::Nothing)
+            && self.owed.is_empty()
+            && self.holds.is_empty()
+            && self.released.is_empty()
+            && self.deferrals.is_empty()
+            && self.warming.is_empty()
+            && self.refused_warming.is_empty()
+            && self.recalled.is_empty()
+            && self.confirmed.is_none()
+            && self.refresh.is_none()
+    }
+}
+
+/// What is read where there is nothing.
+static NONE: Causes = Causes {
+    reported: Reported::Nothing,
+    owed: Owed {
+        all: false,
+        names: BTreeSet::new(),
+        route_configs: BTreeSet::new(),
+    },
+    holds: Vec::new(),
+    released: Vec::new(),
+    deferrals: Deferrals::NONE,
+    warming: BTreeSet::new(),
+    refused_warming: BTreeSet::new(),
+    recalled: Vec::new(),
+    confirmed: None,
+    refresh: None,
+};
+
+/// See the module. Reads as [`Causes`], and has room for them from when one is written until [`Unrest::settle`].
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Unrest(Option<Box<Causes>>);
+
+impl Unrest {
+    pub(in crate::xds) fn is_none(&self) -> bool {
+        self.0.as_deref().is_none_or(Causes::is_empty)
+    }
+
+    /// What there is, where there may be something.
+    pub(in crate::xds) fn some(&mut self) -> Option<&mut Causes> {
+        self.0.as_deref_mut()
+    }
+
+    /// One of the causes ends.
+    pub(in crate::xds) fn take<T: Default>(&mut self, of: impl FnOnce(&mut Causes) -> &mut T) -> T {
+        self.some().map(|causes| std::mem::take(of(causes))).unwrap_or_default()
+    }
+
+    /// Give the room back, if nothing is in it.
+    pub(in crate::xds) fn settle(&mut self) {
+        if self.is_none() {
+            self.0 = None;
+        }
+    }
+}
+
+impl Deref for Unrest {
+    type Target = Causes;
+
+    fn deref(&self) -> &Causes {
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Unrest {
+    fn deref_mut(&mut self) -> &mut Causes {
+        self.0.get_or_insert_default()
+    }
+}

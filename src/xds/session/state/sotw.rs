@@ -1,0 +1,58 @@
+//! What is told to some SotW clients only: names that do not exist, and a large response in parts.
+
+use std::sync::Arc;
+
+use super::{State, Target};
+use crate::resource::Resource;
+use crate::xds::session::state::builder::Found;
+use crate::xds::session::state::content::{Content, Shared};
+
+/// What a resource takes in a SotW response beside its body: type URL, tags.
+const RESOURCE_OVERHEAD: usize = 100;
+
+impl State {
+    /// SotW: names that are asked for and do not exist, or exist no longer, for a client that reads of them (PX-04).
+    pub(super) fn absent(&self, target: Target<'_>, found: &mut Found, released: &[Arc<Resource>]) -> Vec<Arc<str>> {
+        if !target.abilities.errors {
+            return Vec::new();
+        }
+        let mut absent = std::mem::take(&mut found.missing);
+        let gone = found
+            .removed
+            .iter()
+            .chain(released.iter().map(|resource| &resource.name));
+        absent.extend(gone.filter(|name| self.subscription.names.contains(name)).cloned());
+        absent.sort_unstable();
+        absent.dedup();
+        absent
+    }
+
+    /// What is too much for one response is told in several, where leaving something out says nothing (SW-34).
+    pub(super) fn split(&mut self, content: &mut Content, most: usize) {
+        let mut size = 0;
+        let (mut own, mut later) = (Vec::new(), Vec::new());
+        for resource in content.resources() {
+            size += resource.body.len() + RESOURCE_OVERHEAD;
+            let part = if size <= most || own.is_empty() {
+                &mut own
+            } else {
+                &mut later
+            };
+            part.push(Arc::clone(resource));
+        }
+        if later.is_empty() {
+            return;
+        }
+        content.shared = Shared::Nothing;
+        content.own = own;
+        for resource in later {
+            let unrest = &mut *self.unrest;
+            let owed = if self.subscription.covers(&resource) {
+                &mut unrest.owed.names
+            } else {
+                &mut unrest.warming
+            };
+            owed.insert(Arc::clone(&resource.name));
+        }
+    }
+}

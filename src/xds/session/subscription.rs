@@ -1,0 +1,491 @@
+//! What a stream asked for, for one type: one model for SotW and delta.
+//!
+//! What enters: the name lists of requests. What leaves: whether a resource is covered, and what became owed by the
+//! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (conformance.md
+//! SW-02 to SW-08, SW-17 to SW-22, DX-01 to DX-09).
+
+use std::sync::Arc;
+
+use crate::resource::xdstp::{self, Glob};
+use crate::resource::{Resource, ResourceType};
+use crate::snapshot::set::ResourceSet;
+use crate::xds::error::Error;
+use crate::xds::session::subscription::implied::{Beyond, glob_members};
+use crate::xds::session::subscription::names::{Interner, Names, summand};
+use crate::xds::session::wire::fields::{Listing, Run};
+use crate::xds::session::wire::limits;
+
+pub(in crate::xds) mod implied;
+pub(in crate::xds) mod names;
+
+/// The explicit wildcard.
+const STAR: &[u8] = b"*";
+
+/// What a stream asked for, for one type.
+#[derive(Debug, Clone, Default)]
+pub(in crate::xds) struct Subscription {
+    /// Everything that is not on demand.
+    pub(in crate::xds) wildcard: bool,
+    /// And these, globs among them; `xdstp://` names canonical.
+    pub(in crate::xds) names: Names,
+    /// And what no name stands for.
+    beyond: Option<Box<Beyond>>,
+    /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
+    named_before: bool,
+    /// SotW: the list that was adopted last.
+    adopted: Option<Run>,
+}
+
+/// What a request asks for beyond what was asked for before.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::xds) struct Asked {
+    /// The wildcard, anew.
+    pub(in crate::xds) wildcard: bool,
+    /// These names, each to be answered.
+    pub(in crate::xds) names: Vec<Arc<str>>,
+    /// And all that are subscribed: there were none before.
+    pub(in crate::xds) all_names: bool,
+    /// Whether anything of the subscription is not as it was before, shrunk lists included.
+    pub(in crate::xds) changed: bool,
+}
+
+/// Whether an empty first list, or `*`, asks for everything.
+pub(in crate::xds) fn knows_wildcard(resource_type: ResourceType) -> bool {
+    matches!(
+        resource_type,
+        ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute
+    )
+}
+
+impl Subscription {
+    /// Whether the resource is asked for.
+    pub(in crate::xds) fn covers(&self, resource: &Resource) -> bool {
+        (self.wildcard && !resource.on_demand) || self.names_it(resource)
+    }
+
+    /// Whether the resource is asked for by more than the wildcard: by its name, by another it goes by, by a glob.
+    pub(in crate::xds) fn names_it(&self, resource: &Resource) -> bool {
+        self.names.contains(&resource.name)
+            || resource.aliases.iter().any(|alias| self.names.contains(alias))
+            || (xdstp::is_xdstp(&resource.name) && self.names.contains(&xdstp::canonical(&resource.name)))
+            || self.beyond.as_ref().is_some_and(|beyond| beyond.covers(resource))
+    }
+
+    /// Whether the two are known to cover the same. Compares what is compared in no time.
+    pub(in crate::xds) fn is_same(&self, other: &Self) -> bool {
+        self.wildcard == other.wildcard
+            && Arc::ptr_eq(self.names.sorted(), other.names.sorted())
+            && self.beyond.is_none()
+            && other.beyond.is_none()
+    }
+
+    /// The names, where nothing else is asked for.
+    pub(in crate::xds) fn by_name(&self) -> Option<&Names> {
+        Some(&self.names).filter(|_| !self.wildcard && self.beyond.is_none())
+    }
+
+    /// The members that are asked for by more than the wildcard, each once.
+    pub(in crate::xds) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
+        let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();
+        if !self.is_plain(set) {
+            members.extend(self.beyond.iter().flat_map(|beyond| beyond.members(set)));
+            members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+            members.dedup_by(|one, other| one.name == other.name);
+        }
+        members
+    }
+
+    /// Whether each name stands for the member that has it, and nothing else is asked for by more than the wildcard.
+    pub(in crate::xds) fn is_plain(&self, set: &ResourceSet) -> bool {
+        self.beyond.is_none() && !set.has_aliases()
+    }
+
+    /// What one of the names stands for.
+    pub(in crate::xds) fn members<'a>(
+        &'a self,
+        set: &'a ResourceSet,
+        name: &str,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let glob = self.glob(name);
+        let host = || self.beyond.as_ref().and_then(|beyond| beyond.host_of(set, name));
+        let one = if glob.is_none() {
+            set.find(name).or_else(host)
+        } else {
+            None
+        };
+        glob.into_iter().flat_map(|glob| glob_members(set, glob)).chain(one)
+    }
+
+    fn glob(&self, name: &str) -> Option<&Glob> {
+        self.beyond.as_ref()?.globs.iter().find(|glob| **glob.name() == *name)
+    }
+
+    /// Whether a glob is asked for.
+    pub(in crate::xds) fn has_globs(&self) -> bool {
+        self.beyond.as_ref().is_some_and(|beyond| !beyond.globs.is_empty())
+    }
+
+    /// VHDS: what is answered goes by the names with ports that it was asked for by.
+    pub(in crate::xds) fn alias(&self, resources: &mut [Arc<Resource>]) {
+        if let Some(beyond) = &self.beyond {
+            beyond.alias(resources);
+        }
+    }
+
+    fn set_names(&mut self, resource_type: ResourceType, names: Names) -> Result<(), Error> {
+        let globs: Vec<_> = names.iter().filter_map(Glob::parse).collect();
+        limits::names(&names, globs.len())?;
+        self.names = names;
+        let hosts = resource_type == ResourceType::VirtualHost;
+        if self.beyond.is_some() || !globs.is_empty() || hosts {
+            let names = self.names.clone();
+            self.change_beyond(|beyond| {
+                beyond.globs = globs;
+                if hosts {
+                    beyond.set_ported(&names);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the route configurations whose virtual hosts are asked for were made from these.
+    pub(in crate::xds) fn follows(&self, set: &Arc<ResourceSet>, names: &Names) -> bool {
+        let followed = self.beyond.as_ref().and_then(|beyond| beyond.followed.as_ref());
+        followed.is_some_and(|(of, asked)| Arc::ptr_eq(of, set) && asked == names)
+    }
+
+    /// Change what is asked for beyond names.
+    pub(in crate::xds) fn change_beyond<T>(&mut self, change: impl FnOnce(&mut Beyond) -> T) -> T {
+        let mut beyond = self.beyond.take().unwrap_or_default();
+        let result = change(&mut beyond);
+        self.beyond = Some(beyond).filter(|beyond| !beyond.is_empty());
+        result
+    }
+
+    /// This was asked for earlier, of this set; what is asked for no longer leaves it.
+    pub(in crate::xds) fn narrow(&mut self, now: &Self, set: &ResourceSet, interner: &Interner) {
+        if self.wildcard && !now.wildcard {
+            // Of what is named now, some was there before with everything else.
+            let was_told = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
+            self.names = now.names.without(|name| !was_told(name), interner);
+            self.wildcard = false;
+        } else {
+            // What is named no longer may be covered by a wildcard.
+            let is_asked = |name: &str| now.names.contains(name) || set.get(name).is_some_and(|one| now.covers(one));
+            if self.names.iter().any(|name| !is_asked(name)) {
+                self.names = self.names.without(|name| !is_asked(name), interner);
+            }
+        }
+    }
+
+    /// Adopt the name list of a SotW request, which is the whole list each time.
+    pub(in crate::xds) fn adopt(
+        &mut self,
+        resource_type: ResourceType,
+        listed: &Listing,
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        let run = listed.run();
+        if listed.is_empty() {
+            self.adopted = None;
+            return self.adopt_nothing(resource_type);
+        }
+        if run.is_some() && run == self.adopted {
+            return Ok(Asked::default());
+        }
+        let (starred, names) = resolve(listed, interner)?;
+        let wildcard = starred && knows_wildcard(resource_type);
+        self.adopted = run;
+        self.named_before = true;
+        let was_wildcard = std::mem::replace(&mut self.wildcard, wildcard);
+        let asked = Asked {
+            wildcard: wildcard && !was_wildcard,
+            ..Asked::default()
+        };
+        if names == self.names {
+            return Ok(Asked {
+                changed: was_wildcard != wildcard,
+                ..asked
+            });
+        }
+        let all_names = self.names.is_empty();
+        let grown = names
+            .iter()
+            .filter(|name| !all_names && !self.names.contains(name))
+            .cloned()
+            .collect();
+        self.set_names(resource_type, names)?;
+        Ok(Asked {
+            names: grown,
+            all_names,
+            changed: true,
+            ..asked
+        })
+    }
+
+    /// The list that was adopted last, where it is long.
+    pub(in crate::xds) fn long_run(&self) -> Option<Run> {
+        self.adopted.filter(Run::is_long)
+    }
+
+    /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.
+    fn adopt_nothing(&mut self, resource_type: ResourceType) -> Result<Asked, Error> {
+        let wildcard = !self.named_before && knows_wildcard(resource_type);
+        let asked = wildcard && !self.wildcard;
+        let changed = wildcard != self.wildcard || !self.names.is_empty();
+        self.wildcard = wildcard;
+        if !self.names.is_empty() {
+            self.set_names(resource_type, Names::default())?;
+        }
+        Ok(Asked {
+            wildcard: asked,
+            changed,
+            ..Asked::default()
+        })
+    }
+
+    /// Apply the lists of a delta request, first what is subscribed, then what is unsubscribed (DX-05).
+    pub(in crate::xds) fn edit(
+        &mut self,
+        resource_type: ResourceType,
+        first: bool,
+        subscribe: &Listing,
+        unsubscribe: &Listing,
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        let mut asked = Asked::default();
+        if first && subscribe.is_empty() && unsubscribe.is_empty() && knows_wildcard(resource_type) {
+            self.wildcard = true;
+            asked.wildcard = true;
+            asked.changed = true;
+        }
+        self.add(resource_type, subscribe, interner, &mut asked)?;
+        self.take_away(resource_type, unsubscribe, interner, &mut asked)?;
+        Ok(asked)
+    }
+
+    fn add(
+        &mut self,
+        resource_type: ResourceType,
+        subscribe: &Listing,
+        interner: &Interner,
+        asked: &mut Asked,
+    ) -> Result<(), Error> {
+        if subscribe.is_empty() {
+            return Ok(());
+        }
+        let (starred, names) = if self.names.is_empty() {
+            resolve(subscribe, interner)?
+        } else {
+            for name in subscribe.iter().filter(|name| *name != STAR) {
+                asked.names.push(text(name)?);
+            }
+            (subscribe.iter().any(|name| name == STAR), Names::default())
+        };
+        asked.wildcard |= starred && knows_wildcard(resource_type);
+        asked.changed |= asked.wildcard && !self.wildcard;
+        self.wildcard |= asked.wildcard;
+        if !names.is_empty() {
+            asked.changed = true;
+            asked.all_names = true;
+            self.set_names(resource_type, names)?;
+        } else if asked.names.iter().any(|name| !self.names.contains(name)) {
+            asked.changed = true;
+            self.set_names(resource_type, self.names.with(asked.names.iter().cloned(), interner))?;
+        }
+        Ok(())
+    }
+
+    /// A name that goes while the wildcard stays is answered: with the resource or with its absence (DX-09).
+    fn take_away(
+        &mut self,
+        resource_type: ResourceType,
+        unsubscribe: &Listing,
+        interner: &Interner,
+        asked: &mut Asked,
+    ) -> Result<(), Error> {
+        if unsubscribe.is_empty() {
+            return Ok(());
+        }
+        let mut gone: Vec<Arc<str>> = Vec::new();
+        for name in unsubscribe.iter() {
+            if name == STAR {
+                asked.changed |= self.wildcard;
+                self.wildcard = false;
+                asked.wildcard = false;
+            } else {
+                gone.push(text(name)?);
+            }
+        }
+        gone.retain(|name| self.names.contains(name));
+        gone.sort_unstable();
+        if !gone.is_empty() {
+            asked.changed = true;
+            let left = self
+                .names
+                .without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
+            self.set_names(resource_type, left)?;
+        }
+        asked.names.retain(|name| gone.binary_search(name).is_err());
+        if self.wildcard {
+            asked.names.append(&mut gone);
+        }
+        Ok(())
+    }
+}
+
+/// Whether `*` is listed, and the names. A list that some stream has is found without reading a name.
+fn resolve(listed: &Listing, interner: &Interner) -> Result<(bool, Names), Error> {
+    let (mut sum, mut len) = (0_u128, 0);
+    for name in listed.iter().filter(|name| *name != STAR) {
+        sum = sum.wrapping_add(summand(name));
+        len += 1;
+    }
+    let starred = len < listed.len();
+    if let Some(known) = interner.known(sum, len) {
+        return Ok((starred, known));
+    }
+    let names = listed
+        .iter()
+        .filter(|name| *name != STAR)
+        .map(text)
+        .collect::<Result<_, _>>()?;
+    Ok((starred, Names::new(names, interner)))
+}
+
+/// A name as it is compared: byte by byte, the form of `xdstp://` names made one before (GEN-20).
+fn text(name: &[u8]) -> Result<Arc<str>, Error> {
+    let name = std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)?;
+    Ok(xdstp::canonical(name).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::session::wire::fields::listing;
+
+    fn names(subscription: &Subscription, asked: &Asked) -> Vec<String> {
+        let all = subscription.names.iter().filter(|_| asked.all_names);
+        all.chain(&asked.names).map(ToString::to_string).collect()
+    }
+
+    /// A SotW stream's lists, one after the other: what each asks for.
+    fn sotw(resource_type: ResourceType, lists: &[&[&'static str]]) -> Vec<(bool, Vec<String>)> {
+        let interner = Interner::default();
+        let mut subscription = Subscription::default();
+        lists
+            .iter()
+            .map(|list| {
+                let asked = subscription.adopt(resource_type, &listing(list), &interner).unwrap();
+                (asked.wildcard, names(&subscription, &asked))
+            })
+            .collect()
+    }
+
+    fn asks(wildcard: bool, names: &[&str]) -> (bool, Vec<String>) {
+        (wildcard, names.iter().map(ToString::to_string).collect())
+    }
+
+    // SW-02, SW-03
+    #[test]
+    fn an_empty_first_list_is_a_wildcard_for_three_types_only() {
+        for resource_type in ResourceType::ALL {
+            let expected = matches!(
+                resource_type,
+                ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute
+            );
+            assert_eq!(sotw(resource_type, &[&[]]), [asks(expected, &[])], "{resource_type}");
+        }
+    }
+
+    // SW-05, SW-07, SW-08, SW-22
+    #[test]
+    fn an_empty_list_after_any_name_is_nothing() {
+        let cluster = ResourceType::Cluster;
+        assert_eq!(sotw(cluster, &[&["*"], &[]]), [asks(true, &[]), asks(false, &[])]);
+        assert_eq!(sotw(cluster, &[&["q"], &[]]), [asks(false, &["q"]), asks(false, &[])]);
+        assert_eq!(
+            sotw(cluster, &[&[], &["*"], &[]]),
+            [asks(true, &[]), asks(false, &[]), asks(false, &[])]
+        );
+        assert_eq!(
+            sotw(cluster, &[&["*", "A"], &["A"]]),
+            [asks(true, &["A"]), asks(false, &[])]
+        );
+    }
+
+    // GEN-20, SW-17, SW-18, SW-19
+    #[test]
+    fn only_names_that_are_new_in_the_set_are_asked_for() {
+        let lists: &[&[&str]] = &[&["A", "B"], &["B", "A", "A"], &["B"], &["A", "B"], &[], &["B"]];
+        let expected = [&["A", "B"] as &[&str], &[], &[], &["A"], &[], &["B"]];
+        assert_eq!(
+            sotw(ResourceType::Endpoint, lists),
+            expected.map(|names| asks(false, names))
+        );
+    }
+
+    type Edit = (&'static [&'static str], &'static [&'static str]);
+
+    fn delta(resource_type: ResourceType, edits: &[Edit]) -> (Vec<(bool, Vec<String>)>, Subscription) {
+        let interner = Interner::default();
+        let mut subscription = Subscription::default();
+        let mut first = true;
+        let asked = edits.iter().map(|(add, remove)| {
+            let asked = subscription
+                .edit(resource_type, first, &listing(add), &listing(remove), &interner)
+                .unwrap();
+            first = false;
+            (asked.wildcard, names(&subscription, &asked))
+        });
+        (asked.collect(), subscription)
+    }
+
+    // DX-01, DX-03, DX-05
+    #[test]
+    fn a_first_delta_request_is_a_wildcard_only_when_it_names_nothing() {
+        let cluster = ResourceType::Cluster;
+        assert_eq!(delta(cluster, &[(&[], &[])]).0, [asks(true, &[])]);
+        assert_eq!(delta(cluster, &[(&[], &["q"])]).0, [asks(false, &[])]);
+        assert_eq!(delta(cluster, &[(&["x"], &[])]).0, [asks(false, &["x"])]);
+        assert_eq!(
+            delta(cluster, &[(&["*"], &["*"]), (&["A"], &[])]).0,
+            [asks(false, &[]), asks(false, &["A"])]
+        );
+        assert_eq!(delta(ResourceType::Endpoint, &[(&[], &[])]).0, [asks(false, &[])]);
+    }
+
+    // DX-04, DX-06, DX-08
+    #[test]
+    fn names_stay_when_the_wildcard_ends() {
+        let edits: &[Edit] = &[
+            (&[], &[]),
+            (&["X"], &[]),
+            (&["X"], &[]),
+            (&[], &["*"]),
+            (&[], &["X", "phantom"]),
+        ];
+        let (asked, subscription) = delta(ResourceType::Cluster, &edits[..4]);
+        assert_eq!(
+            asked,
+            [
+                asks(true, &[]),
+                asks(false, &["X"]),
+                asks(false, &["X"]),
+                asks(false, &[])
+            ]
+        );
+        assert!(!subscription.wildcard && subscription.names.contains("X"));
+        let (asked, subscription) = delta(ResourceType::Cluster, edits);
+        assert_eq!(asked[4], asks(false, &[]));
+        assert!(subscription.names.is_empty());
+    }
+
+    // DX-09
+    #[test]
+    fn a_name_unsubscribed_under_a_wildcard_is_answered() {
+        let (asked, _) = delta(ResourceType::Cluster, &[(&[], &[]), (&["A"], &[]), (&[], &["A", "B"])]);
+        assert_eq!(asked[2], asks(false, &["A"]));
+    }
+}

@@ -1,0 +1,194 @@
+//! The names a stream asked for, as a set.
+//!
+//! Names are sorted, unique and immutable; a list that two streams have in common exists once ([`Interner`]), so that ten
+//! thousand proxies which all ask for the same thousand endpoints cost ten thousand pointers.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// A set of names. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Names {
+    sorted: Arc<[Arc<str>]>,
+    sum: u128,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            sorted: Arc::clone(&NONE),
+            sum: 0,
+        }
+    }
+}
+
+/// No names; there are many who ask for none, of most types.
+static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Arc::new([]));
+
+/// Not known to clients: lists are found by their sums ([`Interner::known`]), and nobody should be able to make one that is
+/// taken for another's.
+static SEED: LazyLock<u64> = LazyLock::new(rand::random);
+
+/// What a name adds to [`Names::sum`].
+pub(in crate::xds) fn summand(name: &[u8]) -> u128 {
+    xxh3_128_with_seed(name, *SEED)
+}
+
+impl Names {
+    /// All, sorted.
+    #[must_use]
+    pub fn sorted(&self) -> &Arc<[Arc<str>]> {
+        &self.sorted
+    }
+
+    /// Wrapping sum of the names' hashes: equal sets have equal sums, whatever the order they were listed in.
+    #[must_use]
+    pub fn sum(&self) -> u128 {
+        self.sum
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// Whether the name is one of them.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.sorted.binary_search_by(|own| (**own).cmp(name)).is_ok()
+    }
+
+    /// The names as they are.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.sorted.iter()
+    }
+
+    fn of_sorted(sorted: Vec<Arc<str>>, interner: &Interner) -> Self {
+        let sum = sorted
+            .iter()
+            .fold(0_u128, |sum, name| sum.wrapping_add(summand(name.as_bytes())));
+        interner.intern(sum, sorted)
+    }
+
+    /// These names, sorted and unique.
+    #[must_use]
+    pub fn new(mut names: Vec<Arc<str>>, interner: &Interner) -> Self {
+        names.sort_unstable();
+        names.dedup();
+        Self::of_sorted(names, interner)
+    }
+
+    /// This set and more. `more` in any order.
+    #[must_use]
+    pub fn with(&self, more: impl IntoIterator<Item = Arc<str>>, interner: &Interner) -> Self {
+        Self::new(self.sorted.iter().cloned().chain(more).collect(), interner)
+    }
+
+    /// This set without the names for which `leaves` holds.
+    #[must_use]
+    pub fn without(&self, leaves: impl Fn(&str) -> bool, interner: &Interner) -> Self {
+        Self::of_sorted(
+            self.sorted.iter().filter(|name| !leaves(name)).cloned().collect(),
+            interner,
+        )
+    }
+}
+
+impl Eq for Names {}
+
+impl Hash for Names {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sum.hash(state);
+    }
+}
+
+impl PartialEq for Names {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sorted, &other.sorted) || self.sorted == other.sorted
+    }
+}
+
+/// Keeps one copy of each list of names that some stream has.
+#[derive(Debug, Default)]
+pub struct Interner(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    lists: HashMap<u128, Weak<[Arc<str>]>>,
+    /// Dead entries are swept when there are this many.
+    sweep_at: usize,
+}
+
+impl Interner {
+    /// The list of so many names with this sum, if some stream has it.
+    pub(in crate::xds) fn known(&self, sum: u128, len: usize) -> Option<Names> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sorted = kept
+            .lists
+            .get(&sum)
+            .and_then(Weak::upgrade)
+            .filter(|known| known.len() == len)?;
+        Some(Names { sorted, sum })
+    }
+
+    fn intern(&self, sum: u128, sorted: Vec<Arc<str>>) -> Names {
+        if sorted.is_empty() {
+            return Names::default();
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.lists.get(&sum).and_then(Weak::upgrade)
+            && *known == *sorted
+        {
+            return Names { sorted: known, sum };
+        }
+        if kept.lists.len() >= kept.sweep_at {
+            kept.lists.retain(|_, list| list.strong_count() > 0);
+            kept.sweep_at = (kept.lists.len() * 2).max(64);
+        }
+        let sorted: Arc<[Arc<str>]> = sorted.into();
+        kept.lists.insert(sum, Arc::downgrade(&sorted));
+        Names { sorted, sum }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn equal_sets_are_one_list_whatever_their_order() {
+        let interner = Interner::default();
+        let one = Names::new(names(&["b", "a", "a"]), &interner);
+        let other = Names::new(names(&["a"]), &interner).with(names(&["b"]), &interner);
+        assert!(Arc::ptr_eq(one.sorted(), other.sorted()));
+        assert_eq!((one.len(), one.sum()), (2, other.sum()));
+        assert!(one.contains("b") && !one.contains("c"));
+        assert_eq!(
+            one.without(|name| name == "a", &interner),
+            Names::new(names(&["b"]), &interner)
+        );
+    }
+
+    #[test]
+    fn lists_that_no_stream_has_are_forgotten() {
+        let interner = Interner::default();
+        for number in 0..1000 {
+            drop(Names::new(vec![number.to_string().into()], &interner));
+        }
+        assert!(interner.0.lock().unwrap().lists.len() <= 64);
+    }
+}

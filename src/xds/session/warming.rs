@@ -1,0 +1,207 @@
+//! What refers to a new cluster waits until the client has warmed it.
+//!
+//! Envoy answers 503 for a cluster that is still warming (its hosts are resolved, or checked for the first time), and
+//! withholds the ACK of the CDS response that brought it until nothing warms any more (conformance.md F-04). So that ACK says when
+//! traffic may be sent there. A changed resource that names a cluster which it did not name before is kept back until
+//! the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster whose ACK never comes
+//! holds up nobody for longer. Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
+//!
+//! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and keeps
+//! them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never had. What
+//! such a client loses with its first answer it loses at once (conformance.md DX-13), so new routes must not wait then. What
+//! a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told: it does not wait. And
+//! who comes back without asking for clusters (F-07) is answered, since nothing says whether it ever will ask. Pure.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::resource::{Resource, parts};
+use crate::snapshot::changes::Changes;
+use crate::snapshot::set::ResourceSet;
+use crate::snapshot::version::SetVersion;
+use crate::xds::session::subscription::Subscription;
+
+/// How long a change waits for the clusters that it needs (conformance.md SW-28).
+pub(in crate::xds) const WARM_MAX: Duration = Duration::from_secs(5);
+
+/// What a client was sent of clusters, and how far it has answered. There is none while it has answered everything.
+#[derive(Debug)]
+pub(in crate::xds) struct Unwarm {
+    pub(in crate::xds) sent: Arc<ResourceSet>,
+    pub(in crate::xds) answered: Arc<ResourceSet>,
+    pub(in crate::xds) subscription: Subscription,
+    /// Until when a first answer waits, to a client that came back and was just told of no cluster that is gone.
+    pub(in crate::xds) back_until: Option<Instant>,
+    pub(in crate::xds) now: Instant,
+}
+
+/// The wait for clusters of first answers to a client that came back.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Back {
+    since: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Back {
+    /// Whether a first answer waits. However many clusters follow each other, it is [`WARM_MAX`] in all.
+    pub(in crate::xds) fn waits(&mut self, unwarm: &Unwarm) -> bool {
+        let until = unwarm.back_until.filter(|until| unwarm.now < *until);
+        let Some(until) = until else { return false };
+        let since = *self.since.get_or_insert(unwarm.now);
+        self.until = Some(until.min(since + WARM_MAX)).filter(|until| unwarm.now < *until);
+        self.until.is_some()
+    }
+
+    /// Everything is looked at anew.
+    pub(in crate::xds) fn begin(&mut self) {
+        self.until = None;
+    }
+
+    /// Everything was looked at. `returning`: whether a first answer is still to come.
+    pub(in crate::xds) fn end(&mut self, returning: impl FnOnce() -> bool) {
+        if self.since.is_some() && !returning() {
+            self.since = None;
+        }
+    }
+
+    pub(in crate::xds) fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+impl Unwarm {
+    /// Whether the client was sent this cluster, or this text of it, and has not said what it made of it.
+    pub(in crate::xds) fn has(&self, cluster: &str) -> bool {
+        let sent = self
+            .sent
+            .get(cluster)
+            .filter(|resource| self.subscription.covers(resource));
+        sent.is_some_and(|sent| {
+            self.answered
+                .get(cluster)
+                .is_none_or(|answered| answered.version != sent.version)
+        })
+    }
+}
+
+/// A change that is kept back.
+#[derive(Debug)]
+pub(in crate::xds) struct Deferral {
+    /// What the client has.
+    pub(in crate::xds) was: Arc<Resource>,
+    /// The clusters that are not warm.
+    needs: Vec<Arc<str>>,
+    since: Instant,
+}
+
+impl Deferral {
+    /// Keep back the change of a resource from `was` to `is`, if it needs to be. `changes`: where it is one of these;
+    /// `earlier`: when a change of it was kept back first.
+    pub(in crate::xds) fn of(
+        unwarm: &Unwarm,
+        changes: Option<&Arc<Changes>>,
+        was: &Arc<Resource>,
+        is: &Resource,
+        earlier: Option<Instant>,
+    ) -> Option<Self> {
+        let since = earlier.unwrap_or(unwarm.now);
+        if unwarm.now >= since + WARM_MAX {
+            return None;
+        }
+        let cold = |named: &[Arc<str>]| {
+            named
+                .iter()
+                .filter(|name| unwarm.has(name))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let needs = if let Some(changes) = changes {
+            let named = changes.newly_named();
+            let found = named.binary_search_by(|(name, _)| (**name).cmp(&is.name)).ok();
+            found.map(|found| cold(&named[found].1)).unwrap_or_default()
+        } else {
+            cold(&parts::newly_named(was, is))
+        };
+        (!needs.is_empty()).then(|| Self {
+            was: Arc::clone(was),
+            needs,
+            since,
+        })
+    }
+
+    /// When it is over at the latest.
+    fn deadline(&self) -> Instant {
+        self.since + WARM_MAX
+    }
+
+    /// Since when a change of the resource waits.
+    pub(in crate::xds) fn since(&self) -> Instant {
+        self.since
+    }
+
+    fn is_over(&self, unwarm: Option<&Unwarm>) -> bool {
+        unwarm.is_none_or(|unwarm| unwarm.now >= self.deadline() || !self.needs.iter().any(|name| unwarm.has(name)))
+    }
+}
+
+/// The changes of one type that are kept back from one stream; mostly none.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Deferrals(Vec<Deferral>);
+
+impl Deferrals {
+    pub(in crate::xds) const NONE: Self = Self(Vec::new());
+
+    pub(in crate::xds) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(in crate::xds) fn push(&mut self, deferral: Deferral) {
+        self.0.push(deferral);
+    }
+
+    /// Keep those of resources that are asked for still.
+    pub(in crate::xds) fn retain(&mut self, asked_for: impl Fn(&Resource) -> bool) {
+        self.0.retain(|deferral| asked_for(&deferral.was));
+    }
+
+    /// What the client has of a resource whose change is kept back.
+    pub(in crate::xds) fn kept(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.0
+            .iter()
+            .map(|deferral| &deferral.was)
+            .find(|was| *was.name == *name)
+    }
+
+    /// A change is answered otherwise.
+    pub(in crate::xds) fn take(&mut self, name: &str) -> Option<Deferral> {
+        let position = self.0.iter().position(|deferral| *deferral.was.name == *name)?;
+        Some(self.0.swap_remove(position))
+    }
+
+    /// Whether any is over.
+    pub(in crate::xds) fn any_over(&self, unwarm: Option<&Unwarm>) -> bool {
+        self.0.iter().any(|deferral| deferral.is_over(unwarm))
+    }
+
+    /// Those that are over end: the resources that are to be sent now.
+    pub(in crate::xds) fn end(&mut self, set: &ResourceSet, unwarm: Option<&Unwarm>) -> Vec<Arc<Resource>> {
+        let over: Vec<Deferral> = self.0.extract_if(.., |deferral| deferral.is_over(unwarm)).collect();
+        let is = |Deferral { was, .. }: &Deferral| set.get(&was.name).filter(|is| is.version != was.version).cloned();
+        over.iter().filter_map(is).collect()
+    }
+
+    /// The version of what the client has, which is not that of the whole set while changes wait.
+    pub(in crate::xds) fn without(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
+        self.0
+            .iter()
+            .fold(version, |sum, Deferral { was, .. }| match set.get(&was.name) {
+                Some(is) => sum.without(SetVersion::of(is)).with(SetVersion::of(was)),
+                None => sum,
+            })
+    }
+
+    /// When the first of them is over at the latest.
+    pub(in crate::xds) fn deadline(&self) -> Option<Instant> {
+        self.0.iter().map(Deferral::deadline).min()
+    }
+}

@@ -1,0 +1,114 @@
+//! The messages of the incremental variant.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::fleet::Nonce;
+use crate::proto::wire::ResourceLocator;
+use crate::resource::ResourceType;
+use crate::snapshot::version::SetVersion;
+use crate::xds::error::Error;
+use crate::xds::session::client_features::not_found;
+use crate::xds::session::subscription::names::Interner;
+use crate::xds::session::subscription::{Asked, Subscription};
+use crate::xds::session::wire::fields::{Fields, Listing};
+use crate::xds::session::wire::head::Head;
+use crate::xds::session::wire::limits;
+use crate::xds::session::wire::reported::{Reported, Versions};
+use crate::xds::session::{Lists, Request};
+
+/// What a request subscribes to and from.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Edits {
+    subscribe: Listing,
+    unsubscribe: Listing,
+    initial_resource_versions: Versions,
+}
+
+/// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
+pub(in crate::xds) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
+    limits::entries(message)?;
+    let mut request = Request::default();
+    let mut edits = Edits::default();
+    let mut fields = Fields::new(message, 9);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => request.node = field.bytes(message),
+            2 => request.type_url = field.text()?,
+            3 => edits.subscribe.push(message, &field),
+            4 => edits.unsubscribe.push(message, &field),
+            5 => edits.initial_resource_versions.push(message, &field)?,
+            6 => request.nonce = field.text()?,
+            7 => field.merge_into(request.refusal.get_or_insert_default())?,
+            8 => edits.subscribe.add(&field.message::<ResourceLocator>()?.name),
+            _ => edits.unsubscribe.add(&field.message::<ResourceLocator>()?.name),
+        }
+    }
+    request.refusal = request.refusal.map(limits::words);
+    Ok(Request {
+        lists: Lists::Delta(edits),
+        ..request
+    })
+}
+
+impl Edits {
+    /// What the client says it has.
+    pub(in crate::xds) fn take_reported(&mut self) -> Reported {
+        if self.initial_resource_versions.is_empty() {
+            Reported::Nothing
+        } else {
+            Reported::Versions(std::mem::take(&mut self.initial_resource_versions))
+        }
+    }
+
+    /// What is subscribed, what is unsubscribed.
+    #[cfg(test)]
+    pub(in crate::xds) fn lists(&self) -> (&Listing, &Listing) {
+        (&self.subscribe, &self.unsubscribe)
+    }
+
+    /// Apply the lists.
+    pub(in crate::xds) fn apply(
+        &self,
+        subscription: &mut Subscription,
+        resource_type: ResourceType,
+        first: bool,
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        subscription.edit(resource_type, first, &self.subscribe, &self.unsubscribe, interner)
+    }
+
+    /// The answer to a request for a type that is not served: nothing of it exists (GEN-05). `None`: none is due.
+    pub(in crate::xds) fn unserved(&self, answers: bool) -> Option<Vec<Arc<str>>> {
+        let mut names: Vec<Arc<str>> = self
+            .subscribe
+            .iter()
+            .filter_map(|name| Some(Arc::from(std::str::from_utf8(name).ok()?)))
+            .collect();
+        let asks = !names.is_empty() || (!answers && self.unsubscribe.is_empty());
+        names.sort_unstable();
+        names.dedup();
+        asks.then(|| names.into_iter().filter(|name| **name != *"*").collect())
+    }
+}
+
+/// A response without its resources: an `envoy.service.discovery.v3.DeltaDiscoveryResponse` without field 2. `absent`: those
+/// of `removed` that are told as errors, too.
+pub(in crate::xds) fn head<'a>(
+    type_url: &str,
+    version: SetVersion,
+    nonce: Nonce,
+    identifier: &str,
+    removed: &[Arc<str>],
+    absent: impl Iterator<Item = &'a Arc<str>>,
+) -> Vec<u8> {
+    let mut head = Head::new();
+    head.short(1, version);
+    head.text(4, type_url);
+    head.short(5, nonce);
+    removed.iter().for_each(|name| head.text(6, name));
+    head.control_plane(7, identifier);
+    absent.for_each(|name| head.message(9, &not_found(name)));
+    head.into_bytes()
+}

@@ -1,0 +1,179 @@
+//! How much one stream may ask for and say.
+//!
+//! A few bytes on the wire can become many in memory: an empty name is two and thirty-two, an empty value in a node's
+//! metadata two and a hundred. What is far beyond any proxy is refused here by its count, before it is decoded, with a
+//! sentence that has the number.
+
+use bytes::Buf as _;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+
+use crate::proto::wire;
+use crate::rollout::Node;
+use crate::xds::error::Error;
+use crate::xds::session::subscription::names::Names;
+
+/// The largest request, in bytes: a hundred thousand names take 10 MB.
+pub(in crate::xds) const MAX_REQUEST: usize = 64 * 1024 * 1024;
+/// Names, versions and other fields of one request. Ten times what the largest proxy is expected to have.
+const ENTRIES_MAX: usize = 1_000_000;
+/// Names of one type that a stream asks for, over all its requests, and their bytes.
+const NAMES_MAX: (usize, usize) = (ENTRIES_MAX, MAX_REQUEST);
+/// Globs of one type. Each change of a resource is held against every one.
+const GLOBS_MAX: usize = 1000;
+/// A node, in bytes. A real Envoy's has 61 kB.
+const NODE_MAX: usize = 1024 * 1024;
+/// What of a node is kept when its stream is gone, in bytes.
+pub(in crate::xds) const NODE_TEXT_MAX: usize = 1024;
+/// A client's words on a refusal, in bytes. Envoy cuts them at a quarter of it.
+const WORDS_MAX: usize = 16 * 1024;
+/// A request up to this size has not enough in it to matter, in bytes.
+const SMALL: usize = 64 * 1024;
+
+/// Refuse a request that has too many of anything. What does not decode is left to who decodes it.
+pub(in crate::xds) fn entries(request: &[u8]) -> Result<(), Error> {
+    if request.len() <= SMALL {
+        return Ok(());
+    }
+    let (mut rest, mut count) = (request, 0_usize);
+    while rest.has_remaining()
+        && let Ok((tag, wire_type)) = decode_key(&mut rest)
+        && skip_field(wire_type, tag, &mut rest, DecodeContext::default()).is_ok()
+    {
+        count += 1;
+    }
+    at_most("the request has", count, "entries", ENTRIES_MAX)
+}
+
+/// Refuse to let a stream ask for so much of one type.
+pub(in crate::xds) fn names(names: &Names, globs: usize) -> Result<(), Error> {
+    let asks = "the stream asks for";
+    at_most(asks, names.len(), "names of a type", NAMES_MAX.0)?;
+    at_most(asks, globs, "globs of a type", GLOBS_MAX)?;
+    at_most(
+        "the names of a type have",
+        names.iter().map(|name| name.len()).sum(),
+        "bytes",
+        NAMES_MAX.1,
+    )
+}
+
+/// Refuse a node that is too large to be decoded.
+pub(in crate::xds) fn node_size(bytes: &[u8]) -> Result<(), Error> {
+    at_most("the node has", bytes.len(), "bytes", NODE_MAX)
+}
+
+fn at_most(has: &'static str, found: usize, unit: &'static str, max: usize) -> Result<(), Error> {
+    if found > max {
+        Err(Error::TooMuch { has, found, unit, max })
+    } else {
+        Ok(())
+    }
+}
+
+/// Refuse a node whose id or cluster is too long to be kept.
+pub(in crate::xds) fn node(node: &Node) -> Result<(), Error> {
+    let too_long = |text: &str| text.len() > NODE_TEXT_MAX;
+    match [("node.id", &node.id), ("node.cluster", &node.cluster)]
+        .into_iter()
+        .find(|(_, text)| too_long(text))
+    {
+        Some((field, text)) => Err(Error::NodeTextTooLong {
+            field,
+            length: text.len(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The client's words, cut where they are too many.
+pub(in crate::xds) fn words(status: wire::Status) -> wire::Status {
+    let wire::Status { code, mut message } = status;
+    message.truncate(message.floor_char_boundary(WORDS_MAX));
+    wire::Status { code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names that are empty, the cheapest there are, behind something else.
+    fn request(before: &[u8], names: usize) -> Vec<u8> {
+        [before, &[0x1a, 0].repeat(names)].concat()
+    }
+
+    #[test]
+    fn entries_are_counted_whatever_stands_before_and_behind_them() {
+        assert_eq!(entries(&request(&[], ENTRIES_MAX)), Ok(()));
+        let group = [0x7b, 0x08, 1, 0x7c];
+        let too_many = at_most("the request has", ENTRIES_MAX + 1, "entries", ENTRIES_MAX);
+        assert!(too_many.is_err());
+        assert_eq!(entries(&request(&[], ENTRIES_MAX + 1)), too_many);
+        assert_eq!(entries(&request(&group, ENTRIES_MAX)), too_many, "a group is an entry");
+        // What does not decode comes after a million names, each of which would be kept until then.
+        assert_eq!(
+            entries(&[request(&[], ENTRIES_MAX + 1), vec![0x0a, 0x7f]].concat()),
+            too_many
+        );
+        assert_eq!(
+            entries(&[vec![0x0a, 0xff], request(&[], ENTRIES_MAX + 1)].concat()),
+            Ok(()),
+            "ends at once"
+        );
+    }
+
+    #[test]
+    fn names_are_bounded_over_all_requests() {
+        let of = |count: usize, len: usize| {
+            let name = |number: usize| format!("{number:07}{}", "n".repeat(len - 7)).into();
+            let all = (0..count).map(name).collect();
+            names(
+                &Names::new(all, &crate::xds::session::subscription::names::Interner::default()),
+                0,
+            )
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(of(3, MAX_REQUEST / 3), Ok(()));
+        let sentence = "the names of a type have 67108866 bytes, expected 67108864 at most";
+        assert_eq!(of(3, MAX_REQUEST / 3 + 1), Err(sentence.to_owned()));
+        assert_eq!(of(NAMES_MAX.0, 7), Ok(()));
+        let sentence = "the stream asks for 1000001 names of a type, expected 1000000 at most";
+        assert_eq!(of(NAMES_MAX.0 + 1, 7), Err(sentence.to_owned()));
+    }
+
+    #[test]
+    fn texts_of_a_node_are_short() {
+        let long = |text: usize| "\u{e9}".repeat(text / 2);
+        let of = |id: usize, cluster: usize| {
+            node(&Node {
+                id: long(id).into(),
+                cluster: long(cluster).into(),
+                ..Node::default()
+            })
+        };
+        assert_eq!(of(NODE_TEXT_MAX, NODE_TEXT_MAX), Ok(()));
+        let length = NODE_TEXT_MAX + 2;
+        assert_eq!(
+            of(length, 0),
+            Err(Error::NodeTextTooLong {
+                field: "node.id",
+                length
+            })
+        );
+        assert_eq!(
+            of(1, length),
+            Err(Error::NodeTextTooLong {
+                field: "node.cluster",
+                length
+            })
+        );
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        let status = words(wire::Status {
+            code: 3,
+            message: format!("a{}", "\u{e9}".repeat(WORDS_MAX)),
+        });
+        assert_eq!((status.code, status.message.len()), (3, WORDS_MAX - 1));
+    }
+}

@@ -1,0 +1,99 @@
+//! The messages of the state-of-the-world variant.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::fleet::Nonce;
+use crate::proto::wire::ResourceLocator;
+use crate::resource::ResourceType;
+use crate::snapshot::version::SetVersion;
+use crate::xds::error::Error;
+use crate::xds::session::client_features::not_found;
+use crate::xds::session::subscription::names::Interner;
+use crate::xds::session::subscription::{Asked, Subscription};
+use crate::xds::session::wire::fields::{Fields, Listing, Run};
+use crate::xds::session::wire::head::Head;
+use crate::xds::session::wire::limits;
+use crate::xds::session::wire::reported::Reported;
+use crate::xds::session::{Lists, Request};
+
+/// The names that a request lists.
+#[derive(Debug, Default)]
+pub(in crate::xds) struct Listed {
+    /// The `version_info`, a text; not empty: the client has something already.
+    version_info: Bytes,
+    names: Listing,
+}
+
+/// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: lists that the client sent before.
+pub(in crate::xds) fn decode(message: &Bytes, known: impl Iterator<Item = Run> + Clone) -> Result<Request<'_>, Error> {
+    limits::entries(message)?;
+    let mut request = Request::default();
+    let mut listed = Listed::default();
+    let mut fields = Fields::new(message, 7);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => {
+                field.text()?;
+                listed.version_info = field.bytes(message);
+            }
+            2 => request.node = field.bytes(message),
+            3 => {
+                listed.names.read(message, &field, &mut fields, known.clone());
+            }
+            4 => request.type_url = field.text()?,
+            5 => request.nonce = field.text()?,
+            6 => field.merge_into(request.refusal.get_or_insert_default())?,
+            _ => listed.names.add(&field.message::<ResourceLocator>()?.name),
+        }
+    }
+    request.refusal = request.refusal.map(limits::words);
+    Ok(Request {
+        lists: Lists::Sotw(listed),
+        ..request
+    })
+}
+
+impl Listed {
+    /// What the client says it has.
+    pub(in crate::xds) fn reported(&self) -> Reported {
+        match &*String::from_utf8_lossy(&self.version_info) {
+            "" => Reported::Nothing,
+            version => Reported::Version(version.to_owned()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::xds) fn names(&self) -> &Listing {
+        &self.names
+    }
+
+    /// Adopt the list.
+    pub(in crate::xds) fn apply(
+        &self,
+        subscription: &mut Subscription,
+        resource_type: ResourceType,
+        interner: &Interner,
+    ) -> Result<Asked, Error> {
+        subscription.adopt(resource_type, &self.names, interner)
+    }
+}
+
+/// A response without its resources: an `envoy.service.discovery.v3.DiscoveryResponse` without field 2. `absent`: what was
+/// asked for and does not exist.
+pub(in crate::xds) fn head(
+    type_url: &str,
+    version: SetVersion,
+    nonce: Nonce,
+    identifier: &str,
+    absent: &[Arc<str>],
+) -> Vec<u8> {
+    let mut head = Head::new();
+    head.short(1, version);
+    head.text(4, type_url);
+    head.short(5, nonce);
+    head.control_plane(6, identifier);
+    absent.iter().for_each(|name| head.message(7, &not_found(name)));
+    head.into_bytes()
+}
