@@ -284,6 +284,8 @@ fn one_filter(config: &Any, at: &Place) -> Result<(), Rejection> {
         None if wrapped.disabled => Ok(()),
         // Nobody asks what it is.
         Some(_) if wrapped.disabled || wrapped.is_optional => Ok(()),
+        // Enables the filter with its own configuration.
+        Some(config) if config.type_url.is_empty() && config.value.is_empty() => Ok(()),
         Some(config) => of_route(config, &at.field("config")),
         None => Err(at
             .field("config")

@@ -17,6 +17,8 @@ use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
 use crate::resource::place::Place;
 
+/// The one Any that may be empty: `{}` enables the filter of that name.
+const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig.config";
 const ANY: &str = "google.protobuf.Any";
 /// Most words that a sentence lists.
 const LISTED: usize = 16;
@@ -100,7 +102,11 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
             other.name()
         )));
     }
-    let value = value(&field, json, &at)?;
+    let value = if field.full_name() == FILTER_CONFIG && json.as_object().is_some_and(Map::is_empty) {
+        Value::default_value(&field.kind())
+    } else {
+        value(&field, json, &at)?
+    };
     message.set_field(&field, value);
     Ok(())
 }

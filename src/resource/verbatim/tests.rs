@@ -241,3 +241,14 @@ fn secrets_are_not_quoted() {
         );
     }
 }
+
+#[test]
+fn empty_filter_config_enables_the_filter() {
+    let wrapped = json!({ "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {} });
+    let routes = json!({
+        "@type": ResourceType::Route.type_url(),
+        "name": "a",
+        "typed_per_filter_config": { "envoy.filters.http.buffer": wrapped },
+    });
+    made("routes/a", &routes).unwrap();
+}
