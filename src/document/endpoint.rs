@@ -132,9 +132,10 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
     }
     let field = object.require("Addr", AN_ADDRESS)?;
     let mut endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
-    endpoint.metadata = object
-        .read("Metadata", |field| read_metadata(&field))?
-        .unwrap_or_default();
+    // The naming form takes any JSON as metadata; only an object has names under which Envoy could look.
+    if let Some(field) = object.get("Metadata").filter(|field| field.value().is_object()) {
+        endpoint.metadata = read_metadata(&field)?;
+    }
     Ok(Registration {
         endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
     })

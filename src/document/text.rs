@@ -67,10 +67,19 @@ fn json(text: &str) -> Result<Value, Rejection> {
 
 fn yaml(text: &str) -> Result<Value, Rejection> {
     let mut place = Place::default();
+    let text = without_last_marker(text);
     let result = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |deserializer| {
         Node { place: &mut place }.deserialize(deserializer)
     });
     result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
+}
+
+/// The text without a final line `---`, which starts a document that never comes.
+fn without_last_marker(text: &str) -> &str {
+    text.trim_end()
+        .strip_suffix("---")
+        .filter(|before| before.ends_with('\n'))
+        .unwrap_or(text)
 }
 
 /// The parser's words, but for what it says in terms of its own options.

@@ -108,9 +108,9 @@ fn is_argument(argument: &str) -> bool {
         return false;
     };
     let name = |name: &str| {
+        let name = name.strip_prefix(':').unwrap_or(name);
         !name.is_empty()
             && name
-                .trim_start_matches(':')
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };

@@ -17,6 +17,8 @@ const MAX_PATH: usize = 4096;
 const MAX_VARIABLES: usize = 5;
 /// Longest name of a variable: Envoy's.
 const MAX_VARIABLE: usize = 16;
+/// Longest template, in bytes: Envoy's.
+const MAX_TEMPLATE: usize = 256;
 /// Length of `%7E`.
 const ESCAPE: usize = 3;
 const NO_SUCH_PATH: &str = "found a regex that no path can match, expected one for paths as Envoy sees them: they start \
@@ -251,6 +253,9 @@ fn normalise_template(text: &str) -> Result<String, String> {
         names.push(name);
         template.push('/');
         template.push_str(segment);
+    }
+    if template.len() > MAX_TEMPLATE {
+        return Err(format!("a template of at most {MAX_TEMPLATE} bytes"));
     }
     Ok(template)
 }

@@ -326,6 +326,10 @@ fn listener_group_and_registrations() {
         registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":null}"#),
         endpoint
     );
+    assert_eq!(
+        registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":"v1"}"#),
+        endpoint
+    );
     let native = r#"{"address":"10.0.2.4:8080","weight":3,"zone":"","priority":1,"state":"drain","metadata":{"a":1}}"#;
     let metadata = BTreeMap::from([("a".to_owned(), json!(1))]);
     assert_eq!(
@@ -338,4 +342,27 @@ fn listener_group_and_registrations() {
             ..endpoint
         }
     );
+}
+
+#[test]
+fn a_final_marker_of_yaml_starts_no_second_document() {
+    let limits = Limits::default();
+    assert!(parse(&key("clusters/a"), b"dns: a.internal:80\n---\n", &limits).is_ok());
+    assert!(parse(&key("clusters/a"), b"dns: a.internal:80\n---\n---\n", &limits).is_err());
+}
+
+#[test]
+fn templates_and_formats_beyond_envoys_limits_are_rejected() {
+    let set =
+        |name: &str, value: &str| json!({ "match": "/a", "to": "b", "request_headers": { "set": { name: value } } });
+    let long = format!("/{{id}}/{}", "a".repeat(256));
+    let bad = [
+        set("x-a", "%REQ(:)%"),
+        set("x-a", "%REQ(::x)%"),
+        json!({ "match": long, "to": "b" }),
+    ];
+    for document in bad {
+        assert!(parsed("routes/a", &document).is_err(), "{document}");
+    }
+    parsed("routes/a", &set("x-a", "%REQ(:path)%")).unwrap();
 }
