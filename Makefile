@@ -43,10 +43,12 @@ unit: ## tests at the foot of the files
 	cargo test --lib --bins
 
 # The crate itself is optimised for this one: it is compiled a second time (two minutes), and searches three times as fast.
-property: ## search a hundred thousand interleavings of clients; INTERLEAVINGS_SEED=N repeats a run
+property: ## search a hundred thousand interleavings of clients and ten thousand histories of replicas; *_SEED=N repeats a run
 	$(need) protoc
 	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
 		--config profile.test.package.xxhash-rust.opt-level=3 xds::session::tests::interleavings -- --nocapture
+	HISTORIES=$${HISTORIES:-10000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
+		--config profile.test.package.xxhash-rust.opt-level=3 reconcile::plan::tests::replicas
 
 faults: ## make mistakes in a copy of the session, one at a time: the search must find each (minutes of compiling)
 	$(need) protoc

@@ -188,6 +188,7 @@ fn options(config: &Config, layout: Layout) -> anyhow::Result<Options> {
     Ok(Options {
         layout,
         confirm_mass_loss: config.on_mass_loss == OnMassLoss::Confirm,
+        has_leases: matches!(config.documents, Documents::Etcd(_)),
         re2_max_program_size: config.re2_max_program_size,
         ca_bundle: ca_bundle(config)?,
     })
@@ -399,7 +400,7 @@ impl Observer for Counted {
         match event {
             Event::Alive => etcd.heard(watch, true),
             Event::Failed { .. } => etcd.failed(watch),
-            Event::Problems { .. } => {}
+            Event::Problems { .. } | Event::Reached { .. } => {}
             Event::Listed {
                 revision,
                 reason,

@@ -66,7 +66,7 @@ pub enum ListReason {
     Compacted,
     /// The store's history is not the one that was followed: a restore, a wiped directory, another cluster.
     Fork,
-    /// Asked for, to confirm an earlier list ([`Backend::watch`]'s `relist`).
+    /// Asked for, to confirm an earlier list ([`Backend::watch`]'s `control`).
     Confirm,
 }
 
@@ -117,6 +117,11 @@ pub enum Event {
         revision: i64,
         /// At least one; for a key changed twice, the last wins.
         changes: Vec<Change>,
+    },
+    /// Everything up to this revision was told: the answer to [`WatchControl::progress`]. A watch that cannot say so is silent.
+    Reached {
+        /// The revision.
+        revision: i64,
     },
     /// The store answered a linearizable read (or the folder is there) now: what was told so far is current.
     Alive,
@@ -188,19 +193,32 @@ pub enum ReadError {
     Unavailable(String),
 }
 
-/// Asks a followed root to list itself again; cheap to clone.
+/// What the receiver of a watch asks of it; cheap to clone. Several asks before one is heard are one.
 #[derive(Debug, Clone, Default)]
-pub struct Relist(Arc<tokio::sync::Notify>);
+pub struct WatchControl {
+    relist: Arc<tokio::sync::Notify>,
+    progress: Arc<tokio::sync::Notify>,
+}
 
-impl Relist {
-    /// Ask for a list with reason [`ListReason::Confirm`]; several asks before it starts are one.
-    pub fn ask(&self) {
-        self.0.notify_one();
+impl WatchControl {
+    /// Ask for a list with reason [`ListReason::Confirm`].
+    pub fn relist(&self) {
+        self.relist.notify_one();
     }
 
-    /// Resolves when somebody asked. Cancel safe.
-    pub async fn asked(&self) {
-        self.0.notified().await;
+    /// Resolves when a list was asked for. Cancel safe.
+    pub async fn relist_asked(&self) {
+        self.relist.notified().await;
+    }
+
+    /// Ask how far the watch has come: [`Event::Reached`] is the answer.
+    pub fn progress(&self) {
+        self.progress.notify_one();
+    }
+
+    /// Resolves when progress was asked for. Cancel safe.
+    pub async fn progress_asked(&self) {
+        self.progress.notified().await;
     }
 }
 
@@ -218,7 +236,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// Returns only when cancelled or when the receiver is gone; every failure of the store is an [`Event::Failed`] and a
     /// retry. Waits when `events` is full.
-    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken);
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken);
 
     /// One key now, linearizable.
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError>;

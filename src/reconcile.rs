@@ -1,12 +1,24 @@
 //! Stage 3, the one decision: which documents serve.
 //!
-//! `plan` is pure: a world and changes in, verdicts, a new world and the difference of resources out. It is what the loop,
-//! the API's refusals, `dry_run` and `chancery check` all call. `hold` keeps back what looks like an accident, `coalesce`
-//! spaces publishes, `persist` keeps last good texts, `run` is the loop that joins them to a backend and the snapshot store.
+//! | module | what it is |
+//! |---|---|
+//! | [`plan`] | pure: a world and inputs in; verdicts, a new world, the difference of resources and memory writes out |
+//! | [`world`], `text` | every document with its state; a text as it stands at a key |
+//! | [`hold`] | guards: what looks like an accident is kept back |
+//! | [`memory`] | the shared memory: what serves in place of what the store holds, on all replicas |
+//! | [`cut`] | one revision, one plan: changes wait until all roots have told their revision |
+//! | [`coalesce`] | the distance between publishes |
+//! | [`persist`] | the state directory and the shared memory in the store |
+//! | [`run`] | the loop that joins them to a backend and the snapshot store |
+//!
+//! The loop and the API's refusals call the same [`plan::plan`].
 
 pub mod coalesce;
+pub mod cut;
 pub mod hold;
+pub mod memory;
 pub mod persist;
 pub mod plan;
 pub mod run;
+mod text;
 pub mod world;

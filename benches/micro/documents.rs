@@ -53,6 +53,7 @@ pub(crate) fn empty() -> World {
     World::new(Options {
         layout,
         confirm_mass_loss: false,
+        has_leases: true,
         re2_max_program_size: 100,
         ca_bundle: None,
     })

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -29,7 +29,7 @@ use self::names::Names;
 use self::notice::Notices;
 use self::scan::{Content, LARGEST_DOCUMENT, Scan, scan};
 use self::write::{Step, carry_out};
-use super::{Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, Relist, Write, WriteError};
+use super::{Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, WatchControl, Write, WriteError};
 
 mod counter;
 mod names;
@@ -313,7 +313,7 @@ fn shown(key: &Bytes) -> String {
 struct Follower {
     directory: Directory,
     prefix: Bytes,
-    relist: Relist,
+    control: WatchControl,
     events: mpsc::Sender<Event>,
     notices: Arc<Mutex<Notices>>,
     told: Option<Arc<Tree>>,
@@ -347,12 +347,27 @@ impl Follower {
                 }
             }
             let pause = if self.failing || is_incomplete { POLL } else { UNASKED };
-            wake = tokio::select! {
-                () = self.relist.asked() => Wake::Asked,
-                () = signal.batch() => Wake::Happened,
-                () = sleep(pause) => Wake::Unasked,
+            let due = Instant::now() + pause;
+            wake = loop {
+                tokio::select! {
+                    () = self.control.relist_asked() => break Wake::Asked,
+                    () = signal.batch() => break Wake::Happened,
+                    () = self.control.progress_asked() => self.on_progress_asked().await?,
+                    () = sleep_until(due) => break Wake::Unasked,
+                }
             };
         }
+    }
+
+    /// Another root has told a revision of the folder: tell what the same scan found below this one.
+    async fn on_progress_asked(&mut self) -> Result<(), Gone> {
+        if self.told.is_none() || self.failing {
+            return Ok(());
+        }
+        let tree = self.directory.blocking(|inner| Arc::clone(&inner.state().tree)).await;
+        let revision = tree.revision;
+        self.on_tree(tree, Wake::Happened).await?;
+        self.tell(Event::Reached { revision }).await
     }
 
     async fn scan(&self) -> (Result<Arc<Tree>, String>, bool) {
@@ -420,12 +435,12 @@ impl Backend for Directory {
         false
     }
 
-    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken) {
         let notices = self.blocking(|inner| Notices::new(&inner.root)).await;
         let follower = Follower {
             directory: self.clone(),
             prefix: Bytes::copy_from_slice(prefix.as_bytes()),
-            relist,
+            control,
             events: events.clone(),
             notices: Arc::new(Mutex::new(notices)),
             told: None,

@@ -27,7 +27,7 @@ use self::follow::Follower;
 pub use self::options::Options;
 pub use self::stats::Stats;
 use self::write::Refused;
-use super::{Backend, Entry, Event, ReadError, Relist, Write, WriteError};
+use super::{Backend, Entry, Event, ReadError, WatchControl, Write, WriteError};
 
 mod batch;
 mod connect;
@@ -146,8 +146,8 @@ impl Backend for Etcd {
         true
     }
 
-    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
-        Box::pin(Follower::new(&self.connector, prefix, relist, events).run(token)).await;
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken) {
+        Box::pin(Follower::new(&self.connector, prefix, control, events).run(token)).await;
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Relist, Write, WriteError};
+use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, WatchControl, Write, WriteError};
 
 /// A store in memory.
 #[derive(Debug, Clone, Default)]
@@ -227,7 +227,7 @@ impl Backend for Memory {
         true
     }
 
-    async fn watch(&self, prefix: &str, relist: Relist, events: mpsc::Sender<Event>, token: CancellationToken) {
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let prefix = Bytes::copy_from_slice(prefix.as_bytes());
         {
@@ -248,10 +248,16 @@ impl Backend for Memory {
         loop {
             let event = tokio::select! {
                 () = token.cancelled() => return,
-                () = relist.asked() => {
+                () = control.relist_asked() => {
                     // In line, behind what waits already; the receiver is held here.
                     let state = self.state();
                     drop(sender.send(state.listed(&prefix, ListReason::Confirm)));
+                    continue;
+                }
+                () = control.progress_asked() => {
+                    // As above: behind every change up to this revision.
+                    let state = self.state();
+                    drop(sender.send(Event::Reached { revision: state.revision }));
                     continue;
                 }
                 event = receiver.recv() => match event {
@@ -345,9 +351,9 @@ mod tests {
         memory.put("/a/1", "one");
         let (sender, mut events) = mpsc::channel(16);
         let token = CancellationToken::new();
-        let (store, relist, stop) = (memory.clone(), Relist::default(), token.clone());
-        let asking = relist.clone();
-        let task = tokio::spawn(async move { store.watch("/a/", relist, sender, stop).await });
+        let (store, control, stop) = (memory.clone(), WatchControl::default(), token.clone());
+        let asking = control.clone();
+        let task = tokio::spawn(async move { store.watch("/a/", control, sender, stop).await });
 
         let listed = Event::Listed {
             revision: 1,
@@ -372,7 +378,7 @@ mod tests {
                 reason: "gone fishing".to_owned()
             })
         );
-        asking.ask();
+        asking.relist();
         let confirmed = Event::Listed {
             revision: 3,
             reason: ListReason::Confirm,

@@ -14,11 +14,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::world::{Good, Stored};
+use super::memory::{Record, SharedHold};
+use super::text::{Good, Stored};
 use crate::backend::ListReason;
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Address;
@@ -51,12 +52,21 @@ pub(super) enum Origin {
 }
 
 /// Why a root is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
     /// Too many documents gone at once.
-    Loss { lost: usize, all: usize },
+    Loss {
+        /// Documents gone.
+        lost: usize,
+        /// Documents before.
+        all: usize,
+    },
     /// An empty list although documents were served.
-    Empty { all: usize },
+    Empty {
+        /// Documents before.
+        all: usize,
+    },
     /// Another history.
     Fork,
 }
@@ -66,8 +76,11 @@ pub(super) enum Why {
 pub(super) struct Hold {
     why: Why,
     /// Of the list or change that is held back.
-    revision: i64,
+    pub(super) revision: i64,
+    /// The revision seen before.
+    after: i64,
     since: Instant,
+    pub(super) since_wall: SystemTime,
     /// Only an operator lets it act.
     by_operator: bool,
 }
@@ -89,6 +102,15 @@ impl Hold {
         format!("{what}; the content before keeps serving until {until}")
     }
 
+    /// The hold as other replicas read it.
+    pub(super) fn shared(&self) -> SharedHold {
+        SharedHold {
+            why: self.why,
+            after: self.after,
+            by_operator: self.by_operator,
+        }
+    }
+
     /// Whether a second list could end it. An operator's decision needs none, except that an empty list may be a mistake
     /// that mends itself.
     fn wants_list(&self) -> bool {
@@ -105,24 +127,36 @@ pub(super) struct RootState {
     store: OrdMap<DocumentKey, Stored>,
     /// Keys where the two differ.
     held: OrdSet<DocumentKey>,
+    /// Keys that were held and act since, while the hold goes on.
+    let_go: OrdSet<DocumentKey>,
     hold: Option<Hold>,
     pub(super) revision: i64,
     pub(super) origin: Origin,
+    /// The revision from which every change was watched, without a list between; 0 before the first list.
+    watched_since: i64,
+    /// The revision of the latest hold that is over.
+    pub(super) decided: i64,
 }
 
 /// What one key has become: a text, or nothing.
 pub(super) type KeyChange = (DocumentKey, Option<Stored>);
 
+/// What serves at a key that is held; `None`: nothing.
+pub(super) type KeptText = Option<Stored>;
+
 /// What a root's guards are told.
 pub(super) struct Rules<'a> {
     pub(super) root: &'a Root,
     pub(super) confirm_mass_loss: bool,
+    /// Whether registrations vanish with leases (etcd). In a folder they are files like all others.
+    pub(super) has_leases: bool,
     pub(super) now: Instant,
+    pub(super) wall: SystemTime,
 }
 
 impl Rules<'_> {
     fn is_registry(&self) -> bool {
-        *self.root == Root::Registrations
+        *self.root == Root::Registrations && self.has_leases
     }
 
     fn needs_operator(&self, why: Why) -> bool {
@@ -131,6 +165,11 @@ impl Rules<'_> {
 }
 
 impl RootState {
+    /// Why the root is held, if it is.
+    pub(super) fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
     /// The keys that are held, and why.
     pub(super) fn held(&self) -> impl Iterator<Item = (&DocumentKey, &Hold)> {
         self.hold
@@ -151,7 +190,7 @@ impl RootState {
 
     /// One revision's changes. Returns those that act.
     pub(super) fn on_changed(&mut self, rules: &Rules<'_>, revision: i64, changes: Vec<KeyChange>) -> Vec<KeyChange> {
-        self.revision = revision;
+        let before = std::mem::replace(&mut self.revision, revision);
         let lost = changes
             .iter()
             .filter(|(key, text)| text.is_none() && self.served.contains_key(key))
@@ -161,7 +200,7 @@ impl RootState {
             put(&mut self.store, key, text.clone());
         }
         if is_mass_loss(lost, all) && !rules.is_registry() {
-            self.hold(rules, Why::Loss { lost, all }, revision);
+            self.begin_hold(rules, Why::Loss { lost, all }, before);
             self.held.extend(changes.into_iter().map(|(key, _)| key));
             return Vec::new();
         }
@@ -176,8 +215,9 @@ impl RootState {
         reason: ListReason,
         list: OrdMap<DocumentKey, Stored>,
     ) -> Vec<KeyChange> {
-        self.revision = revision;
+        let before = std::mem::replace(&mut self.revision, revision);
         self.origin = Origin::Store;
+        self.watched_since = revision;
         let missing_before = missing(&self.served, &self.store);
         self.store = list;
         let changes = differences(&self.served, &self.store);
@@ -201,10 +241,19 @@ impl RootState {
             .as_ref()
             .is_some_and(|hold| rules.now < hold.since + CONFIRMED_AFTER || hold.by_operator);
         if !again && let Some(why) = why {
-            self.hold(rules, why, revision);
+            self.begin_hold(rules, why, before);
         }
-        self.held = changes.into_iter().map(|(key, _)| key).collect();
-        Vec::new()
+        // As in a watch, a text that was written after the hold began acts at once.
+        let since = self.hold.as_ref().map(|hold| (hold.why, hold.revision));
+        let is_newer = |text: &Stored| match since {
+            Some((Why::Fork, _)) | None => false,
+            Some((_, revision)) => text.text.mod_revision > revision,
+        };
+        let (newer, kept): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|(_, text)| text.as_ref().is_some_and(is_newer));
+        self.held = kept.into_iter().map(|(key, _)| key).collect();
+        self.act(newer)
     }
 
     /// The saved state of an earlier run; ignored once the store has listed itself.
@@ -243,29 +292,123 @@ impl RootState {
         }
     }
 
-    fn hold(&mut self, rules: &Rules<'_>, why: Why, revision: i64) {
-        let by_operator = rules.needs_operator(why);
+    fn begin_hold(&mut self, rules: &Rules<'_>, why: Why, after: i64) {
         self.hold = Some(Hold {
             why,
-            revision,
+            revision: self.revision,
+            after,
             since: rules.now,
-            by_operator,
+            since_wall: rules.wall,
+            by_operator: rules.needs_operator(why),
         });
+    }
+
+    /// What the shared memory says of the root: another replica's hold is held here too, one that was let go is let go.
+    /// `records` are those of the root's keys. Returns what acts.
+    pub(super) fn on_shared(
+        &mut self,
+        rules: &Rules<'_>,
+        record: &Record,
+        shared: SharedHold,
+        records: impl Iterator<Item = (DocumentKey, KeptText)>,
+    ) -> Vec<KeyChange> {
+        if self.origin != Origin::Store || self.revision < record.about || self.decided >= record.about {
+            return Vec::new();
+        }
+        if record.released {
+            self.decided = record.about;
+            return match &self.hold {
+                Some(hold) if hold.revision <= record.about => self.act(differences(&self.served, &self.store)),
+                _ => Vec::new(),
+            };
+        }
+        let has_watched = self.watched_since <= shared.after;
+        if let Some(hold) = &mut self.hold {
+            (hold.revision, hold.by_operator) = (record.about, hold.by_operator || shared.by_operator);
+        } else if has_watched {
+            // This replica has watched what the other one found in a list, and saw nothing to hold.
+            self.decided = record.about;
+        }
+        if has_watched {
+            return Vec::new();
+        }
+        self.join(rules, record, shared, records)
+    }
+
+    /// Another replica took the record of a key away: it has watched how the key changed after the hold began. Returns what
+    /// acts.
+    pub(super) fn on_record_gone(&mut self, key: &DocumentKey) -> Vec<KeyChange> {
+        if !self.held.contains(key) {
+            return Vec::new();
+        }
+        self.act(vec![(key.clone(), self.store.get(key).cloned())])
+    }
+
+    /// Whether this replica knows that a key acts although the hold goes on: it let the key go, or has watched every change
+    /// since before the hold began.
+    pub(super) fn knows_that_acts(&self, key: &DocumentKey) -> bool {
+        self.let_go.contains(key) || self.hold.as_ref().is_some_and(|hold| self.watched_since <= hold.after)
+    }
+
+    /// Hold what another replica holds.
+    fn join(
+        &mut self,
+        rules: &Rules<'_>,
+        record: &Record,
+        shared: SharedHold,
+        records: impl Iterator<Item = (DocumentKey, KeptText)>,
+    ) -> Vec<KeyChange> {
+        let mut changes = Vec::new();
+        for (key, kept) in records {
+            let is_newer = |stored: &Stored| stored.text.mod_revision > record.about;
+            if self.store.get(&key).is_some_and(is_newer) {
+                continue;
+            }
+            let differs = self.store.get(&key) != kept.as_ref();
+            let is_better = !self.held.contains(&key) || written(kept.as_ref()) > written(self.served.get(&key));
+            if differs && is_better && !self.let_go.contains(&key) {
+                put(&mut self.served, &key, kept.clone());
+                self.held.insert(key.clone());
+                changes.push((key, kept));
+            }
+        }
+        if !changes.is_empty() && self.hold.is_none() {
+            let age = rules.wall.duration_since(record.since).unwrap_or_default();
+            self.hold = Some(Hold {
+                why: shared.why,
+                revision: record.about,
+                after: shared.after,
+                since: rules.now.checked_sub(age).unwrap_or(rules.now),
+                since_wall: record.since,
+                by_operator: shared.by_operator,
+            });
+        }
+        changes
     }
 
     /// Let changes act, and end the hold when nothing is kept back any more.
     fn act(&mut self, changes: Vec<KeyChange>) -> Vec<KeyChange> {
         for (key, text) in &changes {
             put(&mut self.served, key, text.clone());
-            self.held.remove(key);
+            if self.held.remove(key).is_some() {
+                self.let_go.insert(key.clone());
+            }
         }
         if self.held.is_empty() || differences(&self.served, &self.store).is_empty() && self.hold.is_some() {
             self.held.clear();
-            self.hold = None;
+            self.let_go.clear();
+            if let Some(hold) = self.hold.take() {
+                self.decided = self.decided.max(hold.revision);
+            }
             self.served = self.store.clone();
         }
         changes
     }
+}
+
+/// When a text was written; 0: there is none.
+fn written(text: Option<&Stored>) -> i64 {
+    text.map_or(0, |stored| stored.text.mod_revision)
 }
 
 fn put(texts: &mut OrdMap<DocumentKey, Stored>, key: &DocumentKey, text: Option<Stored>) {
@@ -298,20 +441,37 @@ pub(super) struct LostInstance {
     /// What it registered.
     pub(super) good: Good,
     pub(super) at: Instant,
+    pub(super) since_wall: SystemTime,
     /// Kept, not only remembered.
     pub(super) kept: bool,
 }
 
-/// The instances that one cluster lost lately.
+/// The instances that one cluster lost and gained lately.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceState {
     pub(super) lost: Vec<LostInstance>,
+    /// Addresses that were not registered before.
+    gained: Vec<(Address, Instant)>,
 }
 
 impl SourceState {
-    /// Decide which of the lost are kept. `live` are the addresses that are registered now; `is_back` says whether a key has
-    /// a text again, `is_released` whether an operator lets it go. Returns those that were kept and go now.
-    pub(super) fn settle(
+    /// An address registered that the cluster did not have.
+    pub(super) fn on_gained(&mut self, address: Address, now: Instant) {
+        self.gained.push((address, now));
+    }
+
+    /// Whether nothing lately lost or gained is remembered.
+    pub(super) fn is_calm(&self) -> bool {
+        self.lost.is_empty() && self.gained.is_empty()
+    }
+
+    /// Decide which of the lost instances are kept. `live` are the addresses that are registered now; `is_back` says
+    /// whether a key has a text again, `is_released` whether a lost instance was let go. Returns those that were kept and go
+    /// now.
+    ///
+    /// New instances replace as many lost ones: a deployment that stops twelve instances and starts twelve others has lost
+    /// none.
+    pub(super) fn sort_out(
         &mut self,
         live: &BTreeSet<Address>,
         is_back: impl Fn(&DocumentKey) -> bool,
@@ -323,30 +483,41 @@ impl SourceState {
             .into_iter()
             .partition(|lost| live.contains(&lost.address) || lost.kept && is_released(lost));
         let mut let_go: Vec<LostInstance> = back.into_iter().filter(|lost| lost.kept).collect();
-        let addresses = |lost: &[LostInstance], counted: &dyn Fn(&LostInstance) -> bool| {
-            lost.iter()
-                .filter(|lost| counted(lost))
-                .map(|lost| lost.address.clone())
-                .collect::<BTreeSet<_>>()
-                .len()
-        };
+
+        let gained = self.forget_old_gains(&lost, live, now);
         let recent = |lost: &LostInstance| now.saturating_duration_since(lost.at) < LOSS_WINDOW;
-        let gone = addresses(&lost, &recent);
-        if is_mass_loss(gone, live.len() + addresses(&lost, &|lost| recent(lost) || lost.kept)) {
+        let gone = addresses(lost.iter().filter(|lost| recent(lost)));
+        let kept_or_recent = addresses(lost.iter().filter(|lost| recent(lost) || lost.kept));
+        if is_mass_loss(gone.saturating_sub(gained), live.len() + kept_or_recent) {
             lost.iter_mut()
                 .filter(|lost| recent(lost))
                 .for_each(|lost| lost.kept = true);
         }
+
+        let are_replaced = gained >= addresses(lost.iter().filter(|lost| lost.kept));
         for lost in lost {
             let age = now.saturating_duration_since(lost.at);
             match lost.kept {
-                true if age < KEPT_FOR => self.lost.push(lost),
+                true if age < KEPT_FOR && !are_replaced => self.lost.push(lost),
                 true => let_go.push(lost),
                 false if age < LOSS_WINDOW => self.lost.push(lost),
                 false => {}
             }
         }
         let_go
+    }
+
+    /// Forget gains that can replace nothing any more: those that are gone, and those older than the window before the first
+    /// loss. Returns how many addresses are left.
+    fn forget_old_gains(&mut self, lost: &[LostInstance], live: &BTreeSet<Address>, now: Instant) -> usize {
+        let first = lost.iter().map(|lost| lost.at).min().unwrap_or(now);
+        self.gained
+            .retain(|(address, at)| live.contains(address) && *at + LOSS_WINDOW > first);
+        self.gained
+            .iter()
+            .map(|(address, _)| address)
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 
     /// When the first that is kept is let go.
@@ -357,4 +528,8 @@ impl SourceState {
             .map(|lost| lost.at + KEPT_FOR)
             .min()
     }
+}
+
+fn addresses<'a>(lost: impl Iterator<Item = &'a LostInstance>) -> usize {
+    lost.map(|lost| &lost.address).collect::<BTreeSet<_>>().len()
 }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::memory::{self, Folder, Known, MemoryWrite};
 use super::world::{Status, Text, World};
 use crate::backend::{Change, Entry, ListReason, Problem};
 use crate::document::key::{DocumentKey, Layout, Root};
@@ -72,12 +73,22 @@ pub enum Input {
         /// The documents root's revision then.
         revision: i64,
     },
-    /// The answer to [`Plan::wanted`]: the text that served before the bad one, if any was found.
-    LastGood {
+    /// Records of the shared memory, as they were read.
+    Remembered {
+        /// Where they lie.
+        folder: Folder,
+        /// Whether they are all there are.
+        whole: bool,
+        /// By full key; `None`: the record is gone.
+        records: Vec<(Arc<str>, Option<Known>)>,
+    },
+    /// The answer to [`Plan::wanted`].
+    Found {
         /// The document.
         key: DocumentKey,
-        /// `None`: nothing was found; the document is left out until it is good.
-        text: Option<Arc<Text>>,
+        /// Texts of the store's history that parse, oldest first. None: the document is left out until it is good, or goes on
+        /// serving the text that it serves.
+        texts: Vec<Arc<Text>>,
     },
     /// An operator lets what is held act now: these full keys or prefixes; `None`: everything.
     Release(Option<Vec<String>>),
@@ -98,23 +109,6 @@ pub struct Verdict {
     pub used_by: Vec<DocumentKey>,
 }
 
-/// A change of the shared memory of last good texts, below `<state-prefix>last-good/`.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LastGoodWrite {
-    /// Save this text of the document (created only if absent).
-    Keep {
-        /// The document's full key in the store.
-        full_key: Arc<str>,
-        /// Its last good text.
-        text: Arc<Text>,
-    },
-    /// A later text was accepted, or the document is gone: forget it.
-    Forget {
-        /// The document's full key in the store.
-        full_key: Arc<str>,
-    },
-}
-
 /// What follows from what happened.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -124,18 +118,18 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// What to publish.
     pub difference: Difference,
-    /// What to remember.
-    pub last_good: Vec<LastGoodWrite>,
-    /// Documents that are bad now and whose last good text this process never saw: look for the saved text, then in the
-    /// store's history, and tell the outcome as [`Input::LastGood`]. Until then they serve nothing (and a first publish waits).
-    /// Also clusters without a document that a route names: their saved text, if there is one, makes them serve as deleted
-    /// while used ([`World::document`] knows nothing of them before).
+    /// Records to be written to the shared memory.
+    pub memory: Vec<MemoryWrite>,
+    /// Documents that are bad now, and whose last good text may have gone unseen: look for it in the store's history, and tell
+    /// the outcome as [`Input::Found`]. Until then they serve what they served (a first publish waits).
     pub wanted: Vec<DocumentKey>,
     /// When the earliest hold ends: plan again then with [`Input::Tick`].
     pub deadline: Option<Instant>,
     /// Roots that are held by a guard which wants a second list, 10 s from now or more. Told with every list that left the
     /// root held.
     pub relist: Vec<Root>,
+    /// Keys of which the shared memory may have to say something else now.
+    recheck: BTreeSet<DocumentKey>,
 }
 
 /// Decide.
@@ -143,10 +137,12 @@ pub struct Plan {
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     let mut runs = runs(world, inputs).into_iter();
     let first = plan_run(world, runs.next().unwrap_or_default(), moment);
-    runs.fold(first, |plan, inputs| {
+    let mut plan = runs.fold(first, |plan, inputs| {
         let next = plan_run(&plan.world, inputs, moment);
         plan.then(world, next)
-    })
+    });
+    plan.memory = memory::due(&plan.world, &plan.recheck, moment.wall);
+    plan
 }
 
 /// With what else an input may be planned.
@@ -173,10 +169,10 @@ fn company(layout: &Layout, input: &Input) -> Company {
             ..
         }
         | Input::Problems { .. }
-        | Input::LastGood { .. }
+        | Input::Found { .. }
         | Input::Tick => Company::Any,
         Input::Saved { .. } => Company::Ordinary,
-        Input::Listed { .. } | Input::Release(_) => Company::Alone,
+        Input::Listed { .. } | Input::Remembered { .. } | Input::Release(_) => Company::Alone,
         Input::Changed { root, changes, .. } => {
             let deletes = |change: &Change| {
                 matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
@@ -194,15 +190,15 @@ fn company(layout: &Layout, input: &Input) -> Company {
 /// because it is used, those of each revision since: however many revisions are planned at once, a replica that was slower
 /// comes to the same end.
 fn runs(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
-    let mut lives_on = !world.tombstones.is_empty();
+    let mut has_kept_cluster = !world.kept_deleted.is_empty();
     let mut runs = Vec::new();
     let (mut run, mut met) = (Vec::new(), Company::Any);
     for input in inputs {
         let company = match company(&world.options().layout, &input) {
-            Company::Ordinary if lives_on => Company::Alone,
+            Company::Ordinary if has_kept_cluster => Company::Alone,
             company => company,
         };
-        lives_on |= matches!(company, Company::Deletions | Company::Alone);
+        has_kept_cluster |= matches!(company, Company::Deletions | Company::Alone);
         if company != Company::Any {
             if met != Company::Any && (met != company || company == Company::Alone) {
                 runs.push(std::mem::take(&mut run));
@@ -222,7 +218,11 @@ fn plan_run(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     }
     let choices = Choices::read(&mut intake);
     let decision = choices.decide(&intake);
-    verdicts::conclude(world, intake, decision)
+    let mut plan = verdicts::conclude(world, intake, decision);
+    for write in memory::due(&plan.world, &plan.recheck, moment.wall) {
+        plan.world.memory.on_write(&write);
+    }
+    plan
 }
 
 impl Plan {
@@ -241,16 +241,13 @@ impl Plan {
                 .map(|verdict| (verdict.key.clone(), verdict)),
         );
         let relist: BTreeSet<Root> = self.relist.into_iter().chain(next.relist).collect();
+        let wanted: BTreeSet<DocumentKey> = self.wanted.into_iter().chain(next.wanted).collect();
         Self {
             difference: next.world.compiled().difference(before.compiled(), &touched),
             verdicts: verdicts.into_values().collect(),
-            last_good: self.last_good.into_iter().chain(next.last_good).collect(),
-            wanted: self
-                .wanted
-                .into_iter()
-                .chain(next.wanted)
-                .filter(|key| !next.world.serves(key))
-                .collect(),
+            memory: Vec::new(),
+            recheck: self.recheck.into_iter().chain(next.recheck).collect(),
+            wanted: wanted.into_iter().filter(|key| next.world.is_searched(key)).collect(),
             deadline: next.deadline,
             relist: relist.into_iter().collect(),
             world: next.world,

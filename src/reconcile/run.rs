@@ -4,21 +4,26 @@
 //! good texts that the plan wants, asks for the second list that a guard wants, and marks the snapshot stale when the store
 //! has been silent for too long. It decides nothing about documents: that is [`plan`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_stream::StreamMap;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::coalesce::Pace;
+use super::cut::{Answer, Cut};
+use super::hold::CONFIRMED_AFTER;
+use super::memory::Folder;
 use super::persist::disk::{Disk, Saved};
 use super::plan::{Input, Moment, Plan, plan};
 use super::world::World;
-use crate::backend::{Backend, Event};
+use crate::backend::{Backend, Event, WatchControl};
 use crate::document::key::Root;
 use crate::resource::compile::Difference;
 use crate::snapshot::store::Store;
@@ -26,17 +31,19 @@ use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 
 mod health;
-mod last_good;
 mod log;
+mod recall;
 
 pub use health::Health;
 use health::Roots;
-use last_good::LastGood;
+use recall::Recall;
 
-/// A list must be this old before a second one may confirm it.
-const CONFIRM_AFTER: Duration = Duration::from_secs(10);
-/// Events waiting for the loop, over all roots. When it is full the watches wait; nothing is dropped.
+/// Events of one watch that wait for the loop. When there are more the watch waits; nothing is dropped.
 const EVENTS: usize = 1024;
+/// Events that the loop takes before it looks whether a plan is due.
+const EVENTS_AT_ONCE: usize = 4096;
+/// A first publish waits so long for the shared memory of a store that lists documents and not that.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an operator asks of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +99,14 @@ pub struct Reconciler {
     hold_ends: Option<Instant>,
     /// When a root's list is to be confirmed.
     relists: BTreeMap<Root, Instant>,
-    /// Last good texts, looked for and remembered.
-    last_good: LastGood,
+    /// How far the roots have come.
+    cut: Cut,
+    /// The shared memory, read and written.
+    recall: Recall,
+    /// Folders of the shared memory that were not read yet.
+    unread: BTreeSet<Folder>,
+    /// Until when the first publish waits for them; set by the first list of documents.
+    memory_due: Option<Instant>,
     /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
     had_documents: bool,
     /// Whether a snapshot of what the store itself holds was published. Saved state may serve before.
@@ -103,18 +116,45 @@ pub struct Reconciler {
 /// What has happened since the last plan.
 #[derive(Default)]
 struct Waiting {
-    inputs: Vec<Input>,
+    /// With the revision that each tells of; 0: of none.
+    inputs: Vec<(i64, Input)>,
+    /// Up to here the inputs may be planned: every root has told these revisions.
+    whole_up_to: i64,
     /// When the first of it arrived.
     since: Option<Instant>,
     /// The trace of this change.
     span: Option<Span>,
 }
 
+/// What a watch follows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Followed {
+    Root(Root),
+    Memory(Folder),
+}
+
+type Events = StreamMap<Followed, ReceiverStream<Event>>;
+
+impl Waiting {
+    /// The inputs whose revisions all roots have told, when the first of all arrived, and the trace. What is newer waits on.
+    fn take(&mut self) -> (Vec<Input>, Option<Instant>, Option<Span>) {
+        let whole_up_to = std::mem::take(&mut self.whole_up_to);
+        let (whole, newer): (Vec<_>, Vec<_>) = std::mem::take(&mut self.inputs)
+            .into_iter()
+            .partition(|(revision, _)| *revision <= whole_up_to);
+        let (since, span) = (self.since.take(), self.span.take());
+        if !newer.is_empty() {
+            (self.inputs, self.since) = (newer, since);
+        }
+        (whole.into_iter().map(|(_, input)| input).collect(), since, span)
+    }
+}
+
 impl Reconciler {
     /// A loop that has not read anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let last_good = LastGood::new(&parts.backend, &parts.state_prefix);
+        let recall = Recall::new(&parts.backend, &parts.state_prefix);
         let roots = Roots::new(
             &parts.world.options().layout,
             parts.backend.name(),
@@ -132,7 +172,10 @@ impl Reconciler {
             had_documents: false,
             settled: false,
             roots,
-            last_good,
+            cut: Cut::default(),
+            unread: recall.folders().map(|(folder, _)| folder).collect(),
+            memory_due: None,
+            recall,
             parts,
         }
     }
@@ -153,14 +196,14 @@ impl Reconciler {
     pub async fn run(mut self, token: CancellationToken) {
         let mut helpers = JoinSet::new();
         helpers.spawn(self.parts.disk.clone().run(self.saves.subscribe(), token.clone()));
-        helpers.spawn(self.last_good.writer(token.clone()));
+        helpers.spawn(self.recall.writer(token.clone()));
         self.load_saved().await;
-        let mut events = self.follow_roots(&mut helpers, &token);
+        let mut events = self.follow(&mut helpers, &token);
         while !token.is_cancelled() {
             self.wait(&mut events, &token).await;
             let now = self.now();
             self.ask_for_due_lists(now.instant);
-            if self.is_due(now.instant) {
+            if self.is_due(now.instant) && self.is_whole(now.instant) {
                 self.turn(now).await;
             }
             self.health.send_replace(self.roots.health(self.is_published()));
@@ -193,7 +236,7 @@ impl Reconciler {
                 let now = self.now();
                 self.roots.restored(now.instant);
                 self.had_documents |= !entries.is_empty();
-                self.waiting.inputs.push(Input::Saved { entries, revision });
+                self.waiting.inputs.push((0, Input::Saved { entries, revision }));
                 self.waiting.since = Some(now.instant);
                 self.turn(now).await;
             }
@@ -207,34 +250,31 @@ impl Reconciler {
         self.health.send_replace(self.roots.health(self.is_published()));
     }
 
-    /// One watch a root, all into one channel.
-    fn follow_roots(&self, helpers: &mut JoinSet<()>, token: &CancellationToken) -> mpsc::Receiver<(Root, Event)> {
-        let (sender, receiver) = mpsc::channel(EVENTS);
-        for (root, relist) in self.roots.watches() {
-            let backend = Arc::clone(&self.parts.backend);
-            let prefix = self.parts.world.options().layout.prefix_of(&root).to_owned();
-            let (token, sender) = (token.clone(), sender.clone());
+    /// One watch a root, and one a folder of the shared memory.
+    fn follow(&self, helpers: &mut JoinSet<()>, token: &CancellationToken) -> Events {
+        let mut events = Events::new();
+        let layout = &self.parts.world.options().layout;
+        let roots = self.roots.watches().into_iter().map(|(root, control)| {
+            let prefix = layout.prefix_of(&root).to_owned();
+            (Followed::Root(root), prefix, control)
+        });
+        let folders = self
+            .recall
+            .folders()
+            .map(|(folder, prefix)| (Followed::Memory(folder), prefix, WatchControl::default()));
+        for (followed, prefix, control) in roots.chain(folders) {
+            let (sender, receiver) = mpsc::channel(EVENTS);
+            let (backend, token) = (Arc::clone(&self.parts.backend), token.clone());
             let span = info_span!("watch", prefix);
-            helpers.spawn(
-                async move {
-                    let (events, mut own) = mpsc::channel(EVENTS);
-                    let forward = async {
-                        while let Some(event) = own.recv().await {
-                            if sender.send((root.clone(), event)).await.is_err() {
-                                return;
-                            }
-                        }
-                    };
-                    tokio::join!(backend.watch(&prefix, relist, events, token), forward);
-                }
-                .instrument(span),
-            );
+            let watch = async move { backend.watch(&prefix, control, sender, token).await };
+            helpers.spawn(watch.instrument(span));
+            events.insert(followed, ReceiverStream::new(receiver));
         }
-        receiver
+        events
     }
 
     /// Until something happened or is due.
-    async fn wait(&mut self, events: &mut mpsc::Receiver<(Root, Event)>, token: &CancellationToken) {
+    async fn wait(&mut self, events: &mut Events, token: &CancellationToken) {
         let wake_up = self.wake_up();
         let timer = async {
             match wake_up {
@@ -242,15 +282,18 @@ impl Reconciler {
                 None => std::future::pending().await,
             }
         };
+        let mut told = Vec::new();
         tokio::select! {
-            Some((root, event)) = events.recv() => {
-                self.on_event(root, event);
-                while let Ok((root, event)) = events.try_recv() {
-                    self.on_event(root, event);
+            1.. = events.next_many(&mut told, EVENTS_AT_ONCE) => {
+                for (followed, event) in told {
+                    match followed {
+                        Followed::Root(root) => self.on_event(root, event),
+                        Followed::Memory(folder) => self.on_memory(folder, event),
+                    }
                 }
             }
             Some(command) = self.parts.commands.recv() => self.on_command(command),
-            Some((key, text)) = self.last_good.found() => self.add(Input::LastGood { key, text }),
+            Some((key, texts)) = self.recall.found() => self.add(0, Input::Found { key, texts }),
             () = timer => {}
             () = token.cancelled() => {}
         }
@@ -258,13 +301,14 @@ impl Reconciler {
 
     /// The earliest moment at which something is to be done though nothing happens.
     fn wake_up(&self) -> Option<Instant> {
+        let relists = self.relists.values().copied();
+        if let Some(at) = self.cut.deadline() {
+            // A plan is due, and waits for a root.
+            return relists.chain([at]).min();
+        }
         let due = self.waiting.since.map(|since| self.pace.due(since));
         let moments = [due, self.hold_ends, self.roots_deadline()];
-        moments
-            .into_iter()
-            .flatten()
-            .chain(self.relists.values().copied())
-            .min()
+        moments.into_iter().flatten().chain(relists).min()
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -272,21 +316,58 @@ impl Reconciler {
         change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
     }
 
-    /// When the snapshot becomes stale, saved state begins to serve, or the first publish of the store need not wait for a
-    /// root any longer; while last good texts are looked for that waits for those.
+    /// Whether the roots have told whatever the revisions that wait have changed. Asks those that have not.
+    fn is_whole(&mut self, now: Instant) -> bool {
+        let newest = self.waiting.inputs.iter().map(|(revision, _)| *revision).max();
+        match self.cut.ask(newest.filter(|newest| *newest > 0), now) {
+            Answer::UpTo(revision) => {
+                self.waiting.whole_up_to = revision;
+                true
+            }
+            Answer::All => {
+                self.waiting.whole_up_to = i64::MAX;
+                true
+            }
+            Answer::Wait(roots) => {
+                roots.iter().for_each(|root| self.roots.ask_progress(root));
+                false
+            }
+        }
+    }
+
+    /// The earliest of four deadlines: the snapshot turns stale; saved state starts to serve; the first publish stops waiting
+    /// for a root, or for the shared memory. While good texts are looked for, the third is suspended.
     fn roots_deadline(&self) -> Option<Instant> {
         let told = self
             .roots
             .next_deadline(self.settled)
-            .filter(|_| self.settled || !self.last_good.is_looking());
-        [told, self.roots.saved_due()].into_iter().flatten().min()
+            .filter(|_| self.settled || !self.recall.is_looking());
+        let memory = self.memory_due.filter(|_| !self.settled && !self.unread.is_empty());
+        [told, self.roots.saved_due(), memory].into_iter().flatten().min()
     }
 
-    fn add(&mut self, input: Input) {
+    /// `revision`: of the store, where the input tells of one; else 0.
+    fn add(&mut self, revision: i64, input: Input) {
         self.waiting
             .since
             .get_or_insert_with(|| tokio::time::Instant::now().into_std());
-        self.waiting.inputs.push(input);
+        self.waiting.inputs.push((revision, input));
+    }
+
+    /// What the watch of a folder of the shared memory told.
+    fn on_memory(&mut self, folder: Folder, event: Event) {
+        if let Event::Failed { reason } = &event {
+            warn!(
+                folder = folder.as_str(),
+                reason, "The shared memory cannot be read, trying again; replicas may differ"
+            );
+        }
+        if let Event::Listed { .. } = &event {
+            self.unread.remove(&folder);
+        }
+        if let Some(input) = self.recall.input(folder, event) {
+            self.add(0, input);
+        }
     }
 
     fn on_event(&mut self, root: Root, event: Event) {
@@ -301,9 +382,16 @@ impl Reconciler {
             }
             Event::Problems { problems } => {
                 problems.iter().for_each(log::problem);
-                self.add(Input::Problems { root, problems });
+                self.add(0, Input::Problems { root, problems });
             }
-            Event::Failed { reason } => self.roots.failed(&root, reason, now),
+            Event::Reached { revision } => {
+                self.roots.alive(&root, now);
+                self.cut.on_reached(&root, revision);
+            }
+            Event::Failed { reason } => {
+                self.cut.on_failed(&root);
+                self.roots.failed(&root, reason, now);
+            }
             Event::Listed {
                 revision,
                 reason,
@@ -319,12 +407,19 @@ impl Reconciler {
                 self.roots.listed(&root, now);
                 self.had_documents |= root == Root::Documents && !entries.is_empty();
                 self.begin_trace(revision);
-                self.add(Input::Listed {
-                    root,
+                self.cut.on_listed(&root, revision);
+                if root == Root::Documents {
+                    self.memory_due.get_or_insert(now + MEMORY_PATIENCE);
+                }
+                self.add(
                     revision,
-                    reason,
-                    entries,
-                });
+                    Input::Listed {
+                        root,
+                        revision,
+                        reason,
+                        entries,
+                    },
+                );
             }
             Event::Changed { revision, changes } => {
                 debug!(
@@ -336,11 +431,15 @@ impl Reconciler {
                 self.roots.alive(&root, now);
                 self.had_documents |= root == Root::Documents;
                 self.begin_trace(revision);
-                self.add(Input::Changed {
-                    root,
+                self.cut.on_reached(&root, revision);
+                self.add(
                     revision,
-                    changes,
-                });
+                    Input::Changed {
+                        root,
+                        revision,
+                        changes,
+                    },
+                );
             }
         }
     }
@@ -358,7 +457,7 @@ impl Reconciler {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Release(keys) => self.add(Input::Release(keys)),
+            Command::Release(keys) => self.add(0, Input::Release(keys)),
         }
     }
 
@@ -377,11 +476,7 @@ impl Reconciler {
 
     /// One turn: plan what has happened, publish what follows.
     async fn turn(&mut self, now: Moment) {
-        let Waiting {
-            mut inputs,
-            since,
-            span,
-        } = std::mem::take(&mut self.waiting);
+        let (mut inputs, since, span) = self.waiting.take();
         let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
             inputs.push(Input::Tick);
@@ -402,15 +497,13 @@ impl Reconciler {
         }
         self.hold_ends = planned.deadline;
         for root in planned.relist {
-            self.relists.entry(root).or_insert(now.instant + CONFIRM_AFTER);
+            self.relists.entry(root).or_insert(now.instant + CONFIRMED_AFTER);
         }
         let world = Arc::new(planned.world);
         self.worlds.store(Arc::clone(&world));
-        for write in planned.last_good {
-            self.last_good.remember(&world, write).await;
-        }
+        self.recall.remember(planned.memory).await;
         for key in planned.wanted {
-            self.last_good.look_for(&world, key);
+            self.recall.look_for(&world, key);
         }
         self.build(&world, &planned.difference, now);
         if !self.may_publish(now.instant) {
@@ -422,7 +515,6 @@ impl Reconciler {
         if !self.settled && !self.roots.is_from_disk(now.instant) {
             self.settled = true;
             log::older_forms(&world);
-            self.last_good.forget_what_was_mended(&world).await;
         }
     }
 
@@ -460,10 +552,13 @@ impl Reconciler {
     }
 
     /// After the first publish of what the store holds: always. Before: once every root has been listed or given up, and
-    /// every bad document's last good text was looked for, lest it be taken from proxies that have it; or when saved state
-    /// is to serve.
+    /// the shared memory was read and every bad document's last good text was looked for, lest it be taken from proxies that
+    /// have it; or when saved state is to serve.
     fn may_publish(&self, now: Instant) -> bool {
-        self.settled || self.roots.is_from_disk(now) || (!self.last_good.is_looking() && self.roots.all_told(now))
+        let memory_is_read = self.unread.is_empty() || self.memory_due.is_some_and(|due| due <= now);
+        self.settled
+            || self.roots.is_from_disk(now)
+            || (!self.recall.is_looking() && memory_is_read && self.roots.all_told(now))
     }
 
     /// Swap the pointer. What says nothing new to streams only brings the revision that people see.

@@ -7,9 +7,12 @@ use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
 use super::hold::{Origin, RootState, SourceState};
+use super::memory::Memory;
+use super::text::Good;
+pub use super::text::Text;
+use crate::document::Rejection;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Root};
-use crate::document::{Parsed, Rejection};
 use crate::resource::compile::{self, Compiled};
 
 /// What has become of a document.
@@ -54,19 +57,6 @@ impl State {
     }
 }
 
-/// A text as it stood at a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
-    /// As written.
-    pub value: Bytes,
-    /// Of the key; 0 where the backend keeps none.
-    pub create_revision: i64,
-    /// Of this text.
-    pub mod_revision: i64,
-    /// Whether the key vanishes with a lease.
-    pub leased: bool,
-}
-
 /// What `GET /api/v1/documents` tells of one document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
@@ -97,31 +87,17 @@ pub struct Options {
     pub layout: crate::document::key::Layout,
     /// `--on-mass-loss confirm`: held lists wait for an operator; otherwise a second list releases them.
     pub confirm_mass_loss: bool,
+    /// Whether registrations vanish with leases (etcd); in a folder they are files like all others.
+    pub has_leases: bool,
     /// `--re2-max-program-size`.
     pub re2_max_program_size: u32,
     /// `--ca-bundle`: PEM, what the certificates of `https` upstreams are verified against.
     pub ca_bundle: Option<Bytes>,
 }
 
-/// A text and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    /// The key in the store, lossily as text.
-    pub(super) full_key: Arc<str>,
-    /// What stands there.
-    pub(super) text: Arc<Text>,
-}
-
-/// A text that parses, as what it says.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Good {
-    pub(super) text: Arc<Text>,
-    pub(super) parsed: Parsed,
-}
-
 /// Why the latest text does not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct Blocked {
     pub(super) rejection: Rejection,
     /// Good by itself: it is tried again when others change.
     pub(super) contested: bool,
@@ -138,11 +114,16 @@ pub(super) struct Record {
     /// What serves.
     pub(super) serving: Option<Good>,
     /// Why the latest does not.
-    pub(super) refusal: Option<Refusal>,
-    /// The last good text is in the shared memory, or on its way there.
-    pub(super) remembered: bool,
-    /// The last good text was asked for.
-    pub(super) asked: bool,
+    pub(super) blocked: Option<Blocked>,
+    /// Good texts are looked for in the store's history.
+    pub(super) searching: bool,
+}
+
+impl Record {
+    /// Whether the store holds something else than what serves, or serves nothing because of it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.blocked.is_some() || self.text.is_none()
+    }
 }
 
 /// Every document with its state, and what is compiled of them.
@@ -156,9 +137,13 @@ pub struct World {
     /// Instances that went lately, by cluster.
     pub(super) sources: OrdMap<Arc<str>, SourceState>,
     /// Clusters that are deleted and still used.
-    pub(super) tombstones: OrdSet<DocumentKey>,
-    /// Clusters that routes name and nobody describes, whose last text was asked for.
-    pub(super) sought: OrdSet<DocumentKey>,
+    pub(super) kept_deleted: OrdSet<DocumentKey>,
+    /// Clusters that an operator let go while they were used, with the text that served.
+    pub(super) released: OrdMap<DocumentKey, Arc<Text>>,
+    /// Documents that serve another text than their record in the shared memory says, because that one is in another's way.
+    pub(super) unheeded: OrdSet<DocumentKey>,
+    /// The shared memory, as far as it was read.
+    pub(super) memory: Memory,
     /// Documents that others keep from serving.
     pub(super) contested: OrdSet<DocumentKey>,
     pub(super) compiled: Compiled,
@@ -184,8 +169,10 @@ impl World {
             records: OrdMap::new(),
             problems: OrdMap::new(),
             sources: OrdMap::new(),
-            tombstones: OrdSet::new(),
-            sought: OrdSet::new(),
+            kept_deleted: OrdSet::new(),
+            released: OrdMap::new(),
+            unheeded: OrdSet::new(),
+            memory: Memory::default(),
             contested: OrdSet::new(),
             compiled: Compiled::new(compile),
         }
@@ -214,9 +201,15 @@ impl World {
         self.records.get(key).map(|record| &record.status)
     }
 
-    /// Whether some text of a document serves.
-    pub(super) fn serves(&self, key: &DocumentKey) -> bool {
-        self.records.get(key).is_some_and(|record| record.serving.is_some())
+    /// The full key of a document and the revision of the text that stands there.
+    pub(super) fn standing_at(&self, key: &DocumentKey) -> Option<(Arc<str>, i64)> {
+        let record = self.records.get(key)?;
+        Some((Arc::clone(&record.status.full_key), record.text.as_ref()?.mod_revision))
+    }
+
+    /// Whether a good text of a document is looked for.
+    pub(super) fn is_searched(&self, key: &DocumentKey) -> bool {
+        self.records.get(key).is_some_and(|record| record.searching)
     }
 
     /// The revision of the documents root that the world stands at.

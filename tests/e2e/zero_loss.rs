@@ -224,22 +224,22 @@ impl Scene {
         self.until_hosts().await;
     }
 
-    /// The new cluster, its instance, the moved route and the old one's end: one revision a root, in one transaction.
+    /// The new cluster, its instance, the moved route and the old one's end in one transaction, over two roots.
     async fn rename_at_once(&mut self, n: usize) {
         let (old_cluster, old_instance) = (self.cluster_key(), self.instance_key(self.instances[0]));
         let old = std::mem::replace(&mut self.cluster, format!("registered-{n}"));
         self.route = json!({ "match": "/load", "to": self.cluster, "timeout": "10s" });
         let renamed = vec![
             TxnOp::delete(old_cluster, None),
+            TxnOp::delete(old_instance, None),
             TxnOp::put(ROUTE, self.route.to_string(), None),
             TxnOp::put(self.cluster_key(), "{}", None),
+            TxnOp::put(
+                self.instance_key(self.instances[0]),
+                self.address(self.instances[0]),
+                None,
+            ),
         ];
-        // Registrations are another root, on another watch: instances that register under a new name come first.
-        self.world
-            .put(&self.instance_key(self.instances[0]), self.address(self.instances[0]))
-            .await;
-        self.until("the new instances are known", async || self.knows_instances().await)
-            .await;
         self.world.transaction(renamed).await;
         self.until("renamed", async || {
             self.route_action().await["cluster"] == self.cluster.as_str()
@@ -249,7 +249,6 @@ impl Scene {
             self.world.envoy.hosts(&old).await.is_none()
         })
         .await;
-        self.world.delete(&old_instance).await;
     }
 
     async fn rename_step_by_step(&mut self, n: usize) {
@@ -320,15 +319,6 @@ impl Scene {
             self.world.envoy.hosts(&self.cluster).await == expected
         })
         .await;
-    }
-
-    /// Registrations of a cluster that has no document yet are in no snapshot; the server has read them when it lists them.
-    async fn knows_instances(&self) -> bool {
-        self.world
-            .server
-            .document(&self.instance_key(self.instances[0]))
-            .await
-            .is_some()
     }
 
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {

@@ -63,6 +63,7 @@ impl Server {
         let options = Options {
             layout: Layout::default(),
             confirm_mass_loss: false,
+            has_leases: true,
             re2_max_program_size: 100,
             ca_bundle: None,
         };

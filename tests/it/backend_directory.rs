@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chancery::backend::directory::Directory;
-use chancery::backend::{Backend, Change, Event, Expect, ListReason, ReadError, Relist, Write, WriteError};
+use chancery::backend::{Backend, Change, Event, Expect, ListReason, ReadError, WatchControl, Write, WriteError};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -70,19 +70,19 @@ fn open(base: &TempDir) -> Directory {
 /// A running watch.
 struct Watch {
     events: mpsc::Receiver<Event>,
-    relist: Relist,
+    control: WatchControl,
     _stop: DropGuard,
 }
 
 impl Watch {
     fn start(folder: &Folder, prefix: &'static str) -> Self {
         let (sender, events) = mpsc::channel(16);
-        let (relist, token) = (Relist::default(), CancellationToken::new());
-        let (backend, ask, stop) = (folder.backend.clone(), relist.clone(), token.clone());
+        let (control, token) = (WatchControl::default(), CancellationToken::new());
+        let (backend, ask, stop) = (folder.backend.clone(), control.clone(), token.clone());
         tokio::spawn(async move { backend.watch(prefix, ask, sender, stop).await });
         Self {
             events,
-            relist,
+            control,
             _stop: token.drop_guard(),
         }
     }
@@ -503,7 +503,7 @@ async fn a_write_never_leaves_the_folder() {
 async fn a_list_is_confirmed_when_asked() {
     let folder = Folder::new(&[("routes/a.json", "1")]);
     let mut watch = Watch::listed(&folder, PREFIX).await;
-    watch.relist.ask();
+    watch.control.relist();
     let event = watch.next().await;
     assert!(
         matches!(

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chancery::backend::etcd::stats::WatchState;
 use chancery::backend::etcd::{Etcd as Store, Options};
-use chancery::backend::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Relist, Write, WriteError};
+use chancery::backend::{
+    Backend, Change, Entry, Event, Expect, ListReason, ReadError, WatchControl, Write, WriteError,
+};
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -27,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 /// A running watch and what its events add up to.
 struct Mirror {
     backend: Arc<Store>,
-    relist: Relist,
+    control: WatchControl,
     events: mpsc::Receiver<Event>,
     token: CancellationToken,
     task: JoinHandle<()>,
@@ -40,12 +42,12 @@ impl Mirror {
     fn start(backend: Store) -> Self {
         let backend = Arc::new(backend);
         let (sender, events) = mpsc::channel(4);
-        let (relist, token) = (Relist::default(), CancellationToken::new());
-        let (follower, ask, stop) = (Arc::clone(&backend), relist.clone(), token.clone());
+        let (control, token) = (WatchControl::default(), CancellationToken::new());
+        let (follower, ask, stop) = (Arc::clone(&backend), control.clone(), token.clone());
         let task = tokio::spawn(async move { follower.watch(PREFIX, ask, sender, stop).await });
         Self {
             backend,
-            relist,
+            control,
             events,
             token,
             task,
@@ -86,7 +88,7 @@ impl Mirror {
                     };
                 }
             }
-            Event::Alive | Event::Failed { .. } | Event::Problems { .. } => {}
+            Event::Alive | Event::Reached { .. } | Event::Failed { .. } | Event::Problems { .. } => {}
         }
         event
     }
@@ -415,7 +417,7 @@ async fn a_healthy_watch_says_that_it_is_alive() {
 async fn a_list_is_confirmed_when_asked() {
     let etcd = Etcd::start().await;
     let mut mirror = Mirror::listed(&etcd).await;
-    mirror.relist.ask();
+    mirror.control.relist();
     assert_eq!(mirror.next_list().await, ListReason::Confirm);
     put(&etcd, "routes/a", "1").await;
     mirror.next_change().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chancery::backend::etcd::{Etcd as Store, Options};
-use chancery::backend::{Backend, Event, Relist};
+use chancery::backend::{Backend, Event, WatchControl};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -60,7 +60,7 @@ impl Watch {
         // It ends with the receiver.
         tokio::spawn(async move {
             follower
-                .watch("/gateway/", Relist::default(), sender, CancellationToken::new())
+                .watch("/gateway/", WatchControl::default(), sender, CancellationToken::new())
                 .await
         });
         Self { store, events }

@@ -1,10 +1,11 @@
 //! The loop over a store in memory: first publish, saved state, shared last good texts, staleness, pace.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use chancery::backend::directory::Directory;
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, Event, ListReason};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
@@ -25,14 +26,6 @@ const ROUTE: &str = r#"{ "match": "/a", "to": "http://127.0.0.1:8080" }"#;
 const OTHER_ROUTE: &str = r#"{ "match": "/b", "to": "http://127.0.0.1:8081" }"#;
 const BAD_ROUTE: &str = r#"{ "match": "/a", "too": "http://127.0.0.1:8080" }"#;
 
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn told(&self, _: &Root, _: &Event) {}
-    fn published(&self, _: Duration) {}
-    fn skipped(&self) {}
-}
-
 /// One server's loop.
 struct Replica {
     snapshots: Arc<Store>,
@@ -40,21 +33,32 @@ struct Replica {
     health: watch::Receiver<Health>,
     token: CancellationToken,
     task: JoinHandle<()>,
+    /// The versions of every snapshot that was published.
+    seen: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
 impl Replica {
     fn start(store: &Memory, state_dir: &Path) -> Self {
+        Self::start_on(Arc::new(store.clone()), state_dir)
+    }
+
+    fn start_on(backend: Arc<dyn Backend>, state_dir: &Path) -> Self {
         let layout = Layout::default();
         let options = Options {
             layout: layout.clone(),
             confirm_mass_loss: false,
+            has_leases: true,
             re2_max_program_size: 100,
             ca_bundle: None,
         };
-        let snapshots = Arc::new(Store::default());
+        let (snapshots, seen) = (Arc::new(Store::default()), Arc::default());
+        let recorder = Recorder {
+            snapshots: Arc::clone(&snapshots),
+            seen: Arc::clone(&seen),
+        };
         let (_, commands) = mpsc::channel(1);
         let reconciler = Reconciler::new(Parts {
-            backend: Arc::new(store.clone()),
+            backend,
             world: World::new(options),
             snapshots: Arc::clone(&snapshots),
             disk: Disk::open(state_dir, layout).unwrap(),
@@ -62,7 +66,7 @@ impl Replica {
             publish_distance: Duration::from_millis(100),
             allow_empty: false,
             commands,
-            observer: Arc::new(Unobserved),
+            observer: Arc::new(recorder),
         });
         let (worlds, health, token) = (reconciler.worlds(), reconciler.health(), CancellationToken::new());
         let task = tokio::spawn(reconciler.run(token.clone()));
@@ -72,6 +76,7 @@ impl Replica {
             health,
             token,
             task,
+            seen,
         }
     }
 
@@ -336,5 +341,78 @@ async fn with_an_empty_prefix_removals_are_withheld() {
     replica
         .until("a document is there", |snapshot| !snapshot.withhold_removals)
         .await;
+    replica.stop().await;
+}
+
+/// Remembers the versions of every snapshot that is published.
+struct Recorder {
+    snapshots: Arc<Store>,
+    seen: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl Observer for Recorder {
+    fn told(&self, _: &Root, _: &Event) {}
+
+    fn published(&self, _: Duration) {
+        let versions = versions(&self.snapshots.current());
+        self.seen.lock().unwrap().push(versions);
+    }
+
+    fn skipped(&self) {}
+}
+
+/// Write a folder with a cluster, its registration and the route that goes there.
+fn write_folder(folder: &Path, cluster: &str) {
+    let write = |path: String, text: &str| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write(format!("clusters/{cluster}.json"), "{}");
+    write(
+        format!("services/{cluster}/1.json"),
+        r#"{ "address": "127.0.0.1:9000" }"#,
+    );
+    write(
+        "routes/a.json".to_owned(),
+        &format!(r#"{{ "match": "/a", "to": "{cluster}" }}"#),
+    );
+}
+
+/// As Kubernetes swaps a volume.
+fn swap(link: &Path, target: &Path) {
+    let fresh = link.with_extension("fresh");
+    std::os::unix::fs::symlink(target, &fresh).unwrap();
+    std::fs::rename(&fresh, link).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_folder_that_is_swapped_is_one_snapshot() {
+    const SWAPS: usize = 20;
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (blue, green) = (folder.path().join("blue"), folder.path().join("green"));
+    write_folder(&blue, "blue");
+    write_folder(&green, "green");
+    let link = folder.path().join("current");
+    swap(&link, &blue);
+    let backend = Directory::new(&link, "/gateway/", "/services/", state.path());
+    let replica = Replica::start_on(Arc::new(backend), state.path());
+    let routes_to = |snapshot: &Snapshot, cluster: &str| names(snapshot, ResourceType::Cluster) == [cluster];
+    let first = replica.until("blue", |snapshot| routes_to(snapshot, "blue")).await;
+    swap(&link, &green);
+    let second = replica.until("green", |snapshot| routes_to(snapshot, "green")).await;
+    let whole = [versions(&first), versions(&second)];
+
+    for n in 0..SWAPS {
+        let (target, cluster) = if n % 2 == 0 { (&blue, "blue") } else { (&green, "green") };
+        swap(&link, target);
+        replica.until(cluster, |snapshot| routes_to(snapshot, cluster)).await;
+    }
+    for seen in replica.seen.lock().unwrap().iter() {
+        assert!(
+            whole.contains(seen),
+            "a part of a swap was published: {seen:?}, expected one of {whole:?}"
+        );
+    }
     replica.stop().await;
 }

@@ -27,7 +27,7 @@ use super::fork::Mark;
 use super::list::{first_key, list, prefix_end, probe, to_entry};
 use super::stats::{StreamErrorClass, WatchState, WatchStats};
 use crate::backend::backoff::Backoff;
-use crate::backend::{Change, Event, ListReason, Relist};
+use crate::backend::{Change, Event, ListReason, WatchControl};
 
 /// Between two linearizable reads of a healthy watch, and the silence after which it must give a sign of life.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const STEADY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Follower<'a> {
     connector: &'a Connector,
     prefix: Vec<u8>,
-    relist: Relist,
+    control: WatchControl,
     events: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
     rotation: Rotation,
@@ -85,11 +85,16 @@ enum End {
 }
 
 impl<'a> Follower<'a> {
-    pub(super) fn new(connector: &'a Connector, prefix: &str, relist: Relist, events: mpsc::Sender<Event>) -> Self {
+    pub(super) fn new(
+        connector: &'a Connector,
+        prefix: &str,
+        control: WatchControl,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         Self {
             connector,
             prefix: prefix.as_bytes().to_vec(),
-            relist,
+            control,
             events,
             stats: connector.stats.watch(prefix),
             rotation: connector.rotation(),
@@ -211,7 +216,7 @@ impl<'a> Follower<'a> {
 
     /// Receive and probe until the watch ends. The stream is dropped with it, which ends the watch at etcd too.
     async fn receive(&mut self, connection: &Connection, mut stream: WatchStream, mut joiner: Joiner) -> End {
-        let relist = self.relist.clone();
+        let control = self.control.clone();
         let mut reloads = self.reloads.clone();
         let mut probes = interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -219,10 +224,11 @@ impl<'a> Follower<'a> {
         let mut read: Option<Probe> = None;
         let mut last_message = Instant::now();
         let mut progress_due: Option<Instant> = None;
+        let mut reaching: Option<Reaching> = None;
         loop {
             tokio::select! {
                 biased;
-                () = relist.asked() => return End::List(ListReason::Confirm),
+                () = control.relist_asked() => return End::List(ListReason::Confirm),
                 Ok(()) = reloads.changed() => return End::Reconnect,
                 answered = answered(&mut read) => {
                     read = None;
@@ -247,13 +253,34 @@ impl<'a> Follower<'a> {
                         progress_due = Some(Instant::now() + PROGRESS_TIMEOUT);
                     }
                 }
+                () = control.progress_asked() => {
+                    if let Err(error) = stream.request_progress().await {
+                        return End::Failed(error.into());
+                    }
+                    reaching = Some(Reaching::default());
+                }
                 message = stream.message() => {
                     last_message = Instant::now();
                     progress_due = None;
                     match message {
                         Ok(Some(message)) => {
+                            let progress = progress_of(&message);
                             if let Err(end) = self.on_message(&mut joiner, message).await {
                                 return end;
+                            }
+                            match reaching.as_mut().map(|reaching| reaching.on_message(progress)) {
+                                None | Some(Step::Wait) => {}
+                                Some(Step::AskAgain) => {
+                                    if let Err(error) = stream.request_progress().await {
+                                        return End::Failed(error.into());
+                                    }
+                                }
+                                Some(Step::Reached(revision)) => {
+                                    reaching = None;
+                                    if !self.tell(Event::Reached { revision }).await {
+                                        return End::Done;
+                                    }
+                                }
                             }
                         }
                         Ok(None) => return End::Failed(Failure::new(Class::Retry, "etcd ended the watch's stream")),
@@ -393,6 +420,51 @@ impl<'a> Follower<'a> {
     async fn tell(&self, event: Event) -> bool {
         self.events.send(event).await.is_ok()
     }
+}
+
+/// A request for progress that is to be told.
+///
+/// Servers before 3.4.25 and 3.5.8 may answer before they send what waits in the watch's channel. So two answers in a row,
+/// the second one asked for after the first, with no event between them, are one that counts.
+#[derive(Debug, Default)]
+struct Reaching {
+    first: Option<i64>,
+}
+
+/// What follows from a message while progress is asked for.
+enum Step {
+    Wait,
+    AskAgain,
+    Reached(i64),
+}
+
+impl Reaching {
+    /// `progress` is the revision of a message without events.
+    fn on_message(&mut self, progress: Option<i64>) -> Step {
+        match (self.first, progress) {
+            (Some(revision), Some(_)) => Step::Reached(revision),
+            (None, Some(revision)) => {
+                self.first = Some(revision);
+                Step::AskAgain
+            }
+            (Some(_), None) => {
+                self.first = None;
+                Step::Wait
+            }
+            (None, None) => Step::Wait,
+        }
+    }
+}
+
+/// The revision of a message that tells nothing but progress.
+fn progress_of(message: &WatchResponse) -> Option<i64> {
+    let message = &message.0;
+    let tells_nothing = message.events.is_empty() && !message.fragment && !message.canceled && !message.created;
+    message
+        .header
+        .as_ref()
+        .filter(|_| tells_nothing)
+        .map(|header| header.revision)
 }
 
 type Probe = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send>>;

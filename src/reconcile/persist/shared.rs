@@ -1,12 +1,12 @@
-//! Last good texts beside the documents, shared between replicas.
+//! The shared memory beside the documents, in the store itself.
 //!
-//! Written when a document turns bad (`<state-prefix>last-good/<key>`, created only if absent), removed with a compare once
-//! a later text is accepted or the document is gone. Read by a replica that finds a bad document and never saw a good one;
-//! where nothing is saved, the store's own history is asked, from `mod_revision − 1` back.
+//! A record is a JSON value at `<state-prefix>last-good/<key>` or `<state-prefix>held/<key>`
+//! ([`memory`](crate::reconcile::memory) says what it means). Each write is guarded by the record that it replaces. Where no
+//! record says which text was the last good one, the store's own history is asked, from `mod_revision − 1` back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,192 +16,226 @@ use tracing::{debug, warn};
 
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
 use crate::document::{self, Limits, key::DocumentKey};
-use crate::reconcile::world::Text;
+use crate::reconcile::memory::{Folder, Known, MemoryWrite, Record, SharedHold};
+use crate::reconcile::text::Text;
 
-/// How many earlier texts of one key are tried.
+/// How many earlier texts of one key are read.
 const HISTORY_STEPS: usize = 32;
-/// How often a saved text is asked for before it is given up: a store that just answered may be between two leaders.
-const READ_ATTEMPTS: usize = 4;
+/// How many of them that parse are enough: the latest may be in the way of another document.
+const HISTORY_TEXTS: usize = 3;
+/// Records written in one transaction: a hold of a thousand documents is no thousand transactions.
+const BATCH: usize = 64;
+/// Bytes of them: etcd takes 1.5 MiB.
+const BATCH_BYTES: usize = 512 * 1024;
 /// Pause before what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What is to be done about one document's saved text.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Task {
-    /// Save this text unless one is saved already.
-    Keep(Arc<Text>),
-    /// Remove what is saved if it is older than this revision; `None`: whatever it is.
-    Forget {
-        /// The `mod_revision` of the text that was accepted; `None` when the document is gone.
-        accepted: Option<i64>,
-    },
-}
-
+/// A record's shape in the store. Versions before had the first three fields alone.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedText {
+struct Saved {
+    #[serde(default)]
     mod_revision: i64,
+    #[serde(default)]
     create_revision: i64,
-    value: String,
+    value: Option<String>,
+    #[serde(default)]
+    leased: bool,
+    about: Option<i64>,
+    /// Milliseconds since 1970.
+    #[serde(default)]
+    since: u64,
+    #[serde(default)]
+    released: bool,
+    #[serde(default)]
+    is_lost_instance: bool,
+    hold: Option<SharedHold>,
 }
 
-/// The shared memory of last good texts. Cheap to clone.
+/// The shared memory in the store. Cheap to clone.
 #[derive(Clone)]
 pub struct Shared {
     backend: Arc<dyn Backend>,
-    prefix: String,
+    state_prefix: Arc<str>,
 }
 
 impl Shared {
-    /// Below `<state_prefix>last-good/` of this backend.
+    /// Below `state_prefix` of this backend.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, state_prefix: &str) -> Self {
         Self {
             backend,
-            prefix: format!("{state_prefix}last-good/"),
+            state_prefix: state_prefix.into(),
         }
     }
 
-    fn place(&self, full_key: &str) -> Bytes {
-        Bytes::from(format!("{}{full_key}", self.prefix))
+    /// The prefix of a folder's records.
+    #[must_use]
+    pub fn prefix_of(&self, folder: Folder) -> String {
+        format!("{}{}", self.state_prefix, folder.as_str())
     }
 
-    /// The text that served before the one written at `bad_revision`: the saved one, else the newest of the store's history
-    /// that parses; `None` when there is none. Without a `bad_revision` (nothing stands there) only the saved one counts.
-    pub async fn find(
-        &self,
-        key: &DocumentKey,
-        full_key: &str,
-        bad_revision: Option<i64>,
-        limits: &Limits,
-    ) -> Option<Arc<Text>> {
-        match self.get_saved(full_key).await {
-            Ok(Some(entry)) => {
-                if let Some(text) = decode(&entry) {
-                    return Some(Arc::new(text));
-                }
-                warn!(
-                    document.key = full_key,
-                    "The saved last good text cannot be read, looking in the store's history"
-                );
+    /// A record as it was read: the full key that it speaks of, and what it says; `None` where it cannot be read.
+    #[must_use]
+    pub fn read(&self, folder: Folder, entry: &Entry) -> Option<(Arc<str>, Known)> {
+        let full_key = self.full_key(folder, &entry.key)?;
+        match serde_json::from_slice(&entry.value) {
+            Ok(saved) => {
+                let known = Known::new(from_saved(saved), self.backend.etag(entry));
+                Some((full_key, known))
             }
-            Ok(None) => {}
-            Err(error) => warn!(document.key = full_key, %error, "Could not read the saved last good text"),
-        }
-        self.find_in_history(key, full_key, bad_revision?, limits).await
-    }
-
-    /// What is saved. One failed read says nothing of it: it is tried again before it is given up.
-    async fn get_saved(&self, full_key: &str) -> Result<Option<Entry>, ReadError> {
-        let place = self.place(full_key);
-        for _ in 1..READ_ATTEMPTS {
-            match self.backend.get(&place).await {
-                Ok(entry) => return Ok(entry),
-                Err(error) => debug!(document.key = full_key, %error, "Reading the saved last good text again"),
+            Err(error) => {
+                warn!(document.key = &*full_key, %error, "Could not read a record of the shared memory; it is left out");
+                None
             }
-            tokio::time::sleep(RETRY).await;
         }
-        self.backend.get(&place).await
     }
 
-    async fn find_in_history(
+    /// The full key that a record speaks of.
+    #[must_use]
+    pub fn full_key(&self, folder: Folder, key: &[u8]) -> Option<Arc<str>> {
+        let below = key.strip_prefix(self.prefix_of(folder).as_bytes())?;
+        std::str::from_utf8(below).ok().map(Arc::from)
+    }
+
+    /// The latest texts before the one of `bad_revision`, back to the key's creation, that parse; oldest first.
+    pub async fn search(
         &self,
         key: &DocumentKey,
         full_key: &str,
         bad_revision: i64,
         limits: &Limits,
-    ) -> Option<Arc<Text>> {
+    ) -> Vec<Arc<Text>> {
+        let mut texts = Vec::new();
         let mut revision = bad_revision - 1;
         for _ in 0..HISTORY_STEPS {
             match self.backend.get_at(full_key.as_bytes(), revision).await {
-                Ok(Some(entry)) if document::parse(key, &entry.value, limits).is_ok() => {
-                    return Some(Arc::new(text_of(&entry)));
+                Ok(Some(entry)) => {
+                    revision = entry.mod_revision - 1;
+                    if document::parse(key, &entry.value, limits).is_ok() {
+                        texts.push(Arc::new(text_of(&entry)));
+                    }
                 }
-                Ok(Some(entry)) => revision = entry.mod_revision - 1,
-                Ok(None) | Err(ReadError::NoHistory(_)) => return None,
+                Ok(None) | Err(ReadError::NoHistory(_)) => break,
                 Err(error) => {
                     warn!(document.key = full_key, revision, %error, "Could not read an earlier text");
-                    return None;
+                    break;
                 }
             }
+            if texts.len() == HISTORY_TEXTS {
+                break;
+            }
         }
-        None
+        texts.reverse();
+        texts
     }
 
-    /// Every saved text: the document's full key and the saved revision.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn saved(&self) -> Result<Vec<(String, i64)>, ReadError> {
-        let (_, entries) = self.backend.list(&self.prefix).await?;
-        Ok(entries
-            .iter()
-            .filter_map(|entry| {
-                let full_key = std::str::from_utf8(&entry.key)
-                    .ok()?
-                    .strip_prefix(&self.prefix)?
-                    .to_owned();
-                Some((full_key, decode(entry).map_or(0, |text| text.mod_revision)))
-            })
-            .collect())
-    }
-
-    /// Carry out tasks as they come, each until it succeeds; a later task for a document replaces an earlier one.
-    pub async fn run(self, mut tasks: mpsc::Receiver<(Arc<str>, Task)>, token: CancellationToken) {
-        let mut open: BTreeMap<Arc<str>, Task> = BTreeMap::new();
+    /// Carry out writes as they come, each until it succeeds; a later write of a record replaces an earlier one.
+    pub async fn run(self, mut writes: mpsc::Receiver<Vec<MemoryWrite>>, token: CancellationToken) {
+        let mut queue = Queue::default();
         loop {
-            let retry = tokio::time::sleep(RETRY);
             tokio::select! {
-                task = tasks.recv() => match task {
-                    Some((full_key, task)) => { open.insert(full_key, task); }
+                came = writes.recv() => match came {
+                    Some(came) => queue.push(came),
                     None => return,
                 },
-                () = retry, if !open.is_empty() => {}
+                () = tokio::time::sleep(RETRY), if !queue.is_empty() => {}
                 () = token.cancelled() => return,
             }
-            while let Ok((full_key, task)) = tasks.try_recv() {
-                open.insert(full_key, task);
+            while let Ok(came) = writes.try_recv() {
+                queue.push(came);
             }
-            let mut failed = BTreeMap::new();
-            for (full_key, task) in std::mem::take(&mut open) {
-                if let Err(reason) = self.carry_out(&full_key, &task).await {
-                    debug!(
-                        document.key = &*full_key,
-                        reason, "Could not update the saved last good text, trying again"
-                    );
-                    failed.insert(full_key, task);
-                }
+            if let Err(error) = self.carry_out(&mut queue).await {
+                debug!(%error, "Could not write to the shared memory, trying again");
             }
-            open = failed;
         }
     }
 
-    async fn carry_out(&self, full_key: &str, task: &Task) -> Result<(), String> {
-        let place = self.place(full_key);
-        let write = match task {
-            Task::Keep(text) => Write {
-                key: place,
-                value: Some(encode(text)?),
-                expect: Expect::Absent,
-            },
-            Task::Forget { accepted } => match self.backend.get(&place).await.map_err(|error| error.to_string())? {
-                Some(entry) if accepted.is_none_or(|accepted| is_older(&entry, accepted)) => Write {
-                    key: place,
-                    value: None,
-                    expect: Expect::Etag(self.backend.etag(&entry)),
-                },
-                _ => return Ok(()),
+    async fn carry_out(&self, queue: &mut Queue) -> Result<(), WriteError> {
+        while let Some(batch) = queue.batch() {
+            match self.write(&batch).await {
+                Ok(()) => {}
+                // Another replica was first with one of them: its record comes by the watch.
+                Err(WriteError::Conflict { .. }) => {
+                    for write in &batch {
+                        match self.write(std::slice::from_ref(write)).await {
+                            Ok(()) | Err(WriteError::Conflict { .. }) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(WriteError::TooLarge(reason)) if batch.len() == 1 => {
+                    let full_key = &*batch[0].full_key;
+                    warn!(
+                        document.key = full_key,
+                        reason, "A record is too large for the store; replicas born later lack it"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+            queue.done(&batch);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, batch: &[MemoryWrite]) -> Result<(), WriteError> {
+        let write = |write: &MemoryWrite| Write {
+            key: format!("{}{}", self.prefix_of(write.folder), write.full_key).into(),
+            value: write.record.as_ref().map(encode),
+            expect: match &write.replaces {
+                Some(etag) => Expect::Etag(etag.to_string()),
+                None => Expect::Absent,
             },
         };
-        match self.backend.write(vec![write]).await {
-            // Somebody else was first: another replica saved or removed it.
-            Ok(_) | Err(WriteError::Conflict { .. }) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        self.backend.write(batch.iter().map(write).collect()).await.map(|_| ())
     }
 }
 
-fn is_older(entry: &Entry, accepted: i64) -> bool {
-    decode(entry).is_none_or(|text| text.mod_revision < accepted)
+/// Writes in the order in which they came, one a record.
+#[derive(Default)]
+struct Queue {
+    writes: BTreeMap<u64, MemoryWrite>,
+    places: HashMap<(Folder, Arc<str>), u64>,
+    next: u64,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    fn push(&mut self, writes: Vec<MemoryWrite>) {
+        for write in writes {
+            let place = (write.folder, Arc::clone(&write.full_key));
+            if let Some(earlier) = self.places.insert(place, self.next) {
+                self.writes.remove(&earlier);
+            }
+            self.writes.insert(self.next, write);
+            self.next += 1;
+        }
+    }
+
+    /// The first writes that fit in one transaction.
+    fn batch(&self) -> Option<Vec<MemoryWrite>> {
+        let mut bytes = 0;
+        let fits = |write: &&MemoryWrite| {
+            let text = write.record.as_ref().and_then(|record| record.text.as_ref());
+            bytes += text.map_or(0, |text| text.value.len()) + write.full_key.len();
+            bytes <= BATCH_BYTES
+        };
+        let mut batch: Vec<MemoryWrite> = self.writes.values().take(BATCH).take_while(fits).cloned().collect();
+        if batch.is_empty() {
+            batch.extend(self.writes.values().next().cloned());
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    fn done(&mut self, batch: &[MemoryWrite]) {
+        for write in batch {
+            if let Some(number) = self.places.remove(&(write.folder, Arc::clone(&write.full_key))) {
+                self.writes.remove(&number);
+            }
+        }
+    }
 }
 
 fn text_of(entry: &Entry) -> Text {
@@ -213,24 +247,39 @@ fn text_of(entry: &Entry) -> Text {
     }
 }
 
-fn encode(text: &Text) -> Result<Bytes, String> {
-    let value = String::from_utf8(text.value.to_vec()).map_err(|error| error.to_string())?;
-    let saved = SavedText {
-        mod_revision: text.mod_revision,
-        create_revision: text.create_revision,
-        value,
+fn encode(record: &Record) -> Bytes {
+    let text = record.text.as_ref();
+    let age = record.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let saved = Saved {
+        mod_revision: text.map_or(0, |text| text.mod_revision),
+        create_revision: text.map_or(0, |text| text.create_revision),
+        // A text that serves is UTF-8; one that is not is bad, whichever way it is written.
+        value: text.map(|text| String::from_utf8_lossy(&text.value).into_owned()),
+        leased: text.is_some_and(|text| text.leased),
+        about: Some(record.about),
+        since: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        released: record.released,
+        is_lost_instance: record.is_lost_instance,
+        hold: record.hold,
     };
-    serde_json::to_vec(&saved)
-        .map(Bytes::from)
-        .map_err(|error| error.to_string())
+    serde_json::to_vec(&saved).map_or_else(|_| Bytes::new(), Bytes::from)
 }
 
-fn decode(entry: &Entry) -> Option<Text> {
-    let saved: SavedText = serde_json::from_slice(&entry.value).ok()?;
-    Some(Text {
-        value: Bytes::from(saved.value),
+fn from_saved(saved: Saved) -> Record {
+    let text = saved.value.map(|value| Text {
+        value: value.into(),
         create_revision: saved.create_revision,
         mod_revision: saved.mod_revision,
-        leased: false,
-    })
+        leased: saved.leased,
+    });
+    Record {
+        about: saved.about.unwrap_or(saved.mod_revision),
+        since: SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_millis(saved.since))
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+        text: text.map(Arc::new),
+        released: saved.released,
+        is_lost_instance: saved.is_lost_instance,
+        hold: saved.hold,
+    }
 }

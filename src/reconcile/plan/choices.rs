@@ -11,8 +11,10 @@ use std::sync::Arc;
 use super::intake::Intake;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{self, Document, Limits, Parsed, Rejection};
-use crate::reconcile::hold::LostInstance;
-use crate::reconcile::world::{Good, Record, Refusal, Stored, Text, World};
+use crate::reconcile::hold::{KEPT_FOR, LostInstance};
+use crate::reconcile::memory;
+use crate::reconcile::text::{Good, Stored};
+use crate::reconcile::world::{Blocked, Record, Text, World};
 use crate::resource::compile::{Accepted, Address, Compiled, Edit, Fault, Step, Touched, address};
 
 /// What may serve for one key.
@@ -24,11 +26,17 @@ pub(super) struct Choice {
     /// The same as a document, when it is one.
     pub(super) latest_good: Option<Good>,
     /// Why the latest does not serve.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) blocked: Option<Blocked>,
     /// Good texts that may serve, the best last.
     candidates: Vec<Good>,
     /// Deleted, and serving nevertheless.
     pub(super) kept: bool,
+    /// Texts between the known one and the latest went unseen.
+    pub(super) has_gap: bool,
+    /// The store's history was searched.
+    pub(super) found: bool,
+    /// Let go by an operator while it was used, with this text.
+    pub(super) let_go: Option<Arc<Text>>,
 }
 
 impl Choice {
@@ -38,9 +46,12 @@ impl Choice {
             full_key: Arc::clone(&record.status.full_key),
             latest: record.text.clone(),
             latest_good: record.latest.clone(),
-            refusal: record.refusal.clone(),
+            blocked: record.blocked.clone(),
             candidates: record.serving.clone().into_iter().collect(),
             kept: record.text.is_none(),
+            has_gap: false,
+            found: false,
+            let_go: None,
         }
     }
 
@@ -62,12 +73,12 @@ impl Choice {
         self.kept = false;
         match read {
             Ok(good) => {
-                self.refusal = None;
+                self.blocked = None;
                 self.latest_good = Some(good.clone());
                 self.candidates.push(good);
             }
             Err(rejection) => {
-                self.refusal = Some(Refusal {
+                self.blocked = Some(Blocked {
                     rejection,
                     contested: false,
                 });
@@ -77,7 +88,7 @@ impl Choice {
     }
 
     fn on_deleted(&mut self) {
-        (self.latest, self.latest_good, self.refusal, self.kept) = (None, None, None, false);
+        (self.latest, self.latest_good, self.blocked, self.kept) = (None, None, None, false);
         self.candidates.clear();
     }
 
@@ -89,16 +100,93 @@ impl Choice {
                 .as_ref()
                 .is_some_and(|latest| Arc::ptr_eq(latest, &good.text))
         }) {
-            self.refusal = Some(Refusal {
+            self.blocked = Some(Blocked {
                 rejection: fault.rejection,
                 contested: true,
             });
         }
     }
 
+    /// A text that served, or that the store's history has: it may serve if the latest cannot. Candidates stay in the order
+    /// in which they were written.
+    fn add_candidate(&mut self, good: Good) {
+        let revision = good.text.mod_revision;
+        let place = self
+            .candidates
+            .partition_point(|candidate| candidate.text.mod_revision < revision);
+        if self
+            .candidates
+            .get(place)
+            .is_none_or(|there| there.text.mod_revision != revision)
+        {
+            self.candidates.insert(place, good);
+        }
+    }
+
+    /// What the shared memory says of the document: the text of its record serves in place of a latest text that cannot, and
+    /// older ones that this replica happens to know do not.
+    fn recall(&mut self, world: &World, key: &DocumentKey, record: &memory::Record) {
+        let Some(text) = &record.text else {
+            return self.recall_contested(record.about);
+        };
+        if record.released {
+            if self.is_deleted_cluster(key) && self.serving().is_some_and(|good| !is_later(&good.text, text)) {
+                (self.candidates, self.kept) = (Vec::new(), false);
+                self.let_go = Some(Arc::clone(text));
+            }
+            return;
+        }
+        let concerns = match &self.latest {
+            // Another replica found that a text which is good by itself cannot serve beside the others. What was deleted is
+            // not served again; a cluster lives on while it is used.
+            Some(latest) => {
+                let is_of_this_document = text.is_of_one_life(latest) || key.cluster().is_some();
+                let is_behind = self.blocked.is_some() || latest.mod_revision == record.about;
+                is_behind && is_of_this_document && is_later(latest, text)
+            }
+            None => key.cluster().is_some(),
+        };
+        let Some(good) = Some(text)
+            .filter(|_| concerns)
+            .and_then(|text| read_text(world, key, text).ok())
+        else {
+            return;
+        };
+        let latest = self.latest.as_ref().map(|latest| latest.mod_revision);
+        self.candidates
+            .retain(|candidate| is_later(&candidate.text, text) && Some(candidate.text.mod_revision) != latest);
+        self.add_candidate(good);
+        match latest {
+            None => self.kept = true,
+            Some(_) if self.blocked.is_none() => self.blocked = Some(contested_elsewhere()),
+            Some(_) => {}
+        }
+    }
+
+    /// Another replica found the latest text in the way of another document, and knows none before it.
+    fn recall_contested(&mut self, about: i64) {
+        let is_meant = self.latest.as_ref().is_some_and(|latest| latest.mod_revision == about);
+        if is_meant && self.blocked.is_none() {
+            self.candidates.clear();
+            self.blocked = Some(contested_elsewhere());
+        }
+    }
+
     fn is_deleted_cluster(&self, key: &DocumentKey) -> bool {
         key.cluster().is_some() && self.latest.is_none()
     }
+}
+
+/// Until it is tried here.
+fn contested_elsewhere() -> Blocked {
+    Blocked {
+        rejection: Rejection::new("", "cannot serve beside the other documents; expected no conflict"),
+        contested: true,
+    }
+}
+
+fn is_later(text: &Text, other: &Text) -> bool {
+    text.mod_revision > other.mod_revision
 }
 
 fn accepted(good: &Good) -> Accepted {
@@ -113,6 +201,8 @@ fn accepted(good: &Good) -> Accepted {
 #[derive(Debug, Default)]
 pub(super) struct Choices {
     by_key: BTreeMap<DocumentKey, Choice>,
+    /// Good texts of the store's history, oldest first.
+    found: BTreeMap<DocumentKey, Vec<Good>>,
 }
 
 /// What serves.
@@ -131,79 +221,153 @@ impl Choices {
         let mut choices = Self::default();
         let history = std::mem::take(&mut intake.history);
         for (key, texts) in &history {
-            let choice = read_texts(&intake.world, key, texts);
+            let choice = read_texts(&intake.world, key, texts, intake.gaps.contains(key));
             choices.by_key.extend(choice.map(|choice| (key.clone(), choice)));
         }
-        for (key, text) in std::mem::take(&mut intake.last_good) {
-            choices.read_last_good(&intake.world, &key, text);
+        for (key, texts) in std::mem::take(&mut intake.found) {
+            choices.read_found(&intake.world, &key, &texts);
         }
+        choices.recall(intake);
         choices.keep_instances(intake);
         choices
     }
 
-    /// The text that was looked for serves if nothing of the document does; for a cluster that is not there, as one that was
-    /// deleted while it was used.
-    fn read_last_good(&mut self, world: &World, key: &DocumentKey, text: Option<Arc<Text>>) {
-        let Some(good) = text.and_then(|text| read_text(world, key, &text).ok()) else {
+    /// Texts that were looked for in the store's history.
+    fn read_found(&mut self, world: &World, key: &DocumentKey, texts: &[Arc<Text>]) {
+        let Some(record) = world.records.get(key).filter(|record| record.searching) else {
             return;
         };
-        let full_key = || world.options.layout.full_key(key).into();
-        let choice = self
-            .by_key
-            .entry(key.clone())
-            .or_insert_with(|| match world.records.get(key) {
-                Some(record) => Choice::of(record),
-                None => deleted(&full_key()),
-            });
-        if choice.serving().is_some() {
-            return;
+        let choice = self.by_key.entry(key.clone()).or_insert_with(|| Choice::of(record));
+        choice.found = true;
+        let Some(latest) = choice.latest.clone() else { return };
+        let of_this_document = texts
+            .iter()
+            .filter(|text| text.is_of_one_life(&latest) && is_later(&latest, text));
+        let found = of_this_document.filter_map(|text| read_text(world, key, text).ok());
+        self.found.insert(key.clone(), found.collect());
+    }
+
+    /// The shared memory has the word on what serves in place of a latest text.
+    fn recall(&mut self, intake: &Intake) {
+        // A text that could not serve beside another one may serve beside the text that is there now.
+        for key in intake.recalled.iter().chain(&intake.world.unheeded) {
+            let full_key = || intake.world.options.layout.full_key(key).into();
+            self.by_key
+                .entry(key.clone())
+                .or_insert_with(|| match intake.world.records.get(key) {
+                    Some(record) => Choice::of(record),
+                    None => deleted(&full_key()),
+                });
         }
-        if choice.is_deleted_cluster(key) {
-            (choice.candidates, choice.kept) = (vec![good], true);
-        } else if choice.refusal.is_some() {
-            choice.candidates.push(good);
-            choice.candidates.extend(choice.latest_good.clone());
+        for (key, choice) in &mut self.by_key {
+            let known = intake.world.memory.last_good(&choice.full_key);
+            if let Some(known) = known.filter(|known| !known.is_outdated) {
+                choice.recall(&intake.world, key, &known.record);
+            }
         }
     }
 
     /// Instances whose key is gone: those that went with too many others are kept for a while.
     fn keep_instances(&mut self, intake: &mut Intake) {
         let mut clusters: BTreeSet<Arc<str>> = intake.world.sources.keys().cloned().collect();
-        for (key, lost) in self.lost_instances(intake) {
+        let mut lost_instances = self.lost_instances(intake);
+        lost_instances.extend(self.recalled_instances(intake));
+        for (key, lost) in lost_instances {
             let cluster: Arc<str> = key.first_segment().into();
-            let mut source = intake.world.sources.get(&cluster).cloned().unwrap_or_default();
+            let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
             source.lost.retain(|earlier| earlier.key != key);
             source.lost.push(lost);
-            intake.world.sources.insert(Arc::clone(&cluster), source);
+            clusters.insert(cluster);
+        }
+        for (cluster, address) in self.gained_addresses(intake) {
+            let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
+            source.on_gained(address, intake.moment.instant);
             clusters.insert(cluster);
         }
         for cluster in clusters {
-            let Some(mut source) = intake.world.sources.get(&cluster).cloned() else {
-                continue;
-            };
-            let live = self.live_addresses(&intake.world, &cluster);
-            let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
-            let released = |lost: &LostInstance| intake.released.contains(&lost.full_key);
-            let let_go = source.settle(&live, is_back, released, intake.moment.instant);
-            for lost in let_go {
-                self.by_key
-                    .entry(lost.key.clone())
-                    .or_insert_with(|| deleted(&lost.full_key))
-                    .on_deleted();
-            }
-            for lost in source.lost.iter().filter(|lost| lost.kept) {
-                let choice = self
-                    .by_key
-                    .entry(lost.key.clone())
-                    .or_insert_with(|| deleted(&lost.full_key));
-                (choice.candidates, choice.kept) = (vec![lost.good.clone()], true);
-            }
-            if source.lost.is_empty() {
-                intake.world.sources.remove(&cluster);
-            } else {
-                intake.world.sources.insert(cluster, source);
-            }
+            self.keep_instances_of(intake, cluster);
         }
+    }
+
+    fn keep_instances_of(&mut self, intake: &mut Intake, cluster: Arc<str>) {
+        let Some(mut source) = intake.world.sources.get(&cluster).cloned() else {
+            return;
+        };
+        let live = self.live_addresses(&intake.world, &cluster);
+        let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
+        let is_released =
+            |lost: &LostInstance| intake.released.contains(&lost.full_key) || is_let_go_elsewhere(intake, lost);
+        let let_go = source.sort_out(&live, is_back, is_released, intake.moment.instant);
+        for lost in let_go {
+            self.by_key
+                .entry(lost.key.clone())
+                .or_insert_with(|| deleted(&lost.full_key))
+                .on_deleted();
+        }
+        for lost in source.lost.iter().filter(|lost| lost.kept) {
+            let choice = self
+                .by_key
+                .entry(lost.key.clone())
+                .or_insert_with(|| deleted(&lost.full_key));
+            (choice.candidates, choice.kept) = (vec![lost.good.clone()], true);
+        }
+        if source.is_calm() {
+            intake.world.sources.remove(&cluster);
+        } else {
+            intake.world.sources.insert(cluster, source);
+        }
+    }
+
+    /// Addresses that register with a cluster which has instances, and which it did not have.
+    fn gained_addresses(&self, intake: &Intake) -> Vec<(Arc<str>, Address)> {
+        let world = &intake.world;
+        let registered = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
+        let gained = registered.filter_map(|(key, choice)| {
+            let address = registered_address(&choice.serving()?.parsed.document)?;
+            let cluster = key.first_segment();
+            let lost = world.sources.get(cluster).map(|source| &source.lost);
+            let mut known = world.compiled.registrations(cluster).peekable();
+            let has_instances = known.peek().is_some() || lost.is_some();
+            let is_known = known.any(|(_, earlier)| *earlier == address)
+                || lost.is_some_and(|lost| lost.iter().any(|lost| lost.address == address));
+            (has_instances && !is_known).then(|| (cluster.into(), address))
+        });
+        gained.collect()
+    }
+
+    /// Instances that another replica keeps, and whose keys are not there.
+    fn recalled_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
+        let world = &intake.world;
+        let kept = intake.recalled_instances.iter().filter_map(|key| {
+            let full_key: Arc<str> = world.options.layout.full_key(key).into();
+            let record = &world.memory.held(&full_key)?.record;
+            if !record.is_lost_instance {
+                return None;
+            }
+            let age = intake.moment.wall.duration_since(record.since).unwrap_or_default();
+            let is_there = match self.by_key.get(key) {
+                Some(choice) => choice.latest.is_some(),
+                None => world.records.contains_key(key),
+            };
+            if is_there || record.released || age >= KEPT_FOR {
+                return None;
+            }
+            let good = read_text(world, key, record.text.as_ref()?).ok()?;
+            let lost = LostInstance {
+                key: key.clone(),
+                full_key,
+                address: registered_address(&good.parsed.document)?,
+                good,
+                at: intake.moment.instant.checked_sub(age)?,
+                since_wall: record.since,
+                kept: true,
+            };
+            Some((key.clone(), lost))
+        });
+        kept.collect()
     }
 
     fn lost_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
@@ -219,6 +383,7 @@ impl Choices {
                 address: registered_address(&good.parsed.document)?,
                 good,
                 at: intake.moment.instant,
+                since_wall: intake.moment.wall,
                 kept: false,
             };
             Some((key.clone(), lost))
@@ -252,22 +417,23 @@ impl Choices {
             concerned: BTreeSet::new(),
         };
         let changed_others = self.compile(&intake.world, &mut decision);
-        self.bury_clusters(intake, &mut decision);
+        self.drop_unused_clusters(intake, &mut decision);
         if changed_others {
             self.try_contested(&intake.world, &mut decision);
         }
+        self.try_found(&mut decision);
         decision.choices = self.by_key;
         decision
     }
 
-    /// All that changed, but for clusters that are gone: whether they are still used is known afterwards. Returns whether
+    /// All that changed, but for clusters that went now: whether they are still used is known afterwards. Returns whether
     /// anything was compiled that another document could have been in the way of.
     fn compile(&mut self, world: &World, decision: &mut Decision) -> bool {
         loop {
             let changed = self
                 .by_key
                 .iter()
-                .filter(|(key, choice)| !choice.is_deleted_cluster(key));
+                .filter(|(key, choice)| !choice.is_deleted_cluster(key) || choice.kept);
             let edits: Vec<Edit> = changed.map(|(key, choice)| choice.edit(key)).collect();
             let opens = edits.iter().any(|edit| edit.key.kind != Kind::Services);
             if edits.is_empty() && decision.compiled.groups().next().is_some() {
@@ -294,7 +460,7 @@ impl Choices {
     }
 
     /// Deleted clusters go when nothing uses them, or when an operator says so.
-    fn bury_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
+    fn drop_unused_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
         let world = &intake.world;
         let deleted = self
             .by_key
@@ -303,17 +469,18 @@ impl Choices {
         let mut keys: BTreeSet<DocumentKey> = deleted.map(|(key, _)| key.clone()).collect();
         keys.extend(
             world
-                .tombstones
+                .kept_deleted
                 .iter()
                 .filter(|key| !self.by_key.contains_key(*key))
                 .cloned(),
         );
         for key in &keys {
-            let found = self.by_key.get(key).filter(|choice| choice.kept).cloned();
+            let found = self.by_key.get(key);
+            let found = found.filter(|choice| choice.kept || choice.let_go.is_some()).cloned();
             let Some(mut choice) = found.or_else(|| Some(Choice::of(world.records.get(key)?))) else {
                 continue;
             };
-            (choice.latest, choice.latest_good, choice.refusal) = (None, None, None);
+            (choice.latest, choice.latest_good, choice.blocked) = (None, None, None);
             // Another document of the same cluster takes over, unless it goes too.
             let namesake = decision
                 .compiled
@@ -323,7 +490,12 @@ impl Choices {
                 let cluster = key.cluster().unwrap_or_default();
                 namesake.is_none() && !decision.compiled.users_of(cluster, &good.parsed.document).is_empty()
             };
-            choice.kept = choice.serving().is_some_and(used) && !intake.released.contains(&choice.full_key);
+            let is_used = choice.serving().is_some_and(used);
+            let is_released = intake.released.contains(&choice.full_key);
+            choice.kept = is_used && !is_released;
+            if is_used && is_released {
+                choice.let_go = choice.serving().map(|good| Arc::clone(&good.text));
+            }
             if !choice.kept {
                 choice.candidates.clear();
             }
@@ -365,7 +537,7 @@ impl Choices {
 
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.
     fn try_contested(&mut self, world: &World, decision: &mut Decision) {
-        let refused = |choice: &Choice| choice.refusal.as_ref().is_some_and(|refusal| refusal.contested);
+        let refused = |choice: &Choice| choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
         let mut contested: BTreeMap<DocumentKey, Choice> = world
             .contested
             .iter()
@@ -375,6 +547,7 @@ impl Choices {
         contested.retain(|_, choice| refused(choice));
         let mut contested: Vec<(DocumentKey, Choice)> = contested.into_iter().collect();
         contested.sort_by_key(|(key, choice)| (choice.latest.as_ref().map(|text| text.mod_revision), key.clone()));
+        let contested = self.try_together(contested, decision);
         for (key, mut choice) in contested {
             let Some(good) = choice.latest_good.clone() else {
                 continue;
@@ -383,12 +556,97 @@ impl Choices {
                 key: key.clone(),
                 accepted: Some(accepted(&good)),
             };
-            if let Ok(step) = decision.compiled.apply(vec![edit]) {
-                decision.advance(step);
-                (choice.candidates, choice.refusal) = (vec![good], None);
-                self.by_key.insert(key, choice);
+            match decision.compiled.apply(vec![edit]) {
+                Ok(step) => {
+                    decision.advance(step);
+                    (choice.candidates, choice.blocked) = (vec![good], None);
+                    self.by_key.insert(key, choice);
+                }
+                // A document that another replica found to be contested is contested here for a reason of its own.
+                Err(faults) => {
+                    let known = self.by_key.get_mut(&key).and_then(|choice| choice.blocked.as_mut());
+                    let own = faults.into_iter().find(|fault| fault.key == key);
+                    if let Some((blocked, fault)) = known.zip(own) {
+                        blocked.rejection = fault.rejection;
+                    }
+                }
             }
         }
+    }
+}
+
+impl Choices {
+    /// Texts of the store's history, the latest first: one that is in no other document's way serves.
+    fn try_found(&mut self, decision: &mut Decision) {
+        for (key, found) in std::mem::take(&mut self.found) {
+            let Some(choice) = self.by_key.get_mut(&key).filter(|choice| choice.blocked.is_some()) else {
+                continue;
+            };
+            let is_better = |good: &&Good| {
+                choice
+                    .serving()
+                    .is_none_or(|serving| is_later(&good.text, &serving.text))
+            };
+            for good in found.iter().rev().take_while(is_better).cloned().collect::<Vec<_>>() {
+                let edit = Edit {
+                    key: key.clone(),
+                    accepted: Some(accepted(&good)),
+                };
+                if let Ok(step) = decision.compiled.apply(vec![edit]) {
+                    decision.advance(step);
+                    choice.candidates = vec![good];
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// How often the documents that are at fault are left out before the others are tried one by one.
+const ROUNDS_TOGETHER: usize = 16;
+
+impl Choices {
+    /// Documents that are only in the way of each other's earlier texts, as two listeners that swap their addresses, serve
+    /// together. Returns those that do not.
+    fn try_together(
+        &mut self,
+        mut contested: Vec<(DocumentKey, Choice)>,
+        decision: &mut Decision,
+    ) -> Vec<(DocumentKey, Choice)> {
+        let mut left_out = Vec::new();
+        for _ in 0..ROUNDS_TOGETHER {
+            if contested.len() < 2 {
+                break;
+            }
+            let edits = contested.iter().filter_map(|(key, choice)| {
+                Some(Edit {
+                    key: key.clone(),
+                    accepted: Some(accepted(choice.latest_good.as_ref()?)),
+                })
+            });
+            match decision.compiled.apply(edits.collect()) {
+                Ok(step) => {
+                    decision.advance(step);
+                    for (key, mut choice) in contested {
+                        (choice.candidates, choice.blocked) = (choice.latest_good.clone().into_iter().collect(), None);
+                        self.by_key.insert(key, choice);
+                    }
+                    return left_out;
+                }
+                Err(faults) => {
+                    let at_fault = |key: &DocumentKey| faults.iter().any(|fault| fault.key == *key);
+                    let (out, others): (Vec<_>, Vec<_>) = contested.into_iter().partition(|(key, _)| at_fault(key));
+                    contested = others;
+                    if out.is_empty() {
+                        break;
+                    }
+                    left_out.extend(out);
+                }
+            }
+        }
+        left_out.extend(contested);
+        left_out.sort_by_key(|(key, choice)| (choice.latest.as_ref().map(|text| text.mod_revision), key.clone()));
+        left_out
     }
 }
 
@@ -412,24 +670,47 @@ fn deleted(full_key: &Arc<str>) -> Choice {
         full_key: Arc::clone(full_key),
         latest: None,
         latest_good: None,
-        refusal: None,
+        blocked: None,
         candidates: Vec::new(),
         kept: false,
+        has_gap: false,
+        found: false,
+        let_go: None,
     }
 }
 
+/// Whether the record of an instance that is kept here is gone from the shared memory: another replica let it go.
+fn is_let_go_elsewhere(intake: &Intake, lost: &LostInstance) -> bool {
+    let is_told = intake.recalled_instances.contains(&lost.key);
+    is_told && intake.world.memory.held(&lost.full_key).is_none()
+}
+
 /// From the texts that a key had since the world before to what may serve for it. `None` when nothing was or is there.
-fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>]) -> Option<Choice> {
+fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>], has_gap: bool) -> Option<Choice> {
     let record = world.records.get(key);
     let mut choice = match (record, texts.iter().flatten().next()) {
         (Some(record), _) => Choice::of(record),
         (None, Some(stored)) => deleted(&stored.full_key),
         (None, None) => return None,
     };
+    choice.has_gap = has_gap;
     for stored in texts {
+        // Deleted and written anew, unseen.
+        let is_new_life = |good: &Good| {
+            stored
+                .as_ref()
+                .is_some_and(|stored| !stored.text.is_of_one_life(&good.text))
+        };
+        if (has_gap || key.cluster().is_none()) && choice.serving().is_some_and(is_new_life) {
+            choice.on_deleted();
+        }
         match stored {
             None => choice.on_deleted(),
             Some(stored) => {
+                // Another replica's hold moved the key back: texts that were written later do not serve.
+                if world.roots.values().any(|root| root.held_key(key).is_some()) {
+                    choice.candidates.retain(|good| !is_later(&good.text, &stored.text));
+                }
                 let again = record.and_then(|record| read_again(record, stored));
                 choice.on_text(stored, again.unwrap_or_else(|| read_text(world, key, &stored.text)));
             }
@@ -443,12 +724,12 @@ fn read_again(record: &Record, stored: &Stored) -> Option<Result<Good, Rejection
     if record.text.as_ref()?.value != stored.text.value {
         return None;
     }
-    match (&record.latest, &record.refusal) {
+    match (&record.latest, &record.blocked) {
         (Some(good), _) => Some(Ok(Good {
             text: Arc::clone(&stored.text),
             parsed: good.parsed.clone(),
         })),
-        (None, refusal) => refusal.as_ref().map(|refusal| Err(refusal.rejection.clone())),
+        (None, blocked) => blocked.as_ref().map(|blocked| Err(blocked.rejection.clone())),
     }
 }
 

@@ -8,8 +8,10 @@ use imbl::OrdMap;
 use super::{Input, Moment};
 use crate::backend::{Change, Entry, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
-use crate::reconcile::hold::{KeyChange, Rules};
-use crate::reconcile::world::{State, Status, Stored, Text, World};
+use crate::reconcile::hold::{KeptText, KeyChange, RootState, Rules};
+use crate::reconcile::memory::{Folder, Known, Record};
+use crate::reconcile::text::Stored;
+use crate::reconcile::world::{State, Status, Text, World};
 
 /// What is let go by an operator.
 #[derive(Debug, Default)]
@@ -39,8 +41,14 @@ pub(super) struct Intake {
     /// What stood at each key that changed, in order; the last stands there now. A text that came and went between two
     /// plans may be the last good one.
     pub(super) history: BTreeMap<DocumentKey, Vec<Option<Stored>>>,
-    /// Last good texts that were looked for, and found or not.
-    pub(super) last_good: BTreeMap<DocumentKey, Option<Arc<Text>>>,
+    /// Keys of which a list told: texts between the known one and that of the list went unseen.
+    pub(super) gaps: BTreeSet<DocumentKey>,
+    /// Good texts that were looked for in the store's history, and found or not; oldest first.
+    pub(super) found: BTreeMap<DocumentKey, Vec<Arc<Text>>>,
+    /// Documents whose record in the shared memory is new, or is to be heeded anew.
+    pub(super) recalled: BTreeSet<DocumentKey>,
+    /// Registrations whose record in the shared memory is new, or is to be heeded anew.
+    pub(super) recalled_instances: BTreeSet<DocumentKey>,
     pub(super) released: Released,
     /// Keys that a root's guard holds, or did before.
     pub(super) held: BTreeSet<DocumentKey>,
@@ -53,7 +61,10 @@ impl Intake {
             world: world.clone(),
             moment,
             history: BTreeMap::new(),
-            last_good: BTreeMap::new(),
+            gaps: BTreeSet::new(),
+            found: BTreeMap::new(),
+            recalled: BTreeSet::new(),
+            recalled_instances: BTreeSet::new(),
             released: Released::default(),
             held: BTreeSet::new(),
             relist: BTreeSet::new(),
@@ -75,8 +86,9 @@ impl Intake {
             } => self.on_changed(root, revision, changes),
             Input::Problems { root, problems } => self.on_problems(root, &problems),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
-            Input::LastGood { key, text } => {
-                self.last_good.insert(key, text);
+            Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
+            Input::Found { key, texts } => {
+                self.found.insert(key, texts);
             }
             Input::Release(keys) => self.on_release(keys),
             Input::Tick => {}
@@ -85,7 +97,75 @@ impl Intake {
 
     fn on_listed(&mut self, root: Root, revision: i64, reason: ListReason, entries: Vec<Entry>) {
         let list = entries.into_iter().map(|entry| self.located(&root, entry)).collect();
-        self.with_root(&root, |state, rules| state.on_listed(rules, revision, reason, list));
+        let acting = self.with_root(&root, |state, rules| state.on_listed(rules, revision, reason, list));
+        self.gaps.extend(acting);
+        self.recall(Folder::LastGood, &root);
+        self.recall(Folder::Held, &root);
+    }
+
+    /// Heed every record of a root's documents anew.
+    fn recall(&mut self, folder: Folder, root: &Root) {
+        let layout = &self.world.options.layout;
+        let prefix = layout.prefix_of(root);
+        let keys = self.world.memory.keys(folder);
+        let keys = keys
+            .filter(|full_key| full_key.starts_with(prefix) && ***full_key != *prefix)
+            .map(|full_key| layout.locate(root, full_key.as_bytes()));
+        match (folder, root) {
+            (Folder::LastGood, _) => self.recalled.extend(keys),
+            (Folder::Held, Root::Registrations) => self.recalled_instances.extend(keys),
+            (Folder::Held, _) => {}
+        }
+    }
+
+    /// Records of the shared memory that were read; `whole`: all there are.
+    fn on_remembered(&mut self, folder: Folder, whole: bool, records: Vec<(Arc<str>, Option<Known>)>) {
+        let mut changed: BTreeSet<Arc<str>> = records.iter().map(|(full_key, _)| Arc::clone(full_key)).collect();
+        if whole {
+            let gone: Vec<Arc<str>> = self.world.memory.keys(folder).cloned().collect();
+            for full_key in gone {
+                self.world.memory.take(folder, Arc::clone(&full_key), None);
+                changed.insert(full_key);
+            }
+            self.world.memory.listed.insert(folder);
+            // Whatever serves in place of a latest text may be unknown to the memory.
+            let behind = self.world.records.iter().filter(|(_, record)| record.is_behind());
+            self.recalled.extend(behind.map(|(key, _)| key.clone()));
+            self.held.extend(
+                self.world
+                    .roots
+                    .values()
+                    .flat_map(|root| root.held().map(|(key, _)| key.clone())),
+            );
+        }
+        for (full_key, known) in records {
+            self.world.memory.take(folder, full_key, known);
+        }
+        for full_key in changed {
+            let Some(root) = self.world.options.layout.root_of(full_key.as_bytes()) else {
+                continue;
+            };
+            let key = self.world.options.layout.locate(&root, full_key.as_bytes());
+            match folder {
+                Folder::LastGood => {
+                    self.recalled.insert(key);
+                }
+                Folder::Held if *full_key == *self.world.options.layout.prefix_of(&root) => {
+                    self.with_root(&root, |_, _| Vec::new());
+                }
+                Folder::Held => {
+                    let is_gone = self.world.memory.held(&full_key).is_none();
+                    self.with_root(&root, |state, _| match is_gone {
+                        true => state.on_record_gone(&key),
+                        false => Vec::new(),
+                    });
+                    self.held.insert(key.clone());
+                    if root == Root::Registrations {
+                        self.recalled_instances.insert(key);
+                    }
+                }
+            }
+        }
     }
 
     fn on_changed(&mut self, root: Root, revision: i64, changes: Vec<Change>) {
@@ -166,29 +246,57 @@ impl Intake {
         )
     }
 
-    /// Let something happen to a root, and note which keys it lets act.
+    /// Let something happen to a root, then what the shared memory says of it, and note which keys act. Returns those.
     fn with_root(
         &mut self,
         root: &Root,
-        happen: impl FnOnce(&mut crate::reconcile::hold::RootState, &Rules<'_>) -> Vec<KeyChange>,
-    ) {
+        happen: impl FnOnce(&mut RootState, &Rules<'_>) -> Vec<KeyChange>,
+    ) -> Vec<DocumentKey> {
         let mut state = self.world.roots.get(root).cloned().unwrap_or_default();
         self.held.extend(state.held().map(|(key, _)| key.clone()));
         let rules = Rules {
             root,
             confirm_mass_loss: self.world.options.confirm_mass_loss,
+            has_leases: self.world.options.has_leases,
             now: self.moment.instant,
+            wall: self.moment.wall,
         };
-        let acting = happen(&mut state, &rules);
+        let was_held = state.hold().is_some();
+        let mut acting = happen(&mut state, &rules);
+
+        let prefix = self.world.options.layout.prefix_of(root);
+        if let Some((record, shared)) = self.world.memory.hold(prefix) {
+            let records = self
+                .world
+                .memory
+                .held_below(prefix)
+                .map(|(full_key, record)| self.kept_text(root, full_key, record));
+            acting.extend(state.on_shared(&rules, record, shared, records));
+        }
+
         self.held.extend(state.held().map(|(key, _)| key.clone()));
         if state.wants_list() {
             self.relist.insert(root.clone());
         }
         self.world.roots.insert(root.clone(), state);
-        for (key, _) in acting {
-            let standing = self.standing(&key);
-            self.history.entry(key).or_default().push(standing);
+        let keys: Vec<DocumentKey> = acting.into_iter().map(|(key, _)| key).collect();
+        for key in &keys {
+            let standing = self.standing(key);
+            self.history.entry(key.clone()).or_default().push(standing);
         }
+        if was_held {
+            self.gaps.extend(keys.iter().cloned());
+        }
+        keys
+    }
+
+    fn kept_text(&self, root: &Root, full_key: &Arc<str>, record: &Record) -> (DocumentKey, KeptText) {
+        let key = self.world.options.layout.locate(root, full_key.as_bytes());
+        let kept = record.text.as_ref().map(|text| Stored {
+            full_key: Arc::clone(full_key),
+            text: Arc::clone(text),
+        });
+        (key, kept)
     }
 
     /// What stands at a key: of several roots that hold it, the first has the word.

@@ -15,6 +15,7 @@ mod histories;
 mod named_clusters;
 mod on_demand;
 mod references;
+mod replicas;
 mod verbatim;
 
 /// A store and the world that follows it.
@@ -23,12 +24,64 @@ pub(super) struct Stage {
     pub(super) store: BTreeMap<String, Entry>,
     pub(super) revision: i64,
     pub(super) now: Instant,
+    pub(super) memory: SharedMemory,
+}
+
+/// The shared memory of a store.
+#[derive(Clone, Default)]
+pub(super) struct SharedMemory {
+    records: BTreeMap<(Folder, Arc<str>), Known>,
+    writes: u64,
+}
+
+impl SharedMemory {
+    /// Carry out the writes that still meet what they replace. Returns what changed, as a watch tells it.
+    fn carry_out(&mut self, writes: &[MemoryWrite]) -> Vec<Input> {
+        let mut told = Vec::new();
+        for write in writes {
+            let place = (write.folder, Arc::clone(&write.full_key));
+            let etag = self.records.get(&place).map(|known| &known.etag);
+            if etag != write.replaces.as_ref() {
+                continue;
+            }
+            self.writes += 1;
+            let etag = self.writes.to_string();
+            let known = write.record.clone().map(|record| Known::new(record, etag));
+            match known.clone() {
+                Some(known) => self.records.insert(place, known),
+                None => self.records.remove(&place),
+            };
+            told.push(Input::Remembered {
+                folder: write.folder,
+                whole: false,
+                records: vec![(Arc::clone(&write.full_key), known)],
+            });
+        }
+        told
+    }
+
+    /// All records, as two lists.
+    fn listed(&self) -> Vec<Input> {
+        let of = |folder| {
+            let records = self.records.iter().filter(move |((of, _), _)| *of == folder);
+            records
+                .map(|((_, full_key), known)| (Arc::clone(full_key), Some(known.clone())))
+                .collect()
+        };
+        let input = |folder| Input::Remembered {
+            folder,
+            whole: true,
+            records: of(folder),
+        };
+        Folder::ALL.map(input).into()
+    }
 }
 
 pub(super) fn options() -> Options {
     Options {
         layout: Layout::default(),
         confirm_mass_loss: false,
+        has_leases: true,
         re2_max_program_size: 100,
         ca_bundle: None,
     }
@@ -63,12 +116,32 @@ fn root_of(key: &str) -> Root {
 
 impl Stage {
     pub(super) fn empty() -> Self {
-        Self {
+        let mut stage = Self {
             world: World::new(options()),
             store: BTreeMap::new(),
             revision: 0,
             now: tokio::time::Instant::now().into_std(),
-        }
+            memory: SharedMemory::default(),
+        };
+        stage.read_memory();
+        stage
+    }
+
+    /// Another replica of the same store, which has read the shared memory and no document.
+    pub(super) fn newborn(&self) -> Self {
+        let mut born = Self {
+            world: World::new(options()),
+            store: self.store.clone(),
+            revision: self.revision,
+            now: self.now,
+            memory: self.memory.clone(),
+        };
+        born.read_memory();
+        born
+    }
+
+    fn read_memory(&mut self) {
+        self.world = plan(&self.world, self.memory.listed(), self.moment()).world;
     }
 
     /// With room for only so many entries in a RouteConfiguration.
@@ -93,9 +166,11 @@ impl Stage {
     }
 
     pub(super) fn plan(&mut self, inputs: Vec<Input>) -> Plan {
-        let plan = plan(&self.world, inputs, self.moment());
-        self.world = plan.world.clone();
-        plan
+        let planned = plan(&self.world, inputs, self.moment());
+        self.world = planned.world.clone();
+        let told = self.memory.carry_out(&planned.memory);
+        self.world = plan(&self.world, told, self.moment()).world;
+        planned
     }
 
     /// Write to the store; the world does not hear of it.
@@ -209,6 +284,25 @@ pub(super) fn changed(plan: &Plan) -> Vec<String> {
         format!("{sign}{} {} {}", change.group, change.resource_type, change.name)
     };
     plan.difference.resources.iter().map(describe).collect()
+}
+
+/// What is to be written to the shared memory: folder, key, and the text; `-` before a record that goes.
+pub(super) fn remembered(plan: &Plan) -> Vec<String> {
+    let describe = |write: &MemoryWrite| {
+        let place = format!("{}{}", write.folder.as_str(), write.full_key);
+        match &write.record {
+            None => format!("-{place}"),
+            Some(record) => {
+                let text = record
+                    .text
+                    .as_ref()
+                    .map(|text| String::from_utf8_lossy(&text.value).into_owned());
+                let released = if record.released { " released" } else { "" };
+                format!("{place} {}{released}", text.unwrap_or_default())
+            }
+        }
+    };
+    plan.memory.iter().map(describe).collect()
 }
 
 /// What was said of documents: key and state, `-` when it is gone.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::choices::{Choice, Decision};
 use super::intake::Intake;
-use super::{LastGoodWrite, Plan, Verdict};
+use super::{Plan, Verdict};
 use crate::document::Document;
 use crate::document::key::DocumentKey;
 use crate::reconcile::hold::KEPT_FOR;
-use crate::reconcile::world::{Good, Record, State, Status, World};
-use crate::resource::compile::{Standing, describing};
+use crate::reconcile::text::Good;
+use crate::reconcile::world::{Record, State, Status, World};
+use crate::resource::compile::Standing;
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
@@ -32,7 +33,6 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
     } = decision;
     let mut conclusion = Conclusion {
         world,
-        last_good: Vec::new(),
         wanted: Vec::new(),
     };
     let difference = compiled.difference(&before.compiled, &touched);
@@ -43,7 +43,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
-    conclusion.seek_clusters(&affected);
+    let recheck = affected.clone();
     let verdicts = affected
         .into_iter()
         .filter_map(|key| conclusion.judge(before, key, moment.wall))
@@ -54,61 +54,52 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
         .values()
         .filter_map(|source| source.deadline())
         .min();
-    let Conclusion {
-        world,
-        last_good,
-        wanted,
-    } = conclusion;
+    let Conclusion { world, wanted } = conclusion;
     Plan {
         world,
         verdicts,
         difference,
-        last_good,
+        memory: Vec::new(),
         wanted,
         deadline,
         relist: relist.into_iter().collect(),
+        recheck,
     }
 }
 
 struct Conclusion {
     world: World,
-    last_good: Vec<LastGoodWrite>,
     wanted: Vec<DocumentKey>,
 }
 
 impl Conclusion {
     /// Write down what was chosen for a document.
     fn record(&mut self, key: DocumentKey, choice: Choice) {
-        let record = self.world.records.get(&key);
-        let (mut remembered, mut asked) = record.map_or((false, false), |record| (record.remembered, record.asked));
-        let serving = choice.serving().cloned();
-        let is_behind = choice.refusal.is_some() || (choice.kept && key.cluster().is_some());
-        match &serving {
-            Some(good) if is_behind && !remembered => {
-                let (full_key, text) = (Arc::clone(&choice.full_key), Arc::clone(&good.text));
-                self.last_good.push(LastGoodWrite::Keep { full_key, text });
-                remembered = true;
-            }
-            _ if !is_behind && remembered => {
-                self.last_good.push(LastGoodWrite::Forget {
-                    full_key: Arc::clone(&choice.full_key),
-                });
-                remembered = false;
-            }
-            None if choice.refusal.is_some() && !asked => {
-                self.wanted.push(key.clone());
-                asked = true;
-            }
-            _ => {}
-        }
+        match &choice.let_go {
+            Some(text) => self.world.released.insert(key.clone(), Arc::clone(text)),
+            None if choice.latest.is_some() => self.world.released.remove(&key),
+            None => None,
+        };
         if choice.latest.is_none() && !choice.kept {
             self.world.records.remove(&key);
-            self.world.tombstones.remove(&key);
+            self.world.kept_deleted.remove(&key);
             self.world.contested.remove(&key);
+            self.world.unheeded.remove(&key);
             return;
         }
-        set_member(&mut self.world.tombstones, &key, key.cluster().is_some() && choice.kept);
-        let contested = choice.refusal.as_ref().is_some_and(|refusal| refusal.contested);
+        let serving = choice.serving().cloned();
+        let searching = self.searches(&key, &choice);
+        let known = self.world.memory.last_good(&choice.full_key);
+        let said = known.and_then(|known| Some(known.record.text.as_ref()?.mod_revision));
+        let served = serving.as_ref().map(|good| good.text.mod_revision);
+        let unheeded = choice.blocked.is_some() && said.is_some() && said != served;
+        set_member(&mut self.world.unheeded, &key, unheeded);
+        set_member(
+            &mut self.world.kept_deleted,
+            &key,
+            key.cluster().is_some() && choice.kept,
+        );
+        let contested = choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
         set_member(&mut self.world.contested, &key, contested);
         let status = Status {
             key: key.clone(),
@@ -121,7 +112,7 @@ impl Conclusion {
             serving: serving.as_ref().map(|good| Arc::clone(&good.text)),
             since: std::time::SystemTime::UNIX_EPOCH,
         };
-        let (latest, refusal) = (choice.latest_good, choice.refusal);
+        let (latest, blocked) = (choice.latest_good, choice.blocked);
         self.world.records.insert(
             key,
             Arc::new(Record {
@@ -129,26 +120,27 @@ impl Conclusion {
                 text: choice.latest,
                 latest,
                 serving,
-                refusal,
-                remembered,
-                asked,
+                blocked,
+                searching,
             }),
         );
     }
 
-    /// Clusters that routes name and nobody describes: a server that was here before may have seen them deleted while they
-    /// were used, and kept their text.
-    fn seek_clusters(&mut self, affected: &BTreeSet<DocumentKey>) {
-        for name in affected
-            .iter()
-            .flat_map(|key| self.world.compiled.undescribed_clusters(key))
-        {
-            for key in describing(&name) {
-                if !self.world.records.contains_key(&key) && self.world.sought.insert(key.clone()).is_none() {
-                    self.wanted.push(key);
-                }
-            }
+    /// Whether good texts are looked for in the store's history: where the latest text does not serve, and a later good one
+    /// than that which serves may have gone unseen. A record of the shared memory has the word.
+    fn searches(&mut self, key: &DocumentKey, choice: &Choice) -> bool {
+        let earlier = self.world.records.get(key);
+        let was_searching = earlier.is_some_and(|record| record.searching);
+        let is_first = earlier.is_none_or(|record| record.blocked.is_none()) && choice.serving().is_none();
+        let is_known = self.world.memory.last_good(&choice.full_key).is_some();
+        if choice.blocked.is_none() || is_known || choice.found {
+            return false;
         }
+        if !was_searching && (choice.has_gap || is_first) {
+            self.wanted.push(key.clone());
+            return true;
+        }
+        was_searching
     }
 
     /// What has become of a document, if that is another thing than before.
@@ -222,11 +214,11 @@ impl Conclusion {
         if record.text.is_none() {
             return self.judge_deleted(key, record, judgement);
         }
-        if let Some(refusal) = &record.refusal {
+        if let Some(blocked) = &record.blocked {
             return judgement.with(
                 State::Rejected,
-                format!("{key}: {}", refusal.rejection),
-                &refusal.rejection.path,
+                format!("{key}: {}", blocked.rejection),
+                &blocked.rejection.path,
             );
         }
         match record.serving.as_ref().map(|good| &*good.parsed.document) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::backend::Relist;
+use crate::backend::WatchControl;
 use crate::document::key::{Layout, Root};
 
 /// A shared store that has answered nothing for so long makes the snapshot stale.
@@ -42,7 +42,7 @@ pub(super) struct Roots {
 #[derive(Debug, Default)]
 struct RootState {
     prefix: String,
-    relist: Relist,
+    control: WatchControl,
     listed: bool,
     alive_at: Option<Instant>,
     failing: Option<Failing>,
@@ -81,16 +81,23 @@ impl Roots {
     }
 
     /// Each root with the handle that asks it to list again.
-    pub(super) fn watches(&self) -> Vec<(Root, Relist)> {
+    pub(super) fn watches(&self) -> Vec<(Root, WatchControl)> {
         self.by_root
             .iter()
-            .map(|(root, state)| (root.clone(), state.relist.clone()))
+            .map(|(root, state)| (root.clone(), state.control.clone()))
             .collect()
     }
 
     pub(super) fn relist(&self, root: &Root) {
         if let Some(state) = self.by_root.get(root) {
-            state.relist.ask();
+            state.control.relist();
+        }
+    }
+
+    /// Ask a root how far its watch has come.
+    pub(super) fn ask_progress(&self, root: &Root) {
+        if let Some(state) = self.by_root.get(root) {
+            state.control.progress();
         }
     }
 

@@ -28,6 +28,7 @@ impl Stage {
         let options = Options {
             layout,
             confirm_mass_loss: false,
+            has_leases: true,
             re2_max_program_size: 100,
             ca_bundle: None,
         };

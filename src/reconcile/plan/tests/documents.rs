@@ -9,6 +9,7 @@ const BAD: &str = r#"{"match": 5}"#;
 #[test]
 fn an_empty_world_has_the_default_group_and_its_listener() {
     let mut stage = Stage::empty();
+    stage.world = World::new(options());
     let plan = stage.list(ListReason::Start);
     assert_eq!(plan.difference.groups_added, vec!["default".into()]);
     assert_eq!(changed(&plan), ["default listeners default", "default routes default"]);
@@ -47,25 +48,19 @@ fn a_bad_text_leaves_the_last_good_one_serving() {
 fn the_last_good_text_is_kept_once_and_forgotten_when_a_later_one_is_good() {
     let mut stage = world_of(&[("routes/a", GOOD)]);
     let plan = stage.put("routes/a", BAD);
-    let [LastGoodWrite::Keep { full_key, text }] = &plan.last_good[..] else {
-        panic!("{:?}", plan.last_good)
-    };
-    assert_eq!((&**full_key, &text.value[..]), ("/gateway/routes/a", GOOD.as_bytes()));
-    assert_eq!(stage.put("routes/a", "{").last_good, []);
-    let forget = LastGoodWrite::Forget {
-        full_key: "/gateway/routes/a".into(),
-    };
-    let forget = [forget];
-    assert_eq!(stage.put("routes/a", BETTER).last_good, forget);
+    assert_eq!(remembered(&plan), [format!("last-good//gateway/routes/a {GOOD}")]);
+    assert!(remembered(&stage.put("routes/a", "{")).is_empty());
+    let forget = ["-last-good//gateway/routes/a"];
+    assert_eq!(remembered(&stage.put("routes/a", BETTER)), forget);
     stage.put("routes/a", BAD);
-    assert_eq!(stage.delete("routes/a").last_good, forget);
+    assert_eq!(remembered(&stage.delete("routes/a")), forget);
 }
 
 #[test]
 fn a_document_that_was_never_good_here_is_looked_up_once() {
-    let mut stage = world_of(&[("routes/a", BAD)]);
+    let stage = world_of(&[("routes/a", BAD)]);
     assert_eq!(stage.state("routes/a"), Some(State::Rejected));
-    stage.world = World::new(options());
+    let mut stage = stage.newborn();
     assert_eq!(stage.list(ListReason::Start).wanted, [document_key("routes/a")]);
     assert_eq!(stage.put("routes/a", "[").wanted, []);
 }
@@ -76,12 +71,12 @@ fn the_text_that_was_looked_up_serves() {
     let text = Text {
         value: GOOD.into(),
         create_revision: 1,
-        mod_revision: 1,
+        mod_revision: 0,
         leased: false,
     };
-    let plan = stage.plan(vec![Input::LastGood {
+    let plan = stage.plan(vec![Input::Found {
         key: document_key("routes/a"),
-        text: Some(Arc::new(text)),
+        texts: vec![Arc::new(text)],
     }]);
     assert_eq!(said(&plan), ["routes/a rejected"]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(GOOD));
@@ -94,13 +89,13 @@ fn a_text_that_was_looked_up_and_is_bad_too_serves_nothing() {
     let text = Text {
         value: "[".into(),
         create_revision: 1,
-        mod_revision: 1,
+        mod_revision: 0,
         leased: false,
     };
     let key = document_key("routes/a");
-    let plan = stage.plan(vec![Input::LastGood {
+    let plan = stage.plan(vec![Input::Found {
         key,
-        text: Some(Arc::new(text)),
+        texts: vec![Arc::new(text)],
     }]);
     assert!(plan.difference.is_empty() && plan.wanted.is_empty());
     assert_eq!(stage.serving("routes/a"), None);
@@ -152,7 +147,7 @@ fn a_key_of_an_unknown_kind_is_rejected() {
         key: "/gateway/rotues/a".into(),
         value: GOOD.into(),
         create_revision: 1,
-        mod_revision: 1,
+        mod_revision: 0,
         leased: false,
     };
     let plan = stage.plan(vec![Input::Changed {
@@ -250,7 +245,7 @@ fn of_two_roots_that_hold_a_document_the_first_has_the_word_and_the_other_is_nam
         key: key.into(),
         value: value.into(),
         create_revision: 1,
-        mod_revision: 1,
+        mod_revision: 0,
         leased: false,
     };
     let put = |root, key, value| Input::Changed {

@@ -119,6 +119,7 @@ fn an_operator_confirms_when_so_configured() {
     let mut stage = routes(20);
     stage.world.options = Arc::new(Options {
         confirm_mass_loss: true,
+        has_leases: true,
         ..options()
     });
     names("routes/r", 0..15).iter().for_each(|key| stage.unstore(key));

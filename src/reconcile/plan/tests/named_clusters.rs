@@ -78,9 +78,11 @@ fn a_cluster_that_only_an_xds_document_names_is_held_until_that_goes() {
             (status.state, status.reason.clone()),
             (State::Held, Some(format!("deleted, still used by {key}")))
         );
-        let [LastGoodWrite::Keep { .. }] = &plan.last_good[..] else {
-            panic!("{:?}", plan.last_good)
-        };
+        assert_eq!(
+            remembered(&plan),
+            [format!("last-good//gateway/clusters/x {X}")],
+            "{user}"
+        );
 
         let plan = stage.delete(key);
         assert_eq!(stage.state("clusters/x"), None, "{user}");
@@ -103,15 +105,16 @@ fn a_cluster_of_another_group_than_the_xds_document_goes_at_once() {
 }
 
 #[test]
-fn a_server_born_later_looks_for_the_text_of_a_cluster_that_an_xds_document_names() {
-    let user = xds(ResourceType::Route, routes(json!({ "cluster": "x" })));
-    let mut stage = Stage::empty();
-    stage.store("xds/routes/a", &user);
-    let plan = stage.list(ListReason::Start);
-    assert_eq!(
-        plan.wanted,
-        [document_key("clusters/x"), document_key("xds/clusters/x")]
-    );
+fn a_server_born_later_serves_a_deleted_cluster_that_an_xds_document_needs() {
+    let mut older = world_of(&[
+        ("clusters/x", X),
+        ("xds/listeners/a", &inline(json!({ "cluster": "x" }))),
+    ]);
+    older.delete("clusters/x");
+    let mut born = older.newborn();
+    born.list(ListReason::Start);
+    assert_eq!(born.state("xds/listeners/a"), Some(State::Accepted));
+    assert_eq!(born.resources(), older.resources());
 }
 
 #[test]

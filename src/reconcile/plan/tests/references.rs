@@ -69,9 +69,7 @@ fn a_cluster_deleted_while_used_is_held_until_its_last_user_goes() {
     );
     assert_eq!(status.latest, None);
     assert_eq!(stage.serving("clusters/x").as_deref(), Some(X));
-    let [LastGoodWrite::Keep { .. }] = &plan.last_good[..] else {
-        panic!("{:?}", plan.last_good)
-    };
+    assert_eq!(remembered(&plan), [format!("last-good//gateway/clusters/x {X}")]);
 
     stage.delete("routes/a");
     assert_eq!(
@@ -81,12 +79,7 @@ fn a_cluster_deleted_while_used_is_held_until_its_last_user_goes() {
     let plan = stage.put("routes/b", r#"{"match": "/b", "to": "http://10.0.0.2:80"}"#);
     assert_eq!(stage.state("clusters/x"), None);
     assert!(changed(&plan).contains(&"-default clusters x".to_owned()));
-    assert_eq!(
-        plan.last_good,
-        [LastGoodWrite::Forget {
-            full_key: "/gateway/clusters/x".into()
-        }]
-    );
+    assert_eq!(remembered(&plan), ["-last-good//gateway/clusters/x"]);
 }
 
 #[test]
@@ -378,42 +371,34 @@ fn a_cluster_deleted_and_written_badly_in_one_batch_is_held_in_between() {
 #[test]
 fn a_replica_born_after_a_used_cluster_was_deleted_serves_the_same() {
     let mut older = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
-    let [LastGoodWrite::Keep { text, .. }] = &older.delete("clusters/x").last_good[..] else {
-        panic!()
-    };
-    let mut born = Stage::empty();
-    (born.store, born.revision) = (older.store.clone(), older.revision);
-    let plan = born.list(ListReason::Start);
-    assert_eq!(
-        plan.wanted,
-        [document_key("clusters/x"), document_key("xds/clusters/x")]
-    );
-    born.plan(vec![Input::LastGood {
-        key: document_key("clusters/x"),
-        text: Some(Arc::clone(text)),
-    }]);
+    older.delete("clusters/x");
+    let mut born = older.newborn();
+    assert_eq!(born.list(ListReason::Start).wanted, []);
     assert_eq!(born.status("clusters/x"), older.status("clusters/x"));
     assert_eq!(born.resources(), older.resources());
     assert_eq!(born.put("routes/a", TO_X).wanted, []);
     let plan = born.delete("routes/a");
     assert_eq!(born.state("clusters/x"), None);
-    assert_eq!(
-        plan.last_good,
-        [LastGoodWrite::Forget {
-            full_key: "/gateway/clusters/x".into()
-        }]
-    );
+    assert_eq!(remembered(&plan), ["-last-good//gateway/clusters/x"]);
 }
 
 #[test]
-fn a_missing_cluster_that_was_never_there_stays_missing() {
-    let mut stage = world_of(&[("routes/a", TO_X)]);
-    let plan = stage.plan(vec![Input::LastGood {
-        key: document_key("clusters/x"),
-        text: None,
-    }]);
-    assert!(plan.difference.is_empty() && plan.verdicts.is_empty());
-    assert_eq!(stage.state("clusters/x"), None);
+fn a_replica_that_missed_a_release_lets_the_cluster_go() {
+    let mut older = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    older.delete("clusters/x");
+    let mut other = older.newborn();
+    other.list(ListReason::Start);
+    let plan = older.plan(vec![Input::Release(None)]);
+    assert_eq!(
+        remembered(&plan),
+        [format!("last-good//gateway/clusters/x {X} released")]
+    );
+    other.memory = older.memory.clone();
+    other.read_memory();
+    assert_eq!(other.resources(), older.resources());
+    let mut born = older.newborn();
+    born.list(ListReason::Start);
+    assert_eq!(born.resources(), older.resources());
 }
 
 const ECHO: &str = r#"{"match": "/echo.Echo/*", "to": "x"}"#;

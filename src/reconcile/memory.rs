@@ -1,0 +1,378 @@
+//! The shared memory: what serves in place of what the store holds, the same on every replica.
+//!
+//! | place below the state prefix | what the record says |
+//! |---|---|
+//! | `last-good/{full key}` | what serves because the latest text cannot, or because a deleted cluster is in use |
+//! | `held/{full key}` | what serves at a key (a text or nothing) while a guard holds its change back |
+//! | `held/{prefix of a root}` | the hold of that root: its revision, why, and whether it was let go |
+//!
+//! Every replica reads all records ([`Memory`] is what it has read) and decides by the documents and the records alone, so
+//! that replicas with different pasts agree. [`due`] compares what a world serves with the records and says which records
+//! are to be written; each write is guarded by what was read before, so that of two replicas one writes and the other
+//! reads. Pure; time is given.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use imbl::OrdMap;
+
+use super::hold::{Origin, Why};
+use super::text::Text;
+use super::world::{Record as Document, World};
+use crate::document::key::{DocumentKey, Root};
+
+/// Where a record lies below the state prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Folder {
+    /// `last-good/`
+    LastGood,
+    /// `held/`
+    Held,
+}
+
+impl Folder {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::LastGood, Self::Held];
+
+    /// The name with its slash, to be put behind the state prefix.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LastGood => "last-good/",
+            Self::Held => "held/",
+        }
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The revision that does not act: of the text that cannot serve, of the deletion, of the change or list that is held.
+    pub about: i64,
+    /// When it was kept back.
+    pub since: SystemTime,
+    /// What serves; `None`: nothing (a held addition), or the record is a root's hold.
+    pub text: Option<Arc<Text>>,
+    /// An operator, or a list that agreed, let it go: the record guards nothing any more.
+    pub released: bool,
+    /// A registration that went together with most of its cluster's, and is kept for a while; no root is held for it.
+    pub is_lost_instance: bool,
+    /// At a root's prefix: the hold.
+    pub hold: Option<SharedHold>,
+}
+
+/// The hold of a root, as replicas share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SharedHold {
+    /// Why the root is held.
+    pub why: Why,
+    /// The revision that the holding replica had seen before. A replica that has watched since then, and holds nothing, knows
+    /// better.
+    pub after: i64,
+    /// Only an operator lets it act.
+    pub by_operator: bool,
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The record.
+    pub record: Record,
+    /// The backend's etag of it.
+    pub etag: Arc<str>,
+    /// This replica decided that it is to go; it says nothing until another record takes its place.
+    pub(super) is_outdated: bool,
+}
+
+impl Known {
+    /// A record that was just read.
+    #[must_use]
+    pub fn new(record: Record, etag: impl Into<Arc<str>>) -> Self {
+        Self {
+            record,
+            etag: etag.into(),
+            is_outdated: false,
+        }
+    }
+}
+
+/// Every record that was read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    /// Which folders were read whole.
+    pub(super) listed: BTreeSet<Folder>,
+    last_good: OrdMap<Arc<str>, Known>,
+    held: OrdMap<Arc<str>, Known>,
+}
+
+/// A change of the shared memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryWrite {
+    /// Where.
+    pub folder: Folder,
+    /// A document's full key, or a root's prefix.
+    pub full_key: Arc<str>,
+    /// What is to stand there; `None`: nothing.
+    pub record: Option<Record>,
+    /// The etag of the record that it replaces; `None`: none is there.
+    pub replaces: Option<Arc<str>>,
+}
+
+impl Memory {
+    pub(super) fn last_good(&self, full_key: &str) -> Option<&Known> {
+        self.last_good.get(full_key)
+    }
+
+    pub(super) fn held(&self, full_key: &str) -> Option<&Known> {
+        self.held.get(full_key)
+    }
+
+    /// The hold of a root.
+    pub(super) fn hold(&self, prefix: &str) -> Option<(&Record, SharedHold)> {
+        let record = &self.held.get(prefix)?.record;
+        Some((record, record.hold?))
+    }
+
+    /// The records of the keys below a prefix.
+    pub(super) fn held_below(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, &Record)> {
+        self.held
+            .range::<_, Arc<str>>(Arc::from(prefix)..)
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .filter(|(_, known)| known.record.hold.is_none() && !known.record.is_lost_instance)
+            .map(|(key, known)| (key, &known.record))
+    }
+
+    pub(super) fn keys(&self, folder: Folder) -> impl Iterator<Item = &Arc<str>> {
+        self.records(folder).keys()
+    }
+
+    fn records(&self, folder: Folder) -> &OrdMap<Arc<str>, Known> {
+        match folder {
+            Folder::LastGood => &self.last_good,
+            Folder::Held => &self.held,
+        }
+    }
+
+    fn records_mut(&mut self, folder: Folder) -> &mut OrdMap<Arc<str>, Known> {
+        match folder {
+            Folder::LastGood => &mut self.last_good,
+            Folder::Held => &mut self.held,
+        }
+    }
+
+    /// The record that a write will remove says nothing any more.
+    pub(super) fn on_write(&mut self, write: &MemoryWrite) {
+        if write.record.is_none()
+            && let Some(known) = self.records_mut(write.folder).get_mut(&write.full_key)
+        {
+            known.is_outdated = true;
+        }
+    }
+
+    /// Take up one record, or that it is gone.
+    pub(super) fn take(&mut self, folder: Folder, full_key: Arc<str>, known: Option<Known>) {
+        match known {
+            Some(known) => self.records_mut(folder).insert(full_key, known),
+            None => self.records_mut(folder).remove(&full_key),
+        };
+    }
+}
+
+/// The records that are to be written so that they say what the world serves at `keys`, and what its roots hold.
+pub(super) fn due(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTime) -> Vec<MemoryWrite> {
+    let mut writes = Vec::new();
+    let documents_are_read = world
+        .roots
+        .iter()
+        .all(|(root, state)| *root == Root::Registrations || state.origin == Origin::Store);
+    if world.memory.listed.contains(&Folder::LastGood) && documents_are_read {
+        writes.extend(keys.iter().filter_map(|key| last_good_due(world, key, now)));
+    }
+    if world.memory.listed.contains(&Folder::Held) {
+        let holds = world.roots.keys().filter_map(|root| hold_due(world, root, now));
+        let (ended, begun): (Vec<_>, Vec<_>) = holds.partition(is_released);
+        // A replica that reads a hold finds the records of its keys beside it.
+        writes.extend(ended);
+        writes.extend(keys.iter().filter_map(|key| held_due(world, key)));
+        writes.extend(begun);
+    }
+    writes
+}
+
+/// The root that a document's record speaks of, and the document's full key.
+fn place(world: &World, key: &DocumentKey) -> (Root, Arc<str>) {
+    let layout = &world.options.layout;
+    let full_key: Arc<str> = match world.records.get(key) {
+        Some(document) => Arc::clone(&document.status.full_key),
+        None => layout.full_key(key).into(),
+    };
+    (layout.root_of(full_key.as_bytes()).unwrap_or(Root::Documents), full_key)
+}
+
+fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root)?;
+    let revision = state.revision;
+    let known = world.memory.last_good(&full_key);
+    let is_held = state.held_key(key).is_some();
+    let document = world.records.get(key).map(|document| &**document);
+    let record = match (fallback(document, key), known) {
+        _ if document.is_some_and(|document| document.searching) => return None,
+        (None, _) if let Some(text) = world.released.get(key) => {
+            if known.is_some_and(|known| known.record.released) {
+                return None;
+            }
+            Some(Record {
+                about: revision,
+                since: now,
+                text: Some(Arc::clone(text)),
+                released: true,
+                is_lost_instance: false,
+                hold: None,
+            })
+        }
+        // Records only ever become later ones, lest two replicas replace each other's for ever.
+        (Some(text), Some(known))
+            if known.record.about > revision || written(known.record.text.as_ref()) >= written(text) =>
+        {
+            return None;
+        }
+        (Some(text), _) => Some(Record {
+            about: document
+                .and_then(|document| Some(document.text.as_ref()?.mod_revision))
+                .unwrap_or(revision),
+            since: now,
+            text: text.cloned(),
+            released: false,
+            is_lost_instance: false,
+            hold: None,
+        }),
+        (None, None) => return None,
+        // Decided already, by an earlier revision of this plan.
+        (None, Some(known)) if known.is_outdated => None,
+        // What the record is about is kept back here; or its text cannot serve here, and may be of use to others.
+        (None, Some(_)) if is_held || document.is_some_and(|document| document.blocked.is_some()) => return None,
+        // A cluster that was let go stays so until it is written anew.
+        (None, Some(known)) if known.record.about > revision || (known.record.released && document.is_none()) => {
+            return None;
+        }
+        (None, Some(_)) => None,
+    };
+    Some(MemoryWrite {
+        folder: Folder::LastGood,
+        full_key,
+        record,
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}
+
+/// What serves although another text, or none, stands at the key: a text, or nothing where the latest is good by itself and in
+/// another document's way. `None`: the latest serves, or is bad and no text before it is known.
+fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Option<&'a Arc<Text>>> {
+    let document = document?;
+    let is_behind = document.blocked.is_some() || (document.text.is_none() && key.cluster().is_some());
+    let is_contested = document.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+    let text = document.serving.as_ref().map(|good| &good.text);
+    (is_behind && (text.is_some() || is_contested)).then_some(text)
+}
+
+fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root).filter(|state| state.origin == Origin::Store)?;
+    let known = world.memory.held(&full_key);
+    let kept = || {
+        let source = world.sources.get(key.first_segment())?;
+        source.lost.iter().find(|lost| lost.kept && lost.key == *key)
+    };
+    let (about, since, text, is_lost_instance) = match (state.held_key(key), known) {
+        (Some((hold, _)), _) => {
+            let text = state.served.get(key).map(|stored| Arc::clone(&stored.text));
+            (hold.revision, hold.since_wall, text, false)
+        }
+        (None, _)
+            if root == Root::Registrations
+                && let Some(lost) = kept() =>
+        {
+            (state.revision, lost.since_wall, Some(Arc::clone(&lost.good.text)), true)
+        }
+        (None, None) => return None,
+        (None, Some(known)) => {
+            let knows_better = state.knows_that_acts(key) || state.decided >= hold_of(world, &root);
+            return (known.record.about <= state.revision && knows_better).then(|| MemoryWrite {
+                folder: Folder::Held,
+                full_key,
+                record: None,
+                replaces: Some(Arc::clone(&known.etag)),
+            });
+        }
+    };
+    // Of two replicas that hold different texts of a key, the later text is held.
+    let is_said = |record: &Record| {
+        record.text == text || record.about >= about && written(record.text.as_ref()) >= written(text.as_ref())
+    };
+    if known.is_some_and(|known| is_said(&known.record)) {
+        return None;
+    }
+    Some(MemoryWrite {
+        folder: Folder::Held,
+        full_key,
+        record: Some(Record {
+            about,
+            since,
+            text,
+            released: false,
+            is_lost_instance,
+            hold: None,
+        }),
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}
+
+/// When a text was written; 0: there is none.
+fn written(text: Option<&Arc<Text>>) -> i64 {
+    text.map_or(0, |text| text.mod_revision)
+}
+
+fn is_released(write: &MemoryWrite) -> bool {
+    write.record.as_ref().is_some_and(|record| record.released)
+}
+
+/// The revision of the hold that the memory has of a root and that was not let go; 0: none.
+fn hold_of(world: &World, root: &Root) -> i64 {
+    let hold = world.memory.hold(world.options.layout.prefix_of(root));
+    hold.filter(|(record, _)| !record.released)
+        .map_or(0, |(record, _)| record.about)
+}
+
+fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> {
+    let prefix = world.options.layout.prefix_of(root);
+    let state = world.roots.get(root).filter(|state| state.origin == Origin::Store)?;
+    let known = world.memory.held(prefix);
+    let record = match (state.hold(), known) {
+        (Some(hold), known)
+            if known.is_none_or(|known| known.record.released && known.record.about < hold.revision) =>
+        {
+            Record {
+                about: hold.revision,
+                since: hold.since_wall,
+                text: None,
+                released: false,
+                is_lost_instance: false,
+                hold: Some(hold.shared()),
+            }
+        }
+        (None, Some(known)) if !known.record.released && state.decided >= known.record.about => Record {
+            since: now,
+            released: true,
+            ..known.record.clone()
+        },
+        _ => return None,
+    };
+    Some(MemoryWrite {
+        folder: Folder::Held,
+        full_key: prefix.into(),
+        record: Some(record),
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}

@@ -1,0 +1,125 @@
+//! The shared memory, on the loop's side: good texts looked for when the plan wants them, and records handed to the writer.
+//!
+//! What is looked for comes back through [`Recall::found`]; what is to be written goes to one task ([`Recall::writer`]), so
+//! that the loop never waits for the store. A store that nobody shares has no such memory, and no history.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::backend::{Backend, Change, Entry, Event};
+use crate::document::Limits;
+use crate::document::key::DocumentKey;
+use crate::reconcile::memory::{Folder, MemoryWrite};
+use crate::reconcile::persist::shared::Shared;
+use crate::reconcile::plan::Input;
+use crate::reconcile::text::Text;
+use crate::reconcile::world::World;
+
+/// Plans whose records wait to be written. When it is full the loop waits for the writer to take one.
+const PLANS: usize = 1024;
+/// Documents looked for at once: a first list may hold thousands of bad ones.
+const LOOKUPS: usize = 32;
+
+/// The shared memory, read and written.
+pub(super) struct Recall {
+    shared: Option<Shared>,
+    writes: mpsc::Sender<Vec<MemoryWrite>>,
+    waiting: Option<mpsc::Receiver<Vec<MemoryWrite>>>,
+    lookups: JoinSet<(DocumentKey, Vec<Arc<Text>>)>,
+    places: Arc<Semaphore>,
+}
+
+impl Recall {
+    pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str) -> Self {
+        let (writes, waiting) = mpsc::channel(PLANS);
+        Self {
+            shared: backend
+                .is_shared()
+                .then(|| Shared::new(Arc::clone(backend), state_prefix)),
+            writes,
+            waiting: Some(waiting),
+            lookups: JoinSet::new(),
+            places: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
+
+    /// The task that writes, to be run once; it ends at once where there is nothing to share.
+    pub(super) fn writer(&mut self, token: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let writer = self.shared.clone().zip(self.waiting.take());
+        async move {
+            if let Some((shared, writes)) = writer {
+                shared.run(writes, token).await;
+            }
+        }
+    }
+
+    /// The folders that are followed, with their prefixes.
+    pub(super) fn folders(&self) -> impl Iterator<Item = (Folder, String)> {
+        let shared = self.shared.iter();
+        shared.flat_map(|shared| Folder::ALL.map(|folder| (folder, shared.prefix_of(folder))))
+    }
+
+    /// What the watch of a folder told, for the plan.
+    pub(super) fn input(&self, folder: Folder, event: Event) -> Option<Input> {
+        let shared = self.shared.as_ref()?;
+        let read = |entry: &Entry| {
+            shared
+                .read(folder, entry)
+                .map(|(full_key, known)| (full_key, Some(known)))
+        };
+        let (whole, records) = match event {
+            Event::Listed { entries, .. } => (true, entries.iter().filter_map(read).collect()),
+            Event::Changed { changes, .. } => {
+                let record = |change: &Change| match change {
+                    Change::Put(entry) => read(entry),
+                    Change::Delete { key } => Some((shared.full_key(folder, key)?, None)),
+                };
+                (false, changes.iter().filter_map(record).collect())
+            }
+            Event::Alive | Event::Reached { .. } | Event::Problems { .. } | Event::Failed { .. } => return None,
+        };
+        Some(Input::Remembered { folder, whole, records })
+    }
+
+    /// Whether anything is looked for now.
+    pub(super) fn is_looking(&self) -> bool {
+        !self.lookups.is_empty()
+    }
+
+    /// Look for good texts before the one that stands at this key.
+    pub(super) fn look_for(&mut self, world: &World, key: DocumentKey) {
+        let Some((full_key, bad_revision)) = world.standing_at(&key) else {
+            return;
+        };
+        let limits = Limits {
+            re2_max_program_size: world.options().re2_max_program_size,
+        };
+        let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
+        self.lookups.spawn(async move {
+            let _place = places.acquire().await;
+            let texts = match shared {
+                Some(shared) => shared.search(&key, &full_key, bad_revision, &limits).await,
+                None => Vec::new(),
+            };
+            (key, texts)
+        });
+    }
+
+    /// The next outcome; `None` when nothing is looked for. Cancel safe.
+    pub(super) async fn found(&mut self) -> Option<(DocumentKey, Vec<Arc<Text>>)> {
+        let (key, texts) = self.lookups.join_next().await?.ok()?;
+        debug!(document.key = %key, found = texts.len(), "Searched the history for good texts");
+        Some((key, texts))
+    }
+
+    /// Hand records to their writer.
+    pub(super) async fn remember(&self, writes: Vec<MemoryWrite>) {
+        if self.shared.is_some() && !writes.is_empty() && self.writes.send(writes).await.is_err() {
+            debug!("The writer of the shared memory has ended");
+        }
+    }
+}
