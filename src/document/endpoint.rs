@@ -36,7 +36,7 @@ pub struct Endpoint {
     pub weight: u32,
     /// 0..=128; 0 first.
     pub priority: u32,
-    /// Registered with `"state": "drain"`: health status DRAINING.
+    /// Weight 0, or registered with `"state": "drain"`: health status DRAINING.
     pub draining: bool,
     /// Registered metadata.
     pub metadata: BTreeMap<String, Value>,
@@ -112,7 +112,7 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     }
     let object = root.object(&REGISTERED_FIELDS)?;
     let mut endpoint = read_common(&object)?;
-    endpoint.draining = object
+    endpoint.draining |= object
         .read("state", |field| field.word(&[("up", false), ("drain", true)]))?
         .unwrap_or(false);
     endpoint.metadata = object
@@ -144,9 +144,11 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
 fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     let field = object.require("address", AN_ADDRESS)?;
     let endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
+    let weight: u32 = object.read("weight", |field| field.integer(0..=u32::MAX))?.unwrap_or(1);
     Ok(Endpoint {
         zone: object.read("zone", |field| read_zone(&field))?.flatten(),
-        weight: object.read("weight", |field| field.integer(1..=u32::MAX))?.unwrap_or(1),
+        weight: weight.max(1),
+        draining: weight == 0,
         priority: object
             .read("priority", |field| field.integer(0..=MAX_PRIORITY))?
             .unwrap_or(0),

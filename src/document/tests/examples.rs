@@ -330,6 +330,13 @@ fn listener_group_and_registrations() {
         registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":"v1"}"#),
         endpoint
     );
+    assert_eq!(
+        registered(r#"{"address":"10.0.2.4:8080","weight":0,"state":"up"}"#),
+        Endpoint {
+            draining: true,
+            ..endpoint.clone()
+        }
+    );
     let native = r#"{"address":"10.0.2.4:8080","weight":3,"zone":"","priority":1,"state":"drain","metadata":{"a":1}}"#;
     let metadata = BTreeMap::from([("a".to_owned(), json!(1))]);
     assert_eq!(

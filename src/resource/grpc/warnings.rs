@@ -45,9 +45,12 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
     let mut sentences = Vec::new();
     let settings = clusters::settings_of(cluster, context);
     let policy = settings.lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy);
-    if !matches!(policy, LbPolicy::RoundRobin | LbPolicy::RingHash) {
+    if !matches!(
+        policy,
+        LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::RingHash
+    ) {
         sentences.push(format!(
-            "lb.policy: {clients} refuse this cluster, they know round_robin and ring_hash"
+            "lb.policy: {clients} refuse this cluster, they know round_robin, least_request and ring_hash"
         ));
     }
     let field = match &cluster.source {

@@ -456,11 +456,11 @@ fn an_api_listener_written_as_it_is_is_answered_by_name_too() {
 
 #[test]
 fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it() {
-    let least = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "lb": {"policy": "least_request"}}"#;
+    let maglev = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "lb": {"policy": "maglev"}}"#;
     let other = r#"{"match": "/echo.Echo/*", "to": "x", "listeners": ["web"], "rewrite": {"host": "a"}}"#;
     let web = ("listeners/web", r#"{"address": "127.0.0.1:80"}"#);
-    let mut stage = world_of(&[web, ("routes/a", other), ("clusters/x", least)]);
-    let refused = "lb.policy: gRPC clients of listeners/echo refuse this cluster, they know round_robin and ring_hash";
+    let mut stage = world_of(&[web, ("routes/a", other), ("clusters/x", maglev)]);
+    let refused = "lb.policy: gRPC clients of listeners/echo refuse this cluster, they know round_robin, least_request and ring_hash";
     let none: [&str; 0] = [];
     stage.put("listeners/echo", r#"{"api": true}"#);
     assert_eq!(stage.status("routes/a").warnings, none);
@@ -472,6 +472,8 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
         ["rewrite: gRPC clients of listeners/echo ignore it"]
     );
     assert_eq!(stage.status("clusters/x").warnings, [refused]);
+    stage.put("clusters/x", &maglev.replace("maglev", "least_request"));
+    assert_eq!(stage.status("clusters/x").warnings, none);
     stage.put("clusters/x", X);
     assert_eq!(stage.status("clusters/x").warnings, none);
     stage.put("defaults", r#"{"cluster": {"lb": {"policy": "random"}}}"#);
