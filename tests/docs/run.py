@@ -93,6 +93,8 @@ def lay_out(folder):
 
 def main():
     os.chdir(ROOT)
+    # So that what was started ends with this, whoever ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if ISOLATED not in os.environ:
         isolate()
     pages = sys.argv[1:] or ["README.md", *sorted(glob.glob("docs/**/*.md", recursive=True))]
