@@ -94,6 +94,7 @@ deny: .tools/bin/cargo-deny ## licences, advisories and sources of what we depen
 	cargo deny check
 
 deny-offline: .tools/bin/cargo-deny ## the same without the advisories
+	cargo fetch --locked
 	cargo deny --offline check bans licenses sources
 
 tools: ## fetch protoc, etcd, Envoy and gRPC clients into .tools/ (nothing is installed elsewhere)
