@@ -26,7 +26,7 @@ use self::error::{Class, Failure};
 use self::follow::Follower;
 pub use self::options::Options;
 pub use self::stats::Stats;
-use self::write::Refused;
+use self::write::WriteFailure;
 use super::{Backend, Entry, Event, ReadError, WatchControl, Write, WriteError};
 
 mod batch;
@@ -37,6 +37,7 @@ mod fork;
 mod list;
 mod options;
 pub mod stats;
+mod token;
 mod write;
 
 /// The etcd backend. Cheap to share behind an `Arc`.
@@ -124,7 +125,7 @@ impl Attempts<'_> {
 
 /// Whether another connection may not have this failure.
 fn is_of_connection(failure: &Failure) -> bool {
-    matches!(failure.class, Class::Retry | Class::Authentication)
+    matches!(failure.class, Class::Retry | Class::Authentication | Class::Certificate)
 }
 
 impl std::fmt::Debug for Etcd {
@@ -184,10 +185,10 @@ impl Backend for Etcd {
             let mut connection = attempts.connection().await.map_err(unavailable)?;
             match write::write(&mut connection, &writes).await {
                 Ok(revision) => return Ok(revision),
-                Err(Refused::NotSent(failure)) => {
+                Err(WriteFailure::NotSent(failure)) => {
                     attempts.on_failure(&connection, failure).await.map_err(unavailable)?;
                 }
-                Err(Refused::Told(error)) => {
+                Err(WriteFailure::Final(error)) => {
                     if matches!(error, WriteError::Unknown(_)) {
                         self.shared.forget(&connection).await;
                     }
@@ -201,15 +202,10 @@ impl Backend for Etcd {
         entry.mod_revision.to_string()
     }
 
-    /// The password and certificate files are read; if that works, every connection is made anew with them.
+    /// Read the password and certificate files. If their content differs from what the connections were made with, every
+    /// connection is made anew; if a file cannot be read, the connections stay.
     async fn reload(&self) -> Result<(), String> {
-        self.connector
-            .options
-            .credentials()
-            .await
-            .map_err(|failure| failure.to_string())?;
-        self.connector.generation.send_modify(|generation| *generation += 1);
-        Ok(())
+        self.connector.reload().await.map_err(|failure| failure.to_string())
     }
 }
 

@@ -715,3 +715,41 @@ async fn one_of_two_endpoints_may_be_dead() {
         mirror.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_write_keeps_the_lease_of_its_key() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let lease = client.lease_grant(60, None).await.expect("a lease").id();
+    let leased = PutOptions::new().with_lease(lease);
+    client
+        .put(key("services/a").as_ref(), "1", Some(leased))
+        .await
+        .expect("put");
+    let store = backend(&[etcd.endpoint()]);
+    store
+        .write(vec![
+            write("services/a", Some("2"), Expect::Any),
+            write("services/b", Some("2"), Expect::Any),
+        ])
+        .await
+        .expect("write");
+    let (_, entries) = store.list(PREFIX).await.expect("list");
+    let shown: Vec<_> = entries.iter().map(|entry| (&*entry.value, entry.leased)).collect();
+    assert_eq!(shown, [(&b"2"[..], true), (&b"2"[..], false)]);
+
+    client.lease_revoke(lease).await.expect("revoke");
+    assert_eq!(store.get(&key("services/a")).await.expect("read"), None);
+    store
+        .write(vec![write("services/a", Some("3"), Expect::Any)])
+        .await
+        .expect("a key that is gone is created without a lease");
+    assert!(
+        !store
+            .get(&key("services/a"))
+            .await
+            .expect("read")
+            .expect("it is there")
+            .leased
+    );
+}

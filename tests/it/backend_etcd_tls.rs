@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chancery::backend::etcd::{Etcd as Store, Options};
-use chancery::backend::{Backend, Event, WatchControl};
+use chancery::backend::{Backend, Event, Expect, WatchControl, Write, WriteError};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -126,4 +126,66 @@ async fn a_reload_uses_the_files_as_they_are_now() {
         watch.store.list("/gateway/").await.is_ok(),
         "the connection in use stays"
     );
+}
+
+/// The files of a client: this authority to trust, and a certificate that it has signed.
+fn give_client_files(client: &Authority, authority: &Authority) {
+    fs::write(client.path("ca.pem"), authority.read("ca.pem")).unwrap();
+    client.put("client", &authority.issue());
+}
+
+#[tokio::test]
+async fn after_a_rotation_of_the_authority_writes_go_on_without_a_signal() {
+    let (server, client) = (Authority::new(), Authority::new());
+    give_client_files(&client, &server);
+    let (etcd, address) = start(&server).await;
+    let store = Store::new(options(&address, &client, Some(&client)));
+    let write = |value: &'static str| Write {
+        key: "/gateway/routes/a".into(),
+        value: Some(value.into()),
+        expect: Expect::Any,
+    };
+    store.write(vec![write("1")]).await.unwrap();
+
+    let next = Authority::new();
+    fs::write(server.path("ca.pem"), next.read("ca.pem")).unwrap();
+    server.put("server", &next.issue());
+    etcd.restart().await;
+    let refused = store.write(vec![write("2")]).await;
+    assert!(
+        matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("UnknownIssuer")),
+        "the files of the client are the old ones: {refused:?}"
+    );
+
+    give_client_files(&client, &next);
+    store
+        .write(vec![write("2")])
+        .await
+        .expect("the files of the client are read again");
+    let (_, entries) = store.list("/gateway/").await.unwrap();
+    assert_eq!(entries[0].value, "2");
+}
+
+#[tokio::test]
+async fn a_reload_with_equal_files_lists_nothing_again() {
+    let ours = Authority::new();
+    let (_etcd, address) = start(&ours).await;
+    let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
+    assert!(watch.is_listed().await);
+    watch.store.reload().await.unwrap();
+    let write = Write {
+        key: "/gateway/routes/a".into(),
+        value: Some("1".into()),
+        expect: Expect::Any,
+    };
+    watch.store.write(vec![write]).await.unwrap();
+    loop {
+        match timeout(LIMIT, watch.events.recv()).await.unwrap().unwrap() {
+            Event::Alive => {}
+            event => {
+                assert!(matches!(event, Event::Changed { .. }), "{event:?}");
+                break;
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod admin;
 mod backend_directory;
 mod backend_etcd;
 mod backend_etcd_tls;
+mod backend_etcd_tokens;
 mod cli;
 mod layers;
 mod reconcile;

@@ -4,23 +4,26 @@
 //! whoever loses it asks for the next ([`Rotation`]). A followed root has a connection of its own, because watches that
 //! share one can starve each other; reads and writes share another.
 //!
-//! Authentication costs etcd a bcrypt: after a refusal, or when a token was not taken, the process authenticates once a
-//! second at most ([`Throttle`]). A token is renewed by connecting anew; auto refresh covers no watches.
+//! An authentication costs etcd a bcrypt: after a refusal, or when a token was not taken, the process authenticates once a
+//! second at most ([`Throttle`]). A token that ends by itself (JWT) is renewed before its end, on the same connection and
+//! only when the connection is about to be used ([`Connector::renew_if_due`]): open watches go on.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use etcd_client::{Client, KvClient, WatchClient};
+use parking_lot::Mutex;
 use rand::Rng;
 use rand::seq::SliceRandom;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::error::{Class, Failure};
 use super::options::{CALL_TIMEOUT, Credentials, Endpoint, Options};
 use super::stats::Stats;
+use super::token;
 
 /// A page of a list or a joined catch-up may be this large; tonic's own limit is 4 MiB.
 const DECODE_LIMIT: usize = 64 << 20;
@@ -61,7 +64,16 @@ pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
+    /// `None`: etcd asks for no user.
+    token: Option<Arc<Token>>,
     number: u64,
+}
+
+/// The token that the clients of one connection share.
+struct Token {
+    client: Client,
+    /// `None`: the token has no end that we know of.
+    renew_at: Mutex<Option<Instant>>,
 }
 
 /// Makes connections.
@@ -71,8 +83,12 @@ pub(super) struct Connector {
     pub(super) stats: Arc<Stats>,
     /// Grows with every reload: connections made before are to be replaced.
     pub(super) generation: watch::Sender<u64>,
+    /// Digests of the credentials that connections of this generation were made with.
+    in_use: Mutex<BTreeSet<u128>>,
     throttle: Throttle,
-    /// Sentences about members that were said once.
+    /// How long a token lives; `None` inside: for ever, or until etcd forgets the token.
+    token_life: OnceCell<Option<Duration>>,
+    /// Sentences about members that were logged once.
     said: Mutex<BTreeSet<String>>,
 }
 
@@ -82,7 +98,9 @@ impl Connector {
             options,
             stats,
             generation: watch::Sender::new(0),
+            in_use: Mutex::default(),
             throttle: Throttle::default(),
+            token_life: OnceCell::new(),
             said: Mutex::default(),
         }
     }
@@ -101,12 +119,14 @@ impl Connector {
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
         let credentials = self.options.credentials().await?;
-        let client = self.authenticated(endpoint, &credentials).await?;
+        let (client, token) = self.authenticated(endpoint, &credentials).await?;
         self.check_member(endpoint, client.clone()).await?;
+        self.in_use.lock().insert(credentials.digest);
         Ok(Connection {
             endpoint: endpoint.clone(),
             kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
             watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+            token,
             number: rand::rng().random(),
         })
     }
@@ -116,29 +136,109 @@ impl Connector {
         self.throttle.begin();
     }
 
-    async fn authenticated(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Client, Failure> {
-        if !credentials.has_user() {
-            return open(endpoint, credentials, false).await;
+    /// Read the files again. If a connection was made with other contents, or none could be made, all are replaced.
+    pub(super) async fn reload(&self) -> Result<(), Failure> {
+        let credentials = self.options.credentials().await?;
+        let mut in_use = self.in_use.lock();
+        if in_use.iter().ne([&credentials.digest]) {
+            in_use.clear();
+            self.generation.send_modify(|generation| *generation += 1);
         }
+        Ok(())
+    }
+
+    /// Renew the token of a connection that is about to be used, if the token is near its end. Open watches go on.
+    pub(super) async fn renew_if_due(&self, connection: &Connection) -> Result<(), Failure> {
+        let Some(token) = &connection.token else {
+            return Ok(());
+        };
+        let is_due = token.renew_at.lock().is_some_and(|at| at <= Instant::now());
+        if is_due { self.renew(token).await } else { Ok(()) }
+    }
+
+    /// etcd did not take the token: renew it, on the same connection. `false`: there is none to renew.
+    pub(super) async fn renew_refused(&self, connection: &Connection) -> Result<bool, Failure> {
+        let Some(token) = &connection.token else {
+            return Ok(false);
+        };
+        self.on_token_refused();
+        self.renew(token).await?;
+        Ok(true)
+    }
+
+    async fn renew(&self, token: &Token) -> Result<(), Failure> {
+        self.throttle.turn().await;
+        match answer("an authentication", token.client.refresh_token()).await {
+            Ok(()) => {
+                self.stats.token_refreshes.add(1);
+                *token.renew_at.lock() = self.token_life.get().copied().flatten().map(renew_at);
+                Ok(())
+            }
+            Err(failure) => {
+                self.on_refresh_failed(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn on_refresh_failed(&self, failure: &Failure) {
+        if failure.class != Class::Retry {
+            self.stats.token_refresh_failures.add(1);
+            self.throttle.begin();
+        }
+    }
+
+    /// A client, and its token if etcd asks for a user.
+    async fn authenticated(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+    ) -> Result<(Client, Option<Arc<Token>>), Failure> {
+        let Some((user, password)) = credentials.user() else {
+            return Ok((open(endpoint, credentials, false).await?, None));
+        };
         self.throttle.turn().await;
         match open(endpoint, credentials, true).await {
             Ok(client) => {
                 self.stats.token_refreshes.add(1);
-                Ok(client)
+                let life = self.token_life(&client, user, password).await;
+                let token = Token {
+                    client: client.clone(),
+                    renew_at: Mutex::new(life.map(renew_at)),
+                };
+                Ok((client, Some(Arc::new(token))))
             }
             Err(failure) if failure.to_string().contains("authentication is not enabled") => {
                 self.say_once(
                     format!("etcd at {endpoint} does not ask for a user: going on without one"),
                     true,
                 );
-                open(endpoint, credentials, false).await
+                Ok((open(endpoint, credentials, false).await?, None))
             }
             Err(failure) => {
-                if failure.class != Class::Retry {
-                    self.stats.token_refresh_failures.add(1);
-                    self.throttle.begin();
-                }
+                self.on_refresh_failed(&failure);
                 Err(failure)
+            }
+        }
+    }
+
+    /// How long a token lives; etcd is asked for one more token, once. (etcd-client does not show those that it uses.)
+    async fn token_life(&self, client: &Client, user: &str, password: &str) -> Option<Duration> {
+        let learn = || async {
+            let mut auth = client.auth_client();
+            let response = answer(
+                "an authentication",
+                auth.authenticate(user.to_owned(), password.to_owned()),
+            )
+            .await?;
+            self.stats.token_refreshes.add(1);
+            Ok::<_, Failure>(token::life(response.token(), SystemTime::now()))
+        };
+        match self.token_life.get_or_try_init(learn).await {
+            Ok(life) => *life,
+            Err(failure) => {
+                debug!(%failure, "Could not learn how long etcd's tokens live");
+                None
             }
         }
     }
@@ -150,7 +250,7 @@ impl Connector {
             Ok(Ok(status)) => status,
             Ok(Err(error)) => {
                 let failure = Failure::from(error);
-                if failure.class == Class::Retry {
+                if matches!(failure.class, Class::Retry | Class::Certificate) {
                     return Err(failure);
                 }
                 debug!(%endpoint, %failure, "The member does not tell its status");
@@ -178,7 +278,7 @@ impl Connector {
     }
 
     fn say_once(&self, sentence: String, is_warning: bool) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         if said.contains(&sentence) {
             return;
         }
@@ -197,16 +297,13 @@ struct Throttle(Mutex<Option<Instant>>);
 
 impl Throttle {
     fn begin(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+        self.0.lock().get_or_insert_with(Instant::now);
     }
 
     /// Wait for the next free moment.
     async fn turn(&self) {
         let at = {
-            let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = self.0.lock();
             let Some(free) = *next else { return };
             let at = free.max(Instant::now());
             *next = Some(at + jittered(AUTHENTICATION_DISTANCE));
@@ -228,7 +325,12 @@ impl Shared {
         if let Some((connection, of)) = current.as_ref()
             && *of == generation
         {
-            return Ok(connection.clone());
+            let connection = connection.clone();
+            if let Err(failure) = connector.renew_if_due(&connection).await {
+                *current = None;
+                return Err(failure.at(&connection.endpoint));
+            }
+            return Ok(connection);
         }
         *current = None;
         let connection = connector.connect(rotation.next()).await?;
@@ -266,6 +368,11 @@ async fn open(endpoint: &Endpoint, credentials: &Credentials, with_user: bool) -
         Box::pin(Client::connect([endpoint.as_str()], Some(options))),
     )
     .await
+}
+
+/// When to renew a token that etcd has just given: after three quarters of its life.
+fn renew_at(life: Duration) -> Instant {
+    Instant::now() + life * 3 / 4
 }
 
 fn jittered(duration: Duration) -> Duration {

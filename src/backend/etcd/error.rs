@@ -22,6 +22,8 @@ pub(super) enum Class {
     Future,
     /// The token is not taken: authenticate again.
     Authentication,
+    /// The TLS handshake failed on a certificate: read the files again and connect anew.
+    Certificate,
     /// Somebody must repair something: a password, a permission, a file.
     Configuration,
     /// The answer is larger than we take, or the request larger than etcd takes.
@@ -76,13 +78,18 @@ impl Failure {
         self
     }
 
+    /// Whether a put that keeps the key's lease found no key.
+    pub(super) fn is_key_gone(&self) -> bool {
+        self.sentence.contains("etcdserver: key not found")
+    }
+
     pub(super) fn stream_error_class(&self) -> StreamErrorClass {
         match self.class {
             Class::Retry | Class::NoSpace => StreamErrorClass::Connection,
             Class::Compacted => StreamErrorClass::Compacted,
             Class::Future => StreamErrorClass::Fork,
             Class::Authentication => StreamErrorClass::Authentication,
-            Class::Configuration | Class::TooLarge => StreamErrorClass::Configuration,
+            Class::Certificate | Class::Configuration | Class::TooLarge => StreamErrorClass::Configuration,
         }
     }
 }
@@ -108,7 +115,7 @@ impl From<Error> for Failure {
                 }
             }
             Error::InvalidArgs(_) | Error::InvalidUri(_) => Self::configuration(sentence),
-            Error::TransportError(_) if sentence.contains("certificate") => Self::configuration(sentence),
+            Error::TransportError(_) if sentence.contains("certificate") => Self::new(Class::Certificate, sentence),
             _ => Self::new(Class::Retry, sentence),
         }
     }
@@ -150,7 +157,7 @@ fn class_of_text(text: &str) -> Option<Class> {
         ("request is too large", Class::TooLarge),
         ("too many operations in txn request", Class::TooLarge),
         ("database space exceeded", Class::NoSpace),
-        ("invalid peer certificate", Class::Configuration),
+        ("invalid peer certificate", Class::Certificate),
         ("Unauthenticated", Class::Authentication),
     ];
     TEXTS
@@ -171,7 +178,8 @@ fn was_refused(code: i32, text: &str) -> bool {
             | UNIMPLEMENTED
             | UNAUTHENTICATED
     );
-    refused || text.contains("etcdserver: no leader") || text.contains("tcp connect error")
+    const NOT_TAKEN: [&str; 3] = ["etcdserver: no leader", "tcp connect error", "invalid peer certificate"];
+    refused || NOT_TAKEN.iter().any(|part| text.contains(part))
 }
 
 fn sentence(error: &Error) -> String {

@@ -8,7 +8,8 @@
 //! Every reconnect lists: it is the only answer to restores, lost tombstones and skipped events alike, and a list equal to
 //! what was told costs its receiver nothing. A watch that says nothing is never taken for one without news: every 5 s a
 //! linearizable read must be answered, and a silent watch must answer a request for progress. Progress is a sign of life
-//! only; its revision lies on older servers.
+//! only; its revision lies on older servers. The read renews a token that is near its end, and one that etcd does not take
+//! any more: the end of a token ends no watch.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::batch::{self, Joiner};
+use super::batch::{Batch, Event as BatchEvent, Joiner};
 use super::connect::{Connection, Connector, Rotation, answer};
 use super::error::{Class, Failure};
 use super::fork::Mark;
@@ -172,13 +173,13 @@ impl<'a> Follower<'a> {
         self.mark = Some(Mark::of_list(&listed));
         let revision = listed.revision;
         if !self
-            .tell(Event::Listed {
+            .send(Event::Listed {
                 revision,
                 reason,
                 entries: listed.entries,
             })
             .await
-            || !self.tell(Event::Alive).await
+            || !self.send(Event::Alive).await
         {
             return State::Done;
         }
@@ -221,7 +222,7 @@ impl<'a> Follower<'a> {
         let mut probes = interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         probes.reset();
-        let mut read: Option<Probe> = None;
+        let mut read: Option<Probe<'_>> = None;
         let mut last_message = Instant::now();
         let mut progress_due: Option<Instant> = None;
         let mut reaching: Option<Reaching> = None;
@@ -237,7 +238,7 @@ impl<'a> Follower<'a> {
                         Ok(header) => self.stats.on_quorum_read(header.revision()),
                         Err(failure) => return End::Failed(failure),
                     }
-                    if !self.tell(Event::Alive).await {
+                    if !self.send(Event::Alive).await {
                         return End::Done;
                     }
                 }
@@ -277,7 +278,7 @@ impl<'a> Follower<'a> {
                                 }
                                 Some(Step::Reached(revision)) => {
                                     reaching = None;
-                                    if !self.tell(Event::Reached { revision }).await {
+                                    if !self.send(Event::Reached { revision }).await {
                                         return End::Done;
                                     }
                                 }
@@ -294,10 +295,21 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn begin_probe(&self, connection: &Connection) -> Probe {
+    fn begin_probe(&self, connection: &Connection) -> Probe<'a> {
+        let connector = self.connector;
         let mut connection = connection.clone();
         let prefix = self.prefix.clone();
-        Box::pin(async move { probe(&mut connection, &prefix).await })
+        Box::pin(async move {
+            connector.renew_if_due(&connection).await?;
+            match probe(&mut connection, &prefix).await {
+                Err(failure)
+                    if failure.class == Class::Authentication && connector.renew_refused(&connection).await? =>
+                {
+                    probe(&mut connection, &prefix).await
+                }
+                outcome => outcome,
+            }
+        })
     }
 
     fn is_fork(&self, header: &ResponseHeader) -> bool {
@@ -324,12 +336,12 @@ impl<'a> Follower<'a> {
                 0 => {
                     let mod_revision = pair.mod_revision;
                     let entry = to_entry(etcd_client::KeyValue(pair));
-                    batch::Event {
+                    BatchEvent {
                         mod_revision,
                         change: Change::Put(entry),
                     }
                 }
-                1 => batch::Event {
+                1 => BatchEvent {
                     mod_revision: pair.mod_revision,
                     change: Change::Delete { key: pair.key.into() },
                 },
@@ -351,15 +363,15 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    async fn apply(&mut self, batch: batch::Batch) -> Result<(), End> {
-        let batch::Batch { revision, changes } = batch;
+    async fn apply(&mut self, batch: Batch) -> Result<(), End> {
+        let Batch { revision, changes } = batch;
         let puts = changes.iter().filter(|change| matches!(change, Change::Put(_))).count();
         self.connector.stats.puts.count(puts);
         self.connector.stats.deletes.count(changes.len() - puts);
         if let Some(mark) = &mut self.mark {
             mark.on_changes(revision, &changes);
         }
-        if !self.tell(Event::Changed { revision, changes }).await {
+        if !self.send(Event::Changed { revision, changes }).await {
             return Err(End::Done);
         }
         self.stats.set_applied(revision);
@@ -401,7 +413,7 @@ impl<'a> Follower<'a> {
         let pause = self.backoff.next(cap);
         debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Lost etcd");
         if !self
-            .tell(Event::Failed {
+            .send(Event::Failed {
                 reason: failure.to_string(),
             })
             .await
@@ -417,7 +429,7 @@ impl<'a> Follower<'a> {
     }
 
     /// False: nobody listens any more.
-    async fn tell(&self, event: Event) -> bool {
+    async fn send(&self, event: Event) -> bool {
         self.events.send(event).await.is_ok()
     }
 }
@@ -467,10 +479,10 @@ fn progress_of(message: &WatchResponse) -> Option<i64> {
         .map(|header| header.revision)
 }
 
-type Probe = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send>>;
+type Probe<'a> = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send + 'a>>;
 
 /// The answer of the probe under way; never, if there is none.
-async fn answered(probe: &mut Option<Probe>) -> Result<ResponseHeader, Failure> {
+async fn answered(probe: &mut Option<Probe<'_>>) -> Result<ResponseHeader, Failure> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,

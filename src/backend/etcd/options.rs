@@ -1,7 +1,7 @@
 //! Where etcd is and who we are to it.
 //!
-//! Paths, not contents: the password and the PEM files are read anew for every connection, so a rotated certificate is
-//! used by the next one and by [`Backend::reload`](crate::backend::Backend::reload). Nothing here prints a secret.
+//! Paths, not contents: the password and the PEM files are read anew for every connection, so the next connection uses a
+//! rotated certificate, as does [`Backend::reload`](crate::backend::Backend::reload). Nothing here prints a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use url::Url;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::error::Failure;
 
@@ -43,6 +44,8 @@ pub struct Options {
 pub(super) struct Credentials {
     user: Option<(String, String)>,
     tls: Option<TlsOptions>,
+    /// Of the content of all files: equal files, equal digest.
+    pub(super) digest: u128,
 }
 
 impl fmt::Debug for Credentials {
@@ -58,9 +61,11 @@ impl fmt::Debug for Credentials {
 impl Options {
     /// Read the files.
     pub(super) async fn credentials(&self) -> Result<Credentials, Failure> {
+        let mut hasher = Xxh3::new();
         Ok(Credentials {
-            user: self.read_user().await?,
-            tls: self.read_tls().await?,
+            user: self.read_user(&mut hasher).await?,
+            tls: self.read_tls(&mut hasher).await?,
+            digest: hasher.digest128(),
         })
     }
 
@@ -68,27 +73,29 @@ impl Options {
         self.ca.is_some() || self.cert.is_some() || self.key.is_some()
     }
 
-    async fn read_user(&self) -> Result<Option<(String, String)>, Failure> {
+    async fn read_user(&self, hasher: &mut Xxh3) -> Result<Option<(String, String)>, Failure> {
         let (user, file) = match (&self.user, &self.password_file) {
             (Some(user), Some(file)) => (user, file),
             (None, None) => return Ok(None),
             (Some(_), None) => return Err(Failure::configuration("a user is given without a password file")),
             (None, Some(_)) => return Err(Failure::configuration("a password file is given without a user")),
         };
-        let content = read(file).await?;
+        let content = read(file, hasher).await?;
         let password = String::from_utf8(content)
             .map_err(|_| Failure::configuration(format!("the password file {} is not UTF-8", file.display())))?;
         Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
     }
 
-    async fn read_tls(&self) -> Result<Option<TlsOptions>, Failure> {
+    async fn read_tls(&self, hasher: &mut Xxh3) -> Result<Option<TlsOptions>, Failure> {
         let mut tls = TlsOptions::new();
         tls = match &self.ca {
-            Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca).await?)),
+            Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca, hasher).await?)),
             None => tls.with_enabled_roots(),
         };
         match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read(cert).await?, read(key).await?)),
+            (Some(cert), Some(key)) => {
+                tls = tls.identity(Identity::from_pem(read(cert, hasher).await?, read(key, hasher).await?))
+            }
             (None, None) => {}
             _ => {
                 return Err(Failure::configuration(
@@ -156,8 +163,11 @@ impl fmt::Display for Endpoint {
 }
 
 impl Credentials {
-    pub(super) fn has_user(&self) -> bool {
-        self.user.is_some()
+    /// The name and the password.
+    pub(super) fn user(&self) -> Option<(&str, &str)> {
+        self.user
+            .as_ref()
+            .map(|(user, password)| (user.as_str(), password.as_str()))
     }
 
     /// The options of a connection to `endpoint`; with the user only where `with_user`.
@@ -168,7 +178,7 @@ impl Credentials {
             .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
-        if let Some((user, password)) = self.user.as_ref().filter(|_| with_user) {
+        if let Some((user, password)) = self.user().filter(|_| with_user) {
             options = options.with_user(user, password);
         }
         match &self.tls {
@@ -178,10 +188,13 @@ impl Credentials {
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    tokio::fs::read(path)
+async fn read(path: &Path, hasher: &mut Xxh3) -> Result<Vec<u8>, Failure> {
+    let content = tokio::fs::read(path)
         .await
-        .map_err(|error| Failure::configuration(format!("could not read {}: {error}", path.display())))
+        .map_err(|error| Failure::configuration(format!("could not read {}: {error}", path.display())))?;
+    hasher.update(&content.len().to_le_bytes());
+    hasher.update(&content);
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 //! is summed over all connections. The names that metrics give them are those of the `etcd_*` family.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::backend::ListReason;
@@ -186,7 +187,7 @@ impl WatchStats {
     /// `etcd_connected_endpoint`: `scheme://host:port`; empty while there is none.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.endpoint.lock().clone()
     }
 
     /// `etcd_applied_revision`: of the last list or change that was told.
@@ -206,7 +207,7 @@ impl WatchStats {
     }
 
     pub(super) fn set_endpoint(&self, endpoint: &str) {
-        let mut current = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.endpoint.lock();
         endpoint.clone_into(&mut current);
     }
 
@@ -262,7 +263,7 @@ impl Stats {
     /// Every prefix that was ever followed, sorted.
     #[must_use]
     pub fn watches(&self) -> Vec<(String, Arc<WatchStats>)> {
-        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = self.watches.lock();
         watches
             .iter()
             .map(|(prefix, stats)| (prefix.clone(), Arc::clone(stats)))
@@ -270,7 +271,7 @@ impl Stats {
     }
 
     pub(super) fn watch(&self, prefix: &str) -> Arc<WatchStats> {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock();
         Arc::clone(watches.entry(prefix.to_owned()).or_default())
     }
 

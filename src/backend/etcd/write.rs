@@ -1,13 +1,16 @@
 //! Writing: all or nothing, in one transaction.
 //!
-//! The keys are read first. What would not change is left out (an equal value would still be a revision for every
-//! watcher), and a conflict is told without trying. The transaction then compares what was expected of every key, so a
-//! change between the two is a conflict too. Once it was sent, only an answer tells what became of it.
+//! 1. Read the keys. A broken expectation is a conflict, without a transaction.
+//! 2. Leave out equal values: etcd would make a revision of them, for every watcher.
+//! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too.
+//!
+//! A key with a lease keeps its lease (`ignore_lease`), so a registration that was written here still ends with its
+//! instance. Once the transaction was sent, only an answer tells what became of it.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::connect::{Connection, answer};
 use super::error::{Class, Failure};
@@ -16,42 +19,66 @@ use crate::backend::{Entry, Expect, Write, WriteError};
 
 /// etcd's own limit of operations in one transaction, unless it was raised.
 const OPERATIONS: usize = 128;
+/// Tries of one change whose leased keys vanish between the read and the transaction.
+const TRIES: usize = 3;
 
 /// Why a write did not happen, or perhaps did.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(super) enum WriteFailure {
     /// Nothing was sent yet: worth another attempt with another connection.
     NotSent(Failure),
     /// Final.
-    Told(WriteError),
+    Final(WriteError),
 }
 
 /// Carry out all writes or none. Returns the store's revision with them.
-pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Result<i64, Refused> {
-    refuse_double_keys(writes).map_err(Refused::Told)?;
-    let (revision, current) = read(connection, writes).await.map_err(Refused::NotSent)?;
-    for (write, entry) in writes.iter().zip(&current) {
-        if !holds(&write.expect, entry.as_ref()) {
-            return Err(Refused::Told(conflict(&write.key, entry.clone())));
+pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Result<i64, WriteFailure> {
+    refuse_double_keys(writes).map_err(WriteFailure::Final)?;
+
+    let mut tries = 1;
+    loop {
+        match write_once(connection, writes).await {
+            Err(WriteFailure::NotSent(failure)) if failure.is_key_gone() && tries < TRIES => tries += 1,
+            outcome => return outcome,
         }
     }
-    let changing: Vec<&Write> = (writes.iter().zip(&current))
+}
+
+async fn write_once(connection: &mut Connection, writes: &[Write]) -> Result<i64, WriteFailure> {
+    let (revision, current) = read(connection, writes).await.map_err(WriteFailure::NotSent)?;
+    for (write, entry) in writes.iter().zip(&current) {
+        if !holds(&write.expect, entry.as_ref()) {
+            return Err(WriteFailure::Final(conflict(&write.key, entry.clone())));
+        }
+    }
+
+    let changing: Vec<Changing<'_>> = (writes.iter().zip(&current))
         .filter(|(write, entry)| entry.as_ref().map(|entry| &entry.value) != write.value.as_ref())
-        .map(|(write, _)| write)
+        .map(|(write, entry)| Changing {
+            write,
+            is_leased: entry.as_ref().is_some_and(|entry| entry.leased),
+        })
         .collect();
     if changing.is_empty() {
         return Ok(revision);
     }
+
     let response = match answer("a transaction", connection.kv.txn(transaction(writes, &changing))).await {
         Ok(response) => response,
-        Err(failure) => return Err(judge(failure, &changing)),
+        Err(failure) => return Err(classify(failure, &changing)),
     };
     if response.succeeded() {
         return Ok(response
             .header()
             .map_or(revision, etcd_client::ResponseHeader::revision));
     }
-    Err(Refused::Told(conflict_of(writes, &response)))
+    Err(WriteFailure::Final(conflict_of(writes, &response)))
+}
+
+/// A write whose value differs from what the key holds.
+struct Changing<'a> {
+    write: &'a Write,
+    is_leased: bool,
 }
 
 fn refuse_double_keys(writes: &[Write]) -> Result<(), WriteError> {
@@ -101,12 +128,15 @@ fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
     reads.collect()
 }
 
-fn transaction(writes: &[Write], changing: &[&Write]) -> Txn {
+fn transaction(writes: &[Write], changing: &[Changing<'_>]) -> Txn {
     let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
     let operations: Vec<TxnOp> = changing
         .iter()
-        .map(|write| match &write.value {
-            Some(value) => TxnOp::put(write.key.as_ref(), value.as_ref(), None),
+        .map(|Changing { write, is_leased }| match &write.value {
+            Some(value) => {
+                let keep_lease = is_leased.then(|| PutOptions::new().with_ignore_lease());
+                TxnOp::put(write.key.as_ref(), value.as_ref(), keep_lease)
+            }
             None => TxnOp::delete(write.key.as_ref(), None),
         })
         .collect();
@@ -163,20 +193,22 @@ fn shown(key: &Bytes) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-fn judge(failure: Failure, changing: &[&Write]) -> Refused {
+/// What the failure of a transaction says about the write.
+fn classify(failure: Failure, changing: &[Changing<'_>]) -> WriteFailure {
     if failure.class == Class::TooLarge {
         let bytes: usize = changing
             .iter()
-            .map(|write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len))
+            .map(|Changing { write, .. }| write.key.len() + write.value.as_ref().map_or(0, Bytes::len))
             .sum();
-        return Refused::Told(WriteError::TooLarge(format!(
-            "the change has {} operations and {bytes} bytes, etcd takes {OPERATIONS} operations and 1.5 MiB unless told otherwise: {failure}",
+        return WriteFailure::Final(WriteError::TooLarge(format!(
+            "the change has {} operations and {bytes} bytes, the default limits of etcd are {OPERATIONS} operations and 1.5 MiB: {failure}",
             changing.len()
         )));
     }
     match failure.class {
-        Class::Authentication => Refused::NotSent(failure),
-        _ if failure.not_done => Refused::Told(WriteError::Unavailable(failure.to_string())),
-        _ => Refused::Told(WriteError::Unknown(failure.to_string())),
+        Class::Authentication | Class::Certificate => WriteFailure::NotSent(failure),
+        _ if failure.is_key_gone() => WriteFailure::NotSent(failure),
+        _ if failure.not_done => WriteFailure::Final(WriteError::Unavailable(failure.to_string())),
+        _ => WriteFailure::Final(WriteError::Unknown(failure.to_string())),
     }
 }
