@@ -171,6 +171,9 @@ pub enum WriteError {
         /// What it holds now.
         current: Option<Entry>,
     },
+    /// The store cannot hold this key, now or later.
+    #[error("{0}")]
+    InvalidKey(String),
     /// Larger than the store takes.
     #[error("{0}")]
     TooLarge(String),

@@ -40,7 +40,7 @@ struct Type {
     subscribed: Value,
     sent: Option<Sent>,
     acknowledged: Option<Sent>,
-    refused: Option<Refused>,
+    refused: Option<NackView>,
 }
 
 #[derive(Serialize)]
@@ -51,7 +51,7 @@ struct Sent {
 }
 
 #[derive(Serialize)]
-struct Refused {
+struct NackView {
     #[serde(flatten)]
     sent: Sent,
     code: i32,
@@ -115,7 +115,7 @@ impl From<TypeView> for Type {
             subscribed,
             sent: view.sent.map(Sent::from),
             acknowledged: view.acknowledged.map(Sent::from),
-            refused: view.refused.map(Refused::from),
+            refused: view.refused.map(NackView::from),
         }
     }
 }
@@ -130,12 +130,12 @@ impl From<Exchange> for Sent {
     }
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for NackView {
     fn from(refusal: Refusal) -> Self {
         Self {
             sent: refusal.exchange.into(),
             code: refusal.code,
-            message: refusal.message,
+            message: refusal.message.trim_end().to_owned(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A document as the API shows it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::problem::{Code, Problem};
-use super::refused::{self, Refused};
+use super::refused::{self, NackedDocument};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::xds;
 use crate::proto::redact::{REDACTED, hide, redact};
@@ -22,14 +23,14 @@ pub(super) struct Entry<'a> {
     state: &'static str,
     reason: Option<String>,
     path: Option<&'a str>,
-    warnings: &'a [String],
+    warnings: Cow<'a, [String]>,
     revision: Option<i64>,
     serving_revision: Option<i64>,
 }
 
 impl<'a> Entry<'a> {
     /// The entry of a document, what proxies refuse laid over it.
-    pub(super) fn of(status: &'a Status, refused: &BTreeMap<DocumentKey, Refused>) -> Self {
+    pub(super) fn of(status: &'a Status, refused: &BTreeMap<DocumentKey, NackedDocument>) -> Self {
         let state = refused::state(refused, status);
         let reason = match (state, refused.get(&status.key)) {
             (State::Refused, Some(refused)) => Some(refused.reason()),
@@ -46,10 +47,16 @@ impl<'a> Entry<'a> {
                 .filter(|_| state == State::Refused)
                 .and_then(|refused| refused.path)
                 .or(status.path.as_deref()),
-            warnings: &status.warnings,
+            warnings: Cow::Borrowed(&status.warnings),
             revision: status.latest.as_ref().map(|text| text.mod_revision),
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),
         }
+    }
+
+    /// With one more warning.
+    pub(super) fn with_warning(mut self, warning: &str) -> Self {
+        self.warnings.to_mut().push(warning.to_owned());
+        self
     }
 
     /// With the revision that the store gave the write that this entry foretells.

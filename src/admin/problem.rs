@@ -210,6 +210,7 @@ impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         let code = match error {
             WriteError::Conflict { .. } => Code::PreconditionFailed,
+            WriteError::InvalidKey(_) => Code::InvalidRequest,
             WriteError::TooLarge(_) => Code::TooLarge,
             WriteError::Unknown(_) => Code::OutcomeUnknown,
             WriteError::Unavailable(_) => Code::StoreUnavailable,

@@ -5,8 +5,9 @@
 //! goes away later changes `pending` and `stale_since` alone. Cheap to clone; all clones are one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +42,7 @@ impl Drop for Guard {
 }
 
 fn lock(guards: &Mutex<Guards>) -> MutexGuard<'_, Guards> {
-    guards.lock().unwrap_or_else(PoisonError::into_inner)
+    guards.lock()
 }
 
 impl Readiness {

@@ -17,7 +17,7 @@ const NODES_NAMED: usize = 5;
 
 /// Why a document is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct NackedDocument {
     nodes: BTreeSet<Arc<str>>,
     /// What the first of them said.
     message: Arc<str>,
@@ -27,7 +27,7 @@ pub(super) struct Refused {
     pub(super) path: Option<&'static str>,
 }
 
-impl Refused {
+impl NackedDocument {
     /// One sentence, and the proxy's words.
     pub(super) fn reason(&self) -> String {
         let named: Vec<&str> = self.nodes.iter().take(NODES_NAMED).map(|node| &**node).collect();
@@ -39,25 +39,23 @@ impl Refused {
             }
             many => format!("refused by {many} proxies, {named}"),
         };
+        let message = self.message.trim_end();
         match self.suspects {
-            0 | 1 => format!("{by}: {}", self.message),
+            0 | 1 => format!("{by}: {message}"),
             many => {
-                format!(
-                    "{by}, whose words do not say which of {many} documents they are about: {}",
-                    self.message
-                )
+                format!("{by}, {many} documents may be the cause: {message}")
             }
         }
     }
 }
 
 /// Every document that a proxy refuses now.
-pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, Refused> {
-    let mut refused: BTreeMap<DocumentKey, Refused> = BTreeMap::new();
+pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> {
+    let mut refused: BTreeMap<DocumentKey, NackedDocument> = BTreeMap::new();
     for (node, Suspicion { message, suspects, .. }) in admin.fleet.suspicions() {
         let documents: BTreeSet<&DocumentKey> = suspects.iter().flat_map(|suspect| &suspect.documents).collect();
         for key in &documents {
-            let new = || Refused {
+            let new = || NackedDocument {
                 nodes: BTreeSet::new(),
                 message: Arc::clone(&message),
                 suspects: documents.len(),
@@ -74,7 +72,7 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, Refused> {
 }
 
 /// The state to show: a document that would be accepted and is refused by a proxy is `refused`.
-pub(super) fn state(refused: &BTreeMap<DocumentKey, Refused>, status: &Status) -> State {
+pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> State {
     match status.state {
         State::Accepted if refused.contains_key(&status.key) => State::Refused,
         state => state,
@@ -114,9 +112,9 @@ mod tests {
 
     fn refused(nodes: &[&str], suspects: usize) -> String {
         let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
-        Refused {
+        NackedDocument {
             nodes,
-            message: "no".into(),
+            message: "no\n".into(),
             suspects,
             path: None,
         }
@@ -131,7 +129,7 @@ mod tests {
         assert_eq!(many, "refused by 7 proxies, 1, 2, 3, 4, 5 and 2 others: no");
         assert_eq!(
             refused(&["n1"], 3),
-            "refused by the proxy n1, whose words do not say which of 3 documents they are about: no"
+            "refused by the proxy n1, 3 documents may be the cause: no"
         );
     }
 

@@ -1,7 +1,7 @@
 //! `PUT` and `DELETE` of a document.
 //!
-//! A write is judged before it is carried out: by its preconditions against what the store holds now, then by a dry run of
-//! the plan. What the judgement cannot know (another writer in between) the store's own comparison catches.
+//! A write passes three checks: its preconditions against what the store holds now, a dry run of the plan, and the store's
+//! own comparison, which catches another writer in between.
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -19,6 +19,9 @@ use crate::backend::{Change, Entry, Expect, Write};
 use crate::document::key::{DocumentKey, Kind, Root};
 use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
 use crate::reconcile::world::{State, World};
+
+/// The warning on a registration that no lease removes.
+const NO_LEASE: &str = "no_lease: the registration has no lease, so it stays until it is deleted";
 
 pub(super) async fn put(
     Shared(admin): Shared<Admin>,
@@ -165,7 +168,8 @@ impl Target {
                 .as_ref()
                 .map_or(revision, |current| current.create_revision),
             mod_revision: revision,
-            leased: false,
+            // The store keeps the lease of a key that is written.
+            leased: self.current.as_ref().is_some_and(|current| current.leased),
         }
     }
 
@@ -243,7 +247,11 @@ impl Target {
         let etag = [(header::ETAG, format!("\"{}\"", admin.backend.etag(stored)))];
         match outcome.world.document(&self.key) {
             Some(document) => {
-                let shown = Shown::of(document, &refused::documents(admin)).at_revision(stored.mod_revision);
+                let mut shown = Shown::of(document, &refused::documents(admin)).at_revision(stored.mod_revision);
+                let may_have_lease = self.key.kind == Kind::Services && self.world.options().has_leases;
+                if may_have_lease && !stored.leased {
+                    shown = shown.with_warning(NO_LEASE);
+                }
                 (status, etag, Json(shown)).into_response()
             }
             None => (status, etag).into_response(),

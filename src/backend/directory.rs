@@ -13,11 +13,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
@@ -137,7 +138,7 @@ impl Directory {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Scan, watch what was found, and scan again while something new is watched.
@@ -197,7 +198,7 @@ impl Inner {
             Some(value) => {
                 let path = match held {
                     Some(content) => content.path.clone(),
-                    None => self.names.path_of(&write.key).map_err(WriteError::Unavailable)?,
+                    None => self.names.path_of(&write.key).map_err(WriteError::InvalidKey)?,
                 };
                 Ok(Step::Put(self.root.join(path), value.clone()))
             }
@@ -335,7 +336,7 @@ struct Gone;
 
 impl Follower {
     async fn run(mut self) -> Result<(), Gone> {
-        let signal = self.notices.lock().unwrap_or_else(PoisonError::into_inner).signal();
+        let signal = self.notices.lock().signal();
         let mut wake = Wake::Start;
         loop {
             let (tree, is_incomplete) = self.scan().await;
@@ -373,7 +374,7 @@ impl Follower {
     async fn scan(&self) -> (Result<Arc<Tree>, String>, bool) {
         let notices = Arc::clone(&self.notices);
         let scan = move |inner: &Inner| {
-            let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut notices = notices.lock();
             let tree = inner.rescan_and_follow(&mut notices);
             (tree, notices.is_incomplete())
         };

@@ -7,10 +7,11 @@
 //! Clones are the same store. A watch never blocks a writer: what its receiver has not taken yet waits without bound.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -62,13 +63,15 @@ impl Memory {
         let changes = changes
             .into_iter()
             .map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value.map(Into::into)));
-        self.state().apply(changes.collect(), false)
+        self.state().apply(changes.collect(), |_| false)
     }
 
     /// Put one key as if under a lease. Returns the revision.
     pub fn put_leased(&self, key: &str, value: impl Into<Bytes>) -> i64 {
-        self.state()
-            .apply(vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))], true)
+        self.state().apply(
+            vec![(Bytes::copy_from_slice(key.as_bytes()), Some(value.into()))],
+            |_| true,
+        )
     }
 
     /// Tell every watch that its root cannot be read.
@@ -119,7 +122,7 @@ impl Memory {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -147,7 +150,8 @@ impl State {
         self.watches = watches;
     }
 
-    fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, leased: bool) -> i64 {
+    /// `is_leased`: whether a key has a lease afterwards, given its entry before.
+    fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, is_leased: fn(Option<&Entry>) -> bool) -> i64 {
         let writes: Vec<_> = writes
             .into_iter()
             .filter(|(key, value)| value.is_some() || self.current(key).is_some())
@@ -159,6 +163,7 @@ impl State {
         let mut changes = Vec::with_capacity(writes.len());
         for (key, value) in writes {
             let create_revision = self.current(&key).map_or(self.revision, |entry| entry.create_revision);
+            let leased = is_leased(self.current(&key));
             let mod_revision = self.revision;
             let entry = value.map(|value| Entry {
                 key: key.clone(),
@@ -311,7 +316,8 @@ impl Backend for Memory {
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
         let changes = changes.map(|write| (write.key, write.value)).collect();
-        Ok(state.apply(changes, false))
+        // A lease is kept, as etcd does with `ignore_lease`.
+        Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))
     }
 
     fn etag(&self, entry: &Entry) -> String {

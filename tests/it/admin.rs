@@ -815,6 +815,28 @@ async fn a_store_that_is_away_is_told_and_worth_a_retry() {
 }
 
 #[tokio::test]
+async fn a_write_to_a_registration_keeps_its_lease_or_says_that_there_is_none() {
+    let server = Server::start(&[("/gateway/clusters/cart", "{}")]).await;
+    server.store.put_leased("/services/cart/a", "10.0.0.1:80");
+    server.read_again().await;
+    let kept = server
+        .put("/api/v1/documents/services/cart/a", &[], "10.0.0.2:80")
+        .await;
+    assert_eq!((kept.status, &kept.body["warnings"]), (StatusCode::OK, &json!([])));
+    let stored = server.store.get(b"/services/cart/a").await.unwrap().unwrap();
+    assert_eq!((&*stored.value, stored.leased), (&b"10.0.0.2:80"[..], true));
+
+    let created = server
+        .put("/api/v1/documents/services/cart/b", &[], "10.0.0.3:80")
+        .await;
+    assert_eq!(created.status, StatusCode::CREATED);
+    let warning = created.body["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("no_lease: "), "{warning}");
+    let document = server.put("/api/v1/documents/clusters/other", &[], CLUSTER).await;
+    assert_eq!(document.body["warnings"], json!([]), "documents have no lease");
+}
+
+#[tokio::test]
 async fn metrics_count_documents_by_kind_and_state() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/bad", "[")]).await;
     let text = server.get("/metrics").await;

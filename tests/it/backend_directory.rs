@@ -492,7 +492,7 @@ async fn a_write_never_leaves_the_folder() {
     ] {
         let refused = folder.backend.write(vec![write(key, Some("{}"), Expect::Any)]).await;
         assert!(
-            matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains(key)),
+            matches!(&refused, Err(WriteError::InvalidKey(reason)) if reason.contains(key)),
             "{key}: {refused:?}"
         );
     }

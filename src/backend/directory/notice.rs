@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{ErrorKind, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
@@ -63,10 +64,7 @@ impl Signal {
                 event.kind,
                 EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
             ) {
-                self.lost
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend(event.paths);
+                self.lost.lock().extend(event.paths);
             }
         }
         self.happened.notify_one();
@@ -106,7 +104,7 @@ impl Notices {
     /// Watch these folders and no others. True: one of them is new, and what happened in it before was not told. Blocks.
     pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, FolderId>) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
-        for lost in std::mem::take(&mut *self.signal.lost.lock().unwrap_or_else(PoisonError::into_inner)) {
+        for lost in std::mem::take(&mut *self.signal.lost.lock()) {
             self.watched.retain(|path, _| !path.starts_with(&lost));
         }
         self.watched.retain(|path, id| {
