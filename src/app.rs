@@ -24,7 +24,7 @@ use crate::admin::readiness::Readiness;
 use crate::admin::{self, Admin};
 use crate::backend::directory::Directory;
 use crate::backend::etcd::{self, Etcd};
-use crate::backend::{Backend, Change, Event};
+use crate::backend::{Backend, Change, Event, ListReason};
 use crate::config::tls::Certificates;
 use crate::config::{Config, Documents, Flags, Listen, OnMassLoss};
 use crate::document::key::{Layout, Root};
@@ -101,6 +101,10 @@ impl App {
         let layout = layout(&config);
         let disk = Disk::open(&config.state_dir, layout.clone()).with_context(|| use_state_dir(&config.state_dir))?;
         let metrics = Arc::new(Metrics::default());
+        metrics.begin(
+            &ResourceType::ALL.map(ResourceType::as_str),
+            &[Variant::Sotw, Variant::Delta].map(Variant::as_str),
+        );
         let backend = open_backend(&config, &metrics);
         let counted = Arc::new(Counted::new(Arc::clone(&metrics)));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
@@ -228,6 +232,8 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
                 key,
             };
             let etcd = Etcd::new(options);
+            let watches: Vec<_> = layout(config).roots().iter().map(Root::as_str).collect();
+            metrics.show_etcd(&watches, &ListReason::ALL.map(ListReason::as_str));
             metrics.also(Box::new(EtcdMetrics(etcd.stats())));
             Arc::new(etcd)
         }
@@ -395,7 +401,7 @@ impl fleet::Observer for Counted {
 }
 
 impl Observer for Counted {
-    fn told(&self, root: &Root, event: &Event) {
+    fn observed(&self, root: &Root, event: &Event) {
         let (etcd, watch) = (&self.metrics.etcd, root.as_str());
         match event {
             Event::Alive => etcd.heard(watch, true),

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use humantime::format_rfc3339_millis;
 use serde_json::json;
 
 use super::{Admin, refused};
 use crate::fleet::Variant;
-use crate::telemetry::metrics::{CONTENT_TYPE, Derived};
+use crate::telemetry::metrics::{Derived, Format};
 
 pub(super) async fn healthz() -> impl IntoResponse {
     Json(json!({ "status": "ok" }))
@@ -31,14 +31,20 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     )
 }
 
-pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
+    let ranges: Vec<_> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let format = Format::accepted(&ranges.join(","));
     (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        admin.metrics.encode(&derived(&admin)),
+        [(header::CONTENT_TYPE, format.content_type())],
+        admin.metrics.encode(&derived(&admin), format),
     )
 }
 
-/// What others hold, counted now.
+/// The state of other stages, counted now.
 fn derived(admin: &Admin) -> Derived {
     let world = admin.world.load();
     let refused = refused::documents(admin);

@@ -29,7 +29,7 @@ impl Collector for EtcdMetrics {
         counters(
             &mut encoder,
             "etcd_stream_errors",
-            "Watches that ended, by why",
+            "Watches that ended, by class of error",
             &errors,
         )?;
         let refreshes = [
@@ -40,7 +40,7 @@ impl Collector for EtcdMetrics {
         counters(
             &mut encoder,
             "etcd_token_refresh",
-            "Tokens asked for, by outcome",
+            "Authentications, by result",
             &refreshes,
         )?;
         let alone = [
@@ -59,16 +59,18 @@ impl Collector for EtcdMetrics {
                 "Revisions that came after a later one",
                 &stats.order_violations,
             ),
-            (
-                "etcd_list_microseconds",
-                "Time spent in whole lists",
-                &stats.list_micros,
-            ),
         ];
         alone.into_iter().try_for_each(|(name, help, count)| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.get()).encode(metric)
-        })
+        })?;
+        let metric = encoder.encode_descriptor(
+            "etcd_list_seconds",
+            "Time spent in whole lists",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(stats.list_time().as_secs_f64()).encode(metric)
     }
 }
 
@@ -85,7 +87,7 @@ impl EtcdMetrics {
         gauges(
             encoder,
             "etcd_connected_endpoint",
-            "The member that a prefix is followed at",
+            "1: the prefix is followed at this member",
             &connected,
         )?;
         let revisions: Vec<_> = watches

@@ -76,8 +76,8 @@ pub struct Parts {
 
 /// Who wants to know what the loop saw and did (metrics).
 pub trait Observer: Send + Sync + 'static {
-    /// A root's watch told something.
-    fn told(&self, root: &Root, event: &Event);
+    /// The watch of a root sent an event.
+    fn observed(&self, root: &Root, event: &Event);
     /// A snapshot was published, `waited` after the first of its changes was seen.
     fn published(&self, waited: Duration);
     /// A change altered no resource, so no stream was woken.
@@ -371,7 +371,7 @@ impl Reconciler {
     }
 
     fn on_event(&mut self, root: Root, event: Event) {
-        self.parts.observer.told(&root, &event);
+        self.parts.observer.observed(&root, &event);
         let now = tokio::time::Instant::now().into_std();
         match event {
             Event::Alive => {

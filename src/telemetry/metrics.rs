@@ -1,14 +1,17 @@
-//! Everything that is counted, as typed handles.
+//! All counters, gauges and histograms of the process, as typed handles.
 //!
-//! What enters: stages count and time through the fields of [`Metrics`]; what is a state of something else (documents,
-//! clients, the snapshot) is not kept here but asked for at each scrape ([`Derived`]). What leaves: `OpenMetrics` text.
-//! Labels are bounded: types, kinds, states and variants are the words of api.md, never a node's or a document's name.
+//! In: stages count and time through the fields of [`Metrics`]. The state of something else (documents, clients, the
+//! snapshot) is not kept here; each scrape brings it ([`Derived`]). Out: text in one of two [`Format`]s.
+//!
+//! Labels are bounded: types, kinds, states and variants are the words of the API, never the name of a node or a document.
+//! Counters whose labels are bounded have all their series from the start, with 0: `increase()` misses the first event of
+//! a series that begins with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -20,12 +23,52 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+mod classic;
 mod etcd;
 
 pub use etcd::{Etcd, EventLabels, ListLabels, RootLabels};
 
-/// The `Content-Type` of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The text that a scrape gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The text format of Prometheus, version 0.0.4.
+    Classic,
+    /// `OpenMetrics` 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format for an `Accept` header: `OpenMetrics` if the header names it and does not prefer `text/plain`.
+    #[must_use]
+    pub fn accepted(accept: &str) -> Self {
+        let open_metrics = quality(accept, "application/openmetrics-text");
+        if open_metrics > 0.0 && open_metrics >= quality(accept, "text/plain") {
+            Self::OpenMetrics
+        } else {
+            Self::Classic
+        }
+    }
+
+    /// The `Content-Type`.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The highest `q` that an `Accept` header gives to a media type; 0 where the header does not name it.
+fn quality(accept: &str, media_type: &str) -> f32 {
+    let ranges = accept.split(',').filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next()?.eq_ignore_ascii_case(media_type);
+        let quality = parts.find_map(|part| part.strip_prefix("q="));
+        named.then(|| quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+    });
+    ranges.fold(0.0, f32::max)
+}
 
 /// Shortest and longest bucket: 1 ms to 65 s, doubling. A publish takes milliseconds, an ACK at most a warming cluster's time.
 const SECONDS: (f64, f64, u16) = (0.001, 2.0, 17);
@@ -62,12 +105,12 @@ pub struct DocumentLabels {
     pub state: &'static str,
 }
 
-/// What is asked for at a scrape because others hold it.
+/// State that other stages hold, read at a scrape.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Derived {
-    /// Connected streams by variant; give every variant, so that a series never goes missing.
+    /// Connected streams by variant. Every variant is in it, so that no series goes missing.
     pub clients: Vec<(&'static str, usize)>,
-    /// Documents by kind and state; what is not named has no series.
+    /// Documents by kind and state; a pair that is not in it has no series.
     pub documents: BTreeMap<(&'static str, &'static str), usize>,
     /// The revision of the current snapshot.
     pub snapshot_revision: i64,
@@ -85,17 +128,17 @@ pub struct Metrics {
     pub snapshot_skipped_equal: Counter,
     /// Responses sent.
     pub responses: Family<ResponseLabels, Counter>,
-    /// Responses refused.
+    /// NACKs received.
     pub nacks: Family<TypeLabels, Counter>,
-    /// Responses to gRPC libraries that are larger than these take.
+    /// Responses to gRPC libraries that are larger than they take.
     pub responses_too_large: Family<TypeLabels, Counter>,
-    /// Clients that answered nothing about clusters for too long.
+    /// Clients that sent neither ACK nor NACK for clusters for too long.
     pub stuck: Family<VariantLabels, Counter>,
-    /// From the moment a change was seen to its publish, in seconds.
+    /// Time from the arrival of a change to its publish, in seconds.
     pub publish_seconds: Histogram,
-    /// From a publish to its ACK by a stream, in seconds.
+    /// Time from a publish to its ACK by a stream, in seconds.
     pub acknowledge_seconds: Histogram,
-    /// What following the store tells.
+    /// The `etcd_*` family; shown after [`Metrics::show_etcd`].
     pub etcd: Etcd,
 }
 
@@ -122,7 +165,7 @@ impl Default for Metrics {
             stuck: Family::default(),
             publish_seconds: seconds(),
             acknowledge_seconds: seconds(),
-            etcd: Etcd::register(&mut registry),
+            etcd: Etcd::default(),
         };
         metrics.register(&mut registry);
         metrics.registry = Mutex::new(registry);
@@ -134,7 +177,7 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "chancery_build",
-            "The build that runs",
+            "Version of the running server",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry.register("chancery_clients", "Connected streams", self.clients.clone());
@@ -155,42 +198,61 @@ impl Metrics {
         );
         registry.register(
             "chancery_snapshot_skipped_equal",
-            "Changes that altered no resource, so that nothing was published",
+            "Changes that altered no resource, and published nothing",
             self.snapshot_skipped_equal.clone(),
         );
         registry.register("chancery_responses", "Responses sent", self.responses.clone());
-        registry.register("chancery_nacks", "Responses refused", self.nacks.clone());
+        registry.register("chancery_nacks", "NACKs received", self.nacks.clone());
         registry.register(
             "chancery_responses_too_large",
-            "Responses to gRPC libraries of more than 4 MiB, which these do not take",
+            "Responses of more than 4 MiB to gRPC libraries, which do not take them",
             self.responses_too_large.clone(),
         );
         registry.register(
             "chancery_clusters_unacknowledged",
-            "Alarms: a client answers nothing about clusters any more",
+            "Clients that stopped to ACK and NACK clusters",
             self.stuck.clone(),
         );
         registry.register(
             "chancery_publish_seconds",
-            "From the moment a change was seen to its publish",
+            "Time from the arrival of a change to its publish",
             self.publish_seconds.clone(),
         );
         registry.register(
             "chancery_acknowledge_seconds",
-            "From a publish to its acknowledgement by a stream",
+            "Time from a publish to its ACK by a stream",
             self.acknowledge_seconds.clone(),
         );
     }
 
-    /// Show also what this collector reads at each scrape.
-    pub fn also(&self, collector: Box<dyn Collector>) {
-        self.registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .register_collector(collector);
+    /// Give every counter of a type or a variant its series, with 0.
+    pub fn begin(&self, types: &[&'static str], variants: &[&'static str]) {
+        for &r#type in types {
+            let labels = TypeLabels { r#type };
+            // The guards end before the next call.
+            drop(self.nacks.get_or_create(&labels));
+            drop(self.responses_too_large.get_or_create(&labels));
+            for &variant in variants {
+                drop(self.responses.get_or_create(&ResponseLabels { r#type, variant }));
+            }
+        }
+        for &variant in variants {
+            drop(self.stuck.get_or_create(&VariantLabels { variant }));
+        }
     }
 
-    /// What counts the responses of a type and variant: to be kept, where looking for it each time is too much.
+    /// Show the `etcd_*` family, with the series of these watches and list reasons.
+    pub fn show_etcd(&self, watches: &[&'static str], reasons: &[&'static str]) {
+        self.etcd.register(&mut self.registry.lock());
+        self.etcd.begin(watches, reasons);
+    }
+
+    /// Show also the metrics that this collector reads at each scrape.
+    pub fn also(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().register_collector(collector);
+    }
+
+    /// The counter of the responses of a type and variant. Callers keep it, so that no response looks it up.
     #[must_use]
     pub fn responses_of(&self, resource_type: &'static str, variant: &'static str) -> Counter {
         self.responses.get_or_create_owned(&ResponseLabels {
@@ -211,7 +273,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Count a client that answers nothing about clusters any more.
+    /// Count a client that stopped to ACK and NACK clusters.
     pub fn stuck(&self, variant: &'static str) {
         self.stuck.get_or_create(&VariantLabels { variant }).inc();
     }
@@ -227,11 +289,11 @@ impl Metrics {
         self.acknowledge_seconds.observe(after.as_secs_f64());
     }
 
-    /// Everything, as `OpenMetrics` text ([`CONTENT_TYPE`]).
+    /// All metrics as text.
     #[must_use]
-    pub fn encode(&self, derived: &Derived) -> String {
+    pub fn encode(&self, derived: &Derived, format: Format) -> String {
         // One scrape at a time: the derived gauges are cleared and set under this lock.
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry.lock();
         for (variant, count) in &derived.clients {
             self.clients
                 .get_or_create(&VariantLabels { variant })
@@ -247,7 +309,10 @@ impl Metrics {
         self.etcd.age(Instant::now());
         let mut text = String::new();
         encode(&mut text, &registry).expect("a String takes everything");
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Classic => classic::from_open_metrics(&text),
+        }
     }
 }
 
@@ -279,7 +344,7 @@ mod tests {
             documents: [(("routes", "accepted"), 4)].into(),
             snapshot_revision: 17,
         };
-        let text = metrics.encode(&derived);
+        let text = metrics.encode(&derived, Format::OpenMetrics);
         assert_eq!(
             series(&text, "chancery_clients{"),
             [
@@ -323,27 +388,85 @@ mod tests {
     }
 
     #[test]
+    fn bounded_counters_are_there_from_the_start() {
+        let metrics = Metrics::default();
+        metrics.begin(&["clusters", "routes"], &["sotw", "delta"]);
+        metrics.show_etcd(&["documents"], &["start", "fork"]);
+        let text = metrics.encode(&Derived::default(), Format::Classic);
+        assert_eq!(
+            series(&text, "chancery_nacks_total{"),
+            [
+                "chancery_nacks_total{type=\"clusters\"} 0",
+                "chancery_nacks_total{type=\"routes\"} 0"
+            ]
+        );
+        assert_eq!(series(&text, "chancery_responses_total{").len(), 4);
+        assert_eq!(series(&text, "chancery_responses_too_large_total{").len(), 2);
+        assert_eq!(series(&text, "chancery_clusters_unacknowledged_total{").len(), 2);
+        assert_eq!(
+            series(&text, "etcd_lists_total{"),
+            [
+                "etcd_lists_total{watch=\"documents\",reason=\"fork\"} 0",
+                "etcd_lists_total{watch=\"documents\",reason=\"start\"} 0"
+            ]
+        );
+        assert_eq!(series(&text, "etcd_events_total{").len(), 2);
+    }
+
+    #[test]
+    fn without_etcd_there_is_no_metric_of_etcd() {
+        let metrics = Metrics::default();
+        metrics.etcd.listed("documents", "start", 1, 10);
+        metrics.etcd.wrote(Duration::from_millis(3));
+        let text = metrics.encode(&Derived::default(), Format::Classic);
+        assert!(!text.contains("etcd"), "{text}");
+    }
+
+    #[test]
+    fn the_format_is_the_one_that_is_asked_for() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
+        assert_eq!(Format::accepted("Application/OpenMetrics-Text"), Format::OpenMetrics);
+        for classic in [
+            "",
+            "*/*",
+            "text/plain",
+            "text/plain, application/openmetrics-text;q=0.9",
+            "application/openmetrics-text; q=0",
+        ] {
+            assert_eq!(Format::accepted(classic), Format::Classic, "{classic}");
+        }
+    }
+
+    #[test]
     fn a_state_that_no_document_is_in_any_more_loses_its_series() {
         let metrics = Metrics::default();
         let rejected = Derived {
             documents: [(("routes", "rejected"), 1)].into(),
             ..Derived::default()
         };
-        assert_eq!(series(&metrics.encode(&rejected), "chancery_documents{").len(), 1);
-        let text = metrics.encode(&Derived::default());
+        assert_eq!(
+            series(&metrics.encode(&rejected, Format::OpenMetrics), "chancery_documents{").len(),
+            1
+        );
+        let text = metrics.encode(&Derived::default(), Format::OpenMetrics);
         assert_eq!(series(&text, "chancery_documents{"), Vec::<&str>::new());
     }
 
     #[tokio::test(start_paused = true)]
     async fn ages_are_counted_from_the_last_message() {
         let metrics = Metrics::default();
+        metrics.show_etcd(&["documents"], &[]);
         assert_eq!(
-            series(&metrics.encode(&Derived::default()), "etcd_last_message_age_seconds "),
+            series(
+                &metrics.encode(&Derived::default(), Format::OpenMetrics),
+                "etcd_last_message_age_seconds "
+            ),
             Vec::<&str>::new()
         );
         metrics.etcd.heard("documents", false);
         tokio::time::advance(Duration::from_millis(1500)).await;
-        let text = metrics.encode(&Derived::default());
+        let text = metrics.encode(&Derived::default(), Format::OpenMetrics);
         assert_eq!(
             series(&text, "etcd_last_message_age_seconds{"),
             ["etcd_last_message_age_seconds{watch=\"documents\"} 1.5"]

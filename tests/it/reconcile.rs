@@ -351,7 +351,7 @@ struct Recorder {
 }
 
 impl Observer for Recorder {
-    fn told(&self, _: &Root, _: &Event) {}
+    fn observed(&self, _: &Root, _: &Event) {}
 
     fn published(&self, _: Duration) {
         let versions = versions(&self.snapshots.current());

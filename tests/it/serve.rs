@@ -1,7 +1,9 @@
 //! `chancery serve` as a process: what a folder, a proxy and an operator do to it from outside.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use crate::support::ads_client::{ADS_DELTA, DeltaStream, connect, contents, delt
 use crate::support::etcd::Etcd;
 use crate::support::eventually::eventually;
 use crate::support::server::Server;
+use crate::support::tools;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -173,10 +176,113 @@ async fn what_is_known_of_etcd_shows_as_metrics() {
         "etcd_fragments_total 0",
         "etcd_events_dropped_old_total 0",
         "etcd_order_violations_total 0",
+        "etcd_lists_total{watch=\"registrations\",reason=\"fork\"} 0",
+        "etcd_events_total{watch=\"documents\",type=\"put\"} 0",
+        "chancery_nacks_total{type=\"listeners\"} 0",
     ] {
         assert!(
             text.lines().any(|line| line == series),
             "{series} is missing in\n{text}"
+        );
+    }
+}
+
+/// The metrics in the format of this `Accept` header, and the `Content-Type`.
+async fn metrics(server: &Server, accept: &str) -> (String, String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/metrics", server.admin());
+    let answer = client.get(url).header("accept", accept).send().await.unwrap();
+    let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    (content_type, answer.text().await.unwrap())
+}
+
+/// Lines that are no comments, without their values: ages move between two scrapes.
+fn series(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<_> = lines.map(|line| line.rsplit_once(' ').unwrap().0).collect();
+    series.sort_unstable();
+    series
+}
+
+/// Run promtool with this on stdin.
+fn promtool(arguments: &[&str], input: &str) {
+    let mut child = Command::new(tools::binary("promtool"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success() && said.is_empty(),
+        "promtool {arguments:?}: {}\n{input}",
+        String::from_utf8_lossy(&said)
+    );
+}
+
+#[tokio::test]
+async fn both_formats_of_metrics_are_as_prometheus_wants_them() {
+    let etcd = Etcd::start().await;
+    let server = Server::on_etcd(&etcd).await;
+    server.ready().await;
+
+    let (content_type, classic) = metrics(&server, "text/plain").await;
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
+    promtool(&["check", "metrics"], &classic);
+
+    let (content_type, open_metrics) = metrics(&server, "application/openmetrics-text;version=1.0.0").await;
+    assert_eq!(
+        content_type,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert_eq!(series(&classic), series(&open_metrics), "the same series in both");
+    // `check metrics` reads classic text alone. What makes blocks reads OpenMetrics, and wants a time on each sample.
+    let timed: String = open_metrics
+        .lines()
+        .map(|line| match line.starts_with('#') {
+            true => format!("{line}\n"),
+            false => format!("{line} 1796021440\n"),
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, blocks) = (folder.path().join("metrics"), folder.path().join("blocks"));
+    fs::write(&file, timed).unwrap();
+    let output = Command::new(tools::binary("promtool"))
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([&file, &blocks])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}\n{open_metrics}");
+}
+
+#[tokio::test]
+async fn a_folder_has_no_metrics_of_etcd() {
+    let server = serve(&[USERS], &[]).await;
+    let (_, text) = metrics(&server, "*/*").await;
+    assert!(text.contains("chancery_snapshot_publishes_total"), "{text}");
+    assert!(!text.contains("etcd_"), "{text}");
+}
+
+#[tokio::test]
+async fn a_name_that_no_file_can_have_is_told_as_a_mistake_of_the_request() {
+    let server = serve(&[USERS], &[]).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let put = async |path: &str, body: &'static str| {
+        let url = format!("http://{}/api/v1/documents/{path}", server.admin());
+        let answer = client.put(url).body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, body) = put("routes/a//b", ROUTE.1).await;
+    assert_eq!(status, 422, "{body}");
+    for name in ["a//b".to_owned(), "x".repeat(300)] {
+        let (status, body) = put(&format!("services/users/{name}"), "10.0.0.1:80").await;
+        assert_eq!(status, 400, "{body}");
+        assert!(
+            body.contains("\"invalid_request\"") && body.contains("file name"),
+            "{body}"
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The path of `etcd`, `etcdctl` or `envoy`.
+/// The path of `etcd`, `etcdctl`, `envoy` or `promtool`.
 ///
 /// # Panics
 /// With the command that installs it, when it is missing.

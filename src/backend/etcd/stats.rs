@@ -1,4 +1,4 @@
-//! What the etcd backend counts, for whoever shows it.
+//! The counters of the etcd backend.
 //!
 //! Plain atomics behind an `Arc`: reading costs the followers nothing. One [`WatchStats`] per followed prefix; the rest
 //! is summed over all connections. The names that metrics give them are those of the `etcd_*` family.
@@ -229,8 +229,7 @@ pub struct Stats {
     stream_errors: [Counter; 6],
     /// `etcd_list_bytes`: keys and values of all lists.
     pub list_bytes: Counter,
-    /// Microseconds spent in lists (`etcd_list_seconds`).
-    pub list_micros: Counter,
+    list_micros: Counter,
     /// `etcd_token_refresh_total{result="ok"}`.
     pub token_refreshes: Counter,
     /// `etcd_token_refresh_total{result="failed"}`.
@@ -258,6 +257,12 @@ impl Stats {
     #[must_use]
     pub fn stream_errors(&self, class: StreamErrorClass) -> u64 {
         self.stream_errors[class as usize].get()
+    }
+
+    /// `etcd_list_seconds_total`: time spent in lists.
+    #[must_use]
+    pub fn list_time(&self) -> Duration {
+        Duration::from_micros(self.list_micros.get())
     }
 
     /// Every prefix that was ever followed, sorted.

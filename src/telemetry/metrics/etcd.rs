@@ -1,13 +1,13 @@
-//! What following the store tells: the `etcd_*` family.
+//! The `etcd_*` family.
 //!
-//! Counted by whoever reads a backend's events, so that a backend names no metrics. `watch` is the followed root:
-//! `documents`, `registrations` or `routes`.
+//! The reader of a backend's events counts, so that a backend names no metrics. The label `watch` is the followed root:
+//! `documents`, `registrations` or `routes`. Of another store than etcd the family is counted too, and not shown.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -70,9 +70,9 @@ pub struct Etcd {
     heard: Mutex<BTreeMap<&'static str, Heard>>,
 }
 
-impl Etcd {
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let etcd = Self {
+impl Default for Etcd {
+    fn default() -> Self {
+        Self {
             lists: Family::default(),
             list_bytes: Family::default(),
             events: Family::default(),
@@ -82,7 +82,13 @@ impl Etcd {
             message_age: Family::default(),
             quorum_read_age: Family::default(),
             heard: Mutex::default(),
-        };
+        }
+    }
+}
+
+impl Etcd {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let etcd = self;
         registry.register("etcd_lists", "Whole lists read, by reason", etcd.lists.clone());
         registry.register(
             "etcd_list_bytes",
@@ -97,27 +103,43 @@ impl Etcd {
         );
         registry.register(
             "etcd_watch_state",
-            "1 while the root is followed",
+            "1 while the root is followed, 0 after a failure",
             etcd.watch_state.clone(),
         );
-        registry.register("etcd_write_seconds", "How long writes took", etcd.write_seconds.clone());
+        registry.register(
+            "etcd_write_seconds",
+            "Time from a write to its answer",
+            etcd.write_seconds.clone(),
+        );
         registry.register(
             "etcd_last_message_age_seconds",
-            "Since anything was heard of the root",
+            "Time since the last message about the root",
             etcd.message_age.clone(),
         );
         registry.register(
             "etcd_last_quorum_read_age_seconds",
-            "Since a linearizable read was answered",
+            "Time since the last answer to a linearizable read",
             etcd.quorum_read_age.clone(),
         );
-        etcd
+    }
+
+    /// Give the counters their series, with 0.
+    pub(super) fn begin(&self, watches: &[&'static str], reasons: &[&'static str]) {
+        for &watch in watches {
+            for &reason in reasons {
+                // The guards end before the next call.
+                drop(self.lists.get_or_create(&ListLabels { watch, reason }));
+            }
+            for r#type in ["put", "delete"] {
+                drop(self.events.get_or_create(&EventLabels { watch, r#type }));
+            }
+        }
     }
 
     /// Something was heard of a root; `quorum_read`: it was the answer to a linearizable read.
     pub fn heard(&self, watch: &'static str, quorum_read: bool) {
         let now = Instant::now();
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock();
         let entry = heard.entry(watch).or_insert(Heard {
             message: now,
             quorum_read: None,
@@ -163,7 +185,7 @@ impl Etcd {
 
     /// Bring the ages up to now.
     pub(super) fn age(&self, now: Instant) {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.heard.lock();
         for (watch, heard) in heard.iter() {
             let age = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
             self.message_age
