@@ -8,8 +8,11 @@
 //! Something happened anywhere → the whole tree is scanned and compared with what was told (`scan`): no event has to be
 //! understood, none can be missed for good, and every few seconds it is done unasked. What cannot be an entry is told as
 //! [`Event::Problems`]: the second file of a key (by name), a file or folder that cannot be read (its keys keep their last
-//! content). Of a file larger than 1 MiB, 1 MiB and one byte is told. A folder that is not there at all is a failure, not
-//! an empty list.
+//! content). Of a file larger than 1 MiB, 1 MiB and one byte is told.
+//!
+//! If the folder is not there, that is a failure, not an empty list. If a folder that had documents holds nothing any more,
+//! not even a folder, its volume may have been unmounted: that is an empty list, for the guard of lists to judge, not a
+//! change that deletes every document.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -70,6 +73,7 @@ struct Tree {
     revision: i64,
     entries: BTreeMap<Bytes, Entry>,
     problems: Vec<Problem>,
+    is_bare: bool,
 }
 
 impl Tree {
@@ -228,11 +232,11 @@ impl State {
         if !is_same {
             self.tree = Arc::new(self.next_tree(&found));
         } else if found.problems != self.tree.problems {
-            let (revision, entries) = (self.tree.revision, self.tree.entries.clone());
             self.tree = Arc::new(Tree {
-                revision,
-                entries,
+                revision: self.tree.revision,
+                entries: self.tree.entries.clone(),
                 problems: found.problems.clone(),
+                is_bare: found.is_bare,
             });
         }
         self.scan = found;
@@ -271,6 +275,7 @@ impl State {
             revision,
             entries: found.files.iter().map(entry).collect(),
             problems: found.problems.clone(),
+            is_bare: found.is_bare,
         }
     }
 }
@@ -317,8 +322,8 @@ struct Follower {
     control: WatchControl,
     events: mpsc::Sender<Event>,
     notices: Arc<Mutex<Notices>>,
-    told: Option<Arc<Tree>>,
-    told_problems: Vec<Problem>,
+    sent: Option<Arc<Tree>>,
+    sent_problems: Vec<Problem>,
     failing: bool,
 }
 
@@ -344,7 +349,7 @@ impl Follower {
                 Ok(tree) => self.on_tree(tree, wake).await?,
                 Err(reason) => {
                     self.failing = true;
-                    self.tell(Event::Failed { reason }).await?;
+                    self.send(Event::Failed { reason }).await?;
                 }
             }
             let pause = if self.failing || is_incomplete { POLL } else { UNASKED };
@@ -362,13 +367,13 @@ impl Follower {
 
     /// Another root has told a revision of the folder: tell what the same scan found below this one.
     async fn on_progress_asked(&mut self) -> Result<(), Gone> {
-        if self.told.is_none() || self.failing {
+        if self.sent.is_none() || self.failing {
             return Ok(());
         }
         let tree = self.directory.blocking(|inner| Arc::clone(&inner.state().tree)).await;
         let revision = tree.revision;
         self.on_tree(tree, Wake::Happened).await?;
-        self.tell(Event::Reached { revision }).await
+        self.send(Event::Reached { revision }).await
     }
 
     async fn scan(&self) -> (Result<Arc<Tree>, String>, bool) {
@@ -382,26 +387,27 @@ impl Follower {
     }
 
     async fn on_tree(&mut self, tree: Arc<Tree>, wake: Wake) -> Result<(), Gone> {
-        let reason = match (&self.told, wake) {
+        let reason = match (&self.sent, wake) {
             (None, _) => Some(ListReason::Start),
             (Some(_), Wake::Asked) => Some(ListReason::Confirm),
             (Some(_), _) if self.failing => Some(ListReason::Reconnect),
+            (Some(sent), _) if tree.is_bare && !sent.entries.is_empty() => Some(ListReason::Reconnect),
             _ => None,
         };
         self.failing = false;
         let revision = tree.revision;
         if let Some(reason) = reason {
             let entries = tree.below(&self.prefix).cloned().collect();
-            self.tell(Event::Listed {
+            self.send(Event::Listed {
                 revision,
                 reason,
                 entries,
             })
             .await?;
-        } else if let Some(told) = &self.told {
-            let changes = tree.changes_since(told, &self.prefix);
+        } else if let Some(sent) = &self.sent {
+            let changes = tree.changes_since(sent, &self.prefix);
             if !changes.is_empty() {
-                self.tell(Event::Changed { revision, changes }).await?;
+                self.send(Event::Changed { revision, changes }).await?;
             }
         }
         let problems: Vec<Problem> = tree
@@ -410,18 +416,18 @@ impl Follower {
             .filter(|problem| problem.key.starts_with(&self.prefix))
             .cloned()
             .collect();
-        if problems != self.told_problems {
-            self.told_problems.clone_from(&problems);
-            self.tell(Event::Problems { problems }).await?;
+        if problems != self.sent_problems {
+            self.sent_problems.clone_from(&problems);
+            self.send(Event::Problems { problems }).await?;
         }
         if reason.is_some() || wake == Wake::Unasked {
-            self.tell(Event::Alive).await?;
+            self.send(Event::Alive).await?;
         }
-        self.told = Some(tree);
+        self.sent = Some(tree);
         Ok(())
     }
 
-    async fn tell(&self, event: Event) -> Result<(), Gone> {
+    async fn send(&self, event: Event) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
 }
@@ -444,8 +450,8 @@ impl Backend for Directory {
             control,
             events: events.clone(),
             notices: Arc::new(Mutex::new(notices)),
-            told: None,
-            told_problems: Vec::new(),
+            sent: None,
+            sent_problems: Vec::new(),
             failing: false,
         };
         tokio::select! {

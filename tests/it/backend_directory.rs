@@ -331,6 +331,35 @@ async fn a_replaced_root_is_followed_and_a_missing_one_is_a_failure() {
 }
 
 #[tokio::test]
+async fn an_unmounted_volume_is_an_empty_list_and_the_last_document_a_delete() {
+    let base = tempfile::tempdir().expect("a folder");
+    for file in ["volume/routes/a.json", "volume/clusters/b.json"] {
+        let path = base.path().join(file);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("make the folder");
+        fs::write(path, "1").expect("write");
+    }
+    symlink("volume", base.path().join("gateway")).expect("link");
+    let backend = open(&base);
+    let folder = Folder { base, backend };
+    let mut watch = Watch::listed(&folder, PREFIX).await;
+    // One step, as an unmount is.
+    fs::create_dir(folder.base.path().join("mount point")).expect("make a folder");
+    symlink("mount point", folder.base.path().join("new")).expect("link");
+    fs::rename(folder.base.path().join("new"), folder.base.path().join("gateway")).expect("swap");
+    let event = watch.next().await;
+    assert!(
+        matches!(&event, Event::Listed { reason: ListReason::Reconnect, entries, .. } if entries.is_empty()),
+        "{event:?}"
+    );
+
+    folder.write("routes/a.json", "1");
+    watch.next_change().await;
+    fs::remove_file(folder.path("routes/a.json")).expect("remove");
+    let (_, changes) = watch.next_change().await;
+    assert_eq!(changes, ["-/gateway/routes/a"], "its folder is still there");
+}
+
+#[tokio::test]
 async fn the_second_file_of_a_key_is_a_problem_until_it_is_gone() {
     let folder = Folder::new(&[("routes/a.yaml", "second")]);
     let mut watch = Watch::listed(&folder, PREFIX).await;

@@ -46,6 +46,8 @@ pub(super) struct Scan {
     pub(super) files: BTreeMap<Bytes, Content>,
     /// Sorted.
     pub(super) problems: Vec<Problem>,
+    /// Whether the folder itself holds no file and no folder.
+    pub(super) is_bare: bool,
     /// Folders whose events tell of changes, by their canonical paths.
     pub(super) folders: BTreeMap<PathBuf, FolderId>,
 }
@@ -137,6 +139,9 @@ impl Walk<'_> {
         };
         if let Ok(canonical) = self.root.join(path).canonicalize() {
             self.found.folders.insert(canonical, id);
+        }
+        if is_root {
+            self.found.is_bare = names.is_empty();
         }
         names.sort();
         self.ancestors.push(id);
