@@ -1,17 +1,20 @@
-//! The one table of what can be set: a row is a flag, a `CHANCERY_*` variable and a key of the file.
+//! The one table of settings: a row is a flag, a `CHANCERY_*` variable and a key of the file.
 //!
-//! The command line is built from it, `--help` prints it, and whatever is not in it is a mistake.
+//! The command line is built from the table, `--help` prints the table, and a name that is not in the table is a mistake.
 
 use clap::{Arg, ArgAction, value_parser};
 
-/// One thing that can be set.
+/// Every variable of the server begins so.
+pub(super) const VARIABLE_PREFIX: &str = "CHANCERY_";
+
+/// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// The flag without its dashes.
     pub name: &'static str,
-    /// What kind of value it takes.
+    /// The kind of its value.
     pub takes: Takes,
-    /// What holds when it is not given; `None`: nothing, or it depends (the help says).
+    /// Its value when it is not given; `None`: none, or one that depends on other settings (the help says).
     pub default: Option<&'static str>,
     /// Under which heading `--help` shows it.
     pub heading: &'static str,
@@ -19,7 +22,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-/// What kind of value a setting takes.
+/// The kind of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
     /// `true` or `false`; a bare flag means `true`.
@@ -42,7 +45,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Many("URL"),
         default: None,
         heading: DOCUMENTS,
-        help: "Read documents from etcd at these URLs (comma separated). http:// unless a scheme is written",
+        help: "Read documents from etcd at these URLs (comma separated). Without a scheme: https:// with --etcd-ca or --etcd-cert, else http://",
     },
     Setting {
         name: "etcd-user",
@@ -56,21 +59,21 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: DOCUMENTS,
-        help: "The file that holds the password of --etcd-user; a trailing line break is not part of it",
+        help: "File with the password of --etcd-user; a line break at its end is ignored",
     },
     Setting {
         name: "etcd-ca",
         takes: Takes::One("FILE"),
         default: None,
         heading: DOCUMENTS,
-        help: "PEM file of the authorities that etcd's certificate is verified by, instead of the system's",
+        help: "PEM file of the authorities that verify etcd's certificate, instead of the system's",
     },
     Setting {
         name: "etcd-cert",
         takes: Takes::One("FILE"),
         default: None,
         heading: DOCUMENTS,
-        help: "PEM file of the client certificate shown to etcd; needs --etcd-key",
+        help: "PEM file of the client certificate for etcd; needs --etcd-key. Each new connection reads the files again",
     },
     Setting {
         name: "etcd-key",
@@ -84,49 +87,49 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("PATH"),
         default: None,
         heading: DOCUMENTS,
-        help: "Read documents from this directory instead of etcd; edits act at once",
+        help: "Read documents from this directory instead of etcd; a saved file acts at once",
     },
     Setting {
         name: "prefix",
         takes: Takes::One("PREFIX"),
         default: Some("/gateway/"),
         heading: DOCUMENTS,
-        help: "Where the keys of documents begin",
+        help: "Prefix of the keys of documents",
     },
     Setting {
         name: "registry-prefix",
         takes: Takes::One("PREFIX"),
         default: Some("/services/"),
         heading: DOCUMENTS,
-        help: "Where the keys of registered instances begin",
+        help: "Prefix of the keys of registered instances",
     },
     Setting {
         name: "state-prefix",
         takes: Takes::One("PREFIX"),
         default: Some("/chancery/"),
         heading: DOCUMENTS,
-        help: "Where the server keeps what replicas share; of its own accord it writes nowhere else",
+        help: "Prefix of the keys that replicas share; of its own accord the server writes no other keys",
     },
     Setting {
         name: "routes-prefix",
         takes: Takes::Many("PREFIX"),
         default: None,
         heading: DOCUMENTS,
-        help: "Another place where route documents are (repeatable)",
+        help: "Prefix of more route documents (repeatable)",
     },
     Setting {
         name: "state-dir",
         takes: Takes::One("PATH"),
         default: Some("./state"),
         heading: DOCUMENTS,
-        help: "Where the last good documents are saved, so that a restart serves at once while etcd is away",
+        help: "Directory of the last good documents: while etcd is away, a restarted server serves them",
     },
     Setting {
         name: "xds-listen",
         takes: Takes::One("ADDR"),
         default: None,
         heading: SERVING,
-        help: "IP:PORT or unix:PATH where proxies connect; port 0 takes a free one [default: 0.0.0.0:18000; 127.0.0.1:18000 \
+        help: "IP:PORT or unix:PATH of the xDS port; port 0 takes a free one [default: 0.0.0.0:18000; 127.0.0.1:18000 \
                with neither --etcd nor --dir]",
     },
     Setting {
@@ -134,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the server's certificate chain; read again when it changes; needs --xds-tls-key",
+        help: "PEM file of the server's certificate chain; needs --xds-tls-key. If the file changes, new connections get the new chain",
     },
     Setting {
         name: "xds-tls-key",
@@ -148,98 +151,98 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the authorities that proxies' certificates must be verified by",
+        help: "PEM file of the authorities that verify client certificates; a proxy without one is refused",
     },
     Setting {
         name: "grace",
         takes: Takes::One("DURATION"),
         default: Some("30s"),
         heading: SERVING,
-        help: "Longest time from a stop signal to the end; streams are ended spread over two thirds of it",
+        help: "Longest time from a stop signal to the end of the process; streams end one by one over two thirds of it",
     },
     Setting {
         name: "max-streams",
         takes: Takes::One("NUMBER"),
         default: Some("50000"),
         heading: SERVING,
-        help: "Streams served at once; further ones are refused as UNAVAILABLE before anything is read",
+        help: "Largest number of streams; a further one is answered with UNAVAILABLE",
     },
     Setting {
         name: "max-connection-age",
         takes: Takes::One("DURATION"),
         default: Some("0"),
         heading: SERVING,
-        help: "Age at which a stream is ended (jittered), so that proxies spread over new replicas; 0 is never",
+        help: "End a stream at this age (jittered), so that proxies spread over new replicas; 0: never",
     },
     Setting {
         name: "stall-timeout",
         takes: Takes::One("DURATION"),
         default: Some("60s"),
         heading: SERVING,
-        help: "A proxy that takes nothing of what is owed to it for so long is closed",
+        help: "Reset a stream whose client reads nothing for this long",
     },
     Setting {
         name: "publish-distance",
         takes: Takes::One("DURATION"),
         default: Some("100ms"),
         heading: SERVING,
-        help: "Longest distance that a burst of changes puts between two publishes; a lone change never waits",
+        help: "Longest pause between two publishes in a burst of changes; a single change does not wait",
     },
     Setting {
         name: "plaintext-secrets",
         takes: Takes::Switch,
         default: Some("false"),
         heading: SERVING,
-        help: "Serve secrets over unverified plaintext connections too",
+        help: "Send secrets also over connections without a verified client certificate",
     },
     Setting {
         name: "ca-bundle",
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the authorities that https upstreams are verified by, instead of the system's",
+        help: "PEM file of the authorities that verify https upstreams, instead of the system's",
     },
     Setting {
         name: "re2-max-program-size",
         takes: Takes::One("NUMBER"),
         default: Some("100"),
         heading: SERVING,
-        help: "Largest regex accepted, as RE2 counts it; must not be larger than Envoy's own re2.max_program_size.error_level",
+        help: "Largest regex, in RE2 instructions; at most re2.max_program_size.error_level of the Envoys",
     },
     Setting {
         name: "allow-empty",
         takes: Takes::Switch,
         default: Some("false"),
         heading: GUARDS,
-        help: "With no documents and no saved state, let proxies that already have configuration lose it",
+        help: "If there are neither documents nor saved state, remove the configuration that proxies have",
     },
     Setting {
         name: "on-mass-loss",
         takes: Takes::One("auto|confirm"),
         default: Some("auto"),
         heading: GUARDS,
-        help: "What lets a list that misses most documents act: a second list that agrees, or an operator alone",
+        help: "When most documents vanish at once: `auto` accepts it after a second list that agrees, `confirm` waits for POST /api/v1/release",
     },
     Setting {
         name: "admin-listen",
         takes: Takes::One("ADDR"),
         default: Some("127.0.0.1:18001"),
         heading: TELEMETRY,
-        help: "IP:PORT of the admin HTTP API; it has no authentication; port 0 takes a free one",
+        help: "IP:PORT of the admin HTTP API, which has no authentication; port 0 takes a free one",
     },
     Setting {
         name: "log-format",
         takes: Takes::One("text|json"),
         default: Some("text"),
         heading: TELEMETRY,
-        help: "Shape of the log lines on stderr",
+        help: "Format of the log lines on stderr",
     },
     Setting {
         name: "log-level",
         takes: Takes::One("FILTER"),
         default: Some("info"),
         heading: TELEMETRY,
-        help: "error, warn, info, debug or trace, or parts such as \"info,chancery::xds=debug\"",
+        help: "error, warn, info, debug or trace, also by module: \"info,chancery::xds=debug\"",
     },
     Setting {
         name: "otlp-endpoint",
@@ -253,7 +256,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("NUMBER"),
         default: Some("100"),
         heading: TELEMETRY,
-        help: "How many of the changes are traced, 0 to 100; fractions are allowed",
+        help: "Percentage of changes that are traced, 0 to 100, fractions allowed",
     },
 ];
 
@@ -282,14 +285,10 @@ impl Setting {
     /// The variable, `CHANCERY_STATE_DIR`.
     #[must_use]
     pub fn variable(&self) -> String {
-        format!(
-            "{}{}",
-            super::source::VARIABLE_PREFIX,
-            self.name.replace('-', "_").to_uppercase()
-        )
+        format!("{}{}", VARIABLE_PREFIX, self.name.replace('-', "_").to_uppercase())
     }
 
-    /// The flag as clap takes it. Values stay text: what is wrong with them is said with what is wrong elsewhere.
+    /// The flag as clap takes it. Values stay text: their mistakes come in one report with all others.
     #[must_use]
     pub fn arg(&self) -> Arg {
         let default = self

@@ -1,4 +1,4 @@
-//! Gathers what was given: flags over variables over the file.
+//! Gathers the texts of all settings: a flag wins over a variable, a variable over the file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Mistake;
-use super::setting::{CONFIG, SETTINGS, Setting, Takes};
+use super::setting::{CONFIG, SETTINGS, Setting, Takes, VARIABLE_PREFIX};
 
-/// What every variable of ours begins with.
-pub(super) const VARIABLE_PREFIX: &str = "CHANCERY_";
 /// How like a known name an unknown one must be to be taken for a slip (Jaro-Winkler).
 const SIMILAR: f64 = 0.8;
 
@@ -31,7 +29,7 @@ impl Flags {
     }
 }
 
-/// The `CHANCERY_*` variables of this process. What is not UTF-8 is replaced, and then found to be wrong where it is used.
+/// The `CHANCERY_*` variables of this process. Bytes that are not UTF-8 are replaced; the check of the value then fails.
 #[must_use]
 pub fn process_environment() -> BTreeMap<String, String> {
     std::env::vars_os()
@@ -70,7 +68,7 @@ struct Given {
     found_in: FoundIn,
 }
 
-/// What was given, by setting.
+/// The texts that were given, by setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Values {
     given: BTreeMap<&'static str, Given>,
@@ -251,6 +249,6 @@ fn unknown(what: &str, found: &str, known: impl Iterator<Item = String>) -> Stri
         .filter(|(likeness, _)| *likeness >= SIMILAR);
     match nearest {
         Some((_, name)) => format!("unknown {what}, did you mean `{name}`?"),
-        None => format!("unknown {what}; `chancery serve --help` lists what there is"),
+        None => format!("unknown {what}; `chancery serve --help` lists all"),
     }
 }

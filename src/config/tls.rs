@@ -152,7 +152,7 @@ impl Certificates {
     /// Follow the files until `token` is cancelled; `reloads` (SIGHUP) makes it look at once.
     ///
     /// # Errors
-    /// Never: what cannot be read is told, and tried again.
+    /// Never: a file that cannot be read is logged, and tried again.
     pub async fn run(self, mut reloads: watch::Receiver<u64>, token: CancellationToken) -> Result<(), Infallible> {
         let mut loaded = self.contents();
         loop {
@@ -174,11 +174,11 @@ impl Certificates {
         match load_server_config(&self.files) {
             Ok(config) => {
                 self.current.send_replace(Arc::new(config));
-                info!(%certificate, "Took new certificates for new connections");
+                info!(%certificate, "Loaded new certificates; new connections use them");
             }
             Err(error) => {
                 let reason = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%certificate, %error, reason, "Kept the certificates in use, the new ones are bad");
+                warn!(%certificate, %error, reason, "Could not load the new certificates, the old ones stay in use");
             }
         }
     }
