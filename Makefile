@@ -59,7 +59,7 @@ golden: ## documents in, Envoy's resources out, compared with files
 	cargo test --test golden
 
 it: ## in process, against a real etcd
-	$(need) protoc etcd
+	$(need) protoc etcd promtool
 	cargo test --test it
 
 conformance: ## every rule of the xDS checklist, against the server over its socket; prints the table

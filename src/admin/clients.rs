@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::Problem;
-use super::query::{Pairs, only};
+use super::query::{Pairs, reject_unknown_params};
 use crate::fleet::{ClientView, Exchange, Refusal, Subscribed, TypeView};
 
 #[derive(Serialize)]
@@ -59,7 +59,7 @@ struct NackView {
 }
 
 pub(super) async fn all(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
-    only(&query, &[])?;
+    reject_unknown_params(&query, &[])?;
     Ok(answer(admin.fleet.clients()))
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn of_node(
     path: Result<Path<String>, PathRejection>,
     query: Pairs,
 ) -> Result<Response, Problem> {
-    only(&query, &[])?;
+    reject_unknown_params(&query, &[])?;
     let Path(node) = path?;
     Ok(answer(admin.fleet.clients_of(&node)))
 }

@@ -7,13 +7,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::entry::{Entry, EntryWithValue, key_of, value};
+use super::entry::{Entry, EntryWithValue, ShownState, key_of, value};
 use super::problem::{Code, Problem};
-use super::query::{Pairs, only, values};
+use super::query::{Pairs, reject_unknown_params, values};
 use super::{Admin, refused};
 use crate::backend;
 use crate::document::key::Kind;
-use crate::reconcile::world::{State, Status};
+use crate::reconcile::world::Status;
 
 /// KIND and NAME of a path; NAME is empty where the path has none.
 pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<(String, String), Problem> {
@@ -23,8 +23,8 @@ pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> R
 }
 
 pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Response, Problem> {
-    only(&query, &["state", "kind"])?;
-    let states: Vec<State> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
+    reject_unknown_params(&query, &["state", "kind"])?;
+    let states: Vec<ShownState> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
     let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
     let world = admin.world.load_full();
     let refused = refused::documents(&admin);
@@ -44,7 +44,7 @@ pub(super) async fn one(
     path: Result<Path<Vec<String>>, PathRejection>,
     query: Pairs,
 ) -> Result<Response, Problem> {
-    only(&query, &[])?;
+    reject_unknown_params(&query, &[])?;
     let (kind, name) = kind_and_name(path)?;
     let key = key_of(&kind, &name)?;
     let world = admin.world.load_full();
@@ -77,17 +77,14 @@ fn etag(admin: &Admin, status: &Status) -> Option<String> {
     Some(format!("\"{}\"", admin.backend.etag(&entry)))
 }
 
-fn state_of(word: &str) -> Result<State, Problem> {
-    State::ALL
-        .into_iter()
-        .find(|state| state.as_str() == word)
-        .ok_or_else(|| {
-            let states = State::ALL.map(State::as_str).join(", ");
-            Problem::new(
-                Code::InvalidRequest,
-                format!("there is no state `{word}`, expected one of {states}"),
-            )
-        })
+fn state_of(word: &str) -> Result<ShownState, Problem> {
+    ShownState::from_word(word).ok_or_else(|| {
+        let states = ShownState::words().collect::<Vec<_>>().join(", ");
+        Problem::new(
+            Code::InvalidRequest,
+            format!("there is no state `{word}`, expected one of {states}"),
+        )
+    })
 }
 
 fn kind_of(word: &str) -> Result<Kind, Problem> {

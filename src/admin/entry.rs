@@ -14,6 +14,35 @@ use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{State, Status};
 use crate::resource::ResourceType;
 
+/// The state that the API shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShownState {
+    /// As the world has it.
+    World(State),
+    /// The world accepts the document, and a proxy answered it with a NACK.
+    Refused,
+}
+
+impl ShownState {
+    /// All words.
+    pub(super) fn words() -> impl Iterator<Item = &'static str> {
+        let of_world = State::ALL.into_iter().map(Self::World);
+        of_world.chain([Self::Refused]).map(Self::as_str)
+    }
+
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        let of_world = State::ALL.into_iter().map(Self::World);
+        of_world.chain([Self::Refused]).find(|state| state.as_str() == word)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::World(state) => state.as_str(),
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// One entry of `GET /api/v1/documents`.
 #[derive(Debug, Serialize)]
 pub(super) struct Entry<'a> {
@@ -29,11 +58,11 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// The entry of a document, what proxies refuse laid over it.
+    /// The entry of a document, with the NACKs of proxies.
     pub(super) fn of(status: &'a Status, refused: &BTreeMap<DocumentKey, NackedDocument>) -> Self {
         let state = refused::state(refused, status);
         let reason = match (state, refused.get(&status.key)) {
-            (State::Refused, Some(refused)) => Some(refused.reason()),
+            (ShownState::Refused, Some(refused)) => Some(refused.reason()),
             _ => status.reason.clone(),
         };
         Self {
@@ -44,7 +73,7 @@ impl<'a> Entry<'a> {
             reason,
             path: refused
                 .get(&status.key)
-                .filter(|_| state == State::Refused)
+                .filter(|_| state == ShownState::Refused)
                 .and_then(|refused| refused.path)
                 .or(status.path.as_deref()),
             warnings: Cow::Borrowed(&status.warnings),

@@ -1,4 +1,4 @@
-//! Query parameters: what is not known is refused, not ignored.
+//! Query parameters. An unknown parameter is a mistake of the request, never ignored.
 
 use super::problem::{Code, Problem};
 
@@ -6,7 +6,7 @@ use super::problem::{Code, Problem};
 pub(super) type Pairs = axum::extract::Query<Vec<(String, String)>>;
 
 /// Refuse every parameter whose name is not one of `known`.
-pub(super) fn only(pairs: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
+pub(super) fn reject_unknown_params(pairs: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
     let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
         return Ok(());
     };
@@ -30,7 +30,7 @@ pub(super) fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl I
 }
 
 /// `true` or `false`; absent is `false`.
-pub(super) fn switch(pairs: &[(String, String)], name: &str) -> Result<bool, Problem> {
+pub(super) fn parse_flag(pairs: &[(String, String)], name: &str) -> Result<bool, Problem> {
     match values(pairs, name).last() {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,12 +37,8 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        lock(&self.guards).names.remove(&self.number);
+        self.guards.lock().names.remove(&self.number);
     }
-}
-
-fn lock(guards: &Mutex<Guards>) -> MutexGuard<'_, Guards> {
-    guards.lock()
 }
 
 impl Readiness {
@@ -58,7 +54,7 @@ impl Readiness {
 
     /// Wait for something more, `xds: certificates` for example, until the guard is dropped.
     pub fn guard(&self, name: impl Into<String>) -> Guard {
-        let mut guards = lock(&self.guards);
+        let mut guards = self.guards.lock();
         let number = guards.next;
         guards.next += 1;
         guards.names.insert(number, name.into());
@@ -72,7 +68,7 @@ impl Readiness {
     #[must_use]
     pub fn report(&self) -> Health {
         let health = self.health.borrow().clone();
-        let mut pending: Vec<String> = lock(&self.guards).names.values().cloned().collect();
+        let mut pending: Vec<String> = self.guards.lock().names.values().cloned().collect();
         let mut ready = health.ready && pending.is_empty();
         if self.draining.is_cancelled() {
             ready = false;

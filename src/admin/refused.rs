@@ -1,13 +1,14 @@
-//! Which documents proxies refuse at this moment.
+//! The documents that proxies refuse at this moment.
 //!
-//! A NACK is a fact about a proxy, so the world does not know it. It is laid over the world here, when somebody looks. Who
-//! may be to blame was told by the session that got the NACK (`xds::session::nack::suspects`); a document is refused until every proxy that
-//! refused it has acknowledged a later response that speaks of it, or is gone and forgotten.
+//! A NACK is a fact about a proxy, so the world does not have it: it is joined with the world here, for each answer. The
+//! session that got the NACK named the documents that may be the cause (`xds::session::nack::suspects`). A document is
+//! refused until every proxy with a NACK has sent an ACK for a later response with that document, or is gone and forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Admin;
+use super::entry::ShownState;
 use crate::document::key::{DocumentKey, Kind};
 use crate::fleet::Suspicion;
 use crate::reconcile::world::{State, Status};
@@ -15,20 +16,20 @@ use crate::reconcile::world::{State, Status};
 /// Nodes that are named; the others are counted.
 const NODES_NAMED: usize = 5;
 
-/// Why a document is refused.
+/// The NACKs that a document may have caused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NackedDocument {
     nodes: BTreeSet<Arc<str>>,
-    /// What the first of them said.
+    /// Of the first NACK.
     message: Arc<str>,
-    /// How many documents may be to blame.
+    /// How many documents may be the cause.
     suspects: usize,
-    /// The field that the words are about.
+    /// The field that the message is about.
     pub(super) path: Option<&'static str>,
 }
 
 impl NackedDocument {
-    /// One sentence, and the proxy's words.
+    /// One sentence, and the message of the proxy.
     pub(super) fn reason(&self) -> String {
         let named: Vec<&str> = self.nodes.iter().take(NODES_NAMED).map(|node| &**node).collect();
         let named = named.join(", ");
@@ -71,16 +72,16 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> 
     refused
 }
 
-/// The state to show: a document that would be accepted and is refused by a proxy is `refused`.
-pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> State {
+/// The state to show: a document that is accepted, and refused by a proxy, is `refused`.
+pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> ShownState {
     match status.state {
-        State::Accepted if refused.contains_key(&status.key) => State::Refused,
-        state => state,
+        State::Accepted if refused.contains_key(&status.key) => ShownState::Refused,
+        state => ShownState::World(state),
     }
 }
 
-/// The field of a document that Envoy's words are about, where a document of that kind has one that they can be about.
-/// What this server accepts Envoy refuses only for what cannot be known here: ports, files, what a build of Envoy lacks.
+/// The field of a document that Envoy's message is about, if a document of that kind has such a field.
+/// Envoy refuses an accepted document only for facts of its host or its build: ports, files, missing extensions.
 fn field(kind: Kind, message: &str) -> Option<&'static str> {
     const FIELDS: [(Kind, &str, &str); 16] = [
         (Kind::Listeners, "cannot bind", "address"),

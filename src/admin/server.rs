@@ -59,7 +59,10 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
     }
     connections.close();
     if tokio::time::timeout(FINISH_WITHIN, connections.wait()).await.is_err() {
-        debug!(connections = connections.len(), "Left admin answers unfinished");
+        debug!(
+            connections = connections.len(),
+            "Stopped before all admin answers were finished"
+        );
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::{Code, Problem};
-use super::query::{Pairs, only, values};
+use super::query::{Pairs, reject_unknown_params, values};
 use crate::document::DEFAULT_GROUP;
 use crate::proto::json::to_json;
 use crate::proto::redact::redact;
@@ -52,7 +52,7 @@ struct Shown {
 }
 
 pub(super) async fn overview(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
-    only(&query, &[])?;
+    reject_unknown_params(&query, &[])?;
     let snapshot = admin.snapshots.current();
     let groups: BTreeMap<&str, Group> = snapshot
         .groups
@@ -135,7 +135,7 @@ fn find(
     word: &str,
     query: &[(String, String)],
 ) -> Result<(Arc<Snapshot>, Arc<GroupSnapshot>, ResourceType), Problem> {
-    only(query, &["group"])?;
+    reject_unknown_params(query, &["group"])?;
     let resource_type = ResourceType::from_word(word).ok_or_else(|| {
         let types = ResourceType::ALL.map(ResourceType::as_str).join(", ");
         Problem::new(

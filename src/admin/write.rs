@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::documents::kind_and_name;
 use super::entry::{Entry as Shown, key_of};
 use super::problem::{Code, Problem};
-use super::query::{Pairs, only, switch};
+use super::query::{Pairs, parse_flag, reject_unknown_params};
 use super::{Admin, refused};
 use crate::backend::{Change, Entry, Expect, Write};
 use crate::document::key::{DocumentKey, Kind, Root};
@@ -31,8 +31,8 @@ pub(super) async fn put(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     // `force` lets a change through that breaks another document's test; without tests there is nothing to force.
-    only(&query, &["force"])?;
-    switch(&query, "force")?;
+    reject_unknown_params(&query, &["force"])?;
+    parse_flag(&query, "force")?;
     let target = Target::of(&admin, path).await?;
     let expect = target.expectation(&admin, &headers)?;
     let value = body.map_err(|rejection| Problem::from(rejection).of_key(&target.full_key))?;
@@ -57,8 +57,8 @@ pub(super) async fn delete(
     query: Pairs,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    only(&query, &["force"])?;
-    let force = switch(&query, "force")?;
+    reject_unknown_params(&query, &["force"])?;
+    let force = parse_flag(&query, "force")?;
     let target = Target::of(&admin, path).await?;
     let expect = target.expectation(&admin, &headers)?;
     if target.current.is_none() {

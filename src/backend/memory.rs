@@ -76,19 +76,19 @@ impl Memory {
 
     /// Tell every watch that its root cannot be read.
     pub fn fail(&self, reason: &str) {
-        self.state().tell(|_, _| Event::Failed {
+        self.state().send_all(|_, _| Event::Failed {
             reason: reason.to_owned(),
         });
     }
 
     /// Tell every watch that what it knows is current.
     pub fn alive(&self) {
-        self.state().tell(|_, _| Event::Alive);
+        self.state().send_all(|_, _| Event::Alive);
     }
 
     /// Give every watch a list again, for this reason.
     pub fn relist(&self, reason: ListReason) {
-        self.state().tell(|state, prefix| state.listed(prefix, reason));
+        self.state().send_all(|state, prefix| state.listed(prefix, reason));
     }
 
     /// Forget everything, history included, and give every watch the empty list as a fork: a wiped data directory.
@@ -97,7 +97,7 @@ impl Memory {
         state.keys.clear();
         state.revision = 0;
         state.compacted = 0;
-        state.tell(|state, prefix| state.listed(prefix, ListReason::Fork));
+        state.send_all(|state, prefix| state.listed(prefix, ListReason::Fork));
     }
 
     /// Forget the history before `revision`.
@@ -144,7 +144,7 @@ impl State {
         }
     }
 
-    fn tell(&mut self, event: impl Fn(&Self, &[u8]) -> Event) {
+    fn send_all(&mut self, event: impl Fn(&Self, &[u8]) -> Event) {
         let mut watches = std::mem::take(&mut self.watches);
         watches.retain(|watch| watch.events.send(event(self, &watch.prefix)).is_ok());
         self.watches = watches;

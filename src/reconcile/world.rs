@@ -26,20 +26,17 @@ pub enum State {
     Shadowed,
     /// Kept back by a guard: its change waits.
     Held,
-    /// A proxy answered it with a NACK.
-    Refused,
     /// `enabled: false`.
     Disabled,
 }
 
 impl State {
     /// All, as in documents.md.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Accepted,
         Self::Rejected,
         Self::Shadowed,
         Self::Held,
-        Self::Refused,
         Self::Disabled,
     ];
 
@@ -51,7 +48,6 @@ impl State {
             Self::Rejected => "rejected",
             Self::Shadowed => "shadowed",
             Self::Held => "held",
-            Self::Refused => "refused",
             Self::Disabled => "disabled",
         }
     }

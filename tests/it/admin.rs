@@ -503,7 +503,7 @@ async fn a_request_that_cannot_be_understood_is_refused() {
     let cases = [
         (
             "/api/v1/documents?state=good",
-            "there is no state `good`, expected one of accepted, rejected, shadowed, held, refused, disabled",
+            "there is no state `good`, expected one of accepted, rejected, shadowed, held, disabled, refused",
         ),
         (
             "/api/v1/documents?kind=route",

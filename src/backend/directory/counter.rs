@@ -45,7 +45,7 @@ impl Counter {
             Err(error) => Err(error),
         };
         saved.unwrap_or_else(|error| {
-            warn!(path = %path.display(), %error, "Could not read the folder's saved revision, counting from 1");
+            warn!(path = %path.display(), %error, "Could not read the saved revision of the folder, counting from 1");
             Saved::default()
         })
     }
@@ -55,7 +55,7 @@ impl Counter {
         if let Err(error) = self.try_save(saved)
             && !std::mem::replace(&mut self.failed, true)
         {
-            warn!(path = %self.folder.display(), %error, "Could not save the folder's revision, it may repeat after a restart");
+            warn!(path = %self.folder.display(), %error, "Could not save the revision of the folder: after a restart the same revision may be used again");
         }
     }
 

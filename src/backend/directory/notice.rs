@@ -1,4 +1,4 @@
-//! Being told that something happened in the folder.
+//! Notices of the file system that something changed in the folder.
 //!
 //! Every folder that a scan walked is watched by itself, by its canonical path, so that new folders, swapped symlinks and
 //! a replaced root need no rules of their own: the next scan says what to watch. The parent of the root is watched for
@@ -79,7 +79,7 @@ impl Notices {
         let watcher = match notify::recommended_watcher(move |event| told.on_event(event, &root)) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                warn!(%error, "Cannot be told of changes in the folder, looking every second instead");
+                warn!(%error, "Cannot watch the folder for changes, scanning it every second instead");
                 None
             }
         };
@@ -130,7 +130,7 @@ impl Notices {
                 Err(error) if is_gone(&error) => {}
                 Err(error) if !self.incomplete => {
                     self.incomplete = true;
-                    warn!(folder = %path.display(), %error, "Cannot be told of all changes, looking every second instead");
+                    warn!(folder = %path.display(), %error, "Cannot watch this folder for changes, scanning the whole tree every second instead");
                 }
                 Err(_) => {}
             }

@@ -210,7 +210,7 @@ impl Connector {
             }
             Err(failure) if failure.to_string().contains("authentication is not enabled") => {
                 self.say_once(
-                    format!("etcd at {endpoint} does not ask for a user: going on without one"),
+                    format!("etcd at {endpoint} has authentication turned off: --etcd-user is not used"),
                     true,
                 );
                 Ok((open(endpoint, credentials, false).await?, None))
@@ -253,7 +253,7 @@ impl Connector {
                 if matches!(failure.class, Class::Retry | Class::Certificate) {
                     return Err(failure);
                 }
-                debug!(%endpoint, %failure, "The member does not tell its status");
+                debug!(%endpoint, %failure, "No answer about the status of this member, using it all the same");
                 return Ok(());
             }
             Err(_) => return Err(Failure::timeout("the first call")),
@@ -261,7 +261,7 @@ impl Connector {
         if status.is_learner() {
             return Err(Failure::new(
                 Class::Retry,
-                "this member is a learner, it cannot be read",
+                "this member is a learner, which serves no reads",
             ));
         }
         if status.errors().iter().any(|error| error.contains("CORRUPT")) {
@@ -270,7 +270,7 @@ impl Connector {
         if has_watch_faults(status.version()) {
             let version = status.version();
             let sentence = format!(
-                "etcd at {endpoint} is {version}, which can lose a watched delete; every reconnect lists again, and 3.5.18 or later is better"
+                "etcd at {endpoint} is version {version}, whose watches can lose a delete after a compaction. Every reconnect lists again. Upgrade to 3.5.18 or later"
             );
             self.say_once(sentence, false);
         }
