@@ -1,7 +1,7 @@
 //! The admin HTTP API: documents in and out, and every stage readable.
 //!
 //! What enters: requests on `--admin-listen` (api.md is the contract). What leaves: JSON, `application/problem+json` for
-//! every error, `OpenMetrics` text for `/metrics`. It reads the world, the snapshot and the fleet where they are and changes none
+//! every error, Prometheus text for `/metrics`. It reads the world, the snapshot and the fleet where they are and changes none
 //! of them: a write goes to the backend and comes back as everyone's does, a release is a command to the loop. Whether a
 //! write would be accepted is asked of [`crate::reconcile::plan`], the same function that decides later.
 //!
@@ -47,15 +47,15 @@ pub use server::serve;
 
 const INDEX: &str = "Chancery, a management server for Envoy
 
-GET    /healthz                          is the process alive
-GET    /readyz                           is it ready, and what it waits for
-GET    /metrics                          OpenMetrics
-GET    /api/v1/documents                 every document and what became of it; ?state=rejected&kind=routes
+GET    /healthz                          200 while the process is alive
+GET    /readyz                           200 when ready; the pending steps
+GET    /metrics                          Prometheus text, OpenMetrics by Accept
+GET    /api/v1/documents                 every document and its state; ?state=rejected&kind=routes
 GET    /api/v1/documents/KIND/NAME       one document, with its text
 PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?force=true
 DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
-POST   /api/v1/release                   let act what is held: {\"keys\": [KEY]} or {\"all\": true}
-GET    /api/v1/snapshot                  what is served, in figures
+POST   /api/v1/release                   release held changes: {\"keys\": [KEY]} or {\"all\": true}
+GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
 GET    /api/v1/clients                   connected proxies, and what each acknowledged and refused

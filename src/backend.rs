@@ -32,7 +32,7 @@ pub struct Entry {
     pub leased: bool,
 }
 
-/// What one revision did to one key.
+/// The change of one key in one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The key now has this value.
@@ -99,7 +99,7 @@ pub struct Problem {
     pub reason: String,
 }
 
-/// What following a root tells, in order.
+/// The events of a followed root, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Everything below the root at one revision: what is not in it does not exist.
@@ -138,7 +138,7 @@ pub enum Event {
     },
 }
 
-/// What a write expects of a key before it is carried out.
+/// The expectation of a write about its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
     /// Nothing: the last write wins.

@@ -1,4 +1,4 @@
-//! What the process is told at start: flags, environment and file → one checked [`Config`].
+//! The configuration: flags, environment and file → one checked [`Config`].
 //!
 //! What enters: the flags of `chancery serve`, the `CHANCERY_*` variables and, with `--config FILE`, a TOML file whose keys
 //! are the flags' names. What leaves: a [`Config`] in which every value is parsed and fits the others, or an [`Error`] with
@@ -117,16 +117,16 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
-/// What becomes of a list that suddenly misses most documents (documents.md, Guards).
+/// How a list is released that suddenly misses most documents (documents.md, Guards).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMassLoss {
-    /// A second list that agrees lets it act.
+    /// A second list that agrees releases it.
     Auto,
-    /// An operator lets it act.
+    /// An operator releases it.
     Confirm,
 }
 
-/// What the process says about itself.
+/// Logs and traces.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Telemetry {
     /// `--log-format`, `CHANCERY_LOG_FORMAT`. Default `text`.
@@ -148,7 +148,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// One thing that is wrong with what was given.
+/// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The flag, variable, or key and file it was found in.
@@ -157,7 +157,7 @@ pub struct Mistake {
     pub reason: String,
 }
 
-/// Everything that is wrong with what was given.
+/// All mistakes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} in the configuration:{}", count(.mistakes), list(.mistakes))]
 pub struct Error {

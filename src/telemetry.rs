@@ -1,4 +1,4 @@
-//! What the process says about itself: log lines, traces, metrics.
+//! Log lines, traces and metrics of the process.
 //!
 //! What enters: [`Options`]. What leaves: a `tracing` subscriber for the whole process, which writes lines to stderr and,
 //! with an OTLP endpoint, sends the spans of one change in so many to a collector; [`metrics`] holds the counters that
@@ -8,7 +8,7 @@
 //! change ─┬─ plan                    from the revision that was seen to its publish
 //!         └─ publish ─── acknowledged   one for each stream and type
 //! ```
-//! It promises that [`Guard::finish`] sends what is still owed. Names nothing of ours.
+//! It promises that [`Guard::finish`] sends the remaining spans. Names no other module of the crate.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -31,7 +31,7 @@ const TRACED: [&str; 4] = ["change", "plan", "publish", "acknowledged"];
 /// How long the end of the process waits for the collector.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 
-/// What is wanted.
+/// The settings of log lines and traces.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// One JSON object a line, instead of text for people.
@@ -64,7 +64,7 @@ pub enum Error {
     Subscriber(#[from] TryInitError),
 }
 
-/// Owes the collector what was not sent yet.
+/// Holds the spans that were not sent yet.
 #[derive(Debug)]
 #[must_use = "finish it, or the last spans are lost"]
 pub struct Guard {
@@ -72,7 +72,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Send what is still owed, for 3 seconds at most. Blocks: not for a task.
+    /// Send the remaining spans, for 3 seconds at most. Blocks: not for a task.
     pub fn finish(self) {
         let Some(traces) = self.traces else { return };
         if let Err(error) = traces.shutdown_with_timeout(FLUSH_WITHIN) {

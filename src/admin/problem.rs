@@ -1,4 +1,4 @@
-//! One taxonomy of what can go wrong, as problem+json (RFC 9457).
+//! One taxonomy of errors, as problem+json (RFC 9457).
 
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use crate::backend::{ReadError, WriteError};
 use crate::document::MAX_BYTES;
 use crate::document::key::DocumentKey;
 
-/// What went wrong, for programs.
+/// The class of an error, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Code {
@@ -25,7 +25,7 @@ pub(super) enum Code {
     NameTaken,
     /// Something still uses the document.
     InUse,
-    /// What `If-Match` or `If-None-Match` expects does not hold.
+    /// The expectation of `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
     /// Larger than a document may be.
     TooLarge,
@@ -35,7 +35,7 @@ pub(super) enum Code {
     InvalidDocument,
     /// Bytes that were accepted before cannot be shown.
     Internal,
-    /// Nothing can be judged before the first load.
+    /// No document can be checked before the first load.
     NotReady,
     /// The store is away or refuses.
     StoreUnavailable,
@@ -78,8 +78,8 @@ impl Code {
             Self::TooLarge => "The document is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::InvalidDocument => "The document is not valid",
-            Self::Internal => "Something is wrong inside",
-            Self::NotReady => "Not everything is loaded yet",
+            Self::Internal => "Internal error",
+            Self::NotReady => "The first load is not complete",
             Self::StoreUnavailable => "The store is not available",
             Self::OutcomeUnknown => "The outcome of the write is unknown",
             Self::Timeout => "The answer took too long",

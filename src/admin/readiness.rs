@@ -1,8 +1,8 @@
-//! What `/readyz` tells: whether to send proxies here, and what is waited for.
+//! The answer of `/readyz`: whether to send proxies here, and the steps that are pending.
 //!
-//! What enters: the loop's [`Health`], the token that says the process is stopping, and named guards of stages that must
-//! have succeeded once. Ready is when a snapshot serves, no guard is left and nothing is stopping. Once ready, a store that
-//! goes away later changes `pending` and `stale_since` alone. Cheap to clone; all clones are one.
+//! In: the loop's [`Health`], the token of a stopping process, and named guards of stages that must succeed once. The
+//! process is ready if a snapshot serves, no guard is left, and the process is not stopping. If the store goes away later,
+//! only `pending` and `stale_since` change. Cheap to clone; clones share their state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::run::Health;
 
-/// What the process waits for. Cheap to clone.
+/// The pending steps of the process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     health: watch::Receiver<Health>,
@@ -29,7 +29,7 @@ struct Guards {
 
 /// While it lives, the process is not ready.
 #[derive(Debug)]
-#[must_use = "dropping it says that what it names has succeeded"]
+#[must_use = "dropping the guard says that its step has succeeded"]
 pub struct Guard {
     guards: Arc<Mutex<Guards>>,
     number: u64,
@@ -64,7 +64,7 @@ impl Readiness {
         }
     }
 
-    /// What `/readyz` answers now; in `pending` what the process itself waits for comes first.
+    /// The answer of `/readyz` now; in `pending` the guards come before the steps of the loop.
     #[must_use]
     pub fn report(&self) -> Health {
         let health = self.health.borrow().clone();

@@ -1,4 +1,4 @@
-//! `POST /api/v1/release`: lets what is held act now.
+//! `POST /api/v1/release`: held changes act now.
 
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -27,7 +27,7 @@ pub(super) async fn release(
     let body: Body = serde_json::from_slice(&body?).map_err(|error| {
         Problem::new(
             Code::InvalidRequest,
-            format!("the body is not what is expected: {error}"),
+            format!("the body cannot be read, expected {{\"keys\": [KEY]}} or {{\"all\": true}}: {error}"),
         )
     })?;
     let keys = match body {

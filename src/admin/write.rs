@@ -99,7 +99,7 @@ impl Target {
         })
     }
 
-    /// What the headers expect, checked against what is there now.
+    /// The expectation of the headers, checked against the text that the store holds now.
     fn expectation(&self, admin: &Admin, headers: &HeaderMap) -> Result<Expect, Problem> {
         let if_match = header_text(headers, &header::IF_MATCH)?;
         let if_none_match = header_text(headers, &header::IF_NONE_MATCH)?;
@@ -130,7 +130,7 @@ impl Target {
         Problem::new(Code::PreconditionFailed, format!("{}: {what}", self.key)).of_key(&self.full_key)
     }
 
-    /// What would follow from the write.
+    /// The plan that the write would lead to.
     fn dry_run(&self, value: Option<Bytes>) -> Plan {
         let change = match value {
             Some(value) => Change::Put(self.entry(value)),

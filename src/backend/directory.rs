@@ -5,10 +5,10 @@
 //! that etcd gives. A batch is everything until 20 ms of quiet; it gets one revision, a counter saved in the state
 //! directory. There is no history ([`ReadError::NoHistory`]), no lease, and every `create_revision` is 0.
 //!
-//! Something happened anywhere → the whole tree is scanned and compared with what was told (`scan`): no event has to be
-//! understood, none can be missed for good, and every few seconds it is done unasked. What cannot be an entry is told as
-//! [`Event::Problems`]: the second file of a key (by name), a file or folder that cannot be read (its keys keep their last
-//! content). Of a file larger than 1 MiB, 1 MiB and one byte is told.
+//! After any notice of the file system, and every few seconds without one, the whole tree is scanned and compared with the
+//! events sent before (`scan`): no notice has to be understood, and a lost one costs seconds. [`Event::Problems`] has the
+//! files that cannot be entries: the second file of a key (by name), and files and folders that cannot be read (their keys
+//! keep their last content). A file larger than 1 MiB gives an entry of 1 MiB and one byte.
 //!
 //! If the folder is not there, that is a failure, not an empty list. If a folder that had documents holds nothing any more,
 //! not even a folder, its volume may have been unmounted: that is an empty list, for the guard of lists to judge, not a
@@ -85,7 +85,7 @@ impl Tree {
             .map(|(_, entry)| entry)
     }
 
-    /// What leads from an older tree to this one.
+    /// The changes from an older tree to this one.
     fn changes_since(&self, old: &Self, prefix: &[u8]) -> Vec<Change> {
         let puts = self.below(prefix).filter(|entry| {
             old.entries
@@ -219,7 +219,7 @@ impl Inner {
 }
 
 impl State {
-    /// What the folder holds now; the next revision, if that has changed. Blocks.
+    /// The tree of the folder now, with the next revision if the content has changed. Blocks.
     fn rescan(&mut self, inner: &Inner) -> Result<Arc<Tree>, String> {
         let found = scan(&inner.root, &inner.names, &self.scan)
             .map_err(|error| format!("the folder {} cannot be read: {error}", inner.root.display()))?;
@@ -327,7 +327,7 @@ struct Follower {
     failing: bool,
 }
 
-/// What ended the wait for the next scan.
+/// The cause of a scan.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wake {
     Start,
@@ -365,7 +365,7 @@ impl Follower {
         }
     }
 
-    /// Another root has told a revision of the folder: tell what the same scan found below this one.
+    /// Another root has sent a revision of the folder: send the content of the same scan below this root.
     async fn on_progress_asked(&mut self) -> Result<(), Gone> {
         if self.sent.is_none() || self.failing {
             return Ok(());

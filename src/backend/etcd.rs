@@ -47,7 +47,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Nothing is connected, read or checked yet: what is wrong with the options is told by the first use.
+    /// Nothing is connected, read or checked yet: the first use reports mistakes in the options.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Etcd {
         }
     }
 
-    /// What it counts.
+    /// Its counters.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.connector.stats)

@@ -1,4 +1,4 @@
-//! From what was given to a [`Config`]: every value parsed, and all of them together.
+//! From the gathered texts to a [`Config`]: each value is parsed, then all are checked against each other.
 
 use std::io;
 use std::path::{Path, PathBuf};

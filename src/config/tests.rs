@@ -411,6 +411,9 @@ fn every_setting_is_documented() {
             .lines()
             .find(|line| line.starts_with(&row))
             .unwrap_or_else(|| panic!("{row} is missing"));
+        // The page says the default in its own way where the help text has it.
+        let help = setting.help.split(" [default:").next().unwrap_or_default();
+        assert!(line.contains(&help.replace('|', "\\|")), "{line}, expected {help}");
         assert!(line.contains(&format!("`{}`", setting.variable())), "{line}");
         assert!(
             line.contains(&format!("`{}`", setting.default.unwrap_or("–"))),

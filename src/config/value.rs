@@ -1,4 +1,4 @@
-//! Single values: from the text that was given to what it means, or what was expected instead.
+//! Single values: from a text to its value, or to the sentence that says what was expected.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

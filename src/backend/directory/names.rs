@@ -11,11 +11,11 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use percent_encoding::percent_decode;
 
-/// What a file of documents ends in; the first is what new files get.
+/// Extensions of documents; new files get the first.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 /// The folder of the registry root.
 const SERVICES: &[u8] = b"services";
-/// What file systems take for one name.
+/// The limit of file systems for one name, in bytes.
 const LONGEST_NAME: usize = 255;
 
 /// The key prefixes that the folder stands for.

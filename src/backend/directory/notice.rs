@@ -32,7 +32,7 @@ pub(super) struct Notices {
     signal: Arc<Signal>,
 }
 
-/// What the watcher's thread leaves for us.
+/// Notices from the thread of the watcher.
 #[derive(Default)]
 pub(super) struct Signal {
     happened: Notify,
@@ -96,12 +96,12 @@ impl Notices {
         Arc::clone(&self.signal)
     }
 
-    /// Whether changes may go untold.
+    /// Whether changes may come without a notice.
     pub(super) fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 
-    /// Watch these folders and no others. True: one of them is new, and what happened in it before was not told. Blocks.
+    /// Watch these folders and no others. True: one of them is new, and earlier changes in it gave no notice. Blocks.
     pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, FolderId>) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
         for lost in std::mem::take(&mut *self.signal.lost.lock()) {

@@ -1,4 +1,4 @@
-//! What the folder holds now.
+//! The content of the folder.
 //!
 //! A scan walks the whole tree, through symlinks, and reads what is not known to be unchanged: a file's content is taken
 //! from the last scan when device, inode, size and both times are the same and were old enough when it was read that a
@@ -52,7 +52,7 @@ pub(super) struct Scan {
     pub(super) folders: BTreeMap<PathBuf, FolderId>,
 }
 
-/// What must differ when a file was written.
+/// The attributes of a file; after a write at least one differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,

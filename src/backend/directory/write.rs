@@ -13,10 +13,10 @@ use tempfile::NamedTempFile;
 
 use crate::backend::WriteError;
 
-/// What new files may at most be for others; the process's umask takes from it.
+/// The mode of new files, before the umask of the process.
 const NEW_FILE_MODE: u32 = 0o666;
 
-/// What becomes of one file, an absolute path.
+/// The change of one file, an absolute path.
 #[derive(Debug)]
 pub(super) enum Step {
     /// This content, whether or not the file exists.

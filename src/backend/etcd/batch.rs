@@ -22,12 +22,12 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
 }
 
-/// What a whole message gave.
+/// The revisions of a whole message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Joined {
     /// In order of revision.
     pub(super) batches: Vec<Batch>,
-    /// How many events the list had already told.
+    /// How many events are not newer than the list.
     pub(super) old: usize,
 }
 

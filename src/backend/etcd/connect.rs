@@ -1,8 +1,8 @@
 //! Connections: one endpoint each, in an order of our own.
 //!
-//! etcd-client's channel over several endpoints sends calls to dead ones, so every [`Connection`] has exactly one, and
-//! whoever loses it asks for the next ([`Rotation`]). A followed root has a connection of its own, because watches that
-//! share one can starve each other; reads and writes share another.
+//! etcd-client's channel over several endpoints sends calls to dead ones, so every [`Connection`] has exactly one endpoint,
+//! and a caller that loses its connection asks for the next ([`Rotation`]). Each followed root has its own connection,
+//! because watches on one connection can starve each other; reads and writes share another.
 //!
 //! An authentication costs etcd a bcrypt: after a refusal, or when a token was not taken, the process authenticates once a
 //! second at most ([`Throttle`]). A token that ends by itself (JWT) is renewed before its end, on the same connection and

@@ -1,4 +1,4 @@
-//! What a failure of etcd asks of us, and how it is told.
+//! Failures of etcd: their class, which decides the next step, and their sentence.
 //!
 //! etcd says the same thing with several codes and several things with one code (`OutOfRange` is a compacted revision, a
 //! future one, or a message that is too large), so the text decides where the code does not. The sentences that leave this
@@ -11,7 +11,7 @@ use etcd_client::Error;
 
 use super::stats::StreamErrorClass;
 
-/// What to do about a failure.
+/// The class of a failure: the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Class {
     /// Passes by itself, or with another endpoint.
@@ -72,7 +72,7 @@ impl Failure {
         Self::new(class, format!("etcd ended the watch: {reason}"))
     }
 
-    /// The same failure, told with where it happened.
+    /// The same failure, with the place where it happened.
     pub(super) fn at(mut self, place: impl fmt::Display) -> Self {
         self.sentence = format!("{place}: {}", self.sentence);
         self
@@ -137,7 +137,7 @@ fn class_of_code(code: i32) -> Class {
     }
 }
 
-/// What etcd's own sentences mean, wherever they come: in a status, in the reason of a canceled watch.
+/// The class of one of etcd's own sentences, in a status or in the reason of a canceled watch.
 fn class_of_text(text: &str) -> Option<Class> {
     const TEXTS: [(&str, Class); 15] = [
         ("required revision has been compacted", Class::Compacted),

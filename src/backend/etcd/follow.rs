@@ -5,10 +5,10 @@
 //!    ↑          │        │        │     └ broken, silent, out of order: Wait
 //!    └── Wait ←─┴────────┴────────┘
 //! ```
-//! Every reconnect lists: it is the only answer to restores, lost tombstones and skipped events alike, and a list equal to
-//! what was told costs its receiver nothing. A watch that says nothing is never taken for one without news: every 5 s a
-//! linearizable read must be answered, and a silent watch must answer a request for progress. Progress is a sign of life
-//! only; its revision lies on older servers. The read renews a token that is near its end, and one that etcd does not take
+//! Every reconnect lists: only a list covers restores, lost tombstones and skipped events alike, and a list equal to the
+//! events before costs its receiver nothing. A silent watch may be a dead one: every 5 s a linearizable read must be
+//! answered, and a silent watch must answer a request for progress. Progress is a sign of life only; on older servers its
+//! revision is wrong. The read renews a token that is near its end, and one that etcd does not take
 //! any more: the end of a token ends no watch.
 
 use std::pin::Pin;
@@ -47,7 +47,7 @@ pub(super) struct Follower<'a> {
     rotation: Rotation,
     backoff: Backoff,
     reloads: watch::Receiver<u64>,
-    /// What was seen last; `None` before the first list.
+    /// The last put and delete seen; `None` before the first list.
     mark: Option<Mark>,
 }
 
@@ -434,7 +434,7 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// A request for progress that is to be told.
+/// A request for progress whose answer the receiver waits for.
 ///
 /// Servers before 3.4.25 and 3.5.8 may answer before they send what waits in the watch's channel. So two answers in a row,
 /// the second one asked for after the first, with no event between them, are one that counts.
@@ -443,7 +443,7 @@ struct Reaching {
     first: Option<i64>,
 }
 
-/// What follows from a message while progress is asked for.
+/// The next step after a message, while progress is asked for.
 enum Step {
     Wait,
     AskAgain,

@@ -13,7 +13,7 @@ use super::error::{Class, Failure};
 use super::list::{Listed, get};
 use crate::backend::{Change, Entry};
 
-/// What was seen last of a history.
+/// The newest facts seen of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
     cluster_id: u64,

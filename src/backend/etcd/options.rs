@@ -1,4 +1,4 @@
-//! Where etcd is and who we are to it.
+//! The endpoints of etcd, and the credentials of this server.
 //!
 //! Paths, not contents: the password and the PEM files are read anew for every connection, so the next connection uses a
 //! rotated certificate, as does [`Backend::reload`](crate::backend::Backend::reload). Nothing here prints a secret.
@@ -22,7 +22,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(7);
 /// A ping unanswered for so long ends the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where etcd is and who we are to it.
+/// The endpoints of etcd, and the credentials of this server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// `http://host:port`, `https://host:port`, or without a scheme: then https when a TLS file is named.
@@ -39,7 +39,7 @@ pub struct Options {
     pub key: Option<PathBuf>,
 }
 
-/// What the files of [`Options`] hold now.
+/// The content of the files of [`Options`].
 #[derive(Clone)]
 pub(super) struct Credentials {
     user: Option<(String, String)>,
@@ -77,8 +77,16 @@ impl Options {
         let (user, file) = match (&self.user, &self.password_file) {
             (Some(user), Some(file)) => (user, file),
             (None, None) => return Ok(None),
-            (Some(_), None) => return Err(Failure::configuration("a user is given without a password file")),
-            (None, Some(_)) => return Err(Failure::configuration("a password file is given without a user")),
+            (Some(_), None) => {
+                return Err(Failure::configuration(
+                    "found --etcd-user without --etcd-password-file, expected both",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(Failure::configuration(
+                    "found --etcd-password-file without --etcd-user, expected both",
+                ));
+            }
         };
         let content = read(file, hasher).await?;
         let password = String::from_utf8(content)
@@ -270,7 +278,7 @@ mod tests {
                 .await
                 .unwrap_err()
                 .to_string()
-                .contains("password file")
+                .contains("--etcd-password-file")
         );
         let missing = Options {
             ca: Some("/nowhere/ca.pem".into()),

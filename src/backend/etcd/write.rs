@@ -92,7 +92,7 @@ fn refuse_double_keys(writes: &[Write]) -> Result<(), WriteError> {
     }
 }
 
-/// What the keys hold now, at one revision up to [`OPERATIONS`] keys (a change of more is refused anyway).
+/// The entries of the keys, at one revision up to [`OPERATIONS`] keys (etcd refuses a change of more).
 async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec<Option<Entry>>), Failure> {
     let mut revision = 0;
     let mut current = Vec::with_capacity(writes.len());
@@ -193,7 +193,7 @@ fn shown(key: &Bytes) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-/// What the failure of a transaction says about the write.
+/// The failure of a write, by the failure of its transaction.
 fn classify(failure: Failure, changing: &[Changing<'_>]) -> WriteFailure {
     if failure.class == Class::TooLarge {
         let bytes: usize = changing
