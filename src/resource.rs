@@ -2,7 +2,7 @@
 //!
 //! One file a resource type turns document values into encoded resources (`clusters`, `endpoints`, `listeners`,
 //! `routes`), `grpc` says routes for clients without a proxy, `table` orders the entries of a RouteConfiguration, `depends` says what a change touches, `compile` keeps
-//! the compiled whole and makes its difference, `check` holds Envoy's own rules (conformance.md section 9).
+//! the compiled whole and makes its difference, `check` holds Envoy's own rules (docs/refused-by-envoy.md).
 //! What leaves is bytes: a resource is encoded and hashed when it changes and never again.
 
 use std::fmt;
@@ -119,7 +119,7 @@ impl ResourceType {
     }
 
     /// Whether a time to live is told with resources of the type: Envoy 1.40 removes these when it is over, and does
-    /// nothing, or crashes, for others (conformance.md F-18).
+    /// nothing, or crashes, for others (docs/xds-rules.md F-18).
     #[must_use]
     pub fn knows_ttl(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
@@ -207,7 +207,7 @@ pub struct Resource {
     /// The documents it was made of, sorted; empty for what is generated from nothing (the default listener), and where
     /// [`Resource::parts`] has them.
     pub documents: Vec<DocumentKey>,
-    /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (conformance.md AD-03).
+    /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (docs/xds-rules.md AD-03).
     pub warms: Option<Arc<str>>,
     /// What else it refers to: Envoy may wait for that without asking again where it has it (AD-05, DX-30).
     pub refers: Option<References>,

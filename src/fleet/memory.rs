@@ -1,7 +1,7 @@
 //! What a node may have or not, from the end of its stream until its next one has begun.
 //!
 //! After a NACK the client may have taken some of the response, and Envoy does not report those when it reconnects
-//! (conformance.md DX-21). Bounded in nodes, names and time; each replica has its own.
+//! (docs/xds-rules.md DX-21). Bounded in nodes, names and time; each replica has its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

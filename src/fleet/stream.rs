@@ -16,7 +16,7 @@ use crate::snapshot::version::SetVersion;
 const MESSAGE_MAX: usize = 4096;
 /// Refusals of one stream that are kept apart until they are settled. Beyond it the oldest is forgotten.
 const SUSPICIONS_MAX: usize = 16;
-/// Messages above this make gRPC clients drop the stream, unless told otherwise (conformance.md GR-03).
+/// Messages above this make gRPC clients drop the stream, unless told otherwise (docs/xds-rules.md GR-03).
 const GRPC_MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
 /// Who a stream is, known from its first request.

@@ -1,4 +1,4 @@
-//! Envoy's own rules (conformance.md section 9) that need more than one field of one document: what holds only once the
+//! Envoy's own rules (docs/refused-by-envoy.md) that need more than one field of one document: what holds only once the
 //! defaults are filled in, and what depends on where a value ends up.
 //!
 //! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and

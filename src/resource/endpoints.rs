@@ -7,7 +7,7 @@
 //! its endpoints', because gRPC drops a locality without one.
 //!
 //! Weights are shares: where their sum would not fit 32 bits all weights of the assignment are divided by one power of
-//! two and rounded up to at least 1, which refuses nobody and keeps the shares (conformance.md NP-10, NP-11, PX-09).
+//! two and rounded up to at least 1, which refuses nobody and keeps the shares (docs/refused-by-envoy.md NP-10, NP-11, PX-09).
 //!
 //! Metadata of an endpoint becomes its `filter_metadata` under [`METADATA_FILTER`], where Envoy's subset load balancer
 //! and access logs look for it.

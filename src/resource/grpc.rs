@@ -5,7 +5,7 @@
 //! cannot be translated.
 //!
 //! A client refuses a whole RouteConfiguration for one Route that it does not know, so nothing of the kind may stand there
-//! (measured on grpcio 1.85 and grpc-js-xds 1.14; conformance.md PX-07):
+//! (measured on grpcio 1.85 and grpc-js-xds 1.14; docs/xds-rules.md PX-07):
 //!
 //! - A segment prefix becomes an exact path and a prefix: clients know no `path_separated_prefix`, nor URI templates.
 //! - A call is a POST without a query: conditions on either always hold or never do, and a Route that can never match is

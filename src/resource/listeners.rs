@@ -9,7 +9,7 @@
 //! Where virtual hosts come on demand, a filter before the router asks for the one that a request needs (VHDS).
 //!
 //! An API listener has no address but an `api_listener`, whose connection manager names the RouteConfiguration and the
-//! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (conformance.md PX-05, PX-06).
+//! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (docs/xds-rules.md PX-05, PX-06).
 //! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
 
 use std::net::SocketAddr;

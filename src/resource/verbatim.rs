@@ -116,7 +116,7 @@ fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Reject
     }
 }
 
-/// The name inside a resource is the one in its key: it is what Envoy goes by (conformance.md F-29).
+/// The name inside a resource is the one in its key: it is what Envoy goes by (docs/xds-rules.md F-29).
 fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage) -> Result<(), Rejection> {
     let field = name_field(resource_type);
     let inner = message.get_field_by_name(field);

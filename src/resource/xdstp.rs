@@ -1,4 +1,4 @@
-//! Names of the form `xdstp://authority/type/path?key=value` (conformance.md DX-31).
+//! Names of the form `xdstp://authority/type/path?key=value` (docs/xds-rules.md DX-31).
 //!
 //! What enters: names as clients and documents write them. What leaves: their canonical form, and the [`Glob`] that a name
 //! ending in `/*` is. Context parameters are a set: their order and repetition mean nothing. A glob is all resources

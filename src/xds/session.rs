@@ -603,7 +603,7 @@ impl Session {
         } else if self.settings.variant == Variant::Delta && self.abilities.vhds {
             group.set(resource_type)
         } else {
-            // VHDS has no SotW form (conformance.md GR-14).
+            // VHDS has no SotW form (docs/xds-rules.md GR-14).
             group.set_without_vhds(resource_type)
         }
     }

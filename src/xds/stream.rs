@@ -42,7 +42,7 @@ const REQUESTS_A_POLL: usize = 64;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A request up to this size, in bytes, is read at once: a node and a few names.
 const SMALL_REQUEST: usize = 128 * 1024;
-/// From here on, in bytes, an operator should know of a response to a gRPC library (conformance.md GR-03).
+/// From here on, in bytes, an operator should know of a response to a gRPC library (docs/xds-rules.md GR-03).
 const GRPC_LARGE: usize = 3_000_000;
 
 /// When a stream ends for a reason of the server's.

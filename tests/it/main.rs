@@ -13,6 +13,7 @@ mod backend_etcd_tokens;
 mod cli;
 mod layers;
 mod reconcile;
+mod rules;
 mod serve;
 mod traces;
 mod xds_documents;

@@ -71,7 +71,7 @@ impl Xds {
         }
     }
 
-    /// Start with fixture F1 of conformance.md published.
+    /// Start with fixture F1 of the conformance suite published.
     pub(crate) fn start() -> Self {
         let xds = Self::start_with(options());
         xds.commit(fixture());
@@ -183,7 +183,7 @@ pub(crate) fn gone(resource_type: ResourceType, name: &str) -> ResourceChange {
     change(resource_type, name, None)
 }
 
-/// Fixture F1 of conformance.md: clusters A and B with endpoints, S without, listener L, route configuration r1.
+/// Fixture F1 of the conformance suite: clusters A and B with endpoints, S without, listener L, route configuration r1.
 pub(crate) fn fixture() -> Vec<ResourceChange> {
     let mut plain = cluster("S", 1);
     if let Some(resource) = &mut plain.resource {

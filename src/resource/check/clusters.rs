@@ -1,4 +1,4 @@
-//! Clusters (conformance.md 9.3).
+//! Clusters (docs/refused-by-envoy.md, Clusters).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 

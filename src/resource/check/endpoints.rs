@@ -1,4 +1,4 @@
-//! Endpoints of EDS (conformance.md 9.4).
+//! Endpoints of EDS (docs/refused-by-envoy.md, Endpoints).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Which kind of extension may stand where (conformance.md NE-10, NL-13, NC-22, NC-37, NC-49, NR-41, NR-42).
+//! Which kind of extension may stand where (docs/refused-by-envoy.md NE-10, NL-13, NC-22, NC-37, NC-49, NR-41, NR-42).
 //!
 //! A type is judged by its package, which says what kind of extension it configures; whether a proxy has that extension
 //! only its Node tells. A `TypedStruct` names the extension inside and is not judged.

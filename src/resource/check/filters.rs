@@ -1,4 +1,4 @@
-//! Rules of single filters (conformance.md NL-31). What a script or a Wasm module does only Envoy can tell.
+//! Rules of single filters (docs/refused-by-envoy.md NL-31). What a script or a Wasm module does only Envoy can tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 

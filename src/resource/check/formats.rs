@@ -1,4 +1,4 @@
-//! Formats with commands between percent signs: values of headers, lines of access logs (conformance.md NR-38, NR-39,
+//! Formats with commands between percent signs: values of headers, lines of access logs (docs/refused-by-envoy.md NR-38, NR-39,
 //! NL-30).
 //!
 //! Which commands there are is Envoy 1.40's own list. A format that brings extensions with commands of their own is held

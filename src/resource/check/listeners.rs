@@ -1,4 +1,4 @@
-//! Listeners and connection managers (conformance.md 9.5).
+//! Listeners and connection managers (docs/refused-by-envoy.md, Listeners).
 
 use std::collections::{BTreeMap, BTreeSet};
 

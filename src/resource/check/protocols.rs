@@ -1,4 +1,4 @@
-//! What clusters speak, and over which sockets (conformance.md NC-31 to NC-36).
+//! What clusters speak, and over which sockets (docs/refused-by-envoy.md NC-31 to NC-36).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 

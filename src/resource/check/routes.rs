@@ -1,4 +1,4 @@
-//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (conformance.md 9.2).
+//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (docs/refused-by-envoy.md, Routes).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 

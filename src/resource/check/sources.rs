@@ -1,4 +1,4 @@
-//! Where Envoy gets other resources from, if not over the stream of this server (conformance.md NC-07).
+//! Where Envoy gets other resources from, if not over the stream of this server (docs/refused-by-envoy.md NC-07).
 
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};

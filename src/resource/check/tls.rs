@@ -1,4 +1,4 @@
-//! Certificates, keys and secrets (conformance.md NS-05, NC-44, NC-45, NC-46, NC-48, NL-22). Of what is
+//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46, NC-48, NL-22). Of what is
 //! secret nothing is quoted.
 
 #![allow(deprecated, reason = "operators may write the older fields")]

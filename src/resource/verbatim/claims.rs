@@ -1,4 +1,4 @@
-//! What of a resource no other may have: Envoy refuses whoever comes second (conformance.md NL-04, NS-01, NR-48).
+//! What of a resource no other may have: Envoy refuses whoever comes second (docs/refused-by-envoy.md NL-04, NS-01, NR-48).
 
 use std::net::SocketAddr;
 

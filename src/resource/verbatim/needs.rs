@@ -1,4 +1,4 @@
-//! What a resource is right only beside (conformance.md NR-15, NR-16, NC-06, NP-10, NP-11).
+//! What a resource is right only beside (docs/refused-by-envoy.md NR-15, NR-16, NC-06, NP-10, NP-11).
 //!
 //! What enters: the message. What leaves: what others of its group must, or must not, be. Whether they are is `compile`'s.
 

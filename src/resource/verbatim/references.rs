@@ -1,7 +1,7 @@
 //! What a resource that an operator wrote refers to, and by which `ConfigSource`.
 //!
 //! What enters: the message. What leaves: the names that it refers to by a `ConfigSource` inside it. Envoy asks for one only
-//! when it has not asked for that name before, yet waits when the source is another than it knows (conformance.md F-06,
+//! when it has not asked for that name before, yet waits when the source is another than it knows (docs/xds-rules.md F-06,
 //! AD-05): what is to follow this resource is told from here by the session.
 
 use std::collections::BTreeSet;

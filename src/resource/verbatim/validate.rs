@@ -1,7 +1,7 @@
 //! The field rules that Envoy holds every message against: protoc-gen-validate, as written in the .proto files.
 //!
 //! What enters: a message known by its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
-//! refuse (conformance.md NE-08, NE-09, NE-11, and whatever else section 9 calls PGV). The rules are read from the
+//! refuse (docs/refused-by-envoy.md NE-08, NE-09, NE-11, and whatever else that page calls PGV). The rules are read from the
 //! descriptors ([`rules`]), once a message type; [`scalar`] compares single values. Messages in an Any are held against
 //! theirs too: Envoy does the same when it makes an extension of them. After the rules of its fields come those that need
 //! more than one ([`messages`]).

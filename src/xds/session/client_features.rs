@@ -1,7 +1,7 @@
 //! What a client understands beyond the least, as its node says.
 //!
 //! `resource_errors` go to gRPC libraries alone: Envoy ignores them, and an Envoy that asks for a name that does not exist
-//! must hear nothing (conformance.md SW-13, SW-16). They are also the ones that drop a stream whose message is larger than
+//! must hear nothing (docs/xds-rules.md SW-13, SW-16). They are also the ones that drop a stream whose message is larger than
 //! 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client says that it takes
 //! wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing else that a bare Any does not.
 

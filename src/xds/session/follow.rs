@@ -1,7 +1,7 @@
 //! What follows a resource unasked, because Envoy waits for it and does not say so.
 //!
 //! Envoy knows a name by its source: a reference by another `ConfigSource` than those it has is a subscription that waits, and
-//! nothing is asked, since the name is asked for already (conformance.md F-06). References by the common source wait for
+//! nothing is asked, since the name is asked for already (docs/xds-rules.md F-06). References by the common source wait for
 //! nothing where all others are by that, too, which is so of everything compiled. So what follows is what is referred to by
 //! a source of its own, what is referred to by the common source after some other was told, and, where it is not known what
 //! the client has, both.

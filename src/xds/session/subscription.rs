@@ -1,7 +1,7 @@
 //! What a stream asked for, for one type: one model for SotW and delta.
 //!
 //! What enters: the name lists of requests. What leaves: whether a resource is covered, and what became owed by the
-//! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (conformance.md
+//! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (docs/xds-rules.md
 //! SW-02 to SW-08, SW-17 to SW-22, DX-01 to DX-09).
 
 use std::sync::Arc;

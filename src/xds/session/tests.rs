@@ -1,4 +1,4 @@
-//! The rules of conformance.md on sessions as values; `interleavings` has them in any order.
+//! The rules of docs/xds-rules.md on sessions as values; `interleavings` has them in any order.
 
 use std::collections::BTreeMap;
 

@@ -1,14 +1,14 @@
 //! What refers to a new cluster waits until the client has warmed it.
 //!
 //! Envoy answers 503 for a cluster that is still warming (its hosts are resolved, or checked for the first time), and
-//! withholds the ACK of the CDS response that brought it until nothing warms any more (conformance.md F-04). So that ACK says when
+//! withholds the ACK of the CDS response that brought it until nothing warms any more (docs/xds-rules.md F-04). So that ACK says when
 //! traffic may be sent there. A changed resource that names a cluster which it did not name before is kept back until
 //! the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster whose ACK never comes
 //! holds up nobody for longer. Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
 //!
 //! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and keeps
 //! them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never had. What
-//! such a client loses with its first answer it loses at once (conformance.md DX-13), so new routes must not wait then. What
+//! such a client loses with its first answer it loses at once (docs/xds-rules.md DX-13), so new routes must not wait then. What
 //! a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told: it does not wait. And
 //! who comes back without asking for clusters (F-07) is answered, since nothing says whether it ever will ask. Pure.
 
@@ -21,7 +21,7 @@ use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 use crate::xds::session::subscription::Subscription;
 
-/// How long a change waits for the clusters that it needs (conformance.md SW-28).
+/// How long a change waits for the clusters that it needs (docs/xds-rules.md SW-28).
 pub(in crate::xds) const WARM_MAX: Duration = Duration::from_secs(5);
 
 /// What a client was sent of clusters, and how far it has answered. There is none while it has answered everything.

@@ -1,7 +1,7 @@
 //! A client that answers nothing about clusters any more.
 //!
 //! Envoy withholds the ACK of clusters while any of them warms, for seconds. Two configurations that it refuses leave a
-//! half-built cluster behind, and then no answer about clusters comes at all until that cluster is gone (conformance.md
+//! half-built cluster behind, and then no answer about clusters comes at all until that cluster is gone (docs/xds-rules.md
 //! F-17). The two look alike but for the time they take, so after [`SILENCE_MAX`] an alarm is raised, if the client answers about
 //! everything else. It ends with the next answer, or the next ACK where an answer's words raised it. Pure.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::resource::ResourceType;
 use crate::xds::session::nack::suspects;
 
-/// How long clusters may stay without an answer (conformance.md AD-13).
+/// How long clusters may stay without an answer (docs/xds-rules.md AD-13).
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Whether one client is stuck.

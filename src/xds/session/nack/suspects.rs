@@ -1,6 +1,6 @@
 //! Who may be to blame for a refusal: documents, told from a response and from what the client said about it.
 //!
-//! A NACK covers a whole response, and its words may name a resource, a part of one, or nothing (conformance.md F-15). What
+//! A NACK covers a whole response, and its words may name a resource, a part of one, or nothing (docs/xds-rules.md F-15). What
 //! the client had acknowledged before is not to blame, so those that were changed since are the suspects; among them, those
 //! that the words name, if they name any. The words decide nothing but this report (GEN-18). Pure.
 
@@ -17,7 +17,7 @@ use crate::xds::session::state::content::Content;
 const SUSPECTS_MAX: usize = 32;
 
 /// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is gone
-/// (conformance.md F-17, class Z).
+/// (docs/xds-rules.md F-17, class Z).
 const HALF_BUILT: [&str; 2] = [
     "The table size of maglev must be prime number",
     "ring hash: minimum_ring_size",

@@ -1,7 +1,7 @@
 //! What a stream asks for beyond names of resources: globs, hosts with ports, and the virtual hosts of whole route
 //! configurations.
 //!
-//! Rare, so it lives in a box of its own. A glob comes from a list of names (conformance.md DX-31). A route configuration
+//! Rare, so it lives in a box of its own. A glob comes from a list of names (docs/xds-rules.md DX-31). A route configuration
 //! with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and none follows for a
 //! second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS. A virtual host is asked
 //! for by the Host header of a request, port included, which is ignored where hosts are matched: a name that ends in one

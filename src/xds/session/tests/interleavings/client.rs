@@ -1,4 +1,4 @@
-//! A client that does what Envoy and gRPC do (conformance.md section 1), and what it may never see.
+//! A client that does what Envoy and gRPC do (docs/xds-rules.md, Facts), and what it may never see.
 //!
 //! For each type the model keeps what it asked for, what it was told on this stream (`told`: what it would have, had it
 //! applied all), what it has (`applied`: told and answered; of a refused response an arbitrary part of the good ones, F-14)
