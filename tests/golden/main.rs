@@ -9,6 +9,7 @@ mod support;
 
 mod bootstrap;
 mod envoy_accepts;
+mod envoy_grammars;
 mod inputs;
 mod outputs;
 mod parity;
