@@ -288,3 +288,98 @@ fn an_empty_registry_is_confirmed_by_a_second_list() {
     stage.list(ListReason::Confirm);
     assert_eq!((held(&stage), stage.world.documents().count()), (0, 1));
 }
+
+#[test]
+fn instances_that_are_replaced_within_ten_seconds_are_not_lost() {
+    let mut stage = instances(12);
+    // As a rolling deployment: the new ones at other addresses first, then the old ones go.
+    for number in 0..12 {
+        stage.put(&format!("services/x/new{number}"), &format!("10.0.1.{number}:80"));
+    }
+    stage.later(5);
+    let keys = names("services/x/i", 0..12);
+    let input = stage.delete_input(&as_strs(&keys));
+    let plan = stage.plan(vec![input]);
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 13));
+    assert_eq!(changed(&plan), ["default endpoints x"]);
+}
+
+#[test]
+fn kept_instances_go_when_as_many_new_ones_are_there() {
+    let mut stage = instances(12);
+    let keys = names("services/x/i", 0..12);
+    let input = stage.delete_input(&as_strs(&keys));
+    stage.plan(vec![input]);
+    assert_eq!(held(&stage), 12);
+    stage.later(3);
+    for number in 0..12 {
+        assert_eq!(held(&stage), 12, "{number} new ones do not replace twelve");
+        stage.put(&format!("services/x/new{number}"), &format!("10.0.1.{number}:80"));
+    }
+    assert_eq!((held(&stage), stage.world.documents().count()), (0, 13));
+}
+
+#[test]
+fn a_replica_born_while_documents_are_held_holds_them_too() {
+    let mut older = routes(20);
+    let keys = names("routes/r", 0..15);
+    let input = older.delete_input(&as_strs(&keys));
+    older.plan(vec![input]);
+    let mut born = older.newborn();
+    born.list(ListReason::Start);
+    assert_eq!(held(&born), 15);
+    assert_eq!(born.resources(), older.resources());
+
+    // A release through the newer one releases on the older one.
+    born.plan(vec![Input::Release(None)]);
+    older.memory = born.memory.clone();
+    older.read_memory();
+    assert_eq!((held(&older), older.world.documents().count()), (0, 5));
+    assert_eq!(born.resources(), older.resources());
+}
+
+#[test]
+fn a_replica_born_while_instances_are_kept_keeps_them_too() {
+    let mut older = instances(30);
+    let keys = names("services/x/i", 0..30);
+    let input = older.delete_input(&as_strs(&keys));
+    older.plan(vec![input]);
+    let mut born = older.newborn();
+    born.list(ListReason::Start);
+    assert_eq!(held(&born), 30);
+    assert_eq!(born.resources(), older.resources());
+}
+
+#[test]
+fn a_list_that_a_replica_missed_is_let_go_by_one_that_watched_it() {
+    let mut watching = routes(20);
+    let mut away = watching.newborn();
+    away.list(ListReason::Start);
+    for key in names("routes/r", 0..15) {
+        watching.delete(&key);
+    }
+    assert_eq!(held(&watching), 0, "one by one");
+    (away.store, away.revision) = (watching.store.clone(), watching.revision);
+    away.list(ListReason::Reconnect);
+    assert_eq!(held(&away), 15);
+    watching.memory = away.memory.clone();
+    watching.read_memory();
+    watching.plan(vec![Input::Tick]);
+    away.memory = watching.memory.clone();
+    away.read_memory();
+    assert_eq!((held(&away), away.resources()), (0, watching.resources()));
+}
+
+#[test]
+fn registrations_of_a_folder_that_is_empty_are_held_as_documents_are() {
+    let mut stage = instances(3);
+    stage.world.options = Arc::new(Options {
+        has_leases: false,
+        ..options()
+    });
+    stage.store.clear();
+    stage.list(ListReason::Confirm);
+    stage.later(20);
+    stage.list(ListReason::Confirm);
+    assert_eq!(held(&stage), 4, "the cluster and its three instances");
+}
