@@ -291,7 +291,26 @@ impl Compiled {
         if after.has_api_listener() {
             referring.extend(self.reached_by_grpc(after, units));
         }
+        referring.extend(self.filled_or_emptied(after, units));
         referring
+    }
+
+    /// Clusters that have their first instance now or have lost their last one, and those without any that a route that
+    /// changed names or named.
+    fn filled_or_emptied(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
+        let is_empty = |inventory: &Inventory, name: &str| inventory.registrations(name).next().is_none();
+        let moved = units
+            .upstreams
+            .iter()
+            .filter(|name| is_empty(&self.inventory, name) != is_empty(after, name))
+            .cloned();
+        let routes = units
+            .routes
+            .iter()
+            .flat_map(|key| [self.inventory.document(key), after.document(key)]);
+        let named = routes.flat_map(|route| depends::upstream_names(depends::route(route)));
+        let clusters = moved.chain(named.filter(|name| is_empty(after, name)));
+        clusters.map(|name| DocumentKey::new(Kind::Clusters, name)).collect()
     }
 
     /// What has something to say about gRPC clients that it might not have had before: clusters of routes that changed,
@@ -462,7 +481,9 @@ fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
         return old.is_some() == new.is_some();
     };
     let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
+    let on_demand = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.on_demand);
     depends::groups(old) == depends::groups(new)
+        && on_demand(old) == on_demand(new)
         && registered(old) == registered(new)
         && depends::is_api(Some(old)) == depends::is_api(Some(new))
 }

@@ -58,6 +58,7 @@ impl Compiled {
                     .extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
             }
             Document::Cluster(cluster) => {
+                standing.dangling.extend(self.without_instances(key, cluster));
                 standing.dangling.extend(self.cluster_for_grpc(key, cluster));
                 standing
                     .dangling
@@ -190,10 +191,13 @@ impl Compiled {
         };
         let mut sentences = Vec::new();
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
-            let written = self
-                .inventory
-                .cluster(name)
-                .map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
+            let written = self.inventory.cluster(name);
+            if written.is_some_and(|(cluster, ..)| cluster.on_demand) {
+                sentences.push(format!(
+                    "to: clusters/{name} is on_demand, which Envoy gets by name only; its requests are answered with 503"
+                ));
+            }
+            let written = written.map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
             let verbatim = self.inventory.verbatim(ResourceType::Cluster, name);
             let describing: Vec<_> = written
                 .into_iter()
@@ -250,6 +254,17 @@ impl Compiled {
         listeners
             .map(|listeners| warnings::of_cluster(cluster, &self.context, &listeners))
             .unwrap_or_default()
+    }
+
+    /// That routes name a cluster whose instances register themselves, and none is there.
+    fn without_instances(&self, key: &DocumentKey, cluster: &Cluster) -> Option<String> {
+        if cluster.source != Source::Registered || self.inventory.registrations(&key.name).next().is_some() {
+            return None;
+        }
+        let user = self.inventory.users(&key.name).next()?;
+        Some(format!(
+            "no instance is registered, and {user} names it; requests sent there are answered with 503"
+        ))
     }
 
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {

@@ -130,3 +130,33 @@ fn defaults_speak_for_the_listener_that_exists_without_any() {
     stage.put("listeners/grpc", r#"{"api": true}"#);
     assert_eq!(hosts(&stage), [""; 0]);
 }
+
+#[test]
+fn a_route_to_a_cluster_that_is_on_demand_is_warned() {
+    let mut stage = world_of(&[
+        (
+            "clusters/x",
+            r#"{"endpoints": [{"address": "10.0.0.1:80"}], "on_demand": true}"#,
+        ),
+        ("routes/a", r#"{"match": "/v1", "to": "x"}"#),
+    ]);
+    let warning = "to: clusters/x is on_demand, which Envoy gets by name only; its requests are answered with 503";
+    assert_eq!(stage.status("routes/a").warnings, [warning]);
+    stage.put("clusters/x", r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#);
+    assert!(stage.status("routes/a").warnings.is_empty());
+}
+
+#[test]
+fn a_cluster_without_instances_that_a_route_names_is_warned() {
+    let mut stage = world_of(&[("clusters/x", "{}")]);
+    assert!(stage.status("clusters/x").warnings.is_empty());
+    stage.put("routes/a", r#"{"match": "/v1", "to": "x"}"#);
+    let warning = "no instance is registered, and routes/a names it; requests sent there are answered with 503";
+    assert_eq!(stage.status("clusters/x").warnings, [warning]);
+    stage.put("services/x/1", "10.0.0.1:80");
+    assert!(stage.status("clusters/x").warnings.is_empty());
+    stage.delete("services/x/1");
+    assert_eq!(stage.status("clusters/x").warnings, [warning]);
+    stage.delete("routes/a");
+    assert!(stage.status("clusters/x").warnings.is_empty());
+}
