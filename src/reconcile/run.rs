@@ -105,7 +105,9 @@ pub struct Reconciler {
     recall: Recall,
     /// Folders of the shared memory that were not read yet.
     unread: BTreeSet<Folder>,
-    /// Until when the first publish waits for them; set by the first list of documents.
+    /// Folders of the shared memory that cannot be read now.
+    failing: BTreeSet<Folder>,
+    /// Until when the first publish waits for unread folders; set by the first list of documents.
     memory_due: Option<Instant>,
     /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
     had_documents: bool,
@@ -174,6 +176,7 @@ impl Reconciler {
             roots,
             cut: Cut::default(),
             unread: recall.folders().map(|(folder, _)| folder).collect(),
+            failing: BTreeSet::new(),
             memory_due: None,
             recall,
             parts,
@@ -356,14 +359,17 @@ impl Reconciler {
 
     /// What the watch of a folder of the shared memory told.
     fn on_memory(&mut self, folder: Folder, event: Event) {
-        if let Event::Failed { reason } = &event {
-            warn!(
+        match &event {
+            // Said once; the watch tries again by itself.
+            Event::Failed { reason } if self.failing.insert(folder) => warn!(
                 folder = folder.as_str(),
                 reason, "The shared memory cannot be read, trying again; replicas may differ"
-            );
-        }
-        if let Event::Listed { .. } = &event {
-            self.unread.remove(&folder);
+            ),
+            Event::Listed { .. } => {
+                self.failing.remove(&folder);
+                self.unread.remove(&folder);
+            }
+            _ => {}
         }
         if let Some(input) = self.recall.input(folder, event) {
             self.add(0, input);
