@@ -47,7 +47,7 @@ impl Replica {
         let options = Options {
             layout: layout.clone(),
             confirm_mass_loss: false,
-            has_leases: true,
+            has_leases: backend.is_shared(),
             re2_max_program_size: 100,
             ca_bundle: None,
         };
@@ -414,5 +414,27 @@ async fn a_folder_that_is_swapped_is_one_snapshot() {
             "a part of a swap was published: {seen:?}, expected one of {whole:?}"
         );
     }
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_emptied_keeps_its_few_documents() {
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mounted, empty) = (folder.path().join("mounted"), folder.path().join("empty"));
+    write_folder(&mounted, "blue");
+    std::fs::create_dir(&empty).unwrap();
+    let link = folder.path().join("current");
+    swap(&link, &mounted);
+    let backend = Directory::new(&link, "/gateway/", "/services/", state.path());
+    let replica = Replica::start_on(Arc::new(backend), state.path());
+    let before = replica
+        .until("blue", |snapshot| names(snapshot, ResourceType::Cluster) == ["blue"])
+        .await;
+    swap(&link, &empty);
+    replica.until_state("a", State::Held).await;
+    assert_eq!(versions(&replica.snapshots.current()), versions(&before));
+    swap(&link, &mounted);
+    replica.until_state("a", State::Accepted).await;
+    assert_eq!(versions(&replica.snapshots.current()), versions(&before));
     replica.stop().await;
 }
