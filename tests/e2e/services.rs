@@ -194,7 +194,11 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     ours.put("server", &stranger.issue());
     fs::copy(stranger.path("ca.pem"), ours.path("ca.pem")).expect("another client CA");
     server.hang_up();
-    let taken = || async { server.log().contains("Loaded new certificates; new connections use them") };
+    let taken = || async {
+        server
+            .log()
+            .contains("Loaded new certificates; new connections use them")
+    };
     eventually(LIMIT, taken, true).await;
     let of_the_new = Envoy::start_with(&mtls(&server, &stranger, &stranger), "edge-2").await;
     of_the_new.ready().await;
