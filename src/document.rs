@@ -12,7 +12,7 @@ use decode::Cursor;
 use key::Kind;
 
 pub mod cluster;
-pub(crate) mod decode;
+mod decode;
 pub mod defaults;
 pub mod endpoint;
 pub mod group;
@@ -23,6 +23,7 @@ pub mod listener;
 mod name;
 pub mod regex;
 pub mod route;
+pub(crate) mod sentence;
 mod text;
 pub mod xds;
 

@@ -6,16 +6,14 @@
 //! in an object with known fields. Found values are shortened; what may be confidential is read with
 //! [`Cursor::confidential`] and never quoted.
 
-use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::sentence::{did_you_mean, found, kind_of, one_of, segment};
 use super::{Limits, Rejection};
 
-/// Longest quote of a found value, in characters.
-const QUOTE_LENGTH: usize = 60;
 /// Longest duration: a year of 365 days, far below where Envoy's own arithmetic ends.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What is said where a duration is expected.
@@ -277,76 +275,9 @@ impl<'a> Object<'a> {
     }
 }
 
-/// What a key adds to the path of its object: `.name`, without the dot at the start, or `["odd name"]`.
-pub(crate) fn segment(path: &str, name: &str) -> String {
-    let plain = !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    match plain {
-        true if name.len() <= QUOTE_LENGTH => format!("{}{name}", if path.is_empty() { "" } else { "." }),
-        _ => format!("[{}]", quote(name)),
-    }
-}
-
-/// A text in quotes, shortened, control characters escaped.
-pub(crate) fn quote(text: &str) -> String {
-    if text.chars().count() <= QUOTE_LENGTH {
-        return format!("{text:?}");
-    }
-    let start: String = text.chars().take(QUOTE_LENGTH).collect();
-    format!("{:?}", format!("{start}…"))
-}
-
-/// `, did you mean "route"?` when one of the names is near, else nothing.
-pub(crate) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
-    let distance = |name: &str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), &name.to_ascii_lowercase());
-    let near = |name: &&str| distance(name) <= name.len().div_ceil(3).min(3);
-    if found.is_empty() || found.len() > QUOTE_LENGTH {
-        return String::new();
-    }
-    let nearest = names.into_iter().filter(near).min_by_key(|name| distance(name));
-    nearest
-        .map(|name| format!(", did you mean {name:?}?"))
-        .unwrap_or_default()
-}
-
-/// `"a", "b" or "c"`.
-pub(crate) fn one_of(quoted: &[String]) -> String {
-    match quoted {
-        [] => String::new(),
-        [only] => only.clone(),
-        [start @ .., last] => format!("{} or {last}", start.join(", ")),
-    }
-}
-
 fn one_of_names(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     format!(", expected {}", one_of(&quoted))
-}
-
-/// A found value, shortened.
-pub(crate) fn found(value: &Value) -> Cow<'static, str> {
-    match value {
-        Value::Number(number) => format!("the number {number}").into(),
-        Value::String(text) => format!("the string {}", quote(text)).into(),
-        Value::Bool(value) => value.to_string().into(),
-        _ => kind_of(value).into(),
-    }
-}
-
-/// A found value that must not be quoted.
-pub(crate) fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(list) if list.is_empty() => "an empty list",
-        Value::Array(_) => "a list",
-        Value::Object(object) if object.is_empty() => "an empty object",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// `1m30s`, `1.5s`: numbers, each with its unit.

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::decode::{Cursor, Fields, Object, quote};
+use super::decode::{Cursor, Fields, Object};
 use super::host::parse_address;
+use super::sentence::quote;
 use super::{Limits, Rejection, text};
 
 const LISTED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority"]);

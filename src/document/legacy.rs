@@ -7,10 +7,11 @@
 
 use std::time::Duration;
 
-use super::decode::{Cursor, did_you_mean};
+use super::decode::Cursor;
 use super::key::DocumentKey;
 use super::route::{Action, HostPattern, Limit, Match, PathMatch, Rewrite, Route, Rule, Settings, Target, Upstream};
 use super::route::{matching, path, read, target};
+use super::sentence::did_you_mean;
 use super::{Rejection, name};
 
 const FIELDS: [&str; 7] = ["service", "method", "host", "path", "upstream", "timeout_ms", "enable"];

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::decode::{Cursor, Object, did_you_mean, quote};
+use super::decode::{Cursor, Object};
 use super::key::{DocumentKey, Kind};
+use super::sentence::{did_you_mean, quote};
 use super::{Rejection, xds};
 
 /// The rule, as it is said in a rejection.

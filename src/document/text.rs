@@ -13,7 +13,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{MAX_BYTES, MAX_DEPTH, Rejection, decode};
+use super::sentence::segment;
+use super::{MAX_BYTES, MAX_DEPTH, Rejection};
 
 /// Most events (scalars, starts and ends of lists and objects) of a YAML document, aliases expanded: more than 1 MiB can
 /// hold without aliases.
@@ -267,7 +268,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         self.deeper()?;
         let mut object = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let segment = decode::segment(&self.place.path, &key);
+            let segment = segment(&self.place.path, &key);
             if object.contains_key(&key) {
                 let path = format!("{}{segment}", self.place.path);
                 return Err(self.place.fail(path, "found this key twice in one object".to_owned()));

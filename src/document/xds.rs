@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::decode::{Cursor, Fields, did_you_mean, one_of, quote};
+use super::decode::{Cursor, Fields};
 use super::key::DocumentKey;
 use super::route::read::read_groups;
+use super::sentence::{did_you_mean, one_of, quote};
 use super::{Groups, Limits, Rejection, text};
 
 /// The fields of an xds document.

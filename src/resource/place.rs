@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::document::decode::{found, kind_of, segment};
+use crate::document::sentence::{found, kind_of, segment};
 use crate::document::{Limits, Rejection};
 
 /// A place in a document.

@@ -18,8 +18,8 @@ use serde_json::Value as Json;
 use super::place::Place;
 use super::{Resource, ResourceType, check, parts};
 use crate::document::Rejection;
-use crate::document::decode::{found, quote};
 use crate::document::key::DocumentKey;
+use crate::document::sentence::{found, quote};
 use crate::document::xds::Xds;
 use crate::proto::canonical;
 

@@ -4,7 +4,7 @@
 //! arguments of a grammar of their own are taken, from a list that every supported Envoy knows: a value that passes here
 //! passes there.
 
-use super::super::decode::did_you_mean;
+use super::super::sentence::did_you_mean;
 
 /// Commands without an argument.
 const PLAIN: &[&str] = &[

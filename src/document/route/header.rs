@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, quote};
+use super::super::decode::{Cursor, Fields};
+use super::super::sentence::quote;
 use super::{HeaderEdits, format};
 
 /// Most headers that one edit may set or add: with [`MAX_RESPOND`] Envoy's 1000 for a route and direction.

@@ -1,9 +1,10 @@
 //! `match`: which requests a route takes, as a string, an object or a list of objects.
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object, quote};
+use super::super::decode::{Cursor, Fields, Object};
 use super::super::endpoint::Host;
 use super::super::host::{in_host_header, parse_host};
+use super::super::sentence::quote;
 use super::{HostPattern, Match, PathMatch};
 use super::{condition, path};
 

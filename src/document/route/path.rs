@@ -7,8 +7,9 @@
 use std::fmt::Write;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, quote};
+use super::super::decode::Cursor;
 use super::super::regex::{self, Text};
+use super::super::sentence::quote;
 use super::PathMatch;
 
 /// Longest path, in bytes.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object, did_you_mean};
+use super::super::decode::{Cursor, Fields, Object};
+use super::super::sentence::did_you_mean;
 use super::header::read_edits;
 use super::{BackOff, Limit, Retry, Settings};
 

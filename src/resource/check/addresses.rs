@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
 
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// The longest path of a Unix domain socket.

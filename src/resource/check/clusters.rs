@@ -22,7 +22,7 @@ use envoy_types::pb::google::protobuf::{Duration, UInt64Value};
 
 use super::{addresses, endpoints, extensions, protocols};
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// What Envoy fills in.

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 
 use super::addresses;
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// What the name of a collection starts with.

@@ -13,7 +13,7 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
 use crate::document::Rejection;
-use crate::document::decode::{one_of, quote};
+use crate::document::sentence::{one_of, quote};
 use crate::proto::json::pool;
 use crate::resource::place::Place;
 

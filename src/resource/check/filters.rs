@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use serde_json::Value as Json;
 
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// Nanoseconds; Envoy refuses to fill a bucket more often.

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 use crate::document::Rejection;
-use crate::document::decode::did_you_mean;
+use crate::document::sentence::did_you_mean;
 use crate::resource::place::Place;
 
 /// Commands of Envoy 1.40, each with whether it takes an argument: `-` never, `?` it may, `!` it must.

@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{addresses, extensions};
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// The network filter of HTTP.

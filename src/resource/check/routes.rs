@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 
 use super::extensions;
 use crate::document::Rejection;
-use crate::document::decode::quote;
+use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
 /// The longest body of a direct response where the RouteConfiguration says nothing.

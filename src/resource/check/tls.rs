@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::document::Rejection;
-use crate::document::decode::{did_you_mean, quote};
+use crate::document::sentence::{did_you_mean, quote};
 use crate::resource::place::Place;
 
 /// What a list of ciphers may be made of.

@@ -11,7 +11,7 @@ use prost_reflect::{
 use serde_json::{Map, Value as Json};
 
 use crate::document::Rejection;
-use crate::document::decode::{did_you_mean, one_of, quote};
+use crate::document::sentence::{did_you_mean, one_of, quote};
 use crate::proto::canonical;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
 use crate::document::Rejection;
-use crate::document::decode::one_of;
+use crate::document::sentence::one_of;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
 use crate::resource::check::messages;

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::rules::Rule;
 use crate::document::Rejection;
-use crate::document::decode::one_of;
+use crate::document::sentence::one_of;
 use crate::resource::place::Place;
 
 /// Hold a value against its rule; wrapped numbers and strings are what they wrap.
