@@ -53,6 +53,77 @@ pub enum Document {
     Endpoint(endpoint::Registration),
 }
 
+impl Document {
+    /// The route, if the document is one.
+    #[must_use]
+    pub fn as_route(&self) -> Option<&route::Route> {
+        match self {
+            Self::Route(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// The listener, if the document is one.
+    #[must_use]
+    pub fn as_listener(&self) -> Option<&listener::Listener> {
+        match self {
+            Self::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The defaults, if the document is `defaults`.
+    #[must_use]
+    pub fn as_defaults(&self) -> Option<&defaults::Defaults> {
+        match self {
+            Self::Defaults(defaults) => Some(defaults),
+            _ => None,
+        }
+    }
+
+    /// The resource in Envoy's own form, if the document has one.
+    #[must_use]
+    pub fn as_xds(&self) -> Option<&xds::Xds> {
+        match self {
+            Self::Xds(xds) => Some(xds),
+            _ => None,
+        }
+    }
+
+    /// Whether the document is a listener that gRPC clients resolve.
+    #[must_use]
+    pub fn is_api_listener(&self) -> bool {
+        self.as_listener().is_some_and(|listener| listener.address.is_none())
+    }
+
+    /// The groups that the document names; `None`: all, or the kind has no `groups`.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        match self {
+            Self::Route(route) => &route.groups,
+            Self::Cluster(cluster) => &cluster.groups,
+            Self::Listener(listener) => &listener.groups,
+            Self::Xds(xds) => &xds.groups,
+            Self::Group(_) | Self::Defaults(_) | Self::Endpoint(_) => &None,
+        }
+    }
+
+    /// Whether the document is for a group.
+    #[must_use]
+    pub fn is_for(&self, group: &str) -> bool {
+        self.groups().as_ref().is_none_or(|groups| groups.contains(group))
+    }
+
+    /// Whether some group has both documents.
+    #[must_use]
+    pub fn shares_a_group(&self, other: &Self) -> bool {
+        match (self.groups(), other.groups()) {
+            (Some(ours), Some(theirs)) => !ours.is_disjoint(theirs),
+            _ => true,
+        }
+    }
+}
+
 /// A document and what is to be said about it although it is good.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {

@@ -1,9 +1,16 @@
 //! Stage 4, from accepted documents to Envoy resources, compiling only what a change touches.
 //!
-//! One file a resource type turns document values into encoded resources (`clusters`, `endpoints`, `listeners`,
-//! `routes`), `grpc` says routes for clients without a proxy, `table` orders the entries of a RouteConfiguration, `depends` says what a change touches, `compile` keeps
-//! the compiled whole and makes its difference, `check` holds Envoy's own rules (docs/refused-by-envoy.md).
-//! What leaves is bytes: a resource is encoded and hashed when it changes and never again.
+//! | module | job |
+//! |---|---|
+//! | `clusters`, `endpoints`, `listeners`, `routes` | one resource type each: document values become encoded resources |
+//! | `verbatim` | resources that operators write in Envoy's own form |
+//! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
+//! | `table` | the order of the entries of a RouteConfiguration |
+//! | `grpc` | routes as gRPC clients without a proxy take them |
+//! | `compile` | the compiled whole, and the difference that a change makes to it |
+//! | `body`, `xdstp` | the bytes of a resource; the form of an `xdstp://` name |
+//!
+//! Each resource is encoded and hashed when it changes, and never again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,21 +20,18 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::document::key::DocumentKey;
 use body::Body;
+use compile::parts::Parts;
 
 pub mod body;
 pub mod check;
 pub mod clusters;
 pub mod compile;
-pub mod context;
-pub mod depends;
 pub mod endpoints;
 pub mod grpc;
 pub mod listeners;
-pub mod parts;
 mod place;
 pub mod routes;
 pub mod table;
-pub mod translate;
 pub mod verbatim;
 pub mod xdstp;
 
@@ -218,7 +222,7 @@ pub struct Resource {
     /// How long a client may keep it without hearing of it again; `None`: for ever.
     pub ttl: Option<Duration>,
     /// What each document has in it, where many are in one resource. No part of the content.
-    pub parts: Option<Arc<parts::Parts>>,
+    pub parts: Option<Arc<Parts>>,
     /// Of a RouteConfiguration whose virtual hosts are resources of their own: the same with all of them in it, for clients
     /// that do not ask for virtual hosts. No part of the content.
     pub whole: Option<Arc<Self>>,
@@ -247,7 +251,7 @@ impl Resource {
 
     /// A resource that was put together of many documents' parts, whose version is known from theirs.
     #[must_use]
-    pub fn put_together(name: Arc<str>, version: ResourceVersion, body: Body, parts: parts::Parts) -> Self {
+    pub fn put_together(name: Arc<str>, version: ResourceVersion, body: Body, parts: Parts) -> Self {
         Self {
             version,
             parts: Some(Arc::new(parts)),

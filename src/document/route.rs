@@ -7,7 +7,7 @@
 //! requests), `target` (where they go), `settings`, `header` and `format` (everything else). What can be judged on a document
 //! alone is judged there: no value that leaves has a field that Envoy would refuse. References are not checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,36 @@ pub struct Route {
     pub priority: i32,
     /// `false`: compiled out, still listed. In an array of the older form each rule has its own.
     pub enabled: bool,
+}
+
+impl Route {
+    /// The rules that are in force, each with its index in the document.
+    pub fn enabled_rules(&self) -> impl Iterator<Item = (usize, &Rule)> {
+        let rules = self.rules.iter().enumerate();
+        rules.filter(|(_, rule)| self.enabled && rule.enabled)
+    }
+
+    /// The upstreams of all rules that are in force; an inline one may occur several times.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        let targets = self.enabled_rules().flat_map(|(_, rule)| match &rule.action {
+            Action::Forward(targets) => targets.as_slice(),
+            Action::Redirect(_) | Action::Respond(_) => &[],
+        });
+        targets.map(|target| &target.upstream)
+    }
+
+    /// The cluster names of these upstreams.
+    #[must_use]
+    pub fn upstream_names(&self) -> BTreeSet<Arc<str>> {
+        self.upstreams().map(Upstream::cluster_name).collect()
+    }
+
+    /// Whether the route is for a listener by name.
+    #[must_use]
+    pub fn is_on(&self, listener: &str) -> bool {
+        let mut listeners = self.listeners.iter().flatten();
+        self.listeners.is_none() || listeners.any(|name| &**name == listener)
+    }
 }
 
 /// One match and all that happens to what it matches.

@@ -21,7 +21,7 @@ use crate::document::route::UpstreamUrl;
 use crate::proto::message::{ads, append};
 
 use super::Resource;
-use super::context::Context;
+use super::compile::context::Context;
 use super::endpoints;
 
 mod settings;

@@ -1,12 +1,20 @@
 //! The compiled whole and its difference: which resource each group of proxies has.
 //!
-//! What enters: [`Edit`]s of the documents that take part. What leaves: a new [`Compiled`] that shares with the old one all
-//! that did not change, the [`Difference`] between them, and which documents stand differently now; or the [`Fault`]s of
-//! the documents that cannot take part, and then nothing has changed.
+//! What enters: [`Edit`]s of the accepted documents. What leaves: a new [`Compiled`] that shares everything unchanged with
+//! the old one, the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s of the
+//! documents that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
 //!
-//! Each document is translated by itself once (`translate`) and kept in the `inventory` with what it became; each group
-//! (`group`) puts resources and tables together from those parts. `depends` says which of them a change touches.
-//! Who gives way when a document is at fault is the caller's decision.
+//! | module | job |
+//! |---|---|
+//! | `context` | the parameters that hold for a whole compile |
+//! | `translate` | one document at a time, once: from the checked value to its share of resources |
+//! | `inventory` | every accepted document with its translation, and the references between documents |
+//! | `depends` | which translations and resources a change makes dirty |
+//! | `group` | the resources and tables of one group of proxies |
+//! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
+//! | `unmet` | xds documents against the clusters of their group |
+//! | `parts` | each document's part in a resource that is made of many documents |
+//! | `standing` | the status of one document among the others |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,22 +22,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use super::context::Context;
-use super::depends::{self, Units};
 use super::table::MAX_ENTRIES;
-use super::translate;
 use super::{Resource, ResourceType};
 use crate::document::defaults::Defaults;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::route::Route;
 use crate::document::{Document, Rejection};
 
-mod claims;
+mod conflicts;
+pub mod context;
+mod depends;
 mod group;
 mod inventory;
-mod needs;
+pub mod parts;
 mod standing;
+pub mod translate;
+mod unmet;
 
+use context::Context;
+use depends::Units;
 use group::{GroupState, Outcome, Scene};
 pub use inventory::{Accepted, Address, address};
 use inventory::{Inventory, Unit};
@@ -171,7 +183,7 @@ impl Compiled {
         };
         let document = edit.accepted.as_ref().map(|accepted| &*accepted.document);
         Arc::new(Context {
-            defaults: depends::defaults(document).clone(),
+            defaults: document.and_then(Document::as_defaults).cloned().unwrap_or_default(),
             ..(*self.context).clone()
         })
     }
@@ -308,7 +320,10 @@ impl Compiled {
             .routes
             .iter()
             .flat_map(|key| [self.inventory.document(key), after.document(key)]);
-        let named = routes.flat_map(|route| depends::upstream_names(depends::route(route)));
+        let named = routes
+            .flatten()
+            .filter_map(Document::as_route)
+            .flat_map(Route::upstream_names);
         let clusters = moved.chain(named.filter(|name| is_empty(after, name)));
         clusters.map(|name| DocumentKey::new(Kind::Clusters, name)).collect()
     }
@@ -320,7 +335,10 @@ impl Compiled {
             .routes
             .iter()
             .flat_map(|key| [self.inventory.document(key), after.document(key)]);
-        let names = routes.flat_map(|route| depends::upstream_names(depends::route(route)));
+        let names = routes
+            .flatten()
+            .filter_map(Document::as_route)
+            .flat_map(Route::upstream_names);
         let clusters = names.map(|name| DocumentKey::new(Kind::Clusters, name));
         let mut reached: BTreeSet<DocumentKey> = clusters.filter(|key| after.unit(key).is_some()).collect();
         let kinds = [Kind::Routes, Kind::Clusters]
@@ -425,7 +443,7 @@ impl Compiled {
 
     /// The routes and the xds documents that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
-        let shares = |user: &Document| depends::share_a_group(document, user);
+        let shares = |user: &Document| document.shares_a_group(user);
         let users = self
             .inventory
             .users(cluster)
@@ -482,10 +500,10 @@ fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     };
     let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
     let on_demand = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.on_demand);
-    depends::groups(old) == depends::groups(new)
+    old.groups() == new.groups()
         && on_demand(old) == on_demand(new)
         && registered(old) == registered(new)
-        && depends::is_api(Some(old)) == depends::is_api(Some(new))
+        && old.is_api_listener() == new.is_api_listener()
 }
 
 fn same_resource(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {

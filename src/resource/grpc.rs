@@ -144,8 +144,8 @@ mod tests {
     use crate::document::key::{DocumentKey, Kind};
     use crate::document::{Document, Limits, parse};
     use crate::proto::json::to_json;
-    use crate::resource::context::Context;
-    use crate::resource::translate::{self, Made};
+    use crate::resource::compile::context::Context;
+    use crate::resource::compile::translate::{self, Made};
 
     /// The Routes that a document becomes for gRPC clients.
     fn adapted(document: &Json) -> Vec<Json> {

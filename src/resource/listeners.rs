@@ -38,7 +38,7 @@ use crate::document::listener::{AccessLog, DEFAULT_ADDRESS, DEFAULT_NAME, Http, 
 use crate::proto::message::{ads, any, append, boolean};
 use crate::proto::structs::Struct;
 
-use super::context::Context;
+use super::compile::context::Context;
 use super::endpoints::socket_address;
 use super::{Reference, Resource, ResourceType, Source};
 

@@ -15,8 +15,9 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::Value as Json;
 
+use super::compile::parts;
 use super::place::Place;
-use super::{Resource, ResourceType, check, parts};
+use super::{Resource, ResourceType, check};
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
 use crate::document::sentence::{found, quote};

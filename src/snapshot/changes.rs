@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::blocks::{self, Blocks, Shape};
 use super::set::ResourceSet;
 use super::version::SetVersion;
-use crate::resource::{Resource, ResourceType, parts};
+use crate::resource::compile::parts;
+use crate::resource::{Resource, ResourceType};
 
 /// How many older sets' differences a set keeps. Streams that are further behind (slow readers) compute their own again.
 const KEPT: usize = 8;

@@ -222,12 +222,10 @@ impl Conclusion {
             );
         }
         match record.serving.as_ref().map(|good| &*good.parsed.document) {
-            Some(Document::Route(route)) if crate::resource::depends::enabled_rules(route).next().is_none() => {
-                Judgement {
-                    state: State::Disabled,
-                    ..judgement
-                }
-            }
+            Some(Document::Route(route)) if route.enabled_rules().next().is_none() => Judgement {
+                state: State::Disabled,
+                ..judgement
+            },
             _ if standing.shadowed => {
                 let loss = standing.losses.first();
                 let winner = loss.map_or_else(String::new, |loss| loss.winner.to_string());

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::inventory::{Inventory, Unit};
-use super::{Fault, claims, needs};
+use super::{Fault, conflicts, unmet};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
 use crate::document::{Document, Rejection, xds};
-use crate::resource::context::Context;
-use crate::resource::depends::{self, Units};
+use crate::resource::compile::context::Context;
+use crate::resource::compile::depends::Units;
+use crate::resource::compile::parts::{Part, Parts};
+use crate::resource::compile::translate::{self, Made, Served};
 use crate::resource::grpc;
-use crate::resource::parts::{Part, Parts};
 use crate::resource::table::{Entry, HostKey, Table, Touched};
-use crate::resource::translate::{self, Made, Served};
 use crate::resource::{Resource, ResourceType};
 
 /// How many of the routes that use it a generated cluster names as its documents: thousands may share one.
@@ -82,9 +82,9 @@ impl GroupState {
         {
             outcome
                 .faults
-                .extend(claims::conflicts(scene.after, scene.name, &self.resources));
+                .extend(conflicts::conflicts(scene.after, scene.name, &self.resources));
         }
-        outcome.faults.extend(needs::unmet(scene, &self.resources));
+        outcome.faults.extend(unmet::unmet(scene, &self.resources));
         outcome
     }
 
@@ -97,7 +97,7 @@ impl GroupState {
                 .extend(beneath.iter().flat_map(|resource| named_makers(resource)).cloned());
             return self.serve(key, resource, outcome);
         };
-        let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
+        let replaces = unit.document().as_xds().is_some_and(|xds| xds.replace);
         let written = match &unit.made {
             Made::Verbatim(made) if replaces || resource.is_none() => Some(Arc::clone(&made.resource)),
             _ => resource.clone(),
@@ -314,14 +314,14 @@ pub(super) fn verbatim<'a>(
 ) -> Option<(DocumentKey, &'a Arc<Unit>)> {
     inventory
         .verbatim(*resource_type, name)
-        .filter(|(_, unit)| depends::is_for(unit.document(), group))
+        .filter(|(_, unit)| unit.document().is_for(group))
 }
 
 /// A route's entries, if it is for this group and on this listener.
 pub(super) fn entries_on<'a>(unit: &'a Unit, group: &str, listener: &str) -> &'a [Arc<Entry>] {
     match (unit.document(), &unit.made) {
         (Document::Route(route), Made::Route { entries, .. })
-            if depends::is_for(unit.document(), group) && depends::is_on(route, listener) =>
+            if unit.document().is_for(group) && route.is_on(listener) =>
         {
             entries
         }
@@ -373,7 +373,7 @@ fn filled_table(scene: &Scene<'_>, listener: &Arc<str>) -> (Table, Touched) {
 /// only routes name it.
 fn upstreams(scene: &Scene<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Option<Arc<Resource>>) {
     if let Some((_, made, unit)) = scene.after.cluster(name)
-        && depends::is_for(unit.document(), scene.name)
+        && unit.document().is_for(scene.name)
     {
         let endpoints = if scene.after.is_registered(name) {
             Some(registered(scene.after, name))
@@ -426,7 +426,7 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<Unit>>>) -> Vec<F
     let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
     for (name, unit) in listeners {
         let Some(unit) = unit else { continue };
-        if let Some(address) = depends::listener(Some(unit.document())).and_then(|listener| listener.address) {
+        if let Some(address) = unit.document().as_listener().and_then(|listener| listener.address) {
             let at = by_address.entry(address).or_default();
             at.push((unit.accepted.mod_revision, name));
         }

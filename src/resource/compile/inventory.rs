@@ -11,10 +11,10 @@ use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
-use crate::resource::depends::Units;
-use crate::resource::translate::{Made, Upstreams};
+use crate::resource::ResourceType;
+use crate::resource::compile::depends::Units;
+use crate::resource::compile::translate::{Made, Upstreams};
 use crate::resource::verbatim::needs::Need;
-use crate::resource::{ResourceType, depends};
 
 /// A document that takes part, and what decides between equals.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,7 +181,7 @@ impl Inventory {
             return BTreeMap::from([(listener::DEFAULT_NAME.into(), None)]);
         }
         documents
-            .filter(|(_, unit)| depends::is_for(unit.document(), group))
+            .filter(|(_, unit)| unit.document().is_for(group))
             .map(|(key, unit)| (Arc::clone(&key.name), Some(unit)))
             .collect()
     }
@@ -189,7 +189,7 @@ impl Inventory {
     /// The listeners of gRPC clients, sorted.
     pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
         self.of_kind(Kind::Listeners)
-            .filter(|(_, unit)| depends::is_api(Some(unit.document())))
+            .filter(|(_, unit)| unit.document().is_api_listener())
     }
 
     /// Whether there is any of them.
@@ -199,7 +199,8 @@ impl Inventory {
 
     /// Whether a name is that of a listener of gRPC clients.
     pub(super) fn is_api(&self, listener: &Arc<str>) -> bool {
-        depends::is_api(self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener))))
+        self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)))
+            .is_some_and(Document::is_api_listener)
     }
 
     /// Routes that name an upstream, in any group, sorted.
@@ -232,7 +233,7 @@ impl Inventory {
     /// Routes of a group that name an upstream, sorted.
     pub(super) fn users_in(&self, name: &str, group: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users(name)
-            .filter(move |key| self.document(key).is_some_and(|route| depends::is_for(route, group)))
+            .filter(move |key| self.document(key).is_some_and(|route| route.is_for(group)))
     }
 
     /// The URL behind an inline cluster's name.

@@ -8,9 +8,9 @@ use super::group::entries_on;
 use crate::document::cluster::{Cluster, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{DEFAULT_GROUP, Document, listener};
+use crate::resource::compile::translate::Made;
 use crate::resource::grpc::warnings;
-use crate::resource::translate::Made;
-use crate::resource::{Resource, ResourceType, depends};
+use crate::resource::{Resource, ResourceType};
 
 /// A match that another rule has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,11 +108,7 @@ impl Compiled {
         let resource = (resource_type, Arc::clone(&written.name));
         let mut others: Vec<(&str, String)> = Vec::new();
         let mut serves = false;
-        for (group, state) in self
-            .groups
-            .iter()
-            .filter(|(group, _)| depends::is_for(unit.document(), group))
-        {
+        for (group, state) in self.groups.iter().filter(|(group, _)| unit.document().is_for(group)) {
             let is_beneath = |served: &&Arc<Resource>| !Arc::ptr_eq(served, written);
             match state.resources.get(&resource).filter(is_beneath) {
                 Some(served) => others.push((group, maker(served))),
@@ -137,7 +133,7 @@ impl Compiled {
     /// That an xds document stands in the place of a document's resource.
     fn replaced(&self, resource_type: ResourceType, name: &Arc<str>) -> Option<String> {
         let (document, unit) = self.inventory.verbatim(resource_type, name)?;
-        let replaces = depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace);
+        let replaces = unit.document().as_xds().is_some_and(|xds| xds.replace);
         let key = (resource_type, Arc::clone(name));
         let over = self
             .groups
@@ -147,7 +143,7 @@ impl Compiled {
     }
 
     fn unknown_groups(&self, document: &Document) -> Vec<String> {
-        let named = depends::groups(document).iter().flatten();
+        let named = document.groups().iter().flatten();
         let unknown = named.filter(|group| !self.groups.contains_key(*group) && &***group != DEFAULT_GROUP);
         unknown
             .map(|group| format!("groups: there is no document groups/{group}; no proxy gets this for it"))
@@ -209,15 +205,11 @@ impl Compiled {
                 ));
                 continue;
             };
-            let has = |group: &str| {
-                describing
-                    .iter()
-                    .any(|(_, cluster)| depends::is_for(cluster.document(), group))
-            };
+            let has = |group: &str| describing.iter().any(|(_, cluster)| cluster.document().is_for(group));
             let without = self
                 .groups
                 .keys()
-                .filter(|group| depends::is_for(unit.document(), group) && !has(group));
+                .filter(|group| unit.document().is_for(group) && !has(group));
             let without: Vec<&str> = without.map(|group| &**group).collect();
             if !without.is_empty() {
                 let without = without.join(", ");
@@ -231,11 +223,9 @@ impl Compiled {
 
     /// The listeners of gRPC clients that have a route, sorted.
     fn api_listeners_of(&self, document: &Document) -> Vec<Arc<str>> {
-        let has = |listener: &DocumentKey| {
-            depends::route(Some(document)).is_some_and(|route| depends::is_on(route, &listener.name))
-        };
+        let has = |listener: &DocumentKey| document.as_route().is_some_and(|route| route.is_on(&listener.name));
         let listeners = self.inventory.api_listeners();
-        let reached = listeners.filter(|(key, unit)| has(key) && depends::share_a_group(document, unit.document()));
+        let reached = listeners.filter(|(key, unit)| has(key) && document.shares_a_group(unit.document()));
         reached.map(|(key, _)| Arc::clone(&key.name)).collect()
     }
 

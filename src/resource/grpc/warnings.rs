@@ -9,8 +9,7 @@ use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::endpoint::Host;
 use crate::document::route::{Action, PathMatch, Route, Rule, StringMatch, Upstream};
 use crate::resource::clusters;
-use crate::resource::context::Context;
-use crate::resource::depends;
+use crate::resource::compile::context::Context;
 
 use super::METHOD;
 
@@ -31,7 +30,7 @@ pub fn of_route(route: &Route, listeners: &[Arc<str>]) -> Vec<String> {
     }
     let clients = clients(listeners);
     let mut sentences = BTreeSet::new();
-    for (_, rule) in depends::enabled_rules(route) {
+    for (_, rule) in route.enabled_rules() {
         sentences.extend(of_match(rule, &clients));
         sentences.extend(of_action(rule, &clients));
     }

@@ -15,7 +15,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::resource::{Resource, parts};
+use crate::resource::Resource;
+use crate::resource::compile::parts;
 use crate::snapshot::changes::Changes;
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::document::key::{DocumentKey, Kind};
 use crate::fleet::Suspect;
-use crate::resource::{Resource, ResourceType, parts};
+use crate::resource::compile::parts;
+use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
 use crate::xds::session::state::content::Content;
 
@@ -115,7 +116,7 @@ fn names_in(text: &str) -> BTreeSet<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::parts::Part;
+    use crate::resource::compile::parts::Part;
 
     fn plain(name: &str, content: &str) -> Arc<Resource> {
         Arc::new(Resource::new(

@@ -150,7 +150,7 @@ fn endpoints_that_stand_refused_no_longer_follow_their_cluster_after_a_nack_too(
 #[test]
 fn what_comes_back_before_it_is_removed_waits_for_its_clusters_too() {
     use crate::document::key::{DocumentKey, Kind};
-    use crate::resource::parts::Part;
+    use crate::resource::compile::parts::Part;
     let mut client = settled(Variant::Delta);
     let route = |content: u8, cluster: &str| {
         let part = Part {

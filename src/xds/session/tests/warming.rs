@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::document::key::{DocumentKey, Kind};
-use crate::resource::parts::Part;
+use crate::resource::compile::parts::Part;
 
 /// Route configurations with the clusters that their one document names, beside other content.
 fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str])]) {

@@ -9,8 +9,8 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use crate::document::group::{Group, NodeMatch};
 use crate::document::key::{DocumentKey, Kind};
+use crate::resource::compile::parts::{Part, Parts};
 use crate::resource::compile::{Difference, ResourceChange};
-use crate::resource::parts::{Part, Parts};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{Facts, GroupRules, Snapshot};
 use crate::xds::session::subscription::names::Interner;

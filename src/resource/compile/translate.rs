@@ -7,12 +7,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::body::Body;
 use super::context::Context;
 use super::parts::{Part, Parts};
-use super::table::{self, Entry, HostKey, Origin, Table};
-use super::verbatim::Written;
-use super::{Reference, Resource, ResourceType, check, clusters, depends, endpoints, listeners, routes, verbatim};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::{Endpoint, Host};
@@ -20,6 +16,10 @@ use crate::document::key::DocumentKey;
 use crate::document::listener::{Listener, VirtualHosts};
 use crate::document::route::{PathMatch, Route, Settings, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
+use crate::resource::body::Body;
+use crate::resource::table::{self, Entry, HostKey, Origin, Table};
+use crate::resource::verbatim::Written;
+use crate::resource::{Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, verbatim};
 
 /// A Cluster and, when it takes them from EDS and they are known from the same document, its endpoints.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
     };
     let legacy_path = context.defaults.legacy_path;
     let mut entries = Vec::new();
-    for (index, rule) in depends::enabled_rules(route) {
+    for (index, rule) in route.enabled_rules() {
         let settings = with_defaults(&rule.settings, &context.defaults.route);
         let encoded = routes::entries(key, rule, &settings, legacy_path)?;
         let path = resolved(&rule.matches.path, legacy_path);
@@ -114,7 +114,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         ));
     }
     let mut upstreams = BTreeMap::new();
-    for upstream in depends::upstreams(route) {
+    for upstream in route.upstreams() {
         let url = match upstream {
             Upstream::Url(url) => {
                 inline(context, url, Vec::new())?;
@@ -254,7 +254,7 @@ pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>
     let hosts = Reference {
         resource_type: ResourceType::VirtualHost,
         name: Arc::clone(&name),
-        source: super::Source::Own,
+        source: crate::resource::Source::Own,
     };
     let head = routes::on_demand_configuration(&name);
     Arc::new(Resource {

@@ -14,9 +14,9 @@ use super::group::{ResourceKey, verbatim};
 use super::inventory::Inventory;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{Rejection, listener};
-use crate::resource::translate::Made;
+use crate::resource::compile::translate::Made;
 use crate::resource::verbatim::claims::tcp;
-use crate::resource::{Resource, ResourceType, depends};
+use crate::resource::{Resource, ResourceType};
 
 /// Who claims something: when that was written, who it is (`None`: the default listener) and where it stands.
 type Claimant = (i64, Option<DocumentKey>, String);
@@ -26,7 +26,7 @@ pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<Reso
     let mut claimants: BTreeMap<String, Vec<Claimant>> = BTreeMap::new();
     for (key, unit) in documents
         .of_kind(Kind::Xds)
-        .filter(|(_, unit)| depends::is_for(unit.document(), group))
+        .filter(|(_, unit)| unit.document().is_for(group))
     {
         let Made::Verbatim(made) = &unit.made else { continue };
         let name = (made.resource_type, Arc::clone(&made.resource.name));
@@ -60,11 +60,13 @@ fn compiled(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
     for (name, unit) in documents.listeners(group) {
         let key = (ResourceType::Listener, Arc::clone(&name));
         let over = verbatim(documents, group, &key).map(|(_, unit)| unit);
-        if over.is_some_and(|unit| depends::xds(Some(unit.document())).is_some_and(|xds| xds.replace)) {
+        if over.is_some_and(|unit| unit.document().as_xds().is_some_and(|xds| xds.replace)) {
             continue;
         }
         let claim = match unit {
-            Some(unit) => depends::listener(Some(unit.document()))
+            Some(unit) => unit
+                .document()
+                .as_listener()
                 .and_then(|listener| listener.address)
                 .map(|address| {
                     let key = DocumentKey::new(Kind::Listeners, Arc::clone(&name));

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::{Resource, ResourceVersion};
 use crate::document::key::{DocumentKey, Kind};
+use crate::resource::{Resource, ResourceVersion};
 
 /// One document's part in a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]

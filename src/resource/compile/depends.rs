@@ -8,38 +8,36 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::document::Document;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
-use crate::document::listener::Listener;
-use crate::document::route::{Action, Route, Rule, Upstream};
-use crate::document::xds::Xds;
-use crate::document::{Document, Groups};
+use crate::document::route::Route;
 
 /// What has to be compiled again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Units {
+pub(super) struct Units {
     /// Route documents whose entries change.
-    pub routes: BTreeSet<DocumentKey>,
+    pub(super) routes: BTreeSet<DocumentKey>,
     /// Names whose Cluster or ClusterLoadAssignment may change, written or generated.
-    pub upstreams: BTreeSet<Arc<str>>,
+    pub(super) upstreams: BTreeSet<Arc<str>>,
     /// Listeners documents.
-    pub listeners: BTreeSet<Arc<str>>,
+    pub(super) listeners: BTreeSet<Arc<str>>,
     /// Xds documents.
-    pub verbatim: BTreeSet<DocumentKey>,
+    pub(super) verbatim: BTreeSet<DocumentKey>,
     /// A group came or went.
-    pub groups: bool,
+    pub(super) groups: bool,
     /// `defaults` changed what routes say.
-    pub every_route: bool,
+    pub(super) every_route: bool,
     /// `defaults` changed what clusters say, generated ones too.
-    pub every_upstream: bool,
+    pub(super) every_upstream: bool,
     /// `defaults` changed what listeners say.
-    pub every_listener: bool,
+    pub(super) every_listener: bool,
 }
 
 impl Units {
     /// Whether `defaults` changed what every document of a kind says.
     #[must_use]
-    pub fn every_of(&self, kind: Kind) -> bool {
+    pub(super) fn every_of(&self, kind: Kind) -> bool {
         match kind {
             Kind::Routes => self.every_route,
             Kind::Clusters => self.every_upstream,
@@ -50,9 +48,14 @@ impl Units {
 }
 
 /// Add what one document's change touches; `None` is a document that does not exist (or does not serve).
-pub fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
+pub(super) fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
     match key.kind {
-        Kind::Routes => touch_route(units, key, route(old), route(new)),
+        Kind::Routes => touch_route(
+            units,
+            key,
+            old.and_then(Document::as_route),
+            new.and_then(Document::as_route),
+        ),
         Kind::Clusters => {
             units.upstreams.insert(Arc::clone(&key.name));
         }
@@ -63,7 +66,11 @@ pub fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: 
             units.listeners.insert(Arc::clone(&key.name));
         }
         Kind::Groups => units.groups |= old.is_some() != new.is_some(),
-        Kind::Defaults => touch_defaults(units, defaults(old), defaults(new)),
+        Kind::Defaults => {
+            let defaults =
+                |document: Option<&Document>| document.and_then(Document::as_defaults).cloned().unwrap_or_default();
+            touch_defaults(units, &defaults(old), &defaults(new));
+        }
         Kind::Xds => {
             units.verbatim.insert(key.clone());
             // A generated Cluster stands in for one that nobody describes.
@@ -76,7 +83,8 @@ pub fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: 
 
 fn touch_route(units: &mut Units, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
     units.routes.insert(key.clone());
-    let (names_before, names_after) = (upstream_names(old), upstream_names(new));
+    let names = |route: Option<&Route>| route.map(Route::upstream_names).unwrap_or_default();
+    let (names_before, names_after) = (names(old), names(new));
     if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
         units
             .upstreams
@@ -88,117 +96,10 @@ fn touch_route(units: &mut Units, key: &DocumentKey, old: Option<&Route>, new: O
 }
 
 /// Add what a change of `defaults` touches.
-pub fn touch_defaults(units: &mut Units, old: &Defaults, new: &Defaults) {
+pub(super) fn touch_defaults(units: &mut Units, old: &Defaults, new: &Defaults) {
     units.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
     units.every_upstream |= old.cluster != new.cluster;
     units.every_listener |= old.listener != new.listener;
-}
-
-/// The upstreams of all rules that are in force; an inline one may occur several times.
-pub fn upstreams(route: &Route) -> impl Iterator<Item = &Upstream> {
-    enabled_rules(route)
-        .flat_map(|(_, rule)| match &rule.action {
-            Action::Forward(targets) => targets.as_slice(),
-            Action::Redirect(_) | Action::Respond(_) => &[],
-        })
-        .map(|target| &target.upstream)
-}
-
-/// The rules that are in force, each with its index in the document.
-pub fn enabled_rules(route: &Route) -> impl Iterator<Item = (usize, &Rule)> {
-    route
-        .rules
-        .iter()
-        .enumerate()
-        .filter(|(_, rule)| route.enabled && rule.enabled)
-}
-
-/// The names of a route's upstreams.
-pub fn upstream_names(route: Option<&Route>) -> BTreeSet<Arc<str>> {
-    route
-        .into_iter()
-        .flat_map(upstreams)
-        .map(Upstream::cluster_name)
-        .collect()
-}
-
-/// The groups a document names; `None`: all, or the kind knows no groups.
-#[must_use]
-pub fn groups(document: &Document) -> &Groups {
-    match document {
-        Document::Route(route) => &route.groups,
-        Document::Cluster(cluster) => &cluster.groups,
-        Document::Listener(listener) => &listener.groups,
-        Document::Xds(xds) => &xds.groups,
-        Document::Group(_) | Document::Defaults(_) | Document::Endpoint(_) => &None,
-    }
-}
-
-/// Whether a document is for a group.
-#[must_use]
-pub fn is_for(document: &Document, group: &str) -> bool {
-    groups(document).as_ref().is_none_or(|groups| groups.contains(group))
-}
-
-/// Whether some group has both documents.
-#[must_use]
-pub fn share_a_group(one: &Document, other: &Document) -> bool {
-    match (groups(one), groups(other)) {
-        (Some(ours), Some(theirs)) => !ours.is_disjoint(theirs),
-        _ => true,
-    }
-}
-
-/// Whether it is a listener of gRPC clients.
-#[must_use]
-pub fn is_api(document: Option<&Document>) -> bool {
-    listener(document).is_some_and(|listener| listener.address.is_none())
-}
-
-/// Whether a route is for a listener by name.
-#[must_use]
-pub fn is_on(route: &Route, listener: &str) -> bool {
-    route
-        .listeners
-        .as_ref()
-        .is_none_or(|listeners| listeners.iter().any(|name| &**name == listener))
-}
-
-/// The route in a document, if it is one.
-#[must_use]
-pub fn route(document: Option<&Document>) -> Option<&Route> {
-    match document {
-        Some(Document::Route(route)) => Some(route),
-        _ => None,
-    }
-}
-
-/// The listener in a document, if it is one.
-#[must_use]
-pub fn listener(document: Option<&Document>) -> Option<&Listener> {
-    match document {
-        Some(Document::Listener(listener)) => Some(listener),
-        _ => None,
-    }
-}
-
-/// The resource as it was written in a document, if it is one.
-#[must_use]
-pub fn xds(document: Option<&Document>) -> Option<&Xds> {
-    match document {
-        Some(Document::Xds(xds)) => Some(xds),
-        _ => None,
-    }
-}
-
-/// The defaults in a document; what holds without one otherwise.
-#[must_use]
-pub fn defaults(document: Option<&Document>) -> &Defaults {
-    static NONE: std::sync::LazyLock<Defaults> = std::sync::LazyLock::new(Defaults::default);
-    match document {
-        Some(Document::Defaults(defaults)) => defaults,
-        _ => &NONE,
-    }
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ use crate::document::Rejection;
 use crate::document::key::DocumentKey;
 use crate::document::sentence::quote;
 use crate::resource::check::clusters;
-use crate::resource::translate::Made;
+use crate::resource::compile::translate::Made;
 use crate::resource::verbatim::needs::Need;
-use crate::resource::{Resource, ResourceType, depends};
+use crate::resource::{Resource, ResourceType};
 
 /// What is looked at.
 struct Group<'a> {
@@ -54,7 +54,7 @@ impl Group<'_> {
             .served
             .get(&name)
             .is_some_and(|served| Arc::ptr_eq(served, &made.resource));
-        if !serves || !depends::is_for(unit.document(), self.name) {
+        if !serves || !unit.document().is_for(self.name) {
             return None;
         }
         let revision = unit.accepted.mod_revision;
@@ -95,7 +95,7 @@ impl Group<'_> {
             let unit = self
                 .documents
                 .unit(&key)
-                .filter(|unit| depends::is_for(unit.document(), self.name))?;
+                .filter(|unit| unit.document().is_for(self.name))?;
             Some((key, &**unit))
         })
     }
