@@ -304,14 +304,14 @@ fn create_sample(config: &Config) -> anyhow::Result<()> {
 fn say_what_holds(config: &Config) {
     match &config.documents {
         Documents::Etcd(etcd) => {
-            info!(endpoints = ?etcd.endpoints, prefix = config.prefix, "Reading documents from etcd")
+            info!(endpoints = ?etcd.endpoints, prefix = config.prefix, "Documents are read from etcd")
         }
-        Documents::Directory(path) => info!(path = %path.display(), "Reading documents from a directory"),
+        Documents::Directory(path) => info!(path = %path.display(), "Documents are read from a directory"),
     }
     if config.try_out {
         info!(
-            "Trying out: no --etcd and no --dir were given; edit ./gateway/routes/hello.json, \
-             point an Envoy at the xds address (envoy-config/), and look at /api/v1/documents on the admin address"
+            "Try-out mode, because neither --etcd nor --dir was given: edit ./gateway/routes/hello.json, connect an \
+             Envoy to the xDS address (envoy-config/), and read /api/v1/documents on the admin address"
         );
     }
 }
@@ -336,20 +336,23 @@ impl Reload {
     async fn reload(&self) {
         match Config::load_from_process(&self.flags) {
             Ok(config) => match self.config.differences(&config) {
-                unchanged if unchanged.is_empty() => info!("Read the configuration again: unchanged"),
+                unchanged if unchanged.is_empty() => info!("Configuration reloaded: no value changed"),
                 changed => warn!(
                     ?changed,
-                    "The configuration has changed; these take effect at the next start"
+                    "Configuration reloaded: the changed flags take effect at the next start"
                 ),
             },
-            Err(error) => warn!(%error, "Kept the configuration in use, the new one is bad"),
+            Err(error) => warn!(%error, "New configuration is invalid; the server keeps the current one"),
         }
         match self.backend.reload().await {
-            Ok(()) => info!(backend = self.backend.name(), "Read credentials and certificates again"),
+            Ok(()) => info!(
+                backend = self.backend.name(),
+                "Credentials and certificates of the backend are reloaded"
+            ),
             Err(reason) => {
                 warn!(
                     backend = self.backend.name(),
-                    reason, "Kept the credentials in use, the new ones are bad"
+                    reason, "New credentials or certificates of the backend cannot be used; its connections stay open"
                 )
             }
         }

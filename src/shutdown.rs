@@ -170,7 +170,7 @@ impl Stages {
                     // Without stages there is nothing to run for.
                     let Some(ended) = ended else { return Ok(()) };
                     let failure = self.unasked(ended);
-                    error!(%failure, "Stopping, because a stage ended");
+                    error!(%failure, "Stage ended unasked; the process stops");
                     self.cancel_all(GRACE_AFTER_FAILURE.min(grace)).await;
                     return Err(failure);
                 }
@@ -180,7 +180,7 @@ impl Stages {
                 },
             }
         }
-        info!(grace = %humantime::format_duration(grace), "Stopping, as asked");
+        info!(grace = %humantime::format_duration(grace), "Stop signal received; streams drain first, then every stage ends");
         self.stop(signals, grace).await
     }
 
@@ -204,7 +204,7 @@ impl Stages {
                 ended = self.tasks.join_next_with_id() => {
                     let Some(ended) = ended else { return outcome };
                     if let (_, Some(failure)) = self.ended(ended) {
-                        error!(%failure, "A stage failed while stopping");
+                        error!(%failure, "Stage failed during the stop");
                         outcome = outcome.and(Err(failure));
                     }
                 }
@@ -216,7 +216,7 @@ impl Stages {
                 () = sleep_until(deadline) => {
                     if self.token.is_cancelled() {
                         let stages = self.running(None);
-                        warn!(?stages, "Aborting what has not ended within the grace");
+                        warn!(?stages, "Grace is over; the stages that still run are aborted");
                         return outcome.and(Err(Error::GraceOver { stages, grace }));
                     }
                     self.token.cancel();
@@ -231,7 +231,7 @@ impl Stages {
         self.token.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(within, all).await.is_err() {
-            warn!("Aborting stages that do not end");
+            warn!("Stages still run after the cancellation; they are aborted");
         }
     }
 

@@ -76,7 +76,7 @@ impl Guard {
     pub fn finish(self) {
         let Some(traces) = self.traces else { return };
         if let Err(error) = traces.shutdown_with_timeout(FLUSH_WITHIN) {
-            tracing::warn!(%error, "Lost the last traces");
+            tracing::warn!(%error, "Last traces were not sent to the collector");
         }
     }
 }

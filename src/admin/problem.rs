@@ -191,7 +191,10 @@ impl From<PathRejection> for Problem {
 impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::new(Code::TooLarge, format!("a body has at most {MAX_BYTES} bytes"));
+            return Self::new(
+                Code::TooLarge,
+                format!("the body is too large, expected at most {MAX_BYTES} bytes"),
+            );
         }
         Self::new(
             Code::InvalidRequest,

@@ -45,7 +45,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    warn!(%error, "Could not accept an admin connection");
+                    warn!(%error, "Accepting an admin connection failed; the next try follows in 200 ms");
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                     continue;
                 }
@@ -61,7 +61,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
     if tokio::time::timeout(FINISH_WITHIN, connections.wait()).await.is_err() {
         debug!(
             connections = connections.len(),
-            "Stopped before all admin answers were finished"
+            "Admin server stopped with unfinished responses"
         );
     }
     Ok(())
@@ -79,7 +79,7 @@ async fn connection(stream: TcpStream, router: Router, token: CancellationToken)
         tokio::select! {
             outcome = connection.as_mut() => {
                 if let Err(error) = outcome {
-                    debug!(%error, "An admin connection ended");
+                    debug!(%error, "Admin connection ended with an error");
                 }
                 return;
             }

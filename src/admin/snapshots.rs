@@ -148,7 +148,7 @@ fn find(
     let group = snapshot.groups.get(wanted).cloned().ok_or_else(|| {
         let groups: Vec<&str> = snapshot.groups.keys().map(|name| &**name).collect();
         let detail = match groups.as_slice() {
-            [] => "nothing was published yet".to_owned(),
+            [] => "no snapshot was published yet".to_owned(),
             groups => format!("there is no group `{wanted}`, expected one of {}", groups.join(", ")),
         };
         Problem::new(Code::NotFound, detail)

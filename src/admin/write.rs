@@ -86,7 +86,8 @@ impl Target {
         let world = admin.world.load_full();
         let full_key = world.options().layout.full_key(&key);
         if world.pending().contains(&root_of(&key)) {
-            let detail = "documents cannot be judged before the first list; /readyz tells what is waited for";
+            let detail =
+                "a document can be checked only after the first list of the store; /readyz lists the pending steps";
             return Err(Problem::new(Code::NotReady, detail).of_key(full_key));
         }
         let read = admin.backend.get(full_key.as_bytes()).await;
@@ -108,12 +109,12 @@ impl Target {
             (None, None) => Ok(Expect::Any),
             (None, Some("*")) => match etag {
                 None => Ok(Expect::Absent),
-                Some(_) => Err(self.changed("it exists already")),
+                Some(_) => Err(self.changed("the document exists already")),
             },
             (Some(wanted), None) => match etag {
-                None => Err(self.changed("it does not exist")),
+                None => Err(self.changed("the document does not exist")),
                 Some(etag) if wanted == "*" || etags(wanted).any(|wanted| wanted == etag) => Ok(Expect::Etag(etag)),
-                Some(etag) => Err(self.changed(&format!("its etag is \"{etag}\""))),
+                Some(etag) => Err(self.changed(&format!("the current etag is \"{etag}\""))),
             },
             (None, Some(_)) => Err(Problem::new(
                 Code::InvalidRequest,
@@ -179,7 +180,7 @@ impl Target {
 
     fn refuse_bad(&self, outcome: &Plan) -> Result<(), Problem> {
         if let Some(first) = self.verdict(outcome).and_then(|verdict| verdict.conflict.as_ref()) {
-            let detail = format!("{} has the same match as {first}, which was first", self.key);
+            let detail = format!("{} has the same match as {first}, which takes precedence", self.key);
             return Err(Problem::new(Code::SameMatch, detail).of_key(&self.full_key));
         }
         let Some(status) = outcome.world.document(&self.key) else {
@@ -189,7 +190,10 @@ impl Target {
             let detail = format!(
                 "{}: {}",
                 self.key,
-                status.reason.as_deref().unwrap_or("another document makes it")
+                status
+                    .reason
+                    .as_deref()
+                    .unwrap_or("another document makes the same resource")
             );
             return Err(Problem::new(Code::NameTaken, detail)
                 .of_key(&self.full_key)
@@ -227,7 +231,11 @@ impl Target {
                 format!("{} is used by {}", self.key, users.join(", "))
             }
         };
-        Err(Problem::new(Code::InUse, format!("{detail}; ?force=true deletes it all the same")).of_key(&self.full_key))
+        Err(Problem::new(
+            Code::InUse,
+            format!("{detail}; ?force=true deletes the document nevertheless"),
+        )
+        .of_key(&self.full_key))
     }
 
     async fn write(&self, admin: &Admin, value: Option<Bytes>, expect: Expect) -> Result<i64, Problem> {

@@ -22,13 +22,13 @@ pub(super) fn connections() -> usize {
     if before.current != before.maximum
         && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
-        info!(%error, "The limit on open files could not be raised");
+        info!(%error, "Limit on open files could not be raised");
     }
     let files = getrlimit(Resource::Nofile)
         .current
         .and_then(|files| usize::try_from(files).ok());
     let connections = files.map_or(usize::MAX, |files| files.saturating_sub(RESERVED).max(CONNECTIONS_MIN));
-    debug!(?files, connections, "How many connections there may be");
+    debug!(?files, connections, "Connection limit, from the limit on open files");
     connections
 }
 

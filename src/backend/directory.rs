@@ -208,7 +208,10 @@ impl Inner {
             }
             None => {
                 if let Some(second) = scan.problems.iter().find(|problem| problem.key == write.key) {
-                    let sentence = format!("{} would take the key over: {}", second.place, second.reason);
+                    let sentence = format!(
+                        "after the delete {} would take this key: {}",
+                        second.place, second.reason
+                    );
                     return Err(WriteError::Unavailable(sentence));
                 }
                 let path = held.map(|content| content.path.clone()).unwrap_or_default();

@@ -87,7 +87,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("PATH"),
         default: None,
         heading: DOCUMENTS,
-        help: "Read documents from this directory instead of etcd; a saved file acts at once",
+        help: "Read documents from this directory instead of etcd; a saved file takes effect at once",
     },
     Setting {
         name: "prefix",
@@ -108,14 +108,14 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("PREFIX"),
         default: Some("/chancery/"),
         heading: DOCUMENTS,
-        help: "Prefix of the keys that replicas share; of its own accord the server writes no other keys",
+        help: "Prefix of the keys that replicas share; other keys are written only when a client asks for it",
     },
     Setting {
         name: "routes-prefix",
         takes: Takes::Many("PREFIX"),
         default: None,
         heading: DOCUMENTS,
-        help: "Prefix of more route documents (repeatable)",
+        help: "Further prefix of route documents (repeatable)",
     },
     Setting {
         name: "state-dir",
@@ -151,7 +151,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the authorities that verify client certificates; a proxy without one is refused",
+        help: "PEM file of the authorities that verify client certificates; a client without a valid certificate is refused",
     },
     Setting {
         name: "grace",
@@ -207,7 +207,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("NUMBER"),
         default: Some("100"),
         heading: SERVING,
-        help: "Largest regex, in RE2 instructions; at most re2.max_program_size.error_level of the Envoys",
+        help: "Largest regex, in RE2 instructions; set no more than the runtime value re2.max_program_size.error_level of your Envoys",
     },
     Setting {
         name: "allow-empty",

@@ -345,7 +345,7 @@ fn a_bad_value_is_quoted_beside_what_is_expected() {
         ("--etcd=ftp://h", "found the scheme `ftp`, expected http or https"),
         (
             "--etcd=http://h/v3",
-            "found something after the port, expected a URL such as http://127.0.0.1:2379",
+            "found a path, query or fragment after the port, expected a URL such as http://127.0.0.1:2379",
         ),
         ("--etcd=", "not a URL: empty host"),
         (

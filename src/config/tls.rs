@@ -174,11 +174,11 @@ impl Certificates {
         match load_server_config(&self.files) {
             Ok(config) => {
                 self.current.send_replace(Arc::new(config));
-                info!(%certificate, "Loaded new certificates; new connections use them");
+                info!(%certificate, "New xDS certificates are loaded; new connections use them");
             }
             Err(error) => {
                 let reason = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%certificate, %error, reason, "Could not load the new certificates, the old ones stay in use");
+                warn!(%certificate, %error, reason, "New xDS certificates cannot be used; new connections still get the previous ones");
             }
         }
     }

@@ -107,7 +107,9 @@ pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, 
         return Err("found no host, expected a URL such as http://127.0.0.1:2379".to_owned());
     };
     if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-        return Err("found something after the port, expected a URL such as http://127.0.0.1:2379".to_owned());
+        return Err(
+            "found a path, query or fragment after the port, expected a URL such as http://127.0.0.1:2379".to_owned(),
+        );
     }
     let port = url.port().unwrap_or(2379);
     Ok(format!("{}://{host}:{port}", url.scheme()))

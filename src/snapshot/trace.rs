@@ -26,7 +26,7 @@ impl Trace {
     pub fn adopt(&self, span: &Span) {
         let parent = Context::new().with_remote_span_context(SpanContext::clone(&self.0));
         if let Err(error) = span.set_parent(parent) {
-            tracing::debug!(%error, "Could not make a span part of its change's trace");
+            tracing::debug!(%error, "Span could not be added to the trace of its change");
         }
     }
 }

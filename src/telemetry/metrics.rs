@@ -205,12 +205,12 @@ impl Metrics {
         registry.register("chancery_nacks", "NACKs received", self.nacks.clone());
         registry.register(
             "chancery_responses_too_large",
-            "Responses of more than 4 MiB to gRPC libraries, which do not take them",
+            "Responses of more than 4 MiB to gRPC libraries, which reject them",
             self.responses_too_large.clone(),
         );
         registry.register(
             "chancery_clusters_unacknowledged",
-            "Clients that stopped to ACK and NACK clusters",
+            "Clients that stopped sending ACKs and NACKs for clusters",
             self.stuck.clone(),
         );
         registry.register(
@@ -273,7 +273,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Count a client that stopped to ACK and NACK clusters.
+    /// Count a client that stopped sending ACKs and NACKs for clusters.
     pub fn stuck(&self, variant: &'static str) {
         self.stuck.get_or_create(&VariantLabels { variant }).inc();
     }

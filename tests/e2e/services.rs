@@ -197,7 +197,7 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     let taken = || async {
         server
             .log()
-            .contains("Loaded new certificates; new connections use them")
+            .contains("New xDS certificates are loaded; new connections use them")
     };
     eventually(LIMIT, taken, true).await;
     let of_the_new = Envoy::start_with(&mtls(&server, &stranger, &stranger), "edge-2").await;

@@ -670,25 +670,25 @@ async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
             Method::PUT,
             there,
             ("if-none-match", "*"),
-            "clusters/users: it exists already",
+            "clusters/users: the document exists already",
         ),
         (
             Method::PUT,
             there,
             ("if-match", "\"7\""),
-            "clusters/users: its etag is \"1\"",
+            "clusters/users: the current etag is \"1\"",
         ),
         (
             Method::PUT,
             missing,
             ("if-match", "*"),
-            "clusters/orders: it does not exist",
+            "clusters/orders: the document does not exist",
         ),
         (
             Method::DELETE,
             there,
             ("if-match", "\"7\""),
-            "clusters/users: its etag is \"1\"",
+            "clusters/users: the current etag is \"1\"",
         ),
     ];
     for (method, path, header, detail) in cases {
@@ -733,14 +733,14 @@ async fn what_would_be_rejected_is_not_written() {
     let detail = problem(&answer, StatusCode::CONFLICT, "same_match");
     assert_eq!(
         detail,
-        "routes/second has the same match as routes/first, which was first"
+        "routes/second has the same match as routes/first, which takes precedence"
     );
 
     let large = "x".repeat(1024 * 1024 + 1);
     let answer = server.put("/api/v1/documents/routes/users", &[], &large).await;
     assert_eq!(
         problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
-        "a body has at most 1048576 bytes"
+        "the body is too large, expected at most 1048576 bytes"
     );
 
     for name in ["users", "second"] {
@@ -755,7 +755,7 @@ async fn a_cluster_in_use_is_deleted_by_force_alone() {
     let detail = problem(&server.delete(path, &[]).await, StatusCode::CONFLICT, "in_use");
     assert_eq!(
         detail,
-        "clusters/users is used by routes/users; ?force=true deletes it all the same"
+        "clusters/users is used by routes/users; ?force=true deletes the document nevertheless"
     );
     assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
     assert_eq!(

@@ -45,7 +45,7 @@ impl Counter {
             Err(error) => Err(error),
         };
         saved.unwrap_or_else(|error| {
-            warn!(path = %path.display(), %error, "Could not read the saved revision of the folder, counting from 1");
+            warn!(path = %path.display(), %error, "Saved revision of the folder cannot be read; revisions start again at 1");
             Saved::default()
         })
     }
@@ -55,7 +55,7 @@ impl Counter {
         if let Err(error) = self.try_save(saved)
             && !std::mem::replace(&mut self.failed, true)
         {
-            warn!(path = %self.folder.display(), %error, "Could not save the revision of the folder: after a restart the same revision may be used again");
+            warn!(path = %self.folder.display(), %error, "Revision of the folder cannot be saved; after a restart, revisions may repeat");
         }
     }
 

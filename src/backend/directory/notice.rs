@@ -79,7 +79,7 @@ impl Notices {
         let watcher = match notify::recommended_watcher(move |event| told.on_event(event, &root)) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                warn!(%error, "Cannot watch the folder for changes, scanning it every second instead");
+                warn!(%error, "Folder cannot be watched for changes; the server scans it every second instead");
                 None
             }
         };
@@ -130,7 +130,7 @@ impl Notices {
                 Err(error) if is_gone(&error) => {}
                 Err(error) if !self.incomplete => {
                     self.incomplete = true;
-                    warn!(folder = %path.display(), %error, "Cannot watch this folder for changes, scanning the whole tree every second instead");
+                    warn!(folder = %path.display(), %error, "Folder cannot be watched for changes; the server scans the whole tree every second instead");
                 }
                 Err(_) => {}
             }

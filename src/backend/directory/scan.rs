@@ -125,7 +125,7 @@ impl Walk<'_> {
             inode: metadata.ino(),
         };
         if self.ancestors.contains(&id) || self.ancestors.len() >= DEEPEST {
-            self.problem(path, "leads back to itself or too deep, it is not entered");
+            self.problem(path, "is a symlink loop or deeper than 64 folders, and is not scanned");
             return Ok(());
         }
         let mut names = match read_names(&self.root.join(path)) {
@@ -186,7 +186,7 @@ impl Walk<'_> {
 
     fn content(&mut self, key: &Bytes, path: &Path, metadata: &Metadata) -> io::Result<Content> {
         if !metadata.is_file() {
-            return Err(io::Error::other("it is neither a file nor a folder"));
+            return Err(io::Error::other("neither a file nor a folder"));
         }
         self.follow_target(path);
         let stamp = Stamp::of(metadata, SystemTime::now());

@@ -237,7 +237,7 @@ impl Connector {
         match self.token_life.get_or_try_init(learn).await {
             Ok(life) => *life,
             Err(failure) => {
-                debug!(%failure, "Could not learn how long etcd's tokens live");
+                debug!(%failure, "Lifetime of etcd's tokens is unknown; a token is renewed once etcd refuses it");
                 None
             }
         }
@@ -253,7 +253,7 @@ impl Connector {
                 if matches!(failure.class, Class::Retry | Class::Certificate) {
                     return Err(failure);
                 }
-                debug!(%endpoint, %failure, "No answer about the status of this member, using it all the same");
+                debug!(%endpoint, %failure, "etcd member did not answer the status call; the connection to it is used nevertheless");
                 return Ok(());
             }
             Err(_) => return Err(Failure::timeout("the first call")),

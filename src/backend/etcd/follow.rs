@@ -411,7 +411,7 @@ impl<'a> Follower<'a> {
             _ => Backoff::CAP,
         };
         let pause = self.backoff.next(cap);
-        debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Watch of etcd ended, trying again");
+        debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Watch of etcd failed; the next attempt follows after the pause");
         if !self
             .send(Event::Failed {
                 reason: failure.to_string(),
@@ -511,7 +511,7 @@ async fn open_watch(connection: &mut Connection, prefix: &[u8], revision: i64) -
         Some(message) if message.created() => Ok(stream),
         Some(_) => Err(Failure::new(
             Class::Retry,
-            "the first answer to a watch is not that it was created",
+            "etcd did not confirm the watch with its first message",
         )),
         None => Err(Failure::new(Class::Retry, "etcd ended the watch's stream")),
     }

@@ -107,7 +107,7 @@ impl Options {
             (None, None) => {}
             _ => {
                 return Err(Failure::configuration(
-                    "a client certificate and its key are given together or not at all",
+                    "found only one of --etcd-cert and --etcd-key, expected both",
                 ));
             }
         }
@@ -143,11 +143,11 @@ impl Options {
         );
         if !url.username().is_empty() || url.password().is_some() {
             let sentence =
-                format!("the endpoint {shown} holds a user or password: give them as etcd user and password file");
+                format!("the endpoint {shown} contains credentials, expected --etcd-user and --etcd-password-file");
             return Err(Failure::configuration(sentence));
         }
         if url.scheme() == "http" && self.names_tls_files() {
-            let sentence = format!("TLS files are given and the endpoint {shown} is not https");
+            let sentence = format!("the endpoint {shown} is not https, expected https because TLS files are given");
             return Err(Failure::configuration(sentence));
         }
         Ok(Endpoint(shown))
