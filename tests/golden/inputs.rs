@@ -39,37 +39,49 @@ pub(crate) fn compile(text: &str) -> Compiled {
 
 /// Documents by key, written in the order in which they stand.
 pub(crate) fn compile_all(documents: &Map<String, Value>) -> Compiled {
-    let edits = documents
+    let texts = documents
         .iter()
+        // The plain forms of a registration are not JSON.
+        .map(|(key, value)| {
+            (
+                key.as_str(),
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            )
+        });
+    try_compile(texts).unwrap_or_else(|reason| panic!("{reason}"))
+}
+
+/// Texts of documents by key, written in this order.
+pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>) -> Result<Compiled, String> {
+    let edits = texts
+        .into_iter()
         .zip(1..)
-        .map(|((key, value), revision)| edit(key, value, revision))
-        .collect();
+        .map(|((key, text), revision)| edit(key, &text, revision))
+        .collect::<Result<_, _>>()?;
     let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
     let options = Options {
         ca_bundle: Some(ca_bundle),
         ..Options::default()
     };
-    let step = Compiled::new(options)
-        .apply(edits)
-        .unwrap_or_else(|faults| panic!("{faults:?}"));
-    step.compiled
+    match Compiled::new(options).apply(edits) {
+        Ok(step) => Ok(step.compiled),
+        Err(faults) => Err(format!("{faults:?}")),
+    }
 }
 
-fn edit(key: &str, value: &Value, revision: i64) -> Edit {
+fn edit(key: &str, text: &str, revision: i64) -> Result<Edit, String> {
     let (word, name) = key.split_once('/').unwrap_or((key, ""));
-    let kind = Kind::from_word(word).unwrap_or_else(|| panic!("{key} is no key"));
+    let kind = Kind::from_word(word).ok_or_else(|| format!("{key} is no key"))?;
     let key = DocumentKey::new(kind, name);
-    // The plain forms of a registration are not JSON.
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parsed = document::parse(&key, text.as_bytes(), &Limits::default());
-    let document = parsed.unwrap_or_else(|error| panic!("{key}: {error}")).document;
+    let document = parsed.map_err(|rejection| format!("{key}: {rejection}"))?.document;
     let accepted = Accepted {
         document,
         create_revision: revision,
         mod_revision: revision,
     };
-    Edit {
+    Ok(Edit {
         key,
         accepted: Some(accepted),
-    }
+    })
 }

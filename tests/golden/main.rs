@@ -8,6 +8,7 @@
 mod support;
 
 mod bootstrap;
+mod documented;
 mod envoy_accepts;
 mod envoy_grammars;
 mod inputs;
