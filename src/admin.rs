@@ -1,6 +1,6 @@
 //! The admin HTTP API: documents in and out, and every stage readable.
 //!
-//! What enters: requests on `--admin-listen` (api.md is the contract). What leaves: JSON, `application/problem+json` for
+//! What enters: requests on `--admin-listen` (docs/api.md). What leaves: JSON, `application/problem+json` for
 //! every error, Prometheus text for `/metrics`. It reads the world, the snapshot and the fleet where they are and changes none
 //! of them: a write goes to the backend and comes back as everyone's does, a release is a command to the loop. Whether a
 //! write would be accepted is asked of [`crate::reconcile::plan`], the same function that decides later.

@@ -117,7 +117,7 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
-/// How a list is released that suddenly misses most documents (documents.md, Guards).
+/// How a list is released that suddenly misses most documents (docs/documents/README.md, Guards).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMassLoss {
     /// A second list that agrees releases it.

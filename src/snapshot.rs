@@ -66,7 +66,7 @@ pub struct Snapshot {
     pub built_at: SystemTime,
     /// Where its content came from.
     pub source: Source,
-    /// Whether clients may not be moved backwards by it (design.md decision 11): from disk, or the last quorum read is too old.
+    /// Whether the snapshot may be older than what clients hold (docs/decisions/008): it is from disk, or the last quorum read is too old.
     pub stale: bool,
     /// With no documents and no saved state: clients that report versions get no removals (`--allow-empty` off).
     pub withhold_removals: bool,

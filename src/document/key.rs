@@ -36,7 +36,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind that a document can have, in the order of documents.md.
+    /// Every kind that a document can have, in the order of the API.
     pub const ALL: [Self; 11] = [
         Self::Routes,
         Self::Clusters,

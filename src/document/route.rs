@@ -288,7 +288,7 @@ pub struct Respond {
 /// Changes to the request's path and host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
-    /// Replaces what the path matched (documents.md, `rewrite.prefix`).
+    /// Replaces the matched part of the path (docs/documents/routes.md, Rewrite).
     pub prefix: Option<String>,
     /// Replaces Host.
     pub host: Option<HostRewrite>,

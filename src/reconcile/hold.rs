@@ -1,6 +1,6 @@
 //! Guards: what looks like an accident is kept back.
 //!
-//! Two guards are always on (documents.md, Guards). A *root* that loses more than half and more than ten of its documents
+//! Two guards are always on (docs/documents/README.md, Guards). A *root* that loses more than half and more than ten of its documents
 //! in one revision or one list, that comes back empty, or whose history is another one (a fork) is held: the content
 //! before keeps serving until a second list, ten seconds later or more, agrees, or an operator releases it. A *source*, the
 //! registrations of one cluster, that loses more than half and more than ten of its addresses within ten seconds keeps

@@ -31,7 +31,7 @@ pub enum State {
 }
 
 impl State {
-    /// All, as in documents.md.
+    /// All, as in docs/documents/README.md.
     pub const ALL: [Self; 5] = [
         Self::Accepted,
         Self::Rejected,

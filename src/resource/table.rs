@@ -2,7 +2,7 @@
 //!
 //! What enters: the [`Entry`]s of route documents, one for each host of each rule, already encoded. What leaves: encoded
 //! virtual hosts, one for each distinct host pattern, holding the pattern's own entries and those of every wider pattern
-//! that covers it, sorted as documents.md ("Order") says. Content decides the order, never the time of writing, with one
+//! that covers it, sorted as docs/documents/routes.md (Order) says. Content decides the order, never the time of writing, with one
 //! exception: of equal matches the document created first keeps the traffic.
 //!
 //! A [`Table`] belongs to one listener of one group. It is persistent: inserting or removing an entry costs the virtual
@@ -28,7 +28,7 @@ mod slabs;
 
 use slabs::Slabs;
 
-/// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (documents.md, Order).
+/// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (docs/documents/routes.md, Order).
 pub const MAX_ENTRIES: usize = 200_000;
 
 /// A host pattern, ordered as virtual hosts are: exact, longest wildcard, any.

@@ -73,7 +73,7 @@ fn quality(accept: &str, media_type: &str) -> f32 {
 /// Shortest and longest bucket: 1 ms to 65 s, doubling. A publish takes milliseconds, an ACK at most a warming cluster's time.
 const SECONDS: (f64, f64, u16) = (0.001, 2.0, 17);
 
-/// `{type}`: a TYPE of api.md.
+/// `{type}`: a TYPE of docs/api.md.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabels {
     /// `clusters`, `routes` …

@@ -1,4 +1,4 @@
-//! What documents.md says of matching, rewriting and answering holds in a real Envoy.
+//! A real Envoy matches, rewrites and answers as docs/documents/routes.md says.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Every rule and fact that the tree cites by its ID stands on a page of the repository.
+//! Every rule and fact that the tree cites by its ID stands on a page of the repository, and every page that it cites is
+//! there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -64,4 +65,42 @@ fn every_id_that_is_cited_is_defined() {
     }
     assert!(cited > 100, "the search for IDs finds them: {cited}");
     assert!(undefined.is_empty(), "cited and on no page: {undefined:#?}");
+}
+
+/// The names of Markdown pages in a text.
+fn pages(text: &str) -> BTreeSet<&str> {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || "-_./".contains(character);
+    let words = text.split(|character: char| !is_part(character));
+    let names = words.map(|word| word.trim_end_matches('.'));
+    names.filter(|name| name.ends_with(".md") && *name != ".md").collect()
+}
+
+#[test]
+fn every_page_that_is_cited_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "docs", "benches"] {
+        files_below(&root.join(folder), &mut files);
+    }
+    files.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    let mut cited = 0;
+    for file in &files {
+        let text = fs::read_to_string(file).expect("read a text file");
+        let places = [root, &root.join("docs"), file.parent().expect("a file is in a folder")];
+        for page in pages(&text) {
+            cited += 1;
+            if !places.iter().any(|place| place.join(page).is_file()) {
+                missing.insert(format!("{page}, cited in {}", file.display()));
+            }
+        }
+    }
+    assert!(cited > 100, "the search for pages finds them: {cited}");
+    assert!(missing.is_empty(), "cited and not there: {missing:#?}");
+}
+
+#[test]
+fn pages_are_found_in_a_sentence() {
+    let text = "See docs/api.md (and [the rules](../README.md#golden)). Not readme.txt, nor md.";
+    assert_eq!(pages(text), BTreeSet::from(["../README.md", "docs/api.md"]));
 }

@@ -177,7 +177,7 @@ async fn a_request_that_breaks_the_protocol_ends_the_stream() {
     }
 }
 
-// design.md decision 11
+// docs/decisions/008
 #[tokio::test]
 async fn before_the_first_publish_a_stream_is_held() {
     let xds = Xds::start_with(options());

@@ -1,4 +1,4 @@
-//! The examples of documents.md, without the fields that are not built, and what they become.
+//! Examples of each kind (docs/documents/), and the documents that they become.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

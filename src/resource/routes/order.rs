@@ -1,4 +1,4 @@
-//! The path's part of an entry's place: which of two paths is asked first (documents.md, Order).
+//! The path's part of an entry's place: which of two paths is asked first (docs/documents/routes.md, Order).
 //!
 //! What enters: a path, the older forms' meaning resolved. What leaves: a [`PathRank`]; the lower one is asked first.
 //!

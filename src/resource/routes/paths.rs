@@ -1,6 +1,6 @@
 //! Paths: how a rule's path is matched, and what replaces the matched part.
 //!
-//! Replacing follows documents.md: the matched part gives way to the replacement, and what follows starts with one
+//! Replacing follows docs/documents/routes.md: the matched part gives way to the replacement, and what follows starts with one
 //! slash. With the trailing slash of the replacement left out, Envoy's `prefix_rewrite` does just that after a segment
 //! prefix (`/v1/orders` → `/orders`: `/v1/orders/7` becomes `/orders/7`). Seen on Envoy 1.40, the rest:
 //!

@@ -76,7 +76,7 @@ pub(in crate::xds) struct Target<'a> {
     pub(in crate::xds) variant: Variant,
     /// Whether anything that refers to this type was asked for on this stream, so that removals wait.
     pub(in crate::xds) referred: bool,
-    /// The snapshot may move nobody backwards, and the client reported what it has (design.md decision 11).
+    /// The snapshot may move nobody backwards, and the client reported versions (docs/decisions/008).
     pub(in crate::xds) cautious: bool,
     /// Clusters that the client may not have warmed yet, for a type that may name clusters.
     pub(in crate::xds) unwarm: Option<&'a Unwarm>,

@@ -710,7 +710,7 @@ fn an_unserved_type_is_answered_in_delta() {
     );
 }
 
-// design.md decision 11
+// docs/decisions/008
 #[test]
 fn a_stale_snapshot_moves_nobody_backwards() {
     let mut client = client(Variant::Delta);
@@ -845,7 +845,7 @@ fn sotw_scopes_come_whole_to_the_last() {
     assert_eq!(client.says(), ["scoped_routes[]"]);
 }
 
-// AD-01, design.md decision 6
+// AD-01
 #[test]
 fn extension_configs_and_secrets_go_before_what_needs_them() {
     for variant in [Variant::Sotw, Variant::Delta] {

@@ -245,7 +245,7 @@ impl State {
         }
     }
 
-    /// Endpoints follow their cluster unasked, unless they were refused as they are (design.md decision 5).
+    /// Endpoints follow their cluster without a request (AD-03), unless the client NACKed them as they are.
     pub(super) fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
         if self.unrest.warming.is_empty() && self.unrest.refused_warming.is_empty() {
             return;

@@ -22,7 +22,7 @@ use crate::snapshot::version::SetVersion;
 use crate::xds::stream::interest;
 
 pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
-/// A removal waits no longer for a client that answers nothing (design.md decision 6).
+/// A removal waits no longer for a client that sends neither ACK nor NACK (AD-02).
 const SILENCE: Duration = Duration::from_secs(60);
 /// A client that answers about everything but clusters for so long is stuck (AD-13).
 const STUCK: Duration = Duration::from_secs(20);
@@ -863,7 +863,7 @@ impl Client<'_> {
         self.cautious() && !self.types[of].maybe_settled && !matches!(of, ENDPOINT | ROUTE | SECRET)
     }
 
-    /// A stale snapshot moves nobody backwards (design.md decision 11).
+    /// A stale snapshot moves nobody backwards (docs/decisions/008).
     fn check_caution(&self, of: usize, said: &Said) -> Checked {
         if self.cautious() && !self.types[of].maybe_settled {
             ensure!(
