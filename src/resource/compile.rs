@@ -11,10 +11,11 @@
 //! | `inventory` | every accepted document with its translation, and the references between documents |
 //! | `depends` | which translations and resources a change makes dirty |
 //! | `group` | the resources and tables of one group of proxies |
+//! | `input` | what the compilation of a group looks at |
 //! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `parts` | each document's part in a resource that is made of many documents |
-//! | `standing` | the status of one document among the others |
+//! | `findings` | what an operator is told of one document among the others: lost matches, missing references |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,19 +34,21 @@ use crate::document::{Document, Rejection};
 mod conflicts;
 pub mod context;
 mod depends;
+mod findings;
 mod group;
+mod input;
 mod inventory;
 pub mod parts;
-mod standing;
 pub mod translate;
 mod unmet;
 
 use context::Context;
-use depends::Units;
-use group::{GroupState, Outcome, Scene};
+use depends::Dirty;
+pub use findings::{Findings, Loss};
+use group::{GroupState, Outcome};
+use input::GroupInput;
 pub use inventory::{Accepted, Address, address};
-use inventory::{Inventory, Unit};
-pub use standing::{Loss, Standing};
+use inventory::{CompiledDocument, Inventory};
 
 /// What changed between two compiled wholes.
 #[derive(Debug, Clone, Default)]
@@ -132,8 +135,8 @@ pub struct Step {
     pub compiled: Compiled,
     /// Resources that may differ, by group.
     pub touched: Touched,
-    /// Documents that may stand differently now: their match won or lost, what they refer to came or went.
-    pub concerned: BTreeSet<DocumentKey>,
+    /// Documents whose status may change: a match was won or lost, or a referenced document appeared or vanished.
+    pub affected: BTreeSet<DocumentKey>,
 }
 
 /// Resources that may differ, by group.
@@ -162,19 +165,22 @@ impl Compiled {
     /// one written last is named.
     pub fn apply(&self, edits: Vec<Edit>) -> Result<Step, Vec<Fault>> {
         let context = self.context_after(&edits);
-        let mut units = Units::default();
-        depends::touch_defaults(&mut units, &self.context.defaults, &context.defaults);
+        let mut dirty = Dirty::default();
+        depends::touch_defaults(&mut dirty, &self.context.defaults, &context.defaults);
         let mut inventory = self.inventory.clone();
-        let edits = self.without_unchanged(edits, &units, &mut inventory);
-        let dependents = self.dependents(&edits, &units);
+        let edits = self.without_unchanged(edits, &dirty, &mut inventory);
+        let dependents = self.dependents(&edits, &dirty);
         let mut translated = translate_all(&context, edits)?;
         translated.extend(translate_all(&context, dependents).map_err(blame_defaults)?);
-        for (key, unit) in translated {
-            let (old, new) = (self.inventory.document(&key), unit.as_ref().map(Unit::document));
-            depends::touch(&mut units, &key, old, new);
-            inventory.set(&key, unit);
+        for (key, compiled) in translated {
+            let (old, new) = (
+                self.inventory.document(&key),
+                compiled.as_ref().map(CompiledDocument::document),
+            );
+            depends::touch(&mut dirty, &key, old, new);
+            inventory.set(&key, compiled);
         }
-        self.compile(context, inventory, &units)
+        self.compile(context, inventory, &dirty)
     }
 
     fn context_after(&self, edits: &[Edit]) -> Arc<Context> {
@@ -189,20 +195,20 @@ impl Compiled {
     }
 
     /// The edits that say something new; where only the revision of an equal document did, it is noted and that is all.
-    fn without_unchanged(&self, mut edits: Vec<Edit>, units: &Units, inventory: &mut Inventory) -> Vec<Edit> {
+    fn without_unchanged(&self, mut edits: Vec<Edit>, dirty: &Dirty, inventory: &mut Inventory) -> Vec<Edit> {
         edits.retain(|edit| {
-            let (Some(unit), Some(accepted)) = (self.inventory.unit(&edit.key), &edit.accepted) else {
-                return edit.accepted.is_some() || self.inventory.unit(&edit.key).is_some();
+            let (Some(compiled), Some(accepted)) = (self.inventory.get(&edit.key), &edit.accepted) else {
+                return edit.accepted.is_some() || self.inventory.get(&edit.key).is_some();
             };
-            let equal = unit.accepted.create_revision == accepted.create_revision
-                && unit.accepted.document == accepted.document
-                && !units.every_of(edit.key.kind);
+            let equal = compiled.accepted.create_revision == accepted.create_revision
+                && compiled.accepted.document == accepted.document
+                && !dirty.every_of(edit.key.kind);
             if equal {
                 inventory.set(
                     &edit.key,
-                    Some(Unit {
+                    Some(CompiledDocument {
                         accepted: accepted.clone(),
-                        made: unit.made.clone(),
+                        translated: compiled.translated.clone(),
                     }),
                 );
             }
@@ -212,21 +218,21 @@ impl Compiled {
     }
 
     /// Every other document whose translation looks at a part of `defaults` that is another now.
-    fn dependents(&self, edits: &[Edit], units: &Units) -> Vec<Edit> {
+    fn dependents(&self, edits: &[Edit], dirty: &Dirty) -> Vec<Edit> {
         let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
-        let kinds = Kind::ALL.into_iter().filter(|kind| units.every_of(*kind));
+        let kinds = Kind::ALL.into_iter().filter(|kind| dirty.every_of(*kind));
         let others = kinds
             .flat_map(|kind| self.inventory.of_kind(kind))
             .filter(|(key, _)| !edited.contains(key));
         others
-            .map(|(key, unit)| Edit {
+            .map(|(key, compiled)| Edit {
                 key: key.clone(),
-                accepted: Some(unit.accepted.clone()),
+                accepted: Some(compiled.accepted.clone()),
             })
             .collect()
     }
 
-    fn compile(&self, context: Arc<Context>, inventory: Inventory, units: &Units) -> Result<Step, Vec<Fault>> {
+    fn compile(&self, context: Arc<Context>, inventory: Inventory, dirty: &Dirty) -> Result<Step, Vec<Fault>> {
         let names = inventory.groups();
         let mut groups: OrdMap<Arc<str>, GroupState> = self
             .groups
@@ -234,13 +240,13 @@ impl Compiled {
             .filter(|(name, _)| names.contains(*name))
             .map(|(name, state)| (Arc::clone(name), state.clone()))
             .collect();
-        let (mut touched, mut concerned, mut faults) = (Touched::new(), self.referring(&inventory, units), Vec::new());
+        let (mut touched, mut affected, mut faults) = (Touched::new(), self.referring(&inventory, dirty), Vec::new());
         for name in &names {
-            let scene = Scene {
+            let input = GroupInput {
                 context: &context,
                 before: &self.inventory,
                 after: &inventory,
-                units,
+                dirty,
                 name,
                 fresh: !groups.contains_key(name),
                 most_entries: self.most_entries,
@@ -248,11 +254,11 @@ impl Compiled {
             let state = groups.entry(Arc::clone(name)).or_default();
             let Outcome {
                 touched: resources,
-                concerned: documents,
+                affected: documents,
                 faults: found,
-            } = state.update(&scene);
+            } = state.update(&input);
             touched.insert(Arc::clone(name), resources);
-            concerned.extend(documents);
+            affected.extend(documents);
             faults.extend(found);
         }
         if !faults.is_empty() {
@@ -269,15 +275,15 @@ impl Compiled {
                 groups,
             },
             touched,
-            concerned,
+            affected,
         })
     }
 
     /// Documents that name what may have come or gone: users of clusters, registrations, and, when a group or a listener is
     /// touched, everyone who could name it.
-    fn referring(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
-        let mut referring = units.routes.clone();
-        for name in &units.upstreams {
+    fn referring(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
+        let mut referring = dirty.routes.clone();
+        for name in &dirty.upstreams {
             let moved = |key: &DocumentKey| !same_reach(self.inventory.document(key), after.document(key));
             if !describing(name).iter().any(moved) {
                 continue;
@@ -286,12 +292,12 @@ impl Compiled {
             referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
         let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
-        let listeners_moved = units
+        let listeners_moved = dirty
             .listeners
             .iter()
             .map(listener)
             .any(|key| !same_reach(self.inventory.document(&key), after.document(&key)));
-        if units.groups || listeners_moved {
+        if dirty.groups || listeners_moved {
             referring.extend(
                 after
                     .iter()
@@ -301,22 +307,22 @@ impl Compiled {
             );
         }
         if after.has_api_listener() {
-            referring.extend(self.reached_by_grpc(after, units));
+            referring.extend(self.reached_by_grpc(after, dirty));
         }
-        referring.extend(self.filled_or_emptied(after, units));
+        referring.extend(self.filled_or_emptied(after, dirty));
         referring
     }
 
     /// Clusters that have their first instance now or have lost their last one, and those without any that a route that
     /// changed names or named.
-    fn filled_or_emptied(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
+    fn filled_or_emptied(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
         let is_empty = |inventory: &Inventory, name: &str| inventory.registrations(name).next().is_none();
-        let moved = units
+        let moved = dirty
             .upstreams
             .iter()
             .filter(|name| is_empty(&self.inventory, name) != is_empty(after, name))
             .cloned();
-        let routes = units
+        let routes = dirty
             .routes
             .iter()
             .flat_map(|key| [self.inventory.document(key), after.document(key)]);
@@ -330,8 +336,8 @@ impl Compiled {
 
     /// What has something to say about gRPC clients that it might not have had before: clusters of routes that changed,
     /// and whatever `defaults` changed.
-    fn reached_by_grpc(&self, after: &Inventory, units: &Units) -> BTreeSet<DocumentKey> {
-        let routes = units
+    fn reached_by_grpc(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
+        let routes = dirty
             .routes
             .iter()
             .flat_map(|key| [self.inventory.document(key), after.document(key)]);
@@ -340,10 +346,10 @@ impl Compiled {
             .filter_map(Document::as_route)
             .flat_map(Route::upstream_names);
         let clusters = names.map(|name| DocumentKey::new(Kind::Clusters, name));
-        let mut reached: BTreeSet<DocumentKey> = clusters.filter(|key| after.unit(key).is_some()).collect();
+        let mut reached: BTreeSet<DocumentKey> = clusters.filter(|key| after.get(key).is_some()).collect();
         let kinds = [Kind::Routes, Kind::Clusters]
             .into_iter()
-            .filter(|kind| units.every_of(*kind));
+            .filter(|kind| dirty.every_of(*kind));
         reached.extend(kinds.flat_map(|kind| after.of_kind(kind)).map(|(key, _)| key.clone()));
         reached
     }
@@ -426,7 +432,7 @@ impl Compiled {
     /// The document that takes part under a key.
     #[must_use]
     pub fn accepted(&self, key: &DocumentKey) -> Option<&Accepted> {
-        self.inventory.unit(key).map(|unit| &unit.accepted)
+        self.inventory.get(key).map(|compiled| &compiled.accepted)
     }
 
     /// Every registration of a cluster, with its address; sorted by address.
@@ -438,7 +444,7 @@ impl Compiled {
     #[must_use]
     pub fn namesake(&self, key: &DocumentKey) -> Option<DocumentKey> {
         let others = describing(key.cluster()?).into_iter().filter(|other| other != key);
-        others.into_iter().find(|other| self.inventory.unit(other).is_some())
+        others.into_iter().find(|other| self.inventory.get(other).is_some())
     }
 
     /// The routes and the xds documents that name a cluster and share a group with it, sorted.
@@ -464,20 +470,23 @@ pub fn describing(cluster: &str) -> [DocumentKey; 2] {
     ]
 }
 
-fn translate_all(context: &Context, edits: Vec<Edit>) -> Result<Vec<(DocumentKey, Option<Unit>)>, Vec<Fault>> {
-    let mut translated = Vec::with_capacity(edits.len());
+fn translate_all(
+    context: &Context,
+    edits: Vec<Edit>,
+) -> Result<Vec<(DocumentKey, Option<CompiledDocument>)>, Vec<Fault>> {
+    let mut compiled = Vec::with_capacity(edits.len());
     let mut faults = Vec::new();
     for Edit { key, accepted } in edits {
         let Some(accepted) = accepted else {
-            translated.push((key, None));
+            compiled.push((key, None));
             continue;
         };
         match translate::document(context, &key, accepted.create_revision, &accepted.document) {
-            Ok(made) => translated.push((key, Some(Unit { accepted, made }))),
+            Ok(translated) => compiled.push((key, Some(CompiledDocument { accepted, translated }))),
             Err(rejection) => faults.push(Fault { key, rejection }),
         }
     }
-    if faults.is_empty() { Ok(translated) } else { Err(faults) }
+    if faults.is_empty() { Ok(compiled) } else { Err(faults) }
 }
 
 /// Documents that were good until `defaults` changed are not at fault.

@@ -145,7 +145,7 @@ mod tests {
     use crate::document::{Document, Limits, parse};
     use crate::proto::json::to_json;
     use crate::resource::compile::context::Context;
-    use crate::resource::compile::translate::{self, Made};
+    use crate::resource::compile::translate::{self, Translated};
 
     /// The Routes that a document becomes for gRPC clients.
     fn adapted(document: &Json) -> Vec<Json> {
@@ -155,7 +155,7 @@ mod tests {
             .document;
         assert!(matches!(*parsed, Document::Route(_)));
         let made = translate::document(&Context::default(), &key, 0, &parsed).unwrap();
-        let Made::Route { entries, .. } = made else {
+        let Translated::Route { entries, .. } = made else {
             panic!("a route")
         };
         let routes = entries.iter().flat_map(|one| entry(one).routes.to_vec());

@@ -212,7 +212,7 @@ pub(super) struct Decision {
     pub(super) choices: BTreeMap<DocumentKey, Choice>,
     pub(super) compiled: Compiled,
     pub(super) touched: Touched,
-    pub(super) concerned: BTreeSet<DocumentKey>,
+    pub(super) affected: BTreeSet<DocumentKey>,
 }
 
 impl Choices {
@@ -414,7 +414,7 @@ impl Choices {
             choices: BTreeMap::new(),
             compiled: intake.world.compiled.clone(),
             touched: Touched::new(),
-            concerned: BTreeSet::new(),
+            affected: BTreeSet::new(),
         };
         let changed_others = self.compile(&intake.world, &mut decision);
         self.drop_unused_clusters(intake, &mut decision);
@@ -655,10 +655,10 @@ impl Decision {
         let Step {
             compiled,
             touched,
-            concerned,
+            affected,
         } = step;
         self.compiled = compiled;
-        self.concerned.extend(concerned);
+        self.affected.extend(affected);
         for (group, resources) in touched {
             self.touched.entry(group).or_default().extend(resources);
         }

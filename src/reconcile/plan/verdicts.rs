@@ -1,6 +1,5 @@
 //! Step 3: what has become of every document that changed or stands differently, and what is to be remembered.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::choices::{Choice, Decision};
@@ -11,7 +10,7 @@ use crate::document::key::DocumentKey;
 use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::text::Good;
 use crate::reconcile::world::{Record, State, Status, World};
-use crate::resource::compile::Standing;
+use crate::resource::compile::Findings;
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
@@ -29,7 +28,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
         choices,
         compiled,
         touched,
-        concerned,
+        mut affected,
     } = decision;
     let mut conclusion = Conclusion {
         world,
@@ -37,7 +36,6 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
     };
     let difference = compiled.difference(&before.compiled, &touched);
     conclusion.world.compiled = compiled;
-    let mut affected: BTreeSet<DocumentKey> = concerned;
     affected.extend(held);
     affected.extend(choices.keys().cloned());
     for (key, choice) in choices {
@@ -194,12 +192,12 @@ impl Conclusion {
     }
 
     fn judgement(&self, key: &DocumentKey, record: &Record) -> Judgement {
-        let standing = match &record.serving {
-            Some(_) => self.world.compiled.standing(key),
-            None => Standing::default(),
+        let findings = match &record.serving {
+            Some(_) => self.world.compiled.findings(key),
+            None => Findings::default(),
         };
-        let winners = standing.losses.iter().map(|loss| &loss.winner);
-        let mut warnings = warnings(record.serving.as_ref(), key, &standing);
+        let winners = findings.losses.iter().map(|loss| &loss.winner);
+        let mut warnings = warnings(record.serving.as_ref(), key, &findings);
         let everywhere = self.world.roots.values().filter_map(|root| root.served.get(key));
         let elsewhere = everywhere.filter(|stored| stored.full_key != record.status.full_key);
         warnings.extend(elsewhere.map(|stored| format!("written at {} too; that text is left out", stored.full_key)));
@@ -226,8 +224,8 @@ impl Conclusion {
                 state: State::Disabled,
                 ..judgement
             },
-            _ if standing.shadowed => {
-                let loss = standing.losses.first();
+            _ if findings.shadowed => {
+                let loss = findings.losses.first();
                 let winner = loss.map_or_else(String::new, |loss| loss.winner.to_string());
                 let place = loss.map_or("", |loss| &*loss.place);
                 judgement.with(
@@ -236,7 +234,7 @@ impl Conclusion {
                     place,
                 )
             }
-            _ => match standing.beneath {
+            _ => match findings.shadowed_by {
                 Some(reason) => judgement.with(State::Shadowed, reason, "replace"),
                 None => judgement,
             },
@@ -299,9 +297,9 @@ impl Judgement {
 }
 
 /// What is said of a text although it serves.
-fn warnings(serving: Option<&Good>, key: &DocumentKey, standing: &Standing) -> Vec<String> {
+fn warnings(serving: Option<&Good>, key: &DocumentKey, findings: &Findings) -> Vec<String> {
     let mut warnings: Vec<String> = serving.map(|good| good.parsed.warnings.clone()).unwrap_or_default();
-    for loss in &standing.losses {
+    for loss in &findings.losses {
         let (place, winner, at) = (&loss.place, &loss.winner, &loss.winner_place);
         warnings.push(if winner == key {
             format!("{place}: never reached, {at} matches the same requests")
@@ -309,7 +307,7 @@ fn warnings(serving: Option<&Good>, key: &DocumentKey, standing: &Standing) -> V
             format!("{place}: never reached, {winner} has the same match and was created earlier")
         });
     }
-    warnings.extend(standing.dangling.iter().cloned());
+    warnings.extend(findings.warnings.iter().cloned());
     warnings
 }
 

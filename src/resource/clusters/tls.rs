@@ -40,7 +40,9 @@ pub(super) fn verified(
         sni: if address { String::new() } else { host.to_owned() },
         common_tls_context: Some(CommonTlsContext {
             alpn_protocols: vec![alpn.to_owned()],
-            validation_context_type: Some(ValidationContextType::ValidationContext(trust(host, address, bundle))),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation_context(
+                host, address, bundle,
+            ))),
             ..CommonTlsContext::default()
         }),
         ..UpstreamTlsContext::default()
@@ -51,7 +53,7 @@ pub(super) fn verified(
     })
 }
 
-fn trust(host: &str, address: bool, bundle: &Bytes) -> CertificateValidationContext {
+fn validation_context(host: &str, address: bool, bundle: &Bytes) -> CertificateValidationContext {
     let san_type = if address { SanType::IpAddress } else { SanType::Dns };
     let exact = string_matcher::MatchPattern::Exact(host.to_owned());
     CertificateValidationContext {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::Fault;
-use super::group::{ResourceKey, verbatim};
+use super::input::{ResourceKey, verbatim};
 use super::inventory::Inventory;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{Rejection, listener};
-use crate::resource::compile::translate::Made;
+use crate::resource::compile::translate::Translated;
 use crate::resource::verbatim::claims::tcp;
 use crate::resource::{Resource, ResourceType};
 
@@ -24,28 +24,30 @@ type Claimant = (i64, Option<DocumentKey>, String);
 /// The documents that claim what an older one has.
 pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
     let mut claimants: BTreeMap<String, Vec<Claimant>> = BTreeMap::new();
-    for (key, unit) in documents
+    for (key, compiled) in documents
         .of_kind(Kind::Xds)
-        .filter(|(_, unit)| unit.document().is_for(group))
+        .filter(|(_, compiled)| compiled.document().is_for(group))
     {
-        let Made::Verbatim(made) = &unit.made else { continue };
-        let name = (made.resource_type, Arc::clone(&made.resource.name));
-        if made.claims.is_empty()
+        let Translated::Verbatim(written) = &compiled.translated else {
+            continue;
+        };
+        let name = (written.resource_type, Arc::clone(&written.resource.name));
+        if written.claims.is_empty()
             || !served
                 .get(&name)
-                .is_some_and(|served| Arc::ptr_eq(served, &made.resource))
+                .is_some_and(|served| Arc::ptr_eq(served, &written.resource))
         {
             continue;
         }
-        for claim in &*made.claims {
-            let claimant = (unit.accepted.mod_revision, Some(key.clone()), claim.path.clone());
+        for claim in &*written.claims {
+            let claimant = (compiled.accepted.mod_revision, Some(key.clone()), claim.path.clone());
             claimants.entry(claim.what.clone()).or_default().push(claimant);
         }
     }
     if claimants.is_empty() {
         return Vec::new();
     }
-    for (what, claimant) in compiled(documents, group) {
+    for (what, claimant) in listener_addresses(documents, group) {
         claimants.entry(what).or_default().push(claimant);
     }
     claimants
@@ -55,22 +57,25 @@ pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<Reso
 }
 
 /// The addresses of compiled listeners that are served.
-fn compiled(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
+fn listener_addresses(documents: &Inventory, group: &str) -> Vec<(String, Claimant)> {
     let mut claims = Vec::new();
-    for (name, unit) in documents.listeners(group) {
+    for (name, compiled) in documents.listeners(group) {
         let key = (ResourceType::Listener, Arc::clone(&name));
-        let over = verbatim(documents, group, &key).map(|(_, unit)| unit);
-        if over.is_some_and(|unit| unit.document().as_xds().is_some_and(|xds| xds.replace)) {
+        let over = verbatim(documents, group, &key).map(|(_, compiled)| compiled);
+        if over.is_some_and(|compiled| compiled.document().as_xds().is_some_and(|xds| xds.replace)) {
             continue;
         }
-        let claim = match unit {
-            Some(unit) => unit
+        let claim = match compiled {
+            Some(compiled) => compiled
                 .document()
                 .as_listener()
                 .and_then(|listener| listener.address)
                 .map(|address| {
                     let key = DocumentKey::new(Kind::Listeners, Arc::clone(&name));
-                    (address, (unit.accepted.mod_revision, Some(key), "address".to_owned()))
+                    (
+                        address,
+                        (compiled.accepted.mod_revision, Some(key), "address".to_owned()),
+                    )
                 }),
             None => Some((listener::DEFAULT_ADDRESS, (i64::MIN, None, String::new()))),
         };

@@ -1,9 +1,11 @@
-//! What a changed document touches: which units have to be compiled again, and which not.
+//! Which documents and resources a change makes dirty.
 //!
-//! What enters: a document as it was and as it is. What leaves: the [`Units`] whose bytes may be different now. It errs on
-//! the side of too much (a unit that comes out the same is no difference), never of too little. It promises what keeps a
-//! change cheap: a route that refers to the same clusters as before touches no cluster, and a cluster or a registration
-//! touches no route. Which resources a unit becomes is `compile`'s.
+//! What enters: a document before and after the change. What leaves: [`Dirty`], the names whose compiled bytes may differ
+//! now. A name too many costs time only: equal bytes are no difference. A name too few would be a fault. Two promises keep
+//! a change cheap:
+//!
+//! - A route that refers to the same clusters as before makes no cluster dirty.
+//! - A cluster or a registration makes no route dirty.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::Route;
 
-/// What has to be compiled again.
+/// The names to compile again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Units {
+pub(super) struct Dirty {
     /// Route documents whose entries change.
     pub(super) routes: BTreeSet<DocumentKey>,
     /// Names whose Cluster or ClusterLoadAssignment may change, written or generated.
@@ -34,7 +36,7 @@ pub(super) struct Units {
     pub(super) every_listener: bool,
 }
 
-impl Units {
+impl Dirty {
     /// Whether `defaults` changed what every document of a kind says.
     #[must_use]
     pub(super) fn every_of(&self, kind: Kind) -> bool {
@@ -48,58 +50,58 @@ impl Units {
 }
 
 /// Add what one document's change touches; `None` is a document that does not exist (or does not serve).
-pub(super) fn touch(units: &mut Units, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
+pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
     match key.kind {
         Kind::Routes => touch_route(
-            units,
+            dirty,
             key,
             old.and_then(Document::as_route),
             new.and_then(Document::as_route),
         ),
         Kind::Clusters => {
-            units.upstreams.insert(Arc::clone(&key.name));
+            dirty.upstreams.insert(Arc::clone(&key.name));
         }
         Kind::Services => {
-            units.upstreams.insert(key.first_segment().into());
+            dirty.upstreams.insert(key.first_segment().into());
         }
         Kind::Listeners => {
-            units.listeners.insert(Arc::clone(&key.name));
+            dirty.listeners.insert(Arc::clone(&key.name));
         }
-        Kind::Groups => units.groups |= old.is_some() != new.is_some(),
+        Kind::Groups => dirty.groups |= old.is_some() != new.is_some(),
         Kind::Defaults => {
             let defaults =
                 |document: Option<&Document>| document.and_then(Document::as_defaults).cloned().unwrap_or_default();
-            touch_defaults(units, &defaults(old), &defaults(new));
+            touch_defaults(dirty, &defaults(old), &defaults(new));
         }
         Kind::Xds => {
-            units.verbatim.insert(key.clone());
+            dirty.verbatim.insert(key.clone());
             // A generated Cluster stands in for one that nobody describes.
             let endpoints = key.name.strip_prefix("endpoints/");
-            units.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
+            dirty.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
         }
         Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Unknown => {}
     }
 }
 
-fn touch_route(units: &mut Units, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
-    units.routes.insert(key.clone());
+fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
+    dirty.routes.insert(key.clone());
     let names = |route: Option<&Route>| route.map(Route::upstream_names).unwrap_or_default();
     let (names_before, names_after) = (names(old), names(new));
     if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
-        units
+        dirty
             .upstreams
             .extend(names_before.symmetric_difference(&names_after).cloned());
     } else {
-        units.upstreams.extend(names_before);
-        units.upstreams.extend(names_after);
+        dirty.upstreams.extend(names_before);
+        dirty.upstreams.extend(names_after);
     }
 }
 
 /// Add what a change of `defaults` touches.
-pub(super) fn touch_defaults(units: &mut Units, old: &Defaults, new: &Defaults) {
-    units.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
-    units.every_upstream |= old.cluster != new.cluster;
-    units.every_listener |= old.listener != new.listener;
+pub(super) fn touch_defaults(dirty: &mut Dirty, old: &Defaults, new: &Defaults) {
+    dirty.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
+    dirty.every_upstream |= old.cluster != new.cluster;
+    dirty.every_listener |= old.listener != new.listener;
 }
 
 #[cfg(test)]
@@ -111,12 +113,12 @@ mod tests {
         Document::clone(&parse(key, text.as_bytes(), &Limits::default()).unwrap().document)
     }
 
-    fn touched(kind: Kind, name: &str, old: Option<&str>, new: Option<&str>) -> Units {
+    fn touched(kind: Kind, name: &str, old: Option<&str>, new: Option<&str>) -> Dirty {
         let key = DocumentKey::new(kind, name);
         let (old, new) = (old.map(|text| read(&key, text)), new.map(|text| read(&key, text)));
-        let mut units = Units::default();
-        touch(&mut units, &key, old.as_ref(), new.as_ref());
-        units
+        let mut dirty = Dirty::default();
+        touch(&mut dirty, &key, old.as_ref(), new.as_ref());
+        dirty
     }
 
     fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
@@ -125,43 +127,43 @@ mod tests {
 
     #[test]
     fn a_route_with_the_same_clusters_touches_none() {
-        let units = touched(
+        let dirty = touched(
             Kind::Routes,
             "a",
             Some(r#"{"match": "/a", "to": "x"}"#),
             Some(r#"{"match": "/b", "to": "x"}"#),
         );
-        assert_eq!(units.upstreams, names(&[]));
-        assert_eq!(units.routes.len(), 1);
+        assert_eq!(dirty.upstreams, names(&[]));
+        assert_eq!(dirty.routes.len(), 1);
     }
 
     #[test]
     fn a_route_with_another_cluster_touches_both() {
-        let units = touched(
+        let dirty = touched(
             Kind::Routes,
             "a",
             Some(r#"{"match": "/a", "to": "x"}"#),
             Some(r#"{"match": "/a", "to": "http://10.0.0.1:80"}"#),
         );
-        assert_eq!(units.upstreams, names(&["x", "http://10.0.0.1:80"]));
+        assert_eq!(dirty.upstreams, names(&["x", "http://10.0.0.1:80"]));
     }
 
     #[test]
     fn a_route_for_other_groups_touches_its_clusters() {
-        let units = touched(
+        let dirty = touched(
             Kind::Routes,
             "a",
             Some(r#"{"match": "/a", "to": "x"}"#),
             Some(r#"{"match": "/a", "to": "x", "groups": ["edge"]}"#),
         );
-        assert_eq!(units.upstreams, names(&["x"]));
+        assert_eq!(dirty.upstreams, names(&["x"]));
     }
 
     #[test]
     fn a_cluster_or_a_registration_touches_no_route() {
-        let upstream = Units {
+        let upstream = Dirty {
             upstreams: names(&["x"]),
-            ..Units::default()
+            ..Dirty::default()
         };
         assert_eq!(touched(Kind::Clusters, "x", None, Some("{}")), upstream);
         assert_eq!(touched(Kind::Services, "x/1", Some("10.0.0.1:80"), None), upstream);
@@ -169,25 +171,25 @@ mod tests {
 
     #[test]
     fn defaults_touch_the_kinds_whose_part_changed() {
-        let units = touched(Kind::Defaults, "", None, Some(r#"{"legacy_path": "prefix"}"#));
+        let dirty = touched(Kind::Defaults, "", None, Some(r#"{"legacy_path": "prefix"}"#));
         assert_eq!(
-            units,
-            Units {
+            dirty,
+            Dirty {
                 every_route: true,
-                ..Units::default()
+                ..Dirty::default()
             }
         );
-        let units = touched(
+        let dirty = touched(
             Kind::Defaults,
             "",
             Some(r#"{"cluster": {"connect_timeout": "1s"}}"#),
             None,
         );
         assert_eq!(
-            units,
-            Units {
+            dirty,
+            Dirty {
                 every_upstream: true,
-                ..Units::default()
+                ..Dirty::default()
             }
         );
     }

@@ -12,8 +12,8 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
-use crate::resource::compile::depends::Units;
-use crate::resource::compile::translate::{Made, Upstreams};
+use crate::resource::compile::depends::Dirty;
+use crate::resource::compile::translate::{Translated, Upstreams};
 use crate::resource::verbatim::needs::Need;
 
 /// A document that takes part, and what decides between equals.
@@ -29,12 +29,12 @@ pub struct Accepted {
 
 /// A document and what it becomes by itself.
 #[derive(Debug, Clone)]
-pub(super) struct Unit {
+pub(super) struct CompiledDocument {
     pub(super) accepted: Accepted,
-    pub(super) made: Made,
+    pub(super) translated: Translated,
 }
 
-impl Unit {
+impl CompiledDocument {
     pub(super) fn document(&self) -> &Document {
         &self.accepted.document
     }
@@ -49,7 +49,7 @@ type Registrants = OrdMap<(i64, DocumentKey), Arc<Document>>;
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inventory {
-    units: OrdMap<DocumentKey, Arc<Unit>>,
+    documents: OrdMap<DocumentKey, Arc<CompiledDocument>>,
     /// Routes by the upstream they name, those for no group of the cluster too.
     users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents by the cluster they name.
@@ -63,42 +63,42 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    pub(super) fn unit(&self, key: &DocumentKey) -> Option<&Arc<Unit>> {
-        self.units.get(key)
+    pub(super) fn get(&self, key: &DocumentKey) -> Option<&Arc<CompiledDocument>> {
+        self.documents.get(key)
     }
 
     pub(super) fn document(&self, key: &DocumentKey) -> Option<&Document> {
-        self.units.get(key).map(|unit| unit.document())
+        self.documents.get(key).map(|compiled| compiled.document())
     }
 
     /// All documents of one kind, sorted by name.
-    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
-        self.units
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&DocumentKey, &Arc<CompiledDocument>)> {
+        self.documents
             .range(DocumentKey::new(kind, "")..)
             .take_while(move |(key, _)| key.kind == kind)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
-        self.units.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<CompiledDocument>)> {
+        self.documents.iter()
     }
 
-    /// Put a unit in the place of what was there; `None` takes it out.
-    pub(super) fn set(&mut self, key: &DocumentKey, unit: Option<Unit>) {
-        if let Some(old) = self.units.remove(key) {
+    /// Replace the document under a key; `None` removes it.
+    pub(super) fn set(&mut self, key: &DocumentKey, compiled: Option<CompiledDocument>) {
+        if let Some(old) = self.documents.remove(key) {
             self.forget(key, &old);
         }
-        if let Some(unit) = unit {
-            self.remember(key, &unit);
-            self.units.insert(key.clone(), Arc::new(unit));
+        if let Some(compiled) = compiled {
+            self.remember(key, &compiled);
+            self.documents.insert(key.clone(), Arc::new(compiled));
         }
     }
 
-    fn remember(&mut self, key: &DocumentKey, unit: &Unit) {
-        match &unit.made {
-            Made::Route { upstreams, .. } => upstreams
+    fn remember(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
+        match &compiled.translated {
+            Translated::Route { upstreams, .. } => upstreams
                 .iter()
                 .for_each(|(name, _)| add_user(&mut self.users, name, key)),
-            Made::Verbatim(written) => {
+            Translated::Verbatim(written) => {
                 written
                     .clusters
                     .iter()
@@ -112,22 +112,22 @@ impl Inventory {
             }
             _ => {}
         }
-        if let Document::Endpoint(registration) = unit.document() {
+        if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
             let registrants = instances.entry(address(&registration.endpoint)).or_default();
             registrants.insert(
-                (unit.accepted.mod_revision, key.clone()),
-                Arc::clone(&unit.accepted.document),
+                (compiled.accepted.mod_revision, key.clone()),
+                Arc::clone(&compiled.accepted.document),
             );
         }
     }
 
-    fn forget(&mut self, key: &DocumentKey, unit: &Unit) {
-        match &unit.made {
-            Made::Route { upstreams, .. } => upstreams
+    fn forget(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
+        match &compiled.translated {
+            Translated::Route { upstreams, .. } => upstreams
                 .iter()
                 .for_each(|(name, _)| remove_user(&mut self.users, name, key)),
-            Made::Verbatim(written) => {
+            Translated::Verbatim(written) => {
                 written
                     .clusters
                     .iter()
@@ -137,14 +137,14 @@ impl Inventory {
             }
             _ => {}
         }
-        if let Document::Endpoint(registration) = unit.document() {
+        if let Document::Endpoint(registration) = compiled.document() {
             let cluster = key.first_segment();
             let Some(instances) = self.registered.get_mut(cluster) else {
                 return;
             };
             let address = address(&registration.endpoint);
             if let Some(registrants) = instances.get_mut(&address) {
-                registrants.remove(&(unit.accepted.mod_revision, key.clone()));
+                registrants.remove(&(compiled.accepted.mod_revision, key.clone()));
                 if registrants.is_empty() {
                     instances.remove(&address);
                 }
@@ -168,28 +168,28 @@ impl Inventory {
     /// The groups documents.
     pub(super) fn group_rules(&self) -> impl Iterator<Item = (&Arc<str>, &Group)> {
         self.of_kind(Kind::Groups)
-            .filter_map(|(key, unit)| match unit.document() {
+            .filter_map(|(key, compiled)| match compiled.document() {
                 Document::Group(group) => Some((&key.name, group)),
                 _ => None,
             })
     }
 
-    /// The listeners of a group by name; the unit is `None` for the one that exists when no document describes any.
-    pub(super) fn listeners(&self, group: &str) -> BTreeMap<Arc<str>, Option<&Arc<Unit>>> {
+    /// The listeners of a group by name; `None` is the default listener, which exists while no document describes one.
+    pub(super) fn listeners(&self, group: &str) -> BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>> {
         let mut documents = self.of_kind(Kind::Listeners).peekable();
         if documents.peek().is_none() {
             return BTreeMap::from([(listener::DEFAULT_NAME.into(), None)]);
         }
         documents
-            .filter(|(_, unit)| unit.document().is_for(group))
-            .map(|(key, unit)| (Arc::clone(&key.name), Some(unit)))
+            .filter(|(_, compiled)| compiled.document().is_for(group))
+            .map(|(key, compiled)| (Arc::clone(&key.name), Some(compiled)))
             .collect()
     }
 
     /// The listeners of gRPC clients, sorted.
-    pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<Unit>)> {
+    pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<CompiledDocument>)> {
         self.of_kind(Kind::Listeners)
-            .filter(|(_, unit)| unit.document().is_api_listener())
+            .filter(|(_, compiled)| compiled.document().is_api_listener())
     }
 
     /// Whether there is any of them.
@@ -214,18 +214,18 @@ impl Inventory {
     }
 
     /// Xds documents that are right only beside others, sorted: all, or those that a change touches.
-    pub(super) fn needy(&self, touched: Option<&Units>) -> BTreeSet<&DocumentKey> {
-        let Some(units) = touched else {
+    pub(super) fn needy(&self, touched: Option<&Dirty>) -> BTreeSet<&DocumentKey> {
+        let Some(dirty) = touched else {
             return self.needy.iter().collect();
         };
-        let users = units.upstreams.iter().flat_map(|name| self.verbatim_users(name));
-        // What was beneath another cluster may serve now.
-        let described = units
+        let users = dirty.upstreams.iter().flat_map(|name| self.verbatim_users(name));
+        // A document that was shadowed by another cluster may serve now.
+        let described = dirty
             .upstreams
             .iter()
             .map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
-        let touched = units.verbatim.iter().chain(users).cloned().chain(described);
-        let kept = touched.filter_map(|key| self.units.get_key_value(&key).map(|(key, _)| key));
+        let touched = dirty.verbatim.iter().chain(users).cloned().chain(described);
+        let kept = touched.filter_map(|key| self.documents.get_key_value(&key).map(|(key, _)| key));
         let needy = kept.filter(|key| self.needy.contains(*key));
         needy.chain(&self.heavy).collect()
     }
@@ -239,8 +239,8 @@ impl Inventory {
     /// The URL behind an inline cluster's name.
     pub(super) fn url(&self, name: &str) -> Option<&UpstreamUrl> {
         let user = self.users(name).next()?;
-        match &self.units.get(user)?.made {
-            Made::Route { upstreams, .. } => {
+        match &self.documents.get(user)?.translated {
+            Translated::Route { upstreams, .. } => {
                 let found = upstreams.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
                 upstreams.get(found)?.1.as_ref()
             }
@@ -249,10 +249,14 @@ impl Inventory {
     }
 
     /// The xds document of a resource.
-    pub(super) fn verbatim(&self, resource_type: ResourceType, name: &str) -> Option<(DocumentKey, &Arc<Unit>)> {
+    pub(super) fn verbatim(
+        &self,
+        resource_type: ResourceType,
+        name: &str,
+    ) -> Option<(DocumentKey, &Arc<CompiledDocument>)> {
         let key = DocumentKey::new(Kind::Xds, format!("{resource_type}/{name}"));
-        let unit = self.units.get(&key)?;
-        Some((key, unit))
+        let compiled = self.documents.get(&key)?;
+        Some((key, compiled))
     }
 
     /// Whether a document describes a cluster, whatever its groups are.
@@ -271,10 +275,12 @@ impl Inventory {
     }
 
     /// The clusters document of a name.
-    pub(super) fn cluster(&self, name: &Arc<str>) -> Option<(&Cluster, &Upstreams, &Arc<Unit>)> {
-        let unit = self.units.get(&DocumentKey::new(Kind::Clusters, Arc::clone(name)))?;
-        match (unit.document(), &unit.made) {
-            (Document::Cluster(cluster), Made::Cluster(upstreams)) => Some((cluster, upstreams, unit)),
+    pub(super) fn cluster(&self, name: &Arc<str>) -> Option<(&Cluster, &Upstreams, &Arc<CompiledDocument>)> {
+        let compiled = self
+            .documents
+            .get(&DocumentKey::new(Kind::Clusters, Arc::clone(name)))?;
+        match (compiled.document(), &compiled.translated) {
+            (Document::Cluster(cluster), Translated::Cluster(upstreams)) => Some((cluster, upstreams, compiled)),
             _ => None,
         }
     }

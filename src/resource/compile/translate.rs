@@ -51,7 +51,7 @@ pub struct Served {
 
 /// What one document becomes by itself.
 #[derive(Debug, Clone)]
-pub enum Made {
+pub enum Translated {
     /// A route.
     Route {
         /// One for each host of each rule in force.
@@ -78,21 +78,21 @@ pub fn document(
     key: &DocumentKey,
     create_revision: i64,
     document: &Document,
-) -> Result<Made, Rejection> {
+) -> Result<Translated, Rejection> {
     let translated = catch_unwind(AssertUnwindSafe(|| match document {
         Document::Route(value) => route(context, key, create_revision, value),
-        Document::Cluster(value) => cluster(context, key, value).map(Made::Cluster),
-        Document::Listener(value) => listener(context, key, value).map(Made::Listener),
-        Document::Xds(value) => verbatim::from_document(key, value).map(Made::Verbatim),
-        Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Made::Nothing),
-        Document::Group(_) | Document::Defaults(_) => Ok(Made::Nothing),
+        Document::Cluster(value) => cluster(context, key, value).map(Translated::Cluster),
+        Document::Listener(value) => listener(context, key, value).map(Translated::Listener),
+        Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
+        Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Translated::Nothing),
+        Document::Group(_) | Document::Defaults(_) => Ok(Translated::Nothing),
     }));
     translated.unwrap_or_else(|_| {
         Err(Rejection::new("", "found a value that the compiler failed on, which is a fault of the server; expected one that it can translate"))
     })
 }
 
-fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Route) -> Result<Made, Rejection> {
+fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Route) -> Result<Translated, Rejection> {
     let origin = Origin {
         document: Arc::new(key.clone()),
         create_revision,
@@ -124,7 +124,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         };
         upstreams.insert(upstream.cluster_name(), url);
     }
-    Ok(Made::Route {
+    Ok(Translated::Route {
         entries: entries.into(),
         upstreams: upstreams.into_iter().collect(),
     })

@@ -12,13 +12,13 @@ use prost::Message;
 
 use super::Fault;
 use super::describing;
-use super::group::{ResourceKey, Scene};
-use super::inventory::{Inventory, Unit};
+use super::input::{GroupInput, ResourceKey};
+use super::inventory::{CompiledDocument, Inventory};
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
 use crate::document::sentence::quote;
 use crate::resource::check::clusters;
-use crate::resource::compile::translate::Made;
+use crate::resource::compile::translate::Translated;
 use crate::resource::verbatim::needs::Need;
 use crate::resource::{Resource, ResourceType};
 
@@ -30,35 +30,37 @@ struct Group<'a> {
 }
 
 /// The documents that a change touches and that cannot be in a group as it is then; one fault a document.
-pub(super) fn unmet(scene: &Scene<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
-    // What was beneath a listener or its routes may serve now.
-    let listeners = scene.units.every_listener || !scene.units.listeners.is_empty();
-    let all = scene.fresh || scene.units.every_upstream || scene.units.groups || listeners;
-    let needy = scene.after.needy((!all).then_some(scene.units));
+pub(super) fn unmet(input: &GroupInput<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
+    // A document that was shadowed by a listener or its routes may serve now.
+    let listeners = input.dirty.every_listener || !input.dirty.listeners.is_empty();
+    let all = input.fresh || input.dirty.every_upstream || input.dirty.groups || listeners;
+    let needy = input.after.needy((!all).then_some(input.dirty));
     let group = Group {
-        documents: scene.after,
-        name: scene.name,
+        documents: input.after,
+        name: input.name,
         served,
     };
     needy
         .into_iter()
-        .filter_map(|key| group.fault(key, scene.after.unit(key)?))
+        .filter_map(|key| group.fault(key, input.after.get(key)?))
         .collect()
 }
 
 impl Group<'_> {
-    fn fault(&self, key: &DocumentKey, unit: &Unit) -> Option<Fault> {
-        let Made::Verbatim(made) = &unit.made else { return None };
-        let name = (made.resource_type, Arc::clone(&made.resource.name));
+    fn fault(&self, key: &DocumentKey, compiled: &CompiledDocument) -> Option<Fault> {
+        let Translated::Verbatim(written) = &compiled.translated else {
+            return None;
+        };
+        let name = (written.resource_type, Arc::clone(&written.resource.name));
         let serves = self
             .served
             .get(&name)
-            .is_some_and(|served| Arc::ptr_eq(served, &made.resource));
-        if !serves || !unit.document().is_for(self.name) {
+            .is_some_and(|served| Arc::ptr_eq(served, &written.resource));
+        if !serves || !compiled.document().is_for(self.name) {
             return None;
         }
-        let revision = unit.accepted.mod_revision;
-        made.needs.iter().find_map(|need| match need {
+        let revision = compiled.accepted.mod_revision;
+        written.needs.iter().find_map(|need| match need {
             Need::Cluster { path, name } if !self.has(name) => {
                 let reason = format!(
                     "found {}, which no document describes for group {}, expected clusters/{name} (or \"validate_clusters\": false, where it is Envoy's bootstrap that has it)",
@@ -67,14 +69,14 @@ impl Group<'_> {
                 Some(Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) })
             }
             Need::NoCluster { path, name } => {
-                let (other, unit) = self.described(name)?;
+                let (other, compiled) = self.described(name)?;
                 let reason = format!("found {}, which {other} makes, expected a cluster of Envoy's bootstrap", quote(name));
                 let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) };
                 let theirs = format!("found the name of a cluster that {key} wants in Envoy's bootstrap, expected another");
-                Some(newer(own, revision, (other, unit.accepted.mod_revision), theirs))
+                Some(newer(own, revision, (other, compiled.accepted.mod_revision), theirs))
             }
             Need::NoHashing { path, reason } => {
-                let (other, of) = self.hashing(&made.resource.name)?;
+                let (other, of) = self.hashing(&written.resource.name)?;
                 let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), format!("{reason} ({other})")) };
                 let theirs = format!("found ring_hash or maglev under the weights of {key}, expected another policy");
                 Some(newer(own, revision, (other, of), theirs))
@@ -90,13 +92,13 @@ impl Group<'_> {
     }
 
     /// The document that describes a cluster here.
-    fn described(&self, name: &str) -> Option<(DocumentKey, &Unit)> {
+    fn described(&self, name: &str) -> Option<(DocumentKey, &CompiledDocument)> {
         describing(name).into_iter().find_map(|key| {
-            let unit = self
+            let compiled = self
                 .documents
-                .unit(&key)
-                .filter(|unit| unit.document().is_for(self.name))?;
-            Some((key, &**unit))
+                .get(&key)
+                .filter(|compiled| compiled.document().is_for(self.name))?;
+            Some((key, &**compiled))
         })
     }
 
@@ -109,7 +111,7 @@ impl Group<'_> {
             Cluster::decode(&*cluster.body.to_bytes()).is_ok_and(|cluster| clusters::hashes(&cluster))
         });
         let makers = hashing.next()?.made_of().cloned().filter_map(|key| {
-            let revision = self.documents.unit(&key)?.accepted.mod_revision;
+            let revision = self.documents.get(&key)?.accepted.mod_revision;
             Some((key, revision))
         });
         makers.max_by_key(|(_, revision)| *revision)

@@ -1,86 +1,89 @@
-//! How a document stands among the others: which of its matches it has, and what it names that is not there.
+//! Findings about one document among the others: matches that other rules won, references to documents that do not exist.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Compiled;
-use super::group::entries_on;
+use super::input::entries_on;
 use crate::document::cluster::{Cluster, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::{DEFAULT_GROUP, Document, listener};
-use crate::resource::compile::translate::Made;
-use crate::resource::grpc::warnings;
+use crate::resource::compile::translate::Translated;
+use crate::resource::grpc;
 use crate::resource::{Resource, ResourceType};
 
-/// A match that another rule has.
+/// A match that the document lost to another rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Loss {
-    /// Which of the document's rules.
+    /// The rule of the document.
     pub place: Arc<str>,
-    /// Who has the match.
+    /// The document that has the match.
     pub winner: DocumentKey,
-    /// Which of the winner's rules.
+    /// The rule of that document.
     pub winner_place: Arc<str>,
 }
 
-/// How a document stands.
+/// Findings about a document. Empty: the document serves as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// A route that is on a listener, and every match of it, everywhere, belongs to others.
+pub struct Findings {
+    /// The route is on a listener, and other routes have each of its matches, in every group and on every listener.
     pub shadowed: bool,
-    /// Matches that others have, sorted, each once.
+    /// Matches that other rules have, sorted, each once.
     pub losses: Vec<Loss>,
-    /// For an xds document: everywhere, what another document makes under its name is served instead. Says which, and
-    /// what would change that.
-    pub beneath: Option<String>,
-    /// Sentences about what is named and does not exist, and about what gRPC clients cannot take.
-    pub dangling: Vec<String>,
+    /// For an xds document: in every group, the resource of another document is served under its name. The sentence names
+    /// that document and the field that would change it.
+    pub shadowed_by: Option<String>,
+    /// Sentences about references to documents that do not exist, and about fields that gRPC clients cannot take.
+    pub warnings: Vec<String>,
 }
 
 impl Compiled {
-    /// How a document that takes part stands.
+    /// The findings about a document; empty if the document is not accepted.
     #[must_use]
-    pub fn standing(&self, key: &DocumentKey) -> Standing {
-        let Some(unit) = self.inventory.unit(key) else {
-            return Standing::default();
+    pub fn findings(&self, key: &DocumentKey) -> Findings {
+        let Some(compiled) = self.inventory.get(key) else {
+            return Findings::default();
         };
-        let mut standing = Standing {
-            dangling: self.unknown_groups(unit.document()),
-            ..Standing::default()
+        let mut findings = Findings {
+            warnings: self.unknown_groups(compiled.document()),
+            ..Findings::default()
         };
-        match unit.document() {
+        match compiled.document() {
             Document::Route(route) => {
-                self.judge_matches(key, &mut standing);
-                standing.dangling.extend(self.unknown_listeners(route));
-                standing.dangling.extend(self.missing_clusters(key));
-                standing
-                    .dangling
-                    .extend(warnings::of_route(route, &self.api_listeners_of(unit.document())));
+                self.find_losses(key, &mut findings);
+                findings.warnings.extend(self.unknown_listeners(route));
+                findings.warnings.extend(self.missing_clusters(key));
+                findings.warnings.extend(grpc::warnings::of_route(
+                    route,
+                    &self.api_listeners_of(compiled.document()),
+                ));
             }
             Document::Cluster(cluster) => {
-                standing.dangling.extend(self.without_instances(key, cluster));
-                standing.dangling.extend(self.cluster_for_grpc(key, cluster));
-                standing
-                    .dangling
+                findings.warnings.extend(self.without_instances(key, cluster));
+                findings.warnings.extend(self.cluster_for_grpc(key, cluster));
+                findings
+                    .warnings
                     .extend(self.replaced(ResourceType::Cluster, &key.name));
             }
-            Document::Endpoint(_) => standing.dangling.extend(self.unused_registration(key)),
-            Document::Xds(_) => self.judge_verbatim(key, &mut standing),
-            Document::Listener(_) => standing
-                .dangling
+            Document::Endpoint(_) => findings.warnings.extend(self.unused_registration(key)),
+            Document::Xds(_) => self.find_shadowing(key, &mut findings),
+            Document::Listener(_) => findings
+                .warnings
                 .extend(self.replaced(ResourceType::Listener, &key.name)),
             Document::Group(_) | Document::Defaults(_) => {}
         }
-        standing
+        findings
     }
 
-    fn judge_matches(&self, key: &DocumentKey, standing: &mut Standing) {
-        let Some(unit) = self.inventory.unit(key) else { return };
+    fn find_losses(&self, key: &DocumentKey, findings: &mut Findings) {
+        let Some(compiled) = self.inventory.get(key) else {
+            return;
+        };
         let mut losses = BTreeSet::new();
         let (mut own, mut kept) = (0, 0);
         for (group, state) in &self.groups {
             for (listener, table) in &state.tables {
-                for entry in entries_on(unit, group, listener) {
+                for entry in entries_on(compiled, group, listener) {
                     own += 1;
                     match table.winner(entry) {
                         Some(winner) if winner.claim != entry.claim => losses.insert(Loss {
@@ -96,21 +99,29 @@ impl Compiled {
                 }
             }
         }
-        standing.shadowed = own > 0 && kept == 0;
-        standing.losses = losses.into_iter().collect();
+        findings.shadowed = own > 0 && kept == 0;
+        findings.losses = losses.into_iter().collect();
     }
 
-    /// Whether an xds document serves, or what is made of others under its name.
-    fn judge_verbatim(&self, key: &DocumentKey, standing: &mut Standing) {
-        let Some(unit) = self.inventory.unit(key) else { return };
-        let Made::Verbatim(made) = &unit.made else { return };
-        let (resource_type, written) = (made.resource_type, &made.resource);
+    /// Whether the resource of an xds document is served, or one of another document under its name.
+    fn find_shadowing(&self, key: &DocumentKey, findings: &mut Findings) {
+        let Some(compiled) = self.inventory.get(key) else {
+            return;
+        };
+        let Translated::Verbatim(own) = &compiled.translated else {
+            return;
+        };
+        let (resource_type, written) = (own.resource_type, &own.resource);
         let resource = (resource_type, Arc::clone(&written.name));
         let mut others: Vec<(&str, String)> = Vec::new();
         let mut serves = false;
-        for (group, state) in self.groups.iter().filter(|(group, _)| unit.document().is_for(group)) {
-            let is_beneath = |served: &&Arc<Resource>| !Arc::ptr_eq(served, written);
-            match state.resources.get(&resource).filter(is_beneath) {
+        for (group, state) in self
+            .groups
+            .iter()
+            .filter(|(group, _)| compiled.document().is_for(group))
+        {
+            let is_another = |served: &&Arc<Resource>| !Arc::ptr_eq(served, written);
+            match state.resources.get(&resource).filter(is_another) {
                 Some(served) => others.push((group, maker(served))),
                 None => serves = true,
             }
@@ -122,23 +133,23 @@ impl Compiled {
         );
         if serves {
             let groups: Vec<&str> = others.iter().map(|(group, _)| *group).collect();
-            standing
-                .dangling
+            findings
+                .warnings
                 .push(format!("not in group {}: {sentence}", groups.join(", ")));
         } else {
-            standing.beneath = Some(sentence);
+            findings.shadowed_by = Some(sentence);
         }
     }
 
-    /// That an xds document stands in the place of a document's resource.
+    /// The sentence for a document whose resource an xds document replaces.
     fn replaced(&self, resource_type: ResourceType, name: &Arc<str>) -> Option<String> {
-        let (document, unit) = self.inventory.verbatim(resource_type, name)?;
-        let replaces = unit.document().as_xds().is_some_and(|xds| xds.replace);
+        let (document, compiled) = self.inventory.verbatim(resource_type, name)?;
+        let replaces = compiled.document().as_xds().is_some_and(|xds| xds.replace);
         let key = (resource_type, Arc::clone(name));
         let over = self
             .groups
             .values()
-            .any(|state| replaces && state.beneath.contains_key(&key));
+            .any(|state| replaces && state.shadowed.contains_key(&key));
         over.then(|| format!("{document} is served in its place"))
     }
 
@@ -154,7 +165,7 @@ impl Compiled {
         let written = self.inventory.of_kind(Kind::Listeners).next().is_some();
         let exists = |name: &Arc<str>| {
             let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
-            self.inventory.unit(&key).is_some() || (!written && &**name == listener::DEFAULT_NAME)
+            self.inventory.get(&key).is_some() || (!written && &**name == listener::DEFAULT_NAME)
         };
         let named = route.listeners.iter().flatten();
         let unknown = named.filter(|name| !exists(name));
@@ -167,22 +178,22 @@ impl Compiled {
     #[must_use]
     pub fn undescribed_clusters(&self, user: &DocumentKey) -> Vec<Arc<str>> {
         let undescribed = |name: &&Arc<str>| !self.inventory.describes(name);
-        match self.inventory.unit(user).map(|unit| &unit.made) {
-            Some(Made::Route { upstreams, .. }) => {
+        match self.inventory.get(user).map(|compiled| &compiled.translated) {
+            Some(Translated::Route { upstreams, .. }) => {
                 let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
                 by_name.filter(undescribed).cloned().collect()
             }
-            Some(Made::Verbatim(written)) => written.clusters.iter().filter(undescribed).cloned().collect(),
+            Some(Translated::Verbatim(written)) => written.clusters.iter().filter(undescribed).cloned().collect(),
             _ => Vec::new(),
         }
     }
 
     /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
     fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
-        let Some(unit) = self.inventory.unit(key) else {
+        let Some(compiled) = self.inventory.get(key) else {
             return Vec::new();
         };
-        let Made::Route { upstreams, .. } = &unit.made else {
+        let Translated::Route { upstreams, .. } = &compiled.translated else {
             return Vec::new();
         };
         let mut sentences = Vec::new();
@@ -197,7 +208,7 @@ impl Compiled {
             let verbatim = self.inventory.verbatim(ResourceType::Cluster, name);
             let describing: Vec<_> = written
                 .into_iter()
-                .chain(verbatim.map(|(key, unit)| (key.to_string(), unit)))
+                .chain(verbatim.map(|(key, compiled)| (key.to_string(), compiled)))
                 .collect();
             let Some((document, _)) = describing.first() else {
                 sentences.push(format!(
@@ -209,7 +220,7 @@ impl Compiled {
             let without = self
                 .groups
                 .keys()
-                .filter(|group| unit.document().is_for(group) && !has(group));
+                .filter(|group| compiled.document().is_for(group) && !has(group));
             let without: Vec<&str> = without.map(|group| &**group).collect();
             if !without.is_empty() {
                 let without = without.join(", ");
@@ -225,11 +236,11 @@ impl Compiled {
     fn api_listeners_of(&self, document: &Document) -> Vec<Arc<str>> {
         let has = |listener: &DocumentKey| document.as_route().is_some_and(|route| route.is_on(&listener.name));
         let listeners = self.inventory.api_listeners();
-        let reached = listeners.filter(|(key, unit)| has(key) && document.shares_a_group(unit.document()));
+        let reached = listeners.filter(|(key, compiled)| has(key) && document.shares_a_group(compiled.document()));
         reached.map(|(key, _)| Arc::clone(&key.name)).collect()
     }
 
-    /// What the gRPC clients cannot take that get the cluster by the first of its routes that any of them have.
+    /// Warnings about a cluster for gRPC clients: of the first route with this cluster that is on an API listener.
     fn cluster_for_grpc(&self, key: &DocumentKey, cluster: &Cluster) -> Vec<String> {
         if !self.inventory.has_api_listener() {
             return Vec::new();
@@ -242,11 +253,11 @@ impl Compiled {
             .map(|route| self.api_listeners_of(route))
             .find(|listeners| !listeners.is_empty());
         listeners
-            .map(|listeners| warnings::of_cluster(cluster, &self.context, &listeners))
+            .map(|listeners| grpc::warnings::of_cluster(cluster, &self.context, &listeners))
             .unwrap_or_default()
     }
 
-    /// That routes name a cluster whose instances register themselves, and none is there.
+    /// The sentence for a cluster that routes name and for which no instance is registered.
     fn without_instances(&self, key: &DocumentKey, cluster: &Cluster) -> Option<String> {
         if cluster.source != Source::Registered || self.inventory.registrations(&key.name).next().is_some() {
             return None;
@@ -272,7 +283,7 @@ impl Compiled {
     }
 }
 
-/// Who makes a resource, in words.
+/// The documents that a resource is made of, in words.
 fn maker(resource: &Resource) -> String {
     let mut documents = resource.made_of();
     match (documents.next(), documents.count()) {

@@ -1,0 +1,52 @@
+//! The input of a group's compilation: the documents before and after a change, what the change made dirty, and the two
+//! questions that several steps ask of them.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::depends::Dirty;
+use super::inventory::{CompiledDocument, Inventory};
+use super::translate::Translated;
+use crate::document::Document;
+use crate::document::key::DocumentKey;
+use crate::resource::ResourceType;
+use crate::resource::table::Entry;
+
+/// A resource within a group.
+pub(super) type ResourceKey = (ResourceType, Arc<str>);
+
+/// Everything that a group's compilation looks at: the documents before and after, and what they touch.
+pub(super) struct GroupInput<'a> {
+    pub(super) context: &'a Context,
+    pub(super) before: &'a Inventory,
+    pub(super) after: &'a Inventory,
+    pub(super) dirty: &'a Dirty,
+    pub(super) name: &'a Arc<str>,
+    /// The group did not exist before: everything is compiled.
+    pub(super) fresh: bool,
+    /// The most entries in one RouteConfiguration.
+    pub(super) most_entries: usize,
+}
+
+/// The xds document that a group has of a resource.
+pub(super) fn verbatim<'a>(
+    inventory: &'a Inventory,
+    group: &str,
+    (resource_type, name): &ResourceKey,
+) -> Option<(DocumentKey, &'a Arc<CompiledDocument>)> {
+    inventory
+        .verbatim(*resource_type, name)
+        .filter(|(_, compiled)| compiled.document().is_for(group))
+}
+
+/// A route's entries, if it is for this group and on this listener.
+pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, listener: &str) -> &'a [Arc<Entry>] {
+    match (compiled.document(), &compiled.translated) {
+        (Document::Route(route), Translated::Route { entries, .. })
+            if compiled.document().is_for(group) && route.is_on(listener) =>
+        {
+            entries
+        }
+        _ => &[],
+    }
+}
