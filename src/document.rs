@@ -16,7 +16,8 @@ mod decode;
 pub mod defaults;
 pub mod endpoint;
 pub mod group;
-mod host;
+mod groups;
+pub mod host;
 pub mod key;
 mod legacy;
 pub mod listener;
@@ -195,7 +196,7 @@ impl Default for Limits {
 pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
     // A route's key is checked by its form: the older ones keep theirs.
     if key.kind != Kind::Routes {
-        name::check_key(key)?;
+        check_key(key)?;
     }
     if key.kind == Kind::Services {
         let registration = endpoint::read_registration(value, limits)?;
@@ -212,7 +213,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             Document::Route(route)
         }
         Kind::Routes => {
-            name::check_key(key)?;
+            check_key(key)?;
             Document::Route(route::read::read(key, &root)?)
         }
         Kind::Clusters => Document::Cluster(cluster::read::read(key, &root)?),
@@ -225,6 +226,24 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         }
     };
     Ok(Parsed::new(document, warnings))
+}
+
+/// Checks the form of a key.
+fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
+    match key.kind {
+        Kind::Unknown => Err(name::unknown_kind(&key.name)),
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => Err(Rejection::new(
+            "",
+            format!("{} documents are not supported yet", key.kind),
+        )),
+        Kind::Defaults => Ok(()),
+        Kind::Routes => name::check_segments(key, "routes/{service} or routes/{service}/{route}", 2),
+        Kind::Clusters => name::check_segments(key, "clusters/{name}", 1),
+        Kind::Listeners => name::check_segments(key, "listeners/{name}", 1),
+        Kind::Groups => name::check_segments(key, "groups/{name}", 1),
+        Kind::Services => name::check_registration(key),
+        Kind::Xds => xds::check_key(key),
+    }
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@
 //! register it is left to who joins them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde_json::Value;
 
 use super::decode::{Cursor, Fields, Object};
-use super::host::parse_address;
+use super::host::{Host, parse_address};
 use super::sentence::quote;
 use super::{Limits, Rejection, text};
 
@@ -41,15 +40,6 @@ pub struct Endpoint {
     pub draining: bool,
     /// Registered metadata.
     pub metadata: BTreeMap<String, Value>,
-}
-
-/// The host of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Host {
-    /// An IP literal.
-    Ip(IpAddr),
-    /// A lower-cased name.
-    Name(String),
 }
 
 /// The value of a key `{registry prefix}{cluster}/{instance}`; always an IP literal.

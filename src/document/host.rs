@@ -4,7 +4,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::endpoint::Host;
+/// The host of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// An IP literal.
+    Ip(IpAddr),
+    /// A lower-cased name.
+    Name(String),
+}
 
 /// Whether a text is a host name: labels of `a-z 0-9 - _` in lower case, at most 253 characters, no dot at the end.
 pub(super) fn is_host_name(text: &str) -> bool {

@@ -6,10 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::decode::{Cursor, Fields, Object};
-use super::endpoint::Host;
-use super::host::parse_address;
+use super::host::{Host, parse_address};
 use super::key::DocumentKey;
-use super::{Groups, Rejection, name, route};
+use super::{Groups, Rejection, groups, name};
 
 const FIELDS: Fields = Fields {
     known: &["name", "address", "groups", "http", "api"],
@@ -90,7 +89,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
     Ok(Listener {
         address,
         settings: read_settings(&object)?,
-        groups: route::read::read_groups(&object)?,
+        groups: groups::read(&object)?,
     })
 }
 

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use super::Rejection;
 use super::decode::{Cursor, Object};
 use super::key::{DocumentKey, Kind};
 use super::sentence::{did_you_mean, quote};
-use super::{Rejection, xds};
 
 /// The rule, as it is said in a rejection.
 pub(super) const A_NAME: &str = "a name: 1 to 63 characters of a-z 0-9 - . _, the first a letter or digit";
@@ -71,25 +71,8 @@ pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// What the key itself must look like.
-pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
-    match key.kind {
-        Kind::Unknown => Err(unknown(&key.name)),
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => Err(Rejection::new(
-            "",
-            format!("{} documents are not supported yet", key.kind),
-        )),
-        Kind::Defaults => Ok(()),
-        Kind::Routes => segments(key, "routes/{service} or routes/{service}/{route}", 2),
-        Kind::Clusters => segments(key, "clusters/{name}", 1),
-        Kind::Listeners => segments(key, "listeners/{name}", 1),
-        Kind::Groups => segments(key, "groups/{name}", 1),
-        Kind::Services => registration(key),
-        Kind::Xds => xds::check_key(key),
-    }
-}
-
-fn segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection> {
+/// The key of a kind whose documents have up to `most` names after the kind.
+pub(super) fn check_segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection> {
     let found: Vec<&str> = key.name.split('/').collect();
     if found.len() > most {
         return Err(Rejection::new(
@@ -106,7 +89,8 @@ fn segments(key: &DocumentKey, shape: &str, most: usize) -> Result<(), Rejection
     }
 }
 
-fn registration(key: &DocumentKey) -> Result<(), Rejection> {
+/// The key of a registration: a cluster's name, and anything for the instance.
+pub(super) fn check_registration(key: &DocumentKey) -> Result<(), Rejection> {
     let cluster = key.first_segment();
     if !is_name(cluster) {
         return Err(Rejection::new(
@@ -128,7 +112,8 @@ fn registration(key: &DocumentKey) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn unknown(key: &str) -> Rejection {
+/// The rejection of a key of no kind.
+pub(super) fn unknown_kind(key: &str) -> Rejection {
     let word = key.split('/').next().unwrap_or_default();
     if word == Kind::Services.as_str() {
         return Rejection::new(

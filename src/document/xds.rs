@@ -11,9 +11,8 @@ use serde_json::Value;
 
 use super::decode::{Cursor, Fields};
 use super::key::DocumentKey;
-use super::route::read::read_groups;
 use super::sentence::{did_you_mean, one_of, quote};
-use super::{Groups, Limits, Rejection, text};
+use super::{Groups, Limits, Rejection, groups, text};
 
 /// The fields of an xds document.
 pub const FIELDS: &[&str] = &["resource", "groups", "replace", "aliases", "ttl"];
@@ -103,7 +102,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
         resource_type,
         name: name.into(),
         resource: field.value().clone(),
-        groups: read_groups(&object)?,
+        groups: groups::read(&object)?,
         replace: object.read("replace", |field| field.bool())?.unwrap_or(false),
         aliases: object
             .read("aliases", |field| read_aliases(&field))?

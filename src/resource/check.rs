@@ -10,7 +10,8 @@ use serde_json::Value as Json;
 
 use crate::document::Rejection;
 use crate::document::cluster::{Check, LbPolicy, LocalityMode, Protocol, Settings};
-use crate::document::endpoint::{Endpoint, Host};
+use crate::document::endpoint::Endpoint;
+use crate::document::host::Host;
 
 mod addresses;
 pub(super) mod clusters;

@@ -15,7 +15,8 @@ use prost::Message;
 
 use crate::document::Rejection;
 use crate::document::cluster::{Cluster, Settings, Source};
-use crate::document::endpoint::{Endpoint, Host};
+use crate::document::endpoint::Endpoint;
+use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::route::UpstreamUrl;
 use crate::proto::message::{ads, append};

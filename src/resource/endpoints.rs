@@ -24,7 +24,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use prost::Message;
 
 use crate::document::Rejection;
-use crate::document::endpoint::{Endpoint, Host};
+use crate::document::endpoint::Endpoint;
+use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::proto::message::{append, uint32};
 use crate::proto::structs::Struct;

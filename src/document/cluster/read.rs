@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::super::decode::{Cursor, Fields, Object};
-use super::super::endpoint::{self, Host};
-use super::super::host::parse_address;
+use super::super::endpoint;
+use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
-use super::super::{Rejection, name, route};
+use super::super::{Rejection, groups, name};
 use super::{
     Check, CircuitBreaker, Cluster, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
     Settings, Source,
@@ -68,7 +68,7 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
         source: read_source(&object)?,
         settings: read_settings(&object)?,
         on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
-        groups: route::read::read_groups(&object)?,
+        groups: groups::read(&object)?,
     })
 }
 

@@ -2,8 +2,7 @@
 
 use super::super::Rejection;
 use super::super::decode::{Cursor, Fields, Object};
-use super::super::endpoint::Host;
-use super::super::host::{in_host_header, parse_host};
+use super::super::host::{Host, in_host_header, parse_host};
 use super::super::sentence::quote;
 use super::{HostPattern, Match, PathMatch};
 use super::{condition, path};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::super::decode::{Cursor, Fields, Object};
 use super::super::key::DocumentKey;
-use super::super::{Groups, Rejection, name};
+use super::super::{Rejection, groups, name};
 use super::{Action, Match, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
 use super::{condition, matching, settings, target};
 
@@ -85,19 +85,12 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Route, Reject
             .flat_map(|matched| variants.iter().map(move |variant| rule(matched, variant)))
             .collect(),
         listeners: object.read("listeners", name::read_list)?,
-        groups: read_groups(&object)?,
+        groups: groups::read(&object)?,
         priority: object
             .read("priority", |field| field.integer(i32::MIN..=i32::MAX))?
             .unwrap_or(0),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
     })
-}
-
-/// `groups`, a field of several kinds.
-pub(crate) fn read_groups(object: &Object<'_>) -> Result<Groups, Rejection> {
-    Ok(object
-        .read("groups", name::read_list)?
-        .map(|names| names.into_iter().collect()))
 }
 
 fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejection> {

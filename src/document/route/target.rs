@@ -3,8 +3,7 @@
 use url::Url;
 
 use super::super::decode::{Cursor, Fields};
-use super::super::endpoint::Host;
-use super::super::host::{in_host_header, parse_address, parse_host};
+use super::super::host::{Host, in_host_header, parse_address, parse_host};
 use super::super::{Rejection, name};
 use super::header::{self, read_values};
 use super::path::{check_characters, parse_replacement};

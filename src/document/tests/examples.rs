@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::cluster::{Settings as ClusterSettings, *};
-use super::super::endpoint::{Endpoint, Host, Registration};
+use super::super::endpoint::{Endpoint, Registration};
 use super::super::group::{Group, LocalityMatch, NodeMatch};
+use super::super::host::Host;
 use super::super::listener::{AccessLog, Http, Listener};
 use super::super::route::{self, *};
 use super::*;

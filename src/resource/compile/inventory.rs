@@ -6,8 +6,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::document::cluster::{Cluster, Source};
-use crate::document::endpoint::{Endpoint, Host};
+use crate::document::endpoint::Endpoint;
 use crate::document::group::Group;
+use crate::document::host::Host;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::document::cluster::{Cluster, LbPolicy, Source};
-use crate::document::endpoint::Host;
+use crate::document::host::Host;
 use crate::document::route::{Action, PathMatch, Route, Rule, StringMatch, Upstream};
 use crate::resource::clusters;
 use crate::resource::compile::context::Context;

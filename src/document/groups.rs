@@ -1,0 +1,11 @@
+//! `groups`, a field of several kinds: the groups of proxies that get the document.
+
+use super::decode::Object;
+use super::{Groups, Rejection, name};
+
+/// Reads `groups`; `None` when the field is absent.
+pub(super) fn read(object: &Object<'_>) -> Result<Groups, Rejection> {
+    Ok(object
+        .read("groups", name::read_list)?
+        .map(|names| names.into_iter().collect()))
+}
