@@ -394,7 +394,7 @@ impl fleet::Observer for Counted {
         self.metrics.stuck(variant.as_str());
     }
 
-    fn refused(&self, resource_type: ResourceType, _: Variant) {
+    fn nacked(&self, resource_type: ResourceType, _: Variant) {
         self.metrics.nacked(resource_type.as_str());
     }
 

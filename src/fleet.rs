@@ -1,7 +1,7 @@
-//! Stage 8, facts about proxies: who is connected, what each was sent, acknowledged and refused.
+//! Stage 8, facts about proxies: connected streams, and the responses sent, ACKed and NACKed on each.
 //!
-//! What enters: what a stream did ([`StreamHandle`]). What leaves: views for `admin` and metrics. A fact never changes what
-//! is served. No lock is shared between streams while they work.
+//! What enters: the events of each stream ([`StreamHandle`]). What leaves: views for `admin` and metrics. A fact never
+//! changes what is served. Streams share no lock while they send and receive.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,27 +16,29 @@ use crate::resource::ResourceType;
 
 pub mod load;
 
+mod handle;
 mod memory;
 mod nonce;
 mod registry;
 mod stream;
 
+pub use handle::StreamHandle;
 use load::Loads;
 pub use nonce::Nonce;
 use registry::Registry;
-pub use stream::{Identity, Sent, StreamHandle};
+pub use stream::{Identity, Sent};
 
-/// What is odd about a stream.
+/// Warnings about a stream, as the admin API shows them.
 pub mod warnings {
-    /// Another stream says that it is the same node.
+    /// Another stream has the same `node.id`.
     pub const DUPLICATE_NODE_ID: &str = "duplicate_node_id";
-    /// A message was larger than a gRPC library takes.
+    /// A message was larger than a gRPC library accepts.
     pub const RESPONSE_TOO_LARGE: &str = "response_too_large";
-    /// It asks for secrets over a connection that they may not go over.
+    /// The stream subscribed to secrets, and its connection is not trusted with them.
     pub const SECRETS_WITHHELD: &str = "secrets_withheld";
-    /// Removals wait because something that may refer to what is gone was refused.
+    /// Removals wait: the client NACKed a resource that may refer to a removed one.
     pub const REMOVALS_HELD: &str = "removals_held";
-    /// Nothing is answered about clusters any more.
+    /// The client has stopped answering responses for clusters.
     pub const CLUSTERS_UNACKNOWLEDGED: &str = "clusters_unacknowledged";
 }
 
@@ -61,10 +63,10 @@ impl Variant {
     }
 }
 
-/// What a stream is subscribed to, for one type.
+/// The subscription of a stream, for one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
-    /// Everything (legacy wildcard or `*`), perhaps names beside it.
+    /// All resources (legacy wildcard or `*`), perhaps names as well.
     Wildcard,
     /// These names.
     Names(Vec<Arc<str>>),
@@ -75,68 +77,68 @@ pub enum Subscribed {
 pub struct Exchange {
     /// `version_info` / `system_version_info`.
     pub version: String,
-    /// Its nonce.
+    /// The nonce.
     pub nonce: String,
-    /// When.
+    /// The moment of sending, or of the ACK.
     pub at: SystemTime,
 }
 
-/// One response that was NACKed.
+/// A response that the client NACKed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What was refused.
+pub struct Nack {
+    /// The response.
     pub exchange: Exchange,
     /// The gRPC code of `error_detail`.
     pub code: i32,
-    /// The client's words, cut to 4 KiB.
+    /// The message of `error_detail`, cut to 4 KiB.
     pub message: String,
 }
 
-/// A resource that may be why a response was refused.
+/// A resource that may be the cause of a NACK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
-    /// Its name.
+    /// The name of the resource.
     pub resource: Arc<str>,
-    /// The documents of it that changed since the client last acknowledged it, or those that the client's words name.
+    /// Its documents that changed since the client's last ACK, or the documents that the message names.
     pub documents: Vec<DocumentKey>,
 }
 
-/// A refusal that no later answer has settled.
+/// A NACK that no later answer has resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspicion {
+pub struct UnresolvedNack {
     /// The type.
     pub resource_type: ResourceType,
-    /// The response's number within its stream.
+    /// The number of the response within its stream.
     pub sequence: u64,
-    /// The client's words, cut to 4 KiB.
+    /// The message of `error_detail`, cut to 4 KiB.
     pub message: Arc<str>,
-    /// Who may be to blame.
+    /// The resources that may be the cause.
     pub suspects: Vec<Suspect>,
 }
 
-/// What holds for a stream, and an operator should know.
+/// Conditions of a stream that an operator should know of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Conditions {
-    /// Removals wait because something that may refer to what is gone was refused.
+    /// Removals wait: the client NACKed a resource that may refer to a removed one.
     pub removals_held: bool,
-    /// Nothing is answered about clusters any more.
+    /// The client has stopped answering responses for clusters.
     pub clusters_unacknowledged: bool,
 }
 
 /// One type of one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeView {
-    /// What it asked for.
+    /// The subscription.
     pub subscribed: Subscribed,
     /// The last response.
     pub sent: Option<Exchange>,
     /// The last ACK.
     pub acknowledged: Option<Exchange>,
     /// The last NACK, until a later response is acknowledged.
-    pub refused: Option<Refusal>,
+    pub nack: Option<Nack>,
 }
 
-/// One stream, connected or gone for less than 10 minutes.
+/// One stream, connected or ended less than 10 minutes ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientView {
     /// Unique within the process.
@@ -145,33 +147,33 @@ pub struct ClientView {
     pub node_id: Arc<str>,
     /// `node.cluster`.
     pub node_cluster: Arc<str>,
-    /// Its group.
+    /// The group of the node.
     pub group: Arc<str>,
-    /// Where it connects from; `None` over a Unix socket.
+    /// The address of the peer; `None` over a Unix socket.
     pub address: Option<SocketAddr>,
     /// SotW or delta.
     pub variant: Variant,
-    /// Since when.
+    /// The moment of the first request.
     pub connected_at: SystemTime,
-    /// Until when; `None` while it is connected.
+    /// The moment the stream ended; `None` while it is connected.
     pub gone_at: Option<SystemTime>,
     /// Words of [`warnings`].
     pub warnings: Vec<&'static str>,
-    /// By type, only types that were asked for.
+    /// By type; only subscribed types.
     pub types: BTreeMap<ResourceType, TypeView>,
 }
 
-/// Who counts what happens on streams: metrics. Called on the streams' own paths, so it must not block.
+/// Counts the events of streams, for metrics. Called by the tasks of the streams, so it must not block.
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A response was handed to a stream.
     fn responded(&self, resource_type: ResourceType, variant: Variant);
-    /// A response was ACKed; `since_published` when it carried a publish to a stream that was up to date before.
+    /// A response was ACKed; `since_published` if the stream was up to date before the publish that the response carries.
     fn acknowledged(&self, resource_type: ResourceType, variant: Variant, since_published: Option<Duration>);
     /// A response was NACKed.
-    fn refused(&self, resource_type: ResourceType, variant: Variant);
-    /// A response was larger than its client takes.
+    fn nacked(&self, resource_type: ResourceType, variant: Variant);
+    /// A response was larger than its client accepts.
     fn too_large(&self, resource_type: ResourceType);
-    /// A client answers nothing about clusters any more.
+    /// A client has stopped answering responses for clusters.
     fn stuck(&self, variant: Variant);
 }
 
@@ -182,7 +184,7 @@ struct Nobody;
 impl Observer for Nobody {
     fn responded(&self, _: ResourceType, _: Variant) {}
     fn acknowledged(&self, _: ResourceType, _: Variant, _: Option<Duration>) {}
-    fn refused(&self, _: ResourceType, _: Variant) {}
+    fn nacked(&self, _: ResourceType, _: Variant) {}
     fn too_large(&self, _: ResourceType) {}
     fn stuck(&self, _: Variant) {}
 }
@@ -202,7 +204,7 @@ impl Default for Fleet {
 }
 
 impl Fleet {
-    /// A fleet without streams, whose doings are told to `observer`.
+    /// A fleet without streams, whose events `observer` counts.
     #[must_use]
     pub fn new(observer: Arc<dyn Observer>) -> Self {
         Self {
@@ -212,7 +214,7 @@ impl Fleet {
         }
     }
 
-    /// A stream said who it is. It is connected until the handle is dropped.
+    /// Add a stream. It is connected until the handle is dropped.
     #[must_use]
     pub fn connect(&self, identity: Identity) -> StreamHandle {
         StreamHandle {
@@ -222,7 +224,7 @@ impl Fleet {
         }
     }
 
-    /// Every stream, oldest first; gone ones for 10 minutes, 10,000 at most.
+    /// Every stream, oldest first; ended ones for 10 minutes, 10,000 at most.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientView> {
         self.registry.views(SystemTime::now(), |_| true)
@@ -234,31 +236,31 @@ impl Fleet {
         self.registry.views(SystemTime::now(), |id| id == node_id)
     }
 
-    /// Who refuses what: the node and what it refused, oldest streams first. A stream that is gone counts while it is
-    /// remembered and its node has not come back.
+    /// Every unresolved NACK with its node, oldest streams first. The NACKs of an ended stream count until its node
+    /// reconnects or the stream is forgotten.
     #[must_use]
-    pub fn suspicions(&self) -> Vec<(Arc<str>, Suspicion)> {
-        self.registry.suspicions(SystemTime::now())
+    pub fn unresolved_nacks(&self) -> Vec<(Arc<str>, UnresolvedNack)> {
+        self.registry.unresolved_nacks(SystemTime::now())
     }
 
-    /// What the node's last streams left unknown, if that was lately.
+    /// The resources whose state at the node is unknown since its last stream ended, if that was lately.
     #[must_use]
     pub fn recall(&self, node_id: &str) -> Vec<(ResourceType, Arc<str>)> {
         self.registry.memory.recall(node_id, SystemTime::now())
     }
 
-    /// The connected streams whose node id is wanted, oldest first; each view is made when it is taken.
+    /// The connected streams whose node id is wanted, oldest first; each view is made when the iterator reaches it.
     pub fn connected_clients(&self, wanted: &dyn Fn(&str) -> bool) -> impl Iterator<Item = ClientView> + Send + use<> {
         self.registry.connected_views(wanted)
     }
 
-    /// What proxies report of the load on clusters.
+    /// The load on clusters that proxies report.
     #[must_use]
     pub fn loads(&self) -> &Arc<Loads> {
         &self.loads
     }
 
-    /// How many are connected.
+    /// The number of connected streams.
     #[must_use]
     pub fn connected(&self, variant: Variant) -> usize {
         self.registry.connected(variant)

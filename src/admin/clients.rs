@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::problem::Problem;
 use super::query::{Pairs, reject_unknown_params};
-use crate::fleet::{ClientView, Exchange, Refusal, Subscribed, TypeView};
+use crate::fleet::{ClientView, Exchange, Nack, Subscribed, TypeView};
 
 #[derive(Serialize)]
 struct Client {
@@ -115,7 +115,7 @@ impl From<TypeView> for Type {
             subscribed,
             sent: view.sent.map(Sent::from),
             acknowledged: view.acknowledged.map(Sent::from),
-            refused: view.refused.map(NackView::from),
+            refused: view.nack.map(NackView::from),
         }
     }
 }
@@ -130,12 +130,12 @@ impl From<Exchange> for Sent {
     }
 }
 
-impl From<Refusal> for NackView {
-    fn from(refusal: Refusal) -> Self {
+impl From<Nack> for NackView {
+    fn from(nack: Nack) -> Self {
         Self {
-            sent: refusal.exchange.into(),
-            code: refusal.code,
-            message: refusal.message.trim_end().to_owned(),
+            sent: nack.exchange.into(),
+            code: nack.code,
+            message: nack.message.trim_end().to_owned(),
         }
     }
 }

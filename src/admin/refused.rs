@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Admin;
 use super::entry::ShownState;
 use crate::document::key::{DocumentKey, Kind};
-use crate::fleet::Suspicion;
+use crate::fleet::UnresolvedNack;
 use crate::reconcile::world::{State, Status};
 
 /// Nodes that are named; the others are counted.
@@ -53,7 +53,7 @@ impl NackedDocument {
 /// Every document that a proxy refuses now.
 pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> {
     let mut refused: BTreeMap<DocumentKey, NackedDocument> = BTreeMap::new();
-    for (node, Suspicion { message, suspects, .. }) in admin.fleet.suspicions() {
+    for (node, UnresolvedNack { message, suspects, .. }) in admin.fleet.unresolved_nacks() {
         let documents: BTreeSet<&DocumentKey> = suspects.iter().flat_map(|suspect| &suspect.documents).collect();
         for key in &documents {
             let new = || NackedDocument {

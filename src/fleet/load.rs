@@ -1,25 +1,27 @@
-//! What proxies report of the load on clusters (LRS), added up by cluster.
+//! The load on clusters that proxies report (LRS), added up by cluster.
 //!
-//! What enters: one report at a time by each stream ([`Reporter`]). What leaves: [`Load`] by cluster, for metrics. Bounded:
-//! the first [`CLUSTERS_MAX`] names have a sum of their own, the rest one together ([`OTHER`]). What is in progress goes with
-//! the stream that reported it.
+//! What enters: one report at a time from each stream ([`Reporter`]). What leaves: [`Load`] by cluster, for metrics. The
+//! first [`CLUSTERS_MAX`] names have a sum each, all others share one ([`OTHER`]). When a stream ends, its requests in
+//! progress are subtracted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-/// How many clusters are told apart.
+use parking_lot::{Mutex, MutexGuard};
+
+/// Most clusters with a sum of their own.
 pub const CLUSTERS_MAX: usize = 1000;
-/// What the others are called together.
+/// The name of the sum over all other clusters.
 pub const OTHER: &str = "other";
-/// A name longer than this is none that a label should carry.
+/// Longest cluster name that becomes a label, in bytes.
 const NAME_MAX: usize = 256;
 
 /// Requests to one cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sent to an endpoint, since the process began.
+    /// Sent to an endpoint, since the process started.
     pub issued: u64,
-    /// Answered well.
+    /// Succeeded.
     pub successful: u64,
     /// Failed.
     pub error: u64,
@@ -30,7 +32,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Count what happened since the last report. What is in progress is a state, not an event.
+    /// Add the events of a report. Requests in progress are a state, and not added.
     fn add(&mut self, more: &Self) {
         self.issued = self.issued.saturating_add(more.issued);
         self.successful = self.successful.saturating_add(more.successful);
@@ -44,7 +46,7 @@ impl Load {
 pub struct Loads(Mutex<BTreeMap<Arc<str>, Load>>);
 
 impl Loads {
-    /// By cluster, sorted by name.
+    /// The sums, sorted by cluster.
     #[must_use]
     pub fn by_cluster(&self) -> Vec<(Arc<str>, Load)> {
         self.sums()
@@ -53,7 +55,7 @@ impl Loads {
             .collect()
     }
 
-    /// Somebody who reports.
+    /// The reporter of one stream.
     #[must_use]
     pub fn reporter(self: &Arc<Self>) -> Reporter {
         Reporter {
@@ -63,7 +65,7 @@ impl Loads {
     }
 
     fn sums(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Load>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -77,7 +79,7 @@ fn label(sums: &BTreeMap<Arc<str>, Load>, cluster: &str) -> Arc<str> {
     if fits { cluster.into() } else { OTHER.into() }
 }
 
-/// One stream of reports. What it said is in progress is forgotten when it is dropped; what happened has happened.
+/// One stream of reports. Dropping it subtracts its requests in progress; its events stay counted.
 #[derive(Debug)]
 pub struct Reporter {
     loads: Arc<Loads>,
@@ -85,7 +87,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Count a report: what happened at each cluster since the last one. A cluster that is not named has nothing in progress.
+    /// Count a report: the events at each cluster since the last report. A cluster that is not named has nothing in progress.
     pub fn report<'a>(&mut self, report: impl IntoIterator<Item = (&'a str, Load)>) {
         let mut sums = self.loads.sums();
         let mut in_progress: HashMap<Arc<str>, u64> = HashMap::new();
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_numbers_are_survived() {
+    fn sums_saturate() {
         let loads = Arc::new(Loads::default());
         let mut reporter = loads.reporter();
         for _ in 0..2 {

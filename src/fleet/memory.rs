@@ -1,17 +1,19 @@
-//! What a node may have or not, from the end of its stream until its next one has begun.
+//! Resources whose state at a node is unknown, from the end of its stream until its next stream has begun.
 //!
-//! After a NACK the client may have taken some of the response, and Envoy does not report those when it reconnects
-//! (docs/xds-rules.md DX-21). Bounded in nodes, names and time; each replica has its own.
+//! After a NACK the client may hold some resources of the response, and Envoy does not report these when it reconnects
+//! (docs/xds-rules.md DX-21). The memory is bounded in nodes, names and time; each replica has its own.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::resource::ResourceType;
 
-/// How long.
+/// How long the names of a node are kept.
 const FOR: Duration = Duration::from_secs(300);
-/// Of how many nodes, at most.
+/// Most nodes.
 const NODES: usize = 1000;
 
 /// Names whose state is unknown, by type.
@@ -24,14 +26,14 @@ pub(super) struct Memory(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     by_node: HashMap<Arc<str>, (SystemTime, Unknown)>,
-    /// In the order in which they were left.
+    /// In the order in which the streams ended.
     order: VecDeque<(SystemTime, Arc<str>)>,
 }
 
 impl Memory {
-    /// A stream of the node ended.
+    /// Keep the names of a node whose stream ended.
     pub(super) fn keep(&self, node_id: &Arc<str>, unknown: Unknown, now: SystemTime) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         kept.forget(now);
         if unknown.is_empty() {
             return;
@@ -40,9 +42,9 @@ impl Memory {
         kept.order.push_back((now, Arc::clone(node_id)));
     }
 
-    /// What was left unknown.
+    /// The names of a node.
     pub(super) fn recall(&self, node_id: &str, now: SystemTime) -> Unknown {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         kept.forget(now);
         kept.by_node
             .get(node_id)
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_bounded_in_time_and_nodes() {
+    fn the_memory_is_bounded_in_time_and_nodes() {
         let memory = Memory::default();
         let start = SystemTime::UNIX_EPOCH;
         let unknown = || vec![(ResourceType::Cluster, Arc::from("a"))];

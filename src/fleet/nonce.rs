@@ -1,4 +1,4 @@
-//! Nonces: which stream a response went over, and its number there.
+//! Nonces: the stream of a response, and its number on that stream.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ pub struct Nonce {
 }
 
 impl Nonce {
-    /// Of the stream with this salt.
+    /// The nonce of a response on the stream with this salt.
     #[must_use]
     pub fn new(salt: u32, sequence: u64) -> Self {
         Self { salt, sequence }
     }
 
-    /// The number that a text has as a nonce of the stream with this salt; `None`: it is none of its nonces.
+    /// The number of the response, if the text is a nonce of the stream with this salt.
     #[must_use]
     pub fn sequence_of(text: &str, salt: u32) -> Option<u64> {
         let (prefix, sequence) = text.split_once('-')?;
-        // As it is written, and not what is merely the same number.
+        // Only the exact text that was sent: `+1` and upper-case digits are other texts with an equal number.
         let hex = prefix.len() == 8 && prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let digits = sequence.bytes().all(|byte| byte.is_ascii_digit());
         if hex && digits && u32::from_str_radix(prefix, 16) == Ok(salt) {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_known_by_its_own_stream() {
+    fn a_nonce_is_valid_on_its_own_stream_only() {
         let text = Nonce::new(0xc0_ffee, 17).to_string();
         assert_eq!(text, "00c0ffee-17");
         assert_eq!(Nonce::sequence_of(&text, 0xc0_ffee), Some(17));

@@ -1,23 +1,27 @@
-//! All streams. Its lock is taken when one comes, goes or somebody looks, never while streams work.
+//! All streams.
+//!
+//! The lock is taken when a stream starts or ends and for views, never while a stream sends or receives.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 
 use super::memory::Memory;
 use super::stream::Stream;
-use super::{ClientView, Identity, Suspicion, Variant};
+use super::{ClientView, Identity, UnresolvedNack, Variant};
 
-/// How long a stream that is gone is remembered.
+/// How long an ended stream is kept.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// How many of them, at most.
+/// Most ended streams that are kept.
 const REMEMBERED: usize = 10_000;
-/// What the names that they asked for may take, in bytes. Proxies that ask for the same share one list.
+/// Most bytes of subscribed names of ended streams. Streams with equal subscriptions share one list.
 const REMEMBERED_NAMES: usize = 64 * 1024 * 1024;
 
-/// Connected streams and those that left lately.
+/// Connected streams, and streams that ended lately.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     next_id: AtomicU64,
@@ -29,28 +33,28 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 struct Streams {
     live: BTreeMap<u64, Arc<Stream>>,
-    /// In the order in which they left.
+    /// In the order in which the streams ended.
     gone: VecDeque<(SystemTime, Arc<Stream>)>,
-    /// What those asked for.
+    /// The subscribed names of ended streams.
     gone_names: Lists,
 }
 
-/// Lists of names, each counted once however many streams have it.
+/// Lists of names, each counted once however many streams share it.
 #[derive(Debug, Default)]
 struct Lists {
-    /// By their addresses, which they keep while a stream has them: how many have it, and its size.
+    /// By address, which is stable while a stream has the list: the number of streams, and the size in bytes.
     lists: HashMap<usize, (usize, usize)>,
     bytes: usize,
 }
 
-/// A list's address and what it takes.
+/// The address and the size of a list.
 type Measured = (usize, usize);
 
 impl Lists {
     fn measure(stream: &Stream) -> Vec<Measured> {
         let size = |list: &Arc<[Arc<str>]>| list.iter().map(|name| size_of::<Arc<str>>() * 2 + name.len()).sum();
         stream
-            .lists()
+            .subscribed_names()
             .iter()
             .map(|list| (list.as_ptr().addr(), size(list)))
             .collect()
@@ -65,7 +69,7 @@ impl Lists {
     }
 
     fn remove(&mut self, stream: &Stream) {
-        for list in stream.lists() {
+        for list in stream.subscribed_names() {
             let Entry::Occupied(mut entry) = self.lists.entry(list.as_ptr().addr()) else {
                 continue;
             };
@@ -95,7 +99,7 @@ impl Registry {
         self.counter(identity.variant).fetch_add(1, Ordering::Relaxed);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let stream = Arc::new(Stream::new(id, identity));
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams.lock();
         streams.live.insert(id, Arc::clone(&stream));
         stream
     }
@@ -104,7 +108,7 @@ impl Registry {
         self.counter(stream.identity.variant).fetch_sub(1, Ordering::Relaxed);
         stream.leave(now);
         let lists = Lists::measure(stream);
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams.lock();
         streams.live.remove(&stream.id);
         streams.gone.push_back((now, Arc::clone(stream)));
         streams.gone_names.add(lists);
@@ -119,26 +123,29 @@ impl Registry {
         &self.connected[variant as usize]
     }
 
-    /// What is refused, by whom. The facts are read without the lock.
-    pub(super) fn suspicions(&self, now: SystemTime) -> Vec<(Arc<str>, Suspicion)> {
+    /// Every unresolved NACK with its node. The facts are read without the lock.
+    pub(super) fn unresolved_nacks(&self, now: SystemTime) -> Vec<(Arc<str>, UnresolvedNack)> {
         let (live, gone): (Vec<Arc<Stream>>, Vec<Arc<Stream>>) = {
-            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut streams = self.streams.lock();
             streams.forget(now);
             (
                 streams.live.values().cloned().collect(),
                 streams.gone.iter().map(|(_, gone)| Arc::clone(gone)).collect(),
             )
         };
+
         let mut found = Vec::new();
-        let told = |stream: &Arc<Stream>| {
+        let unresolved = |stream: &Arc<Stream>| {
             let node_id = Arc::clone(&stream.identity.node_id);
             stream
-                .suspicions()
+                .unresolved_nacks()
                 .into_iter()
-                .map(move |suspicion| (Arc::clone(&node_id), suspicion))
+                .map(move |nack| (Arc::clone(&node_id), nack))
         };
-        found.extend(live.iter().flat_map(told));
-        let left: Vec<_> = gone.iter().flat_map(told).collect();
+        found.extend(live.iter().flat_map(unresolved));
+
+        // The NACKs of an ended stream are those of an old process if its node is connected again.
+        let left: Vec<_> = gone.iter().flat_map(unresolved).collect();
         if !left.is_empty() {
             let back: HashSet<&str> = live.iter().map(|stream| &*stream.identity.node_id).collect();
             found.extend(left.into_iter().filter(|(node_id, _)| !back.contains(&**node_id)));
@@ -146,13 +153,13 @@ impl Registry {
         found
     }
 
-    /// The connected streams whose node id is wanted, oldest first. Each view is made when it is taken, without the lock; a
-    /// stream that has left meanwhile is passed over. It takes all streams to tell duplicates, so these are not told.
+    /// The connected streams whose node id is wanted, oldest first. Each view is made when the iterator reaches it, without
+    /// the lock; a stream that has ended meanwhile is skipped. Duplicate node ids are not marked: that takes all streams.
     pub(super) fn connected_views(
         &self,
         wanted: &dyn Fn(&str) -> bool,
     ) -> impl Iterator<Item = ClientView> + Send + use<> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = self.streams.lock();
         let found: Vec<Arc<Stream>> = streams.live.values().cloned().collect();
         drop(streams);
         let found: Vec<_> = found
@@ -168,7 +175,7 @@ impl Registry {
     /// The streams whose node id is wanted, oldest first. The views are made without the lock.
     pub(super) fn views(&self, now: SystemTime, wanted: impl Fn(&str) -> bool) -> Vec<ClientView> {
         let mut found: Vec<Arc<Stream>> = {
-            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut streams = self.streams.lock();
             streams.forget(now);
             let all = streams
                 .live
@@ -177,11 +184,13 @@ impl Registry {
             all.filter(|stream| wanted(&stream.identity.node_id)).cloned().collect()
         };
         found.sort_by_key(|stream| stream.id);
+
         let mut aggregated: HashMap<&str, usize> = HashMap::new();
         let alive = |stream: &Stream| stream.identity.aggregated && stream.gone_at().is_none();
         for stream in found.iter().filter(|stream| alive(stream)) {
             *aggregated.entry(&stream.identity.node_id).or_default() += 1;
         }
+
         let duplicate = |stream: &Stream| {
             alive(stream)
                 && aggregated
@@ -222,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_listed_while_connected_and_remembered_when_gone() {
+    fn a_stream_is_listed_while_connected_and_kept_when_ended() {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
         let other = fleet.connect(identity("n2"));
@@ -243,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gone_are_forgotten_by_age_and_number() {
+    fn ended_streams_are_forgotten_by_age_and_number() {
         let registry = Registry::default();
         let now = SystemTime::now();
         let stream = registry.connect(identity("old"));
@@ -257,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn two_aggregated_streams_of_one_node_are_told() {
+    fn two_aggregated_streams_of_one_node_are_marked() {
         let fleet = Fleet::default();
         let one = fleet.connect(identity("n1"));
         assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
@@ -273,24 +282,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_until_a_later_response_is_acknowledged() {
+    fn a_nack_is_shown_until_a_later_response_is_acknowledged() {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
         handle.subscribed(ResourceType::Cluster, None);
         handle.sent(ResourceType::Cluster, sent(1), 10);
-        handle.refused(ResourceType::Cluster, &sent(1), 13, &"é".repeat(4096), 1, vec![]);
+        handle.nacked(ResourceType::Cluster, &sent(1), 13, &"é".repeat(4096), 1, vec![]);
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
-        let refusal = view().refused.expect("refused");
+        let nack = view().nack.expect("a NACK");
         assert_eq!(
-            (refusal.code, refusal.message.len(), &*refusal.exchange.nonce),
+            (nack.code, nack.message.len(), &*nack.exchange.nonce),
             (13, 4096, "00000000-1")
         );
         handle.acknowledged(ResourceType::Cluster, sent(2), None);
-        assert_eq!((view().refused, view().subscribed), (None, Subscribed::Wildcard));
+        assert_eq!((view().nack, view().subscribed), (None, Subscribed::Wildcard));
     }
 
     #[test]
-    fn a_suspicion_lasts_until_it_is_settled_or_its_node_comes_back() {
+    fn a_nack_is_unresolved_until_a_later_answer_or_until_its_node_reconnects() {
         let fleet = Fleet::default();
         let suspects = |name: &str| {
             let documents = vec![DocumentKey::new(Kind::Clusters, name)];
@@ -299,30 +308,31 @@ mod tests {
                 documents,
             }]
         };
-        let told = || -> Vec<String> {
-            let told = fleet.suspicions();
-            told.iter()
-                .map(|(node, suspicion)| format!("{node} {}", suspicion.suspects[0].resource))
+        let unresolved = || -> Vec<String> {
+            let unresolved = fleet.unresolved_nacks();
+            unresolved
+                .iter()
+                .map(|(node, nack)| format!("{node} {}", nack.suspects[0].resource))
                 .collect()
         };
         let handle = fleet.connect(identity("n1"));
-        handle.refused(ResourceType::Cluster, &sent(1), 13, "no", 1, suspects("a"));
-        handle.refused(ResourceType::Cluster, &sent(2), 13, "no", 2, suspects("b"));
-        assert_eq!(told(), ["n1 a", "n1 b"]);
-        handle.settle(ResourceType::Listener, |_| None);
-        handle.settle(ResourceType::Cluster, |name| (name == "b").then_some(2));
-        assert_eq!(told(), ["n1 b"]);
-        handle.settle(ResourceType::Cluster, |_| Some(3));
-        assert_eq!(told(), [""; 0], "refused anew, with other suspects");
-        handle.refused(ResourceType::Cluster, &sent(4), 13, "no", 4, suspects("c"));
+        handle.nacked(ResourceType::Cluster, &sent(1), 13, "no", 1, suspects("a"));
+        handle.nacked(ResourceType::Cluster, &sent(2), 13, "no", 2, suspects("b"));
+        assert_eq!(unresolved(), ["n1 a", "n1 b"]);
+        handle.resolve(ResourceType::Listener, |_| None);
+        handle.resolve(ResourceType::Cluster, |name| (name == "b").then_some(2));
+        assert_eq!(unresolved(), ["n1 b"]);
+        handle.resolve(ResourceType::Cluster, |_| Some(3));
+        assert_eq!(unresolved(), [""; 0], "a later NACK has other suspects");
+        handle.nacked(ResourceType::Cluster, &sent(4), 13, "no", 4, suspects("c"));
         drop(handle);
-        assert_eq!(told(), ["n1 c"]);
+        assert_eq!(unresolved(), ["n1 c"]);
         let _back = fleet.connect(identity("n1"));
-        assert_eq!(told(), [""; 0]);
+        assert_eq!(unresolved(), [""; 0]);
     }
 
     #[test]
-    fn names_of_streams_that_are_gone_take_no_more_than_they_may() {
+    fn names_of_ended_streams_are_bounded() {
         let fleet = Fleet::default();
         let leave = |node_id: &str, names: &Arc<[Arc<str>]>| {
             let handle = fleet.connect(identity(node_id));
@@ -339,12 +349,16 @@ mod tests {
         let names = || -> Arc<[Arc<str>]> { Arc::new(["n".repeat(REMEMBERED_NAMES / 4).into()]) };
         let shared = names();
         (0..100).for_each(|_| leave("shared", &shared));
-        assert_eq!(remembered().len(), 100, "one list, however many have it");
+        assert_eq!(remembered().len(), 100, "one list, however many streams share it");
         leave("a", &names());
         leave("b", &names());
         assert_eq!(remembered().len(), 102);
         leave("c", &names());
-        assert_eq!(remembered(), ["a", "b", "c"], "who left first is forgotten first");
+        assert_eq!(
+            remembered(),
+            ["a", "b", "c"],
+            "the stream that ended first is forgotten first"
+        );
         leave("d", &Arc::from(["n".repeat(2 * REMEMBERED_NAMES).into()]));
         assert_eq!(remembered(), [""; 0]);
         leave("e", &names());
@@ -352,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_large_for_a_grpc_library_is_told() {
+    fn a_message_too_large_for_a_grpc_library_is_marked() {
         let fleet = Fleet::default();
         let handle = fleet.connect(identity("n1"));
         handle.sent(ResourceType::Cluster, sent(1), 5 * 1024 * 1024);

@@ -5,7 +5,9 @@
 //! encoded form of it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use super::blocks::{self, Blocks, Shape};
 use super::set::ResourceSet;
@@ -100,7 +102,7 @@ pub(super) struct Cache(Mutex<VecDeque<(SetVersion, Cell)>>);
 impl Cache {
     /// The cell of one older version. The lock is not held while a difference is computed.
     fn cell(&self, version: SetVersion) -> Cell {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         if let Some((_, cell)) = kept.iter().find(|(of, _)| *of == version) {
             return Arc::clone(cell);
         }

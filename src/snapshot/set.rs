@@ -8,10 +8,11 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{OrdMap, Vector, vector};
+use parking_lot::Mutex;
 
 use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
@@ -217,7 +218,7 @@ impl ResourceSet {
     #[must_use]
     pub fn select<'a>(&self, key: u128, names: impl Iterator<Item = &'a Arc<str>>) -> Arc<Selection> {
         let cell = {
-            let mut selections = self.selections.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut selections = self.selections.lock();
             match selections.iter().find(|(of, _)| *of == key) {
                 Some((_, cell)) => Arc::clone(cell),
                 None => {

@@ -423,7 +423,7 @@ impl Stream {
             nonce: Some(answer.nonce),
             at,
         };
-        handle.settle(resource_type, |name| self.session.refusal_of(resource_type, name));
+        handle.resolve(resource_type, |name| self.session.refusal_of(resource_type, name));
         match answer.verdict {
             Verdict::Acknowledged => {
                 debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = %answer.nonce, "Acknowledged");
@@ -456,7 +456,7 @@ impl Stream {
                     ?documents,
                     "A proxy refused a response"
                 );
-                handle.refused(resource_type, &sent, code, &message, answer.sequence, suspects);
+                handle.nacked(resource_type, &sent, code, &message, answer.sequence, suspects);
             }
         }
     }

@@ -372,7 +372,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     first.acknowledged(ResourceType::Cluster, sent(1, 1), None);
     first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
     first.sent(ResourceType::Route, sent(2, 2), 10);
-    first.refused(ResourceType::Route, &sent(2, 2), 13, "no such filter", 1, vec![]);
+    first.nacked(ResourceType::Route, &sent(2, 2), 13, "no such filter", 1, vec![]);
     drop(second);
 
     let at = "2026-01-02T03:04:05.678Z";
@@ -431,7 +431,7 @@ async fn a_document_that_proxies_refuse_says_so() {
             documents: vec![DocumentKey::new(Kind::Clusters, "users")],
         }]
     };
-    refusing.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
+    refusing.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
@@ -440,13 +440,13 @@ async fn a_document_that_proxies_refuse_says_so() {
     });
     assert_eq!(shown, json!({ "documents": [users] }));
     let second = connect(&server.fleet, "edge-2");
-    second.refused(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
+    second.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
     assert_eq!(
         reason,
         json!(format!("refused by 2 proxies, edge-1, edge-2: {message}"))
     );
-    second.settle(ResourceType::Cluster, |_| None);
+    second.resolve(ResourceType::Cluster, |_| None);
     drop(refusing);
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
     assert_eq!(

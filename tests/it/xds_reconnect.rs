@@ -130,7 +130,7 @@ async fn what_was_refused_and_is_gone_is_removed_on_the_next_stream() {
     });
     let refused = || async {
         xds.fleet.clients_of("n1")[0].types[&ResourceType::Cluster]
-            .refused
+            .nack
             .is_some()
     };
     eventually(PATIENCE, refused, true).await;

@@ -123,7 +123,7 @@ async fn a_refused_route_keeps_the_old_cluster() {
     let client = &xds.fleet.clients()[0];
     assert_eq!(
         client.types[&ResourceType::Route]
-            .refused
+            .nack
             .as_ref()
             .map(|refused| &*refused.message),
         Some("no")

@@ -1,10 +1,11 @@
 //! Rules as they stand in the descriptors, put in a form that is quick to check.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::validate::field_rules::Type;
 use envoy_types::pb::validate::{FieldRules, MapRules, RepeatedRules};
+use parking_lot::RwLock;
 use prost_reflect::{
     DynamicMessage, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, MessageDescriptor, OneofDescriptor,
 };
@@ -62,14 +63,10 @@ static KNOWN: LazyLock<RwLock<HashMap<String, Arc<Rules>>>> = LazyLock::new(RwLo
 
 /// The rules of a message type.
 pub(super) fn rules_of(descriptor: &MessageDescriptor) -> Arc<Rules> {
-    let known = KNOWN
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(descriptor.full_name())
-        .cloned();
+    let known = KNOWN.read().get(descriptor.full_name()).cloned();
     known.unwrap_or_else(|| {
         let rules = Arc::new(read(descriptor));
-        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.write();
         known.insert(descriptor.full_name().to_owned(), Arc::clone(&rules));
         rules
     })

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig
 use envoy_types::pb::envoy::service::status::v3::{ClientConfig, ConfigStatus};
 use envoy_types::pb::google::protobuf::{Any, Timestamp};
 
-use crate::fleet::{ClientView, Refusal, Subscribed, TypeView, Variant, warnings};
+use crate::fleet::{ClientView, Nack, Subscribed, TypeView, Variant, warnings};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{GroupSnapshot, Snapshot};
 
@@ -84,7 +84,7 @@ impl Writer<'_> {
             Variant::Sotw => sent.version.clone(),
             Variant::Delta => resource.version.to_string(),
         });
-        let refused = of_type.refused.as_ref().filter(|_| resource.is_some());
+        let refused = of_type.nack.as_ref().filter(|_| resource.is_some());
         let shown = resource.filter(|_| status != ConfigStatus::NotSent);
         let xds_config = shown.and_then(|resource| self.content(resource_type, resource));
         self.configs.push(GenericXdsConfig {
@@ -129,9 +129,9 @@ fn status(of_type: &TypeView, exists: bool) -> ConfigStatus {
         return ConfigStatus::Synced;
     }
     let refused = of_type
-        .refused
+        .nack
         .as_ref()
-        .is_some_and(|refusal| refusal.exchange.nonce == sent.nonce);
+        .is_some_and(|nack| nack.exchange.nonce == sent.nonce);
     if refused {
         ConfigStatus::Error
     } else {
@@ -139,11 +139,11 @@ fn status(of_type: &TypeView, exists: bool) -> ConfigStatus {
     }
 }
 
-fn error_state(refusal: &Refusal) -> UpdateFailureState {
+fn error_state(nack: &Nack) -> UpdateFailureState {
     UpdateFailureState {
-        last_update_attempt: Some(timestamp(refusal.exchange.at)),
-        details: refusal.message.clone(),
-        version_info: refusal.exchange.version.clone(),
+        last_update_attempt: Some(timestamp(nack.exchange.at)),
+        details: nack.message.clone(),
+        version_info: nack.exchange.version.clone(),
         ..UpdateFailureState::default()
     }
 }
@@ -182,20 +182,20 @@ mod tests {
         }
     }
 
-    fn refusal(nonce: &str) -> Refusal {
-        Refusal {
+    fn nack(nonce: &str) -> Nack {
+        Nack {
             exchange: exchange(nonce),
             code: 13,
             message: "no".to_owned(),
         }
     }
 
-    fn of_type(sent: Option<&str>, acknowledged: Option<&str>, refused: Option<Refusal>) -> TypeView {
+    fn of_type(sent: Option<&str>, acknowledged: Option<&str>, nack: Option<Nack>) -> TypeView {
         TypeView {
             subscribed: Subscribed::Wildcard,
             sent: sent.map(exchange),
             acknowledged: acknowledged.map(exchange),
-            refused,
+            nack,
         }
     }
 
@@ -222,9 +222,9 @@ mod tests {
         assert_eq!(of(Some("1"), None, None), Stale);
         assert_eq!(of(Some("1"), Some("1"), None), Synced);
         assert_eq!(of(Some("2"), Some("1"), None), Stale);
-        assert_eq!(of(Some("2"), Some("1"), Some(refusal("2"))), Error);
+        assert_eq!(of(Some("2"), Some("1"), Some(nack("2"))), Error);
         assert_eq!(
-            of(Some("3"), Some("1"), Some(refusal("2"))),
+            of(Some("3"), Some("1"), Some(nack("2"))),
             Stale,
             "a mended one is on its way"
         );
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_resource_is_told_with_its_version_its_moment_and_its_content() {
         let snapshot = snapshot(&[(ResourceType::Cluster, "a", 3)]);
-        let refused = Some(refusal("2"));
+        let refused = Some(nack("2"));
         let view = view(ResourceType::Cluster, of_type(Some("2"), Some("1"), refused));
         let client = client_config(&view, &snapshot, true);
         assert_eq!(

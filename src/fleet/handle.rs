@@ -1,0 +1,153 @@
+//! The handle through which the task of a stream records facts about that stream.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::registry::Registry;
+use super::stream::{Sent, Stream};
+use super::{Conditions, Nack, Observer, Suspect, UnresolvedNack};
+use crate::resource::ResourceType;
+use crate::snapshot::version::SetVersion;
+
+/// Longest `error_detail` message that is kept, in bytes. Envoy cuts its messages at the same length.
+const MESSAGE_MAX: usize = 4096;
+/// Most unresolved NACKs of one stream. Above it the oldest is forgotten.
+const UNRESOLVED_MAX: usize = 16;
+/// Messages above this make gRPC clients drop the stream, unless told otherwise (docs/xds-rules.md GR-03).
+const GRPC_MESSAGE_MAX: usize = 4 * 1024 * 1024;
+
+/// Records facts about one stream. Dropping the handle ends the stream.
+#[derive(Debug)]
+pub struct StreamHandle {
+    pub(super) stream: Arc<Stream>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl StreamHandle {
+    /// The number of the stream, unique within the process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.stream.id
+    }
+
+    /// The node moved to another group.
+    pub fn moved(&self, group: &Arc<str>) {
+        self.stream.facts().group = Arc::clone(group);
+    }
+
+    /// The subscription of one type changed; `None`: wildcard.
+    pub fn subscribed(&self, resource_type: ResourceType, names: Option<&Arc<[Arc<str>]>>) {
+        self.stream
+            .of_type(resource_type, |of_type| of_type.names = names.cloned());
+    }
+
+    /// Secrets are withheld from the stream, because its connection is not trusted. `true` the first time.
+    #[must_use]
+    pub fn secrets_withheld(&self) -> bool {
+        !std::mem::replace(&mut self.stream.facts().secrets_withheld, true)
+    }
+
+    /// A response was handed to the stream; `size`: bytes of the gRPC message.
+    pub fn sent(&self, resource_type: ResourceType, sent: Sent, size: usize) {
+        self.observer.responded(resource_type, self.stream.identity.variant);
+        if size > GRPC_MESSAGE_MAX && self.stream.identity.grpc_library {
+            self.stream.facts().response_too_large = true;
+            self.observer.too_large(resource_type);
+        }
+
+        self.stream.of_type(resource_type, |of_type| of_type.sent = Some(sent));
+    }
+
+    /// The client sent an ACK for a response.
+    pub fn acknowledged(&self, resource_type: ResourceType, sent: Sent, since_published: Option<Duration>) {
+        self.observer
+            .acknowledged(resource_type, self.stream.identity.variant, since_published);
+        self.stream.of_type(resource_type, |of_type| {
+            of_type.acknowledged = Some(sent);
+            of_type.nack = None;
+        });
+    }
+
+    /// The client sent a NACK for a response: its number within the stream, and the resources that may be the cause.
+    pub fn nacked(
+        &self,
+        resource_type: ResourceType,
+        sent: &Sent,
+        code: i32,
+        message: &str,
+        sequence: u64,
+        suspects: Vec<Suspect>,
+    ) {
+        self.observer.nacked(resource_type, self.stream.identity.variant);
+        let message = message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned();
+        let unresolved = UnresolvedNack {
+            resource_type,
+            sequence,
+            message: message.as_str().into(),
+            suspects,
+        };
+        let nack = Box::new(Nack {
+            exchange: sent.view(),
+            code,
+            message,
+        });
+
+        self.stream.of_type(resource_type, |of_type| of_type.nack = Some(nack));
+        let unresolved_nacks = &mut self.stream.facts().unresolved_nacks;
+        unresolved_nacks.push(unresolved);
+        if unresolved_nacks.len() > UNRESOLVED_MAX {
+            unresolved_nacks.remove(0);
+        }
+    }
+
+    /// The client answered a response. A suspect stays only if `nack_of` gives the same response for its resource as before.
+    pub fn resolve(&self, resource_type: ResourceType, nack_of: impl Fn(&str) -> Option<u64>) {
+        let unresolved_nacks = &mut self.stream.facts().unresolved_nacks;
+        unresolved_nacks.retain_mut(|nack| {
+            let sequence = nack.sequence;
+            if nack.resource_type == resource_type {
+                nack.suspects
+                    .retain(|suspect| nack_of(&suspect.resource) == Some(sequence));
+            }
+            !nack.suspects.is_empty()
+        });
+        if unresolved_nacks.is_empty() {
+            unresolved_nacks.shrink_to_fit();
+        }
+    }
+
+    /// A reconnecting client reported the version that it would have been sent.
+    pub fn confirmed(&self, resource_type: ResourceType, version: SetVersion) {
+        let confirmed = Sent {
+            version,
+            nonce: None,
+            at: SystemTime::now(),
+        };
+        self.stream
+            .of_type(resource_type, |of_type| of_type.acknowledged = Some(confirmed));
+    }
+
+    /// Record the conditions of the stream. Returns the ones before.
+    #[must_use]
+    pub fn conditions(&self, conditions: Conditions) -> Conditions {
+        let before = std::mem::replace(&mut self.stream.facts().conditions, conditions);
+        if conditions.clusters_unacknowledged && !before.clusters_unacknowledged {
+            self.observer.stuck(self.stream.identity.variant);
+        }
+        before
+    }
+
+    /// The stream ends; the state of these resources at the client is unknown.
+    pub fn leave(self, unknown: Vec<(ResourceType, Arc<str>)>) {
+        self.registry
+            .memory
+            .keep(&self.stream.identity.node_id, unknown, SystemTime::now());
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        self.registry.disconnect(&self.stream, SystemTime::now());
+    }
+}
