@@ -14,13 +14,15 @@ use super::host::{Host, parse_address};
 use super::sentence::quote;
 use super::{Limits, Rejection, text};
 
-const LISTED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority"]);
+const LISTED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state"]);
 const REGISTERED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state", "metadata"]);
 const NAMING_FIELDS: Fields = Fields::new(&["Op", "Addr", "Metadata"]);
 /// Largest priority: Envoy's.
 const MAX_PRIORITY: u32 = 128;
 /// Longest zone, in bytes.
 const MAX_ZONE: usize = 256;
+/// The field that holds the metadata of the naming form where that is no object.
+const LONE_METADATA: &str = "metadata";
 const AN_ADDRESS: &str = "an address such as \"10.0.2.4:8080\"";
 
 /// One endpoint.
@@ -36,10 +38,25 @@ pub struct Endpoint {
     pub weight: u32,
     /// 0..=128; 0 first.
     pub priority: u32,
-    /// Weight 0, or registered with `"state": "drain"`: health status DRAINING.
+    /// Weight 0 or `"state": "drain"`: health status DRAINING.
     pub draining: bool,
     /// Registered metadata.
     pub metadata: BTreeMap<String, Value>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing but its address is known.
+    pub(crate) fn at(host: Host, port: u16) -> Self {
+        Self {
+            host,
+            port,
+            zone: None,
+            weight: 1,
+            priority: 0,
+            draining: false,
+            metadata: BTreeMap::new(),
+        }
+    }
 }
 
 /// The value of a key `{registry prefix}{cluster}/{instance}`; always an IP literal.
@@ -87,11 +104,11 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
         && plain.len() <= 300
         && !plain.contains(|letter: char| letter.is_whitespace() || letter == '{')
     {
-        let address = parse_address(plain)
-            .map_err(|what| Rejection::new("", format!("found {}, expected {what}", quote(plain))))?;
-        let endpoint = only_ip(plain_endpoint(address))
-            .map_err(|what| Rejection::new("", format!("found {}, expected {what}", quote(plain))))?;
-        return Ok(Registration { endpoint });
+        let endpoint = parse_address(plain).and_then(|(host, port)| only_ip(Endpoint::at(host, port)));
+        return match endpoint {
+            Ok(endpoint) => Ok(Registration { endpoint }),
+            Err(what) => Err(Rejection::new("", format!("found {}, expected {what}", quote(plain)))),
+        };
     }
     let value = text::value(bytes)?;
     let root = Cursor::root(&value, limits);
@@ -103,9 +120,6 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     }
     let object = root.object(&REGISTERED_FIELDS)?;
     let mut endpoint = read_common(&object)?;
-    endpoint.draining |= object
-        .read("state", |field| field.word(&[("up", false), ("drain", true)]))?
-        .unwrap_or(false);
     endpoint.metadata = object
         .read("metadata", |field| read_metadata(&field))?
         .unwrap_or_default();
@@ -122,10 +136,14 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
         return Err(field.expected("0, an address that was added"));
     }
     let field = object.require("Addr", AN_ADDRESS)?;
-    let mut endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
-    // The naming form takes any JSON as metadata; only an object has names under which Envoy could look.
-    if let Some(field) = object.get("Metadata").filter(|field| field.value().is_object()) {
-        endpoint.metadata = read_metadata(&field)?;
+    let (host, port) = parse_address(field.string()?).map_err(|what| field.expected(what))?;
+    let mut endpoint = Endpoint::at(host, port);
+    // The naming form takes any JSON as metadata. Envoy looks for metadata under names, so a lone value gets one.
+    if let Some(field) = object.get("Metadata") {
+        endpoint.metadata = match field.value().is_object() {
+            true => read_metadata(&field)?,
+            false => BTreeMap::from([(LONE_METADATA.to_owned(), field.value().clone())]),
+        };
     }
     Ok(Registration {
         endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
@@ -134,16 +152,17 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
 
 fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     let field = object.require("address", AN_ADDRESS)?;
-    let endpoint = plain_endpoint(parse_address(field.string()?).map_err(|what| field.expected(what))?);
+    let (host, port) = parse_address(field.string()?).map_err(|what| field.expected(what))?;
     let weight: u32 = object.read("weight", |field| field.integer(0..=u32::MAX))?.unwrap_or(1);
+    let drains = object.read("state", |field| field.word(&[("up", false), ("drain", true)]))?;
     Ok(Endpoint {
         zone: object.read("zone", |field| read_zone(&field))?.flatten(),
         weight: weight.max(1),
-        draining: weight == 0,
+        draining: weight == 0 || drains.unwrap_or(false),
         priority: object
             .read("priority", |field| field.integer(0..=MAX_PRIORITY))?
             .unwrap_or(0),
-        ..endpoint
+        ..Endpoint::at(host, port)
     })
 }
 
@@ -162,18 +181,6 @@ fn read_metadata(cursor: &Cursor<'_>) -> Result<BTreeMap<String, Value>, Rejecti
         .into_iter()
         .map(|(name, field)| (name.to_owned(), field.value().clone()))
         .collect())
-}
-
-fn plain_endpoint((host, port): (Host, u16)) -> Endpoint {
-    Endpoint {
-        host,
-        port,
-        zone: None,
-        weight: 1,
-        priority: 0,
-        draining: false,
-        metadata: BTreeMap::new(),
-    }
 }
 
 fn only_ip(endpoint: Endpoint) -> Result<Endpoint, &'static str> {

@@ -75,12 +75,29 @@ fn yaml(text: &str) -> Result<Value, Rejection> {
     result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
 }
 
-/// The text without a final line `---`, which starts a document that never comes.
+/// The text without a marker `---` after which nothing but comments comes: the marker starts a document that is not there.
 fn without_last_marker(text: &str) -> &str {
-    text.trim_end()
-        .strip_suffix("---")
-        .filter(|before| before.ends_with('\n'))
-        .unwrap_or(text)
+    let mut before = text;
+    while let Some((rest, line)) = before.trim_end().rsplit_once('\n') {
+        if is_marker(line) {
+            return rest;
+        }
+        if !is_comment(line) {
+            break;
+        }
+        before = rest;
+    }
+    text
+}
+
+/// Whether a line is `---`, perhaps with a comment.
+fn is_marker(line: &str) -> bool {
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.trim().is_empty() || (rest.starts_with([' ', '\t']) && is_comment(rest)))
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
 }
 
 /// The parser's words, but for what it says in terms of its own options.

@@ -185,15 +185,7 @@ pub(super) fn plain(host: &str, port: u16) -> Endpoint {
     let host = host
         .parse::<IpAddr>()
         .map_or_else(|_| Host::Name(host.to_owned()), Host::Ip);
-    Endpoint {
-        host,
-        port,
-        zone: None,
-        weight: 1,
-        priority: 0,
-        draining: false,
-        metadata: BTreeMap::new(),
-    }
+    Endpoint::at(host, port)
 }
 
 #[cfg(test)]

@@ -328,8 +328,11 @@ fn listener_group_and_registrations() {
         endpoint
     );
     assert_eq!(
-        registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":"v1"}"#),
-        endpoint
+        registered(r#"{"Op":0,"Addr":"10.0.2.4:8080","Metadata":["v1"]}"#),
+        Endpoint {
+            metadata: BTreeMap::from([("metadata".to_owned(), json!(["v1"]))]),
+            ..endpoint.clone()
+        }
     );
     assert_eq!(
         registered(r#"{"address":"10.0.2.4:8080","weight":0,"state":"up"}"#),
@@ -355,8 +358,47 @@ fn listener_group_and_registrations() {
 #[test]
 fn a_final_marker_of_yaml_starts_no_second_document() {
     let limits = Limits::default();
-    assert!(parse(&key("clusters/a"), b"dns: a.internal:80\n---\n", &limits).is_ok());
-    assert!(parse(&key("clusters/a"), b"dns: a.internal:80\n---\n---\n", &limits).is_err());
+    let taken = |text: &str| parse(&key("clusters/a"), text.as_bytes(), &limits).is_ok();
+    for one in [
+        "dns: a.internal:80\n---\n",
+        "dns: a.internal:80\n--- # the end\n",
+        "dns: a.internal:80\n---\n\n# the end\n  # of it\n",
+        "--- # the cluster\ndns: a.internal:80\n",
+        "# the cluster\n---\t# it\ndns: a.internal:80\n---",
+        "---\r\ndns: a.internal:80\r\n--- # the end\r\n",
+    ] {
+        assert!(taken(one), "{one:?}");
+    }
+    for two in [
+        "dns: a.internal:80\n---\n---\n",
+        "dns: a.internal:80\n--- # the end\n--- # of it\n",
+        "dns: a.internal:80\n--- # more\ndns: b.internal:80\n",
+        "dns: a.internal:80\n--- more\n",
+        "dns: a.internal:80\n---#\n",
+        "--- # nothing\n",
+    ] {
+        assert!(!taken(two), "{two:?}");
+    }
+}
+
+#[test]
+fn listed_endpoints_drain_as_registered_ones_do() {
+    let document = json!({ "endpoints": [
+        { "address": "10.0.2.4:8080", "state": "drain" },
+        { "address": "10.0.2.5:8080", "state": "up" },
+        { "address": "10.0.2.6:8080", "weight": 0, "state": "up" },
+    ] });
+    match parse_cluster(&document).source {
+        Source::Listed(endpoints) => {
+            let draining: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.draining).collect();
+            assert_eq!(draining, [true, false, true]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        rejected("clusters/a", r#"{"endpoints":[{"address":"10.0.2.4:8080","state":"down"}]}"#),
+        r#"endpoints[0].state: found the string "down", expected "up" or "drain""#
+    );
 }
 
 #[test]
