@@ -713,6 +713,24 @@ async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
 }
 
 #[tokio::test]
+async fn templates_that_differ_in_names_of_variables_are_one_match() {
+    let route = |variable: &str| format!(r#"{{"match": "/users/{{{variable}}}", "to": "users"}}"#);
+    let first = route("id");
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/first", &first)]).await;
+
+    let answer = server.put("/api/v1/documents/routes/second", &[], &route("name")).await;
+    let detail = problem(&answer, StatusCode::CONFLICT, "same_match");
+    assert_eq!(
+        detail,
+        "routes/second has the same match as routes/first, which was first"
+    );
+
+    // The first may change its own.
+    let answer = server.put("/api/v1/documents/routes/first", &[], &route("name")).await;
+    assert!(answer.status.is_success(), "{answer:?}");
+}
+
+#[tokio::test]
 async fn what_would_be_rejected_is_not_written() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/first", ROUTE)]).await;
     let answer = server
