@@ -1,9 +1,9 @@
 //! Stage 2, what operators write: one file a kind, each from text to a checked value.
 //!
 //! What enters: a [`key::DocumentKey`] and the bytes written there (JSON or YAML). What leaves: a [`Document`], every
-//! shorthand resolved and every field checked for itself, or a [`Rejection`] that names the field, what was found and what
-//! is expected. References between documents are not checked here ([`crate::resource`], [`crate::reconcile::plan`]).
-//! Nothing of the other stages is named here; no I/O, no clock.
+//! shorthand resolved and every field checked for itself, or a [`Rejection`] that names the field, what was found and
+//! what is expected. References between documents are not checked here ([`crate::resource`],
+//! [`crate::reconcile::plan`]). Nothing of the other stages is named here; no I/O, no clock.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -177,7 +177,8 @@ pub type Groups = Option<BTreeSet<Arc<str>>>;
 /// What the operator may raise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// `--re2-max-program-size`: the runtime value `re2.max_program_size.error_level` of the Envoys; 100 by default, as there.
+    /// `--re2-max-program-size`: the runtime value `re2.max_program_size.error_level` of the Envoys; 100 by default, as
+    /// there.
     pub re2_max_program_size: u32,
 }
 

@@ -1,7 +1,7 @@
 //! `clusters/{name}`: an upstream, how to reach it, balance it and guard it.
 //!
-//! This file has the types; `read` makes them of a document's fields and refuses what Envoy would. Whether two documents (or
-//! a document and `defaults`) agree is left to the compiler.
+//! This file has the types; `read` makes them of a document's fields and refuses what Envoy would. Whether two
+//! documents (or a document and `defaults`) agree is left to the compiler.
 
 use std::time::Duration;
 

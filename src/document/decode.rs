@@ -1,9 +1,9 @@
 //! A cursor over a JSON value that knows where it stands.
 //!
-//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the field's path, what was
-//! found and what is expected. An object is read through a [`Fields`]: an unknown field is refused before any other is
-//! looked at, with the nearest known name; a field that is known but not built is refused by name. `null` counts as absent
-//! in an object with known fields. Found values are shortened; what may be confidential is read with
+//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the field's path, what
+//! was found and what is expected. An object is read through a [`Fields`]: an unknown field is refused before any other
+//! is looked at, with the nearest known name; a field that is known but not built is refused by name. `null` counts as
+//! absent in an object with known fields. Found values are shortened; what may be confidential is read with
 //! [`Cursor::confidential`] and never quoted.
 
 use std::ops::RangeInclusive;

@@ -1,7 +1,7 @@
 //! `defaults`: what holds where a document says nothing.
 //!
-//! What enters: the fields of the defaults document. What leaves: [`Defaults`]. A field of a route, cluster or listener that
-//! belongs to one document alone (where it leads, its endpoints, its address) is refused by name.
+//! What enters: the fields of the defaults document. What leaves: [`Defaults`]. A field of a route, cluster or listener
+//! that belongs to one document alone (where it leads, its endpoints, its address) is refused by name.
 
 use super::decode::{Cursor, Fields};
 use super::{Rejection, cluster, listener, route};

@@ -1,9 +1,9 @@
 //! Endpoints: as listed in a cluster, and as instances register themselves below the registry root.
 //!
-//! What enters: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object with
-//! `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). What leaves: [`Endpoint`]s. Listed ones are all IP
-//! literals or all names; a registered one is an IP literal. The same address is not listed twice; that two instances
-//! register it is left to who joins them.
+//! What enters: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object
+//! with `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). What leaves: [`Endpoint`]s. Listed ones are
+//! all IP literals or all names; a registered one is an IP literal. The same address is not listed twice; that two
+//! instances register it is left to who joins them.
 
 use std::collections::BTreeMap;
 

@@ -50,7 +50,8 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
     }
 }
 
-/// A host as clients write it into Host: a name, or an IP literal, an IPv6 address in its shortest form and in brackets.
+/// A host as clients write it into Host: a name, or an IP literal, an IPv6 address in its shortest form and in
+/// brackets.
 pub(super) fn in_host_header(host: &Host) -> String {
     match host {
         Host::Name(name) => name.clone(),

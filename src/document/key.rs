@@ -207,8 +207,8 @@ impl Layout {
             .find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
     }
 
-    /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and the
-    /// key below the prefix, lossily as text, as its name.
+    /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and
+    /// the key below the prefix, lossily as text, as its name.
     #[must_use]
     pub fn locate(&self, root: &Root, full_key: &[u8]) -> DocumentKey {
         let prefix = self.prefix_of(root);

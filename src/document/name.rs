@@ -1,7 +1,8 @@
 //! Names: what documents may be called, and what a key must look like.
 //!
-//! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. It is the same rule for the segments of a
-//! key and for references to them. Only a route in an older form may have any key: it was written before there was a rule.
+//! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. It is the same rule for the segments
+//! of a key and for references to them. Only a route in an older form may have any key: it was written before there was
+//! a rule.
 
 use std::sync::Arc;
 

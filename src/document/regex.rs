@@ -1,15 +1,16 @@
 //! Regular expressions: what RE2, Envoy's engine, takes, judged without RE2.
 //!
 //! What enters: a pattern. What leaves: an upper bound of the size of RE2's program for it, or why RE2 would refuse it.
-//! The syntax is read with regex-syntax; where that reads more than RE2, or reads it otherwise (set operations in classes,
-//! nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a repetition), the pattern is refused.
+//! The syntax is read with regex-syntax; where that reads more than RE2, or reads it otherwise (set operations in
+//! classes, nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a repetition), the pattern is
+//! refused.
 //!
-//! Envoy compiles with `RE2::Latin1`: the pattern is a string of bytes, each byte one character, and `é` is two of them.
-//! So there is no character above `\x{FF}`, and a class is one instruction a byte range. The bound follows RE2's compiler:
-//! an instruction a byte or byte range, a few for each operator, counted repetitions written out. The bound is exact for
-//! literals (96 characters give 100) and never below Envoy's own figure: `tests/data/re2_program_sizes.json` holds what
-//! Envoy itself says, and `tests/golden/envoy_grammars.rs` asks it again. Envoy refuses programs larger than its runtime
-//! value `re2.max_program_size.error_level`, 100 unless changed.
+//! Envoy compiles with `RE2::Latin1`: the pattern is a string of bytes, each byte one character, and `é` is two of
+//! them. So there is no character above `\x{FF}`, and a class is one instruction a byte range. The bound follows RE2's
+//! compiler: an instruction a byte or byte range, a few for each operator, counted repetitions written out. The bound
+//! is exact for literals (96 characters give 100) and never below Envoy's own figure:
+//! `tests/data/re2_program_sizes.json` holds what Envoy itself says, and `tests/golden/envoy_grammars.rs` asks it
+//! again. Envoy refuses programs larger than its runtime value `re2.max_program_size.error_level`, 100 unless changed.
 
 use regex_syntax::ast::parse::ParserBuilder;
 use regex_syntax::ast::{
@@ -230,7 +231,8 @@ impl Sizer {
     }
 }
 
-/// Instructions for the operator around what is repeated: RE2 makes a loop around something that can be empty optional too.
+/// Instructions for the operator around what is repeated: RE2 makes a loop around something that can be empty optional
+/// too.
 fn repetition_cost(repeated: &Ast) -> u64 {
     if can_be_empty(repeated) { 5 } else { 2 }
 }

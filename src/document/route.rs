@@ -4,8 +4,9 @@
 //! itself. An override is a rule of its own, with the conditions of its parent and its own.
 //!
 //! This file has the types; `read` makes them of a document's fields with `matching`, `condition` and `path` (which
-//! requests), `target` (where they go), `settings`, `header` and `format` (everything else). What can be judged on a document
-//! alone is judged there: no value that leaves has a field that Envoy would refuse. References are not checked.
+//! requests), `target` (where they go), `settings`, `header` and `format` (everything else). What can be judged on a
+//! document alone is judged there: no value that leaves has a field that Envoy would refuse. References are not
+//! checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -4,9 +4,9 @@
 //! mistake. A text whose first character is `{` or `[` is JSON, any other is YAML 1.2 (booleans are `true` and `false`
 //! alone; anchors, aliases and merge keys are expanded within a budget).
 //!
-//! Promises, for both: at most [`MAX_BYTES`] and [`MAX_DEPTH`] levels, UTF-8, one document, no key twice in an object, no
-//! number that a 64-bit integer or float cannot hold. Work and memory are bounded by the size of the text. No content of
-//! the text is quoted but the key that stands twice: a value may be a secret.
+//! Promises, for both: at most [`MAX_BYTES`] and [`MAX_DEPTH`] levels, UTF-8, one document, no key twice in an object,
+//! no number that a 64-bit integer or float cannot hold. Work and memory are bounded by the size of the text. No
+//! content of the text is quoted but the key that stands twice: a value may be a secret.
 
 use std::fmt;
 
@@ -16,8 +16,8 @@ use serde_json::{Map, Number, Value};
 use super::sentence::segment;
 use super::{MAX_BYTES, MAX_DEPTH, Rejection};
 
-/// Most events (scalars, starts and ends of lists and objects) of a YAML document, aliases expanded: more than 1 MiB can
-/// hold without aliases.
+/// Most events (scalars, starts and ends of lists and objects) of a YAML document, aliases expanded: more than 1 MiB
+/// can hold without aliases.
 const MAX_YAML_EVENTS: usize = 600_000;
 /// Most of them that may come from aliases.
 const MAX_ALIASED_EVENTS: usize = 20_000;
@@ -75,7 +75,8 @@ fn yaml(text: &str) -> Result<Value, Rejection> {
     result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
 }
 
-/// The text without a marker `---` after which nothing but comments comes: the marker starts a document that is not there.
+/// The text without a marker `---` after which nothing but comments comes: the marker starts a document that is not
+/// there.
 fn without_last_marker(text: &str) -> &str {
     let mut before = text;
     while let Some((rest, line)) = before.trim_end().rsplit_once('\n') {

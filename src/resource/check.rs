@@ -3,8 +3,8 @@
 //!
 //! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and
 //! ignore. What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way
-//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check. What operators write as it
-//! is ([`super::verbatim`]) may hold anything: [`messages`] has the rules for that, in a file a resource type.
+//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check. What operators write
+//! as it is ([`super::verbatim`]) may hold anything: [`messages`] has the rules for that, in a file a resource type.
 
 use serde_json::Value as Json;
 

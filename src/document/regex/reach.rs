@@ -1,8 +1,8 @@
 //! Whether anything that arrives can match a regex.
 //!
-//! What enters: a pattern and the kind of text that it is compared with. What leaves: `false` only where no text of that
-//! kind matches. The pattern's automaton and a small one for the texts ([`Text::step`]) are walked together; a pattern that
-//! has no automaton of a sensible size, and a look-around other than the first `^`, count as passable.
+//! What enters: a pattern and the kind of text that it is compared with. What leaves: `false` only where no text of
+//! that kind matches. The pattern's automaton and a small one for the texts ([`Text::step`]) are walked together; a
+//! pattern that has no automaton of a sensible size, and a look-around other than the first `^`, count as passable.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! Envoy's format of header values: text with commands between percent signs.
 //!
 //! `%COMMAND%`, `%COMMAND(argument)%` and `%COMMAND(argument):length%`; `%%` is a percent sign. Only commands without
-//! arguments of a grammar of their own are taken, from a list that every supported Envoy knows: a value that passes here
-//! passes there.
+//! arguments of a grammar of their own are taken, from a list that every supported Envoy knows: a value that passes
+//! here passes there.
 
 use super::super::sentence::did_you_mean;
 

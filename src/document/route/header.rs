@@ -1,7 +1,7 @@
 //! Headers: names, values in Envoy's format, and edits of them.
 //!
-//! A value may hold Envoy's commands, `%REQ(x-id)%`; a percent sign of its own is written twice. What Envoy would refuse in
-//! a value (an unknown command, a lone `%`) is refused here. Values may be credentials and are never quoted.
+//! A value may hold Envoy's commands, `%REQ(x-id)%`; a percent sign of its own is written twice. What Envoy would
+//! refuse in a value (an unknown command, a lone `%`) is refused here. Values may be credentials and are never quoted.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ pub(super) const MAX_RESPOND: usize = 100;
 const MAX_VALUE: usize = 16_384;
 /// Longest name, in bytes.
 const MAX_NAME: usize = 256;
-/// Headers that say where a message ends, and those of one connection (RFC 9110, 7.6.1). A changed `content-length` makes
-/// the receiver take the rest of a body for the next message.
+/// Headers that say where a message ends, and those of one connection (RFC 9110, 7.6.1). A changed `content-length`
+/// makes the receiver take the rest of a body for the next message.
 const FRAMING: [&str; 8] = [
     "connection",
     "content-length",

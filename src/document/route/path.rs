@@ -1,8 +1,8 @@
 //! Paths: exact, by segments, URI templates, regexes; and what replaces a path.
 //!
 //! Envoy normalises a request's path before a route sees the path: escaped unreserved characters are decoded, a few raw
-//! characters are escaped, dot segments and repeated slashes vanish, and an escaped slash is refused. A document's path is
-//! put into the same form ([`as_seen`]); a path without such a form is rejected, because no request could match it.
+//! characters are escaped, dot segments and repeated slashes vanish, and an escaped slash is refused. A document's path
+//! is put into the same form ([`as_seen`]); a path without such a form is rejected, because no request could match it.
 
 use std::fmt::Write;
 
@@ -224,9 +224,9 @@ pub(super) fn parse_replacement(cursor: &Cursor<'_>) -> Result<String, Rejection
     Ok(text.to_owned())
 }
 
-/// A URI template whose literal segments are as Envoy sees them. Taken are templates of which each segment is a literal or
-/// a variable, `{name}`, `{name=*}` or, at the end, `{name=**}`. Envoy knows more forms, none of them in the contract. The
-/// error says what is expected.
+/// A URI template whose literal segments are as Envoy sees them. Taken are templates of which each segment is a literal
+/// or a variable, `{name}`, `{name=*}` or, at the end, `{name=**}`. Envoy knows more forms, none of them in the
+/// contract. The error says what is expected.
 fn normalise_template(text: &str) -> Result<String, String> {
     let mut names: Vec<&str> = Vec::new();
     let mut template = String::with_capacity(text.len());

@@ -1,8 +1,8 @@
 //! From the fields of a route document to its rules.
 //!
 //! A document's conditions (`match`, a list of them any of which may hold) times its variants (each override, then the
-//! document itself) give the rules, each complete: an override's conditions come after its parent's, and a field that it
-//! does not write is its parent's, whole.
+//! document itself) give the rules, each complete: an override's conditions come after its parent's, and a field that
+//! it does not write is its parent's, whole.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Formats with commands between percent signs: values of headers, lines of access logs (docs/refused-by-envoy.md NR-38, NR-39,
-//! NL-30).
+//! Formats with commands between percent signs: values of headers, lines of access logs (docs/refused-by-envoy.md
+//! NR-38, NR-39, NL-30).
 //!
-//! Which commands there are is Envoy 1.40's own list. A format that brings extensions with commands of their own is held
-//! against the form alone.
+//! Which commands there are is Envoy 1.40's own list. A format that brings extensions with commands of their own is
+//! held against the form alone.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -19,7 +19,8 @@ use crate::resource::place::Place;
 /// Commands of Envoy 1.40, each with whether it takes an argument: `-` never, `?` it may, `!` it must.
 const COMMANDS: &str = include_str!("formats/commands.txt");
 
-/// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is like.
+/// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is
+/// like.
 pub(super) fn header(option: &HeaderValueOption, at: &Place) -> Result<(), Rejection> {
     option.header.as_ref().map_or(Ok(()), |header| {
         text(&header.value, true, &at.field("header").field("value"))
@@ -76,8 +77,8 @@ fn any(json: &Value, all: bool, at: &Place) -> Result<(), Rejection> {
     }
 }
 
-/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(argument)%` or `%COMMAND(argument):length%`, and, where
-/// `all` commands are Envoy's own, whether it is one of them.
+/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(argument)%` or `%COMMAND(argument):length%`, and,
+/// where `all` commands are Envoy's own, whether it is one of them.
 fn text(text: &str, all: bool, at: &Place) -> Result<(), Rejection> {
     let mut rest = text;
     while let Some(start) = rest.find('%') {

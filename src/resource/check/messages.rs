@@ -1,8 +1,8 @@
 //! Which rules hold for which message, wherever in a resource it stands.
 //!
-//! What enters: a message known by its descriptor, one call for each message of a resource, those in an Any included. What
-//! leaves: the first of Envoy's own conditions (docs/refused-by-envoy.md) that it does not meet. What Envoy accepts
-//! (section 10) is not looked for. The examples of each, tried with a real Envoy too, are in
+//! What enters: a message known by its descriptor, one call for each message of a resource, those in an Any included.
+//! What leaves: the first of Envoy's own conditions (docs/refused-by-envoy.md) that it does not meet. What Envoy
+//! accepts (section 10) is not looked for. The examples of each, tried with a real Envoy too, are in
 //! `tests/data/refused_by_envoy/`.
 
 #![allow(deprecated, reason = "operators may write the older fields")]

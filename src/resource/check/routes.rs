@@ -1,4 +1,5 @@
-//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (docs/refused-by-envoy.md, Routes).
+//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (docs/refused-by-envoy.md,
+//! Routes).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
