@@ -396,7 +396,10 @@ fn listed_endpoints_drain_as_registered_ones_do() {
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        rejected("clusters/a", r#"{"endpoints":[{"address":"10.0.2.4:8080","state":"down"}]}"#),
+        rejected(
+            "clusters/a",
+            r#"{"endpoints":[{"address":"10.0.2.4:8080","state":"down"}]}"#
+        ),
         r#"endpoints[0].state: found the string "down", expected "up" or "drain""#
     );
 }
