@@ -29,11 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The folder of the `envoy-types` package that Cargo.lock pins: its `FileDescriptorSet` is not part of its Rust interface.
+/// The folder of the `envoy-types` package that Cargo.lock pins: its `FileDescriptorSet` is not part of its Rust
+/// interface.
 ///
-/// Cargo alone knows the folder: a registry's cache, or a vendored directory that a configuration file names. `cargo
-/// metadata` on this package would want every crate of Cargo.lock, and a plain `cargo build` downloads no dev-dependencies.
-/// So Cargo is asked about a package of its own in `OUT_DIR`, whose only dependency is `envoy-types`.
+/// Cargo alone knows the folder: a registry's cache, or a vendored directory that a configuration file names.
+/// `cargo metadata` on this package would want every crate of Cargo.lock, and a plain `cargo build` downloads no
+/// dev-dependencies. So Cargo is asked about a package of its own in `OUT_DIR`, whose only dependency is `envoy-types`.
 fn envoy_types_root(out_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let lock = fs::read_to_string(root.join("Cargo.lock"))?;

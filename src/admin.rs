@@ -1,12 +1,18 @@
-//! The admin HTTP API: documents in and out, and every stage readable.
+//! The admin HTTP API: writes documents, and shows the state of every stage.
 //!
-//! What enters: requests on `--admin-listen` (docs/api.md). What leaves: JSON, `application/problem+json` for
-//! every error, Prometheus text for `/metrics`. It reads the world, the snapshot and the fleet where they are and changes none
-//! of them: a write goes to the backend and comes back as everyone's does, a release is a command to the loop. Whether a
-//! write would be accepted is asked of [`crate::reconcile::plan`], the same function that decides later.
+//! In: requests on `--admin-listen` (docs/api.md is the contract). Out: JSON, `application/problem+json` for every
+//! error, Prometheus text for `/metrics`.
 //!
-//! It promises: no answer holds a secret or a password, bodies, headers and times are bounded, nothing a browser on another
-//! site can send is carried out (no CORS, JSON alone for POST), and the `Host` header decides nothing.
+//! The API reads the world, the snapshot and the fleet in place and changes none of them. A write goes to the backend
+//! and returns as an event of the store, like the write of any other client. A release is a command to the reconcile
+//! loop. [`crate::reconcile::plan`] checks a write first, the same function that decides later.
+//!
+//! Promises:
+//!
+//! - No response has a secret or a password.
+//! - The sizes of bodies and headers, and the time of a response, are bounded.
+//! - A web page of another site cannot cause a change: no CORS, and POST requires the content type JSON.
+//! - The `Host` header decides nothing.
 
 use std::sync::Arc;
 
@@ -65,22 +71,22 @@ GET    /api/v1/clients/NODE              the streams of one node id
 /// Longest time from a request's headers to its answer.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// What the API reads and whom it asks.
+/// The stages that the API reads and writes to.
 #[derive(Clone)]
 pub struct Admin {
     /// Every document with its state.
     pub world: Arc<ArcSwap<World>>,
-    /// What is served.
+    /// The current snapshot.
     pub snapshots: Arc<Store>,
-    /// Who holds what.
+    /// The state of every proxy.
     pub fleet: Fleet,
-    /// Where documents are written.
+    /// The store of the documents.
     pub backend: Arc<dyn Backend>,
-    /// To the loop. When it is full the request waits, as long as requests may.
+    /// Commands to the reconcile loop. If the channel is full, the request waits until its timeout.
     pub commands: mpsc::Sender<Command>,
-    /// What `/readyz` tells.
+    /// The answer of `/readyz`.
     pub readiness: Readiness,
-    /// What `/metrics` tells.
+    /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
 
@@ -124,7 +130,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Bounds the time of an answer, and keeps it out of caches and of content sniffing.
+/// Bounds the time of a response, and sets its headers against caches and content sniffing.
 async fn bounded(request: Request, next: Next) -> Response {
     let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
         Ok(response) => response,

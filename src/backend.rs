@@ -1,9 +1,10 @@
-//! Stage 1, where documents live: etcd, a directory, or memory (tests).
+//! Stage 1, the store of the documents: etcd, a directory, or memory (tests).
 //!
-//! What enters: a [`Backend`] is told which *root* (a key prefix) to follow. What leaves: [`Event`]s, whole lists and
-//! whole revisions, in order, never half a revision. It promises that following a root never loses a change: whatever
-//! happens to the connection, the next event is either the next revision or a new list. It does not know what a value
-//! means; nothing of the other stages is named here.
+//! In: the *root* (a key prefix) that a [`Backend`] follows, keys to read, and writes. Out: [`Event`]s, whole lists and
+//! whole revisions, in order, never half a revision.
+//!
+//! Promise: a followed root never loses a change. After any failure of the connection, the next event is either the
+//! next revision or a new list. Values are bytes here; this module names no other stage.
 
 use std::sync::Arc;
 
@@ -24,11 +25,11 @@ pub struct Entry {
     pub key: Bytes,
     /// The value as written.
     pub value: Bytes,
-    /// The store's revision when the key was created; 0 where the backend has no history (directory).
+    /// The store's revision when the key was created; 0 if the backend has no history (directory).
     pub create_revision: i64,
     /// The store's revision when this value was written; in a directory the saved counter.
     pub mod_revision: i64,
-    /// Whether the key vanishes with a lease.
+    /// True if the key has a lease, and so is deleted when the lease ends.
     pub leased: bool,
 }
 
@@ -55,26 +56,26 @@ impl Change {
     }
 }
 
-/// Why a whole list was read.
+/// Reason for reading a whole list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ListReason {
     /// The first list since the process started.
     Start,
-    /// The connection was lost, or silent for too long.
+    /// The connection was lost, or was silent for too long.
     Reconnect,
     /// The watched revision was compacted away.
     Compacted,
-    /// The store's history is not the one that was followed: a restore, a wiped directory, another cluster.
+    /// The store has another history than the followed one: a restore, a wiped data directory, another cluster.
     Fork,
-    /// Asked for, to confirm an earlier list ([`Backend::watch`]'s `control`).
+    /// Requested through [`WatchControl::relist`], to confirm an earlier list.
     Confirm,
 }
 
 impl ListReason {
-    /// All, in the order of their declaration.
+    /// All reasons, in the order of their declaration.
     pub const ALL: [Self; 5] = [Self::Start, Self::Reconnect, Self::Compacted, Self::Fork, Self::Confirm];
 
-    /// The word of metrics and logs.
+    /// The label in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -87,53 +88,56 @@ impl ListReason {
     }
 }
 
-/// Something in the store that was meant to be an entry and cannot be one: a second file for a key, a file that cannot be
-/// read. It changes no entry: the key keeps the value it has (or none).
+/// A file that cannot become an entry: a second file for the same key, or a file that cannot be read.
+///
+/// A problem changes no entry: the key keeps its value, or stays absent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The full key that it would have.
+    /// The full key that the file stands for.
     pub key: Bytes,
-    /// Where it is, for people: a path below the folder.
+    /// Path of the file below the folder, for people.
     pub place: String,
-    /// What is wrong, one sentence.
+    /// The fault, in one sentence.
     pub reason: String,
 }
 
 /// The events of a followed root, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Everything below the root at one revision: what is not in it does not exist.
+    /// All entries below the root at one revision. A key that is not in the list does not exist.
     Listed {
         /// The store's revision of the list.
         revision: i64,
-        /// Why it was read.
+        /// Reason for the list.
         reason: ListReason,
         /// Sorted by key.
         entries: Vec<Entry>,
     },
-    /// Everything that one revision changed below the root.
+    /// All changes of one revision below the root.
     Changed {
         /// The revision.
         revision: i64,
-        /// At least one; for a key changed twice, the last wins.
+        /// At least one change. If a key changed twice, the last change wins.
         changes: Vec<Change>,
     },
-    /// Everything up to this revision was told: the answer to [`WatchControl::progress`]. A watch that cannot say so is silent.
+    /// All changes up to this revision were sent: the answer to [`WatchControl::progress`]. A watch without this
+    /// knowledge sends no such event.
     Reached {
         /// The revision.
         revision: i64,
     },
-    /// The store answered a linearizable read (or the folder is there) now: what was told so far is current.
+    /// The store answered a linearizable read now (directory: the folder exists), so the events sent so far are
+    /// current.
     Alive,
-    /// Everything below the root that is wrong now, sorted; replaces what was said before. Sent after the list or the
-    /// change it belongs to, and only when it differs from what was said before. Only a directory has problems.
+    /// All problems below the root now, sorted; replaces the problems sent before. Sent after the list or the change
+    /// that they belong to, and only if they differ from those sent before. Only a directory has problems.
     Problems {
-        /// May be empty: they are solved.
+        /// Empty when the last problem is solved.
         problems: Vec<Problem>,
     },
-    /// The root cannot be read now; retried with backoff. The sentence is for people.
+    /// The root cannot be read now; the backend retries with backoff.
     Failed {
-        /// What failed, without secrets.
+        /// The failure, one sentence for people, without secrets.
         reason: String,
     },
 }
@@ -141,7 +145,7 @@ pub enum Event {
 /// The expectation of a write about its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing: the last write wins.
+    /// No expectation: the last write wins.
     Any,
     /// The key does not exist.
     Absent,
@@ -156,11 +160,11 @@ pub struct Write {
     pub key: Bytes,
     /// The new value; `None` deletes.
     pub value: Option<Bytes>,
-    /// What must hold before.
+    /// Condition for the write.
     pub expect: Expect,
 }
 
-/// Why a write was not carried out.
+/// Failure of a write.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// An expectation does not hold; nothing was written.
@@ -168,13 +172,13 @@ pub enum WriteError {
     Conflict {
         /// The key, lossily as text.
         key: String,
-        /// What it holds now.
+        /// Its current entry; `None` if the key does not exist.
         current: Option<Entry>,
     },
     /// The store cannot hold this key, now or later.
     #[error("{0}")]
     InvalidKey(String),
-    /// Larger than the store takes.
+    /// The value is larger than the store allows.
     #[error("{0}")]
     TooLarge(String),
     /// The store did not answer in time: the write may or may not have happened.
@@ -185,7 +189,7 @@ pub enum WriteError {
     Unavailable(String),
 }
 
-/// Why a read failed.
+/// Failure of a read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The revision's history was compacted, or the backend keeps none.
@@ -196,7 +200,7 @@ pub enum ReadError {
     Unavailable(String),
 }
 
-/// What the receiver of a watch asks of it; cheap to clone. Several asks before one is heard are one.
+/// Requests of the receiver to its watch. Cheap to clone. Equal requests that wait for the watch are merged into one.
 #[derive(Debug, Clone, Default)]
 pub struct WatchControl {
     relist: Arc<tokio::sync::Notify>,
@@ -204,59 +208,59 @@ pub struct WatchControl {
 }
 
 impl WatchControl {
-    /// Ask for a list with reason [`ListReason::Confirm`].
+    /// Request a list with reason [`ListReason::Confirm`].
     pub fn relist(&self) {
         self.relist.notify_one();
     }
 
-    /// Resolves when a list was asked for. Cancel safe.
+    /// Resolves when a list was requested. Cancel safe.
     pub async fn relist_asked(&self) {
         self.relist.notified().await;
     }
 
-    /// Ask how far the watch has come: [`Event::Reached`] is the answer.
+    /// Request the progress of the watch; the answer is [`Event::Reached`].
     pub fn progress(&self) {
         self.progress.notify_one();
     }
 
-    /// Resolves when progress was asked for. Cancel safe.
+    /// Resolves when progress was requested. Cancel safe.
     pub async fn progress_asked(&self) {
         self.progress.notified().await;
     }
 }
 
-/// A place where documents live.
+/// A store of documents.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// `etcd`, `directory` or `memory`: the `source` of `GET /api/v1/snapshot`.
     fn name(&self) -> &'static str;
 
-    /// Whether the store is a service that other replicas share: last good texts are kept there too, and its silence makes a
-    /// snapshot stale.
+    /// True if the store is a service that replicas share. Then last good texts are kept there too, and the silence of
+    /// the store makes a snapshot stale.
     fn is_shared(&self) -> bool;
 
-    /// Follow everything below `prefix` until `token` is cancelled, sending what happens to `events`.
+    /// Follow all keys below `prefix` until `token` is cancelled, and send each [`Event`] to `events`.
     ///
-    /// Returns only when cancelled or when the receiver is gone; every failure of the store is an [`Event::Failed`] and a
-    /// retry. Waits when `events` is full.
+    /// Returns only if cancelled or if the receiver is dropped. Every failure of the store is an [`Event::Failed`],
+    /// followed by a retry. If `events` is full, the watch waits.
     async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken);
 
     /// One key now, linearizable.
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError>;
 
-    /// One key as it was at `revision`; [`ReadError::NoHistory`] where that is gone or never kept.
+    /// One key at `revision`; [`ReadError::NoHistory`] if the history of that revision is gone or was never kept.
     async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError>;
 
     /// All keys below a prefix now, sorted by key, with the store's revision.
     async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError>;
 
-    /// Carry out all writes or none, as one revision. Returns it. A write that would change nothing is left out.
+    /// Carry out all writes or none, as one revision, and return the revision. A write of an equal value is left out.
     async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError>;
 
     /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).
     fn etag(&self, entry: &Entry) -> String;
 
-    /// The store is read again with new credentials or certificates (SIGHUP). A no-op where there are none.
+    /// Use new credentials or certificates of the store (SIGHUP). A backend without credentials does nothing.
     async fn reload(&self) -> Result<(), String> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The command line: arguments → a command → an exit code.
 //!
 //! One file a verb. Exit codes of every verb: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out waiting, 4 server
-//! unreachable. What a verb answers goes to stdout, what it says about itself to stderr.
+//! unreachable. The answer of a verb goes to stdout, its errors and log lines to stderr.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ const AFTER_HELP: &str =
 
 Try it, with no etcd: chancery serve";
 
-/// Carry out what the arguments ask for; the first is the program's own name.
+/// Run the command of the arguments; the first argument is the program's own name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
@@ -50,7 +50,7 @@ fn command() -> Command {
 
 /// Help and version are answers; everything else is wrong usage.
 fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing can be said when even stderr is gone.
+    // If stderr is closed, no error can be shown.
     drop(error.print());
     if error.use_stderr() {
         ExitCode::from(WRONG_USAGE)
@@ -59,7 +59,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Say on stderr why a verb ends with a code other than 0.
+/// Print the reason of an exit code other than 0 to stderr.
 #[expect(
     clippy::print_stderr,
     reason = "the one place where a verb speaks to its user before or without a subscriber"

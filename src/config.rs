@@ -1,13 +1,19 @@
 //! The configuration: flags, environment and file → one checked [`Config`].
 //!
-//! What enters: the flags of `chancery serve`, the `CHANCERY_*` variables and, with `--config FILE`, a TOML file whose keys
-//! are the flags' names. What leaves: a [`Config`] in which every value is parsed and fits the others, or an [`Error`] with
-//! all mistakes in one report, each naming the flag, variable or key it was found in. A flag wins over a variable, a
-//! variable over the file, the file over the default. An unknown variable or key is a mistake.
+//! In: the flags of `chancery serve`, the `CHANCERY_*` variables and, with `--config FILE`, a TOML file whose keys are
+//! the names of the flags. Out: a [`Config`] in which every value is parsed and fits the others, or an [`Error`] with
+//! all mistakes in one report, each with its flag, variable or key.
 //!
-//! `setting` is the one table of what can be set, `source` gathers what was given, `value` reads single values, `check`
-//! makes the whole of them, `tls` loads the certificates that a [`TlsFiles`] names. Reading the environment happens in
-//! [`process_environment`] alone; nothing here is kept in a global.
+//! A flag wins over a variable, a variable over the file, the file over the default. An unknown variable or key is a
+//! mistake. Only [`process_environment`] reads the environment, and no value is kept in a global.
+//!
+//! | module | in | out |
+//! |---|---|---|
+//! | [`setting`] | – | the one table of settings: flag, variable, key, default, help |
+//! | `source` | flags, variables, file | the text given for each setting, and its source |
+//! | `value` | one text | one parsed value |
+//! | `check` | all texts | a [`Config`] whose values fit each other |
+//! | [`tls`] | a [`TlsFiles`] | the server's certificates, loaded again when the files change |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,22 +29,25 @@ mod value;
 
 pub use source::{Flags, process_environment};
 
-/// Everything `chancery serve` is told. Fields carry the name of the flag they come from.
+/// All settings of `chancery serve`. Each field has the name of its flag.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `--config`, `CHANCERY_CONFIG`: the file that was read, if any.
     pub file: Option<PathBuf>,
-    /// `--etcd` or `--dir`: where documents live. Default: the directory `./gateway` (see [`Config::try_out`]).
+    /// `--etcd` or `--dir`: the store of the documents. Default: the directory `./gateway` (see [`Config::try_out`]).
     pub documents: Documents,
-    /// Whether neither `--etcd` nor `--dir` was given: a sample is written to `./gateway` when that is missing.
+    /// True if neither `--etcd` nor `--dir` was given. Then, if `./gateway` is missing, it is created with a sample.
     pub try_out: bool,
-    /// `--prefix`, `CHANCERY_PREFIX`: where document keys begin; ends with `/`. Default `/gateway/`.
+    /// `--prefix`, `CHANCERY_PREFIX`: prefix of the keys of documents; ends with `/`. Default `/gateway/`.
     pub prefix: String,
-    /// `--registry-prefix`, `CHANCERY_REGISTRY_PREFIX`: where registered instances are; ends with `/`. Default `/services/`.
+    /// `--registry-prefix`, `CHANCERY_REGISTRY_PREFIX`: prefix of the keys of registered instances; ends with `/`.
+    /// Default `/services/`.
     pub registry_prefix: String,
-    /// `--state-prefix`, `CHANCERY_STATE_PREFIX`: what the server itself writes; ends with `/`. Default `/chancery/`.
+    /// `--state-prefix`, `CHANCERY_STATE_PREFIX`: prefix of the keys that replicas share; ends with `/`. Default
+    /// `/chancery/`.
     pub state_prefix: String,
-    /// `--routes-prefix`, `CHANCERY_ROUTES_PREFIX`: other places of route documents; each ends with `/`. Default: none.
+    /// `--routes-prefix`, `CHANCERY_ROUTES_PREFIX`: further prefixes of route documents; each ends with `/`. Default:
+    /// none.
     pub routes_prefixes: Vec<String>,
     /// `--state-dir`, `CHANCERY_STATE_DIR`: the last good documents on disk. Default `./state`.
     pub state_dir: PathBuf,
@@ -52,28 +61,31 @@ pub struct Config {
     pub grace: Duration,
     /// `--max-streams`, `CHANCERY_MAX_STREAMS`: streams served at once. Default 50,000.
     pub max_streams: usize,
-    /// `--max-connection-age`, `CHANCERY_MAX_CONNECTION_AGE`: jittered age at which a stream is ended. Default: never.
+    /// `--max-connection-age`, `CHANCERY_MAX_CONNECTION_AGE`: age at which a stream ends, jittered. Default: never.
     pub max_connection_age: Option<Duration>,
-    /// `--stall-timeout`, `CHANCERY_STALL_TIMEOUT`: how long a proxy may take nothing of what is owed to it. Default 60 s.
+    /// `--stall-timeout`, `CHANCERY_STALL_TIMEOUT`: a stream whose client reads nothing for this long is reset. Default
+    /// 60 s.
     pub stall_timeout: Duration,
-    /// `--allow-empty`, `CHANCERY_ALLOW_EMPTY`: with no documents, clients may lose everything. Default off.
+    /// `--allow-empty`, `CHANCERY_ALLOW_EMPTY`: without documents and saved state, proxies lose their configuration.
+    /// Default off.
     pub allow_empty: bool,
     /// `--on-mass-loss`, `CHANCERY_ON_MASS_LOSS`. Default `auto`.
     pub on_mass_loss: OnMassLoss,
-    /// `--plaintext-secrets`, `CHANCERY_PLAINTEXT_SECRETS`: SDS over unverified plaintext too. Default off.
+    /// `--plaintext-secrets`, `CHANCERY_PLAINTEXT_SECRETS`: SDS also without a verified client certificate. Default
+    /// off.
     pub plaintext_secrets: bool,
     /// `--ca-bundle`, `CHANCERY_CA_BUNDLE`: PEM file of authorities for upstream `https`. Default: the system's.
     pub ca_bundle: Option<PathBuf>,
     /// `--re2-max-program-size`, `CHANCERY_RE2_MAX_PROGRAM_SIZE`: largest regex, in RE2 instructions. Default 100.
     pub re2_max_program_size: u32,
-    /// `--publish-distance`, `CHANCERY_PUBLISH_DISTANCE`: longest distance that a burst puts between two publishes.
+    /// `--publish-distance`, `CHANCERY_PUBLISH_DISTANCE`: longest pause between two publishes in a burst of changes.
     /// Default 100 ms.
     pub publish_distance: Duration,
     /// `--log-format`, `--log-level`, `--otlp-endpoint`, `--trace-sample-percent`.
     pub telemetry: Telemetry,
 }
 
-/// Where documents live.
+/// The store of the documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Documents {
     /// `--etcd`.
@@ -82,13 +94,13 @@ pub enum Documents {
     Directory(PathBuf),
 }
 
-/// How to reach etcd.
+/// The endpoints of etcd, and the credentials for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etcd {
     /// `--etcd`, `CHANCERY_ETCD`: URLs with scheme, all `http` or all `https`; at least one, without credentials.
     pub endpoints: Vec<String>,
-    /// `--etcd-user`, `CHANCERY_ETCD_USER`, and `--etcd-password-file`: the name, and the file that holds the password. The
-    /// file is read anew for every connection, so the password is not kept here.
+    /// `--etcd-user`, `CHANCERY_ETCD_USER`, and `--etcd-password-file`: the name, and the file of the password. Every
+    /// new connection reads the file again, so the password is not kept here.
     pub user: Option<(String, PathBuf)>,
     /// `--etcd-ca`, `CHANCERY_ETCD_CA`: PEM file of authorities. Default: the system's.
     pub ca: Option<PathBuf>,
@@ -96,7 +108,7 @@ pub struct Etcd {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Where a server listens.
+/// The address of a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// An address; port 0 takes a free one.
@@ -112,15 +124,15 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// `--xds-tls-key`, `CHANCERY_XDS_TLS_KEY`: its private key.
     pub key: PathBuf,
-    /// `--xds-tls-client-ca`, `CHANCERY_XDS_TLS_CLIENT_CA`: authorities that clients must be verified by. Default: clients are
-    /// not asked for a certificate.
+    /// `--xds-tls-client-ca`, `CHANCERY_XDS_TLS_CLIENT_CA`: authorities that verify client certificates. Default:
+    /// clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// How a list is released that suddenly misses most documents (docs/documents/README.md, Guards).
+/// Release of a list in which most documents are suddenly missing (docs/documents/README.md, Guards).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMassLoss {
-    /// A second list that agrees releases it.
+    /// A second, equal list releases it.
     Auto,
     /// An operator releases it.
     Confirm,
@@ -135,14 +147,15 @@ pub struct Telemetry {
     pub log_level: String,
     /// `--otlp-endpoint`, `CHANCERY_OTLP_ENDPOINT`: URL of an OTLP collector over gRPC. Default: no traces.
     pub otlp_endpoint: Option<String>,
-    /// `--trace-sample-percent`, `CHANCERY_TRACE_SAMPLE_PERCENT`: how many of the changes are traced, 0 to 100. Default 100.
+    /// `--trace-sample-percent`, `CHANCERY_TRACE_SAMPLE_PERCENT`: percentage of changes that are traced, 0 to 100.
+    /// Default 100.
     pub trace_sample_percent: f64,
 }
 
 /// The shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -151,9 +164,9 @@ pub enum LogFormat {
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The flag, variable, or key and file it was found in.
+    /// The flag, the variable, or the key and its file.
     pub found_in: String,
-    /// What was found and what is expected.
+    /// The found and the expected value, one sentence.
     pub reason: String,
 }
 
@@ -180,9 +193,9 @@ fn list(mistakes: &[Mistake]) -> String {
 }
 
 impl Config {
-    /// Gather what was given and check it.
+    /// Gather the given texts and check them.
     ///
-    /// `environment` is what [`process_environment`] gives; `read_file` reads the config file and the password file.
+    /// `environment` comes from [`process_environment`]; `read_file` reads the config file and the password file.
     ///
     /// # Errors
     /// All mistakes, in one report.
@@ -203,8 +216,8 @@ impl Config {
         Self::load(flags, &process_environment(), |path| std::fs::read_to_string(path))
     }
 
-    /// The flags whose values differ between this and another configuration: what a reload would change. What is read
-    /// together is named by its first flag (`--etcd` for all that says where documents are, `--log-level` for telemetry).
+    /// The flags whose values differ between this and another configuration, the changes of a reload. A group of flags
+    /// has one name here: `--etcd` for the store of the documents, `--log-level` for telemetry.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let same = [

@@ -8,9 +8,9 @@
 //!     └── admin, cli: write documents, read every stage       8 fleet: who holds what  ←────────┘
 //! ```
 //!
-//! A document travels from left to right and never back; what comes back is a fact about a proxy, kept in [`fleet`].
-//! Logic has no I/O: [`document`], [`resource`], [`snapshot`] (its store excepted), [`rollout`], [`reconcile::plan`] and
-//! the session in [`xds`] take values and return values, time included.
+//! A document travels from left to right and never back. ACKs and NACKs travel back: they are facts about proxies, kept
+//! in [`fleet`]. Logic has no I/O: [`document`], [`resource`], [`snapshot`] (except its store), [`rollout`],
+//! [`reconcile::plan`] and the session in [`xds`] take values and return values, time included.
 
 pub mod admin;
 pub mod backend;

@@ -1,7 +1,7 @@
-//! Stage 6, node → group → snapshot: which content a proxy should have.
+//! Stage 6, node → group: the group whose resources a proxy gets.
 //!
-//! What enters: the node of a stream's first request and the groups documents. What leaves: the group's name, to be looked
-//! up in a [`crate::snapshot::Snapshot`]. Pure.
+//! In: the node of a stream's first request, and the rules of the groups documents. Out: the name of the group, for a
+//! lookup in a [`crate::snapshot::Snapshot`]. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -10,10 +10,10 @@ use crate::document::DEFAULT_GROUP;
 use crate::document::group::NodeMatch;
 use crate::snapshot::GroupRules;
 
-/// The name of most nodes' group, one for all of them.
+/// The name of the default group; all its nodes share this string.
 static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_GROUP.into());
 
-/// What matters of a node. Small, whatever the node's size on the wire.
+/// The fields of a node that the server uses. Small, even if the node on the wire is large.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// `node.id`.
@@ -31,14 +31,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Whether it is a gRPC library that resolves names by xDS, without a proxy.
+    /// True if the node is a gRPC library that resolves names by xDS, without a proxy.
     #[must_use]
     pub fn is_grpc_library(&self) -> bool {
         self.user_agent.starts_with("gRPC")
     }
 }
 
-/// The one group of a node: the first rule that matches, `default` when none does.
+/// The group of a node: the first rule that matches wins; without a match, `default`.
 #[must_use]
 pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {
     rules
@@ -47,7 +47,7 @@ pub fn select(rules: &GroupRules, node: &Node) -> Arc<str> {
         .map_or_else(|| Arc::clone(&DEFAULT), |(name, _)| Arc::clone(name))
 }
 
-/// Whether everything that a rule asks for holds. A rule that asks for nothing holds for every node.
+/// True if every condition of a rule holds. A rule without conditions matches every node.
 fn matches(rule: &NodeMatch, node: &Node) -> bool {
     let (region, zone, sub_zone) = &node.locality;
     let locality = [
@@ -69,7 +69,7 @@ fn matches(rule: &NodeMatch, node: &Node) -> bool {
             .all(|(wanted, found)| wanted.as_ref().is_none_or(|wanted| wanted == found))
 }
 
-/// Equality of JSON values; numbers by value, because a protobuf Struct knows only doubles.
+/// Equality of JSON values. Numbers are compared by value, because a protobuf Struct has only doubles.
 fn equal(wanted: &serde_json::Value, found: &serde_json::Value) -> bool {
     use serde_json::Value;
     match (wanted, found) {
@@ -87,7 +87,8 @@ fn equal(wanted: &serde_json::Value, found: &serde_json::Value) -> bool {
     }
 }
 
-/// `*` is any characters, everything else is itself. Linear: after a star only the latest one is tried again.
+/// Match with `*` for any characters; every other character stands for itself. On a mismatch only the latest star is
+/// extended.
 fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

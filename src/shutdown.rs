@@ -1,10 +1,16 @@
-//! The stages' one owner: starts them by name, ends them in order, names the one that failed.
+//! The owner of all stages: starts them by name, ends them in order, and names the stage that failed.
 //!
-//! What enters: futures with names ([`Stages::spawn`]) and signals. What leaves: `Ok` when the process was asked to stop and
-//! every stage ended in time, else an [`Error`] that names the stage. The order of a stop: [`Stages::draining`] is cancelled
-//! (not ready, no new connections, streams end spread out); when every draining stage has ended, or five sixths of the
-//! grace are over, [`Stages::token`] is cancelled; what is still there when the grace is over is aborted. A second signal
-//! aborts at once. A stage that ends unasked, fails or panics cancels everything without draining.
+//! In: futures with names ([`Stages::spawn`]) and signals. Out: `Ok` if a signal stopped the process and every stage
+//! ended in time, else an [`Error`] that names the stage.
+//!
+//! The order of a stop:
+//!
+//! 1. [`Stages::draining`] is cancelled: the process is not ready, accepts no new connections, and ends its streams
+//!    spread out.
+//! 2. When every draining stage has ended, or after five sixths of the grace, [`Stages::token`] is cancelled.
+//! 3. After the grace, the stages that still run are aborted. A second signal aborts them at once.
+//!
+//! If a stage fails, panics or ends unasked, all others are cancelled without draining.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,13 +25,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-/// How long the others have to end after one has failed.
+/// Grace of the other stages after one has failed.
 const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// What a stage may fail with.
+/// The error of a stage.
 pub type StageError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the process is asked from outside.
+/// A signal to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT.
@@ -34,7 +40,7 @@ pub enum Signal {
     Reload,
 }
 
-/// Why the process ends other than as asked.
+/// Reason for an end of the process other than a clean stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A stage failed.
@@ -51,16 +57,16 @@ pub enum Error {
     Panicked {
         /// Its name.
         stage: &'static str,
-        /// What it said.
+        /// The message of the panic.
         message: String,
     },
-    /// A stage ended although nobody asked it to.
+    /// A stage ended before the process stopped.
     #[error("stage {stage} ended unasked")]
     EndedUnasked {
         /// Its name.
         stage: &'static str,
     },
-    /// Stages that had not ended when the grace was over.
+    /// Stages that still ran after the grace.
     #[error("aborted after the grace of {}: {}", humantime::format_duration(*grace), stages.join(", "))]
     GraceOver {
         /// Their names, sorted.
@@ -73,12 +79,12 @@ pub enum Error {
     SecondSignal,
 }
 
-/// When a stage is expected to end.
+/// The step of a stop at which a stage ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndsWhen {
-    /// Of its own accord once [`Stages::draining`] is cancelled.
+    /// By itself, after [`Stages::draining`] is cancelled.
     Draining,
-    /// Once [`Stages::token`] is cancelled.
+    /// When [`Stages::token`] is cancelled.
     Cancelled,
 }
 
@@ -113,7 +119,7 @@ impl fmt::Debug for Stages {
 }
 
 impl Stages {
-    /// Cancelled first when the process is asked to stop.
+    /// Cancelled first when the process stops.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.draining.clone()
@@ -140,7 +146,7 @@ impl Stages {
         self.add(name, EndsWhen::Cancelled, stage);
     }
 
-    /// Run a stage that ends of its own accord once [`Stages::draining`] is cancelled, and on [`Stages::token`] at once.
+    /// Run a stage that ends by itself after [`Stages::draining`] is cancelled, and at once when [`Stages::token`] is.
     pub fn spawn_draining<Stage, Failure>(&mut self, name: &'static str, stage: Stage)
     where
         Stage: Future<Output = Result<(), Failure>> + Send + 'static,
@@ -162,12 +168,12 @@ impl Stages {
     /// Run until a signal or a failure, then end everything within `grace`.
     ///
     /// # Errors
-    /// The first stage that failed, or those that had to be aborted.
+    /// The first stage that failed, or the stages that were aborted.
     pub async fn run(mut self, mut signals: impl Stream<Item = Signal> + Unpin, grace: Duration) -> Result<(), Error> {
         loop {
             tokio::select! {
                 ended = self.tasks.join_next_with_id() => {
-                    // Without stages there is nothing to run for.
+                    // All stages have ended.
                     let Some(ended) = ended else { return Ok(()) };
                     let failure = self.unasked(ended);
                     error!(%failure, "Stage ended unasked; the process stops");
@@ -225,7 +231,7 @@ impl Stages {
         }
     }
 
-    /// Cancel without draining; what has not ended by then is aborted when `self` is dropped.
+    /// Cancel without draining. The stages that still run after `within` are aborted when `self` is dropped.
     async fn cancel_all(&mut self, within: Duration) {
         self.draining.cancel();
         self.token.cancel();
@@ -243,7 +249,7 @@ impl Stages {
         names
     }
 
-    /// A stage has ended: its name, and why if it failed.
+    /// The name of an ended stage, and its error if it failed.
     fn ended(&mut self, ended: Result<(Id, Result<(), StageError>), JoinError>) -> (&'static str, Option<Error>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let (stage, _) = self.names.remove(&id).expect("every task was spawned with a name");
@@ -280,7 +286,7 @@ fn panic_message(error: JoinError) -> String {
 /// SIGTERM, SIGINT and SIGHUP of this process, from now on.
 ///
 /// # Errors
-/// When a handler cannot be installed.
+/// If a signal handler cannot be installed.
 pub fn process_signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -303,7 +309,7 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(30);
 
-    /// What happened, in order, with the seconds since the start.
+    /// The events of a test in order, with the seconds since the start.
     #[derive(Clone)]
     struct Log {
         begun: Instant,
@@ -327,7 +333,7 @@ mod tests {
         }
     }
 
-    /// A stage that notes when it is asked to end and ends `after` that.
+    /// A stage that ends `after` its token is cancelled, and logs the end.
     async fn stage(token: CancellationToken, after: Duration, log: Log, name: &'static str) -> Result<(), StageError> {
         token.cancelled().await;
         tokio::time::sleep(after).await;

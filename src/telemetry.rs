@@ -1,14 +1,14 @@
 //! Log lines, traces and metrics of the process.
 //!
-//! What enters: [`Options`]. What leaves: a `tracing` subscriber for the whole process, which writes lines to stderr and,
-//! with an OTLP endpoint, sends the spans of one change in so many to a collector; [`metrics`] holds the counters that
-//! every stage is handed. A change's trace:
+//! In: [`Options`]. Out: the `tracing` subscriber of the process, which writes log lines to stderr and, with an OTLP
+//! endpoint, sends the spans of a share of the changes to a collector; and the counters of all stages ([`metrics`]).
+//! The trace of a change:
 //!
 //! ```text
-//! change ─┬─ plan                    from the revision that was seen to its publish
+//! change ─┬─ plan                    from the arrival of the revision to its publish
 //!         └─ publish ─── acknowledged   one for each stream and type
 //! ```
-//! It promises that [`Guard::finish`] sends the remaining spans. Names no other module of the crate.
+//! Promise: [`Guard::finish`] sends the remaining spans. This module names no other module of the crate.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -25,10 +25,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub mod metrics;
 
-/// The spans of traces. The others (a stage, a watch, a stream) name a task in log lines and live as long as it does: they
-/// would collect events without end, and never be sent.
+/// The spans of traces. Other spans (a stage, a watch, a stream) name a task in log lines and live as long as the task:
+/// in a trace they would collect events without end, and never be sent.
 const TRACED: [&str; 4] = ["change", "plan", "publish", "acknowledged"];
-/// How long the end of the process waits for the collector.
+/// Longest wait for the collector at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 
 /// The settings of log lines and traces.
@@ -36,18 +36,18 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// One JSON object a line, instead of text for people.
     pub json: bool,
-    /// `EnvFilter` syntax, for lines; traces are sent whatever it says.
+    /// Filter of log lines, in `EnvFilter` syntax. Traces are not filtered.
     pub filter: String,
     /// URL of an OTLP collector over gRPC.
     pub otlp_endpoint: Option<String>,
-    /// How many of the traces are sent, 0 to 100.
+    /// Percentage of traces that are sent, 0 to 100.
     pub trace_sample_percent: f64,
 }
 
-/// Why the set-up failed.
+/// Failure of the set-up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is not one.
+    /// The filter cannot be parsed.
     #[error("the log filter cannot be used")]
     Filter(#[from] ParseError),
     /// The exporter cannot be built for this endpoint.
@@ -64,7 +64,7 @@ pub enum Error {
     Subscriber(#[from] TryInitError),
 }
 
-/// Holds the spans that were not sent yet.
+/// Holds the spans that are not sent yet.
 #[derive(Debug)]
 #[must_use = "finish it, or the last spans are lost"]
 pub struct Guard {
@@ -72,7 +72,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Send the remaining spans, for 3 seconds at most. Blocks: not for a task.
+    /// Send the remaining spans, within 3 seconds. Blocks the thread, so no task may call this.
     pub fn finish(self) {
         let Some(traces) = self.traces else { return };
         if let Err(error) = traces.shutdown_with_timeout(FLUSH_WITHIN) {
@@ -81,10 +81,10 @@ impl Guard {
     }
 }
 
-/// Set up the process's subscriber. Once; with an OTLP endpoint, inside a tokio runtime.
+/// Set up the subscriber of the process, once. With an OTLP endpoint this requires a tokio runtime.
 ///
 /// # Errors
-/// When the filter or the endpoint cannot be used, or there is a subscriber already.
+/// If the filter or the endpoint cannot be used, or if the process has a subscriber already.
 pub fn init(options: &Options) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(&options.filter)?;
     let traces = options
@@ -124,7 +124,7 @@ fn exporter(endpoint: &str, options: &Options) -> Result<SdkTracerProvider, Erro
         endpoint: endpoint.to_owned(),
         source,
     })?;
-    // A trace begins with a change; whether it is kept is decided there, once for all its spans.
+    // A trace begins with its change. The sampler decides there, once for all spans of the trace.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
         options.trace_sample_percent / 100.0,
     )));
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// A collector that tells the path and the body of each export.
+    /// A collector that records the path and the body of each export.
     async fn collector(listener: TcpListener, exports: mpsc::UnboundedSender<(String, Vec<u8>)>) {
         let (stream, _) = listener.accept().await.unwrap();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -167,7 +167,7 @@ mod tests {
             }
         });
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        // It ends when the exporter hangs up.
+        // The connection ends when the exporter closes it.
         drop(connection.serve_connection(TokioIo::new(stream), service).await);
     }
 
@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// What the collector was sent when one span had ended and the guard was finished.
+    /// The export of one ended span, after the guard was finished.
     async fn exported(trace_sample_percent: f64) -> Option<(String, Vec<u8>)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());

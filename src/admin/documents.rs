@@ -15,7 +15,7 @@ use crate::backend;
 use crate::document::key::Kind;
 use crate::reconcile::world::Status;
 
-/// KIND and NAME of a path; NAME is empty where the path has none.
+/// KIND and NAME of a path; NAME is empty if the path has none.
 pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<(String, String), Problem> {
     let Path(mut parts) = path?;
     let name = if parts.len() > 1 { parts.pop() } else { None };
@@ -33,7 +33,7 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
             && (states.is_empty() || states.contains(&refused::state(&refused, status)))
     };
     let mut found: Vec<&Status> = world.documents().chain(world.problems()).filter(wanted).collect();
-    // Stable: a document before the files that would take its key.
+    // A stable sort keeps a document before the further files of its key.
     found.sort_by(|one, other| one.key.cmp(&other.key));
     let documents: Vec<_> = found.into_iter().map(|status| Entry::of(status, &refused)).collect();
     Ok(Json(json!({ "documents": documents })).into_response())
@@ -64,7 +64,7 @@ pub(super) async fn one(
     })
 }
 
-/// The `ETag` of a document's latest text; `None` when it was deleted.
+/// The `ETag` of a document's latest text; `None` if the document was deleted.
 fn etag(admin: &Admin, status: &Status) -> Option<String> {
     let text = status.latest.as_ref()?;
     let entry = backend::Entry {

@@ -17,7 +17,7 @@ use crate::resource::ResourceType;
 /// The state that the API shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ShownState {
-    /// As the world has it.
+    /// The state in the world.
     World(State),
     /// The world accepts the document, and a proxy answered it with a NACK.
     Refused,
@@ -88,7 +88,7 @@ impl<'a> Entry<'a> {
         self
     }
 
-    /// With the revision that the store gave the write that this entry foretells.
+    /// With the revision of the write, which the store has returned.
     pub(super) fn at_revision(mut self, revision: i64) -> Self {
         if self.serving_revision == self.revision {
             self.serving_revision = Some(revision);
@@ -103,7 +103,7 @@ impl<'a> Entry<'a> {
 pub(super) struct EntryWithValue<'a> {
     #[serde(flatten)]
     pub(super) entry: Entry<'a>,
-    /// As written: JSON as JSON, anything else as a string. Absent where it may hold a secret.
+    /// The text as written: JSON as JSON, any other text as a string. Absent if the text may contain a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<Value>,
 }
@@ -128,13 +128,13 @@ pub(super) fn key_of(kind: &str, name: &str) -> Result<DocumentKey, Problem> {
     }
 }
 
-/// Whether the texts of a document may hold secrets: never shown by any API.
+/// True if the texts of a document may contain secrets; no API shows them.
 pub(super) fn is_secret(key: &DocumentKey) -> bool {
     matches!(key.kind, Kind::Secrets | Kind::Unknown)
 }
 
-/// The latest text of a document as written; of one that was deleted and is held, the text that serves. Of a resource as it
-/// is the secrets are redacted.
+/// The latest text of a document as written. If the document was deleted and is held, its serving text. In an xds
+/// document the secrets are redacted.
 pub(super) fn value(status: &Status) -> Option<Value> {
     if is_secret(&status.key) {
         return None;
@@ -145,7 +145,7 @@ pub(super) fn value(status: &Status) -> Option<Value> {
     if status.key.kind != Kind::Xds {
         return Some(written());
     }
-    // What cannot be read may hold a secret anywhere.
+    // A text that cannot be parsed may contain a secret anywhere.
     let Some(value) = xds::value(&text.value) else {
         return Some(REDACTED.into());
     };
@@ -153,7 +153,7 @@ pub(super) fn value(status: &Status) -> Option<Value> {
     Some(if shown == value { written() } else { shown })
 }
 
-/// An xds document without the secrets in its resource; a field that has no meaning may hold one too.
+/// An xds document without the secrets in its resource. Unknown fields are hidden too: they may contain one.
 fn without_secrets(key: &DocumentKey, mut document: Value) -> Value {
     let of_key = xds::split(&key.name).and_then(|(word, _)| ResourceType::from_word(word));
     let Value::Object(fields) = &mut document else {

@@ -44,7 +44,7 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> i
     )
 }
 
-/// The state of other stages, counted now.
+/// The derived gauges, from the current state of other stages.
 fn derived(admin: &Admin) -> Derived {
     let world = admin.world.load();
     let refused = refused::documents(admin);

@@ -23,21 +23,21 @@ pub(super) enum Code {
     SameMatch,
     /// Another document makes the resource already.
     NameTaken,
-    /// Something still uses the document.
+    /// Another document uses this one.
     InUse,
-    /// The expectation of `If-Match` or `If-None-Match` does not hold.
+    /// The condition of `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
     /// Larger than a document may be.
     TooLarge,
-    /// A body of another content type than the one that is taken.
+    /// The content type of the body is not supported.
     UnsupportedMediaType,
     /// The document is bad.
     InvalidDocument,
-    /// Bytes that were accepted before cannot be shown.
+    /// An accepted resource cannot be shown as JSON.
     Internal,
-    /// No document can be checked before the first load.
+    /// No document can be checked before the first list of the store.
     NotReady,
-    /// The store is away or refuses.
+    /// The store does not answer or refuses the write.
     StoreUnavailable,
     /// The store did not answer in time: the write may or may not have happened.
     OutcomeUnknown,
@@ -102,7 +102,7 @@ impl Code {
         }
     }
 
-    /// Whether the same request may succeed later, unchanged.
+    /// True if the same request may succeed later.
     fn retryable(self) -> bool {
         matches!(
             self,
@@ -111,7 +111,7 @@ impl Code {
     }
 }
 
-/// An answer other than the one that was asked for.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     code: Code,
@@ -142,13 +142,13 @@ impl Problem {
         }
     }
 
-    /// The document it is about, as its full key.
+    /// The full key of the document that the problem is about.
     pub(super) fn of_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// The bad field.
+    /// The path of the bad field.
     pub(super) fn at(mut self, path: Option<String>) -> Self {
         self.path = path;
         self

@@ -1,11 +1,11 @@
-//! Query parameters. An unknown parameter is a mistake of the request, never ignored.
+//! Query parameters. An unknown parameter is an error, never ignored.
 
 use super::problem::{Code, Problem};
 
-/// The parameters as they stand, decoded.
+/// The decoded parameters, in the order of the request.
 pub(super) type Pairs = axum::extract::Query<Vec<(String, String)>>;
 
-/// Refuse every parameter whose name is not one of `known`.
+/// Reject a request with a parameter that is not one of `known`.
 pub(super) fn reject_unknown_params(pairs: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
     let Some((name, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
         return Ok(());
@@ -29,7 +29,7 @@ pub(super) fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl I
         .map(|(_, value)| value.as_str())
 }
 
-/// `true` or `false`; absent is `false`.
+/// The value of a parameter, `true` or `false`; false if absent.
 pub(super) fn parse_flag(pairs: &[(String, String)], name: &str) -> Result<bool, Problem> {
     match values(pairs, name).last() {
         None | Some("false") => Ok(false),

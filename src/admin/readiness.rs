@@ -1,8 +1,8 @@
-//! The answer of `/readyz`: whether to send proxies here, and the steps that are pending.
+//! The answer of `/readyz`: readiness for proxies, and the pending steps.
 //!
-//! In: the loop's [`Health`], the token of a stopping process, and named guards of stages that must succeed once. The
-//! process is ready if a snapshot serves, no guard is left, and the process is not stopping. If the store goes away later,
-//! only `pending` and `stale_since` change. Cheap to clone; clones share their state.
+//! In: the [`Health`] of the reconcile loop, the draining token, and named guards of stages that must succeed once.
+//! Out: a report. The process is ready if a snapshot serves, no guard is left, and the process is not stopping. If the
+//! store is lost later, only `pending` and `stale_since` change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::run::Health;
 
-/// The pending steps of the process. Cheap to clone.
+/// The pending steps of the process. Cheap to clone; clones share the state.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     health: watch::Receiver<Health>,
@@ -27,7 +27,7 @@ struct Guards {
     names: BTreeMap<u64, String>,
 }
 
-/// While it lives, the process is not ready.
+/// While a guard lives, the process is not ready.
 #[derive(Debug)]
 #[must_use = "dropping the guard says that its step has succeeded"]
 pub struct Guard {
@@ -42,7 +42,7 @@ impl Drop for Guard {
 }
 
 impl Readiness {
-    /// Without guards: as ready as the loop is, until `draining` is cancelled.
+    /// Without guards: the readiness of the loop, until `draining` is cancelled.
     #[must_use]
     pub fn new(health: watch::Receiver<Health>, draining: CancellationToken) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Readiness {
         }
     }
 
-    /// Wait for something more, `xds: certificates` for example, until the guard is dropped.
+    /// Add a pending step, for example `xds: certificates`, until the guard is dropped.
     pub fn guard(&self, name: impl Into<String>) -> Guard {
         let mut guards = self.guards.lock();
         let number = guards.next;

@@ -1,8 +1,9 @@
-//! The documents that proxies refuse at this moment.
+//! The documents that proxies refuse now, by their NACKs.
 //!
-//! A NACK is a fact about a proxy, so the world does not have it: it is joined with the world here, for each answer. The
-//! session that got the NACK named the documents that may be the cause (`xds::session::nack::suspects`). A document is
-//! refused until every proxy with a NACK has sent an ACK for a later response with that document, or is gone and forgotten.
+//! A NACK is a fact about a proxy, so the fleet has it and the world does not. This module joins both for each
+//! response. The session of the NACK named the documents that may be the cause (`xds::session::nack::suspects`). A
+//! document is refused until every proxy with such a NACK has either sent an ACK for a later response with the
+//! document, or left the fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,16 +14,16 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::fleet::UnresolvedNack;
 use crate::reconcile::world::{State, Status};
 
-/// Nodes that are named; the others are counted.
+/// Number of nodes in the reason by name; further nodes are counted.
 const NODES_NAMED: usize = 5;
 
 /// The NACKs that a document may have caused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NackedDocument {
     nodes: BTreeSet<Arc<str>>,
-    /// Of the first NACK.
+    /// The message of the first NACK.
     message: Arc<str>,
-    /// How many documents may be the cause.
+    /// Number of documents that may be the cause.
     suspects: usize,
     /// The field that the message is about.
     pub(super) path: Option<&'static str>,
@@ -50,7 +51,7 @@ impl NackedDocument {
     }
 }
 
-/// Every document that a proxy refuses now.
+/// All documents that a proxy refuses now.
 pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> {
     let mut refused: BTreeMap<DocumentKey, NackedDocument> = BTreeMap::new();
     for (node, UnresolvedNack { message, suspects, .. }) in admin.fleet.unresolved_nacks() {
@@ -72,7 +73,7 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> 
     refused
 }
 
-/// The state to show: a document that is accepted, and refused by a proxy, is `refused`.
+/// The shown state: `refused` if the world accepts the document and a proxy refuses it, else the state in the world.
 pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> ShownState {
     match status.state {
         State::Accepted if refused.contains_key(&status.key) => ShownState::Refused,

@@ -1,4 +1,4 @@
-//! `POST /api/v1/release`: held changes act now.
+//! `POST /api/v1/release`: held changes take effect now.
 
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -46,7 +46,7 @@ pub(super) async fn release(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A form of another site can send text to us, but not this content type.
+/// Require the content type JSON: a form on a web page of another site can send text, but not this type.
 fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers
         .get(header::CONTENT_TYPE)

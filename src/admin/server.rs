@@ -16,21 +16,21 @@ use tracing::{debug, warn};
 
 use super::Admin;
 
-/// Connections at once; further ones wait in the kernel's queue.
+/// Largest number of connections; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 512;
-/// Longest request line with headers.
+/// Largest size of a request line with its headers.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// Longest time for a request's headers, and of an idle connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
-/// After an accept error (no file descriptors, for example).
+/// Wait after a failed accept, for example without free file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// How long answers that are under way may take at the end.
+/// Longest time for open requests when the process stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Serve the admin API until `token` is cancelled; answers that are under way then are finished, for 2 seconds at most.
+/// Serve the admin API until `token` is cancelled. Open requests are then finished, within 2 seconds.
 ///
 /// # Errors
-/// Never at present: a connection that fails ends alone, and accepting is tried again.
+/// Never: a failed connection ends alone, and a failed accept is tried again.
 pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken) -> io::Result<()> {
     let router = admin.router();
     let connections = TaskTracker::new();

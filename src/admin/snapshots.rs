@@ -89,7 +89,7 @@ pub(super) async fn all(
     let Path(word) = path?;
     let (snapshot, group, resource_type) = find(&admin, &word, &query)?;
     let world = admin.world.load_full();
-    // A large set takes a while to turn into JSON: not on a thread that serves streams.
+    // The JSON of a large set takes long to make, so a thread that serves no streams makes it.
     let shown = tokio::task::spawn_blocking(move || {
         let set = &group.sets[resource_type.index()];
         let resources = set

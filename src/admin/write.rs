@@ -1,7 +1,10 @@
 //! `PUT` and `DELETE` of a document.
 //!
-//! A write passes three checks: its preconditions against what the store holds now, a dry run of the plan, and the store's
-//! own comparison, which catches another writer in between.
+//! A write passes three checks:
+//!
+//! 1. the preconditions of the request, against the store's current text;
+//! 2. a dry run of the plan ([`crate::reconcile::plan`]);
+//! 3. the store's own comparison, which finds a change by another writer in between.
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -30,7 +33,8 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    // `force` lets a change through that breaks another document's test; without tests there is nothing to force.
+    // `force` accepts a change that breaks the test of another document. No document has tests yet, so it has no
+    // effect.
     reject_unknown_params(&query, &["force"])?;
     parse_flag(&query, "force")?;
     let target = Target::of(&admin, path).await?;
@@ -71,7 +75,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The document that a request is about, as the store and the world hold it now.
+/// The document of a request, with its current state in the store and the world.
 struct Target {
     key: DocumentKey,
     full_key: String,
@@ -100,7 +104,7 @@ impl Target {
         })
     }
 
-    /// The expectation of the headers, checked against the text that the store holds now.
+    /// The condition of the headers, checked against the store's current text.
     fn expectation(&self, admin: &Admin, headers: &HeaderMap) -> Result<Expect, Problem> {
         let if_match = header_text(headers, &header::IF_MATCH)?;
         let if_none_match = header_text(headers, &header::IF_NONE_MATCH)?;
@@ -131,7 +135,7 @@ impl Target {
         Problem::new(Code::PreconditionFailed, format!("{}: {what}", self.key)).of_key(&self.full_key)
     }
 
-    /// The plan that the write would lead to.
+    /// The plan of the write, without effect.
     fn dry_run(&self, value: Option<Bytes>) -> Plan {
         let change = match value {
             Some(value) => Change::Put(self.entry(value)),
@@ -169,7 +173,7 @@ impl Target {
                 .as_ref()
                 .map_or(revision, |current| current.create_revision),
             mod_revision: revision,
-            // The store keeps the lease of a key that is written.
+            // A write keeps the lease of its key.
             leased: self.current.as_ref().is_some_and(|current| current.leased),
         }
     }
@@ -250,7 +254,7 @@ impl Target {
         outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))
     }
 
-    /// The document's entry as it will be, with the etag of what is stored now.
+    /// The entry of the document after the write, with the etag of the stored text.
     fn written(&self, admin: &Admin, outcome: &Plan, status: StatusCode, stored: &Entry) -> Response {
         let etag = [(header::ETAG, format!("\"{}\"", admin.backend.etag(stored)))];
         match outcome.world.document(&self.key) {

@@ -1,42 +1,42 @@
 //! Waiting between attempts, in one place.
 //!
-//! Full jitter: the n-th wait is drawn evenly between zero and `50 ms · 2^n`, at most the cap. It spreads the replicas that
-//! lost the same etcd at the same moment. Who waits decides when an attempt counts as a success ([`Backoff::reset`]); a
-//! connection that dies right after it came up should not.
+//! Full jitter: the n-th wait is drawn evenly between zero and `50 ms · 2^n`, at most the cap. It spreads the replicas
+//! that lost the same etcd at the same moment. The caller decides when an attempt counts as a success
+//! ([`Backoff::reset`]): a connection that breaks right after it was made does not.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// The first wait is at most this long.
+/// Upper limit of the first wait.
 const BASE: Duration = Duration::from_millis(50);
 
-/// How long to wait before the next attempt.
+/// The waits between the attempts of one caller.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The longest wait for what may pass by itself.
+    /// Cap for failures that may end without an operator.
     pub const CAP: Duration = Duration::from_secs(15);
-    /// The longest wait for what somebody must repair: a password, a permission, a certificate.
+    /// Cap for failures that an operator must repair: a password, a permission, a certificate.
     pub const CONFIGURATION_CAP: Duration = Duration::from_secs(30);
 
-    /// No attempt has failed.
+    /// A backoff before the first failure.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An attempt failed: how long to wait now, at most `cap`.
+    /// Count a failed attempt; returns the wait before the next one, at most `cap`.
     pub fn next(&mut self, cap: Duration) -> Duration {
         let limit = self.limit(cap);
         self.failures = self.failures.saturating_add(1);
         rand::rng().random_range(Duration::ZERO..=limit)
     }
 
-    /// An attempt succeeded: the next failure waits as shortly as the first.
+    /// Count a success: the wait after the next failure is as short as the first.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -1,18 +1,20 @@
-//! Documents in a folder, the default where there is no etcd.
+//! Documents in a folder, the default without etcd.
 //!
-//! The tree mirrors the keys: `routes/orders.json` is `{prefix}routes/orders`, `services/a/1.yaml` is `{registry prefix}a/1`
-//! (`names`). What enters: the folder, as any editor, `git` or a Kubernetes volume changes it. What leaves: the same events
-//! that etcd gives. A batch is everything until 20 ms of quiet; it gets one revision, a counter saved in the state
-//! directory. There is no history ([`ReadError::NoHistory`]), no lease, and every `create_revision` is 0.
+//! In: a folder that editors, `git` or a Kubernetes volume change. Out: the same events as from etcd.
 //!
-//! After any notice of the file system, and every few seconds without one, the whole tree is scanned and compared with the
-//! events sent before (`scan`): no notice has to be understood, and a lost one costs seconds. [`Event::Problems`] has the
-//! files that cannot be entries: the second file of a key (by name), and files and folders that cannot be read (their keys
-//! keep their last content). A file larger than 1 MiB gives an entry of 1 MiB and one byte.
-//!
-//! If the folder is not there, that is a failure, not an empty list. If a folder that had documents holds nothing any more,
-//! not even a folder, its volume may have been unmounted: that is an empty list, for the guard of lists to judge, not a
-//! change that deletes every document.
+//! - **Keys**: the tree mirrors them (`names`). `routes/orders.json` is `{prefix}routes/orders`, `services/a/1.yaml` is
+//!   `{registry prefix}a/1`.
+//! - **Revisions**: all changes until 20 ms of quiet are one batch with one revision, a counter that the state
+//!   directory saves (`counter`). There is no history ([`ReadError::NoHistory`]), no lease, and every `create_revision`
+//!   is 0.
+//! - **Scans**: after a notice of the file system, and every 5 s without one, the whole tree is scanned and compared
+//!   with the events sent before (`scan`). So the content of a notice does not matter, and a lost notice costs seconds.
+//! - **Problems**: [`Event::Problems`] names the files that cannot be entries: the second file of a key (by name), and
+//!   files and folders that cannot be read; their keys keep the last content.
+//! - **Size**: a file larger than 1 MiB gives an entry of 1 MiB and one byte, which the check of the document rejects.
+//! - **Missing folder**: if the folder does not exist, the root fails; the backend sends no empty list. If a folder
+//!   with documents becomes empty, without even a subfolder, its volume may be unmounted. The backend then sends an
+//!   empty list, which the guard of lists can hold, instead of deletes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -41,14 +43,14 @@ mod notice;
 mod scan;
 mod write;
 
-/// Between two scans that nobody asked for.
-const UNASKED: Duration = Duration::from_secs(5);
-/// The same, when the folder is away or the system does not tell of changes.
-const POLL: Duration = Duration::from_secs(1);
-/// New folders may gain folders while they are being watched; the rest is found by the next scan.
+/// Time between two scans without a notice of the file system.
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// The same, if the folder is missing or the system cannot watch all of its folders.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Limit of scans in a row: folders may appear while new folders get their watches. The next scan finds the rest.
 const MOST_RESCANS: usize = 8;
 
-/// The directory backend. Clones are the same folder.
+/// The directory backend. Clones share the folder and its revision.
 #[derive(Debug, Clone)]
 pub struct Directory(Arc<Inner>);
 
@@ -69,7 +71,7 @@ struct State {
 /// The folder at one revision.
 #[derive(Debug, Default)]
 struct Tree {
-    /// 0: never scanned.
+    /// 0 before the first scan.
     revision: i64,
     entries: BTreeMap<Bytes, Entry>,
     problems: Vec<Problem>,
@@ -102,7 +104,7 @@ impl Tree {
 
 impl Directory {
     /// The folder `dir` stands for `prefix`, its folder `services` for `registry_prefix`; the revision is saved in
-    /// `state_dir`. Nothing is read yet, and nothing has to be there.
+    /// `state_dir`. No file is read yet, and neither folder has to exist.
     #[must_use]
     pub fn new(
         dir: impl AsRef<Path>,
@@ -125,7 +127,7 @@ impl Directory {
         Self(Arc::new(Inner { root, names, state }))
     }
 
-    /// Run what blocks where it may.
+    /// Run `work`, which blocks, on a thread for blocking work.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = Arc::clone(&self.0);
         spawn_blocking(move || work(&inner))
@@ -145,7 +147,7 @@ impl Inner {
         self.state.lock()
     }
 
-    /// Scan, watch what was found, and scan again while something new is watched.
+    /// Scan and watch the folders of the scan; scan again as long as a watch is new.
     fn rescan_and_follow(&self, notices: &mut Notices) -> Result<Arc<Tree>, String> {
         for _ in 0..MOST_RESCANS {
             let (tree, folders) = {
@@ -285,7 +287,7 @@ impl State {
 
 fn is_held(tree: &Tree, key: &Bytes, content: &Content) -> bool {
     tree.entries.get(key).is_some_and(|entry| {
-        // Unchanged files share their bytes with the last scan: nothing is compared then.
+        // An unchanged file shares its bytes with the last scan, so equal pointers save the comparison.
         std::ptr::eq(entry.value.as_ptr(), content.value.as_ptr()) && entry.value.len() == content.value.len()
             || entry.value == content.value
     })
@@ -334,12 +336,12 @@ struct Follower {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wake {
     Start,
-    Happened,
-    Unasked,
-    Asked,
+    Notice,
+    Timer,
+    Relist,
 }
 
-/// Nobody listens any more.
+/// The receiver of the events is dropped.
 struct Gone;
 
 impl Follower {
@@ -355,14 +357,18 @@ impl Follower {
                     self.send(Event::Failed { reason }).await?;
                 }
             }
-            let pause = if self.failing || is_incomplete { POLL } else { UNASKED };
+            let pause = if self.failing || is_incomplete {
+                POLL_INTERVAL
+            } else {
+                SCAN_INTERVAL
+            };
             let due = Instant::now() + pause;
             wake = loop {
                 tokio::select! {
-                    () = self.control.relist_asked() => break Wake::Asked,
-                    () = signal.batch() => break Wake::Happened,
+                    () = self.control.relist_asked() => break Wake::Relist,
+                    () = signal.batch() => break Wake::Notice,
                     () = self.control.progress_asked() => self.on_progress_asked().await?,
-                    () = sleep_until(due) => break Wake::Unasked,
+                    () = sleep_until(due) => break Wake::Timer,
                 }
             };
         }
@@ -375,7 +381,7 @@ impl Follower {
         }
         let tree = self.directory.blocking(|inner| Arc::clone(&inner.state().tree)).await;
         let revision = tree.revision;
-        self.on_tree(tree, Wake::Happened).await?;
+        self.on_tree(tree, Wake::Notice).await?;
         self.send(Event::Reached { revision }).await
     }
 
@@ -392,7 +398,7 @@ impl Follower {
     async fn on_tree(&mut self, tree: Arc<Tree>, wake: Wake) -> Result<(), Gone> {
         let reason = match (&self.sent, wake) {
             (None, _) => Some(ListReason::Start),
-            (Some(_), Wake::Asked) => Some(ListReason::Confirm),
+            (Some(_), Wake::Relist) => Some(ListReason::Confirm),
             (Some(_), _) if self.failing => Some(ListReason::Reconnect),
             (Some(sent), _) if tree.is_bare && !sent.entries.is_empty() => Some(ListReason::Reconnect),
             _ => None,
@@ -423,7 +429,7 @@ impl Follower {
             self.sent_problems.clone_from(&problems);
             self.send(Event::Problems { problems }).await?;
         }
-        if reason.is_some() || wake == Wake::Unasked {
+        if reason.is_some() || wake == Wake::Timer {
             self.send(Event::Alive).await?;
         }
         self.sent = Some(tree);
@@ -477,7 +483,7 @@ impl Backend for Directory {
         Ok((tree.revision, tree.below(prefix.as_bytes()).cloned().collect()))
     }
 
-    /// One rename after the other: a crash between two leaves a part of the change.
+    /// Files are renamed one after the other: a crash between two renames leaves a part of the change.
     async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
         self.blocking(move |inner| inner.write(&writes)).await
     }

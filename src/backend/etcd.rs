@@ -1,19 +1,21 @@
 //! Documents in etcd.
 //!
-//! What enters: [`Options`], then prefixes to follow, keys to read, writes. What leaves: [`Event`]s in the order of etcd's
-//! revisions, one event a revision. It promises that a followed root misses nothing: whatever cannot be proven to be the
-//! next revision of the same history is answered by a new list (`follow`). It needs no etcd to be constructed, and prints
-//! no secret.
+//! In: [`Options`], then prefixes to follow, keys to read, writes. Out: [`Event`]s in the order of etcd's revisions,
+//! one event a revision.
+//!
+//! Promise: a followed root misses no change. If the next message cannot be proven to be the next revision of the same
+//! history, the root is listed again (`follow`). An [`Etcd`] is made without a connection, and its output has no
+//! secret.
 //!
 //! ```text
-//! options ──→ connect ──→ follow ──→ Event          stats: what all of it counts
+//! options ──→ connect ──→ follow ──→ Event          stats: counters of all modules
 //!                │          ├ list    at one revision, in pages
 //!                │          ├ batch   messages → revisions (pure)
 //!                │          └ fork    still the same history?
-//!                └──→ list, write                   error: what a failure asks of us
+//!                └──→ list, write                   error: the class of a failure, which decides the next step
 //! ```
-//! etcd 3.4 and later; what newer versions repaired is not relied on. Left to others: what a key means, when to believe a
-//! list that lost half of its keys, and what to do while etcd is away.
+//! Supported: etcd 3.4 and later; no repair of a newer version is relied on. Left to other modules: the meaning of a
+//! key, the guard against a list that lost half of its keys, and the behaviour while etcd is away.
 
 use std::sync::Arc;
 
@@ -47,7 +49,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Nothing is connected, read or checked yet: the first use reports mistakes in the options.
+    /// No connection is made, and no file read or option checked yet: the first use reports mistakes in the options.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
@@ -56,13 +58,13 @@ impl Etcd {
         }
     }
 
-    /// Its counters.
+    /// The counters of this backend.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.connector.stats)
     }
 
-    /// Attempts at one call on the shared connection: every endpoint has one chance, a refused token another.
+    /// The attempts of one call on the shared connection: one for each endpoint, and one more for a refused token.
     fn attempts(&self) -> Attempts<'_> {
         let rotation = self.connector.rotation();
         Attempts {
@@ -102,7 +104,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// Ok: another attempt with another connection is worth it.
+    /// `Ok` if another connection may succeed.
     async fn on_failure(&mut self, connection: &Connection, failure: Failure) -> Result<(), Failure> {
         if failure.class == Class::Authentication {
             self.etcd.connector.on_token_refused();
@@ -123,7 +125,7 @@ impl Attempts<'_> {
     }
 }
 
-/// Whether another connection may not have this failure.
+/// True if another connection may not have this failure.
 fn is_of_connection(failure: &Failure) -> bool {
     matches!(failure.class, Class::Retry | Class::Authentication | Class::Certificate)
 }
@@ -202,8 +204,8 @@ impl Backend for Etcd {
         entry.mod_revision.to_string()
     }
 
-    /// Read the password and certificate files. If their content differs from what the connections were made with, every
-    /// connection is made anew; if a file cannot be read, the connections stay.
+    /// Read the password and certificate files. If their content differs from the credentials in use, every connection
+    /// is replaced; if a file cannot be read, the connections stay.
     async fn reload(&self) -> Result<(), String> {
         self.connector.reload().await.map_err(|failure| failure.to_string())
     }

@@ -1,10 +1,10 @@
 //! Documents in memory, for tests.
 //!
-//! What enters: changes, by the trait's [`Backend::write`] or by the shorthands ([`Memory::put`], [`Memory::transact`]), and
-//! whatever a test wants a store to do: fail, list again, lose its history. What leaves: the same events that etcd gives,
-//! one per revision. Every version of every key is kept for [`Backend::get_at`] until [`Memory::compact`].
+//! In: changes, by [`Backend::write`] or by the shorthands ([`Memory::put`], [`Memory::transact`]), and faults for
+//! tests: fail, list again, lose the history. Out: the same events as from etcd, one per revision. Every version of
+//! every key is kept for [`Backend::get_at`] until [`Memory::compact`].
 //!
-//! Clones are the same store. A watch never blocks a writer: what its receiver has not taken yet waits without bound.
+//! Clones share the store. A watch never blocks a writer: the queue of its events has no bound.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ pub struct Memory(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of the last write; the first one is 1.
+    /// Revision of the last write; the first is 1.
     revision: i64,
-    /// History up to here is gone.
+    /// The history up to this revision is gone.
     compacted: i64,
     /// Every version of every key, oldest first; `None` is a delete.
     keys: BTreeMap<Bytes, Vec<(i64, Option<Entry>)>>,
     watches: Vec<Watch>,
-    /// Why reads and writes fail now.
+    /// The reason with which reads and writes fail now.
     away: Option<String>,
 }
 
@@ -74,24 +74,24 @@ impl Memory {
         )
     }
 
-    /// Tell every watch that its root cannot be read.
+    /// Send [`Event::Failed`] to every watch.
     pub fn fail(&self, reason: &str) {
         self.state().send_all(|_, _| Event::Failed {
             reason: reason.to_owned(),
         });
     }
 
-    /// Tell every watch that what it knows is current.
+    /// Send [`Event::Alive`] to every watch.
     pub fn alive(&self) {
         self.state().send_all(|_, _| Event::Alive);
     }
 
-    /// Give every watch a list again, for this reason.
+    /// Send a new list to every watch, with this reason.
     pub fn relist(&self, reason: ListReason) {
         self.state().send_all(|state, prefix| state.listed(prefix, reason));
     }
 
-    /// Forget everything, history included, and give every watch the empty list as a fork: a wiped data directory.
+    /// Delete all keys and the history, as a wiped data directory does, and send every watch the empty list as a fork.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.keys.clear();
@@ -105,13 +105,13 @@ impl Memory {
         self.state().compacted = revision;
     }
 
-    /// Let reads, writes and watches that begin fail with this reason, or (`None`) work again; such a watch hears the next
-    /// [`Memory::relist`].
+    /// Fail reads, writes and new watches with this reason; `None` ends the failure. A watch that began during the
+    /// failure gets its list by the next [`Memory::relist`].
     pub fn set_away(&self, reason: Option<&str>) {
         self.state().away = reason.map(str::to_owned);
     }
 
-    /// How many watches run now.
+    /// Number of open watches.
     #[must_use]
     pub fn watches(&self) -> usize {
         self.state()
@@ -150,7 +150,7 @@ impl State {
         self.watches = watches;
     }
 
-    /// `is_leased`: whether a key has a lease afterwards, given its entry before.
+    /// `is_leased`: maps the entry before the write to the lease after it.
     fn apply(&mut self, writes: Vec<(Bytes, Option<Bytes>)>, is_leased: fn(Option<&Entry>) -> bool) -> i64 {
         let writes: Vec<_> = writes
             .into_iter()
@@ -242,7 +242,7 @@ impl Backend for Memory {
                 None => vec![state.listed(&prefix, ListReason::Start), Event::Alive],
             };
             for event in first {
-                // The receiver is held below.
+                // Cannot fail: the receiver lives below.
                 drop(sender.send(event));
             }
             state.watches.push(Watch {
@@ -254,13 +254,13 @@ impl Backend for Memory {
             let event = tokio::select! {
                 () = token.cancelled() => return,
                 () = control.relist_asked() => {
-                    // In line, behind what waits already; the receiver is held here.
+                    // The list queues behind the events that wait already. Cannot fail: the receiver lives here.
                     let state = self.state();
                     drop(sender.send(state.listed(&prefix, ListReason::Confirm)));
                     continue;
                 }
                 () = control.progress_asked() => {
-                    // As above: behind every change up to this revision.
+                    // As above: the event queues behind every change up to this revision.
                     let state = self.state();
                     drop(sender.send(Event::Reached { revision: state.revision }));
                     continue;
@@ -316,7 +316,7 @@ impl Backend for Memory {
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
         let changes = changes.map(|write| (write.key, write.value)).collect();
-        // A lease is kept, as etcd does with `ignore_lease`.
+        // The lease stays, as in etcd with `ignore_lease`.
         Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))
     }
 

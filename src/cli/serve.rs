@@ -64,7 +64,7 @@ fn serve(config: Config, flags: Flags) -> anyhow::Result<()> {
     };
     let outcome = runtime.block_on(app::serve(config, flags));
     guard.finish();
-    // Blocking reads that are under way may last; the process does not wait for them.
+    // The process does not wait for blocking reads that still run.
     runtime.shutdown_background();
     outcome
 }

@@ -93,7 +93,7 @@ impl Checker {
         parse(&text).map_err(|reason| self.mistake(name, reason)).ok()
     }
 
-    /// The value of a setting with a default, which also stands in for a bad one until the report is made.
+    /// The value of a setting with a default. The default also replaces a bad value until the report is made.
     fn value<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
         self.optional(name, &parse).unwrap_or_else(|| {
             let default = Setting::named(name).and_then(|setting| setting.default);
@@ -183,7 +183,7 @@ impl Checker {
         }
     }
 
-    /// Two settings of which neither means anything alone.
+    /// Two settings that need each other.
     fn together(&mut self, first: &str, second: &str) {
         match (self.is_given(first), self.is_given(second)) {
             (true, false) => self.mistake(first, format!("needs --{second}")),
@@ -213,7 +213,7 @@ impl Checker {
         })
     }
 
-    /// No root may hold another: a key would be two documents, or a document the server's own state.
+    /// No prefix may contain another: a key would be two documents, or a document would be the server's own state.
     fn prefixes(&mut self, config: &Config) {
         let mut prefixes = vec![
             ("prefix", config.prefix.as_str()),

@@ -1,10 +1,11 @@
 //! The one table of settings: a row is a flag, a `CHANCERY_*` variable and a key of the file.
 //!
-//! The command line is built from the table, `--help` prints the table, and a name that is not in the table is a mistake.
+//! The command line is built from the table, `--help` prints the table, and a name that is not in the table is a
+//! mistake.
 
 use clap::{Arg, ArgAction, value_parser};
 
-/// Every variable of the server begins so.
+/// Prefix of the server's environment variables.
 pub(super) const VARIABLE_PREFIX: &str = "CHANCERY_";
 
 /// One setting.
@@ -14,9 +15,9 @@ pub struct Setting {
     pub name: &'static str,
     /// The kind of its value.
     pub takes: Takes,
-    /// Its value when it is not given; `None`: none, or one that depends on other settings (the help says).
+    /// The value if none is given. `None`: no default, or one that depends on other settings (see `help`).
     pub default: Option<&'static str>,
-    /// Under which heading `--help` shows it.
+    /// Heading in `--help`.
     pub heading: &'static str,
     /// One to three sentences.
     pub help: &'static str,
@@ -288,7 +289,7 @@ impl Setting {
         format!("{}{}", VARIABLE_PREFIX, self.name.replace('-', "_").to_uppercase())
     }
 
-    /// The flag as clap takes it. Values stay text: their mistakes come in one report with all others.
+    /// The flag for clap. Values stay text, so that their mistakes are in one report with all others.
     #[must_use]
     pub fn arg(&self) -> Arg {
         let default = self

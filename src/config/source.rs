@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use super::Mistake;
 use super::setting::{CONFIG, SETTINGS, Setting, Takes, VARIABLE_PREFIX};
 
-/// How like a known name an unknown one must be to be taken for a slip (Jaro-Winkler).
+/// Least similarity (Jaro-Winkler) of an unknown name to a known one for the hint "did you mean".
 const SIMILAR: f64 = 0.8;
 
 /// The flags as given, by name, values unparsed.
@@ -18,7 +18,7 @@ const SIMILAR: f64 = 0.8;
 pub struct Flags(BTreeMap<&'static str, Vec<String>>);
 
 impl Flags {
-    /// The flags that a command made of [`SETTINGS`] and [`CONFIG`] was given.
+    /// The given flags of a command made of [`SETTINGS`] and [`CONFIG`].
     #[must_use]
     pub fn from_matches(matches: &ArgMatches) -> Self {
         let given = |setting: &Setting| {
@@ -29,7 +29,8 @@ impl Flags {
     }
 }
 
-/// The `CHANCERY_*` variables of this process. Bytes that are not UTF-8 are replaced; the check of the value then fails.
+/// The `CHANCERY_*` variables of this process. Bytes that are not UTF-8 are replaced; the check of the value then
+/// fails.
 #[must_use]
 pub fn process_environment() -> BTreeMap<String, String> {
     std::env::vars_os()
@@ -43,7 +44,7 @@ pub fn process_environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where a value was found.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FoundIn {
     Flag(String),
@@ -77,12 +78,12 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// The texts of a setting; `None` when it was not given.
+    /// The texts of a setting; `None` if none was given.
     pub(super) fn texts(&self, name: &str) -> Option<&[String]> {
         self.given.get(name).map(|given| given.texts.as_slice())
     }
 
-    /// Where a setting was given; its flag when it was not.
+    /// The source of a setting; its flag if none was given.
     pub(super) fn found_in(&self, name: &str) -> String {
         self.given
             .get(name)
@@ -90,7 +91,7 @@ impl Values {
     }
 }
 
-/// Lay the sources over each other.
+/// Merge the sources: for each setting, the first source with a text wins.
 pub(super) fn gather(
     flags: &Flags,
     environment: &BTreeMap<String, String>,
@@ -182,7 +183,7 @@ fn from_file(path: &Path, table: toml::Table, values: &mut Values, mistakes: &mu
     }
 }
 
-/// A TOML value as the text that a flag would have been given.
+/// A TOML value as the text of a flag.
 fn texts_of(value: toml::Value) -> Result<Vec<String>, String> {
     match value {
         toml::Value::String(text) => Ok(vec![text]),
@@ -224,7 +225,7 @@ fn from_environment(environment: &BTreeMap<String, String>, values: &mut Values,
     }
 }
 
-/// `a,b` is two values where several are taken.
+/// `a,b` is two values if the setting takes several.
 fn split(setting: &Setting, texts: Vec<String>) -> Vec<String> {
     match setting.takes {
         Takes::Many(_) => texts

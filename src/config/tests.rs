@@ -1,4 +1,4 @@
-//! Tables of what was given and what becomes of it.
+//! Tables of given flags, variables and files, with the expected configuration or mistakes.
 
 use clap::Command;
 
@@ -8,7 +8,7 @@ use super::*;
 const FILE: &str = "/etc/chancery.toml";
 const PASSWORD_FILE: &str = "/run/secrets/etcd";
 
-/// What is given; empty by default.
+/// The given sources; empty by default.
 #[derive(Default)]
 struct Given<'a> {
     flags: &'a [&'a str],
@@ -411,7 +411,7 @@ fn every_setting_is_documented() {
             .lines()
             .find(|line| line.starts_with(&row))
             .unwrap_or_else(|| panic!("{row} is missing"));
-        // The page says the default in its own way where the help text has it.
+        // The page has the default in a column of its own.
         let help = setting.help.split(" [default:").next().unwrap_or_default();
         assert!(line.contains(&help.replace('|', "\\|")), "{line}, expected {help}");
         assert!(line.contains(&format!("`{}`", setting.variable())), "{line}");

@@ -1,8 +1,8 @@
-//! The certificates of the xDS server: from PEM files to a rustls configuration, and again when they change.
+//! The certificates of the xDS server: PEM files → a rustls configuration, loaded again when the files change.
 //!
-//! What enters: [`TlsFiles`]. What leaves: a [`rustls::ServerConfig`] that offers HTTP/2 and, with a client CA, verifies
-//! every client; [`Certificates`] keeps the latest. A new certificate is for new connections; open ones keep theirs. Files
-//! that are bad when they are read again change nothing: the certificates in use stay.
+//! In: [`TlsFiles`]. Out: a [`rustls::ServerConfig`] that offers HTTP/2 and, with a client CA, verifies every client;
+//! [`Certificates`] has the latest one. New connections use a new certificate; open connections keep the old one. If
+//! changed files cannot be used, the certificates in use stay.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,14 @@ use tracing::{info, warn};
 
 use super::TlsFiles;
 
-/// How often the files are compared with what is in use. Reading beats watching here: volumes swap symlinks.
+/// Time between two comparisons of the files with the loaded ones. The files are read instead of watched, because
+/// volumes swap symlinks.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Why the files make no server.
+/// Failure to make a server from the files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read or is not PEM of what is expected.
+    /// A file cannot be read, or is not the expected PEM.
     #[error("cannot read {what} from {}", path.display())]
     Read {
         /// `certificates`, `a private key`.
@@ -61,7 +62,7 @@ pub enum Error {
     },
 }
 
-/// A server of HTTP/2 over TLS 1.2 or 1.3 with these files.
+/// The configuration of an HTTP/2 server over TLS 1.2 or 1.3 with these files.
 ///
 /// # Errors
 /// Names the file that cannot be used.
@@ -143,16 +144,16 @@ impl Certificates {
         Ok(Self { files, current })
     }
 
-    /// The latest, to take for each new connection.
+    /// The latest configuration; each new connection uses the current one.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.current.subscribe()
     }
 
-    /// Follow the files until `token` is cancelled; `reloads` (SIGHUP) makes it look at once.
+    /// Follow the files until `token` is cancelled. After a SIGHUP (`reloads`) the files are compared at once.
     ///
     /// # Errors
-    /// Never: a file that cannot be read is logged, and tried again.
+    /// Never: a failed load is logged, and tried again.
     pub async fn run(self, mut reloads: watch::Receiver<u64>, token: CancellationToken) -> Result<(), Infallible> {
         let mut loaded = self.contents();
         loop {
@@ -183,7 +184,7 @@ impl Certificates {
         }
     }
 
-    /// Small files, read whole: a swapped volume may keep their times.
+    /// The contents of the files. The times are not compared: a swapped volume may keep them.
     fn contents(&self) -> Vec<Option<Vec<u8>>> {
         [
             Some(&self.files.certificate),
@@ -207,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with files of PEM, and what a client needs.
+    /// A folder of PEM files, and the authority for clients.
     struct Fixture {
         folder: TempDir,
         issuer: Issuer<'static, KeyPair>,
@@ -283,7 +284,7 @@ mod tests {
         }
     }
 
-    /// The protocol that a server and a client agree on, or why the server refuses.
+    /// The negotiated protocol, or the server's error.
     async fn handshake(server: ServerConfig, client: ClientConfig) -> Result<Vec<u8>, String> {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let name = ServerName::try_from("xds.internal").unwrap();
@@ -368,7 +369,7 @@ mod tests {
 
         fixture.renew();
         current.changed().await.unwrap();
-        // On SIGHUP it looks at once.
+        // After a SIGHUP the files are compared at once.
         fixture.renew();
         let before = tokio::time::Instant::now();
         reloads.send_replace(1);

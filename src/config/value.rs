@@ -1,4 +1,4 @@
-//! Single values: from a text to its value, or to the sentence that says what was expected.
+//! Single values: a text → its value, or a sentence with the found and the expected value.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
-/// A key prefix; it always ends with a slash, so that `/gateway` does not take in `/gateway-2/x`.
+/// A key prefix. It always ends with a slash, so that `/gateway` does not include `/gateway-2/x`.
 pub(super) fn prefix(given: &str) -> Result<String, String> {
     match given.trim_end_matches('/') {
         "" => Err(format!("found `{given}`, expected a key prefix such as /gateway/")),
@@ -89,7 +89,7 @@ pub(super) fn prefix(given: &str) -> Result<String, String> {
     }
 }
 
-/// An etcd endpoint. What it holds is never repeated: a URL may carry a password.
+/// An etcd endpoint. No error repeats the text, because a URL may contain a password.
 pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, String> {
     let written = if text.contains("://") {
         text.to_owned()
@@ -138,7 +138,8 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// A level or a filter. A bare word that is no level would be read as a target's name, so it is refused here.
+/// A level or a filter. `EnvFilter` takes a bare word that is no level for the name of a target, so such a word is a
+/// mistake.
 pub(super) fn log_level(text: &str) -> Result<String, String> {
     let is_level = |word: &str| LEVELS.contains(&word.to_lowercase().as_str());
     let bare = |part: &&str| !part.contains(['=', '[', ']']) && !is_level(part);

@@ -1,11 +1,11 @@
 //! All counters, gauges and histograms of the process, as typed handles.
 //!
-//! In: stages count and time through the fields of [`Metrics`]. The state of something else (documents, clients, the
-//! snapshot) is not kept here; each scrape brings it ([`Derived`]). Out: text in one of two [`Format`]s.
+//! In: stages count and time through the fields of [`Metrics`]. The gauges of documents, clients and the snapshot are
+//! not kept here; each scrape passes their current values ([`Derived`]). Out: text in one of two [`Format`]s.
 //!
-//! Labels are bounded: types, kinds, states and variants are the words of the API, never the name of a node or a document.
-//! Counters whose labels are bounded have all their series from the start, with 0: `increase()` misses the first event of
-//! a series that begins with it.
+//! Labels are bounded: types, kinds, states and variants are the words of the API, never the name of a node or a
+//! document. Counters with bounded labels have all their series from the start, with 0: otherwise `increase()` misses
+//! the first event of a series.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +28,7 @@ mod etcd;
 
 pub use etcd::{Etcd, EventLabels, ListLabels, RootLabels};
 
-/// The text that a scrape gets.
+/// Text format of a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// The text format of Prometheus, version 0.0.4.
@@ -59,7 +59,7 @@ impl Format {
     }
 }
 
-/// The highest `q` that an `Accept` header gives to a media type; 0 where the header does not name it.
+/// The highest `q` of a media type in an `Accept` header; 0 if the header does not name the type.
 fn quality(accept: &str, media_type: &str) -> f32 {
     let ranges = accept.split(',').filter_map(|range| {
         let mut parts = range.split(';').map(str::trim);
@@ -70,7 +70,7 @@ fn quality(accept: &str, media_type: &str) -> f32 {
     ranges.fold(0.0, f32::max)
 }
 
-/// Shortest and longest bucket: 1 ms to 65 s, doubling. A publish takes milliseconds, an ACK at most a warming cluster's time.
+/// Buckets from 1 ms to 65 s, doubling. A publish takes milliseconds; the longest ACK waits for a cluster to warm.
 const SECONDS: (f64, f64, u16) = (0.001, 2.0, 17);
 
 /// `{type}`: a TYPE of docs/api.md.
@@ -105,12 +105,12 @@ pub struct DocumentLabels {
     pub state: &'static str,
 }
 
-/// State that other stages hold, read at a scrape.
+/// The current state of other stages, read at a scrape.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Derived {
-    /// Connected streams by variant. Every variant is in it, so that no series goes missing.
+    /// Connected streams by variant. Every variant has an entry, so that no series disappears.
     pub clients: Vec<(&'static str, usize)>,
-    /// Documents by kind and state; a pair that is not in it has no series.
+    /// Documents by kind and state. A pair without an entry has no series.
     pub documents: BTreeMap<(&'static str, &'static str), usize>,
     /// The revision of the current snapshot.
     pub snapshot_revision: i64,
@@ -130,9 +130,9 @@ pub struct Metrics {
     pub responses: Family<ResponseLabels, Counter>,
     /// NACKs received.
     pub nacks: Family<TypeLabels, Counter>,
-    /// Responses to gRPC libraries that are larger than they take.
+    /// Responses to gRPC libraries above their limit of 4 MiB.
     pub responses_too_large: Family<TypeLabels, Counter>,
-    /// Clients that sent neither ACK nor NACK for clusters for too long.
+    /// Clients that stopped sending ACKs and NACKs for clusters.
     pub stuck: Family<VariantLabels, Counter>,
     /// Time from the arrival of a change to its publish, in seconds.
     pub publish_seconds: Histogram,
@@ -229,7 +229,7 @@ impl Metrics {
     pub fn begin(&self, types: &[&'static str], variants: &[&'static str]) {
         for &r#type in types {
             let labels = TypeLabels { r#type };
-            // The guards end before the next call.
+            // Drop each guard before the next call, which takes the same lock.
             drop(self.nacks.get_or_create(&labels));
             drop(self.responses_too_large.get_or_create(&labels));
             for &variant in variants {
@@ -247,12 +247,12 @@ impl Metrics {
         self.etcd.begin(watches, reasons);
     }
 
-    /// Show also the metrics that this collector reads at each scrape.
+    /// Show also the metrics of `collector`, which reads them at each scrape.
     pub fn also(&self, collector: Box<dyn Collector>) {
         self.registry.lock().register_collector(collector);
     }
 
-    /// The counter of the responses of a type and variant. Callers keep it, so that no response looks it up.
+    /// The response counter of a type and variant. Callers keep the counter, so that a response needs no lookup.
     #[must_use]
     pub fn responses_of(&self, resource_type: &'static str, variant: &'static str) -> Counter {
         self.responses.get_or_create_owned(&ResponseLabels {
@@ -278,13 +278,13 @@ impl Metrics {
         self.stuck.get_or_create(&VariantLabels { variant }).inc();
     }
 
-    /// A snapshot was published so long after its first change was seen.
+    /// Record the time from the arrival of a change to the publish of its snapshot.
     pub fn published(&self, after: Duration) {
         self.snapshot_publishes.inc();
         self.publish_seconds.observe(after.as_secs_f64());
     }
 
-    /// A stream acknowledged a snapshot so long after it was published.
+    /// Record the time from the publish of a snapshot to the ACK of a stream.
     pub fn acknowledged(&self, after: Duration) {
         self.acknowledge_seconds.observe(after.as_secs_f64());
     }

@@ -1,7 +1,7 @@
 //! The revision of a folder: a counter that outlives the process.
 //!
-//! Saved in the state directory with a digest of what the folder held, so a restart over an unchanged folder keeps its
-//! revision and one over a changed folder takes the next.
+//! The state directory saves the counter with a digest of the folder's content. After a restart, an unchanged folder
+//! keeps its revision and a changed folder gets the next one.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use tracing::warn;
 /// The file in the state directory.
 const FILE: &str = "directory.json";
 
-/// A revision and what it stands for.
+/// A revision, with the digest of its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Saved {
@@ -24,7 +24,7 @@ pub(super) struct Saved {
     pub(super) digest: String,
 }
 
-/// Where it is saved.
+/// The counter, saved as a file in the state directory.
 #[derive(Debug)]
 pub(super) struct Counter {
     folder: PathBuf,
@@ -36,7 +36,7 @@ impl Counter {
         Self { folder, failed: false }
     }
 
-    /// The last one that was saved; revision 0 when there is none.
+    /// The saved revision; revision 0 if there is none.
     pub(super) fn load(&self) -> Saved {
         let path = self.folder.join(FILE);
         let saved = match fs::read(&path) {
@@ -50,7 +50,7 @@ impl Counter {
         })
     }
 
-    /// Save it. A failure is logged once: the process goes on counting, a restart may repeat revisions.
+    /// Save a revision. A failure is logged once: the process counts on, and a restart may repeat revisions.
     pub(super) fn save(&mut self, saved: &Saved) {
         if let Err(error) = self.try_save(saved)
             && !std::mem::replace(&mut self.failed, true)

@@ -1,8 +1,9 @@
 //! Keys and file names, both ways; pure.
 //!
-//! `routes/orders/list.yaml` is the key `{prefix}routes/orders/list`, `services/a/1.json` is `{registry prefix}a/1`. Bytes
-//! that a file name cannot hold (or that would hide the file) are percent-encoded, and decoded when read. A key that would
-//! not be read back as itself is refused, so a path never leaves the folder: it has no empty, `.` or `..` segment.
+//! `routes/orders/list.yaml` is the key `{prefix}routes/orders/list`, `services/a/1.json` is `{registry prefix}a/1`.
+//! Bytes that a file name cannot have, or that would hide the file, are percent-encoded in the name and decoded by the
+//! scan. A key whose path stands for another key is rejected. No path has an empty, `.` or `..` segment, so none leaves
+//! the folder.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use percent_encoding::percent_decode;
 
-/// Extensions of documents; new files get the first.
+/// Extensions of documents; a new file gets the first.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 /// The folder of the registry root.
 const SERVICES: &[u8] = b"services";
@@ -26,7 +27,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// The key of a file, given its path below the folder; `None`: it is no document.
+    /// The key of a file, by its path below the folder; `None` if the file is no document.
     pub(super) fn key_of(&self, path: &Path) -> Option<Bytes> {
         if !is_document(path.file_name()?) {
             return None;
@@ -34,7 +35,7 @@ impl Names {
         Some(self.key_of_segments(&path.with_extension("")))
     }
 
-    /// The key that the file or folder at this path stands for, whatever its name ends in.
+    /// The key of the file or folder at this path, for every extension.
     pub(super) fn key_of_segments(&self, path: &Path) -> Bytes {
         let mut segments = path.components().filter_map(|component| match component {
             Component::Normal(name) => Some(percent_decode(name.as_bytes()).collect::<Vec<u8>>()),
@@ -88,13 +89,13 @@ impl Names {
     }
 }
 
-/// Whether a name is one that editors, volumes and tools hide: dot files, backups.
+/// True for the names of hidden files and backups: `.NAME`, `NAME~`.
 pub(super) fn is_hidden(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b".") || name.ends_with(b"~")
 }
 
-/// Whether a file of this name is a document. Swap files (`.a.swp`, `4913`, `#a.json#`, `a.json~`) are not.
+/// True if a file of this name is a document. Swap files of editors (`.a.swp`, `4913`, `#a.json#`, `a.json~`) are not.
 pub(super) fn is_document(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().and_then(OsStr::to_str);
     !is_hidden(name) && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))

@@ -1,8 +1,9 @@
-//! Notices of the file system that something changed in the folder.
+//! Notices of the file system about changes in the folder.
 //!
-//! Every folder that a scan walked is watched by itself, by its canonical path, so that new folders, swapped symlinks and
-//! a replaced root need no rules of their own: the next scan says what to watch. The parent of the root is watched for
-//! the root's own name. What no event tells (network file systems, a link far above) is found by the scan every few seconds.
+//! Every folder of a scan has its own watch, by its canonical path. So new folders, swapped symlinks and a replaced
+//! root need no rules of their own: the next scan names the folders to watch. The parent of the root is watched too,
+//! for the root's own name. Changes without a notice (network file systems, a swapped link above the parent) are found
+//! by the scan every 5 s.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,16 +19,16 @@ use tracing::warn;
 
 use super::scan::FolderId;
 
-/// A batch ends when nothing has happened for so long.
+/// A batch ends after this time without a notice.
 const QUIET: Duration = Duration::from_millis(20);
-/// A folder that is written to without a pause is read all the same.
+/// Limit of a batch, for a folder that is written without a pause.
 const LONGEST_BATCH: Duration = Duration::from_secs(1);
 
 /// The watched folders.
 pub(super) struct Notices {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeMap<PathBuf, FolderId>,
-    /// Whether the system refused to watch something.
+    /// True after the system refused to watch a folder.
     incomplete: bool,
     signal: Arc<Signal>,
 }
@@ -36,12 +37,12 @@ pub(super) struct Notices {
 #[derive(Default)]
 pub(super) struct Signal {
     happened: Notify,
-    /// Paths that were removed or renamed: if one was a watched folder, its watch is gone with it.
+    /// Removed or renamed paths: the watch of a folder among them has ended.
     lost: Mutex<Vec<PathBuf>>,
 }
 
 impl Signal {
-    /// Resolves when something has happened and then nothing for [`QUIET`].
+    /// Resolves [`QUIET`] after the last notice of a batch.
     pub(super) async fn batch(&self) {
         self.happened.notified().await;
         let latest = Instant::now() + LONGEST_BATCH;
@@ -72,11 +73,11 @@ impl Signal {
 }
 
 impl Notices {
-    /// For the folder `root`, an absolute path. Nothing is watched yet.
+    /// For the folder `root`, an absolute path. No folder is watched yet.
     pub(super) fn new(root: &Path) -> Self {
         let signal = Arc::new(Signal::default());
-        let (told, root) = (Arc::clone(&signal), canonical_root(root));
-        let watcher = match notify::recommended_watcher(move |event| told.on_event(event, &root)) {
+        let (sender, root) = (Arc::clone(&signal), canonical_root(root));
+        let watcher = match notify::recommended_watcher(move |event| sender.on_event(event, &root)) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 warn!(%error, "Folder cannot be watched for changes; the server scans it every second instead");
@@ -96,12 +97,13 @@ impl Notices {
         Arc::clone(&self.signal)
     }
 
-    /// Whether changes may come without a notice.
+    /// True if changes may come without a notice.
     pub(super) fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 
-    /// Watch these folders and no others. True: one of them is new, and earlier changes in it gave no notice. Blocks.
+    /// Watch exactly these folders. Returns true if a watch is new: earlier changes in its folder gave no notice.
+    /// Blocks.
     pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, FolderId>) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
         for lost in std::mem::take(&mut *self.signal.lost.lock()) {
@@ -110,7 +112,7 @@ impl Notices {
         self.watched.retain(|path, id| {
             let keep = folders.get(path) == Some(id);
             if !keep {
-                // It may be gone by itself.
+                // The system ends the watch of a removed folder by itself.
                 drop(watcher.unwatch(path));
             }
             keep
@@ -120,7 +122,7 @@ impl Notices {
             if self.watched.contains_key(path) {
                 continue;
             }
-            // A watch of the same name may be left from a folder that was removed.
+            // A removed folder of the same name may have left its watch.
             drop(watcher.unwatch(path));
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
@@ -139,7 +141,7 @@ impl Notices {
     }
 }
 
-/// The canonical path of the root's parent with the root's own name: where a swapped link to the root shows.
+/// The canonical path of the root's parent, with the root's own name. A swapped link to the root shows there.
 fn canonical_root(root: &Path) -> PathBuf {
     let parent = root.parent().and_then(|parent| parent.canonicalize().ok());
     match (parent, root.file_name()) {
@@ -148,12 +150,12 @@ fn canonical_root(root: &Path) -> PathBuf {
     }
 }
 
-/// Whether a path is in the parent folder of the root and is not the root.
+/// True if a path is in the parent folder of the root and is not the root.
 fn is_neighbour(path: &Path, root: &Path) -> bool {
     path != root && path.parent() == root.parent()
 }
 
-/// Reading is no change; our own scans read.
+/// False for reads: our own scans read.
 fn is_change(kind: &EventKind) -> bool {
     match kind {
         EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),

@@ -1,8 +1,8 @@
 //! The content of the folder.
 //!
-//! A scan walks the whole tree, through symlinks, and reads what is not known to be unchanged: a file's content is taken
-//! from the last scan when device, inode, size and both times are the same and were old enough when it was read that a
-//! later write must show in them.
+//! A scan walks the whole tree, through symlinks, and reads the files that may have changed. The content of a file is
+//! taken from the last scan if device, inode, size and both times are equal, and if the times were old enough at the
+//! last read: then any later write changes one of them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -16,39 +16,39 @@ use bytes::Bytes;
 use super::names::{Names, is_document, is_hidden};
 use crate::backend::Problem;
 
-/// A document is at most this large; of a larger file one byte more is read, so that whoever checks the size sees it.
+/// Largest document, in bytes. Of a larger file one byte more is read, so that the check of the size fails.
 pub(super) const LARGEST_DOCUMENT: usize = 1 << 20;
-/// Deeper folders are not entered.
+/// Deeper folders are not scanned.
 const DEEPEST: usize = 64;
-/// Times of files move in steps of at most this (FAT: 2 s): two writes within one step look alike.
+/// Coarsest step of file times (FAT: 2 s). Two writes within one step may leave the same time.
 const TIME_STEP: Duration = Duration::from_secs(2);
 
 /// A file that holds a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
-    /// Below the folder.
+    /// Path below the folder.
     pub(super) path: PathBuf,
     pub(super) value: Bytes,
     stamp: Option<Stamp>,
 }
 
-/// Which folder a path leads to.
+/// Identity of a folder, by which two paths to it are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FolderId {
     device: u64,
     inode: u64,
 }
 
-/// Everything below the folder.
+/// The content of the folder.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scan {
     /// By key.
     pub(super) files: BTreeMap<Bytes, Content>,
     /// Sorted.
     pub(super) problems: Vec<Problem>,
-    /// Whether the folder itself holds no file and no folder.
+    /// True if the folder itself has no file and no subfolder.
     pub(super) is_bare: bool,
-    /// Folders whose events tell of changes, by their canonical paths.
+    /// The folders to watch, by their canonical paths.
     pub(super) folders: BTreeMap<PathBuf, FolderId>,
 }
 
@@ -63,9 +63,9 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: written so lately that the next write may leave the same stamp.
+    /// `None` if the last write is so recent that the next one may leave the same stamp.
     fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
-        // Any write moves the change time, which nobody can set back.
+        // Any write moves the change time, and no call sets that time back.
         let changed = Duration::new(
             u64::try_from(metadata.ctime()).ok()?,
             u32::try_from(metadata.ctime_nsec()).ok()?,
@@ -81,7 +81,7 @@ impl Stamp {
     }
 }
 
-/// Walk `root`. An error: the folder itself cannot be read.
+/// Walk `root`. Fails if the folder itself cannot be read.
 pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> {
     let metadata = fs::metadata(root)?;
     let mut walk = Walk {
@@ -94,7 +94,7 @@ pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> 
     walk.folder(Path::new(""), &metadata, true)?;
     let mut scan = walk.found;
     scan.problems.sort();
-    // Where a link to the root itself is swapped.
+    // A link to the root is swapped in this folder.
     if let Some(parent) = root.parent().and_then(|parent| parent.canonicalize().ok())
         && let Ok(metadata) = fs::metadata(&parent)
     {
@@ -118,7 +118,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Files of a folder come before those of the folders in it, each by name: the order in which a key is taken.
+    /// Files come before subfolders, each sorted by name. The first file of a key in this order has the key.
     fn folder(&mut self, path: &Path, metadata: &Metadata, is_root: bool) -> io::Result<()> {
         let id = FolderId {
             device: metadata.dev(),
@@ -172,7 +172,7 @@ impl Walk<'_> {
         }
         let content = match metadata.and_then(|metadata| self.content(&key, path, &metadata)) {
             Ok(content) => content,
-            Err(_) if fs::symlink_metadata(self.root.join(path)).is_err() => return, // It is gone since it was listed.
+            Err(_) if fs::symlink_metadata(self.root.join(path)).is_err() => return, // Removed since the folder was listed.
             Err(error) => {
                 self.problem(path, format!("cannot be read: {error}"));
                 match self.last.files.get(&key).filter(|last| last.path == path) {
@@ -209,7 +209,7 @@ impl Walk<'_> {
         })
     }
 
-    /// A symlinked file changes where it really is.
+    /// Watch also the folder of a symlink's target: a write to the target gives its notice there.
     fn follow_target(&mut self, path: &Path) {
         let path = self.root.join(path);
         if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
@@ -233,7 +233,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A folder that cannot be read now loses nothing.
+    /// Keep the last content of a folder that cannot be read now.
     fn keep_last_below(&mut self, path: &Path) {
         for (key, content) in self
             .last

@@ -1,7 +1,7 @@
-//! Writing files so that nobody ever sees half of one.
+//! Writing files so that no reader ever sees half of one.
 //!
-//! All new contents are written beside their places first, then every one is renamed into its place: what can fail (a full
-//! disk, a missing right) mostly fails before anything has changed. Blocks.
+//! All new contents are first written to temporary files beside their places, then each file is renamed into its place.
+//! So most failures (a full disk, a missing permission) come before any change. Blocks.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -19,9 +19,9 @@ const NEW_FILE_MODE: u32 = 0o666;
 /// The change of one file, an absolute path.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// This content, whether or not the file exists.
+    /// Create the file or replace its content.
     Put(PathBuf, Bytes),
-    /// Removed.
+    /// Remove the file.
     Remove(PathBuf),
 }
 
@@ -33,7 +33,7 @@ enum Staged {
 /// Carry out the steps.
 ///
 /// # Errors
-/// `Unavailable`: nothing has changed. `Unknown`: some of the files have.
+/// `Unavailable`: no file has changed. `Unknown`: some of the files have changed.
 pub(super) fn carry_out(steps: Vec<Step>) -> Result<(), WriteError> {
     let staged = steps
         .into_iter()
@@ -87,7 +87,7 @@ fn commit(step: Staged) -> Result<(), String> {
             (path, done)
         }
     };
-    // The folder too, or the name may be lost with the power.
+    // The folder too: without this, a power failure may lose the new name.
     done.and_then(|()| File::open(folder_of(&path))?.sync_all())
         .map_err(|error| format!("could not change {}: {error}", path.display()))
 }

@@ -1,8 +1,8 @@
-//! From watch messages to whole revisions, pure.
+//! Watch messages → whole revisions. Pure.
 //!
-//! A message is not a revision: a catch-up message holds up to a thousand of them, and a fragmented one may end in the
-//! middle of one. The [`Joiner`] keeps pieces until the last has come, then splits by `mod_revision`. The header's
-//! revision plays no part: during a catch-up it is ahead of the events.
+//! A message is not a revision: a catch-up message holds up to a thousand revisions, and a fragment may end in the
+//! middle of a revision. The [`Joiner`] keeps fragments until the last one has come, then splits the events by
+//! `mod_revision`. The revision of the header is not used: during a catch-up it is ahead of the events.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::backend::Change;
 
 /// One event of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct KeyEvent {
     pub(super) mod_revision: i64,
     pub(super) change: Change,
 }
@@ -27,11 +27,11 @@ pub(super) struct Batch {
 pub(super) struct Joined {
     /// In order of revision.
     pub(super) batches: Vec<Batch>,
-    /// How many events are not newer than the list.
+    /// Number of events that are not newer than the list.
     pub(super) old: usize,
 }
 
-/// A revision came after a later one: nothing that follows can be trusted.
+/// A revision came after a later one, so the rest of the watch is not trusted either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("etcd sent revision {found} after revision {after}")]
 pub(super) struct OrderViolation {
@@ -42,11 +42,11 @@ pub(super) struct OrderViolation {
 /// Joins the messages of one watch.
 #[derive(Debug)]
 pub(super) struct Joiner {
-    /// Of the list that the watch follows.
+    /// Revision of the list before the watch.
     listed: i64,
-    /// The last revision that was given out.
+    /// The last revision that was returned.
     cursor: i64,
-    pieces: Vec<Event>,
+    pieces: Vec<KeyEvent>,
 }
 
 impl Joiner {
@@ -59,8 +59,8 @@ impl Joiner {
         }
     }
 
-    /// The events of a message; `fragment`: more pieces of it follow.
-    pub(super) fn push(&mut self, events: Vec<Event>, fragment: bool) -> Result<Joined, OrderViolation> {
+    /// Take the events of a message. If `fragment` is set, more fragments of the message follow.
+    pub(super) fn push(&mut self, events: Vec<KeyEvent>, fragment: bool) -> Result<Joined, OrderViolation> {
         self.pieces.extend(events);
         if fragment {
             return Ok(Joined::default());
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::backend::Entry;
 
-    fn put(key: &'static str, value: &'static str, mod_revision: i64) -> Event {
+    fn put(key: &'static str, value: &'static str, mod_revision: i64) -> KeyEvent {
         let (key, value) = (Bytes::from(key), Bytes::from(value));
         let entry = Entry {
             key,
@@ -122,20 +122,20 @@ mod tests {
             mod_revision,
             leased: false,
         };
-        Event {
+        KeyEvent {
             mod_revision,
             change: Change::Put(entry),
         }
     }
 
-    fn delete(key: &'static str, mod_revision: i64) -> Event {
-        Event {
+    fn delete(key: &'static str, mod_revision: i64) -> KeyEvent {
+        KeyEvent {
             mod_revision,
             change: Change::Delete { key: Bytes::from(key) },
         }
     }
 
-    fn batch(events: &[Event]) -> Batch {
+    fn batch(events: &[KeyEvent]) -> Batch {
         Batch {
             revision: events[0].mod_revision,
             changes: events.iter().map(|event| event.change.clone()).collect(),

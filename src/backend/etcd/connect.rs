@@ -1,12 +1,14 @@
-//! Connections: one endpoint each, in an order of our own.
+//! Connections to etcd, each to one endpoint.
 //!
-//! etcd-client's channel over several endpoints sends calls to dead ones, so every [`Connection`] has exactly one endpoint,
-//! and a caller that loses its connection asks for the next ([`Rotation`]). Each followed root has its own connection,
-//! because watches on one connection can starve each other; reads and writes share another.
+//! In: [`Options`]. Out: a [`Connection`] to a member that can serve reads, with a valid token.
 //!
-//! An authentication costs etcd a bcrypt: after a refusal, or when a token was not taken, the process authenticates once a
-//! second at most ([`Throttle`]). A token that ends by itself (JWT) is renewed before its end, on the same connection and
-//! only when the connection is about to be used ([`Connector::renew_if_due`]): open watches go on.
+//! - **One endpoint each**: the channel of etcd-client over several endpoints sends calls to dead endpoints. So a
+//!   caller that loses its connection takes the next endpoint of its [`Rotation`].
+//! - **One connection for each followed root**, because watches on one connection can starve each other. Reads and
+//!   writes share another connection ([`Shared`]).
+//! - **Tokens**: an authentication costs etcd a bcrypt. After etcd has refused an authentication or a token, the
+//!   process authenticates at most once a second ([`Throttle`]). A token with an end (JWT) is renewed before its end,
+//!   on the same connection, right before the next call ([`Connector::renew_if_due`]); open watches go on.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,14 +27,14 @@ use super::options::{CALL_TIMEOUT, Credentials, Endpoint, Options};
 use super::stats::Stats;
 use super::token;
 
-/// A page of a list or a joined catch-up may be this large; tonic's own limit is 4 MiB.
+/// Largest message from etcd: a page of a list, or a catch-up. The default of tonic is 4 MiB.
 const DECODE_LIMIT: usize = 64 << 20;
-/// Between two authentications, once etcd has refused one or a token.
+/// Time between two authentications, once etcd has refused an authentication or a token.
 const AUTHENTICATION_DISTANCE: Duration = Duration::from_secs(1);
-/// For what the timeout of the channel does not cover, such as waiting for the connection itself.
+/// Timeout of waits that the timeout of the channel does not cover, such as the wait for the connection.
 const OUTER_TIMEOUT: Duration = CALL_TIMEOUT.saturating_add(Duration::from_secs(1));
 
-/// Endpoints in a random order, one after the other, for ever.
+/// The endpoints in a random order, in an endless cycle.
 #[derive(Debug)]
 pub(super) struct Rotation {
     order: Vec<usize>,
@@ -52,7 +54,7 @@ impl Rotation {
         index
     }
 
-    /// How many attempts try every endpoint once.
+    /// Number of endpoints.
     pub(super) fn len(&self) -> usize {
         self.order.len()
     }
@@ -64,7 +66,7 @@ pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
-    /// `None`: etcd asks for no user.
+    /// `None` if etcd requires no user.
     token: Option<Arc<Token>>,
     number: u64,
 }
@@ -72,7 +74,7 @@ pub(super) struct Connection {
 /// The token that the clients of one connection share.
 struct Token {
     client: Client,
-    /// `None`: the token has no end that we know of.
+    /// `None` if the token has no known end.
     renew_at: Mutex<Option<Instant>>,
 }
 
@@ -81,15 +83,15 @@ struct Token {
 pub(super) struct Connector {
     pub(super) options: Options,
     pub(super) stats: Arc<Stats>,
-    /// Grows with every reload: connections made before are to be replaced.
+    /// Grows with every reload; connections of an earlier generation are replaced.
     pub(super) generation: watch::Sender<u64>,
     /// Digests of the credentials that connections of this generation were made with.
     in_use: Mutex<BTreeSet<u128>>,
     throttle: Throttle,
-    /// How long a token lives; `None` inside: for ever, or until etcd forgets the token.
+    /// Lifetime of a token; `None` inside if the token lives until etcd forgets it.
     token_life: OnceCell<Option<Duration>>,
-    /// Sentences about members that were logged once.
-    said: Mutex<BTreeSet<String>>,
+    /// Sentences about members that are logged already.
+    logged: Mutex<BTreeSet<String>>,
 }
 
 impl Connector {
@@ -101,7 +103,7 @@ impl Connector {
             in_use: Mutex::default(),
             throttle: Throttle::default(),
             token_life: OnceCell::new(),
-            said: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -109,7 +111,7 @@ impl Connector {
         Rotation::new(self.options.endpoints.len())
     }
 
-    /// Connect to the endpoint at `index` and see whether its member can be used.
+    /// Connect to the endpoint at `index` and check that its member serves reads.
     pub(super) async fn connect(&self, index: usize) -> Result<Connection, Failure> {
         let endpoint = self.options.endpoint(index)?;
         self.connect_to(&endpoint)
@@ -131,12 +133,13 @@ impl Connector {
         })
     }
 
-    /// The token that etcd gave is not taken any more: authentications are spaced from now on.
+    /// etcd refused a token: space the authentications from now on.
     pub(super) fn on_token_refused(&self) {
         self.throttle.begin();
     }
 
-    /// Read the files again. If a connection was made with other contents, or none could be made, all are replaced.
+    /// Read the files again. If a connection uses other contents, or if no connection was made yet, start a new
+    /// generation.
     pub(super) async fn reload(&self) -> Result<(), Failure> {
         let credentials = self.options.credentials().await?;
         let mut in_use = self.in_use.lock();
@@ -147,7 +150,7 @@ impl Connector {
         Ok(())
     }
 
-    /// Renew the token of a connection that is about to be used, if the token is near its end. Open watches go on.
+    /// Renew the token of a connection before a call, if the token is near its end. Open watches go on.
     pub(super) async fn renew_if_due(&self, connection: &Connection) -> Result<(), Failure> {
         let Some(token) = &connection.token else {
             return Ok(());
@@ -156,7 +159,7 @@ impl Connector {
         if is_due { self.renew(token).await } else { Ok(()) }
     }
 
-    /// etcd did not take the token: renew it, on the same connection. `false`: there is none to renew.
+    /// etcd refused the token: renew it on the same connection. Returns `false` if the connection has no token.
     pub(super) async fn renew_refused(&self, connection: &Connection) -> Result<bool, Failure> {
         let Some(token) = &connection.token else {
             return Ok(false);
@@ -188,7 +191,7 @@ impl Connector {
         }
     }
 
-    /// A client, and its token if etcd asks for a user.
+    /// A client, and its token if etcd requires a user.
     async fn authenticated(
         &self,
         endpoint: &Endpoint,
@@ -209,7 +212,7 @@ impl Connector {
                 Ok((client, Some(Arc::new(token))))
             }
             Err(failure) if failure.to_string().contains("authentication is not enabled") => {
-                self.say_once(
+                self.log_once(
                     format!("etcd at {endpoint} has authentication turned off: --etcd-user is not used"),
                     true,
                 );
@@ -222,7 +225,8 @@ impl Connector {
         }
     }
 
-    /// How long a token lives; etcd is asked for one more token, once. (etcd-client does not show those that it uses.)
+    /// Lifetime of a token. The first call requests one more token from etcd, because etcd-client does not show its
+    /// own.
     async fn token_life(&self, client: &Client, user: &str, password: &str) -> Option<Duration> {
         let learn = || async {
             let mut auth = client.auth_client();
@@ -243,8 +247,8 @@ impl Connector {
         }
     }
 
-    /// Learners and corrupt members are left to others. A member that does not tell (it may ask for more rights than we
-    /// have) is taken.
+    /// Reject learners and corrupt members. A member that refuses the status call (it may need more permissions than
+    /// ours) is accepted.
     async fn check_member(&self, endpoint: &Endpoint, mut client: Client) -> Result<(), Failure> {
         let status = match timeout(OUTER_TIMEOUT, client.status()).await {
             Ok(Ok(status)) => status,
@@ -270,16 +274,16 @@ impl Connector {
         if has_watch_faults(status.version()) {
             let version = status.version();
             let sentence = format!(
-                "etcd at {endpoint} is version {version}, whose watches can lose a delete after a compaction. Every reconnect lists again. Upgrade to 3.5.18 or later"
+                "etcd at {endpoint} has version {version}, in which a watch can lose a delete after a compaction. Only the list after the next reconnect finds the lost delete; upgrade to 3.5.18 or later"
             );
-            self.say_once(sentence, false);
+            self.log_once(sentence, false);
         }
         Ok(())
     }
 
-    fn say_once(&self, sentence: String, is_warning: bool) {
-        let mut said = self.said.lock();
-        if said.contains(&sentence) {
+    fn log_once(&self, sentence: String, is_warning: bool) {
+        let mut logged = self.logged.lock();
+        if logged.contains(&sentence) {
             return;
         }
         if is_warning {
@@ -287,11 +291,11 @@ impl Connector {
         } else {
             info!("{sentence}");
         }
-        said.insert(sentence);
+        logged.insert(sentence);
     }
 }
 
-/// Spaces authentications by a second, once there is a reason to.
+/// Spaces authentications by one second, after the first refusal.
 #[derive(Debug, Default)]
 struct Throttle(Mutex<Option<Instant>>);
 
@@ -300,7 +304,7 @@ impl Throttle {
         self.0.lock().get_or_insert_with(Instant::now);
     }
 
-    /// Wait for the next free moment.
+    /// Wait for the next moment at which an authentication is allowed.
     async fn turn(&self) {
         let at = {
             let mut next = self.0.lock();
@@ -313,12 +317,13 @@ impl Throttle {
     }
 }
 
-/// The connection that reads and writes share; made when the first needs it.
+/// The connection that reads and writes share; the first call makes it.
 #[derive(Default)]
 pub(super) struct Shared(AsyncMutex<Option<(Connection, u64)>>);
 
 impl Shared {
-    /// The connection, made anew with the next endpoint of `rotation` if there is none (or only one from before a reload).
+    /// The connection. If there is none, or only one of an earlier generation, connect to the next endpoint of
+    /// `rotation`.
     pub(super) async fn get(&self, connector: &Connector, rotation: &mut Rotation) -> Result<Connection, Failure> {
         let mut current = self.0.lock().await;
         let generation = *connector.generation.borrow();
@@ -338,7 +343,7 @@ impl Shared {
         Ok(connection)
     }
 
-    /// This connection failed: whoever comes next makes another. One that was made meanwhile stays.
+    /// Drop a failed connection, so that the next call connects anew. A newer connection stays.
     pub(super) async fn forget(&self, failed: &Connection) {
         let mut current = self.0.lock().await;
         if current
@@ -350,7 +355,7 @@ impl Shared {
     }
 }
 
-/// The answer of a call, or a failure after the time for one.
+/// The answer of a call, or a timeout.
 pub(super) async fn answer<T>(
     what: &str,
     call: impl Future<Output = Result<T, etcd_client::Error>>,
@@ -370,7 +375,7 @@ async fn open(endpoint: &Endpoint, credentials: &Credentials, with_user: bool) -
     .await
 }
 
-/// When to renew a token that etcd has just given: after three quarters of its life.
+/// The moment to renew a new token: after three quarters of its lifetime.
 fn renew_at(life: Duration) -> Instant {
     Instant::now() + life * 3 / 4
 }
@@ -379,7 +384,7 @@ fn jittered(duration: Duration) -> Duration {
     duration + rand::rng().random_range(Duration::ZERO..duration / 4)
 }
 
-/// Whether this version can lose a delete that sits at a compacted revision (fixed in 3.4.36, 3.5.18 and 3.6).
+/// True if this version can lose a delete at a compacted revision (fixed in 3.4.36, 3.5.18 and 3.6).
 fn has_watch_faults(version: &str) -> bool {
     let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) = (numbers.next(), numbers.next(), numbers.next()) else {

@@ -1,8 +1,8 @@
 //! Failures of etcd: their class, which decides the next step, and their sentence.
 //!
-//! etcd says the same thing with several codes and several things with one code (`OutOfRange` is a compacted revision, a
-//! future one, or a message that is too large), so the text decides where the code does not. The sentences that leave this
-//! module hold no URL userinfo and no metadata.
+//! In etcd one failure has several gRPC codes, and one code stands for several failures: `OutOfRange` is a compacted
+//! revision, a future revision, or a message that is too large. So the text decides if the code does not. The sentences
+//! of this module have no URL userinfo and no metadata.
 
 use std::error::Error as _;
 use std::fmt;
@@ -14,21 +14,21 @@ use super::stats::StreamErrorClass;
 /// The class of a failure: the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Class {
-    /// Passes by itself, or with another endpoint.
+    /// The failure may end by itself or with another endpoint: try again.
     Retry,
     /// The revision's history is gone: list again.
     Compacted,
-    /// The revision does not exist yet: this is not the history that was followed.
+    /// The revision does not exist yet, so the store has another history than the followed one.
     Future,
-    /// The token is not taken: authenticate again.
+    /// etcd refused the token: authenticate again.
     Authentication,
     /// The TLS handshake failed on a certificate: read the files again and connect anew.
     Certificate,
-    /// Somebody must repair something: a password, a permission, a file.
+    /// An operator must repair a password, a permission or a file.
     Configuration,
-    /// The answer is larger than we take, or the request larger than etcd takes.
+    /// The answer exceeds our limit, or the request exceeds etcd's.
     TooLarge,
-    /// etcd takes no more writes.
+    /// etcd refuses writes: its space is exceeded.
     NoSpace,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Class {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) class: Class,
-    /// Whether etcd cannot have carried out the call.
+    /// True if etcd cannot have carried out the call.
     pub(super) not_done: bool,
     sentence: String,
 }
@@ -54,12 +54,12 @@ impl Failure {
         Self::new(Class::Configuration, sentence)
     }
 
-    /// No answer within the time for one.
+    /// A call without an answer within its timeout.
     pub(super) fn timeout(what: &str) -> Self {
         Self::new(Class::Retry, format!("no answer to {what} in time"))
     }
 
-    /// A watch that etcd ended with a text.
+    /// A watch that etcd canceled, with its reason.
     pub(super) fn canceled(reason: &str, compact_revision: i64) -> Self {
         if compact_revision > 0 {
             return Self::new(
@@ -78,7 +78,7 @@ impl Failure {
         self
     }
 
-    /// Whether a put that keeps the key's lease found no key.
+    /// True if a put with `ignore_lease` found no key.
     pub(super) fn is_key_gone(&self) -> bool {
         self.sentence.contains("etcdserver: key not found")
     }
@@ -105,7 +105,8 @@ impl From<Error> for Failure {
         let sentence = sentence(&error);
         match &error {
             Error::GRpcStatus(status) => {
-                // Numbers, not names: etcd-client does not give tonic's type a name, and ours may be another version.
+                // Numbers instead of names: etcd-client does not export tonic's `Code`, and our tonic may be another
+                // version.
                 let code = status.code() as i32;
                 let class = class_of_text(&sentence).unwrap_or_else(|| class_of_code(code));
                 Self {
@@ -144,7 +145,7 @@ fn class_of_text(text: &str) -> Option<Class> {
         ("required revision is a future revision", Class::Future),
         ("invalid auth token", Class::Authentication),
         ("revision of auth store is old", Class::Authentication),
-        // We have no token because authentication was off when we connected.
+        // The connection has no token, because authentication was off when it was made.
         ("user name is empty", Class::Authentication),
         (
             "authentication failed, invalid user ID or password",
@@ -166,7 +167,7 @@ fn class_of_text(text: &str) -> Option<Class> {
         .map(|(_, class)| class)
 }
 
-/// Whether the answer proves that the call was not carried out: etcd refused it, or nobody was there to take it.
+/// True if the answer proves that the call was not carried out: etcd refused it, or no etcd was reached.
 fn was_refused(code: i32, text: &str) -> bool {
     let refused = matches!(
         code,
@@ -213,7 +214,7 @@ fn sentence(error: &Error) -> String {
     }
 }
 
-/// The text without what stands between `//` and `@` in a URL.
+/// The text without the userinfo of URLs, the part between `//` and `@`.
 fn without_userinfo(text: &str) -> String {
     let mut rest = text;
     let mut clean = String::with_capacity(text.len());

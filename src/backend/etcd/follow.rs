@@ -5,11 +5,11 @@
 //!    ↑          │        │        │     └ broken, silent, out of order: Wait
 //!    └── Wait ←─┴────────┴────────┘
 //! ```
-//! Every reconnect lists: only a list covers restores, lost tombstones and skipped events alike, and a list equal to the
-//! events before costs its receiver nothing. A silent watch may be a dead one: every 5 s a linearizable read must be
-//! answered, and a silent watch must answer a request for progress. Progress is a sign of life only; on older servers its
-//! revision is wrong. The read renews a token that is near its end, and one that etcd does not take
-//! any more: the end of a token ends no watch.
+//! - **Every reconnect lists.** Only a list covers restores, lost tombstones and skipped events alike. If the list
+//!   equals the events before it, the receiver has no work.
+//! - **A silent watch may be dead.** Every 5 s etcd must answer a linearizable read, and a silent watch must answer a
+//!   request for progress. The answer is a sign of life only: on older servers its revision is wrong.
+//! - **Tokens.** The read renews a token that is near its end or that etcd refuses, so no watch ends with its token.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::batch::{Batch, Event as BatchEvent, Joiner};
+use super::batch::{Batch, Joiner, KeyEvent};
 use super::connect::{Connection, Connector, Rotation, answer};
 use super::error::{Class, Failure};
 use super::fork::Mark;
@@ -30,11 +30,12 @@ use super::stats::{StreamErrorClass, WatchState, WatchStats};
 use crate::backend::backoff::Backoff;
 use crate::backend::{Change, Event, ListReason, WatchControl};
 
-/// Between two linearizable reads of a healthy watch, and the silence after which it must give a sign of life.
+/// Time between two linearizable reads of a live watch, and the silence after which the watch must answer for its
+/// progress.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The answer to a request for progress; a frozen etcd accepts any number of those.
+/// Longest wait for the answer to a request for progress. A frozen etcd accepts such requests without an answer.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
-/// A watch that lived so long was no fluke: the next failure waits as shortly as the first.
+/// A watch of this age counts as a success: its failure starts the backoff anew.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
 
 /// Follows one root.
@@ -51,7 +52,7 @@ pub(super) struct Follower<'a> {
     mark: Option<Mark>,
 }
 
-/// Where the loop is. Each state holds what only it needs.
+/// The state of the loop, with the values that only this state needs.
 enum State {
     Connect,
     List {
@@ -66,7 +67,7 @@ enum State {
     Wait {
         failure: Failure,
     },
-    /// Nobody listens any more.
+    /// Cancelled, or the receiver of the events is dropped.
     Done,
 }
 
@@ -77,7 +78,7 @@ struct Live {
     joiner: Joiner,
 }
 
-/// How a live watch ended.
+/// The end of a live watch.
 enum End {
     List(ListReason),
     Reconnect,
@@ -105,7 +106,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Follow until `token` is cancelled or the receiver of the events is gone.
+    /// Follow until `token` is cancelled or the receiver of the events is dropped.
     pub(super) async fn run(mut self, token: CancellationToken) {
         let mut state = State::Connect;
         let events = self.events.clone();
@@ -132,7 +133,7 @@ impl<'a> Follower<'a> {
     async fn connect(&mut self) -> State {
         self.stats.set_state(WatchState::Connecting);
         self.reloads.mark_unchanged();
-        match self.connect_and_judge().await {
+        match self.connect_and_compare().await {
             Ok((connection, reason)) => {
                 self.stats.set_endpoint(connection.endpoint.as_str());
                 State::List { connection, reason }
@@ -141,8 +142,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// A connection, and what its list will be: the same history or another one.
-    async fn connect_and_judge(&mut self) -> Result<(Connection, ListReason), Failure> {
+    /// A connection, and the reason of its list: the first, the same history or another one.
+    async fn connect_and_compare(&mut self) -> Result<(Connection, ListReason), Failure> {
         let mut connection = self.connector.connect(self.rotation.next()).await?;
         let reason = match &self.mark {
             None => ListReason::Start,
@@ -215,7 +216,7 @@ impl<'a> Follower<'a> {
         self.on_end(connection, end)
     }
 
-    /// Receive and probe until the watch ends. The stream is dropped with it, which ends the watch at etcd too.
+    /// Receive and probe until the watch ends. The return drops the stream, which ends the watch at etcd too.
     async fn receive(&mut self, connection: &Connection, mut stream: WatchStream, mut joiner: Joiner) -> End {
         let control = self.control.clone();
         let mut reloads = self.reloads.clone();
@@ -247,7 +248,7 @@ impl<'a> Follower<'a> {
                         read = Some(self.begin_probe(connection));
                     }
                     if progress_due.is_none() && last_message.elapsed() >= PROBE_INTERVAL {
-                        // "Sent" means queued here; the answer counts.
+                        // `Ok` means queued in this process; only the answer proves that etcd is alive.
                         if let Err(error) = stream.request_progress().await {
                             return End::Failed(error.into());
                         }
@@ -336,12 +337,12 @@ impl<'a> Follower<'a> {
                 0 => {
                     let mod_revision = pair.mod_revision;
                     let entry = to_entry(etcd_client::KeyValue(pair));
-                    BatchEvent {
+                    KeyEvent {
                         mod_revision,
                         change: Change::Put(entry),
                     }
                 }
-                1 => BatchEvent {
+                1 => KeyEvent {
                     mod_revision: pair.mod_revision,
                     change: Change::Delete { key: pair.key.into() },
                 },
@@ -422,28 +423,28 @@ impl<'a> Follower<'a> {
         }
         tokio::select! {
             () = sleep(pause) => {}
-            // Somebody has just repaired something.
+            // The operator has just repaired the credentials.
             Ok(()) = self.reloads.changed() => self.backoff.reset(),
         }
         State::Connect
     }
 
-    /// False: nobody listens any more.
+    /// Returns false if the receiver of the events is dropped.
     async fn send(&self, event: Event) -> bool {
         self.events.send(event).await.is_ok()
     }
 }
 
-/// A request for progress whose answer the receiver waits for.
+/// The receiver's request for progress ([`WatchControl::progress`]), until its answer.
 ///
-/// Servers before 3.4.25 and 3.5.8 may answer before they send what waits in the watch's channel. So two answers in a row,
-/// the second one asked for after the first, with no event between them, are one that counts.
+/// Servers before 3.4.25 and 3.5.8 may answer before they send the events in the channel of the watch. So an answer
+/// counts only if it is the second in a row, requested after the first, with no event between them.
 #[derive(Debug, Default)]
 struct Reaching {
     first: Option<i64>,
 }
 
-/// The next step after a message, while progress is asked for.
+/// The next step after a message, while a request for progress is open.
 enum Step {
     Wait,
     AskAgain,
@@ -468,20 +469,20 @@ impl Reaching {
     }
 }
 
-/// The revision of a message that tells nothing but progress.
+/// The revision of a message that holds nothing but progress.
 fn progress_of(message: &WatchResponse) -> Option<i64> {
     let message = &message.0;
-    let tells_nothing = message.events.is_empty() && !message.fragment && !message.canceled && !message.created;
+    let is_progress = message.events.is_empty() && !message.fragment && !message.canceled && !message.created;
     message
         .header
         .as_ref()
-        .filter(|_| tells_nothing)
+        .filter(|_| is_progress)
         .map(|header| header.revision)
 }
 
 type Probe<'a> = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send + 'a>>;
 
-/// The answer of the probe under way; never, if there is none.
+/// The answer of the open probe. Never resolves if there is none.
 async fn answered(probe: &mut Option<Probe<'_>>) -> Result<ResponseHeader, Failure> {
     match probe {
         Some(probe) => probe.await,
@@ -496,7 +497,7 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Watch everything after `revision`; the first message must say that the watch exists.
+/// Open a watch of all changes after `revision`. The first message must confirm the watch.
 async fn open_watch(connection: &mut Connection, prefix: &[u8], revision: i64) -> Result<WatchStream, Failure> {
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))

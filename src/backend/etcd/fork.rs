@@ -1,8 +1,12 @@
-//! Whether the store still has the history that was followed.
+//! Detects a fork: the store has another history than the followed one.
 //!
-//! After a restore or a wiped data directory, etcd has the same cluster id, member id and even raft term; only its content
-//! tells. A [`Mark`] keeps what was seen last and compares: the cluster id, the revision (which never goes back in one
-//! history), and, by reads pinned to their revisions, the last put and the last delete.
+//! After a restore or a wiped data directory, etcd may have the same cluster id, member id and even raft term, so only
+//! the content shows the fork. A [`Mark`] keeps the newest facts of the followed history and compares them with the
+//! store:
+//!
+//! - the cluster id,
+//! - the revision, which never goes back within one history,
+//! - the last put and the last delete, by reads at their revisions.
 
 use bytes::Bytes;
 use etcd_client::ResponseHeader;
@@ -13,7 +17,7 @@ use super::error::{Class, Failure};
 use super::list::{Listed, get};
 use crate::backend::{Change, Entry};
 
-/// The newest facts seen of a history.
+/// The newest facts of the followed history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
     cluster_id: u64,
@@ -61,12 +65,12 @@ impl Mark {
         }
     }
 
-    /// Whether an answer comes from another history, as far as its header tells.
+    /// True if the header of an answer proves another history.
     pub(super) fn contradicts(&self, header: &ResponseHeader) -> bool {
         header.cluster_id() != self.cluster_id || header.revision() < self.revision
     }
 
-    /// Whether the store has another history. Compacted revisions prove nothing either way.
+    /// True if the store has another history. A compacted revision proves neither.
     pub(super) async fn is_forked(&self, connection: &mut Connection) -> Result<bool, Failure> {
         if let Some(put) = &self.put {
             match get(connection, &put.key, Some(put.mod_revision)).await {
@@ -91,7 +95,7 @@ impl Mark {
         }
     }
 
-    /// Whether a list comes from another history.
+    /// True if a list comes from another history.
     pub(super) fn contradicts_list(&self, listed: &Listed) -> bool {
         listed.cluster_id != self.cluster_id || listed.revision < self.revision
     }

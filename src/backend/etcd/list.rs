@@ -1,8 +1,8 @@
-//! Reading: whole lists at one revision, single keys now and as they were.
+//! Reads: whole lists at one revision, and single keys, now or at a revision.
 //!
-//! A list is read in pages that are all pinned to the revision of the first, so it is what etcd held at one moment however
-//! long it takes. A page too large to receive is asked for again at half the size; a revision that is compacted away in
-//! the middle starts the list over at once.
+//! A list is read in pages, all at the revision of the first page, so the list is the content of one moment however
+//! long the reads take. If a page is too large to receive, it is requested again at half the size. If the revision is
+//! compacted between two pages, the list starts over at once.
 
 use bytes::Bytes;
 use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
@@ -11,9 +11,9 @@ use super::connect::{Connection, answer};
 use super::error::{Class, Failure};
 use crate::backend::Entry;
 
-/// Keys of a page: 100,000 keys take 0.5 s in pages of 1000, and other callers of that etcd hardly notice.
+/// Keys of a page. In pages of 1000, 100,000 keys take 0.5 s, and other callers of the same etcd wait little.
 const PAGE: i64 = 1000;
-/// How often a list starts over because its revision was compacted away.
+/// How often a list starts over after a compaction of its revision.
 const MAX_RESTARTS: usize = 5;
 
 /// Everything below a prefix at one revision.
@@ -22,11 +22,11 @@ pub(super) struct Listed {
     pub(super) revision: i64,
     pub(super) cluster_id: u64,
     pub(super) entries: Vec<Entry>,
-    /// Of all keys and values.
+    /// Size of all keys and values.
     pub(super) bytes: usize,
 }
 
-/// List a prefix, linearizable.
+/// List a prefix, with linearizable reads.
 pub(super) async fn list(connection: &mut Connection, prefix: &[u8]) -> Result<Listed, Failure> {
     let mut restarts = 0;
     loop {
@@ -74,7 +74,7 @@ async fn list_once(connection: &mut Connection, prefix: &[u8]) -> Result<Listed,
     }
 }
 
-/// One key, now (`None`) or at a revision; with the header of the answer.
+/// One key, now (`None`) or at a revision, and the header of the answer.
 pub(super) async fn get(
     connection: &mut Connection,
     key: &[u8],
@@ -86,7 +86,7 @@ pub(super) async fn get(
     Ok((page.take_kvs().into_iter().next().map(to_entry), header))
 }
 
-/// A linearizable read that costs etcd nothing: proof that a majority answers, and the store's revision.
+/// A cheap linearizable read: proof that a majority answers, and the store's revision.
 pub(super) async fn probe(connection: &mut Connection, prefix: &[u8]) -> Result<ResponseHeader, Failure> {
     let options = GetOptions::new().with_count_only();
     let page = answer("a read", connection.kv.get(first_key(prefix), Some(options))).await?;
@@ -109,12 +109,13 @@ fn header(page: &GetResponse) -> Result<&ResponseHeader, Failure> {
         .ok_or_else(|| Failure::new(Class::Retry, "etcd answered without a header"))
 }
 
-/// etcd takes no empty key: the empty prefix begins at the smallest one.
+/// The first key of a prefix. etcd rejects an empty key, so the empty prefix begins at the smallest key.
 pub(super) fn first_key(prefix: &[u8]) -> Vec<u8> {
     if prefix.is_empty() { vec![0] } else { prefix.to_vec() }
 }
 
-/// The end of the range of all keys with this prefix: its last byte that can grow, grown; `\0` means "no end".
+/// The end of the range of a prefix: the last byte below 0xff is increased by one, the bytes after it are cut. Without
+/// such a byte the end is `\0`, which means "no end" to etcd.
 pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let grows = prefix.iter().rposition(|byte| *byte != u8::MAX);
     let Some(end) = grows.and_then(|at| prefix.get(..=at)) else {

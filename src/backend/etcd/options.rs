@@ -1,7 +1,8 @@
 //! The endpoints of etcd, and the credentials of this server.
 //!
-//! Paths, not contents: the password and the PEM files are read anew for every connection, so the next connection uses a
-//! rotated certificate, as does [`Backend::reload`](crate::backend::Backend::reload). Nothing here prints a secret.
+//! Options hold paths, not contents. Every new connection reads the password and the PEM files again, as does
+//! [`Backend::reload`](crate::backend::Backend::reload), so a rotated certificate is used. No `Debug` output has a
+//! secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::Failure;
 
-/// A connection is there within this time or its endpoint is skipped.
+/// Timeout of a connection; then the next endpoint is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the answer of one call. It does not bound an open watch.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// etcd ends connections that ping more often than every 5 s; without pings a frozen etcd is never noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(7);
-/// A ping unanswered for so long ends the connection.
+/// Longest wait for the answer to a ping; then the connection ends.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The endpoints of etcd, and the credentials of this server.
@@ -31,11 +32,11 @@ pub struct Options {
     pub user: Option<String>,
     /// A file that holds the password; a newline at its end is not part of it.
     pub password_file: Option<PathBuf>,
-    /// PEM: whom to trust; the system's roots when absent.
+    /// PEM file of the authorities that verify etcd; the system's roots if absent.
     pub ca: Option<PathBuf>,
-    /// PEM: our certificate; needs `key`.
+    /// PEM file of our client certificate; needs `key`.
     pub cert: Option<PathBuf>,
-    /// PEM: its private key.
+    /// PEM file of the private key of `cert`.
     pub key: Option<PathBuf>,
 }
 
@@ -44,7 +45,7 @@ pub struct Options {
 pub(super) struct Credentials {
     user: Option<(String, String)>,
     tls: Option<TlsOptions>,
-    /// Of the content of all files: equal files, equal digest.
+    /// Digest of the content of all files.
     pub(super) digest: u128,
 }
 
@@ -154,7 +155,7 @@ impl Options {
     }
 }
 
-/// `scheme://host:port`, without anything secret.
+/// `scheme://host:port`, without credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint(String);
 
@@ -178,7 +179,7 @@ impl Credentials {
             .map(|(user, password)| (user.as_str(), password.as_str()))
     }
 
-    /// The options of a connection to `endpoint`; with the user only where `with_user`.
+    /// The options of a connection to `endpoint`, with the user if `with_user` is set.
     pub(super) fn connect_options(&self, endpoint: &Endpoint, with_user: bool) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)

@@ -1,7 +1,8 @@
 //! The counters of the etcd backend.
 //!
-//! Plain atomics behind an `Arc`: reading costs the followers nothing. One [`WatchStats`] per followed prefix; the rest
-//! is summed over all connections. The names that metrics give them are those of the `etcd_*` family.
+//! Plain atomics behind an `Arc`, so a scrape does not delay the followers. Each followed prefix has its own
+//! [`WatchStats`]; the other counters sum over all connections. The metrics of the `etcd_*` family show them
+//! (`app::etcd_metrics`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,18 +34,18 @@ impl Counter {
     }
 }
 
-/// Why a watch ended.
+/// Class of the failure that ended a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamErrorClass {
     /// The connection broke, or was silent.
     Connection,
-    /// Its history was compacted away.
+    /// The revision of the watch was compacted.
     Compacted,
-    /// Another history.
+    /// The store has another history.
     Fork,
-    /// A token that is not taken.
+    /// etcd refused the token.
     Authentication,
-    /// A permission, a password, a file.
+    /// An operator must repair a permission, a password or a file.
     Configuration,
     /// A revision came after a later one.
     Order,
@@ -75,18 +76,18 @@ impl StreamErrorClass {
     }
 }
 
-/// Where a follower is in its loop.
+/// The state of a follower's loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WatchState {
-    /// Waits before the next attempt.
+    /// The follower waits before the next attempt.
     Backoff,
-    /// Makes a connection.
+    /// The follower connects.
     Connecting,
-    /// Reads everything.
+    /// The follower reads the whole list.
     Listing,
-    /// Opens the watch.
+    /// The follower opens the watch.
     Watching,
-    /// Receives changes.
+    /// The follower receives changes.
     Live,
 }
 
@@ -113,11 +114,11 @@ impl WatchState {
     }
 }
 
-/// A moment that others may ask the age of.
+/// The moment of the latest event of a kind, and its age.
 #[derive(Debug)]
 pub struct Moment {
     origin: Instant,
-    /// Milliseconds since `origin`, plus one; 0: never.
+    /// Milliseconds since `origin`, plus one; 0 if there was no event yet.
     at: AtomicU64,
 }
 
@@ -131,7 +132,7 @@ impl Default for Moment {
 }
 
 impl Moment {
-    /// How long ago it was; `None`: it never was.
+    /// Time since the event; `None` if there was none yet.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let at = self.at.load(Ordering::Relaxed).checked_sub(1)?;
@@ -151,7 +152,7 @@ pub struct WatchStats {
     endpoint: Mutex<String>,
     applied_revision: AtomicI64,
     store_revision: AtomicI64,
-    /// `etcd_last_message_age_seconds`: anything on the watch.
+    /// `etcd_last_message_age_seconds`: any message of the watch.
     pub last_message: Moment,
     /// `etcd_last_progress_age_seconds`: a message without events.
     pub last_progress: Moment,
@@ -184,19 +185,19 @@ impl WatchStats {
             .unwrap_or(WatchState::Connecting)
     }
 
-    /// `etcd_connected_endpoint`: `scheme://host:port`; empty while there is none.
+    /// `etcd_connected_endpoint`: `scheme://host:port`; empty without a connection.
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.endpoint.lock().clone()
     }
 
-    /// `etcd_applied_revision`: of the last list or change that was told.
+    /// `etcd_applied_revision`: revision of the last list or change that was sent.
     #[must_use]
     pub fn applied_revision(&self) -> i64 {
         self.applied_revision.load(Ordering::Relaxed)
     }
 
-    /// `etcd_store_revision`: of the last linearizable read.
+    /// `etcd_store_revision`: revision of the last linearizable read.
     #[must_use]
     pub fn store_revision(&self) -> i64 {
         self.store_revision.load(Ordering::Relaxed)
@@ -221,7 +222,7 @@ impl WatchStats {
     }
 }
 
-/// Everything the etcd backend counts.
+/// All counters of the etcd backend.
 #[derive(Debug, Default)]
 pub struct Stats {
     watches: Mutex<BTreeMap<String, Arc<WatchStats>>>,
@@ -238,7 +239,7 @@ pub struct Stats {
     pub puts: Counter,
     /// `etcd_events_total{type="delete"}`.
     pub deletes: Counter,
-    /// `etcd_events_dropped_old_total`: not newer than the list before them.
+    /// `etcd_events_dropped_old_total`: events that are not newer than the list before them.
     pub events_dropped_old: Counter,
     /// `etcd_order_violations_total`.
     pub order_violations: Counter,
@@ -259,7 +260,7 @@ impl Stats {
         self.stream_errors[class as usize].get()
     }
 
-    /// `etcd_list_seconds_total`: time spent in lists.
+    /// `etcd_list_seconds_total`: duration of all lists.
     #[must_use]
     pub fn list_time(&self) -> Duration {
         Duration::from_micros(self.list_micros.get())

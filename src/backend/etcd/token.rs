@@ -1,8 +1,8 @@
-//! How long a token lives, as the token says; pure.
+//! The lifetime that a token states. Pure.
 //!
-//! etcd has two kinds of tokens. A simple one is a name that etcd keeps in memory, and prolongs with each use. A JWT
-//! (`--auth-token jwt`) has three parts, `header.claims.signature`, and the claim `exp`: its end in seconds of Unix time.
-//! The signature is etcd's business.
+//! etcd has two kinds of tokens. A simple token is a name in etcd's memory; each use prolongs its life. A JWT
+//! (`--auth-token jwt`) has three parts, `header.claims.signature`, and the claim `exp`: its end in seconds of Unix
+//! time. Only etcd checks the signature.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-/// Tokens are taken to live at least so long: with clocks that differ, no token is renewed at every use.
+/// Shortest lifetime to assume. If the clocks of etcd and this host differ, a token is still not renewed at every use.
 const SHORTEST_LIFE: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
@@ -18,7 +18,7 @@ struct Claims {
     exp: u64,
 }
 
-/// How long a token that etcd has just given lives; `None`: the token does not say.
+/// Lifetime of a new token; `None` if the token states none.
 pub(super) fn life(token: &str, now: SystemTime) -> Option<Duration> {
     let mut parts = token.split('.');
     let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -32,7 +32,7 @@ pub(super) fn life(token: &str, now: SystemTime) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// From an etcd 3.4.23: `{"exp":1796021440,"revision":7,"username":"gw"}`.
+    /// Token of an etcd 3.4.23: `{"exp":1796021440,"revision":7,"username":"gw"}`.
     const JWT: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjE3OTYwMjE0NDAsInJldmlzaW9uIjo3LCJ1c2VybmFtZSI6Imd3In0.TfdNcZCITM9oHHhuTzEtJbS7B5WinUltqXHeA-PnUME";
 
     fn at(seconds: u64) -> SystemTime {

@@ -1,11 +1,11 @@
-//! Writing: all or nothing, in one transaction.
+//! Writes: all or none, in one transaction.
 //!
-//! 1. Read the keys. A broken expectation is a conflict, without a transaction.
+//! 1. Read the keys. If an expectation does not hold, the write is a conflict, and no transaction is sent.
 //! 2. Leave out equal values: etcd would make a revision of them, for every watcher.
 //! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too.
 //!
-//! A key with a lease keeps its lease (`ignore_lease`), so a registration that was written here still ends with its
-//! instance. Once the transaction was sent, only an answer tells what became of it.
+//! A key with a lease keeps the lease (`ignore_lease`): a registration that is written here still ends with its
+//! instance. If a transaction gets no answer, its outcome is unknown.
 
 use std::collections::HashSet;
 
@@ -17,17 +17,17 @@ use super::error::{Class, Failure};
 use super::list::to_entry;
 use crate::backend::{Entry, Expect, Write, WriteError};
 
-/// etcd's own limit of operations in one transaction, unless it was raised.
+/// Operations in one transaction, by etcd's default (`--max-txn-ops`).
 const OPERATIONS: usize = 128;
-/// Tries of one change whose leased keys vanish between the read and the transaction.
+/// Tries of one change if its leased keys vanish between the read and the transaction.
 const TRIES: usize = 3;
 
-/// Why a write did not happen, or perhaps did.
+/// Failure of a write, or an unknown outcome.
 #[derive(Debug)]
 pub(super) enum WriteFailure {
-    /// Nothing was sent yet: worth another attempt with another connection.
+    /// No transaction was carried out: another attempt may succeed.
     NotSent(Failure),
-    /// Final.
+    /// Another attempt cannot help.
     Final(WriteError),
 }
 
@@ -75,7 +75,7 @@ async fn write_once(connection: &mut Connection, writes: &[Write]) -> Result<i64
     Err(WriteFailure::Final(conflict_of(writes, &response)))
 }
 
-/// A write whose value differs from what the key holds.
+/// A write whose value differs from the key's current value.
 struct Changing<'a> {
     write: &'a Write,
     is_leased: bool,
@@ -92,7 +92,7 @@ fn refuse_double_keys(writes: &[Write]) -> Result<(), WriteError> {
     }
 }
 
-/// The entries of the keys, at one revision up to [`OPERATIONS`] keys (etcd refuses a change of more).
+/// The current entries of the keys. Up to [`OPERATIONS`] keys have one revision (etcd rejects a larger change).
 async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec<Option<Entry>>), Failure> {
     let mut revision = 0;
     let mut current = Vec::with_capacity(writes.len());
@@ -116,7 +116,7 @@ async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec
     Ok((revision, current))
 }
 
-/// One for each read of the transaction.
+/// The entries that the reads of a transaction returned, one for each read.
 fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
     let reads = response
         .op_responses()
@@ -154,7 +154,7 @@ fn compare(write: &Write) -> Option<Compare> {
     match &write.expect {
         Expect::Any => None,
         Expect::Absent => Some(Compare::create_revision(write.key.as_ref(), CompareOp::Equal, 0)),
-        // An etag that is no number was a conflict already.
+        // `holds` has rejected an etag that is no number, as a conflict.
         Expect::Etag(etag) => Some(Compare::mod_revision(
             write.key.as_ref(),
             CompareOp::Equal,

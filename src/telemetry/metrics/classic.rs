@@ -1,4 +1,4 @@
-//! From `OpenMetrics` text to the classic Prometheus text format.
+//! `OpenMetrics` text → the classic Prometheus text format.
 //!
 //! The two formats have the same series and differ in the lines about a metric. Classic text names a counter with its
 //! `_total` and an info with its `_info`, has no type `info` and no `# UNIT`, and ends without `# EOF`.
@@ -17,7 +17,7 @@ pub(super) fn from_open_metrics(text: &str) -> String {
         };
         let mut words = comment.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
-            // Held back: only the type says what the metric is called.
+            // Written after the type, which decides the suffix of the name.
             (Some("HELP"), Some(name), Some(sentence)) => help = (name, sentence),
             (Some("TYPE"), Some(name), Some(of_type)) => {
                 let (suffix, of_type) = match of_type {

@@ -1,7 +1,7 @@
 //! The `etcd_*` family.
 //!
-//! The reader of a backend's events counts, so that a backend names no metrics. The label `watch` is the followed root:
-//! `documents`, `registrations` or `routes`. Of another store than etcd the family is counted too, and not shown.
+//! The reconcile loop counts the events of its backend, so no backend names a metric. The label `watch` is the followed
+//! root: `documents`, `registrations` or `routes`. The family is counted for every backend, and shown for etcd only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -43,7 +43,7 @@ pub struct EventLabels {
 
 type Seconds = Family<RootLabels, Gauge<f64, AtomicU64>>;
 
-/// When a root was last heard of.
+/// The moments of the last events of a root.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     message: Instant,
@@ -55,15 +55,15 @@ struct Heard {
 pub struct Etcd {
     /// Lists read, by reason.
     pub lists: Family<ListLabels, Counter>,
-    /// Size of the latest list's values.
+    /// Size of the values in the latest list.
     pub list_bytes: Family<RootLabels, Gauge>,
     /// Events applied, by type.
     pub events: Family<EventLabels, Counter>,
-    /// The revision up to which the root was applied.
+    /// The last applied revision of the root.
     pub applied_revision: Family<RootLabels, Gauge>,
     /// 1 while the root is followed, 0 after a failure.
     pub watch_state: Family<RootLabels, Gauge>,
-    /// How long writes took.
+    /// Duration of writes.
     pub write_seconds: Histogram,
     message_age: Seconds,
     quorum_read_age: Seconds,
@@ -127,7 +127,7 @@ impl Etcd {
     pub(super) fn begin(&self, watches: &[&'static str], reasons: &[&'static str]) {
         for &watch in watches {
             for &reason in reasons {
-                // The guards end before the next call.
+                // Drop each guard before the next call, which takes the same lock.
                 drop(self.lists.get_or_create(&ListLabels { watch, reason }));
             }
             for r#type in ["put", "delete"] {
@@ -136,7 +136,7 @@ impl Etcd {
         }
     }
 
-    /// Something was heard of a root; `quorum_read`: it was the answer to a linearizable read.
+    /// An event of a root arrived. `quorum_read`: the event was the answer to a linearizable read.
     pub fn heard(&self, watch: &'static str, quorum_read: bool) {
         let now = Instant::now();
         let mut heard = self.heard.lock();
@@ -152,7 +152,7 @@ impl Etcd {
         self.watch_state.get_or_create(&RootLabels { watch }).set(1);
     }
 
-    /// A root was read whole.
+    /// A whole list of a root arrived.
     pub fn listed(&self, watch: &'static str, reason: &'static str, revision: i64, bytes: usize) {
         self.heard(watch, true);
         self.lists.get_or_create(&ListLabels { watch, reason }).inc();
@@ -162,7 +162,7 @@ impl Etcd {
         self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
     }
 
-    /// A revision was applied that put and deleted so many keys.
+    /// A revision with these numbers of puts and deletes was applied.
     pub fn changed(&self, watch: &'static str, revision: i64, puts: usize, deletes: usize) {
         self.heard(watch, false);
         for (r#type, count) in [("put", puts), ("delete", deletes)] {
@@ -173,17 +173,17 @@ impl Etcd {
         self.applied_revision.get_or_create(&RootLabels { watch }).set(revision);
     }
 
-    /// Following a root failed; it is tried again.
+    /// The watch of a root failed; the backend retries.
     pub fn failed(&self, watch: &'static str) {
         self.watch_state.get_or_create(&RootLabels { watch }).set(0);
     }
 
-    /// A write was answered so long after it was sent.
+    /// Record the time from a write to its answer.
     pub fn wrote(&self, after: Duration) {
         self.write_seconds.observe(after.as_secs_f64());
     }
 
-    /// Bring the ages up to now.
+    /// Set the age gauges to the ages at `now`.
     pub(super) fn age(&self, now: Instant) {
         let heard = self.heard.lock();
         for (watch, heard) in heard.iter() {
