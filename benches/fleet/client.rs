@@ -1,4 +1,5 @@
-//! One Envoy: its own connection, one ADS stream, CDS and LDS by wildcard, EDS and RDS by name, every response answered.
+//! One Envoy: its own connection, one ADS stream, CDS and LDS by wildcard, EDS and RDS by name, every response
+//! answered.
 
 use std::collections::HashMap;
 use std::future::pending;

@@ -1,10 +1,10 @@
 //! The floor: a bare tonic server that pushes recorded bytes to every stream, with no logic at all.
 //!
 //! What a management server costs above it is the price of its protocol, its bookkeeping and its encoding. It is given
-//! resources as they were recorded from another server, answers the first request of each type with all of them, ignores
-//! every other request, and on `POST /endpoint/NAME/PORT` or `/cluster/NAME/MILLISECONDS` pushes what that change makes
-//! this server push: one resource, or in SotW all clusters; and after a cluster its endpoints, without which a real Envoy
-//! goes on warming it (AD-03).
+//! resources as they were recorded from another server, answers the first request of each type with all of them,
+//! ignores every other request, and on `POST /endpoint/NAME/PORT` or `/cluster/NAME/MILLISECONDS` pushes what that
+//! change makes this server push: one resource, or in SotW all clusters; and after a cluster its endpoints, without
+//! which a real Envoy goes on warming it (AD-03).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,4 +1,5 @@
-//! What is known of resources, shared by all clients: each distinct message is decoded once, however many clients get it.
+//! What is known of resources, shared by all clients: each distinct message is decoded once, however many clients get
+//! it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -175,8 +175,8 @@ impl Load {
         }
     }
 
-    /// Wait until the clients have seen so many changes, or see no more: a slow server takes several changes for one. Gives
-    /// how many were not seen each for itself.
+    /// Wait until the clients have seen so many changes, or see no more: a slow server takes several changes for one.
+    /// Gives how many were not seen each for itself.
     ///
     /// # Errors
     /// A client failed meanwhile, or they go on seeing changes beyond the limit.

@@ -179,8 +179,8 @@ impl Records {
     }
 }
 
-/// Every cell on every server, in rounds, so that what the machine does meanwhile meets all alike. Each row is told at once:
-/// a run takes hours.
+/// Every cell on every server, in rounds, so that what the machine does meanwhile meets all alike. Each row is told at
+/// once: a run takes hours.
 async fn run(
     cells: &[Cell],
     rounds: usize,

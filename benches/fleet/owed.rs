@@ -1,7 +1,8 @@
-//! What this server owes: each ratio that it should reach, with the one that was measured, and the bounds of the scenarios.
+//! What this server owes: each ratio that it should reach, with the one that was measured, and the bounds of the
+//! scenarios.
 //!
-//! Small is 100 clusters, large 1,000; a thousand clients, the same load in the same run. Peers are the released servers of
-//! `benches/peers/`; the best of them is the one to compare with, figure by figure.
+//! Small is 100 clusters, large 1,000; a thousand clients, the same load in the same run. Peers are the released
+//! servers of `benches/peers/`; the best of them is the one to compare with, figure by figure.
 
 use super::cells::{Cells, Key, median};
 use super::server::Kind;

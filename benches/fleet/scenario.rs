@@ -230,8 +230,8 @@ impl Cell {
         }
     }
 
-    /// Make the changes at their moments, and wait until every client that reads has seen them. Gives when each was made, and
-    /// how many sightings were coalesced with later ones.
+    /// Make the changes at their moments, and wait until every client that reads has seen them. Gives when each was
+    /// made, and how many sightings were coalesced with later ones.
     async fn make_changes(&self, server: &mut Server, load: &mut Load, plan: &Plan) -> Result<(Vec<Instant>, usize)> {
         let before = load.shared.sightings.load(Ordering::Relaxed);
         let began = Instant::now();

@@ -1,5 +1,5 @@
-//! The wire, as little of it as a client needs: gRPC frames, requests as bytes, responses taken apart without decoding the
-//! resources.
+//! The wire, as little of it as a client needs: gRPC frames, requests as bytes, responses taken apart without decoding
+//! the resources.
 //!
 //! Written against the protocol, not with the server's own code, so that what is measured cannot vouch for itself.
 

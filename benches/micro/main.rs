@@ -1,8 +1,9 @@
 //! What one step costs, and that it does not grow with what stays as it is: `cargo bench --bench micro [FILTER]`.
 //!
-//! One file a stage, in the order in which a document travels: `parse`, `plan`, `publish`, `encode`, `session`. Each line
-//! of the output is one step and one size; README.md says what each of them is. Steps that advance (a world, a snapshot, a
-//! session) are measured one after the other, each on what the one before left, so that letting go of the old is counted.
+//! One file a stage, in the order in which a document travels: `parse`, `plan`, `publish`, `encode`, `session`. Each
+//! line of the output is one step and one size; README.md says what each of them is. Steps that advance (a world, a
+//! snapshot, a session) are measured one after the other, each on what the one before left, so that letting go of the
+//! old is counted.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! One change among many documents, from its text to the difference of resources.
 //!
-//! A route's change encodes one virtual host and its slab; the list of slabs of its RouteConfiguration is made anew, one
-//! pointer for 64 hosts, in runs of 64. On demand, it is one resource of its own, too. A registration's change encodes one ClusterLoadAssignment.
+//! A route's change encodes one virtual host and its slab; the list of slabs of its RouteConfiguration is made anew,
+//! one pointer for 64 hosts, in runs of 64. On demand, it is one resource of its own, too. A registration's change
+//! encodes one ClusterLoadAssignment.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! What one stream costs: a request and its answer, a publish and its response and ACK.
 //!
-//! Everything that is computed once for all streams (differences, blocks) is there already, as it is for all streams of a
-//! fleet but the first.
+//! Everything that is computed once for all streams (differences, blocks) is there already, as it is for all streams of
+//! a fleet but the first.
 
 use std::hint::black_box;
 use std::ops::Range;

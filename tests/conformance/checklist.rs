@@ -1,6 +1,7 @@
 //! The checklist: every ID, how binding it is, the variants it applies to, and what it says in one line.
 //!
-//! The text of the rules, their sources and how to test them stand in the project's conformance checklist, sections 2 to 7.
+//! The text of the rules, their sources and how to test them stand in the project's conformance checklist, sections 2
+//! to 7.
 
 use std::collections::BTreeSet;
 

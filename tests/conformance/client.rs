@@ -1,9 +1,9 @@
 //! The scripted raw client: one stream, which does only what a rule tells it.
 //!
-//! A rule reads alike for both variants: [`Request::names`] is the whole list in SotW and what is subscribed in delta. The
-//! client remembers what it said and heard per type, for the shorthands [`Client::ack`], [`Client::nack`],
-//! [`Client::grow`] and [`Client::shrink`]; it sends nothing of its own accord. Everything that went over the wire is in
-//! the transcript, which a failing rule prints.
+//! A rule reads alike for both variants: [`Request::names`] is the whole list in SotW and what is subscribed in delta.
+//! The client remembers what it said and heard per type, for the shorthands [`Client::ack`], [`Client::nack`],
+//! [`Client::grow`] and [`Client::shrink`]; it sends nothing of its own accord. Everything that went over the wire is
+//! in the transcript, which a failing rule prints.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! GR: what holds below xDS, in HTTP/2 and gRPC.
 //!
-//! `raw` is a connection that sees what a gRPC library hides. `connections` is about connections and their ends, `sizes`
-//! about much of something, `services` about the methods and the status codes, `malformed` about bad input, `hostile` about
-//! attacks on what is below gRPC, with `frames` written by hand.
+//! `raw` is a connection that sees what a gRPC library hides. `connections` is about connections and their ends,
+//! `sizes` about much of something, `services` about the methods and the status codes, `malformed` about bad input,
+//! `hostile` about attacks on what is below gRPC, with `frames` written by hand.
 
 pub(crate) mod connections;
 pub(crate) mod frames;

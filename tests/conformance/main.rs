@@ -1,9 +1,10 @@
 //! The conformance suite: every rule of the xDS checklist, against a server over its socket.
 //!
-//! `checklist` is the list of rules, one line an ID. A rule's test is a function in `general`, `sotw`, `delta`, `ordering`,
-//! `grpc` or `proxyless` that drives a scripted raw client (`client`) against a server under test (`target`) which was told
-//! what to serve (`fixture`). What runs is a trial per rule and variant; after the run `table` prints the verdict of every
-//! ID. An ID that has neither a rule nor a reason fails the run. README.md beside this file says how to use it.
+//! `checklist` is the list of rules, one line an ID. A rule's test is a function in `general`, `sotw`, `delta`,
+//! `ordering`, `grpc` or `proxyless` that drives a scripted raw client (`client`) against a server under test
+//! (`target`) which was told what to serve (`fixture`). What runs is a trial per rule and variant; after the run
+//! `table` prints the verdict of every ID. An ID that has neither a rule nor a reason fails the run. README.md beside
+//! this file says how to use it.
 
 #![allow(clippy::print_stdout, reason = "the table is what the suite is for")]
 #![allow(dead_code, reason = "a target under test may need less than the others")]

@@ -1,7 +1,7 @@
 //! What a rule of the suite is, and what it is given.
 //!
-//! A section's file ends in a table made by [`rules!`]: an ID, the variants it applies to, and the function that tests it.
-//! The function's name says what holds; it fails by panicking with what it saw. Several rows may share an ID.
+//! A section's file ends in a table made by [`rules!`]: an ID, the variants it applies to, and the function that tests
+//! it. The function's name says what holds; it fails by panicking with what it saw. Several rows may share an ID.
 
 use std::future::Future;
 use std::pin::Pin;

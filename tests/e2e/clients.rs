@@ -1,7 +1,7 @@
 //! The four clients that one table of scenarios is for: Envoy in both variants, grpcio and grpc-js-xds.
 //!
-//! All of them make the same calls, of methods of `echo.Echo`. A proxyless client is a program of `tests/e2e/grpc/` that
-//! resolves `xds:///echo`. Envoy is called through its listener `echo`. Each makes calls all the time, one every
+//! All of them make the same calls, of methods of `echo.Echo`. A proxyless client is a program of `tests/e2e/grpc/`
+//! that resolves `xds:///echo`. Envoy is called through its listener `echo`. Each makes calls all the time, one every
 //! [`DISTANCE`], from the first one that is answered until it is dropped.
 
 use std::collections::BTreeMap;
@@ -110,8 +110,8 @@ impl Kind {
         }
     }
 
-    /// Start one that knows these servers (gRPC clients have one address, and know the first); `address` is Envoy's listener.
-    /// It makes its calls once the first is answered.
+    /// Start one that knows these servers (gRPC clients have one address, and know the first); `address` is Envoy's
+    /// listener. It makes its calls once the first is answered.
     pub(crate) async fn start(self, servers: &[SocketAddr], address: SocketAddr) -> Box<dyn Client> {
         match self {
             Self::EnvoyDelta => Box::new(Proxied::start(Bootstrap::Delta, servers, address).await),

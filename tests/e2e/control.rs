@@ -1,7 +1,8 @@
-//! The control: the same load against an Envoy that is told in the wrong order must show failures, in the right order none.
+//! The control: the same load against an Envoy that is told in the wrong order must show failures, in the right order
+//! none.
 //!
-//! No server of ours: Envoy reads its resources from files. A cluster is renamed again and again, and what is being proved
-//! is that the load notices when the old one goes before its route has moved.
+//! No server of ours: Envoy reads its resources from files. A cluster is renamed again and again, and what is being
+//! proved is that the load notices when the old one goes before its route has moved.
 
 use std::fs;
 use std::path::Path;

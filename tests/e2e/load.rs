@@ -1,8 +1,8 @@
 //! Constant load that counts everything a client would notice: failed requests and closed connections.
 //!
-//! Three kinds of clients together: HTTP/1.1 with one connection each, HTTP/1.1 with a new connection for every request,
-//! and HTTP/2 with several requests at a time on one connection. Nothing is retried. A request fails when it has no answer,
-//! or another status than 200.
+//! Three kinds of clients together: HTTP/1.1 with one connection each, HTTP/1.1 with a new connection for every
+//! request, and HTTP/2 with several requests at a time on one connection. Nothing is retried. A request fails when it
+//! has no answer, or another status than 200.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -355,8 +355,8 @@ async fn endpoints_come_and_go(stage: &mut Stage) {
     stage.none_failed(before);
 }
 
-/// The endpoint of the first priority stops: the second is called; it is back: the first again. Calls that were on their
-/// way may fail.
+/// The endpoint of the first priority stops: the second is called; it is back: the first again. Calls that were on
+/// their way may fail.
 async fn failover(stage: &mut Stage) {
     let tiered = json!({
         "endpoints": [{ "address": stage.blue.address() }, { "address": stage.green.address(), "priority": 1 }],
@@ -474,8 +474,8 @@ async fn server_restart(stage: &mut Stage) {
     stage.none_failed(before);
 }
 
-/// The replica is cut off: Envoy finds the other one of its bootstrap, the one address of a gRPC client leads to the other
-/// now. Changes arrive from there.
+/// The replica is cut off: Envoy finds the other one of its bootstrap, the one address of a gRPC client leads to the
+/// other now. Changes arrive from there.
 async fn move_to_a_second_replica(stage: &mut Stage) {
     let before = stage.client.calls().count();
     if stage.kind.is_envoy() {

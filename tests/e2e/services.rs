@@ -105,7 +105,8 @@ fn tls_arguments(authority: &Authority) -> Vec<String> {
     arguments.concat()
 }
 
-/// The bootstrap `mtls.yaml` with the server's outside address, what `trusts` says of servers and what `is` says of the client.
+/// The bootstrap `mtls.yaml` with the server's outside address, what `trusts` says of servers and what `is` says of the
+/// client.
 fn mtls(server: &Server, trusts: &Authority, is: &Authority) -> String {
     let path = |authority: &Authority, name: &str| authority.path(name).display().to_string();
     Bootstrap::Mtls

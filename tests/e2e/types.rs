@@ -319,8 +319,8 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     world.nothing_was_refused().await;
 }
 
-/// Envoy waits for routes that it has when a listener names them by another `ConfigSource` than it knows, and says nothing:
-/// 15 s, unless they follow.
+/// Envoy waits for routes that it has when a listener names them by another `ConfigSource` than it knows, and says
+/// nothing: 15 s, unless they follow.
 // AD-05, F-06
 async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
     let _shared = shared().await;

@@ -124,8 +124,8 @@ fn route(clusters: &[&str]) -> String {
     json!({ "match": "/load", "to": to, "timeout": "10s" }).to_string()
 }
 
-/// The server is away while the route moves to a cluster that is new and slow, and the old one stays. (In SotW nobody knows
-/// which clusters the proxy has.)
+/// The server is away while the route moves to a cluster that is new and slow, and the old one stays. (In SotW nobody
+/// knows which clusters the proxy has.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_moves_while_the_proxy_is_away() {
     let _quiet = quiet().await;

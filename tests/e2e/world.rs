@@ -21,7 +21,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// Tests that measure want the machine for themselves.
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// Wait until no other test runs, and keep others from beginning. (Poisoning does not exist here: a failed test is gone.)
+/// Wait until no other test runs, and keep others from beginning. (Poisoning does not exist here: a failed test is
+/// gone.)
 pub(crate) async fn quiet() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
@@ -127,7 +128,8 @@ impl World {
         ask(&self.http, self.address, &request.into()).await
     }
 
-    /// Wait until a request is answered with this status by this upstream (empty: by Envoy itself), and give the answer.
+    /// Wait until a request is answered with this status by this upstream (empty: by Envoy itself), and give the
+    /// answer.
     pub(crate) async fn serves(&self, request: impl Into<Ask>, status: u16, upstream: &str) -> Answer {
         let request = request.into();
         let observe = || async {

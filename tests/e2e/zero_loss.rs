@@ -1,8 +1,8 @@
 //! Hundreds of changes under constant load: no request fails, and no connection is closed that need not be.
 //!
 //! Every change is seen to have taken effect in Envoy (in its answers, its config dump or its list of hosts) before the
-//! next is made, so none of them is swallowed by its successor. Neither Envoy nor the clients retry. `control.rs` shows that
-//! the same load notices a wrong order.
+//! next is made, so none of them is swallowed by its successor. Neither Envoy nor the clients retry. `control.rs` shows
+//! that the same load notices a wrong order.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Every rule and fact that the tree cites by its ID stands on a page of the repository, and every page that it cites is
-//! there.
+//! Every rule and fact that the tree cites by its ID stands on a page of the repository, and every page that it cites
+//! is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! A proxy that comes back, to another server with the same content: it is sent what it lacks, and next to nothing else.
+//! A proxy that comes back, to another server with the same content: it is sent what it lacks, and next to nothing
+//! else.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What Envoy would refuse, written to a real etcd: rejected with the field and a sentence, and what was there serves on.
+//! What Envoy would refuse, written to a real etcd: rejected with the field and a sentence, and what was there serves
+//! on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use crate::support::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A condition's first bad document, the good one of the same type that it takes the place of, and what stands beside both.
+/// A condition's first bad document, the good one of the same type that it takes the place of, and what stands beside
+/// both.
 struct Turn {
     id: String,
     good: Option<Case>,

@@ -12,7 +12,8 @@ use crate::xds_fixture::{Xds, cluster, endpoints, fixture, options};
 const STREAMS: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One connection for many streams, of which most are not read: with the usual window they would close it to each other.
+/// One connection for many streams, of which most are not read: with the usual window they would close it to each
+/// other.
 async fn connect_wide(xds: &Xds) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", xds.address)).unwrap();
     endpoint

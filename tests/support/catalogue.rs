@@ -1,9 +1,9 @@
 //! What Envoy 1.40 refuses, by example: `tests/data/refused_by_envoy/`.
 //!
-//! Each condition has an ID, examples that are refused and nearly equal ones that are accepted; or a reason why there are
-//! none. An example is the fields (`put`) of one resource, laid over what its frame (`in`) has at one place, and the
-//! documents that stand `beside` it. `{$repeat: [text, count]}` is a long text, `{$times: [entry, count]}` a long list,
-//! `$CHAIN` and `$KEY` a certificate and its key; an `@type` may be without its host.
+//! Each condition has an ID, examples that are refused and nearly equal ones that are accepted; or a reason why there
+//! are none. An example is the fields (`put`) of one resource, laid over what its frame (`in`) has at one place, and
+//! the documents that stand `beside` it. `{$repeat: [text, count]}` is a long text, `{$times: [entry, count]}` a long
+//! list, `$CHAIN` and `$KEY` a certificate and its key; an `@type` may be without its host.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -150,7 +150,8 @@ async fn a_slow_reader_gets_the_last_content(context: Context) {
     let mut client = world.open().await;
     client.fetch(EDS, &["A", "T"]).await;
     client.subscribe(EDS, &heavy_names.iter().map(String::as_str).collect::<Vec<_>>());
-    // Time for the server to begin with the large answer, of which the transport takes a part and nobody reads the rest.
+    // Time for the server to begin with the large answer, of which the transport takes a part and nobody reads the
+    // rest.
     sleep(Duration::from_millis(300)).await;
     world.commit(vec![put(endpoints("T", 1))]).await;
     for content in 2..100 {

@@ -36,8 +36,8 @@ async fn the_names_of_a_nack_count(context: Context) {
     }
 }
 
-/// A NACK that names the version which it refuses, as grpcio's does, is told from an ACK by what it unlocks: an ACK of the
-/// routes lets the cluster go that they used before.
+/// A NACK that names the version which it refuses, as grpcio's does, is told from an ACK by what it unlocks: an ACK of
+/// the routes lets the cluster go that they used before.
 async fn error_detail_alone_makes_a_nack(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;

@@ -29,8 +29,8 @@ pub(crate) const RULES: &[Rule] = rules![
 const KEEPALIVE: Duration = Duration::from_secs(30 + 20 + 15);
 const PING: u8 = 6;
 
-/// The server's 30 s and 20 s are no flags, so this takes its time; it spends it waiting. A connection without a stream has
-/// no variant, and the rule holds for both.
+/// The server's 30 s and 20 s are no flags, so this takes its time; it spends it waiting. A connection without a stream
+/// has no variant, and the rule holds for both.
 async fn a_connection_that_answers_no_ping_is_closed(context: Context) {
     let world = context.f1().await;
     let mut socket = TcpStream::connect(world.target.address()).await.expect("connect");
@@ -129,8 +129,9 @@ async fn two_streams_of_one_node_are_served(context: Context) {
     other.expect(CDS).await.get("S");
 }
 
-/// The stream of a client that has everything already. A second, and a second for a busy machine. A SotW response cannot be
-/// empty without taking everything away, so the wildcard may stay unanswered (SW-24); what such a client names is answered.
+/// The stream of a client that has everything already. A second, and a second for a busy machine. A SotW response
+/// cannot be empty without taking everything away, so the wildcard may stay unanswered (SW-24); what such a client
+/// names is answered.
 async fn a_new_stream_gets_a_message_soon(context: Context) {
     let world = context.f1().await;
     let held = world.open().await.fetch(CDS, &[]).await;

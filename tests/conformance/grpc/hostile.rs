@@ -330,8 +330,8 @@ async fn settings_and_pings_without_end_cost_nothing(context: Context) {
     drop(sockets);
 }
 
-/// A request of which each byte is a frame, and which is never whole. The server sees all of them: it is asked for a PING
-/// now and then, because one that is behind may well end the connection.
+/// A request of which each byte is a frame, and which is never whole. The server sees all of them: it is asked for a
+/// PING now and then, because one that is behind may well end the connection.
 async fn requests_in_pieces_of_a_byte_cost_what_they_weigh(context: Context) {
     let _alone = ALONE.lock().await;
     let path = method::ads(context.variant);

@@ -1,8 +1,9 @@
 //! A server that somebody else runs, at an address, with the etcd that it reads.
 //!
 //! `XDS_UNDER_TEST=HOST:PORT` names its xDS port. `XDS_UNDER_TEST_ETCD=URL[,URL…],PREFIX` says where it takes
-//! `xds/{type}/{name}` documents from; everything below the prefix is replaced for each rule. `XDS_UNDER_TEST_ADMIN=HOST:PORT`
-//! names its admin API. Without the etcd it must serve fixture F1, and rules that change something fail.
+//! `xds/{type}/{name}` documents from; everything below the prefix is replaced for each rule.
+//! `XDS_UNDER_TEST_ADMIN=HOST:PORT` names its admin API. Without the etcd it must serve fixture F1, and rules that
+//! change something fail.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -95,7 +96,8 @@ impl Running {
         Some(format!("http://{}{path}", self.place.admin.as_ref()?))
     }
 
-    /// Whether it serves what was written last. When a rule takes most of what was there away, that may be held: it is let go.
+    /// Whether it serves what was written last. When a rule takes most of what was there away, that may be held: it is
+    /// let go.
     async fn has_seen(&self, url: &str, wanted: i64) -> bool {
         let overview = get(format!("{url}/api/v1/snapshot")).await;
         let held = get(format!("{url}/api/v1/documents?state=held")).await;

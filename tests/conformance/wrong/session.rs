@@ -1,7 +1,7 @@
 //! One stream of the wrong server: what was asked for, what was sent, and what is owed.
 //!
-//! Both variants keep the same state; they differ in how a request changes it and in what of a difference is sent. After
-//! every request and every commit the types are gone through in order, and each sends what it owes.
+//! Both variants keep the same state; they differ in how a request changes it and in what of a difference is sent.
+//! After every request and every commit the types are gone through in order, and each sends what it owes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

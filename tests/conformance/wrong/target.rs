@@ -16,8 +16,8 @@ use crate::rule::Rule;
 use crate::target::{Launch, Options, Target};
 use crate::trial;
 
-/// A commit here is instant and overtakes what a client has sent just before, which nothing tells apart from a client that
-/// has not sent it. So it waits for what is on the wire.
+/// A commit here is instant and overtakes what a client has sent just before, which nothing tells apart from a client
+/// that has not sent it. So it waits for what is on the wire.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
 
 struct Wrong(Option<Fault>);
