@@ -1,4 +1,4 @@
-//! Which cells there are.
+//! The cells of the benchmark: one combination of scenario, size and variant each.
 
 use std::time::Duration;
 

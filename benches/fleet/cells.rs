@@ -1,4 +1,4 @@
-//! What was measured, by cell and server.
+//! The measurements, by cell and server.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! One Envoy: its own connection, one ADS stream, CDS and LDS by wildcard, EDS and RDS by name, every response
-//! answered.
+//! One simulated Envoy: a connection of its own with one ADS stream, CDS and LDS by wildcard, EDS and RDS by name. The
+//! client sends an ACK for every response.
 
 use std::collections::HashMap;
 use std::future::pending;

@@ -1,10 +1,12 @@
-//! The floor: a bare tonic server that pushes recorded bytes to every stream, with no logic at all.
+//! The floor: a bare tonic server that pushes recorded bytes to every stream, without any logic.
 //!
-//! What a management server costs above it is the price of its protocol, its bookkeeping and its encoding. It is given
-//! resources as they were recorded from another server, answers the first request of each type with all of them,
-//! ignores every other request, and on `POST /endpoint/NAME/PORT` or `/cluster/NAME/MILLISECONDS` pushes what that
-//! change makes this server push: one resource, or in SotW all clusters; and after a cluster its endpoints, without
-//! which a real Envoy goes on warming it (AD-03).
+//! The distance of a management server to the floor is the cost of its protocol, its bookkeeping and its encoding.
+//!
+//! - In: resources that were recorded from another server.
+//! - The first request of each type is answered with all resources of the type; every other request is ignored.
+//! - `POST /endpoint/NAME/PORT` and `POST /cluster/NAME/MILLISECONDS` push the same resources as Chancery pushes for
+//!   this change: one resource, or in SotW all clusters; and after a cluster its endpoints, because without them a real
+//!   Envoy does not finish warming (AD-03).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! What is known of resources, shared by all clients: each distinct message is decoded once, however many clients get
-//! it.
+//! A cache of decoded resources, shared by all clients: each distinct message is decoded once for any number of
+//! clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,8 +1,7 @@
-//! What this server owes: each ratio that it should reach, with the one that was measured, and the bounds of the
-//! scenarios.
+//! The targets of this server: each target ratio with the measured one, and the bounds of the scenarios.
 //!
-//! Small is 100 clusters, large 1,000; a thousand clients, the same load in the same run. Peers are the released
-//! servers of `benches/peers/`; the best of them is the one to compare with, figure by figure.
+//! Small is 100 clusters, large is 1,000; a thousand clients, the same load in the same run. Peers are the released
+//! servers of `benches/peers/`. For each figure the best peer is compared.
 
 use super::cells::{Cells, Key, median};
 use super::server::Kind;

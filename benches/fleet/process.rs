@@ -1,4 +1,4 @@
-//! A server as a process: started, asked for its CPU time and memory, ended.
+//! A server as a process: start, CPU time, memory, end.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! Results: lines while they come, a page of tables and plots, ratios against the floor.
+//! Results: lines during the run, then a page of tables and plots, with ratios against the floor.
 
 use std::fs::{self, File};
 use std::io::Write as _;

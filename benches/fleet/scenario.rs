@@ -1,4 +1,4 @@
-//! The scenarios: which server, which load, which changes, what is measured.
+//! The scenarios: server, load, changes, measured figures.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The servers that are compared, each started by itself and told of changes in its own way.
+//! The compared servers, each with its own start and its own way to receive a change.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

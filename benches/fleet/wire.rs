@@ -1,7 +1,7 @@
-//! The wire, as little of it as a client needs: gRPC frames, requests as bytes, responses taken apart without decoding
+//! The part of the wire format that a client needs: gRPC frames, requests as bytes, responses split without decoding
 //! the resources.
 //!
-//! Written against the protocol, not with the server's own code, so that what is measured cannot vouch for itself.
+//! Written from the protocol, without the server's code: otherwise a fault of that code could hide in the measurement.
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};

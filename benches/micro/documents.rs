@@ -1,4 +1,4 @@
-//! Documents as they stand in etcd, and worlds of them.
+//! Documents as texts in etcd, and worlds made of them.
 
 use std::time::SystemTime;
 

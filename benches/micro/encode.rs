@@ -1,4 +1,4 @@
-//! Resources to the bytes that all streams share.
+//! Resources → the bytes that all streams share.
 
 use std::sync::Arc;
 

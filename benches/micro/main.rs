@@ -1,9 +1,10 @@
-//! What one step costs, and that it does not grow with what stays as it is: `cargo bench --bench micro [FILTER]`.
+//! The cost of single steps, and the proof that it does not grow with the unchanged part:
+//! `cargo bench --bench micro [FILTER]`.
 //!
-//! One file a stage, in the order in which a document travels: `parse`, `plan`, `publish`, `encode`, `session`. Each
-//! line of the output is one step and one size; README.md says what each of them is. Steps that advance (a world, a
-//! snapshot, a session) are measured one after the other, each on what the one before left, so that letting go of the
-//! old is counted.
+//! One file a stage, in the order of a document's way: `parse`, `plan`, `publish`, `encode`, `session`. Each line of
+//! the output is one step and one size; benches/README.md explains them. Steps that advance (a world, a snapshot, a
+//! session) run one after the other, each on the result of the step before, so that the time to drop the old value is
+//! counted.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! From what stands at a key to a checked document.
+//! The text at a key → a checked document.
 
 use std::hint::black_box;
 

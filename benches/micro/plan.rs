@@ -1,8 +1,9 @@
-//! One change among many documents, from its text to the difference of resources.
+//! One change among many documents: text → difference of resources.
 //!
-//! A route's change encodes one virtual host and its slab; the list of slabs of its RouteConfiguration is made anew,
-//! one pointer for 64 hosts, in runs of 64. On demand, it is one resource of its own, too. A registration's change
-//! encodes one ClusterLoadAssignment.
+//! - The change of a route encodes one virtual host and its slab. The list of slabs of its RouteConfiguration is made
+//!   anew: one pointer for 64 hosts, in runs of 64. With virtual hosts on demand, the change also encodes one resource
+//!   of its own.
+//! - The change of a registration encodes one ClusterLoadAssignment.
 
 use std::hint::black_box;
 

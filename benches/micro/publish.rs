@@ -1,4 +1,4 @@
-//! Snapshot n+1 from n, swapped in.
+//! Snapshot n → snapshot n+1, swapped in.
 
 use std::sync::Arc;
 use std::time::SystemTime;

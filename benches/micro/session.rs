@@ -1,7 +1,7 @@
-//! What one stream costs: a request and its answer, a publish and its response and ACK.
+//! The cost of one stream: a request and its response; a publish, its response and its ACK.
 //!
-//! Everything that is computed once for all streams (differences, blocks) is there already, as it is for all streams of
-//! a fleet but the first.
+//! The values that all streams share (differences, blocks) are computed before, as for every stream of a fleet but the
+//! first.
 
 use std::hint::black_box;
 use std::ops::Range;

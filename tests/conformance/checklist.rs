@@ -1,7 +1,6 @@
-//! The checklist: every ID, how binding it is, the variants it applies to, and what it says in one line.
+//! The checklist: every ID with its level (MUST, SHOULD, …), its variants, and its rule in one line.
 //!
-//! The text of the rules, their sources and how to test them stand in the project's conformance checklist, sections 2
-//! to 7.
+//! The full text of the rules with their sources is in docs/xds-rules.md.
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,9 @@
-//! The scripted raw client: one stream, which does only what a rule tells it.
+//! The scripted raw client: one stream that does only the steps of a rule.
 //!
-//! A rule reads alike for both variants: [`Request::names`] is the whole list in SotW and what is subscribed in delta.
-//! The client remembers what it said and heard per type, for the shorthands [`Client::ack`], [`Client::nack`],
-//! [`Client::grow`] and [`Client::shrink`]; it sends nothing of its own accord. Everything that went over the wire is
-//! in the transcript, which a failing rule prints.
+//! A rule has one text for both variants: [`Request::names`] is the whole list in SotW, and the subscribed names in
+//! delta. The client remembers the exchange of each type for the shorthands [`Client::ack`], [`Client::nack`],
+//! [`Client::grow`] and [`Client::shrink`]. It sends nothing by itself. A failing rule prints the transcript of the
+//! whole stream.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

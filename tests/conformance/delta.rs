@@ -1,7 +1,11 @@
 //! DX: delta.
 //!
-//! `subscriptions` is what a request asks for, `reconnect` what a client brings along, `changes` what follows a commit,
-//! `on_demand` what is asked for by name at need: clusters, virtual hosts, `xdstp` names.
+//! | module | subject |
+//! |---|---|
+//! | `subscriptions` | the names of a request |
+//! | `reconnect` | the versions that a client reports on a new stream |
+//! | `changes` | the responses after a commit |
+//! | `on_demand` | clusters, virtual hosts and `xdstp` names that are subscribed on demand |
 
 pub(crate) mod changes;
 pub(crate) mod on_demand;

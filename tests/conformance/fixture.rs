@@ -1,6 +1,6 @@
-//! Resources that a server under test is told to serve, written as proto-JSON, and fixture F1 of the checklist.
+//! Resources for a server under test, written as proto-JSON, and fixture F1 of the checklist.
 //!
-//! `content` is a number that makes another version of the same resource.
+//! `content` is a number: another number makes another version of the same resource.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! Section 2: session rules, both variants: who the client is, what a response looks like, what a request may be.
+//! Section 2: session rules of both variants: the node, the shape of a response, valid and invalid requests.
 //!
-//! `general::nacks` has what a refusal comes to.
+//! `general::nacks` has the rules after a NACK.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,8 +1,13 @@
-//! GR: what holds below xDS, in HTTP/2 and gRPC.
+//! GR: the rules below xDS, of HTTP/2 and gRPC.
 //!
-//! `raw` is a connection that sees what a gRPC library hides. `connections` is about connections and their ends,
-//! `sizes` about much of something, `services` about the methods and the status codes, `malformed` about bad input,
-//! `hostile` about attacks on what is below gRPC, with `frames` written by hand.
+//! | module | subject |
+//! |---|---|
+//! | `raw` | a client connection that shows frames, flags and trailers |
+//! | `connections` | connections, streams and their ends |
+//! | `sizes` | large responses, many streams, slow readers |
+//! | `services` | methods and status codes |
+//! | `malformed` | invalid input |
+//! | `hostile`, `frames` | attacks below gRPC, with frames written by hand |
 
 pub(crate) mod connections;
 pub(crate) mod frames;

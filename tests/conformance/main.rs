@@ -1,10 +1,13 @@
-//! The conformance suite: every rule of the xDS checklist, against a server over its socket.
+//! The conformance suite: every rule of docs/xds-rules.md, against a server over its socket.
 //!
-//! `checklist` is the list of rules, one line an ID. A rule's test is a function in `general`, `sotw`, `delta`,
-//! `ordering`, `grpc` or `proxyless` that drives a scripted raw client (`client`) against a server under test
-//! (`target`) which was told what to serve (`fixture`). What runs is a trial per rule and variant; after the run
-//! `table` prints the verdict of every ID. An ID that has neither a rule nor a reason fails the run. README.md beside
-//! this file says how to use it.
+//! - `checklist` is the list of rules, one line an ID.
+//! - The test of a rule is a function in `general`, `sotw`, `delta`, `ordering`, `grpc` or `proxyless`. The function
+//!   drives a scripted raw client (`client`) against a server under test (`target`) that serves the resources of
+//!   `fixture`.
+//! - One trial is one rule in one variant. After the run, `table` prints the verdict of every ID. If an ID has neither
+//!   a rule nor a reason, the run fails.
+//!
+//! README.md beside this file explains the use.
 
 #![allow(clippy::print_stdout, reason = "the table is what the suite is for")]
 #![allow(dead_code, reason = "a target under test may need less than the others")]

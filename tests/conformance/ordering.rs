@@ -1,4 +1,4 @@
-//! Section 5: the order of types on ADS, warming, and what waits for what.
+//! Section 5: the order of types on ADS, warming, and holds of one type for another.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! PX: what clients inside gRPC rely on.
+//! PX: the rules that xDS clients inside gRPC rely on.
 //!
-//! `protocol` scripts them as they were measured; `content` reads what documents compile to for them. Real clients are
-//! in `tests/e2e`.
+//! `protocol` repeats recorded requests of such clients; `content` reads the resources that documents compile to for
+//! them. Real clients are in `tests/e2e`.
 
 pub(crate) mod content;
 pub(crate) mod protocol;

@@ -1,7 +1,8 @@
-//! What a rule of the suite is, and what it is given.
+//! The type of a rule, and the arguments of its test.
 //!
-//! A section's file ends in a table made by [`rules!`]: an ID, the variants it applies to, and the function that tests
-//! it. The function's name says what holds; it fails by panicking with what it saw. Several rows may share an ID.
+//! The file of a section ends in a table made by [`rules!`]: an ID, its variants, and the function that tests the ID.
+//! The name of the function states the fact; the function panics with the values that it found. Several rows may share
+//! an ID.
 
 use std::future::Future;
 use std::pin::Pin;

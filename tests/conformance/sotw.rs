@@ -1,6 +1,6 @@
-//! Section 3: state of the world, from the first request to what shrinks, grows and goes.
+//! Section 3: state of the world, from the first request to lists that shrink, grow and vanish.
 //!
-//! `sotw::answers` has what NACKs, reconnects, stalls and times to live come to.
+//! `sotw::answers` has the rules of NACKs, reconnects, stalls and times to live.
 
 use std::time::Duration;
 

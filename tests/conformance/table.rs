@@ -1,4 +1,4 @@
-//! The table of all IDs that is printed after a run.
+//! The table of all IDs, printed after a run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

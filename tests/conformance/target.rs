@@ -1,7 +1,7 @@
-//! What is under test: a server that can be told what to serve.
+//! The server under test, which serves the resources that a rule commits.
 //!
-//! [`Launch`] starts one for a rule (or empties the one there is), [`Target`] is the running one. `chancery` starts the
-//! real binary and writes documents into etcd; `external` is a server at an address that somebody else runs.
+//! [`Launch`] starts one for a rule (or empties the running one), [`Target`] is the running one. `chancery` starts the
+//! real binary and writes documents into etcd; `external` is a server at an address, started by somebody else.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! From a rule to a trial of the test runner: a runtime of its own, a panic turned into a message with the transcript.
+//! A rule → a trial of the test runner, with a runtime of its own. A panic becomes a message with the transcript.
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};

@@ -1,12 +1,18 @@
-//! The suite, tested: a small xDS server that is right, and wrong in one way when told so.
+//! Tests of the suite itself: a small xDS server that is correct, or has exactly one fault.
 //!
-//! It shares no line with the server under test: tonic and the messages of `envoy-types` over a map in memory. Without
-//! a fault it keeps every rule that a [`fault::Fault`] is listed with; with one it breaks at least those. A rule that
-//! passes against its fault proves nothing, and a fault that no rule notices is a gap in the suite.
+//! The server shares no code with the server under test: tonic and the messages of `envoy-types` over a map in memory.
+//! Without a fault it passes every rule that a [`fault::Fault`] lists; with a fault it fails at least the rules of this
+//! fault. A rule that passes against its fault proves nothing, and a fault that no rule finds is a gap in the suite.
 //!
-//! `store` is the map and its commits, `session` the protocol of one stream (`subscribe` what requests
-//! change in it, `content` what it owes), `fault` the table, `service` the wire,
-//! `target` the trials.
+//! | module | subject |
+//! |---|---|
+//! | `store` | the map and its commits |
+//! | `session` | the protocol of one stream |
+//! | `subscribe` | the effect of a request on the subscriptions |
+//! | `content` | the resources to send |
+//! | `fault` | the table of faults |
+//! | `service` | the wire |
+//! | `target` | the trials |
 
 mod content;
 mod fault;

@@ -1,4 +1,4 @@
-//! A corpus of bad documents among good ones: each is told what is wrong with it, and harms nobody else.
+//! A set of bad documents among good ones: each is rejected with its reason, and no other document is affected.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Documents put with plain `etcdctl put`, and what Envoy then answers.
+//! Documents written with plain `etcdctl put`, and the answers of Envoy after that.
 
 use std::time::Duration;
 

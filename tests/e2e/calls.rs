@@ -1,4 +1,4 @@
-//! What became of calls: kept in the order in which they ended, so that a scenario can await and count.
+//! The outcomes of calls, in the order in which the calls ended, so that a scenario can await and count them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

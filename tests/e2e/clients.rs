@@ -1,8 +1,8 @@
-//! The four clients that one table of scenarios is for: Envoy in both variants, grpcio and grpc-js-xds.
+//! The four clients of the table of scenarios: Envoy in both variants, grpcio and grpc-js-xds.
 //!
-//! All of them make the same calls, of methods of `echo.Echo`. A proxyless client is a program of `tests/e2e/grpc/`
-//! that resolves `xds:///echo`. Envoy is called through its listener `echo`. Each makes calls all the time, one every
-//! [`DISTANCE`], from the first one that is answered until it is dropped.
+//! All clients call the same methods of `echo.Echo`. A proxyless client is a program in `tests/e2e/grpc/` that resolves
+//! `xds:///echo`; Envoy is called through its listener `echo`. From the first answered call until it is dropped, each
+//! client makes one call every [`DISTANCE`].
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,8 @@
-//! The control: the same load against an Envoy that is told in the wrong order must show failures, in the right order
-//! none.
+//! The control: the same load must show failures against an Envoy that gets its updates in the wrong order, and none in
+//! the right order.
 //!
-//! No server of ours: Envoy reads its resources from files. A cluster is renamed again and again, and what is being
-//! proved is that the load notices when the old one goes before its route has moved.
+//! There is no server of ours: Envoy reads its resources from files. A cluster is renamed again and again. The test
+//! proves that the load shows the failures if the old cluster is removed before its route has moved.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Things that break, under traffic: no request fails because of them, and in the end Envoy has what etcd has.
+//! Failures under traffic, of etcd, the server and the network: no request fails because of them, and in the end Envoy
+//! has the configuration of etcd.
 
 use std::net::SocketAddr;
 use std::time::Duration;

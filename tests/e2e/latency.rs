@@ -1,7 +1,7 @@
-//! How long a change takes from `etcdctl put` to Envoy's answers, and where the time goes. Printed, not limited.
+//! The time from `etcdctl put` of a change to Envoy's answers, by step. Printed, not limited.
 //!
-//! One change at a time. Beside it, in the same run: when a bare etcd watcher sees the same put, which is often before
-//! etcd has answered whoever put it.
+//! One change at a time. In the same run a bare etcd watcher receives the same put, often before etcd has answered the
+//! writer.
 
 use std::time::Duration;
 

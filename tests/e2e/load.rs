@@ -1,7 +1,7 @@
-//! Constant load that counts everything a client would notice: failed requests and closed connections.
+//! Constant load that counts the failures that a client would see: failed requests and closed connections.
 //!
 //! Three kinds of clients together: HTTP/1.1 with one connection each, HTTP/1.1 with a new connection for every
-//! request, and HTTP/2 with several requests at a time on one connection. Nothing is retried. A request fails when it
+//! request, and HTTP/2 with several requests at a time on one connection. No request is retried. A request fails if it
 //! has no answer, or another status than 200.
 
 use std::fmt;

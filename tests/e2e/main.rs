@@ -1,6 +1,7 @@
-//! End to end: real etcd, the server as a process, real Envoy and gRPC clients, everything as an operator would see it.
+//! End to end: real etcd, the server as a process, real Envoy and gRPC clients, seen from outside, as an operator sees
+//! them.
 //!
-//! Every scenario runs with both bootstraps, delta and SotW. The tests that measure wait until they are alone.
+//! Every scenario runs with both bootstraps, delta and SotW. The tests that measure wait until no other test runs.
 
 #![allow(clippy::print_stdout, reason = "measurements are printed")]
 

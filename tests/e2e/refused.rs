@@ -1,4 +1,4 @@
-//! A document that only a proxy can find fault with: what the operator sees of it, and that it harms nothing else.
+//! A document that only a proxy can refuse: the operator sees the refusal, and no other document is affected.
 
 use serde_json::{Value, json};
 

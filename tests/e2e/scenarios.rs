@@ -1,8 +1,8 @@
 //! One table of scenarios, passed by four clients: Envoy over delta and SotW, grpcio and grpc-js-xds.
 //!
-//! A client meets two replicas on one etcd, each behind a link that can be cut, and calls two upstreams, `blue` and
-//! `green`. It calls `Say` all the time; where nothing is said of failures, not one call may fail. Each scenario starts
-//! with `Say` leading to `blue` and leaves it so.
+//! A client has two replicas on one etcd, each behind a link that the test can cut, and calls two upstreams, `blue` and
+//! `green`. The client calls `Say` all the time. Unless a scenario names failures, no call may fail. At the start and
+//! at the end of each scenario, `Say` leads to `blue`.
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A listener's certificate comes over SDS and is replaced under load: new connections see the new one, none fails.
+//! The certificate of a listener comes over SDS and is replaced under load: new connections get the new one, and no
+//! connection fails.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

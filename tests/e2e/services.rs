@@ -1,4 +1,5 @@
-//! What Envoy does beside ADS: mutual TLS on the xDS port with the bootstrap of `envoy-config/`, secrets, load reports.
+//! The services beside ADS with Envoy: mutual TLS on the xDS port with the bootstrap of `envoy-config/`, secrets, load
+//! reports.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
-//! `chancery serve` with no arguments in an empty folder: a sample that real Envoy serves, and edits that act at once.
+//! `chancery serve` without arguments in an empty folder: a sample that real Envoy serves, and edits that take effect
+//! at once.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Resource types that only xds documents make, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS, RTDS.
+//! Resource types that only xds documents can make, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS, RTDS.
 
 use std::net::SocketAddr;
 

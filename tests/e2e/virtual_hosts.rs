@@ -1,4 +1,4 @@
-//! Listeners whose virtual hosts come on demand, through real Envoy: VHDS of what route documents make.
+//! Listeners with virtual hosts on demand, through real Envoy: VHDS from route documents.
 
 use std::net::SocketAddr;
 

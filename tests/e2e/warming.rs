@@ -1,4 +1,4 @@
-//! A route moves to a new cluster in the change that brings the cluster: no request meets a cluster that is not warm.
+//! One change adds a cluster and moves a route to it: no request reaches a cluster that is not warm.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A whole installation for one test: etcd, the server, a real Envoy, and what is asked through it.
+//! A whole installation for one test: etcd, the server, a real Envoy, and a client of Envoy.
 
 use std::fmt;
 use std::net::SocketAddr;

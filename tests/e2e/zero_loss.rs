@@ -1,8 +1,8 @@
-//! Hundreds of changes under constant load: no request fails, and no connection is closed that need not be.
+//! Hundreds of changes under constant load: no request fails, and no connection closes without need.
 //!
-//! Every change is seen to have taken effect in Envoy (in its answers, its config dump or its list of hosts) before the
-//! next is made, so none of them is swallowed by its successor. Neither Envoy nor the clients retry. `control.rs` shows
-//! that the same load notices a wrong order.
+//! Before the next change, the test sees the effect of each change in Envoy (its answers, its config dump or its list
+//! of hosts), so no change is hidden by the next one. Neither Envoy nor the clients retry. `control.rs` proves that the
+//! same load shows a wrong order.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A static Envoy bootstrap of compiled resources: the same messages, with routes and endpoints put inside.
+//! A static Envoy bootstrap of compiled resources: the same messages, with routes and endpoints inlined.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! The examples of docs/documents/ are documents that the server accepts.
+//! The server accepts the example documents of docs/documents/.
 //!
 //! A comment above a fence, `<!-- routes/orders -->`, is the key of the document in the fence. Every `json` and `yaml`
-//! fence of these pages has one.
+//! fence of these pages has such a comment.
 
 use std::fs;
 use std::path::Path;

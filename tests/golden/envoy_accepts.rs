@@ -1,4 +1,4 @@
-//! Envoy takes all that is compiled.
+//! Envoy accepts all compiled resources.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Envoy's own figures for what is modelled here.
+//! Envoy's program sizes of regexes, compared with the sizes that this server computes.
 
 use std::collections::BTreeMap;
 use std::fs;

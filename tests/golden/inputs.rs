@@ -1,4 +1,4 @@
-//! From a file of documents to compiled resources.
+//! A file of documents → compiled resources.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! Golden tests: documents in, resources out, and a real Envoy that takes them.
+//! Golden tests: documents in, resources out, and a real Envoy that accepts the resources.
 //!
-//! `in/NAME.yaml` holds documents by key; `out/NAME.TYPE.yaml` the resources of each
-//! group as proto-JSON. `CHANCERY_GOLDEN=write cargo test --test golden` writes what is expected anew; read the
-//! difference before it is committed.
+//! `in/NAME.yaml` holds documents by key; `out/NAME.TYPE.yaml` the resources of each group as proto-JSON.
+//! `CHANCERY_GOLDEN=write cargo test --test golden` rewrites the expected files; read the difference before you commit
+//! it.
 
 #[path = "../support/lib.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! The resources of each input are what they were.
+//! The resources of each input equal the recorded ones.
 
 use std::collections::BTreeMap;
 use std::fs;

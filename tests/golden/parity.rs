@@ -1,7 +1,7 @@
-//! Our matcher and a real Envoy choose the same route, on generated tables and raw requests.
+//! Our matcher and a real Envoy choose the same route, for generated tables and raw requests.
 //!
 //! Every table is a listener of one Envoy; a response names its route in `x-route`. Requests are written byte by byte,
-//! so that odd slashes, escapes and repeated headers arrive as they are. `PARITY_SEED` changes what is generated.
+//! so that odd slashes, escapes and repeated headers arrive unchanged. `PARITY_SEED` changes the generated tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
-//! What Envoy refuses is refused here first, with the field and a sentence; what it accepts is accepted.
+//! The server rejects every document that Envoy would reject, with the field and a sentence, and accepts the others.
 //!
-//! The conditions and their examples are in `tests/data/refused_by_envoy/`; `docs/refused-by-envoy.md` is made of them
-//! (`CHANCERY_GOLDEN=write`). A real Envoy is asked about every example in [`envoy`].
+//! The conditions and their examples are in `tests/data/refused_by_envoy/`; `docs/refused-by-envoy.md` is generated
+//! from them (`CHANCERY_GOLDEN=write`). In [`envoy`] a real Envoy reads every example.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

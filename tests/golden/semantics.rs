@@ -1,4 +1,4 @@
-//! A real Envoy matches, rewrites and answers as docs/documents/routes.md says.
+//! A real Envoy matches, rewrites and answers as docs/documents/routes.md states.
 
 use std::fmt::Write;
 use std::time::Duration;

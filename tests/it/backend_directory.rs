@@ -1,4 +1,4 @@
-//! The directory backend over real folders, changed the ways that editors, tools and volumes change them.
+//! The directory backend over real folders, changed in the ways of editors, tools and volumes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

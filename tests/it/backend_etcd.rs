@@ -1,7 +1,7 @@
 //! The etcd backend against real etcd processes.
 //!
-//! Each test has an etcd of its own. [`Mirror`] is what a receiver makes of the events: applied in order they must give
-//! what etcd holds, whatever happened in between.
+//! Each test has an etcd of its own. [`Mirror`] applies the events in order, as a receiver does; after any failure the
+//! result must equal the content of etcd.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

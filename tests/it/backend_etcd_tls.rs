@@ -1,4 +1,5 @@
-//! The etcd backend over TLS: whom it trusts, who it is, and new files while it runs.
+//! The etcd backend over TLS: verification of etcd, the client certificate, and files that change while the backend
+//! runs.
 
 use std::fs;
 use std::net::TcpListener;

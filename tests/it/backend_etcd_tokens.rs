@@ -1,4 +1,4 @@
-//! The etcd backend with tokens that end by themselves (`--auth-token jwt`).
+//! The etcd backend with tokens that have an end (`--auth-token jwt`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The built binary: what it says and how it ends.
+//! The built binary: its output and its exit codes.
 
 use std::process::{Command, Output};
 

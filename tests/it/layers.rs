@@ -1,4 +1,4 @@
-//! Who may name whom: every `crate::` path in `src/` against the table in ARCHITECTURE.md.
+//! The layers: every `crate::` path in `src/` against the table of allowed names in ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

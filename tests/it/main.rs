@@ -1,4 +1,4 @@
-//! In process, over real sockets, with a real etcd where it says so.
+//! Tests in process, over real sockets, some with a real etcd.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it finds what it does not expect")]
 

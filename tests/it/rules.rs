@@ -1,5 +1,4 @@
-//! Every rule and fact that the tree cites by its ID stands on a page of the repository, and every page that it cites
-//! is there.
+//! Every rule ID and every page that the tree cites exists in the repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

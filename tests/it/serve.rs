@@ -1,4 +1,4 @@
-//! `chancery serve` as a process: what a folder, a proxy and an operator do to it from outside.
+//! `chancery serve` as a process, with changes by a folder, a proxy and an operator from outside.
 
 use std::fs;
 use std::io::Write as _;

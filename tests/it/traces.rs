@@ -1,4 +1,4 @@
-//! One trace a change: what a collector is sent by a server that runs.
+//! One trace per change: the spans that a running server sends to a collector.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

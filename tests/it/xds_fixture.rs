@@ -1,4 +1,4 @@
-//! An xDS server over a real socket whose store a test feeds by hand.
+//! An xDS server over a real socket; the test fills its snapshot store.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! A proxy that comes back, to another server with the same content: it is sent what it lacks, and next to nothing
-//! else.
+//! A proxy reconnects to another server with the same content: the server sends the missing resources, and little else.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What Envoy would refuse, written to a real etcd: rejected with the field and a sentence, and what was there serves
-//! on.
+//! Documents that Envoy would reject, written to a real etcd: they are rejected with the field and a sentence, and the
+//! served resources stay.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

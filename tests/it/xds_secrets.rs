@@ -1,4 +1,4 @@
-//! Over which connections secrets go.
+//! The connections that may carry secrets.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;

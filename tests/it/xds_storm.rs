@@ -1,4 +1,4 @@
-//! A fleet that connects all at once, and what it does to those who were there before.
+//! A fleet that connects all at once, and the effect on the proxies that are connected already.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! A raw xDS client that does only what a test tells it: SotW and delta, ADS and per-type services.
+//! A raw xDS client that does only the steps of a test: SotW and delta, ADS and per-type services.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A certificate authority of a test, with files of PEM in a folder of its own.
+//! A certificate authority for one test, with PEM files in a folder of its own.
 
 use std::fs;
 use std::path::PathBuf;

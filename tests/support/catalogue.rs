@@ -1,9 +1,13 @@
-//! What Envoy 1.40 refuses, by example: `tests/data/refused_by_envoy/`.
+//! The conditions under which Envoy 1.40 rejects a resource, by example: `tests/data/refused_by_envoy/`.
 //!
-//! Each condition has an ID, examples that are refused and nearly equal ones that are accepted; or a reason why there
-//! are none. An example is the fields (`put`) of one resource, laid over what its frame (`in`) has at one place, and
-//! the documents that stand `beside` it. `{$repeat: [text, count]}` is a long text, `{$times: [entry, count]}` a long
-//! list, `$CHAIN` and `$KEY` a certificate and its key; an `@type` may be without its host.
+//! Each condition has an ID, rejected examples and nearly equal accepted ones; or a reason for having none. An example
+//! is:
+//!
+//! - `put`: the fields of one resource, merged into one place of the frame `in`,
+//! - `beside`: further documents.
+//!
+//! `{$repeat: [text, count]}` is a long text, `{$times: [entry, count]}` a long list, `$CHAIN` and `$KEY` a certificate
+//! and its key. An `@type` may omit its host.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Waiting that fails with what it saw.
+//! Waits with a deadline; a failed wait shows the last value.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! What the test binaries share: real etcd and Envoy processes, scripted clients, upstreams.
+//! Shared parts of the test binaries: real etcd and Envoy processes, scripted clients, upstreams.
 //!
-//! Included with `#[path = "../support/lib.rs"] mod support;`. A missing binary fails the test that needs it, with the
-//! command that installs it.
+//! Included with `#[path = "../support/lib.rs"] mod support;`. If a binary is missing, the test that needs it fails
+//! with the command that installs it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the logs of its processes")]

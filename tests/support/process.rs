@@ -1,4 +1,5 @@
-//! A child process with a log file: killed when dropped, its log kept when the test fails.
+//! A child process with a log file. The process is killed when the value is dropped; if the test fails, the log is
+//! kept.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A TCP proxy that a test can cut: what it carries breaks, and nothing new gets through until it is mended. Or it
-//! leads elsewhere from then on, as a name or a virtual address does.
+//! A TCP proxy that a test can cut: open connections break, and no new one is made until the proxy is mended. The proxy
+//! can also lead to another address from then on, as a name or a virtual address does.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! A tonic codec that takes and gives messages as they are, for servers that need no generated code.
+//! A tonic codec that passes messages as bytes, for servers without generated code.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;

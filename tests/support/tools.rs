@@ -1,4 +1,4 @@
-//! Where the installed parts are: `.tools/bin` of the repository (`make tools`), else the PATH.
+//! The paths of the installed tools: `.tools/bin` of the repository (`make tools`), else the PATH.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
-//! An HTTP/1.1 and HTTP/2 (prior knowledge) server that tells what reached it.
+//! An HTTP/1.1 and HTTP/2 (prior knowledge) server whose answer describes the received request.
 //!
-//! It answers every request with 200 and `{"name", "method", "path", "host", "version", "headers"}`, its name also in
-//! the header `x-upstream`.
+//! Every answer is 200 with `{"name", "method", "path", "host", "version", "headers"}`, and the server's name in the
+//! header `x-upstream`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

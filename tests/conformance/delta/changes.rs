@@ -1,4 +1,4 @@
-//! DX-17 to DX-25, DX-32 and DX-33: what follows a commit.
+//! DX-17 to DX-25, DX-32 and DX-33: the responses after a commit.
 
 use std::time::Duration;
 

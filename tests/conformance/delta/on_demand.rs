@@ -1,4 +1,4 @@
-//! DX-26 to DX-31: what is asked for by name at need.
+//! DX-26 to DX-31: resources that are subscribed by name on demand.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! DX-13 to DX-16 and DX-21's second half: what a client brings along to a new stream.
+//! DX-13 to DX-16 and the second half of DX-21: the versions that a client reports on a new stream.
 
 use crate::client::{Client, Request, Response};
 use crate::fixture::{CDS, EDS, LDS, RDS, Type, cluster, delete, endpoints, f1, put, route};

@@ -1,4 +1,4 @@
-//! DX-01 to DX-12: what a request asks for.
+//! DX-01 to DX-12: the names of a request.
 
 use crate::client::Request;
 use crate::fixture::{

@@ -1,4 +1,4 @@
-//! Section 2, continued: what a NACK is, and what it comes to.
+//! Section 2, continued: the form of a NACK, and the responses after one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! GR-01, GR-02, GR-07 to GR-10 and GR-13: how connections and streams live and end.
+//! GR-01, GR-02, GR-07 to GR-10 and GR-13: the life and the end of connections and streams.
 
 use std::time::Duration;
 

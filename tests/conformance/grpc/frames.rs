@@ -1,4 +1,4 @@
-//! HTTP/2 written by hand: for what no library sends.
+//! HTTP/2 frames written by hand, for input that no library sends.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! GR-11: who attacks the port below gRPC ends its own connection at most. Somebody else is served as before, and the
-//! server is no larger for it.
+//! GR-11: an attack below gRPC ends at most the attacker's own connection. Another client is served as before, and the
+//! server's memory does not grow.
 //!
-//! Most of this has no variant: it is over before a request is read.
+//! Most of these tests have no variant: the connection ends before a request is read.
 
 use std::sync::Arc;
 use std::time::Duration;

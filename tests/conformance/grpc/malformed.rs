@@ -1,4 +1,4 @@
-//! GR-11: bad input ends at most its stream, with a status that says why.
+//! GR-11: invalid input ends at most its own stream, with a status that names the cause.
 
 use bytes::Bytes;
 use rand::rngs::StdRng;

@@ -1,4 +1,4 @@
-//! PX-05 to PX-10: what documents compile to for clients inside gRPC.
+//! PX-05 to PX-10: the resources that documents compile to for clients inside gRPC.
 
 use std::collections::BTreeSet;
 

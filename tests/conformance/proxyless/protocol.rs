@@ -1,4 +1,4 @@
-//! PX-01 to PX-04 and PX-11 to PX-16: how clients inside gRPC ask.
+//! PX-01 to PX-04 and PX-11 to PX-16: the requests of clients inside gRPC.
 
 use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
 use prost::Message;

@@ -1,4 +1,4 @@
-//! The real binary, a process per rule, on a prefix of its own in an etcd that all share.
+//! The real binary: one process per rule, with a prefix of its own in an etcd that all rules share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

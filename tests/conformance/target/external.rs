@@ -1,9 +1,12 @@
-//! A server that somebody else runs, at an address, with the etcd that it reads.
+//! A server at an address, started by somebody else, with the etcd that it reads.
 //!
-//! `XDS_UNDER_TEST=HOST:PORT` names its xDS port. `XDS_UNDER_TEST_ETCD=URL[,URL…],PREFIX` says where it takes
-//! `xds/{type}/{name}` documents from; everything below the prefix is replaced for each rule.
-//! `XDS_UNDER_TEST_ADMIN=HOST:PORT` names its admin API. Without the etcd it must serve fixture F1, and rules that
-//! change something fail.
+//! | variable | value |
+//! |---|---|
+//! | `XDS_UNDER_TEST` | `HOST:PORT` of the xDS port |
+//! | `XDS_UNDER_TEST_ETCD` | `URL[,URL…],PREFIX` of its `xds/{type}/{name}` documents; each rule replaces all keys below the prefix |
+//! | `XDS_UNDER_TEST_ADMIN` | `HOST:PORT` of the admin API |
+//!
+//! Without the etcd the server must serve fixture F1, and rules with a change fail.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What of a type is owed to a client, and what follows what.
+//! The resources of a type that a client must get, and the types that depend on a type.
 
 use envoy_types::pb::envoy::config::core::v3::ApiVersion;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;

@@ -1,4 +1,4 @@
-//! What the wrong server can do wrong, and the rules that must notice.
+//! The faults of the wrong server, and the rules that must find each of them.
 
 /// One way to be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The wrong server on the wire: both methods of ADS and of each type's own service.
 //!
-//! A stream is what its transport pulls from it: what it is to say is put together when there is room for it.
+//! The transport pulls a stream: a response is made when the transport has room for it.
 
 use std::collections::VecDeque;
 use std::future::{Ready, pending, ready};

@@ -1,7 +1,7 @@
-//! One stream of the wrong server: what was asked for, what was sent, and what is owed.
+//! One stream of the wrong server: its subscriptions, the sent resources, and the resources to send.
 //!
-//! Both variants keep the same state; they differ in how a request changes it and in what of a difference is sent.
-//! After every request and every commit the types are gone through in order, and each sends what it owes.
+//! Both variants keep the same state. They differ in the effect of a request and in the part of a difference that is
+//! sent. After every request and every commit, each type sends its pending resources, in the order of the types.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! What the wrong server serves: a map of resources by type and name, replaced as a whole by each commit. And what its
-//! streams know of each other.
+//! The resources of the wrong server: a map by type and name, replaced as a whole by each commit; and the state that
+//! its streams share.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};

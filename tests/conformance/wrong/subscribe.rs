@@ -1,4 +1,4 @@
-//! How a request changes what one type of a stream asks for.
+//! The effect of a request on the subscriptions of one type of a stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 

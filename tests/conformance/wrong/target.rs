@@ -1,4 +1,4 @@
-//! The wrong server as a server under test, and the trials that try the rules on it.
+//! The wrong server as a server under test, and the trials that run the rules against it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

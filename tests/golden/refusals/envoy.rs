@@ -1,7 +1,7 @@
-//! A real Envoy refuses what the examples say that it refuses, with those words, and accepts the others.
+//! A real Envoy rejects the examples that are marked so, with the recorded words, and accepts the others.
 //!
-//! It takes its resources from files, one of each type, so that nothing of ours stands between: a file is replaced, and
-//! what Envoy makes of it is in its counters and its log.
+//! Envoy reads its resources from files, one of each type, without our server in between. The test replaces a file and
+//! reads the result from Envoy's counters and log.
 
 use std::fs;
 use std::path::Path;
