@@ -186,6 +186,7 @@ impl Stages {
                 },
             }
         }
+
         info!(grace = %humantime::format_duration(grace), "Stop signal received; streams drain first, then every stage ends");
         self.stop(signals, grace).await
     }
@@ -196,16 +197,19 @@ impl Stages {
         self.draining.cancel();
         let mut outcome = Ok(());
         let mut listening = true;
+
         loop {
             if self.running(Some(EndsWhen::Draining)).is_empty() {
                 self.token.cancel();
             }
+
             let deadline = begun
                 + if self.token.is_cancelled() {
                     grace
                 } else {
                     grace / 6 * 5
                 };
+
             tokio::select! {
                 ended = self.tasks.join_next_with_id() => {
                     let Some(ended) = ended else { return outcome };

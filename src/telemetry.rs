@@ -92,6 +92,7 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
         .as_deref()
         .map(|endpoint| exporter(endpoint, options))
         .transpose()?;
+
     let spans = traces.as_ref().map(|traces| {
         let traced = |name: &str, target: &str| TRACED.contains(&name) && target.starts_with("chancery");
         tracing_opentelemetry::layer()
@@ -100,6 +101,7 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
                 metadata.is_span() && traced(metadata.name(), metadata.target())
             }))
     });
+
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
@@ -108,6 +110,7 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
     } else {
         lines.boxed()
     };
+
     tracing_subscriber::registry()
         .with(spans)
         .with(lines.with_filter(filter))

@@ -248,16 +248,19 @@ pub fn cells(names: &[String], shrink: usize) -> Result<Vec<Cell>> {
         ("B9", b9),
         ("B10", b10),
     ];
+
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|(known, _)| known != name)) {
         bail!(
             "no scenario {unknown:?}, expected one of {}",
             all.map(|(known, _)| known).join(", ")
         );
     }
+
     let chosen = all
         .into_iter()
         .filter(|(known, _)| names.is_empty() || names.iter().any(|name| name == known));
     let mut cells: Vec<Cell> = chosen.flat_map(|(_, cells)| cells()).collect();
+
     for cell in &mut cells {
         if shrink > 1 && cell.clients > 1 {
             cell.clients = (cell.clients / shrink).max(1);
@@ -265,5 +268,6 @@ pub fn cells(names: &[String], shrink: usize) -> Result<Vec<Cell>> {
             cell.stalling = cell.stalling.min(cell.clients / 2);
         }
     }
+
     Ok(cells)
 }

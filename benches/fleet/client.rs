@@ -256,6 +256,7 @@ impl Client {
             .handshake::<_, Bytes>(transport)
             .await
             .context("open HTTP/2")?;
+
         let stalled = Arc::new(Notify::new());
         let waits = Arc::clone(&stalled);
         let driver = tokio::spawn(async move {
@@ -264,9 +265,11 @@ impl Client {
                 () = waits.notified() => pending().await,
             }
         });
+
         let result = self.talk(opener, &stop, &stalled).await;
         driver.abort();
         result?;
+
         let versions = self
             .held
             .each_mut()
@@ -289,17 +292,21 @@ impl Client {
             .header("te", "trailers")
             .body(())?;
         let (response, mut requests) = opener.ready().await?.send_request(request, false)?;
+
         self.open(&mut requests)?;
         let stopped = stop.notified();
         tokio::pin!(stopped);
         stopped.as_mut().enable();
+
         let response = tokio::select! {
             response = response => response?,
             () = &mut stopped => return Ok(()),
         };
         ensure!(response.status() == 200, "HTTP status {}", response.status());
+
         let mut responses = response.into_body();
         let mut frames = Frames::default();
+
         loop {
             let data = tokio::select! {
                 data = responses.data() => data,
@@ -308,12 +315,14 @@ impl Client {
             let Some(data) = data else {
                 bail!("the stream ended: {:?}", trailers(&mut responses).await)
             };
+
             let data = data?;
             responses.flow_control().release_capacity(data.len())?;
             frames.push(&data);
             while let Some(message) = frames.next()? {
                 self.on_message(message, &mut requests)?;
             }
+
             if self.settled && self.behaviour == Behaviour::Stalls {
                 stalled.notify_one();
                 stopped.await;
@@ -367,28 +376,34 @@ impl Client {
         if let Some(recorder) = &self.recorder {
             recorder.send(message.clone()).context("keep a message")?;
         }
+
         let response = Response::parse(self.shared.variant, message)?;
         let Some(of_type) = Type::of(&response.type_url) else {
             bail!("a response of type {:?}, which was not asked for", response.type_url)
         };
+
         self.shared.count(of_type, len, response.resources.len());
         self.responses[of_type as usize] += 1;
         let refers = self.take(of_type, &response)?;
+
         let held = &mut self.held[of_type as usize];
         held.nonce = Bytes::copy_from_slice(&response.nonce);
         if self.behaviour != Behaviour::Refuses {
             held.version = Bytes::copy_from_slice(&response.version);
         }
+
         // Envoy asks for what a response refers to before it acknowledges the response.
         match of_type {
             Type::Cluster => self.refer(Type::Endpoint, refers, requests)?,
             Type::Listener => self.refer(Type::Route, refers, requests)?,
             Type::Endpoint | Type::Route => {}
         }
+
         self.answer(of_type, requests)?;
         if self.asks_all() && of_type == Type::Cluster && !self.asked[Type::Listener as usize] {
             self.ask(Type::Listener, requests)?;
         }
+
         self.settle();
         Ok(())
     }
@@ -402,6 +417,7 @@ impl Client {
         let (shared, held) = (&self.shared, &mut self.held[of_type as usize]);
         let now = Instant::now();
         let full = shared.variant == Variant::Sotw && matches!(of_type, Type::Cluster | Type::Listener);
+
         if self.keep_versions && shared.variant == Variant::Delta {
             held.versions.extend(
                 response
@@ -410,6 +426,7 @@ impl Client {
                     .map(|one| (Bytes::copy_from_slice(&one.name), Bytes::copy_from_slice(&one.version))),
             );
         }
+
         if full || held.len == 0 {
             let sum = known::sum(&response.resources);
             if sum == held.sum {
@@ -431,6 +448,7 @@ impl Client {
                 Refers::default()
             });
         }
+
         let mut refers = Refers::default();
         let mut seen = Vec::new();
         for resource in &response.resources {
@@ -448,9 +466,11 @@ impl Client {
                 refers.new.extend(body.refers.iter().cloned());
             }
         }
+
         for name in &response.removed {
             held.set(xxhash_rust::xxh3::xxh3_64(name), None);
         }
+
         seen.into_iter().for_each(|update| self.saw(update, now));
         Ok(refers)
     }
@@ -466,6 +486,7 @@ impl Client {
         if !self.asks_all() {
             return Ok(());
         }
+
         let index = of_type as usize;
         if let Some(state) = refers.all {
             self.names[index] = (state.names.clone(), state.refers.len());
@@ -486,6 +507,7 @@ impl Client {
                 return Ok(requests.send_data(request.frame(Variant::Delta, of_type), false)?);
             }
         }
+
         if self.asked[index] && self.shared.variant == Variant::Sotw {
             let held = &self.held[index];
             let names = &self.names[index].0;
@@ -497,6 +519,7 @@ impl Client {
             };
             return Ok(requests.send_data(request.frame(Variant::Sotw, of_type), false)?);
         }
+
         self.ask(of_type, requests)
     }
 

@@ -179,6 +179,7 @@ pub async fn serve(variant: Variant, resources: &Path) -> Result<()> {
         listener.local_addr()?,
         control.local_addr()?
     ));
+
     let change = |of_type: Type| {
         move |Handle(floor): Handle<Arc<Floor>>, Route((name, number)): Route<(String, u32)>| async move {
             match floor.change(of_type, &name, number) {
@@ -187,15 +188,18 @@ pub async fn serve(variant: Variant, resources: &Path) -> Result<()> {
             }
         }
     };
+
     let routes = Router::new()
         .route("/endpoint/{name}/{number}", post(change(Type::Endpoint)))
         .route("/cluster/{name}/{number}", post(change(Type::Cluster)))
         .with_state(Arc::clone(&floor));
+
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener)
         .map(|stream| stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
     let streams = tonic::transport::Server::builder()
         .add_service(Service(floor))
         .serve_with_incoming(incoming);
+
     tokio::try_join!(async { streams.await.context("serve the streams") }, async {
         axum::serve(control, routes).await.context("serve the control port")
     })?;

@@ -98,21 +98,25 @@ impl Known {
         if let Some(known) = known {
             return Ok(known);
         }
+
         let mut state = State {
             held: HashMap::new(),
             update: None,
             refers: Vec::new(),
             names: Bytes::new(),
         };
+
         for resource in resources {
             let body = self.body(of_type, resource)?;
             state.held.insert(resource.name_hash, resource.body_hash);
             state.update = state.update.max(body.update);
             state.refers.extend(body.refers.iter().cloned());
         }
+
         state.refers.sort_unstable();
         state.refers.dedup();
         state.names = names(NAMES, state.refers.iter().map(String::as_str));
+
         let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(
             states.entry((of_type, sum)).or_insert_with(|| Arc::new(state)),

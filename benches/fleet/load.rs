@@ -101,6 +101,7 @@ impl Load {
     pub async fn start(plan: Plan, pasts: Option<Arc<[Past]>>, limit: Duration) -> Result<Self> {
         let shared = Arc::new(Shared::new(plan.address, plan.variant, plan.envoy_node));
         let (stop, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(CONNECTING)));
+
         let mut clients = JoinSet::new();
         let began = Instant::now();
         for number in 0..plan.clients {
@@ -111,6 +112,7 @@ impl Load {
             } else {
                 Behaviour::Acknowledges
             };
+
             let id = format!("fleet-{number:05}");
             let mut client = Client::new(Arc::clone(&shared), &id, plan.asks.of(number), behaviour);
             if plan.keep_versions {
@@ -119,6 +121,7 @@ impl Load {
             if let Some(pasts) = &pasts {
                 client = client.with_past(pasts[number % pasts.len()].clone());
             }
+
             let (stop, gate) = (Arc::clone(&stop), Arc::clone(&gate));
             clients.spawn(async move {
                 let permit = gate.acquire_owned().await;
@@ -127,6 +130,7 @@ impl Load {
                 (number, client.run(stop).await)
             });
         }
+
         let mut load = Self {
             shared,
             cold: Duration::ZERO,
@@ -134,6 +138,7 @@ impl Load {
             stop,
             plan,
         };
+
         if pasts.is_none() {
             let wanted = load.plan.clients;
             load.wait(limit, "have everything", |shared| {
@@ -141,6 +146,7 @@ impl Load {
             })
             .await?;
         }
+
         load.cold = began.elapsed();
         Ok(load)
     }
@@ -263,6 +269,7 @@ pub fn past(report: &Report) -> Past {
             .filter_map(|(name, version)| Some((std::str::from_utf8(name).ok()?, &version[..])));
         wire::versions(names)
     };
+
     let names = |of_type: Type| {
         let known = &report.versions[of_type as usize];
         wire::names(
@@ -270,10 +277,12 @@ pub fn past(report: &Report) -> Past {
             known.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok()),
         )
     };
+
     let mut past = Past {
         accepted: report.accepted.clone(),
         ..Past::default()
     };
+
     for of_type in Type::ALL {
         past.versions[of_type as usize] = encoded(of_type);
         if matches!(of_type, Type::Endpoint | Type::Route) {
@@ -300,6 +309,7 @@ pub struct Latency {
 pub fn latency<'a>(puts: &[Instant], reports: impl Iterator<Item = &'a Report>) -> Latency {
     let mut all = Vec::new();
     let mut last = vec![0.0_f64; puts.len()];
+
     for report in reports {
         // Arrivals without a number were awaited one by one: they are numbered by their order.
         let mut arrivals = 0_usize..;
@@ -317,13 +327,16 @@ pub fn latency<'a>(puts: &[Instant], reports: impl Iterator<Item = &'a Report>) 
             all.push(took);
         }
     }
+
     all.sort_by(f64::total_cmp);
     last.sort_by(f64::total_cmp);
+
     let at = |sorted: &[f64], share: f64| {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
         let index = (sorted.len().saturating_sub(1) as f64 * share) as usize;
         sorted.get(index).copied().unwrap_or(f64::NAN)
     };
+
     Latency {
         p50: at(&all, 0.5),
         p99: at(&all, 0.99),

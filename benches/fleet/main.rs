@@ -191,6 +191,7 @@ async fn run(
         folder: tempfile::Builder::new().prefix("fleet-").tempdir()?,
         files: HashMap::new(),
     };
+
     let mut rows = Vec::new();
     for cell in cells {
         for round in 0..rounds {
@@ -211,6 +212,7 @@ async fn run(
                         cell.run(*kind, &resources).await
                     }
                 };
+
                 let row = row.with_context(|| format!("{} {} on {}", cell.id, cell.label, kind.as_str()))?;
                 say(&report::line(round, &row));
                 tell(&row)?;
@@ -218,6 +220,7 @@ async fn run(
             }
         }
     }
+
     Ok(rows)
 }
 
@@ -256,8 +259,10 @@ async fn connect(
         keep_versions: false,
         envoy_node,
     };
+
     let mut load = load::Load::start(plan.clone(), None, Duration::from_secs(120)).await?;
     say(&format!("{clients} clients have everything after {:?}", load.cold));
+
     if let Some(hook) = hook {
         let count =
             |shared: &client::Shared| -> u64 { shared.responses.iter().map(|one| one.load(Ordering::Relaxed)).sum() };
@@ -269,6 +274,7 @@ async fn connect(
             .await
             .context("run the hook")?;
         anyhow::ensure!(status.success(), "the hook ended with {status}");
+
         let wanted = before + clients as u64;
         load.wait(Duration::from_secs(60), "were told", |shared| count(shared) >= wanted)
             .await?;
@@ -277,6 +283,7 @@ async fn connect(
             at.elapsed()
         ));
     }
+
     let reference = load::reference(&plan).await?;
     load::compare(&plan, &load.stop().await?, &reference)?;
     say("every client has what a fresh one is given");

@@ -32,6 +32,7 @@ fn promises() -> Vec<Promise> {
     use Bar::{Absolute, Ratio};
     use Variant::{Delta, Sotw};
     let mut promises = Vec::new();
+
     for (size, peers, snapshot, p99, cold) in [("small", 6.0, 10.0, 3.0, 4.0), ("large", 40.0, 30.0, 20.0, 10.0)] {
         let of = |words, figure, variant, bar| Promise(words, figure, size, variant, bar);
         for variant in [Delta, Sotw] {
@@ -47,15 +48,18 @@ fn promises() -> Vec<Promise> {
             ));
             promises.push(of(COLD, "cold_us", variant, Ratio(PEERS, 1.0 / cold)));
         }
+
         let (whole, node) = match size {
             "small" => ("small, whole set", "small, Node of 61 KB"),
             _ => ("large, whole set", "large, Node of 61 KB"),
         };
         promises.push(Promise(WHOLE, "cpu_us", whole, Sotw, Ratio(SNAPSHOT, 1.0 / snapshot)));
+
         let floor = if size == "small" { 1.0 } else { 0.9 };
         promises.push(Promise(WHOLE, "cpu_us", whole, Sotw, Ratio(FLOOR, floor)));
         promises.push(Promise(MEMORY, "rss_kib", node, Delta, Absolute(48.0)));
     }
+
     promises
 }
 
@@ -115,7 +119,9 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         let (_, figures) = servers.iter().find(|(kind, _)| *kind == Kind::Chancery)?;
         figures.get(figure).map(|values| median(values))
     };
+
     let over = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
+
     let mut bounds = Vec::new();
     let mut bound = |scenario, words: &str, most, measured| {
         bounds.push(Bound {
@@ -125,6 +131,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
             measured,
         });
     };
+
     let (delta, sotw) = (Variant::Delta, Variant::Sotw);
     bound(
         "B1",
@@ -138,6 +145,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         512.0,
         of("B1", "", delta, 10_000, "rss_mib"),
     );
+
     let b3_of = |clients, names: usize| {
         of(
             "B3",
@@ -166,6 +174,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         1.5,
         over(b3(10), b3_of(100, 100)),
     );
+
     for (variant, types) in [
         (delta, &["cluster", "listener", "route"][..]),
         (sotw, &["cluster", "listener"][..]),
@@ -180,6 +189,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
             );
         }
     }
+
     for variant in [delta, sotw] {
         let words = format!(
             "{}: responses in all to a client that refuses everything: one a type, and the change",
@@ -187,6 +197,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         );
         bound("B6", &words, 5.0, of("B6", "", variant, 500, "responses_refuser"));
     }
+
     let b7 = |label| of("B7", label, sotw, 500, "p99_ms");
     bound(
         "B7",
@@ -194,13 +205,16 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         1.2,
         over(b7("25 stalled"), b7("0 stalled")),
     );
+
     for variant in [delta, sotw] {
         let words = format!("{}: EDS responses to a client for 1,000 changes", variant.as_str());
         bound("B8", &words, 14.0, of("B8", "", variant, 500, "responses_endpoint"));
     }
+
     let b9 = |routes: usize, figure| of("B9", &format!("{routes} routes"), delta, 1, figure);
     bound("B9", "100,000 routes: the full load, s", 10.0, b9(100_000, "load_s"));
     bound("B9", "100,000 routes: RSS, MiB", 1024.0, b9(100_000, "rss_empty_mib"));
+
     let b10 = |figure| of("B10", "", delta, 100, figure);
     let grown = b10("rss_late_mib")
         .zip(b10("rss_early_mib"))
@@ -211,6 +225,7 @@ fn bounds(cells: &Cells) -> Vec<Bound> {
         20.0,
         grown,
     );
+
     bounds
 }
 

@@ -147,6 +147,7 @@ pub fn write(results: &Path, out: &Path) -> Result<()> {
     let mut page = heading()?;
     page.push_str(&owed::table(&cells));
     let mut last = String::new();
+
     for (key, servers) in &cells {
         if key.id != last {
             page.push_str(&format!("\n## {}\n", title(&key.id)));
@@ -163,6 +164,7 @@ pub fn write(results: &Path, out: &Path) -> Result<()> {
         ));
         page.push_str(&table(&key.id, servers));
     }
+
     fs::create_dir_all(out.join("benchmarks"))?;
     for (figure, name, text) in [
         ("cpu_us", "cpu", "CPU µs a client-update"),
@@ -181,11 +183,13 @@ pub fn write(results: &Path, out: &Path) -> Result<()> {
                 })
             })
             .collect();
+
         if !bars.is_empty() {
             plot(&out.join(format!("benchmarks/{name}.svg")), text, &bars)?;
             page.push_str(&format!("\n![{text}](benchmarks/{name}.svg)\n"));
         }
     }
+
     let path = out.join("benchmarks.md");
     fs::write(&path, page).with_context(|| format!("write {}", path.display()))
 }
@@ -238,6 +242,7 @@ fn table(id: &str, servers: &[(Kind, Figures)]) -> String {
         .iter()
         .find(|(kind, _)| *kind == Kind::Floor)
         .and_then(|(_, figures)| figures.get("cpu_us"));
+
     let mut text = format!(
         "| server | {} |{}\n",
         columns
@@ -251,6 +256,7 @@ fn table(id: &str, servers: &[(Kind, Figures)]) -> String {
         "|{}\n",
         "---|".repeat(columns.len() + 1 + usize::from(floor.is_some()))
     ));
+
     for (kind, figures) in servers {
         let cells: Vec<String> = columns.iter().map(|(name, _)| shown(figures.get(*name))).collect();
         text.push_str(&format!("| {} | {} |", kind.as_str(), cells.join(" | ")));
@@ -268,18 +274,21 @@ fn plot(path: &Path, text: &str, bars: &[(String, f64)]) -> Result<()> {
     let height = u32::try_from(bars.len() * 22 + 90)?;
     let root = SVGBackend::new(path, (900, height)).into_drawing_area();
     root.fill(&WHITE)?;
+
     let mut chart = ChartBuilder::on(&root)
         .caption(text, ("sans-serif", 18))
         .margin(8)
         .x_label_area_size(30)
         .y_label_area_size(260)
         .build_cartesian_2d(0.0..most * 1.05, (0..bars.len()).into_segmented())?;
+
     let label = |at: &SegmentValue<usize>| match at {
         SegmentValue::CenterOf(index) => bars
             .get(*index)
             .map_or_else(String::new, |(name, value)| format!("{name} {value:.0}")),
         SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
     };
+
     chart
         .configure_mesh()
         .disable_y_mesh()
@@ -287,6 +296,7 @@ fn plot(path: &Path, text: &str, bars: &[(String, f64)]) -> Result<()> {
         .y_label_formatter(&label)
         .axis_style(BLACK)
         .draw()?;
+
     chart.draw_series(bars.iter().enumerate().map(|(index, (name, value))| {
         let colour = if name.ends_with("chancery") {
             BLUE
@@ -298,6 +308,7 @@ fn plot(path: &Path, text: &str, bars: &[(String, f64)]) -> Result<()> {
         let (from, to) = (SegmentValue::Exact(index), SegmentValue::Exact(index + 1));
         Rectangle::new([(0.0, from), (*value, to)], colour.filled())
     }))?;
+
     root.present()?;
     Ok(())
 }
@@ -316,6 +327,7 @@ pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
     let cells = grouped(rows);
     let mut ratios = Vec::new();
     let mut route_costs = Vec::new();
+
     for (key, servers) in &cells {
         let figure = |kind: Kind, name: &str| {
             servers
@@ -324,6 +336,7 @@ pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
                 .and_then(|(_, figures)| figures.get(name))
                 .map(|values| median(values))
         };
+
         if let (Some(ours), Some(floor)) = (figure(Kind::Chancery, "cpu_us"), figure(Kind::Floor, "cpu_us")) {
             let name = format!(
                 "{} {} {}: CPU of a client-update over the floor's",
@@ -334,10 +347,12 @@ pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
                 value: ours / floor,
             });
         }
+
         if key.id == "B9" {
             route_costs.extend(figure(Kind::Chancery, "cpu_ms_update"));
         }
     }
+
     if let [few, many] = route_costs[..] {
         ratios.push(Ratio {
             name: "B9: CPU of a change among 20,000 routes over one among 1,000".to_owned(),

@@ -283,6 +283,7 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
         resources: Path::new(""),
     };
     let server = Server::start(Kind::Chancery, &start).await?;
+
     let plan = Plan {
         keep_versions: true,
         ..cell.plan(&server)
@@ -298,6 +299,7 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
     .await?
     .stop()
     .await?;
+
     let names = load::reference(&Plan {
         variant: Variant::Delta,
         ..plan.clone()
@@ -305,15 +307,18 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
     .await?;
     let mut past = load::past(&first[0]);
     past.names = load::past(&names).names;
+
     let replica = server.replica().await?;
     sleep(QUIET).await;
     let cpu = replica.cpu()?;
+
     let moved = Plan {
         address: replica.address,
         keep_versions: false,
         ..plan
     };
     let mut load = Load::start(moved, Some(Arc::from([past])), COLD).await?;
+
     let clients = cell.clients;
     load.wait(COLD, "were answered", |shared| {
         let endpoints = shared.resources[Type::Endpoint as usize].load(Ordering::Relaxed);
@@ -321,9 +326,11 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
     })
     .await?;
     sleep(QUIET).await;
+
     let mut figures = BTreeMap::new();
     figures.insert("cold_s".to_owned(), load.cold.as_secs_f64());
     figures.insert("cold_us".to_owned(), (replica.cpu()? - cpu) * 1e6 / clients as f64);
+
     for of_type in Type::ALL {
         let resources = load.shared.resources[of_type as usize].load(Ordering::Relaxed);
         figures.insert(
@@ -335,6 +342,7 @@ pub async fn reconnect(cell: &Cell) -> Result<Row> {
         "bytes_client".to_owned(),
         load.shared.bytes.load(Ordering::Relaxed) as f64 / clients as f64,
     );
+
     load.stop().await?;
     Ok(cell.row(Kind::Chancery, figures))
 }
@@ -351,6 +359,7 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
     };
     let mut server = Server::start(Kind::Chancery, &start).await?;
     let plan = cell.plan(&server);
+
     let mut rss = Vec::new();
     for round in 0..nodes / cell.clients {
         let change = Change::Endpoint {
@@ -361,8 +370,10 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
         Load::start(plan.clone(), None, COLD).await?.stop().await?;
         rss.push(server.rss()? / 1024.0);
     }
+
     sleep(QUIET).await;
     let tenth = (rss.len() / 10).max(1);
+
     let mut figures = BTreeMap::new();
     figures.insert(
         "rss_early_mib".to_owned(),
@@ -373,6 +384,7 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
         rss[rss.len() - tenth..].iter().sum::<f64>() / tenth as f64,
     );
     figures.insert("rss_mib".to_owned(), server.rss()? / 1024.0);
+
     Ok(cell.row(Kind::Chancery, figures))
 }
 

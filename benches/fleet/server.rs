@@ -393,9 +393,11 @@ fn command(kind: Kind) -> Result<Command> {
 async fn etcd(folder: &Path) -> Result<(Process, String)> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/etcd");
     program(&path, "run `make tools`")?;
+
     let (client, peer) = (free_port()?, free_port()?);
     let endpoint = format!("http://127.0.0.1:{client}");
     let peer = format!("http://127.0.0.1:{peer}");
+
     let mut command = Command::new(path);
     command.arg("--data-dir").arg(folder.join("etcd")).args([
         "--name",
@@ -407,8 +409,10 @@ async fn etcd(folder: &Path) -> Result<(Process, String)> {
     command.args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("bench={peer}")]);
+
     let process = Process::start("etcd", &mut command)?;
     let deadline = Instant::now() + START;
+
     loop {
         if let Ok(mut client) = Etcd::connect([&endpoint], None).await
             && client.get("/", None).await.is_ok()

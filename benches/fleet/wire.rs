@@ -126,15 +126,18 @@ impl Request<'_> {
     pub fn frame(&self, variant: Variant, of_type: Type) -> Bytes {
         let mut message = BytesMut::with_capacity(self.names.len() + self.versions.len() + self.node.len() + 160);
         message.put_slice(&[0; 5]);
+
         let optional = |message: &mut BytesMut, field: u8, value: &[u8]| {
             if !value.is_empty() {
                 put(message, field, value);
             }
         };
+
         let (node, type_url, nonce, error) = match variant {
             Variant::Sotw => (2, 4, 5, 6),
             Variant::Delta => (1, 2, 6, 7),
         };
+
         optional(&mut message, node, self.node);
         put(&mut message, type_url, of_type.url().as_bytes());
         optional(&mut message, nonce, self.nonce);
@@ -143,6 +146,7 @@ impl Request<'_> {
         }
         message.put_slice(self.names);
         message.put_slice(self.versions);
+
         if let Some(words) = self.refused {
             let mut status = BytesMut::new();
             status.put_u8(1 << 3);
@@ -150,6 +154,7 @@ impl Request<'_> {
             put(&mut status, 2, words.as_bytes());
             put(&mut message, error, &status);
         }
+
         let len = u32::try_from(message.len() - 5).unwrap_or(u32::MAX).to_be_bytes();
         message[1..5].copy_from_slice(&len);
         message.freeze()

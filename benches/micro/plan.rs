@@ -32,6 +32,7 @@ impl Changing {
 
 pub(crate) fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
+
     for size in SIZES {
         let mut changing = Changing {
             world: plan::plan(&empty(), listed(size), moment()).world,
@@ -43,6 +44,7 @@ pub(crate) fn plan(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("instance", size), |bencher| {
             bencher.iter(|| changing.step(Root::Registrations, instance));
         });
+
         drop(changing);
         let mut changing = Changing {
             world: plan::plan(&empty(), listed_on_demand(size), moment()).world,
@@ -52,6 +54,7 @@ pub(crate) fn plan(criterion: &mut Criterion) {
             bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
         });
     }
+
     group.sample_size(10);
     for size in [1_000, 10_000] {
         group.bench_function(BenchmarkId::new("first list", size), |bencher| {
@@ -60,5 +63,6 @@ pub(crate) fn plan(criterion: &mut Criterion) {
             bencher.iter_batched(|| listed(size), |inputs| plan::plan(&empty, inputs, moment()), batch);
         });
     }
+
     group.finish();
 }

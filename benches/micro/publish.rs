@@ -64,6 +64,7 @@ pub(crate) fn publish(criterion: &mut Criterion) {
     for size in SIZES {
         let store = Store::default();
         store.publish(Arc::new(assignments(size).0));
+
         let differences = [2, 3].map(|content| Difference {
             resources: vec![put(assignment(size / 2, content))],
             ..Difference::default()
@@ -75,9 +76,11 @@ pub(crate) fn publish(criterion: &mut Criterion) {
                 store.publish(Arc::new(store.current().next(&differences[turn % 2], facts())));
             });
         });
+
         let Plan { world, difference, .. } = plan(&empty(), listed(size), moment());
         let first = Snapshot::unpublished().next(&difference, facts());
         store.publish(Arc::new(first));
+
         let change = |revision| plan(&world, changed(Root::Documents, route(size / 2, revision)), moment()).difference;
         let differences = [change(2), change(3)];
         group.bench_function(BenchmarkId::new("route", size), |bencher| {
@@ -87,5 +90,6 @@ pub(crate) fn publish(criterion: &mut Criterion) {
             });
         });
     }
+
     group.finish();
 }

@@ -120,6 +120,7 @@ pub(crate) fn session(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
     let (first, second) = assignments(ALL);
     let interner = Arc::new(Interner::default());
+
     for (name, variant) in [("SotW", Variant::Sotw), ("delta", Variant::Delta)] {
         let own = ALL / 2..ALL / 2 + NAMED;
         let request = Stream::new(variant, &interner, own.clone()).first_request();
@@ -131,6 +132,7 @@ pub(crate) fn session(criterion: &mut Criterion) {
             };
             bencher.iter_batched(open, answer, BatchSize::SmallInput);
         });
+
         let mut stream = Stream::new(variant, &interner, own.clone());
         stream.ask(request);
         stream.follow(&first);
@@ -141,6 +143,7 @@ pub(crate) fn session(criterion: &mut Criterion) {
                 stream.follow(if turn % 2 == 0 { &first } else { &second });
             });
         });
+
         let mut other = Stream::new(variant, &interner, 0..NAMED);
         other.ask(other.first_request());
         other.follow(&first);
@@ -151,5 +154,6 @@ pub(crate) fn session(criterion: &mut Criterion) {
             });
         });
     }
+
     group.finish();
 }

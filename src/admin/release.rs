@@ -24,12 +24,14 @@ pub(super) async fn release(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
     json_only(&headers)?;
+
     let body: Body = serde_json::from_slice(&body?).map_err(|error| {
         Problem::new(
             Code::InvalidRequest,
             format!("the body cannot be read, expected {{\"keys\": [KEY]}} or {{\"all\": true}}: {error}"),
         )
     })?;
+
     let keys = match body {
         Body {
             keys: Some(keys),
@@ -41,6 +43,7 @@ pub(super) async fn release(
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
     };
+
     let sent = admin.commands.send(Command::Release(keys)).await;
     sent.map_err(|_| Problem::new(Code::NotReady, "the server is stopping"))?;
     Ok(StatusCode::NO_CONTENT)

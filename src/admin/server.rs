@@ -35,11 +35,13 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
     let router = admin.router();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+
     loop {
         let place = tokio::select! {
             () = token.cancelled() => break,
             place = Arc::clone(&places).acquire_owned() => place.map_err(io::Error::other)?,
         };
+
         let stream = tokio::select! {
             () = token.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -51,12 +53,14 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
                 }
             },
         };
+
         let connection = connection(stream, router.clone(), token.clone());
         connections.spawn(async move {
             connection.await;
             drop(place);
         });
     }
+
     connections.close();
     if tokio::time::timeout(FINISH_WITHIN, connections.wait()).await.is_err() {
         debug!(

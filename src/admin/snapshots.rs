@@ -89,6 +89,7 @@ pub(super) async fn all(
     let Path(word) = path?;
     let (snapshot, group, resource_type) = find(&admin, &word, &query)?;
     let world = admin.world.load_full();
+
     // The JSON of a large set takes long to make, so a thread that serves no streams makes it.
     let shown = tokio::task::spawn_blocking(move || {
         let set = &group.sets[resource_type.index()];
@@ -107,6 +108,7 @@ pub(super) async fn all(
             .into_response(),
         )
     });
+
     shown
         .await
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?

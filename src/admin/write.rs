@@ -37,14 +37,19 @@ pub(super) async fn put(
     // effect.
     reject_unknown_params(&query, &["force"])?;
     parse_flag(&query, "force")?;
+
     let target = Target::of(&admin, path).await?;
     let expect = target.expectation(&admin, &headers)?;
+
     let value = body.map_err(|rejection| Problem::from(rejection).of_key(&target.full_key))?;
+
     let outcome = target.dry_run(Some(value.clone()));
     let new = target.entry(value.clone());
+
     if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
         return Ok(target.written(&admin, &outcome, StatusCode::OK, current));
     }
+
     target.refuse_bad(&outcome)?;
     let mod_revision = target.write(&admin, Some(value), expect).await?;
     let status = if target.current.is_some() {
@@ -52,6 +57,7 @@ pub(super) async fn put(
     } else {
         StatusCode::CREATED
     };
+
     Ok(target.written(&admin, &outcome, status, &Entry { mod_revision, ..new }))
 }
 
@@ -88,14 +94,17 @@ impl Target {
         let (kind, name) = kind_and_name(path)?;
         let key = key_of(&kind, &name)?;
         let world = admin.world.load_full();
+
         let full_key = world.options().layout.full_key(&key);
         if world.pending().contains(&root_of(&key)) {
             let detail =
                 "a document can be checked only after the first list of the store; /readyz lists the pending steps";
             return Err(Problem::new(Code::NotReady, detail).of_key(full_key));
         }
+
         let read = admin.backend.get(full_key.as_bytes()).await;
         let current = read.map_err(|error| Problem::from(error).of_key(&full_key))?;
+
         Ok(Self {
             key,
             full_key,
@@ -187,9 +196,11 @@ impl Target {
             let detail = format!("{} has the same match as {first}, which takes precedence", self.key);
             return Err(Problem::new(Code::SameMatch, detail).of_key(&self.full_key));
         }
+
         let Some(status) = outcome.world.document(&self.key) else {
             return Ok(());
         };
+
         if status.state == State::Shadowed && self.key.kind == Kind::Xds {
             let detail = format!(
                 "{}: {}",
@@ -203,6 +214,7 @@ impl Target {
                 .of_key(&self.full_key)
                 .at(status.path.clone()));
         }
+
         if status.state != State::Rejected {
             return Ok(());
         }

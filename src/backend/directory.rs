@@ -165,6 +165,7 @@ impl Inner {
     fn write(&self, writes: &[Write]) -> Result<i64, WriteError> {
         let mut state = self.state();
         let tree = state.rescan(self).map_err(WriteError::Unavailable)?;
+
         let mut seen = HashSet::new();
         let mut steps = Vec::new();
         for write in writes {
@@ -185,9 +186,11 @@ impl Inner {
                 steps.push(self.step(write, &state.scan)?);
             }
         }
+
         if steps.is_empty() {
             return Ok(tree.revision);
         }
+
         carry_out(steps)?;
         let tree = state.rescan(self).map_err(WriteError::Unknown)?;
         Ok(tree.revision)
@@ -228,12 +231,14 @@ impl State {
     fn rescan(&mut self, inner: &Inner) -> Result<Arc<Tree>, String> {
         let found = scan(&inner.root, &inner.names, &self.scan)
             .map_err(|error| format!("the folder {} cannot be read: {error}", inner.root.display()))?;
+
         let is_same = self.tree.revision != 0
             && found.files.len() == self.tree.entries.len()
             && found
                 .files
                 .iter()
                 .all(|(key, content)| is_held(&self.tree, key, content));
+
         if !is_same {
             self.tree = Arc::new(self.next_tree(&found));
         } else if found.problems != self.tree.problems {
@@ -244,6 +249,7 @@ impl State {
                 is_bare: found.is_bare,
             });
         }
+
         self.scan = found;
         Ok(Arc::clone(&self.tree))
     }
@@ -257,14 +263,17 @@ impl State {
                 digest: String::new(),
             },
         };
+
         let revision = if last.digest == digest {
             last.revision
         } else {
             last.revision + 1
         };
+
         if last.digest != digest {
             self.counter.save(&Saved { revision, digest });
         }
+
         let entry = |(key, content): (&Bytes, &Content)| {
             let held = self.tree.entries.get(key).filter(|_| is_held(&self.tree, key, content));
             let entry = held.cloned().unwrap_or_else(|| Entry {
@@ -276,6 +285,7 @@ impl State {
             });
             (key.clone(), entry)
         };
+
         Tree {
             revision,
             entries: found.files.iter().map(entry).collect(),
@@ -348,6 +358,7 @@ impl Follower {
     async fn run(mut self) -> Result<(), Gone> {
         let signal = self.notices.lock().signal();
         let mut wake = Wake::Start;
+
         loop {
             let (tree, is_incomplete) = self.scan().await;
             match tree {
@@ -357,12 +368,14 @@ impl Follower {
                     self.send(Event::Failed { reason }).await?;
                 }
             }
+
             let pause = if self.failing || is_incomplete {
                 POLL_INTERVAL
             } else {
                 SCAN_INTERVAL
             };
             let due = Instant::now() + pause;
+
             wake = loop {
                 tokio::select! {
                     () = self.control.relist_asked() => break Wake::Relist,
@@ -403,8 +416,10 @@ impl Follower {
             (Some(sent), _) if tree.is_bare && !sent.entries.is_empty() => Some(ListReason::Reconnect),
             _ => None,
         };
+
         self.failing = false;
         let revision = tree.revision;
+
         if let Some(reason) = reason {
             let entries = tree.below(&self.prefix).cloned().collect();
             self.send(Event::Listed {
@@ -419,6 +434,7 @@ impl Follower {
                 self.send(Event::Changed { revision, changes }).await?;
             }
         }
+
         let problems: Vec<Problem> = tree
             .problems
             .iter()
@@ -429,9 +445,11 @@ impl Follower {
             self.sent_problems.clone_from(&problems);
             self.send(Event::Problems { problems }).await?;
         }
+
         if reason.is_some() || wake == Wake::Timer {
             self.send(Event::Alive).await?;
         }
+
         self.sent = Some(tree);
         Ok(())
     }

@@ -159,8 +159,10 @@ impl State {
         if writes.is_empty() {
             return self.revision;
         }
+
         self.revision += 1;
         let mut changes = Vec::with_capacity(writes.len());
+
         for (key, value) in writes {
             let create_revision = self.current(&key).map_or(self.revision, |entry| entry.create_revision);
             let leased = is_leased(self.current(&key));
@@ -178,6 +180,7 @@ impl State {
                 .push((mod_revision, entry.clone()));
             changes.push(entry.map_or(Change::Delete { key }, Change::Put));
         }
+
         self.send_changes(&changes);
         self.revision
     }

@@ -49,7 +49,9 @@ pub(super) fn check(
             trace_sample_percent: checker.value("trace-sample-percent", value::percent),
         },
     };
+
     checker.prefixes(&config);
+
     if checker.mistakes.is_empty() {
         Ok(config)
     } else {
@@ -112,6 +114,7 @@ impl Checker {
 
     fn documents(&mut self, read_file: &impl Fn(&Path) -> io::Result<String>) -> (Documents, bool) {
         let directory = self.optional("dir", value::path);
+
         if !self.is_given("etcd") {
             for name in ["etcd-user", "etcd-password-file", "etcd-ca", "etcd-cert", "etcd-key"] {
                 if self.is_given(name) {
@@ -128,6 +131,7 @@ impl Checker {
             let directory = directory.unwrap_or_else(|| PathBuf::from(TRY_OUT_DIRECTORY));
             return (Documents::Directory(directory), try_out);
         }
+
         if self.is_given("dir") {
             let etcd = self.values.found_in("etcd");
             self.mistake(
@@ -135,6 +139,7 @@ impl Checker {
                 format!("cannot be combined with {etcd}: documents live in one place"),
             );
         }
+
         (Documents::Etcd(self.etcd(read_file)), false)
     }
 
@@ -142,13 +147,16 @@ impl Checker {
         let user = self.optional("etcd-user", value::text);
         let password_file = self.optional("etcd-password-file", value::path);
         self.together("etcd-user", "etcd-password-file");
+
         let ca = self.optional("etcd-ca", value::path);
         let certificate = self.optional("etcd-cert", value::path);
         let key = self.optional("etcd-key", value::path);
         self.together("etcd-cert", "etcd-key");
+
         let tls = ["etcd-ca", "etcd-cert"].into_iter().find(|name| self.is_given(name));
         let default_scheme = if tls.is_some() { "https" } else { "http" };
         let endpoints = self.many("etcd", |text| value::etcd_endpoint(text, default_scheme));
+
         let encrypted = endpoints
             .iter()
             .filter(|endpoint| endpoint.starts_with("https:"))
@@ -162,9 +170,11 @@ impl Checker {
             }
             _ => {}
         }
+
         if let Some(path) = &password_file {
             self.readable_password(path, read_file);
         }
+
         Etcd {
             endpoints,
             user: user.zip(password_file),

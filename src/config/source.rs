@@ -99,6 +99,7 @@ pub(super) fn gather(
 ) -> (Values, Vec<Mistake>) {
     let mut values = Values::default();
     let mut mistakes = Vec::new();
+
     if let Some((path, found_in)) = config_file(flags, environment) {
         match read_config_file(&path, read_file) {
             Ok(table) => from_file(&path, table, &mut values, &mut mistakes),
@@ -106,7 +107,9 @@ pub(super) fn gather(
         }
         values.file = Some(path);
     }
+
     from_environment(environment, &mut values, &mut mistakes);
+
     for (name, texts) in &flags.0 {
         if let Some(setting) = Setting::named(name) {
             let found_in = FoundIn::Flag(setting.flag());
@@ -119,6 +122,7 @@ pub(super) fn gather(
             );
         }
     }
+
     (values, mistakes)
 }
 
@@ -153,6 +157,7 @@ fn from_file(path: &Path, table: toml::Table, values: &mut Values, mistakes: &mu
             key: key.clone(),
             path: path.to_owned(),
         };
+
         let Some(setting) = Setting::named(&key.replace('_', "-")) else {
             let names = SETTINGS.iter().map(|setting| setting.name.to_owned());
             mistakes.push(Mistake {
@@ -161,6 +166,7 @@ fn from_file(path: &Path, table: toml::Table, values: &mut Values, mistakes: &mu
             });
             continue;
         };
+
         match texts_of(value) {
             Ok(_) if values.given.contains_key(setting.name) => mistakes.push(Mistake {
                 found_in: found_in.to_string(),

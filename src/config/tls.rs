@@ -74,6 +74,7 @@ pub fn load_server_config(files: &TlsFiles) -> Result<ServerConfig, Error> {
         path: files.key.clone(),
         source,
     })?;
+
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider's cipher suites cover the default protocol versions");
@@ -91,10 +92,12 @@ pub fn load_server_config(files: &TlsFiles) -> Result<ServerConfig, Error> {
             builder.with_client_cert_verifier(verifier)
         }
     };
+
     let mut config = builder.with_single_cert(chain, key).map_err(|source| Error::Unusable {
         path: files.certificate.clone(),
         source,
     })?;
+
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

@@ -180,7 +180,9 @@ impl Metrics {
             "Version of the running server",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
+
         registry.register("chancery_clients", "Connected streams", self.clients.clone());
+
         registry.register(
             "chancery_documents",
             "Documents by kind and state",
@@ -201,6 +203,7 @@ impl Metrics {
             "Changes that altered no resource, and published nothing",
             self.snapshot_skipped_equal.clone(),
         );
+
         registry.register("chancery_responses", "Responses sent", self.responses.clone());
         registry.register("chancery_nacks", "NACKs received", self.nacks.clone());
         registry.register(
@@ -213,6 +216,7 @@ impl Metrics {
             "Clients that stopped sending ACKs and NACKs for clusters",
             self.stuck.clone(),
         );
+
         registry.register(
             "chancery_publish_seconds",
             "Time from the arrival of a change to its publish",

@@ -1,4 +1,4 @@
-//! Envoy's program sizes of regexes, compared with the sizes that this server computes.
+//! Envoy reports the program sizes of regexes in `tests/data/re2_program_sizes.json`; unit tests compute the same sizes.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -55,6 +55,7 @@ impl Names {
     pub(super) fn path_of(&self, key: &[u8]) -> Result<PathBuf, String> {
         let shown = String::from_utf8_lossy(key);
         let mut path = PathBuf::new();
+
         let below = if let Some(below) = key.strip_prefix(self.registry_prefix.as_bytes()) {
             path.push(OsStr::from_bytes(SERVICES));
             below
@@ -62,6 +63,7 @@ impl Names {
             let elsewhere = || format!("{shown} is not below {} or {}", self.prefix, self.registry_prefix);
             key.strip_prefix(self.prefix.as_bytes()).ok_or_else(elsewhere)?
         };
+
         for segment in below.split(|byte| *byte == b'/') {
             if segment.is_empty() || segment == b"." || segment == b".." {
                 let segment = String::from_utf8_lossy(segment);
@@ -69,6 +71,7 @@ impl Names {
                     "{shown} has the segment \"{segment}\", which cannot be a file name"
                 ));
             }
+
             let name = encode(segment);
             if name.len() + ".json".len() > LONGEST_NAME {
                 return Err(format!(
@@ -78,6 +81,7 @@ impl Names {
             }
             path.push(name);
         }
+
         path.as_mut_os_string().push(".json");
         match self.key_of(&path) {
             Some(read_back) if read_back == key => Ok(path),

@@ -84,6 +84,7 @@ impl Notices {
                 None
             }
         };
+
         let incomplete = watcher.is_none();
         Self {
             watcher,
@@ -106,9 +107,11 @@ impl Notices {
     /// Blocks.
     pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, FolderId>) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
+
         for lost in std::mem::take(&mut *self.signal.lost.lock()) {
             self.watched.retain(|path, _| !path.starts_with(&lost));
         }
+
         self.watched.retain(|path, id| {
             let keep = folders.get(path) == Some(id);
             if !keep {
@@ -117,16 +120,19 @@ impl Notices {
             }
             keep
         });
+
         let mut new = false;
         for (path, id) in folders {
             if self.watched.contains_key(path) {
                 continue;
             }
+
             // A removed folder of the same name may have left its watch.
             drop(watcher.unwatch(path));
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.watched.insert(path.clone(), *id);
+
                     new = true;
                 }
                 Err(error) if is_gone(&error) => {}

@@ -128,6 +128,7 @@ impl Walk<'_> {
             self.problem(path, "is a symlink loop or deeper than 64 folders, and is not scanned");
             return Ok(());
         }
+
         let mut names = match read_names(&self.root.join(path)) {
             Err(error) if is_root => return Err(error),
             Err(error) => {
@@ -137,12 +138,14 @@ impl Walk<'_> {
             }
             Ok(names) => names,
         };
+
         if let Ok(canonical) = self.root.join(path).canonicalize() {
             self.found.folders.insert(canonical, id);
         }
         if is_root {
             self.found.is_bare = names.is_empty();
         }
+
         names.sort();
         self.ancestors.push(id);
         let mut folders = Vec::new();
@@ -153,9 +156,11 @@ impl Walk<'_> {
                 metadata => self.file(&path, metadata),
             }
         }
+
         for (path, metadata) in folders {
             self.folder(&path, &metadata, false)?;
         }
+
         self.ancestors.pop();
         Ok(())
     }
@@ -165,11 +170,13 @@ impl Walk<'_> {
             return;
         }
         let Some(key) = self.names.key_of(path) else { return };
+
         if let Some(first) = self.found.files.get(&key) {
             let reason = format!("is a second file for the same key, {} serves", first.path.display());
             self.problem(path, reason);
             return;
         }
+
         let content = match metadata.and_then(|metadata| self.content(&key, path, &metadata)) {
             Ok(content) => content,
             Err(_) if fs::symlink_metadata(self.root.join(path)).is_err() => return, // Removed since the folder was listed.
@@ -181,6 +188,7 @@ impl Walk<'_> {
                 }
             }
         };
+
         self.found.files.insert(key, content);
     }
 
@@ -189,6 +197,7 @@ impl Walk<'_> {
             return Err(io::Error::other("neither a file nor a folder"));
         }
         self.follow_target(path);
+
         let stamp = Stamp::of(metadata, SystemTime::now());
         if let Some(last) = self.last.files.get(key)
             && last.path == path
@@ -197,11 +206,13 @@ impl Walk<'_> {
         {
             return Ok(last.clone());
         }
+
         let mut value = Vec::new();
         let largest = u64::try_from(LARGEST_DOCUMENT).unwrap_or(u64::MAX).saturating_add(1);
         File::open(self.root.join(path))?
             .take(largest)
             .read_to_end(&mut value)?;
+
         Ok(Content {
             path: path.to_owned(),
             value: Bytes::from(value),

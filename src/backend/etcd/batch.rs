@@ -65,12 +65,14 @@ impl Joiner {
         if fragment {
             return Ok(Joined::default());
         }
+
         let mut joined = Joined::default();
         for event in std::mem::take(&mut self.pieces) {
             if event.mod_revision <= self.listed {
                 joined.old += 1;
                 continue;
             }
+
             match joined.batches.last_mut() {
                 Some(batch) if batch.revision == event.mod_revision => batch.changes.push(event.change),
                 _ if event.mod_revision <= self.cursor => {
@@ -88,6 +90,7 @@ impl Joiner {
                 }
             }
         }
+
         joined.batches.iter_mut().for_each(keep_last_of_each_key);
         Ok(joined)
     }

@@ -200,6 +200,7 @@ impl Connector {
         let Some((user, password)) = credentials.user() else {
             return Ok((open(endpoint, credentials, false).await?, None));
         };
+
         self.throttle.turn().await;
         match open(endpoint, credentials, true).await {
             Ok(client) => {
@@ -262,15 +263,18 @@ impl Connector {
             }
             Err(_) => return Err(Failure::timeout("the first call")),
         };
+
         if status.is_learner() {
             return Err(Failure::new(
                 Class::Retry,
                 "this member is a learner, which serves no reads",
             ));
         }
+
         if status.errors().iter().any(|error| error.contains("CORRUPT")) {
             return Err(Failure::new(Class::Retry, "this member has the alarm CORRUPT"));
         }
+
         if has_watch_faults(status.version()) {
             let version = status.version();
             let sentence = format!(
@@ -278,6 +282,7 @@ impl Connector {
             );
             self.log_once(sentence, false);
         }
+
         Ok(())
     }
 

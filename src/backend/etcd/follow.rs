@@ -167,11 +167,13 @@ impl<'a> Follower<'a> {
                 };
             }
         };
+
         let forked = self.mark.as_ref().is_some_and(|mark| mark.contradicts_list(&listed));
         let reason = if forked { ListReason::Fork } else { reason };
         self.connector.stats.on_list(reason, listed.bytes, started.elapsed());
         self.stats.on_quorum_read(listed.revision);
         self.mark = Some(Mark::of_list(&listed));
+
         let revision = listed.revision;
         if !self
             .send(Event::Listed {
@@ -184,6 +186,7 @@ impl<'a> Follower<'a> {
         {
             return State::Done;
         }
+
         self.stats.set_applied(revision);
         State::Watch { connection, revision }
     }
@@ -206,13 +209,16 @@ impl<'a> Follower<'a> {
             stream,
             joiner,
         } = live;
+
         self.stats.set_state(WatchState::Live);
         self.stats.last_message.set_now();
         let since = Instant::now();
+
         let end = self.receive(&connection, stream, joiner).await;
         if since.elapsed() >= STEADY_AFTER {
             self.backoff.reset();
         }
+
         self.on_end(connection, end)
     }
 
@@ -227,6 +233,7 @@ impl<'a> Follower<'a> {
         let mut last_message = Instant::now();
         let mut progress_due: Option<Instant> = None;
         let mut reaching: Option<Reaching> = None;
+
         loop {
             tokio::select! {
                 biased;
@@ -319,6 +326,7 @@ impl<'a> Follower<'a> {
 
     async fn on_message(&mut self, joiner: &mut Joiner, message: WatchResponse) -> Result<(), End> {
         self.stats.last_message.set_now();
+
         let message = message.0;
         if message.canceled {
             return Err(End::Failed(Failure::canceled(
@@ -326,9 +334,11 @@ impl<'a> Follower<'a> {
                 message.compact_revision,
             )));
         }
+
         if message.events.is_empty() && !message.fragment {
             self.stats.last_progress.set_now();
         }
+
         self.connector.stats.fragments.add(u64::from(message.fragment));
         let mut events = Vec::with_capacity(message.events.len());
         for event in message.events {
@@ -352,12 +362,14 @@ impl<'a> Follower<'a> {
                 }
             });
         }
+
         let joined = joiner.push(events, message.fragment).map_err(|violation| {
             self.connector.stats.order_violations.add(1);
             self.connector.stats.on_stream_error(StreamErrorClass::Order);
             End::Failed(Failure::new(Class::Retry, violation.to_string()))
         })?;
         self.connector.stats.events_dropped_old.count(joined.old);
+
         for batch in joined.batches {
             self.apply(batch).await?;
         }
@@ -391,7 +403,9 @@ impl<'a> Follower<'a> {
             End::Done => return State::Done,
             End::Failed(failure) => failure.at(&connection.endpoint),
         };
+
         self.connector.stats.on_stream_error(failure.stream_error_class());
+
         match failure.class {
             Class::Compacted => State::List {
                 connection,
@@ -404,14 +418,17 @@ impl<'a> Follower<'a> {
     async fn wait(&mut self, failure: Failure) -> State {
         self.stats.set_state(WatchState::Backoff);
         self.stats.set_endpoint("");
+
         if failure.class == Class::Authentication {
             self.connector.on_token_refused();
         }
+
         let cap = match failure.class {
             Class::Configuration | Class::TooLarge => Backoff::CONFIGURATION_CAP,
             _ => Backoff::CAP,
         };
         let pause = self.backoff.next(cap);
+
         debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Watch of etcd failed; the next attempt follows after the pause");
         if !self
             .send(Event::Failed {
@@ -421,6 +438,7 @@ impl<'a> Follower<'a> {
         {
             return State::Done;
         }
+
         tokio::select! {
             () = sleep(pause) => {}
             // The operator has just repaired the credentials.

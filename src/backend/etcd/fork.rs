@@ -84,6 +84,7 @@ impl Mark {
                 Err(failure) => return Err(failure),
             }
         }
+
         let Some((key, revision)) = &self.delete else {
             return Ok(false);
         };

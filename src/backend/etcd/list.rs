@@ -47,6 +47,7 @@ async fn list_once(connection: &mut Connection, prefix: &[u8]) -> Result<Listed,
     };
     let mut from = first_key(prefix);
     let mut limit = PAGE;
+
     loop {
         let options = GetOptions::new()
             .with_range(end.clone())
@@ -59,14 +60,17 @@ async fn list_once(connection: &mut Connection, prefix: &[u8]) -> Result<Listed,
             }
             page => page?,
         };
+
         if listed.revision == 0 {
             let header = header(&page)?;
             (listed.revision, listed.cluster_id) = (header.revision(), header.cluster_id());
         }
+
         for entry in page.take_kvs().into_iter().map(to_entry) {
             listed.bytes += entry.key.len() + entry.value.len();
             listed.entries.push(entry);
         }
+
         match listed.entries.last() {
             Some(last) if page.more() => from = [&last.key, &b"\0"[..]].concat(),
             _ => return Ok(listed),

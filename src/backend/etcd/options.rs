@@ -101,6 +101,7 @@ impl Options {
             Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca, hasher).await?)),
             None => tls.with_enabled_roots(),
         };
+
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 tls = tls.identity(Identity::from_pem(read(cert, hasher).await?, read(key, hasher).await?))
@@ -112,6 +113,7 @@ impl Options {
                 ));
             }
         }
+
         let wanted = self.names_tls_files() || self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
         Ok(wanted.then_some(tls))
     }
@@ -121,12 +123,14 @@ impl Options {
         let Some(written) = self.endpoints.get(index) else {
             return Err(Failure::configuration("no etcd endpoint is given"));
         };
+
         let default_scheme = if self.names_tls_files() { "https" } else { "http" };
         let text = if written.contains("://") {
             written.clone()
         } else {
             format!("{default_scheme}://{written}")
         };
+
         let url = Url::parse(&text).map_err(|error| {
             Failure::configuration(format!("the etcd endpoint number {} is not a URL: {error}", index + 1))
         })?;
@@ -137,20 +141,24 @@ impl Options {
             );
             return Err(Failure::configuration(sentence));
         };
+
         let shown = format!(
             "{}://{host}:{}",
             url.scheme(),
             url.port_or_known_default().unwrap_or_default()
         );
+
         if !url.username().is_empty() || url.password().is_some() {
             let sentence =
                 format!("the endpoint {shown} contains credentials, expected --etcd-user and --etcd-password-file");
             return Err(Failure::configuration(sentence));
         }
+
         if url.scheme() == "http" && self.names_tls_files() {
             let sentence = format!("the endpoint {shown} is not https, expected https because TLS files are given");
             return Err(Failure::configuration(sentence));
         }
+
         Ok(Endpoint(shown))
     }
 }

@@ -9,12 +9,14 @@ use std::fmt::Write as _;
 pub(super) fn from_open_metrics(text: &str) -> String {
     let mut classic = String::with_capacity(text.len());
     let mut help = ("", "");
+
     for line in text.lines() {
         let Some(comment) = line.strip_prefix("# ") else {
             classic.push_str(line);
             classic.push('\n');
             continue;
         };
+
         let mut words = comment.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
             // Written after the type, which decides the suffix of the name.
@@ -34,6 +36,7 @@ pub(super) fn from_open_metrics(text: &str) -> String {
             _ => {}
         }
     }
+
     classic
 }
 
