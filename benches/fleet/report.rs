@@ -21,14 +21,14 @@ const TOLERANCE: f64 = 1.25;
 
 /// How the page comes about.
 const COMMANDS: &str = "
-```sh
+```console
 ulimit -n $(ulimit -Hn)
 benches/peers/run.sh base B1 B2                                            # with the peers that can be built here
 cargo bench --bench fleet -- run B3 B4 B5 B6 B7 B8 B9 B10
 cargo bench --bench fleet -- report
 ```
 
-[performance.md](performance.md) says where the time and the memory go, and why what is missed is missed.
+[performance.md](performance.md) shows where time and memory go, and explains the missed bars.
 ";
 
 /// One line for people.
