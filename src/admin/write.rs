@@ -236,6 +236,7 @@ impl Target {
             .world
             .document(&self.key)
             .filter(|status| status.state == State::Held);
+
         let detail = match (used_by, held) {
             ([], None) => return Ok(()),
             ([], Some(status)) => status
@@ -247,6 +248,7 @@ impl Target {
                 format!("{} is used by {}", self.key, users.join(", "))
             }
         };
+
         Err(Problem::new(
             Code::InUse,
             format!("{detail}; ?force=true deletes the document nevertheless"),

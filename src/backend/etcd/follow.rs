@@ -239,6 +239,7 @@ impl<'a> Follower<'a> {
                 biased;
                 () = control.relist_asked() => return End::List(ListReason::Confirm),
                 Ok(()) = reloads.changed() => return End::Reconnect,
+
                 answered = answered(&mut read) => {
                     read = None;
                     match answered {
@@ -250,6 +251,7 @@ impl<'a> Follower<'a> {
                         return End::Done;
                     }
                 }
+
                 _ = probes.tick() => {
                     if read.is_none() {
                         read = Some(self.begin_probe(connection));
@@ -262,12 +264,14 @@ impl<'a> Follower<'a> {
                         progress_due = Some(Instant::now() + PROGRESS_TIMEOUT);
                     }
                 }
+
                 () = control.progress_asked() => {
                     if let Err(error) = stream.request_progress().await {
                         return End::Failed(error.into());
                     }
                     reaching = Some(Reaching::default());
                 }
+
                 message = stream.message() => {
                     last_message = Instant::now();
                     progress_due = None;
@@ -296,6 +300,7 @@ impl<'a> Follower<'a> {
                         Err(error) => return End::Failed(error.into()),
                     }
                 }
+
                 () = due(progress_due) => {
                     return End::Failed(Failure::timeout("a request for the watch's progress"));
                 }
