@@ -41,8 +41,8 @@ fn cell(id: &'static str, variant: Variant, clients: usize, clusters: usize) -> 
     }
 }
 
-/// What the ratios that are owed (`owed.rs`) are measured with: one endpoint set changes, small and large, delta and
-/// SotW; nodes as large as a real Envoy's; one cluster changes, so that SotW owes the whole set.
+/// The cells of the target ratios (`owed.rs`): one endpoint set changes, small and large, delta and SotW; nodes as
+/// large as a real Envoy's; one cluster changes, so that SotW sends the whole set.
 fn base() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (clusters, size) in [(100, "small"), (1000, "large")] {

@@ -10,7 +10,7 @@ use super::server::Kind;
 pub struct Key {
     /// The scenario.
     pub id: String,
-    /// What sets it apart in its scenario.
+    /// Distinguishes the cell within its scenario.
     pub label: String,
     /// The form.
     pub variant: &'static str,
@@ -23,7 +23,7 @@ pub struct Key {
 /// By name, one value a round.
 pub type Figures = BTreeMap<String, Vec<f64>>;
 
-/// What was measured, by cell and server.
+/// The measured figures, by cell and server.
 pub type Cells = BTreeMap<Key, Vec<(Kind, Figures)>>;
 
 /// Rows by cell and server.

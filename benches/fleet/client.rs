@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::known::{self, Known, State};
 use super::wire::{self, Frames, Received, Request, Response, Type, Variant};
 
-/// What a client asks for.
+/// The subscriptions of a client.
 #[derive(Debug, Clone)]
 pub enum Asks {
     /// Everything, as Envoy does.
@@ -40,7 +40,7 @@ pub enum Behaviour {
     Stalls,
 }
 
-/// What all clients of a load share.
+/// The state that all clients of a load share.
 #[derive(Debug)]
 pub struct Shared {
     /// The server.
@@ -55,11 +55,11 @@ pub struct Shared {
     pub responses: [AtomicU64; Type::COUNT],
     /// Resources received, by type.
     pub resources: [AtomicU64; Type::COUNT],
-    /// Clients that have all they asked for.
+    /// Number of clients that have all subscribed resources.
     pub settled: AtomicUsize,
-    /// What was seen of updates.
+    /// Number of updates seen, over all clients.
     pub sightings: AtomicUsize,
-    /// Told whenever one of the two counters moved.
+    /// Notified when one of the two counters changes.
     pub moved: Notify,
     /// The size of a real Envoy's Node, or a small one.
     pub envoy_node: bool,
@@ -103,7 +103,7 @@ impl Sighting {
     pub const ARRIVAL: u32 = u32::MAX;
 }
 
-/// What a client has of one type.
+/// The resources of one type that a client has.
 #[derive(Debug, Default)]
 pub struct Held {
     base: Option<Arc<State>>,
@@ -144,29 +144,29 @@ impl Held {
     }
 }
 
-/// What became of a client.
+/// The result of a client.
 #[derive(Debug)]
 pub struct Report {
     /// The updates it saw, in order.
     pub sightings: Vec<Sighting>,
-    /// Sums of what it has, by type.
+    /// Sums of the held resources, by type.
     pub sums: [u128; Type::COUNT],
     /// Responses it got, by type.
     pub responses: [u32; Type::COUNT],
-    /// Delta: what it would report on a new stream, by type, if that was kept.
+    /// Delta: the versions to report on a new stream, by type, if they were kept.
     pub versions: [Vec<(Bytes, Bytes)>; Type::COUNT],
     /// SotW: the versions it accepted last.
     pub accepted: [Bytes; Type::COUNT],
 }
 
-/// What a client had on an earlier stream, and tells on its next.
+/// The state of an earlier stream that a client reports on its next one.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
     /// Delta.
     pub versions: [Bytes; Type::COUNT],
     /// SotW.
     pub accepted: [Bytes; Type::COUNT],
-    /// The endpoints and routes it asks for.
+    /// The subscribed endpoints and routes.
     pub names: [Bytes; Type::COUNT],
 }
 
@@ -179,7 +179,7 @@ pub struct Client {
     past: Option<Past>,
     node: Bytes,
     held: [Held; Type::COUNT],
-    /// Names asked for, encoded; and how many.
+    /// Subscribed names, encoded, and their number.
     names: [(Bytes, usize); Type::COUNT],
     asked: [bool; Type::COUNT],
     responses: [u32; Type::COUNT],
@@ -188,7 +188,7 @@ pub struct Client {
     recorder: Option<UnboundedSender<Bytes>>,
 }
 
-/// A node as an encoded message: 61 kB of extensions like a real Envoy's, or only what matters.
+/// A node as an encoded message: with 61 kB of extensions as in a real Envoy, or only with the fields that are read.
 fn node(id: &str, envoy: bool) -> Bytes {
     use bytes::BytesMut;
     let mut node = BytesMut::new();
@@ -235,19 +235,19 @@ impl Client {
         }
     }
 
-    /// Remember versions, so that [`Report::versions`] can be told to another replica.
+    /// Remember versions, so that the client can report [`Report::versions`] to another replica.
     pub fn keeping_versions(mut self) -> Self {
         self.keep_versions = true;
         self
     }
 
-    /// Begin with what an earlier stream had.
+    /// Begin with the state of an earlier stream.
     pub fn with_past(mut self, past: Past) -> Self {
         self.past = Some(past);
         self
     }
 
-    /// Be a client until `stop` says otherwise.
+    /// Run the client until `stop` is notified.
     pub async fn run(mut self, stop: Arc<Notify>) -> Result<Report> {
         let transport = connect(self.shared.address).await?;
         let (opener, connection) = h2::client::Builder::new()
@@ -392,7 +392,7 @@ impl Client {
             held.version = Bytes::copy_from_slice(&response.version);
         }
 
-        // Envoy asks for what a response refers to before it acknowledges the response.
+        // Envoy subscribes to the names in a response before it sends the ACK of the response.
         match of_type {
             Type::Cluster => self.refer(Type::Endpoint, refers, requests)?,
             Type::Listener => self.refer(Type::Route, refers, requests)?,
@@ -412,7 +412,7 @@ impl Client {
         matches!(self.asks, Asks::All)
     }
 
-    /// Take over what a response carries. Gives the names that are referred to for the first time.
+    /// Store the resources of a response. Returns the names that are referenced for the first time.
     fn take(&mut self, of_type: Type, response: &Response) -> Result<Refers> {
         let (shared, held) = (&self.shared, &mut self.held[of_type as usize]);
         let now = Instant::now();
@@ -543,7 +543,7 @@ impl Client {
             .context("send an answer")
     }
 
-    /// Whether everything that was asked for is there.
+    /// Count the client as settled once it has all subscribed resources.
     fn settle(&mut self) {
         if self.settled {
             return;

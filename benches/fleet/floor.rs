@@ -33,7 +33,7 @@ use super::known::{with_port, with_timeout};
 use super::raw_codec::Raw;
 use super::wire::{self, Type, Variant};
 
-/// What is pushed, and to whom.
+/// The recorded resources, and the streams to push to.
 #[derive(Debug)]
 struct Floor {
     variant: Variant,
@@ -103,7 +103,7 @@ impl Floor {
         let whole = self.variant == Variant::Sotw && of_type == Type::Cluster;
         let follows = (of_type == Type::Cluster).then_some((Type::Endpoint, Some(name)));
         for (of_type, only) in [(of_type, (!whole).then_some(name))].into_iter().chain(follows) {
-            // Nobody listens before the first client.
+            // Fails before the first client, without a receiver.
             drop(self.pushes.send((of_type, self.message(of_type, only))));
         }
         Ok(())
@@ -166,7 +166,7 @@ impl tonic::server::NamedService for Service {
     const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 }
 
-/// Serve until killed; says its ports on standard output.
+/// Serve until killed; prints the ports to standard output.
 ///
 /// # Errors
 /// The resources cannot be read or a port cannot be bound.
@@ -206,7 +206,7 @@ pub async fn serve(variant: Variant, resources: &Path) -> Result<()> {
     Ok(())
 }
 
-/// tonic's own listener has a backlog of 128, which is what would be measured.
+/// A listener with a large backlog. The one of tonic has a backlog of 128, which would limit the measurement.
 fn listen() -> Result<TcpListener> {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let socket = Socket::new(Domain::for_address(address), SocketType::STREAM, None)?;

@@ -26,7 +26,7 @@ pub const FIRST_PORT: u32 = 10_000;
 /// The connect timeout that update 0 sets, in milliseconds.
 pub const FIRST_TIMEOUT: u32 = 10_000;
 
-/// What is known of one distinct message.
+/// The decoded facts of one distinct message.
 #[derive(Debug, Default)]
 pub struct Body {
     /// The update that made it.
@@ -55,7 +55,7 @@ pub struct Known {
     states: RwLock<HashMap<(Type, u128), Arc<State>>>,
 }
 
-/// What one resource adds to the sum of a set.
+/// The contribution of one resource to the sum of a set.
 pub fn summand(name_hash: u64, body_hash: u64) -> u128 {
     let mut pair = [0; 16];
     pair[..8].copy_from_slice(&name_hash.to_le_bytes());
@@ -87,7 +87,7 @@ impl Known {
         Ok(Arc::clone(bodies.entry(resource.body_hash).or_insert(body)))
     }
 
-    /// A whole set, by the sum of what is in it.
+    /// A whole set, by the sum of its resources.
     pub fn state(&self, of_type: Type, sum: u128, resources: &[Received]) -> Result<Arc<State>> {
         let known = self
             .states
@@ -138,7 +138,7 @@ fn decode(of_type: Type, body: &Bytes) -> Result<Body> {
             update: None,
             refers: routes(&Listener::decode(&**body)?)?,
         },
-        // A RouteConfiguration can be tens of megabytes; which update it carries is told by its arrival.
+        // A RouteConfiguration can have tens of megabytes, so it is not decoded: the order of arrival gives its update.
         Type::Route => Body::default(),
     })
 }
@@ -195,7 +195,7 @@ fn routes(listener: &Listener) -> Result<Vec<String>> {
     Ok(routes)
 }
 
-/// The same ClusterLoadAssignment with another first port; what servers that are told by hand are given.
+/// The same ClusterLoadAssignment with another first port, for servers that get their changes over HTTP.
 pub fn with_port(body: &[u8], port: u32) -> Result<Vec<u8>> {
     let mut assignment = ClusterLoadAssignment::decode(body)?;
     let endpoint = assignment

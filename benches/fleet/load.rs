@@ -20,7 +20,7 @@ const CONNECTING: usize = 256;
 /// Clients that have seen nothing for so long will see no more of changes that were made.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// What clients a load has.
+/// The clients of a load.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The server.
@@ -33,15 +33,15 @@ pub struct Plan {
     pub refusing: usize,
     /// Of these, how many stop reading once they have everything.
     pub stalling: usize,
-    /// What each asks for.
+    /// The subscriptions of each client.
     pub asks: AsksFor,
-    /// Whether versions are remembered for a reconnect.
+    /// True if the clients remember versions for a reconnect.
     pub keep_versions: bool,
-    /// Whether nodes are as large as a real Envoy's.
+    /// True if nodes are as large as a real Envoy's.
     pub envoy_node: bool,
 }
 
-/// What the clients ask for.
+/// The subscriptions of all clients.
 #[derive(Debug, Clone)]
 pub enum AsksFor {
     /// Everything.
@@ -50,13 +50,13 @@ pub enum AsksFor {
     Endpoints {
         /// All names there are.
         names: Arc<[String]>,
-        /// How many a client asks for.
+        /// Number of names a client subscribes to.
         each: usize,
     },
 }
 
 impl AsksFor {
-    /// What the client of a number asks for.
+    /// The subscriptions of client `number`.
     pub fn of(&self, number: usize) -> Asks {
         match self {
             Self::All => Asks::All,
@@ -71,7 +71,7 @@ impl AsksFor {
         }
     }
 
-    /// Which clients asked for a name, of so many.
+    /// Number of clients, of `clients`, that subscribe to a name.
     pub fn interested(&self, name: usize, clients: usize) -> usize {
         match self {
             Self::All => clients,
@@ -84,7 +84,7 @@ impl AsksFor {
 
 /// A load that runs.
 pub struct Load {
-    /// What its clients share.
+    /// The state that the clients share.
     pub shared: Arc<Shared>,
     /// How long it took until each had everything.
     pub cold: Duration,
@@ -151,10 +151,10 @@ impl Load {
         Ok(load)
     }
 
-    /// Wait until something holds of what the clients share.
+    /// Wait until `holds` is true for the shared state.
     ///
     /// # Errors
-    /// A client failed meanwhile, or it does not hold within the limit.
+    /// A client failed, or `holds` was not true within the limit.
     pub async fn wait(&mut self, limit: Duration, what: &str, holds: impl Fn(&Shared) -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
@@ -181,11 +181,11 @@ impl Load {
         }
     }
 
-    /// Wait until the clients have seen so many changes, or see no more: a slow server takes several changes for one.
-    /// Gives how many were not seen each for itself.
+    /// Wait until the clients have seen `wanted` changes, or no longer see any: a slow server merges several changes
+    /// into one update. Returns the number of changes that were not seen one by one.
     ///
     /// # Errors
-    /// A client failed meanwhile, or they go on seeing changes beyond the limit.
+    /// A client failed, or changes still arrive after the limit.
     pub async fn see(&mut self, limit: Duration, wanted: usize) -> Result<usize> {
         let seen = |shared: &Shared| shared.sightings.load(Ordering::Relaxed);
         let last = Cell::new((seen(&self.shared), Instant::now()));
@@ -218,10 +218,10 @@ impl Load {
     }
 }
 
-/// What a fresh client is given: the source that every client's final state is compared with.
+/// The resources of a fresh client, to which every client's final state is compared.
 ///
 /// # Errors
-/// It cannot be had.
+/// The fresh client failed.
 pub async fn reference(plan: &Plan) -> Result<Report> {
     let asks = match &plan.asks {
         AsksFor::All => AsksFor::All,
@@ -242,10 +242,10 @@ pub async fn reference(plan: &Plan) -> Result<Report> {
     reports.pop().context("a report")
 }
 
-/// Every client that reads and accepts must have what a fresh one is given.
+/// Check that every client that reads and accepts has the resources of a fresh one.
 ///
 /// # Errors
-/// How many have not.
+/// Names the number of clients with other resources.
 pub fn compare(plan: &Plan, reports: &[Report], reference: &Report) -> Result<()> {
     if !matches!(plan.asks, AsksFor::All) {
         return Ok(());
@@ -260,7 +260,7 @@ pub fn compare(plan: &Plan, reports: &[Report], reference: &Report) -> Result<()
     Ok(())
 }
 
-/// What a client with this report tells on its next stream.
+/// The state that a client with this report sends on its next stream.
 pub fn past(report: &Report) -> Past {
     let encoded = |of_type: Type| {
         let known = &report.versions[of_type as usize];
@@ -305,7 +305,7 @@ pub struct Latency {
     pub last: f64,
 }
 
-/// From when each update was put, and what the clients saw.
+/// The latencies from the put of each update to its sighting by the clients.
 pub fn latency<'a>(puts: &[Instant], reports: impl Iterator<Item = &'a Report>) -> Latency {
     let mut all = Vec::new();
     let mut last = vec![0.0_f64; puts.len()];

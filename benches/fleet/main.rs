@@ -44,7 +44,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run scenarios and append what was measured to a file.
+    /// Run scenarios and append the figures to a file.
     Run {
         /// Their names; none: those that need no peers.
         scenarios: Vec<String>,
@@ -67,7 +67,7 @@ enum Command {
         #[arg(long, default_value = "target/fleet/results.jsonl")]
         results: PathBuf,
     },
-    /// Connect clients to an address, wait until each has everything, and say what it took.
+    /// Connect clients to an address, wait until each has everything, and print the time.
     Connect {
         /// The ADS server.
         address: std::net::SocketAddr,
@@ -98,7 +98,7 @@ enum Command {
         /// The stored ratios.
         #[arg(long, default_value = "benches/baseline.json")]
         baseline: PathBuf,
-        /// Store what was measured instead.
+        /// Store the measured ratios instead.
         #[arg(long)]
         update: bool,
     },
@@ -179,8 +179,8 @@ impl Records {
     }
 }
 
-/// Every cell on every server, in rounds, so that what the machine does meanwhile meets all alike. Each row is told at
-/// once: a run takes hours.
+/// Run every cell on every server, in rounds, so that other load of the machine affects all servers alike. `tell` gets
+/// each row at once, because a run takes hours.
 async fn run(
     cells: &[Cell],
     rounds: usize,
@@ -240,7 +240,7 @@ async fn check(baseline: &Path, update: bool) -> Result<()> {
     bail!("{} of {} ratios regressed", regressions.len(), measured.len())
 }
 
-/// Clients on an address of somebody's choice.
+/// Connect clients to a given address.
 async fn connect(
     address: std::net::SocketAddr,
     variant: Variant,

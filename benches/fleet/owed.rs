@@ -11,7 +11,7 @@ const PEERS: &[Kind] = &[Kind::GoSnapshot, Kind::GoLinear, Kind::Java];
 const SNAPSHOT: &[Kind] = &[Kind::GoSnapshot];
 const FLOOR: &[Kind] = &[Kind::Floor];
 
-/// What a figure is held against.
+/// The bound of a figure.
 enum Bar {
     /// So many times the least of these servers' figures, at most.
     Ratio(&'static [Kind], f64),
@@ -110,7 +110,7 @@ impl Bound {
     }
 }
 
-/// What the scenarios beside `base` must show of this server.
+/// The bounds of this server in the scenarios other than `base`.
 fn bounds(cells: &Cells) -> Vec<Bound> {
     let of = |id: &str, label: &str, variant: Variant, clients: usize, figure: &str| {
         let key =

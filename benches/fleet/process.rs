@@ -23,10 +23,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Start a command; its output goes to a file.
+    /// Start a command with its output in a file.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The command cannot be started.
     pub fn start(name: &str, command: &mut Command) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let output = log.as_file().try_clone()?;
@@ -44,10 +44,10 @@ impl Process {
         })
     }
 
-    /// The text after `mark`, up to a blank, of the first line that has both marks: how servers say their ports.
+    /// The texts after `marks`, each up to a blank, in the first line with all marks. So servers announce their ports.
     ///
     /// # Errors
-    /// It ends, or says nothing, within the limit.
+    /// The process ended, or there was no such line within the limit.
     pub async fn announced(&mut self, marks: &[&str], limit: Duration) -> Result<Vec<String>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -72,7 +72,7 @@ impl Process {
         }
     }
 
-    /// What it printed.
+    /// The output of the process.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap_or_default()
     }

@@ -19,7 +19,7 @@ use super::server::{Kind, versions};
 /// A ratio may grow by so much before it counts as a regression: small cells spread by 10 to 15 %.
 const TOLERANCE: f64 = 1.25;
 
-/// How the page comes about.
+/// The commands that make the page.
 const COMMANDS: &str = "
 ```console
 ulimit -n $(ulimit -Hn)
@@ -316,13 +316,13 @@ fn plot(path: &Path, text: &str, bars: &[(String, f64)]) -> Result<()> {
 /// A ratio that should not grow.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ratio {
-    /// What of what.
+    /// The two figures of the ratio.
     pub name: String,
     /// The ratio.
     pub value: f64,
 }
 
-/// What the stored baseline holds: this server's CPU over the floor's, and many routes over few.
+/// The ratios of the stored baseline: this server's CPU over the floor's, and many routes over few.
 pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
     let cells = grouped(rows);
     let mut ratios = Vec::new();

@@ -16,14 +16,14 @@ use super::load::{self, AsksFor, Latency, Load, Plan};
 use super::server::{Change, Kind, Server, Start, World, cluster};
 use super::wire::{Type, Variant};
 
-/// How long a cold start may take.
+/// Longest time of a cold start.
 const COLD: Duration = Duration::from_secs(180);
 /// How long after the last change every client must have everything.
 const SETTLE: Duration = Duration::from_secs(60);
 /// A quiet moment before a figure of memory is read.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What of the world changes.
+/// The changed part of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changes {
     /// Nothing.
@@ -43,7 +43,7 @@ pub enum Changes {
 pub struct Cell {
     /// `B1` and so on.
     pub id: &'static str,
-    /// What sets it apart from the other cells of the scenario.
+    /// Distinguishes the cell within its scenario.
     pub label: String,
     /// The form.
     pub variant: Variant,
@@ -51,13 +51,13 @@ pub struct Cell {
     pub clients: usize,
     /// The documents.
     pub world: World,
-    /// What changes.
+    /// The kind of changes.
     pub changes: Changes,
     /// How often.
     pub updates: u32,
     /// The distance between two.
     pub distance: Duration,
-    /// Names a client asks for; 0: everything, as Envoy does.
+    /// Names that a client subscribes to; 0: all, as Envoy does.
     pub each: usize,
     /// Clients that refuse everything.
     pub refusing: usize,
@@ -71,7 +71,7 @@ pub struct Cell {
     pub servers: &'static [Kind],
 }
 
-/// What was measured in one run of a cell.
+/// The figures of one run of a cell.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// The scenario.
@@ -113,7 +113,7 @@ impl Cell {
     }
 
     fn change(&self, update: u32) -> Option<Change> {
-        // A step that is prime to every count: no cluster comes twice, and neighbours do not follow one another.
+        // The step is prime to every count, so each cluster is changed once, and neighbours are not changed in a row.
         let at = |count: usize| update as usize * 7919 % count.max(1);
         match self.changes {
             Changes::Nothing => None,
@@ -245,7 +245,8 @@ impl Cell {
                 sleep_until(began + self.distance * update).await;
                 puts.push(server.change(change).await?);
                 if self.changes == Changes::Routes {
-                    // Only one RouteConfiguration: it says that something arrived, not what; so one change at a time.
+                    // There is one RouteConfiguration, whose arrival does not show which change it has. So one change
+                    // at a time.
                     let wanted = before + (update as usize + 1) * self.clients;
                     load.wait(SETTLE, "saw a route", |shared| {
                         shared.sightings.load(Ordering::Relaxed) >= wanted
@@ -272,7 +273,7 @@ fn counts(load: &Load) -> [u64; Type::COUNT] {
         .map(|count| count.load(Ordering::Relaxed))
 }
 
-/// B4: every client goes to a second replica; nothing changed.
+/// B4: every client reconnects to a second replica with the same resources.
 ///
 /// # Errors
 /// A server or a client failed.
@@ -388,10 +389,10 @@ pub async fn churn(cell: &Cell, nodes: usize) -> Result<Row> {
     Ok(cell.row(Kind::Chancery, figures))
 }
 
-/// Record what this server serves of a world, for servers that are given resources.
+/// Record the resources of a world as this server serves them, for servers that serve recorded resources.
 ///
 /// # Errors
-/// It cannot be had.
+/// The server or the client failed, or the file cannot be written.
 pub async fn record(world: World, path: &Path) -> Result<()> {
     let start = Start {
         world,

@@ -16,7 +16,7 @@ use super::known::{FIRST_PORT, FIRST_TIMEOUT};
 use super::process::{Process, address, program};
 use super::wire::Variant;
 
-/// How long a server may take until it serves.
+/// Longest time from the start of a server until it serves.
 const START: Duration = Duration::from_secs(120);
 /// Operations in one etcd transaction: its own limit is 128.
 const BATCH: usize = 100;
@@ -50,14 +50,14 @@ impl Kind {
     }
 }
 
-/// What the documents describe.
+/// The size of the world that the documents describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct World {
     /// Clusters with two or three endpoints each, and as many routes in one RouteConfiguration.
     pub clusters: usize,
     /// Routes; each has a host of its own when `hosts` is set, else all share one virtual host.
     pub routes: usize,
-    /// Whether each route has its own host.
+    /// True if each route has a host of its own.
     pub hosts: bool,
     /// Endpoints of each cluster; 0: two or three. A hundred make a ClusterLoadAssignment of 4 KB.
     pub endpoints: usize,
@@ -148,7 +148,7 @@ pub enum Change {
     },
 }
 
-/// How a server is told.
+/// The way in which a server gets its changes.
 enum Told {
     Etcd(Box<Etcd>),
     Http(reqwest::Client, SocketAddr),
@@ -173,7 +173,7 @@ enum Kept {
     Folder(TempDir),
 }
 
-/// What a start needs beside the kind.
+/// The arguments of a start besides the kind.
 pub struct Start<'a> {
     /// The documents.
     pub world: World,
@@ -241,7 +241,7 @@ impl Server {
         .await
     }
 
-    /// A server that is given recorded resources and told of changes over HTTP.
+    /// A server that serves recorded resources and gets its changes over HTTP.
     async fn recorded(kind: Kind, start: &Start<'_>) -> Result<Self> {
         let mut command = command(kind)?;
         command
@@ -455,7 +455,7 @@ async fn ready(admin: &str) -> Result<()> {
     }
 }
 
-/// Versions of what was measured, for the report.
+/// Versions of the measured servers, for the report.
 pub fn versions() -> HashMap<&'static str, String> {
     let run = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok()?;

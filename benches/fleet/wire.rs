@@ -36,7 +36,7 @@ impl Variant {
     }
 }
 
-/// The types that a client asks for.
+/// The types that a client subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Type {
@@ -53,7 +53,7 @@ pub enum Type {
 impl Type {
     /// How many.
     pub const COUNT: usize = 4;
-    /// All, in the order in which Envoy asks.
+    /// All types, in the order of Envoy's requests.
     pub const ALL: [Self; Self::COUNT] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
 
     /// Its URL.
@@ -91,7 +91,7 @@ pub fn names<'a>(field: u8, names: impl IntoIterator<Item = &'a str>) -> Bytes {
 /// `resource_names` of a SotW request, `resource_names_subscribe` of a delta request: both are field 3.
 pub const NAMES: u8 = 3;
 
-/// What a request says. Fields that are empty are left out.
+/// The fields of a request. Empty fields are left out.
 #[derive(Debug, Default)]
 pub struct Request<'a> {
     /// An encoded `Node`.
@@ -262,7 +262,7 @@ fn received(name: Option<Bytes>, version: Bytes, any: Bytes) -> Result<Received>
 }
 
 impl Response {
-    /// Take a message apart.
+    /// Parse a response message.
     pub fn parse(variant: Variant, message: Bytes) -> Result<Self> {
         let mut response = Self::default();
         fields(message, |field, value| {

@@ -24,7 +24,7 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
-/// An assignment with one endpoint of its own, as long as one is on the wire.
+/// An assignment with one endpoint, as large as a real one on the wire.
 pub(crate) fn assignment(number: usize, content: u8) -> Arc<Resource> {
     let name = format!("cluster-{number:06}");
     let body = [name.as_bytes(), &[content; 60]].concat();

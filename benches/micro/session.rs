@@ -22,7 +22,7 @@ use prost::Message;
 use super::documents::moment;
 use super::publish::assignments;
 
-/// How many assignments there are, and how many of them a stream asks for.
+/// Number of assignments. A stream subscribes to [`NAMED`] of them.
 const ALL: usize = 10_000;
 const NAMED: usize = 100;
 
@@ -31,7 +31,7 @@ struct Stream {
     session: Session,
     variant: Variant,
     names: Vec<String>,
-    /// Every request but for what it answers, encoded: a client's work, not measured.
+    /// The encoded part that all requests share. Its encoding is the client's work, so it is not measured.
     answer: Vec<u8>,
     now: Instant,
 }
@@ -82,7 +82,7 @@ impl Stream {
         }
     }
 
-    /// The first request: who it is and all it wants.
+    /// The first request: the node and all names.
     fn first_request(&self) -> Bytes {
         let node = Node {
             id: "n".to_owned(),
@@ -100,7 +100,7 @@ impl Stream {
         self.session.next_response(snapshot, self.now)
     }
 
-    /// What a publish brings, acknowledged. The fields of a message may come in any order.
+    /// Take the response of a publish and send its ACK. The fields of a message may come in any order.
     fn follow(&mut self, snapshot: &Snapshot) {
         let Response { nonce, version, .. } = self.next(snapshot).expect("a response");
         let mut request = self.answer.clone();

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// 2026-01-02T03:04:05.678Z
 const BUILT_AT: Duration = Duration::from_millis(1_767_323_045_678);
 
-/// The API and what stands behind it.
+/// The API with its store, snapshots and fleet.
 struct Server {
     address: SocketAddr,
     store: Memory,
@@ -105,7 +105,7 @@ impl Server {
         server
     }
 
-    /// What the loop does when the store tells something: list, plan, publish.
+    /// One turn of the reconcile loop after an event of the store: list, plan, publish.
     async fn read_again(&self) {
         let mut inputs = Vec::new();
         for root in [Root::Documents, Root::Registrations] {
@@ -560,7 +560,7 @@ async fn a_release_is_told_to_the_loop() {
         let answer = server.request(Method::POST, "/api/v1/release", &json, body).await;
         problem(&answer, StatusCode::BAD_REQUEST, "invalid_request");
     }
-    // What a form of another site could send.
+    // A form on a web page of another site can send this content type.
     let form = [("content-type", "text/plain")];
     let answer = server
         .request(Method::POST, "/api/v1/release", &form, r#"{"all": true}"#)

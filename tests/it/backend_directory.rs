@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PREFIX: &str = "/gateway/";
 const REGISTRY: &str = "/services/";
-/// Far below the 5 s after which a folder is read unasked: what arrives in time was noticed.
+/// Far below the 5 s between scans without a notice: an event within this time comes from a notice.
 const NOTICED: Duration = Duration::from_secs(3);
 
 /// A folder of documents, its state directory beside it, and the backend over both.
@@ -251,7 +251,7 @@ async fn every_way_of_saving_is_noticed() {
         watch.next_change().await,
         (8, vec!["/gateway/routes/deep/er/b=3".to_owned()])
     );
-    // Written anew with what it holds: nothing changed, so the next event is another one.
+    // The same content is written again. Nothing changed, so the next event belongs to the next write.
     folder.write("routes/c.yaml", "3");
     sleep(Duration::from_millis(100)).await;
     folder.write("routes/c.yaml", "4");
@@ -393,7 +393,7 @@ async fn the_second_file_of_a_key_is_a_problem_until_it_is_gone() {
 async fn what_cannot_be_read_keeps_its_last_content() {
     let folder = Folder::new(&[("routes/a.json", "1")]);
     let mut watch = Watch::listed(&folder, PREFIX).await;
-    // A link to nothing cannot be read by anybody, root included.
+    // No user can read a dangling link, not even root.
     fs::remove_file(folder.path("routes/a.json")).expect("remove");
     symlink("nowhere", folder.path("routes/a.json")).expect("link");
     let problems = watch.next_problems().await;

@@ -23,10 +23,10 @@ use crate::support::etcd::Etcd;
 use crate::support::proxy::Proxy;
 
 const PREFIX: &str = "/gateway/";
-/// No event may take longer; a frozen etcd is noticed after 7 to 10 s.
+/// Longest wait for an event. The backend detects a frozen etcd after 7 to 10 s.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// A running watch and what its events add up to.
+/// A running watch, and the content that its events add up to.
 struct Mirror {
     backend: Arc<Store>,
     control: WatchControl,
@@ -120,7 +120,7 @@ impl Mirror {
         }
     }
 
-    /// Events until the mirror stands at `revision` or later; gives how many changes it took.
+    /// Apply events until the mirror is at `revision` or later. Returns the number of changes.
     async fn reach(&mut self, revision: i64) -> usize {
         let mut changes = 0;
         while self.revision < revision {
@@ -129,7 +129,7 @@ impl Mirror {
         changes
     }
 
-    /// The mirror is what etcd holds.
+    /// The mirror equals the content of etcd.
     async fn assert_equal(&self) {
         let (_, entries) = self.backend.list(PREFIX).await.expect("list");
         let entries: BTreeMap<Bytes, Entry> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
@@ -213,7 +213,7 @@ async fn one_revision_is_one_event() {
 async fn a_backlog_of_thousands_of_revisions_loses_nothing() {
     let etcd = Etcd::start().await;
     let mut mirror = Mirror::listed(&etcd).await;
-    // The receiver takes nothing meanwhile (4 events fit), so etcd must send the rest as catch-up, 1000 at a time.
+    // The receiver reads no event (4 fit into the channel), so etcd must send the rest as catch-up, 1000 at a time.
     let mut client = etcd.client().await;
     let mut revision = 0;
     for number in 0..3500 {

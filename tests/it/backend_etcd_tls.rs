@@ -17,7 +17,7 @@ use crate::support::etcd::Etcd;
 
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// An etcd that takes clients of this authority alone, and its address. (It takes the tests' own without TLS.)
+/// An etcd that accepts only clients of this authority, and its address. Its default address has no TLS.
 async fn start(authority: &Authority) -> (Etcd, String) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("https://127.0.0.1:{port}");
@@ -67,7 +67,7 @@ impl Watch {
         Self { store, events }
     }
 
-    /// Whether a list comes next, or a failure.
+    /// True if the next event is a list, false if it is a failure.
     async fn is_listed(&mut self) -> bool {
         loop {
             match timeout(LIMIT, self.events.recv())

@@ -16,7 +16,7 @@ const PREFIX: &str = "/gateway/";
 const LIFE: Duration = Duration::from_secs(3);
 /// Several lives, and two of the reads that prove every 5 s that the watch is alive.
 const FOLLOWED: Duration = Duration::from_secs(11);
-/// Between a write and its change on the watch; a lost watch takes a second and more.
+/// Longest time from a write to its change on the watch. After the loss of a watch the change takes a second or more.
 const SOON: Duration = Duration::from_millis(500);
 
 #[tokio::test]

@@ -292,7 +292,7 @@ async fn after_a_restart_nothing_is_taken_away_while_a_last_good_text_is_looked_
     store.put("/gateway/routes/a", ROUTE);
     store.put("/gateway/routes/a", BAD_ROUTE);
     let second = Replica::start(&store, folder.path());
-    // The first that is served is what the store holds.
+    // The first published snapshot has the content of the store.
     let current = second.until("published", |snapshot| snapshot.generation > 0).await;
     assert_eq!((current.source, current.stale), (Source::Memory, false));
     assert_eq!(
@@ -361,7 +361,7 @@ impl Observer for Recorder {
     fn skipped(&self) {}
 }
 
-/// Write a folder with a cluster, its registration and the route that goes there.
+/// Write a folder with a cluster, its registration and a route to the cluster.
 fn write_folder(folder: &Path, cluster: &str) {
     let write = |path: String, text: &str| {
         let path = folder.join(path);

@@ -239,7 +239,8 @@ async fn both_formats_of_metrics_are_as_prometheus_wants_them() {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     );
     assert_eq!(series(&classic), series(&open_metrics), "the same series in both");
-    // `check metrics` reads classic text alone. What makes blocks reads OpenMetrics, and wants a time on each sample.
+    // `promtool check metrics` reads only classic text. The command that makes blocks reads OpenMetrics, with a time on
+    // each sample.
     let timed: String = open_metrics
         .lines()
         .map(|line| match line.starts_with('#') {

@@ -20,10 +20,10 @@ use crate::support::ads_client::{
 use crate::support::eventually::eventually;
 use crate::support::server::Server;
 
-/// The exporter sends what has ended every 5 s.
+/// Longest wait for an export: the exporter sends the ended spans every 5 s.
 const EXPORTED_WITHIN: Duration = Duration::from_secs(12);
 
-/// What is read of `ExportTraceServiceRequest`.
+/// The fields of `ExportTraceServiceRequest` that the tests read.
 #[derive(Clone, PartialEq, Message)]
 struct Export {
     #[prost(message, repeated, tag = "1")]
@@ -124,7 +124,7 @@ async fn collect(
     Ok(response.body(Empty::new()).unwrap())
 }
 
-/// A server that tells this collector, with two proxies that have acknowledged every cluster.
+/// A server that exports to this collector, with two proxies that have sent an ACK for every cluster.
 async fn serve(collector: &Collector, arguments: &[&str]) -> (Server, DeltaStream, SotwStream) {
     let folder = tempfile::Builder::new().prefix("chancery-traces-").tempdir().unwrap();
     std::fs::create_dir(folder.path().join("gateway")).unwrap();
@@ -170,7 +170,7 @@ async fn put(server: &Server, cluster: &str) {
 #[tokio::test]
 async fn a_change_is_one_trace_from_its_revision_to_every_stream() {
     let collector = Collector::start().await;
-    // What is logged does not decide what is traced.
+    // The filter of log lines does not filter traces.
     let (server, mut one, mut other) = serve(&collector, &["--log-level", "warn,chancery::app=info"]).await;
     put(&server, "second").await;
     acknowledge(&mut one).await;

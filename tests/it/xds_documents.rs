@@ -12,7 +12,7 @@ use crate::support::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A name that its type may have, and what a resource of it says beside its name.
+/// A valid name for the type, and the fields of a resource besides its name.
 fn sample(resource_type: ResourceType) -> (&'static str, Value) {
     let address = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 10_001 } });
     let router = json!({ "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" });

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 /// A running server.
 pub(crate) struct Xds {
-    /// What it serves.
+    /// The snapshots of the server.
     pub(crate) store: Arc<Store>,
-    /// Who is connected.
+    /// The connected proxies.
     pub(crate) fleet: Fleet,
     /// Where it listens, if that is TCP.
     pub(crate) address: SocketAddr,

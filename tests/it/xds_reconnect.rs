@@ -15,14 +15,14 @@ use crate::xds_fixture::{Xds, cluster, endpoints, gone};
 
 const QUIET: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Names of the largest first request, each long enough that a hundred thousand take more than gRPC's usual 4 MiB.
+/// Number of names in the largest first request. The names are so long that 100,000 exceed gRPC's usual 4 MiB.
 const NAMES: usize = 50_000;
 
 async fn delta_stream(xds: &Xds) -> DeltaStream {
     DeltaStream::open(&connect(xds.address).await, ADS_DELTA).await.unwrap()
 }
 
-/// The first request of a type on a new stream of a client that has what these responses carried.
+/// The first request of a type on a new stream, from a client that has the resources of earlier responses.
 fn reconnecting(type_url: &str, names: &[&str], held: &HashMap<String, String>) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         initial_resource_versions: held.clone(),
@@ -73,7 +73,8 @@ async fn a_delta_client_with_everything_is_sent_endpoints_and_nothing_else() {
         );
     }
 
-    // Without endpoints to send, one empty response about clusters, within a second; and what is gone is told.
+    // Without endpoints to send, one empty response for clusters comes within a second, and removed resources are
+    // named.
     let mut quiet = delta_stream(&other).await;
     quiet.send(reconnecting(types::CLUSTER, &[], &held[types::CLUSTER]));
     quiet.send(reconnecting(types::LISTENER, &[], &held[types::LISTENER]));

@@ -14,7 +14,7 @@ use crate::support::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A condition's first bad document, the good one of the same type that it takes the place of, and what stands beside
+/// The first bad document of a condition, the good document of the same type that it replaces, and the documents beside
 /// both.
 struct Turn {
     id: String,
@@ -39,7 +39,7 @@ impl Turn {
         })
     }
 
-    /// Whether it is in nobody's way, nor anybody in its.
+    /// True if this turn conflicts with no other turn.
     fn is_alone(&self) -> bool {
         self.bad.beside.is_empty() && !["scoped_routes", "virtual_hosts"].contains(&&*self.bad.resource_type)
     }
@@ -68,7 +68,7 @@ impl Turn {
         format!("/gateway/{}", self.bad.key)
     }
 
-    /// What an operator has to read of the bad document.
+    /// The beginning of the reason that an operator must read for the bad document.
     fn start(&self) -> String {
         format!("{}: {}: {}", self.bad.key, self.bad.path, self.bad.says)
     }
@@ -101,7 +101,7 @@ async fn version(server: &Server, case: &Case) -> Value {
         .clone()
 }
 
-/// The good texts of all turns, then the bad ones; what is wrong with what is told of them.
+/// Write the good texts of all turns, then the bad ones. Returns the faults of the reported reasons.
 async fn take(server: &Server, client: &mut Client, turns: &[Turn]) -> Vec<String> {
     let mut served = Vec::new();
     for turn in turns {

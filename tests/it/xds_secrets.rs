@@ -20,7 +20,7 @@ const WITHHELD: &[&str] = &["secrets_withheld"];
 /// An address of this machine that others reach it by.
 fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: it only says which address would be used (to a network that is for documentation).
+    // No packet is sent: `connect` only selects the local address (the target is a network for documentation).
     socket
         .connect("192.0.2.1:9")
         .expect("this machine has an address beside its loopback");
@@ -43,7 +43,7 @@ fn start(options: Options) -> (Xds, SocketAddr) {
     (xds, SocketAddr::new(own_address(), port))
 }
 
-/// What a delta client is told of the secret, and the warnings of its stream.
+/// True if a delta client gets the secret, and the warnings of its stream.
 async fn asked(xds: &Xds, channel: &Channel) -> (bool, Vec<&'static str>) {
     let mut stream = DeltaStream::open(channel, ADS_DELTA).await.unwrap();
     stream.send(delta(types::SECRET, &["s"], &[]));
@@ -147,7 +147,7 @@ async fn a_verified_client_certificate_gets_them_and_tls_alone_does_not() {
     let (mutual, outside) = start(with_tls(&authority, true));
     let known = connect_tls(outside, &authority, Some(&authority)).await.unwrap();
     assert_eq!(asked(&mutual, &known).await, (true, vec![]));
-    // What it shows is worth nothing where nobody verifies it.
+    // A client certificate has no value if the server does not verify it.
     let (one_sided, outside) = start(with_tls(&authority, false));
     let unverified = connect_tls(outside, &authority, Some(&authority)).await.unwrap();
     assert_eq!(asked(&one_sided, &unverified).await, (false, WITHHELD.to_vec()));

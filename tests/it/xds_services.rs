@@ -186,7 +186,7 @@ async fn client_status_refuses_what_it_cannot_match_or_hold() {
             .all(|one| one.xds_config.is_none())
     );
 
-    // A stream takes what does not fit into one message, and then the next request.
+    // A stream sends the clients that do not fit into one message in further messages, and then reads the next request.
     let nobody = about(MatchPattern::Exact("nobody".to_owned()));
     let requests = tokio_stream::iter([ClientStatusRequest::default(), nobody, names]);
     let mut client = ClientStatusDiscoveryServiceClient::new(channel).max_decoding_message_size(16 << 20);
@@ -282,7 +282,7 @@ async fn load_reports_are_asked_for_and_added_up() {
         vec![("A".into(), 8, 3), ("B".into(), 1, 0)],
     )
     .await;
-    // It went away with what it had in progress.
+    // The requests in progress vanish with their proxy.
     drop(some);
     eventually(
         PATIENCE,
@@ -474,7 +474,7 @@ macro_rules! reflection_client {
 reflection_client!(reflection_v1, v1);
 reflection_client!(reflection_v1alpha, v1alpha);
 
-/// What any reflection client does: list the services, find each, fetch all that its file depends on, build a pool.
+/// The steps of a reflection client: list the services, find each, fetch the files that its file imports, build a pool.
 macro_rules! reflect {
     ($version:ident, $channel:expr) => {{
         let channel = $channel;

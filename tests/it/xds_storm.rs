@@ -24,7 +24,7 @@ async fn connect_wide(xds: &Xds) -> Channel {
         .unwrap()
 }
 
-/// A stream of this node that has asked for its clusters and for endpoints.
+/// A stream of this node that has subscribed to clusters and endpoints.
 async fn join(channel: &Channel, id: usize, endpoints: &[&str]) -> DeltaStream {
     let stream = DeltaStream::open(channel, ADS_DELTA).await.unwrap();
     for (resource_type, names) in [(types::CLUSTER, [].as_slice()), (types::ENDPOINT, endpoints)] {
@@ -52,7 +52,7 @@ async fn a_storm_is_answered_in_the_order_in_which_it_arrived() {
     for id in 0..STREAMS {
         streams.push(join(&channel, id, &["A", "B"]).await);
     }
-    // All are held, because nothing is published. Each has said who it is, in the order in which it came.
+    // All streams are held, because no snapshot is published. Each has sent its node, in the order of its connection.
     let asked = || async {
         let all = xds.fleet.clients();
         all.iter()
@@ -64,7 +64,7 @@ async fn a_storm_is_answered_in_the_order_in_which_it_arrived() {
     let all = || async { answered(&xds, ResourceType::Cluster).iter().flatten().count() };
     eventually(PATIENCE, all, STREAMS).await;
     let at: Vec<SystemTime> = answered(&xds, ResourceType::Cluster).into_iter().flatten().collect();
-    // Turns run side by side on so many threads: neighbours may change places, nobody is passed by many.
+    // Turns run in parallel on this many threads: neighbours may swap, but no stream is overtaken by many.
     let side_by_side = std::thread::available_parallelism().unwrap().get();
     let mut latest = SystemTime::UNIX_EPOCH;
     let passed = at.windows(side_by_side + 1).filter(|window| {
@@ -79,7 +79,7 @@ async fn a_storm_is_answered_in_the_order_in_which_it_arrived() {
     drop(streams);
 }
 
-// A settled stream gets its update while others wait for their first answers: it does not stand in line at all.
+// A settled stream gets its update while others wait for their first responses: updates skip the queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_settled_does_not_wait_behind_a_storm() {
     let xds = Xds::start();
@@ -92,7 +92,7 @@ async fn who_has_settled_does_not_wait_behind_a_storm() {
         ack.node = node("0000");
         settled.send(ack);
     }
-    // Each asks for a selection of its own, so that none is put together for all at once.
+    // Each stream subscribes to a selection of its own, so that no response is shared.
     let channel = connect_wide(&xds).await;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut storm = Vec::new();

@@ -189,13 +189,13 @@ async fn before_the_first_publish_a_stream_is_held() {
 }
 
 // GR-08
-// A held stream waits; what it would be owed after a second (GR-08) does not keep the machine busy until then.
+// A held stream waits idle for the response that GR-08 requires after a second.
 #[tokio::test(start_paused = true)]
 async fn a_held_stream_is_idle() {
     let xds = Xds::start_with(options());
     let mut stream = delta_stream(&xds).await;
     stream.send(delta(types::CLUSTER, &[], &[]));
-    // The clock of this runtime goes on only while nobody has anything to do; the guard's is the wall's.
+    // The clock of this runtime advances only while all tasks are idle; the guard uses the clock of the host.
     let (guard, too_long) = tokio::sync::oneshot::channel();
     let (_ended, end) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -295,7 +295,7 @@ async fn a_drain_says_so_at_once_and_ends_each_stream_at_a_moment_of_its_own() {
         ServingStatus::NotServing
     );
     drop(health);
-    // The connection takes no more streams, and there is no other.
+    // The connection accepts no further streams, and there is no other connection.
     eventually(
         PATIENCE,
         || async { DeltaStream::open(&channel, ADS_DELTA).await.is_err() },
@@ -367,7 +367,7 @@ async fn connections_beyond_the_limit_are_closed_and_nobody_else_is_harmed() {
             .await
             .expect("it is closed")
     };
-    // Nothing is said to it: it is closed, or reset.
+    // The server sends no bytes: it closes or resets the connection.
     assert!(!matches!(end().await, Ok(1..)));
     stream.send(delta(types::CLUSTER, &[], &[]));
     assert_eq!(contents(&stream.receive().await).0, ["A", "B", "S"]);

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `StreamAggregatedResources`.
@@ -74,7 +74,7 @@ impl<Resp> Inbox<Resp> {
     }
 }
 
-/// What a stream does next.
+/// The next event of a stream.
 #[derive(Debug)]
 pub enum Event<Resp> {
     /// A response.
@@ -156,7 +156,7 @@ where
         self.receive_within(PATIENCE).await
     }
 
-    /// The next response, which may take its time.
+    /// The next response, with a longer limit.
     ///
     /// # Panics
     /// When none comes.
@@ -168,7 +168,7 @@ where
         }
     }
 
-    /// What happens next, within a time.
+    /// The next event within a period.
     pub async fn event(&mut self, period: Duration) -> Event<Resp> {
         match timeout(period, self.responses.message()).await {
             Ok(Ok(Some(response))) => Event::Response(response),
@@ -188,10 +188,10 @@ where
         }
     }
 
-    /// How the stream ends, what it still sends left out.
+    /// The status of the end of the stream; responses before it are ignored.
     ///
     /// # Panics
-    /// When it does not end.
+    /// If the stream does not end.
     pub async fn ended(&mut self) -> Status {
         let end = async {
             loop {

@@ -28,7 +28,7 @@ impl Authority {
             .prefix("chancery-ca-")
             .tempdir()
             .expect("make a folder");
-        // A name of its own: who signs and who is signed for must differ, and so must two authorities.
+        // A name of its own: issuer and subject must differ, and so must two authorities.
         params
             .distinguished_name
             .push(DnType::CommonName, folder.path().display().to_string());

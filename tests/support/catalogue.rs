@@ -32,10 +32,10 @@ pub struct Condition {
     pub unknown: Option<String>,
     /// Why it cannot happen.
     pub never: Option<String>,
-    /// What is refused.
+    /// Examples that Envoy rejects.
     #[serde(default)]
     pub refused: Vec<Example>,
-    /// What is accepted although it is nearly the same.
+    /// Nearly equal examples that Envoy accepts.
     #[serde(default)]
     pub accepted: Vec<Example>,
 }
@@ -53,7 +53,7 @@ pub struct Example {
     path: Option<String>,
     says: Option<String>,
     envoy: Option<String>,
-    /// Why a real Envoy is not asked.
+    /// Reason why no real Envoy reads this example.
     pub unasked: Option<String>,
     /// Which cluster of Envoy's has these endpoints.
     pub of: Option<String>,
@@ -76,13 +76,13 @@ pub struct Case {
     pub key: String,
     /// The resource, with type and name.
     pub resource: Value,
-    /// Documents by key that stand beside it, written before.
+    /// Further documents by key, written before.
     pub beside: Vec<(String, Value)>,
     /// The field that a refusal names.
     pub path: String,
-    /// How a refusal goes on.
+    /// The rest of the rejection's sentence.
     pub says: String,
-    /// What Envoy's own refusal contains.
+    /// Texts that Envoy's own rejection contains.
     pub envoy: Vec<String>,
 }
 
@@ -224,7 +224,7 @@ fn count(pair: &Value) -> usize {
     usize::try_from(pair[1].as_u64().expect("a count")).expect("a small one")
 }
 
-/// Objects over objects; `null` takes away.
+/// Merge `over` into `under`: objects field by field; `null` removes a field.
 fn lay_over(under: &mut Value, over: &Value) {
     let Value::Object(fields) = over else {
         return *under = over.clone();
@@ -268,7 +268,7 @@ fn steps(path: &str) -> Vec<Step> {
     steps
 }
 
-/// The whole path of what is said of `path` below `at`.
+/// The whole path of `path` below `at`.
 fn path(at: &str, path: &str) -> String {
     if path == "resource" || path.starts_with("resource.") {
         return path.to_owned();

@@ -49,7 +49,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Start one that asks the server at `xds` as the node `node`.
+    /// Start an Envoy with the node id `node`, connected to the server at `xds`.
     pub async fn start(bootstrap: Bootstrap, xds: SocketAddr, node: &str) -> Self {
         Self::start_with(&bootstrap.text(xds), node).await
     }
@@ -103,7 +103,7 @@ impl Envoy {
         .await;
     }
 
-    /// What its admin interface answers to a GET.
+    /// The answer of its admin interface to a GET.
     pub async fn admin(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.admin);
         let response = self
@@ -161,7 +161,7 @@ impl Envoy {
             .collect()
     }
 
-    /// The sum of all `update_rejected`: how often it refused what the server sent.
+    /// The sum of all `update_rejected` counters: the number of NACKs.
     pub async fn rejections(&self) -> u64 {
         self.stats("update_rejected$")
             .await
@@ -170,7 +170,7 @@ impl Envoy {
             .sum()
     }
 
-    /// What it has logged.
+    /// The log of the process.
     pub fn log(&self) -> String {
         self.process.log()
     }

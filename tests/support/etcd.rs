@@ -40,10 +40,10 @@ impl Etcd {
         Self::start_with(&[]).await
     }
 
-    /// Start one with more arguments for etcd itself, in which `CLIENT_URL` stands for [`Self::endpoint`].
+    /// Start an etcd with further arguments, in which `CLIENT_URL` stands for [`Self::endpoint`].
     pub async fn start_with(arguments: &[&str]) -> Self {
         let extra: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        // Between choosing a port and etcd binding it, another test may take it: then choose again.
+        // Another test may bind the port between our choice and etcd's start. Then another port is chosen.
         for _ in 0..5 {
             let (client_port, peer_port) = free_ports();
             let etcd = Self {
@@ -119,10 +119,10 @@ impl Etcd {
         self.client().await.compact(revision, None).await.expect("compact");
     }
 
-    /// Run `etcdctl` against it; gives what it printed.
+    /// Run `etcdctl` against this etcd. Returns the output.
     ///
     /// # Panics
-    /// With what it said, when it fails.
+    /// If the command fails, with its output.
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
         let output = self.try_etcdctl(arguments);
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -153,7 +153,7 @@ impl Etcd {
         self.etcdctl(&["user", "grant-role", name, name]);
     }
 
-    /// What the process has logged.
+    /// The log of the process.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -214,7 +214,7 @@ impl Etcd {
         *locked(&self.child) = Some(child);
     }
 
-    /// Whether it answers a linearizable read (or refuses it for want of a password) before the limit and its own end.
+    /// True if etcd answers a linearizable read (or rejects it without a password) within the limit and before its end.
     async fn answers(&self) -> bool {
         let deadline = Instant::now() + START_LIMIT;
         while Instant::now() < deadline && self.is_running() {

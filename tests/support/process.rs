@@ -19,10 +19,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Start `command`; what it prints is appended to the file `log`.
+    /// Start `command`; its output is appended to the file `log`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If the command cannot be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
         let file = File::options()
             .create(true)
@@ -42,7 +42,7 @@ impl Process {
         }
     }
 
-    /// Whether it has not ended yet.
+    /// True if the process has not ended.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -94,12 +94,12 @@ impl Process {
         }
     }
 
-    /// What it has printed.
+    /// The output of the process.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Keep the log where the test's own folder does not take it along, and say where.
+    /// Move the log out of the test's folder, which is deleted, and print its path.
     fn keep_log(&self) {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

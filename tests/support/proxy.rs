@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Stands between a client and `target`. Its connections end with it.
+/// A proxy between a client and `target`. When the value is dropped, its connections end.
 pub struct Proxy {
     address: SocketAddr,
     open: watch::Sender<bool>,

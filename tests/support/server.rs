@@ -89,12 +89,12 @@ impl Server {
         self.folder.path()
     }
 
-    /// What it has logged, over all its starts.
+    /// The log of the server, over all its starts.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Whether it has not ended.
+    /// True if the process has not ended.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
@@ -171,10 +171,10 @@ impl Server {
             .sum()
     }
 
-    /// Wait until it is ready.
+    /// Wait until the server is ready.
     ///
     /// # Panics
-    /// After 30 s, with what is pending.
+    /// After 30 s, with the pending steps.
     pub async fn ready(&self) {
         let observe = || async {
             match self.try_get("/readyz").await {
@@ -252,7 +252,7 @@ fn spawn(folder: &Path, arguments: &[String], xds: SocketAddr, admin: SocketAddr
     Process::spawn("chancery", &mut command, &folder.join("chancery.log"))
 }
 
-/// The ports of the start line that stands in the log after byte `earlier`.
+/// The ports in the first start line of the log after byte `earlier`.
 async fn listening(process: &mut Process, earlier: usize) -> (SocketAddr, SocketAddr) {
     let deadline = Instant::now() + START_LIMIT;
     loop {

@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 
 /// A server on an ephemeral port of 127.0.0.1; it stops accepting when dropped.
 pub struct Upstream {
-    /// What it answers as its name.
+    /// The name in its answers.
     pub name: String,
     address: SocketAddr,
     state: Arc<State>,
@@ -79,7 +79,7 @@ impl Upstream {
         self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// Let every request take this long from now on.
+    /// Delay every further answer by this time.
     pub fn slow_down(&self, delay: Duration) {
         let milliseconds = u64::try_from(delay.as_millis()).expect("a sane delay");
         self.state.delay_ms.store(milliseconds, Ordering::Relaxed);
@@ -106,7 +106,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let service = service_fn(move |request| answer(Arc::clone(&state), request));
         tokio::spawn(async move {
             let connection = auto::Builder::new(TokioExecutor::new());
-            // A peer that goes away is no concern of the upstream.
+            // The end of a connection by its client is no error here.
             drop(connection.serve_connection(TokioIo::new(socket), service).await);
         });
     }
