@@ -26,6 +26,7 @@ pub mod regex;
 pub mod route;
 pub(crate) mod sentence;
 mod text;
+mod uri;
 pub mod xds;
 
 /// Largest document, in bytes.

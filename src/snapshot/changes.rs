@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::blocks::{self, Blocks, Shape};
-use super::set::ResourceSet;
 use super::version::SetVersion;
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
@@ -52,6 +51,17 @@ pub struct Changes {
 pub type Named = (Arc<str>, Vec<Arc<str>>);
 
 impl Changes {
+    /// The changes of a set of this type; `entries` are sorted by name.
+    pub(super) fn new(resource_type: ResourceType, entries: Vec<Change>) -> Self {
+        Self {
+            resource_type,
+            entries,
+            sotw: OnceLock::new(),
+            delta: OnceLock::new(),
+            newly_named: OnceLock::new(),
+        }
+    }
+
     /// Every difference, sorted by name.
     #[must_use]
     pub fn entries(&self) -> &[Change] {
@@ -101,7 +111,7 @@ pub(super) struct Cache(Mutex<VecDeque<(SetVersion, Cell)>>);
 
 impl Cache {
     /// The cell of one older version. The lock is not held while a difference is computed.
-    fn cell(&self, version: SetVersion) -> Cell {
+    pub(super) fn cell(&self, version: SetVersion) -> Cell {
         let mut kept = self.0.lock();
         if let Some((_, cell)) = kept.iter().find(|(of, _)| *of == version) {
             return Arc::clone(cell);
@@ -113,28 +123,4 @@ impl Cache {
         kept.push_back((version, Arc::clone(&cell)));
         cell
     }
-}
-
-/// What differs between two sets of one type. Costs the slabs that they do not share, once for all who ask.
-#[must_use]
-pub fn between(old: &ResourceSet, new: &ResourceSet) -> Arc<Changes> {
-    let compute = || {
-        let mut entries = Vec::new();
-        if old.version() != new.version() {
-            old.walk_differences(new, |old, new| {
-                entries.push(Change {
-                    old: old.cloned(),
-                    new: new.cloned(),
-                })
-            });
-        }
-        Arc::new(Changes {
-            resource_type: new.resource_type(),
-            entries,
-            sotw: OnceLock::new(),
-            delta: OnceLock::new(),
-            newly_named: OnceLock::new(),
-        })
-    };
-    Arc::clone(new.changes.cell(old.version()).get_or_init(compute))
 }

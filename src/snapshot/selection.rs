@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use super::blocks::{self, Blocks, Shape};
-use super::set::ResourceSet;
 use super::version::SetVersion;
 use crate::resource::{Resource, ResourceType};
 
@@ -19,19 +18,11 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What of `names`, sorted and unique, the set has.
-    pub(super) fn new<'a>(set: &ResourceSet, names: impl Iterator<Item = &'a Arc<str>>) -> Self {
-        let (mut members, mut missing) = (Vec::new(), Vec::new());
-        for name in names {
-            match set.get(name) {
-                Some(member) => members.push(Arc::clone(member)),
-                None => missing.push(Arc::clone(name)),
-            }
-        }
+    /// A selection of the members that were found; both lists are sorted.
+    pub(super) fn new(resource_type: ResourceType, members: Vec<Arc<Resource>>, missing: Vec<Arc<str>>) -> Self {
         let version = members.iter().fold(SetVersion::default(), |version, member| {
             version.with(SetVersion::of(member))
         });
-        let resource_type = set.resource_type();
         Self {
             resource_type,
             members,
@@ -81,6 +72,7 @@ impl Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::set::ResourceSet;
 
     #[test]
     fn a_selection_is_found_once_and_tells_what_is_missing() {

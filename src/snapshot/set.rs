@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::aliases::Aliases;
 use super::blocks::{self, Blocks, Shape};
-use super::changes;
+use super::changes::{self, Change, Changes};
 use super::selection::Selection;
 use super::version::SetVersion;
 use crate::resource::{Resource, ResourceType};
@@ -50,7 +50,7 @@ pub struct ResourceSet {
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
     selections: Selections,
-    pub(super) changes: changes::Cache,
+    changes: changes::Cache,
 }
 
 /// How many selections a set keeps.
@@ -231,7 +231,18 @@ impl ResourceSet {
                 }
             }
         };
-        Arc::clone(cell.get_or_init(|| Arc::new(Selection::new(self, names))))
+        Arc::clone(cell.get_or_init(|| Arc::new(self.selection(names))))
+    }
+
+    fn selection<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) -> Selection {
+        let (mut members, mut missing) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.get(name) {
+                Some(member) => members.push(Arc::clone(member)),
+                None => missing.push(Arc::clone(name)),
+            }
+        }
+        Selection::new(self.resource_type, members, missing)
     }
 
     /// This set with some members replaced, added or gone. `entries` are sorted by name and unique; slabs that none of
@@ -402,13 +413,28 @@ impl ResourceSet {
             .checked_sub(1)
     }
 
+    /// The differences between an older set and this one. The cost is that of the slabs which the two do not share; the
+    /// result is computed once for all streams.
+    #[must_use]
+    pub fn changes_since(&self, old: &Self) -> Arc<Changes> {
+        let compute = || {
+            let mut entries = Vec::new();
+            if old.version() != self.version() {
+                old.walk_differences(self, |old, new| {
+                    entries.push(Change {
+                        old: old.cloned(),
+                        new: new.cloned(),
+                    });
+                });
+            }
+            Arc::new(Changes::new(self.resource_type, entries))
+        };
+        Arc::clone(self.changes.cell(old.version()).get_or_init(compute))
+    }
+
     /// Walk this set and a newer one together and give each member that is not the same in both, sorted by name. Slabs that
     /// the two share are skipped whole.
-    pub(super) fn walk_differences(
-        &self,
-        newer: &Self,
-        mut found: impl FnMut(Option<&Arc<Resource>>, Option<&Arc<Resource>>),
-    ) {
+    fn walk_differences(&self, newer: &Self, mut found: impl FnMut(Option<&Arc<Resource>>, Option<&Arc<Resource>>)) {
         let (mut old, mut new) = (Cursor::new(&self.slabs), Cursor::new(&newer.slabs));
         loop {
             if old.skip_shared(&mut new) {
@@ -553,7 +579,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::changes::between;
 
     type Model = BTreeMap<String, (u8, bool, usize)>;
     type Step = Vec<(String, Option<(u8, bool, usize)>)>;
@@ -662,10 +687,10 @@ mod tests {
             let new = Arc::new(set);
             let names: std::collections::BTreeSet<_> = old_model.keys().chain(model.keys()).cloned().collect();
             let differing: Vec<_> = names.into_iter().filter(|name| old_model.get(name) != model.get(name)).collect();
-            let changes = between(&old, &new);
+            let changes = new.changes_since(&old);
             let seen: Vec<_> = changes.entries().iter().map(|change| change.name().to_string()).collect();
             prop_assert_eq!(seen, differing);
-            prop_assert!(Arc::ptr_eq(&changes, &between(&old, &new)));
+            prop_assert!(Arc::ptr_eq(&changes, &new.changes_since(&old)));
         }
     }
 

@@ -11,7 +11,7 @@ use regex_automata::util::look::Look;
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::syntax;
 
-use crate::document::route::path::is_unreserved;
+use crate::document::uri::is_unreserved;
 
 /// Most bytes of a pattern's automaton.
 const MAX_AUTOMATON: usize = 1 << 20;

@@ -10,6 +10,7 @@ use super::super::Rejection;
 use super::super::decode::Cursor;
 use super::super::regex::{self, Text};
 use super::super::sentence::quote;
+use super::super::uri::is_unreserved;
 use super::PathMatch;
 
 /// Longest path, in bytes.
@@ -184,11 +185,6 @@ fn escaped_byte(text: &str) -> Option<u8> {
     let digits = text.strip_prefix('%')?.get(..ESCAPE - 1)?;
     let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     hexadecimal.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
-}
-
-/// Whether an escaped byte and the raw one mean the same (RFC 3986, 2.3).
-pub(in crate::document) fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
 /// What every path must be. The error says what is expected.

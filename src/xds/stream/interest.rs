@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::resource::xdstp::is_xdstp;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::Snapshot;
-use crate::snapshot::changes::{self, Change};
+use crate::snapshot::changes::Change;
 use crate::snapshot::store::Store;
 use crate::xds::session::subscription::names::{Names, summand};
 use crate::xds::stream::in_flight::Cell;
@@ -210,7 +210,7 @@ impl OfGroup {
         if was.differing(is).next().is_none() {
             return Self::Nothing;
         }
-        let changes = changes::between(was.set(endpoints), is.set(endpoints));
+        let changes = is.set(endpoints).changes_since(was.set(endpoints));
         let entries = changes.entries();
         if entries.len() > CHANGES_MAX || entries.iter().any(goes_by_others) {
             return Self::More;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Owed, State, Target};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType};
-use crate::snapshot::changes::{self, Changes};
+use crate::snapshot::changes::Changes;
 use crate::snapshot::set::ResourceSet;
 use crate::xds::session::order::Hold;
 use crate::xds::session::state::builder::Found;
@@ -29,7 +29,7 @@ impl State {
             ))
         };
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
-            let changes = changes::between(&old, target.set);
+            let changes = target.set.changes_since(&old);
             let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut found);
             if target.stuck {
                 let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
