@@ -4,7 +4,7 @@
 //! fence of these pages has such a comment.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::inputs::try_compile;
 
@@ -71,12 +71,46 @@ fn judge(page: &str, text: &str) -> (Vec<String>, usize) {
     (wrong, documents)
 }
 
+/// A page with the server's reasons in its tables of rejected documents; a document that is accepted is an error.
+fn with_reasons(page: &str, text: &str) -> (String, Vec<String>) {
+    let mut key = None;
+    let mut wrong = Vec::new();
+    let mut now = String::new();
+    for (line, number) in text.lines().zip(1..) {
+        if let Some(marker) = line.strip_prefix("<!-- rejected: ") {
+            key = marker.strip_suffix(" -->");
+        } else if !line.starts_with('|') {
+            key = None;
+        }
+
+        let cells = || line.strip_prefix("| `")?.strip_suffix("` |")?.split_once("` | `");
+        match (key, cells()) {
+            (Some(key), Some((document, _))) => match try_compile([(key, document.replace("\\|", "|"))]) {
+                Ok(_) => {
+                    wrong.push(format!("{page}:{number}: accepted"));
+                    now += &format!("{line}\n");
+                }
+                Err(said) => {
+                    let reason = said.strip_prefix(&format!("{key}: ")).unwrap_or(&said);
+                    now += &format!("| `{document}` | `{}` |\n", reason.replace('|', "\\|"));
+                }
+            },
+            _ => now += &format!("{line}\n"),
+        }
+    }
+    (now, wrong)
+}
+
+fn pages() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/documents");
+    let entries = fs::read_dir(folder).expect("docs/documents is there");
+    entries.map(|entry| entry.expect("a readable entry").path()).collect()
+}
+
 #[test]
 fn every_example_is_accepted() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/documents");
     let (mut wrong, mut documents) = (Vec::new(), 0);
-    for entry in fs::read_dir(&folder).expect("docs/documents is there") {
-        let path = entry.expect("a readable entry").path();
+    for path in pages() {
         let text = fs::read_to_string(&path).expect("read a page");
         let (of_page, found) = judge(&path.display().to_string(), &text);
         wrong.extend(of_page);
@@ -84,6 +118,28 @@ fn every_example_is_accepted() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(documents > 10, "the search for examples finds them: {documents}");
+}
+
+#[test]
+fn every_reason_is_the_servers() {
+    let write = std::env::var_os("CHANCERY_GOLDEN").is_some_and(|value| value == "write");
+    let mut wrong = Vec::new();
+    for path in pages() {
+        let text = fs::read_to_string(&path).expect("read a page");
+        let (now, of_page) = with_reasons(&path.display().to_string(), &text);
+        wrong.extend(of_page);
+        if write {
+            fs::write(&path, &now).expect("write a page");
+            continue;
+        }
+        let differences = text.lines().zip(now.lines()).filter(|(was, is)| was != is);
+        wrong.extend(differences.map(|(was, is)| format!("{}:\n{was}\nis now\n{is}", path.display())));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\nCHANCERY_GOLDEN=write accepts other reasons",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -99,4 +155,19 @@ fn a_bad_example_is_found() {
         "{wrong:?}"
     );
     assert_eq!(wrong[1], "page:9: no key above the fence");
+}
+
+#[test]
+fn reasons_are_put_into_the_rows_of_rejected_documents() {
+    let page = "<!-- rejected: routes/a -->\n| document | reason |\n|---|---|\n\
+                | `{ \"match\": \"a\\|b\" }` | `other` |\n\
+                | `{ \"match\": \"/a\" }` | `accepted` |\n\n\
+                | `not` | `a document` |\n";
+    let (now, wrong) = with_reasons("page", page);
+    assert!(
+        now.contains("a\\|b\" }` | `match: found the string \"a\\|b\", expected"),
+        "{now}"
+    );
+    assert!(now.ends_with("| `not` | `a document` |\n"), "{now}");
+    assert_eq!(wrong, ["page:5: accepted"]);
 }

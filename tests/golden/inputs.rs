@@ -65,7 +65,10 @@ pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>
     };
     match Compiled::new(options).apply(edits) {
         Ok(step) => Ok(step.compiled),
-        Err(faults) => Err(format!("{faults:?}")),
+        Err(faults) => {
+            let reasons = faults.iter().map(|fault| format!("{}: {}", fault.key, fault.rejection));
+            Err(reasons.collect::<Vec<_>>().join("\n"))
+        }
     }
 }
 
