@@ -15,12 +15,12 @@ pub(crate) enum Level {
     Should,
     /// The protocol leaves it open; this is this server's stance.
     Policy,
-    /// Nothing is asked of a server.
+    /// No requirement.
     Information,
 }
 
 impl Level {
-    /// As it stands in the table.
+    /// The word in the table.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Must => "MUST",
@@ -48,10 +48,10 @@ const fn entry(id: &'static str, level: Level, applies: &'static [Variant], titl
     }
 }
 
-/// Whether every ID has, for each variant that it applies to, a rule or a reason why there is none.
+/// Check that every ID has, for each of its variants, a rule or a reason for having none.
 ///
 /// # Errors
-/// What is missing, or stands in the tables and not in the checklist.
+/// Names the IDs that are missing in the tables, or missing in the checklist.
 pub(crate) fn complete(
     rules: impl Iterator<Item = &'static Rule>,
     noted: impl Iterator<Item = &'static Noted>,

@@ -25,12 +25,12 @@ pub(crate) mod method;
 
 pub(crate) use message::{Received, Request, Response};
 
-/// How long what comes "at once" may take. The text says 200 ms; what matters is that it comes, on a busy machine too.
+/// Longest wait for a response that a rule requires "at once". The rules say 200 ms; a busy machine needs longer.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long a rule that expects nothing listens.
 pub(crate) const QUIET: Duration = Duration::from_millis(700);
 
-/// What went over the wire in a rule's run, over all its streams.
+/// All messages of a rule's run, over all its streams.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Transcript(Rc<RefCell<Vec<String>>>);
 
@@ -64,10 +64,10 @@ enum Wire {
     Delta(DeltaStream),
 }
 
-/// What was said and heard of one type.
+/// The exchange of one type.
 #[derive(Debug, Clone, Default)]
 struct Memory {
-    /// The names of the last request (SotW), or what is subscribed (delta).
+    /// The names of the last request (SotW), or the subscribed names (delta).
     names: Vec<String>,
     /// The version last acknowledged.
     version: String,
@@ -79,7 +79,7 @@ struct Memory {
 pub(crate) struct Client {
     variant: Variant,
     wire: Wire,
-    /// What the rules call `n1`.
+    /// The node id that the rules call `n1`.
     node: String,
     label: String,
     transcript: Transcript,
@@ -134,9 +134,9 @@ impl Client {
         }
     }
 
-    // ---- what it sends ----
+    // ---- requests ----
 
-    /// Send exactly this. The first request of the stream carries the node, unless it says something of its own.
+    /// Send this request unchanged. The first request of the stream gets the node, unless the request has its own.
     pub(crate) fn send(&mut self, request: Request) {
         let mut node = request.node(!self.introduced);
         if let Some(node) = node.as_mut().filter(|node| node.id == "n1") {
@@ -173,7 +173,7 @@ impl Client {
         self.send(Request::of(of).names(names));
     }
 
-    /// The names listed so far and these, after whatever was received last.
+    /// Request the names listed so far and these, with the nonce of the last response.
     pub(crate) fn grow(&mut self, of: Type, names: &[&str]) {
         let memory = self.memory(of);
         let request = match self.variant {
@@ -194,7 +194,7 @@ impl Client {
         self.send(request);
     }
 
-    /// The names listed so far without these, after whatever was received last.
+    /// Request the names listed so far without these, with the nonce of the last response.
     pub(crate) fn shrink(&mut self, of: Type, names: &[&str]) {
         let memory = self.memory(of);
         let request = match self.variant {
@@ -259,9 +259,9 @@ impl Client {
         }
     }
 
-    // ---- what it hears ----
+    // ---- responses ----
 
-    /// What happens next within a time.
+    /// The next event within a period.
     pub(crate) async fn event(&mut self, period: Duration) -> Event<Response> {
         let event = match &mut self.wire {
             Wire::Sotw(stream) => map(stream.event(period).await, Response::from_sotw),
@@ -290,8 +290,8 @@ impl Client {
         &self.nonces
     }
 
-    /// What happens next that counts: the empty delta response that a server may send on a stream which has had none
-    /// (GR-08) is passed over where nothing of its kind is waited for.
+    /// The next event that counts. A server may send an empty delta response on a stream without responses (GR-08);
+    /// such a response is skipped, unless the awaited type is its type.
     async fn event_of(&mut self, awaited: Option<&str>, period: Duration) -> Event<Response> {
         let deadline = Instant::now() + period;
         loop {
@@ -322,12 +322,12 @@ impl Client {
         }
     }
 
-    /// The next response of this type; what comes before of other types is passed over.
+    /// The next response of this type; earlier responses of other types are skipped.
     pub(crate) async fn until(&mut self, of: Type) -> Response {
         self.until_url(of.type_url()).await
     }
 
-    /// The same for a type that is told by its URL.
+    /// The same, for a type given by its URL.
     pub(crate) async fn until_url(&mut self, type_url: &str) -> Response {
         let deadline = Instant::now() + AT_ONCE;
         loop {
@@ -398,7 +398,7 @@ impl Client {
 
     // ---- shorthands ----
 
-    /// Ask for this, take the answer and acknowledge it.
+    /// Subscribe to these names, receive the response and send its ACK.
     pub(crate) async fn fetch(&mut self, of: Type, names: &[&str]) -> Response {
         self.subscribe(of, names);
         let response = self.expect(of).await;

@@ -24,22 +24,22 @@ pub(crate) const SRDS: Type = Type::ScopedRoute;
 pub(crate) const RDS: Type = Type::Route;
 pub(crate) const VHDS: Type = Type::VirtualHost;
 
-/// The group that no node of the suite is in: what is only there exists in the server and not for the client.
+/// A group without nodes of the suite: its resources exist in the server, but not for the client.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
-/// A resource as the server is told of it.
+/// A resource to be served.
 #[derive(Debug, Clone)]
 pub(crate) struct Resource {
     pub(crate) resource_type: Type,
     pub(crate) name: String,
     /// Its proto-JSON, with `@type`.
     pub(crate) json: Value,
-    /// Who gets it; `None`: everybody.
+    /// The groups that get it; `None`: all.
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) aliases: Vec<String>,
     /// A duration such as `2s`.
     pub(crate) ttl: Option<String>,
-    /// A cluster that is given only to who names it. Its content is the server's own.
+    /// True for a cluster that is sent only if it is subscribed by name. The server makes its content.
     pub(crate) on_demand: bool,
 }
 
@@ -81,7 +81,7 @@ impl Resource {
         self
     }
 
-    /// As it goes over the wire.
+    /// The resource on the wire.
     pub(crate) fn any(&self) -> Any {
         let type_url = self.resource_type.type_url();
         let name = type_url.rsplit('/').next().expect("a type URL has a name");
@@ -97,12 +97,12 @@ impl Resource {
     }
 }
 
-/// A change of what the server should serve.
+/// A change of the served resources.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// Add it, or put it in the place of the one of that name.
     Put(Resource),
-    /// Take it away.
+    /// Remove a resource.
     Delete(Type, String),
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn static_cluster(name: &str, content: u32) -> Resource {
     Resource::new(CDS, name, fields)
 }
 
-/// A cluster that is given only to who names it.
+/// A cluster that is sent only if it is subscribed by name.
 pub(crate) fn on_demand_cluster(name: &str) -> Resource {
     Resource {
         on_demand: true,
@@ -152,7 +152,7 @@ pub(crate) fn endpoints(name: &str, content: u32) -> Resource {
     Resource::new(EDS, name, json!({ "endpoints": [locality(content)] }))
 }
 
-/// Endpoints of most of a megabyte, which is what a document may be; the port is `content`.
+/// Endpoints of almost a megabyte, the limit of a document; the port is `content`.
 pub(crate) fn heavy_endpoints(name: &str, content: u32) -> Resource {
     let mut locality = locality(content);
     locality["locality"] = json!({ "sub_zone": "z".repeat(900_000) });
@@ -164,8 +164,8 @@ fn locality(port: u32) -> Value {
     json!({ "locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{ "endpoint": { "address": address } }] })
 }
 
-/// A listener that takes the route configuration `route` over ADS. Its port comes of its name and of `content`: no two
-/// listeners of a proxy can have one.
+/// A listener with the route configuration `route` over ADS. Its port is computed from its name and `content`, because
+/// two listeners of a proxy cannot share a port.
 pub(crate) fn listener(name: &str, route: &str, content: u32) -> Resource {
     listener_from(name, route, content, json!({ "ads": {}, "resource_api_version": "V3" }))
 }

@@ -236,7 +236,7 @@ async fn nonces_are_unique_and_mean_nothing_elsewhere(context: Context) {
     other.expect(EDS).await.carries(&["A"]);
 }
 
-/// Per type what its version is in the variant: that of the response, or those of the resources.
+/// The versions of each type: that of the response in SotW, those of the resources in delta.
 async fn versions(client: &mut Client, variant: Variant) -> Vec<Vec<(String, String)>> {
     let mut versions = Vec::new();
     for (of, names) in [(CDS, &[][..]), (EDS, &["A", "B"]), (LDS, &[]), (RDS, &["r1"])] {
@@ -296,7 +296,7 @@ async fn the_control_plane_names_itself(context: Context) {
     }
 }
 
-/// The text says 60 s; a server with a deadline for the first message has one of a few seconds.
+/// The rule says 60 s. If a server has a deadline for the first message, it has a few seconds.
 async fn a_silent_stream_is_tolerated_for_ten_seconds(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;

@@ -68,7 +68,7 @@ fn rules() -> impl Iterator<Item = &'static Rule> {
     first.into_iter().chain(delta).chain(grpc).chain(proxyless).flatten()
 }
 
-/// What stands in the table without a test, and why.
+/// The IDs without a test, with their reasons.
 fn noted() -> impl Iterator<Item = &'static Noted> {
     [general::NOTED, sotw::NOTED, ordering::NOTED, proxyless::protocol::NOTED]
         .into_iter()

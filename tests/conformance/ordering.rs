@@ -51,7 +51,7 @@ fn has(responses: &[Response], of: Type, name: &str) -> bool {
         .any(|response| response.type_url == of.type_url() && response.names().contains(&name))
 }
 
-/// Whether the response says that the cluster is gone, given that it is one of clusters.
+/// True if a response of clusters removes this cluster.
 fn drops(response: &Response, variant: Variant, name: &str) -> bool {
     response.type_url == CDS.type_url()
         && match variant {
@@ -60,7 +60,7 @@ fn drops(response: &Response, variant: Variant, name: &str) -> bool {
         }
 }
 
-/// Everything that comes until nothing does, all of it acknowledged as it comes.
+/// All responses until no more come, each with its ACK.
 async fn settle(client: &mut Client) -> Vec<Response> {
     let mut all = Vec::new();
     loop {
@@ -194,7 +194,7 @@ async fn routes_follow_a_changed_listener(context: Context) {
     client.expect(RDS).await.get("r1");
 }
 
-/// To Envoy the same name by another source than it knows is another subscription, whichever of the two comes second.
+/// In Envoy, the same name through another `ConfigSource` is another subscription, in either order of the two.
 async fn routes_follow_a_listener_back_to_the_common_source(context: Context) {
     let mut resources = f1();
     resources.retain(|resource| resource.name != "L");
@@ -318,7 +318,7 @@ async fn an_unknown_secret_is_removed_or_silent(context: Context) {
     }
 }
 
-/// A cluster whose TLS takes its certificate over SDS.
+/// A cluster with a TLS certificate over SDS.
 fn secretive(name: &str, secret: &str) -> Resource {
     let mut resource = static_cluster(name, 1);
     let source = json!({ "ads": {}, "resource_api_version": "V3" });
@@ -357,7 +357,7 @@ async fn a_burst_is_few_responses_and_the_last_is_newest(context: Context) {
     let start = Instant::now();
     join_all((2..1 + COMMITS).map(commit)).await;
     commit(1 + COMMITS).await;
-    // A hundred commits take longer than 50 ms where two cores do everything. What is asked for are batches.
+    // On two cores, a hundred commits take longer than 50 ms. The rule requires batches.
     let most = 4 + usize::try_from(start.elapsed().as_millis() / 50).expect("a short time");
     let responses = settle(&mut client).await;
     for (of, newest) in [
@@ -380,7 +380,7 @@ async fn a_burst_is_few_responses_and_the_last_is_newest(context: Context) {
     }
 }
 
-/// Whether the admin API says that a client of n1 has not answered its clusters for long.
+/// True if the admin API shows that a client of n1 has sent no ACK or NACK for clusters for long.
 async fn alarm(world: &World) -> Option<bool> {
     let page = world.target.admin("/api/v1/clients/n1").await?;
     Some(
@@ -410,7 +410,7 @@ async fn a_stuck_client_is_freed_by_the_removal_of_its_cluster(context: Context)
     assert!(drops(&freed, context.variant, "Z"), "Z goes at once, found {freed}");
 }
 
-/// The text says 20 s, beyond the client's 15; for the server one wait is like another.
+/// The rule says 20 s, beyond the client's 15 s. To the server the length of the wait makes no difference.
 async fn what_comes_late_is_still_delivered(context: Context) {
     let mut resources = f1();
     resources.push(cluster("N", 1));

@@ -29,7 +29,7 @@ pub(crate) const SOTW: &[Variant] = &[Variant::Sotw];
 pub(crate) const DELTA: &[Variant] = &[Variant::Delta];
 
 impl Variant {
-    /// As it stands in test names.
+    /// The word in test names.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Sotw => "sotw",
@@ -42,7 +42,7 @@ impl Variant {
 pub(crate) struct Rule {
     /// `GEN-01`.
     pub(crate) id: &'static str,
-    /// What holds: the name of the function.
+    /// The name of the function, which states the fact.
     pub(crate) name: &'static str,
     /// The variants that it is run for.
     pub(crate) applies: &'static [Variant],
@@ -99,7 +99,7 @@ pub(crate) enum Kind {
     Information,
 }
 
-/// What a rule's test is given: a way to have the server under test serve what it likes.
+/// The argument of a rule's test, which starts the server under test with the test's resources.
 #[derive(Clone)]
 pub(crate) struct Context {
     /// The variant that this run is about.
@@ -130,7 +130,7 @@ impl Context {
     }
 }
 
-/// A server under test and what it serves.
+/// A server under test, with its resources.
 pub(crate) struct World {
     /// The server.
     pub(crate) target: Box<dyn Target>,
@@ -163,13 +163,13 @@ impl World {
         .await
     }
 
-    /// Change what the server should serve, in one step, and wait until it can have noticed.
+    /// Change the served resources in one step, and wait until the server has had time to see the change.
     pub(crate) async fn commit(&self, changes: Vec<Change>) {
         self.commit_at_once(changes).await;
         self.target.settled().await;
     }
 
-    /// Change what the server should serve, in one step.
+    /// Change the served resources in one step.
     pub(crate) async fn commit_at_once(&self, changes: Vec<Change>) {
         self.transcript.note(&format!(
             "commit {}",

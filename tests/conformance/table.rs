@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::checklist::{CHECKLIST, Entry};
 use super::rule::{BOTH, Kind, Noted, Variant};
 
-/// What the trials found so far: whether all rows of an ID passed.
+/// The results of the trials so far: for each ID, true if all its rows passed.
 #[derive(Default)]
 pub(crate) struct Verdicts(Mutex<BTreeMap<(&'static str, Variant), bool>>);
 

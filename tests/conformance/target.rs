@@ -13,7 +13,7 @@ mod chancery;
 mod documents;
 mod external;
 
-/// What a rule may ask of its server beyond the default.
+/// Options of the server for a rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     /// Further command line arguments of `chancery serve`; other servers ignore them.
@@ -45,7 +45,7 @@ pub(crate) trait Target {
         "n1".to_owned()
     }
 
-    /// Change what it should serve, all changes in one step. The server learns of it in its own time.
+    /// Change the served resources in one step. The call does not wait until the server has seen the change.
     async fn commit(&self, changes: Vec<Change>);
 
     /// Wait until the last commit can have reached its streams, as far as that can be seen from outside.

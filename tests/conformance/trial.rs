@@ -12,7 +12,7 @@ use super::rule::{Context, Rule, Variant};
 use super::table::Verdicts;
 use super::target::Launch;
 
-/// No rule takes so long, its turn to start a server included; one that does is stuck.
+/// Longest time of a rule, with the wait for its server. A rule beyond this time hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
 thread_local! {
@@ -39,7 +39,7 @@ pub(crate) fn of(rule: &'static Rule, variant: Variant, launch: &Arc<dyn Launch>
 /// Run a rule against servers of a kind.
 ///
 /// # Errors
-/// What it panicked with, and what was sent and received.
+/// The panic of the rule, with the transcript.
 pub(crate) fn run(rule: &Rule, variant: Variant, launch: &Arc<dyn Launch>) -> Result<(), String> {
     let transcript = Transcript::default();
     let context = Context {

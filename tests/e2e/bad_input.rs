@@ -16,7 +16,7 @@ with_both_bootstraps!(
     a_document_that_turns_bad_keeps_its_last_good_text
 );
 
-/// As the issue of each stands in `manifest.json` of the corpus.
+/// A bad document, from `manifest.json` of the corpus.
 struct Bad {
     key: String,
     value: Vec<u8>,
@@ -112,7 +112,7 @@ async fn a_document_that_turns_bad_keeps_its_last_good_text(bootstrap: Bootstrap
     );
     world.server.restart().await;
     world.server.ready().await;
-    // Killed before it could save to disk: what serves is read from what replicas share.
+    // Killed before a save to disk: after the restart, the serving texts come from the shared memory.
     eventually(
         LIMIT,
         || world.server.document("/gateway/routes/turns"),
@@ -140,7 +140,7 @@ async fn a_document_that_turns_bad_keeps_its_last_good_text(bootstrap: Bootstrap
 }
 
 impl Bad {
-    /// Whether the document's entry says so.
+    /// True if the document's entry has this fault.
     fn is_told(&self, entry: &Value) -> bool {
         let reason = entry["reason"].as_str().unwrap_or_default();
         entry["state"] == "rejected"
@@ -174,7 +174,7 @@ fn corpus() -> Vec<Bad> {
         .collect()
 }
 
-/// A file, or what is too large to be one.
+/// The content of a file, or a generated text that is too large for a file.
 fn content(entry: &Value, folder: &Path) -> Vec<u8> {
     if let Some(file) = entry["file"].as_str() {
         let path: PathBuf = folder.join(file);

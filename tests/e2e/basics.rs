@@ -394,7 +394,7 @@ async fn a_cluster_of_listed_endpoints(bootstrap: Bootstrap) {
     near.answer_with(503);
     world.serves("GET /orders/1", 200, "far").await;
 
-    // By name: 127.0.0.1 stands in every hosts file as localhost.
+    // By name: every hosts file has localhost as 127.0.0.1.
     let port = far.address().port();
     put(
         &world,
@@ -456,7 +456,7 @@ async fn a_route_for_one_host_takes_nothing_from_others(bootstrap: Bootstrap) {
     world.serves("GET api.example.com/other", 200, "general").await;
     world.serves("GET www.example.com/v1/a", 200, "general").await;
     world.serves("GET www.example.org/wide", 200, "general").await;
-    // The longest path wins whatever was written first; a priority wins over all.
+    // The longest path wins, independent of the order of writes; a priority wins over all.
     put(
         &world,
         "/gateway/routes/longer",
@@ -512,7 +512,7 @@ async fn a_cluster_that_never_existed(bootstrap: Bootstrap) {
     );
     world.serves("GET /late", 200, "late").await;
 
-    // Deleted while in use: it stays until its last user goes.
+    // Deleted while in use: the cluster stays until its last user is deleted.
     delete(&world, "/gateway/clusters/late");
     world.document_is("/gateway/clusters/late", "held").await;
     world.serves("GET /late", 200, "late").await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Who answered a call, or why nobody did.
+/// The name of the upstream that answered a call, or the error.
 pub(crate) type Answer = Result<String, String>;
 
 /// The constant calls of one client. Cheap to clone.
@@ -17,7 +17,7 @@ pub(crate) struct Calls {
     ended: watch::Sender<usize>,
 }
 
-/// Calls counted: by who answered, and the reasons of those that nobody did.
+/// Number of calls by answering upstream, and the errors of failed calls.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) by: BTreeMap<String, usize>,
@@ -36,7 +36,7 @@ impl Tally {
         tally
     }
 
-    /// Who answered, if nobody failed to.
+    /// The upstreams that answered; `None` if a call failed.
     pub(crate) fn answered_by(&self) -> Option<Vec<&str>> {
         self.failures
             .is_empty()

@@ -39,7 +39,7 @@ const DISTANCE: Duration = Duration::from_millis(20);
 pub(crate) const LISTENER: &str = "echo";
 /// Until the first call is answered: the client's start, on a machine that is busy.
 const FIRST_LIMIT: Duration = Duration::from_secs(40);
-/// Until a call that nobody can answer must have ended: the clients' own deadline and a little more.
+/// Time after which an unanswered call must have ended: the clients' own deadline and some seconds.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Which client.
@@ -51,14 +51,14 @@ pub(crate) enum Kind {
     GrpcJs,
 }
 
-/// A document that this server takes and one kind of client refuses, and what mends it.
+/// A document that this server accepts and one kind of client refuses, and the document that repairs it.
 pub(crate) struct Refusable {
     pub(crate) key: String,
     pub(crate) refused: String,
     pub(crate) mended: String,
     /// The type whose response is refused, in the words of the admin API.
     pub(crate) resource_type: &'static str,
-    /// A part of what the client says.
+    /// A part of the message in the NACK.
     pub(crate) says: &'static str,
 }
 
@@ -88,7 +88,7 @@ impl Kind {
         .to_string()
     }
 
-    /// What it refuses; `cluster` is the text of the document `clusters/blue`, `taken` an address in use.
+    /// A document that this client refuses; `cluster` is the text of `clusters/blue`, `taken` an address in use.
     pub(crate) fn refusable(self, cluster: &Value, taken: SocketAddr) -> Refusable {
         if self.is_envoy() {
             return Refusable {
@@ -222,7 +222,7 @@ struct Proxyless {
     folder: TempDir,
 }
 
-/// Calls whose answer somebody awaits.
+/// Calls with a waiting receiver.
 type Waiting = Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>;
 
 impl Proxyless {
@@ -358,7 +358,7 @@ async fn read(pipe: ChildStdout, calls: Calls, waiting: Arc<Waiting>) {
             None => calls.record(answer),
             Some(id) => {
                 if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
-                    // Who asked may have given up.
+                    // The receiver may be dropped.
                     drop(sender.send(answer));
                 }
             }

@@ -23,7 +23,7 @@ with_both_bootstraps!(
     a_stop_drains_and_envoy_goes_on,
 );
 
-/// etcd or the server is back: reconnecting takes a back-off, at most a few seconds.
+/// Longest wait after etcd or the server is back: a reconnect waits for a backoff of a few seconds.
 const BACK: Duration = Duration::from_secs(20);
 
 /// Routes `/r/0` to `/r/4`, each to the upstream `a`, and light traffic on `/steady` that must never fail.
@@ -62,7 +62,7 @@ impl Scene {
         self
     }
 
-    /// One route moved, one deleted, one new: what the fault must not lose.
+    /// Move one route, delete one, create one: changes that the fault must not lose.
     async fn change(&self) {
         put(&self.world, "r-0", "/r/0", &self.b).await;
         self.world.delete("/gateway/routes/r-1").await;

@@ -70,7 +70,7 @@ async fn watched(world: &World) -> mpsc::UnboundedReceiver<Instant> {
         .await
         .expect("watch");
     tokio::spawn(async move {
-        // The first message says that the watch was created.
+        // The first message confirms the watch.
         while let Ok(Some(message)) = watch.message().await {
             for _ in message.events() {
                 if sender.send(Instant::now()).is_err() {
@@ -123,7 +123,7 @@ impl Histogram {
         Self(text.lines().filter_map(bucket).collect())
     }
 
-    /// The buckets that the median and the 99th percentile of what came since are in.
+    /// The buckets of the median and the 99th percentile of the values since `before`.
     fn since(&self, before: &Self) -> String {
         let counts: Vec<(f64, f64)> = self
             .0

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Failures that a report describes; all are counted.
 const DESCRIBED: usize = 10;
-/// What goes at a time over one HTTP/2 connection.
+/// Parallel requests on one HTTP/2 connection.
 const STREAMS: usize = 4;
-/// What each client waits between requests: the load must leave the processor to those who are measured.
+/// Pause of each client between requests, so that the load leaves the processor to the measured processes.
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// How many clients of each kind.
@@ -57,7 +57,7 @@ pub(crate) struct Load {
     started: Instant,
 }
 
-/// What they saw.
+/// The results of the clients.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) requests: u64,
@@ -70,7 +70,7 @@ pub(crate) struct Report {
 }
 
 impl Load {
-    /// Let them begin: `GET http://{address}{path}` with this Host.
+    /// Start the clients: `GET http://{address}{path}` with this Host.
     pub(crate) fn start(address: SocketAddr, host: &'static str, path: &'static str, clients: Clients) -> Self {
         let mut load = Self {
             stop: CancellationToken::new(),
@@ -103,7 +103,7 @@ impl Load {
         }
     }
 
-    /// Let every request under way end, and add up.
+    /// Wait for the open requests, and sum the results.
     pub(crate) async fn stop(self) -> Report {
         self.stop.cancel();
         let mut report = Report {

@@ -57,7 +57,8 @@ async fn a_listener_whose_port_is_taken_is_shown_as_refused(bootstrap: Bootstrap
     );
     assert!(world.server.metric_sum("chancery_nacks_total").await >= 1.0);
 
-    // Other listeners come and change, and the free port alone mends nothing in delta: nobody sends it again.
+    // Other listeners are added and changed. In delta the free port alone repairs nothing, because the refused listener
+    // is not sent again.
     let other = own_address();
     world.put("/gateway/listeners/other", listener(other)).await;
     let good = || async { ask(&world.http, other, &"GET /good".into()).await.status };
@@ -99,7 +100,7 @@ async fn a_listener_whose_port_is_taken_is_shown_as_refused(bootstrap: Bootstrap
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
 }
 
-/// What the server says of the proxy and listeners.
+/// The state of the proxy's listeners in the admin API.
 async fn reported(world: &World) -> Value {
     world.server.get("/api/v1/clients/edge-1").await["clients"][0]["types"]["listeners"].clone()
 }

@@ -184,7 +184,7 @@ impl Stage {
         eventually(LIMIT, observe, by.map(str::to_owned)).await;
     }
 
-    /// What the server that the client is connected to knows of a type: as `/api/v1/clients` says it.
+    /// The state of a type in `/api/v1/clients` of the server that the client is connected to.
     async fn reported(&self, resource_type: &str) -> Value {
         let node = self.client.node();
         let answer = self.servers[self.current].get(&format!("/api/v1/clients/{node}")).await;
@@ -375,7 +375,7 @@ async fn failover(stage: &mut Stage) {
     stage.has_cluster_instead_of("blue", "tiered").await;
 }
 
-/// What the client refuses does not touch its calls, shows where an operator looks, and is mended.
+/// A refused document does not affect calls, is shown in the admin API, and is repaired.
 async fn nack_and_fix(stage: &mut Stage) {
     let before = stage.client.calls().count();
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
@@ -390,7 +390,7 @@ async fn nack_and_fix(stage: &mut Stage) {
     };
     eventually(LIMIT, observe_said, Ok(())).await;
     stage.leads_to(&["blue"]).await;
-    // What changes meanwhile arrives. (A gRPC client that has let go of a cluster has no old content of it left.)
+    // Other changes still arrive. (A gRPC client that has dropped a cluster has no old content of it.)
     stage.route(weighted(50, 50)).await;
     stage.leads_to(&["blue", "green"]).await;
     stage.route(json!("blue")).await;

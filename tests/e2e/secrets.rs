@@ -27,7 +27,7 @@ with_both_bootstraps!(a_certificate_is_replaced_under_load);
 const SECRET: &str = "/gateway/xds/secrets/edge";
 /// How often it is replaced.
 const TIMES: usize = 3;
-/// What clients wait between requests.
+/// Pause of the clients between requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
 async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
@@ -52,7 +52,7 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
         certificates.push(current(&authority));
         world.put(SECRET, secret(&authority, "server").to_string()).await;
         eventually(LIMIT, seen, certificates.last().cloned()).await;
-        // What began before may end only now.
+        // A request from before the change may end only now.
         new.more(1).await;
         let count = new.count();
         new.more(10).await;

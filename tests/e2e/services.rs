@@ -48,7 +48,7 @@ fn write(folder: &Path, key: &str, document: &Value) {
 /// An address of this machine that is not its loopback.
 fn outside() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    // Nothing is sent: it only says which address would be used (to a network that is for documentation).
+    // No packet is sent: `connect` only selects the local address (the target is a network for documentation).
     socket
         .connect("192.0.2.1:9")
         .expect("this machine has an address beside its loopback");
@@ -106,8 +106,8 @@ fn tls_arguments(authority: &Authority) -> Vec<String> {
     arguments.concat()
 }
 
-/// The bootstrap `mtls.yaml` with the server's outside address, what `trusts` says of servers and what `is` says of the
-/// client.
+/// The bootstrap `mtls.yaml` with the server's outside address. Envoy verifies the server with the authority `trusts`,
+/// and has a client certificate of the authority `is`.
 fn mtls(server: &Server, trusts: &Authority, is: &Authority) -> String {
     let path = |authority: &Authority, name: &str| authority.path(name).display().to_string();
     Bootstrap::Mtls
@@ -141,7 +141,7 @@ pub(crate) async fn connect(authority: &Authority, address: SocketAddr) -> io::R
     TlsConnector::from(Arc::new(client)).connect(name, stream).await
 }
 
-/// Whether the TLS listener there has a certificate of this authority.
+/// True if the TLS listener at `address` has a certificate of this authority.
 async fn answers(authority: &Authority, address: SocketAddr) -> bool {
     connect(authority, address).await.is_ok()
 }
@@ -191,7 +191,8 @@ async fn envoy_with_a_certificate_gets_everything_and_the_secret_too() {
     }
     drop((wrong_client, wrong_server));
 
-    // New certificates and another client CA: the open stream goes on, new connections are judged by them.
+    // New certificates and another client CA: the open stream stays open, new connections are verified with the new
+    // ones.
     let connected_at = server.get("/api/v1/clients/edge-1").await["clients"][0]["connected_at"].clone();
     ours.put("server", &stranger.issue());
     fs::copy(stranger.path("ca.pem"), ours.path("ca.pem")).expect("another client CA");
@@ -253,7 +254,7 @@ async fn envoy_in_plaintext_from_outside_gets_everything_but_the_secret() {
     assert!(server.log().contains("--plaintext-secrets"), "the log says what to do");
 }
 
-/// A bootstrap that also reports load, with the interval that the server asks for.
+/// A bootstrap that also reports load, with the interval of the server.
 fn reporting(xds: SocketAddr) -> String {
     let cluster_manager = "\ncluster_manager:\n  load_stats_config:\n    api_type: GRPC\n    transport_api_version: V3\n    \
                            grpc_services:\n      - envoy_grpc: { cluster_name: chancery }\n";
@@ -281,7 +282,7 @@ async fn load_that_envoy_reports_shows_in_the_metrics() {
     server.ready().await;
     let envoy = Envoy::start_with(&reporting(server.xds()), "edge-1").await;
     envoy.ready().await;
-    // What went before the first answer is not reported.
+    // Requests before the first response of the load report service are not reported.
     eventually(LIMIT, || async { envoy.stat("load_reporter.requests").await > 0 }, true).await;
     let http = http_client();
     eventually(

@@ -15,7 +15,7 @@ use crate::world::{Ask, LIMIT, ask, http_client, quiet, shared};
 with_both_bootstraps!(the_sample_is_served_and_edits_act);
 
 async fn the_sample_is_served_and_edits_act(bootstrap: Bootstrap) {
-    // Alone: the listener that exists while none is written has a port of its own choice.
+    // Alone: without listener documents there is a default listener, whose port the test cannot choose.
     let _quiet = quiet().await;
     let server = Server::start(&[]).await;
     server.ready().await;

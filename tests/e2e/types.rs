@@ -21,7 +21,7 @@ fn ads() -> Value {
     json!({ "ads": {}, "resource_api_version": "V3" })
 }
 
-/// By a stream of its own.
+/// A `ConfigSource` with a stream of its own.
 fn service() -> Value {
     let grpc = json!([{ "envoy_grpc": { "cluster_name": "chancery" } }]);
     let source = json!({ "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": grpc });
@@ -261,7 +261,7 @@ layered_runtime:
       admin_layer: {}
 ";
 
-/// What `/runtime` says that a key is; empty: it is in no layer.
+/// The value of a key in `/runtime`; empty if no layer has the key.
 async fn runtime_value(world: &World, key: &str) -> String {
     let page: Value = serde_json::from_str(&world.envoy.admin("/runtime").await).expect("JSON");
     page["entries"][key]["final_value"]
@@ -307,7 +307,7 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
         assert_eq!(runtime_value(&world, key).await, share.to_string());
         assert_eq!(runtime_value(&world, "other").await, "text");
     }
-    // SotW has no words for the end of a layer: one that has nothing in it says so.
+    // SotW cannot express the removal of a layer, so the server sends an empty layer.
     match bootstrap {
         Bootstrap::Sotw => put(&world, "runtime", "told", message, layer(json!({}))).await,
         _ => world.delete("/gateway/xds/runtime/told").await,
@@ -319,8 +319,8 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     world.nothing_was_refused().await;
 }
 
-/// Envoy waits for routes that it has when a listener names them by another `ConfigSource` than it knows, and says
-/// nothing: 15 s, unless they follow.
+/// If a listener names known routes through another `ConfigSource`, Envoy waits for them without a request, for 15 s.
+/// So the server must push them.
 // AD-05, F-06
 async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
     let _shared = shared().await;
@@ -332,7 +332,7 @@ async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
     put(&world, "routes", "vh", "config.route.v3.RouteConfiguration", routes).await;
     let (own, common) = (json!({ "ads": {} }), ads());
     let [first, second] = [own_address(), own_address()];
-    // The name of the server in its answers says which listener answers.
+    // The server name in an answer shows which listener answers.
     let listen = async |world: &World, name: &str, address, source: &Value, server: &str| {
         let rds = json!({ "config_source": source, "route_config_name": "vh" });
         let manager = json!({ "rds": rds, "server_name": server });
@@ -363,14 +363,14 @@ async fn routes_by_another_source_are_not_waited_for(bootstrap: Bootstrap) {
         0,
     )
     .await;
-    // What the client has is known from nothing but its versions.
+    // After the restart the server knows the resources of the client only by the reported versions.
     world.server.restart().await;
     world.server.ready().await;
     for (source, server) in [(&common, "four"), (&own, "five")] {
         listen(&world, "typed", first, source, server).await;
         answered(&world, first, server).await;
     }
-    // The change comes while nobody serves, and nothing is left of the source that it brings back.
+    // The change comes while no server runs, so the server does not know the source that the change brings back.
     let drained = || async {
         world
             .envoy

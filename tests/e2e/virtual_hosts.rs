@@ -50,7 +50,7 @@ impl Shop {
         self.world.document_is(&key, "accepted").await;
     }
 
-    /// One request on a connection of its own: one that is open stays with the listener as it was.
+    /// One request on a new connection: an open connection keeps the old listener.
     async fn status(&self, request: &str) -> u16 {
         let request = Ask::from(request).with("connection", "close");
         ask(&self.world.http, self.address, &request).await.status
@@ -83,7 +83,7 @@ impl Shop {
 async fn a_listener_loads_a_virtual_host_when_a_request_needs_it() {
     let _shared = shared().await;
     let shop = Shop::open(Bootstrap::Delta, "on_demand").await;
-    // What a wider pattern covers must be there with it; nothing else is.
+    // A host and the hosts of a wider pattern come together; no other host does.
     shop.serves("GET other.example.org/", 200, "blue").await;
     assert_eq!(shop.loaded().await, ["shop/*.example.org", "shop/b.example.org"]);
     assert_eq!(shop.status("GET unknown.example.com/").await, 404);
@@ -103,7 +103,7 @@ async fn a_listener_loads_a_virtual_host_when_a_request_needs_it() {
     shop.serves("GET a.example.com/", 404, "").await;
     shop.route("a", "a.example.com/*", &shop.blue).await;
     shop.serves("GET a.example.com/", 200, "blue").await;
-    // A host is asked for with the port that a client sends.
+    // Envoy subscribes to a host with the port in the Host header.
     shop.route("port", "port.example.com/*", &shop.blue).await;
     assert_eq!(shop.status("GET port.example.com:8443/").await, 200);
     assert_eq!(shop.status("GET port.example.com:9443/").await, 200);

@@ -19,7 +19,7 @@ with_both_bootstraps!(
 const ROUTE: &str = "/gateway/routes/load";
 /// How often the route moves, each time to clusters that did not exist before.
 const MOVES: usize = 12;
-/// How long the first answer to a health check takes: what a cluster needs to be warm, at least.
+/// Time of the first answer to a health check, and so the shortest time to warm the cluster.
 const CHECK: Duration = Duration::from_millis(300);
 
 async fn a_route_moves_to_clusters_that_are_new(bootstrap: Bootstrap) {
@@ -124,8 +124,8 @@ fn route(clusters: &[&str]) -> String {
     json!({ "match": "/load", "to": to, "timeout": "10s" }).to_string()
 }
 
-/// The server is away while the route moves to a cluster that is new and slow, and the old one stays. (In SotW nobody
-/// knows which clusters the proxy has.)
+/// While the server is down, the route moves to a new, slow cluster, and the old cluster stays. (In SotW the server
+/// does not know the clusters of the proxy.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_moves_while_the_proxy_is_away() {
     let _quiet = quiet().await;
@@ -140,7 +140,7 @@ async fn a_route_moves_while_the_proxy_is_away() {
         let to = &upstreams[(n + 1) % 2];
         to.slow_down(CHECK);
         world.server.kill();
-        // Once without what it saved, else it begins with that.
+        // Once without the saved state, because otherwise the server starts with it.
         if n == 0 {
             std::fs::remove_dir_all(world.server.folder().join("state")).expect("it saves what it serves");
         }

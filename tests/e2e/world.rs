@@ -15,7 +15,7 @@ use crate::support::eventually::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::server::Server;
 
-/// Until a change must show in Envoy; it takes milliseconds, but the machine may be busy.
+/// Longest time until a change shows in Envoy. It takes milliseconds, but the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// Tests that measure want the machine for themselves.
@@ -215,7 +215,7 @@ pub(crate) struct Answer {
     /// The upstream that answered; empty: Envoy itself.
     pub(crate) upstream: String,
     pub(crate) headers: HeaderMap,
-    /// What the upstream saw (see `support::upstream`), or text.
+    /// The request as the upstream received it (see `support::upstream`), or text.
     pub(crate) body: Value,
 }
 

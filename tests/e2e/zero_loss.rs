@@ -24,7 +24,7 @@ const REQUESTS: u64 = 20_000;
 const UNTOUCHED_REQUESTS: u64 = 8_000;
 /// Until a change must have taken effect.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Between looks whether it has.
+/// Time between two checks of a change's effect.
 const LOOK: Duration = Duration::from_millis(5);
 
 const ROUTE: &str = "/gateway/routes/load";
@@ -92,7 +92,7 @@ async fn a_health_checked_cluster_takes_over(bootstrap: Bootstrap) {
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
 }
 
-/// What is changed, and how it stands.
+/// The changed documents, and their state.
 struct Scene {
     world: World,
     upstreams: [Upstream; 3],
@@ -133,7 +133,7 @@ impl Scene {
         scene
     }
 
-    /// Make the nth change and see it take effect.
+    /// Make the nth change and wait for its effect.
     async fn change(&mut self, n: usize) {
         match n % 10 {
             0 => self.move_the_route(n).await,

@@ -53,7 +53,7 @@ fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>
         .remove("eds_cluster_config")
         .expect("an EDS cluster says where its endpoints come from");
     fields.insert("type".to_owned(), json!("STATIC"));
-    // An on-demand cluster's endpoints come when it is asked for; they are compiled like any other.
+    // The endpoints of an on-demand cluster are compiled like those of any other cluster.
     let mut assignment = endpoints
         .get(&name)
         .unwrap_or_else(|| panic!("{name} has no ClusterLoadAssignment"))
@@ -76,7 +76,7 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
     fields.insert("route_config".to_owned(), configuration);
 }
 
-/// A virtual host of its own, where its route configuration says that they are.
+/// Put a separate virtual host into its route configuration.
 fn put_host_inside(mut host: Value, routes: &mut BTreeMap<String, Value>) {
     without_type(&mut host);
     let (name, _) = host["name"]

@@ -7,7 +7,7 @@ use super::bootstrap;
 use super::inputs::{compile, compiled, names};
 use super::support::tools;
 
-/// What Envoy says of a bootstrap: `None` when it takes it.
+/// The error of Envoy for a bootstrap; `None` if Envoy accepts it.
 fn refusal(bootstrap: &str) -> Option<String> {
     let folder = tempfile::tempdir().expect("make a folder");
     let path = folder.path().join("envoy.yaml");

@@ -32,12 +32,12 @@ pub(crate) fn compiled(name: &str) -> Compiled {
     compile(&text)
 }
 
-/// Documents by key, as YAML; written in the order in which they stand.
+/// Compile documents by key, as YAML, written in the order of the text.
 pub(crate) fn compile(text: &str) -> Compiled {
     compile_all(&serde_saphyr::from_str(text).expect("an object of documents"))
 }
 
-/// Documents by key, written in the order in which they stand.
+/// Compile documents by key, written in the order of the map.
 pub(crate) fn compile_all(documents: &Map<String, Value>) -> Compiled {
     let texts = documents
         .iter()

@@ -282,7 +282,7 @@ fn outcome(matcher: &Matcher, raw: &Raw) -> String {
     }
 }
 
-/// A connection that is opened anew when Envoy has closed it.
+/// A connection that reopens after Envoy has closed it.
 struct Connection {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,

@@ -17,7 +17,7 @@ use super::support::catalogue::{Case, Catalogue, Condition};
 
 mod envoy;
 
-/// What the server says of an example beside the documents it stands beside.
+/// The rejection of an example among its `beside` documents, if the server rejects it.
 fn judged(case: &Case) -> Result<(), Rejection> {
     let document = (case.key.clone(), case.document());
     let documents = case.beside.iter().cloned().chain([document]).zip(1..);

@@ -48,8 +48,8 @@ routes/re-prefix: { match: '/re-a/*', to: { respond: { status: 202 } } }
 routes/missing: { match: /missing, to: gone }
 "#;
 
-/// A request (`METHOD path`, perhaps with a header) and what comes of it: `path` at the upstream, or a status and
-/// perhaps a `Location`.
+/// A request (`METHOD path`, perhaps with a header) and its result: `path` at the upstream, or a status and perhaps a
+/// `Location`.
 const EXPECTED: &[(&str, &str)] = &[
     ("GET /exact", "/new/"),
     ("GET /exact?q=1", "/new/?q=1"),

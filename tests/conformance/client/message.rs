@@ -18,7 +18,7 @@ use super::inner_name;
 /// The type URL of the wrapper that a SotW resource may be in.
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
-/// A request, built field by field; what is not said is empty.
+/// A request, built field by field; the other fields are empty.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     pub(super) type_url: String,
@@ -227,7 +227,7 @@ pub(crate) struct Received {
     pub(crate) name: String,
     /// The wrapper's version; empty without one.
     pub(crate) version: String,
-    /// Whether it is in a wrapper; always so in delta.
+    /// True if the resource is in a wrapper; always true in delta.
     pub(crate) wrapped: bool,
     /// The resource; `None`: a wrapper without a body.
     pub(crate) body: Option<Any>,
@@ -313,7 +313,7 @@ impl Response {
         names
     }
 
-    /// Whether it says nothing about any resource.
+    /// True if the response has neither resources nor removals.
     pub(crate) fn is_empty(&self) -> bool {
         self.resources.is_empty() && self.removed.is_empty()
     }

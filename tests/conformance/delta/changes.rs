@@ -142,7 +142,7 @@ async fn nothing_to_send_is_nothing_sent(context: Context) {
     client.quiet().await;
 }
 
-/// Several megabytes are more than the transport takes without a reader.
+/// The transport buffers less than the several megabytes of this response, so without a reader the server must wait.
 async fn a_slow_reader_gets_the_last_content(context: Context) {
     let heavy_names: Vec<String> = (0..12).map(|number| format!("heavy-{number}")).collect();
     let heavies: Vec<Resource> = heavy_names.iter().map(|name| heavy_endpoints(name, 1)).collect();
@@ -150,8 +150,7 @@ async fn a_slow_reader_gets_the_last_content(context: Context) {
     let mut client = world.open().await;
     client.fetch(EDS, &["A", "T"]).await;
     client.subscribe(EDS, &heavy_names.iter().map(String::as_str).collect::<Vec<_>>());
-    // Time for the server to begin with the large answer, of which the transport takes a part and nobody reads the
-    // rest.
+    // Time for the server to begin the large response. The transport buffers a part of it, and no client reads.
     sleep(Duration::from_millis(300)).await;
     world.commit(vec![put(endpoints("T", 1))]).await;
     for content in 2..100 {
@@ -201,7 +200,7 @@ async fn endpoints_follow_their_cluster(context: Context) {
 }
 
 async fn a_first_answer_is_one_message(context: Context) {
-    // The checklist says 10,000; what splits an answer would split a tenth of it too.
+    // The checklist says 10,000. A server that splits responses would split one of 1,000 too.
     let clusters: Vec<Resource> = (0..1000)
         .map(|number| static_cluster(&format!("c{number}"), 1))
         .collect();

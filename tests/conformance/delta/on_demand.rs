@@ -69,7 +69,7 @@ async fn a_cluster_on_demand_is_not_in_the_wildcard_of_others(context: Context) 
     other.quiet().await;
 }
 
-/// Route configuration `r1` with virtual hosts over ADS, and virtual host `r1/h`, also asked for as `r1/h.com`.
+/// Route configuration `r1` with virtual hosts over ADS, and virtual host `r1/h` with the alias `r1/h.com`.
 fn with_virtual_hosts() -> Vec<Resource> {
     let source = json!({ "ads": {}, "resource_api_version": "V3" });
     let routes = Resource::new(RDS, "r1", json!({ "vhds": { "config_source": source } }));
@@ -108,7 +108,7 @@ async fn a_host_that_resolves_to_nothing_is_a_resource_without_body(context: Con
     client.fetch(RDS, &["r1"]).await;
     client.subscribe(VHDS, &["r1/none"]);
     let response = client.expect(VHDS).await;
-    // What the route configuration has may come along (DX-30).
+    // The response may also carry the virtual hosts of the route configuration (DX-30).
     let host = response.get("r1/none");
     assert!(host.body.is_none(), "expected no body, found {response}");
     assert!(

@@ -13,7 +13,7 @@ pub(crate) const RULES: &[Rule] = rules![
     "DX-21" DELTA a_new_stream_learns_of_what_its_node_may_hold,
 ];
 
-/// What a client holds, as the next stream's first request says it.
+/// The held versions, for the first request of the next stream.
 fn versions(response: &Response) -> Vec<(String, String)> {
     response
         .resources
@@ -139,7 +139,8 @@ async fn versions_are_of_the_content_and_outlive_a_restart(context: Context) {
     assert_eq!(client.expect(EDS).await.get("A").version, before.get("A").version);
 }
 
-/// The client applied the good part of a response that it refused, and says nothing of it when it returns (F-14).
+/// After a NACK the client keeps the good part of the response, and does not report that part when it reconnects
+/// (F-14).
 async fn a_new_stream_learns_of_what_its_node_may_hold(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;

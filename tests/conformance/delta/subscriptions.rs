@@ -115,7 +115,7 @@ async fn subscriptions_come_before_unsubscriptions(context: Context) {
 async fn every_subscription_is_answered(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;
-    // Parents first: a parent that is sent is followed by its children, where they were asked for.
+    // Parents first: the subscribed children of a sent parent follow it.
     for (of, name) in [(LDS, "L"), (CDS, "S"), (RDS, "r1"), (EDS, "A")] {
         client.fetch(of, &[name]).await.carries(&[name]);
         client.fetch(of, &[name]).await.carries(&[name]);

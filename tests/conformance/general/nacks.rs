@@ -36,8 +36,8 @@ async fn the_names_of_a_nack_count(context: Context) {
     }
 }
 
-/// A NACK that names the version which it refuses, as grpcio's does, is told from an ACK by what it unlocks: an ACK of
-/// the routes lets the cluster go that they used before.
+/// grpcio sends the refused version in its NACK, so only `error_detail` makes it a NACK. The test sees the difference
+/// to an ACK in the clusters: after an ACK of the routes, the cluster that they used before is removed.
 async fn error_detail_alone_makes_a_nack(context: Context) {
     let world = context.f1().await;
     let mut client = world.open().await;

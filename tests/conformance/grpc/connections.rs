@@ -25,12 +25,12 @@ pub(crate) const RULES: &[Rule] = rules![
     "GR-13" BOTH a_stream_has_no_deadline,
 ];
 
-/// Interval and timeout of the keepalive, and what a busy machine adds.
+/// Interval and timeout of the keepalive, and 15 s for a busy machine.
 const KEEPALIVE: Duration = Duration::from_secs(30 + 20 + 15);
 const PING: u8 = 6;
 
-/// The server's 30 s and 20 s are no flags, so this takes its time; it spends it waiting. A connection without a stream
-/// has no variant, and the rule holds for both.
+/// The server's 30 s and 20 s are no flags, so this test waits for them. A connection without a stream has no variant;
+/// the rule applies to both.
 async fn a_connection_that_answers_no_ping_is_closed(context: Context) {
     let world = context.f1().await;
     let mut socket = TcpStream::connect(world.target.address()).await.expect("connect");
@@ -89,7 +89,7 @@ async fn pings_are_answered_and_not_punished(context: Context) {
     stream.message().await.expect("the stream goes on");
 }
 
-/// How many streams of the node are open, as the server says.
+/// Number of open streams of the node, from the admin API.
 async fn connected(world: &World) -> Option<usize> {
     let page = world.target.admin("/api/v1/clients/n1").await?;
     let streams = page["clients"].as_array().expect("a list of streams");

@@ -26,7 +26,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// What a client begins with: the preface and its settings, each a number and a value.
+/// The first bytes of a client: the preface and its settings, each a number and a value.
 pub(crate) fn opening(settings: &[(u16, u32)]) -> Vec<u8> {
     let payload: Vec<u8> = settings
         .iter()
@@ -62,10 +62,10 @@ pub(crate) struct Received {
     pub(crate) payload: Vec<u8>,
 }
 
-/// A connection on which anything may be said.
+/// A connection for arbitrary bytes.
 pub(crate) struct Socket(TcpStream);
 
-/// How long a server may take to say or to take something.
+/// Longest wait for a read or a write.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Socket {
@@ -73,7 +73,7 @@ impl Socket {
         Self(TcpStream::connect(address).await.expect("connect"))
     }
 
-    /// Say this. Whether it was taken: not by a server that has ended the connection, or takes nothing more.
+    /// Write these bytes. Returns false if the server has ended the connection or reads no more.
     pub(crate) async fn say(&mut self, bytes: &[u8]) -> bool {
         matches!(timeout(PATIENCE, self.0.write_all(bytes)).await, Ok(Ok(())))
     }
@@ -112,10 +112,10 @@ impl Socket {
         }
     }
 
-    /// All that is still said, until the server ends the connection.
+    /// Read all bytes until the server ends the connection.
     ///
     /// # Panics
-    /// When it does not.
+    /// If the server does not end the connection within the limit.
     pub(crate) async fn hear_all(&mut self, limit: Duration) -> Vec<u8> {
         let mut heard = Vec::new();
         let end = timeout(limit, self.0.read_to_end(&mut heard)).await;

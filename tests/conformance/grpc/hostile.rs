@@ -39,12 +39,12 @@ pub(crate) const RULES: &[Rule] = rules![
     "GR-11" BOTH a_window_that_is_never_opened_ends_the_stream,
 ];
 
-/// What the server may have grown by when it is over, in bytes: what allocators keep, and no more.
+/// Largest growth of the server after an attack, in bytes: memory that the allocator keeps.
 const GROWTH: u64 = 48 * 1024 * 1024;
 /// When a connection that has to end should have.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A server, and somebody it serves meanwhile.
+/// A server, and a well-behaved client during the attack.
 struct Scene {
     world: World,
     neighbour: Client,
@@ -77,7 +77,7 @@ impl Scene {
         self.world.target.address()
     }
 
-    /// The server lives, serves who was there and who comes now, and is no larger.
+    /// Check that the server runs, serves the old client and a new one, and has not grown.
     async fn end_unharmed(self) {
         self.end_within(GROWTH).await;
     }
@@ -109,7 +109,7 @@ async fn who_speaks_no_http2_is_told_and_ended(context: Context) {
             "found {answer:?}"
         );
     }
-    // Clients of TLS say "alert" of what they are told; of one that is just closed, nothing that helps.
+    // A TLS alert gives the client a useful error; a connection that is just closed does not.
     let config = ClientConfig::builder()
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
@@ -296,7 +296,7 @@ async fn streams_that_are_reset_at_once_cost_nothing(context: Context) {
             }
         }
     }
-    // Each asks for something first, and is reset when it is served.
+    // Each stream sends a request first, and is reset when the response comes.
     let mut connection = Connection::open(&scene.address(), |_| {}).await;
     for _ in 0..3000 {
         let stream = connection.stream(path, &[]).await;
@@ -315,7 +315,7 @@ async fn settings_and_pings_without_end_cost_nothing(context: Context) {
     ];
     let mut sockets = Vec::new();
     for flood in floods {
-        // Nothing of what is answered is read.
+        // The client reads no answer.
         let mut socket = Socket::connect(&scene.address()).await;
         socket.say(&opening(&[])).await;
         let flood = flood.repeat(10_000);
@@ -330,8 +330,8 @@ async fn settings_and_pings_without_end_cost_nothing(context: Context) {
     drop(sockets);
 }
 
-/// A request of which each byte is a frame, and which is never whole. The server sees all of them: it is asked for a
-/// PING now and then, because one that is behind may well end the connection.
+/// A request in which each byte is a frame of its own, and which is never complete. From time to time the client awaits
+/// the answer to a PING, because the server may end a connection that is far ahead.
 async fn requests_in_pieces_of_a_byte_cost_what_they_weigh(context: Context) {
     let _alone = ALONE.lock().await;
     let path = method::ads(context.variant);
@@ -416,7 +416,7 @@ async fn too_much_of_anything_ends_the_stream_with_words_for_it(context: Context
             .await
             .unwrap_or_else(|| panic!("{what}: expected a status, not a reset"));
         assert_eq!(found, code, "{what}: {words}");
-        // Clients take some KiB of headers.
+        // Clients accept some KiB of headers.
         assert!(
             (10..4096).contains(&words.len()),
             "{what}: {} bytes of words",

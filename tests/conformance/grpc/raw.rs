@@ -18,7 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::rule::Variant;
 
-/// How long anything may take here.
+/// Longest wait for any step.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Frames = UnboundedReceiverStream<Result<Frame<Bytes>, std::convert::Infallible>>;
@@ -43,7 +43,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server has asked for no more streams, or is gone.
+    /// True if the server accepts no further streams, or has closed the connection.
     pub(crate) async fn refuses(&mut self) -> bool {
         self.sender.is_closed() || self.sender.ready().await.is_err()
     }
@@ -55,7 +55,7 @@ impl Connection {
             .map_err(|error| error.to_string())
     }
 
-    /// Whether the connection goes on.
+    /// True while the connection is open.
     pub(crate) fn is_open(&self) -> bool {
         !self.driver.is_finished()
     }
@@ -104,7 +104,7 @@ pub(crate) struct RawStream {
 }
 
 impl RawStream {
-    /// Send a message as it is, with the flag that says whether it is compressed.
+    /// Send a message unchanged, with this compression flag.
     pub(crate) fn send_bytes(&self, compressed: u8, message: &[u8]) {
         let mut framed = BytesMut::with_capacity(message.len() + 5);
         framed.put_u8(compressed);
@@ -151,7 +151,7 @@ impl RawStream {
         }
     }
 
-    /// The code that the stream ends with and what is said of it, encoded.
+    /// The status code of the end of the stream, and its message, encoded.
     pub(crate) async fn words(&mut self) -> Option<(i32, String)> {
         let status = self.status().await?;
         let words = self

@@ -84,7 +84,7 @@ async fn a_status_says_the_cause(context: Context) {
     too_many_streams(&mut connection, method::ads(context.variant)).await;
 }
 
-/// Of a server that takes eight.
+/// For a server with a limit of eight streams.
 async fn too_many_streams(connection: &mut Connection, path: &str) {
     let mut open = Vec::new();
     for _ in 0..8 {
@@ -116,7 +116,7 @@ async fn every_type_has_a_service_of_its_own(context: Context) {
     let world = context.serve(resources).await;
     for (of, name) in SERVICES {
         let mut client = world.open_service(of).await;
-        // DX-01, SW-01: an empty type is the service's own. DX-07, SW-13: what is missing harms nobody.
+        // DX-01, SW-01: an empty type is the service's own. DX-07, SW-13: a missing resource does not end the stream.
         client.send(Request::of_url("").names(&[name]));
         let first = client.expect(of).await;
         client.ack(first.carries(&[name]));

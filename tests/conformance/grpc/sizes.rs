@@ -25,10 +25,10 @@ pub(crate) const RULES: &[Rule] = rules![
     "GR-12" BOTH streams_beyond_the_limit_are_turned_away,
 ];
 
-/// How long what is much may take.
+/// Longest wait for large responses.
 const LONG: Duration = Duration::from_secs(30);
 
-/// A cluster of most of a megabyte, which is what a document may be.
+/// A cluster of almost a megabyte, the limit of a document.
 fn heavy_cluster(name: &str) -> Resource {
     let mut cluster = static_cluster(name, 1);
     cluster.json["metadata"] = json!({ "filter_metadata": { "weight": { "text": "w".repeat(900_000) } } });
@@ -50,7 +50,7 @@ async fn twenty_megabytes_of_clusters_are_one_message(context: Context) {
     client.quiet().await;
 }
 
-/// The checklist says 5,000; what counts is to be far above the 200 that HTTP/2 servers often have as their limit.
+/// The checklist says 5,000. This number is far above 200, a common limit of HTTP/2 servers.
 const STREAMS: usize = 2000;
 
 async fn thousands_of_streams_share_a_connection(context: Context) {
@@ -100,7 +100,7 @@ async fn ask(stream: &RawStream, variant: Variant, of: Type, names: &[&str]) {
     stream.ask(variant, of.type_url(), names);
 }
 
-/// The checklist says 200 commits; 40 of them are 36 MB already, of which a window of 64 KiB takes nothing.
+/// The checklist says 200 commits. 40 of them are 36 MB already, far above a window of 64 KiB.
 async fn a_reader_that_stops_gets_the_newest_of_each(context: Context) {
     let _alone = ALONE.lock().await;
     const COMMITS: u32 = 40;

@@ -49,7 +49,7 @@ const DOCUMENTS: [(&str, &str); 4] = [
     ),
 ];
 
-/// A server of these documents, and a stream that asks for one name.
+/// A server of these documents, and a stream that subscribes to one name.
 async fn ask<M: Message + Default>(context: &Context, of: Type, name: &str) -> (World, Client, M) {
     let documents = DOCUMENTS
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -162,7 +162,7 @@ async fn its_routes_are_those_that_grpc_understands(context: Context) {
 }
 
 async fn its_clusters_are_of_types_that_grpc_knows(context: Context) {
-    // `gone` stands for a cluster that no document describes.
+    // No document describes the cluster `gone`.
     for name in ["blue", "gone"] {
         let (_, _, cluster) = ask::<Cluster>(&context, CDS, name).await;
         let kind = cluster.cluster_discovery_type.as_ref();

@@ -29,7 +29,7 @@ pub(crate) const NOTED: &[Noted] = &[Noted {
     reason: "gRPC clients serve CSDS themselves; a management server need not",
 }];
 
-/// A stream that has asked as grpcio does, and its first answer.
+/// A stream with the first request of grpcio, and its response.
 async fn grpc_client(world: &World, of: Type, names: &[&str]) -> Client {
     let mut client = world.open().await;
     client.send(Request::of(of).names(names).with_node(grpc_node()));
@@ -60,7 +60,7 @@ async fn grown_names_lose_nothing(context: Context) {
         client.ack(one.carries(&[first]));
         client.grow(of, &[second]);
         let both = client.expect(of).await;
-        // SotW says by leaving out that something is gone.
+        // SotW shows a removal by leaving the resource out.
         match context.variant {
             Variant::Sotw => both.carries(&[first, second]),
             Variant::Delta => both.carries(&[second]),
@@ -81,7 +81,7 @@ async fn what_exists_does_not_wait_for_what_does_not(context: Context) {
     client.expect(RDS).await.get("rX");
 }
 
-/// `NOT_FOUND`, beside whatever exists. Delta says it in `removed_resources` already (DX-07).
+/// `NOT_FOUND`, besides the existing resources. In delta `removed_resources` has the missing name already (DX-07).
 async fn a_missing_name_is_an_error_once(context: Context) {
     let world = context.f1().await;
     let mut client = grpc_client(&world, LDS, &["L", "nope"]).await;
@@ -110,7 +110,7 @@ async fn a_refusal_may_name_the_refused_version(context: Context) {
     let world = context.f1().await;
     let mut client = grpc_client(&world, CDS, &["A", "S"]).await;
     let refused = client.expect(CDS).await;
-    // SW-29: bare resources for who does not say that it knows wrappers.
+    // SW-29: resources without a wrapper for a client that does not report support of wrappers.
     let wrapped = refused.resources.iter().any(|one| one.wrapped);
     assert_eq!(wrapped, context.variant == Variant::Delta, "{refused}");
     let nack = Request::of(CDS).nonce(&refused.nonce).error("A is bad");

@@ -54,7 +54,8 @@ async fn a_repeated_request_is_answered_only_after_its_parent(context: Context) 
     client.ack(&before);
     client.quiet().await;
     world.commit(vec![put(cluster("A", 2))]).await;
-    // The legacy mux asks again as soon as it has the cluster; a server that pushes has sent the endpoints by then.
+    // The legacy mux sends another request as soon as it has the cluster. A server that pushes has sent the endpoints
+    // before.
     let clusters = client.expect(CDS).await;
     client.ack(&before);
     let pushed = client.expect(EDS).await;
@@ -181,7 +182,7 @@ async fn unknown_endpoints_are_an_empty_assignment(context: Context) {
     assert_eq!(assignment.endpoints.len(), 1, "{assignment:?}");
 }
 
-/// A cluster of which a few fill what a connection takes unread.
+/// A large cluster: a few of them fill the buffers of a connection without a reader.
 fn large(content: u32) -> Resource {
     let text = format!("{content} {}", "x".repeat(800_000));
     let mut resource = cluster("A", 1);
@@ -198,7 +199,7 @@ async fn after_a_stall_only_the_newest_is_sent(context: Context) {
         world.commit(vec![put(large(content))]).await;
     }
     let responses = client.drain().await;
-    // What the transport takes unread, some 4 MB, and what was owed when it took more.
+    // The transport buffers some 4 MB without a reader; one more response was made when there was room again.
     assert!(
         responses.len() <= 8,
         "few responses for {COMMITS} commits, found {}",

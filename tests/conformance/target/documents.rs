@@ -92,8 +92,8 @@ impl Documents {
     }
 }
 
-/// What is there in every rule: a group, and a listener that is only in it, so that nobody else has the listener that
-/// exists when there is no document of one.
+/// The documents of every rule: a group, and a listener that only this group has. Because of that document, the other
+/// groups do not get the default listener.
 fn frame() -> BTreeMap<String, String> {
     let group = json!({ "match": [{ "metadata": { "place": ELSEWHERE } }] });
     let listener = json!({ "address": "127.0.0.1:1", "groups": [ELSEWHERE] });

@@ -19,9 +19,9 @@ use super::documents::Documents;
 use super::{Launch, Options, Target};
 use crate::fixture::{Change, Resource};
 
-/// The longest that it may take until it serves what was written.
+/// Longest time from a write until the server serves it.
 const SEEN: Duration = Duration::from_secs(15);
-/// How long it is waited for where nothing says what it serves.
+/// Wait after a write if no admin API shows the served version; else the time between two checks.
 const UNSEEN: Duration = Duration::from_millis(300);
 
 /// Where it is.
@@ -38,7 +38,7 @@ struct Place {
 }
 
 impl External {
-    /// As the environment says; `None`: it says nothing.
+    /// From the environment variables; `None` if `XDS_UNDER_TEST` is not set.
     #[expect(clippy::disallowed_methods, reason = "the suite has no command line of its own")]
     pub(crate) fn from_environment() -> Option<Self> {
         let address = std::env::var("XDS_UNDER_TEST").ok()?;
@@ -99,8 +99,8 @@ impl Running {
         Some(format!("http://{}{path}", self.place.admin.as_ref()?))
     }
 
-    /// Whether it serves what was written last. When a rule takes most of what was there away, that may be held: it is
-    /// let go.
+    /// True if the server serves the last write. If a rule removes most documents, a guard may hold the change; then
+    /// the change is released.
     async fn has_seen(&self, url: &str, wanted: i64) -> bool {
         let overview = get(format!("{url}/api/v1/snapshot")).await;
         let held = get(format!("{url}/api/v1/documents?state=held")).await;
@@ -142,7 +142,7 @@ impl Target for Running {
         }
     }
 
-    /// What it remembers of the clients of one rule must not be remembered of those of another.
+    /// A new node id for each rule, so that the server does not mix up their clients.
     fn node(&self) -> String {
         self.node.clone()
     }

@@ -11,13 +11,13 @@ use super::fault::Fault;
 use super::session::{ENDPOINT, ROUTE, Session, State};
 use super::store::{Catalog, Entry, Set};
 
-/// Names of which the client should hear.
+/// The names that the client must get.
 pub(super) struct Owed {
-    /// Other than what was sent, or asked for.
+    /// Names with other content than was sent, or newly subscribed.
     pub(super) changed: Vec<String>,
     /// Sent, and there no longer.
     pub(super) gone: Vec<String>,
-    /// Asked for, and not there.
+    /// Subscribed names without a resource.
     pub(super) missing: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl Owed {
 }
 
 impl Session {
-    /// The endpoints of changed clusters are due, asked for or not.
+    /// The endpoints of changed clusters must be sent, subscribed or not.
     pub(super) fn follow_clusters(&mut self, clusters: &[String], view: &Set, catalog: &Catalog) {
         let asked_only = self.has(Fault::NewNamesNotPushed);
         let Some(endpoints) = self.types.get_mut(ENDPOINT) else {
@@ -75,7 +75,7 @@ impl Session {
     }
 }
 
-/// The route configurations that a listener takes over RDS, and whether by another source than the common one.
+/// The route configurations of a listener over RDS; true if through another source than the common one.
 fn routes(listener: &[u8]) -> Vec<(String, bool)> {
     let listener = Listener::decode(listener).unwrap_or_default();
     let filters = listener.filter_chains.into_iter().flat_map(|chain| chain.filters);
@@ -113,7 +113,7 @@ pub(super) fn without(name: &str) -> Entry {
     }
 }
 
-/// A listener with a traffic direction that nobody wrote.
+/// A listener with a traffic direction that is not in its document.
 pub(super) fn wrong_body(listener: &mut Entry) {
     listener.body.extend([0x80, 0x01, 0x01]);
 }

@@ -3,7 +3,7 @@
 /// One way to be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// An empty EDS list asks for everything.
+    /// An empty EDS list subscribes to everything.
     EmptyEndpointListIsWildcard,
     /// A resource that is removed loses its subscriptions.
     RemovalEndsSubscription,
@@ -17,15 +17,15 @@ pub(crate) enum Fault {
     OneNonce,
     /// Types count their nonces each for itself.
     NoncePerType,
-    /// A cluster goes away before the routes that left it are acknowledged.
+    /// A cluster is removed before the ACK of the routes that no longer use it.
     ClusterRemovedBeforeRouteAck,
     /// The names in a request with an old nonce are not read.
     StaleNonceNamesIgnored,
     /// A request with an old nonce is answered with everything.
     StaleNonceAnswered,
-    /// A NACK is told by its version, not by its error.
+    /// A NACK is recognized by its version, not by `error_detail`.
     NackByVersion,
-    /// What was refused is sent again at once.
+    /// A refused resource is sent again at once.
     RefusedSentAgain,
     /// Endpoints do not follow their changed cluster.
     NoEndpointsAfterCluster,
@@ -37,9 +37,9 @@ pub(crate) enum Fault {
     ClustersWaitForAck,
     /// An empty list is a wildcard again after names were listed.
     LegacyWildcardAgain,
-    /// A SotW response of clusters or listeners carries only what changed.
+    /// A SotW response of clusters or listeners has only the changed resources.
     OnlyWhatChanged,
-    /// When the last cluster goes, nothing is said.
+    /// The removal of the last cluster is not sent.
     LastDeletionSilent,
     /// Deleting endpoints or routes sends an empty response.
     EmptyResponseOnDeletion,
@@ -53,7 +53,7 @@ pub(crate) enum Fault {
     ResubscribeSilent,
     /// A name that a wildcard covers is not answered when it is unsubscribed from.
     UnsubscribeUnderWildcardSilent,
-    /// What was unsubscribed from is still sent.
+    /// Unsubscribed resources are still sent.
     UnsubscribedStillSent,
     /// A name that is listed again after it was dropped is not sent.
     ReaddedNameSilent,
@@ -77,7 +77,7 @@ pub(crate) enum Fault {
     EmptyWildcardSilent,
     /// `*` is a name like any other.
     StarIsAName,
-    /// Listeners are sent to who never asked for them.
+    /// Listeners are sent to clients without a subscription to them.
     UnrequestedType,
     /// An unknown type gets no answer, in delta neither.
     UnknownTypeSilent,
@@ -87,7 +87,7 @@ pub(crate) enum Fault {
     WrongAnyType,
     /// A response has no type.
     NoTypeUrl,
-    /// A resource stands in a response twice.
+    /// A response has the same resource twice.
     DuplicateNames,
     /// No `control_plane`.
     NoControlPlane,
@@ -101,7 +101,7 @@ pub(crate) enum Fault {
     MissingEndpointsSilent,
     /// Another node id in the midst of a stream is taken.
     OtherNodeAccepted,
-    /// What the node says of itself later is not read.
+    /// Later node metadata is ignored.
     OtherMetadataIgnored,
     /// A request without a type on ADS is passed over.
     NoTypeAccepted,
@@ -109,11 +109,11 @@ pub(crate) enum Fault {
     ServiceTakesAnyType,
     /// There is ADS and no other service.
     NoServices,
-    /// Who says nothing for five seconds is dismissed.
+    /// A stream without a message in the first five seconds is ended.
     FirstMessageDeadline,
     /// The wrapper of a delta resource has another name than the resource.
     WrongWrapperName,
-    /// After a NACK the client is taken to hold what it accepted last.
+    /// After a NACK the server assumes that the client holds the last accepted resources.
     AcceptedTakenForHeld,
     /// A request has 4 MB at most.
     SmallRequests,
@@ -121,43 +121,43 @@ pub(crate) enum Fault {
     NamesAreAList,
     /// Names are never answered.
     NamesSilent,
-    /// An empty first list asks for nothing.
+    /// An empty first list is no wildcard.
     NoLegacyWildcard,
     /// Names beside a wildcard count for nothing.
     WildcardHidesNames,
-    /// What an ACK asks for beside waits for the next change.
+    /// New names in an ACK wait for the next change.
     AckIsOnlyAnAck,
     /// Asking for less is answered.
     ShrinkingAnswered,
-    /// An ACK that comes again is answered.
+    /// A repeated ACK is answered.
     RepeatedAckAnswered,
-    /// A request without a nonce begins anew.
+    /// A request without a nonce starts the type again.
     EmptyNonceIsFirst,
-    /// Who comes with a version is taken to have it all.
+    /// A client that reconnects with a version is assumed to have all resources.
     ReconnectTrusted,
-    /// Nothing is told before clusters or listeners were asked for.
+    /// No other type is sent before clusters or listeners are subscribed.
     ChildrenNeedParents,
-    /// Every change becomes a response, whether there is room for it or not.
+    /// Every change becomes a response, even if the transport has no room.
     EveryStateQueued,
-    /// SotW resources are wrapped for everybody.
+    /// SotW resources are wrapped for every client.
     WrapsAlways,
     /// SotW resources that have a time to live are repeated without bodies.
     HeartbeatsInSotw,
-    /// What is repeated never has a body.
+    /// A heartbeat never has a body, not even after a NACK.
     HeartbeatAfterNack,
-    /// What has a time to live is not repeated.
+    /// Resources with a time to live get no heartbeats.
     NoHeartbeats,
-    /// What was refused is taken for what the client does not have.
+    /// A refused resource is assumed to be absent in the client.
     RefusedTakenForAbsent,
     /// Virtual hosts have no aliases.
     NoAliases,
     /// A virtual host that does not exist is removed.
     MissingHostRemoved,
-    /// Who asks for virtual hosts and names none is not answered.
+    /// A request for virtual hosts without names is not answered.
     EmptyHostRequestSilent,
-    /// Who asks for a name gets everything.
+    /// A subscription by name is treated as a wildcard.
     NamesAreAWildcard,
-    /// Endpoints of a new cluster wait until they are asked for.
+    /// Endpoints of a new cluster are not pushed before their subscription.
     NewNamesNotPushed,
     /// Routes do not follow a listener that names them by another source.
     NoRoutesAfterListener,
@@ -173,13 +173,13 @@ pub(crate) enum Fault {
     FewStreams,
     /// A node has one stream, for good.
     OneStreamPerNode,
-    /// A stream goes on when the client has said its last.
+    /// A stream stays open after the client has closed its side.
     HalfCloseIgnored,
     /// Connections grow as old as they like.
     AgeIgnored,
     /// A stream ends after ten seconds.
     StreamsExpire,
-    /// Something is put into listeners that nobody wrote.
+    /// The server adds a field to listeners that is not in their document.
     ListenersRewritten,
 }
 

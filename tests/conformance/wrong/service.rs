@@ -40,10 +40,10 @@ use crate::client::method;
 use crate::fixture::{ELSEWHERE, Type, VHDS};
 use crate::rule;
 
-/// What gRPC libraries take, and tonic takes unless told otherwise.
+/// The message limit of gRPC libraries, and the default of tonic.
 const SMALL: usize = 4 * 1024 * 1024;
 
-/// How many streams there were, of all servers: a number is never a stream's twice, whatever is restarted.
+/// Number of streams so far, over all servers. A stream's number is never used again, not even after a restart.
 static STREAMS: AtomicU64 = AtomicU64::new(0);
 
 /// A running server; it ends when dropped.
@@ -55,11 +55,11 @@ pub(crate) struct WrongServer {
     task: JoinHandle<()>,
 }
 
-/// What a server is told when it starts.
+/// The options of a server.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Settings {
     pub(super) fault: Option<Fault>,
-    /// Connections that are older are told to go.
+    /// Age at which a connection gets a GOAWAY.
     pub(super) age: Option<Duration>,
 }
 
@@ -81,7 +81,7 @@ impl WrongServer {
     /// End it and start it again, with nothing but its resources.
     pub(super) async fn start_again(&mut self) {
         self.task.abort();
-        // Cancelled, as it was told.
+        // The error is the cancellation from above.
         drop((&mut self.task).await);
         let listener = TcpListener::bind(self.address).await.expect("bind the port again");
         self.task = tokio::spawn(serve(listener, Arc::clone(&self.store), self.settings));
@@ -355,7 +355,7 @@ impl<Req> Connected<Req> {
             Some(Fault::FirstMessageDeadline) if !self.asked => Duration::from_secs(5),
             Some(Fault::StreamsExpire) => Duration::from_secs(10),
             Some(Fault::AgeIgnored) => return None,
-            // Some time after the connection was told to go.
+            // One second after the GOAWAY of the connection.
             _ => self.settings.age? + Duration::from_secs(1),
         };
         Some(self.opened + after)
@@ -369,7 +369,7 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Who the client is, and whether it is of the suite's other group.
+/// The node of the client; true if it is in the suite's other group.
 fn asker(node: Node) -> Asker {
     let place = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("place"));
     let place = place.and_then(|place| place.kind.as_ref());

@@ -37,18 +37,18 @@ pub(super) const ORDER: [&str; 9] = [
 /// Types whose SotW responses carry the whole set, and whose empty first list is a wildcard.
 pub(super) const WHOLE: [&str; 3] = [CLUSTER, LISTENER, SCOPED_ROUTE];
 
-/// Which of the two protocols a stream speaks.
+/// The protocol variant of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
     Sotw,
     Delta,
 }
 
-/// What a request says about its subscription.
+/// The subscription part of a request.
 pub(super) enum Names {
-    /// All names that are asked for from now on.
+    /// The whole list of names, which replaces the previous one.
     All(Vec<String>),
-    /// What is asked for in addition and no longer, and what the client has.
+    /// The subscribed and unsubscribed names, and the versions that the client has.
     Change {
         subscribe: Vec<String>,
         unsubscribe: Vec<String>,
@@ -56,7 +56,7 @@ pub(super) enum Names {
     },
 }
 
-/// Who asks.
+/// The client of a stream.
 pub(super) struct Asker {
     pub(super) id: String,
     /// Of the suite's other group.
@@ -92,20 +92,20 @@ pub(super) struct State {
     pub(super) names: BTreeSet<String>,
     /// The last list as it came (SotW).
     pub(super) listed: Vec<String>,
-    /// Sent though not asked for, because a parent was.
+    /// Sent without a subscription, because a parent was sent.
     pub(super) pushed: BTreeSet<String>,
-    /// What the client has been sent, or said that it has.
+    /// Resources that were sent, or that the client reported.
     pub(super) sent: Set,
-    /// What it had when it accepted something last.
+    /// Resources at the last ACK.
     accepted: Set,
-    /// What it refused last, where that is taken for what it had before.
+    /// The last refused resources, if the fault treats them as the held ones.
     rejected: Set,
     /// Names and versions of the newest response.
     newest: BTreeMap<String, String>,
     /// Versions that were accepted, and names that were refused since.
     acknowledged: BTreeMap<String, String>,
     refused: BTreeSet<String>,
-    /// Names to answer whatever has been sent.
+    /// Names to answer, even if they were sent before.
     pub(super) due: BTreeSet<String>,
     /// A response to send though it be empty.
     pub(super) answer_due: bool,
@@ -119,7 +119,7 @@ pub(super) struct State {
 pub(super) struct Session {
     pub(super) variant: Variant,
     fault: Option<Fault>,
-    /// The type of a service of its own.
+    /// The type, if the stream is of a per-type service.
     service: Option<&'static str>,
     shared: Arc<Shared>,
     stream: u64,
@@ -223,7 +223,7 @@ impl Session {
         self.flush(&catalog)
     }
 
-    /// How long until what has a time to live must be heard of again; `None`: nothing has one.
+    /// Time until the next heartbeat; `None` if no resource has a time to live.
     pub(super) fn refresh(&self) -> Option<Duration> {
         let told = match self.variant {
             Variant::Sotw => self.has(Fault::HeartbeatsInSotw),
@@ -237,7 +237,7 @@ impl Session {
         entries.filter_map(|entry| entry.ttl).min().map(|ttl| ttl / 4)
     }
 
-    /// It must be heard of again.
+    /// The heartbeat is due.
     pub(super) fn on_refresh(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         for type_url in ORDER {
@@ -345,7 +345,7 @@ impl Session {
         }
     }
 
-    /// A client that comes back may have what it refused on another stream.
+    /// A reconnecting client may have resources that it refused on an earlier stream.
     fn recall(&self, state: &mut State, ask: &Ask) {
         if self.has(Fault::RefusedTakenForAbsent) {
             return;
@@ -362,7 +362,7 @@ impl Session {
         state.sent.extend(unknown.map(|name| (name, Entry::default())));
     }
 
-    /// All that is owed, type by type.
+    /// All pending responses, type by type.
     fn flush(&mut self, catalog: &Catalog) -> Vec<Answer> {
         let hold = !self.has(Fault::ClusterRemovedBeforeRouteAck) && self.routes_are_unsettled(catalog);
         let unknown = self
@@ -387,7 +387,7 @@ impl Session {
         answers
     }
 
-    /// Whether the client has routes that it has not accepted, or is about to: until then their clusters stay.
+    /// True while the client has, or will get, routes without an ACK. Until then their clusters stay.
     fn routes_are_unsettled(&self, catalog: &Catalog) -> bool {
         [LISTENER, SCOPED_ROUTE, ROUTE].iter().any(|type_url| {
             let Some(state) = self.types.get(*type_url) else {
@@ -398,7 +398,7 @@ impl Session {
         })
     }
 
-    /// Whether nothing of the type is told before a cluster or listener was asked for.
+    /// True if the type waits for a subscription to clusters or listeners.
     fn waits_for_parents(&self, type_url: &str) -> bool {
         let parents = [CLUSTER, LISTENER];
         self.has(Fault::ChildrenNeedParents)
@@ -406,7 +406,7 @@ impl Session {
             && parents.iter().all(|parent| !self.types.contains_key(*parent))
     }
 
-    /// The next response of a type, if it owes one, recorded as sent.
+    /// The next response of a type, if one is pending; recorded as sent.
     fn next(&mut self, type_url: &str, state: &mut State, catalog: &Catalog, hold: bool) -> Option<Answer> {
         let view = self.view(state, catalog.get(type_url), hold && type_url == CLUSTER);
         if self.waits(type_url, state, &view) {
@@ -437,7 +437,7 @@ impl Session {
         Some(self.answer(type_url, state, resources, removed))
     }
 
-    /// What the client should have; with `hold` also what it has and should lose.
+    /// The resources that the client should have; with `hold` also those that it has and should lose.
     fn view(&self, state: &State, set: Option<&Set>, hold: bool) -> Set {
         let held = state.sent.iter().filter(|_| hold);
         let entries = held.chain(set.into_iter().flatten());
@@ -471,7 +471,7 @@ impl Session {
         }
     }
 
-    /// What a response carries: resources and removed names; none when there is nothing to say.
+    /// The content of a response: resources and removed names; `None` if both are empty.
     fn content(&self, type_url: &str, state: &State, view: &Set, owed: &Owed) -> Option<Content> {
         let pick = |names: &[String]| {
             names
@@ -565,7 +565,7 @@ impl Session {
         }
     }
 
-    /// What is appended to every version.
+    /// The suffix of every version.
     pub(super) fn salt(&self) -> String {
         if self.has(Fault::VersionsOfTheStream) {
             format!("-{}", self.stream)

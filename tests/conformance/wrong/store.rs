@@ -25,7 +25,7 @@ pub(super) struct Entry {
     pub(super) elsewhere: bool,
     pub(super) aliases: Vec<String>,
     pub(super) ttl: Option<Duration>,
-    /// It is told without its body.
+    /// The resource is sent without its body.
     pub(super) bodiless: bool,
 }
 
@@ -69,7 +69,7 @@ pub(super) type Catalog = BTreeMap<String, Set>;
 /// A change: the type URL, the name, and the new entry or none.
 pub(super) type Edit = (String, String, Option<Entry>);
 
-/// The latest catalog, and who waits for it.
+/// The latest catalog, and the tasks that wait for it.
 #[derive(Debug)]
 pub(super) struct Store(watch::Sender<Arc<Catalog>>);
 
@@ -97,11 +97,11 @@ impl Store {
     }
 }
 
-/// What the streams of a server know of each other.
+/// The state that the streams of a server share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     nodes: Mutex<BTreeSet<String>>,
-    /// By node: types and names of what it refused and did not accept since.
+    /// By node: types and names of refused resources without a later ACK.
     refused: Mutex<BTreeMap<String, Names>>,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct Shared {
 type Names = BTreeSet<(String, String)>;
 
 impl Shared {
-    /// Whether this is the first stream of the node.
+    /// True for the first stream of the node.
     pub(super) fn meet(&self, node: &str) -> bool {
         self.nodes.lock().expect("nobody panics").insert(node.to_owned())
     }

@@ -13,7 +13,7 @@ impl Session {
         legacy |= type_url == ENDPOINT && self.has(Fault::EmptyEndpointListIsWildcard);
         legacy |= type_url == HOST && !self.has(Fault::EmptyHostRequestSilent);
         let was_wildcard = state.wildcard;
-        // Who has everything is told so only where it would hear nothing else.
+        // A client that has everything gets an empty response only if it gets no other.
         let may_be_silent = matches!(&names, Names::Change { initial, .. } if !initial.is_empty()) && self.nonces > 0;
         match names {
             Names::All(names) => self.list(state, &names, legacy),
@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    /// What the client says it has: of a wildcard all of it, else what it asks for.
+    /// Take over the reported versions: all of them for a wildcard, else those of subscribed names.
     fn believe(&self, state: &mut State, initial: &BTreeMap<String, String>, subscribe: &[String], wildcard: bool) {
         let wildcard = wildcard || state.wildcard || subscribe.iter().any(|name| name == "*");
         let subscribe: BTreeSet<&String> = subscribe.iter().collect();
@@ -140,7 +140,7 @@ impl Session {
     }
 }
 
-/// The name of the resource that goes by this one.
+/// The name of the resource with this alias.
 fn resolved(name: String, set: Option<&Set>) -> String {
     let mut entries = set.into_iter().flatten();
     let found = entries

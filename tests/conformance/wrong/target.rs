@@ -16,8 +16,8 @@ use crate::rule::Rule;
 use crate::target::{Launch, Options, Target};
 use crate::trial;
 
-/// A commit here is instant and overtakes what a client has sent just before, which nothing tells apart from a client
-/// that has not sent it. So it waits for what is on the wire.
+/// Wait of a commit for requests on the wire. A commit here is instant: without the wait it would overtake the requests
+/// that the client has just sent.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
 
 struct Wrong(Option<Fault>);
@@ -76,10 +76,10 @@ fn duration(text: &str) -> Duration {
     humantime::parse_duration(text).expect("a duration")
 }
 
-/// Whether every MUST is broken by a fault, or has a reason why none breaks it.
+/// Check that every MUST has a fault that breaks it, or a reason for having none.
 ///
 /// # Errors
-/// What has neither, or both, or is no MUST.
+/// Names the IDs with neither or both, and those that are no MUST.
 pub(crate) fn complete() -> Result<(), String> {
     let musts: BTreeSet<&str> = CHECKLIST
         .iter()

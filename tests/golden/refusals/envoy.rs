@@ -16,7 +16,7 @@ use crate::support::envoy::Envoy;
 
 /// Until Envoy has read a file.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Files, and the counters of what is read from them.
+/// Files, and the counters of their updates.
 const FILES: [(&str, &str); 7] = [
     ("clusters", "cluster_manager.cds"),
     ("listeners", "listener_manager.lds"),
@@ -85,7 +85,7 @@ impl Asked {
         Self { envoy, files }
     }
 
-    /// What Envoy says against an example; `None`: it takes it.
+    /// The error of Envoy for an example; `None` if Envoy accepts it.
     async fn about(&self, case: &Case, example: &Example) -> Option<String> {
         let mut together = Vec::new();
         let mut clusters = Vec::new();
@@ -140,7 +140,7 @@ impl Asked {
         }
     }
 
-    /// How often Envoy took and did not take what the file says.
+    /// Number of accepted and rejected updates of the file.
     async fn counts(&self, file: &str) -> (u64, u64) {
         let (_, prefix) = FILES
             .iter()
@@ -214,7 +214,7 @@ fn bootstrap(folder: &Path) -> Value {
         "node": { "cluster": "asked" },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
         "dynamic_resources": {
-            // Nobody answers there: sources of a stream exist, and have nothing yet.
+            // No server answers there: the sources over a stream exist, and have no resources yet.
             "ads_config": { "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "static" } }] },
             "cds_config": from("clusters"), "lds_config": from("listeners"),
         },
