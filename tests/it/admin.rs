@@ -261,6 +261,29 @@ async fn the_index_names_every_endpoint() {
     ] {
         assert!(index.as_str().unwrap().contains(endpoint), "{endpoint}");
     }
+
+    let page = include_str!("../../docs/api.md");
+    let requests: Vec<String> = index
+        .as_str()
+        .unwrap()
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some(format!(
+                "{} {}",
+                words.next()?,
+                words.next().filter(|path| path.starts_with('/'))?
+            ))
+        })
+        .collect();
+    let missing: Vec<&String> = requests
+        .iter()
+        .filter(|request| !page.contains(&format!("[`{request}`]")))
+        .collect();
+    assert!(
+        requests.len() > 10 && missing.is_empty(),
+        "not in docs/api.md: {missing:?}"
+    );
 }
 
 #[tokio::test]

@@ -166,6 +166,12 @@ async fn what_is_known_of_etcd_shows_as_metrics() {
     let server = Server::on_etcd(&etcd).await;
     server.ready().await;
     let text = server.get("/metrics").await.as_str().unwrap().to_owned();
+    let page = include_str!("../../docs/api.md");
+    let names = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let undocumented: Vec<&str> = names.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(undocumented.is_empty(), "not in docs/api.md: {undocumented:?}");
     let endpoint = etcd.endpoint();
     for series in [
         &*format!("etcd_connected_endpoint{{prefix=\"/gateway/\",endpoint=\"{endpoint}\"}} 1"),
