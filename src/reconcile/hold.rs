@@ -332,7 +332,23 @@ impl RootState {
         if has_watched {
             return Vec::new();
         }
-        self.join(rules, record, shared, records)
+        let mut acting = self.join(rules, record, shared, records);
+        acting.extend(self.let_newer_act(record.about, shared.why));
+        acting
+    }
+
+    /// Texts that were written after the shared hold began act, as in a watch: a list of this replica may have held them
+    /// under a later revision. Revisions of another history cannot be compared.
+    fn let_newer_act(&mut self, about: i64, why: Why) -> Vec<KeyChange> {
+        if why == Why::Fork || self.hold.as_ref().is_none_or(|hold| hold.why == Why::Fork) {
+            return Vec::new();
+        }
+        let newer = self.held.iter().filter_map(|key| {
+            let stored = self.store.get(key).filter(|stored| stored.text.mod_revision > about)?;
+            Some((key.clone(), Some(stored.clone())))
+        });
+        let newer: Vec<KeyChange> = newer.collect();
+        if newer.is_empty() { newer } else { self.act(newer) }
     }
 
     /// Another replica took the record of a key away: it has watched how the key changed after the hold began. Returns what

@@ -371,6 +371,28 @@ fn a_list_that_a_replica_missed_is_let_go_by_one_that_watched_it() {
 }
 
 #[test]
+fn a_text_written_after_another_replicas_hold_began_acts_where_a_later_list_held_it() {
+    let mut holding = routes(20);
+    let mut away = holding.newborn();
+    away.list(ListReason::Start);
+    for key in holding.store.keys().cloned().collect::<Vec<_>>() {
+        holding.unstore(&key);
+    }
+    holding.list(ListReason::Reconnect);
+    holding.put("routes/new", r#"{"match": "/new", "to": "http://10.0.0.1:80"}"#);
+    assert_eq!(holding.state("routes/new"), Some(State::Accepted));
+
+    // The list misses most documents here, too: its own hold would begin at its own revision.
+    (away.store, away.revision) = (holding.store.clone(), holding.revision);
+    away.memory = holding.memory.clone();
+    away.read_memory();
+    away.list(ListReason::Reconnect);
+    assert_eq!(away.state("routes/new"), Some(State::Accepted));
+    assert_eq!(held(&away), held(&holding));
+    assert_eq!(away.resources(), holding.resources());
+}
+
+#[test]
 fn registrations_of_a_folder_that_is_empty_are_held_as_documents_are() {
     let mut stage = instances(3);
     stage.world.options = Arc::new(Options {
