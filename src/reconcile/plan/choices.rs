@@ -144,7 +144,8 @@ impl Choice {
                 let is_behind = self.blocked.is_some() || latest.mod_revision == record.about;
                 is_behind && is_of_this_document && is_later(latest, text)
             }
-            None => key.cluster().is_some(),
+            // An operator let the cluster go here, and another replica wrote its record meanwhile.
+            None => key.cluster().is_some() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
         };
         let Some(good) = Some(text)
             .filter(|_| concerns)

@@ -401,6 +401,27 @@ fn a_replica_that_missed_a_release_lets_the_cluster_go() {
     assert_eq!(born.resources(), older.resources());
 }
 
+#[test]
+fn a_release_stays_where_another_replica_wrote_the_record_first() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    stage.delete("clusters/x");
+    let place: (Folder, Arc<str>) = (Folder::LastGood, "/gateway/clusters/x".into());
+    let known = stage.memory.records.get_mut(&place).unwrap();
+    known.etag = "of the other one".into();
+    let rewritten = Input::Remembered {
+        folder: place.0,
+        whole: false,
+        records: vec![(place.1, Some(known.clone()))],
+    };
+    stage.plan(vec![Input::Release(None)]);
+    let plan = stage.plan(vec![rewritten]);
+    assert_eq!(stage.state("clusters/x"), None);
+    assert_eq!(
+        remembered(&plan),
+        [format!("last-good//gateway/clusters/x {X} released")]
+    );
+}
+
 const ECHO: &str = r#"{"match": "/echo.Echo/*", "to": "x"}"#;
 
 #[test]
