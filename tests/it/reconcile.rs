@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use chancery::backend::directory::Directory;
 use chancery::backend::memory::Memory;
-use chancery::backend::{Backend, Event, ListReason};
+use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, WatchControl, Write, WriteError};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::run::{Health, Observer, Parts, Reconciler};
@@ -300,6 +301,57 @@ async fn after_a_restart_nothing_is_taken_away_while_a_last_good_text_is_looked_
         ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]
     );
     second.stop().await;
+}
+
+/// A store that takes writes and never answers them.
+struct Frozen(Memory);
+
+#[async_trait]
+impl Backend for Frozen {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn watch(&self, prefix: &str, control: WatchControl, events: mpsc::Sender<Event>, token: CancellationToken) {
+        self.0.watch(prefix, control, events, token).await;
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        self.0.get(key).await
+    }
+
+    async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
+        self.0.get_at(key, revision).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
+        self.0.list(prefix).await
+    }
+
+    async fn write(&self, _: Vec<Write>) -> Result<i64, WriteError> {
+        std::future::pending().await
+    }
+
+    fn etag(&self, entry: &Entry) -> String {
+        self.0.etag(entry)
+    }
+}
+
+#[tokio::test]
+async fn the_loop_ends_although_the_store_does_not_answer_a_write() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/routes/a", ROUTE);
+    let replica = Replica::start_on(Arc::new(Frozen(store.clone())), folder.path());
+    replica.until("published", |snapshot| snapshot.generation > 0).await;
+    store.put("/gateway/routes/a", BAD_ROUTE);
+    replica.until_state("a", State::Rejected).await;
+    tokio::time::timeout(LIMIT, replica.stop())
+        .await
+        .expect("the write of the last good text holds up the end");
 }
 
 #[tokio::test]

@@ -144,7 +144,12 @@ impl Shared {
             while let Ok(came) = writes.try_recv() {
                 queue.push(came);
             }
-            if let Err(error) = self.carry_out(&mut queue).await {
+            // A store that does not answer must not hold up the end of the process.
+            let written = tokio::select! {
+                written = self.carry_out(&mut queue) => written,
+                () = token.cancelled() => return,
+            };
+            if let Err(error) = written {
                 debug!(%error, "Could not write to the shared memory, trying again");
             }
         }
