@@ -8,11 +8,14 @@
 //! ```
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -146,15 +149,32 @@ impl App {
         })
     }
 
+    /// Where the admin port is.
+    ///
+    /// # Errors
+    /// When the system does not say where the socket is bound.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// Every document with its state, as it becomes once the stages run.
+    #[must_use]
+    pub fn worlds(&self) -> Arc<ArcSwap<World>> {
+        self.reconciler.worlds()
+    }
+
+    /// Where snapshots are published.
+    #[must_use]
+    pub fn snapshots(&self) -> Arc<Store> {
+        Arc::clone(&self.snapshots)
+    }
+
     /// Start every stage.
     #[must_use]
     pub fn start(self, flags: Option<Flags>) -> Stages {
+        let admin_address = self.admin_address().map(|address| address.to_string());
+        let admin_address = admin_address.unwrap_or_default();
         let mut stages = self.stages;
-        let admin_address = self
-            .admin_listener
-            .local_addr()
-            .map(|address| address.to_string())
-            .unwrap_or_default();
         info!(xds = %self.xds.local_addr(), admin = admin_address, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());

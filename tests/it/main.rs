@@ -11,6 +11,7 @@ mod backend_etcd;
 mod backend_etcd_tls;
 mod backend_etcd_tokens;
 mod cli;
+mod histories;
 mod layers;
 mod reconcile;
 mod rules;

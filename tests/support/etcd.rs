@@ -276,17 +276,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// In memory where the system has such a folder: etcd syncs every write, which would measure the disk.
-fn data_folder() -> TempDir {
+/// In memory where the system has such a folder: etcd and servers sync every write, which would measure the disk.
+pub fn data_folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let mut builder = tempfile::Builder::new();
-    builder.prefix("chancery-etcd-");
+    builder.prefix("chancery-test-");
     let folder = if memory.is_dir() {
         builder.tempdir_in(memory)
     } else {
         builder.tempdir()
     };
-    folder.expect("make a folder for etcd")
+    folder.expect("make a folder")
 }
 
 fn free_ports() -> (u16, u16) {
