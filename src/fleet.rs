@@ -167,7 +167,8 @@ pub struct ClientView {
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A response was handed to a stream.
     fn responded(&self, resource_type: ResourceType, variant: Variant);
-    /// A response was ACKed; `since_published` if the stream was up to date before the publish that the response carries.
+    /// A response was ACKed; `since_published` if the stream was up to date before the publish that the response
+    /// carries.
     fn acknowledged(&self, resource_type: ResourceType, variant: Variant, since_published: Option<Duration>);
     /// A response was NACKed.
     fn nacked(&self, resource_type: ResourceType, variant: Variant);

@@ -1,4 +1,4 @@
-//! Stage 4, from accepted documents to Envoy resources, compiling only what a change touches.
+//! Stage 4, from accepted documents to Envoy resources: a change compiles only what it touches.
 //!
 //! | module | job |
 //! |---|---|
@@ -35,7 +35,7 @@ pub mod table;
 pub mod verbatim;
 pub mod xdstp;
 
-/// The resource types served, in make-before-break order: what is referred to comes before what refers to it.
+/// The resource types served, in make-before-break order: a type comes before the types that refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
     /// RTDS.
@@ -59,7 +59,7 @@ pub enum ResourceType {
 }
 
 impl ResourceType {
-    /// How many there are.
+    /// The number of types.
     pub const COUNT: usize = 9;
     /// All, in make-before-break order.
     pub const ALL: [Self; Self::COUNT] = [
@@ -122,8 +122,8 @@ impl ResourceType {
             .find(|resource_type| resource_type.as_str() == word)
     }
 
-    /// Whether a time to live is told with resources of the type: Envoy 1.40 removes these when it is over, and does
-    /// nothing, or crashes, for others (docs/xds-rules.md F-18).
+    /// Whether resources of the type are sent with a time to live. When the time is over, Envoy 1.40 removes clusters
+    /// and listeners; for other types it does nothing, or crashes (docs/xds-rules.md F-18).
     #[must_use]
     pub fn knows_ttl(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
@@ -142,8 +142,8 @@ impl fmt::Display for ResourceType {
     }
 }
 
-/// Version of one resource: a 128-bit hash of its canonical bytes, so that it changes when and only when the content does,
-/// on every replica alike. Shape on the wire: 32 lower-case hex digits.
+/// Version of one resource: a 128-bit hash of its canonical bytes. It changes if and only if the content does, on every
+/// replica alike. Shape on the wire: 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceVersion(pub u128);
 
@@ -154,7 +154,7 @@ impl ResourceVersion {
         Self(xxhash_rust::xxh3::xxh3_128(bytes))
     }
 
-    /// The version of these bytes, however they are cut.
+    /// The version of these bytes, whatever the pieces are.
     fn of_body(body: &Body) -> Self {
         let mut hasher = Xxh3::new();
         body.pieces().for_each(|piece| hasher.update(piece));
@@ -174,62 +174,63 @@ impl fmt::Debug for ResourceVersion {
     }
 }
 
-/// What a resource refers to by a `ConfigSource`, sorted.
+/// The references of a resource by `ConfigSource`, sorted.
 pub type References = Arc<[Reference]>;
 
 /// One resource that another refers to by a `ConfigSource`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
-    /// The type of what is referred to.
+    /// The type of the other resource.
     pub resource_type: ResourceType,
-    /// Its name.
+    /// The name of the other resource.
     pub name: Arc<str>,
-    /// By which source.
+    /// The source of the other resource.
     pub source: Source,
 }
 
-/// The `ConfigSource` of a reference. To Envoy the same name by another source is another subscription.
+/// The `ConfigSource` of a reference. To Envoy the same name through another source is another subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// As all compiled resources have it: `{"ads": {}, "resource_api_version": "V3"}`.
+    /// The source in all compiled resources: `{"ads": {}, "resource_api_version": "V3"}`.
     Common,
-    /// Any other.
+    /// Any other source.
     Own,
 }
 
-/// One encoded resource. Equal when name, version, and `on_demand` are.
+/// One encoded resource. Two are equal when name, version, and `on_demand` are.
 ///
-/// `aliases` and `ttl` are part of the version: a change of either is a change of the resource ([`Resource::wrapped`]).
+/// The version covers `aliases` and `ttl`, too ([`Resource::wrapped`]).
 #[derive(Debug, Clone)]
 pub struct Resource {
     /// The name on the wire.
     pub name: Arc<str>,
-    /// Hash of [`Resource::body`]; of a RouteConfiguration that was put together, a sum over its virtual hosts.
+    /// Hash of [`Resource::body`]; of a RouteConfiguration made of many documents, a sum over its virtual hosts.
     pub version: ResourceVersion,
     /// The encoded message (the `value` of the Any), canonical: map entries sorted.
     pub body: Body,
-    /// The documents it was made of, sorted; empty for what is generated from nothing (the default listener), and where
-    /// [`Resource::parts`] has them.
+    /// The documents that it was made of, sorted. Empty for the default listener, which is made of none, and for a
+    /// resource with [`Resource::parts`].
     pub documents: Vec<DocumentKey>,
-    /// For a Cluster: the ClusterLoadAssignment that Envoy waits for after this resource changed (docs/xds-rules.md AD-03).
+    /// Of a Cluster: the ClusterLoadAssignment that Envoy waits for after a change of the Cluster (docs/xds-rules.md
+    /// AD-03).
     pub warms: Option<Arc<str>>,
-    /// What else it refers to: Envoy may wait for that without asking again where it has it (AD-05, DX-30).
+    /// Its references: Envoy may wait for these, and does not subscribe again to those that it has (AD-05, DX-30).
     pub refers: Option<References>,
-    /// Not part of the wildcard set; answered only by name. So is each resource with an `xdstp://` name.
+    /// `true`: not part of the wildcard set, sent by name only. So is each resource with an `xdstp://` name.
     pub on_demand: bool,
-    /// Other names that a subscription may use for it (delta, VHDS: `<route config>/<host>`). Sorted.
+    /// Other names under which a client may subscribe to it (delta, VHDS: `<route config>/<host>`). Sorted.
     pub aliases: Arc<[Arc<str>]>,
-    /// How long a client may keep it without hearing of it again; `None`: for ever.
+    /// How long a client keeps it without a response that carries it; `None`: for ever.
     pub ttl: Option<Duration>,
-    /// What each document has in it, where many are in one resource. No part of the content.
+    /// The part of each document, if the resource is made of many. Not part of the content.
     pub parts: Option<Arc<Parts>>,
-    /// Of a RouteConfiguration whose virtual hosts are resources of their own: the same with all of them in it, for clients
-    /// that do not ask for virtual hosts. No part of the content.
+    /// Of a RouteConfiguration whose virtual hosts are resources of their own: the same with all of them inline, for
+    /// clients without VHDS. Not part of the content.
     pub whole: Option<Arc<Self>>,
 }
 
 impl Resource {
-    /// A resource that warms nothing and is part of the wildcard set, unless its name is one that never is.
+    /// A resource that warms nothing. It is part of the wildcard set, unless it has an `xdstp://` name.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, body: impl Into<Body>, documents: Vec<DocumentKey>) -> Self {
         let (name, body) = (name.into(), body.into());
@@ -249,7 +250,7 @@ impl Resource {
         }
     }
 
-    /// A resource that was put together of many documents' parts, whose version is known from theirs.
+    /// A resource made of the parts of many documents; its version is computed from theirs.
     #[must_use]
     pub fn put_together(name: Arc<str>, version: ResourceVersion, body: Body, parts: Parts) -> Self {
         Self {
@@ -260,7 +261,7 @@ impl Resource {
         }
     }
 
-    /// The documents it was made of, sorted.
+    /// The documents that it was made of, sorted.
     pub fn made_of(&self) -> impl Iterator<Item = &DocumentKey> {
         let parts = self.parts.as_ref().filter(|_| self.documents.is_empty());
         self.documents
@@ -268,7 +269,7 @@ impl Resource {
             .chain(parts.into_iter().flat_map(|parts| parts.keys()))
     }
 
-    /// Whether it refers to anything by a source of its own.
+    /// Whether any reference has a source of its own.
     #[must_use]
     pub fn has_own_source(&self) -> bool {
         self.refers
@@ -277,7 +278,8 @@ impl Resource {
             .any(|reference| reference.source == Source::Own)
     }
 
-    /// The same with what its wrapper says beside the body. Without either it is the same resource, version included.
+    /// The same resource in a wrapper with aliases and a time to live. Without either, nothing changes, the version
+    /// included.
     #[must_use]
     pub fn wrapped(self, mut aliases: Vec<Arc<str>>, ttl: Option<Duration>) -> Self {
         if aliases.is_empty() && ttl.is_none() {

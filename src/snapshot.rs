@@ -1,9 +1,17 @@
 //! Stage 5, immutable versioned sets of encoded resources.
 //!
-//! One writer builds snapshot n+1 from n and a [`crate::resource::compile::Difference`], sharing everything unchanged,
-//! and swaps a pointer (`store`). Versions are content (`version`), so equal documents give equal versions on every
-//! replica. `changes` says what differs between two sets, once for all streams; `blocks` encodes neighbouring resources
-//! together, once for all streams.
+//! One writer builds snapshot n+1 from n and a [`crate::resource::compile::Difference`], shares everything unchanged,
+//! and swaps a pointer.
+//!
+//! | module | job |
+//! |---|---|
+//! | `set` | the resources of one type and group, in shared slabs |
+//! | `version` | versions from content: equal documents give equal versions on every replica |
+//! | `changes` | the difference between two sets, once for all streams |
+//! | `selection`, `aliases` | members by a list of names, and by other names |
+//! | `blocks` | encoded resources, shared by all streams |
+//! | `store` | the pointer to the current snapshot |
+//! | `trace` | the place of a publish in its trace |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,10 +34,10 @@ use crate::document::group::Group;
 use crate::resource::compile::{Difference, ResourceChange};
 use crate::resource::{Resource, ResourceType};
 
-/// The groups documents that hold, in the order in which they are asked: highest priority first, then by name.
+/// The groups documents in force, in the order of matching: highest priority first, then by name.
 pub type GroupRules = [(Arc<str>, Arc<Group>)];
 
-/// Where a snapshot's content came from.
+/// The origin of a snapshot's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Read from etcd.
@@ -55,42 +63,44 @@ impl Source {
     }
 }
 
-/// All that every group of proxies should have, at one moment. Immutable.
+/// The resources of every group of proxies at one moment. Immutable.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Counts publishes of this process, from 1; 0: nothing was published yet, and streams are held.
+    /// Counts publishes of this process, from 1. 0: nothing was published yet, and streams wait.
     pub generation: u64,
-    /// The documents root's revision it was built from; for people, not a version.
+    /// The revision of the documents root; for people, not a version.
     pub revision: i64,
-    /// When it was built.
+    /// The moment of building.
     pub built_at: SystemTime,
-    /// Where its content came from.
+    /// The origin of the content.
     pub source: Source,
-    /// Whether the snapshot may be older than what clients hold (docs/decisions/008): it is from disk, or the last quorum read is too old.
+    /// Whether the snapshot may be older than what clients hold (docs/decisions/008): it is from disk, or the last
+    /// quorum read is too old.
     pub stale: bool,
-    /// With no documents and no saved state: clients that report versions get no removals (`--allow-empty` off).
+    /// Neither documents nor saved state exist: clients that report versions get no removals (`--allow-empty` off).
     pub withhold_removals: bool,
     /// By group name; `default` always exists once published.
     pub groups: BTreeMap<Arc<str>, Arc<GroupSnapshot>>,
-    /// Which node belongs to which group; one pointer with the content, so that the two never disagree.
+    /// The rules that map a node to its group. One pointer holds the rules and the content, so that the two never
+    /// disagree.
     pub group_rules: Arc<GroupRules>,
-    /// The trace of the publish; `None` when it is not traced. Each ACK becomes a child of it.
+    /// The trace of the publish, and the parent of the span of each ACK; `None` if it is not traced.
     pub trace: Option<Trace>,
 }
 
-/// What one group of proxies should have: a set a type.
+/// The resources of one group of proxies: a set a type.
 #[derive(Debug, Clone)]
 pub struct GroupSnapshot {
     /// The group.
     pub name: Arc<str>,
     /// By [`crate::resource::ResourceType::index`]. Unchanged sets are shared with the snapshot before.
     pub sets: [Arc<ResourceSet>; ResourceType::COUNT],
-    /// The route configurations with all virtual hosts in them, where that makes a difference.
+    /// The set of route configurations with all virtual hosts inline, if any differs from the one in `sets`.
     whole_routes: Option<Arc<ResourceSet>>,
 }
 
 impl GroupSnapshot {
-    /// A group that has nothing.
+    /// A group without resources.
     #[must_use]
     pub fn empty(name: Arc<str>) -> Self {
         let sets = ResourceType::ALL.map(|resource_type| Arc::new(ResourceSet::new(resource_type)));
@@ -107,7 +117,7 @@ impl GroupSnapshot {
         &self.sets[resource_type.index()]
     }
 
-    /// The set of one type for clients that do not ask for virtual hosts: route configurations have all of them.
+    /// The set of one type for clients without VHDS: route configurations have all virtual hosts inline.
     #[must_use]
     pub fn set_without_vhds(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
         let whole = self
@@ -117,13 +127,13 @@ impl GroupSnapshot {
         whole.unwrap_or_else(|| self.set(resource_type))
     }
 
-    /// The types of which the two have different sets.
+    /// The types whose sets differ.
     pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = ResourceType> + 'a {
         let differs = move |of: &ResourceType| !Arc::ptr_eq(self.set(*of), other.set(*of));
         ResourceType::ALL.into_iter().filter(differs)
     }
 
-    /// This group with changes of itself, sorted by type and name.
+    /// This group with its changes applied, which are sorted by type and name.
     fn apply(&self, changes: &[ResourceChange]) -> Self {
         let mut next = self.clone();
         for of_type in changes.chunk_by(|one, other| one.resource_type == other.resource_type) {
@@ -142,7 +152,7 @@ impl GroupSnapshot {
         next
     }
 
-    /// The whole route configurations after changes, that led to the set `next`.
+    /// The route configurations with all virtual hosts inline, after the changes that led to the set `next`.
     fn whole_routes(&self, next: &ResourceSet, changes: Vec<Entry>) -> Option<Arc<ResourceSet>> {
         if !next.has_wholes() {
             return None;
@@ -165,14 +175,14 @@ impl GroupSnapshot {
     }
 }
 
-/// What the writer knows about a snapshot beyond its resources.
+/// Facts of the writer about a snapshot beside its resources.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The documents root's revision.
     pub revision: i64,
-    /// Now.
+    /// The moment of building.
     pub built_at: SystemTime,
-    /// Where the content came from.
+    /// The origin of the content.
     pub source: Source,
     /// See [`Snapshot::stale`].
     pub stale: bool,
@@ -184,7 +194,7 @@ pub struct Facts {
 
 #[cfg(test)]
 impl Facts {
-    /// Of what comes after a snapshot, where nothing of them matters.
+    /// The facts of a snapshot that follows another, for tests to which they do not matter.
     pub(crate) fn after(snapshot: &Snapshot) -> Self {
         Self {
             revision: 1,
@@ -198,7 +208,7 @@ impl Facts {
 }
 
 impl Snapshot {
-    /// What the store holds before the first publish: generation 0, nothing in it.
+    /// The content of the store before the first publish: generation 0, no groups.
     #[must_use]
     pub fn unpublished() -> Self {
         Self {
@@ -214,24 +224,27 @@ impl Snapshot {
         }
     }
 
-    /// The next snapshot: this one with a difference applied. Shares everything unchanged.
+    /// The next snapshot: this one with a difference applied. Everything unchanged is shared.
     #[must_use]
     pub fn next(&self, difference: &Difference, facts: Facts) -> Self {
         let mut groups = self.groups.clone();
         for name in &difference.groups_removed {
             groups.remove(name);
         }
+
         let default = Arc::from(DEFAULT_GROUP);
         for name in difference.groups_added.iter().chain([&default]) {
             groups
                 .entry(Arc::clone(name))
                 .or_insert_with(|| Arc::new(GroupSnapshot::empty(Arc::clone(name))));
         }
+
         for of_group in difference.resources.chunk_by(|one, other| one.group == other.group) {
             if let Some(group) = of_group.first().and_then(|change| groups.get_mut(&change.group)) {
                 *group = Arc::new(group.apply(of_group));
             }
         }
+
         Self {
             generation: self.generation + 1,
             revision: facts.revision,
@@ -240,7 +253,7 @@ impl Snapshot {
             stale: facts.stale,
             withhold_removals: facts.withhold_removals,
             groups,
-            // Kept where they are equal: streams tell by the pointer whether to look for their group again.
+            // An equal list is kept: streams look for their group again only when the pointer changes.
             group_rules: if facts.group_rules == self.group_rules {
                 Arc::clone(&self.group_rules)
             } else {
@@ -250,7 +263,7 @@ impl Snapshot {
         }
     }
 
-    /// One group; `default` where there is none of that name. `None` only before the first publish.
+    /// One group; `default` if no group has the name. `None` only before the first publish.
     #[must_use]
     pub fn group(&self, name: &str) -> Option<&Arc<GroupSnapshot>> {
         self.groups.get(name).or_else(|| self.groups.get(DEFAULT_GROUP))

@@ -87,6 +87,7 @@ impl StreamHandle {
             message: message.as_str().into(),
             suspects,
         };
+
         let nack = Box::new(Nack {
             exchange: sent.view(),
             code,
@@ -101,7 +102,8 @@ impl StreamHandle {
         }
     }
 
-    /// The client answered a response. A suspect stays only if `nack_of` gives the same response for its resource as before.
+    /// The client answered a response. A suspect stays only if `nack_of` gives the same response for its resource as
+    /// before.
     pub fn resolve(&self, resource_type: ResourceType, nack_of: impl Fn(&str) -> Option<u64>) {
         let unresolved_nacks = &mut self.stream.facts().unresolved_nacks;
         unresolved_nacks.retain_mut(|nack| {

@@ -1,8 +1,8 @@
 //! The load on clusters that proxies report (LRS), added up by cluster.
 //!
-//! What enters: one report at a time from each stream ([`Reporter`]). What leaves: [`Load`] by cluster, for metrics. The
-//! first [`CLUSTERS_MAX`] names have a sum each, all others share one ([`OTHER`]). When a stream ends, its requests in
-//! progress are subtracted.
+//! What enters: one report at a time from each stream ([`Reporter`]). What leaves: [`Load`] by cluster, for metrics.
+//! The first [`CLUSTERS_MAX`] names have a sum each, all others share one ([`OTHER`]). When a stream ends, its requests
+//! in progress are subtracted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -87,7 +87,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Count a report: the events at each cluster since the last report. A cluster that is not named has nothing in progress.
+    /// Count a report: the events at each cluster since the last report. A cluster that is not named has nothing in
+    /// progress.
     pub fn report<'a>(&mut self, report: impl IntoIterator<Item = (&'a str, Load)>) {
         let mut sums = self.loads.sums();
         let mut in_progress: HashMap<Arc<str>, u64> = HashMap::new();

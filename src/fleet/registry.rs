@@ -142,6 +142,7 @@ impl Registry {
                 .into_iter()
                 .map(move |nack| (Arc::clone(&node_id), nack))
         };
+
         found.extend(live.iter().flat_map(unresolved));
 
         // The NACKs of an ended stream are those of an old process if its node is connected again.
@@ -150,11 +151,13 @@ impl Registry {
             let back: HashSet<&str> = live.iter().map(|stream| &*stream.identity.node_id).collect();
             found.extend(left.into_iter().filter(|(node_id, _)| !back.contains(&**node_id)));
         }
+
         found
     }
 
-    /// The connected streams whose node id is wanted, oldest first. Each view is made when the iterator reaches it, without
-    /// the lock; a stream that has ended meanwhile is skipped. Duplicate node ids are not marked: that takes all streams.
+    /// The connected streams whose node id is wanted, oldest first. Each view is made when the iterator reaches it,
+    /// without the lock; a stream that has ended meanwhile is skipped. Duplicate node ids are not marked: that takes
+    /// all streams.
     pub(super) fn connected_views(
         &self,
         wanted: &dyn Fn(&str) -> bool,
@@ -183,6 +186,7 @@ impl Registry {
                 .chain(streams.gone.iter().map(|(_, stream)| stream));
             all.filter(|stream| wanted(&stream.identity.node_id)).cloned().collect()
         };
+
         found.sort_by_key(|stream| stream.id);
 
         let mut aggregated: HashMap<&str, usize> = HashMap::new();
@@ -197,6 +201,7 @@ impl Registry {
                     .get(&*stream.identity.node_id)
                     .is_some_and(|count| *count > 1)
         };
+
         found.iter().map(|stream| stream.view(duplicate(stream))).collect()
     }
 }

@@ -140,6 +140,7 @@ impl Stream {
                 warnings::CLUSTERS_UNACKNOWLEDGED,
             ),
         ];
+
         ClientView {
             stream: self.id,
             node_id: Arc::clone(&self.identity.node_id),

@@ -1,8 +1,9 @@
-//! The bytes of a resource: mostly one piece, of a large one many.
+//! The bytes of a resource: one piece, or many pieces for a large one.
 //!
-//! A RouteConfiguration of a hundred thousand routes is tens of megabytes, of which a change alters a few hundred bytes. It
-//! is kept in runs of pieces that versions of it share: a change makes one piece anew, the list of its run and the list of
-//! runs, and nothing copies the rest, not even on the way to the wire. Equal when the bytes are, however they are cut. Pure.
+//! A RouteConfiguration of a hundred thousand routes has tens of megabytes, of which a change alters a few hundred
+//! bytes. Its versions share runs of pieces. A change makes one new piece, the list of its run and the list of runs;
+//! nothing copies the rest, not even on the way to the wire. Two bodies are equal if their bytes are, whatever the
+//! pieces are.
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ enum Pieces {
     Many { runs: Arc<[Run]>, len: usize },
 }
 
-/// Pieces that stay together. Cheap to clone.
+/// Pieces that versions share together. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pieces: Arc<[Bytes]>,
@@ -56,7 +57,7 @@ impl Body {
         })
     }
 
-    /// Bytes in all.
+    /// The number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.0 {
@@ -80,7 +81,7 @@ impl Body {
         one.into_iter().chain(runs.iter().flat_map(|run| run.pieces.iter()))
     }
 
-    /// All in one piece; copies where there are many.
+    /// All bytes in one piece; copied if there are several pieces.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         match &self.0 {

@@ -43,6 +43,7 @@ pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
             "found a gRPC health check on a cluster that speaks HTTP/1.1, expected \"protocol\": \"http2\"",
         ));
     }
+
     let Some(lb) = &settings.lb else { return Ok(()) };
     if lb.slow_start.is_some() && !matches!(lb.policy, LbPolicy::RoundRobin | LbPolicy::LeastRequest) {
         let reason = format!(
@@ -51,6 +52,7 @@ pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
         );
         return Err(Rejection::new("lb.slow_start", reason));
     }
+
     if lb.locality == Some(LocalityMode::ZoneAware) && matches!(lb.policy, LbPolicy::RingHash | LbPolicy::Maglev) {
         let reason = format!(
             "found zone_aware with {}, expected round_robin, least_request or random",
@@ -58,6 +60,7 @@ pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
         );
         return Err(Rejection::new("lb.locality", reason));
     }
+
     Ok(())
 }
 

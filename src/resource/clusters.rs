@@ -1,14 +1,14 @@
-//! Clusters: clusters documents, inline URLs and names that nobody defines, to Clusters.
+//! Clusters: from clusters documents, inline URLs and names without a document to Clusters.
 //!
-//! IP literals and registered instances make an EDS cluster, whose endpoints come apart from it
-//! ([`super::endpoints`]): an endpoint that comes or goes leaves the Cluster as it is. Names make a `STRICT_DNS`
-//! cluster, endpoints inside, resolved by Envoy, IPv4 preferred. `warms` of an EDS cluster is its own name: Envoy waits
+//! IP literals and registered instances make an EDS cluster. Its endpoints are a resource of their own
+//! ([`super::endpoints`]), so a new or removed endpoint does not change the Cluster. Names make a `STRICT_DNS` cluster
+//! with endpoints inside, which Envoy resolves, IPv4 preferred. `warms` of an EDS cluster is its own name: Envoy waits
 //! for the assignment after each change of the Cluster.
 //!
-//! Settings that a document does not give are `defaults.cluster`'s, each taken whole ([`settings`]).
+//! Settings that a document does not give come from `defaults.cluster`, each taken whole ([`settings`]).
 //!
-//! `https` of a URL is TLS with SNI, the certificate verified against the URL's host by the CA bundle of the server
-//! ([`tls`]). The bundle stands in the Cluster, so a change of the bundle is a change of these clusters.
+//! `https` in a URL is TLS with SNI; Envoy verifies the certificate against the host of the URL by the CA bundle of the
+//! server ([`tls`]). The bundle is part of the Cluster, so a change of the bundle changes these clusters.
 
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as WireCluster, cluster as wire};
 use prost::Message;
@@ -28,10 +28,10 @@ use super::endpoints;
 mod settings;
 mod tls;
 
-/// The Cluster of a clusters document, named like it.
+/// The Cluster of a clusters document, with the same name.
 ///
 /// # Errors
-/// What Envoy would refuse once the defaults are filled in; a list of both addresses and names.
+/// Settings that Envoy would refuse once the defaults are filled in; a list of both addresses and names.
 pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) -> Result<Resource, Rejection> {
     let settings = settings_of(cluster, context);
     let (discovery, host) = match &cluster.source {
@@ -46,10 +46,10 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
     })
 }
 
-/// The inline Cluster of a URL, named [`UpstreamUrl::cluster_name`].
+/// The inline Cluster of a URL, with the name [`UpstreamUrl::cluster_name`].
 ///
 /// # Errors
-/// `https` without a CA bundle; what Envoy would refuse once the defaults are filled in.
+/// `https` without a CA bundle; settings that Envoy would refuse once the defaults are filled in.
 pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Context) -> Result<Resource, Rejection> {
     let settings = settings::merged(&Settings::default(), &context.defaults.cluster);
     let endpoint = endpoints::plain(&url.host, url.port);
@@ -64,20 +64,20 @@ pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Contex
     Ok(resource(message, &discovery, documents))
 }
 
-/// The Cluster that stands for one that does not exist: EDS, as gRPC clients refuse STATIC; its assignment is empty, so
-/// that its routes answer 503.
+/// The Cluster for a name that no document describes. It is of type EDS, because gRPC clients refuse STATIC; its
+/// assignment is empty, so that its routes answer 503.
 #[must_use]
 pub fn missing(name: &str, documents: Vec<DocumentKey>) -> Resource {
     resource(base(name, &Settings::default()), &Discovery::Eds, documents)
 }
 
-/// What holds for a cluster: its own settings, each one that is absent taken from the defaults.
+/// The settings of a cluster, filled in from the defaults.
 #[must_use]
 pub(super) fn settings_of(cluster: &Cluster, context: &Context) -> Settings {
     settings::merged(&cluster.settings, &context.defaults.cluster)
 }
 
-/// Where a Cluster's endpoints are.
+/// The place of a Cluster's endpoints.
 enum Discovery {
     /// In a ClusterLoadAssignment of its own.
     Eds,
@@ -116,6 +116,7 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
         Discovery::Eds => wire::DiscoveryType::Eds,
         Discovery::Dns(_) => wire::DiscoveryType::StrictDns,
     };
+
     message.cluster_discovery_type = Some(wire::ClusterDiscoveryType::Type(kind as i32));
     match discovery {
         Discovery::Eds => {
@@ -126,11 +127,13 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
         }
         Discovery::Dns(_) => message.dns_lookup_family = wire::DnsLookupFamily::V4Preferred as i32,
     }
+
     let mut bytes = message.encode_to_vec();
     if let Discovery::Dns(endpoints) = discovery {
         let list: Vec<_> = endpoints.iter().collect();
         append(&mut bytes, 33, &endpoints::assignment(&message.name, &list));
     }
+
     let warms = matches!(discovery, Discovery::Eds).then(|| message.name.as_str().into());
     Resource {
         warms,
@@ -321,7 +324,7 @@ mod tests {
         let cluster = document(Source::Registered, settings.clone());
         assert_eq!(shown(&compiled(&cluster).unwrap()), expected);
 
-        // The same from the defaults, whatever the seed of a map.
+        // The same comes from the defaults, whatever the seed of a map.
         let mut context = Context::default();
         context.defaults.cluster = settings;
         let bare = document(Source::Registered, Settings::default());
@@ -352,7 +355,8 @@ mod tests {
         let error = compiled(&cluster).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "health_check.grpc: found a gRPC health check on a cluster that speaks HTTP/1.1, expected \"protocol\": \"http2\""
+            "health_check.grpc: found a gRPC health check on a cluster that speaks HTTP/1.1, \
+             expected \"protocol\": \"http2\""
         );
         let mut context = Context::default();
         context.defaults.cluster.protocol = Some(Protocol::Http2);

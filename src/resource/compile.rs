@@ -1,8 +1,8 @@
 //! The compiled whole and its difference: which resource each group of proxies has.
 //!
-//! What enters: [`Edit`]s of the accepted documents. What leaves: a new [`Compiled`] that shares everything unchanged with
-//! the old one, the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s of the
-//! documents that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
+//! What enters: [`Edit`]s of the accepted documents. What leaves: a new [`Compiled`] that shares everything unchanged
+//! with the old one, the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s
+//! of the documents that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
 //!
 //! | module | job |
 //! |---|---|
@@ -11,11 +11,11 @@
 //! | `inventory` | every accepted document with its translation, and the references between documents |
 //! | `depends` | which translations and resources a change makes dirty |
 //! | `group` | the resources and tables of one group of proxies |
-//! | `input` | what the compilation of a group looks at |
+//! | `input` | the input of a group's compilation |
 //! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `parts` | each document's part in a resource that is made of many documents |
-//! | `findings` | what an operator is told of one document among the others: lost matches, missing references |
+//! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use imbl::OrdMap;
 
 use super::table::MAX_ENTRIES;
 use super::{Resource, ResourceType};
+use crate::document::cluster::Source;
 use crate::document::defaults::Defaults;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
@@ -50,15 +51,15 @@ use input::GroupInput;
 pub use inventory::{Accepted, Address, address};
 use inventory::{CompiledDocument, Inventory};
 
-/// What changed between two compiled wholes.
+/// The difference between two compiled wholes.
 #[derive(Debug, Clone, Default)]
 pub struct Difference {
-    /// One entry a resource and group: the new resource, or `None` where it is gone. Sorted by group, type, name; unique.
-    /// Those of a group that exists no longer are not listed.
+    /// One entry a resource and group: the new resource, or `None` if it was removed. Sorted by group, type, name;
+    /// unique. Resources of removed groups are not listed.
     pub resources: Vec<ResourceChange>,
-    /// Groups that exist now and did not before (with nothing of their own in `resources`, they are empty).
+    /// New groups; one without resources in `resources` is empty.
     pub groups_added: Vec<Arc<str>>,
-    /// Groups that exist no longer.
+    /// Removed groups.
     pub groups_removed: Vec<Arc<str>>,
 }
 
@@ -70,7 +71,7 @@ impl Difference {
     }
 }
 
-/// One resource of one group, as it is now.
+/// One resource of one group after the change.
 #[derive(Debug, Clone)]
 pub struct ResourceChange {
     /// The group.
@@ -79,29 +80,29 @@ pub struct ResourceChange {
     pub resource_type: ResourceType,
     /// The name.
     pub name: Arc<str>,
-    /// The resource; `None`: gone.
+    /// The resource; `None`: removed.
     pub resource: Option<Arc<Resource>>,
 }
 
-/// What becomes of one document: it takes part like this, or not at all.
+/// The new state of one document.
 #[derive(Debug, Clone)]
 pub struct Edit {
     /// The document.
     pub key: DocumentKey,
-    /// `None`: it does not take part.
+    /// `None`: the document is not accepted, or was deleted.
     pub accepted: Option<Accepted>,
 }
 
-/// A document that cannot take part.
+/// A document that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The document.
     pub key: DocumentKey,
-    /// Why: by itself, or beside the others.
+    /// The reason: in the document itself, or in a conflict with others.
     pub rejection: Rejection,
 }
 
-/// What compiling is told once.
+/// Options that hold for the whole process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// `--ca-bundle`, PEM.
@@ -119,7 +120,7 @@ impl Default for Options {
     }
 }
 
-/// Every document that takes part, and every resource of every group. Immutable; clones are cheap.
+/// Every accepted document, and every resource of every group. Immutable; clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     most_entries: usize,
@@ -128,7 +129,7 @@ pub struct Compiled {
     groups: OrdMap<Arc<str>, GroupState>,
 }
 
-/// What was compiled, and what it touched.
+/// The result of one [`Compiled::apply`].
 #[derive(Debug, Clone)]
 pub struct Step {
     /// The new whole.
@@ -143,7 +144,7 @@ pub struct Step {
 pub type Touched = BTreeMap<Arc<str>, BTreeSet<(ResourceType, Arc<str>)>>;
 
 impl Compiled {
-    /// The compiled nothing: not even the group `default` exists before the first [`Compiled::apply`].
+    /// The compiled whole without documents: not even the group `default` exists before the first [`Compiled::apply`].
     #[must_use]
     pub fn new(options: Options) -> Self {
         let context = Context {
@@ -161,12 +162,13 @@ impl Compiled {
     /// Make the edits, all or none.
     ///
     /// # Errors
-    /// The documents at fault: each by itself when its translation fails, else those that cannot be together, of which the
-    /// one written last is named.
+    /// The documents at fault: each whose own translation fails; if none does, those in conflict with others, of which
+    /// the one written last is named.
     pub fn apply(&self, edits: Vec<Edit>) -> Result<Step, Vec<Fault>> {
         let context = self.context_after(&edits);
         let mut dirty = Dirty::default();
         depends::touch_defaults(&mut dirty, &self.context.defaults, &context.defaults);
+
         let mut inventory = self.inventory.clone();
         let edits = self.without_unchanged(edits, &dirty, &mut inventory);
         let dependents = self.dependents(&edits, &dirty);
@@ -180,6 +182,7 @@ impl Compiled {
             depends::touch(&mut dirty, &key, old, new);
             inventory.set(&key, compiled);
         }
+
         self.compile(context, inventory, &dirty)
     }
 
@@ -194,7 +197,8 @@ impl Compiled {
         })
     }
 
-    /// The edits that say something new; where only the revision of an equal document did, it is noted and that is all.
+    /// The edits that change something. If only the revision of an equal document is new, the inventory notes it, and
+    /// that is all.
     fn without_unchanged(&self, mut edits: Vec<Edit>, dirty: &Dirty, inventory: &mut Inventory) -> Vec<Edit> {
         edits.retain(|edit| {
             let (Some(compiled), Some(accepted)) = (self.inventory.get(&edit.key), &edit.accepted) else {
@@ -217,7 +221,7 @@ impl Compiled {
         edits
     }
 
-    /// Every other document whose translation looks at a part of `defaults` that is another now.
+    /// Every other document whose translation uses a part of `defaults` that changed.
     fn dependents(&self, edits: &[Edit], dirty: &Dirty) -> Vec<Edit> {
         let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
         let kinds = Kind::ALL.into_iter().filter(|kind| dirty.every_of(*kind));
@@ -240,6 +244,7 @@ impl Compiled {
             .filter(|(name, _)| names.contains(*name))
             .map(|(name, state)| (Arc::clone(name), state.clone()))
             .collect();
+
         let (mut touched, mut affected, mut faults) = (Touched::new(), self.referring(&inventory, dirty), Vec::new());
         for name in &names {
             let input = GroupInput {
@@ -261,12 +266,14 @@ impl Compiled {
             affected.extend(documents);
             faults.extend(found);
         }
+
         if !faults.is_empty() {
-            // One document may be at fault in several groups; it is so once.
+            // A document with faults in several groups is listed once.
             faults.sort_by(|a, b| a.key.cmp(&b.key));
             faults.dedup_by(|a, b| a.key == b.key);
             return Err(faults);
         }
+
         Ok(Step {
             compiled: Self {
                 most_entries: self.most_entries,
@@ -279,8 +286,8 @@ impl Compiled {
         })
     }
 
-    /// Documents that name what may have come or gone: users of clusters, registrations, and, when a group or a listener is
-    /// touched, everyone who could name it.
+    /// Documents with a reference that may have appeared or vanished: users of clusters, registrations, and, if a group
+    /// or a listener changed, every document that could name it.
     fn referring(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
         let mut referring = dirty.routes.clone();
         for name in &dirty.upstreams {
@@ -291,6 +298,7 @@ impl Compiled {
             let users = after.users(name).chain(after.verbatim_users(name));
             referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
+
         let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
         let listeners_moved = dirty
             .listeners
@@ -306,15 +314,17 @@ impl Compiled {
                     .cloned(),
             );
         }
+
         if after.has_api_listener() {
             referring.extend(self.reached_by_grpc(after, dirty));
         }
+
         referring.extend(self.filled_or_emptied(after, dirty));
         referring
     }
 
-    /// Clusters that have their first instance now or have lost their last one, and those without any that a route that
-    /// changed names or named.
+    /// Clusters that got their first instance or lost their last one, and clusters without any that a changed route
+    /// names now or named before.
     fn filled_or_emptied(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
         let is_empty = |inventory: &Inventory, name: &str| inventory.registrations(name).next().is_none();
         let moved = dirty
@@ -334,8 +344,8 @@ impl Compiled {
         clusters.map(|name| DocumentKey::new(Kind::Clusters, name)).collect()
     }
 
-    /// What has something to say about gRPC clients that it might not have had before: clusters of routes that changed,
-    /// and whatever `defaults` changed.
+    /// Documents whose warnings for gRPC clients may change: clusters of changed routes, and every document of the
+    /// kinds whose `defaults` changed.
     fn reached_by_grpc(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
         let routes = dirty
             .routes
@@ -354,7 +364,7 @@ impl Compiled {
         reached
     }
 
-    /// The difference between an earlier whole and this one, looked for in what was touched on the way.
+    /// The difference between an earlier whole and this one, among the resources that were touched on the way.
     #[must_use]
     pub fn difference(&self, before: &Self, touched: &Touched) -> Difference {
         let mut difference = Difference {
@@ -372,6 +382,7 @@ impl Compiled {
                 .collect(),
             resources: Vec::new(),
         };
+
         for (group, resources) in touched {
             let Some(state) = self.groups.get(group) else { continue };
             let earlier = before.groups.get(group);
@@ -391,10 +402,11 @@ impl Compiled {
                 }
             }
         }
+
         difference
     }
 
-    /// Every resource: group, then the resource, sorted by group, type and name.
+    /// Every resource with its group and type, sorted by group, type and name.
     pub fn resources(&self) -> impl Iterator<Item = (&Arc<str>, ResourceType, &Arc<Resource>)> {
         self.groups.iter().flat_map(|(group, state)| {
             state
@@ -423,13 +435,13 @@ impl Compiled {
         self.inventory.group_rules()
     }
 
-    /// What `defaults` says now.
+    /// The `defaults` in force.
     #[must_use]
     pub fn defaults(&self) -> &Defaults {
         &self.context.defaults
     }
 
-    /// The document that takes part under a key.
+    /// The accepted document of a key.
     #[must_use]
     pub fn accepted(&self, key: &DocumentKey) -> Option<&Accepted> {
         self.inventory.get(key).map(|compiled| &compiled.accepted)
@@ -440,7 +452,7 @@ impl Compiled {
         self.inventory.registrations(cluster)
     }
 
-    /// The other document that describes the same cluster, if one takes part.
+    /// The other accepted document that describes the same cluster.
     #[must_use]
     pub fn namesake(&self, key: &DocumentKey) -> Option<DocumentKey> {
         let others = describing(key.cluster()?).into_iter().filter(|other| other != key);
@@ -489,7 +501,7 @@ fn translate_all(
     if faults.is_empty() { Ok(compiled) } else { Err(faults) }
 }
 
-/// Documents that were good until `defaults` changed are not at fault.
+/// The fault of `defaults`, for documents that were good until it changed.
 fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
     let blame = |Fault { key, rejection }| Fault {
         key: DocumentKey::new(Kind::Defaults, ""),
@@ -501,13 +513,14 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
     faults.into_iter().take(1).map(blame).collect()
 }
 
-/// Whether a document exists for the same groups as before; an endpoint source counts, registrations look at it, and so
-/// does what kind of listener it is, everyone that it reaches looks at that.
+/// Whether a document has the same groups as before, and the same facts that others look at: of a cluster, whether its
+/// instances register themselves and whether it is on demand; of a listener, whether it is for gRPC clients.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let (Some(old), Some(new)) = (old, new) else {
         return old.is_some() == new.is_some();
     };
-    let registered = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == crate::document::cluster::Source::Registered);
+    let registered =
+        |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == Source::Registered);
     let on_demand = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.on_demand);
     old.groups() == new.groups()
         && on_demand(old) == on_demand(new)

@@ -1,16 +1,18 @@
-//! Endpoints: lists of endpoints to `ClusterLoadAssignments`.
+//! Endpoints: from lists of endpoints to `ClusterLoadAssignments`.
 //!
-//! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment whose bytes depend
-//! on the set alone. Endpoints are grouped by priority and zone; groups and their members are sorted; of several with
-//! one address the first stays. Priorities are renumbered to run from 0 without a gap, since clients other than Envoy
-//! insist on it (and Envoy treats a gap as an empty priority). Every group has its locality and a weight, the sum of
-//! its endpoints', because gRPC drops a locality without one.
+//! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment; its bytes depend on
+//! the set alone:
 //!
-//! Weights are shares: where their sum would not fit 32 bits all weights of the assignment are divided by one power of
-//! two and rounded up to at least 1, which refuses nobody and keeps the shares (docs/refused-by-envoy.md NP-10, NP-11, PX-09).
-//!
-//! Metadata of an endpoint becomes its `filter_metadata` under [`METADATA_FILTER`], where Envoy's subset load balancer
-//! and access logs look for it.
+//! - Endpoints are grouped by priority and zone; groups and their members are sorted. Of several endpoints with one
+//!   address the first stays.
+//! - Priorities are renumbered from 0 without a gap: other clients than Envoy insist on it, and Envoy treats a gap as
+//!   an empty priority.
+//! - Every group has its locality and a weight, the sum of its endpoints' weights: gRPC drops a locality without one.
+//! - Weights are shares. If their sum exceeds 32 bits, all weights of the assignment are divided by one power of two
+//!   and rounded up to at least 1, which keeps the shares and every endpoint (docs/refused-by-envoy.md NP-10, NP-11,
+//!   PX-09).
+//! - Metadata of an endpoint becomes its `filter_metadata` under [`METADATA_FILTER`], where Envoy's subset load
+//!   balancer and access logs read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,10 +35,10 @@ use crate::proto::structs::Struct;
 use super::Resource;
 use super::check;
 
-/// The name under which an endpoint's metadata stands.
+/// The name of an endpoint's metadata.
 pub const METADATA_FILTER: &str = "envoy.lb";
 
-/// The ClusterLoadAssignment of the cluster `name`, sent by EDS.
+/// The ClusterLoadAssignment of the cluster `name`, for EDS.
 ///
 /// # Errors
 /// An endpoint that EDS cannot carry: a host name, or metadata nested too deep for Envoy's parser.
@@ -92,7 +94,7 @@ fn grouped<'a>(endpoints: &[&'a Endpoint]) -> Groups<'a> {
     groups
 }
 
-/// By how many bits all weights are shifted right so that the sum of them all fits 32 bits.
+/// The number of bits by which all weights are shifted right so that their sum fits 32 bits.
 fn common_shift(groups: &Groups<'_>) -> u32 {
     let sum = |shift| {
         groups
@@ -169,7 +171,7 @@ fn host_text(host: &Host) -> String {
     }
 }
 
-/// A TCP address; an IPv6 address stands without brackets.
+/// A TCP address; an IPv6 address without brackets.
 pub(super) fn socket_address(host: String, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
@@ -180,7 +182,7 @@ pub(super) fn socket_address(host: String, port: u16) -> Address {
     }
 }
 
-/// An endpoint that is only an address: that of a URL, of `dns`, of a listener.
+/// An endpoint with nothing but an address: that of a URL, of `dns`, of a listener.
 pub(super) fn plain(host: &str, port: u16) -> Endpoint {
     let host = host
         .parse::<IpAddr>()

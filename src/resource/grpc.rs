@@ -1,20 +1,22 @@
-//! What proxyless gRPC clients get: the same documents, said in the part of xDS that gRPC understands.
+//! Routes for proxyless gRPC clients: the same documents in the part of xDS that gRPC understands.
 //!
-//! What enters: an [`Entry`] of a route as it is for Envoy. What leaves: the same entry for the RouteConfiguration of an
-//! API listener. Clusters and endpoints need no translation, both clients take them as they are. [`warnings`] says what
-//! cannot be translated.
+//! What enters: an [`Entry`] of a route in its form for Envoy. What leaves: the same entry for the RouteConfiguration
+//! of an API listener. Clusters and endpoints need no translation: both kinds of clients take the same. [`warnings`]
+//! names the fields that cannot be translated.
 //!
-//! A client refuses a whole RouteConfiguration for one Route that it does not know, so nothing of the kind may stand there
+//! A client refuses a whole RouteConfiguration for one Route that it does not understand, so no such Route may be in it
 //! (measured on grpcio 1.85 and grpc-js-xds 1.14; docs/xds-rules.md PX-07):
 //!
-//! - A segment prefix becomes an exact path and a prefix: clients know no `path_separated_prefix`, nor URI templates.
-//! - A call is a POST without a query: conditions on either always hold or never do, and a Route that can never match is
-//!   left out. Clients have no pseudo headers to compare.
-//! - A redirect or a fixed response is left out: grpc-js refuses them, and `non_forwarding_action`, which should stand for
-//!   them, ends its process.
-//! - The timeout of a whole response is `max_stream_duration` there.
+//! - A segment prefix becomes an exact path and a prefix: clients know neither `path_separated_prefix` nor URI
+//!   templates.
+//! - A call is a POST without a query: a condition on either always holds or never does. A Route that can never match
+//!   is left out. Clients have no pseudo headers to compare.
+//! - A redirect or a fixed response is left out: grpc-js refuses them, and `non_forwarding_action`, the form that gRPC
+//!   has for them, ends its process.
+//! - The timeout of a whole response becomes `max_stream_duration`.
 //!
-//! What clients ignore (edits of headers, rewrites) is left out, so that a change of it is no change for them.
+//! Fields that clients ignore (edits of headers, rewrites) are left out, so that a change of them changes nothing for
+//! gRPC clients.
 
 use std::sync::Arc;
 
@@ -37,7 +39,7 @@ pub mod warnings;
 /// The method of every call.
 const METHOD: &str = "POST";
 
-/// The entry for an API listener; it may hold no Route any more, and keeps its claim on its match nevertheless.
+/// The entry for an API listener. Even without any Route, the entry keeps its claim on its match.
 #[must_use]
 pub fn entry(entry: &Entry) -> Arc<Entry> {
     let routes = entry.routes.iter().flat_map(routes).collect();
@@ -47,18 +49,21 @@ pub fn entry(entry: &Entry) -> Arc<Entry> {
     })
 }
 
-/// The encoded Routes that stand for one of Envoy's: none, one, or two.
+/// The encoded Routes for one of Envoy's Routes: none, one, or two.
 fn routes(envoy: &Bytes) -> Vec<Bytes> {
-    // What does not decode was not encoded here.
+    // Bytes that do not decode were not encoded here.
     let Ok(route) = Route::decode(envoy.clone()) else {
         return Vec::new();
     };
+
     let (Some(matches), Some(Action::Route(action))) = (route.r#match, route.action) else {
         return Vec::new();
     };
+
     let Some(headers) = conditions(matches.headers, &matches.query_parameters) else {
         return Vec::new();
     };
+
     let action = Action::Route(forward(action));
     let route = |path| Route {
         name: route.name.clone(),
@@ -70,6 +75,7 @@ fn routes(envoy: &Bytes) -> Vec<Bytes> {
         action: Some(action.clone()),
         ..Route::default()
     };
+
     paths(matches.path_specifier)
         .into_iter()
         .map(|path| route(path).encode_to_vec().into())
@@ -89,7 +95,7 @@ fn paths(envoy: Option<PathSpecifier>) -> Vec<PathSpecifier> {
     }
 }
 
-/// The conditions that a client can check; `None`: no call fulfils them all.
+/// The conditions that a client can check; `None`: no call fulfils all of them.
 fn conditions(headers: Vec<HeaderMatcher>, query: &[QueryParameterMatcher]) -> Option<Vec<HeaderMatcher>> {
     let absent = |parameter: &QueryParameterMatcher| {
         parameter.query_parameter_match_specifier == Some(QueryParameterMatchSpecifier::PresentMatch(false))
@@ -99,7 +105,8 @@ fn conditions(headers: Vec<HeaderMatcher>, query: &[QueryParameterMatcher]) -> O
     holds.then_some(headers)
 }
 
-/// Conditions on the method, and on `:path` that some query is not there, which is always so.
+/// Whether a condition on a pseudo header holds for every call. On `:path` it does: the condition there is that the
+/// query lacks some parameter.
 fn holds_for_a_call(header: &HeaderMatcher) -> bool {
     if header.name != ":method" {
         return true;
@@ -120,7 +127,7 @@ fn forward(action: RouteAction) -> RouteAction {
         .filter(|timeout| timeout.seconds > 0 || timeout.nanos > 0);
     RouteAction {
         cluster_specifier: action.cluster_specifier,
-        // gRPC picks endpoints itself: it knows no predicates.
+        // gRPC picks endpoints itself and has no predicates.
         retry_policy: action.retry_policy.map(|policy| RetryPolicy {
             retry_host_predicate: Vec::new(),
             host_selection_retry_max_attempts: 0,
@@ -147,7 +154,7 @@ mod tests {
     use crate::resource::compile::context::Context;
     use crate::resource::compile::translate::{self, Translated};
 
-    /// The Routes that a document becomes for gRPC clients.
+    /// The Routes of a document for gRPC clients.
     fn adapted(document: &Json) -> Vec<Json> {
         let key = DocumentKey::new(Kind::Routes, "echo");
         let parsed = parse(&key, document.to_string().as_bytes(), &Limits::default())

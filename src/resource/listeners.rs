@@ -1,16 +1,20 @@
-//! Listeners: listeners documents, and the one that exists without any, to Listeners.
+//! Listeners: from listeners documents to Listeners, and the default listener.
 //!
-//! A Listener is one TCP address, one filter chain, one HTTP connection manager, whose RouteConfiguration has the
-//! listener's name and comes by RDS. How requests are cleaned before they are matched is fixed: the client's address is
-//! the connection's (`use_remote_address`) but for `trusted_hops` proxies, paths are normalised, runs of slashes
-//! merged, an escaped slash is refused, a final dot of Host is removed. What is not set is Envoy's own default: both HTTP versions by what the client
-//! speaks, 5 minutes until an idle stream ends, one socket per worker (`SO_REUSEPORT`).
+//! A Listener is one TCP address, one filter chain, one HTTP connection manager. Its RouteConfiguration has the
+//! listener's name and comes by RDS. Every connection manager cleans requests in the same way before they are matched:
 //!
-//! Where virtual hosts come on demand, a filter before the router asks for the one that a request needs (VHDS).
+//! - The client's address is that of the connection (`use_remote_address`), except behind `trusted_hops` proxies.
+//! - Paths are normalised, runs of slashes merged, escaped slashes refused.
+//! - A final dot of Host is removed.
 //!
-//! An API listener has no address but an `api_listener`, whose connection manager names the RouteConfiguration and the
-//! router and says nothing else: gRPC refuses trusted hops and filters that it does not know (docs/xds-rules.md PX-05, PX-06).
-//! Envoy takes API listeners from its bootstrap alone, so they are answered by name only.
+//! Everything else is Envoy's own default: HTTP/1.1 or HTTP/2 as the client speaks, 5 minutes until an idle stream
+//! ends, one socket per worker (`SO_REUSEPORT`).
+//!
+//! If virtual hosts are on demand, a filter before the router subscribes to the one that a request needs (VHDS).
+//!
+//! An API listener has no address but an `api_listener`. Its connection manager names the RouteConfiguration and the
+//! router and has no other field: gRPC refuses trusted hops and filters that it does not know (docs/xds-rules.md PX-05,
+//! PX-06). Envoy takes API listeners from its bootstrap alone, so they are sent by name only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +46,7 @@ use super::compile::context::Context;
 use super::endpoints::socket_address;
 use super::{Reference, Resource, ResourceType, Source};
 
-/// What a line of the JSON access log holds, by name.
+/// The fields of a line of the JSON access log.
 const JSON_FIELDS: [(&str, &str); 18] = [
     ("authority", "%REQ(:AUTHORITY)%"),
     ("bytes_received", "%BYTES_RECEIVED%"),
@@ -64,10 +68,10 @@ const JSON_FIELDS: [(&str, &str); 18] = [
     ("user_agent", "%REQ(USER-AGENT)%"),
 ];
 
-/// The Listener of a listeners document, named like it.
+/// The Listener of a listeners document, with the same name.
 ///
 /// # Errors
-/// None yet: what a listeners document says today is checked where it is read.
+/// None yet: reading a listeners document checks everything that it has today.
 pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) -> Result<Resource, Rejection> {
     let message = match listener.address {
         Some(address) => message(
@@ -84,7 +88,7 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
     })
 }
 
-/// The Listener that exists when no listeners document does: `default`, on 0.0.0.0:10000.
+/// The default listener, which exists while no document describes one: `default`, on 0.0.0.0:10000.
 #[must_use]
 pub fn default_listener(context: &Context) -> Resource {
     let http = http_of(&Settings::default(), &context.defaults.listener);
@@ -104,8 +108,8 @@ fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>) -> 
     }
 }
 
-/// How proxies get the virtual hosts of a listener; `None`: of the one that exists when no document does. gRPC clients, to
-/// whom API listeners are told, know one way alone.
+/// The delivery of the virtual hosts of a listener; `None`: of the default listener. gRPC clients, which use API
+/// listeners, know only the one inside the RouteConfiguration.
 #[must_use]
 pub fn virtual_hosts(listener: Option<&Listener>, context: &Context) -> VirtualHosts {
     match listener {
@@ -164,7 +168,7 @@ fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
     }
 }
 
-/// What every connection manager has: the RouteConfiguration of the listener's name, and the router.
+/// The fields of every connection manager: the RouteConfiguration with the name of the listener, and the router.
 fn routed(name: &str) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: name.to_owned(),
@@ -181,7 +185,7 @@ fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", &Router::default())
 }
 
-/// Asks for the virtual host of a request for which there is no route.
+/// The filter that subscribes to the virtual host of a request without a route.
 fn on_demand() -> HttpFilter {
     http_filter("envoy.filters.http.on_demand", &OnDemand::default())
 }

@@ -1,4 +1,4 @@
-//! Where a value stands in a document, and what may be said of it.
+//! The place of a value in a document, and the rejections of that value.
 
 use serde_json::Value as Json;
 
@@ -10,14 +10,14 @@ use crate::document::{Limits, Rejection};
 pub(super) struct Place {
     /// `resource.virtual_hosts[0].name`.
     pub(super) path: String,
-    /// The value may be a secret: it is never quoted.
+    /// Whether the value may be a secret, which is never quoted.
     pub(super) hidden: bool,
-    /// What the operator may raise.
+    /// The limits that the operator may raise.
     pub(super) limits: Limits,
 }
 
 impl Place {
-    /// The place of a field of the object here.
+    /// The place of a field of the object at this place.
     pub(super) fn field(&self, name: &str) -> Self {
         Self {
             path: format!("{}{}", self.path, segment(&self.path, name)),
@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    /// The place of an entry of the list here.
+    /// The place of an entry of the list at this place.
     pub(super) fn index(&self, index: usize) -> Self {
         Self {
             path: format!("{}[{index}]", self.path),
@@ -33,12 +33,12 @@ impl Place {
         }
     }
 
-    /// A rejection of what stands here.
+    /// A rejection of the value.
     pub(super) fn reject(&self, reason: String) -> Rejection {
         Rejection::new(self.path.clone(), reason)
     }
 
-    /// The rejection that says what was found here and what is expected.
+    /// The rejection that names the found value and the expected one.
     pub(super) fn expected(&self, json: &Json, what: &str) -> Rejection {
         let found = if self.hidden { kind_of(json).into() } else { found(json) };
         self.reject(format!("found {found}, expected {what}"))

@@ -1,12 +1,15 @@
-//! Routes: rules to Route messages, and those, already encoded, to `VirtualHosts` and `RouteConfigurations`.
+//! Routes: from rules to Route messages, and from encoded Routes to `VirtualHosts` and `RouteConfigurations`.
 //!
-//! A rule usually becomes one Route; it becomes several that stand together where one Envoy matcher cannot say it: when
-//! the matched prefix is replaced by `/` ([`paths`]), when the names of many methods do not fit one regex, and when
-//! "not like this, or missing" needs two conditions ([`matching`]). What happens to the request is the same in all of them ([`action`]).
+//! A rule usually becomes one Route. It becomes several neighbouring Routes with the same action ([`action`]) if one
+//! Envoy matcher cannot express it:
 //!
-//! Each entry is encoded once. A `VirtualHost` holds its own routes and those of wider patterns, so the same bytes go
-//! into many of them: `VirtualHost` and RouteConfiguration are written by putting encoded members one after another.
-//! Which entries stand in which `VirtualHost`, and in what order, is [`super::table`]'s part.
+//! - The matched prefix is replaced by `/` ([`paths`]).
+//! - The names of many methods do not fit one regex.
+//! - "Not like this, or missing" needs two conditions ([`matching`]).
+//!
+//! Each entry is encoded once. A `VirtualHost` has its own routes and those of wider patterns, so the same bytes are
+//! part of many: `VirtualHost` and RouteConfiguration are written by joining encoded members. [`super::table`] decides
+//! which entries are in which `VirtualHost`, and their order.
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -26,12 +29,12 @@ mod matching;
 pub(super) mod order;
 mod paths;
 
-/// The encoded `envoy.config.route.v3.Route` messages of one rule, in the order in which they must stand; usually one.
+/// The encoded `envoy.config.route.v3.Route` messages of one rule, in their order; usually one.
 ///
-/// `settings` are the rule's with the defaults filled in. A Route is named like the document.
+/// `settings` are those of the rule with the defaults filled in. A Route has the name of its document.
 ///
 /// # Errors
-/// What Envoy would refuse or cannot express.
+/// A rule that Envoy would refuse or cannot express.
 pub fn entries(
     key: &DocumentKey,
     rule: &Rule,
@@ -54,10 +57,11 @@ pub fn entries(
             }
         }
     }
+
     Ok(entries)
 }
 
-/// What the matched part of the path becomes, where the rule says so.
+/// The replacement of the matched part of the path, if the rule has one.
 fn replacement(rule: &Rule) -> Option<&str> {
     match &rule.action {
         Action::Forward(_) => rule.rewrite.prefix.as_deref(),
@@ -66,7 +70,7 @@ fn replacement(rule: &Rule) -> Option<&str> {
     }
 }
 
-/// A Route with nothing but its edits of headers; the headers of a fixed response are edits that come first.
+/// A Route with nothing but its edits of headers; the headers of a fixed response come first.
 fn with_header_edits(rule: &Rule, settings: &Settings) -> Route {
     let mut route = Route::default();
     if let Action::Respond(respond) = &rule.action {
@@ -108,8 +112,8 @@ fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -
     }
 }
 
-/// The encoded `VirtualHost` of one host pattern, from encoded routes in their order; it is named like the pattern. The
-/// routes begin where [`virtual_host_head`] ends.
+/// The encoded `VirtualHost` of one host pattern, whose name it has, from encoded routes in their order. The routes
+/// begin at the end of [`virtual_host_head`].
 #[must_use]
 pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
     let mut bytes = virtual_host_head(text(host), host);
@@ -117,7 +121,7 @@ pub fn virtual_host(host: &HostPattern, routes: &[Bytes]) -> Bytes {
     bytes.into()
 }
 
-/// The encoded `VirtualHost` of one host pattern without its routes, which follow it.
+/// The encoded `VirtualHost` of one host pattern up to its routes.
 #[must_use]
 pub fn virtual_host_head(name: &str, host: &HostPattern) -> Vec<u8> {
     let head = VirtualHost {
@@ -135,7 +139,7 @@ fn text(host: &HostPattern) -> &str {
     }
 }
 
-/// The encoded RouteConfiguration of the listener `name` without its virtual hosts, which follow it ([`member`]).
+/// The encoded RouteConfiguration of the listener `name` up to its virtual hosts ([`member`]).
 #[must_use]
 pub fn configuration(name: &str) -> Bytes {
     head(name).encode_to_vec().into()
@@ -158,7 +162,7 @@ fn head(name: &str) -> RouteConfiguration {
     }
 }
 
-/// Put an encoded virtual host behind a RouteConfiguration.
+/// Append an encoded virtual host to a RouteConfiguration.
 pub fn member(configuration: &mut Vec<u8>, virtual_host: &[u8]) {
     append(configuration, 2, virtual_host);
 }
@@ -347,7 +351,9 @@ mod tests {
             "host_rewrite_literal": "orders.internal",
             "timeout": "15s",
         });
-        let route = |matches: Json| json!({ "@type": Route::type_url(), "name": "routes/orders/list", "match": matches, "route": action });
+        let name = "routes/orders/list";
+        let route =
+            |matches: Json| json!({ "@type": Route::type_url(), "name": name, "match": matches, "route": action });
         let expected = [
             route(json!({ "path": "/v1/orders" })),
             route(json!({ "prefix": "/v1/orders/" })),

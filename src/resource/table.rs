@@ -1,12 +1,12 @@
-//! The order of a RouteConfiguration: which entry is asked first, and which virtual host holds it.
+//! The order of a RouteConfiguration: which entry is matched first, and which virtual host has it.
 //!
-//! What enters: the [`Entry`]s of route documents, one for each host of each rule, already encoded. What leaves: encoded
-//! virtual hosts, one for each distinct host pattern, holding the pattern's own entries and those of every wider pattern
-//! that covers it, sorted as docs/documents/routes.md (Order) says. Content decides the order, never the time of writing, with one
-//! exception: of equal matches the document created first keeps the traffic.
+//! What enters: the [`Entry`]s of route documents, one for each host of each rule, already encoded. What leaves:
+//! encoded virtual hosts, one for each distinct host pattern. A virtual host has the entries of its pattern and those
+//! of every wider pattern that covers it, sorted as docs/documents/routes.md (Order) specifies. Content decides the
+//! order, not the time of writing, with one exception: of equal matches the document created first keeps the traffic.
 //!
 //! A [`Table`] belongs to one listener of one group. It is persistent: inserting or removing an entry costs the virtual
-//! hosts it belongs to, and a clone costs nothing. Encoding one virtual host is left to [`super::routes`].
+//! hosts with that entry, and a clone costs nothing. [`super::routes`] encodes single virtual hosts.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -28,10 +28,10 @@ mod slabs;
 
 use slabs::Slabs;
 
-/// The most entries in one RouteConfiguration, copies in narrower virtual hosts included (docs/documents/routes.md, Order).
+/// Most entries in one RouteConfiguration, copies in narrower virtual hosts included (docs/documents/routes.md, Order).
 pub const MAX_ENTRIES: usize = 200_000;
 
-/// A host pattern, ordered as virtual hosts are: exact, longest wildcard, any.
+/// A host pattern in the order of virtual hosts: exact, longest wildcard, any.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostKey {
     rank: u8,
@@ -40,7 +40,7 @@ pub struct HostKey {
 }
 
 impl HostKey {
-    /// The place of a pattern.
+    /// The key of a pattern.
     #[must_use]
     pub fn of(pattern: &HostPattern) -> Self {
         match pattern {
@@ -70,7 +70,7 @@ impl HostKey {
         }
     }
 
-    /// The pattern that has this place.
+    /// The pattern of this key.
     #[must_use]
     pub fn pattern(&self) -> HostPattern {
         match self.rank {
@@ -99,7 +99,7 @@ impl HostKey {
         wider
     }
 
-    /// Whether what matches `narrower` always matches this pattern too, and the two differ.
+    /// Whether every host that matches `narrower` matches this pattern, too, and the two differ.
     fn covers(&self, narrower: &Self) -> bool {
         match self.rank {
             0 => false,
@@ -115,7 +115,7 @@ impl fmt::Display for HostKey {
     }
 }
 
-/// Where an entry stands in a virtual host; the first is asked first.
+/// The position of an entry in a virtual host; the first is matched first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     priority: Reverse<i32>,
@@ -126,10 +126,10 @@ pub struct Position {
     rule: usize,
 }
 
-/// Who may have a match: the lowest of all that ask for it.
+/// The claim of a rule on a match; the lowest claim has the match.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// Of the document; 0 where the backend keeps none.
+    /// The revision that created the document; 0 if the backend has none.
     pub create_revision: i64,
     /// The document.
     pub document: Arc<DocumentKey>,
@@ -140,30 +140,30 @@ pub struct Claim {
 /// One rule of a route document under one of its hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it stands.
+    /// The position in the virtual host.
     pub position: Position,
-    /// The match after normalising: equal for two entries when no request can tell them apart.
+    /// The match after normalising: equal for two entries if no request can distinguish them.
     pub identity: Arc<str>,
-    /// Its claim on that match.
+    /// The claim on that match.
     pub claim: Claim,
-    /// Where in the document it was written.
+    /// The place of the rule in the document.
     pub place: Arc<str>,
-    /// The encoded Routes, in order; a segment prefix needs two.
+    /// The encoded Routes in order; a segment prefix needs two.
     pub routes: Arc<[Bytes]>,
 }
 
-/// What all entries of one document have in common.
+/// The facts that all entries of one document share.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// The document.
     pub document: Arc<DocumentKey>,
-    /// When its key was created, as the store counts; 0 where the backend keeps none.
+    /// The revision that created the key; 0 if the backend has none.
     pub create_revision: i64,
     /// Its `priority`.
     pub priority: i32,
 }
 
-/// The entries of one rule, one a host. `path` is the rule's path with the older forms' meaning resolved.
+/// The entries of one rule, one a host. `path` is the rule's path with the older forms resolved.
 #[must_use]
 pub fn entries(
     origin: &Origin,
@@ -196,10 +196,12 @@ pub fn entries(
             routes: Arc::clone(&routes),
         })
     };
+
     matches.hosts.iter().map(entry).collect()
 }
 
-/// A limit on the method counts as one: else `GET /a` and `/a` would be told apart by their documents' names.
+/// A limit on the method counts as a condition: otherwise the names of the documents would decide between `GET /a` and
+/// `/a`.
 fn conditions(matches: &Match) -> usize {
     matches.headers.len() + matches.query.len() + usize::from(!matches.methods.is_empty())
 }
@@ -215,14 +217,14 @@ fn identity(priority: i32, matches: &Match, path: &PathMatch) -> Arc<str> {
     format!("{priority} {path:?} {:?} {headers:?} {query:?}", matches.methods).into()
 }
 
-/// The entries written for one host pattern itself.
+/// The entries of one host pattern itself.
 #[derive(Debug, Clone, Default)]
 struct Own {
-    /// Those that keep the traffic, in order.
+    /// The entries that have their match, in order.
     winners: few::Map<Position, Arc<Entry>>,
-    /// Everyone who asks for a match; the first has it.
+    /// All claims on each match; the first has it.
     claims: few::Map<Arc<str>, few::Map<Claim, Arc<Entry>>>,
-    /// Encoded Routes of the winners.
+    /// The encoded Routes of the entries that have their match.
     routes: usize,
 }
 
@@ -235,18 +237,18 @@ struct VirtualHost {
     routes: usize,
 }
 
-/// What a virtual host is when it is not a part of its RouteConfiguration.
+/// A virtual host that is not part of its RouteConfiguration.
 #[derive(Debug)]
 pub struct Hosted {
-    /// Its encoded routes, each with its tag.
+    /// The encoded routes, each with its tag.
     pub routes: Bytes,
-    /// Its pattern is one host, and no wider pattern covers it.
+    /// Whether the pattern is one host, and no wider pattern covers it.
     pub is_lone: bool,
     /// Every document that has an entry in it.
     pub documents: BTreeSet<Arc<DocumentKey>>,
 }
 
-/// What a change of a [`Table`] leaves to do.
+/// The work that a change of a [`Table`] leaves to do.
 #[derive(Debug, Default)]
 pub struct Touched {
     /// Patterns whose own entries changed.
@@ -282,22 +284,26 @@ impl Table {
         *self.documents.entry(Arc::clone(&entry.claim.document)).or_default() += 1;
     }
 
-    /// Take an entry out; one that is not there changes nothing.
+    /// Remove an entry; a missing one changes nothing.
     pub fn remove(&mut self, entry: &Entry, touched: &mut Touched) {
         let Some(own) = self.own.get_mut(&entry.position.host) else {
             return;
         };
+
         let Some(claims) = own.claims.get_mut(&entry.identity) else {
             return;
         };
+
         let before = claims.first().cloned();
         if claims.remove(&entry.claim).is_none() {
             return;
         }
+
         own.settle(&entry.identity, before, touched);
         if own.claims.is_empty() {
             self.own.remove(&entry.position.host);
         }
+
         touched.hosts.insert(entry.position.host.clone());
         touched.documents.insert((*entry.claim.document).clone());
         if let Some(count) = self.documents.get_mut(&entry.claim.document) {
@@ -308,10 +314,10 @@ impl Table {
         }
     }
 
-    /// Encode again what was touched. Gives the patterns whose virtual hosts may be others now, or gone.
+    /// Encode the touched virtual hosts again. Returns the patterns whose virtual hosts may have changed or vanished.
     ///
     /// # Errors
-    /// How many entries there would be, when they are more than `most`; nothing was encoded then.
+    /// The number of entries, if it exceeds `most`; nothing was encoded then.
     pub fn encode(&mut self, touched: &Touched, most: usize) -> Result<BTreeSet<HostKey>, usize> {
         let hosts = self.reached(&touched.hosts);
         let mut routes = self.routes;
@@ -319,9 +325,11 @@ impl Table {
             routes -= self.encoded.get(host).map_or(0, |virtual_host| virtual_host.routes);
             routes += self.sources(host).iter().map(|own| own.routes).sum::<usize>();
         }
+
         if routes > most {
             return Err(routes);
         }
+
         self.routes = routes;
         for host in &hosts {
             let (new, old) = match self.virtual_host(host) {
@@ -333,11 +341,12 @@ impl Table {
                 .wrapping_add(new.unwrap_or(0))
                 .wrapping_sub(old.map_or(0, |old| old.hash));
         }
+
         self.slabs.update(&self.encoded, &hosts);
         Ok(hosts)
     }
 
-    /// Every virtual host that shows entries of these patterns: themselves, and those they cover.
+    /// Every virtual host with entries of these patterns: their own, and those that they cover.
     fn reached(&self, touched: &BTreeSet<HostKey>) -> BTreeSet<HostKey> {
         let mut reached = touched.clone();
         let wide: Vec<&HostKey> = touched.iter().filter(|host| host.rank > 0).collect();
@@ -348,7 +357,7 @@ impl Table {
         reached
     }
 
-    /// Whose entries a virtual host holds; none when no document names the pattern.
+    /// The patterns whose entries a virtual host has; none if no document names its pattern.
     fn sources(&self, host: &HostKey) -> Vec<&Own> {
         let Some(own) = self.own.get(host) else {
             return Vec::new();
@@ -384,7 +393,7 @@ impl Table {
         self.encoded.keys()
     }
 
-    /// The virtual host of a pattern by itself.
+    /// The virtual host of a pattern, not as part of the RouteConfiguration.
     #[must_use]
     pub fn hosted(&self, host: &HostKey) -> Option<Hosted> {
         let virtual_host = self.encoded.get(host)?;
@@ -398,24 +407,24 @@ impl Table {
         })
     }
 
-    /// The virtual hosts in order, encoded as members of a RouteConfiguration, many together.
+    /// The virtual hosts in order, encoded as members of a RouteConfiguration, in runs of slabs.
     pub fn runs(&self) -> impl Iterator<Item = &Run> {
         self.slabs.runs()
     }
 
-    /// The version of a RouteConfiguration with this head and these virtual hosts: equal ones have equal versions, whatever
-    /// became of them before.
+    /// The version of a RouteConfiguration with this head and these virtual hosts: equal ones have equal versions,
+    /// whatever their history.
     #[must_use]
     pub fn version(&self, head: &[u8]) -> ResourceVersion {
         ResourceVersion(self.sum.wrapping_add(xxh3_128(head)))
     }
 
-    /// Every document that asks for a match here, sorted.
+    /// Every document with a claim in this table, sorted.
     pub fn documents(&self) -> impl Iterator<Item = &Arc<DocumentKey>> {
         self.documents.keys()
     }
 
-    /// How many entries all virtual hosts have together.
+    /// The number of entries of all virtual hosts together.
     #[must_use]
     pub fn len(&self) -> usize {
         self.routes
@@ -427,7 +436,8 @@ impl Table {
         self.routes == 0
     }
 
-    /// Who has the match that an entry asks for: itself, or an older one. `None` when the entry is not here.
+    /// The entry that has the match of this entry: itself, or one with a lower claim. `None`: the entry is not in the
+    /// table.
     #[must_use]
     pub fn winner(&self, entry: &Entry) -> Option<&Arc<Entry>> {
         let claims = self.own.get(&entry.position.host)?.claims.get(&entry.identity)?;
@@ -436,16 +446,18 @@ impl Table {
 }
 
 impl Own {
-    /// After the claims on a match changed: the first of them stands in the order. When that is another one than before,
-    /// everyone who asks for the match is told.
+    /// After a change of the claims on a match: the lowest claim takes the position. If another one has the match now,
+    /// every document with a claim on it is touched.
     fn settle(&mut self, identity: &Arc<str>, before: Option<Arc<Entry>>, touched: &mut Touched) {
         let Some(claims) = self.claims.get(identity) else {
             return;
         };
+
         let after = claims.first().cloned();
         if before == after {
             return;
         }
+
         touched
             .documents
             .extend(claims.keys().map(|claim| (*claim.document).clone()));
@@ -454,6 +466,7 @@ impl Own {
             self.winners.remove(&before.position);
             self.routes -= before.routes.len();
         }
+
         match after {
             Some(winner) => {
                 self.routes += winner.routes.len();
@@ -471,7 +484,7 @@ mod tests {
     use super::*;
     use crate::document::key::Kind;
 
-    /// A rule's entries: its document's name (created in the order of the alphabet), host, path.
+    /// The entries of a rule: name of its document (created in the order of the alphabet), host, path.
     fn entry(name: &str, host: HostPattern, path: PathMatch, priority: i32, methods: &[&str]) -> Arc<Entry> {
         let document = Arc::new(DocumentKey::new(Kind::Routes, name));
         let origin = Origin {
@@ -514,7 +527,7 @@ mod tests {
         (table, touched)
     }
 
-    /// The documents of a virtual host's entries, in order.
+    /// The documents of the entries of a virtual host, in order.
     fn names(table: &Table, pattern: &str) -> Vec<String> {
         let host = HostKey::of(&host(pattern));
         let mut entries: Vec<_> = table

@@ -1,12 +1,15 @@
-//! Resources as operators wrote them: xds documents to resources of any type.
+//! Resources in Envoy's own form: from xds documents to resources of any type.
 //!
-//! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message that the proto-JSON stands for;
-//! or a rejection with the field's path. In this order: the `@type` is the type's, every field is known ([`read`]), the name
-//! inside is the name in the key, and every field is as Envoy's own rules say ([`validate`], which asks
-//! [`check::messages`] too). What it claims for itself alone ([`claims`]) and what others it needs
-//! ([`needs`]) is judged by `compile`.
+//! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message behind the proto-JSON; or a
+//! rejection with the path of the field. The checks, in this order:
 //!
-//! What stands beside it in the group, and which of two resources of one name is served, is `compile`'s.
+//! 1. The `@type` is that of the resource type.
+//! 2. Every field is known ([`read`]).
+//! 3. The name inside is the name in the key.
+//! 4. Every field obeys Envoy's own rules ([`validate`], [`check::messages`]).
+//!
+//! `compile` checks the rest among the documents of a group: things that only one resource can have ([`claims`]), other
+//! resources that it needs ([`needs`]), and which of two resources of one name is served.
 
 use std::sync::Arc;
 
@@ -35,28 +38,28 @@ mod walk;
 use claims::Claim;
 use needs::Need;
 
-/// Where the resource stands in its document.
+/// The path of the resource in its document.
 const PLACE: &str = "resource";
 
-/// What an xds document becomes by itself.
+/// The translation of an xds document.
 #[derive(Debug, Clone)]
 pub struct Written {
     /// The type.
     pub resource_type: ResourceType,
     /// The resource.
     pub resource: Arc<Resource>,
-    /// What of it no other resource of a group may have.
+    /// Things that only one resource of a group can have.
     pub claims: Arc<[Claim]>,
-    /// What other resources of its group must or must not be.
+    /// Needs towards other resources of its group.
     pub needs: Arc<[Need]>,
-    /// The clusters that it sends to. Sorted.
+    /// The clusters that the resource sends requests to. Sorted.
     pub clusters: Arc<[Arc<str>]>,
 }
 
 /// The resource of an xds document.
 ///
 /// # Errors
-/// What Envoy would refuse, with its field path.
+/// A value that Envoy would refuse, with its field path.
 pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection> {
     let resource_type = ResourceType::from_word(xds.resource_type).ok_or_else(|| {
         Rejection::new(
@@ -64,14 +67,16 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
             format!("found the type {}, expected one of the API", xds.resource_type),
         )
     })?;
+
     check_type(resource_type, &xds.resource)?;
-    // Of a secret nothing is quoted, wherever in it the mistake is.
+    // A mistake anywhere in a secret is reported without quoting the value.
     let hidden = resource_type == ResourceType::Secret;
     let place = Place {
         path: PLACE.to_owned(),
         hidden,
         limits: xds.limits,
     };
+
     let message = read::resource(resource_type.type_url(), &xds.resource, &place)?;
     check_name(resource_type, &xds.name, &message)?;
     validate::message(&message, &place)?;
@@ -82,7 +87,7 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
     let clusters = targets::clusters(&xds.name, &message, &place);
     let parts = Some(Arc::new(parts::verbatim(key, resource.version, Arc::clone(&clusters))));
-    // Envoy takes API listeners from its bootstrap alone, so this one is answered by name only.
+    // Envoy takes API listeners from its bootstrap alone, so an API listener is sent by name only.
     let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let on_demand = resource.on_demand || for_grpc;
     let resource = Resource {
@@ -92,6 +97,7 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
         on_demand,
         ..resource
     };
+
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
     let claims = claims::claims(resource_type, &message).into();
     let needs = needs::needs(resource_type, &message, &place).into();
@@ -117,7 +123,7 @@ fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Reject
     }
 }
 
-/// The name inside a resource is the one in its key: it is what Envoy goes by (docs/xds-rules.md F-29).
+/// Checks that the name inside a resource is the one in its key: Envoy uses the name inside (docs/xds-rules.md F-29).
 fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage) -> Result<(), Rejection> {
     let field = name_field(resource_type);
     let inner = message.get_field_by_name(field);
@@ -134,10 +140,12 @@ fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage)
         };
         return Err(Rejection::new(path, reason));
     }
+
     let two_parts = |name: &str| {
         name.split_once('/')
             .is_some_and(|(table, host)| !table.is_empty() && !host.is_empty())
     };
+
     if resource_type == ResourceType::VirtualHost && !two_parts(name) {
         let expected = "the name of a RouteConfiguration, a slash and a host, as proxies ask for it";
         return Err(Rejection::new(
@@ -145,6 +153,7 @@ fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage)
             format!("found the string {}, expected {expected}", quote(name)),
         ));
     }
+
     Ok(())
 }
 
@@ -155,7 +164,7 @@ fn name_field(resource_type: ResourceType) -> &'static str {
     }
 }
 
-/// The assignment that Envoy waits for after an EDS cluster changed.
+/// The assignment that Envoy waits for after a change of an EDS cluster.
 fn warms(resource_type: ResourceType, body: &[u8]) -> Option<Arc<str>> {
     if resource_type != ResourceType::Cluster {
         return None;

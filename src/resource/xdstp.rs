@@ -1,21 +1,21 @@
 //! Names of the form `xdstp://authority/type/path?key=value` (docs/xds-rules.md DX-31).
 //!
-//! What enters: names as clients and documents write them. What leaves: their canonical form, and the [`Glob`] that a name
-//! ending in `/*` is. Context parameters are a set: their order and repetition mean nothing. A glob is all resources
-//! directly below its path that have the same parameters. Escapes are compared as they are written.
+//! What enters: names as clients and documents write them. What leaves: their canonical form, and the [`Glob`] of a
+//! name that ends in `/*`. Context parameters are a set: order and repetition do not matter. A glob stands for all
+//! resources directly below its path with the same parameters. Escapes are compared as written.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 const SCHEME: &str = "xdstp://";
 
-/// Whether the name has that form. Such names are no part of a wildcard (`*`).
+/// Whether the name has that form. Such a name is not part of a wildcard (`*`).
 #[must_use]
 pub fn is_xdstp(name: &str) -> bool {
     name.starts_with(SCHEME)
 }
 
-/// The name with its context parameters sorted, each once; any other name as it is.
+/// The name with its context parameters sorted, each once; any other name unchanged.
 #[must_use]
 pub fn canonical(name: &str) -> Cow<'_, str> {
     let Some((path, query)) = name.split_once('?').filter(|_| is_xdstp(name)) else {
@@ -43,12 +43,12 @@ fn parts(name: &str) -> (&str, &str) {
 pub struct Glob {
     /// Canonical, with the `*`.
     name: Arc<str>,
-    /// How much of the name is before the `*`.
+    /// The length of the name before the `*`.
     prefix: usize,
 }
 
 impl Glob {
-    /// The glob that a canonical name is; `None`: it is the name of one resource.
+    /// The glob of a canonical name; `None`: the name is that of one resource.
     #[must_use]
     pub fn parse(name: &Arc<str>) -> Option<Self> {
         if !is_xdstp(name) {
@@ -62,19 +62,19 @@ impl Glob {
         })
     }
 
-    /// The name it was asked for by.
+    /// The canonical name of the subscription.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// What the names of its resources begin with.
+    /// The beginning of the names of its resources.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.name[..self.prefix]
     }
 
-    /// Whether the resource of that name is one of them.
+    /// Whether the glob covers the resource of that name.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
         let name = canonical(name);

@@ -1,7 +1,7 @@
-//! The other names that members of a set go by.
+//! The other names of the members of a set.
 //!
-//! What enters: members that come and go. What leaves: the member that a name stands for which no member has. Persistent:
-//! a change costs what changed, and a set without such names costs nothing.
+//! What enters: members that are added or removed. What leaves: the member behind a name that no member has as its own.
+//! The map is persistent: an update costs what changed, and a set without aliases costs nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use imbl::OrdMap;
 
 use crate::resource::{Resource, xdstp};
 
-/// Members by alias, several by one alias sorted by name.
+/// Members by alias; several with one alias are sorted by name.
 #[derive(Clone, Default)]
 pub(super) struct Aliases(OrdMap<Arc<str>, Arc<[Arc<Resource>]>>);
 
-/// The aliases of a resource, and the canonical form of its name where it is written otherwise.
+/// The aliases of a resource, and the canonical form of its name if the name is written otherwise.
 fn others(resource: &Resource) -> impl Iterator<Item = Arc<str>> {
     let canonical = match xdstp::canonical(&resource.name) {
         Cow::Borrowed(same) if same == &*resource.name => None,
@@ -28,7 +28,7 @@ impl Aliases {
         self.0.is_empty()
     }
 
-    /// The first member that goes by the name.
+    /// The first member with the alias.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.0.get(name)?.first()
     }

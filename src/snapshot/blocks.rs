@@ -1,8 +1,9 @@
 //! Encoded resources, many together, shared by all streams.
 //!
-//! What enters: resources, one by one. What leaves: [`Blocks`], pieces of 16 KiB and more that follow a response's head on
-//! the wire as they are: protobuf fields may come in any order and repeated fields one by one. A large body is never
-//! copied, it becomes a piece of its own; a small one is, because a piece a resource costs twice the CPU of writing it.
+//! What enters: resources, one by one. What leaves: [`Blocks`], pieces of 16 KiB and more that follow the head of a
+//! response on the wire unchanged: protobuf allows fields in any order and repeated fields one by one. A large body is
+//! never copied, it becomes a piece of its own. A small body is copied: one piece a resource would cost twice the CPU
+//! of writing it.
 
 use std::sync::Arc;
 
@@ -15,14 +16,14 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use crate::resource::body::Body;
 use crate::resource::{Resource, ResourceType};
 
-/// Bodies from this size on are referred to, not copied.
+/// Bodies of this size or more are referred to, not copied.
 const REFERENCE_FROM: usize = 16 * 1024;
-/// What a wrapper's Any says it is.
+/// The type URL in the Any of a wrapper.
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
-/// Smaller pieces are not handed out while more resources follow.
+/// A piece is finished at this size.
 const PIECE: usize = 64 * 1024;
 
-/// Which of the two messages the resources are for.
+/// The message that the resources are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// `DiscoveryResponse.resources`, bare Anys.
@@ -48,7 +49,7 @@ impl Blocks {
         }
     }
 
-    /// One after the other.
+    /// Several blocks, one after the other.
     #[must_use]
     pub fn concat<'a>(blocks: impl IntoIterator<Item = &'a Self>) -> Self {
         let pieces: Arc<[Bytes]> = blocks
@@ -89,7 +90,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// For resources of one type in one shape.
+    /// A builder for resources of one type in one shape.
     #[must_use]
     pub fn new(resource_type: ResourceType, shape: Shape) -> Self {
         let type_url = resource_type.type_url();
@@ -113,21 +114,23 @@ impl Encoder {
         }
     }
 
-    /// Append a resource's name, version, aliases and time to live, and not the resource: a heartbeat, or a name that
-    /// stands for nothing. Only a delta response has a place for it.
+    /// Append the name, version, aliases and time to live of a resource without its body: a heartbeat, or a name
+    /// without a resource. Only a delta response has a place for it.
     pub fn push_bodiless(&mut self, resource: &Resource) {
         self.push_wrapped(resource, false);
     }
 
-    /// Append a resource to a SotW response: in a wrapper if it has a time to live, as it is if not.
+    /// Append a resource to a SotW response: in a wrapper if it has a time to live, bare otherwise.
     pub fn push_timed(&mut self, resource: &Resource) {
         let Some(ttl) = resource.ttl.filter(|_| self.resource_type.knows_ttl()) else {
             return self.push_any(&resource.body);
         };
+
         let body = Any {
             type_url: self.type_url.to_owned(),
             value: resource.body.to_bytes().into(),
         };
+
         let wrapper = Wrapper {
             name: resource.name.to_string(),
             version: resource.version.to_string(),
@@ -138,6 +141,7 @@ impl Encoder {
             }),
             ..Wrapper::default()
         };
+
         let wrapper = Any {
             type_url: WRAPPER.to_owned(),
             value: wrapper.encode_to_vec(),
@@ -153,8 +157,8 @@ impl Encoder {
         self.any_fields(body);
     }
 
-    /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3, aliases = 4,
-    /// ttl = 6.
+    /// `repeated Resource resources = 2` of a `DeltaDiscoveryResponse`: version = 1, resource = 2, name = 3, aliases =
+    /// 4, ttl = 6.
     fn push_wrapped(&mut self, resource: &Resource, with_body: bool) {
         let version = resource.version.to_string();
         let any = any_len(self.type_url, resource.body.len());
@@ -178,23 +182,25 @@ impl Encoder {
             self.key(4, alias.len());
             self.current.put_slice(alias.as_bytes());
         }
+
         if let Some(ttl) = ttl {
             self.key(6, ttl.len());
             self.current.put_slice(&ttl);
         }
+
         if with_body {
             self.key(2, any);
             self.any_fields(&resource.body);
         }
     }
 
-    /// A time to live is told for what Envoy removes when it is over, and for nothing else (F-18, SW-30).
+    /// The time to live, for the types that Envoy removes when it is over (F-18, SW-30).
     fn ttl(&self, resource: &Resource) -> Option<Vec<u8>> {
         let ttl = resource.ttl.filter(|_| self.resource_type.knows_ttl())?;
         Some(prost_types::Duration::try_from(ttl).ok()?.encode_to_vec())
     }
 
-    /// A virtual host that was asked for by its name goes by that name, too: Envoy waits for an alias (DX-28).
+    /// The own name of a virtual host as one more alias: Envoy waits for an alias (DX-28).
     fn own_alias<'a>(&self, resource: &'a Resource) -> Option<&'a Arc<str>> {
         let named = self.resource_type == ResourceType::VirtualHost && !resource.aliases.contains(&resource.name);
         named.then_some(&resource.name)
@@ -253,7 +259,7 @@ pub fn encode<'a>(
     encoder.finish()
 }
 
-/// Encode these resources for a SotW response, those with a time to live in wrappers.
+/// Encode these resources for a SotW response; those with a time to live are in wrappers.
 #[must_use]
 pub fn encode_timed<'a>(resource_type: ResourceType, resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Blocks {
     let mut encoder = Encoder::new(resource_type, Shape::Sotw);

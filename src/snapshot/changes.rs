@@ -1,8 +1,8 @@
-//! What differs between two sets, computed once for all streams.
+//! The difference between two sets, computed once for all streams.
 //!
-//! What enters: the set that a stream was last brought to and the current one. What leaves: [`Changes`], sorted by name,
-//! kept on the newer set so that ten thousand streams which stood at the same set share one computed difference and one
-//! encoded form of it.
+//! What enters: the set that a stream was brought to last, and the current one. What leaves: [`Changes`], sorted by
+//! name. The newer set keeps them, so ten thousand streams with the same older set share one difference and its encoded
+//! form.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -14,15 +14,15 @@ use super::version::SetVersion;
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
 
-/// How many older sets' differences a set keeps. Streams that are further behind (slow readers) compute their own again.
+/// Most differences that a set keeps. A stream that is further behind (a slow reader) computes its own.
 const KEPT: usize = 8;
 
-/// One member that is not the same in both sets.
+/// One member that differs between the sets.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// As it was.
+    /// The member of the older set.
     pub old: Option<Arc<Resource>>,
-    /// As it is.
+    /// The member of the newer set.
     pub new: Option<Arc<Resource>>,
 }
 
@@ -37,7 +37,7 @@ impl Change {
     }
 }
 
-/// What differs between two sets.
+/// The difference between two sets.
 #[derive(Debug)]
 pub struct Changes {
     resource_type: ResourceType,
@@ -47,7 +47,7 @@ pub struct Changes {
     newly_named: OnceLock<Vec<Named>>,
 }
 
-/// A changed resource, and the clusters that it names and did not name before.
+/// A changed resource, and the clusters that it names now and did not name before.
 pub type Named = (Arc<str>, Vec<Arc<str>>);
 
 impl Changes {
@@ -68,7 +68,7 @@ impl Changes {
         &self.entries
     }
 
-    /// Every resource that is new or changed, encoded once for all streams that are owed all of them.
+    /// Every new or changed resource, encoded once for all streams that are owed all of them.
     #[must_use]
     pub fn blocks(&self, shape: Shape) -> &Blocks {
         let cell = match shape {
@@ -84,7 +84,8 @@ impl Changes {
         })
     }
 
-    /// The changed resources that name clusters which they did not name before, sorted by name. Found once for all streams.
+    /// The changed resources that name clusters which they did not name before, sorted by name. Computed once for all
+    /// streams.
     #[must_use]
     pub fn newly_named(&self) -> &[Named] {
         self.newly_named.get_or_init(|| {
@@ -96,7 +97,7 @@ impl Changes {
         })
     }
 
-    /// How many resources are in [`Changes::blocks`].
+    /// The number of resources in [`Changes::blocks`].
     #[must_use]
     pub fn present(&self) -> usize {
         self.entries.iter().filter(|change| change.new.is_some()).count()
@@ -105,7 +106,7 @@ impl Changes {
 
 type Cell = Arc<OnceLock<Arc<Changes>>>;
 
-/// The differences between some older sets and the set that has this cache, by the older set's version.
+/// The differences between some older sets and the set with this cache, by the version of the older set.
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<VecDeque<(SetVersion, Cell)>>);
 

@@ -1,4 +1,4 @@
-//! The members of a set that a list of names stands for, found and encoded once for all streams with the same list.
+//! The members of a set with the names of a list, found and encoded once for all streams with the same list.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,7 +6,7 @@ use super::blocks::{self, Blocks, Shape};
 use super::version::SetVersion;
 use crate::resource::{Resource, ResourceType};
 
-/// See the module. Sorted by name.
+/// The members with the names of a list, and the names without a member. Sorted by name.
 #[derive(Debug)]
 pub struct Selection {
     resource_type: ResourceType,
@@ -18,7 +18,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// A selection of the members that were found; both lists are sorted.
+    /// A selection of these members; both lists are sorted.
     pub(super) fn new(resource_type: ResourceType, members: Vec<Arc<Resource>>, missing: Vec<Arc<str>>) -> Self {
         let version = members.iter().fold(SetVersion::default(), |version, member| {
             version.with(SetVersion::of(member))
@@ -33,32 +33,32 @@ impl Selection {
         }
     }
 
-    /// Those that there are.
+    /// The members.
     #[must_use]
     pub fn members(&self) -> &[Arc<Resource>] {
         &self.members
     }
 
-    /// One of them.
+    /// One member.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         let found = self.members.binary_search_by(|member| (*member.name).cmp(name)).ok()?;
         self.members.get(found)
     }
 
-    /// The names that the set has not.
+    /// The names without a member.
     #[must_use]
     pub fn missing(&self) -> &[Arc<str>] {
         &self.missing
     }
 
-    /// The version of those that there are.
+    /// The version of the members.
     #[must_use]
     pub fn version(&self) -> SetVersion {
         self.version
     }
 
-    /// Those that there are, encoded.
+    /// The members, encoded.
     #[must_use]
     pub fn blocks(&self, shape: Shape) -> &Blocks {
         let cell = match shape {

@@ -1,9 +1,8 @@
-//! One resource type's set for one group: sorted by name, in slabs that are shared between versions.
+//! The set of one resource type for one group: sorted by name, in slabs that versions of the set share.
 //!
-//! A slab is a run of neighbouring resources (16 to 64 KiB); its encoded form is built once and shared by every stream and
-//! by every later set in which the slab did not change. A change copies one slab's list and a part of the list of slabs,
-//! which is persistent, nothing else.
-//! On-demand resources are members, found by name, but not part of the encoded wildcard set.
+//! A slab is a run of neighbouring resources (16 to 64 KiB). It is encoded once, for every stream and for every later
+//! set in which the slab did not change. A change copies one slab and a part of the persistent list of slabs, nothing
+//! else. On-demand resources are members, found by name, but not part of the encoded wildcard set.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -23,14 +22,14 @@ use crate::resource::{Resource, ResourceType};
 
 /// A slab larger than this is split.
 const SLAB_MAX: usize = 64 * 1024;
-/// What the parts of a split slab have.
+/// The size of the parts of a split slab.
 const SLAB_TARGET: usize = 32 * 1024;
-/// A slab smaller than this is joined with its neighbour, where both fit into one.
+/// A slab smaller than this is joined with a neighbour, if both fit into one.
 const SLAB_MIN: usize = 8 * 1024;
-/// What a resource takes beside its name and its body: version, type URL, tags.
+/// Bytes of an encoded resource beside its name and its body: version, type URL, tags.
 const OVERHEAD: usize = 120;
 
-/// One entry of a difference: the name, and the resource or `None` where it is gone.
+/// One entry of a difference: the name, and the resource; `None`: removed.
 pub type Entry = (Arc<str>, Option<Arc<Resource>>);
 
 /// An immutable set of resources of one type.
@@ -41,11 +40,11 @@ pub struct ResourceSet {
     wildcard_version: SetVersion,
     on_demand_version: SetVersion,
     aliases: Aliases,
-    /// How many have a whole form for other clients.
+    /// The number of members with a whole form for clients without VHDS.
     wholes: usize,
-    /// Those with a time to live.
+    /// Members with a time to live.
     timed: OrdMap<Arc<str>, Arc<Resource>>,
-    /// Those that refer to others by a source of their own.
+    /// Members with a reference through a source of its own.
     own_sources: OrdMap<Arc<str>, Arc<Resource>>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
@@ -53,10 +52,10 @@ pub struct ResourceSet {
     changes: changes::Cache,
 }
 
-/// How many selections a set keeps.
+/// Most selections that a set keeps.
 const SELECTIONS_MAX: usize = 32;
 
-/// Selections of members, by what was selected.
+/// Selections of members, by the key of the list of names.
 type Selections = Mutex<VecDeque<(u128, Arc<OnceLock<Arc<Selection>>>)>>;
 
 /// A run of neighbouring resources, sorted, never empty.
@@ -123,20 +122,20 @@ impl ResourceSet {
         self.resource_type
     }
 
-    /// The set's version: equal sets have equal versions, on every replica, whatever the order of their history.
-    /// On-demand members count, and count differently from others.
+    /// The version of the set: equal sets have equal versions, on every replica, whatever their history. On-demand
+    /// members count, and count differently from others.
     #[must_use]
     pub fn version(&self) -> SetVersion {
         self.wildcard_version.with(self.on_demand_version)
     }
 
-    /// The version of what a wildcard subscription is served: on-demand members left out.
+    /// The version of the wildcard set, without on-demand members.
     #[must_use]
     pub fn wildcard_version(&self) -> SetVersion {
         self.wildcard_version
     }
 
-    /// How many resources, on-demand ones included.
+    /// The number of resources, on-demand ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -159,35 +158,35 @@ impl ResourceSet {
         slab.resources.get(found)
     }
 
-    /// The resource that has the name, or goes by it.
+    /// The resource with this name or alias.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Arc<Resource>> {
         self.get(name).or_else(|| self.aliases.get(name))
     }
 
-    /// Whether any member goes by another name than its own.
+    /// Whether any member has an alias.
     #[must_use]
     pub fn has_aliases(&self) -> bool {
         !self.aliases.is_empty()
     }
 
-    /// Whether any member has a whole form for clients that do not ask for virtual hosts.
+    /// Whether any member has a whole form for clients without VHDS.
     #[must_use]
     pub fn has_wholes(&self) -> bool {
         self.wholes > 0
     }
 
-    /// Those with a time to live, sorted by name.
+    /// Members with a time to live, sorted by name.
     pub fn timed(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.timed.values()
     }
 
-    /// Those that refer to others by a source of their own, sorted by name.
+    /// Members with a reference through a source of its own, sorted by name.
     pub fn own_sources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.own_sources.values()
     }
 
-    /// Those whose names begin like this, sorted by name.
+    /// Members whose names begin with `prefix`, sorted by name.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let slabs = self.slab_of(prefix).unwrap_or_default()..self.slabs.len();
         let members = slabs
@@ -203,7 +202,7 @@ impl ResourceSet {
         self.slabs.iter().flat_map(|slab| &slab.resources)
     }
 
-    /// The encoded wildcard set: built once for all streams, slab by slab, unchanged slabs shared with the sets before.
+    /// The encoded wildcard set: built once for all streams, slab by slab; unchanged slabs are shared with older sets.
     #[must_use]
     pub fn wildcard(&self, shape: Shape) -> &Blocks {
         let cell = match shape {
@@ -213,8 +212,8 @@ impl ResourceSet {
         cell.get_or_init(|| Blocks::concat(self.slabs.iter().map(|slab| slab.blocks(self.resource_type, shape))))
     }
 
-    /// The members that have these names: found once for all streams that ask with the same key, which must name the
-    /// list. `names` are sorted and unique.
+    /// The members with these names, found once for all streams with the same `key`, which stands for the list. `names`
+    /// are sorted and unique.
     #[must_use]
     pub fn select<'a>(&self, key: u128, names: impl Iterator<Item = &'a Arc<str>>) -> Arc<Selection> {
         let cell = {
@@ -245,8 +244,8 @@ impl ResourceSet {
         Selection::new(self.resource_type, members, missing)
     }
 
-    /// This set with some members replaced, added or gone. `entries` are sorted by name and unique; slabs that none of
-    /// them touches are shared.
+    /// This set with some members replaced, added or removed. `entries` are sorted by name and unique; a slab without
+    /// any of them is shared.
     #[must_use]
     pub fn apply(&self, entries: &[Entry]) -> Self {
         let mut next = Self {
@@ -291,7 +290,7 @@ impl ResourceSet {
         self.slabs = slabs.0.into_iter().collect();
     }
 
-    /// Few entries: only the slabs that have their names, from the last to the first, so that places before stay.
+    /// Few entries: only the slabs with their names, from the last to the first, so that earlier indexes stay valid.
     fn apply_to_some(&mut self, entries: &[Entry]) {
         let mut rest = entries;
         while let Some((last, _)) = rest.last() {
@@ -299,7 +298,7 @@ impl ResourceSet {
             let Some(slab) = self.slabs.get(index).cloned() else {
                 return self.apply_to_all(rest);
             };
-            // Names before the first slab are its own.
+            // Names before the first slab belong to it.
             let begin = if index == 0 {
                 0
             } else {
@@ -312,7 +311,7 @@ impl ResourceSet {
         }
     }
 
-    /// Other resources in the place of one slab: joined with a neighbour or split where that is due.
+    /// Replace one slab by these resources, joined with a neighbour or split if the size requires.
     fn replace(&mut self, index: usize, resources: Vec<Arc<Resource>>) {
         let neighbours = [index.checked_sub(1), Some(index + 1)].into_iter().flatten();
         let size: usize = resources.iter().map(|resource| encoded_size(resource)).sum();
@@ -320,6 +319,7 @@ impl ResourceSet {
             let other = self.slabs.get(*other);
             other.is_some_and(|other| other.size.min(size) < SLAB_MIN && other.size + size <= SLAB_MAX)
         };
+
         let Some(neighbour) = neighbours.into_iter().find(fits).filter(|_| !resources.is_empty()) else {
             let mut slabs = Slabs::default();
             slabs.push_changed(resources);
@@ -332,16 +332,18 @@ impl ResourceSet {
             }
             return;
         };
+
         let other = self.slabs[neighbour].resources.iter().cloned();
         let joined = match neighbour < index {
             true => other.chain(resources).collect(),
             false => resources.into_iter().chain(other).collect(),
         };
+
         self.slabs.set(neighbour, Slab::new(joined));
         self.slabs.remove(index);
     }
 
-    /// One slab's list with its entries applied; keeps count and versions.
+    /// The resources of one slab with its entries applied; updates the count and the versions.
     fn merge(&mut self, resources: &[Arc<Resource>], entries: &[Entry]) -> Vec<Arc<Resource>> {
         let mut merged = Vec::with_capacity(resources.len() + entries.len());
         let mut old = resources.iter().peekable();
@@ -372,15 +374,18 @@ impl ResourceSet {
             self.timed.remove(&resource.name);
             self.own_sources.remove(&resource.name);
         }
+
         if added && resource.ttl.is_some() {
             self.timed.insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
+
         if added && resource.has_own_source() {
             self.own_sources
                 .insert(Arc::clone(&resource.name), Arc::clone(resource));
         }
+
         let (sum, member) = if resource.on_demand {
-            // Another sum than that of the same resource in the wildcard set: the difference is one of content.
+            // An on-demand member adds another share than the same resource in the wildcard set: the two sets differ.
             let member = SetVersion::of_member(
                 "on demand",
                 crate::resource::ResourceVersion(SetVersion::of(resource).0),
@@ -389,6 +394,7 @@ impl ResourceSet {
         } else {
             (&mut self.wildcard_version, SetVersion::of(resource))
         };
+
         if added {
             *sum = sum.with(member);
             self.len += 1;
@@ -398,7 +404,7 @@ impl ResourceSet {
         }
     }
 
-    /// The slab that has the name, if any has.
+    /// The index of the slab that would have the name; `None` if the name is before the first slab.
     fn slab_of(&self, name: &str) -> Option<usize> {
         let later = |slab: &Arc<Slab>| {
             if slab.first() <= name {
@@ -432,8 +438,8 @@ impl ResourceSet {
         Arc::clone(self.changes.cell(old.version()).get_or_init(compute))
     }
 
-    /// Walk this set and a newer one together and give each member that is not the same in both, sorted by name. Slabs that
-    /// the two share are skipped whole.
+    /// Walk this set and a newer one together: `found` gets each member that differs, sorted by name. Shared slabs are
+    /// skipped.
     fn walk_differences(&self, newer: &Self, mut found: impl FnMut(Option<&Arc<Resource>>, Option<&Arc<Resource>>)) {
         let (mut old, mut new) = (Cursor::new(&self.slabs), Cursor::new(&newer.slabs));
         loop {
@@ -484,7 +490,7 @@ impl fmt::Debug for ResourceSet {
     }
 }
 
-/// The list of slabs under construction: what changed is split or joined, what did not change is shared.
+/// The list of slabs under construction: changed slabs are split or joined, unchanged ones are shared.
 #[derive(Default)]
 struct Slabs(Vec<Arc<Slab>>);
 
@@ -510,6 +516,7 @@ impl Slabs {
             }
             _ => {}
         }
+
         let limit = if size <= SLAB_MAX { usize::MAX } else { SLAB_TARGET };
         let mut run_size = 0;
         for resource in resources {
@@ -520,13 +527,14 @@ impl Slabs {
                 run_size = 0;
             }
         }
+
         if !run.is_empty() {
             self.0.push(Slab::new(run));
         }
     }
 }
 
-/// A place in a list of slabs.
+/// A position in a list of slabs.
 struct Cursor<'a> {
     slab: Option<&'a Arc<Slab>>,
     position: usize,
@@ -559,7 +567,7 @@ impl<'a> Cursor<'a> {
         self.position = 0;
     }
 
-    /// Step both over a slab at whose start both stand.
+    /// If both cursors are at the start of a shared slab, move both past it.
     fn skip_shared(&mut self, other: &mut Self) -> bool {
         let shared = self.position == 0
             && other.position == 0
@@ -653,7 +661,8 @@ mod tests {
                 prop_assert!(set.get("zz").is_none());
                 prop_assert!(set.slabs.iter().all(|slab| !slab.resources.is_empty()));
                 let encoded: usize = set.wildcard(Shape::Delta).len();
-                let whole = blocks::encode(ResourceType::Cluster, Shape::Delta, set.iter().filter(|one| !one.on_demand));
+                let wildcard = set.iter().filter(|one| !one.on_demand);
+                let whole = blocks::encode(ResourceType::Cluster, Shape::Delta, wildcard);
                 prop_assert_eq!(encoded, whole.len());
                 prop_assert_eq!(set.wildcard(Shape::Delta).pieces().concat(), whole.pieces().concat());
             }

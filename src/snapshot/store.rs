@@ -1,4 +1,4 @@
-//! The current snapshot: one pointer, one writer, and a generation to wake who waits.
+//! The current snapshot: one pointer, one writer, and a generation that wakes the waiting streams.
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ impl Store {
         self.current.load_full()
     }
 
-    /// The same for a moment, and for less: it is not shared.
+    /// The current snapshot for a short look; cheaper, because the pointer is not shared.
     #[must_use]
     pub fn peek(&self) -> Guard<Arc<Snapshot>> {
         self.current.load()
     }
 
-    /// Swap in the next snapshot and wake who waits; one of the same generation (nothing new for streams) wakes nobody.
-    /// Only the one writer calls this.
+    /// Swap in the next snapshot and wake the waiting streams. One of the same generation (no change for streams) wakes
+    /// nobody. Only the one writer calls this.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let generation = snapshot.generation;
         self.current.store(snapshot);
@@ -45,7 +45,7 @@ impl Store {
             .send_if_modified(|current| std::mem::replace(current, generation) != generation);
     }
 
-    /// The generation of the latest publish, to wait on.
+    /// A receiver of the generation of the latest publish.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()

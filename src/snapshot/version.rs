@@ -8,13 +8,13 @@ use crate::resource::{Resource, ResourceVersion};
 
 /// Version of one resource type's set.
 ///
-/// The wrapping 128-bit sum of hash(name, version) over its members, so that it costs what changed and does not depend on
-/// order. Shape on the wire: 32 lower-case hex digits.
+/// The wrapping 128-bit sum of hash(name, version) over its members: an update costs what changed, and the order of
+/// members does not matter. Shape on the wire: 32 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SetVersion(pub u128);
 
 impl SetVersion {
-    /// What one member adds to the sum.
+    /// The share of a member in the sum.
     #[must_use]
     pub fn of_member(name: &str, version: ResourceVersion) -> Self {
         let mut both = [0; 32];
@@ -23,7 +23,7 @@ impl SetVersion {
         Self(xxh3_128(&both))
     }
 
-    /// What a resource adds to the sum.
+    /// The share of a resource in the sum.
     #[must_use]
     pub fn of(resource: &Resource) -> Self {
         Self::of_member(&resource.name, resource.version)

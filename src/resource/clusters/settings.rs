@@ -1,4 +1,4 @@
-//! What a clusters document and `defaults.cluster` say about a Cluster, source and TLS aside.
+//! The settings of a Cluster from its document and `defaults.cluster`, source and TLS aside.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,12 +30,12 @@ use crate::document::cluster::{
 use crate::proto::message::{any, boolean, duration, uint32};
 use crate::resource::check;
 
-/// Where no document says otherwise.
+/// The connect timeout if no document gives one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The only key under which Envoy looks for a cluster's HTTP options.
+/// The only key under which Envoy reads a cluster's HTTP options.
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The settings of a document, each one that is absent taken from the defaults.
+/// The settings of a document, filled in from the defaults.
 pub(super) fn merged(own: &Settings, defaults: &Settings) -> Settings {
     Settings {
         protocol: own.protocol.or(defaults.protocol),
@@ -50,16 +50,16 @@ pub(super) fn merged(own: &Settings, defaults: &Settings) -> Settings {
     }
 }
 
-/// How long connecting may take.
+/// The connect timeout.
 pub(super) fn connect_timeout(settings: &Settings) -> protobuf::Duration {
     duration(settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
 }
 
-/// `message` with the settings in it. `host` is the upstream's own name where it has one, for HTTP health checks;
-/// Envoy takes the cluster's name otherwise.
+/// `message` with the settings in it. `host`: the upstream's own name, for HTTP health checks; without one Envoy takes
+/// the name of the cluster.
 ///
 /// # Errors
-/// Settings that Envoy would refuse or ignore beside each other.
+/// Two settings of which Envoy would refuse or ignore one.
 pub(super) fn applied(
     mut message: WireCluster,
     settings: &Settings,
@@ -71,11 +71,13 @@ pub(super) fn applied(
         message.typed_extension_protocol_options =
             HashMap::from([(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&http2_options()))]);
     }
+
     if let Some(lb) = &settings.lb {
         message.lb_policy = lb_policy(lb.policy) as i32;
         message.lb_config = lb.slow_start.and_then(|window| slow_start(lb.policy, window));
         message.common_lb_config = lb.locality.map(common_lb_config);
     }
+
     let http2 = settings.protocol == Some(Protocol::Http2);
     message.health_checks = settings
         .health_check
@@ -153,10 +155,12 @@ fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHea
             ..GrpcHealthCheck::default()
         }),
     };
+
     WireHealthCheck {
         timeout: Some(duration(check.timeout)),
         interval: Some(duration(check.interval)),
-        // Else Envoy asks only once a minute until the first request, and the first requests go where nobody looked.
+        // Without this, Envoy checks only once a minute until the first request, and the first requests reach unchecked
+        // endpoints.
         no_traffic_interval: Some(duration(check.interval)),
         healthy_threshold: Some(uint32(check.healthy)),
         unhealthy_threshold: Some(uint32(check.unhealthy)),
@@ -170,7 +174,7 @@ fn outlier_detection(outlier: &OutlierDetection) -> WireOutlierDetection {
     WireOutlierDetection {
         consecutive_5xx: Some(uint32(outlier.consecutive_5xx)),
         base_ejection_time: Some(duration(outlier.eject_for)),
-        // Envoy's own limit is 300 s and must not be below the base (NC-43).
+        // Envoy's own limit is 300 s, and it must not be below the base (NC-43).
         max_ejection_time: Some(duration(outlier.eject_for.max(Duration::from_secs(300)))),
         max_ejection_percent: Some(uint32(outlier.max_eject_percent)),
         ..WireOutlierDetection::default()

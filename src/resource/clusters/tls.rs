@@ -1,4 +1,4 @@
-//! TLS towards an `https` upstream: SNI and the certificate's name from the URL, trust from the server's CA bundle.
+//! TLS towards an `https` upstream: SNI and the certificate's name from the URL, roots from the server's CA bundle.
 
 use std::net::IpAddr;
 
@@ -15,10 +15,10 @@ use crate::document::Rejection;
 use crate::document::cluster::Protocol;
 use crate::proto::message::any;
 
-/// Verified TLS to `host`. SNI carries names only; an IP address is verified as one.
+/// Verified TLS to `host`. SNI carries names only; an IP address is verified as an address.
 ///
 /// # Errors
-/// No CA bundle to verify by.
+/// No CA bundle.
 pub(super) fn verified(
     host: &str,
     protocol: Option<Protocol>,
@@ -30,12 +30,14 @@ pub(super) fn verified(
             "found an https upstream, but the server has no CA bundle to verify it by (--ca-bundle)",
         )
     })?;
+
     let address = host.parse::<IpAddr>().is_ok();
     let alpn = if protocol == Some(Protocol::Http2) {
         "h2"
     } else {
         "http/1.1"
     };
+
     let context = UpstreamTlsContext {
         sni: if address { String::new() } else { host.to_owned() },
         common_tls_context: Some(CommonTlsContext {
@@ -47,6 +49,7 @@ pub(super) fn verified(
         }),
         ..UpstreamTlsContext::default()
     };
+
     Ok(TransportSocket {
         name: "envoy.transport_sockets.tls".to_owned(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),

@@ -1,7 +1,8 @@
-//! What only one resource of a group can have: addresses of listeners, keys of scopes, domains of a RouteConfiguration.
+//! Addresses of listeners, keys of scopes, and domains of a RouteConfiguration: only one resource of a group can have
+//! each.
 //!
-//! Envoy refuses whoever comes second; here that is the document written last. Compiled listeners among themselves are
-//! judged in `group`, so a claim without an xds document is nobody's fault here.
+//! Envoy refuses the second resource; here the document written last is at fault. `group` checks compiled listeners
+//! among themselves, so a claim without an xds document is not looked at here.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,10 +19,10 @@ use crate::resource::compile::translate::Translated;
 use crate::resource::verbatim::claims::tcp;
 use crate::resource::{Resource, ResourceType};
 
-/// Who claims something: when that was written, who it is (`None`: the default listener) and where it stands.
+/// A claim: the revision of the document, its key (`None`: the default listener), and the field path.
 type Claimant = (i64, Option<DocumentKey>, String);
 
-/// The documents that claim what an older one has.
+/// The documents with a claim that an older document has.
 pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
     let mut claimants: BTreeMap<String, Vec<Claimant>> = BTreeMap::new();
     for (key, compiled) in documents
@@ -44,12 +45,15 @@ pub(super) fn conflicts(documents: &Inventory, group: &str, served: &OrdMap<Reso
             claimants.entry(claim.what.clone()).or_default().push(claimant);
         }
     }
+
     if claimants.is_empty() {
         return Vec::new();
     }
+
     for (what, claimant) in listener_addresses(documents, group) {
         claimants.entry(what).or_default().push(claimant);
     }
+
     claimants
         .into_iter()
         .flat_map(|(what, claimants)| faults(&what, claimants))
@@ -81,10 +85,11 @@ fn listener_addresses(documents: &Inventory, group: &str) -> Vec<(String, Claima
         };
         claims.extend(claim.map(|(address, claimant): (SocketAddr, Claimant)| (tcp(address), claimant)));
     }
+
     claims
 }
 
-/// Everyone but the oldest is at fault.
+/// Every claimant but the oldest is at fault.
 fn faults(what: &str, mut claimants: Vec<Claimant>) -> Vec<Fault> {
     claimants.sort_unstable();
     let mut claimants = claimants.into_iter();
@@ -95,7 +100,7 @@ fn faults(what: &str, mut claimants: Vec<Claimant>) -> Vec<Fault> {
         || "the listener that exists while no listeners document does".to_owned(),
         ToString::to_string,
     );
-    // A document may say the same twice; Envoy's own rules are for that.
+    // A document may claim the same twice: Envoy's own rules apply to that.
     let others = claimants.filter(|(_, key, _)| *key != first);
     others
         .filter_map(|(_, key, path)| {

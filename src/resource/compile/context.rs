@@ -1,4 +1,4 @@
-//! What holds for a whole compile: the parameters that are not part of the document being compiled.
+//! The parameters of a whole compile, beside the documents.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::document::defaults::Defaults;
 /// Parameters of a compile. Two replicas with equal ones and equal documents make equal bytes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Context {
-    /// The `defaults` document; [`Defaults::default`] where there is none.
+    /// The `defaults` document; [`Defaults::default`] without one.
     pub defaults: Defaults,
     /// `--ca-bundle`: the PEM text that certificates of `https` upstreams are verified against.
     pub ca_bundle: Option<Bytes>,

@@ -1,8 +1,8 @@
 //! Which documents and resources a change makes dirty.
 //!
-//! What enters: a document before and after the change. What leaves: [`Dirty`], the names whose compiled bytes may differ
-//! now. A name too many costs time only: equal bytes are no difference. A name too few would be a fault. Two promises keep
-//! a change cheap:
+//! What enters: a document before and after the change. What leaves: [`Dirty`], the names whose compiled bytes may
+//! differ now. A name too many costs time only: equal bytes are no difference. A name too few would be a fault. Two
+//! promises keep a change cheap:
 //!
 //! - A route that refers to the same clusters as before makes no cluster dirty.
 //! - A cluster or a registration makes no route dirty.
@@ -20,24 +20,24 @@ use crate::document::route::Route;
 pub(super) struct Dirty {
     /// Route documents whose entries change.
     pub(super) routes: BTreeSet<DocumentKey>,
-    /// Names whose Cluster or ClusterLoadAssignment may change, written or generated.
+    /// Names whose Cluster or ClusterLoadAssignment may change, written or generated ones.
     pub(super) upstreams: BTreeSet<Arc<str>>,
     /// Listeners documents.
     pub(super) listeners: BTreeSet<Arc<str>>,
     /// Xds documents.
     pub(super) verbatim: BTreeSet<DocumentKey>,
-    /// A group came or went.
+    /// A group was added or removed.
     pub(super) groups: bool,
-    /// `defaults` changed what routes say.
+    /// `defaults` changed for routes.
     pub(super) every_route: bool,
-    /// `defaults` changed what clusters say, generated ones too.
+    /// `defaults` changed for clusters, generated ones included.
     pub(super) every_upstream: bool,
-    /// `defaults` changed what listeners say.
+    /// `defaults` changed for listeners.
     pub(super) every_listener: bool,
 }
 
 impl Dirty {
-    /// Whether `defaults` changed what every document of a kind says.
+    /// Whether `defaults` changed for a kind of document.
     #[must_use]
     pub(super) fn every_of(&self, kind: Kind) -> bool {
         match kind {
@@ -49,7 +49,7 @@ impl Dirty {
     }
 }
 
-/// Add what one document's change touches; `None` is a document that does not exist (or does not serve).
+/// Mark what the change of one document makes dirty; `None`: the document does not exist (or does not serve).
 pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>, new: Option<&Document>) {
     match key.kind {
         Kind::Routes => touch_route(
@@ -75,7 +75,7 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
         }
         Kind::Xds => {
             dirty.verbatim.insert(key.clone());
-            // A generated Cluster stands in for one that nobody describes.
+            // A Cluster is generated for a name that no document describes.
             let endpoints = key.name.strip_prefix("endpoints/");
             dirty.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
         }
@@ -97,7 +97,7 @@ fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: O
     }
 }
 
-/// Add what a change of `defaults` touches.
+/// Mark what a change of `defaults` makes dirty.
 pub(super) fn touch_defaults(dirty: &mut Dirty, old: &Defaults, new: &Defaults) {
     dirty.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
     dirty.every_upstream |= old.cluster != new.cluster;

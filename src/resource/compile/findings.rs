@@ -1,4 +1,4 @@
-//! Findings about one document among the others: matches that other rules won, references to documents that do not exist.
+//! Findings about one document among the others: matches that other rules won, references to missing documents.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub struct Findings {
     pub shadowed: bool,
     /// Matches that other rules have, sorted, each once.
     pub losses: Vec<Loss>,
-    /// For an xds document: in every group, the resource of another document is served under its name. The sentence names
-    /// that document and the field that would change it.
+    /// For an xds document: in every group, the resource of another document is served under its name. The sentence
+    /// names that document and the field that would change it.
     pub shadowed_by: Option<String>,
     /// Sentences about references to documents that do not exist, and about fields that gRPC clients cannot take.
     pub warnings: Vec<String>,
@@ -44,10 +44,12 @@ impl Compiled {
         let Some(compiled) = self.inventory.get(key) else {
             return Findings::default();
         };
+
         let mut findings = Findings {
             warnings: self.unknown_groups(compiled.document()),
             ..Findings::default()
         };
+
         match compiled.document() {
             Document::Route(route) => {
                 self.find_losses(key, &mut findings);
@@ -72,6 +74,7 @@ impl Compiled {
                 .extend(self.replaced(ResourceType::Listener, &key.name)),
             Document::Group(_) | Document::Defaults(_) => {}
         }
+
         findings
     }
 
@@ -79,6 +82,7 @@ impl Compiled {
         let Some(compiled) = self.inventory.get(key) else {
             return;
         };
+
         let mut losses = BTreeSet::new();
         let (mut own, mut kept) = (0, 0);
         for (group, state) in &self.groups {
@@ -99,6 +103,7 @@ impl Compiled {
                 }
             }
         }
+
         findings.shadowed = own > 0 && kept == 0;
         findings.losses = losses.into_iter().collect();
     }
@@ -108,9 +113,11 @@ impl Compiled {
         let Some(compiled) = self.inventory.get(key) else {
             return;
         };
+
         let Translated::Verbatim(own) = &compiled.translated else {
             return;
         };
+
         let (resource_type, written) = (own.resource_type, &own.resource);
         let resource = (resource_type, Arc::clone(&written.name));
         let mut others: Vec<(&str, String)> = Vec::new();
@@ -126,11 +133,13 @@ impl Compiled {
                 None => serves = true,
             }
         }
+
         let Some((_, maker)) = others.first() else { return };
         let (word, name) = (resource_type, &written.name);
         let sentence = format!(
             "{maker} makes {name} of type {word} already; \"replace\": true would put this resource in its place"
         );
+
         if serves {
             let groups: Vec<&str> = others.iter().map(|(group, _)| *group).collect();
             findings
@@ -174,7 +183,7 @@ impl Compiled {
             .collect()
     }
 
-    /// Clusters that a route or an xds document names and no document describes, sorted.
+    /// Clusters that no document describes, of those that a route or an xds document names. Sorted.
     #[must_use]
     pub fn undescribed_clusters(&self, user: &DocumentKey) -> Vec<Arc<str>> {
         let undescribed = |name: &&Arc<str>| !self.inventory.describes(name);
@@ -188,20 +197,24 @@ impl Compiled {
         }
     }
 
-    /// Clusters that the route names and its groups do not have: generated ones without endpoints stand for them.
+    /// Sentences about clusters that the route names and its groups do not have. Generated clusters without endpoints
+    /// serve for these.
     fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
         let Some(compiled) = self.inventory.get(key) else {
             return Vec::new();
         };
+
         let Translated::Route { upstreams, .. } = &compiled.translated else {
             return Vec::new();
         };
+
         let mut sentences = Vec::new();
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
             let written = self.inventory.cluster(name);
             if written.is_some_and(|(cluster, ..)| cluster.on_demand) {
                 sentences.push(format!(
-                    "to: clusters/{name} is on_demand, which Envoy gets by name only; its requests are answered with 503"
+                    "to: clusters/{name} is on_demand, which Envoy gets by name only; \
+                     its requests are answered with 503"
                 ));
             }
             let written = written.map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
@@ -229,10 +242,11 @@ impl Compiled {
                 ));
             }
         }
+
         sentences
     }
 
-    /// The listeners of gRPC clients that have a route, sorted.
+    /// The API listeners that a route is on, sorted.
     fn api_listeners_of(&self, document: &Document) -> Vec<Arc<str>> {
         let has = |listener: &DocumentKey| document.as_route().is_some_and(|route| route.is_on(&listener.name));
         let listeners = self.inventory.api_listeners();

@@ -18,36 +18,36 @@ use crate::resource::grpc;
 use crate::resource::table::{Entry, HostKey, Table, Touched};
 use crate::resource::{Resource, ResourceType};
 
-/// How many of the routes that use it a generated cluster names as its documents: thousands may share one.
+/// Most routes that a generated cluster lists as its documents: thousands may share one cluster.
 const NAMED_USERS: usize = 16;
 
-/// See the module.
+/// The resources and tables of one group. Clones are cheap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GroupState {
-    /// What is served.
+    /// The served resources.
     pub(super) resources: OrdMap<ResourceKey, Arc<Resource>>,
     /// Resources of other documents under the name of an xds document, whichever of the two is served.
     pub(super) shadowed: OrdMap<ResourceKey, Arc<Resource>>,
     pub(super) tables: OrdMap<Arc<str>, Table>,
-    /// What each document has in a table, by the listener's name.
+    /// The part of each document in a table, by the name of the listener.
     parts: OrdMap<Arc<str>, Parts>,
     /// Listeners whose virtual hosts are resources of their own.
     on_demand: OrdSet<Arc<str>>,
 }
 
-/// What came of one group's compilation.
+/// The result of one group's compilation.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Resources that may have changed.
     pub(super) touched: BTreeSet<ResourceKey>,
     /// Documents whose status may change.
     pub(super) affected: BTreeSet<DocumentKey>,
-    /// What cannot be together.
+    /// Documents in conflict.
     pub(super) faults: Vec<Fault>,
 }
 
 impl GroupState {
-    /// Compile again what is touched.
+    /// Compile everything dirty again.
     pub(super) fn update(&mut self, input: &GroupInput<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
@@ -86,15 +86,18 @@ impl GroupState {
                 .extend(shadowed.iter().flat_map(|resource| named_makers(resource)).cloned());
             return self.serve(key, resource, outcome);
         };
+
         let replaces = compiled.document().as_xds().is_some_and(|xds| xds.replace);
         let written = match &compiled.translated {
             Translated::Verbatim(own) if replaces || resource.is_none() => Some(Arc::clone(&own.resource)),
             _ => resource.clone(),
         };
+
         let shadowed = match resource {
             Some(resource) => self.shadowed.insert(key.clone(), resource),
             None => self.shadowed.remove(&key),
         };
+
         let makers = [shadowed.as_ref(), self.shadowed.get(&key)].into_iter().flatten();
         outcome
             .affected
@@ -111,7 +114,7 @@ impl GroupState {
         outcome.touched.insert(key);
     }
 
-    /// Xds documents that came, went or changed, over what was compiled until now.
+    /// Set the resources of the xds documents that were added, changed or removed.
     fn update_verbatim(&mut self, input: &GroupInput<'_>, outcome: &mut Outcome) {
         let all: BTreeSet<DocumentKey> = match input.fresh {
             true => input.after.of_kind(Kind::Xds).map(|(key, _)| key.clone()).collect(),
@@ -136,7 +139,7 @@ impl GroupState {
         }
     }
 
-    /// Listeners that came, went or changed; a new one's table is filled with every route that is on it.
+    /// Set the Listeners that were added, changed or removed. The table of a new one is filled with every route on it.
     fn update_listeners(
         &mut self,
         input: &GroupInput<'_>,
@@ -149,37 +152,29 @@ impl GroupState {
             Some(Translated::Listener(served)) => served.clone(),
             _ => translate::default_listener(input.context),
         };
+
         let served: BTreeMap<Arc<str>, Served> = listeners
             .into_iter()
             .map(|(name, compiled)| (name, served(compiled)))
             .collect();
-        // A table for gRPC clients is filled otherwise than one for Envoy; one whose virtual hosts come otherwise than
-        // before has other resources.
+        // A listener that now is for gRPC clients, or no longer is, needs another table; one whose virtual hosts are on
+        // demand now, or no longer are, has other resources.
         let stays = |name: &Arc<str>| {
             let on_demand = served
                 .get(name)
                 .map(|served| served.virtual_hosts == VirtualHosts::OnDemand);
             on_demand == Some(self.on_demand.contains(name)) && input.before.is_api(name) == input.after.is_api(name)
         };
+
         let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             self.remove_listener(input, name, outcome);
         }
-        for (
-            name,
-            Served {
-                listener,
-                virtual_hosts,
-            },
-        ) in served
-        {
-            self.set(
-                input,
-                (ResourceType::Listener, Arc::clone(&name)),
-                Some(listener),
-                outcome,
-            );
-            if virtual_hosts == VirtualHosts::OnDemand {
+
+        for (name, served) in served {
+            let key = (ResourceType::Listener, Arc::clone(&name));
+            self.set(input, key, Some(served.listener), outcome);
+            if served.virtual_hosts == VirtualHosts::OnDemand {
                 self.on_demand.insert(Arc::clone(&name));
             }
             if !self.tables.contains_key(&name) {
@@ -204,7 +199,7 @@ impl GroupState {
         self.set(input, (ResourceType::Route, name), None, outcome);
     }
 
-    /// The entries of the routes that changed, in the tables that existed before.
+    /// Update the tables of listeners that existed before with the entries of changed routes.
     fn update_entries(&mut self, input: &GroupInput<'_>, tables: &mut BTreeMap<Arc<str>, Touched>) {
         let names: Vec<Arc<str>> = self
             .tables
@@ -263,7 +258,7 @@ impl GroupState {
         }
     }
 
-    /// The virtual hosts of these patterns, as resources of their own.
+    /// Set the virtual hosts of these patterns as resources of their own.
     fn set_virtual_hosts(
         &mut self,
         input: &GroupInput<'_>,
@@ -295,25 +290,25 @@ impl GroupState {
     }
 }
 
-/// The documents that may have something to say of an xds document in the place of their resource.
+/// The documents of a resource whose findings may change with an xds document of the same name.
 fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
     resource
         .made_of()
         .filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
 }
 
-/// The document of a listener; none of the one that exists without any.
+/// The document of a listener; none for the default listener.
 fn listener_document(input: &GroupInput<'_>, name: &Arc<str>) -> Vec<DocumentKey> {
     let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
     input.after.get(&key).map(|_| key).into_iter().collect()
 }
 
-/// An entry as it stands in a table.
+/// The form of an entry in a table for Envoy or for gRPC clients.
 fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
     if grpc { grpc::entry(entry) } else { Arc::clone(entry) }
 }
 
-/// What one document has in a listener's table now.
+/// Update the part of one document in a listener's table.
 fn set_part(input: &GroupInput<'_>, listener: &str, parts: &mut Parts, key: &DocumentKey) {
     let compiled = input
         .after
@@ -342,8 +337,8 @@ fn filled_table(input: &GroupInput<'_>, listener: &Arc<str>) -> (Table, Touched)
     (table, touched)
 }
 
-/// The Cluster and the ClusterLoadAssignment that a name stands for in a group: the document's, or generated ones when
-/// only routes name it.
+/// The Cluster and the ClusterLoadAssignment of a name in a group: those of the document, or generated ones if only
+/// routes name it.
 fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Option<Arc<Resource>>) {
     if let Some((_, upstreams, compiled)) = input.after.cluster(name)
         && compiled.document().is_for(input.name)
@@ -355,6 +350,7 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
         };
         return (Some(Arc::clone(&upstreams.cluster)), endpoints);
     }
+
     let users: Vec<DocumentKey> = input
         .after
         .users_in(name, input.name)
@@ -364,6 +360,7 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
     if users.is_empty() {
         return (None, None);
     }
+
     let inline = input
         .after
         .url(name)
@@ -371,11 +368,13 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
     if let Some(upstreams) = inline {
         return (Some(upstreams.cluster), upstreams.endpoints);
     }
-    // A stand-in gives way to what is written as it is.
+
+    // An xds document comes before a generated resource.
     let written = |resource_type| verbatim(input.after, input.name, &(resource_type, Arc::clone(name))).is_some();
     if written(ResourceType::Cluster) {
         return (None, None);
     }
+
     let upstreams = translate::missing(name, users);
     (
         Some(upstreams.cluster),
@@ -391,10 +390,10 @@ fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
     translate::registered(name, &endpoints, documents)
 }
 
-/// When a listener was written, and its name.
+/// The revision of a listener document, and its name.
 type Written<'a> = (i64, &'a Arc<str>);
 
-/// Two listeners on one address: the one written last is at fault.
+/// Faults for listeners with one address: the one written last is at fault.
 fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>>) -> Vec<Fault> {
     let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
     for (name, compiled) in listeners {
@@ -404,6 +403,7 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>
             at.push((compiled.accepted.mod_revision, name));
         }
     }
+
     by_address
         .into_iter()
         .filter_map(|(address, mut at)| {
@@ -421,7 +421,7 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>
         .collect()
 }
 
-/// As many of the newest documents as it takes to come below the limit, counting each at its least.
+/// Faults for the newest documents, as many as are needed to get below the limit if each has its own entries only.
 fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries: usize) -> Vec<Fault> {
     let mut documents: Vec<(i64, &Arc<DocumentKey>)> = table
         .documents()
@@ -438,10 +438,12 @@ fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries:
             .get(key)
             .map_or(&[][..], |compiled| entries_on(compiled, input.name, listener));
         let own: usize = own.iter().map(|entry| entry.routes.len()).sum();
-        // Copies in narrower virtual hosts are not counted: rather one more round than one document too many.
+        // Copies in narrower virtual hosts are not counted: one more round is better than one rejected document too
+        // many.
         excess = excess.saturating_sub(own.max(1));
         let reason = format!(
-            "found {entries} entries in the RouteConfiguration {listener} of group {}, expected at most {} (copies of wider hosts' entries included)",
+            "found {entries} entries in the RouteConfiguration {listener} of group {}, \
+             expected at most {} (copies of wider hosts' entries included)",
             input.name, input.most_entries
         );
         faults.push(Fault {
@@ -449,5 +451,6 @@ fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries:
             rejection: Rejection::new("", reason),
         });
     }
+
     faults
 }

@@ -1,5 +1,5 @@
-//! The input of a group's compilation: the documents before and after a change, what the change made dirty, and the two
-//! questions that several steps ask of them.
+//! The input of a group's compilation: the documents before and after a change, the names that the change made dirty,
+//! and two questions that several steps ask.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::resource::table::Entry;
 /// A resource within a group.
 pub(super) type ResourceKey = (ResourceType, Arc<str>);
 
-/// Everything that a group's compilation looks at: the documents before and after, and what they touch.
+/// Everything that a group's compilation looks at.
 pub(super) struct GroupInput<'a> {
     pub(super) context: &'a Context,
     pub(super) before: &'a Inventory,
@@ -28,7 +28,7 @@ pub(super) struct GroupInput<'a> {
     pub(super) most_entries: usize,
 }
 
-/// The xds document that a group has of a resource.
+/// The xds document of a resource, if it is for the group.
 pub(super) fn verbatim<'a>(
     inventory: &'a Inventory,
     group: &str,
@@ -39,7 +39,7 @@ pub(super) fn verbatim<'a>(
         .filter(|(_, compiled)| compiled.document().is_for(group))
 }
 
-/// A route's entries, if it is for this group and on this listener.
+/// The entries of a route; none if the route is not for the group or not on the listener.
 pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, listener: &str) -> &'a [Arc<Entry>] {
     match (compiled.document(), &compiled.translated) {
         (Document::Route(route), Translated::Route { entries, .. })

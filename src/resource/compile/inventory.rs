@@ -1,4 +1,4 @@
-//! The documents that take part, each translated, and who refers to whom. Persistent.
+//! Every accepted document with its translation, and the references between documents. Persistent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::resource::compile::depends::Dirty;
 use crate::resource::compile::translate::{Translated, Upstreams};
 use crate::resource::verbatim::needs::Need;
 
-/// A document that takes part, and what decides between equals.
+/// An accepted document, and the revisions that decide between equals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The document.
     pub document: Arc<Document>,
-    /// Of the key; 0 where the backend keeps none.
+    /// The revision that created the key; 0 if the backend has none.
     pub create_revision: i64,
-    /// Of the text.
+    /// The revision of the text.
     pub mod_revision: i64,
 }
 
-/// A document and what it becomes by itself.
+/// An accepted document and its own translation.
 #[derive(Debug, Clone)]
 pub(super) struct CompiledDocument {
     pub(super) accepted: Accepted,
@@ -41,25 +41,25 @@ impl CompiledDocument {
     }
 }
 
-/// Where an instance listens.
+/// The address of an instance.
 pub type Address = (Host, u16);
 
-/// Everyone who registered one address: the latest text speaks for it.
+/// All registrations of one address. The one written last is served.
 type Registrants = OrdMap<(i64, DocumentKey), Arc<Document>>;
 
-/// See the module.
+/// See the module. Clones are cheap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inventory {
     documents: OrdMap<DocumentKey, Arc<CompiledDocument>>,
-    /// Routes by the upstream they name, those for no group of the cluster too.
+    /// Routes by the upstream that they name, whatever the groups of the two are.
     users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
-    /// Xds documents by the cluster they name.
+    /// Xds documents by the clusters that they name.
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
-    /// Xds documents that are right only beside others.
+    /// Xds documents with needs (`unmet`).
     needy: OrdSet<DocumentKey>,
-    /// Those of them that no cluster which hashes may use.
+    /// Xds documents with endpoints that no cluster with a hash policy may use.
     heavy: OrdSet<DocumentKey>,
-    /// Instances by cluster and address.
+    /// Registrations by cluster and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
 }
 
@@ -113,6 +113,7 @@ impl Inventory {
             }
             _ => {}
         }
+
         if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
             let registrants = instances.entry(address(&registration.endpoint)).or_default();
@@ -138,6 +139,7 @@ impl Inventory {
             }
             _ => {}
         }
+
         if let Document::Endpoint(registration) = compiled.document() {
             let cluster = key.first_segment();
             let Some(instances) = self.registered.get_mut(cluster) else {
@@ -187,18 +189,18 @@ impl Inventory {
             .collect()
     }
 
-    /// The listeners of gRPC clients, sorted.
+    /// The API listeners, sorted.
     pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<CompiledDocument>)> {
         self.of_kind(Kind::Listeners)
             .filter(|(_, compiled)| compiled.document().is_api_listener())
     }
 
-    /// Whether there is any of them.
+    /// Whether any API listener exists.
     pub(super) fn has_api_listener(&self) -> bool {
         self.api_listeners().next().is_some()
     }
 
-    /// Whether a name is that of a listener of gRPC clients.
+    /// Whether a name is that of an API listener.
     pub(super) fn is_api(&self, listener: &Arc<str>) -> bool {
         self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)))
             .is_some_and(Document::is_api_listener)
@@ -214,7 +216,7 @@ impl Inventory {
         self.verbatim_users.get(name).into_iter().flatten()
     }
 
-    /// Xds documents that are right only beside others, sorted: all, or those that a change touches.
+    /// Xds documents with needs, sorted: all, or those that a change makes dirty.
     pub(super) fn needy(&self, touched: Option<&Dirty>) -> BTreeSet<&DocumentKey> {
         let Some(dirty) = touched else {
             return self.needy.iter().collect();
@@ -237,7 +239,7 @@ impl Inventory {
             .filter(move |key| self.document(key).is_some_and(|route| route.is_for(group)))
     }
 
-    /// The URL behind an inline cluster's name.
+    /// The URL of an inline cluster.
     pub(super) fn url(&self, name: &str) -> Option<&UpstreamUrl> {
         let user = self.users(name).next()?;
         match &self.documents.get(user)?.translated {
@@ -260,12 +262,12 @@ impl Inventory {
         Some((key, compiled))
     }
 
-    /// Whether a document describes a cluster, whatever its groups are.
+    /// Whether a document of any group describes a cluster.
     pub(super) fn describes(&self, cluster: &Arc<str>) -> bool {
         self.cluster(cluster).is_some() || self.verbatim(ResourceType::Cluster, cluster).is_some()
     }
 
-    /// Every name that a Cluster may have: of the documents and of what routes refer to.
+    /// Every name that may have a Cluster: names of documents, and names that routes refer to.
     pub(super) fn upstream_names(&self) -> BTreeSet<Arc<str>> {
         let mut names: BTreeSet<Arc<str>> = self
             .of_kind(Kind::Clusters)
@@ -292,7 +294,7 @@ impl Inventory {
             .is_some_and(|(cluster, ..)| cluster.source == Source::Registered)
     }
 
-    /// The instances registered for a cluster, one an address, sorted by it.
+    /// The registered instances of a cluster, one an address, sorted by address.
     pub(super) fn instances(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Endpoint)> {
         let instances = self.registered.get(cluster).into_iter().flat_map(OrdMap::values);
         instances.filter_map(|registrants| {
@@ -323,7 +325,7 @@ fn remove_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str
     }
 }
 
-/// Where an endpoint listens.
+/// The address of an endpoint.
 #[must_use]
 pub fn address(endpoint: &Endpoint) -> Address {
     (endpoint.host.clone(), endpoint.port)

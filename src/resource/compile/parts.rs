@@ -1,8 +1,8 @@
-//! What a resource made of many documents is made of, document by document.
+//! The parts of a resource that is made of many documents.
 //!
-//! Thousands of routes become one RouteConfiguration. When it changes, two questions are asked: which documents are other
-//! than before (whoever refuses the change refuses one of those), and which clusters do they name that they did not name
-//! before (these must be warm first). The map is persistent: keeping it and comparing two costs what changed. Pure.
+//! Thousands of routes become one RouteConfiguration. After a change of it, two questions are asked. Which documents
+//! differ from before? A NACK of the change is about one of these. Which clusters do they newly name? These must be
+//! warm first. The map is persistent: keeping it and comparing two costs what changed.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use imbl::ordmap::DiffItem;
 use crate::document::key::{DocumentKey, Kind};
 use crate::resource::{Resource, ResourceVersion};
 
-/// One document's part in a resource.
+/// The part of one document in a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Another when the text is another; of routes, the `mod_revision`.
+    /// Differs when the text differs; of routes, the `mod_revision`.
     pub revision: i64,
     /// The clusters that it names. Sorted.
     pub upstreams: Arc<[Arc<str>]>,
 }
 
-/// Every document of one resource.
+/// The parts of every document of one resource.
 pub type Parts = OrdMap<DocumentKey, Part>;
 
-/// The documents that made `new` other than `old`.
+/// The documents in which `new` differs from `old`.
 ///
-/// `old` is `None` where nothing is known to compare with. Of what was not made of many documents, all. When nobody's own
-/// text changed it was what holds for all of them: `defaults`.
+/// All documents, if `old` is `None` or the resource is not made of many. If no text changed, the change is one of
+/// `defaults`, which holds for all of them.
 #[must_use]
 pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
     let Some(parts) = &new.parts else {
@@ -50,12 +50,13 @@ pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
     }
 }
 
-/// The clusters that a document of `new` names and did not name in `old`. Sorted and unique.
+/// The clusters that a document of `new` names and did not name in `old`. Sorted, unique.
 #[must_use]
 pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
     let (Some(old), Some(new)) = (&old.parts, &new.parts) else {
         return Vec::new();
     };
+
     let mut named: Vec<Arc<str>> = Vec::new();
     for item in old.diff(new) {
         match item {
@@ -74,12 +75,13 @@ pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
             DiffItem::Remove(..) => {}
         }
     }
+
     named.sort_unstable();
     named.dedup();
     named
 }
 
-/// The parts of a resource that is one document's, written as Envoy reads it.
+/// The parts of a resource that one xds document has.
 #[must_use]
 pub fn verbatim(key: &DocumentKey, version: ResourceVersion, upstreams: Arc<[Arc<str>]>) -> Parts {
     let bytes = version.0.to_be_bytes();

@@ -1,7 +1,7 @@
-//! One document at a time: from a checked value to what of it goes into resources.
+//! One document at a time: from the checked value to its share of resources.
 //!
-//! The one place that calls the translation of each resource type, with `defaults` filled in, and the one place where a
-//! panic in it is caught: a document that the compiler cannot stand is rejected like any other bad one.
+//! This file alone calls the translation of each resource type, with `defaults` filled in. It also catches a panic in
+//! it: a document that makes the compiler panic is rejected like any other bad one.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use crate::resource::table::{self, Entry, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
 use crate::resource::{Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, verbatim};
 
-/// A Cluster and, when it takes them from EDS and they are known from the same document, its endpoints.
+/// A Cluster, and its endpoints if the Cluster uses EDS and the same document lists them.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
     /// The Cluster.
@@ -32,7 +32,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Without endpoints of its own.
+    /// A Cluster without endpoints of its own.
     fn alone(cluster: Resource) -> Self {
         Self {
             cluster: Arc::new(cluster),
@@ -41,39 +41,39 @@ impl Upstreams {
     }
 }
 
-/// A Listener, and how proxies get the virtual hosts of its RouteConfiguration.
+/// A Listener, and the delivery of the virtual hosts of its RouteConfiguration.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// The Listener.
     pub listener: Arc<Resource>,
-    /// How they get them.
+    /// Whether virtual hosts are part of the RouteConfiguration or on demand.
     pub virtual_hosts: VirtualHosts,
 }
 
-/// What one document becomes by itself.
+/// One document's own translation.
 #[derive(Debug, Clone)]
 pub enum Translated {
     /// A route.
     Route {
-        /// One for each host of each rule in force.
+        /// One entry for each host of each rule in force.
         entries: Box<[Arc<Entry>]>,
-        /// The Clusters' names, sorted; inline ones with their URL.
+        /// The names of its Clusters, sorted; inline ones with their URL.
         upstreams: Box<[(Arc<str>, Option<UpstreamUrl>)]>,
     },
     /// A cluster.
     Cluster(Upstreams),
     /// A listener.
     Listener(Served),
-    /// A resource as it was written.
+    /// A resource in Envoy's own form.
     Verbatim(Written),
-    /// Nothing by itself: groups, defaults, registrations.
+    /// Nothing: groups, defaults, registrations.
     Nothing,
 }
 
 /// Translate one document.
 ///
 /// # Errors
-/// What Envoy would refuse, with its field path.
+/// A value that Envoy would refuse, with its field path.
 pub fn document(
     context: &Context,
     key: &DocumentKey,
@@ -89,7 +89,9 @@ pub fn document(
         Document::Group(_) | Document::Defaults(_) => Ok(Translated::Nothing),
     }));
     translated.unwrap_or_else(|_| {
-        Err(Rejection::new("", "found a value that the compiler failed on, which is a fault of the server; expected one that it can translate"))
+        let reason = "found a value that the compiler failed on, which is a fault of the server; \
+                      expected one that it can translate";
+        Err(Rejection::new("", reason))
     })
 }
 
@@ -99,6 +101,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         create_revision,
         priority: route.priority,
     };
+
     let legacy_path = context.defaults.legacy_path;
     let mut entries = Vec::new();
     for (index, rule) in route.enabled_rules() {
@@ -114,6 +117,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
             encoded,
         ));
     }
+
     let mut upstreams = BTreeMap::new();
     for upstream in route.upstreams() {
         let url = match upstream {
@@ -125,13 +129,14 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         };
         upstreams.insert(upstream.cluster_name(), url);
     }
+
     Ok(Translated::Route {
         entries: entries.into(),
         upstreams: upstreams.into_iter().collect(),
     })
 }
 
-/// A rule's own settings, and the defaults' where it has none.
+/// The settings of a rule, filled in from the defaults.
 fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
     let Settings {
         timeout,
@@ -149,8 +154,8 @@ fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
     }
 }
 
-/// The path as it is compared: the older forms' as `defaults.legacy_path` says, a prefix without its last slash, a
-/// template without the names of its variables.
+/// The path in the form that is compared: the older forms read as `defaults.legacy_path` directs, a prefix without its
+/// last slash, a template without the names of its variables.
 fn resolved(path: &PathMatch, legacy_path: LegacyPath) -> PathMatch {
     match (path, legacy_path) {
         (PathMatch::Legacy(path), LegacyPath::Exact) => PathMatch::Exact(path.clone()),
@@ -177,14 +182,14 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
     })
 }
 
-/// The ClusterLoadAssignment of a cluster whose instances register themselves, sorted by address.
+/// The ClusterLoadAssignment of a cluster with registered instances, sorted by address.
 #[must_use]
 pub fn registered(name: &Arc<str>, instances: &[&Endpoint], documents: Vec<DocumentKey>) -> Arc<Resource> {
     let assignment = endpoints::from_list(name, instances, documents);
     Arc::new(assignment.unwrap_or_else(|_| endpoints::empty(name)))
 }
 
-/// The Cluster of a URL, and its one endpoint when that is an address.
+/// The Cluster of a URL, and its one endpoint if the host is an IP address.
 ///
 /// # Errors
 /// `https` without a CA bundle.
@@ -209,7 +214,7 @@ pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>)
     })
 }
 
-/// What stands for a cluster that no document describes: no endpoints, so that its routes answer 503.
+/// The resources for a cluster that no document describes: no endpoints, so its routes answer 503.
 #[must_use]
 pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
     let cluster = Arc::new(clusters::missing(name, documents.clone()));
@@ -230,7 +235,7 @@ fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result
     })
 }
 
-/// The listener that exists when no document describes one.
+/// The default listener, which exists while no document describes one.
 #[must_use]
 pub fn default_listener(context: &Context) -> Served {
     let listener = Arc::new(listeners::default_listener(context));
@@ -240,7 +245,7 @@ pub fn default_listener(context: &Context) -> Served {
     }
 }
 
-/// The RouteConfiguration of a table. Costs as many steps as the table has runs of slabs, and copies none of them.
+/// The RouteConfiguration of a table. The cost is one step a run of slabs; no slab is copied.
 pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<Resource> {
     let head = routes::configuration(name);
     let version = table.version(&head);
@@ -248,10 +253,10 @@ pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<
     Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))
 }
 
-/// The same where virtual hosts come on demand: it says so and has none, but for clients that cannot ask for them.
+/// The RouteConfiguration whose virtual hosts are on demand: it has none inline, except for clients without VHDS.
 pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>) -> Arc<Resource> {
     let name = Arc::clone(&whole.name);
-    // One name for all virtual hosts, whatever the source is: they are asked for by none.
+    // One reference for all virtual hosts: proxies never subscribe to one by this name.
     let hosts = Reference {
         resource_type: ResourceType::VirtualHost,
         name: Arc::clone(&name),
@@ -265,17 +270,17 @@ pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>
     })
 }
 
-/// The name of a virtual host that is a resource of its own: that of its RouteConfiguration, and the pattern.
+/// The name of a virtual host as a resource: the name of its RouteConfiguration, and the pattern.
 #[must_use]
 pub fn virtual_host_name(configuration: &str, host: &HostKey) -> Arc<str> {
     format!("{configuration}/{host}").into()
 }
 
-/// A virtual host of a table as a resource of its own; `None`: there is none for the pattern. `parts_of` picks from what
-/// the documents have in the whole RouteConfiguration.
+/// A virtual host of a table as a resource of its own; `None`: no host has the pattern. `parts_of` gives a document's
+/// part in the whole RouteConfiguration.
 ///
-/// A proxy asks for the virtual host of a request when it has none that matches. So only one that no wider pattern covers
-/// can come on demand: where a proxy has the wider one, it would take that one's routes and not ask.
+/// A proxy asks for the virtual host of a request if it has none that matches. If it had one with a wider pattern, it
+/// would take that one's routes and not ask. So only a virtual host that no wider pattern covers is on demand.
 pub fn virtual_host(
     configuration: &str,
     table: &Table,

@@ -1,8 +1,9 @@
-//! What xds documents need beside them in their group: clusters that are there, or that are not, or that do not hash.
+//! The needs of xds documents in their group: a cluster that must exist, one that must not exist, or one that must not
+//! use a hash policy.
 //!
-//! Envoy refuses a resource that names a cluster which it looks for and has not. At fault is the document that needs
-//! something; of two that cannot be together the one written last. Only clusters that documents describe count: one that
-//! stands in for a route's goes with that route.
+//! Envoy refuses a resource that names a cluster which Envoy checks for and does not have. The document with the need
+//! is at fault; of two documents in conflict, the one written last. Only clusters that documents describe count: a
+//! generated one vanishes with its route.
 
 use std::sync::Arc;
 
@@ -22,14 +23,14 @@ use crate::resource::compile::translate::Translated;
 use crate::resource::verbatim::needs::Need;
 use crate::resource::{Resource, ResourceType};
 
-/// What is looked at.
+/// The group that is checked.
 struct Group<'a> {
     documents: &'a Inventory,
     name: &'a str,
     served: &'a OrdMap<ResourceKey, Arc<Resource>>,
 }
 
-/// The documents that a change touches and that cannot be in a group as it is then; one fault a document.
+/// Faults of the dirty documents whose needs the group does not meet; one fault a document.
 pub(super) fn unmet(input: &GroupInput<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
     // A document that was shadowed by a listener or its routes may serve now.
     let listeners = input.dirty.every_listener || !input.dirty.listeners.is_empty();
@@ -51,6 +52,7 @@ impl Group<'_> {
         let Translated::Verbatim(written) = &compiled.translated else {
             return None;
         };
+
         let name = (written.resource_type, Arc::clone(&written.resource.name));
         let serves = self
             .served
@@ -59,25 +61,39 @@ impl Group<'_> {
         if !serves || !compiled.document().is_for(self.name) {
             return None;
         }
+
         let revision = compiled.accepted.mod_revision;
+        let own = |path: &String, reason: String| Fault {
+            key: key.clone(),
+            rejection: Rejection::new(path.as_str(), reason),
+        };
+
         written.needs.iter().find_map(|need| match need {
             Need::Cluster { path, name } if !self.has(name) => {
                 let reason = format!(
-                    "found {}, which no document describes for group {}, expected clusters/{name} (or \"validate_clusters\": false, where it is Envoy's bootstrap that has it)",
-                    quote(name), self.name,
+                    "found {}, which no document describes for group {}, expected clusters/{name} \
+                     (or \"validate_clusters\": false, where it is Envoy's bootstrap that has it)",
+                    quote(name),
+                    self.name,
                 );
-                Some(Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) })
+                Some(own(path, reason))
             }
             Need::NoCluster { path, name } => {
                 let (other, compiled) = self.described(name)?;
-                let reason = format!("found {}, which {other} makes, expected a cluster of Envoy's bootstrap", quote(name));
-                let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), reason) };
-                let theirs = format!("found the name of a cluster that {key} wants in Envoy's bootstrap, expected another");
-                Some(newer(own, revision, (other, compiled.accepted.mod_revision), theirs))
+                let name = quote(name);
+                let reason = format!("found {name}, which {other} makes, expected a cluster of Envoy's bootstrap");
+                let theirs =
+                    format!("found the name of a cluster that {key} wants in Envoy's bootstrap, expected another");
+                Some(newer(
+                    own(path, reason),
+                    revision,
+                    (other, compiled.accepted.mod_revision),
+                    theirs,
+                ))
             }
             Need::NoHashing { path, reason } => {
                 let (other, of) = self.hashing(&written.resource.name)?;
-                let own = Fault { key: key.clone(), rejection: Rejection::new(path.as_str(), format!("{reason} ({other})")) };
+                let own = own(path, format!("{reason} ({other})"));
                 let theirs = format!("found ring_hash or maglev under the weights of {key}, expected another policy");
                 Some(newer(own, revision, (other, of), theirs))
             }
@@ -85,13 +101,13 @@ impl Group<'_> {
         })
     }
 
-    /// Whether Envoy has a cluster, unasked.
+    /// Whether Envoy has a cluster without subscribing to it by name.
     fn has(&self, name: &Arc<str>) -> bool {
         let served = self.served.get(&(ResourceType::Cluster, Arc::clone(name)));
         self.described(name).is_some() && served.is_some_and(|cluster| !cluster.on_demand)
     }
 
-    /// The document that describes a cluster here.
+    /// The document that describes a cluster in the group.
     fn described(&self, name: &str) -> Option<(DocumentKey, &CompiledDocument)> {
         describing(name).into_iter().find_map(|key| {
             let compiled = self
@@ -102,7 +118,7 @@ impl Group<'_> {
         })
     }
 
-    /// A cluster that hashes over the endpoints of that name: the document that was written last of those that make it.
+    /// The newest document of a cluster with a hash policy over the endpoints of that name, with its revision.
     fn hashing(&self, endpoints: &str) -> Option<(DocumentKey, i64)> {
         let clusters = self.served.iter().filter(|((resource_type, _), cluster)| {
             *resource_type == ResourceType::Cluster && cluster.warms.as_deref() == Some(endpoints)
@@ -118,7 +134,7 @@ impl Group<'_> {
     }
 }
 
-/// Of two that cannot be together the one written last.
+/// The fault of the document written last, of two in conflict.
 fn newer(own: Fault, revision: i64, (other, of): (DocumentKey, i64), theirs: String) -> Fault {
     if revision >= of {
         own

@@ -1,6 +1,6 @@
-//! What a document says that proxyless gRPC clients refuse or cannot do: one sentence each, with the field.
+//! Warnings about fields that proxyless gRPC clients refuse or cannot fulfil: one sentence each, with the field.
 //!
-//! Asked only of documents that an API listener can reach; `listeners` are the names of those listeners.
+//! The caller asks only about documents that an API listener reaches; `listeners` are the names of those listeners.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const RETRY_WORDS: [&str; 5] = [
     "unavailable",
 ];
 
-/// Of a route; nothing where no listener has it.
+/// The warnings about a route; none if it is on no API listener.
 #[must_use]
 pub fn of_route(route: &Route, listeners: &[Arc<str>]) -> Vec<String> {
     if listeners.is_empty() {
@@ -37,7 +37,7 @@ pub fn of_route(route: &Route, listeners: &[Arc<str>]) -> Vec<String> {
     sentences.into_iter().collect()
 }
 
-/// Of a cluster.
+/// The warnings about a cluster.
 #[must_use]
 pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) -> Vec<String> {
     let clients = clients(listeners);
@@ -52,6 +52,7 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
             "lb.policy: {clients} refuse this cluster, they know round_robin, least_request and ring_hash"
         ));
     }
+
     let field = match &cluster.source {
         Source::Dns { .. } => Some("dns"),
         Source::Listed(list) => list
@@ -60,11 +61,13 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
             .then_some("endpoints"),
         Source::Registered => None,
     };
+
     if let Some(field) = field {
         sentences.push(format!(
             "{field}: {clients} refuse this cluster, they need IP addresses"
         ));
     }
+
     sentences
 }
 
@@ -81,15 +84,18 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
             "match.path: {clients} know no URI templates and do without this"
         ));
     }
+
     if !matches.methods.is_empty() && !matches.methods.iter().any(|method| method == METHOD) {
         sentences.push(format!(
             "match.methods: {clients} call with {METHOD} only and do without this"
         ));
     }
+
     let never = |condition: &StringMatch| !matches!(condition, StringMatch::Not(_) | StringMatch::Present(false));
     if matches.query.iter().any(|(_, condition)| never(condition)) {
         sentences.push(format!("match.query: {clients} send no query and do without this"));
     }
+
     let inverted = matches
         .headers
         .iter()
@@ -98,6 +104,7 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
         inverted
             .map(|(name, _)| format!("match.headers.{name}: with {clients} a missing header does not fulfil \"not\"")),
     );
+
     sentences
 }
 
@@ -107,6 +114,7 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
             "to: {clients} know neither redirects nor fixed responses and do without this"
         )];
     };
+
     let mut sentences = Vec::new();
     for target in targets {
         let Upstream::Url(url) = &target.upstream else { continue };
@@ -120,6 +128,7 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
             sentences.push(format!("to: {clients} refuse {name}, they need an IP address"));
         }
     }
+
     let (rewrite, settings) = (&rule.rewrite, &rule.settings);
     let ignored = [
         ("rewrite", rewrite.prefix.is_some() || rewrite.host.is_some()),
@@ -127,6 +136,7 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
         ("request_headers", settings.request_headers.is_some()),
         ("response_headers", settings.response_headers.is_some()),
     ];
+
     let ignored = ignored.iter().filter(|(_, written)| *written);
     sentences.extend(ignored.map(|(field, _)| format!("{field}: {clients} ignore it")));
     if settings
@@ -139,5 +149,6 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
             RETRY_WORDS.join(", ")
         ));
     }
+
     sentences
 }

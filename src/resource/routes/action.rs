@@ -1,4 +1,4 @@
-//! What happens to a request: forwarded, redirected or answered.
+//! The action of a route: forward, redirect or respond.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::proto::message::{any, boolean, duration, uint32};
 
 use super::paths::Replacement;
 
-/// Of a whole response, where nothing says otherwise.
+/// The timeout of a whole response if no document gives one.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// How often Envoy picks an endpoint before a retry goes to one that failed already.
+/// The number of endpoints that Envoy picks before a retry goes to one that failed already.
 const HOST_PICKS: i64 = 3;
 /// Envoy's word for "one of `retriable_status_codes`".
 const STATUS_CODES: &str = "retriable-status-codes";
@@ -34,7 +34,7 @@ const STATUS_CODES: &str = "retriable-status-codes";
 /// The action of a rule whose matched path becomes `replacement`.
 ///
 /// # Errors
-/// A redirect's code that Envoy does not know.
+/// A redirect code that Envoy does not know.
 pub(super) fn of(rule: &Rule, settings: &Settings, replacement: &Replacement) -> Result<route::Action, Rejection> {
     Ok(match &rule.action {
         Action::Forward(targets) => {
@@ -121,10 +121,12 @@ fn retry_policy(retry: &Retry) -> RetryPolicy {
     if !retriable_status_codes.is_empty() {
         words.push(STATUS_CODES);
     }
+
     let previous_hosts = retry.another_endpoint.then(|| RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(&PreviousHostsPredicate::default()))),
     });
+
     RetryPolicy {
         retry_on: words.join(","),
         num_retries: Some(uint32(retry.attempts)),
@@ -152,12 +154,14 @@ fn redirection(redirect: &Redirect, replacement: &Replacement) -> Result<Redirec
             return Err(Rejection::new("to.redirect.code", reason));
         }
     };
+
     let path = match (&redirect.path, replacement) {
         (Some(path), _) => Some(PathRewriteSpecifier::PathRedirect(path.clone())),
         (None, Replacement::None) => None,
         (None, Replacement::Prefix(text)) => Some(PathRewriteSpecifier::PrefixRewrite(text.clone())),
         (None, Replacement::Path(text)) => Some(PathRewriteSpecifier::PathRewrite(text.clone())),
     };
+
     Ok(RedirectAction {
         scheme_rewrite_specifier: redirect.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
         host_redirect: redirect.host.clone().unwrap_or_default(),

@@ -1,10 +1,12 @@
-//! Which route takes a request: the answer that Envoy would give, worked out on a compiled RouteConfiguration.
+//! The route that takes a request: Envoy's answer, computed on a compiled RouteConfiguration.
 //!
-//! What enters: a RouteConfiguration as Envoy gets it, and a raw request. What leaves: the first Route that matches, or why
-//! there is none. The order of routes is the configuration's; nothing here knows how the order came about. A listener of
-//! this server is assumed ([`super::super::listeners`]): the path is normalised, the port and a final dot of Host are ignored.
+//! What enters: a RouteConfiguration in its form for Envoy, and a raw request. What leaves: the first Route that
+//! matches, or the reason why none does. The order of routes is that of the configuration. The listener is assumed to
+//! be one of this server ([`super::super::listeners`]): the path is normalised, the port and a final dot of Host are
+//! ignored.
 //!
-//! `tests/golden/parity.rs` holds this against a real Envoy. Only matchers that [`super::entries`] writes are known.
+//! `tests/golden/parity.rs` compares the answers with a real Envoy. Only matchers that [`super::entries`] writes are
+//! known.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,38 +23,38 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::document::route::path::seen_by_envoy;
 
-/// A request as it stands on the wire.
+/// A request as sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// `GET`
     pub method: &'a str,
-    /// The Host header, perhaps with a port.
+    /// The Host header, with or without a port.
     pub host: &'a str,
-    /// The target: a path and perhaps a query.
+    /// The target: a path, with or without a query.
     pub target: &'a str,
-    /// The other headers in their order, names in lower case; a name may stand several times.
+    /// The other headers in their order, names in lower case; a name may occur several times.
     pub headers: &'a [(&'a str, &'a str)],
 }
 
-/// What becomes of a request.
+/// Envoy's answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Outcome<'a> {
     /// Envoy answers 400 before it looks for a route.
     Malformed,
     /// Envoy answers 404.
     NoRoute,
-    /// The route that takes it.
+    /// The route takes the request.
     Route(&'a Route),
 }
 
-/// A RouteConfiguration made ready for requests.
+/// A RouteConfiguration in a form for fast matching.
 #[derive(Debug)]
 pub struct Matcher {
     /// Virtual hosts by domain, in lower case.
     hosts: BTreeMap<String, Vec<Candidate>>,
 }
 
-/// A matcher in a RouteConfiguration that this server never writes: the field's name.
+/// A matcher that this server never writes: the name of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("found a matcher in {0} that this server does not write")]
 pub struct Unknown(&'static str);
@@ -98,7 +100,7 @@ enum Test {
 }
 
 impl Matcher {
-    /// Makes a RouteConfiguration ready.
+    /// Reads a RouteConfiguration.
     ///
     /// # Errors
     /// A matcher that this server does not write.
@@ -113,7 +115,7 @@ impl Matcher {
         Ok(Self { hosts })
     }
 
-    /// What becomes of a request.
+    /// Envoy's answer to a request.
     #[must_use]
     pub fn outcome(&self, request: &Request<'_>) -> Outcome<'_> {
         match self.candidates(request) {
@@ -225,7 +227,7 @@ impl Path {
     }
 }
 
-/// A URI template as a regex. Envoy's variables hold every character that arrives but brackets, and `**` slashes too.
+/// A URI template as a regex. Envoy's variables match every character except brackets, and `**` matches slashes, too.
 fn template(template: &str) -> String {
     let segments = template.split('/').map(|segment| {
         if segment.ends_with("=**}") {

@@ -1,18 +1,19 @@
 //! Conditions on method, headers and query parameters.
 //!
-//! What Envoy does and this relies on (seen on 1.40):
+//! Facts about Envoy that this relies on (seen on 1.40):
 //!
-//! - Of a repeated header each value is compared alone: a condition holds when one value fulfils it, an inverted condition
-//!   when none does.
-//! - A header that is missing fulfils no condition, an inverted one neither, unless it counts as an empty one. Here `not` is
-//!   the exact opposite, so a missing header must fulfil it. Where the empty value would not (`not` of `""` or of a regex
-//!   that takes the empty text), the rule has two alternatives: the header is missing, or it is there and not so.
+//! - Each value of a repeated header is compared alone: a condition holds if one value fulfils it, an inverted
+//!   condition if none does.
+//! - A missing header fulfils no condition, and no inverted one, unless it counts as empty. Here `not` is the exact
+//!   opposite, so a missing header must fulfil it. If the empty value does not fulfil it (`not` of `""` or of a regex
+//!   that matches the empty text), the rule has two alternatives: the header is missing, or the header exists and does
+//!   not match.
 //! - Of a repeated query parameter the first value is compared. Parameters are compared as sent, percent-encoded.
-//! - Conditions on query parameters cannot be inverted. `not` becomes an inverted regex for `:path`, which holds the query as
-//!   well: the first parameter of that name has no such value. A long name makes a program beyond RE2's limit; such a
+//! - Conditions on query parameters cannot be inverted. `not` becomes an inverted regex for `:path`, which includes the
+//!   query: the first parameter of that name has no such value. A long name makes a program beyond RE2's limit; such a
 //!   condition is rejected.
-//! - A regex may have a program of 100 instructions, about one a character. Several methods are one regex; beyond
-//!   [`REGEX_LITERAL`] characters they are several entries.
+//! - A regex may have a program of 100 instructions, about one a character. Several methods are one regex; above
+//!   [`REGEX_LITERAL`] characters they become several entries.
 
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -27,19 +28,19 @@ use crate::document::route::{Rule, StringMatch};
 
 /// Most bytes of a regex of methods, so that its program stays well below 100 instructions.
 const REGEX_LITERAL: usize = 60;
-/// The largest RE2 program that an Envoy takes whose runtime says nothing else.
+/// The largest RE2 program that Envoy accepts by default.
 const MAX_PROGRAM: u32 = 100;
 /// Most conditions of a rule that need two alternatives each.
 const MAX_DOUBLED: usize = 4;
 
-/// The conditions of a match, path and method aside.
+/// The conditions of a match, without path and method.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Conditions {
     headers: Vec<HeaderMatcher>,
     query_parameters: Vec<QueryParameterMatcher>,
 }
 
-/// One condition as Envoy knows them.
+/// One condition in Envoy's form.
 #[derive(Debug, Clone, PartialEq)]
 enum Choice {
     Header(HeaderMatcher),
@@ -47,7 +48,7 @@ enum Choice {
 }
 
 impl Conditions {
-    /// These and one more.
+    /// These conditions and one more.
     fn and(&self, choice: &Choice) -> Self {
         let mut both = self.clone();
         match choice {
@@ -57,7 +58,7 @@ impl Conditions {
         both
     }
 
-    /// The `RouteMatch` with these conditions, a path and perhaps a condition on the method.
+    /// The `RouteMatch` with these conditions, a path, and a condition on the method if there is one.
     pub(super) fn with(&self, path: PathSpecifier, method: Option<HeaderMatcher>) -> RouteMatch {
         RouteMatch {
             path_specifier: Some(path),
@@ -80,6 +81,7 @@ pub(super) fn alternatives(rule: &Rule) -> Result<Vec<Conditions>, Rejection> {
         let test = Test::of(condition, &place)?;
         written.push((place, header_choices(name, test)));
     }
+
     for (name, condition) in &rule.matches.query {
         let place = place(rule, "query", name);
         let test = Test::of(condition, &place)?;
@@ -91,7 +93,8 @@ pub(super) fn alternatives(rule: &Rule) -> Result<Vec<Conditions>, Rejection> {
     for (place, choices) in written {
         if alternatives.len() * choices.len() > 1 << MAX_DOUBLED {
             let reason = format!(
-                "found more than {MAX_DOUBLED} conditions with \"not\" that take two entries each, expected at most {MAX_DOUBLED}"
+                "found more than {MAX_DOUBLED} conditions with \"not\" that take two entries each, \
+                 expected at most {MAX_DOUBLED}"
             );
             return Err(Rejection::new(place, reason));
         }
@@ -100,6 +103,7 @@ pub(super) fn alternatives(rule: &Rule) -> Result<Vec<Conditions>, Rejection> {
             .flat_map(|before| choices.iter().map(|choice| before.and(choice)))
             .collect();
     }
+
     Ok(alternatives)
 }
 
@@ -108,11 +112,11 @@ fn place(rule: &Rule, field: &str, name: &str) -> String {
     format!("{}{dot}{field}.{name}", rule.place)
 }
 
-/// A condition as Envoy knows them.
+/// A condition in Envoy's form.
 enum Test {
-    /// There, or not there.
+    /// The header exists, or does not exist.
     Present(bool),
-    /// Its value is like this, or is not.
+    /// The value matches, or does not match.
     Value { pattern: MatchPattern, inverted: bool },
 }
 
@@ -139,6 +143,7 @@ impl Test {
             StringMatch::Contains(text) => MatchPattern::Contains(text.clone()),
             StringMatch::Regex(text) => regex(text.clone()),
         };
+
         Ok(Self::Value {
             pattern,
             inverted: false,
@@ -146,11 +151,12 @@ impl Test {
     }
 }
 
-/// The conditions on the method that together take any of these; one that is absent takes every method.
+/// The conditions on the method that together match any of these; none for every method.
 pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
     if methods.is_empty() {
         return vec![None];
     }
+
     let mut alternatives: Vec<String> = Vec::new();
     for method in methods {
         match alternatives.last_mut() {
@@ -158,6 +164,7 @@ pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
             _ => alternatives.push(method.clone()),
         }
     }
+
     let pattern = |text: String| {
         if text.contains('|') {
             regex(text)
@@ -165,6 +172,7 @@ pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
             MatchPattern::Exact(text)
         }
     };
+
     let matcher = |text| {
         header(
             ":method",
@@ -174,10 +182,11 @@ pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
             },
         )
     };
+
     alternatives.into_iter().map(|text| Some(matcher(text))).collect()
 }
 
-/// The matchers any of which says what the test says.
+/// The matchers of a test on a header; any of them may hold.
 fn header_choices(name: &str, test: Test) -> Vec<Choice> {
     let empty_fulfils = match &test {
         Test::Value {
@@ -190,14 +199,17 @@ fn header_choices(name: &str, test: Test) -> Vec<Choice> {
         } => may_match_nothing(&regex.regex),
         Test::Present(_) | Test::Value { .. } => false,
     };
+
     let matcher = header(name, test);
     if !empty_fulfils {
         return vec![Choice::Header(matcher)];
     }
+
     let there_but_other = HeaderMatcher {
         treat_missing_header_as_empty: false,
         ..matcher
     };
+
     [header(name, Test::Present(false)), there_but_other]
         .map(Choice::Header)
         .into()
@@ -216,10 +228,10 @@ fn header(name: &str, test: Test) -> HeaderMatcher {
     }
 }
 
-/// The matchers any of which says what the test says.
+/// The matchers of a test on a query parameter; any of them may hold.
 ///
 /// # Errors
-/// "Not like this" where that takes a larger regex than Envoy accepts.
+/// A "not" that needs a larger regex than Envoy accepts.
 fn parameter_choices(place: &str, name: &str, test: Test) -> Result<Vec<Choice>, Rejection> {
     let one = |specifier| Ok(vec![Choice::Parameter(query_parameter(name, specifier))]);
     let pattern = match test {
@@ -230,6 +242,7 @@ fn parameter_choices(place: &str, name: &str, test: Test) -> Result<Vec<Choice>,
         } => return one(QueryParameterMatchSpecifier::StringMatch(string(pattern))),
         Test::Value { pattern, .. } => pattern,
     };
+
     if let Some(matcher) = other_first_value(place, name, &pattern)? {
         return Ok(vec![Choice::Header(matcher)]);
     }
@@ -247,8 +260,9 @@ fn parameter_choices(place: &str, name: &str, test: Test) -> Result<Vec<Choice>,
                 .into());
         }
     }
-    let reason = "found \"not\" of a name and a value that are too long for Envoy to invert (its limit of RE2 programs), expected \
-                  shorter ones, or a second route without \"not\"";
+
+    let reason = "found \"not\" of a name and a value that are too long for Envoy to invert (its limit of RE2 programs), \
+                  expected shorter ones, or a second route without \"not\"";
     Err(Rejection::new(place, reason))
 }
 
@@ -266,8 +280,8 @@ fn query_parameter(name: &str, specifier: QueryParameterMatchSpecifier) -> Query
 /// "The first parameter of this name has no such value, or there is none", as a condition on `:path`; `None`: the regex
 /// would be too large.
 ///
-/// The regex says the opposite: parameters of other names, then this one with such a value. Classes name the printable
-/// characters that they hold: nothing else arrives, and negated classes have more instructions.
+/// The regex expresses the opposite: parameters of other names, then this one with such a value. Classes list the
+/// printable characters that they match: no others arrive, and negated classes have more instructions.
 fn other_first_value(place: &str, name: &str, pattern: &MatchPattern) -> Result<Option<HeaderMatcher>, Rejection> {
     let escape = |text: &String| regex_syntax::escape(text);
     let any = "[!-%'-~]*";
@@ -284,27 +298,30 @@ fn other_first_value(place: &str, name: &str, pattern: &MatchPattern) -> Result<
         }
     };
 
-    // Nothing follows a name but "=" or the parameter's end.
+    // After a name comes only "=" or the end of the parameter.
     let others = other_than(name, b"&", b"=&", any);
     let pattern = format!(
         "[!->@-~]*\\?(?:{others}&)*{}{value}(?:&[!-~]*)?",
         regex_syntax::escape(name)
     );
+
     if !fits(&pattern) {
         return Ok(None);
     }
+
     let test = Test::Value {
         pattern: regex(pattern),
         inverted: true,
     };
+
     Ok(Some(HeaderMatcher {
         treat_missing_header_as_empty: false,
         ..header(":path", test)
     }))
 }
 
-/// A regex for what is not this text: it stops short, or it differs at some letter, or it goes on after the text with a
-/// character that is not in `after`; then `rest` follows. `separators` are in none.
+/// A regex for a text other than this one: the text is shorter, or one letter differs, or the text continues with a
+/// character that is not in `after`; then `rest` follows. None has any of `separators`.
 fn other_than(text: &str, separators: &[u8], after: &[u8], rest: &str) -> String {
     let mut differs = without(after);
     let mut stops = String::new();
@@ -321,7 +338,7 @@ fn other_than(text: &str, separators: &[u8], after: &[u8], rest: &str) -> String
     }
 }
 
-/// A class of the printable characters but these.
+/// A class of all printable characters but these.
 fn without(excluded: &[u8]) -> String {
     let mut class = String::from("[");
     let mut first: Option<u8> = None;
@@ -457,7 +474,8 @@ mod tests {
     fn what_envoy_cannot_say_is_refused_with_its_place() {
         assert_eq!(
             refused(&[("v", not(StringMatch::Regex("a".into())))]),
-            "match[0].query.v: found a regex in \"not\", which Envoy cannot invert on a query parameter, expected another condition"
+            "match[0].query.v: found a regex in \"not\", which Envoy cannot invert on a query parameter, \
+             expected another condition"
         );
         let long = refused(&[("v", not(StringMatch::Exact("a".repeat(90))))]);
         assert!(long.contains("too long for Envoy to invert"), "{long}");

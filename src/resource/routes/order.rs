@@ -1,17 +1,18 @@
-//! The path's part of an entry's place: which of two paths is asked first (docs/documents/routes.md, Order).
+//! The path's part in the order of entries: which of two paths is matched first (docs/documents/routes.md, Order).
 //!
-//! What enters: a path, the older forms' meaning resolved. What leaves: a [`PathRank`]; the lower one is asked first.
+//! What enters: a path, the older forms resolved. What leaves: a [`PathRank`]; the lower one is matched first.
 //!
 //! 1. exact paths;
 //! 2. templates without `{x=**}`: more literal segments first, then the longer literal text;
 //! 3. regexes, the longer first;
-//! 4. segment prefixes and templates that end in `{x=**}`: the longer literal beginning first, at equal length the prefix.
+//! 4. segment prefixes and templates that end in `{x=**}`: the longer literal beginning first, at equal length the
+//!    prefix.
 
 use std::cmp::Reverse;
 
 use crate::document::route::PathMatch;
 
-/// The place of a path among others.
+/// The rank of a path among others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PathRank {
     class: u8,
@@ -20,7 +21,7 @@ pub(crate) struct PathRank {
 }
 
 impl PathRank {
-    /// The place of this path.
+    /// The rank of this path.
     #[must_use]
     pub(crate) fn of(path: &PathMatch) -> Self {
         match path {

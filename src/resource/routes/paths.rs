@@ -1,18 +1,17 @@
-//! Paths: how a rule's path is matched, and what replaces the matched part.
+//! Paths: the matcher of a rule's path, and the replacement of the matched part.
 //!
-//! Replacing follows docs/documents/routes.md: the matched part gives way to the replacement, and what follows starts with one
-//! slash. With the trailing slash of the replacement left out, Envoy's `prefix_rewrite` does just that after a segment
-//! prefix (`/v1/orders` → `/orders`: `/v1/orders/7` becomes `/orders/7`). Seen on Envoy 1.40, the rest:
+//! A replacement follows docs/documents/routes.md: it takes the place of the matched part, and the rest starts with one
+//! slash. If the replacement has no trailing slash, Envoy's `prefix_rewrite` does exactly that after a segment prefix
+//! (`/v1/orders` → `/orders`: `/v1/orders/7` becomes `/orders/7`). The other cases, seen on Envoy 1.40:
 //!
-//! - `/` instead of a segment prefix would give `//7`, and a regex rewrite is bounded by RE2's program size. It takes
-//!   two matches: the prefix itself, exact, and everything below it, each replaced by `/`.
-//! - `/*` is matched as the prefix `/`, whose replacement must end with a slash (`/orders/`), or `/7` becomes
-//!   `/orders7`.
+//! - `/` instead of a segment prefix would give `//7`, and a regex rewrite is bounded by RE2's program size. So there
+//!   are two matches: the prefix itself, exact, and everything below it, each replaced by `/`.
+//! - `/*` is matched as the prefix `/`. Its replacement must end with a slash (`/orders/`), or `/7` becomes `/orders7`.
 //! - An exact path or a regex is replaced whole, as written.
-//! - A URI template refuses `prefix_rewrite`, in a rewrite and in a redirect; a whole path in a format string takes its
+//! - A URI template refuses `prefix_rewrite`, in a rewrite and in a redirect. A whole path in a format string takes its
 //!   place, percent signs doubled.
 //!
-//! The query stays in all of them.
+//! The query stays in every case.
 
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
@@ -22,17 +21,17 @@ use crate::document::defaults::LegacyPath;
 use crate::document::route::PathMatch;
 use crate::proto::message::extension;
 
-/// One way in which a path is matched, and what becomes of the path then.
+/// One matcher of a path, and the rewrite of the path.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Variant {
     pub(super) specifier: PathSpecifier,
     pub(super) replacement: Replacement,
 }
 
-/// What becomes of a matched path.
+/// The rewrite of a matched path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Replacement {
-    /// It stays.
+    /// No rewrite.
     None,
     /// `prefix_rewrite`
     Prefix(String),
@@ -40,7 +39,7 @@ pub(super) enum Replacement {
     Path(String),
 }
 
-/// The variants of a path in the order in which they must stand, together: one, or two where the replacement needs it.
+/// The variants of a path, neighbours in this order: one, or two if the replacement needs it.
 pub(super) fn variants(path: &PathMatch, legacy_path: LegacyPath, replacement: Option<&str>) -> Vec<Variant> {
     let whole = || replacement.map_or(Replacement::None, |text| Replacement::Prefix(text.to_owned()));
     let one = |specifier, replacement| vec![Variant { specifier, replacement }];

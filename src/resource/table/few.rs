@@ -1,16 +1,16 @@
-//! A sorted map of mostly one or two entries.
+//! A sorted map that mostly has one or two entries.
 //!
-//! A persistent map keeps room for a node of entries however few there are, kilobytes with keys like these; a hundred
-//! thousand hosts of one route each would be hundreds of megabytes of room. This one is a shared list until it is long.
+//! A persistent map reserves room for a whole node, kilobytes with keys like these; a hundred thousand hosts of one
+//! route each would take hundreds of megabytes. This map is a shared list until it is long.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
-/// From how many entries on it is a persistent map: a change of the list copies all of it.
+/// The length at which the list becomes a persistent map: a change of the list copies all of it.
 const MANY: usize = 16;
 
-/// See the module. Clones are cheap.
+/// The map. Clones are cheap.
 #[derive(Debug, Clone)]
 pub(super) enum Map<K: Ord, V> {
     Few(Arc<Vec<(K, V)>>),
@@ -108,13 +108,14 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
 
     proptest! {
         #[test]
-        fn it_is_a_map_however_many_there_are(changes in proptest::collection::vec((0..40_u8, any::<Option<u8>>()), 0..200)) {
+        fn the_list_and_the_map_behave_alike(changes in vec((0..40_u8, any::<Option<u8>>()), 0..200)) {
             let (mut map, mut model) = (Map::default(), BTreeMap::new());
             for (key, value) in changes {
                 let before = map.clone();

@@ -1,8 +1,8 @@
-//! Neighbouring virtual hosts encoded together, so that a change of one copies its neighbours and not all.
+//! Neighbouring virtual hosts, encoded together: a change of one copies its neighbours and not all.
 //!
-//! A slab begins at the first virtual host of all and at each whose pattern's hash says so, one in [`EVERY`]: where slabs
-//! begin depends on the patterns alone, so a change moves no border but its own. In the same way neighbouring slabs are
-//! kept as one run, so that a change makes one run's list anew and not that of all slabs. Pure.
+//! A slab begins at the first virtual host, and at each whose pattern has a certain hash, one in [`EVERY`]. So the
+//! borders depend on the patterns alone, and a change moves no border but its own. In the same way neighbouring slabs
+//! form a run: a change makes the list of one run anew, not that of all slabs.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -15,13 +15,13 @@ use super::{HostKey, VirtualHost};
 use crate::resource::body::Run;
 use crate::resource::routes;
 
-/// How many virtual hosts a slab has on average (with one short route each, about 16 KiB), and how many slabs a run.
+/// The number of virtual hosts in a slab on average (with one short route each, about 16 KiB), and of slabs in a run.
 const EVERY: u64 = 64;
 
 /// Encoded virtual hosts, by pattern.
 type Encoded = OrdMap<HostKey, VirtualHost>;
 
-/// See the module.
+/// The slabs and runs of one RouteConfiguration. Clones are cheap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slabs {
     slabs: OrdMap<HostKey, Bytes>,
@@ -29,7 +29,7 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// Bring the slabs up to date after virtual hosts came, went or changed.
+    /// Update the slabs after virtual hosts were added, changed or removed.
     pub(super) fn update(&mut self, encoded: &Encoded, changed: &BTreeSet<HostKey>) {
         let changed = join(&mut self.slabs, encoded, changed, EVERY, slab);
         join(&mut self.runs, &self.slabs, &changed, EVERY * EVERY, |slabs| {
@@ -37,7 +37,7 @@ impl Slabs {
         });
     }
 
-    /// All, in order.
+    /// All runs, in order.
     pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.values()
     }
@@ -51,8 +51,8 @@ fn slab(virtual_hosts: &[&VirtualHost]) -> Bytes {
     slab.into()
 }
 
-/// Bring what is joined of neighbouring members up to date after some of these came, went or changed. Gives where joints
-/// came, went or changed.
+/// Update the joints of neighbouring members after some members were added, changed or removed. Returns the patterns at
+/// which joints were added, changed or removed.
 fn join<M, J>(
     joints: &mut OrdMap<HostKey, J>,
     members: &OrdMap<HostKey, M>,
@@ -64,13 +64,14 @@ where
     M: Clone,
     J: Clone,
 {
-    // One by one it is a walk to the border for each; from some number on, one walk over all is shorter.
+    // Few members: a walk to the border for each. Many: one walk over all is shorter.
     if changed.len() > members.len() / 64 {
         let mut touched: BTreeSet<HostKey> = joints.keys().cloned().collect();
         *joints = all(members, every, make);
         touched.extend(joints.keys().cloned());
         return touched;
     }
+
     let starts: BTreeSet<&HostKey> = changed
         .iter()
         .flat_map(|host| around(members, host))
@@ -80,13 +81,15 @@ where
     for host in changed.iter().filter(|host| !members.contains_key(*host)) {
         touched.extend(joints.remove(host).map(|_| host.clone()));
     }
+
     for start in starts {
         let from_start = members.range(start.clone()..);
         let run: Vec<_> = from_start
             .take_while(|(host, _)| *host == start || !is_border(host, every))
             .collect();
         let Some((last, _)) = run.last() else { continue };
-        // What began within it does so no longer. Looked for at once: to remove what is not there costs as much as what is.
+        // Joints within the run end here. One range query finds them: removing each member by name would cost as much
+        // for a missing key.
         let within = (Bound::Excluded(start.clone()), Bound::Included((*last).clone()));
         let parted: Vec<HostKey> = joints.range(within).map(|(host, _)| host.clone()).collect();
         for host in &parted {
@@ -97,23 +100,24 @@ where
         touched.extend(parted);
         touched.insert(start.clone());
     }
+
     touched
 }
 
-/// A member and its neighbours, those that exist: who came may have parted two or become the first of all, who went may
-/// have joined two.
+/// A member and its neighbours, if they exist: a new member may have parted two or become the first; a removed one may
+/// have left two together.
 fn around<'a, M>(members: &'a OrdMap<HostKey, M>, host: &HostKey) -> impl Iterator<Item = &'a HostKey> {
     let before = members.range(..host.clone()).next_back();
     let from = members.range(host.clone()..).take(2);
     from.chain(before).map(|(host, _)| host)
 }
 
-/// Whether something new begins at this pattern wherever it stands.
+/// Whether a joint begins at this pattern, whatever its neighbours are.
 fn is_border(host: &HostKey, every: u64) -> bool {
     xxh3_64(host.pattern.as_bytes()).is_multiple_of(every)
 }
 
-/// Where that begins which a member is joined to.
+/// The beginning of the joint with a member.
 fn start<'a, M>(members: &'a OrdMap<HostKey, M>, host: &'a HostKey, every: u64) -> &'a HostKey {
     let mut start = host;
     for (host, _) in members.range(..=host.clone()).rev() {
@@ -179,7 +183,7 @@ mod tests {
             ),
         ) {
             let mut encoded: Encoded = (0..1500).map(|number| (host(number), virtual_host(number, 0))).collect();
-            // More borders of runs than there are outside, that they are met.
+            // More borders of runs than usual, so that the test meets them.
             let (few, some) = (8, 64);
             let runs = |slabs: &[&Bytes]| slabs.iter().copied().cloned().collect::<Run>();
             let mut slabs = all(&encoded, few, slab);

@@ -1,4 +1,4 @@
-//! What of a resource no other may have: Envoy refuses whoever comes second (docs/refused-by-envoy.md NL-04, NS-01, NR-48).
+//! Claims: things of which Envoy refuses the second (docs/refused-by-envoy.md NL-04, NS-01, NR-48).
 
 use std::net::SocketAddr;
 
@@ -12,22 +12,22 @@ use prost_reflect::DynamicMessage;
 
 use crate::resource::ResourceType;
 
-/// Something that only one resource of a group can have.
+/// A thing that only one resource of a group can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Where it stands in the document.
+    /// The field path.
     pub path: String,
-    /// What it is, in words; equal for two that are in each other's way.
+    /// The thing in words; equal for two claims in conflict.
     pub what: String,
 }
 
-/// A TCP address, as a claim puts it.
+/// A TCP address in the words of a claim.
 #[must_use]
 pub fn tcp(address: SocketAddr) -> String {
     format!("the address {address} (TCP)")
 }
 
-/// Everything that a resource claims.
+/// All claims of a resource.
 pub(super) fn claims(resource_type: ResourceType, message: &DynamicMessage) -> Vec<Claim> {
     match resource_type {
         ResourceType::Listener => message

@@ -1,6 +1,7 @@
-//! What a resource is right only beside (docs/refused-by-envoy.md NR-15, NR-16, NC-06, NP-10, NP-11).
+//! Needs of a resource towards others of its group (docs/refused-by-envoy.md NR-15, NR-16, NC-06, NP-10, NP-11).
 //!
-//! What enters: the message. What leaves: what others of its group must, or must not, be. Whether they are is `compile`'s.
+//! What enters: the message. What leaves: the clusters that must exist, must not exist, or must not use a hash policy.
+//! `compile` checks whether the group meets these needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,33 +18,33 @@ use crate::resource::place::Place;
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
-/// Where something stands, and what there must or must not be for it.
+/// One need, with the field path that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
-    /// Envoy looks for this cluster before it takes the resource.
+    /// Envoy checks that this cluster exists before it accepts the resource.
     Cluster {
-        /// Where it is named.
+        /// The field path.
         path: String,
         /// The cluster.
         name: Arc<str>,
     },
-    /// Envoy wants this cluster in its bootstrap.
+    /// The cluster must be one of the bootstrap, not one of CDS.
     NoCluster {
-        /// Where it is named.
+        /// The field path.
         path: String,
         /// The cluster.
         name: Arc<str>,
     },
-    /// No cluster that hashes can have these endpoints.
+    /// No cluster with a hash policy can use these endpoints.
     NoHashing {
-        /// Where the endpoints are.
+        /// The field path of the endpoints.
         path: String,
-        /// What of them is too much.
+        /// The property that exceeds the limit.
         reason: String,
     },
 }
 
-/// Everything that a resource needs.
+/// All needs of a resource.
 pub(super) fn needs(resource_type: ResourceType, message: &DynamicMessage, at: &Place) -> Vec<Need> {
     if resource_type == ResourceType::Endpoint {
         let reason = message.transcode_to().ok().as_ref().and_then(endpoints::too_heavy);
@@ -55,6 +56,7 @@ pub(super) fn needs(resource_type: ResourceType, message: &DynamicMessage, at: &
             .into_iter()
             .collect();
     }
+
     let mut needs = Vec::new();
     walk::each(
         message,
@@ -85,10 +87,11 @@ pub(super) fn needs(resource_type: ResourceType, message: &DynamicMessage, at: &
             _ => {}
         },
     );
+
     needs
 }
 
-/// The clusters that a source of its own is asked over.
+/// The clusters behind the config sources of a resource.
 fn asked(source: &ApiConfigSource, at: &Place) -> impl Iterator<Item = (String, String)> {
     let names = at.field("cluster_names");
     let by_name = source
@@ -113,7 +116,8 @@ fn asked(source: &ApiConfigSource, at: &Place) -> impl Iterator<Item = (String, 
     by_name.chain(by_service)
 }
 
-/// The clusters that Envoy looks up, by their place. A mirror of a host or of all is looked up by the routes that have it.
+/// The clusters that Envoy checks, with their field paths. Of mirrors, only the nearest to a route count: those of the
+/// route, else of its virtual host, else of the RouteConfiguration.
 fn validated(configuration: &RouteConfiguration, at: &Place) -> BTreeMap<String, String> {
     let mut named = BTreeMap::new();
     for (index, host) in configuration.virtual_hosts.iter().enumerate() {

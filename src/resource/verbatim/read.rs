@@ -1,9 +1,9 @@
-//! Proto-JSON to a message, knowing where every value stands.
+//! From proto-JSON to a message, with the path of every value.
 //!
-//! The structure (objects, lists, maps, the message in an Any) is walked here, so that a mistake is told with its path and
-//! an unknown field with the nearest known one; what has no structure (numbers, strings, enums, durations, free-form
-//! Structs) is read by `prost-reflect`. Field names are those of the .proto files or their camel case; `null` is absent.
-//! Values of fields that Envoy marks as sensitive are never quoted.
+//! This file walks the structure (objects, lists, maps, the message in an Any), so that a mistake is reported with its
+//! path and an unknown field with the nearest known one. `prost-reflect` reads values without structure (numbers,
+//! strings, enums, durations, free-form Structs). Field names are those of the .proto files or their camel case; `null`
+//! is absent. Values of fields that Envoy marks as sensitive are never quoted.
 
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
@@ -20,18 +20,18 @@ use crate::resource::place::Place;
 /// The one Any that may be empty: `{}` enables the filter of that name.
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig.config";
 const ANY: &str = "google.protobuf.Any";
-/// Most words that a sentence lists.
+/// Most words in the list of a sentence.
 const LISTED: usize = 16;
 /// The oneof of every field of a `google.protobuf.Value`: `null` is one of its values.
 const FREE_FORM: &str = "google.protobuf.Value";
 
-/// The message of a resource, `@type` checked already.
+/// The message of a resource; `@type` is checked already.
 pub(super) fn resource(type_url: &str, json: &Json, place: &Place) -> Result<DynamicMessage, Rejection> {
     let descriptor = described(type_url, place)?;
     message(&descriptor, json, place)
 }
 
-/// A message that is not an Any, from its fields or in its own form.
+/// A message that is not an Any, from its fields or from its own JSON form.
 fn message(descriptor: &MessageDescriptor, json: &Json, place: &Place) -> Result<DynamicMessage, Rejection> {
     if descriptor.full_name() == ANY {
         return any(descriptor, json, place);
@@ -52,7 +52,7 @@ fn message(descriptor: &MessageDescriptor, json: &Json, place: &Place) -> Result
     Ok(message)
 }
 
-/// What is expected for the well-known types that are not written as an object of their fields.
+/// The expected form of the well-known types that are not an object of their fields.
 fn own_form(descriptor: &MessageDescriptor) -> Option<&'static str> {
     match descriptor.full_name() {
         "google.protobuf.Duration" => Some(r#"a duration in seconds such as "1.5s""#),
@@ -84,16 +84,20 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
     let Some(field) = by_name else {
         return Err(at.reject(unknown(&descriptor, name)));
     };
+
     let at = Place {
         hidden: at.hidden || is_sensitive(&field),
         ..at
     };
+
     if json.is_null() && !takes_null(&field) {
         return Ok(());
     }
+
     if message.has_field(&field) {
         return Err(at.reject("found this field under two names, expected one of them".to_owned()));
     }
+
     if let Some(oneof) = field.containing_oneof()
         && let Some(other) = oneof.fields().find(|other| message.has_field(other))
     {
@@ -102,11 +106,13 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
             other.name()
         )));
     }
+
     let value = if field.full_name() == FILTER_CONFIG && json.as_object().is_some_and(Map::is_empty) {
         Value::default_value(&field.kind())
     } else {
         value(&field, json, &at)?
     };
+
     message.set_field(&field, value);
     Ok(())
 }
@@ -175,7 +181,7 @@ fn map(field: &FieldDescriptor, object: &Map<String, Json>, place: &Place) -> Re
     Ok(Value::Map(entries))
 }
 
-/// A value that is neither a list nor a map.
+/// A value other than a list or a map.
 fn single(field: &FieldDescriptor, kind: &Kind, json: &Json, place: &Place) -> Result<Value, Rejection> {
     match kind {
         Kind::Message(descriptor) => message(descriptor, json, place).map(Value::Message),
@@ -183,7 +189,7 @@ fn single(field: &FieldDescriptor, kind: &Kind, json: &Json, place: &Place) -> R
     }
 }
 
-/// A number, a string, an enum: read as the only field of its message.
+/// A number, a string or an enum, read as the only field of its message.
 fn leaf(field: &FieldDescriptor, json: &Json, place: &Place) -> Result<Value, Rejection> {
     let alone = if field.is_list() {
         Json::Array(vec![json.clone()])
@@ -241,7 +247,7 @@ fn word_of(words: &EnumDescriptor, json: &Json) -> String {
     )
 }
 
-/// The message in an Any: its fields beside `@type`, or `value` where it has a form of its own.
+/// The message in an Any: its fields beside `@type`, or `value` if it has its own JSON form.
 fn any(descriptor: &MessageDescriptor, json: &Json, place: &Place) -> Result<DynamicMessage, Rejection> {
     let what = r#"an object with the "@type" of its message"#;
     let object = json.as_object().ok_or_else(|| place.expected(json, what))?;
@@ -292,9 +298,11 @@ fn described(type_url: &str, place: &Place) -> Result<MessageDescriptor, Rejecti
         );
         return Err(place.reject(reason));
     };
+
     if let Some(descriptor) = pool().get_message_by_name(name) {
         return Ok(descriptor);
     }
+
     let short = name.rsplit('.').next().unwrap_or(name);
     let namesakes: Vec<String> = pool()
         .all_messages()
@@ -307,6 +315,7 @@ fn described(type_url: &str, place: &Place) -> Result<MessageDescriptor, Rejecti
     } else {
         format!(", did you mean {}?", one_of(&namesakes))
     };
+
     Err(place.reject(format!(
         "found the type {}, which is not among those of this Envoy version{hint}",
         quote(type_url)

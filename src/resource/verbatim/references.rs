@@ -1,8 +1,8 @@
-//! What a resource that an operator wrote refers to, and by which `ConfigSource`.
+//! References of a resource in Envoy's own form, each with its `ConfigSource`.
 //!
-//! What enters: the message. What leaves: the names that it refers to by a `ConfigSource` inside it. Envoy asks for one only
-//! when it has not asked for that name before, yet waits when the source is another than it knows (docs/xds-rules.md F-06,
-//! AD-05): what is to follow this resource is told from here by the session.
+//! What enters: the message. What leaves: the names that it refers to through a `ConfigSource` inside it. Envoy
+//! subscribes to such a name only once, yet waits again if the source differs from the known one (docs/xds-rules.md
+//! F-06, AD-05). The session sends the referenced resources after this one.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::walk;
 use crate::resource::place::Place;
 use crate::resource::{Reference, References, ResourceType, Source};
 
-/// What a resource of that type refers to.
+/// The references of a resource of that type.
 pub(super) fn references(resource_type: ResourceType, message: &DynamicMessage, at: &Place) -> Option<References> {
     let mut found = BTreeSet::new();
     match resource_type {
@@ -20,7 +20,7 @@ pub(super) fn references(resource_type: ResourceType, message: &DynamicMessage, 
             walk::each(message, at, &mut |message, _, _| collect(message, &mut found));
         }
         ResourceType::Route if message.has_field_by_name("vhds") => {
-            // One name for all of them: they are asked for by none.
+            // One reference for all virtual hosts: proxies never subscribe to one by this name.
             found.extend(named(ResourceType::VirtualHost, message, "name", Source::Own));
         }
         _ => {}
@@ -56,7 +56,7 @@ fn inner(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
     value.as_message().cloned()
 }
 
-/// The `ConfigSource` in a field; `None`: there is none.
+/// The `ConfigSource` in a field; `None`: the field is absent.
 fn source(message: &DynamicMessage, field: &str) -> Option<Source> {
     const V3: i32 = 2;
     let source = inner(message, field)?;

@@ -1,7 +1,7 @@
-//! The clusters that a resource sends to.
+//! The clusters that a resource sends requests to.
 //!
-//! Rather one name too many than one too few: such a cluster is kept when it is deleted, and awaited before what newly names
-//! it. Names that a request brings itself (`cluster_header`) are not known here.
+//! A name too many is better than one too few: a deleted cluster with users is kept, and a new reference waits until
+//! its cluster is warm. Names in a header of the request (`cluster_header`) are not known here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::walk;
 use crate::resource::place::Place;
 
-/// Fields that name a cluster, in whichever message.
+/// Fields that name a cluster, in any message.
 const FIELDS: [&str; 3] = ["cluster", "cluster_name", "collector_cluster"];
-/// Messages whose field of such a name says who they are themselves.
+/// Messages in which such a field has the name of the message itself.
 const THEMSELVES: [&str; 2] = [
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.extensions.clusters.dynamic_modules.v3.ClusterConfig",
@@ -29,7 +29,7 @@ const OTHERS: [(&str, &str); 4] = [
     ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters"),
 ];
 
-/// The names, sorted; a cluster does not send to itself.
+/// The names, sorted, without that of the resource itself.
 pub(super) fn clusters(own_name: &str, message: &DynamicMessage, at: &Place) -> Arc<[Arc<str>]> {
     let mut found: BTreeSet<Arc<str>> = BTreeSet::new();
     walk::each(message, at, &mut |message, _, _| {
@@ -75,11 +75,17 @@ mod tests {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
             "grpcService": { "envoyGrpc": { "clusterName": "e" } },
         });
-        let routes = json!({ "name": "edge", "requestMirrorPolicies": [{ "cluster": "a" }], "virtualHosts": [{ "name": "h", "domains": ["*"], "routes": [
+        let weighted = json!({ "clusters": [{ "name": "c", "weight": 1 }, { "name": "d" }] });
+        let routes = json!([
             { "match": { "prefix": "/" }, "route": { "cluster": "b" } },
-            { "match": { "prefix": "/" }, "route": { "weightedClusters": { "clusters": [{ "name": "c", "weight": 1 }, { "name": "d" }] } } },
+            { "match": { "prefix": "/" }, "route": { "weightedClusters": weighted } },
             { "match": { "prefix": "/" }, "redirect": {}, "typedPerFilterConfig": { "x": authorization } },
-        ] }] });
+        ]);
+        let routes = json!({
+            "name": "edge",
+            "requestMirrorPolicies": [{ "cluster": "a" }],
+            "virtualHosts": [{ "name": "h", "domains": ["*"], "routes": routes }],
+        });
         assert_eq!(
             named("envoy.config.route.v3.RouteConfiguration", &routes),
             ["a", "b", "c", "d", "e"]

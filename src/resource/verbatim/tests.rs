@@ -1,4 +1,4 @@
-//! Facts about single documents; what stands beside them is told in the plan's tests.
+//! Tests of single documents; the tests of the plan have several.
 
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn made(name: &str, resource: &Json) -> Result<Resource, String> {
     Ok(Resource::clone(&made.resource))
 }
 
-/// A cluster with one field more.
+/// A cluster with one more field.
 fn cluster(field: &str, value: Json) -> Json {
     json!({ "@type": ResourceType::Cluster.type_url(), "name": "a", field: value })
 }
@@ -69,7 +69,8 @@ fn the_name_is_that_of_the_key() {
     let host = json!({ "@type": url(ResourceType::VirtualHost), "name": "a", "domains": ["a"] });
     assert_eq!(
         made("virtual_hosts/a", &host).unwrap_err(),
-        "resource.name: found the string \"a\", expected the name of a RouteConfiguration, a slash and a host, as proxies ask for it"
+        "resource.name: found the string \"a\", expected the name of a RouteConfiguration, \
+         a slash and a host, as proxies ask for it"
     );
 }
 
@@ -85,7 +86,8 @@ fn mistakes_are_told_with_their_path() {
     );
     assert_eq!(
         refused("lb_policy", json!("round_robin")),
-        "resource.lb_policy: found the string \"round_robin\", expected a word of envoy.config.cluster.v3.Cluster.LbPolicy, did you mean \"ROUND_ROBIN\"?"
+        "resource.lb_policy: found the string \"round_robin\", \
+         expected a word of envoy.config.cluster.v3.Cluster.LbPolicy, did you mean \"ROUND_ROBIN\"?"
     );
     assert_eq!(
         refused("health_checks", json!([{}, { "timeout": "1s", "interval": [] }])),
@@ -96,7 +98,8 @@ fn mistakes_are_told_with_their_path() {
             "circuit_breakers",
             json!({ "thresholds": [{ "max_connections": "many" }] })
         ),
-        "resource.circuit_breakers.thresholds[0].max_connections: found the string \"many\", expected a whole number from 0 to 4294967295"
+        "resource.circuit_breakers.thresholds[0].max_connections: found the string \"many\", \
+         expected a whole number from 0 to 4294967295"
     );
     assert_eq!(
         refused("health_checks", json!({})),
@@ -106,7 +109,9 @@ fn mistakes_are_told_with_their_path() {
         refused("metadata", json!({ "filter_metadata": { "a": 1 } })),
         "resource.metadata.filter_metadata.a: found the number 1, expected an object"
     );
-    let both = json!({ "@type": ResourceType::Cluster.type_url(), "name": "a", "connect_timeout": "1s", "connectTimeout": "2s" });
+    let both = json!({
+        "@type": ResourceType::Cluster.type_url(), "name": "a", "connect_timeout": "1s", "connectTimeout": "2s",
+    });
     let sentence = made("clusters/a", &both).unwrap_err();
     assert!(
         sentence.ends_with("found this field under two names, expected one of them"),
@@ -131,7 +136,8 @@ fn the_type_of_an_any_is_known_or_refused() {
     assert_eq!(
         socket(json!({ "@type": old })),
         format!(
-            "{place}[\"@type\"]: found the type {old:?}, which is not among those of this Envoy version, did you mean \"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\"?"
+            "{place}[\"@type\"]: found the type {old:?}, which is not among those of this Envoy version, \
+             did you mean \"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\"?"
         )
     );
     let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";

@@ -1,10 +1,10 @@
-//! The field rules that Envoy holds every message against: protoc-gen-validate, as written in the .proto files.
+//! The field rules of Envoy for every message: protoc-gen-validate (PGV), as written in the .proto files.
 //!
-//! What enters: a message known by its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
-//! refuse (docs/refused-by-envoy.md NE-08, NE-09, NE-11, and whatever else that page calls PGV). The rules are read from the
-//! descriptors ([`rules`]), once a message type; [`scalar`] compares single values. Messages in an Any are held against
-//! theirs too: Envoy does the same when it makes an extension of them. After the rules of its fields come those that need
-//! more than one ([`messages`]).
+//! What enters: a message with its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
+//! refuse (docs/refused-by-envoy.md NE-08, NE-09, NE-11, and every other condition that this page calls PGV). The rules
+//! of a message type are read from the descriptors once ([`rules`]); [`scalar`] compares single values. A message in an
+//! Any is checked against its own rules, as Envoy does when it creates the extension. Rules over several fields follow
+//! ([`messages`]).
 
 use std::collections::HashSet;
 
@@ -24,13 +24,13 @@ use rules::{Rule, Rules, rules_of};
 
 const ANY: &str = "google.protobuf.Any";
 const DURATION: &str = "google.protobuf.Duration";
-/// Envoy counts durations in nanoseconds of 64 bits.
+/// Envoy counts durations in 64-bit nanoseconds.
 const MAX_DURATION_SECONDS: i64 = i64::MAX / 1_000_000_000;
 
-/// Hold a message against the rules of its type, and every message in it against those of theirs.
+/// Checks a message and every message in it against the rules of their types.
 ///
 /// # Errors
-/// The first field that is not as its rule says.
+/// The first field that breaks a rule.
 pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rejection> {
     match message.descriptor().full_name() {
         ANY => return any(message, place),
@@ -51,7 +51,7 @@ pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rej
 }
 
 fn checked_field(message: &DynamicMessage, field: &FieldDescriptor, rule: &Rule, at: &Place) -> Result<(), Rejection> {
-    // Presence counts where there is such a thing; a plain scalar that is absent is its default.
+    // Presence counts for fields that track it; an absent plain scalar has its default.
     let is_there = message.has_field(field);
     if !is_there && rule.required && field.containing_oneof().is_none() {
         return Err(at.reject("missing, expected a value".to_owned()));
@@ -110,6 +110,7 @@ fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, at: &Place) -> R
             }
         }
     }
+
     let none = Rule::default();
     let entry = rule.items.as_deref().unwrap_or(&none);
     values
@@ -128,7 +129,7 @@ fn map<'a>(
     rule: &Rule,
     at: &Place,
 ) -> Result<(), Rejection> {
-    // Sorted, so that the first mistake is always the same one.
+    // Sorted, so that the first mistake is always the same.
     let mut entries: Vec<(&MapKey, &Value)> = entries.collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
     if let Some(limits) = rule
@@ -138,12 +139,14 @@ fn map<'a>(
     {
         count(entries.len(), limits.min_pairs, limits.max_pairs, "key", "keys", at)?;
     }
+
     let none = Rule::default();
     let (keys, values) = (
         rule.keys.as_deref().unwrap_or(&none),
         rule.items.as_deref().unwrap_or(&none),
     );
-    // A map's values stand below its keys, which may be anything.
+
+    // The keys of a map are part of the path, whatever they are.
     for (key, value) in entries {
         let below = at.field(&key_text(key));
         scalar::check(
@@ -156,6 +159,7 @@ fn map<'a>(
         )?;
         single(value, values, &below)?;
     }
+
     debug_assert!(field.is_map(), "only maps have entries");
     Ok(())
 }
@@ -209,7 +213,7 @@ fn duration(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The message in an Any. What cannot be decoded was not read here, and is nobody's mistake.
+/// The message in an Any. Bytes that do not decode were not read here, and are no mistake of the document.
 fn any(any: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
     let type_url = any.get_field_by_name("type_url");
     let type_url = type_url.as_deref().and_then(Value::as_str).unwrap_or_default();

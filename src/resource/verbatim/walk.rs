@@ -1,4 +1,4 @@
-//! Every message of a resource, wherever it stands, those in an Any included.
+//! Every message of a resource, messages in an Any included.
 
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
@@ -7,10 +7,10 @@ use crate::resource::place::Place;
 
 const ANY: &str = "google.protobuf.Any";
 
-/// A message, its place, and the name of the message around it.
+/// A message, its path, and the name of the message around it.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&DynamicMessage, &Place, &str);
 
-/// Visit a message and all in it, the outer before the inner ones.
+/// Visits a message and all messages in it, the outer before the inner ones.
 pub(super) fn each(message: &DynamicMessage, at: &Place, visit: Visit<'_>) {
     below(message, at, "", visit);
 }
@@ -23,6 +23,7 @@ fn below(message: &DynamicMessage, at: &Place, around: &str, visit: Visit<'_>) {
         }
         return;
     }
+
     visit(message, at, around);
     let name = descriptor.full_name();
     for (field, value) in message.fields() {

@@ -1,4 +1,4 @@
-//! Rules as they stand in the descriptors, put in a form that is quick to check.
+//! Rules from the descriptors, in a form that is fast to check.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -13,39 +13,39 @@ use regex::Regex;
 
 use crate::proto::json::pool;
 
-/// Of a message type: its fields, each with its rule, and the oneofs of which one must be there.
+/// The rules of a message type: each field with its rule, and the oneofs that must be set.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     pub(super) fields: Vec<(FieldDescriptor, Rule)>,
     pub(super) required_oneofs: Vec<OneofDescriptor>,
 }
 
-/// Of one field, of the entries of a list, or of the keys or values of a map.
+/// The rule of a field, of the entries of a list, or of the keys or values of a map.
 #[derive(Debug, Default)]
 pub(super) struct Rule {
-    /// It must be there.
+    /// The field must be set.
     pub(super) required: bool,
-    /// The message in it is not looked into.
+    /// The message in the field is not checked.
     pub(super) skip: bool,
-    /// It was deprecated so long ago that Envoy refuses it.
+    /// The field is deprecated, and Envoy refuses it.
     pub(super) disallowed: bool,
-    /// What a value must be like.
+    /// The rule of the value.
     pub(super) value: Option<Type>,
     /// The enum behind `value`.
     pub(super) words: Option<EnumDescriptor>,
-    /// The `pattern` of `value`: all of the text must match.
+    /// The `pattern` of `value`: the whole text must match.
     pub(super) pattern: Option<Regex>,
-    /// Of a list.
+    /// The rule of a list.
     pub(super) repeated: Option<RepeatedRules>,
-    /// Of a map.
+    /// The rule of a map.
     pub(super) map: Option<MapRules>,
-    /// Of a map's keys.
+    /// The rule of a map's keys.
     pub(super) keys: Option<Box<Self>>,
-    /// Of a list's entries, a map's values.
+    /// The rule of a list's entries, or of a map's values.
     pub(super) items: Option<Box<Self>>,
 }
 
-/// The extensions that hold rules.
+/// The extensions with rules.
 struct Options {
     field: Option<ExtensionDescriptor>,
     oneof: Option<ExtensionDescriptor>,
@@ -58,7 +58,7 @@ static OPTIONS: LazyLock<Options> = LazyLock::new(|| Options {
     disallowed: pool().get_extension_by_name("envoy.annotations.disallowed_by_default"),
 });
 
-/// The rules of the types met so far: reading them from the descriptors takes longer than checking a message.
+/// The rules of the message types seen so far: reading them from the descriptors takes longer than checking a message.
 static KNOWN: LazyLock<RwLock<HashMap<String, Arc<Rules>>>> = LazyLock::new(RwLock::default);
 
 /// The rules of a message type.
@@ -78,6 +78,7 @@ fn read(descriptor: &MessageDescriptor) -> Rules {
             .as_ref()
             .is_some_and(|extension| options.get_extension(extension).as_bool() == Some(true))
     };
+
     let of_field = |field: &FieldDescriptor| {
         let disallowed = is_true(field.options(), &OPTIONS.disallowed);
         Rule {
@@ -85,6 +86,7 @@ fn read(descriptor: &MessageDescriptor) -> Rules {
             ..written(field).map(|rules| rule(rules, field)).unwrap_or_default()
         }
     };
+
     Rules {
         fields: descriptor
             .fields()
@@ -97,7 +99,7 @@ fn read(descriptor: &MessageDescriptor) -> Rules {
     }
 }
 
-/// A field's rules as they are written.
+/// The rules of a field as written.
 pub(super) fn written(field: &FieldDescriptor) -> Option<FieldRules> {
     let extension = OPTIONS.field.as_ref()?;
     let options = field.options();
@@ -108,14 +110,16 @@ pub(super) fn written(field: &FieldDescriptor) -> Option<FieldRules> {
 }
 
 fn rule(rules: FieldRules, field: &FieldDescriptor) -> Rule {
-    // The enum of a list's entries is its field's; a map's values are a field of their own.
+    // The enum of a list's entries is that of its field; the values of a map are a field of their own.
     let mut rule = Rule {
         words: field.kind().as_enum().cloned(),
         ..Rule::default()
     };
+
     if let Some(message) = &rules.message {
         (rule.required, rule.skip) = (message.required(), message.skip());
     }
+
     match rules.r#type {
         Some(Type::Repeated(mut repeated)) => {
             rule.items = repeated.items.take().map(|items| Box::new(self::rule(*items, field)));
@@ -143,5 +147,6 @@ fn rule(rules: FieldRules, field: &FieldDescriptor) -> Rule {
         }
         other => rule.value = other,
     }
+
     rule
 }

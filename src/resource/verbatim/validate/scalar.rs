@@ -14,12 +14,13 @@ use crate::document::Rejection;
 use crate::document::sentence::one_of;
 use crate::resource::place::Place;
 
-/// Hold a value against its rule; wrapped numbers and strings are what they wrap.
+/// Checks a value against its rule; wrapped numbers and strings count as the values inside.
 pub(super) fn check(value: &Value, rule: &Rule, at: &Place) -> Result<(), Rejection> {
     let Some(expected) = &rule.value else { return Ok(()) };
     if let (Value::Message(message), Type::Duration(limits)) = (value, expected) {
         return duration(message, limits, at);
     }
+
     let wrapped = value
         .as_message()
         .and_then(|message| message.get_field_by_name("value"));
@@ -34,6 +35,7 @@ pub(super) fn check(value: &Value, rule: &Rule, at: &Place) -> Result<(), Reject
             .map(|constant| constant.to_string()),
         _ => number(value, expected),
     };
+
     match mistake {
         Some(what) => Err(refusal(value, &what, at)),
         None => Ok(()),
@@ -98,11 +100,13 @@ fn number(value: &Value, expected: &Type) -> Option<String> {
         Value::U64(value) => Some(i128::from(*value)),
         _ => None,
     };
+
     let float = match value {
         Value::F32(value) => Some(f64::from(*value)),
         Value::F64(value) => Some(*value),
         _ => None,
     };
+
     match (expected, whole, float) {
         (Type::Uint32(limits), Some(value), _) => bounds!(limits, i128).mistake(value),
         (Type::Uint64(limits), Some(value), _) => bounds!(limits, i128).mistake(value),
@@ -121,7 +125,7 @@ fn number(value: &Value, expected: &Type) -> Option<String> {
 }
 
 impl<T: PartialOrd + Copy + Display + Default> Bounds<T> {
-    /// What is expected, if the value is not so. NaN is within no bounds.
+    /// The expected range, if the value is outside. NaN is outside of every range.
     fn mistake(&self, value: T) -> Option<String> {
         if self.ignore_empty && value == T::default() {
             return None;
@@ -148,7 +152,7 @@ impl<T: PartialOrd + Copy + Display + Default> Bounds<T> {
             .map(|bound| value < bound)
             .or_else(|| self.at_most.map(|bound| value <= bound));
         match (low, high) {
-            // A range whose ends are the wrong way round means everything outside of it.
+            // If the upper end is below the lower end, the rule allows everything outside of the range.
             (Some(low), Some(high)) if self.is_outside() => low || high,
             (low, high) => low.unwrap_or(true) && high.unwrap_or(true),
         }
@@ -178,6 +182,7 @@ fn string(text: &str, limits: &StringRules, rule: &Rule) -> Option<String> {
     if limits.ignore_empty() && text.is_empty() {
         return None;
     }
+
     let (characters, bytes) = (text.chars().count() as u64, text.len() as u64);
     length(characters, [limits.len, limits.min_len, limits.max_len], "character")
         .or_else(|| length(bytes, [limits.len_bytes, limits.min_bytes, limits.max_bytes], "byte"))
@@ -248,7 +253,7 @@ fn length(found: u64, [exact, least, most]: [Option<u64>; 3], unit: &str) -> Opt
         })
 }
 
-/// The two well-known forms that Envoy's messages use: names and values of HTTP headers.
+/// The two well-known forms in Envoy's messages: names and values of HTTP headers.
 fn well_known(text: &str, limits: &StringRules) -> Option<String> {
     let Some(WellKnown::WellKnownRegex(form)) = &limits.well_known else {
         return None;
@@ -333,10 +338,12 @@ fn duration(message: &DynamicMessage, limits: &DurationRules, at: &Place) -> Res
             .collect(),
         ignore_empty: false,
     };
+
     let found = nanos(seconds, rest);
     if bounds.mistake(found).is_none() {
         return Ok(());
     }
+
     let seconds = |nanos: i128| format!("{}s", nanos as f64 / 1e9);
     let low = bounds.above.map(|bound| format!("above {}", seconds(bound)));
     let low = low.or_else(|| bounds.at_least.map(|bound| format!("of at least {}", seconds(bound))));

@@ -1,4 +1,4 @@
-//! One test a kind of rule, on messages of Envoy's that have it.
+//! One test for each kind of rule, on messages of Envoy that have it.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::resource::verbatim::read;
 
-/// What is said of a message.
+/// The rejection of a message.
 fn judged(name: &str, json: Json) -> Result<(), String> {
     let place = Place {
         path: String::new(),
@@ -224,7 +224,7 @@ fn secrets_are_not_quoted() {
     assert!(!error.to_string().contains("4711"), "{error}");
 }
 
-/// The words of every kind of rule in a field's rules.
+/// The names of all kinds of rules in the rules of a field.
 fn kinds(rules: &FieldRules, found: &mut BTreeSet<&'static str>) {
     match &rules.r#type {
         Some(Type::Repeated(repeated)) => repeated.items.iter().for_each(|items| kinds(items, found)),
