@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::document::key::DocumentKey;
 use body::Body;
+use clusters::no_wait::Wait;
 use compile::parts::Parts;
 
 pub mod body;
@@ -214,6 +215,8 @@ pub struct Resource {
     /// Of a Cluster: the ClusterLoadAssignment that Envoy waits for after a change of the Cluster (docs/xds-rules.md
     /// AD-03).
     pub warms: Option<Arc<str>>,
+    /// Of a Cluster: what Envoy waits for before it uses the Cluster, if that may never come.
+    pub waits: Option<Wait>,
     /// Its references: Envoy may wait for these, and does not subscribe again to those that it has (AD-05, DX-30).
     pub refers: Option<References>,
     /// `true`: not part of the wildcard set, sent by name only. So is each resource with an `xdstp://` name.
@@ -241,6 +244,7 @@ impl Resource {
             body,
             documents,
             warms: None,
+            waits: None,
             refers: None,
             on_demand,
             aliases: Arc::new([]),

@@ -25,6 +25,8 @@ use super::Resource;
 use super::compile::context::Context;
 use super::endpoints;
 
+pub mod no_wait;
+
 mod settings;
 mod tls;
 
@@ -137,6 +139,7 @@ fn resource(mut message: WireCluster, discovery: &Discovery, documents: Vec<Docu
     let warms = matches!(discovery, Discovery::Eds).then(|| message.name.as_str().into());
     Resource {
         warms,
+        waits: no_wait::wait_of(&bytes),
         ..Resource::new(message.name, bytes, documents)
     }
 }

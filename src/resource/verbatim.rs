@@ -18,6 +18,7 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::Value as Json;
 
+use super::clusters::no_wait;
 use super::compile::parts;
 use super::place::Place;
 use super::{Resource, ResourceType, check};
@@ -83,6 +84,8 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     check::messages::resource(resource_type, &message, &place)?;
     let body = canonical::encode(&message);
     let warms = warms(resource_type, &body);
+    let waits = Some(&body).filter(|_| resource_type == ResourceType::Cluster);
+    let waits = waits.and_then(|body| no_wait::wait_of(body));
     let refers = references::references(resource_type, &message, &place);
     let resource = Resource::new(Arc::clone(&xds.name), body, vec![key.clone()]);
     let clusters = targets::clusters(&xds.name, &message, &place);
@@ -92,6 +95,7 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     let on_demand = resource.on_demand || for_grpc;
     let resource = Resource {
         warms,
+        waits,
         refers,
         parts,
         on_demand,

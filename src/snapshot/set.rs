@@ -42,21 +42,27 @@ pub struct ResourceSet {
     aliases: Aliases,
     /// The number of members with a whole form for clients without VHDS.
     wholes: usize,
+    /// The number of clusters whose warming may never end.
+    waiting: usize,
     /// Members with a time to live.
     timed: OrdMap<Arc<str>, Arc<Resource>>,
     /// Members with a reference through a source of its own.
     own_sources: OrdMap<Arc<str>, Arc<Resource>>,
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
-    selections: Selections,
+    selections: Made<Selection>,
+    variants: Made<Self>,
     changes: changes::Cache,
 }
 
 /// Most selections that a set keeps.
 const SELECTIONS_MAX: usize = 32;
 
-/// Selections of members, by the key of the list of names.
-type Selections = Mutex<VecDeque<(u128, Arc<OnceLock<Arc<Selection>>>)>>;
+/// Most variants that a set keeps.
+const VARIANTS_MAX: usize = 8;
+
+/// Values made of a set once for many streams, each under a key that stands for the way it is made.
+type Made<T> = Mutex<VecDeque<(u128, Arc<OnceLock<Arc<T>>>)>>;
 
 /// A run of neighbouring resources, sorted, never empty.
 struct Slab {
@@ -95,6 +101,20 @@ fn encoded_size(resource: &Resource) -> usize {
     resource.name.len() + resource.body.len() + OVERHEAD
 }
 
+/// The cell of a key, made if it is not there; of too many the oldest goes. The lock is not held while a cell is filled.
+fn cell<T>(kept: &Made<T>, key: u128, most: usize) -> Arc<OnceLock<Arc<T>>> {
+    let mut kept = kept.lock();
+    if let Some((_, cell)) = kept.iter().find(|(of, _)| *of == key) {
+        return Arc::clone(cell);
+    }
+    if kept.len() == most {
+        kept.pop_front();
+    }
+    let cell = Arc::default();
+    kept.push_back((key, Arc::clone(&cell)));
+    cell
+}
+
 impl ResourceSet {
     /// The empty set of a type.
     #[must_use]
@@ -107,11 +127,13 @@ impl ResourceSet {
             on_demand_version: SetVersion::default(),
             aliases: Aliases::default(),
             wholes: 0,
+            waiting: 0,
             timed: OrdMap::new(),
             own_sources: OrdMap::new(),
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
-            selections: Selections::default(),
+            selections: Made::default(),
+            variants: Made::default(),
             changes: changes::Cache::default(),
         }
     }
@@ -176,6 +198,12 @@ impl ResourceSet {
         self.wholes > 0
     }
 
+    /// Whether Envoy waits for something that may never come before it uses a member.
+    #[must_use]
+    pub fn has_waits(&self) -> bool {
+        self.waiting > 0
+    }
+
     /// Members with a time to live, sorted by name.
     pub fn timed(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.timed.values()
@@ -216,20 +244,7 @@ impl ResourceSet {
     /// are sorted and unique.
     #[must_use]
     pub fn select<'a>(&self, key: u128, names: impl Iterator<Item = &'a Arc<str>>) -> Arc<Selection> {
-        let cell = {
-            let mut selections = self.selections.lock();
-            match selections.iter().find(|(of, _)| *of == key) {
-                Some((_, cell)) => Arc::clone(cell),
-                None => {
-                    if selections.len() == SELECTIONS_MAX {
-                        selections.pop_front();
-                    }
-                    let cell = Arc::default();
-                    selections.push_back((key, Arc::clone(&cell)));
-                    cell
-                }
-            }
-        };
+        let cell = cell(&self.selections, key, SELECTIONS_MAX);
         Arc::clone(cell.get_or_init(|| Arc::new(self.selection(names))))
     }
 
@@ -244,6 +259,14 @@ impl ResourceSet {
         Selection::new(self.resource_type, members, missing)
     }
 
+    /// This set with some members in another form, made once for all streams with the same `key`, which stands for the
+    /// form. `entries` are as in [`ResourceSet::apply`].
+    #[must_use]
+    pub fn variant(&self, key: u128, entries: impl FnOnce() -> Vec<Entry>) -> Arc<Self> {
+        let cell = cell(&self.variants, key, VARIANTS_MAX);
+        Arc::clone(cell.get_or_init(|| Arc::new(self.apply(&entries()))))
+    }
+
     /// This set with some members replaced, added or removed. `entries` are sorted by name and unique; a slab without
     /// any of them is shared.
     #[must_use]
@@ -253,6 +276,7 @@ impl ResourceSet {
             on_demand_version: self.on_demand_version,
             aliases: self.aliases.clone(),
             wholes: self.wholes,
+            waiting: self.waiting,
             timed: self.timed.clone(),
             own_sources: self.own_sources.clone(),
             len: self.len,
@@ -365,12 +389,15 @@ impl ResourceSet {
 
     fn count(&mut self, resource: &Arc<Resource>, added: bool) {
         let wholes = usize::from(resource.whole.is_some());
+        let waiting = usize::from(resource.waits.is_some());
         if added {
             self.aliases.add(resource);
             self.wholes += wholes;
+            self.waiting += waiting;
         } else {
             self.aliases.remove(resource);
             self.wholes -= wholes;
+            self.waiting -= waiting;
             self.timed.remove(&resource.name);
             self.own_sources.remove(&resource.name);
         }

@@ -47,11 +47,15 @@ mod client_features;
 mod follow;
 mod nack;
 mod rest;
+mod spared;
 mod warming;
 
 /// A delta stream to which nothing was sent for so long gets one empty response, so that the client's reconnect delay
 /// starts anew and gRPC does not take the server for a dead one (GR-08).
 const GREETING_AFTER: Duration = Duration::from_secs(1);
+
+/// How long health checks of new clusters explain that clusters are not answered.
+const CHECKS_MAX: Duration = Duration::from_secs(100);
 
 /// What secrets there are for a client that may have none.
 static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
@@ -191,6 +195,7 @@ pub struct Session {
     recalled: Vec<(ResourceType, Arc<str>)>,
     sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
+    spared: spared::Spared,
     /// Nothing is owed and nothing waits; `None`: that is not known.
     rest: Option<Rest>,
 }
@@ -215,6 +220,7 @@ impl Session {
             recalled: Vec::new(),
             sources: follow::Sources::default(),
             confirmed: Vec::new(),
+            spared: spared::Spared::default(),
             rest: None,
         }
     }
@@ -320,7 +326,12 @@ impl Session {
             .filter(|_| others().next().is_some());
         let since = clusters.and_then(|state| state.unanswered_since());
         let answers = since.is_some() && others().all(|state| state.unanswered_since().is_none());
-        self.alarm.look(since, answers, now);
+        let checks = if self.spared.has_checks() {
+            CHECKS_MAX
+        } else {
+            Duration::ZERO
+        };
+        self.alarm.look(since.map(|since| since + checks), answers, now);
         since.is_some()
     }
 
@@ -484,6 +495,9 @@ impl Session {
         let sequence = Nonce::sequence_of(request.nonce, salt)?;
         let state = self.types[resource_type.index()].as_mut()?;
         let answered = state.on_answer(sequence)?;
+        if resource_type == ResourceType::Cluster {
+            self.spared.on_answer(sequence);
+        }
         self.alarm.on_answer(resource_type);
         let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
         let verdict = match &request.refusal {
@@ -541,6 +555,7 @@ impl Session {
         {
             return response;
         }
+        self.spare_waits(now);
         loop {
             self.release_holds(now);
             for resource_type in ResourceType::ALL {
@@ -550,6 +565,7 @@ impl Session {
             }
             // What was just sent may have ended a wait, too.
             if !self.raise_barriers() && !self.release_holds(now) {
+                self.spare_waits(now);
                 let clusters_unanswered = self.look(now);
                 self.back
                     .end(|| self.types.iter().flatten().any(|state| state.is_returning()));
@@ -566,7 +582,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         if self.rest.is_some() {
-            return self.alarm.deadline();
+            return self.alarm.deadline().into_iter().chain(self.spared.deadline()).min();
         }
         let states = || self.types.iter().flatten();
         let holds = states().flat_map(|state| &state.unrest.holds);
@@ -578,6 +594,7 @@ impl Session {
             .chain(refreshes)
             .chain(self.back.deadline())
             .chain(self.alarm.deadline())
+            .chain(self.spared.deadline())
             .chain(self.greeting_at)
             .min()
     }
@@ -620,14 +637,17 @@ impl Session {
             self.follow_route_configs(group);
         }
         let variant = self.settings.variant;
-        let set = self.target(resource_type, group);
+        let own = Some(group.set(resource_type)).filter(|_| resource_type == ResourceType::Cluster);
+        let own = own.and_then(|clusters| self.spared.form_of(clusters));
+        let set = own.as_ref().unwrap_or_else(|| self.target(resource_type, group));
         let state = self.types[resource_type.index()].as_ref()?;
         if state.is_at_rest() && state.is_current(set) && self.recalled.is_empty() {
             return None;
         }
         let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
         let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
-        let unwarm = clusters.and_then(|clusters| clusters.unwarm(now));
+        let endpoints = self.types[ResourceType::Endpoint.index()].as_deref();
+        let unwarm = clusters.and_then(|clusters| clusters.unwarm(now, self.spared.resolving(), endpoints));
         let referred = order::referrers(resource_type)
             .iter()
             .any(|other| self.types[other.index()].is_some());
@@ -677,6 +697,9 @@ impl Session {
             sent_at: now,
         };
         state.on_sent(unanswered, now);
+        if resource_type == ResourceType::Cluster {
+            self.spared.on_sent(self.sequence, &changed, now);
+        }
         if order::is_awaiting(resource_type) {
             self.warm(&content, &changed, returning);
         }

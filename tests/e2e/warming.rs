@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use etcd_client::TxnOp;
 use serde_json::{Value, json};
+use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::load::{Clients, Load};
@@ -13,7 +14,8 @@ use crate::world::{World, quiet};
 
 with_both_bootstraps!(
     a_route_moves_to_clusters_that_are_new,
-    a_route_to_hosts_that_are_all_unhealthy_gets_through
+    a_route_to_hosts_that_are_all_unhealthy_gets_through,
+    a_silent_name_server_and_a_silent_host_hold_up_nothing_else
 );
 
 const ROUTE: &str = "/gateway/routes/load";
@@ -104,6 +106,61 @@ async fn a_route_to_hosts_that_are_all_unhealthy_gets_through(bootstrap: Bootstr
         "{took:?}"
     );
     world.serves("GET api.example.com/other", 200, "good").await;
+    world.nothing_was_refused().await;
+}
+
+/// One name that nobody resolves (Envoy goes on for two minutes) and one host that answers no health check: a new Envoy
+/// serves what can be served, and routes move to clusters that are new, without a request that fails.
+async fn a_silent_name_server_and_a_silent_host_hold_up_nothing_else(bootstrap: Bootstrap) {
+    let _quiet = quiet().await;
+    let name_server = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let port = name_server.local_addr().expect("an address").port();
+    let resolver = format!(
+        "\ntyped_dns_resolver_config:\n  name: envoy.network.dns_resolver.cares\n  typed_config:\n    \"@type\": \
+         type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig\n    resolvers: [\
+         {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}]\n"
+    );
+    let (silent, upstreams) = (
+        Upstream::start("silent").await,
+        [Upstream::start("zero").await, Upstream::start("one").await],
+    );
+    silent.slow_down(Duration::from_secs(3600));
+    let check = json!({ "http": "/healthz", "interval": "60s", "timeout": "30s" });
+    let dead = json!({ "endpoints": [{ "address": silent.address().to_string() }], "health_check": check });
+    let documents = [
+        ("clusters/sick", json!({ "dns": "sick.example.com:80" }).to_string()),
+        ("routes/sick", json!({ "match": "/sick", "to": "sick" }).to_string()),
+        ("clusters/dead", dead.to_string()),
+        ("routes/dead", json!({ "match": "/dead", "to": "dead" }).to_string()),
+        ("clusters/start", listed(&upstreams[0])),
+        ("routes/load", route(&["start"])),
+    ];
+    let began = Instant::now();
+    let world = World::start_with_bootstrap(bootstrap, &resolver, &documents).await;
+    world.serves("GET api.example.com/load", 200, "zero").await;
+    println!(
+        "{bootstrap:?}, etcd, the server and an Envoy with a sick name serve after {:?}",
+        began.elapsed()
+    );
+    world.serves("GET api.example.com/sick", 503, "").await;
+
+    let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
+    load.reach(500).await;
+    let mut old = vec!["start".to_owned()];
+    for n in 0..6 {
+        if n == 3 {
+            let changed = json!({ "dns": "sicker.example.com:80" });
+            world.put("/gateway/clusters/sick", changed.to_string()).await;
+        }
+        let to = &upstreams[(n + 1) % 2];
+        let new = move_to(&world, n, to, &old).await;
+        world.serves("GET api.example.com/load", 200, &to.name).await;
+        load.reach(load.requests() + 200).await;
+        old = new;
+    }
+    let report = load.stop().await;
+    println!("{bootstrap:?}, moves beside a sick name and a dead host: {report}");
+    assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
     world.nothing_was_refused().await;
 }
 

@@ -81,7 +81,7 @@ impl Session {
         now: Instant,
     ) -> Rested {
         let clusters_unanswered = rest.clusters_unanswered && self.look(now);
-        if self.alarm.is_raised() {
+        if self.alarm.is_raised() || self.spared.is_due(now) {
             return Rested::Woke;
         }
         let mut due = rest.due;

@@ -279,6 +279,29 @@ impl State {
         }
     }
 
+    /// Whether the client was sent all that it is owed, and has answered.
+    pub(in crate::xds) fn is_answered(&self) -> bool {
+        self.is_at_rest() && self.unanswered.is_empty()
+    }
+
+    /// The set that the client was brought to.
+    pub(in crate::xds) fn base(&self) -> Option<&Arc<ResourceSet>> {
+        self.base.as_ref()
+    }
+
+    /// Send these again, changed or not, as far as they are asked for and there.
+    pub(in crate::xds) fn owe(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        let Some(base) = &self.base else { return };
+        let is_asked = |name: &Arc<str>| {
+            base.get(name)
+                .is_some_and(|resource| self.subscription.covers(resource))
+        };
+        let names: Vec<_> = names.into_iter().filter(is_asked).collect();
+        if !names.is_empty() {
+            self.unrest.owed.names.extend(names);
+        }
+    }
+
     /// The first request: all that it asks for is owed.
     pub(in crate::xds) fn begin(&mut self, asked: Asked, interner: &Interner) {
         let reported = matches!(self.unrest.reported, Reported::Versions(_));
@@ -339,18 +362,32 @@ impl State {
 
     /// For a type that others name: what was sent of it and is not answered. Where all is answered the two sets may differ
     /// still, in what was gone for a while and not removed.
-    pub(in crate::xds) fn unwarm(&self, now: Instant) -> Option<Unwarm> {
-        self.unanswered.front()?;
+    /// `resolving`: clusters that count as not answered, whatever the client says. `endpoints`: what there is of these.
+    pub(in crate::xds) fn unwarm(
+        &self,
+        now: Instant,
+        resolving: Vec<Arc<str>>,
+        endpoints: Option<&Self>,
+    ) -> Option<Unwarm> {
+        if self.unanswered.is_empty() && resolving.is_empty() {
+            return None;
+        }
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
         // Routes that use what was just taken away work no longer: new ones must not wait.
         let keeps_all = self
             .unanswered
             .iter()
             .all(|unanswered| unanswered.content.removed.is_empty());
-        (!Arc::ptr_eq(sent, answered)).then(|| Unwarm {
+        let differ = !Arc::ptr_eq(sent, answered) || !resolving.is_empty();
+        differ.then(|| Unwarm {
             sent: Arc::clone(sent),
             answered: Arc::clone(answered),
             subscription: self.subscription.clone(),
+            given_up: self.given_up(now).cloned(),
+            resolving,
+            assigned: endpoints
+                .filter(|endpoints| endpoints.is_answered())
+                .map(|endpoints| endpoints.subscription.names.clone()),
             back_until: self
                 .unanswered_since()
                 .filter(|_| keeps_all)

@@ -17,6 +17,7 @@ mod malformed;
 mod on_demand;
 mod removals;
 mod rest;
+mod spared;
 mod trust;
 mod ttl;
 mod warming;
@@ -268,14 +269,18 @@ impl Client {
 
     fn next(&mut self) -> Option<Said> {
         let response = self.session.next_response(&self.snapshot, self.now)?;
-        let bytes = [response.head, response.blocks.pieces().concat()].concat();
+        Some(self.said(&response))
+    }
+
+    fn said(&self, response: &Response) -> Said {
+        let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
         let resource_type = response.resource_type.expect("a type that is served");
         let mut said = match self.session.settings.variant {
             Variant::Delta => delta_said(resource_type, pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap()),
             Variant::Sotw => sotw_said(resource_type, pb::DiscoveryResponse::decode(&*bytes).unwrap()),
         };
         said.resources.sort();
-        Some(said)
+        said
     }
 
     /// Everything that is said now.

@@ -4,7 +4,7 @@
 //! withholds the ACK of the CDS response that brought it until nothing warms any more (docs/xds-rules.md F-04). So that ACK says when
 //! traffic may be sent there. A changed resource that names a cluster which it did not name before is kept back until
 //! the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster whose ACK never comes
-//! holds up nobody for longer. Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
+//! holds up nobody for longer, and nothing a second time (`spared`). Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
 //!
 //! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and keeps
 //! them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never had. What
@@ -15,12 +15,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::resource::Resource;
 use crate::resource::compile::parts;
+use crate::resource::{Resource, ResourceType};
 use crate::snapshot::changes::Changes;
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 use crate::xds::session::subscription::Subscription;
+use crate::xds::session::subscription::names::Names;
 
 /// How long a change waits for the clusters that it needs (docs/xds-rules.md SW-28).
 pub(in crate::xds) const WARM_MAX: Duration = Duration::from_secs(5);
@@ -31,6 +32,14 @@ pub(in crate::xds) struct Unwarm {
     pub(in crate::xds) sent: Arc<ResourceSet>,
     pub(in crate::xds) answered: Arc<ResourceSet>,
     pub(in crate::xds) subscription: Subscription,
+    /// What had been sent [`WARM_MAX`] ago and has no answer: a cluster that used up its wait is not waited for again until
+    /// it is answered or changes.
+    pub(in crate::xds) given_up: Option<Arc<ResourceSet>>,
+    /// Clusters that are not warm yet though the client says so.
+    pub(in crate::xds) resolving: Vec<Arc<str>>,
+    /// The endpoints that the client asks for, if it has answered all that it was sent of them. After a wait in vain that
+    /// says more than the ACK of clusters, which Envoy withholds from all of them for the one that is not warm.
+    pub(in crate::xds) assigned: Option<Names>,
     /// Until when a first answer waits, to a client that came back and was just told of no cluster that is gone.
     pub(in crate::xds) back_until: Option<Instant>,
     pub(in crate::xds) now: Instant,
@@ -77,11 +86,26 @@ impl Unwarm {
             .sent
             .get(cluster)
             .filter(|resource| self.subscription.covers(resource));
+        let has = |set: &ResourceSet, sent: &Resource| set.get(cluster).is_some_and(|one| one.version == sent.version);
         sent.is_some_and(|sent| {
-            self.answered
-                .get(cluster)
-                .is_none_or(|answered| answered.version != sent.version)
+            let given_up = self
+                .given_up
+                .as_ref()
+                .is_some_and(|set| has(set, sent) || self.is_assigned(sent));
+            let resolving = self.resolving.iter().any(|name| **name == *cluster);
+            resolving || (!given_up && !has(&self.answered, sent))
         })
+    }
+
+    /// Whether a cluster is warm as soon as its endpoints are there, and they are.
+    fn is_assigned(&self, cluster: &Resource) -> bool {
+        let (Some(assigned), Some(name)) = (&self.assigned, &cluster.warms) else {
+            return false;
+        };
+        let mut refers = cluster.refers.iter().flat_map(|refers| refers.iter());
+        cluster.waits.is_none()
+            && assigned.contains(name)
+            && !refers.any(|reference| reference.resource_type == ResourceType::Secret)
     }
 }
 

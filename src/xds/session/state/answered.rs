@@ -9,8 +9,10 @@ use super::{State, Unanswered};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Suspect, Variant};
 use crate::resource::Resource;
+use crate::snapshot::set::ResourceSet;
 use crate::xds::session::nack::suspects;
 use crate::xds::session::order::Standing;
+use crate::xds::session::warming::WARM_MAX;
 
 /// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
 const UNANSWERED_MAX: usize = 64;
@@ -124,6 +126,17 @@ impl State {
     /// When the oldest response was sent that has no answer.
     pub(in crate::xds) fn unanswered_since(&self) -> Option<Instant> {
         self.unanswered.front().map(|unanswered| unanswered.sent_at)
+    }
+
+    /// What the client had been sent when it was last waited for in vain: clusters that are there unchanged had their wait.
+    pub(super) fn given_up(&self, now: Instant) -> Option<&Arc<ResourceSet>> {
+        let old = |unanswered: &&Unanswered| unanswered.sent_at + WARM_MAX <= now;
+        self.unanswered.iter().take_while(old).last()?.set.as_ref()
+    }
+
+    /// Whether any response was acknowledged.
+    pub(in crate::xds) fn has_acknowledged(&self) -> bool {
+        self.acknowledged > 0
     }
 
     /// Whether the client refused a resource, or has not said what it makes of it.
