@@ -278,7 +278,7 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     let mut first = layer(json!({ key: 0 }));
     first["@type"] = format!("type.googleapis.com/envoy.{message}").into();
     let documents = [("xds/runtime/told", json!({ "resource": first }).to_string())];
-    let world = World::start_with_bootstrap(bootstrap, RUNTIME, &documents).await;
+    let world = World::start_with_bootstrap(bootstrap, |text| text + RUNTIME, &documents).await;
     let (blue, green) = (Upstream::start("blue").await, Upstream::start("green").await);
     put_cluster(&world, &blue, false).await;
     put_cluster(&world, &green, false).await;

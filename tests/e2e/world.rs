@@ -1,5 +1,6 @@
 //! A whole installation for one test: etcd, the server, a real Envoy, and a client of Envoy.
 
+use std::convert::identity;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -56,17 +57,21 @@ impl World {
     pub(crate) async fn start_with(bootstrap: Bootstrap, arguments: &[&str]) -> Self {
         let etcd = Etcd::start().await;
         let endpoint = etcd.endpoint();
-        Self::start_on(etcd, bootstrap, &[&["--etcd", &endpoint], arguments].concat(), "").await
+        Self::start_on(etcd, bootstrap, &[&["--etcd", &endpoint], arguments].concat(), identity).await
     }
 
-    /// Start it with these documents, by their keys below the prefix, and Envoy with more in its bootstrap.
-    pub(crate) async fn start_with_bootstrap(bootstrap: Bootstrap, more: &str, documents: &[(&str, String)]) -> Self {
+    /// Start it with these documents, by their keys below the prefix, and Envoy with an edited bootstrap.
+    pub(crate) async fn start_with_bootstrap(
+        bootstrap: Bootstrap,
+        edit: impl FnOnce(String) -> String,
+        documents: &[(&str, String)],
+    ) -> Self {
         let etcd = Etcd::start().await;
         for (key, text) in documents {
             etcd.etcdctl(&["put", &format!("/gateway/{key}"), text]);
         }
         let endpoint = etcd.endpoint();
-        Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], more).await
+        Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], edit).await
     }
 
     /// Start with a link between the server and etcd that can be cut.
@@ -74,15 +79,20 @@ impl World {
         let etcd = Etcd::start().await;
         let link = Proxy::start(etcd.address()).await;
         let endpoint = link.endpoint();
-        (Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], "").await, link)
+        (Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], identity).await, link)
     }
 
-    async fn start_on(etcd: Etcd, bootstrap: Bootstrap, arguments: &[&str], more: &str) -> Self {
+    async fn start_on(
+        etcd: Etcd,
+        bootstrap: Bootstrap,
+        arguments: &[&str],
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
         let address = own_address();
         etcd.etcdctl(&["put", &format!("/gateway/listeners/{LISTENER}"), &listener(address)]);
         let server = Server::start(arguments).await;
         server.ready().await;
-        let envoy = Envoy::start_with(&(bootstrap.text(server.xds()) + more), "edge-1").await;
+        let envoy = Envoy::start_with(&edit(bootstrap.text(server.xds())), "edge-1").await;
         envoy.ready().await;
         let client = etcd.client().await;
         Self {
