@@ -79,7 +79,10 @@ impl World {
         let etcd = Etcd::start().await;
         let link = Proxy::start(etcd.address()).await;
         let endpoint = link.endpoint();
-        (Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], identity).await, link)
+        (
+            Self::start_on(etcd, bootstrap, &["--etcd", &endpoint], identity).await,
+            link,
+        )
     }
 
     async fn start_on(
