@@ -24,6 +24,7 @@ pub(super) mod messages;
 mod protocols;
 mod routes;
 mod sources;
+mod templates;
 mod tls;
 
 /// Deepest metadata of an endpoint. Each level costs three messages, and Envoy's protobuf parser stops at 100.

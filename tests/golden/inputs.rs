@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use chancery::document::key::{DocumentKey, Kind};
-use chancery::document::{self, Limits};
+use chancery::document::{self, Limits, Rejection};
 use chancery::resource::compile::{Accepted, Compiled, Edit, Options};
 use serde_json::{Map, Value};
 
@@ -56,7 +56,7 @@ pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>
     let edits = texts
         .into_iter()
         .zip(1..)
-        .map(|((key, text), revision)| edit(key, &text, revision))
+        .map(|((key, text), revision)| edit(key, &text, revision).map_err(|error| format!("{key}: {error}")))
         .collect::<Result<_, _>>()?;
     let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
     let options = Options {
@@ -72,12 +72,12 @@ pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>
     }
 }
 
-fn edit(key: &str, text: &str, revision: i64) -> Result<Edit, String> {
+/// A document as it is put at a key.
+pub(crate) fn edit(key: &str, text: &str, revision: i64) -> Result<Edit, Rejection> {
     let (word, name) = key.split_once('/').unwrap_or((key, ""));
-    let kind = Kind::from_word(word).ok_or_else(|| format!("{key} is no key"))?;
+    let kind = Kind::from_word(word).ok_or_else(|| Rejection::new("", "is no key"))?;
     let key = DocumentKey::new(kind, name);
-    let parsed = document::parse(&key, text.as_bytes(), &Limits::default());
-    let document = parsed.map_err(|rejection| format!("{key}: {rejection}"))?.document;
+    let document = document::parse(&key, text.as_bytes(), &Limits::default())?.document;
     let accepted = Accepted {
         document,
         create_revision: revision,

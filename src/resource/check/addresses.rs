@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
+use envoy_types::pb::envoy::config::core::v3::{Address, CidrRange, SocketAddress, address};
 
 use crate::document::Rejection;
 use crate::document::sentence::quote;
@@ -50,9 +50,17 @@ pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
 
 /// The IP address in a text; an IPv6 address may have a scope.
 pub(super) fn parsed(text: &str) -> Option<IpAddr> {
-    let unscoped = text.split_once('%').map_or(text, |(address, _)| address);
-    unscoped
-        .parse()
-        .ok()
-        .filter(|ip: &IpAddr| ip.is_ipv6() || unscoped == text)
+    let (unscoped, scope) = text.split_once('%').unwrap_or((text, "0"));
+    let is_scoped = unscoped != text;
+    let ip: IpAddr = unscoped.parse().ok()?;
+    (!is_scoped || (ip.is_ipv6() && !scope.is_empty())).then_some(ip)
+}
+
+/// NE-12.
+pub(super) fn range(range: &CidrRange, at: &Place) -> Result<IpAddr, Rejection> {
+    parsed(&range.address_prefix).ok_or_else(|| {
+        let found = quote(&range.address_prefix);
+        let reason = format!("found {found}, expected an IP address (the length stands in prefix_len)");
+        at.field("address_prefix").reject(reason)
+    })
 }

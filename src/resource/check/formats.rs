@@ -6,6 +6,8 @@
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
+use std::borrow::Cow;
+
 use envoy_types::pb::envoy::config::core::v3::{
     HeaderValueOption, SubstitutionFormatString, data_source, substitution_format_string,
 };
@@ -16,15 +18,51 @@ use crate::document::Rejection;
 use crate::document::sentence::did_you_mean;
 use crate::resource::place::Place;
 
-/// Commands of Envoy 1.40, each with whether it takes an argument: `-` never, `?` it may, `!` it must.
+mod arguments;
+
+/// Commands of Envoy 1.40, each with whether it takes an argument (`-` never, `?` it may, `!` it must) and a length (`:` it
+/// may, `-` never).
 const COMMANDS: &str = include_str!("formats/commands.txt");
+/// The start of a command that stands in the values of headers alone.
+const PER_REQUEST_STATE: &str = "%PER_REQUEST_STATE(";
 
 /// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is
 /// like.
 pub(super) fn header(option: &HeaderValueOption, at: &Place) -> Result<(), Rejection> {
     option.header.as_ref().map_or(Ok(()), |header| {
-        text(&header.value, true, &at.field("header").field("value"))
+        let value = &header.value;
+        // Envoy takes this command here alone, as an older word for FILTER_STATE.
+        let value = match value.contains(PER_REQUEST_STATE) {
+            true => Cow::from(translated(value)),
+            false => Cow::from(value),
+        };
+        text(&value, true, &at.field("header").field("value"))
     })
+}
+
+/// A format of Envoy's own commands in a field that is a text.
+pub(super) fn plain(format: &str, at: &Place) -> Result<(), Rejection> {
+    text(format, true, at)
+}
+
+/// The text with `%FILTER_STATE(a:PLAIN)%` for each `%PER_REQUEST_STATE(a)%`.
+fn translated(value: &str) -> String {
+    let mut translated = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once(PER_REQUEST_STATE) {
+        translated.push_str(before);
+        match after.split_once(")%") {
+            Some((key, after)) if !key.is_empty() => {
+                translated.push_str(&format!("%FILTER_STATE({key}:PLAIN)%"));
+                rest = after;
+            }
+            _ => {
+                translated.push_str(PER_REQUEST_STATE);
+                rest = after;
+            }
+        }
+    }
+    translated + rest
 }
 
 /// A format wherever a message has one.
@@ -103,8 +141,9 @@ fn text(text: &str, all: bool, at: &Place) -> Result<(), Rejection> {
 /// What stands between two percent signs.
 struct Command<'a> {
     name: &'a str,
-    /// There are brackets.
-    argument: bool,
+    /// What stands in brackets.
+    argument: Option<&'a str>,
+    has_length: bool,
     /// With the second `%`.
     length: usize,
 }
@@ -116,46 +155,68 @@ impl<'a> Command<'a> {
         if end == 0 {
             return None;
         }
-        let ended = |at: usize| {
-            let rest = &text[at..];
-            let length = rest
-                .strip_prefix(':')
-                .map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
-            let at = at + if length > 0 { length + 1 } else { 0 };
-            text[at..].starts_with('%').then_some(at + 1)
-        };
-        let argument = text[end..].starts_with('(');
-        let length = match argument {
-            false => ended(end),
-            true => text
+        // An argument ends at the first bracket after which a length or the sign follows; it is in one line.
+        let line = text.find('\n').unwrap_or(text.len());
+        let ends = match text[end..].starts_with('(') {
+            false => vec![(end, None)],
+            true => text[..line]
                 .match_indices(')')
                 .filter(|(at, _)| *at > end)
-                .find_map(|(at, _)| ended(at + 1)),
+                .map(|(at, _)| (at + 1, Some(&text[end + 1..at])))
+                .collect(),
         };
-        length.map(|length| Self {
-            name: &text[..end],
-            argument,
-            length,
+        ends.into_iter().find_map(|(at, argument)| {
+            let (has_length, length) = ended(&text[at..])?;
+            Some(Self {
+                name: &text[..end],
+                argument,
+                has_length,
+                length: at + length,
+            })
         })
     }
 
     /// The error is a sentence without its place.
     fn check(&self) -> Result<(), String> {
-        let known = || COMMANDS.lines().filter_map(|line| line.split_once(' '));
-        let Some((takes, name)) = known().find(|(_, name)| *name == self.name) else {
-            let hint = did_you_mean(self.name, known().map(|(_, name)| name));
-            return Err(format!(
-                "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"
-            ));
-        };
-        match (takes, self.argument) {
-            ("-", true) => Err(format!("found an argument of the command {name}, expected none")),
-            ("!", false) => Err(format!(
-                "found the command {name} without an argument, expected one in brackets"
-            )),
-            _ => Ok(()),
-        }
+        command(self.name, self.argument.unwrap_or_default(), self.has_length)
     }
+}
+
+/// Whether a length ends a command, and how many bytes the length and the sign have; `None`: no command ends here.
+fn ended(rest: &str) -> Option<(bool, usize)> {
+    if rest.starts_with('%') {
+        return Some((false, 1));
+    }
+    let digits = rest.strip_prefix(':')?.split('%').next()?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u64>().is_ok();
+    let length = digits.len() + 2;
+    (is_number && rest.len() >= length).then_some((true, length))
+}
+
+/// A command with an argument, which may be empty, and perhaps a length. The error is a sentence without its place.
+fn command(name: &str, argument: &str, has_length: bool) -> Result<(), String> {
+    let known = || COMMANDS.lines().filter_map(|line| line.split_once(' '));
+    let Some((takes, name)) = known().find(|(_, known)| *known == name) else {
+        let hint = did_you_mean(name, known().map(|(_, name)| name));
+        return Err(format!(
+            "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"
+        ));
+    };
+    if argument.is_empty() && takes.starts_with('!') {
+        return Err(format!(
+            "found the command {name} without an argument, expected one in brackets"
+        ));
+    }
+    if !argument.is_empty() && takes.starts_with('-') {
+        return Err(format!("found an argument of the command {name}, expected none"));
+    }
+    if has_length && takes.ends_with('-') {
+        return Err(format!("found a length of the command {name}, expected none"));
+    }
+    if argument.is_empty() {
+        return Ok(());
+    }
+    arguments::check(name, argument)
 }
 
 #[cfg(test)]
@@ -196,7 +257,16 @@ mod tests {
             said("%PROTOCOL(x)%"),
             "v: found an argument of the command PROTOCOL, expected none"
         );
-        assert!(said("50%").starts_with("v: found a \"%\" that starts no command"));
+        assert_eq!(
+            said("%PROTOCOL:3%"),
+            "v: found a length of the command PROTOCOL, expected none"
+        );
+        for stray in ["50%", "%PROTOCOL:%", "%REQ(a):18446744073709551616%", "%REQ(a\nb)%"] {
+            assert!(
+                said(stray).starts_with("v: found a \"%\" that starts no command"),
+                "{stray}"
+            );
+        }
     }
 
     #[test]

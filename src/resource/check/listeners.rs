@@ -358,10 +358,7 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
 /// Ranges as Envoy compares them: the address cut to its prefix.
 fn ranges(ranges: &[CidrRange], at: &Place) -> Result<Vec<String>, Rejection> {
     let range = |(index, range): (usize, &CidrRange)| {
-        let Some(address) = addresses::parsed(&range.address_prefix) else {
-            let reason = format!("found {}, expected an IP address", quote(&range.address_prefix));
-            return Err(at.index(index).field("address_prefix").reject(reason));
-        };
+        let address = addresses::range(range, &at.index(index))?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = range.prefix_len.as_ref().map_or(0, |length| length.value).min(most);
         let network = u8::try_from(length)

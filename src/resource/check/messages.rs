@@ -12,7 +12,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, regex_matcher};
 use prost::Message;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
-use super::{clusters, endpoints, extensions, filters, formats, listeners, protocols, routes, sources, tls};
+use super::{
+    addresses, clusters, endpoints, extensions, filters, formats, listeners, protocols, routes, sources, templates, tls,
+};
 use crate::document::{Limits, Rejection, regex};
 use crate::resource::ResourceType;
 use crate::resource::place::Place;
@@ -30,6 +32,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
             held(message, at, clusters::subset_selector)
         }
         "envoy.config.core.v3.ApiConfigSource" => held(message, at, sources::api),
+        "envoy.config.core.v3.CidrRange" => held(message, at, |range, at| addresses::range(range, at).map(drop)),
         "envoy.config.core.v3.ExtensionConfigSource" => held(message, at, extensions::discovered),
         "envoy.config.core.v3.HeaderValueOption" => held(message, at, formats::header),
         "envoy.config.core.v3.Http2ProtocolOptions" => held(message, at, protocols::http2),
@@ -64,6 +67,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.config.route.v3.VirtualHost" => held(message, at, routes::virtual_host),
         "envoy.config.route.v3.Route" => held(message, at, routes::route),
         "envoy.config.route.v3.RouteAction" => held(message, at, routes::action),
+        "envoy.config.route.v3.RedirectAction" => held(message, at, routes::redirect),
         "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" => held(message, at, routes::mirror),
         "envoy.config.route.v3.WeightedCluster" => held(message, at, routes::weighted),
         "envoy.config.route.v3.WeightedCluster.ClusterWeight" => held(message, at, routes::weight),
@@ -78,6 +82,10 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext" => held(message, at, tls::common),
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => held(message, at, tls::upstream),
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => held(message, at, tls::downstream),
+        "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig" => held(message, at, templates::matching),
+        "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig" => {
+            held(message, at, templates::rewriting)
+        }
         "envoy.type.matcher.v3.RegexMatcher" => held(message, at, regular),
         _ => Ok(()),
     }

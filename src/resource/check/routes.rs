@@ -6,16 +6,22 @@
 use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source, header_value_option};
+use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, RequestMirrorPolicy};
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    InternalRedirectPolicy, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster, VirtualHost,
-    WeightedCluster, retry_policy, route, route_match,
+    InternalRedirectPolicy, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster,
+    VirtualHost, WeightedCluster, retry_policy, route, route_match,
 };
+use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use envoy_types::pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
+use prost::Message;
 
-use super::extensions;
+use super::{extensions, formats, templates};
 use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
@@ -130,7 +136,7 @@ pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejecti
     unique_domains(host, &mut BTreeSet::new(), at)
 }
 
-/// NR-23, the headers and what is said to filters.
+/// NR-23, NR-50, the headers and what is said to filters.
 pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
     headers(
         &route.request_headers_to_add,
@@ -148,33 +154,48 @@ pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
     let Some(route::Action::Route(action)) = &route.action else {
         return Ok(());
     };
-    let rewrites = action
-        .path_rewrite_policy
-        .as_ref()
-        .and_then(|policy| policy.typed_config.as_ref());
-    if !rewrites.is_some_and(|config| config.type_url.ends_with(TEMPLATE_REWRITE)) {
+    let policy = action.path_rewrite_policy.as_ref();
+    let rewrite = policy.and_then(|policy| policy.typed_config.as_ref());
+    let Some(rewrite) = rewrite.filter(|config| config.type_url.ends_with(TEMPLATE_REWRITE)) else {
         return Ok(());
-    }
-    let path = route
-        .r#match
-        .as_ref()
-        .and_then(|matched| matched.path_specifier.as_ref());
-    let by_template = match path {
-        Some(route_match::PathSpecifier::PathMatchPolicy(policy)) => policy
-            .typed_config
-            .as_ref()
-            .is_some_and(|config| config.type_url.ends_with(TEMPLATE_MATCH)),
-        _ => false,
     };
-    if by_template {
+    let at = at.field("route").field("path_rewrite_policy");
+    let matched = route.r#match.as_ref();
+    let path = match matched.and_then(|matched| matched.path_specifier.as_ref()) {
+        Some(route_match::PathSpecifier::PathMatchPolicy(policy)) => policy.typed_config.as_ref(),
+        _ => None,
+    };
+    let Some(path) = path.filter(|config| config.type_url.ends_with(TEMPLATE_MATCH)) else {
+        let reason = "found a template to rewrite by without one to match by, expected match.path_match_policy";
+        return Err(at.reject(reason.to_owned()));
+    };
+    let templates = (
+        UriTemplateRewriteConfig::decode(&*rewrite.value),
+        UriTemplateMatchConfig::decode(&*path.value),
+    );
+    let (Ok(rewrite), Ok(matched)) = templates else {
         return Ok(());
+    };
+    match templates::missing_variable(&rewrite.path_template_rewrite, &matched.path_template) {
+        Some(name) => {
+            let reason = format!(
+                "found the variable {}, expected one of the template {} to match by",
+                quote(name),
+                quote(&matched.path_template)
+            );
+            let at = at.field("typed_config").field("path_template_rewrite");
+            Err(at.reject(reason))
+        }
+        None => Ok(()),
     }
-    let reason = "found a template to rewrite by without one to match by, expected match.path_match_policy";
-    Err(at.field("route").field("path_rewrite_policy").reject(reason.to_owned()))
 }
 
-/// NR-22, NR-29, NR-30.
+/// NR-22, NR-29, NR-30, NR-51.
 pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> {
+    formats::plain(&action.path_rewrite, &at.field("path_rewrite"))?;
+    if let Some(HostRewriteSpecifier::HostRewrite(host)) = &action.host_rewrite_specifier {
+        formats::plain(host, &at.field("host_rewrite"))?;
+    }
     let rewrites = [
         ("prefix_rewrite", !action.prefix_rewrite.is_empty()),
         ("regex_rewrite", action.regex_rewrite.is_some()),
@@ -207,6 +228,14 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
         }
     }
     Ok(())
+}
+
+/// NR-51.
+pub(super) fn redirect(redirect: &RedirectAction, at: &Place) -> Result<(), Rejection> {
+    match &redirect.path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRewrite(path)) => formats::plain(path, &at.field("path_rewrite")),
+        _ => Ok(()),
+    }
 }
 
 /// NR-17.
