@@ -10,14 +10,26 @@ use super::outputs::resources;
 
 /// The bootstrap of one group's resources, as YAML (JSON is).
 pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
+    let (clusters, listeners) = put_together(compiled, group);
+    let mut secrets = resources(compiled, ResourceType::Secret)
+        .remove(group)
+        .unwrap_or_default();
+    secrets.iter_mut().for_each(without_type);
+    let bootstrap = json!({
+        "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
+        "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },
+    });
+    bootstrap.to_string()
+}
+
+/// The clusters and the listeners of a group, with their endpoints and routes inside.
+pub(crate) fn put_together(compiled: &Compiled, group: &str) -> (Vec<Value>, Vec<Value>) {
     let take = |resource_type| resources(compiled, resource_type).remove(group).unwrap_or_default();
     let endpoints = by_name(take(ResourceType::Endpoint), "cluster_name");
     let mut routes = by_name(take(ResourceType::Route), "name");
     take(ResourceType::VirtualHost)
         .into_iter()
         .for_each(|host| put_host_inside(host, &mut routes));
-    let mut secrets = take(ResourceType::Secret);
-    secrets.iter_mut().for_each(without_type);
     let mut clusters = take(ResourceType::Cluster);
     let mut listeners = take(ResourceType::Listener);
     // Envoy knows no API listeners and is never sent any.
@@ -28,11 +40,7 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     listeners
         .iter_mut()
         .for_each(|listener| put_routes_inside(listener, &routes));
-    let bootstrap = json!({
-        "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
-        "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },
-    });
-    bootstrap.to_string()
+    (clusters, listeners)
 }
 
 fn by_name(resources: Vec<Value>, field: &str) -> BTreeMap<String, Value> {

@@ -9,6 +9,7 @@ mod support;
 
 mod bootstrap;
 mod documented;
+mod edges;
 mod envoy_accepts;
 mod envoy_grammars;
 mod inputs;
