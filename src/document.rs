@@ -1,9 +1,9 @@
-//! Stage 2, what operators write: one file a kind, each from text to a checked value.
+//! Stage 2, the documents that operators write: one file a kind, each from text to a checked value.
 //!
-//! What enters: a [`key::DocumentKey`] and the bytes written there (JSON or YAML). What leaves: a [`Document`], every
-//! shorthand resolved and every field checked for itself, or a [`Rejection`] that names the field, what was found and
-//! what is expected. References between documents are not checked here ([`crate::resource`],
-//! [`crate::reconcile::plan`]). Nothing of the other stages is named here; no I/O, no clock.
+//! What enters: a [`key::DocumentKey`] and the bytes at that key (JSON or YAML). What leaves: a [`Document`], every
+//! shorthand resolved and every field checked for itself; or a [`Rejection`] with the field, the found value and the
+//! expected one. [`crate::resource`] and [`crate::reconcile::plan`] check references between documents. No I/O, no
+//! clock, no other stage.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Document {
     }
 }
 
-/// A document and what is to be said about it although it is good.
+/// A document, and warnings about it although it is valid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     /// The document.
@@ -144,13 +144,13 @@ impl Parsed {
     }
 }
 
-/// Why a document is not taken: one sentence's parts.
+/// The reason why a document is rejected: the parts of one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{reason}", path_prefix(.path))]
 pub struct Rejection {
-    /// The bad field, `match[0].hosts[1]`; empty when it is the document as a whole.
+    /// The bad field, `match[0].hosts[1]`; empty if the reason is about the whole document.
     pub path: String,
-    /// What was found and what is expected, for example `found the number 5, expected a duration such as "5s"`.
+    /// The found value and the expected one, for example `found the number 5, expected a duration such as "5s"`.
     pub reason: String,
 }
 
@@ -175,7 +175,7 @@ impl Rejection {
 /// The groups a document is for; `None` means all.
 pub type Groups = Option<BTreeSet<Arc<str>>>;
 
-/// What the operator may raise.
+/// Limits that the operator may raise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// `--re2-max-program-size`: the runtime value `re2.max_program_size.error_level` of the Envoys; 100 by default, as
@@ -191,12 +191,12 @@ impl Default for Limits {
     }
 }
 
-/// From what was written at a key to a checked document.
+/// From the bytes at a key to a checked document.
 ///
 /// # Errors
 /// The first mistake found, with its field path.
 pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
-    // A route's key is checked by its form: the older ones keep theirs.
+    // The form of a route decides what its key may be: the older forms keep their keys.
     if key.kind != Kind::Routes {
         check_key(key)?;
     }

@@ -1,7 +1,7 @@
 //! `clusters/{name}`: an upstream, how to reach it, balance it and guard it.
 //!
-//! This file has the types; `read` makes them of a document's fields and refuses what Envoy would. Whether two
-//! documents (or a document and `defaults`) agree is left to the compiler.
+//! This file has the types; `read` makes them of the fields of a document and refuses values that Envoy would refuse.
+//! The compiler checks whether two documents (or a document and `defaults`) agree.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ pub(super) mod read;
 /// A cluster document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// Where its endpoints come from.
+    /// The source of its endpoints.
     pub source: Source,
-    /// What `defaults.cluster` may fill in.
+    /// Settings that `defaults.cluster` may fill in.
     pub settings: Settings,
-    /// Answered only by name, not part of the wildcard.
+    /// Sent only by name, not part of the wildcard.
     pub on_demand: bool,
-    /// Which groups of proxies have it.
+    /// The groups of proxies that have it.
     pub groups: Groups,
 }
 
@@ -39,7 +39,7 @@ pub enum Source {
     Registered,
 }
 
-/// The fields that `defaults.cluster` may give where the document does not. Each is taken whole.
+/// The fields that `defaults.cluster` gives if the document does not. Each is taken whole.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     /// Default: HTTP/1.1.
@@ -56,7 +56,7 @@ pub struct Settings {
     pub circuit_breaker: Option<CircuitBreaker>,
 }
 
-/// What is spoken to the upstream.
+/// The protocol towards the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// `"http1"`
@@ -72,7 +72,7 @@ pub struct LoadBalancing {
     pub policy: LbPolicy,
     /// Ramp-up of a new endpoint (round robin and least request).
     pub slow_start: Option<Duration>,
-    /// How localities are chosen.
+    /// The choice of a locality.
     pub locality: Option<LocalityMode>,
 }
 
@@ -103,7 +103,7 @@ pub enum LocalityMode {
 /// `health_check`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
-    /// What is asked.
+    /// The probe.
     pub check: Check,
     /// Default 5 s.
     pub interval: Duration,
@@ -115,7 +115,7 @@ pub struct HealthCheck {
     pub unhealthy: u32,
 }
 
-/// What a health check asks.
+/// The probe of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     /// `"http": "/healthz"`
@@ -137,7 +137,7 @@ pub struct OutlierDetection {
     pub max_eject_percent: u32,
 }
 
-/// `circuit_breaker`; what is absent is Envoy's default (1024).
+/// `circuit_breaker`; an absent field is Envoy's default (1024).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CircuitBreaker {
     /// Connections.

@@ -1,9 +1,9 @@
-//! A cursor over a JSON value that knows where it stands.
+//! A cursor over a JSON value that knows its path.
 //!
-//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the field's path, what
-//! was found and what is expected. An object is read through a [`Fields`]: an unknown field is refused before any other
-//! is looked at, with the nearest known name; a field that is known but not built is refused by name. `null` counts as
-//! absent in an object with known fields. Found values are shortened; what may be confidential is read with
+//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the path of the field,
+//! the found value and the expected one. An object is read through a [`Fields`]: an unknown field is refused before any
+//! other is read, with the nearest known name; a known field that is not built yet is refused by name. `null` counts as
+//! absent in an object with known fields. Found values are shortened; a value that may be confidential is read with
 //! [`Cursor::confidential`] and never quoted.
 
 use std::ops::RangeInclusive;
@@ -14,17 +14,17 @@ use serde_json::{Map, Value};
 use super::sentence::{did_you_mean, found, kind_of, one_of, segment};
 use super::{Limits, Rejection};
 
-/// Longest duration: a year of 365 days, far below where Envoy's own arithmetic ends.
+/// Longest duration: a year of 365 days, far below the limits of Envoy's own arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
-/// What is said where a duration is expected.
+/// The expected value of a duration, for rejections.
 const A_DURATION: &str = r#"a duration with its unit such as "250ms", "5s" or "1m""#;
 
 /// The field names of an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields {
-    /// Read.
+    /// Fields that are read.
     pub(super) known: &'static [&'static str],
-    /// Of the contract, not built yet.
+    /// Fields of the contract that are not built yet.
     pub(super) later: &'static [&'static str],
 }
 
@@ -35,7 +35,7 @@ impl Fields {
     }
 }
 
-/// One value and where it stands.
+/// One value and its path.
 #[derive(Debug, Clone)]
 pub(super) struct Cursor<'a> {
     path: String,
@@ -61,17 +61,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Where it stands.
+    /// The path.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// The value as it is.
+    /// The value, unchanged.
     pub(super) fn value(&self) -> &'a Value {
         self.value
     }
 
-    /// What the operator may raise.
+    /// The limits that the operator may raise.
     pub(super) fn limits(&self) -> &'a Limits {
         self.limits
     }
@@ -81,7 +81,7 @@ impl<'a> Cursor<'a> {
         Rejection::new(self.path.clone(), reason)
     }
 
-    /// The rejection that says what was found here and what is expected.
+    /// The rejection with the found value and the expected one.
     pub(super) fn expected(&self, what: &str) -> Rejection {
         self.reject(format!("found {}, expected {what}", found(self.value)))
     }
@@ -164,7 +164,7 @@ impl<'a> Cursor<'a> {
         Ok(list.iter().enumerate().map(entry).collect())
     }
 
-    /// The entries of a list that has some.
+    /// The entries of a list that must not be empty.
     pub(super) fn entries(&self) -> Result<Vec<Self>, Rejection> {
         let entries = self.list()?;
         if entries.is_empty() {
@@ -214,7 +214,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// One of the fields of an object with free keys, where it is not null.
+    /// A field of an object with free keys, unless it is null.
     pub(super) fn get(&self, name: &str) -> Option<Self> {
         let value = self.value.as_object()?.get(name)?;
         (!value.is_null()).then(|| self.child(name, value))
@@ -255,7 +255,7 @@ impl<'a> Object<'a> {
         self.get(name).map(read).transpose()
     }
 
-    /// Which of these fields are there.
+    /// The fields among these that are present.
     pub(super) fn present<'n>(&self, names: &[&'n str]) -> Vec<&'n str> {
         names.iter().copied().filter(|name| self.get(name).is_some()).collect()
     }
@@ -265,7 +265,7 @@ impl<'a> Object<'a> {
         Rejection::new(self.path.clone(), reason)
     }
 
-    /// Where it stands.
+    /// The path.
     pub(super) fn path(&self) -> &str {
         &self.path
     }

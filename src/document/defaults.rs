@@ -1,7 +1,7 @@
-//! `defaults`: what holds where a document says nothing.
+//! `defaults`: values for fields that a document does not have.
 //!
 //! What enters: the fields of the defaults document. What leaves: [`Defaults`]. A field of a route, cluster or listener
-//! that belongs to one document alone (where it leads, its endpoints, its address) is refused by name.
+//! that belongs to one document alone (its target, its endpoints, its address) is refused by name.
 
 use super::decode::{Cursor, Fields};
 use super::{Rejection, cluster, listener, route};
@@ -37,7 +37,7 @@ const ROUTE_OWN: [&str; 9] = [
 const CLUSTER_OWN: [&str; 5] = ["name", "endpoints", "dns", "on_demand", "groups"];
 const LISTENER_OWN: [&str; 4] = ["name", "address", "groups", "api"];
 
-/// The defaults document; [`Defaults::default`] where there is none.
+/// The defaults document; [`Defaults::default`] without one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Defaults {
     /// For routes.
@@ -46,7 +46,7 @@ pub struct Defaults {
     pub cluster: cluster::Settings,
     /// For listeners.
     pub listener: listener::Settings,
-    /// What the older forms' `path` means.
+    /// The meaning of the older forms' `path`.
     pub legacy_path: LegacyPath,
 }
 
@@ -56,7 +56,7 @@ pub enum LegacyPath {
     /// The whole path.
     #[default]
     Exact,
-    /// The path and what is below it, by segments.
+    /// The path and everything below it, by segments.
     Prefix,
 }
 

@@ -1,9 +1,9 @@
-//! Endpoints: as listed in a cluster, and as instances register themselves below the registry root.
+//! Endpoints: those listed in a cluster, and those that instances register below the registry root.
 //!
 //! What enters: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object
 //! with `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). What leaves: [`Endpoint`]s. Listed ones are
-//! all IP literals or all names; a registered one is an IP literal. The same address is not listed twice; that two
-//! instances register it is left to who joins them.
+//! all IP literals or all names, each address once; a registered one is an IP literal. The compiler joins two
+//! registrations of one address.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ const NAMING_FIELDS: Fields = Fields::new(&["Op", "Addr", "Metadata"]);
 const MAX_PRIORITY: u32 = 128;
 /// Longest zone, in bytes.
 const MAX_ZONE: usize = 256;
-/// The field that holds the metadata of the naming form where that is no object.
+/// The name for metadata of the naming form that is not an object.
 const LONE_METADATA: &str = "metadata";
 const AN_ADDRESS: &str = "an address such as \"10.0.2.4:8080\"";
 
@@ -45,7 +45,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint of which nothing but its address is known.
+    /// An endpoint with an address and no other facts.
     pub(crate) fn at(host: Host, port: u16) -> Self {
         Self {
             host,
@@ -62,7 +62,7 @@ impl Endpoint {
 /// The value of a key `{registry prefix}{cluster}/{instance}`; always an IP literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// What is registered.
+    /// The registered endpoint.
     pub endpoint: Endpoint,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
         weights += u64::from(endpoint.weight);
         endpoints.push(endpoint);
     }
-    // Envoy's limit for hashing policies, which may come from the defaults: kept for all.
+    // Envoy's limit for hash policies. The policy may come from the defaults, so the limit holds for all.
     if weights > u64::from(u32::MAX) {
         return Err(cursor.reject(format!(
             "found weights that sum to {weights}, expected at most {}",
@@ -129,7 +129,7 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     })
 }
 
-/// What etcd's own naming package writes; its `Op` is always 0 in a stored value.
+/// The form that etcd's own naming package writes; its `Op` is always 0 in a stored value.
 fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
     let object = root.object(&NAMING_FIELDS)?;
     if let Some(field) = object.get("Op").filter(|field| field.value().as_u64() != Some(0)) {
@@ -166,7 +166,7 @@ fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     })
 }
 
-/// An empty zone is none: programs that register themselves write it so.
+/// An empty zone is none: programs that register themselves write one.
 fn read_zone(cursor: &Cursor<'_>) -> Result<Option<String>, Rejection> {
     let text = cursor.string()?;
     if text.len() > MAX_ZONE || text.contains(char::is_control) {

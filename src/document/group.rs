@@ -1,7 +1,7 @@
-//! `groups/{name}`: which proxies are one group.
+//! `groups/{name}`: the proxies of one group.
 //!
-//! What enters: the fields of a group document. What leaves: a [`Group`], its conditions on a node as they are written.
-//! Which of several groups a node has is decided elsewhere.
+//! What enters: the fields of a group document. What leaves: a [`Group`] with its conditions on a node as written.
+//! [`crate::rollout`] chooses among several groups.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +16,20 @@ const LOCALITY_FIELDS: Fields = Fields::new(&["region", "zone", "sub_zone"]);
 /// A group document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// A node belongs when any of these holds; none: nobody.
+    /// A node belongs to the group if any of these holds; an empty list: no node does.
     pub matches: Vec<NodeMatch>,
     /// Higher first, then by name.
     pub priority: i32,
 }
 
-/// What a node must be; what is absent does not matter.
+/// Conditions on a node; an absent one does not matter.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeMatch {
     /// Glob (`*` any characters) for the node's id.
     pub id: Option<String>,
     /// Glob for the node's cluster.
     pub cluster: Option<String>,
-    /// Each must be there with an equal value.
+    /// Each key must be in the metadata with an equal value.
     pub metadata: BTreeMap<String, serde_json::Value>,
     /// Locality, each an equal string.
     pub locality: LocalityMatch,

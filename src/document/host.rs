@@ -1,6 +1,7 @@
-//! Hosts and addresses: names, IP literals, `host:port`, as they stand in several documents.
+//! Hosts and addresses in several kinds of documents: names, IP literals, `host:port`.
 //!
-//! What leaves is normalised: names in lower case, IPv6 addresses without brackets. A port is always written.
+//! The values that leave are normalised: names in lower case, IPv6 addresses without brackets. A port is always
+//! written.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -50,8 +51,7 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
     }
 }
 
-/// A host as clients write it into Host: a name, or an IP literal, an IPv6 address in its shortest form and in
-/// brackets.
+/// A host in the form of a Host header: a name, or an IP literal, an IPv6 address in its shortest form and in brackets.
 pub(super) fn in_host_header(host: &Host) -> String {
     match host {
         Host::Name(name) => name.clone(),

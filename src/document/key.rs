@@ -1,4 +1,4 @@
-//! Keys: which document a key names.
+//! Keys: the document that a key names.
 //!
 //! A key below the prefix is `KIND/NAME` (`defaults` has no name); a key below the registry root is
 //! `{cluster}/{instance}` and has the kind `services`.
@@ -31,7 +31,7 @@ pub enum Kind {
     Defaults,
     /// `xds/{type}/{resource name}`.
     Xds,
-    /// A word that is none of these: the document is always rejected.
+    /// Any other word: the document is always rejected.
     Unknown,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a document is called: its kind and the rest of its key.
+/// The name of a document: its kind and the rest of its key.
 ///
 /// Ordered by kind, then name. The full key is `prefix + kind + "/" + name`; see [`Layout`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,7 +104,7 @@ impl DocumentKey {
         }
     }
 
-    /// The name of the Cluster that a document of this key describes; `None`: it describes none.
+    /// The name of the Cluster that a document of this key describes; `None`: a document of another kind.
     #[must_use]
     pub fn cluster(&self) -> Option<&str> {
         match self.kind {
@@ -132,7 +132,7 @@ impl fmt::Display for DocumentKey {
     }
 }
 
-/// Where a document's key was found: the roots that are followed, each with one watch.
+/// The place of a document's key: the roots that are followed, each with one watch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Root {
     /// `--prefix`: every kind but `services`.
@@ -199,7 +199,7 @@ impl Layout {
         }
     }
 
-    /// The root that a key in the store belongs to; `None`: to none of them.
+    /// The root of a key in the store; `None`: the key is below none of them.
     #[must_use]
     pub fn root_of(&self, full_key: &[u8]) -> Option<Root> {
         self.roots()
@@ -207,8 +207,8 @@ impl Layout {
             .find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
     }
 
-    /// Which document a key of a root names. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`] and
-    /// the key below the prefix, lossily as text, as its name.
+    /// The document of a key below a root. A key that names none (unknown word, not UTF-8) has [`Kind::Unknown`]; its
+    /// name is the key below the prefix, lossily as text.
     #[must_use]
     pub fn locate(&self, root: &Root, full_key: &[u8]) -> DocumentKey {
         let prefix = self.prefix_of(root);

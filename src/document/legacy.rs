@@ -1,9 +1,9 @@
 //! The two older forms of a route document, accepted unchanged at the same keys.
 //!
 //! What enters: an object with `path` and neither `match` nor `to`, or a list of such objects. What leaves: the same
-//! [`Route`] that the present form gives, and a warning for each unknown field and each path that looks like a pattern.
-//! One bad entry rejects the list. An empty text counts as absent, as programs that wrote these documents put it;
-//! `timeout_ms` absent or 0 is 3000.
+//! [`Route`] as from the present form, and a warning for each unknown field and each path that looks like a pattern.
+//! One bad entry rejects the list. An empty text counts as absent, because programs that wrote these documents wrote
+//! empty texts; `timeout_ms` absent or 0 is 3000.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const FIELDS: [&str; 7] = ["service", "method", "host", "path", "upstream", "tim
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(3000);
 /// Longest timeout: a year.
 const MAX_TIMEOUT_MS: i64 = 365 * 24 * 3600 * 1000;
-/// Where a lone object's rule stands.
+/// The place of the rule of a lone object.
 const PLACE: &str = "path";
 
 /// Whether a document is in an older form.

@@ -1,7 +1,7 @@
 //! `listeners/{name}`: an address and how HTTP is spoken there, or a name that gRPC clients resolve (`"api": true`).
 //!
 //! What enters: the fields of a listener document, or of `defaults.listener`. What leaves: a [`Listener`] or its
-//! [`Settings`]. That two listeners have one address is not seen here.
+//! [`Settings`]. The compiler rejects a second listener on an address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -23,9 +23,9 @@ pub(super) const LATER: &[&str] = &["tls", "policies", "tcp"];
 /// Most proxies that may be trusted in front.
 const MAX_TRUSTED_HOPS: u32 = 255;
 
-/// The listener that exists when no listeners document does.
+/// The default listener, which exists while no document describes one.
 pub const DEFAULT_NAME: &str = "default";
-/// Where it listens.
+/// The address of the default listener.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_000);
 
 /// A listener document.
@@ -33,13 +33,13 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNS
 pub struct Listener {
     /// Where Envoy listens, port 1..=65535. `None`: an API listener, which gRPC clients resolve as `xds:///NAME`.
     pub address: Option<SocketAddr>,
-    /// What `defaults.listener` may fill in.
+    /// Settings that `defaults.listener` may fill in.
     pub settings: Settings,
-    /// Which groups of proxies have it.
+    /// The groups of proxies that have it.
     pub groups: Groups,
 }
 
-/// The fields that `defaults.listener` may give where the document does not. Each is taken whole.
+/// The fields that `defaults.listener` gives if the document does not. Each is taken whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// `http`.
@@ -57,7 +57,7 @@ pub struct Http {
     pub virtual_hosts: VirtualHosts,
 }
 
-/// `http.virtual_hosts`: how a proxy gets the listener's virtual hosts.
+/// `http.virtual_hosts`: the delivery of the listener's virtual hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VirtualHosts {
     /// `"all"`: in the RouteConfiguration.
@@ -102,7 +102,7 @@ fn read_address(object: &Object<'_>) -> Result<SocketAddr, Rejection> {
     }
 }
 
-/// An API listener is a name: nothing accepts connections there, so nothing of how that is done has a meaning.
+/// An API listener is a name without connections, so the fields about connections have no meaning there.
 fn none_of_envoys(object: &Object<'_>) -> Result<Option<SocketAddr>, Rejection> {
     match ["address", "http"].iter().find_map(|name| object.get(name)) {
         Some(field) => {

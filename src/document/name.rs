@@ -1,8 +1,7 @@
-//! Names: what documents may be called, and what a key must look like.
+//! Names: the rule for names of documents, and the form of keys.
 //!
-//! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. It is the same rule for the segments
-//! of a key and for references to them. Only a route in an older form may have any key: it was written before there was
-//! a rule.
+//! A name is 1 to 63 characters of `a-z 0-9 - . _`, the first a letter or digit. The same rule holds for the segments
+//! of a key and for references to them. Only a route in an older form may have any key: it is older than the rule.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use super::decode::{Cursor, Object};
 use super::key::{DocumentKey, Kind};
 use super::sentence::{did_you_mean, quote};
 
-/// The rule, as it is said in a rejection.
+/// The rule in the words of a rejection.
 pub(super) const A_NAME: &str = "a name: 1 to 63 characters of a-z 0-9 - . _, the first a letter or digit";
 
 /// Whether a text is a name.
@@ -54,7 +53,7 @@ pub(super) fn check_inner(object: &Object<'_>, key: &DocumentKey) -> Result<(), 
     Err(field.expected(&format!("{}, the name in its key, or none", quote(&key.name))))
 }
 
-/// What the key of a route in an older form must look like: it is a name on the wire and stands in log lines.
+/// Checks the key of a route in an older form: the key is a name on the wire and is part of log lines.
 pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
     if key.name.is_empty() {
         return Err(Rejection::new(

@@ -1,16 +1,16 @@
-//! Regular expressions: what RE2, Envoy's engine, takes, judged without RE2.
+//! Regular expressions: the syntax and size that RE2, Envoy's engine, accepts, computed without RE2.
 //!
-//! What enters: a pattern. What leaves: an upper bound of the size of RE2's program for it, or why RE2 would refuse it.
-//! The syntax is read with regex-syntax; where that reads more than RE2, or reads it otherwise (set operations in
-//! classes, nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a repetition), the pattern is
-//! refused.
+//! What enters: a pattern. What leaves: an upper bound of the size of RE2's program for it, or the reason why RE2 would
+//! refuse it. regex-syntax parses the pattern. A pattern is refused if regex-syntax accepts more than RE2, or reads it
+//! otherwise (set operations in classes, nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a
+//! repetition).
 //!
 //! Envoy compiles with `RE2::Latin1`: the pattern is a string of bytes, each byte one character, and `é` is two of
 //! them. So there is no character above `\x{FF}`, and a class is one instruction a byte range. The bound follows RE2's
-//! compiler: an instruction a byte or byte range, a few for each operator, counted repetitions written out. The bound
-//! is exact for literals (96 characters give 100) and never below Envoy's own figure:
-//! `tests/data/re2_program_sizes.json` holds what Envoy itself says, and `tests/golden/envoy_grammars.rs` asks it
-//! again. Envoy refuses programs larger than its runtime value `re2.max_program_size.error_level`, 100 unless changed.
+//! compiler: an instruction a byte or byte range, a few for each operator, counted repetitions written out. It is exact
+//! for literals (96 characters give 100) and never below Envoy's own figure: `tests/data/re2_program_sizes.json` has
+//! the figures of Envoy itself, and `tests/golden/envoy_grammars.rs` asks Envoy again. Envoy refuses programs larger
+//! than its runtime value `re2.max_program_size.error_level`, 100 by default.
 
 use regex_syntax::ast::parse::ParserBuilder;
 use regex_syntax::ast::{
@@ -34,15 +34,16 @@ const MAX_REPETITION: u32 = 1000;
 const FRAME: u64 = 4;
 /// The last character of Latin-1.
 const LAST: u32 = 0xff;
-/// A class given by a Unicode property, which is not looked into: larger than any sensible limit.
+/// A class given by a Unicode property, which is not resolved: larger than any sensible limit.
 const UNICODE_CLASS: u64 = 5000;
-/// The largest size told apart; beyond it all are equal.
+/// The largest exact size; all above are equal.
 const SATURATED: u64 = 1_000_000_000;
 
 /// An upper bound of RE2's program size.
 ///
 /// # Errors
-/// What RE2 would refuse, as the end of a sentence: `found a look-around, which RE2 does not have`.
+/// The reason why RE2 would refuse the pattern, as the end of a sentence: `found a look-around, which RE2 does not
+/// have`.
 pub fn program_size(pattern: &str) -> Result<u32, String> {
     if pattern.is_empty() {
         return Err("found an empty regex, expected at least one character".to_owned());
@@ -84,7 +85,7 @@ pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a pattern that [`check`] takes may match the empty text; never a false `false`.
+/// Whether a pattern that [`check`] accepts may match the empty text; never a false `false`.
 pub(crate) fn may_match_nothing(pattern: &str) -> bool {
     let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern);
     ast.map_or(true, |ast| can_be_empty(&ast))
@@ -108,7 +109,7 @@ struct Sizer {
 }
 
 impl Sizer {
-    /// Size of a part that is repeated `repeated` times by what is around it.
+    /// The size of a part that the operators around it repeat `repeated` times.
     fn size(&mut self, ast: &Ast, repeated: u32) -> Result<u64, String> {
         match ast {
             Ast::Empty(_) => Ok(1),
@@ -231,7 +232,7 @@ impl Sizer {
     }
 }
 
-/// Instructions for the operator around what is repeated: RE2 makes a loop around something that can be empty optional
+/// Instructions for the operator around a repeated part: RE2 makes a loop around a part that may be empty optional,
 /// too.
 fn repetition_cost(repeated: &Ast) -> u64 {
     if can_be_empty(repeated) { 5 } else { 2 }
@@ -258,7 +259,7 @@ fn can_be_empty(ast: &Ast) -> bool {
 
 type Ranges = Vec<(u32, u32)>;
 
-/// Adds an item's characters; `true` when it holds a Unicode property.
+/// Adds an item's characters; `true` if it has a Unicode property.
 fn collect(item: &ClassSetItem, ranges: &mut Ranges) -> Result<bool, String> {
     match item {
         ClassSetItem::Empty(_) => Ok(false),
@@ -361,7 +362,7 @@ fn fold(ranges: &mut Ranges) {
     ranges.extend(folded);
 }
 
-/// The union, sorted and merged, or what is not in it.
+/// The union, sorted and merged, or its complement.
 fn set_of(parts: &[Ranges], negated: bool) -> Ranges {
     let mut all: Ranges = parts.iter().flatten().copied().collect();
     all.sort_unstable();

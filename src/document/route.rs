@@ -1,12 +1,18 @@
-//! `routes/{service}[/{route}]`: which requests, and where they go.
+//! `routes/{service}[/{route}]`: matches of requests, and their actions.
 //!
 //! The short, the full and both older forms (`legacy.rs`) become the same value: a list of [`Rule`]s, each complete in
 //! itself. An override is a rule of its own, with the conditions of its parent and its own.
 //!
-//! This file has the types; `read` makes them of a document's fields with `matching`, `condition` and `path` (which
-//! requests), `target` (where they go), `settings`, `header` and `format` (everything else). What can be judged on a
-//! document alone is judged there: no value that leaves has a field that Envoy would refuse. References are not
-//! checked.
+//! | module | job |
+//! |---|---|
+//! | this file | the types |
+//! | `read` | from the fields of a document to rules |
+//! | `matching`, `condition`, `path` | matches |
+//! | `target` | actions |
+//! | `settings`, `header`, `format` | all other fields |
+//!
+//! Everything that can be checked on a document alone is checked there: no value that leaves has a field that Envoy
+//! would refuse. References are not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +36,7 @@ pub struct Route {
     pub rules: Vec<Rule>,
     /// Names of listeners documents; `None`: every HTTP listener of the route's groups.
     pub listeners: Option<Vec<Arc<str>>>,
-    /// Which groups of proxies have it.
+    /// The groups of proxies that have it.
     pub groups: Groups,
     /// Higher first.
     pub priority: i32,
@@ -68,29 +74,29 @@ impl Route {
     }
 }
 
-/// One match and all that happens to what it matches.
+/// One match, and everything that happens to its requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// Where in the document it stands, for messages: `match[1]`, `overrides[0]`, `[3]` in an array.
+    /// The place in the document, for messages: `match[1]`, `overrides[0]`, `[3]` in an array.
     pub place: String,
-    /// Which requests.
+    /// The match.
     pub matches: Match,
-    /// What happens to them.
+    /// The action.
     pub action: Action,
     /// Changes to the request's path and host.
     pub rewrite: Rewrite,
-    /// What `defaults` may fill in.
+    /// Settings that `defaults` may fill in.
     pub settings: Settings,
     /// `false` in one entry of an older form's array.
     pub enabled: bool,
 }
 
-/// The fields of a route that `defaults.route` may give where the document does not. Each is taken whole.
+/// The fields of a route that `defaults.route` gives if the document does not. Each is taken whole.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     /// Whole response.
     pub timeout: Option<Limit>,
-    /// Nothing sent or received for so long.
+    /// Time without a byte sent or received.
     pub idle_timeout: Option<Limit>,
     /// Retries.
     pub retry: Option<Retry>,
@@ -105,14 +111,14 @@ pub struct Settings {
 pub enum Limit {
     /// `"none"`.
     None,
-    /// At most so long; more than zero.
+    /// A longest time, above zero.
     After(Duration),
 }
 
-/// Which requests.
+/// Conditions on requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Match {
-    /// Any of them; never empty ([`HostPattern::Any`] when none is written). Sorted, unique.
+    /// Any of them; never empty ([`HostPattern::Any`] if none is written). Sorted, unique.
     pub hosts: Vec<HostPattern>,
     /// The path.
     pub path: PathMatch,
@@ -171,7 +177,7 @@ pub enum PathMatch {
     Template(String),
     /// An RE2 regex for the whole path.
     Regex(String),
-    /// The older forms' path: exact or segment prefix, as `defaults.legacy_path` says.
+    /// The older forms' path: exact or segment prefix, as `defaults.legacy_path` directs.
     Legacy(String),
 }
 
@@ -188,20 +194,20 @@ pub enum StringMatch {
     Contains(String),
     /// RE2, whole value.
     Regex(String),
-    /// There, or not there.
+    /// The header or parameter exists, or does not exist.
     Present(bool),
-    /// Not so. Never nested.
+    /// The opposite. Never nested.
     Not(Box<Self>),
 }
 
-/// What happens to a request.
+/// The action on a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// To one of these; never empty, weights sum to `1..=u32::MAX`.
+    /// Forward to one of these; never empty, weights sum to `1..=u32::MAX`.
     Forward(Vec<Target>),
-    /// Answered with a redirect.
+    /// Answer with a redirect.
     Redirect(Redirect),
-    /// Answered here.
+    /// Answer with a fixed response.
     Respond(Respond),
 }
 
@@ -269,7 +275,7 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// New path, whole.
     pub path: Option<String>,
-    /// Replaces what `path` matched.
+    /// Replaces the matched part of the path.
     pub prefix: Option<String>,
     /// 301 (default), 302, 303, 307 or 308.
     pub code: u16,

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Longest quote of a found value, in characters.
 const QUOTE_LENGTH: usize = 60;
 
-/// What a key adds to the path of its object: `.name`, without the dot at the start, or `["odd name"]`.
+/// The segment of a key in a field path: `.name`, without the dot at the start, or `["odd name"]`.
 pub(crate) fn segment(path: &str, name: &str) -> String {
     let plain = !name.is_empty()
         && name

@@ -1,4 +1,4 @@
-//! From bytes to a JSON value, whichever of the two syntaxes they are in.
+//! From bytes to a JSON value, in either of the two syntaxes.
 //!
 //! What enters: the bytes of one document. What leaves: a [`Value`], or a [`Rejection`] with the line and column of the
 //! mistake. A text whose first character is `{` or `[` is JSON, any other is YAML 1.2 (booleans are `true` and `false`
@@ -40,7 +40,7 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Rejection> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// The value that a document's text stands for.
+/// The value of a document's text.
 pub(super) fn value(bytes: &[u8]) -> Result<Value, Rejection> {
     let text = utf8(bytes)?;
     let start = text.trim_start();
@@ -75,8 +75,7 @@ fn yaml(text: &str) -> Result<Value, Rejection> {
     result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
 }
 
-/// The text without a marker `---` after which nothing but comments comes: the marker starts a document that is not
-/// there.
+/// The text without a marker `---` that only comments follow: the marker would start an empty second document.
 fn without_last_marker(text: &str) -> &str {
     let mut before = text;
     while let Some((rest, line)) = before.trim_end().rsplit_once('\n') {
@@ -91,7 +90,7 @@ fn without_last_marker(text: &str) -> &str {
     text
 }
 
-/// Whether a line is `---`, perhaps with a comment.
+/// Whether a line is `---`, with or without a comment.
 fn is_marker(line: &str) -> bool {
     line.strip_prefix("---")
         .is_some_and(|rest| rest.trim().is_empty() || (rest.starts_with([' ', '\t']) && is_comment(rest)))
@@ -101,7 +100,7 @@ fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }
 
-/// The parser's words, but for what it says in terms of its own options.
+/// The parser's message, without the parts about its own options.
 fn yaml_reason(error: &serde_saphyr::Error) -> String {
     let message = error.without_snippet().to_string();
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -157,7 +156,7 @@ fn whole(reason: impl Into<String>) -> Rejection {
     Rejection::new("", reason)
 }
 
-/// Where the parser is, and what it found wrong there.
+/// The position of the parser, and the mistake that it found there.
 #[derive(Default)]
 struct Place {
     path: String,
@@ -174,13 +173,13 @@ impl Place {
     }
 }
 
-/// Reads one value, knowing where it stands.
+/// Reads one value and keeps its path.
 struct Node<'p> {
     place: &'p mut Place,
 }
 
 impl Node<'_> {
-    /// Reads one below, with `segment` added to the path.
+    /// Reads one value below, with `segment` added to the path.
     fn below<T, E: serde::de::Error>(
         &mut self,
         segment: &str,

@@ -1,8 +1,9 @@
 //! `xds/{type}/{resource name}`: a resource of the xDS API as the operator wrote it.
 //!
-//! What enters: a key whose first word is a type of the API and whose rest, any text, is the resource's name, and the
-//! fields around the resource. What leaves: an [`Xds`] whose `resource` is an object with an `@type`. What the resource
-//! says is read where the descriptors are ([`crate::resource`]); here nothing of it is quoted, it may be a secret.
+//! What enters: a key with a type of the API as its first word and the name of the resource, any text, as its rest; and
+//! the fields around the resource. What leaves: an [`Xds`] whose `resource` is an object with an `@type`.
+//! [`crate::resource`], which has the descriptors, reads the resource; nothing of it is quoted here, because it may be
+//! a secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,19 +42,19 @@ pub struct Xds {
     pub name: Arc<str>,
     /// The resource in proto-JSON, an object.
     pub resource: Value,
-    /// Which groups of proxies have it.
+    /// The groups of proxies that have it.
     pub groups: Groups,
-    /// Whether it stands in the place of a resource that other documents make.
+    /// Whether it replaces a resource of the same name that other documents make.
     pub replace: bool,
-    /// Other names that a subscription may use for it.
+    /// Other names under which a client may subscribe to it.
     pub aliases: Vec<Arc<str>>,
-    /// How long a client may keep it without hearing of it again.
+    /// How long a client keeps it without a response that carries it.
     pub ttl: Option<Duration>,
-    /// What the operator may raise, as it was when the document was read.
+    /// The limits at the time of reading the document.
     pub limits: Limits,
 }
 
-/// The type and the resource name in a document's name; `None`: it has not both.
+/// The type and the resource name in a document's name; `None`: one of them is missing.
 #[must_use]
 pub fn split(name: &str) -> Option<(&'static str, &str)> {
     let (word, rest) = name.split_once('/')?;
@@ -61,7 +62,7 @@ pub fn split(name: &str) -> Option<(&'static str, &str)> {
     (!rest.is_empty()).then_some((known, rest))
 }
 
-/// What the key must look like.
+/// Checks the form of the key.
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     if split(&key.name).is_some() {
         return Ok(());
@@ -124,7 +125,7 @@ fn read_aliases(cursor: &Cursor<'_>) -> Result<Vec<Arc<str>>, Rejection> {
     Ok(aliases)
 }
 
-/// The text of an xds document as a value, for those who show it; `None`: it is no JSON and no YAML.
+/// The text of an xds document as a value, to be shown; `None`: neither JSON nor YAML.
 #[must_use]
 pub fn value(bytes: &[u8]) -> Option<Value> {
     text::value(bytes).ok()

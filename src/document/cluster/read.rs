@@ -1,7 +1,7 @@
 //! From the fields of a cluster document to a [`Cluster`].
 //!
-//! What two fields of one document say against each other is refused here. What a document and `defaults.cluster` say
-//! against each other (a gRPC health check needs HTTP/2, and either may come from the other) is left to the compiler.
+//! Contradictions between two fields of one document are refused here. The compiler checks a document against
+//! `defaults.cluster`: a gRPC health check needs HTTP/2, and either may come from the other.
 
 use std::time::Duration;
 

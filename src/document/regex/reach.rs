@@ -1,8 +1,8 @@
-//! Whether anything that arrives can match a regex.
+//! Whether any text that arrives can match a regex.
 //!
-//! What enters: a pattern and the kind of text that it is compared with. What leaves: `false` only where no text of
-//! that kind matches. The pattern's automaton and a small one for the texts ([`Text::step`]) are walked together; a
-//! pattern that has no automaton of a sensible size, and a look-around other than the first `^`, count as passable.
+//! What enters: a pattern and the kind of text that it is compared with. What leaves: `false` only if no text of that
+//! kind matches. The pattern's automaton and a small one for the texts ([`Text::step`]) are walked together. A pattern
+//! without an automaton of sensible size, and a look-around other than the first `^`, count as matching.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ const MAX_AUTOMATON: usize = 1 << 20;
 /// Characters of a path that Envoy escapes, and those that end it.
 const NEVER_IN_PATHS: &[u8] = b"\"#<>?\\^`{|}";
 
-/// What a regex is compared with.
+/// The kind of text that a regex is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Text {
     /// A path, normalised, without its query.
@@ -29,10 +29,10 @@ pub(crate) enum Text {
     Header,
 }
 
-/// How far a text has come.
+/// The progress of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
-    /// Nothing yet.
+    /// At the start.
     Start,
     /// In a path, after a slash and so many dots.
     Segment(u8),
@@ -40,12 +40,12 @@ enum Progress {
     Escape(Option<u8>),
     /// After white space in a header.
     Space,
-    /// Anywhere else.
+    /// At any other byte.
     Inside,
 }
 
 impl Text {
-    /// The progress after one byte more; `None`: no such text goes on like this.
+    /// The progress after one more byte; `None`: no such text continues like this.
     fn step(self, progress: Progress, byte: u8) -> Option<Progress> {
         match self {
             Self::Path => path_step(progress, byte),
@@ -90,7 +90,7 @@ fn path_step(progress: Progress, byte: u8) -> Option<Progress> {
     }
 }
 
-/// Whether the whole of some text of this kind may match the pattern.
+/// Whether some text of this kind may match the pattern as a whole.
 pub(crate) fn can_match(pattern: &str, text: Text) -> bool {
     let bytes = syntax::Config::new().unicode(false).utf8(false);
     let limits = NFA::config().utf8(false).nfa_size_limit(Some(MAX_AUTOMATON));
@@ -112,7 +112,7 @@ pub(crate) fn can_match(pattern: &str, text: Text) -> bool {
     false
 }
 
-/// Where a state of the automaton leads, with the progress of the text there.
+/// The successors of a state of the automaton, with the progress of the text there.
 fn followers(state: &State, progress: Progress, text: Text) -> Vec<(StateID, Progress)> {
     let over = |start: u8, end: u8, to: StateID| {
         (start..=end).filter_map(move |byte| text.step(progress, byte).map(|progress| (to, progress)))

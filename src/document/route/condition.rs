@@ -53,7 +53,7 @@ pub(super) fn read_query(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch
     Ok(conditions)
 }
 
-/// A condition on a value that is such a text.
+/// A condition that the value is such a text.
 fn read(cursor: &Cursor<'_>, fields: &Fields, kind: Text) -> Result<StringMatch, Rejection> {
     if let Some(text) = cursor.value().as_str() {
         return Ok(StringMatch::Exact(arriving(cursor, text, kind, (true, true))?));
@@ -101,7 +101,7 @@ fn no_such_value(kind: Text) -> &'static str {
     }
 }
 
-/// The text as a value with it arrives; `ends`: whether the value starts, and ends, with the text.
+/// The text in the form in which a value with it arrives; `ends`: whether the value starts, and ends, with the text.
 fn arriving(cursor: &Cursor<'_>, text: &str, kind: Text, ends: (bool, bool)) -> Result<String, Rejection> {
     let text = checked(cursor, text)?;
     if kind == Text::Parameter {

@@ -1,8 +1,8 @@
 //! Envoy's format of header values: text with commands between percent signs.
 //!
-//! `%COMMAND%`, `%COMMAND(argument)%` and `%COMMAND(argument):length%`; `%%` is a percent sign. Only commands without
-//! arguments of a grammar of their own are taken, from a list that every supported Envoy knows: a value that passes
-//! here passes there.
+//! `%COMMAND%`, `%COMMAND(argument)%` and `%COMMAND(argument):length%`; `%%` is a percent sign. Only commands whose
+//! argument has no grammar of its own are accepted, from a list that every supported Envoy knows: Envoy accepts every
+//! value that passes here.
 
 use super::super::sentence::did_you_mean;
 
@@ -95,7 +95,7 @@ fn check_command(command: &str) -> Result<(), String> {
     if known {
         return Ok(());
     }
-    // Only the name of a near command is quoted: between two stray signs may stand anything.
+    // Only the name of a near command is quoted: the text between two stray signs may be anything.
     let hint = did_you_mean(&name.to_ascii_uppercase(), PLAIN.iter().chain(OF_HEADER).copied());
     Err(format!(
         "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"

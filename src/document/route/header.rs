@@ -18,7 +18,7 @@ pub(super) const MAX_RESPOND: usize = 100;
 const MAX_VALUE: usize = 16_384;
 /// Longest name, in bytes.
 const MAX_NAME: usize = 256;
-/// Headers that say where a message ends, and those of one connection (RFC 9110, 7.6.1). A changed `content-length`
+/// Headers that mark the end of a message, and those of one connection (RFC 9110, 7.6.1). A changed `content-length`
 /// makes the receiver take the rest of a body for the next message.
 const FRAMING: [&str; 8] = [
     "connection",

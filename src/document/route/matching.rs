@@ -1,4 +1,4 @@
-//! `match`: which requests a route takes, as a string, an object or a list of objects.
+//! `match`: the requests that a route takes, as a string, an object or a list of objects.
 
 use super::super::Rejection;
 use super::super::decode::{Cursor, Fields, Object};
@@ -13,7 +13,7 @@ const MAX_METHODS: usize = 16;
 const MAX_METHOD_LENGTH: usize = 32;
 const A_METHOD: &str = r#"a method in capitals such as "GET""#;
 
-/// The matches of a document, each with the place where it stands.
+/// The matches of a document, each with its field path.
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Vec<(String, Match)>, Rejection> {
     if cursor.value().is_array() {
         return cursor

@@ -1,4 +1,4 @@
-//! Paths: exact, by segments, URI templates, regexes; and what replaces a path.
+//! Paths: exact, by segments, URI templates, regexes; and the replacement of a path.
 //!
 //! Envoy normalises a request's path before a route sees the path: escaped unreserved characters are decoded, a few raw
 //! characters are escaped, dot segments and repeated slashes vanish, and an escaped slash is refused. A document's path
@@ -123,7 +123,7 @@ pub(crate) fn seen_by_envoy(target: &str) -> Option<(String, &str)> {
     Some((format!("/{}{end}", merged.collect::<Vec<_>>().join("/")), query))
 }
 
-/// Whether an escaped slash or backslash stands anywhere, also where a segment will be dropped.
+/// Whether the path has an escaped slash or backslash anywhere, also in a segment that will be dropped.
 fn has_escaped_slash(path: &str) -> bool {
     let escapes = path.match_indices('%').map(|(index, _)| escaped_byte(&path[index..]));
     escapes.flatten().any(|byte| matches!(byte, b'/' | b'\\'))
@@ -187,7 +187,7 @@ fn escaped_byte(text: &str) -> Option<u8> {
     hexadecimal.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// What every path must be. The error says what is expected.
+/// The rule for every path. The error says what is expected.
 pub(crate) fn check_characters(text: &str) -> Result<(), &'static str> {
     if text.len() > MAX_PATH {
         return Err("at most 4096 bytes");
@@ -220,9 +220,9 @@ pub(super) fn parse_replacement(cursor: &Cursor<'_>) -> Result<String, Rejection
     Ok(text.to_owned())
 }
 
-/// A URI template whose literal segments are as Envoy sees them. Taken are templates of which each segment is a literal
-/// or a variable, `{name}`, `{name=*}` or, at the end, `{name=**}`. Envoy knows more forms, none of them in the
-/// contract. The error says what is expected.
+/// A URI template whose literal segments have the form in which Envoy matches them. Each segment of a template is a
+/// literal or a variable, `{name}`, `{name=*}` or, at the end, `{name=**}`; other forms of Envoy are rejected. The
+/// error says what is expected.
 fn normalise_template(text: &str) -> Result<String, String> {
     let mut names: Vec<&str> = Vec::new();
     let mut template = String::with_capacity(text.len());

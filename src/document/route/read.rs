@@ -1,8 +1,8 @@
 //! From the fields of a route document to its rules.
 //!
-//! A document's conditions (`match`, a list of them any of which may hold) times its variants (each override, then the
-//! document itself) give the rules, each complete: an override's conditions come after its parent's, and a field that
-//! it does not write is its parent's, whole.
+//! The conditions of a document (`match`, or a list of them any of which may hold) times its variants (each override,
+//! then the document itself) give the rules. Each rule is complete: the conditions of an override come after its
+//! parent's, and a field that the override does not have is taken whole from its parent.
 
 use std::sync::Arc;
 
@@ -113,7 +113,7 @@ fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejectio
     })
 }
 
-/// The cluster that a route without `to` leads to.
+/// The cluster of a route without `to`.
 pub(crate) fn service_of(key: &DocumentKey) -> Arc<str> {
     key.first_segment().into()
 }
@@ -146,7 +146,7 @@ fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejectio
     })
 }
 
-/// A field that would have no effect is refused, not ignored.
+/// A field without effect is refused, not ignored.
 fn refuse_unused(object: &Object<'_>, action: &Action) -> Result<(), Rejection> {
     if matches!(action, Action::Forward(_)) {
         return Ok(());

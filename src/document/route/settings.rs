@@ -38,7 +38,7 @@ const RETRY_WORDS: [&str; 14] = [
 ];
 const A_RETRY_WORD: &str = r#"a status code such as "503" or one of Envoy's words such as "connect-failure""#;
 
-/// Reads the fields that are there.
+/// Reads the fields that are present.
 pub(crate) fn read(object: &Object<'_>) -> Result<Settings, Rejection> {
     Ok(Settings {
         timeout: object.read("timeout", |field| read_limit(&field))?,
@@ -50,7 +50,7 @@ pub(crate) fn read(object: &Object<'_>) -> Result<Settings, Rejection> {
 }
 
 impl Settings {
-    /// These, and where a field is absent the other's.
+    /// These settings; an absent field is taken from `other`.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Settings {
         }
     }
 
-    /// What still has a meaning where nothing is forwarded.
+    /// The settings that have a meaning without a forwarded request.
     pub(super) fn only_headers(self) -> Self {
         Self {
             timeout: None,

@@ -1,4 +1,4 @@
-//! `to` and `rewrite`: what happens to a request.
+//! `to` and `rewrite`: the action of a route.
 
 use url::Url;
 
@@ -85,7 +85,7 @@ pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
     let authority_end = |rest: &str| rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let rest = text.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
     let (authority, after) = rest.split_at(authority_end(rest));
-    // Checked first and on the text: what stands before the `@` is never quoted.
+    // Checked first and on the text: the part before the `@` is never quoted.
     if authority.contains('@') {
         return Err(cursor.reject("found a URL with a user or password in it, expected none"));
     }
