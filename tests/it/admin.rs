@@ -745,7 +745,7 @@ async fn templates_that_differ_in_names_of_variables_are_one_match() {
     let detail = problem(&answer, StatusCode::CONFLICT, "same_match");
     assert_eq!(
         detail,
-        "routes/second has the same match as routes/first, which was first"
+        "routes/second has the same match as routes/first, which takes precedence"
     );
 
     // The first may change its own.
