@@ -52,17 +52,14 @@ impl GroupState {
         let mut outcome = Outcome::default();
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
         self.update_verbatim(input, &mut outcome);
-        if input.fresh || !input.dirty.listeners.is_empty() || input.dirty.every_listener {
+        if input.listeners_may_change() {
             self.update_listeners(input, &mut tables, &mut outcome);
         }
         self.update_entries(input, &mut tables);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
-        if input.fresh
-            || input.dirty.every_listener
-            || !input.dirty.listeners.is_empty()
-            || !input.dirty.verbatim.is_empty()
-        {
+
+        if input.listeners_may_change() || !input.dirty.verbatim.is_empty() {
             outcome
                 .faults
                 .extend(conflicts::conflicts(input.after, input.name, &self.resources));

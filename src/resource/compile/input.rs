@@ -28,6 +28,13 @@ pub(super) struct GroupInput<'a> {
     pub(super) most_entries: usize,
 }
 
+impl GroupInput<'_> {
+    /// Whether the change may add, change or remove a Listener of the group.
+    pub(super) fn listeners_may_change(&self) -> bool {
+        self.fresh || self.dirty.every_listener || !self.dirty.listeners.is_empty()
+    }
+}
+
 /// The xds document of a resource, if it is for the group.
 pub(super) fn verbatim<'a>(
     inventory: &'a Inventory,

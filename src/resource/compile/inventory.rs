@@ -56,9 +56,9 @@ pub(super) struct Inventory {
     /// Xds documents by the clusters that they name.
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents with needs (`unmet`).
-    needy: OrdSet<DocumentKey>,
+    with_needs: OrdSet<DocumentKey>,
     /// Xds documents with endpoints that no cluster with a hash policy may use.
-    heavy: OrdSet<DocumentKey>,
+    without_hashing: OrdSet<DocumentKey>,
     /// Registrations by cluster and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
 }
@@ -105,10 +105,10 @@ impl Inventory {
                     .iter()
                     .for_each(|name| add_user(&mut self.verbatim_users, name, key));
                 if !written.needs.is_empty() {
-                    self.needy.insert(key.clone());
+                    self.with_needs.insert(key.clone());
                 }
                 if written.needs.iter().any(|need| matches!(need, Need::NoHashing { .. })) {
-                    self.heavy.insert(key.clone());
+                    self.without_hashing.insert(key.clone());
                 }
             }
             _ => {}
@@ -134,8 +134,8 @@ impl Inventory {
                     .clusters
                     .iter()
                     .for_each(|name| remove_user(&mut self.verbatim_users, name, key));
-                self.needy.remove(key);
-                self.heavy.remove(key);
+                self.with_needs.remove(key);
+                self.without_hashing.remove(key);
             }
             _ => {}
         }
@@ -217,9 +217,9 @@ impl Inventory {
     }
 
     /// Xds documents with needs, sorted: all, or those that a change makes dirty.
-    pub(super) fn needy(&self, touched: Option<&Dirty>) -> BTreeSet<&DocumentKey> {
+    pub(super) fn with_needs(&self, touched: Option<&Dirty>) -> BTreeSet<&DocumentKey> {
         let Some(dirty) = touched else {
-            return self.needy.iter().collect();
+            return self.with_needs.iter().collect();
         };
         let users = dirty.upstreams.iter().flat_map(|name| self.verbatim_users(name));
         // A document that was shadowed by another cluster may serve now.
@@ -229,8 +229,8 @@ impl Inventory {
             .map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
         let touched = dirty.verbatim.iter().chain(users).cloned().chain(described);
         let kept = touched.filter_map(|key| self.documents.get_key_value(&key).map(|(key, _)| key));
-        let needy = kept.filter(|key| self.needy.contains(*key));
-        needy.chain(&self.heavy).collect()
+        let with_needs = kept.filter(|key| self.with_needs.contains(*key));
+        with_needs.chain(&self.without_hashing).collect()
     }
 
     /// Routes of a group that name an upstream, sorted.

@@ -33,15 +33,14 @@ struct Group<'a> {
 /// Faults of the dirty documents whose needs the group does not meet; one fault a document.
 pub(super) fn unmet(input: &GroupInput<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
     // A document that was shadowed by a listener or its routes may serve now.
-    let listeners = input.dirty.every_listener || !input.dirty.listeners.is_empty();
-    let all = input.fresh || input.dirty.every_upstream || input.dirty.groups || listeners;
-    let needy = input.after.needy((!all).then_some(input.dirty));
+    let all = input.listeners_may_change() || input.dirty.every_upstream || input.dirty.groups;
+    let with_needs = input.after.with_needs((!all).then_some(input.dirty));
     let group = Group {
         documents: input.after,
         name: input.name,
         served,
     };
-    needy
+    with_needs
         .into_iter()
         .filter_map(|key| group.fault(key, input.after.get(key)?))
         .collect()
