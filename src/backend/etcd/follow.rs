@@ -233,8 +233,16 @@ impl<'a> Follower<'a> {
         let mut last_message = Instant::now();
         let mut progress_due: Option<Instant> = None;
         let mut reaching: Option<Reaching> = None;
+        let mut must_ask = false;
 
         loop {
+            // `Ok` means queued in this process; only the answer proves that etcd is alive.
+            if std::mem::take(&mut must_ask)
+                && let Err(error) = stream.request_progress().await
+            {
+                return End::Failed(error.into());
+            }
+
             tokio::select! {
                 biased;
                 () = control.relist_asked() => return End::List(ListReason::Confirm),
@@ -257,18 +265,13 @@ impl<'a> Follower<'a> {
                         read = Some(self.begin_probe(connection));
                     }
                     if progress_due.is_none() && last_message.elapsed() >= PROBE_INTERVAL {
-                        // `Ok` means queued in this process; only the answer proves that etcd is alive.
-                        if let Err(error) = stream.request_progress().await {
-                            return End::Failed(error.into());
-                        }
+                        must_ask = true;
                         progress_due = Some(Instant::now() + PROGRESS_TIMEOUT);
                     }
                 }
 
                 () = control.progress_asked() => {
-                    if let Err(error) = stream.request_progress().await {
-                        return End::Failed(error.into());
-                    }
+                    must_ask = true;
                     reaching = Some(Reaching::default());
                 }
 
@@ -283,11 +286,7 @@ impl<'a> Follower<'a> {
                             }
                             match reaching.as_mut().map(|reaching| reaching.on_message(progress)) {
                                 None | Some(Step::Wait) => {}
-                                Some(Step::AskAgain) => {
-                                    if let Err(error) = stream.request_progress().await {
-                                        return End::Failed(error.into());
-                                    }
-                                }
+                                Some(Step::AskAgain) => must_ask = true,
                                 Some(Step::Reached(revision)) => {
                                     reaching = None;
                                     if !self.send(Event::Reached { revision }).await {
