@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use chancery::backend::{Change, Entry, ListReason};
+use chancery::backend::{Change, Entry, Event, ListReason};
 use chancery::document::key::{Layout, Root};
 use chancery::reconcile::plan::{Input, Moment};
 use chancery::reconcile::world::{Options, World};
@@ -40,10 +40,12 @@ pub(crate) fn moment() -> Moment {
 }
 
 pub(crate) fn changed(root: Root, entry: Entry) -> Vec<Input> {
-    vec![Input::Changed {
+    vec![Input::Event {
         root,
-        revision: entry.mod_revision,
-        changes: vec![Change::Put(entry)],
+        event: Event::Changed {
+            revision: entry.mod_revision,
+            changes: vec![Change::Put(entry)],
+        },
     }]
 }
 
@@ -66,11 +68,13 @@ pub(crate) fn listed(routes: usize) -> Vec<Input> {
     let instances = (0..100)
         .map(|n| entry(format!("/services/x/{n:03}"), format!("10.0.0.{n}:80"), 1))
         .collect();
-    let listed = |root, entries| Input::Listed {
+    let listed = |root, entries| Input::Event {
         root,
-        revision: 1,
-        reason: ListReason::Start,
-        entries,
+        event: Event::Listed {
+            revision: 1,
+            reason: ListReason::Start,
+            entries,
+        },
     };
     vec![
         listed(Root::Documents, documents),
@@ -81,7 +85,11 @@ pub(crate) fn listed(routes: usize) -> Vec<Input> {
 /// The same, with virtual hosts on demand.
 pub(crate) fn listed_on_demand(routes: usize) -> Vec<Input> {
     let mut inputs = listed(routes);
-    if let Some(Input::Listed { entries, .. }) = inputs.first_mut() {
+    if let Some(Input::Event {
+        event: Event::Listed { entries, .. },
+        ..
+    }) = inputs.first_mut()
+    {
         let value = r#"{"address": "0.0.0.0:10000", "http": {"virtual_hosts": "on_demand"}}"#;
         entries.push(entry("/gateway/listeners/edge".to_owned(), value.to_owned(), 1));
         entries.sort_by(|one, other| one.key.cmp(&other.key));

@@ -18,7 +18,7 @@ use super::entry::{Entry as Shown, key_of};
 use super::problem::{Code, Problem};
 use super::query::{Pairs, parse_flag, reject_unknown_params};
 use super::{Admin, refused};
-use crate::backend::{Change, Entry, Expect, Write};
+use crate::backend::{Change, Entry, Event, Expect, Write};
 use crate::document::key::{DocumentKey, Kind, Root};
 use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
 use crate::reconcile::world::{State, World};
@@ -152,10 +152,12 @@ impl Target {
                 key: self.full_key.clone().into(),
             },
         };
-        let input = Input::Changed {
+        let input = Input::Event {
             root: root_of(&self.key),
-            revision: self.next_revision(),
-            changes: vec![change],
+            event: Event::Changed {
+                revision: self.next_revision(),
+                changes: vec![change],
+            },
         };
         let moment = Moment {
             instant: tokio::time::Instant::now().into_std(),

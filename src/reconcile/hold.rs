@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::memory::{Record, SharedHold};
+use super::memory::{KnownHold, SharedHold};
 use super::text::{Good, Stored};
 use crate::backend::ListReason;
 use crate::document::key::{DocumentKey, Root};
@@ -308,43 +308,46 @@ impl RootState {
     pub(super) fn on_shared(
         &mut self,
         rules: &Rules<'_>,
-        record: &Record,
-        shared: SharedHold,
+        shared: &KnownHold,
         records: impl Iterator<Item = (DocumentKey, KeptText)>,
     ) -> Vec<KeyChange> {
-        if self.origin != Origin::Store || self.revision < record.about || self.decided >= record.about {
+        if self.origin != Origin::Store || self.revision < shared.about || self.decided >= shared.about {
             return Vec::new();
         }
-        if record.released {
-            self.decided = record.about;
+        if shared.is_released {
+            self.decided = shared.about;
             return match &self.hold {
-                Some(hold) if hold.revision <= record.about => self.act(differences(&self.served, &self.store)),
+                Some(hold) if hold.revision <= shared.about => self.act(differences(&self.served, &self.store)),
                 _ => Vec::new(),
             };
         }
-        let has_watched = self.watched_since <= shared.after;
+        let has_watched = self.watched_since <= shared.hold.after;
         if let Some(hold) = &mut self.hold {
-            (hold.revision, hold.by_operator) = (record.about, hold.by_operator || shared.by_operator);
+            (hold.revision, hold.by_operator) = (shared.about, hold.by_operator || shared.hold.by_operator);
         } else if has_watched {
-            // This replica has watched what the other one found in a list, and saw nothing to hold.
-            self.decided = record.about;
+            // This replica has watched every revision that the other one's list covers, and found nothing to hold.
+            self.decided = shared.about;
         }
         if has_watched {
             return Vec::new();
         }
-        let mut acting = self.join(rules, record, shared, records);
-        acting.extend(self.let_newer_act(record.about, shared.why));
+
+        let mut acting = self.join(rules, shared, records);
+        acting.extend(self.let_newer_act(shared));
         acting
     }
 
     /// Texts that were written after the shared hold began act, as in a watch: a list of this replica may have held them
     /// under a later revision. Revisions of another history cannot be compared.
-    fn let_newer_act(&mut self, about: i64, why: Why) -> Vec<KeyChange> {
-        if why == Why::Fork || self.hold.as_ref().is_none_or(|hold| hold.why == Why::Fork) {
+    fn let_newer_act(&mut self, shared: &KnownHold) -> Vec<KeyChange> {
+        if shared.hold.why == Why::Fork || self.hold.as_ref().is_none_or(|hold| hold.why == Why::Fork) {
             return Vec::new();
         }
         let newer = self.held.iter().filter_map(|key| {
-            let stored = self.store.get(key).filter(|stored| stored.text.mod_revision > about)?;
+            let stored = self
+                .store
+                .get(key)
+                .filter(|stored| stored.text.mod_revision > shared.about)?;
             Some((key.clone(), Some(stored.clone())))
         });
         let newer: Vec<KeyChange> = newer.collect();
@@ -370,13 +373,12 @@ impl RootState {
     fn join(
         &mut self,
         rules: &Rules<'_>,
-        record: &Record,
-        shared: SharedHold,
+        shared: &KnownHold,
         records: impl Iterator<Item = (DocumentKey, KeptText)>,
     ) -> Vec<KeyChange> {
         let mut changes = Vec::new();
         for (key, kept) in records {
-            let is_newer = |stored: &Stored| stored.text.mod_revision > record.about;
+            let is_newer = |stored: &Stored| stored.text.mod_revision > shared.about;
             if self.store.get(&key).is_some_and(is_newer) {
                 continue;
             }
@@ -389,14 +391,14 @@ impl RootState {
             }
         }
         if !changes.is_empty() && self.hold.is_none() {
-            let age = rules.wall.duration_since(record.since).unwrap_or_default();
+            let age = rules.wall.duration_since(shared.since).unwrap_or_default();
             self.hold = Some(Hold {
-                why: shared.why,
-                revision: record.about,
-                after: shared.after,
+                why: shared.hold.why,
+                revision: shared.about,
+                after: shared.hold.after,
                 since: rules.now.checked_sub(age).unwrap_or(rules.now),
-                since_wall: record.since,
-                by_operator: shared.by_operator,
+                since_wall: shared.since,
+                by_operator: shared.hold.by_operator,
             });
         }
         changes

@@ -50,16 +50,50 @@ impl Folder {
 pub struct Record {
     /// The revision that does not act: of the text that cannot serve, of the deletion, of the change or list that is held.
     pub about: i64,
-    /// When it was kept back.
+    /// When the record was written first.
     pub since: SystemTime,
-    /// What serves; `None`: nothing (a held addition), or the record is a root's hold.
-    pub text: Option<Arc<Text>>,
-    /// An operator, or a list that agreed, let it go: the record guards nothing any more.
-    pub released: bool,
-    /// A registration that went together with most of its cluster's, and is kept for a while; no root is held for it.
-    pub is_lost_instance: bool,
-    /// At a root's prefix: the hold.
-    pub hold: Option<SharedHold>,
+    /// What the record says.
+    pub content: Content,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// This text serves; `None`: no text does (a held addition; a contested document without an earlier text).
+    Serves(Option<Arc<Text>>),
+    /// An operator released a deleted cluster that was in use. This text served until then.
+    LetGo(Arc<Text>),
+    /// A registration that vanished together with most others of its cluster and is kept for a while. No root is held for it.
+    LostInstance(Arc<Text>),
+    /// At a root's prefix: the hold of the root.
+    Hold {
+        /// The hold.
+        hold: SharedHold,
+        /// An operator released the hold, or a second list agreed: nothing is held any more.
+        is_released: bool,
+    },
+}
+
+impl Record {
+    /// The text that serves, or served until it was released.
+    #[must_use]
+    pub fn text(&self) -> Option<&Arc<Text>> {
+        self.content.text()
+    }
+
+    fn is_let_go(&self) -> bool {
+        matches!(self.content, Content::LetGo(_))
+    }
+}
+
+impl Content {
+    fn text(&self) -> Option<&Arc<Text>> {
+        match self {
+            Self::Serves(text) => text.as_ref(),
+            Self::LetGo(text) | Self::LostInstance(text) => Some(text),
+            Self::Hold { .. } => None,
+        }
+    }
 }
 
 /// The hold of a root, as replicas share it.
@@ -72,6 +106,15 @@ pub struct SharedHold {
     pub after: i64,
     /// Only an operator lets it act.
     pub by_operator: bool,
+}
+
+/// The hold of a root, as the memory has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KnownHold {
+    pub(super) about: i64,
+    pub(super) since: SystemTime,
+    pub(super) hold: SharedHold,
+    pub(super) is_released: bool,
 }
 
 /// A record as it was read.
@@ -129,18 +172,36 @@ impl Memory {
     }
 
     /// The hold of a root.
-    pub(super) fn hold(&self, prefix: &str) -> Option<(&Record, SharedHold)> {
+    pub(super) fn hold(&self, prefix: &str) -> Option<KnownHold> {
         let record = &self.held.get(prefix)?.record;
-        Some((record, record.hold?))
+        match record.content {
+            Content::Hold { hold, is_released } => Some(KnownHold {
+                about: record.about,
+                since: record.since,
+                hold,
+                is_released,
+            }),
+            _ => None,
+        }
     }
 
-    /// The records of the keys below a prefix.
-    pub(super) fn held_below(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, &Record)> {
+    /// The texts that serve at held keys below a prefix.
+    pub(super) fn held_below(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, Option<&Arc<Text>>)> {
         self.held
             .range::<_, Arc<str>>(Arc::from(prefix)..)
             .take_while(move |(key, _)| key.starts_with(prefix))
-            .filter(|(_, known)| known.record.hold.is_none() && !known.record.is_lost_instance)
-            .map(|(key, known)| (key, &known.record))
+            .filter_map(|(key, known)| match &known.record.content {
+                Content::Serves(text) => Some((key, text.as_ref())),
+                _ => None,
+            })
+    }
+
+    /// Whether a record says that a cluster was released which served this text or a later one.
+    pub(super) fn says_let_go(&self, full_key: &str, text: &Text) -> bool {
+        self.last_good(full_key).is_some_and(|known| {
+            let is_as_late = || written(known.record.text()) >= text.mod_revision;
+            known.record.is_let_go() && !known.is_outdated && is_as_late()
+        })
     }
 
     pub(super) fn keys(&self, folder: Folder) -> impl Iterator<Item = &Arc<str>> {
@@ -220,22 +281,17 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
     let record = match (fallback(document, key), known) {
         _ if document.is_some_and(|document| document.searching) => return None,
         (None, _) if let Some(text) = world.released.get(key) => {
-            if known.is_some_and(|known| known.record.released) {
+            if world.memory.says_let_go(&full_key, text) {
                 return None;
             }
             Some(Record {
                 about: revision,
                 since: now,
-                text: Some(Arc::clone(text)),
-                released: true,
-                is_lost_instance: false,
-                hold: None,
+                content: Content::LetGo(Arc::clone(text)),
             })
         }
         // Records only ever become later ones, lest two replicas replace each other's for ever.
-        (Some(text), Some(known))
-            if known.record.about > revision || written(known.record.text.as_ref()) >= written(text) =>
-        {
+        (Some(text), Some(known)) if known.record.about > revision || written(known.record.text()) >= written(text) => {
             return None;
         }
         (Some(text), _) => Some(Record {
@@ -243,10 +299,7 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
                 .and_then(|document| Some(document.text.as_ref()?.mod_revision))
                 .unwrap_or(revision),
             since: now,
-            text: text.cloned(),
-            released: false,
-            is_lost_instance: false,
-            hold: None,
+            content: Content::Serves(text.cloned()),
         }),
         (None, None) => return None,
         // Decided already, by an earlier revision of this plan.
@@ -254,7 +307,7 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
         // What the record is about is kept back here; or its text cannot serve here, and may be of use to others.
         (None, Some(_)) if is_held || document.is_some_and(|document| document.blocked.is_some()) => return None,
         // A cluster that was let go stays so until it is written anew.
-        (None, Some(known)) if known.record.about > revision || (known.record.released && document.is_none()) => {
+        (None, Some(known)) if known.record.about > revision || (known.record.is_let_go() && document.is_none()) => {
             return None;
         }
         (None, Some(_)) => None,
@@ -285,16 +338,17 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
         let source = world.sources.get(key.first_segment())?;
         source.lost.iter().find(|lost| lost.kept && lost.key == *key)
     };
-    let (about, since, text, is_lost_instance) = match (state.held_key(key), known) {
+    let (about, since, content) = match (state.held_key(key), known) {
         (Some((hold, _)), _) => {
             let text = state.served.get(key).map(|stored| Arc::clone(&stored.text));
-            (hold.revision, hold.since_wall, text, false)
+            (hold.revision, hold.since_wall, Content::Serves(text))
         }
         (None, _)
             if root == Root::Registrations
                 && let Some(lost) = kept() =>
         {
-            (state.revision, lost.since_wall, Some(Arc::clone(&lost.good.text)), true)
+            let content = Content::LostInstance(Arc::clone(&lost.good.text));
+            (state.revision, lost.since_wall, content)
         }
         (None, None) => return None,
         (None, Some(known)) => {
@@ -309,7 +363,8 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     };
     // Of two replicas that hold different texts of a key, the later text is held.
     let is_said = |record: &Record| {
-        record.text == text || record.about >= about && written(record.text.as_ref()) >= written(text.as_ref())
+        let (said, text) = (record.text(), content.text());
+        said == text || record.about >= about && written(said) >= written(text)
     };
     if known.is_some_and(|known| is_said(&known.record)) {
         return None;
@@ -317,14 +372,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     Some(MemoryWrite {
         folder: Folder::Held,
         full_key,
-        record: Some(Record {
-            about,
-            since,
-            text,
-            released: false,
-            is_lost_instance,
-            hold: None,
-        }),
+        record: Some(Record { about, since, content }),
         replaces: known.map(|known| Arc::clone(&known.etag)),
     })
 }
@@ -335,40 +383,39 @@ fn written(text: Option<&Arc<Text>>) -> i64 {
 }
 
 fn is_released(write: &MemoryWrite) -> bool {
-    write.record.as_ref().is_some_and(|record| record.released)
+    let content = write.record.as_ref().map(|record| &record.content);
+    matches!(content, Some(Content::Hold { is_released: true, .. }))
 }
 
 /// The revision of the hold that the memory has of a root and that was not let go; 0: none.
 fn hold_of(world: &World, root: &Root) -> i64 {
     let hold = world.memory.hold(world.options.layout.prefix_of(root));
-    hold.filter(|(record, _)| !record.released)
-        .map_or(0, |(record, _)| record.about)
+    hold.filter(|hold| !hold.is_released).map_or(0, |hold| hold.about)
 }
 
 fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> {
     let prefix = world.options.layout.prefix_of(root);
     let state = world.roots.get(root).filter(|state| state.origin == Origin::Store)?;
-    let known = world.memory.held(prefix);
-    let record = match (state.hold(), known) {
-        (Some(hold), known)
-            if known.is_none_or(|known| known.record.released && known.record.about < hold.revision) =>
-        {
-            Record {
-                about: hold.revision,
-                since: hold.since_wall,
-                text: None,
-                released: false,
-                is_lost_instance: false,
-                hold: Some(hold.shared()),
-            }
-        }
-        (None, Some(known)) if !known.record.released && state.decided >= known.record.about => Record {
+    let record = match (state.hold(), world.memory.hold(prefix)) {
+        (Some(hold), known) if known.is_none_or(|known| known.is_released && known.about < hold.revision) => Record {
+            about: hold.revision,
+            since: hold.since_wall,
+            content: Content::Hold {
+                hold: hold.shared(),
+                is_released: false,
+            },
+        },
+        (None, Some(known)) if !known.is_released && state.decided >= known.about => Record {
+            about: known.about,
             since: now,
-            released: true,
-            ..known.record.clone()
+            content: Content::Hold {
+                hold: known.hold,
+                is_released: true,
+            },
         },
         _ => return None,
     };
+    let known = world.memory.held(prefix);
     Some(MemoryWrite {
         folder: Folder::Held,
         full_key: prefix.into(),

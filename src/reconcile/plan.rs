@@ -1,12 +1,15 @@
 //! The decision function: pure, the only place that says what serves.
 //!
-//! What enters: the [`World`] as it is and what happened. What leaves: the world as it becomes, a verdict for every
-//! document whose status changed, and the difference of resources to publish. When a plan fails, the offender falls back
-//! to its last good text and the plan is made again; a bad document harms itself only.
+//! What enters: the current [`World`] and inputs. What leaves: the next world, a verdict for every document whose status
+//! changed, the difference of resources to publish, and writes to the shared memory. If documents cannot be compiled
+//! together, the one at fault falls back to its last good text and compiling starts again: a bad document harms no other.
 //!
-//! Three steps: `intake` takes what happened past the guards and says what each key has become; `choices` reads the texts
-//! and finds, for each document, the latest that can serve beside all others; `verdicts` says what has become of every
-//! document. A plan costs what changed; the world before it is left as it was.
+//! Three steps:
+//! 1. `intake` passes the inputs through the guards; the result is a text, or a deletion, for each changed key;
+//! 2. `choices` parses the texts and finds, for each document, the latest text that can serve beside all others;
+//! 3. `verdicts` sets the state of every affected document.
+//!
+//! A plan costs time for changes only, not for the whole world. The world before it stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::time::{Instant, SystemTime};
 
 use super::memory::{self, Folder, Known, MemoryWrite};
 use super::world::{Status, Text, World};
-use crate::backend::{Change, Entry, ListReason, Problem};
+use crate::backend::{Change, Entry, Event};
 use crate::document::key::{DocumentKey, Layout, Root};
 use crate::resource::compile::{Difference, Touched};
 
@@ -39,32 +42,12 @@ pub struct Moment {
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// Everything below a root, at one revision.
-    Listed {
+    /// An event of a root's watch. Lists, changes and problems count; an event without content changes nothing.
+    Event {
         /// The root.
         root: Root,
-        /// The store's revision.
-        revision: i64,
-        /// Why it was read.
-        reason: ListReason,
-        /// Sorted by key.
-        entries: Vec<Entry>,
-    },
-    /// All changes of one revision below a root.
-    Changed {
-        /// The root.
-        root: Root,
-        /// The revision.
-        revision: i64,
-        /// What changed.
-        changes: Vec<Change>,
-    },
-    /// Everything below a root that was meant to be a document and cannot be one. It alters no document.
-    Problems {
-        /// The root.
-        root: Root,
-        /// All of them, as they are now.
-        problems: Vec<Problem>,
+        /// The event.
+        event: Event,
     },
     /// The state saved by an earlier run: served, marked as from disk, until the roots are listed.
     Saved {
@@ -128,104 +111,117 @@ pub struct Plan {
     /// Roots that are held by a guard which wants a second list, 10 s from now or more. Told with every list that left the
     /// root held.
     pub relist: Vec<Root>,
-    /// Keys of which the shared memory may have to say something else now.
-    recheck: BTreeSet<DocumentKey>,
 }
 
-/// Decide.
+/// Plan the inputs, one batch after the other.
 #[must_use]
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
-    let mut runs = runs(world, inputs).into_iter();
-    let first = plan_run(world, runs.next().unwrap_or_default(), moment);
-    let mut plan = runs.fold(first, |plan, inputs| {
-        let next = plan_run(&plan.world, inputs, moment);
-        plan.then(world, next)
-    });
-    plan.memory = memory::due(&plan.world, &plan.recheck, moment.wall);
+    let mut batches = batches(world, inputs).into_iter();
+    let (mut plan, mut affected) = plan_batch(world, batches.next().unwrap_or_default(), moment);
+    let mut all_affected = BTreeSet::new();
+    for inputs in batches {
+        // A record that is to be deleted does not count in the batches after.
+        plan.take_due_writes(&affected, moment);
+        let (next, next_affected) = plan_batch(&plan.world, inputs, moment);
+        plan = plan.then(world, next);
+        all_affected.extend(std::mem::replace(&mut affected, next_affected));
+    }
+    all_affected.extend(affected);
+    plan.memory = plan.take_due_writes(&all_affected, moment);
     plan
 }
 
-/// With what else an input may be planned.
+/// Which inputs may share a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Company {
-    /// With anything.
+enum Batching {
+    /// Any input.
     Any,
-    /// With others that say nothing of deleted clusters.
-    Ordinary,
-    /// With others that do nothing but delete clusters.
+    /// Inputs that delete no cluster.
+    NoDeletions,
+    /// Inputs that delete clusters and change nothing else.
     Deletions,
-    /// With none: it may do both.
+    /// None: this input may do both.
     Alone,
 }
 
-fn company(layout: &Layout, input: &Input) -> Company {
+fn batching(layout: &Layout, input: &Input) -> Batching {
     match input {
-        Input::Changed {
+        Input::Event {
             root: Root::Registrations,
             ..
         }
-        | Input::Listed {
-            root: Root::Registrations,
-            ..
-        }
-        | Input::Problems { .. }
         | Input::Found { .. }
-        | Input::Tick => Company::Any,
-        Input::Saved { .. } => Company::Ordinary,
-        Input::Listed { .. } | Input::Remembered { .. } | Input::Release(_) => Company::Alone,
-        Input::Changed { root, changes, .. } => {
-            let deletes = |change: &Change| {
-                matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
-            };
-            match changes.iter().filter(|change| deletes(change)).count() {
-                0 => Company::Ordinary,
-                count if count == changes.len() => Company::Deletions,
-                _ => Company::Alone,
-            }
-        }
+        | Input::Tick => Batching::Any,
+        Input::Saved { .. } => Batching::NoDeletions,
+        Input::Remembered { .. } | Input::Release(_) => Batching::Alone,
+        Input::Event { root, event } => match event {
+            Event::Listed { .. } => Batching::Alone,
+            Event::Changed { changes, .. } => batching_of_changes(layout, root, changes),
+            Event::Problems { .. } | Event::Reached { .. } | Event::Alive | Event::Failed { .. } => Batching::Any,
+        },
     }
 }
 
-/// The inputs, cut so that a deleted cluster's users are those of the revision that deletes it, and, while one lives on
-/// because it is used, those of each revision since: however many revisions are planned at once, a replica that was slower
-/// comes to the same end.
-fn runs(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
+fn batching_of_changes(layout: &Layout, root: &Root, changes: &[Change]) -> Batching {
+    let deletes_cluster = |change: &&Change| {
+        matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
+    };
+    match changes.iter().filter(deletes_cluster).count() {
+        0 => Batching::NoDeletions,
+        count if count == changes.len() => Batching::Deletions,
+        _ => Batching::Alone,
+    }
+}
+
+/// The inputs in batches, each planned on the world that the one before it left.
+///
+/// The users of a deleted cluster are those at the revision that deletes the cluster. While a deleted cluster is kept
+/// because it is used, its users are looked at after each revision. So a slow replica, which plans many revisions at once,
+/// comes to the same result as a fast one.
+fn batches(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
     let mut has_kept_cluster = !world.kept_deleted.is_empty();
-    let mut runs = Vec::new();
-    let (mut run, mut met) = (Vec::new(), Company::Any);
+    let mut batches = Vec::new();
+    let (mut batch, mut shared) = (Vec::new(), Batching::Any);
     for input in inputs {
-        let company = match company(&world.options().layout, &input) {
-            Company::Ordinary if has_kept_cluster => Company::Alone,
-            company => company,
+        let batching = match batching(&world.options().layout, &input) {
+            Batching::NoDeletions if has_kept_cluster => Batching::Alone,
+            batching => batching,
         };
-        has_kept_cluster |= matches!(company, Company::Deletions | Company::Alone);
-        if company != Company::Any {
-            if met != Company::Any && (met != company || company == Company::Alone) {
-                runs.push(std::mem::take(&mut run));
+        has_kept_cluster |= matches!(batching, Batching::Deletions | Batching::Alone);
+
+        if batching != Batching::Any {
+            if shared != Batching::Any && (shared != batching || batching == Batching::Alone) {
+                batches.push(std::mem::take(&mut batch));
             }
-            met = company;
+            shared = batching;
         }
-        run.push(input);
+        batch.push(input);
     }
-    runs.push(run);
-    runs
+    batches.push(batch);
+    batches
 }
 
-fn plan_run(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
+/// One batch, and the documents of which the shared memory may have to say something else now.
+fn plan_batch(world: &World, inputs: Vec<Input>, moment: Moment) -> (Plan, BTreeSet<DocumentKey>) {
     let mut intake = Intake::new(world, moment);
     for input in inputs {
         intake.take(input);
     }
     let choices = Choices::read(&mut intake);
     let decision = choices.decide(&intake);
-    let mut plan = verdicts::conclude(world, intake, decision);
-    for write in memory::due(&plan.world, &plan.recheck, moment.wall) {
-        plan.world.memory.on_write(&write);
-    }
-    plan
+    verdicts::conclude(world, intake, decision)
 }
 
 impl Plan {
+    /// The writes that make the shared memory say what serves. A record that they delete does not count any more.
+    fn take_due_writes(&mut self, affected: &BTreeSet<DocumentKey>, moment: Moment) -> Vec<MemoryWrite> {
+        let writes = memory::due(&self.world, affected, moment.wall);
+        for write in &writes {
+            self.world.memory.on_write(write);
+        }
+        writes
+    }
+
     /// This plan, made on the world `before`, and the next as one.
     fn then(self, before: &World, next: Self) -> Self {
         let mut touched = Touched::new();
@@ -246,7 +242,6 @@ impl Plan {
             difference: next.world.compiled().difference(before.compiled(), &touched),
             verdicts: verdicts.into_values().collect(),
             memory: Vec::new(),
-            recheck: self.recheck.into_iter().chain(next.recheck).collect(),
             wanted: wanted.into_iter().filter(|key| next.world.is_searched(key)).collect(),
             deadline: next.deadline,
             relist: relist.into_iter().collect(),

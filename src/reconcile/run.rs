@@ -379,79 +379,49 @@ impl Reconciler {
     fn on_event(&mut self, root: Root, event: Event) {
         self.parts.observer.observed(&root, &event);
         let now = tokio::time::Instant::now().into_std();
-        match event {
+        let revision = match &event {
             Event::Alive => {
                 if self.roots.alive(&root, now) {
                     // The snapshot is stale no longer: say so to the streams.
                     self.waiting.since.get_or_insert(now);
                 }
-            }
-            Event::Problems { problems } => {
-                problems.iter().for_each(log::problem);
-                self.add(0, Input::Problems { root, problems });
+                return;
             }
             Event::Reached { revision } => {
                 self.roots.alive(&root, now);
-                self.cut.on_reached(&root, revision);
+                self.cut.on_reached(&root, *revision);
+                return;
             }
             Event::Failed { reason } => {
                 self.cut.on_failed(&root);
-                self.roots.failed(&root, reason, now);
+                self.roots.failed(&root, reason.clone(), now);
+                return;
             }
-            Event::Listed {
-                revision,
-                reason,
-                entries,
-            } => {
-                info!(
-                    prefix = self.prefix_of(&root),
-                    revision,
-                    reason = reason.as_str(),
-                    keys = entries.len(),
-                    "Listed"
-                );
+            Event::Problems { problems } => {
+                problems.iter().for_each(log::problem);
+                0
+            }
+            Event::Listed { revision, entries, .. } => {
                 self.roots.listed(&root, now);
+                self.cut.on_listed(&root, *revision);
                 self.had_documents |= root == Root::Documents && !entries.is_empty();
-                self.begin_trace(revision);
-                self.cut.on_listed(&root, revision);
                 if root == Root::Documents {
                     self.memory_due.get_or_insert(now + MEMORY_PATIENCE);
                 }
-                self.add(
-                    revision,
-                    Input::Listed {
-                        root,
-                        revision,
-                        reason,
-                        entries,
-                    },
-                );
+                *revision
             }
-            Event::Changed { revision, changes } => {
-                debug!(
-                    prefix = self.prefix_of(&root),
-                    revision,
-                    keys = changes.len(),
-                    "Changed"
-                );
+            Event::Changed { revision, .. } => {
                 self.roots.alive(&root, now);
+                self.cut.on_reached(&root, *revision);
                 self.had_documents |= root == Root::Documents;
-                self.begin_trace(revision);
-                self.cut.on_reached(&root, revision);
-                self.add(
-                    revision,
-                    Input::Changed {
-                        root,
-                        revision,
-                        changes,
-                    },
-                );
+                *revision
             }
+        };
+        log::event(self.parts.world.options().layout.prefix_of(&root), &event);
+        if revision > 0 {
+            self.begin_trace(revision);
         }
-    }
-
-    fn prefix_of(&self, root: &Root) -> String {
-        self.parts.world.options().layout.prefix_of(root).to_owned()
+        self.add(revision, Input::Event { root, event });
     }
 
     /// One trace a change: it starts with the first revision that is seen and ends with the ACKs of its publish.
@@ -526,7 +496,7 @@ impl Reconciler {
 
     /// The next snapshot. One that says nothing new keeps the generation, so that no stream is woken for it.
     fn build(&mut self, world: &World, difference: &Difference, now: Moment) {
-        let stale = self.roots.is_stale(now.instant);
+        let stale = self.roots.is_stale(now);
         let facts = Facts {
             revision: world.revision(),
             built_at: now.wall,

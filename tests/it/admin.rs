@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use chancery::admin::readiness::Readiness;
 use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
-use chancery::backend::{Backend, ListReason};
+use chancery::backend::{Backend, Event, ListReason};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
@@ -110,11 +110,13 @@ impl Server {
         let mut inputs = Vec::new();
         for root in [Root::Documents, Root::Registrations] {
             let (revision, entries) = self.store.list(Layout::default().prefix_of(&root)).await.unwrap();
-            inputs.push(Input::Listed {
+            inputs.push(Input::Event {
                 root,
-                revision,
-                reason: ListReason::Start,
-                entries,
+                event: Event::Listed {
+                    revision,
+                    reason: ListReason::Start,
+                    entries,
+                },
             });
         }
         let moment = Moment {

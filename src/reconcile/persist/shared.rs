@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
 use crate::document::{self, Limits, key::DocumentKey};
-use crate::reconcile::memory::{Folder, Known, MemoryWrite, Record, SharedHold};
+use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Record, SharedHold};
 use crate::reconcile::text::Text;
 
 /// How many earlier texts of one key are read.
@@ -223,7 +223,7 @@ impl Queue {
     fn batch(&self) -> Option<Vec<MemoryWrite>> {
         let mut bytes = 0;
         let fits = |write: &&MemoryWrite| {
-            let text = write.record.as_ref().and_then(|record| record.text.as_ref());
+            let text = write.record.as_ref().and_then(Record::text);
             bytes += text.map_or(0, |text| text.value.len()) + write.full_key.len();
             bytes <= BATCH_BYTES
         };
@@ -253,38 +253,51 @@ fn text_of(entry: &Entry) -> Text {
 }
 
 fn encode(record: &Record) -> Bytes {
-    let text = record.text.as_ref();
+    let text = record.text();
     let age = record.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (hold, is_released) = match record.content {
+        Content::Hold { hold, is_released } => (Some(hold), is_released),
+        Content::LetGo(_) => (None, true),
+        Content::Serves(_) | Content::LostInstance(_) => (None, false),
+    };
     let saved = Saved {
         mod_revision: text.map_or(0, |text| text.mod_revision),
         create_revision: text.map_or(0, |text| text.create_revision),
-        // A text that serves is UTF-8; one that is not is bad, whichever way it is written.
+        // A text that serves is UTF-8.
         value: text.map(|text| String::from_utf8_lossy(&text.value).into_owned()),
         leased: text.is_some_and(|text| text.leased),
         about: Some(record.about),
         since: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        released: record.released,
-        is_lost_instance: record.is_lost_instance,
-        hold: record.hold,
+        released: is_released,
+        is_lost_instance: matches!(record.content, Content::LostInstance(_)),
+        hold,
     };
     serde_json::to_vec(&saved).map_or_else(|_| Bytes::new(), Bytes::from)
 }
 
 fn from_saved(saved: Saved) -> Record {
-    let text = saved.value.map(|value| Text {
-        value: value.into(),
-        create_revision: saved.create_revision,
-        mod_revision: saved.mod_revision,
-        leased: saved.leased,
+    let text = saved.value.map(|value| {
+        Arc::new(Text {
+            value: value.into(),
+            create_revision: saved.create_revision,
+            mod_revision: saved.mod_revision,
+            leased: saved.leased,
+        })
     });
+    let content = match (saved.hold, text) {
+        (Some(hold), _) => Content::Hold {
+            hold,
+            is_released: saved.released,
+        },
+        (None, Some(text)) if saved.is_lost_instance => Content::LostInstance(text),
+        (None, Some(text)) if saved.released => Content::LetGo(text),
+        (None, text) => Content::Serves(text),
+    };
     Record {
         about: saved.about.unwrap_or(saved.mod_revision),
         since: SystemTime::UNIX_EPOCH
             .checked_add(Duration::from_millis(saved.since))
             .unwrap_or(SystemTime::UNIX_EPOCH),
-        text: text.map(Arc::new),
-        released: saved.released,
-        is_lost_instance: saved.is_lost_instance,
-        hold: saved.hold,
+        content,
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{Input, Moment};
-use crate::backend::{Change, Entry, ListReason, Problem};
+use crate::backend::{Change, Entry, Event, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
 use crate::reconcile::hold::{KeptText, KeyChange, RootState, Rules};
-use crate::reconcile::memory::{Folder, Known, Record};
+use crate::reconcile::memory::{Folder, Known};
 use crate::reconcile::text::Stored;
 use crate::reconcile::world::{State, Status, Text, World};
 
@@ -73,18 +73,7 @@ impl Intake {
 
     pub(super) fn take(&mut self, input: Input) {
         match input {
-            Input::Listed {
-                root,
-                revision,
-                reason,
-                entries,
-            } => self.on_listed(root, revision, reason, entries),
-            Input::Changed {
-                root,
-                revision,
-                changes,
-            } => self.on_changed(root, revision, changes),
-            Input::Problems { root, problems } => self.on_problems(root, &problems),
+            Input::Event { root, event } => self.on_event(root, event),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
             Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
             Input::Found { key, texts } => {
@@ -92,6 +81,19 @@ impl Intake {
             }
             Input::Release(keys) => self.on_release(keys),
             Input::Tick => {}
+        }
+    }
+
+    fn on_event(&mut self, root: Root, event: Event) {
+        match event {
+            Event::Listed {
+                revision,
+                reason,
+                entries,
+            } => self.on_listed(root, revision, reason, entries),
+            Event::Changed { revision, changes } => self.on_changed(root, revision, changes),
+            Event::Problems { problems } => self.on_problems(root, &problems),
+            Event::Reached { .. } | Event::Alive | Event::Failed { .. } => {}
         }
     }
 
@@ -265,13 +267,10 @@ impl Intake {
         let mut acting = happen(&mut state, &rules);
 
         let prefix = self.world.options.layout.prefix_of(root);
-        if let Some((record, shared)) = self.world.memory.hold(prefix) {
-            let records = self
-                .world
-                .memory
-                .held_below(prefix)
-                .map(|(full_key, record)| self.kept_text(root, full_key, record));
-            acting.extend(state.on_shared(&rules, record, shared, records));
+        if let Some(shared) = self.world.memory.hold(prefix) {
+            let records = self.world.memory.held_below(prefix);
+            let kept = records.map(|(full_key, text)| self.kept_text(root, full_key, text));
+            acting.extend(state.on_shared(&rules, &shared, kept));
         }
 
         self.held.extend(state.held().map(|(key, _)| key.clone()));
@@ -290,9 +289,9 @@ impl Intake {
         keys
     }
 
-    fn kept_text(&self, root: &Root, full_key: &Arc<str>, record: &Record) -> (DocumentKey, KeptText) {
+    fn kept_text(&self, root: &Root, full_key: &Arc<str>, text: Option<&Arc<Text>>) -> (DocumentKey, KeptText) {
         let key = self.world.options.layout.locate(root, full_key.as_bytes());
-        let kept = record.text.as_ref().map(|text| Stored {
+        let kept = text.map(|text| Stored {
             full_key: Arc::clone(full_key),
             text: Arc::clone(text),
         });

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::backend::ListReason;
 use crate::document::key::Kind;
+use crate::reconcile::memory::Content;
 use crate::reconcile::world::{Options, State};
 use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
@@ -196,10 +198,12 @@ impl Stage {
     pub(super) fn put_input(&mut self, key: &str, text: &str) -> Input {
         self.store(key, text);
         let change = Change::Put(self.store[key].clone());
-        Input::Changed {
+        Input::Event {
             root: root_of(key),
-            revision: self.revision,
-            changes: vec![change],
+            event: Event::Changed {
+                revision: self.revision,
+                changes: vec![change],
+            },
         }
     }
 
@@ -211,10 +215,12 @@ impl Stage {
                 key: full_key(key).into(),
             })
             .collect();
-        Input::Changed {
+        Input::Event {
             root: root_of(keys[0]),
-            revision: self.revision,
-            changes,
+            event: Event::Changed {
+                revision: self.revision,
+                changes,
+            },
         }
     }
 
@@ -231,11 +237,13 @@ impl Stage {
     pub(super) fn list_input(&self, root: Root, reason: ListReason) -> Input {
         let of_root = self.store.iter().filter(|(key, _)| root_of(key) == root);
         let entries = of_root.map(|(_, entry)| entry.clone()).collect();
-        Input::Listed {
+        Input::Event {
             root,
-            revision: self.revision,
-            reason,
-            entries,
+            event: Event::Listed {
+                revision: self.revision,
+                reason,
+                entries,
+            },
         }
     }
 
@@ -294,10 +302,12 @@ pub(super) fn remembered(plan: &Plan) -> Vec<String> {
             None => format!("-{place}"),
             Some(record) => {
                 let text = record
-                    .text
-                    .as_ref()
+                    .text()
                     .map(|text| String::from_utf8_lossy(&text.value).into_owned());
-                let released = if record.released { " released" } else { "" };
+                let released = match record.content {
+                    Content::LetGo(_) | Content::Hold { is_released: true, .. } => " released",
+                    _ => "",
+                };
                 format!("{place} {}{released}", text.unwrap_or_default())
             }
         }

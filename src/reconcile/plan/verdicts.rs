@@ -1,22 +1,24 @@
 //! Step 3: what has become of every document that changed or stands differently, and what is to be remembered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::choices::{Choice, Decision};
+use super::choices::{Choice, Decision, Past};
 use super::intake::Intake;
 use super::{Plan, Verdict};
 use crate::document::Document;
 use crate::document::key::DocumentKey;
 use crate::reconcile::hold::KEPT_FOR;
+use crate::reconcile::memory::Folder;
 use crate::reconcile::text::Good;
-use crate::reconcile::world::{Record, State, Status, World};
+use crate::reconcile::world::{Record, State, Status, Text, World};
 use crate::resource::compile::Findings;
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
 
 /// The plan of a decision. `before` is the world that the inputs met.
-pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Plan {
+pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (Plan, BTreeSet<DocumentKey>) {
     let Intake {
         world,
         moment,
@@ -41,10 +43,9 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
-    let recheck = affected.clone();
     let verdicts = affected
-        .into_iter()
-        .filter_map(|key| conclusion.judge(before, key, moment.wall))
+        .iter()
+        .filter_map(|key| conclusion.judge(before, key.clone(), moment.wall))
         .collect();
     let deadline = conclusion
         .world
@@ -53,7 +54,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
         .filter_map(|source| source.deadline())
         .min();
     let Conclusion { world, wanted } = conclusion;
-    Plan {
+    let plan = Plan {
         world,
         verdicts,
         difference,
@@ -61,8 +62,8 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> Pl
         wanted,
         deadline,
         relist: relist.into_iter().collect(),
-        recheck,
-    }
+    };
+    (plan, affected)
 }
 
 struct Conclusion {
@@ -73,11 +74,7 @@ struct Conclusion {
 impl Conclusion {
     /// Write down what was chosen for a document.
     fn record(&mut self, key: DocumentKey, choice: Choice) {
-        match &choice.let_go {
-            Some(text) => self.world.released.insert(key.clone(), Arc::clone(text)),
-            None if choice.latest.is_some() => self.world.released.remove(&key),
-            None => None,
-        };
+        self.record_release(&key, &choice);
         if choice.latest.is_none() && !choice.kept {
             self.world.records.remove(&key);
             self.world.kept_deleted.remove(&key);
@@ -88,7 +85,7 @@ impl Conclusion {
         let serving = choice.serving().cloned();
         let searching = self.searches(&key, &choice);
         let known = self.world.memory.last_good(&choice.full_key);
-        let said = known.and_then(|known| Some(known.record.text.as_ref()?.mod_revision));
+        let said = known.and_then(|known| Some(known.record.text()?.mod_revision));
         let served = serving.as_ref().map(|good| good.text.mod_revision);
         let unheeded = choice.blocked.is_some() && said.is_some() && said != served;
         set_member(&mut self.world.unheeded, &key, unheeded);
@@ -124,6 +121,21 @@ impl Conclusion {
         );
     }
 
+    /// A cluster that an operator lets go stays released until it is written anew. World and shared memory say so: the world
+    /// until the record of the release was read back.
+    fn record_release(&mut self, key: &DocumentKey, choice: &Choice) {
+        let world = &mut self.world;
+        if let Some(text) = &choice.let_go
+            && world.memory.listed.contains(&Folder::LastGood)
+        {
+            world.released.insert(key.clone(), Arc::clone(text));
+        }
+        let is_said = |text: &Arc<Text>| world.memory.says_let_go(&choice.full_key, text);
+        if choice.latest.is_some() || world.released.get(key).is_some_and(is_said) {
+            world.released.remove(key);
+        }
+    }
+
     /// Whether good texts are looked for in the store's history: where the latest text does not serve, and a later good one
     /// than that which serves may have gone unseen. A record of the shared memory has the word.
     fn searches(&mut self, key: &DocumentKey, choice: &Choice) -> bool {
@@ -131,10 +143,10 @@ impl Conclusion {
         let was_searching = earlier.is_some_and(|record| record.searching);
         let is_first = earlier.is_none_or(|record| record.blocked.is_none()) && choice.serving().is_none();
         let is_known = self.world.memory.last_good(&choice.full_key).is_some();
-        if choice.blocked.is_none() || is_known || choice.found {
+        if choice.blocked.is_none() || is_known || choice.past == Past::Searched {
             return false;
         }
-        if !was_searching && (choice.has_gap || is_first) {
+        if !was_searching && (choice.past == Past::HasGap || is_first) {
             self.wanted.push(key.clone());
             return true;
         }

@@ -1,4 +1,4 @@
-//! What is known of each root: listed or not, failing since when, alive when last. Pure: moments are arguments.
+//! State of each root: listed or not, failing since when, last answer. Moments are arguments; changes are logged.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::backend::WatchControl;
 use crate::document::key::{Layout, Root};
+use crate::reconcile::plan::Moment;
 
 /// A shared store that has answered nothing for so long makes the snapshot stale.
 const STALE_AFTER: Duration = Duration::from_secs(30);
@@ -172,10 +173,10 @@ impl Roots {
     }
 
     /// Whether what serves may be older than what the store holds. Remembers since when.
-    pub(super) fn is_stale(&mut self, now: Instant) -> bool {
-        let stale = self.is_from_disk(now) || self.silent_since(now).is_some();
+    pub(super) fn is_stale(&mut self, now: Moment) -> bool {
+        let stale = self.is_from_disk(now.instant) || self.silent_since(now.instant).is_some();
         if stale != self.was_stale {
-            self.stale_since = stale.then(SystemTime::now);
+            self.stale_since = stale.then_some(now.wall);
             if stale {
                 warn!("What serves may be stale: the store has not answered; nobody is moved backwards by it");
             } else {
@@ -255,7 +256,12 @@ mod tests {
         let mut roots = restored(start);
         assert!(!roots.is_from_disk(start));
         assert_eq!(roots.saved_due(), Some(start + SAVED_AFTER));
-        assert!(roots.is_stale(start + SAVED_AFTER));
+        let moment = Moment {
+            instant: start + SAVED_AFTER,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        assert!(roots.is_stale(moment));
+        assert_eq!(roots.health(true).stale_since, Some(moment.wall));
         assert_eq!(roots.saved_due(), None, "it serves: nothing is due");
         assert!(roots.is_from_disk(start + SAVED_AFTER));
     }

@@ -2,10 +2,29 @@
 
 use tracing::{debug, info, warn};
 
-use crate::backend::Problem;
+use crate::backend::{Event, Problem};
 use crate::document::defaults::LegacyPath;
 use crate::reconcile::plan::Verdict;
 use crate::reconcile::world::{State, World};
+
+/// A list or a change of a root.
+pub(super) fn event(prefix: &str, event: &Event) {
+    match event {
+        Event::Listed {
+            revision,
+            reason,
+            entries,
+        } => info!(
+            prefix,
+            revision,
+            reason = reason.as_str(),
+            keys = entries.len(),
+            "Listed"
+        ),
+        Event::Changed { revision, changes } => debug!(prefix, revision, keys = changes.len(), "Changed"),
+        _ => {}
+    }
+}
 
 /// Something in the store that cannot be a document.
 pub(super) fn problem(problem: &Problem) {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::backend::{Change, ListReason};
+use crate::backend::{Change, Event, ListReason};
 use crate::reconcile::plan::{Input, Moment, plan};
 use crate::reconcile::world::Options;
 
@@ -41,11 +41,13 @@ impl Stage {
             padding: 0,
         };
         let entries = keys.iter().map(|key| entry(key, "", 1)).collect();
-        let listed = |root, entries| Input::Listed {
+        let listed = |root, entries| Input::Event {
             root,
-            revision: 1,
-            reason: ListReason::Start,
-            entries,
+            event: Event::Listed {
+                revision: 1,
+                reason: ListReason::Start,
+                entries,
+            },
         };
         stage.plan(vec![
             listed(Root::Documents, entries),
@@ -76,10 +78,9 @@ impl Stage {
         };
         let put = put.iter().map(|key| Change::Put(padded(entry(key, body, revision))));
         let changes = put.chain(deleted).collect();
-        self.plan(vec![Input::Changed {
+        self.plan(vec![Input::Event {
             root: Root::Documents,
-            revision,
-            changes,
+            event: Event::Changed { revision, changes },
         }]);
     }
 

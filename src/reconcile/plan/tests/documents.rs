@@ -150,10 +150,12 @@ fn a_key_of_an_unknown_kind_is_rejected() {
         mod_revision: 0,
         leased: false,
     };
-    let plan = stage.plan(vec![Input::Changed {
+    let plan = stage.plan(vec![Input::Event {
         root: Root::Documents,
-        revision: 1,
-        changes: vec![Change::Put(entry)],
+        event: Event::Changed {
+            revision: 1,
+            changes: vec![Change::Put(entry)],
+        },
     }]);
     assert_eq!(said(&plan), ["rotues/a rejected"]);
 }
@@ -248,10 +250,12 @@ fn of_two_roots_that_hold_a_document_the_first_has_the_word_and_the_other_is_nam
         mod_revision: 0,
         leased: false,
     };
-    let put = |root, key, value| Input::Changed {
+    let put = |root, key, value| Input::Event {
         root,
-        revision: 1,
-        changes: vec![Change::Put(entry(key, value))],
+        event: Event::Changed {
+            revision: 1,
+            changes: vec![Change::Put(entry(key, value))],
+        },
     };
     stage.plan(vec![put(Root::Routes("/old/".into()), "/old/a", BETTER)]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
@@ -264,10 +268,9 @@ fn of_two_roots_that_hold_a_document_the_first_has_the_word_and_the_other_is_nam
     let changes = vec![Change::Delete {
         key: "/gateway/routes/a".into(),
     }];
-    stage.plan(vec![Input::Changed {
+    stage.plan(vec![Input::Event {
         root: Root::Documents,
-        revision: 2,
-        changes,
+        event: Event::Changed { revision: 2, changes },
     }]);
     assert_eq!(stage.serving("routes/a").as_deref(), Some(BETTER));
     assert_eq!(stage.status("routes/a").warnings, [""; 0]);

@@ -116,7 +116,7 @@ proptest! {
             })
         });
         let entries = texts.collect();
-        fresh.plan(vec![Input::Listed { root: Root::Documents, revision: 1, reason: ListReason::Start, entries }]);
+        fresh.plan(vec![Input::Event { root: Root::Documents, event: Event::Listed { revision: 1, reason: ListReason::Start, entries } }]);
         prop_assert_eq!(stage.resources(), fresh.resources());
     }
 

@@ -93,6 +93,16 @@ fn a_held_cluster_that_is_released_is_missing() {
 }
 
 #[test]
+fn a_release_is_not_remembered_where_no_memory_is_shared() {
+    let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    stage.world.memory = memory::Memory::default();
+    stage.delete("clusters/x");
+    stage.plan(vec![Input::Release(None)]);
+    assert_eq!(stage.state("clusters/x"), None);
+    assert!(stage.world.released.is_empty());
+}
+
+#[test]
 fn a_cluster_and_its_route_deleted_together_both_go() {
     let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
     let inputs = vec![stage.delete_input(&["clusters/x", "routes/a"])];
@@ -396,6 +406,8 @@ fn a_replica_that_missed_a_release_lets_the_cluster_go() {
     other.memory = older.memory.clone();
     other.read_memory();
     assert_eq!(other.resources(), older.resources());
+    // The record says so from now on.
+    assert!(older.world.released.is_empty() && other.world.released.is_empty());
     let mut born = older.newborn();
     born.list(ListReason::Start);
     assert_eq!(born.resources(), older.resources());

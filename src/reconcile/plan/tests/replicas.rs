@@ -103,20 +103,21 @@ impl Store {
                 },
             })
             .collect();
-        (!changes.is_empty()).then(|| Input::Changed {
+        (!changes.is_empty()).then(|| Input::Event {
             root: root.clone(),
-            revision,
-            changes,
+            event: Event::Changed { revision, changes },
         })
     }
 
     fn listed(&self, root: &Root, reason: ListReason) -> Input {
         let below = self.current.iter().filter(|(key, _)| root_of(key) == *root);
-        Input::Listed {
+        Input::Event {
             root: root.clone(),
-            revision: self.revision(),
-            reason,
-            entries: below.map(|(_, entry)| entry.clone()).collect(),
+            event: Event::Listed {
+                revision: self.revision(),
+                reason,
+                entries: below.map(|(_, entry)| entry.clone()).collect(),
+            },
         }
     }
 

@@ -1,0 +1,168 @@
+//! Instances of clusters whose keys are gone: those that went with too many others are kept for a while.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Choices, Intake, deleted, read_text};
+use crate::document::Document;
+use crate::document::key::{DocumentKey, Kind};
+use crate::reconcile::hold::{KEPT_FOR, LostInstance};
+use crate::reconcile::memory::Content;
+use crate::reconcile::world::World;
+use crate::resource::compile::{Address, address};
+
+impl Choices {
+    /// Instances whose key is gone: those that went with too many others are kept for a while.
+    pub(super) fn keep_instances(&mut self, intake: &mut Intake) {
+        let mut clusters: BTreeSet<Arc<str>> = intake.world.sources.keys().cloned().collect();
+        let mut lost_instances = self.lost_instances(intake);
+        lost_instances.extend(self.recalled_instances(intake));
+        for (key, lost) in lost_instances {
+            let cluster: Arc<str> = key.first_segment().into();
+            let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
+            source.lost.retain(|earlier| earlier.key != key);
+            source.lost.push(lost);
+            clusters.insert(cluster);
+        }
+        for (cluster, address) in self.gained_addresses(intake) {
+            let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
+            source.on_gained(address, intake.moment.instant);
+            clusters.insert(cluster);
+        }
+        for cluster in clusters {
+            self.keep_instances_of(intake, cluster);
+        }
+    }
+
+    fn keep_instances_of(&mut self, intake: &mut Intake, cluster: Arc<str>) {
+        let Some(mut source) = intake.world.sources.get(&cluster).cloned() else {
+            return;
+        };
+        let live = self.live_addresses(&intake.world, &cluster);
+        let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
+        let is_released =
+            |lost: &LostInstance| intake.released.contains(&lost.full_key) || is_let_go_elsewhere(intake, lost);
+        let let_go = source.sort_out(&live, is_back, is_released, intake.moment.instant);
+        for lost in let_go {
+            self.by_key
+                .entry(lost.key.clone())
+                .or_insert_with(|| deleted(&lost.full_key))
+                .on_deleted();
+        }
+        for lost in source.lost.iter().filter(|lost| lost.kept) {
+            let choice = self
+                .by_key
+                .entry(lost.key.clone())
+                .or_insert_with(|| deleted(&lost.full_key));
+            (choice.candidates, choice.kept) = (vec![lost.good.clone()], true);
+        }
+        if source.is_calm() {
+            intake.world.sources.remove(&cluster);
+        } else {
+            intake.world.sources.insert(cluster, source);
+        }
+    }
+
+    /// Addresses that register with a cluster which has instances, and which it did not have.
+    fn gained_addresses(&self, intake: &Intake) -> Vec<(Arc<str>, Address)> {
+        let world = &intake.world;
+        let registered = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
+        let gained = registered.filter_map(|(key, choice)| {
+            let address = registered_address(&choice.serving()?.parsed.document)?;
+            let cluster = key.first_segment();
+            let lost = world.sources.get(cluster).map(|source| &source.lost);
+            let mut known = world.compiled.registrations(cluster).peekable();
+            let has_instances = known.peek().is_some() || lost.is_some();
+            let is_known = known.any(|(_, earlier)| *earlier == address)
+                || lost.is_some_and(|lost| lost.iter().any(|lost| lost.address == address));
+            (has_instances && !is_known).then(|| (cluster.into(), address))
+        });
+        gained.collect()
+    }
+
+    /// Instances that another replica keeps, and whose keys are not there.
+    fn recalled_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
+        let world = &intake.world;
+        let kept = intake.recalled_instances.iter().filter_map(|key| {
+            let full_key: Arc<str> = world.options.layout.full_key(key).into();
+            let record = &world.memory.held(&full_key)?.record;
+            let Content::LostInstance(text) = &record.content else {
+                return None;
+            };
+            let age = intake.moment.wall.duration_since(record.since).unwrap_or_default();
+            let is_there = match self.by_key.get(key) {
+                Some(choice) => choice.latest.is_some(),
+                None => world.records.contains_key(key),
+            };
+            if is_there || age >= KEPT_FOR {
+                return None;
+            }
+            let good = read_text(world, key, text).ok()?;
+            let lost = LostInstance {
+                key: key.clone(),
+                full_key,
+                address: registered_address(&good.parsed.document)?,
+                good,
+                at: intake.moment.instant.checked_sub(age)?,
+                since_wall: record.since,
+                kept: true,
+            };
+            Some((key.clone(), lost))
+        });
+        kept.collect()
+    }
+
+    fn lost_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
+        let services = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_none());
+        let lost = services.filter_map(|(key, choice)| {
+            let good = intake.world.records.get(key)?.serving.clone()?;
+            let lost = LostInstance {
+                key: key.clone(),
+                full_key: Arc::clone(&choice.full_key),
+                address: registered_address(&good.parsed.document)?,
+                good,
+                at: intake.moment.instant,
+                since_wall: intake.moment.wall,
+                kept: false,
+            };
+            Some((key.clone(), lost))
+        });
+        lost.collect()
+    }
+
+    /// Where a cluster's instances listen whose keys are there.
+    fn live_addresses(&self, world: &World, cluster: &str) -> BTreeSet<Address> {
+        let is_there = |key: &DocumentKey| {
+            !self.by_key.contains_key(key) && world.records.get(key).is_some_and(|record| record.text.is_some())
+        };
+        let unchanged = world.compiled.registrations(cluster).filter(|(key, _)| is_there(key));
+        let mut live: BTreeSet<Address> = unchanged.map(|(_, address)| address.clone()).collect();
+        let first = DocumentKey::new(Kind::Services, format!("{cluster}/"));
+        let changed = self
+            .by_key
+            .range(first..)
+            .take_while(|(key, _)| key.first_segment() == cluster);
+        let there = changed.filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
+        live.extend(there.filter_map(|(_, choice)| registered_address(&choice.serving()?.parsed.document)));
+        live
+    }
+}
+
+/// Whether the record of an instance that is kept here is gone from the shared memory: another replica let it go.
+fn is_let_go_elsewhere(intake: &Intake, lost: &LostInstance) -> bool {
+    let is_told = intake.recalled_instances.contains(&lost.key);
+    is_told && intake.world.memory.held(&lost.full_key).is_none()
+}
+
+fn registered_address(document: &Document) -> Option<Address> {
+    match document {
+        Document::Endpoint(registration) => Some(address(&registration.endpoint)),
+        _ => None,
+    }
+}
