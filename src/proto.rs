@@ -1,13 +1,13 @@
 //! Descriptors, wire envelopes and the small pieces that every Envoy message is made of.
 //!
-//! What this module promises: **canonical bytes**. Prost encodes a `HashMap` in an order that differs from map to map,
-//! so nothing here or in [`crate::resource`] lets a map of two or more entries go through one: what is free-form
-//! (metadata, JSON log formats) is a [`structs::Struct`], whose fields are sorted, encoded on its own and put into its
-//! parent as bytes with [`message::append`]; the maps that remain hold one entry. Protobuf allows a parent's fields in
-//! any order, and the same order always gives the same bytes.
+//! Promise: **canonical bytes**. Prost encodes a `HashMap` in a random order. So neither this module nor
+//! [`crate::resource`] encodes a `HashMap` of two or more entries. Free-form values (metadata, JSON log formats) are a
+//! [`structs::Struct`] with sorted fields. It is encoded separately, and [`message::append`] puts its bytes into the
+//! parent. The remaining maps have one entry. Protobuf allows the fields of a parent in any order, and the same order
+//! always gives the same bytes.
 //!
-//! [`json`] turns encoded messages into proto-JSON for people (the admin API, golden tests); the descriptors that it
-//! needs are decoded once, when first asked for.
+//! [`json`] turns encoded messages into proto-JSON for people (the admin API, golden tests). The first use decodes the
+//! descriptors.
 
 pub mod canonical;
 pub mod json;

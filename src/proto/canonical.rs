@@ -1,8 +1,9 @@
-//! Canonical bytes of a message that is only known by its descriptor.
+//! Canonical bytes of a message without a generated type, by its descriptor.
 //!
-//! A [`DynamicMessage`] holds its maps in a `HashMap`, as generated types do, and encodes them in random order. Here
-//! fields come in the order of their numbers and map entries in the order of their keys, at every depth, so that equal
-//! messages have equal bytes. An Any is left as it is: who fills it in encodes its message here first.
+//! A [`DynamicMessage`] holds its maps in a `HashMap`, as generated types do, and encodes them in random order. This
+//! module encodes fields in the order of their numbers and map entries in the order of their keys, at every depth, so
+//! that equal messages have equal bytes. The content of an Any is not changed: the caller encodes it with this module
+//! first.
 
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, ReflectMessage, Value};

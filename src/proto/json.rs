@@ -24,16 +24,16 @@ pub enum Error {
     Decode {
         /// The type that was expected.
         type_url: String,
-        /// What is wrong with the bytes.
+        /// The fault in the bytes.
         #[source]
         source: prost::DecodeError,
     },
-    /// The message holds what JSON cannot express, such as a duration out of range.
+    /// The message has a value that JSON cannot express, such as a duration out of range.
     #[error("write {type_url} as JSON")]
     Write {
         /// The type of the message.
         type_url: String,
-        /// What cannot be expressed.
+        /// The value that cannot be expressed.
         #[source]
         source: serde_json::Error,
     },
@@ -49,7 +49,8 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     pool
 });
 
-/// The file of `TypedStruct`, which stands for any message in an Any: Envoy takes it, and `envoy-types` has it not.
+/// The file of `TypedStruct`, which can replace any message in an Any. Envoy accepts it; `envoy-types` does not have
+/// it.
 fn typed_struct(package: &str) -> FileDescriptorProto {
     let field = |name: &str, number, kind: field_descriptor_proto::Type, message: Option<&str>| FieldDescriptorProto {
         name: Some(name.to_owned()),
@@ -82,7 +83,7 @@ fn typed_struct(package: &str) -> FileDescriptorProto {
 
 const ANY: &str = "google.protobuf.Any";
 const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
-/// Marks the stand-in of an Any whose type is unknown; no real field is called so.
+/// Marks the placeholder of an Any with an unknown type. No real field has this name.
 const UNKNOWN_TYPE: &str = "@unknown_type";
 
 /// The descriptors of everything in `envoy-types`.
@@ -178,7 +179,7 @@ fn stand_in(type_url: &str, bytes: &[u8]) -> Vec<u8> {
         .encode_to_vec()
 }
 
-/// Give the stand-ins of [`name_unknown_type`] their own type back.
+/// Replace the placeholders of [`name_unknown_type`] by their own types.
 fn show_unknown_types(json: &mut Json) {
     match json {
         Json::Object(fields) => {

@@ -37,7 +37,7 @@ pub fn extension<M: Message + Name>(name: &str, message: &M) -> TypedExtensionCo
     }
 }
 
-/// A duration; what protobuf cannot hold (292 billion years) is cut off.
+/// A duration, at most the longest one in protobuf (292 billion years).
 #[must_use]
 pub fn duration(value: Duration) -> protobuf::Duration {
     protobuf::Duration {

@@ -1,8 +1,11 @@
 //! Proto-JSON for people, without the secrets in it.
 //!
-//! What enters: the proto-JSON of a message of some type, good or not. What leaves: the same with every value of a field
-//! that Envoy marks as sensitive ([`super::sensitive`]) replaced by `"[redacted]"`, and so every value whose field or type
-//! is not known: it may be a secret with a misspelt name. Where a secret is kept (a file's name, a variable's) is shown.
+//! In: the proto-JSON of a message, valid or not. Out: the same JSON, with `"[redacted]"` in place of
+//!
+//! - every value of a field that Envoy marks as sensitive ([`super::sensitive`]),
+//! - every value with an unknown field or type, which may be a secret with a misspelt name.
+//!
+//! The place of a secret (the name of a file or a variable) is shown.
 
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 use serde_json::Value as Json;
@@ -10,9 +13,9 @@ use serde_json::Value as Json;
 use super::json::pool;
 use super::sensitive::is_sensitive;
 
-/// What stands in the place of a secret.
+/// The replacement of a secret.
 pub const REDACTED: &str = "[redacted]";
-/// Fields of a `DataSource` that say where the secret is, not what it is.
+/// Fields of a `DataSource` with the place of a secret instead of the secret itself.
 const PLACES: [&str; 5] = [
     "filename",
     "environment_variable",
@@ -50,7 +53,7 @@ fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
 }
 
 fn message(descriptor: &MessageDescriptor, json: &mut Json) {
-    // Well-known types: an Any says itself what it holds, the others hold no fields of Envoy's.
+    // Well-known types: an Any names its own type, the others have no fields of Envoy.
     if descriptor.full_name() == "google.protobuf.Any" {
         let inner = json.get("@type").and_then(Json::as_str).and_then(self::descriptor);
         return match inner {

@@ -7,10 +7,10 @@ use prost_reflect::FieldDescriptor;
 
 use super::json::pool;
 
-/// The option of a field that says so.
+/// The option that marks a field as sensitive.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
 
-/// Full names of all sensitive fields, found when first asked for.
+/// Full names of all sensitive fields, found at the first use.
 static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let Some(option) = pool().get_extension_by_name(SENSITIVE) else {
         return BTreeSet::new();
@@ -22,7 +22,7 @@ static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     sensitive.map(|field| field.full_name().to_owned()).collect()
 });
 
-/// Whether a field holds a secret.
+/// True if a field holds a secret.
 #[must_use]
 pub fn is_sensitive(field: &FieldDescriptor) -> bool {
     FIELDS.contains(field.full_name())

@@ -18,7 +18,7 @@ pub struct Struct {
 /// `google.protobuf.Value`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Value {
-    /// What it is; always there in what [`Value::from`] makes.
+    /// The kind of the value; always present in values from [`Value::from`].
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<Kind>,
 }
