@@ -56,7 +56,7 @@ const INDEX: &str = "Chancery, a management server for Envoy
 GET    /healthz                          200 while the process is alive
 GET    /readyz                           200 when ready; the pending steps
 GET    /metrics                          Prometheus text, OpenMetrics by Accept
-GET    /api/v1/documents                 every document and its state; ?state=rejected&kind=routes
+GET    /api/v1/documents                 every document and its state; ?state=rejected&kind=routes&q=TEXT
 GET    /api/v1/documents/KIND/NAME       one document, with its text
 PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?force=true
 DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
@@ -64,7 +64,7 @@ POST   /api/v1/release                   release held changes: {\"keys\": [KEY]}
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
-GET    /api/v1/clients                   connected proxies, and what each acknowledged and refused
+GET    /api/v1/clients                   connected proxies, and their ACKs and NACKs; ?names=true
 GET    /api/v1/clients/NODE              the streams of one node id
 ";
 

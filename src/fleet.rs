@@ -228,13 +228,20 @@ impl Fleet {
     /// Every stream, oldest first; ended ones for 10 minutes, 10,000 at most.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientView> {
-        self.registry.views(SystemTime::now(), |_| true)
+        self.clients_after(0, |_| true).collect()
     }
 
     /// The streams of one node id, oldest first.
     #[must_use]
     pub fn clients_of(&self, node_id: &str) -> Vec<ClientView> {
-        self.registry.views(SystemTime::now(), |id| id == node_id)
+        self.clients_after(0, |identity| *identity.node_id == *node_id)
+            .collect()
+    }
+
+    /// The streams that are wanted and began after the stream with the number `after`, oldest first; each view is made when
+    /// the iterator reaches it.
+    pub fn clients_after(&self, after: u64, wanted: impl Fn(&Identity) -> bool) -> impl Iterator<Item = ClientView> {
+        self.registry.views(SystemTime::now(), after, wanted)
     }
 
     /// Every unresolved NACK with its node, oldest streams first. The NACKs of an ended stream count until its node

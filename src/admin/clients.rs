@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::Problem;
-use super::query::{Pairs, reject_unknown_params};
-use crate::fleet::{ClientView, Exchange, Nack, Subscribed, TypeView};
+use super::query::{Page, Pairs, parse_flag, reject_unknown_params, values};
+use crate::fleet::{ClientView, Exchange, Identity, Nack, Subscribed, TypeView};
 
 #[derive(Serialize)]
 struct Client {
@@ -59,8 +59,14 @@ struct NackView {
 }
 
 pub(super) async fn all(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &[])?;
-    Ok(answer(admin.fleet.clients()))
+    reject_unknown_params(&query, &["group", "q", "names", "limit", "after"])?;
+    let text = values(&query, "q").last().unwrap_or_default();
+    let group = values(&query, "group").last();
+
+    let wanted = |identity: &Identity| identity.node_id.contains(text) || identity.node_cluster.contains(text);
+    answer(&admin, &query, wanted, |client| {
+        group.is_none_or(|group| *client.group == *group)
+    })
 }
 
 pub(super) async fn of_node(
@@ -68,22 +74,33 @@ pub(super) async fn of_node(
     path: Result<Path<String>, PathRejection>,
     query: Pairs,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &[])?;
+    reject_unknown_params(&query, &["names", "limit", "after"])?;
     let Path(node) = path?;
-    Ok(answer(admin.fleet.clients_of(&node)))
+    answer(&admin, &query, |identity| *identity.node_id == *node, |_| true)
 }
 
-fn answer(clients: Vec<ClientView>) -> Response {
-    let clients: Vec<Client> = clients.into_iter().map(Client::from).collect();
-    Json(json!({ "clients": clients })).into_response()
+fn answer(
+    admin: &Admin,
+    query: &[(String, String)],
+    wanted: impl Fn(&Identity) -> bool,
+    shown: impl Fn(&ClientView) -> bool,
+) -> Result<Response, Problem> {
+    let with_names = parse_flag(query, "names")?;
+    let page = Page::of(query)?;
+    let after = page.after(|place| place.parse().ok())?.unwrap_or_default();
+
+    let clients = admin.fleet.clients_after(after, wanted).filter(shown);
+    let (clients, next) = page.cut(clients, |client| client.stream.to_string());
+    let clients: Vec<Client> = clients.into_iter().map(|view| Client::of(view, with_names)).collect();
+    Ok(Json(json!({ "clients": clients, "next": next })).into_response())
 }
 
 fn time(time: SystemTime) -> String {
     format_rfc3339_millis(time).to_string()
 }
 
-impl From<ClientView> for Client {
-    fn from(view: ClientView) -> Self {
+impl Client {
+    fn of(view: ClientView, with_names: bool) -> Self {
         Self {
             stream: view.stream,
             node: Node {
@@ -99,16 +116,17 @@ impl From<ClientView> for Client {
             types: view
                 .types
                 .into_iter()
-                .map(|(resource_type, view)| (resource_type.as_str(), view.into()))
+                .map(|(resource_type, view)| (resource_type.as_str(), Type::of(view, with_names)))
                 .collect(),
         }
     }
 }
 
-impl From<TypeView> for Type {
-    fn from(view: TypeView) -> Self {
+impl Type {
+    fn of(view: TypeView, with_names: bool) -> Self {
         let subscribed = match view.subscribed {
             Subscribed::Wildcard => json!("*"),
+            Subscribed::Names(names) if !with_names => json!(names.len()),
             Subscribed::Names(names) => names.iter().map(|name| Value::from(&**name)).collect(),
         };
         Self {

@@ -1,5 +1,7 @@
 //! `GET /api/v1/documents` and `GET /api/v1/documents/KIND/NAME`.
 
+use std::fmt;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
@@ -9,10 +11,10 @@ use serde_json::json;
 
 use super::entry::{Entry, EntryWithValue, ShownState, key_of, value};
 use super::problem::{Code, Problem};
-use super::query::{Pairs, reject_unknown_params, values};
+use super::query::{Page, Pairs, reject_unknown_params, values};
 use super::{Admin, refused};
 use crate::backend;
-use crate::document::key::Kind;
+use crate::document::key::{DocumentKey, Kind};
 use crate::reconcile::world::Status;
 
 /// KIND and NAME of a path; NAME is empty if the path has none.
@@ -23,20 +25,61 @@ pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> R
 }
 
 pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["state", "kind"])?;
+    reject_unknown_params(&query, &["state", "kind", "q", "limit", "after"])?;
     let states: Vec<ShownState> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
     let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
+    let text = values(&query, "q").last().unwrap_or_default();
+    let page = Page::of(&query)?;
+    let after = page.after(Place::read)?;
+
     let world = admin.world.load_full();
     let refused = refused::documents(&admin);
     let wanted = |status: &&Status| {
         (kinds.is_empty() || kinds.contains(&status.key.kind))
+            && status.full_key.contains(text)
             && (states.is_empty() || states.contains(&refused::state(&refused, status)))
     };
     let mut found: Vec<&Status> = world.documents().chain(world.problems()).filter(wanted).collect();
     // A stable sort keeps a document before the further files of its key.
     found.sort_by(|one, other| one.key.cmp(&other.key));
-    let documents: Vec<_> = found.into_iter().map(|status| Entry::of(status, &refused)).collect();
-    Ok(Json(json!({ "documents": documents })).into_response())
+
+    let same_key = found.chunk_by(|one, other| one.key == other.key);
+    let placed = same_key.flat_map(|entries| {
+        let numbered = entries.iter().enumerate();
+        numbered.map(|(number, status)| {
+            let key = status.key.clone();
+            (Place { key, number }, *status)
+        })
+    });
+    let placed = placed.skip_while(|(place, _)| after.as_ref().is_some_and(|after| place <= after));
+
+    let (page, next) = page.cut(placed, |(place, _)| place.to_string());
+    let documents: Vec<_> = page.iter().map(|(_, status)| Entry::of(status, &refused)).collect();
+    Ok(Json(json!({ "documents": documents, "next": next })).into_response())
+}
+
+/// The place of an entry in the list of documents: its key, and its number among the entries of this key.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    key: DocumentKey,
+    number: usize,
+}
+
+impl Place {
+    /// From the text of a cursor.
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let number = parts.next()?.parse().ok()?;
+        let kind = kind_of(parts.next()?).ok()?;
+        let key = DocumentKey::new(kind, parts.next()?);
+        Some(Self { key, number })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {} {}", self.number, self.key.kind, self.key.name)
+    }
 }
 
 pub(super) async fn one(

@@ -11,7 +11,7 @@ use super::refused::{self, NackedDocument};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::xds;
 use crate::proto::redact::{REDACTED, hide, redact};
-use crate::reconcile::world::{State, Status};
+use crate::reconcile::world::{HeldBy, State, Status};
 use crate::resource::ResourceType;
 
 /// The state that the API shows.
@@ -50,6 +50,7 @@ pub(super) struct Entry<'a> {
     kind: &'static str,
     name: &'a str,
     state: &'static str,
+    held_by: Option<&'static str>,
     reason: Option<String>,
     path: Option<&'a str>,
     warnings: Cow<'a, [String]>,
@@ -70,6 +71,7 @@ impl<'a> Entry<'a> {
             kind: status.key.kind.as_str(),
             name: &status.key.name,
             state: state.as_str(),
+            held_by: status.held_by.map(HeldBy::as_str),
             reason,
             path: refused
                 .get(&status.key)

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Admin;
 use super::problem::{Code, Problem};
+use crate::reconcile::plan::finds_held;
 use crate::reconcile::run::Command;
 
 #[derive(Deserialize)]
@@ -44,9 +45,24 @@ pub(super) async fn release(
         }
     };
 
+    if !finds_held(&admin.world.load(), keys.clone()) {
+        return Err(nothing_held(keys.as_deref()));
+    }
+
     let sent = admin.commands.send(Command::Release(keys)).await;
     sent.map_err(|_| Problem::new(Code::NotReady, "the server is stopping"))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn nothing_held(keys: Option<&[String]>) -> Problem {
+    match keys {
+        None => Problem::new(Code::NotFound, "nothing is held"),
+        Some([key]) => Problem::new(Code::NotFound, format!("nothing is held at {key}")).of_key(key),
+        Some(keys) => Problem::new(
+            Code::NotFound,
+            format!("nothing is held at any of these {} keys", keys.len()),
+        ),
+    }
 }
 
 /// Require the content type JSON: a form on a web page of another site can send text, but not this type.

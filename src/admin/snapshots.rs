@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::{Code, Problem};
-use super::query::{Pairs, reject_unknown_params, values};
+use super::query::{Page, Pairs, reject_unknown_params, values};
 use crate::document::DEFAULT_GROUP;
 use crate::proto::json::to_json;
 use crate::proto::redact::redact;
@@ -41,6 +41,7 @@ struct Resources {
     revision: i64,
     version: String,
     resources: Vec<Shown>,
+    next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,14 +88,22 @@ pub(super) async fn all(
     query: Pairs,
 ) -> Result<Response, Problem> {
     let Path(word) = path?;
+    reject_unknown_params(&query, &["group", "limit", "after"])?;
     let (snapshot, group, resource_type) = find(&admin, &word, &query)?;
+    let page = Page::of(&query)?;
     let world = admin.world.load_full();
 
     // The JSON of a large set takes long to make, so a thread that serves no streams makes it.
     let shown = tokio::task::spawn_blocking(move || {
         let set = &group.sets[resource_type.index()];
-        let resources = set
+        let after = page.after(Some)?;
+        let rest = set
             .iter()
+            .skip_while(|resource| after.is_some_and(|after| *resource.name <= *after));
+
+        let (resources, next) = page.cut(rest, |resource| resource.name.to_string());
+        let resources = resources
+            .into_iter()
             .map(|resource| show(resource_type, resource, &world))
             .collect::<Result<_, _>>()?;
         let (group, version) = (group.name.to_string(), set.version().to_string());
@@ -104,6 +113,7 @@ pub(super) async fn all(
                 revision: snapshot.revision,
                 version,
                 resources,
+                next,
             })
             .into_response(),
         )
@@ -120,6 +130,7 @@ pub(super) async fn one(
     query: Pairs,
 ) -> Result<Response, Problem> {
     let Path((word, name)) = path?;
+    reject_unknown_params(&query, &["group"])?;
     let (_, group, resource_type) = find(&admin, &word, &query)?;
     let resource = group.sets[resource_type.index()].get(&name).ok_or_else(|| {
         let detail = format!(
@@ -137,7 +148,6 @@ fn find(
     word: &str,
     query: &[(String, String)],
 ) -> Result<(Arc<Snapshot>, Arc<GroupSnapshot>, ResourceType), Problem> {
-    reject_unknown_params(query, &["group"])?;
     let resource_type = ResourceType::from_word(word).ok_or_else(|| {
         let types = ResourceType::ALL.map(ResourceType::as_str).join(", ");
         Problem::new(

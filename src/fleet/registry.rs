@@ -175,8 +175,14 @@ impl Registry {
             .map(|stream| stream.view(false))
     }
 
-    /// The streams whose node id is wanted, oldest first. The views are made without the lock.
-    pub(super) fn views(&self, now: SystemTime, wanted: impl Fn(&str) -> bool) -> Vec<ClientView> {
+    /// The streams that are wanted and began after the stream with the number `after`, oldest first. Each view is made when
+    /// the iterator reaches it, without the lock.
+    pub(super) fn views(
+        &self,
+        now: SystemTime,
+        after: u64,
+        wanted: impl Fn(&Identity) -> bool,
+    ) -> impl Iterator<Item = ClientView> {
         let mut found: Vec<Arc<Stream>> = {
             let mut streams = self.streams.lock();
             streams.forget(now);
@@ -184,7 +190,7 @@ impl Registry {
                 .live
                 .values()
                 .chain(streams.gone.iter().map(|(_, stream)| stream));
-            all.filter(|stream| wanted(&stream.identity.node_id)).cloned().collect()
+            all.filter(|stream| wanted(&stream.identity)).cloned().collect()
         };
 
         found.sort_by_key(|stream| stream.id);
@@ -202,7 +208,16 @@ impl Registry {
                     .is_some_and(|count| *count > 1)
         };
 
-        found.iter().map(|stream| stream.view(duplicate(stream))).collect()
+        let duplicates: HashSet<u64> = found
+            .iter()
+            .filter(|stream| duplicate(stream))
+            .map(|stream| stream.id)
+            .collect();
+
+        found
+            .into_iter()
+            .skip_while(move |stream| stream.id <= after)
+            .map(move |stream| stream.view(duplicates.contains(&stream.id)))
     }
 }
 
@@ -262,12 +277,12 @@ mod tests {
         let now = SystemTime::now();
         let stream = registry.connect(identity("old"));
         registry.disconnect(&stream, now - REMEMBERED_FOR - Duration::from_secs(1));
-        assert_eq!(registry.views(now, |_| true), []);
+        assert_eq!(registry.views(now, 0, |_| true).count(), 0);
         for number in 0..=REMEMBERED {
             let stream = registry.connect(identity(&number.to_string()));
             registry.disconnect(&stream, now);
         }
-        assert_eq!(registry.views(now, |_| true).len(), REMEMBERED);
+        assert_eq!(registry.views(now, 0, |_| true).count(), REMEMBERED);
     }
 
     #[test]

@@ -267,16 +267,17 @@ impl RootState {
 
     /// An operator lets held keys act. Returns what acts.
     pub(super) fn on_release(&mut self, released: impl Fn(&str) -> bool) -> Vec<KeyChange> {
-        let full_key = |key: &DocumentKey| {
-            let stored = self.served.get(key).or_else(|| self.store.get(key));
-            stored.map(|stored| Arc::clone(&stored.full_key))
-        };
-        let keys = self
-            .held
-            .iter()
-            .filter(|key| full_key(key).is_some_and(|full_key| released(&full_key)));
+        let keys = self.held_among(&released);
         let changes = keys.map(|key| (key.clone(), self.store.get(key).cloned())).collect();
         self.act(changes)
+    }
+
+    /// The held keys whose full keys are wanted.
+    pub(super) fn held_among(&self, wanted: &impl Fn(&str) -> bool) -> impl Iterator<Item = &DocumentKey> {
+        self.held.iter().filter(|key| {
+            let stored = self.served.get(*key).or_else(|| self.store.get(*key));
+            stored.is_some_and(|stored| wanted(&stored.full_key))
+        })
     }
 
     fn suspicion(&self, rules: &Rules<'_>, reason: ListReason, lost: usize) -> Option<Why> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::memory::{self, Folder, Known, MemoryWrite};
-use super::world::{Status, Text, World};
+use super::world::{State, Status, Text, World};
 use crate::backend::{Change, Entry, Event};
 use crate::document::key::{DocumentKey, Layout, Root};
 use crate::resource::compile::{Difference, Touched};
@@ -28,7 +28,7 @@ mod tests;
 mod verdicts;
 
 use choices::Choices;
-use intake::Intake;
+use intake::{Intake, Released};
 
 /// A moment, on both clocks. Given from outside: the plan reads no clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,20 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     all_affected.extend(affected);
     plan.memory = plan.take_due_writes(&all_affected, moment);
     plan
+}
+
+/// True if a release ([`Input::Release`]) of these full keys or prefixes finds a change that is held.
+#[must_use]
+pub fn finds_held(world: &World, keys: Option<Vec<String>>) -> bool {
+    let released = Released::from(keys);
+    let is_released = |full_key: &str| released.contains(full_key);
+
+    // A guard may hold a new key, which is no document of the world yet.
+    let mut roots = world.roots.values();
+    roots.any(|root| root.held_among(&is_released).next().is_some())
+        || world
+            .documents()
+            .any(|status| status.state == State::Held && is_released(&status.full_key))
 }
 
 /// Which inputs may share a batch.

@@ -53,6 +53,26 @@ impl State {
     }
 }
 
+/// The cause that holds a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// A guard: the change looks like an accident.
+    Guard,
+    /// Another document uses the deleted cluster.
+    InUse,
+}
+
+impl HeldBy {
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::InUse => "in_use",
+        }
+    }
+}
+
 /// What `GET /api/v1/documents` tells of one document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
@@ -62,6 +82,8 @@ pub struct Status {
     pub full_key: Arc<str>,
     /// What has become of it.
     pub state: State,
+    /// The cause of the state [`State::Held`]; `None` in every other state.
+    pub held_by: Option<HeldBy>,
     /// Why, one sentence; a rejection names the document and the field. `None` when accepted without remark.
     pub reason: Option<String>,
     /// The bad field.

@@ -187,7 +187,9 @@ impl Stage {
     /// The state of a type in `/api/v1/clients` of the server that the client is connected to.
     async fn reported(&self, resource_type: &str) -> Value {
         let node = self.client.node();
-        let answer = self.servers[self.current].get(&format!("/api/v1/clients/{node}")).await;
+        let answer = self.servers[self.current]
+            .get(&format!("/api/v1/clients/{node}?names=true"))
+            .await;
         let streams = answer["clients"].as_array().cloned().unwrap_or_default();
         let connected = streams.into_iter().rev().find(|stream| stream["gone_at"].is_null());
         connected.map_or(Value::Null, |stream| stream["types"][resource_type].clone())

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use chancery::admin::readiness::Readiness;
 use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
-use chancery::backend::{Backend, Event, ListReason};
+use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
@@ -358,7 +358,8 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
         "resource": { "@type": "type.googleapis.com/envoy.service.runtime.v3.Runtime" },
     });
     let set_version = group["types"]["runtime"]["version"].clone();
-    let expected = json!({ "group": "default", "revision": 17, "version": set_version, "resources": [entry] });
+    let expected =
+        json!({ "group": "default", "revision": 17, "version": set_version, "resources": [entry], "next": null });
     assert_eq!(server.get("/api/v1/snapshot/runtime?group=default").await, expected);
     assert_eq!(
         server.get("/api/v1/snapshot/runtime/http:%2F%2F10.0.0.1:80%2Fx").await,
@@ -427,8 +428,8 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
         },
     });
     assert_eq!(
-        server.get("/api/v1/clients/edge-1").await,
-        json!({ "clients": [expected] })
+        server.get("/api/v1/clients/edge-1?names=true").await,
+        json!({ "clients": [expected], "next": null })
     );
     let all = server.get("/api/v1/clients").await;
     let gone: Vec<bool> = all["clients"]
@@ -438,7 +439,10 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
         .map(|client| !client["gone_at"].is_null())
         .collect();
     assert_eq!(gone, [false, true]);
-    assert_eq!(server.get("/api/v1/clients/edge%2F3").await, json!({ "clients": [] }));
+    assert_eq!(
+        server.get("/api/v1/clients/edge%2F3").await,
+        json!({ "clients": [], "next": null })
+    );
 }
 
 #[tokio::test]
@@ -459,11 +463,11 @@ async fn a_document_that_proxies_refuse_says_so() {
     refusing.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let shown = server.get("/api/v1/documents?state=refused").await;
     let users = json!({
-        "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused",
+        "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused", "held_by": null,
         "reason": "refused by the proxy edge-1: Error adding/updating cluster(s) users: bad",
         "path": null, "warnings": [], "revision": 1, "serving_revision": 1,
     });
-    assert_eq!(shown, json!({ "documents": [users] }));
+    assert_eq!(shown, json!({ "documents": [users], "next": null }));
     let second = connect(&server.fleet, "edge-2");
     second.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());
     let reason = server.get("/api/v1/documents/clusters/users").await["reason"].clone();
@@ -482,7 +486,7 @@ async fn a_document_that_proxies_refuse_says_so() {
     let _back = connect(&server.fleet, "edge-1");
     assert_eq!(
         server.get("/api/v1/documents?state=refused").await,
-        json!({ "documents": [] })
+        json!({ "documents": [], "next": null })
     );
 }
 
@@ -536,11 +540,27 @@ async fn a_request_that_cannot_be_understood_is_refused() {
         ),
         (
             "/api/v1/documents?stat=held",
-            "unknown query parameter `stat`, expected state, kind",
+            "unknown query parameter `stat`, expected state, kind, q, limit, after",
+        ),
+        (
+            "/api/v1/documents/routes/a?revision=1",
+            "unknown query parameter `revision`, none is supported here",
+        ),
+        (
+            "/api/v1/snapshot/clusters?limit=0",
+            "query parameter `limit`: found `0`, expected a number from 1 to 10000",
+        ),
+        (
+            "/api/v1/clients?limit=10001",
+            "query parameter `limit`: found `10001`, expected a number from 1 to 10000",
+        ),
+        (
+            "/api/v1/documents?after=routes",
+            "query parameter `after`: expected the value of `next` in an answer to the same request",
         ),
         (
             "/api/v1/clients?node=a",
-            "unknown query parameter `node`, none is supported here",
+            "unknown query parameter `node`, expected group, q, names, limit, after",
         ),
     ];
     for (path, detail) in cases {
@@ -562,12 +582,19 @@ async fn a_request_that_cannot_be_understood_is_refused() {
 
 #[tokio::test]
 async fn a_release_is_told_to_the_loop() {
-    let mut server = Server::start(&[]).await;
+    // A cluster that is deleted by force while a route uses it is held.
+    let mut server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/users", ROUTE)]).await;
+    server.delete("/api/v1/documents/clusters/users?force=true", &[]).await;
+    server.read_again().await;
     let json = [("content-type", "application/json; charset=utf-8")];
     for (body, keys) in [
         (
-            r#"{"keys": ["/gateway/routes/a"]}"#,
-            Some(vec!["/gateway/routes/a".to_owned()]),
+            r#"{"keys": ["/gateway/clusters/users"]}"#,
+            Some(vec!["/gateway/clusters/users".to_owned()]),
+        ),
+        (
+            r#"{"keys": ["/gateway/routes/a", "/gateway/"]}"#,
+            Some(vec!["/gateway/routes/a".to_owned(), "/gateway/".to_owned()]),
         ),
         (r#"{"all": true}"#, None),
     ] {
@@ -595,6 +622,50 @@ async fn a_release_is_told_to_the_loop() {
 }
 
 #[tokio::test]
+async fn a_release_where_nothing_is_held_is_not_found() {
+    let mut server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/users", ROUTE)]).await;
+    let release = async |body: &str| {
+        let json = [("content-type", "application/json")];
+        server.request(Method::POST, "/api/v1/release", &json, body).await
+    };
+    let detail = |answer: &Answer| problem(answer, StatusCode::NOT_FOUND, "not_found");
+    assert_eq!(detail(&release(r#"{"all": true}"#).await), "nothing is held");
+
+    server.delete("/api/v1/documents/clusters/users?force=true", &[]).await;
+    server.read_again().await;
+    let other = release(r#"{"keys": ["/gateway/routes/users"]}"#).await;
+    assert_eq!(detail(&other), "nothing is held at /gateway/routes/users");
+    assert_eq!(other.body["key"], json!("/gateway/routes/users"));
+    // Without the final slash a key is no prefix.
+    let others = release(r#"{"keys": ["/gateway/clusters", "/services/"]}"#).await;
+    assert_eq!(detail(&others), "nothing is held at any of these 2 keys");
+    assert!(server.commands.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_held_document_names_the_cause() {
+    let mut documents = vec![("/gateway/clusters/used".to_owned(), CLUSTER)];
+    documents.push(("/gateway/routes/used".to_owned(), r#"{"match": "/used", "to": "used"}"#));
+    documents.extend((0..20).map(|number| (format!("/gateway/clusters/lost-{number}"), CLUSTER)));
+    let documents: Vec<(&str, &str)> = documents.iter().map(|(key, text)| (key.as_str(), *text)).collect();
+    let server = Server::start(&documents).await;
+    server.delete("/api/v1/documents/clusters/used?force=true", &[]).await;
+    server.read_again().await;
+    // One list misses all clusters: the guard holds it.
+    for (key, _) in documents.iter().filter(|(key, _)| key.contains("lost")) {
+        server.store.delete(key);
+    }
+    server.read_again().await;
+    let held_by = async |name: &str| {
+        let entry = server.get(&format!("/api/v1/documents/{name}")).await;
+        (entry["state"].clone(), entry["held_by"].clone())
+    };
+    assert_eq!(held_by("clusters/used").await, (json!("held"), json!("in_use")));
+    assert_eq!(held_by("clusters/lost-7").await, (json!("held"), json!("guard")));
+    assert_eq!(held_by("routes/used").await, (json!("accepted"), Value::Null));
+}
+
+#[tokio::test]
 async fn documents_are_listed_with_what_became_of_them() {
     let documents = [
         ("/gateway/clusters/users", CLUSTER),
@@ -616,13 +687,13 @@ async fn documents_are_listed_with_what_became_of_them() {
     ];
     assert_eq!(states, BTreeMap::from(expected));
     let users = json!({
-        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
+        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "held_by": null, "reason": null,
         "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
     });
     let accepted = server
         .get("/api/v1/documents?state=accepted&state=held&kind=routes")
         .await;
-    assert_eq!(accepted, json!({ "documents": [users] }));
+    assert_eq!(accepted, json!({ "documents": [users], "next": null }));
 
     let bad = &server.get("/api/v1/documents?state=rejected").await["documents"][0];
     assert_eq!(
@@ -637,6 +708,133 @@ async fn documents_are_listed_with_what_became_of_them() {
     let mut expected = users.clone();
     expected["value"] = json!({ "match": "/v1/users", "to": "users" });
     assert_eq!((answer.body, answer.etag.as_deref()), (expected, Some("\"2\"")));
+}
+
+/// The items of a list, one page at a time.
+async fn pages(server: &Server, path: &str, list: &str, name: &str) -> Vec<Vec<Value>> {
+    let (mut pages, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = server.get(&format!("{path}{after}")).await;
+        let items = page[list].as_array().unwrap();
+        pages.push(items.iter().map(|item| item[name].clone()).collect());
+        let Some(next) = page["next"].as_str() else {
+            return pages;
+        };
+        after = format!("&after={next}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_documents_is_read_in_pages() {
+    let documents = [
+        ("/gateway/clusters/a", CLUSTER),
+        ("/gateway/clusters/b", CLUSTER),
+        ("/gateway/routes/a", ROUTE),
+        ("/gateway/typo & co", "{}"),
+        ("/services/a/b c", "10.0.0.1:80"),
+    ];
+    let server = Server::start(&documents).await;
+    let expected = json!([
+        ["/gateway/routes/a", "/gateway/clusters/a"],
+        ["/gateway/clusters/b", "/services/a/b c"],
+        ["/gateway/typo & co"]
+    ]);
+    let pages = async |path: &str| json!(pages(&server, path, "documents", "key").await);
+    assert_eq!(pages("/api/v1/documents?limit=2").await, expected);
+    // Exactly full: no empty page follows.
+    assert_eq!(pages("/api/v1/documents?limit=5").await.as_array().unwrap().len(), 1);
+    let filtered = "/api/v1/documents?state=accepted&kind=clusters&kind=services&limit=2";
+    let expected = json!([["/gateway/clusters/a", "/gateway/clusters/b"], ["/services/a/b c"]]);
+    assert_eq!(pages(filtered).await, expected);
+    assert_eq!(
+        pages("/api/v1/documents?q=s/a").await,
+        json!([["/gateway/routes/a", "/gateway/clusters/a", "/services/a/b c"]])
+    );
+}
+
+#[tokio::test]
+async fn entries_of_one_key_may_stand_on_two_pages() {
+    let server = Server::start(&[("/gateway/routes/a", ROUTE), ("/gateway/routes/b", ROUTE)]).await;
+    let problem = |place: &str| Problem {
+        key: "/gateway/routes/a".into(),
+        place: place.to_owned(),
+        reason: format!("{place} is a second file for the same key, routes/a.json serves"),
+    };
+    let problems = vec![problem("routes/a.yaml"), problem("routes/a.yml")];
+    let input = Input::Event {
+        root: Root::Documents,
+        event: Event::Problems { problems },
+    };
+    let moment = Moment {
+        instant: tokio::time::Instant::now().into_std(),
+        wall: SystemTime::now(),
+    };
+    let planned = plan(&server.world.load(), vec![input], moment);
+    server.world.store(Arc::new(planned.world));
+    let pages = pages(&server, "/api/v1/documents?limit=1", "documents", "reason").await;
+    let reasons: Vec<&str> = pages.iter().map(|page| page[0].as_str().unwrap_or_default()).collect();
+    assert_eq!((reasons.len(), reasons[0]), (4, ""));
+    assert!(
+        reasons[1].starts_with("routes/a.yaml") && reasons[2].starts_with("routes/a.yml"),
+        "{reasons:?}"
+    );
+}
+
+#[tokio::test]
+async fn lists_of_resources_and_clients_are_read_in_pages() {
+    let server = Server::start(&[]).await;
+    let resources =
+        ["a", "b/c", "d"].map(|name| change(ResourceType::Runtime, Resource::new(name, [].as_slice(), Vec::new())));
+    let difference = Difference {
+        resources: resources.into(),
+        ..Difference::default()
+    };
+    server.publish(&difference, 3);
+    let resources = pages(&server, "/api/v1/snapshot/runtime?limit=2", "resources", "name").await;
+    assert_eq!(json!(resources), json!([["a", "b/c"], ["d"]]));
+
+    let streams = ["edge-1", "edge-2", "other", "edge-1"].map(|node| connect(&server.fleet, node));
+    let numbers = streams.each_ref().map(StreamHandle::id);
+    let [one, two, three, four] = numbers;
+    let pages = async |path: &str| json!(pages(&server, path, "clients", "stream").await);
+    assert_eq!(
+        pages("/api/v1/clients?limit=3").await,
+        json!([[one, two, three], [four]])
+    );
+    assert_eq!(
+        pages("/api/v1/clients?q=edge-&limit=2&group=default").await,
+        json!([[one, two], [four]])
+    );
+    assert_eq!(pages("/api/v1/clients?q=her").await, json!([[three]]));
+    assert_eq!(pages("/api/v1/clients?group=edge").await, json!([[]]));
+    assert_eq!(pages("/api/v1/clients/edge-1?limit=1").await, json!([[one], [four]]));
+    // A node id that connects twice is marked on every page.
+    let second = server.get("/api/v1/clients/edge-1?limit=1").await;
+    assert_eq!(second["clients"][0]["warnings"], json!(["duplicate_node_id"]));
+
+    drop(streams);
+    assert_eq!(
+        pages("/api/v1/clients?limit=3").await,
+        json!([[one, two, three], [four]])
+    );
+}
+
+#[tokio::test]
+async fn subscribed_names_are_counted_unless_they_are_asked_for() {
+    let server = Server::start(&[]).await;
+    let stream = connect(&server.fleet, "edge-1");
+    stream.subscribed(ResourceType::Cluster, None);
+    stream.subscribed(ResourceType::Endpoint, Some(&Arc::from(["a".into(), "b".into()])));
+    let subscribed = async |query: &str| {
+        let types = server.get(&format!("/api/v1/clients{query}")).await["clients"][0]["types"].take();
+        [
+            types["clusters"]["subscribed"].clone(),
+            types["endpoints"]["subscribed"].clone(),
+        ]
+    };
+    assert_eq!(subscribed("").await, [json!("*"), json!(2)]);
+    assert_eq!(subscribed("/edge-1?names=false").await, [json!("*"), json!(2)]);
+    assert_eq!(subscribed("?names=true").await, [json!("*"), json!(["a", "b"])]);
 }
 
 #[tokio::test]
@@ -657,7 +855,7 @@ async fn a_document_is_created_changed_and_deleted() {
         (StatusCode::CREATED, Some("\"2\""))
     );
     let expected = json!({
-        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "reason": null,
+        "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "held_by": null, "reason": null,
         "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
     });
     assert_eq!(created.body, expected);

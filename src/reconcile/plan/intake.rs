@@ -20,6 +20,16 @@ pub(super) struct Released {
     keys: BTreeSet<String>,
 }
 
+impl From<Option<Vec<String>>> for Released {
+    /// `None`: everything.
+    fn from(keys: Option<Vec<String>>) -> Self {
+        Self {
+            everything: keys.is_none(),
+            keys: keys.into_iter().flatten().collect(),
+        }
+    }
+}
+
 impl Released {
     /// A full key is released by itself, or by a prefix of it that ends with a slash.
     pub(super) fn contains(&self, full_key: &str) -> bool {
@@ -187,6 +197,7 @@ impl Intake {
             key: self.world.options.layout.locate(&root, &problem.key),
             full_key: String::from_utf8_lossy(&problem.key).into(),
             state: State::Rejected,
+            held_by: None,
             reason: Some(problem.reason.clone()),
             path: None,
             warnings: Vec::new(),

@@ -11,7 +11,7 @@ use crate::document::key::DocumentKey;
 use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::memory::Folder;
 use crate::reconcile::text::Good;
-use crate::reconcile::world::{Record, State, Status, Text, World};
+use crate::reconcile::world::{HeldBy, Record, State, Status, Text, World};
 use crate::resource::compile::Findings;
 
 /// How many users of a deleted cluster its reason names.
@@ -100,6 +100,7 @@ impl Conclusion {
             key: key.clone(),
             full_key: choice.full_key,
             state: State::Accepted,
+            held_by: None,
             reason: None,
             path: None,
             warnings: Vec::new(),
@@ -167,6 +168,7 @@ impl Conclusion {
         };
         let Judgement {
             state,
+            held_by,
             reason,
             path,
             warnings,
@@ -175,6 +177,7 @@ impl Conclusion {
         } = self.judgement(&key, record);
         let mut status = Status {
             state,
+            held_by,
             reason,
             path,
             warnings,
@@ -219,7 +222,7 @@ impl Conclusion {
             ..Judgement::default()
         };
         if let Some((hold, _)) = self.world.roots.values().find_map(|root| root.held_key(key)) {
-            return judgement.with(State::Held, hold.reason(), "");
+            return judgement.held(HeldBy::Guard, hold.reason());
         }
         if record.text.is_none() {
             return self.judge_deleted(key, record, judgement);
@@ -258,7 +261,7 @@ impl Conclusion {
         let Some(cluster) = key.cluster() else {
             let seconds = KEPT_FOR.as_secs();
             let reason = format!("gone together with most instances of its cluster; kept for {seconds} s");
-            return judgement.with(State::Held, reason, "");
+            return judgement.held(HeldBy::Guard, reason);
         };
         if let Some(good) = &record.serving {
             judgement.used_by = self.world.compiled.users_of(cluster, &good.parsed.document);
@@ -272,13 +275,14 @@ impl Conclusion {
         if judgement.used_by.len() > NAMED_USERS {
             users.push(format!("{} more", judgement.used_by.len() - NAMED_USERS));
         }
-        judgement.with(State::Held, format!("deleted, still used by {}", users.join(", ")), "")
+        judgement.held(HeldBy::InUse, format!("deleted, still used by {}", users.join(", ")))
     }
 }
 
 /// What there is to say of a document.
 struct Judgement {
     state: State,
+    held_by: Option<HeldBy>,
     reason: Option<String>,
     path: Option<String>,
     warnings: Vec<String>,
@@ -290,6 +294,7 @@ impl Default for Judgement {
     fn default() -> Self {
         Self {
             state: State::Accepted,
+            held_by: None,
             reason: None,
             path: None,
             warnings: Vec::new(),
@@ -300,6 +305,13 @@ impl Default for Judgement {
 }
 
 impl Judgement {
+    fn held(self, by: HeldBy, reason: String) -> Self {
+        Self {
+            held_by: Some(by),
+            ..self.with(State::Held, reason, "")
+        }
+    }
+
     fn with(mut self, state: State, reason: String, path: &str) -> Self {
         self.state = state;
         self.reason = Some(reason);

@@ -111,7 +111,13 @@ impl Running {
             .post(format!("{url}/api/v1/release"))
             .json(&json!({ "all": true }));
         let answer = release.send().await.expect("ask the admin API");
-        assert!(answer.status().is_success(), "it does not let go: {}", answer.status());
+        // 404: the hold has ended since it was read.
+        let is_over = answer.status() == reqwest::StatusCode::NOT_FOUND;
+        assert!(
+            answer.status().is_success() || is_over,
+            "it does not let go: {}",
+            answer.status()
+        );
         false
     }
 }
