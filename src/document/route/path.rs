@@ -328,6 +328,13 @@ mod tests {
     }
 
     #[test]
+    fn a_template_has_at_most_256_bytes() {
+        let of_length = |length: usize| normalise_template(&format!("/{{a}}/{}", "b".repeat(length - 5)));
+        assert_eq!(of_length(MAX_TEMPLATE).map(|template| template.len()), Ok(256));
+        assert_eq!(of_length(257), Err("a template of at most 256 bytes".to_owned()));
+    }
+
+    #[test]
     fn paths_of_requests_are_normalised_as_by_envoy() {
         let seen = |target| seen_by_envoy(target).map(|(path, query)| format!("{path}{query}"));
         let expected = [

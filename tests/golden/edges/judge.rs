@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::envoy::Envoy;
 
 /// Until Envoy has read a file.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// An Envoy and the files that it reads.
 pub(super) struct Judge {
