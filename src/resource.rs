@@ -217,6 +217,9 @@ pub struct Resource {
     pub warms: Option<Arc<str>>,
     /// Of a Cluster: what Envoy waits for before it uses the Cluster, if that may never come.
     pub waits: Option<Wait>,
+    /// What no other resource of its type and group can have at the same time: the addresses of a Listener, the key of a
+    /// scope. `None`: nothing.
+    pub claims: Option<Arc<[Arc<str>]>>,
     /// Its references: Envoy may wait for these, and does not subscribe again to those that it has (AD-05, DX-30).
     pub refers: Option<References>,
     /// `true`: not part of the wildcard set, sent by name only. So is each resource with an `xdstp://` name.
@@ -245,6 +248,7 @@ impl Resource {
             documents,
             warms: None,
             waits: None,
+            claims: None,
             refers: None,
             on_demand,
             aliases: Arc::new([]),
@@ -271,6 +275,14 @@ impl Resource {
         self.documents
             .iter()
             .chain(parts.into_iter().flat_map(|parts| parts.keys()))
+    }
+
+    /// The claims, in no order that matters ([`Resource::claims`]).
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.claims
+            .iter()
+            .flat_map(|claims| claims.iter())
+            .map(|claim| &**claim)
     }
 
     /// Whether any reference has a source of its own.

@@ -44,6 +44,7 @@ use crate::proto::structs::Struct;
 
 use super::compile::context::Context;
 use super::endpoints::socket_address;
+use super::verbatim::claims::tcp;
 use super::{Reference, Resource, ResourceType, Source};
 
 /// The fields of a line of the JSON access log.
@@ -83,6 +84,7 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
     };
     let resource = resource(&key.name, &message, vec![key.clone()]);
     Ok(Resource {
+        claims: listener.address.map(claims),
         on_demand: listener.address.is_none(),
         ..resource
     })
@@ -93,7 +95,14 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
 pub fn default_listener(context: &Context) -> Resource {
     let http = http_of(&Settings::default(), &context.defaults.listener);
     let message = message(DEFAULT_NAME, DEFAULT_ADDRESS, &http);
-    resource(DEFAULT_NAME, &message, Vec::new())
+    Resource {
+        claims: Some(claims(DEFAULT_ADDRESS)),
+        ..resource(DEFAULT_NAME, &message, Vec::new())
+    }
+}
+
+fn claims(address: SocketAddr) -> Arc<[Arc<str>]> {
+    Arc::new([tcp(address).into()])
 }
 
 fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>) -> Resource {

@@ -93,9 +93,11 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     // Envoy takes API listeners from its bootstrap alone, so an API listener is sent by name only.
     let for_grpc = resource_type == ResourceType::Listener && message.has_field_by_name("api_listener");
     let on_demand = resource.on_demand || for_grpc;
+    let claims: Arc<[Claim]> = claims::claims(resource_type, &message).into();
     let resource = Resource {
         warms,
         waits,
+        claims: exclusive(resource_type, &claims),
         refers,
         parts,
         on_demand,
@@ -103,7 +105,6 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
     };
 
     let resource = Arc::new(resource.wrapped(xds.aliases.clone(), xds.ttl));
-    let claims = claims::claims(resource_type, &message).into();
     let needs = needs::needs(resource_type, &message, &place).into();
     Ok(Written {
         resource_type,
@@ -112,6 +113,12 @@ pub fn from_document(key: &DocumentKey, xds: &Xds) -> Result<Written, Rejection>
         needs,
         clusters,
     })
+}
+
+/// The claims of a resource that Envoy applies one by one, so that a claim may change hands within a response.
+fn exclusive(resource_type: ResourceType, claims: &[Claim]) -> Option<Arc<[Arc<str>]>> {
+    let one_by_one = matches!(resource_type, ResourceType::Listener | ResourceType::ScopedRoute);
+    (one_by_one && !claims.is_empty()).then(|| claims.iter().map(|claim| claim.what.as_str().into()).collect())
 }
 
 fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Rejection> {

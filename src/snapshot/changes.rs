@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::blocks::{self, Blocks, Shape};
+use super::transition::Transition;
 use super::version::SetVersion;
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
@@ -45,6 +46,7 @@ pub struct Changes {
     sotw: OnceLock<Blocks>,
     delta: OnceLock<Blocks>,
     newly_named: OnceLock<Vec<Named>>,
+    transition: OnceLock<Option<Transition>>,
 }
 
 /// A changed resource, and the clusters that it names now and did not name before.
@@ -59,6 +61,7 @@ impl Changes {
             sotw: OnceLock::new(),
             delta: OnceLock::new(),
             newly_named: OnceLock::new(),
+            transition: OnceLock::new(),
         }
     }
 
@@ -95,6 +98,12 @@ impl Changes {
             });
             named.filter(|(_, clusters)| !clusters.is_empty()).collect()
         })
+    }
+
+    /// The way from the old set to the new one, where the order matters. Computed once for all streams.
+    #[must_use]
+    pub fn transition(&self) -> Option<&Transition> {
+        self.transition.get_or_init(|| Transition::of(&self.entries)).as_ref()
     }
 
     /// The number of resources in [`Changes::blocks`].

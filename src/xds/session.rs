@@ -44,6 +44,7 @@ pub(in crate::xds) mod subscription;
 pub(in crate::xds) mod wire;
 
 mod client_features;
+mod exchange;
 mod follow;
 mod nack;
 mod rest;
@@ -588,10 +589,12 @@ impl Session {
         let holds = states().flat_map(|state| &state.unrest.holds);
         let deferrals = states().filter_map(|state| state.unrest.deferrals.deadline());
         let refreshes = states().filter_map(|state| state.refresh_at());
+        let steps = states().filter_map(|state| exchange::step_deadline(state));
         let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
         removals
             .chain(deferrals)
             .chain(refreshes)
+            .chain(steps)
             .chain(self.back.deadline())
             .chain(self.alarm.deadline())
             .chain(self.spared.deadline())
@@ -640,6 +643,9 @@ impl Session {
         let own = Some(group.set(resource_type)).filter(|_| resource_type == ResourceType::Cluster);
         let own = own.and_then(|clusters| self.spared.form_of(clusters));
         let set = own.as_ref().unwrap_or_else(|| self.target(resource_type, group));
+        let step = self.step_towards(resource_type, set, now);
+        self.on_step(resource_type, &step, set);
+        let set = step.set.as_ref().unwrap_or(set);
         let state = self.types[resource_type.index()].as_ref()?;
         if state.is_at_rest() && state.is_current(set) && self.recalled.is_empty() {
             return None;
@@ -679,12 +685,20 @@ impl Session {
         if let Some(version) = state.unrest.take(|unrest| &mut unrest.confirmed) {
             self.confirmed.push((resource_type, version));
         }
+        let Some(draft) = draft else {
+            let goes_on = state.on_the_way && state.unanswered_since().is_none();
+            return goes_on
+                .then(|| self.step(resource_type, snapshot, group, now))
+                .flatten();
+        };
+
         let Draft {
-            content,
+            mut content,
             version,
             published,
             changed,
-        } = draft?;
+        } = draft;
+        step.sort(&mut content);
         self.sequence += 1;
         self.greeting_at = None;
         let unanswered = Unanswered {
@@ -867,7 +881,8 @@ impl Session {
     /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
     /// waits for clusters.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
-        let waits = |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty());
+        let waits =
+            |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty()) || state.on_the_way;
         order::referrers(resource_type)
             .iter()
             .any(|other| self.types[other.index()].as_deref().is_some_and(waits))

@@ -28,6 +28,7 @@ mod basics;
 mod calls;
 mod clients;
 mod control;
+mod exchanges;
 mod faults;
 mod latency;
 mod load;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use etcd_client::TxnOp;
 use serde_json::{Value, json};
 
 use crate::support::envoy::{Bootstrap, own_address};
@@ -214,17 +215,8 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
         let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": upstream.name } });
         let routes = json!({ "name": name, "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [route] }] });
         put(&world, "routes", &name, "config.route.v3.RouteConfiguration", routes).await;
-        let key = json!({ "fragments": [{ "string_key": upstream.name }] });
-        let scope = json!({ "name": upstream.name, "route_configuration_name": name, "key": key });
-        put(
-            &world,
-            "scoped_routes",
-            &upstream.name,
-            "config.route.v3.ScopedRouteConfiguration",
-            scope,
-        )
-        .await;
     }
+    put_scopes(&world, &[("blue", "blue"), ("green", "green")]).await;
     let extractor = json!({ "name": "x-scope", "element_separator": ";", "index": 0 });
     let scoped = json!({ "scoped_routes": {
         "name": "scopes", "rds_config_source": ads(), "scoped_rds": { "scoped_rds_config_source": ads() },
@@ -246,10 +238,36 @@ async fn scopes_and_extension_configs_are_followed(bootstrap: Bootstrap) {
     .await;
     serves(&world, address, scope("blue"), 200, "blue").await;
     serves(&world, address, scope("green"), 200, "green").await;
+    // Keys that two scopes exchange, that one leaves to the other, and the way back.
+    for keys in [
+        [("blue", "green"), ("green", "blue")],
+        [("blue", "red"), ("green", "green")],
+        [("blue", "blue"), ("green", "green")],
+    ] {
+        put_scopes(&world, &keys).await;
+        for (upstream, key) in keys {
+            serves(&world, address, scope(key), 200, upstream).await;
+        }
+    }
     world.delete("/gateway/xds/scoped_routes/blue").await;
     serves(&world, address, scope("blue"), 404, "").await;
     serves(&world, address, scope("green"), 200, "green").await;
     world.nothing_was_refused().await;
+}
+
+/// The scope of each upstream with its key, in one revision.
+async fn put_scopes(world: &World, keys: &[(&str, &str)]) {
+    let scope = |(upstream, key): &(&str, &str)| {
+        let resource = json!({
+            "@type": "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+            "name": upstream,
+            "route_configuration_name": format!("scope-{upstream}"),
+            "key": { "fragments": [{ "string_key": key }] },
+        });
+        let document = json!({ "resource": resource }).to_string();
+        TxnOp::put(format!("/gateway/xds/scoped_routes/{upstream}"), document, None)
+    };
+    world.transaction(keys.iter().map(scope).collect()).await;
 }
 
 const RUNTIME: &str = r"

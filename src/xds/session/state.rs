@@ -107,6 +107,8 @@ pub(in crate::xds) struct State {
     /// Sum over the named resources, and whether it must be counted anew.
     named: SetVersion,
     recount: bool,
+    /// The set it was brought to is one on the way to another ([`exchange`](super::exchange)).
+    pub(in crate::xds) on_the_way: bool,
     /// It was answered from a snapshot that is not stale.
     settled: bool,
     unanswered: VecDeque<Unanswered>,
@@ -133,6 +135,7 @@ impl State {
             by_route_config: false,
             named: SetVersion::default(),
             recount: true,
+            on_the_way: false,
             settled: false,
             unanswered: VecDeque::new(),
             refusals: Refusals::default(),
@@ -165,7 +168,7 @@ impl State {
 
     /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
     pub(in crate::xds) fn is_at_rest(&self) -> bool {
-        self.settled && self.base.is_some() && self.unrest.is_none()
+        self.settled && self.base.is_some() && self.unrest.is_none() && !self.on_the_way
     }
 
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.

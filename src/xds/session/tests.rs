@@ -10,6 +10,7 @@ use crate::resource::Resource;
 use crate::resource::compile::{Difference, ResourceChange};
 use crate::snapshot::Facts;
 
+mod exchange;
 mod globs;
 mod grpc;
 mod interleavings;

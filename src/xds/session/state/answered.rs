@@ -134,6 +134,12 @@ impl State {
         self.unanswered.iter().take_while(old).last()?.set.as_ref()
     }
 
+    /// What was refused and may be accepted once another resource has given up a claim.
+    pub(in crate::xds) fn refused_claimants(&self) -> Vec<Arc<str>> {
+        let claimants = self.refusals.resources().filter(|resource| resource.claims.is_some());
+        claimants.map(|resource| Arc::clone(&resource.name)).collect()
+    }
+
     /// Whether any response was acknowledged.
     pub(in crate::xds) fn has_acknowledged(&self) -> bool {
         self.acknowledged > 0
