@@ -1,4 +1,5 @@
-//! Envoy reports the program sizes of regexes in `tests/data/re2_program_sizes.json`; unit tests compute the same sizes.
+//! Envoy reports the program sizes of regexes in `tests/data/re2_program_sizes.json`; unit tests compute the same
+//! sizes.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,12 +1,13 @@
-//! Random histories on a real etcd: at rest all replicas serve the same, whatever each of them missed.
+//! Random histories on a real etcd: in the end all replicas serve the same, for any events that each of them missed.
 //!
-//! Each history has its own prefixes in one etcd and three whole servers, each behind a proxy that can cut it off. A seed
-//! writes good and bad texts, deletes documents one by one and many at once, cuts servers off, kills, restarts and replaces
-//! them, compacts etcd, and releases what is held. At the end every server runs and is connected; then all must have equal
-//! versions of every type and group and equal states of every document, also a server that is born only then.
+//! Each history has its own prefixes in one etcd and three whole servers, each behind a proxy that can cut it off. A
+//! seed writes good and bad texts, deletes documents one by one and many at once, cuts servers off, kills, restarts and
+//! replaces them, compacts etcd, and releases what is held. At the end every server runs and is connected; then all
+//! must have equal versions of every type and group and equal states of every document, also a server that starts only
+//! then.
 //!
-//! `reconcile::plan::tests::replicas` does the same without etcd, ten thousand times. Timing is not repeated by a seed, so a
-//! failure may need several runs of `HISTORIES_SEED=N HISTORIES=1`.
+//! `reconcile::plan::tests::replicas` does the same without etcd, ten thousand times. Timing is not repeated by a seed,
+//! so a failure may need several runs of `HISTORIES_SEED=N HISTORIES=1`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
-//! A real Envoy that says of each listener and cluster whether it takes it.
+//! A real Envoy that accepts or rejects each listener and cluster.
 //!
-//! It reads them from files in their encoded form, as it would get them. Listeners come all in one file, since Envoy judges
-//! each by itself; it binds none of them. Of clusters one that Envoy refuses may take the others with it.
+//! Envoy reads the resources from files, in the encoded form of a response. All listeners are in one file, because
+//! Envoy checks each of them by itself; none is bound. A rejected cluster may make Envoy reject others of the same
+//! file.
 
 use std::collections::BTreeMap;
 use std::fs;

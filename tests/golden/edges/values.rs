@@ -1,4 +1,5 @@
-//! Values at the edges of each grammar, from `tests/data/edge_values.yaml`; long texts and texts with every command are made.
+//! Values at the edges of each grammar, from `tests/data/edge_values.yaml`; long texts and texts with every command are
+//! generated.
 
 use std::fs;
 use std::path::PathBuf;

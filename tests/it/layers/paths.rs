@@ -1,8 +1,8 @@
 //! The paths that the files of `src/` name, each from the root of the crate.
 //!
-//! What enters: the source text of a file. What leaves: every path through `crate::`, `super::` or a name that a `use` of
-//! the file brings in, groups expanded (`crate::{a, b::{c, D}}` is `a`, `b::c` and `b::D`), and what it is behind each
-//! `pub use` on its way. Items under `#[cfg(test)]` are left out: tests may build values of later stages.
+//! In: the source text of a file. Out: every path through `crate::`, `super::` or a name that a `use`
+//! of the file brings in, groups expanded (`crate::{a, b::{c, D}}` is `a`, `b::c` and `b::D`), and what it is behind
+//! each `pub use` on its way. Items under `#[cfg(test)]` are left out: tests may build values of later stages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
