@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -70,6 +70,11 @@ GET    /api/v1/clients/NODE              the streams of one node id
 
 /// Longest time from a request's headers to its answer.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The header with the id of a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that a client may choose.
+const MAX_REQUEST_ID: usize = 128;
 
 /// The stages that the API reads and writes to.
 #[derive(Clone)]
@@ -130,16 +135,31 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Bounds the time of a response, and sets its headers against caches and content sniffing.
+/// Bounds the time of a response, and sets its headers against caches and content sniffing. The response has the id of the
+/// request.
 async fn bounded(request: Request, next: Next) -> Response {
+    let request_id = request_id(request.headers());
     let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             Problem::new(Code::Timeout, format!("no answer within {} s", ANSWER_WITHIN.as_secs())).into_response()
         }
     };
+    Problem::write_body(&mut response, request_id.to_str().unwrap_or_default());
+
     let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, request_id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The id that the client chose, if every character of it is visible; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_valid =
+        |id: &&HeaderValue| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let chosen = headers.get(REQUEST_ID).filter(is_valid).cloned();
+    let new =
+        || HeaderValue::try_from(format!("{:032x}", rand::random::<u128>())).expect("hex digits are a header value");
+    chosen.unwrap_or_else(new)
 }

@@ -130,6 +130,7 @@ struct Body<'a> {
     key: Option<&'a str>,
     path: Option<&'a str>,
     retryable: bool,
+    request_id: &'a str,
 }
 
 impl Problem {
@@ -154,27 +155,40 @@ impl Problem {
         self
     }
 
+    /// Write the body of a response that is a problem; leave any other response as it is.
+    pub(super) fn write_body(response: &mut Response, request_id: &str) {
+        let Some(problem) = response.extensions_mut().remove::<Self>() else {
+            return;
+        };
+        let body = Body {
+            r#type: format!("urn:chancery:problem:{}", problem.code.word()),
+            title: problem.code.title(),
+            status: problem.code.status().as_u16(),
+            detail: &problem.detail,
+            code: problem.code.word(),
+            key: problem.key.as_deref(),
+            path: problem.path.as_deref(),
+            retryable: problem.code.retryable(),
+            request_id,
+        };
+        *response.body_mut() = axum::Json(body).into_response().into_body();
+
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        let content_type = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+
     pub(super) fn no_document(key: &DocumentKey) -> Self {
         Self::new(Code::NotFound, format!("there is no document {key}"))
     }
 }
 
 impl IntoResponse for Problem {
+    /// Without the body, which has the id of the request: see [`Problem::write_body`].
     fn into_response(self) -> Response {
-        let status = self.code.status();
-        let body = Body {
-            r#type: format!("urn:chancery:problem:{}", self.code.word()),
-            title: self.code.title(),
-            status: status.as_u16(),
-            detail: &self.detail,
-            code: self.code.word(),
-            key: self.key.as_deref(),
-            path: self.path.as_deref(),
-            retryable: self.code.retryable(),
-        };
-        let mut response = (status, axum::Json(body)).into_response();
-        let content_type = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
         response
     }
 }

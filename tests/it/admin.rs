@@ -197,7 +197,17 @@ fn problem(answer: &Answer, status: StatusCode, code: &str) -> String {
     let fields: Vec<String> = body.as_object().unwrap().keys().cloned().collect();
     assert_eq!(
         fields,
-        ["code", "detail", "key", "path", "retryable", "status", "title", "type"]
+        [
+            "code",
+            "detail",
+            "key",
+            "path",
+            "request_id",
+            "retryable",
+            "status",
+            "title",
+            "type"
+        ]
     );
     let found = (
         answer.status,
@@ -1140,6 +1150,35 @@ async fn answers_are_kept_out_of_caches_and_other_sites() {
     assert_eq!(header("cache-control"), Some("no-store"));
     assert_eq!(header("x-content-type-options"), Some("nosniff"));
     assert_eq!(header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn an_answer_has_the_id_of_its_request() {
+    let server = Server::start(&[]).await;
+    let ask = async |path: &str, id: Option<&str>| {
+        let mut request = server.client.get(format!("http://{}{path}", server.address));
+        if let Some(id) = id {
+            request = request.header("x-request-id", id);
+        }
+        let response = request.send().await.unwrap();
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        (id, response.text().await.unwrap())
+    };
+    let of_problem = |text: &str| serde_json::from_str::<Value>(text).unwrap()["request_id"].clone();
+
+    assert_eq!(ask("/healthz", Some("deploy-7")).await.0, "deploy-7");
+    let (id, text) = ask("/nothing", Some("deploy-8")).await;
+    assert_eq!((id.as_str(), of_problem(&text)), ("deploy-8", json!("deploy-8")));
+
+    // The server makes an id if there is none, or none that it can repeat.
+    let long = "x".repeat(129);
+    let mut made = std::collections::BTreeSet::new();
+    for id in [None, Some(""), Some("two words"), Some(long.as_str())] {
+        let (id, text) = ask("/nothing", id).await;
+        assert_eq!((id.len(), of_problem(&text)), (32, json!(id)));
+        made.insert(id);
+    }
+    assert_eq!(made.len(), 4);
 }
 
 #[tokio::test]
