@@ -234,7 +234,7 @@ impl Reconciler {
                 info!(
                     revision,
                     documents = entries.len(),
-                    "Found saved state: it serves if the store does not answer"
+                    "Saved state is loaded; it serves only if the store does not answer"
                 );
                 let now = self.now();
                 self.roots.restored(now.instant);
@@ -246,7 +246,7 @@ impl Reconciler {
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
-                    "Could not read the saved state, starting without it"
+                    "Saved state cannot be read; the server starts without it"
                 );
             }
         }
@@ -363,7 +363,8 @@ impl Reconciler {
             // Said once; the watch tries again by itself.
             Event::Failed { reason } if self.failing.insert(folder) => warn!(
                 folder = folder.as_str(),
-                reason, "The shared memory cannot be read, trying again; replicas may differ"
+                reason,
+                "Records below the state prefix cannot be read; until a retry succeeds, replicas may serve different texts"
             ),
             Event::Listed { .. } => {
                 self.failing.remove(&folder);
@@ -463,7 +464,7 @@ impl Reconciler {
         match planned {
             Ok(planned) => self.apply(planned, now, since.unwrap_or(now.instant), span).await,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => debug!("The plan was cut short by the end of the process"),
+            Err(_) => debug!("Process stopped before the plan was finished"),
         }
     }
 
@@ -556,10 +557,10 @@ impl Reconciler {
             let waited = tokio::time::Instant::now()
                 .into_std()
                 .saturating_duration_since(arrived);
-            info!(revision, generation, source, stale, ?waited, "Published");
+            info!(revision, generation, source, stale, ?waited, "Snapshot published");
             self.parts.observer.published(waited);
         } else {
-            debug!(revision, generation, "Nothing to publish");
+            debug!(revision, generation, "No resource changed; no snapshot is published");
             self.parts.observer.skipped();
         }
     }

@@ -240,12 +240,12 @@ impl Saver {
             Ok((saver, Err(error))) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
-                    "Could not save the serving texts, trying again"
+                    "Serving texts could not be saved to --state-dir; the save is retried"
                 );
                 saver
             }
             Err(error) => {
-                info!(%error, "Saving the serving texts was cut short");
+                info!(%error, "Process stopped before the serving texts were saved");
                 Self::new(disk)
             }
         }

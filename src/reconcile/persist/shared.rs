@@ -84,7 +84,7 @@ impl Shared {
                 Some((full_key, known))
             }
             Err(error) => {
-                warn!(document.key = &*full_key, %error, "Could not read a record of the shared memory; it is left out");
+                warn!(document.key = &*full_key, %error, "Record below the state prefix cannot be parsed and is ignored");
                 None
             }
         }
@@ -117,7 +117,7 @@ impl Shared {
                 }
                 Ok(None) | Err(ReadError::NoHistory(_)) => break,
                 Err(error) => {
-                    warn!(document.key = full_key, revision, %error, "Could not read an earlier text");
+                    warn!(document.key = full_key, revision, %error, "Earlier text of a document could not be read from the store");
                     break;
                 }
             }
@@ -150,7 +150,7 @@ impl Shared {
                 () = token.cancelled() => return,
             };
             if let Err(error) = written {
-                debug!(%error, "Could not write to the shared memory, trying again");
+                debug!(%error, "Record could not be written below the state prefix; the write is retried");
             }
         }
     }
@@ -172,7 +172,7 @@ impl Shared {
                     let full_key = &*batch[0].full_key;
                     warn!(
                         document.key = full_key,
-                        reason, "A record is too large for the store; replicas born later lack it"
+                        reason, "Record is too large for the store; replicas that start later do not have it"
                     );
                 }
                 Err(error) => return Err(error),

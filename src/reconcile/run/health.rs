@@ -122,7 +122,7 @@ impl Roots {
         if let Some(state) = self.by_root.get_mut(root) {
             state.alive_at = Some(now);
             if let Some(failing) = state.failing.take() {
-                info!(prefix = state.prefix, after = ?now.saturating_duration_since(failing.since), "The store answers again");
+                info!(prefix = state.prefix, after = ?now.saturating_duration_since(failing.since), "Store answers again");
             }
         }
         *root == Root::Documents && self.was_stale
@@ -136,7 +136,7 @@ impl Roots {
         if news {
             warn!(
                 prefix = state.prefix,
-                reason, "The store cannot be read, trying again; what serves stays"
+                reason, "Store cannot be read; the current snapshot keeps serving, and the read is retried"
             );
         }
         let since = state.failing.as_ref().map_or(now, |failing| failing.since);
@@ -178,9 +178,11 @@ impl Roots {
         if stale != self.was_stale {
             self.stale_since = stale.then_some(now.wall);
             if stale {
-                warn!("What serves may be stale: the store has not answered; nobody is moved backwards by it");
+                warn!(
+                    "Snapshot may be stale: it is from --state-dir, or the store has not answered for 30 s. It keeps serving; removals and changed clusters and listeners are withheld from reconnecting proxies"
+                );
             } else {
-                info!("What serves is current again");
+                info!("Snapshot is current again");
             }
         }
         self.was_stale = stale;

@@ -40,7 +40,7 @@ pub(super) fn older_forms(world: &World) {
     };
     info!(
         meaning,
-        "The `path` of older route documents means {meaning} (`defaults`, field legacy_path)"
+        "`path` in route documents of the older form means {meaning} (`defaults`, field legacy_path)"
     );
 }
 
@@ -62,9 +62,9 @@ pub(super) fn verdict(verdict: &Verdict) {
             "Rejected {}, {}",
             verdict.key,
             if status.serving.is_some() {
-                "kept the last good"
+                "the last good text serves"
             } else {
-                "it serves nothing"
+                "no earlier text serves"
             }
         ),
         State::Held => warn!(

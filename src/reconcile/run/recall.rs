@@ -112,14 +112,14 @@ impl Recall {
     /// The next outcome; `None` when nothing is looked for. Cancel safe.
     pub(super) async fn found(&mut self) -> Option<(DocumentKey, Vec<Arc<Text>>)> {
         let (key, texts) = self.lookups.join_next().await?.ok()?;
-        debug!(document.key = %key, found = texts.len(), "Searched the history for good texts");
+        debug!(document.key = %key, found = texts.len(), "History of a document searched for its last good text");
         Some((key, texts))
     }
 
     /// Hand records to their writer.
     pub(super) async fn remember(&self, writes: Vec<MemoryWrite>) {
         if self.shared.is_some() && !writes.is_empty() && self.writes.send(writes).await.is_err() {
-            debug!("The writer of the shared memory has ended");
+            debug!("Writer of the state prefix has ended");
         }
     }
 }
