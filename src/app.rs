@@ -50,16 +50,16 @@ use load_metrics::LoadMetrics;
 
 /// Releases waiting for the loop; an operator's request waits when there are more.
 const COMMANDS: usize = 16;
-/// What the try-out mode serves when its folder is missing: needs no upstream.
+/// The sample of the try-out mode, written if its folder is missing. The sample needs no upstream.
 const SAMPLE: (&str, &str) = (
     "routes/hello.json",
     "{\n  \"match\": \"GET /hello\",\n  \"to\": { \"respond\": { \"status\": 200, \"body\": \"Hello from Chancery.\\n\" } }\n}\n",
 );
 
-/// Run the server until it is asked to stop; `flags` are for reading the configuration again.
+/// Run the server until a stop signal; `flags` are for the reload of the configuration.
 ///
 /// # Errors
-/// What could not be bound, or the stage that failed.
+/// The port that cannot be bound, or the stage that failed.
 pub async fn serve(config: Config, flags: Flags) -> anyhow::Result<()> {
     let signals = shutdown::process_signals().context("install the signal handlers")?;
     let grace = config.grace;
@@ -266,7 +266,8 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
     }
 }
 
-/// Under systemd the working directory is `/`, and the default `./state` of a service is rarely what was meant.
+/// The action of an error about `--state-dir`. The message names the working directory, because it is `/` under
+/// systemd.
 fn use_state_dir(folder: &Path) -> String {
     let working_directory = std::env::current_dir().unwrap_or_default();
     format!(
@@ -320,7 +321,7 @@ fn create_sample(config: &Config) -> anyhow::Result<()> {
     write().with_context(|| format!("write the sample {}", path.display()))
 }
 
-/// What an operator should know of the configuration, once.
+/// Log the store of the documents once.
 fn say_what_holds(config: &Config) {
     match &config.documents {
         Documents::Etcd(etcd) => {
@@ -336,7 +337,7 @@ fn say_what_holds(config: &Config) {
     }
 }
 
-/// SIGHUP: the configuration is read again; what can change while running does, the rest is named.
+/// SIGHUP: read the configuration again. Credentials and certificates change at once; changed flags are only named.
 struct Reload {
     config: Config,
     flags: Flags,
@@ -379,7 +380,7 @@ impl Reload {
     }
 }
 
-/// What the loop and the streams tell, as metrics.
+/// The observations of the loop and the streams, as metrics.
 #[derive(Debug)]
 struct Counted {
     metrics: Arc<Metrics>,

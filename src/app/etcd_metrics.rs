@@ -1,6 +1,6 @@
-//! What the etcd backend counts, as metrics: read at each scrape, so that the backend names no metrics.
+//! The counters of the etcd backend as metrics, read at each scrape, so that the backend names no metrics.
 //!
-//! It goes with what the loop counts of any backend (`telemetry::metrics`): lists, changes, revisions and ages by root.
+//! Lists, changes, revisions and ages by root are counted by the loop for every backend (`telemetry::metrics`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Collector for EtcdMetrics {
 }
 
 impl EtcdMetrics {
-    /// What is known of each followed prefix.
+    /// The metrics of each followed prefix.
     fn watches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let watches = self.0.watches();
         let connected: Vec<_> = watches

@@ -1,18 +1,18 @@
-//! How many files, and with them connections, the process may have open.
+//! The limit on open files, and with it on connections.
 //!
-//! Systems give a process few unless it asks (1024), though it may have many: that default is for programs of another age.
-//! What is left to proxies is told to the xDS server, so that a crowd of connections takes nothing from etcd's, from the
-//! admin port's and from the state directory.
+//! A process begins with a low soft limit (often 1024), which it may raise to the hard limit. The xDS server gets the
+//! rest after [`RESERVED`] files as its limit of connections, so that many proxies take no files from the connections
+//! of etcd, the admin port and the state directory.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, info};
 
-/// Open files that are kept for everything but proxies.
+/// Open files that are reserved for everything but proxies.
 const RESERVED: usize = 128;
-/// A server with fewer could not do anything.
+/// Smallest limit of connections.
 const CONNECTIONS_MIN: usize = 16;
 
-/// Ask for as many open files as the process may have. Gives how many connections proxies may have with that.
+/// Raise the limit on open files as far as possible. Returns the limit of connections for proxies.
 pub(super) fn connections() -> usize {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit {

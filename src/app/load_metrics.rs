@@ -15,7 +15,7 @@ use crate::fleet::load::{Load, Loads};
 #[derive(Debug)]
 pub(super) struct LoadMetrics(pub(super) Arc<Loads>);
 
-/// One metric: its name, what it says, and where it is in a [`Load`].
+/// One metric: its name, its help text, and its field in a [`Load`].
 type Row = (&'static str, &'static str, fn(&Load) -> u64);
 
 const COUNTERS: [Row; 4] = [
