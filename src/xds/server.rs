@@ -23,6 +23,7 @@ pub mod options;
 
 mod connection;
 mod service;
+mod sparse;
 
 /// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
 /// connects take two seconds.

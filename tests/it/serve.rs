@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::support::ads_client::{ADS_DELTA, DeltaStream, connect, contents, delta, delta_ack, refusal, types};
@@ -311,6 +313,22 @@ async fn connect_trusting(server: &Server, certificate: &str) -> Result<Channel,
         .unwrap()
         .connect()
         .await
+}
+
+#[tokio::test]
+async fn a_plaintext_client_of_the_tls_port_is_named_once() {
+    let folder = folder(&[USERS]);
+    new_certificate(folder.path());
+    let tls = ["--xds-tls-cert", "server.pem", "--xds-tls-key", "server.key"];
+    let server = Server::start_in(folder, &[&["--dir", "gateway"], tls.as_slice()].concat()).await;
+    server.ready().await;
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(server.xds()).await.unwrap();
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.ok();
+    }
+    let lines = || async { server.log().matches("speaks plain text to the TLS port").count() };
+    eventually(LIMIT, lines, 1).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! them.
 
 use std::future::{Future, pending};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use std::time::Duration;
 use h2::server::Connection as Http2;
 use h2::{Ping, PingPong};
 use rand::Rng;
+use rustls::InvalidMessage;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::xds::http2::peer::{Link, Peer};
 use crate::xds::http2::preface::{self, Foreign};
@@ -88,8 +90,21 @@ impl Shared {
                 let link = if verified { Link::MutualTls } else { Link::Tls };
                 self.greet(stream, guest, link, deadline).await;
             }
+            Some(Err(error)) if is_plaintext(&error) => self.on_plaintext_client(address),
             Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
             None => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
+        }
+    }
+
+    /// A client that retries every second must not fill the log, and must not go unnoticed.
+    fn on_plaintext_client(&self, address: Option<SocketAddr>) {
+        if let Some(attempts) = self.plaintext_clients.on_event(Instant::now()) {
+            warn!(
+                ?address,
+                attempts,
+                "A client speaks plain text to the TLS port. Give its xDS cluster a TLS transport_socket, or start the \
+                 server without --xds-tls-cert"
+            );
         }
     }
 
@@ -133,6 +148,15 @@ impl Shared {
             () = self.token.cancelled() => None,
         }
     }
+}
+
+/// Whether a TLS handshake failed because the first bytes are no TLS record.
+fn is_plaintext(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(
+        error,
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType))
+    )
 }
 
 /// What the server does to a connection.

@@ -25,6 +25,7 @@ use crate::xds::error::{Error as StreamError, status};
 use crate::xds::http2::incoming::Incoming;
 use crate::xds::http2::peer::Peer;
 use crate::xds::server::options::Options;
+use crate::xds::server::sparse::Sparse;
 use crate::xds::service_table::find_service;
 use crate::xds::services;
 use crate::xds::services::relay::Answer;
@@ -51,6 +52,8 @@ pub(in crate::xds) struct Shared {
     audience: Arc<Audience>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
+    /// Plaintext clients on a TLS port.
+    pub(in crate::xds) plaintext_clients: Sparse,
     /// A task a connection, and one for each of its streams.
     pub(in crate::xds) tasks: TaskTracker,
     pub(in crate::xds) draining: CancellationToken,
@@ -77,6 +80,7 @@ impl Shared {
             audience: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::random()),
+            plaintext_clients: Sparse::default(),
             tasks: TaskTracker::new(),
             draining,
             token,
