@@ -36,6 +36,7 @@ use crate::telemetry::metrics::Metrics;
 mod clients;
 mod documents;
 mod entry;
+pub mod pending;
 mod probes;
 mod problem;
 mod query;
@@ -46,6 +47,7 @@ mod server;
 mod snapshots;
 mod write;
 
+use pending::PendingWrites;
 use problem::{Code, Problem};
 use readiness::Readiness;
 
@@ -89,6 +91,8 @@ pub struct Admin {
     pub backend: Arc<dyn Backend>,
     /// Commands to the reconcile loop. If the channel is full, the request waits until its timeout.
     pub commands: mpsc::Sender<Command>,
+    /// Writes that the world has not reached yet.
+    pub pending: PendingWrites,
     /// The answer of `/readyz`.
     pub readiness: Readiness,
     /// The counters of `/metrics`.

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admin::pending::PendingWrites;
 use crate::admin::readiness::Readiness;
 use crate::admin::{self, Admin};
 use crate::backend::directory::Directory;
@@ -127,6 +128,7 @@ impl App {
         });
         let stages = Stages::default();
         let admin = Admin {
+            pending: PendingWrites::default(),
             world: reconciler.worlds(),
             readiness: Readiness::new(reconciler.health(), stages.draining()),
             snapshots: Arc::clone(&snapshots),
@@ -175,7 +177,7 @@ impl App {
         let admin_address = self.admin_address().map(|address| address.to_string());
         let admin_address = admin_address.unwrap_or_default();
         let mut stages = self.stages;
-        info!(xds = %self.xds.local_addr(), admin = admin_address, "listening");
+        info!(xds = %self.xds.local_addr(), admin = %admin_address, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));

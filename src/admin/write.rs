@@ -44,21 +44,19 @@ pub(super) async fn put(
     let value = body.map_err(|rejection| Problem::from(rejection).of_key(&target.full_key))?;
 
     let outcome = target.dry_run(Some(value.clone()));
-    let new = target.entry(value.clone());
-
     if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
         return Ok(target.written(&admin, &outcome, StatusCode::OK, current));
     }
 
     target.refuse_bad(&outcome)?;
-    let mod_revision = target.write(&admin, Some(value), expect).await?;
+    let mod_revision = target.write(&admin, Some(value.clone()), expect).await?;
     let status = if target.current.is_some() {
         StatusCode::OK
     } else {
         StatusCode::CREATED
     };
 
-    Ok(target.written(&admin, &outcome, status, &Entry { mod_revision, ..new }))
+    Ok(target.written(&admin, &outcome, status, &target.entry(value, mod_revision)))
 }
 
 pub(super) async fn delete(
@@ -87,6 +85,9 @@ struct Target {
     full_key: String,
     current: Option<Entry>,
     world: std::sync::Arc<World>,
+    /// Earlier writes that the world has not reached, and the revision of the last one.
+    pending: Vec<Input>,
+    pending_revision: i64,
 }
 
 impl Target {
@@ -105,11 +106,14 @@ impl Target {
         let read = admin.backend.get(full_key.as_bytes()).await;
         let current = read.map_err(|error| Problem::from(error).of_key(&full_key))?;
 
+        let (world, pending, pending_revision) = admin.pending.after(&admin.world);
         Ok(Self {
             key,
             full_key,
             current,
             world,
+            pending,
+            pending_revision,
         })
     }
 
@@ -144,26 +148,31 @@ impl Target {
         Problem::new(Code::PreconditionFailed, format!("{}: {what}", self.key)).of_key(&self.full_key)
     }
 
-    /// The plan of the write, without effect.
-    fn dry_run(&self, value: Option<Bytes>) -> Plan {
-        let change = match value {
-            Some(value) => Change::Put(self.entry(value)),
+    fn change(&self, value: Option<Bytes>, revision: i64) -> Change {
+        match value {
+            Some(value) => Change::Put(self.entry(value, revision)),
             None => Change::Delete {
                 key: self.full_key.clone().into(),
             },
-        };
+        }
+    }
+
+    /// The plan of the write, without effect.
+    fn dry_run(&self, value: Option<Bytes>) -> Plan {
+        let revision = self.next_revision();
         let input = Input::Event {
             root: root_of(&self.key),
             event: Event::Changed {
-                revision: self.next_revision(),
-                changes: vec![change],
+                revision,
+                changes: vec![self.change(value, revision)],
             },
         };
+        let inputs = self.pending.iter().cloned().chain([input]).collect();
         let moment = Moment {
             instant: tokio::time::Instant::now().into_std(),
             wall: std::time::SystemTime::now(),
         };
-        plan(&self.world, vec![input], moment)
+        plan(&self.world, inputs, moment)
     }
 
     fn next_revision(&self) -> i64 {
@@ -171,11 +180,11 @@ impl Target {
             .as_ref()
             .map_or(0, |current| current.mod_revision)
             .max(self.world.revision())
+            .max(self.pending_revision)
             + 1
     }
 
-    fn entry(&self, value: Bytes) -> Entry {
-        let revision = self.next_revision();
+    fn entry(&self, value: Bytes, revision: i64) -> Entry {
         Entry {
             key: self.full_key.clone().into(),
             value,
@@ -262,12 +271,17 @@ impl Target {
         let begun = tokio::time::Instant::now();
         let write = Write {
             key: self.full_key.clone().into(),
-            value,
+            value: value.clone(),
             expect,
         };
         let outcome = admin.backend.write(vec![write]).await;
         admin.metrics.etcd.wrote(begun.elapsed());
-        outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))
+
+        let revision = outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))?;
+        admin
+            .pending
+            .add(root_of(&self.key), revision, self.change(value, revision));
+        Ok(revision)
     }
 
     /// The entry of the document after the write, with the etag of the stored text.

@@ -236,6 +236,12 @@ impl World {
         self.roots.get(&Root::Documents).map_or(0, |root| root.revision)
     }
 
+    /// True if the world has taken in the changes of a root up to this revision.
+    #[must_use]
+    pub fn has_reached(&self, root: &Root, revision: i64) -> bool {
+        self.roots.get(root).is_some_and(|state| state.revision >= revision)
+    }
+
     /// Roots that the store has not listed since start, whether their saved state serves meanwhile or not.
     #[must_use]
     pub fn pending(&self) -> Vec<Root> {

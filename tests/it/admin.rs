@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use chancery::admin::pending::PendingWrites;
 use chancery::admin::readiness::Readiness;
 use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
@@ -77,6 +78,7 @@ impl Server {
         let (snapshots, token) = (Arc::new(Store::default()), CancellationToken::new());
         let fleet = Fleet::default();
         let admin = Admin {
+            pending: PendingWrites::default(),
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
@@ -1018,6 +1020,38 @@ async fn a_cluster_in_use_is_deleted_by_force_alone() {
     server.read_again().await;
     let held = server.get(path).await;
     assert_eq!((&held["state"], &held["revision"]), (&json!("held"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_write_is_checked_against_the_writes_before_it() {
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER)]).await;
+    let route = "/api/v1/documents/routes/users";
+    let created = server.put(route, &[], ROUTE).await;
+    assert_eq!(
+        (created.status, &created.body["revision"]),
+        (StatusCode::CREATED, &json!(2))
+    );
+
+    // The world has not seen the route yet.
+    let second = server.put("/api/v1/documents/routes/second", &[], ROUTE).await;
+    problem(&second, StatusCode::CONFLICT, "same_match");
+    let in_use = server.delete("/api/v1/documents/clusters/users", &[]).await;
+    problem(&in_use, StatusCode::CONFLICT, "in_use");
+
+    // A write that is overtaken by another one counts no more.
+    assert_eq!(server.delete(route, &[]).await.status, StatusCode::NO_CONTENT);
+    let second = server.put("/api/v1/documents/routes/second", &[], ROUTE).await;
+    assert_eq!(
+        (second.status, &second.body["state"]),
+        (StatusCode::CREATED, &json!("accepted"))
+    );
+
+    // So does a write that the world has reached: another writer has deleted the route since.
+    server.read_again().await;
+    server.store.delete("/gateway/routes/second");
+    server.read_again().await;
+    let deleted = server.delete("/api/v1/documents/clusters/users", &[]).await;
+    assert_eq!(deleted.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
