@@ -256,7 +256,8 @@ fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place)
 /// NC-25: as above.
 fn table_size(size: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
     match size.map(|size| size.value) {
-        Some(size) if !is_prime(size) => Err(at
+        // Envoy takes 1 for a prime number.
+        Some(size) if size != 1 && !is_prime(size) => Err(at
             .field("table_size")
             .reject(format!("found the number {size}, expected a prime number"))),
         _ => Ok(()),

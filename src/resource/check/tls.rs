@@ -1,10 +1,12 @@
-//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46, NC-48, NL-22). Of what is
-//! secret nothing is quoted.
+//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46 to NC-48, NL-22). Of what
+//! is secret nothing is quoted.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -93,6 +95,12 @@ const CIPHERS: [&str; 72] = [
     "kPSK",
     "kRSA",
 ];
+/// An entry of a list of ciphers that sorts the list so far.
+const BY_STRENGTH: &str = "@STRENGTH";
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
+/// Length of a SHA-256 in hexadecimal digits with colons.
+const HASH_WITH_COLONS: usize = 95;
 /// Groups for a key exchange.
 const CURVES: [&str; 10] = [
     "MLKEM1024",
@@ -143,12 +151,37 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
     }
 }
 
-/// Authorities that are written down are certificates.
+/// Authorities that are written down are certificates, and hashes are hashes (NC-47).
 pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> Result<(), Rejection> {
+    let hashes = at.field("verify_certificate_hash");
+    if let Some(index) = context.verify_certificate_hash.iter().position(|hash| !is_hash(hash)) {
+        let found = quote(&context.verify_certificate_hash[index]);
+        let reason =
+            format!("found {found}, expected a SHA-256 in 64 hexadecimal digits, perhaps with \":\" between pairs");
+        return Err(hashes.index(index).reject(reason));
+    }
+    let keys = at.field("verify_certificate_spki");
+    if let Some(index) = context.verify_certificate_spki.iter().position(|key| !is_key_hash(key)) {
+        let found = quote(&context.verify_certificate_spki[index]);
+        let reason = format!("found {found}, expected a SHA-256 in base64");
+        return Err(keys.index(index).reject(reason));
+    }
     context
         .trusted_ca
         .as_ref()
         .map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")))
+}
+
+fn is_hash(text: &str) -> bool {
+    let digits = match text.len() {
+        HASH_WITH_COLONS => text.replace(':', ""),
+        _ => text.to_owned(),
+    };
+    digits.len() == 2 * HASH && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn is_key_hash(text: &str) -> bool {
+    BASE64.decode(text).is_ok_and(|bytes| bytes.len() == HASH)
 }
 
 /// A context by itself (not the default of one that comes by SDS) with names to verify has an authority.
@@ -173,6 +206,10 @@ pub(super) fn common(context: &CommonTlsContext, at: &Place) -> Result<(), Rejec
 
 /// Of a client.
 pub(super) fn upstream(context: &UpstreamTlsContext, at: &Place) -> Result<(), Rejection> {
+    if context.sni.contains('\0') {
+        let reason = "found a server name with NUL, expected one without";
+        return Err(at.field("sni").reject(reason.to_owned()));
+    }
     let Some(common) = &context.common_tls_context else {
         return Ok(());
     };
@@ -232,11 +269,18 @@ fn inline(source: &DataSource) -> Option<&[u8]> {
 pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), Rejection> {
     let suites = at.field("cipher_suites");
     for (index, suite) in parameters.cipher_suites.iter().enumerate() {
+        if !has_closed_groups(suite) {
+            let reason = format!(
+                "found {}, expected groups such as \"[AES128-SHA|AES256-SHA]\"",
+                quote(suite)
+            );
+            return Err(suites.index(index).reject(reason));
+        }
         let parts = suite
             .split([':', '[', ']', '|', '+'])
             .map(|part| part.trim_start_matches(['!', '-']));
         if let Some(unknown) = parts
-            .filter(|part| !part.is_empty())
+            .filter(|part| !part.is_empty() && *part != BY_STRENGTH)
             .find(|part| !CIPHERS.contains(part))
         {
             let reason = format!(
@@ -247,9 +291,13 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
             return Err(suites.index(index).reject(reason));
         }
     }
+    if leaves_none(&parameters.cipher_suites.join(":")) {
+        return Err(suites.reject("found a list that leaves no cipher, expected at least one".to_owned()));
+    }
     let (mut seen, curves) = (BTreeSet::new(), at.field("ecdh_curves"));
-    for (index, curve) in parameters.ecdh_curves.iter().enumerate() {
-        for name in curve.split(':').filter(|name| !name.is_empty()) {
+    let is_empty = parameters.ecdh_curves.iter().all(String::is_empty);
+    for (index, curve) in parameters.ecdh_curves.iter().enumerate().filter(|_| !is_empty) {
+        for name in curve.split(':') {
             if !CURVES.contains(&name) {
                 let reason = format!(
                     "found {}, expected a curve that BoringSSL knows{}",
@@ -266,4 +314,29 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// Whether each bracket of a list of ciphers is closed around something, none in another.
+fn has_closed_groups(suite: &str) -> bool {
+    let mut parts = suite.split('[');
+    let outside = parts.next().unwrap_or_default();
+    let closed = |part: &str| {
+        part.split_once(']')
+            .is_some_and(|(inside, after)| !inside.is_empty() && !after.contains(']'))
+    };
+    !outside.contains(']') && parts.all(closed)
+}
+
+/// Whether a list of ciphers takes away all that it adds.
+fn leaves_none(list: &str) -> bool {
+    let (mut none, mut never) = (true, false);
+    for entry in list.split(':').filter(|entry| !entry.is_empty()) {
+        match entry {
+            "!ALL" => (none, never) = (true, true),
+            "-ALL" => none = true,
+            entry if entry == BY_STRENGTH || entry.starts_with(['!', '-', '+']) => {}
+            _ => none = never,
+        }
+    }
+    none && !list.is_empty()
 }

@@ -71,11 +71,14 @@ impl Judge {
             encoded(ResourceType::Listener, &listener).unwrap_or_else(|| panic!("no listener: {listener}"))
         };
         let encoded: Vec<_> = listeners.iter().enumerate().map(alone).collect();
-        let log = self.push("lds", ResourceType::Listener, &encoded).await.1;
+        let (taken, log) = self.push("lds", ResourceType::Listener, &encoded).await;
         let said = log.lines().filter_map(|line| line.split_once("lds: listener '"));
         let said = said.filter_map(|(_, rest)| rest.split_once("' config rejected: "));
-        said.map(|(name, words)| (name.parse().expect("a number"), words.to_owned()))
-            .collect()
+        let said: BTreeMap<usize, String> = said
+            .map(|(name, words)| (name.parse().expect("a number"), words.to_owned()))
+            .collect();
+        assert!(taken == said.is_empty(), "Envoy refuses all listeners at once: {log}");
+        said
     }
 
     /// What Envoy says against these clusters together; `None`: it takes them all.

@@ -70,10 +70,14 @@ fn of_route(route: Value, slots: &[(&'static str, Vec<Value>)]) -> Vec<Slot> {
 }
 
 fn of_manager(slots: &[(&'static str, Vec<Value>)]) -> Vec<Slot> {
+    of_chain("filters/0/typed_config/", slots)
+}
+
+fn of_chain(below: &str, slots: &[(&'static str, Vec<Value>)]) -> Vec<Slot> {
     let slot = |(at, values): &(&'static str, Vec<Value>)| Slot {
         resource_type: ResourceType::Listener,
         base: listener(forward()),
-        at: format!("filter_chains/0/filters/0/typed_config/{at}").leak(),
+        at: format!("filter_chains/0/{below}{at}").leak(),
         values: values.clone(),
     };
     slots.iter().map(slot).collect()
@@ -119,6 +123,13 @@ fn slots() -> Vec<Slot> {
         json!({ "name": "r", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig" } }),
     );
+    // An empty one breaks a rule of the listener itself, for which Envoy refuses the whole file.
+    let ranges: Vec<Value> = values::addresses()
+        .into_iter()
+        .filter(|address| address != "")
+        .collect();
+    let tls = json!({ "transport_socket": { "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" } } });
     let endpoint = json!({ "load_assignment": { "cluster_name": "a" } });
     let formats = values::formats;
     let (durations, paths, hosts, names) = (values::durations, values::paths, values::hosts, values::header_names);
@@ -149,6 +160,11 @@ fn slots() -> Vec<Slot> {
                 ("route/request_mirror_policies/0", values::numbers().into_iter().map(|number| json!({ "cluster": "a", "runtime_fraction": { "default_value": { "numerator": number } } })).collect()),
                 ("match/runtime_fraction/default_value/numerator", values::numbers()),
                 ("match/prefix", paths()),
+                ("match/path", paths()),
+                ("match/path_separated_prefix", paths()),
+                ("match/safe_regex/regex", paths()),
+                ("route/hash_policy/0/query_parameter/name", names()),
+                ("route/upgrade_configs/0/upgrade_type", values::methods()),
                 ("match/headers/0/name", names()),
                 ("match/headers/0", values::methods().into_iter().map(|method| json!({ "name": ":method", "string_match": { "exact": method } })).collect()),
                 ("match/query_parameters/0/name", names()),
@@ -166,6 +182,7 @@ fn slots() -> Vec<Slot> {
             redirect,
             &[
                 ("redirect/host_redirect", hosts()),
+                ("redirect/scheme_redirect", hosts()),
                 ("redirect/path_redirect", paths()),
                 ("redirect/prefix_rewrite", paths()),
                 ("redirect/path_rewrite", paths()),
@@ -229,6 +246,46 @@ fn slots() -> Vec<Slot> {
                 ("round_robin_lb_config/slow_start_config/slow_start_window", durations()),
                 ("round_robin_lb_config/slow_start_config/min_weight_percent/value", values::percents()),
                 ("upstream_connection_options/tcp_keepalive/keepalive_time", values::numbers()),
+            ],
+        ),
+        of_chain(
+            "filter_chain_match/",
+            &[
+                ("server_names/0", hosts()),
+                ("application_protocols/0", values::list("protocols")),
+                ("prefix_ranges/0/address_prefix", ranges.clone()),
+                ("source_prefix_ranges/0/address_prefix", ranges),
+            ],
+        ),
+        of_cluster(
+            tls,
+            &[
+                ("transport_socket/typed_config/sni", hosts()),
+                ("transport_socket/typed_config/max_session_keys", values::numbers()),
+                ("transport_socket/typed_config/common_tls_context/tls_params/cipher_suites/0", values::list("ciphers")),
+                ("transport_socket/typed_config/common_tls_context/tls_params/ecdh_curves/0", values::list("curves")),
+                ("transport_socket/typed_config/common_tls_context/alpn_protocols/0", values::list("protocols")),
+                ("transport_socket/typed_config/common_tls_context/validation_context/verify_certificate_hash/0", values::list("hashes")),
+                ("transport_socket/typed_config/common_tls_context/validation_context/verify_certificate_spki/0", values::list("hashes")),
+            ],
+        ),
+        of_cluster(
+            json!({ "lb_policy": "RING_HASH" }),
+            &[
+                ("ring_hash_lb_config/minimum_ring_size", values::numbers()),
+                ("ring_hash_lb_config/maximum_ring_size", values::numbers()),
+            ],
+        ),
+        of_cluster(json!({ "lb_policy": "MAGLEV" }), &[("maglev_lb_config/table_size", values::numbers())]),
+        of_cluster(
+            json!({ "lb_policy": "LEAST_REQUEST" }),
+            &[("least_request_lb_config/choice_count", values::numbers())],
+        ),
+        of_cluster(
+            health.clone(),
+            &[
+                ("health_checks/0", values::list("payloads").into_iter().map(|text| json!({ "interval": "1s", "timeout": "1s", "healthy_threshold": 1, "unhealthy_threshold": 1, "tcp_health_check": { "send": { "text": text } } })).collect()),
+                ("health_checks/0/http_health_check/expected_statuses/0", values::list("ranges").into_iter().map(|range| json!({ "start": range[0], "end": range[1] })).collect()),
             ],
         ),
         of_cluster(

@@ -18,7 +18,8 @@ static VALUES: LazyLock<Value> = LazyLock::new(|| {
     serde_saphyr::from_str(&text).expect("an object of lists")
 });
 
-fn list(name: &str) -> Vec<Value> {
+/// A list of the file.
+pub(super) fn list(name: &str) -> Vec<Value> {
     VALUES[name]
         .as_array()
         .unwrap_or_else(|| panic!("no list {name}"))
