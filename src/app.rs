@@ -103,7 +103,8 @@ impl App {
             create_sample(&config)?;
         }
         let layout = layout(&config);
-        let disk = Disk::open(&config.state_dir, layout.clone()).with_context(|| use_state_dir(&config.state_dir))?;
+        let disk = Disk::open(&config.state_dir, layout.clone(), &store_name(&config))
+            .with_context(|| use_state_dir(&config.state_dir))?;
         let metrics = Arc::new(Metrics::default());
         metrics.begin(
             &ResourceType::ALL.map(ResourceType::as_str),
@@ -265,6 +266,17 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
             config.registry_prefix.as_str(),
             config.state_dir.as_path(),
         )),
+    }
+}
+
+/// The store that saved texts are read from.
+fn store_name(config: &Config) -> String {
+    match &config.documents {
+        Documents::Etcd(_) => "etcd".to_owned(),
+        Documents::Directory(path) => {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            format!("directory {}", absolute.display())
+        }
     }
 }
 

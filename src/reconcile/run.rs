@@ -246,7 +246,7 @@ impl Reconciler {
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
-                    "Saved state cannot be read; the server starts without it"
+                    "Saved state is not used; the server starts without it"
                 );
             }
         }

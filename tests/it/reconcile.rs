@@ -44,7 +44,7 @@ impl Replica {
     }
 
     fn start_on(backend: Arc<dyn Backend>, state_dir: &Path) -> Self {
-        let layout = Layout::default();
+        let (layout, store) = (Layout::default(), backend.name());
         let options = Options {
             layout: layout.clone(),
             confirm_mass_loss: false,
@@ -62,7 +62,7 @@ impl Replica {
             backend,
             world: World::new(options),
             snapshots: Arc::clone(&snapshots),
-            disk: Disk::open(state_dir, layout).unwrap(),
+            disk: Disk::open(state_dir, layout, store).unwrap(),
             state_prefix: "/chancery/".to_owned(),
             publish_distance: Duration::from_millis(100),
             allow_empty: false,
@@ -227,6 +227,29 @@ async fn saved_state_serves_at_once_and_says_so_where_the_store_is_away() {
         names(&current, ResourceType::Cluster),
         ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]
     );
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn saved_state_of_another_store_neither_serves_nor_holds() {
+    let (store, folder, state) = (
+        Memory::new(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    write_folder(folder.path(), "blue");
+    let backend = Directory::new(folder.path(), "/gateway/", "/services/", state.path());
+    let first = Replica::start_on(Arc::new(backend), state.path());
+    first
+        .until("served", |snapshot| names(snapshot, ResourceType::Cluster) == ["blue"])
+        .await;
+    first.stop().await;
+
+    // An empty list would be held if the texts of the directory counted.
+    let second = Replica::start(&store, state.path());
+    let snapshot = second.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(snapshot.source, Source::Memory);
+    assert_eq!(names(&snapshot, ResourceType::Cluster), [""; 0]);
     second.stop().await;
 }
 

@@ -5,6 +5,7 @@
 //! is logged and tried again with the next change; serving goes on.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -57,12 +58,47 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The texts were read from another store than this server reads.
+    #[error("read the state file {}: found texts of {found}, expected {expected}", path.display())]
+    OtherStore {
+        /// Where.
+        path: PathBuf,
+        /// The store that the file names.
+        found: String,
+        /// The store of this server.
+        expected: String,
+    },
+}
+
+/// Where texts were read. Other prefixes of routes may be added and removed: a text below none of the prefixes is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedFrom {
+    /// `etcd`, or a directory with its path. Neither the endpoints of etcd nor its cluster id count: a cluster that was
+    /// restored from a backup has others, and there the saved texts are wanted most.
+    store: String,
+    /// `--prefix`.
+    prefix: String,
+    /// `--registry-prefix`.
+    registry_prefix: String,
+}
+
+impl fmt::Display for SavedFrom {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            store,
+            prefix,
+            registry_prefix,
+        } = self;
+        write!(formatter, "{store} ({prefix} and {registry_prefix})")
+    }
 }
 
 /// The file's shape. Texts that serve are UTF-8, as JSON and YAML are.
 #[derive(Debug, Serialize, Deserialize)]
 struct File {
     format: u32,
+    /// Older versions did not say.
+    source: Option<SavedFrom>,
     revision: i64,
     /// The number of the journal that goes on from here.
     #[serde(default)]
@@ -93,22 +129,30 @@ pub struct Saved {
 pub struct Disk {
     folder: PathBuf,
     layout: Layout,
+    source: SavedFrom,
 }
 
 impl Disk {
-    /// The directory at `folder`, created (0700) when it is missing.
+    /// The directory at `folder`, created (0700) when it is missing. `store` names where documents are read: `etcd`, or a
+    /// directory with its path.
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn open(folder: &Path, layout: Layout) -> Result<Self, Error> {
+    pub fn open(folder: &Path, layout: Layout, store: &str) -> Result<Self, Error> {
         create_private_folder(folder).map_err(|source| Error::Io {
             action: "create the state directory",
             path: folder.to_owned(),
             source,
         })?;
+        let source = SavedFrom {
+            store: store.to_owned(),
+            prefix: layout.prefix.to_string(),
+            registry_prefix: layout.registry_prefix.to_string(),
+        };
         Ok(Self {
             folder: folder.to_owned(),
             layout,
+            source,
         })
     }
 
@@ -119,7 +163,7 @@ impl Disk {
     /// What an earlier run saved; `None` when there is nothing.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood.
+    /// When the file is there and cannot be read or understood, or is of another store.
     pub fn load(&self) -> Result<Option<Saved>, Error> {
         let path = self.file();
         let content = match fs::read(&path) {
@@ -141,6 +185,11 @@ impl Disk {
             let reason = format!("found format {}, expected {FORMAT} at most", file.format);
             return Err(Error::Format { path, reason });
         }
+        if let Some(found) = file.source.filter(|source| *source != self.source) {
+            let (found, expected) = (found.to_string(), self.source.to_string());
+            return Err(Error::OtherStore { path, found, expected });
+        }
+
         let action = "read the changes since the state file";
         let lines = journal::read(&self.folder, file.journal).map_err(|source| Error::Io { action, path, source })?;
         let revision = lines.last().map_or(file.revision, |line| line.revision);
@@ -291,6 +340,7 @@ impl Saver {
             .collect();
         let len = self.disk.replace(&File {
             format: FORMAT,
+            source: Some(self.disk.source.clone()),
             revision: world.revision(),
             journal,
             entries,

@@ -18,7 +18,7 @@ struct Stage {
 }
 
 fn disk(folder: &Path) -> Disk {
-    Disk::open(folder, Layout::default()).unwrap()
+    Disk::open(folder, Layout::default(), "etcd").unwrap()
 }
 
 impl Stage {
@@ -234,4 +234,41 @@ fn a_file_of_the_first_format_has_no_journal() {
     fs::write(stage.folder.path().join(FILE), file(FORMAT + 1)).unwrap();
     let error = disk(stage.folder.path()).load().unwrap_err().to_string();
     assert!(error.ends_with("found format 3, expected 2 at most"), "{error}");
+}
+
+#[test]
+fn texts_of_another_store_are_not_loaded() {
+    let mut stage = Stage::new(&["a"]);
+    stage.save();
+    let folder = stage.folder.path();
+    let directory = Disk::open(folder, Layout::default(), "directory /gateway").unwrap();
+    let error = directory.load().unwrap_err().to_string();
+    let expected = "found texts of etcd (/gateway/ and /services/), \
+                    expected directory /gateway (/gateway/ and /services/)";
+    assert!(error.ends_with(expected), "{error}");
+
+    let other_prefix = Layout {
+        prefix: "/other/".into(),
+        ..Layout::default()
+    };
+    let error = Disk::open(folder, other_prefix, "etcd").unwrap().load().unwrap_err();
+    assert!(matches!(error, Error::OtherStore { .. }), "{error}");
+
+    let more_routes = Layout {
+        routes_prefixes: vec!["/old/".into()],
+        ..Layout::default()
+    };
+    let saved = Disk::open(folder, more_routes, "etcd").unwrap().load().unwrap();
+    assert_eq!(saved.map(|saved| saved.entries.len()), Some(1));
+}
+
+#[test]
+fn a_file_that_names_no_store_is_loaded() {
+    let mut stage = Stage::new(&["a"]);
+    stage.save();
+    let path = stage.folder.path().join(FILE);
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file.as_object_mut().unwrap().remove("source").unwrap();
+    fs::write(&path, file.to_string()).unwrap();
+    assert_eq!(stage.loaded().1, texts(&[("a", 1)]));
 }
