@@ -1,7 +1,7 @@
 //! When the next publish may happen: leading edge first.
 //!
-//! A lone change is published at once. Publishes keep a minimum distance that starts at 20 ms, doubles up to a limit while
-//! changes keep arriving inside it, and is forgotten when one arrives after it. Pure: moments are arguments.
+//! A lone change is published at once. Publishes keep a minimum distance. It starts at 20 ms and doubles up to a limit
+//! while changes arrive within it; a change that arrives later resets it. Pure: moments are arguments.
 
 use std::time::{Duration, Instant};
 

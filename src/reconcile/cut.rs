@@ -1,9 +1,9 @@
-//! One revision, one plan: changes of several roots wait until all roots have told that revision.
+//! One revision, one plan: the changes of a revision wait until all roots have reached that revision.
 //!
-//! Each root has a watch of its own, so that a transaction over a cluster, its registrations and a route arrives in pieces.
-//! What enters: the revisions that watches tell, and how far each has come. What leaves: whether a plan may be made now, and
-//! up to which revision. A root that fails, or is not listed yet, is not waited for, and no root for longer than
-//! [`PATIENCE`]. Pure: moments are arguments.
+//! Each root has its own watch, so a transaction over a cluster, its registrations and a route arrives in pieces. What
+//! enters: the revision that each watch has reached. What leaves: whether a plan may be made now, and up to which
+//! revision. A root that fails or has not been listed is not waited for, and no root for longer than [`PATIENCE`].
+//! Pure: moments are arguments.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ pub enum Answer {
 }
 
 impl Cut {
-    /// A root has told everything up to a revision.
+    /// A root has sent all changes up to a revision.
     pub fn on_reached(&mut self, root: &Root, revision: i64) {
         let reach = self.roots.entry(root.clone()).or_default();
         reach.revision = reach.revision.max(revision);
@@ -71,8 +71,8 @@ impl Cut {
         (reach.is_live, reach.is_asked) = (false, false);
     }
 
-    /// Whether a plan that is due may be made. `newest` is the newest revision among the waiting inputs; `None`: none has a
-    /// revision.
+    /// Whether a plan that is due may be made. `newest` is the newest revision of the waiting inputs; `None`: no input
+    /// has one.
     pub fn ask(&mut self, newest: Option<i64>, now: Instant) -> Answer {
         let Some(newest) = newest else { return Answer::All };
         let target = *self.target.get_or_insert(Target {

@@ -1,13 +1,13 @@
-//! Guards: what looks like an accident is kept back.
+//! Guards: changes that look like an accident are held.
 //!
-//! Two guards are always on (docs/documents/README.md, Guards). A *root* that loses more than half and more than ten of its documents
-//! in one revision or one list, that comes back empty, or whose history is another one (a fork) is held: the content
-//! before keeps serving until a second list, ten seconds later or more, agrees, or an operator releases it. A *source*, the
-//! registrations of one cluster, that loses more than half and more than ten of its addresses within ten seconds keeps
-//! them for sixty.
+//! Two guards are always on (docs/documents/README.md, Guards). A *root* that loses more than half and more than ten of
+//! its documents in one revision or one list, that comes back empty, or whose history is another one (a fork) is held:
+//! the content before keeps serving until a second list, ten seconds later or more, agrees, or an operator releases it.
+//! A *source*, the registrations of one cluster, that loses more than half and more than ten of its addresses within
+//! ten seconds keeps them for sixty.
 //!
-//! While a root is held, a change that arrives acts at once, on what serves and on what waits alike: it is the latest word
-//! on its key. A held list's keys, one by one, stop being held when the two agree again.
+//! While a root is held, a change that arrives acts at once, on what serves and on what waits alike: it is the latest
+//! word on its key. A held list's keys, one by one, stop being held when the two agree again.
 //!
 //! A registrations root has no mass-loss guard of its own (each source has), and its fork or empty list never waits for
 //! an operator: instances come and go without one. Pure; time is given.
@@ -111,8 +111,8 @@ impl Hold {
         }
     }
 
-    /// Whether a second list could end it. An operator's decision needs none, except that an empty list may be a mistake
-    /// that mends itself.
+    /// Whether a second list can end the hold. A hold that waits for an operator needs none, unless the list is empty:
+    /// the next one may not be.
     fn wants_list(&self) -> bool {
         !self.by_operator || matches!(self.why, Why::Empty { .. })
     }
@@ -144,7 +144,7 @@ pub(super) type KeyChange = (DocumentKey, Option<Stored>);
 /// What serves at a key that is held; `None`: nothing.
 pub(super) type KeptText = Option<Stored>;
 
-/// What a root's guards are told.
+/// The settings of a root's guards, and the moment.
 pub(super) struct Rules<'a> {
     pub(super) root: &'a Root,
     pub(super) confirm_mass_loss: bool,
@@ -338,8 +338,8 @@ impl RootState {
         acting
     }
 
-    /// Texts that were written after the shared hold began act, as in a watch: a list of this replica may have held them
-    /// under a later revision. Revisions of another history cannot be compared.
+    /// Let texts act that were written after the shared hold began, as in a watch. A list of this replica may have held
+    /// them under a later revision. Revisions of another history cannot be compared.
     fn let_newer_act(&mut self, shared: &KnownHold) -> Vec<KeyChange> {
         if shared.hold.why == Why::Fork || self.hold.as_ref().is_none_or(|hold| hold.why == Why::Fork) {
             return Vec::new();
@@ -355,8 +355,8 @@ impl RootState {
         if newer.is_empty() { newer } else { self.act(newer) }
     }
 
-    /// Another replica took the record of a key away: it has watched how the key changed after the hold began. Returns what
-    /// acts.
+    /// Another replica deleted the record of a key, because it watched the key change after the hold began. Returns the
+    /// changes that act.
     pub(super) fn on_record_gone(&mut self, key: &DocumentKey) -> Vec<KeyChange> {
         if !self.held.contains(key) {
             return Vec::new();
@@ -364,8 +364,8 @@ impl RootState {
         self.act(vec![(key.clone(), self.store.get(key).cloned())])
     }
 
-    /// Whether this replica knows that a key acts although the hold goes on: it let the key go, or has watched every change
-    /// since before the hold began.
+    /// Whether a key acts although the hold goes on: this replica let the key go, or has watched every change since
+    /// before the hold began.
     pub(super) fn knows_that_acts(&self, key: &DocumentKey) -> bool {
         self.let_go.contains(key) || self.hold.as_ref().is_some_and(|hold| self.watched_since <= hold.after)
     }
@@ -485,11 +485,11 @@ impl SourceState {
     }
 
     /// Decide which of the lost instances are kept. `live` are the addresses that are registered now; `is_back` says
-    /// whether a key has a text again, `is_released` whether a lost instance was let go. Returns those that were kept and go
-    /// now.
+    /// whether a key has a text again, `is_released` whether a lost instance was released. Returns the instances that
+    /// were kept until now.
     ///
-    /// New instances replace as many lost ones: a deployment that stops twelve instances and starts twelve others has lost
-    /// none.
+    /// New instances replace as many lost ones: a deployment that stops twelve instances and starts twelve others has
+    /// lost none.
     pub(super) fn sort_out(
         &mut self,
         live: &BTreeSet<Address>,
@@ -526,8 +526,8 @@ impl SourceState {
         let_go
     }
 
-    /// Forget gains that can replace nothing any more: those that are gone, and those older than the window before the first
-    /// loss. Returns how many addresses are left.
+    /// Forget gains that can replace nothing any more: addresses that are gone, and those older than the window before
+    /// the first loss. Returns the number of addresses left.
     fn forget_old_gains(&mut self, lost: &[LostInstance], live: &BTreeSet<Address>, now: Instant) -> usize {
         let first = lost.iter().map(|lost| lost.at).min().unwrap_or(now);
         self.gained

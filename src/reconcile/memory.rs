@@ -1,15 +1,15 @@
-//! The shared memory: what serves in place of what the store holds, the same on every replica.
+//! The shared memory: the texts that serve in place of the store's, the same on every replica.
 //!
-//! | place below the state prefix | what the record says |
+//! | place below the state prefix | content of the record |
 //! |---|---|
-//! | `last-good/{full key}` | what serves because the latest text cannot, or because a deleted cluster is in use |
-//! | `held/{full key}` | what serves at a key (a text or nothing) while a guard holds its change back |
-//! | `held/{prefix of a root}` | the hold of that root: its revision, why, and whether it was let go |
+//! | `last-good/{full key}` | the text that serves because the latest cannot, or because a deleted cluster is in use |
+//! | `held/{full key}` | the text that serves at a key (or none) while a guard holds the change of the key |
+//! | `held/{prefix of a root}` | the hold of the root: its revision, its cause, and whether it was released |
 //!
-//! Every replica reads all records ([`Memory`] is what it has read) and decides by the documents and the records alone, so
-//! that replicas with different pasts agree. [`due`] compares what a world serves with the records and says which records
-//! are to be written; each write is guarded by what was read before, so that of two replicas one writes and the other
-//! reads. Pure; time is given.
+//! Every replica reads all records into its [`Memory`] and decides by documents and records alone, so replicas with
+//! different pasts agree. [`due`] compares the texts that a world serves with the records and returns the writes that
+//! are missing. Each write expects the record that was read before: of two replicas, one writes and the other reads.
+//! Pure; time is given.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,7 +48,8 @@ impl Folder {
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The revision that does not act: of the text that cannot serve, of the deletion, of the change or list that is held.
+    /// The revision that does not act: that of the text that cannot serve, of the deletion, or of the held change or
+    /// list.
     pub about: i64,
     /// When the record was written first.
     pub since: SystemTime,
@@ -63,7 +64,8 @@ pub enum Content {
     Serves(Option<Arc<Text>>),
     /// An operator released a deleted cluster that was in use. This text served until then.
     LetGo(Arc<Text>),
-    /// A registration that vanished together with most others of its cluster and is kept for a while. No root is held for it.
+    /// A registration that vanished together with most others of its cluster and is kept for a while. Its root is not
+    /// held.
     LostInstance(Arc<Text>),
     /// At a root's prefix: the hold of the root.
     Hold {
@@ -101,8 +103,8 @@ impl Content {
 pub struct SharedHold {
     /// Why the root is held.
     pub why: Why,
-    /// The revision that the holding replica had seen before. A replica that has watched since then, and holds nothing, knows
-    /// better.
+    /// The revision that the holding replica had reached before. If another replica has watched every change since then
+    /// and holds nothing, the hold is not needed.
     pub after: i64,
     /// Only an operator lets it act.
     pub by_operator: bool,
@@ -320,8 +322,8 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
     })
 }
 
-/// What serves although another text, or none, stands at the key: a text, or nothing where the latest is good by itself and in
-/// another document's way. `None`: the latest serves, or is bad and no text before it is known.
+/// The text that serves in place of the store's. `Some(None)`: no text serves, because the latest is good by itself and
+/// conflicts with another document. `None`: the latest serves, or is bad and no earlier text is known.
 fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Option<&'a Arc<Text>>> {
     let document = document?;
     let is_behind = document.blocked.is_some() || (document.text.is_none() && key.cluster().is_some());

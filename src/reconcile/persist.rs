@@ -1,8 +1,7 @@
-//! What outlives the process: serving texts on disk, last good texts beside the documents.
+//! State that outlives the process.
 //!
-//! `disk` keeps all that serves in the state directory, so that a restart while the store is away serves at once.
-//! `shared` keeps, below `<state-prefix>last-good/`, the last good text of every document that is bad now, so that a replica
-//! born later serves the same: last good is history, and history is shared.
+//! - `disk` saves all serving texts in the state directory. If the store is away, a restarted server serves them.
+//! - `shared` writes and reads the records below `<state-prefix>`. A replica that starts later serves the same texts.
 
 pub mod disk;
 pub mod shared;

@@ -1,8 +1,9 @@
 //! The decision function: pure, the only place that says what serves.
 //!
-//! What enters: the current [`World`] and inputs. What leaves: the next world, a verdict for every document whose status
-//! changed, the difference of resources to publish, and writes to the shared memory. If documents cannot be compiled
-//! together, the one at fault falls back to its last good text and compiling starts again: a bad document harms no other.
+//! What enters: the current [`World`] and inputs. What leaves: the next world, a verdict for every document whose
+//! status changed, the difference of resources to publish, and writes to the shared memory. If documents cannot be
+//! compiled together, the one at fault falls back to its last good text and compiling starts again: a bad document
+//! harms no other.
 //!
 //! Three steps:
 //! 1. `intake` passes the inputs through the guards; the result is a text, or a deletion, for each changed key;
@@ -69,13 +70,13 @@ pub enum Input {
     Found {
         /// The document.
         key: DocumentKey,
-        /// Texts of the store's history that parse, oldest first. None: the document is left out until it is good, or goes on
-        /// serving the text that it serves.
+        /// Texts of the store's history that parse, oldest first. If there are none, the document keeps its serving
+        /// text, or serves nothing until it is good.
         texts: Vec<Arc<Text>>,
     },
-    /// An operator lets what is held act now: these full keys or prefixes; `None`: everything.
+    /// An operator lets held changes act now: these full keys or prefixes; `None`: all.
     Release(Option<Vec<String>>),
-    /// Nothing but time passed: holds that are over act.
+    /// Time passed: holds that are over end.
     Tick,
 }
 
@@ -103,13 +104,12 @@ pub struct Plan {
     pub difference: Difference,
     /// Records to be written to the shared memory.
     pub memory: Vec<MemoryWrite>,
-    /// Documents that are bad now, and whose last good text may have gone unseen: look for it in the store's history, and tell
-    /// the outcome as [`Input::Found`]. Until then they serve what they served (a first publish waits).
+    /// Bad documents whose last good text this replica may have missed. Search the store's history for it; the answer
+    /// is [`Input::Found`]. Until then they keep their serving text (a first publish waits).
     pub wanted: Vec<DocumentKey>,
     /// When the earliest hold ends: plan again then with [`Input::Tick`].
     pub deadline: Option<Instant>,
-    /// Roots that are held by a guard which wants a second list, 10 s from now or more. Told with every list that left the
-    /// root held.
+    /// Held roots whose guard wants a second list, 10 s from now or later.
     pub relist: Vec<Root>,
 }
 
@@ -190,8 +190,8 @@ fn batching_of_changes(layout: &Layout, root: &Root, changes: &[Change]) -> Batc
 /// The inputs in batches, each planned on the world that the one before it left.
 ///
 /// The users of a deleted cluster are those at the revision that deletes the cluster. While a deleted cluster is kept
-/// because it is used, its users are looked at after each revision. So a slow replica, which plans many revisions at once,
-/// comes to the same result as a fast one.
+/// because it is used, its users are checked after each revision. So a slow replica, which plans many revisions at
+/// once, comes to the same result as a fast one.
 fn batches(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
     let mut has_kept_cluster = !world.kept_deleted.is_empty();
     let mut batches = Vec::new();

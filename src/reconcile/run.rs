@@ -1,8 +1,12 @@
 //! The loop: events of a backend → plan → snapshot → publish.
 //!
-//! The one writer of the world and of the snapshot store. It owns every watch, spaces publishes (`coalesce`), looks up last
-//! good texts that the plan wants, asks for the second list that a guard wants, and marks the snapshot stale when the store
-//! has been silent for too long. It decides nothing about documents: that is [`plan`].
+//! The loop is the only writer of the world and of the snapshot store. It
+//!
+//! - owns every watch and spaces publishes (`coalesce`);
+//! - looks up last good texts that the plan wants, and asks for the second list that a guard wants;
+//! - marks the snapshot stale if the store has not answered for 30 s.
+//!
+//! All decisions about documents are made by [`plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,43 +42,43 @@ pub use health::Health;
 use health::Roots;
 use recall::Recall;
 
-/// Events of one watch that wait for the loop. When there are more the watch waits; nothing is dropped.
+/// Events of one watch that wait for the loop. If the queue is full, the watch waits; no event is dropped.
 const EVENTS: usize = 1024;
-/// Events that the loop takes before it looks whether a plan is due.
+/// Most events that the loop takes before it checks whether a plan is due.
 const EVENTS_AT_ONCE: usize = 4096;
-/// A first publish waits so long for the shared memory of a store that lists documents and not that.
+/// Longest wait of the first publish for the shared memory, if the store lists documents but not that.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What an operator asks of the loop.
+/// A request of an operator to the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Let what is held act now: these full keys or prefixes; `None`: everything.
+    /// Let held changes act now: these full keys or prefixes; `None`: all.
     Release(Option<Vec<String>>),
 }
 
-/// What the loop is made of.
+/// The parts of the loop.
 pub struct Parts {
     /// Where documents live.
     pub backend: Arc<dyn Backend>,
-    /// Without documents; its options say which roots are followed.
+    /// A world without documents; its options name the roots to follow.
     pub world: World,
     /// Where snapshots are published.
     pub snapshots: Arc<Store>,
     /// The state directory.
     pub disk: Disk,
-    /// Below which last good texts are shared.
+    /// The prefix of the shared memory.
     pub state_prefix: String,
     /// Longest distance that a burst puts between two publishes.
     pub publish_distance: Duration,
-    /// `--allow-empty`: an empty prefix takes away what proxies hold.
+    /// `--allow-empty`: an empty prefix removes the resources of proxies.
     pub allow_empty: bool,
-    /// Asks of operators.
+    /// Requests of operators.
     pub commands: mpsc::Receiver<Command>,
-    /// Told of each publish.
+    /// Receives each event and publish.
     pub observer: Arc<dyn Observer>,
 }
 
-/// Who wants to know what the loop saw and did (metrics).
+/// Receives what the loop saw and did (metrics).
 pub trait Observer: Send + Sync + 'static {
     /// The watch of a root sent an event.
     fn observed(&self, root: &Root, event: &Event);
@@ -84,7 +88,7 @@ pub trait Observer: Send + Sync + 'static {
     fn skipped(&self);
 }
 
-/// The loop, its views shared with `admin` before it runs.
+/// The loop. `admin` takes its views before it runs.
 pub struct Reconciler {
     parts: Parts,
     worlds: Arc<ArcSwap<World>>,
@@ -92,43 +96,43 @@ pub struct Reconciler {
     health: watch::Sender<Health>,
     pace: Pace,
     roots: Roots,
-    /// The newest snapshot built; the published one, but for the time until `settled`.
+    /// The newest snapshot built. Once the store is published, also the published one.
     built: Snapshot,
     waiting: Waiting,
-    /// When the plan wants to be made again though nothing happens.
+    /// The end of the earliest hold: a plan is due then without any input.
     hold_ends: Option<Instant>,
-    /// When a root's list is to be confirmed.
+    /// When to ask a root for a second list.
     relists: BTreeMap<Root, Instant>,
     /// How far the roots have come.
     cut: Cut,
     /// The shared memory, read and written.
     recall: Recall,
-    /// Folders of the shared memory that were not read yet.
+    /// Folders of the shared memory that have not been listed yet.
     unread: BTreeSet<Folder>,
     /// Folders of the shared memory that cannot be read now.
     failing: BTreeSet<Folder>,
-    /// Until when the first publish waits for unread folders; set by the first list of documents.
+    /// The end of the first publish's wait for unread folders; set by the first list of documents.
     memory_due: Option<Instant>,
-    /// Whether any document was ever there, saved or listed: an empty prefix is meant then.
+    /// A document was saved or listed before, so an empty prefix is no mistake.
     had_documents: bool,
-    /// Whether a snapshot of what the store itself holds was published. Saved state may serve before.
-    settled: bool,
+    /// A snapshot of the store's content was published. Saved state may serve before.
+    has_published_store: bool,
 }
 
-/// What has happened since the last plan.
+/// Inputs since the last plan.
 #[derive(Default)]
 struct Waiting {
-    /// With the revision that each tells of; 0: of none.
+    /// Each with its revision of the store; 0: the input has none.
     inputs: Vec<(i64, Input)>,
-    /// Up to here the inputs may be planned: every root has told these revisions.
+    /// Inputs up to this revision may be planned: every root has reached it.
     whole_up_to: i64,
-    /// When the first of it arrived.
+    /// Arrival of the first input.
     since: Option<Instant>,
     /// The trace of this change.
     span: Option<Span>,
 }
 
-/// What a watch follows.
+/// The content that a watch follows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Followed {
     Root(Root),
@@ -138,7 +142,8 @@ enum Followed {
 type Events = StreamMap<Followed, ReceiverStream<Event>>;
 
 impl Waiting {
-    /// The inputs whose revisions all roots have told, when the first of all arrived, and the trace. What is newer waits on.
+    /// The inputs up to the revision that all roots have reached, the arrival of the first, and the trace. Newer inputs
+    /// stay.
     fn take(&mut self) -> (Vec<Input>, Option<Instant>, Option<Span>) {
         let whole_up_to = std::mem::take(&mut self.whole_up_to);
         let (whole, newer): (Vec<_>, Vec<_>) = std::mem::take(&mut self.inputs)
@@ -153,7 +158,7 @@ impl Waiting {
 }
 
 impl Reconciler {
-    /// A loop that has not read anything yet.
+    /// A loop that has read nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let recall = Recall::new(&parts.backend, &parts.state_prefix);
@@ -172,7 +177,7 @@ impl Reconciler {
             hold_ends: None,
             relists: BTreeMap::new(),
             had_documents: false,
-            settled: false,
+            has_published_store: false,
             roots,
             cut: Cut::default(),
             unread: recall.folders().map(|(folder, _)| folder).collect(),
@@ -226,7 +231,7 @@ impl Reconciler {
         self.parts.snapshots.current().generation > 0
     }
 
-    /// Take up what an earlier run left. It serves where the store does not answer.
+    /// Load the state that an earlier run saved. It serves if the store does not answer.
     async fn load_saved(&mut self) {
         match self.parts.disk.load() {
             Ok(None) => {}
@@ -276,7 +281,7 @@ impl Reconciler {
         events
     }
 
-    /// Until something happened or is due.
+    /// Wait for an event, a request, or a deadline.
     async fn wait(&mut self, events: &mut Events, token: &CancellationToken) {
         let wake_up = self.wake_up();
         let timer = async {
@@ -285,10 +290,10 @@ impl Reconciler {
                 None => std::future::pending().await,
             }
         };
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         tokio::select! {
-            1.. = events.next_many(&mut told, EVENTS_AT_ONCE) => {
-                for (followed, event) in told {
+            1.. = events.next_many(&mut received, EVENTS_AT_ONCE) => {
+                for (followed, event) in received {
                     match followed {
                         Followed::Root(root) => self.on_event(root, event),
                         Followed::Memory(folder) => self.on_memory(folder, event),
@@ -302,7 +307,7 @@ impl Reconciler {
         }
     }
 
-    /// The earliest moment at which something is to be done though nothing happens.
+    /// The earliest deadline.
     fn wake_up(&self) -> Option<Instant> {
         let relists = self.relists.values().copied();
         if let Some(at) = self.cut.deadline() {
@@ -319,7 +324,7 @@ impl Reconciler {
         change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
     }
 
-    /// Whether the roots have told whatever the revisions that wait have changed. Asks those that have not.
+    /// Whether every root has reached the newest waiting revision. Asks the others for their progress.
     fn is_whole(&mut self, now: Instant) -> bool {
         let newest = self.waiting.inputs.iter().map(|(revision, _)| *revision).max();
         match self.cut.ask(newest.filter(|newest| *newest > 0), now) {
@@ -338,18 +343,18 @@ impl Reconciler {
         }
     }
 
-    /// The earliest of four deadlines: the snapshot turns stale; saved state starts to serve; the first publish stops waiting
-    /// for a root, or for the shared memory. While good texts are looked for, the third is suspended.
+    /// The earliest of four deadlines: the snapshot turns stale; saved state starts to serve; the first publish stops
+    /// waiting for a root; the first publish stops waiting for the shared memory. During a search for good texts, the
+    /// third is suspended.
     fn roots_deadline(&self) -> Option<Instant> {
-        let told = self
-            .roots
-            .next_deadline(self.settled)
-            .filter(|_| self.settled || !self.recall.is_looking());
-        let memory = self.memory_due.filter(|_| !self.settled && !self.unread.is_empty());
-        [told, self.roots.saved_due(), memory].into_iter().flatten().min()
+        let is_first = !self.has_published_store;
+        let roots = self.roots.next_deadline(is_first);
+        let roots = roots.filter(|_| !is_first || !self.recall.is_looking());
+        let memory = self.memory_due.filter(|_| is_first && !self.unread.is_empty());
+        [roots, self.roots.saved_due(), memory].into_iter().flatten().min()
     }
 
-    /// `revision`: of the store, where the input tells of one; else 0.
+    /// Add an input with its revision of the store; 0: the input has none.
     fn add(&mut self, revision: i64, input: Input) {
         self.waiting
             .since
@@ -357,14 +362,14 @@ impl Reconciler {
         self.waiting.inputs.push((revision, input));
     }
 
-    /// What the watch of a folder of the shared memory told.
+    /// An event of the watch of a folder of the shared memory.
     fn on_memory(&mut self, folder: Folder, event: Event) {
         match &event {
-            // Said once; the watch tries again by itself.
+            // Logged once; the watch tries again.
             Event::Failed { reason } if self.failing.insert(folder) => warn!(
                 folder = folder.as_str(),
                 reason,
-                "Records below the state prefix cannot be read; until a retry succeeds, replicas may serve different texts"
+                "Records below the state prefix cannot be read; replicas may serve different texts until a retry succeeds"
             ),
             Event::Listed { .. } => {
                 self.failing.remove(&folder);
@@ -383,7 +388,7 @@ impl Reconciler {
         let revision = match &event {
             Event::Alive => {
                 if self.roots.alive(&root, now) {
-                    // The snapshot is stale no longer: say so to the streams.
+                    // The snapshot is current again, so streams need the next one.
                     self.waiting.since.get_or_insert(now);
                 }
                 return;
@@ -425,7 +430,7 @@ impl Reconciler {
         self.add(revision, Input::Event { root, event });
     }
 
-    /// One trace a change: it starts with the first revision that is seen and ends with the ACKs of its publish.
+    /// One trace a change: from the first revision that arrives to the ACKs of its publish.
     fn begin_trace(&mut self, revision: i64) {
         self.waiting
             .span
@@ -451,7 +456,7 @@ impl Reconciler {
         }
     }
 
-    /// One turn: plan what has happened, publish what follows.
+    /// One turn: plan the waiting inputs and publish the result.
     async fn turn(&mut self, now: Moment) {
         let (mut inputs, since, span) = self.waiting.take();
         let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
@@ -489,13 +494,13 @@ impl Reconciler {
         self.publish(arrived, &span);
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
-        if !self.settled && !self.roots.is_from_disk(now.instant) {
-            self.settled = true;
+        if !self.has_published_store && !self.roots.is_from_disk(now.instant) {
+            self.has_published_store = true;
             log::older_forms(&world);
         }
     }
 
-    /// The next snapshot. One that says nothing new keeps the generation, so that no stream is woken for it.
+    /// Build the next snapshot. If nothing changed for streams, it keeps the generation and wakes none of them.
     fn build(&mut self, world: &World, difference: &Difference, now: Moment) {
         let stale = self.roots.is_stale(now);
         let facts = Facts {
@@ -528,17 +533,20 @@ impl Reconciler {
         }
     }
 
-    /// After the first publish of what the store holds: always. Before: once every root has been listed or given up, and
-    /// the shared memory was read and every bad document's last good text was looked for, lest it be taken from proxies that
-    /// have it; or when saved state is to serve.
+    /// Whether the snapshot may be published. After the first publish of the store's content: always. Before: if saved
+    /// state is to serve, or if all of this is done:
+    ///
+    /// - every root was listed, or is not waited for any longer;
+    /// - the shared memory was read;
+    /// - the last good text of every bad document was searched, or proxies that have that text would lose it.
     fn may_publish(&self, now: Instant) -> bool {
         let memory_is_read = self.unread.is_empty() || self.memory_due.is_some_and(|due| due <= now);
-        self.settled
+        self.has_published_store
             || self.roots.is_from_disk(now)
-            || (!self.recall.is_looking() && memory_is_read && self.roots.all_told(now))
+            || (!self.recall.is_looking() && memory_is_read && self.roots.are_all_listed(now))
     }
 
-    /// Swap the pointer. What says nothing new to streams only brings the revision that people see.
+    /// Swap the pointer. A snapshot of the same generation wakes no stream; it only shows the new revision in the API.
     fn publish(&mut self, arrived: Instant, change: &Span) {
         let (revision, generation) = (self.built.revision, self.built.generation);
         let (source, stale) = (self.built.source.as_str(), self.built.stale);

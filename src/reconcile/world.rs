@@ -73,7 +73,7 @@ impl HeldBy {
     }
 }
 
-/// What `GET /api/v1/documents` tells of one document.
+/// One document, as `GET /api/v1/documents` shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     /// Kind and name.
@@ -98,7 +98,7 @@ pub struct Status {
     pub since: SystemTime,
 }
 
-/// What the guards and the compiler are told once, at start.
+/// Settings of the guards and the compiler, fixed at start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Where keys are.
@@ -125,7 +125,7 @@ pub(super) struct Blocked {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
     pub(super) status: Status,
-    /// What stands at its key as far as the guards let it act ([`Status::latest`] looks behind them); `None`: it is deleted.
+    /// The text at the key that the guards let act ([`Status::latest`] is the store's); `None`: the key is deleted.
     pub(super) text: Option<Arc<Text>>,
     /// The same as a document, when it is one.
     pub(super) latest: Option<Good>,
@@ -158,7 +158,7 @@ pub struct World {
     pub(super) kept_deleted: OrdSet<DocumentKey>,
     /// Clusters that an operator let go while they were used, with the text that served.
     pub(super) released: OrdMap<DocumentKey, Arc<Text>>,
-    /// Documents that serve another text than their record in the shared memory says, because that one is in another's way.
+    /// Documents whose record names a text that conflicts with another document, so that they serve another text.
     pub(super) unheeded: OrdSet<DocumentKey>,
     /// The shared memory, as far as it was read.
     pub(super) memory: Memory,
@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    /// What it was told at start.
+    /// The settings, fixed at start.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
@@ -207,8 +207,8 @@ impl World {
         self.records.values().map(|record| &record.status)
     }
 
-    /// What was meant to be a document and cannot be one (a second file for a key, a file that cannot be read): rejected,
-    /// without a text. Its key may be that of a document, which keeps serving.
+    /// Entries that cannot be a document (a second file for a key, a file that cannot be read): rejected, without a
+    /// text. The key may be that of a document, which keeps serving.
     pub fn problems(&self) -> impl Iterator<Item = &Status> {
         self.problems.values().flat_map(|problems| problems.iter())
     }

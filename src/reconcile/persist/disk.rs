@@ -1,8 +1,9 @@
-//! The state directory: the texts that serve, documents and registrations, in one file and what changed since (`journal`).
+//! The state directory: the serving texts of documents and registrations in one file, and the changes since
+//! (`journal`).
 //!
-//! Written at most once a second: the changes are appended, and from time to time the file is written anew, atomically
-//! (temporary file, fsync, rename), so that a change costs what changed. Directory 0700, files 0600. What cannot be written
-//! is logged and tried again with the next change; serving goes on.
+//! Changes are appended at most once a second, so a save costs what changed. From time to time the file is written
+//! anew, atomically (temporary file, fsync, rename). The directory has mode 0700, files have 0600. A failed write is
+//! logged and tried again with the next change; serving goes on.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,9 +31,9 @@ use journal::{Journal, Line};
 /// Shortest time between two writes.
 const PACE: Duration = Duration::from_secs(1);
 const FILE: &str = "serving.json";
-/// The first had no journal.
+/// Format 1 had no journal.
 const FORMAT: u32 = 2;
-/// A journal may become as long as this part of its state file, and this long in any case, before the file is written anew.
+/// If a journal is longer than this part of its state file and than this minimum, the file is written anew.
 const JOURNAL_SHARE: usize = 2;
 const JOURNAL_MIN: usize = 256 * 1024;
 
@@ -70,7 +71,8 @@ pub enum Error {
     },
 }
 
-/// Where texts were read. Other prefixes of routes may be added and removed: a text below none of the prefixes is left out.
+/// The store that texts were read from. `--routes-prefix` does not count: a text below none of the prefixes is left
+/// out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SavedFrom {
     /// `etcd`, or a directory with its path. Neither the endpoints of etcd nor its cluster id count: a cluster that was
@@ -133,8 +135,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The directory at `folder`, created (0700) when it is missing. `store` names where documents are read: `etcd`, or a
-    /// directory with its path.
+    /// The directory at `folder`, created (0700) if it is missing. `store` names the store of the documents: `etcd`, or
+    /// a directory with its path.
     ///
     /// # Errors
     /// When it cannot be created.

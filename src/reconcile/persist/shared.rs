@@ -1,8 +1,8 @@
-//! The shared memory beside the documents, in the store itself.
+//! The shared memory in the store, beside the documents.
 //!
-//! A record is a JSON value at `<state-prefix>last-good/<key>` or `<state-prefix>held/<key>`
-//! ([`memory`](crate::reconcile::memory) says what it means). Each write is guarded by the record that it replaces. Where no
-//! record says which text was the last good one, the store's own history is asked, from `mod_revision − 1` back.
+//! A record is a JSON value at `<state-prefix>last-good/<key>` or `<state-prefix>held/<key>`;
+//! [`memory`](crate::reconcile::memory) gives its meaning. Each write expects the record that it replaces. If no record
+//! names the last good text, the history of the key is searched, from `mod_revision − 1` back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -117,7 +117,10 @@ impl Shared {
                 }
                 Ok(None) | Err(ReadError::NoHistory(_)) => break,
                 Err(error) => {
-                    warn!(document.key = full_key, revision, %error, "Earlier text of a document could not be read from the store");
+                    warn!(
+                        document.key = full_key,
+                        revision, %error, "Earlier text of a document could not be read from the store"
+                    );
                     break;
                 }
             }

@@ -1,8 +1,8 @@
 //! Step 2: for each document, the latest text that can serve beside all others.
 //!
-//! Texts are parsed here, when they are new. The documents are compiled together; one that is at fault falls back to the
-//! good text before, and it is tried again, until nothing is at fault. Then clusters that were deleted and are still used
-//! are kept, and documents that others kept from serving get another chance.
+//! New texts are parsed here. `instances` keeps registrations that vanished with too many others. `fallback` compiles
+//! the documents together: a document that is at fault falls back to its good text before, until no document is at
+//! fault.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -112,8 +112,8 @@ impl Choice {
         }
     }
 
-    /// A text that served, or that the store's history has: it may serve if the latest cannot. Candidates stay in the order
-    /// in which they were written.
+    /// Add a text that may serve if the latest cannot: one that served, or one of the store's history. Candidates stay
+    /// in the order in which they were written.
     fn add_candidate(&mut self, good: Good) {
         let revision = good.text.mod_revision;
         let place = self
@@ -128,8 +128,8 @@ impl Choice {
         }
     }
 
-    /// What the shared memory says of the document: the text of its record serves in place of a latest text that cannot, and
-    /// older ones that this replica happens to know do not.
+    /// Follow the document's record in the shared memory. If the latest text cannot serve, the text of the record
+    /// serves, and no older one that this replica happens to know.
     fn recall(&mut self, world: &World, key: &DocumentKey, record: &memory::Record) {
         let text = match &record.content {
             Content::Serves(Some(text)) => text,
@@ -138,8 +138,8 @@ impl Choice {
             Content::LostInstance(_) | Content::Hold { .. } => return,
         };
         let concerns = match &self.latest {
-            // Another replica found that a text which is good by itself cannot serve beside the others. What was deleted is
-            // not served again; a cluster lives on while it is used.
+            // The record may say that the latest text, good by itself, conflicts with another document. A deleted
+            // document does not serve again, except a cluster in use.
             Some(latest) => {
                 let is_of_this_document = text.is_of_one_life(latest) || key.cluster().is_some();
                 let is_behind = self.blocked.is_some() || latest.mod_revision == record.about;

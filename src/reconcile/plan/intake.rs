@@ -51,7 +51,7 @@ pub(super) struct Intake {
     /// What stood at each key that changed, in order; the last stands there now. A text that came and went between two
     /// plans may be the last good one.
     pub(super) history: BTreeMap<DocumentKey, Vec<Option<Stored>>>,
-    /// Keys of which a list told: texts between the known one and that of the list went unseen.
+    /// Keys that a list changed: this replica missed any texts between the known one and that of the list.
     pub(super) gaps: BTreeSet<DocumentKey>,
     /// Good texts that were looked for in the store's history, and found or not; oldest first.
     pub(super) found: BTreeMap<DocumentKey, Vec<Arc<Text>>>,

@@ -1,4 +1,4 @@
-//! Step 3: what has become of every document that changed or stands differently, and what is to be remembered.
+//! Step 3: the state of every affected document, and the texts to search in the store's history.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -122,8 +122,8 @@ impl Conclusion {
         );
     }
 
-    /// A cluster that an operator lets go stays released until it is written anew. World and shared memory say so: the world
-    /// until the record of the release was read back.
+    /// A released cluster stays released until it is written anew. The world remembers the release until its record in
+    /// the shared memory was read back.
     fn record_release(&mut self, key: &DocumentKey, choice: &Choice) {
         let world = &mut self.world;
         if let Some(text) = &choice.let_go
@@ -137,8 +137,8 @@ impl Conclusion {
         }
     }
 
-    /// Whether good texts are looked for in the store's history: where the latest text does not serve, and a later good one
-    /// than that which serves may have gone unseen. A record of the shared memory has the word.
+    /// Whether to search the store's history for good texts: the latest text does not serve, no record names the last
+    /// good one, and this replica may have missed a good text.
     fn searches(&mut self, key: &DocumentKey, choice: &Choice) -> bool {
         let earlier = self.world.records.get(key);
         let was_searching = earlier.is_some_and(|record| record.searching);

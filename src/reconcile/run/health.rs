@@ -9,12 +9,12 @@ use crate::backend::WatchControl;
 use crate::document::key::{Layout, Root};
 use crate::reconcile::plan::Moment;
 
-/// A shared store that has answered nothing for so long makes the snapshot stale.
+/// If a shared store has not answered for so long, the snapshot is stale.
 const STALE_AFTER: Duration = Duration::from_secs(30);
-/// A root that has failed for so long since start no longer holds up the first publish of the others.
+/// If a root has failed for so long since start, the first publish of the others does not wait for it.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
-/// A store that has told nothing for so long since start lets the saved state serve; one that fails does so at once. What
-/// is saved may be older than what proxies hold: a store that answers is served alone.
+/// If the store has not answered for so long since start, the saved state serves; if the store fails, at once. Saved
+/// state may be older than the content of proxies, so it does not serve where the store answers.
 const SAVED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether things are as they should be; `/readyz` shows it.
@@ -102,7 +102,7 @@ impl Roots {
         }
     }
 
-    /// There is saved state, to be served unless the documents root is listed before long.
+    /// Saved state was loaded. It serves unless the documents root is listed in time.
     pub(super) fn restored(&mut self, now: Instant) {
         self.saved_due = Some(now + SAVED_AFTER);
     }
@@ -122,7 +122,8 @@ impl Roots {
         if let Some(state) = self.by_root.get_mut(root) {
             state.alive_at = Some(now);
             if let Some(failing) = state.failing.take() {
-                info!(prefix = state.prefix, after = ?now.saturating_duration_since(failing.since), "Store answers again");
+                let after = now.saturating_duration_since(failing.since);
+                info!(prefix = state.prefix, ?after, "Store answers again");
             }
         }
         *root == Root::Documents && self.was_stale
@@ -146,12 +147,12 @@ impl Roots {
         }
     }
 
-    /// Saved state serves: the documents root has not been listed, and is not waited for any longer.
+    /// Whether saved state serves: the documents root has not been listed in time.
     pub(super) fn is_from_disk(&self, now: Instant) -> bool {
         self.saved_due.is_some_and(|due| due <= now)
     }
 
-    /// When saved state begins to serve; `None` where there is none, or it does already.
+    /// When saved state begins to serve; `None`: there is none, or it serves already.
     pub(super) fn saved_due(&self) -> Option<Instant> {
         self.saved_due.filter(|_| !self.was_stale)
     }
@@ -160,8 +161,8 @@ impl Roots {
         self.by_root.get(&Root::Documents)
     }
 
-    /// Whether every root was listed, or (documents excepted) has failed for so long that the others go on without it.
-    pub(super) fn all_told(&self, now: Instant) -> bool {
+    /// Whether every root was listed. A root other than documents that failed for [`GIVE_UP_AFTER`] counts as listed.
+    pub(super) fn are_all_listed(&self, now: Instant) -> bool {
         self.by_root.iter().all(|(root, state)| {
             state.listed
                 || (*root != Root::Documents
@@ -172,14 +173,15 @@ impl Roots {
         })
     }
 
-    /// Whether what serves may be older than what the store holds. Remembers since when.
+    /// Whether the snapshot may be older than the store's content. Logs each change of the answer.
     pub(super) fn is_stale(&mut self, now: Moment) -> bool {
         let stale = self.is_from_disk(now.instant) || self.silent_since(now.instant).is_some();
         if stale != self.was_stale {
             self.stale_since = stale.then_some(now.wall);
             if stale {
                 warn!(
-                    "Snapshot may be stale: it is from --state-dir, or the store has not answered for 30 s. It keeps serving; removals and changed clusters and listeners are withheld from reconnecting proxies"
+                    "Snapshot may be stale: it is from --state-dir, or the store has not answered for 30 s. It keeps \
+                     serving; removals and changed clusters and listeners are withheld from reconnecting proxies"
                 );
             } else {
                 info!("Snapshot is current again");
@@ -194,8 +196,8 @@ impl Roots {
         (self.shared && alive_at + STALE_AFTER <= now).then_some(alive_at)
     }
 
-    /// When the snapshot becomes stale, or the first publish need not wait any longer.
-    pub(super) fn next_deadline(&self, settled: bool) -> Option<Instant> {
+    /// When the snapshot becomes stale, or, before the first publish, when the wait for a root ends.
+    pub(super) fn next_deadline(&self, is_first_publish: bool) -> Option<Instant> {
         let stale = self
             .documents()
             .and_then(|state| state.alive_at)
@@ -204,7 +206,7 @@ impl Roots {
         let given_up = self
             .by_root
             .values()
-            .filter(|state| !settled && !state.listed)
+            .filter(|state| is_first_publish && !state.listed)
             .filter_map(|state| Some(state.failing.as_ref()?.since + GIVE_UP_AFTER))
             .max()
             .filter(|_| self.documents().is_some_and(|state| state.listed));

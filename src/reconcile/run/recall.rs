@@ -1,7 +1,8 @@
-//! The shared memory, on the loop's side: good texts looked for when the plan wants them, and records handed to the writer.
+//! The loop's side of the shared memory: searches for good texts, and the queue of records to write.
 //!
-//! What is looked for comes back through [`Recall::found`]; what is to be written goes to one task ([`Recall::writer`]), so
-//! that the loop never waits for the store. A store that nobody shares has no such memory, and no history.
+//! A search runs in its own task; its result comes through [`Recall::found`]. One task writes records
+//! ([`Recall::writer`]), so the loop never waits for the store. A store that no other replica shares (a directory) has
+//! neither such a memory nor a history.
 
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ impl Recall {
         shared.flat_map(|shared| Folder::ALL.map(|folder| (folder, shared.prefix_of(folder))))
     }
 
-    /// What the watch of a folder told, for the plan.
+    /// An event of the watch of a folder, as an input of the plan.
     pub(super) fn input(&self, folder: Folder, event: Event) -> Option<Input> {
         let shared = self.shared.as_ref()?;
         let read = |entry: &Entry| {

@@ -1,8 +1,8 @@
-//! What changed since the state file was written whole: one line of JSON a save, appended.
+//! Changes since the state file was written: one line of JSON a save, appended.
 //!
-//! A journal belongs to one state file, which names it by number. A line that was being written when the process ended has
-//! no end and is left out; no line follows it, because a process begins with a state file of its own. Nothing here is
-//! renamed or overwritten, so what was written before stays whole.
+//! A journal belongs to the state file that names it by number. If the process ended while it wrote a line, that line
+//! has no end and is left out. No line follows it, because each process begins with a new state file. Nothing is
+//! renamed or overwritten, so earlier lines stay whole.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,4 +1,9 @@
-//! Which texts serve together: compiled until nothing is at fault.
+//! Which texts serve together.
+//!
+//! 1. Compile the changed documents. A document at fault falls back to its good text before; repeat until none is.
+//! 2. Drop deleted clusters that no document uses, or that an operator released.
+//! 3. Try contested documents again: latest texts that are good by themselves and conflicted with others.
+//! 4. Try texts that were found in the store's history, the latest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,8 +46,8 @@ impl Choices {
         decision
     }
 
-    /// All that changed, but for clusters that went now: whether they are still used is known afterwards. Returns whether
-    /// anything was compiled that another document could have been in the way of.
+    /// Compile what changed, except clusters that are deleted now: their users are known afterwards. Returns whether
+    /// the change can end a conflict.
     fn compile(&mut self, world: &World, decision: &mut Decision) -> bool {
         loop {
             let changed = self
@@ -185,8 +190,8 @@ impl Choices {
         }
     }
 
-    /// Documents that are only in the way of each other's earlier texts, as two listeners that swap their addresses, serve
-    /// together. Returns those that do not.
+    /// Try all contested documents together: two listeners that swap their addresses conflict with each other's earlier
+    /// texts only. Returns those that still conflict.
     fn try_together(
         &mut self,
         mut contested: Vec<(DocumentKey, Choice)>,

@@ -156,8 +156,8 @@ impl Choices {
 
 /// Whether the record of an instance that is kept here is gone from the shared memory: another replica let it go.
 fn is_let_go_elsewhere(intake: &Intake, lost: &LostInstance) -> bool {
-    let is_told = intake.recalled_instances.contains(&lost.key);
-    is_told && intake.world.memory.held(&lost.full_key).is_none()
+    let was_read = intake.recalled_instances.contains(&lost.key);
+    was_read && intake.world.memory.held(&lost.full_key).is_none()
 }
 
 fn registered_address(document: &Document) -> Option<Address> {
