@@ -79,7 +79,8 @@ const LATIN: [(u32, u32); 7] = [
     (0xf8, 0xff),
 ];
 
-/// The bytes of a property, in either case if `fold_case`: RE2 folds before it inverts. The error is the end of a sentence.
+/// The bytes of a property, in either case if `fold_case`: RE2 folds before it inverts. The error is the end of a
+/// sentence.
 pub(super) fn ranges(class: &ClassUnicode, fold_case: bool) -> Result<Ranges, String> {
     let name = match &class.kind {
         ClassUnicodeKind::OneLetter(letter) => letter.to_string(),

@@ -20,8 +20,8 @@ use crate::resource::place::Place;
 
 mod arguments;
 
-/// Commands of Envoy 1.40, each with whether it takes an argument (`-` never, `?` it may, `!` it must) and a length (`:` it
-/// may, `-` never).
+/// Commands of Envoy 1.40, each with whether it takes an argument (`-` never, `?` it may, `!` it must) and a length
+/// (`:` it may, `-` never).
 const COMMANDS: &str = include_str!("formats/commands.txt");
 /// The start of a command that stands in the values of headers alone.
 const PER_REQUEST_STATE: &str = "%PER_REQUEST_STATE(";

@@ -1,7 +1,8 @@
 //! URI templates to match and to rewrite by, as Envoy 1.40 reads them (docs/refused-by-envoy.md NR-49, NR-50).
 //!
-//! A segment to match by is `*`, `**`, a literal, or a variable with a literal before or after it: `{name}`, `{name=*}`,
-//! `{name=a/**}`. After `**`, in a variable or outside, neither `*` nor a variable without a pattern may follow.
+//! A segment to match by is `*`, `**`, a literal, or a variable with a literal before or after it: `{name}`,
+//! `{name=*}`, `{name=a/**}`. After `**`, in a variable or outside, neither `*` nor a variable without a pattern may
+//! follow.
 
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use envoy_types::pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;

@@ -1,8 +1,8 @@
 //! Arguments of commands, as Envoy 1.40 reads them.
 //!
-//! What enters: a command that takes an argument, and one that is not empty. What leaves: nothing, or a sentence that says
-//! what Envoy takes. The argument itself is not quoted, it may be a credential. The expression of `CEL` is not read.
-//! `tests/golden/edges` holds each against a real Envoy.
+//! What enters: a command that takes an argument, and one that is not empty. What leaves: nothing, or a sentence that
+//! says what Envoy takes. The argument itself is not quoted, it may be a credential. The expression of `CEL` is not
+//! read. `tests/golden/edges` holds each against a real Envoy.
 
 use serde_json::Value;
 
