@@ -51,7 +51,7 @@ use pending::PendingWrites;
 use problem::{Code, Problem};
 use readiness::Readiness;
 
-pub use server::serve;
+pub use server::{Listener, serve};
 
 const INDEX: &str = "Chancery, a management server for Envoy
 

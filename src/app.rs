@@ -74,7 +74,7 @@ pub struct App {
     stages: Stages,
     config: Config,
     xds: xds::server::Server,
-    admin_listener: TcpListener,
+    admin_listener: admin::Listener,
     certificates: Option<Certificates>,
     backend: Arc<dyn Backend>,
     reconciler: Reconciler,
@@ -96,9 +96,7 @@ impl App {
             .transpose()
             .context("load the xDS port's certificates")?;
         let xds = bind_xds(&config, certificates.as_ref())?;
-        let admin_listener = TcpListener::bind(config.admin_listen)
-            .await
-            .with_context(|| format!("bind the admin port {}", config.admin_listen))?;
+        let admin_listener = bind_admin(&config.admin_listen).await?;
         if config.try_out {
             create_sample(&config)?;
         }
@@ -155,9 +153,12 @@ impl App {
     /// Where the admin port is.
     ///
     /// # Errors
-    /// When the system does not say where the socket is bound.
+    /// When the system does not say where the socket is bound, or the socket is a Unix socket.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
-        self.admin_listener.local_addr()
+        match &self.admin_listener {
+            admin::Listener::Tcp(listener) => listener.local_addr(),
+            admin::Listener::Unix(..) => Err(io::Error::other("the admin port is a Unix socket")),
+        }
     }
 
     /// Every document with its state, as it becomes once the stages run.
@@ -175,10 +176,8 @@ impl App {
     /// Start every stage.
     #[must_use]
     pub fn start(self, flags: Option<Flags>) -> Stages {
-        let admin_address = self.admin_address().map(|address| address.to_string());
-        let admin_address = admin_address.unwrap_or_default();
         let mut stages = self.stages;
-        info!(xds = %self.xds.local_addr(), admin = %admin_address, "listening");
+        info!(xds = %self.xds.local_addr(), admin = %self.admin_listener, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
@@ -289,6 +288,18 @@ fn use_state_dir(folder: &Path) -> String {
         folder.display(),
         working_directory.display()
     )
+}
+
+async fn bind_admin(listen: &Listen) -> anyhow::Result<admin::Listener> {
+    match listen {
+        Listen::Tcp(address) => TcpListener::bind(address)
+            .await
+            .map(admin::Listener::from)
+            .with_context(|| format!("bind the admin port {address}")),
+        Listen::Unix(path) => {
+            admin::Listener::bind_unix(path).with_context(|| format!("bind the admin port unix:{}", path.display()))
+        }
+    }
 }
 
 fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Result<xds::server::Server> {

@@ -54,7 +54,7 @@ pub struct Config {
     /// `--xds-listen`, `CHANCERY_XDS_LISTEN`. Default `0.0.0.0:18000`, in the try-out mode `127.0.0.1:18000`.
     pub xds_listen: Listen,
     /// `--admin-listen`, `CHANCERY_ADMIN_LISTEN`. Default `127.0.0.1:18001`.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: Listen,
     /// `--xds-tls-*`, `CHANCERY_XDS_TLS_*`. Default: plaintext.
     pub xds_tls: Option<TlsFiles>,
     /// `--grace`, `CHANCERY_GRACE`: longest time from the signal to the end. Default 30 s.

@@ -1,6 +1,9 @@
 //! The admin listener: HTTP/1.1, bounded in connections, header size and time.
 
+use std::fmt;
 use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +11,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,14 +28,84 @@ const MAX_HEADER_BYTES: usize = 64 * 1024;
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// Wait after a failed accept, for example without free file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// Mode of a Unix socket: only the user of the server can connect.
+const SOCKET_MODE: u32 = 0o600;
 /// Longest time for open requests when the process stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// The admin port, bound.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address.
+    Tcp(TcpListener),
+    /// A Unix socket, and its path.
+    Unix(UnixListener, PathBuf),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+/// `127.0.0.1:18001` or `unix:PATH`.
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.fmt(formatter),
+                Err(_) => Ok(()),
+            },
+            Self::Unix(_, path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listener {
+    /// Bind a Unix socket that only this user can connect to. A socket that an earlier process left there is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be bound, or is a file of another type.
+    pub fn bind_unix(path: &Path) -> io::Result<Self> {
+        if let Ok(metadata) = std::fs::symlink_metadata(path)
+            && !metadata.file_type().is_socket()
+        {
+            let reason = format!("{} exists and is no socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+        }
+
+        // Under its final name the socket has its final mode from the start.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let hidden = tempfile::Builder::new()
+            .prefix(".chancery-")
+            .make_in(folder.unwrap_or_else(|| Path::new(".")), |hidden| {
+                UnixListener::bind(hidden)
+            })?;
+        std::fs::set_permissions(hidden.path(), std::fs::Permissions::from_mode(SOCKET_MODE))?;
+        let listener = hidden.persist(path).map_err(|error| error.error)?;
+
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
 
 /// Serve the admin API until `token` is cancelled. Open requests are then finished, within 2 seconds.
 ///
 /// # Errors
 /// Never: a failed connection ends alone, and a failed accept is tried again.
-pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: CancellationToken) -> io::Result<()> {
+    let listener = listener.into();
     let router = admin.router();
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -45,7 +119,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
         let stream = tokio::select! {
             () = token.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     warn!(%error, "Accepting an admin connection failed; the next try follows in 200 ms");
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -54,9 +128,12 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
             },
         };
 
-        let connection = connection(stream, router.clone(), token.clone());
+        let (router, token) = (router.clone(), token.clone());
         connections.spawn(async move {
-            connection.await;
+            match stream {
+                Stream::Tcp(stream) => connection(stream, router, token).await,
+                Stream::Unix(stream) => connection(stream, router, token).await,
+            }
             drop(place);
         });
     }
@@ -71,7 +148,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, token: CancellationToken
     Ok(())
 }
 
-async fn connection(stream: TcpStream, router: Router, token: CancellationToken) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, token: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)

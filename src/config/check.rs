@@ -30,7 +30,7 @@ pub(super) fn check(
         routes_prefixes: checker.many("routes-prefix", value::prefix),
         state_dir: checker.value("state-dir", value::path),
         xds_listen: checker.xds_listen(try_out),
-        admin_listen: checker.value("admin-listen", value::address),
+        admin_listen: checker.value("admin-listen", value::admin_listen),
         xds_tls: checker.xds_tls(),
         grace: checker.value("grace", value::positive_duration),
         max_streams: checker.value("max-streams", value::count),

@@ -229,7 +229,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("ADDR"),
         default: Some("127.0.0.1:18001"),
         heading: TELEMETRY,
-        help: "IP:PORT of the admin HTTP API, which has no authentication; port 0 takes a free one",
+        help: "IP:PORT or unix:PATH of the admin HTTP API, which has no authentication; port 0 takes a free one",
     },
     Setting {
         name: "log-format",

@@ -72,7 +72,7 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         routes_prefixes: Vec::new(),
         state_dir: "./state".into(),
         xds_listen: Listen::Tcp(([127, 0, 0, 1], 18000).into()),
-        admin_listen: ([127, 0, 0, 1], 18001).into(),
+        admin_listen: Listen::Tcp(([127, 0, 0, 1], 18001).into()),
         xds_tls: None,
         grace: Duration::from_secs(30),
         max_streams: 50_000,
@@ -223,7 +223,7 @@ fn values_of_every_shape_are_taken() {
         "--publish-distance=0",
     ]);
     assert_eq!(config.xds_listen, Listen::Unix("/run/xds.sock".into()));
-    assert_eq!(config.admin_listen.to_string(), "[::1]:0");
+    assert_eq!(config.admin_listen, Listen::Tcp("[::1]:0".parse().unwrap()));
     let tls = TlsFiles {
         certificate: "a".into(),
         key: "b".into(),
@@ -240,6 +240,9 @@ fn values_of_every_shape_are_taken() {
         trace_sample_percent: 0.5,
     };
     assert_eq!(config.telemetry, telemetry);
+
+    let config = flags(&["--admin-listen=unix:/run/chancery/admin.sock"]);
+    assert_eq!(config.admin_listen, Listen::Unix("/run/chancery/admin.sock".into()));
 }
 
 #[test]
@@ -309,7 +312,7 @@ fn a_bad_value_is_quoted_beside_what_is_expected() {
         ("--xds-listen=unix:", "found `unix:`, expected unix:PATH"),
         (
             "--admin-listen=localhost:1",
-            "found `localhost:1`, expected an IP address and a port such as 127.0.0.1:18001",
+            "found `localhost:1`, expected an IP address and a port such as 127.0.0.1:18001, or unix:PATH",
         ),
         ("--grace=0", "found `0`, expected a duration longer than 0"),
         ("--max-streams=-1", "found `-1`, expected a whole number from 1"),

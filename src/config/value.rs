@@ -1,6 +1,5 @@
 //! Single values: a text → its value, or a sentence with the found and the expected value.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,18 +65,22 @@ pub(super) fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("found `{text}`, expected an IP address and a port such as 127.0.0.1:18001"))
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    listen_or(text, "0.0.0.0:18000")
 }
 
-pub(super) fn listen(text: &str) -> Result<Listen, String> {
+pub(super) fn admin_listen(text: &str) -> Result<Listen, String> {
+    listen_or(text, "127.0.0.1:18001")
+}
+
+fn listen_or(text: &str, example: &str) -> Result<Listen, String> {
     match text.strip_prefix("unix:") {
         Some("") => Err("found `unix:`, expected unix:PATH".to_owned()),
         Some(path) => Ok(Listen::Unix(PathBuf::from(path))),
-        None => text.parse().map(Listen::Tcp).map_err(|_| {
-            format!("found `{text}`, expected an IP address and a port such as 0.0.0.0:18000, or unix:PATH")
-        }),
+        None => text
+            .parse()
+            .map(Listen::Tcp)
+            .map_err(|_| format!("found `{text}`, expected an IP address and a port such as {example}, or unix:PATH")),
     }
 }
 

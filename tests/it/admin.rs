@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +24,8 @@ use chancery::snapshot::version::SetVersion;
 use chancery::snapshot::{Facts, Source};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,7 @@ const BUILT_AT: Duration = Duration::from_millis(1_767_323_045_678);
 /// The API with its store, snapshots and fleet.
 struct Server {
     address: SocketAddr,
+    admin: Admin,
     store: Memory,
     world: Arc<ArcSwap<World>>,
     snapshots: Arc<Store>,
@@ -89,10 +92,11 @@ impl Server {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let running = tokio::spawn(admin::serve(listener, admin, token.clone()));
+        let running = tokio::spawn(admin::serve(listener, admin.clone(), token.clone()));
         let client = Client::new();
         let server = Self {
             address,
+            admin,
             store,
             world,
             snapshots,
@@ -1213,6 +1217,42 @@ async fn an_answer_has_the_id_of_its_request() {
         made.insert(id);
     }
     assert_eq!(made.len(), 4);
+}
+
+#[tokio::test]
+async fn the_api_is_served_on_a_unix_socket_of_this_user() {
+    let server = Server::start(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    std::fs::write(&path, "").unwrap();
+    let refused = admin::Listener::bind_unix(&path).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists, "{refused}");
+    std::fs::remove_file(&path).unwrap();
+
+    // The second start replaces the socket of the first.
+    drop(admin::Listener::bind_unix(&path).unwrap());
+    let listener = admin::Listener::bind_unix(&path).unwrap();
+    assert_eq!(listener.to_string(), format!("unix:{}", path.display()));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let names: Vec<_> = folder
+        .path()
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["admin.sock"]);
+
+    tokio::spawn(admin::serve(listener, server.admin.clone(), server.token.clone()));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with(r#"{"status":"ok"}"#),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
