@@ -24,15 +24,18 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteMatch,
+    HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+    WeightedCluster, weighted_cluster,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::Message;
 
 use super::table::Entry;
+use super::{Resource, ResourceVersion};
+use crate::proto::message::uint32;
 
 pub mod warnings;
 
@@ -46,6 +49,49 @@ pub fn entry(entry: &Entry) -> Arc<Entry> {
     Arc::new(Entry {
         routes,
         ..entry.clone()
+    })
+}
+
+/// A path that no call has: a call's path has two slashes.
+const NO_CALL: &str = "/";
+
+/// The RouteConfiguration with a Route more in each virtual host, which no call matches and which names these clusters.
+/// `None`: the body is no RouteConfiguration.
+///
+/// A client subscribes to a cluster when a RouteConfiguration names it, and builds its part of the client's balancer
+/// from the answer.
+#[must_use]
+pub fn naming(routes: &Resource, clusters: &[Arc<str>]) -> Option<Resource> {
+    let mut message = RouteConfiguration::decode(&*routes.body.to_bytes()).ok()?;
+    let weighted = clusters.iter().map(|name| weighted_cluster::ClusterWeight {
+        name: name.to_string(),
+        weight: Some(uint32(1)),
+        ..weighted_cluster::ClusterWeight::default()
+    });
+    let weighted = WeightedCluster {
+        clusters: weighted.collect(),
+        ..WeightedCluster::default()
+    };
+    let route = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Path(NO_CALL.to_owned())),
+            ..RouteMatch::default()
+        }),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
+            ..RouteAction::default()
+        })),
+        ..Route::default()
+    };
+
+    for host in &mut message.virtual_hosts {
+        host.routes.push(route.clone());
+    }
+    let body = message.encode_to_vec();
+    Some(Resource {
+        version: ResourceVersion::of(&body),
+        body: body.into(),
+        ..routes.clone()
     })
 }
 

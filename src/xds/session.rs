@@ -47,6 +47,7 @@ mod client_features;
 mod exchange;
 mod follow;
 mod nack;
+mod prepare;
 mod rest;
 mod spared;
 mod warming;
@@ -197,6 +198,7 @@ pub struct Session {
     sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
     spared: spared::Spared,
+    preparing: Option<prepare::Preparing>,
     /// Nothing is owed and nothing waits; `None`: that is not known.
     rest: Option<Rest>,
 }
@@ -222,6 +224,7 @@ impl Session {
             sources: follow::Sources::default(),
             confirmed: Vec::new(),
             spared: spared::Spared::default(),
+            preparing: None,
             rest: None,
         }
     }
@@ -595,6 +598,7 @@ impl Session {
             .chain(deferrals)
             .chain(refreshes)
             .chain(steps)
+            .chain(self.preparing.as_ref().map(|preparing| preparing.until))
             .chain(self.back.deadline())
             .chain(self.alarm.deadline())
             .chain(self.spared.deadline())
@@ -646,6 +650,11 @@ impl Session {
         let step = self.step_towards(resource_type, set, now);
         self.on_step(resource_type, &step, set);
         let set = step.set.as_ref().unwrap_or(set);
+        let prepared = match resource_type {
+            ResourceType::Route => self.prepare(set, now),
+            _ => None,
+        };
+        let set = prepared.as_ref().unwrap_or(set);
         let state = self.types[resource_type.index()].as_ref()?;
         if state.is_at_rest() && state.is_current(set) && self.recalled.is_empty() {
             return None;

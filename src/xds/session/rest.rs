@@ -124,6 +124,7 @@ impl Session {
         let rests = self.greeting_at.is_none()
             && self.recalled.is_empty()
             && self.confirmed.is_empty()
+            && self.preparing.is_none()
             && !self.alarm.is_raised()
             && self.types.iter().flatten().all(|state| state.is_at_rest());
         if rests {

@@ -1,6 +1,12 @@
 //! What gRPC libraries are told beyond others: names that do not exist, and large responses in parts.
 
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, VirtualHost};
+
 use super::*;
+use crate::document::key::Kind;
+use crate::resource::compile::parts::Part;
 
 fn grpc() -> Client {
     let mut client = client(Variant::Sotw);
@@ -102,4 +108,111 @@ fn what_changes_between_two_parts_is_told_as_it_is_then() {
     assert_eq!(first.short(), "EDS[e0@1,e1@1]");
     client.commit(&[(ENDPOINT, "e0", Some(2)), (ENDPOINT, "e3", Some(2))]);
     assert_eq!(client.says(), ["EDS[e0@2,e2@1,e3@2]"]);
+}
+
+/// A table of one document, whose route goes to this cluster.
+fn table(name: &str, revision: i64, cluster: &str) -> Resource {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..RouteAction::default()
+    };
+    let route = Route {
+        action: Some(Action::Route(action)),
+        ..Route::default()
+    };
+    let message = RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            routes: vec![route],
+            ..VirtualHost::default()
+        }],
+        ..RouteConfiguration::default()
+    };
+    let (key, upstreams) = (DocumentKey::new(Kind::Routes, name), Arc::new([Arc::from(cluster)]));
+    let parts = std::iter::once((key.clone(), Part { revision, upstreams })).collect();
+    Resource {
+        parts: Some(Arc::new(parts)),
+        ..Resource::new(name, message.encode_to_vec(), vec![key])
+    }
+}
+
+/// The response that is next, with the clusters that its first table names, and nothing after it.
+fn tables(client: &mut Client) -> Option<(Said, Vec<String>)> {
+    let response = client.session.next_response(&client.snapshot, client.now)?;
+    let said = client.said(&response);
+    let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
+    let decoded = pb::DiscoveryResponse::decode(&*bytes).unwrap();
+    let table = RouteConfiguration::decode(&*decoded.resources[0].value).unwrap();
+    let actions = table.virtual_hosts[0].routes.iter().map(|route| route.action.clone());
+    let clusters = actions.flat_map(|action| match action {
+        Some(Action::Route(action)) => match action.cluster_specifier {
+            Some(ClusterSpecifier::Cluster(name)) => vec![name],
+            Some(ClusterSpecifier::WeightedClusters(all)) => all.clusters.into_iter().map(|one| one.name).collect(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    });
+    let clusters = clusters.collect();
+    assert_eq!(client.says(), [""; 0]);
+    Some((said, clusters))
+}
+
+/// A client of `r1`, which goes to `A`.
+fn calling(mut client: Client) -> Client {
+    client.serve(ROUTE, table("r1", 1, "A"));
+    for (of_type, names) in [(ROUTE, "r1"), (CLUSTER, "A"), (ENDPOINT, "A")] {
+        for said in client.sotw(of_type, &[names]).all() {
+            client.ack(&said, &[names]);
+        }
+    }
+    client
+}
+
+#[test]
+fn a_cluster_is_named_before_a_route_moves_there() {
+    let mut client = calling(grpc());
+    client.serve(ROUTE, table("r1", 2, "B"));
+    let (first, clusters) = tables(&mut client).unwrap();
+    assert_eq!(
+        clusters,
+        ["A", "B"],
+        "the calls go to A, no call matches the route to B"
+    );
+    client.ack(&first, &["r1"]);
+    assert!(tables(&mut client).is_none());
+    for of_type in [CLUSTER, ENDPOINT] {
+        let said = client.sotw(of_type, &["A", "B"]).all().remove(0);
+        assert!(tables(&mut client).is_none(), "the client has not taken {of_type}");
+        client.ack(&said, &["A", "B"]);
+    }
+    assert_eq!(tables(&mut client).unwrap().1, ["B"]);
+    assert_eq!(client.session.deadline(), None);
+    // It knows both now.
+    client.serve(ROUTE, table("r1", 3, "A"));
+    assert_eq!(tables(&mut client).unwrap().1, ["A"]);
+}
+
+#[test]
+fn a_client_that_does_not_subscribe_is_waited_for_five_seconds() {
+    let mut client = calling(grpc());
+    client.serve(ROUTE, table("r1", 2, "B"));
+    tables(&mut client).unwrap();
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(5)));
+    client.now += Duration::from_secs(5);
+    assert_eq!(tables(&mut client).unwrap().1, ["B"]);
+    assert_eq!(client.session.deadline(), None);
+    // A change that is taken back while it waits.
+    client.serve(ROUTE, table("r1", 3, "S"));
+    assert_eq!(tables(&mut client).unwrap().1, ["B", "S"]);
+    client.serve(ROUTE, table("r1", 4, "B"));
+    client.now += Duration::from_secs(5);
+    assert_eq!(tables(&mut client).unwrap().1, ["B"]);
+    assert_eq!(client.session.deadline(), None);
+}
+
+#[test]
+fn an_envoy_is_sent_the_routes_as_they_are() {
+    let mut envoy = calling(client(Variant::Sotw));
+    envoy.serve(ROUTE, table("r1", 2, "B"));
+    assert_eq!(tables(&mut envoy).unwrap().1, ["B"]);
 }
