@@ -178,6 +178,9 @@ pub enum WriteError {
     /// The store cannot hold this key, now or later.
     #[error("{0}")]
     InvalidKey(String),
+    /// The key cannot be deleted: another file would take its place. Nothing was written.
+    #[error("{0}")]
+    SecondFile(String),
     /// The value is larger than the store allows.
     #[error("{0}")]
     TooLarge(String),

@@ -25,6 +25,8 @@ pub(super) enum Code {
     NameTaken,
     /// Another document uses this one.
     InUse,
+    /// After the deletion another file would stand for the key.
+    SecondFile,
     /// The condition of `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
     /// Larger than a document may be.
@@ -54,6 +56,7 @@ impl Code {
             Self::SameMatch => "same_match",
             Self::NameTaken => "name_taken",
             Self::InUse => "in_use",
+            Self::SecondFile => "second_file",
             Self::PreconditionFailed => "precondition_failed",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -74,6 +77,7 @@ impl Code {
             Self::SameMatch => "Another route has the same match",
             Self::NameTaken => "Another document makes this resource",
             Self::InUse => "The document is in use",
+            Self::SecondFile => "Another file stands for the same key",
             Self::PreconditionFailed => "The document is not in the expected state",
             Self::TooLarge => "The document is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
@@ -91,7 +95,7 @@ impl Code {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SameMatch | Self::NameTaken | Self::InUse => StatusCode::CONFLICT,
+            Self::SameMatch | Self::NameTaken | Self::InUse | Self::SecondFile => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -228,6 +232,7 @@ impl From<WriteError> for Problem {
         let code = match error {
             WriteError::Conflict { .. } => Code::PreconditionFailed,
             WriteError::InvalidKey(_) => Code::InvalidRequest,
+            WriteError::SecondFile(_) => Code::SecondFile,
             WriteError::TooLarge(_) => Code::TooLarge,
             WriteError::Unknown(_) => Code::OutcomeUnknown,
             WriteError::Unavailable(_) => Code::StoreUnavailable,

@@ -9,7 +9,7 @@
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State as Shared};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
@@ -122,7 +122,7 @@ impl Target {
         let if_match = header_text(headers, &header::IF_MATCH)?;
         let if_none_match = header_text(headers, &header::IF_NONE_MATCH)?;
         let etag = self.current.as_ref().map(|current| admin.backend.etag(current));
-        match (if_match, if_none_match) {
+        match (if_match.as_deref(), if_none_match.as_deref()) {
             (None, None) => Ok(Expect::Any),
             (None, Some("*")) => match etag {
                 None => Ok(Expect::Absent),
@@ -309,14 +309,15 @@ fn root_of(key: &DocumentKey) -> Root {
     }
 }
 
-fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
-    let Some(value) = headers.get(name) else {
-        return Ok(None);
-    };
-    let text = value
-        .to_str()
+/// The text of a header; of several lines with one name, the list of all.
+fn header_text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
+    let lines: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect::<Result<_, _>>()
         .map_err(|_| Problem::new(Code::InvalidRequest, format!("{name} is not text")))?;
-    Ok(Some(text.trim()))
+    Ok((!lines.is_empty()).then(|| lines.join(",").trim().to_owned()))
 }
 
 /// The etags of an `If-Match` header. Quotes are optional here; weak etags match nothing, as RFC 9110 has it.

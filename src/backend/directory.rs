@@ -217,7 +217,7 @@ impl Inner {
                         "after the delete {} would take this key: {}",
                         second.place, second.reason
                     );
-                    return Err(WriteError::Unavailable(sentence));
+                    return Err(WriteError::SecondFile(sentence));
                 }
                 let path = held.map(|content| content.path.clone()).unwrap_or_default();
                 Ok(Step::Remove(self.root.join(path)))

@@ -9,7 +9,10 @@ use super::decode::{Cursor, Fields};
 use super::key::DocumentKey;
 use super::{Rejection, name};
 
-const FIELDS: Fields = Fields::new(&["name", "match", "priority"]);
+const FIELDS: Fields = Fields {
+    known: &["name", "match", "priority"],
+    later: &["identities"],
+};
 const MATCH_FIELDS: Fields = Fields::new(&["id", "cluster", "metadata", "locality"]);
 const LOCALITY_FIELDS: Fields = Fields::new(&["region", "zone", "sub_zone"]);
 

@@ -167,6 +167,7 @@ fn fields_of_later_are_refused_by_name() {
     for field in ["http3", "tracing", "websocket", "redirect_to_https"] {
         refused("listeners/edge", listener.clone(), "/http", field);
     }
+    refused("groups/edge", json!({ "match": [] }), "", "identities");
     for kind in ["registries/a", "secrets/a", "policies/a", "runtime/a"] {
         let word = kind.split('/').next().unwrap();
         assert_eq!(rejected(kind, "{}"), format!("{word} documents are not supported yet"));

@@ -949,6 +949,10 @@ async fn a_write_whose_expectation_does_not_hold_changes_nothing() {
     }
     assert_eq!(server.stored("/gateway/clusters/users").await.as_deref(), Some(CLUSTER));
     assert_eq!(server.stored("/gateway/clusters/orders").await, None);
+
+    // Several lines of one header are a list.
+    let lines = [("if-match", "\"7\""), ("if-match", "\"1\"")];
+    assert_eq!(server.put(there, &lines, CLUSTER).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -373,7 +373,7 @@ async fn the_second_file_of_a_key_is_a_problem_until_it_is_gone() {
         .write(vec![write("/gateway/routes/a", None, Expect::Any)])
         .await;
     assert!(
-        matches!(&refused, Err(WriteError::Unavailable(reason)) if reason.contains("would take this key")),
+        matches!(&refused, Err(WriteError::SecondFile(reason)) if reason.contains("would take this key")),
         "{refused:?}"
     );
     fs::remove_file(folder.path("routes/a.yml")).expect("remove");

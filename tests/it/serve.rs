@@ -82,6 +82,16 @@ async fn a_second_file_for_a_key_is_rejected_until_it_is_gone() {
         Some(1.0)
     );
     assert!(server.log().contains(reason), "{}", server.log());
+
+    let url = format!("http://{}/api/v1/documents/routes/users", server.admin());
+    let refused = reqwest::Client::new().delete(url).send().await.unwrap();
+    assert_eq!(refused.status(), reqwest::StatusCode::CONFLICT);
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(
+        (&problem["code"], &problem["retryable"]),
+        (&json!("second_file"), &json!(false))
+    );
+
     fs::remove_file(server.folder().join("gateway/routes/users.yaml")).unwrap();
     let rest = [expected[0].clone(), expected[2].clone()].to_vec();
     eventually(LIMIT, || states(&server), rest).await;
