@@ -224,6 +224,7 @@ impl RootState {
         if changes.is_empty() {
             return self.act(changes);
         }
+
         let missing = missing(&self.served, &self.store);
         let why = self.suspicion(rules, reason, missing.len());
         let acts = match (&self.hold, why) {
@@ -236,6 +237,7 @@ impl RootState {
         if acts {
             return self.act(changes);
         }
+
         let again = self
             .hold
             .as_ref()
@@ -243,6 +245,7 @@ impl RootState {
         if !again && let Some(why) = why {
             self.begin_hold(rules, why, before);
         }
+
         // As in a watch, a text that was written after the hold began acts at once.
         let since = self.hold.as_ref().map(|hold| (hold.why, hold.revision));
         let is_newer = |text: &Stored| match since {

@@ -263,6 +263,26 @@ pub(super) fn due(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTime) 
     writes
 }
 
+/// Last good records that an earlier batch of the plan was to delete, and that the whole plan leaves, count again. A
+/// document may serve its latest text at one revision and conflict with another document at the next. Returns whether
+/// there is such a record among these documents.
+pub(super) fn restore_kept(world: &mut World, keys: &BTreeSet<DocumentKey>, writes: &[MemoryWrite]) -> bool {
+    let of_last_good = writes.iter().filter(|write| write.folder == Folder::LastGood);
+    let written: BTreeSet<&str> = of_last_good.map(|write| &*write.full_key).collect();
+    let mut has_restored = false;
+    for key in keys {
+        let (_, full_key) = place(world, key);
+        let outdated = |known: &Known| known.is_outdated && !written.contains(&*full_key);
+        if world.memory.last_good(&full_key).is_some_and(outdated)
+            && let Some(known) = world.memory.last_good.get_mut(&full_key)
+        {
+            known.is_outdated = false;
+            has_restored = true;
+        }
+    }
+    has_restored
+}
+
 /// The root that a document's record speaks of, and the document's full key.
 fn place(world: &World, key: &DocumentKey) -> (Root, Arc<str>) {
     let layout = &world.options.layout;
@@ -314,6 +334,7 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
         }
         (None, Some(_)) => None,
     };
+
     Some(MemoryWrite {
         folder: Folder::LastGood,
         full_key,
@@ -363,6 +384,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
             });
         }
     };
+
     // Of two replicas that hold different texts of a key, the later text is held.
     let is_said = |record: &Record| {
         let (said, text) = (record.text(), content.text());

@@ -128,6 +128,13 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     }
     all_affected.extend(affected);
     plan.memory = plan.take_due_writes(&all_affected, moment);
+
+    if memory::restore_kept(&mut plan.world, &all_affected, &plan.memory) {
+        let (next, affected) = plan_batch(&plan.world, Vec::new(), moment);
+        plan = plan.then(world, next);
+        all_affected.extend(affected);
+        plan.memory = plan.take_due_writes(&all_affected, moment);
+    }
     plan
 }
 

@@ -423,6 +423,7 @@ impl Reconciler {
                 *revision
             }
         };
+
         log::event(self.parts.world.options().layout.prefix_of(&root), &event);
         if revision > 0 {
             self.begin_trace(revision);
@@ -487,6 +488,7 @@ impl Reconciler {
         for key in planned.wanted {
             self.recall.look_for(&world, key);
         }
+
         self.build(&world, &planned.difference, now);
         if !self.may_publish(now.instant) {
             return;
@@ -550,6 +552,7 @@ impl Reconciler {
     fn publish(&mut self, arrived: Instant, change: &Span) {
         let (revision, generation) = (self.built.revision, self.built.generation);
         let (source, stale) = (self.built.source.as_str(), self.built.stale);
+
         let news = generation != self.parts.snapshots.current().generation;
         let span = if news {
             info_span!(parent: change, "publish", store.revision = revision, generation)
@@ -561,6 +564,7 @@ impl Reconciler {
             self.built.trace = Trace::of(&span);
         }
         self.parts.snapshots.publish(Arc::new(self.built.clone()));
+
         if news {
             let waited = tokio::time::Instant::now()
                 .into_std()

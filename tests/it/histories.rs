@@ -53,7 +53,7 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     ("gateway/clusters/x", CLUSTERS),
     ("gateway/clusters/y", CLUSTERS),
     ("gateway/listeners/l", LISTENERS),
-    ("gateway/listeners/m", &[r#"{"address": "0.0.0.0:8082"}"#]),
+    ("gateway/listeners/m", LISTENERS),
     ("gateway/groups/edge", &[r#"{"match": [{"id": "edge-*"}]}"#]),
     (
         "gateway/defaults",

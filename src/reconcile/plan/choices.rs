@@ -148,6 +148,7 @@ impl Choice {
             // An operator let the cluster go here, and another replica wrote its record meanwhile.
             None => key.cluster().is_some() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
         };
+
         let Some(good) = Some(text)
             .filter(|_| concerns)
             .and_then(|text| read_text(world, key, text).ok())
@@ -158,6 +159,7 @@ impl Choice {
         self.candidates
             .retain(|candidate| is_later(&candidate.text, text) && Some(candidate.text.mod_revision) != latest);
         self.add_candidate(good);
+
         match latest {
             None => self.kept = true,
             Some(_) if self.blocked.is_none() => self.blocked = Some(contested_elsewhere()),
@@ -281,6 +283,7 @@ fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>], has_ga
         (None, Some(stored)) => deleted(&stored.full_key),
         (None, None) => return None,
     };
+
     choice.past = if has_gap { Past::HasGap } else { Past::Watched };
     for stored in texts {
         // Deleted and written anew, unseen.

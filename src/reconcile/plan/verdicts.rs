@@ -38,11 +38,13 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
     };
     let difference = compiled.difference(&before.compiled, &touched);
     conclusion.world.compiled = compiled;
+
     affected.extend(held);
     affected.extend(choices.keys().cloned());
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
+
     let verdicts = affected
         .iter()
         .filter_map(|key| conclusion.judge(before, key.clone(), moment.wall))
@@ -53,6 +55,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         .values()
         .filter_map(|source| source.deadline())
         .min();
+
     let Conclusion { world, wanted } = conclusion;
     let plan = Plan {
         world,
@@ -82,6 +85,7 @@ impl Conclusion {
             self.world.unheeded.remove(&key);
             return;
         }
+
         let serving = choice.serving().cloned();
         let searching = self.searches(&key, &choice);
         let known = self.world.memory.last_good(&choice.full_key);
@@ -96,6 +100,7 @@ impl Conclusion {
         );
         let contested = choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
         set_member(&mut self.world.contested, &key, contested);
+
         let status = Status {
             key: key.clone(),
             full_key: choice.full_key,

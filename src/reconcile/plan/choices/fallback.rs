@@ -94,6 +94,7 @@ impl Choices {
                 .filter(|key| !self.by_key.contains_key(*key))
                 .cloned(),
         );
+
         for key in &keys {
             let found = self.by_key.get(key);
             let found = found.filter(|choice| choice.kept || choice.let_go.is_some()).cloned();
@@ -101,6 +102,7 @@ impl Choices {
                 continue;
             };
             (choice.latest, choice.latest_good, choice.blocked) = (None, None, None);
+
             // Another document of the same cluster takes over, unless it goes too.
             let namesake = decision
                 .compiled
@@ -121,6 +123,7 @@ impl Choices {
             }
             self.by_key.insert(key.clone(), choice);
         }
+
         // A text that was saved may be bad by now; each round takes one text out at least.
         for _ in 0..=keys.len() + world.records.len() {
             let Err(faults) = self.compile_keys(&keys, decision) else {
@@ -167,6 +170,7 @@ impl Choices {
         contested.retain(|_, choice| refused(choice));
         let mut contested: Vec<(DocumentKey, Choice)> = contested.into_iter().collect();
         contested.sort_by_key(age);
+
         let contested = self.try_together(contested, decision);
         for (key, mut choice) in contested {
             let Some(good) = choice.latest_good.clone() else {
@@ -225,6 +229,7 @@ impl Choices {
                 }
             }
         }
+
         left_out.extend(contested);
         left_out.sort_by_key(age);
         left_out

@@ -42,6 +42,7 @@ impl Choices {
         let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
         let is_released =
             |lost: &LostInstance| intake.released.contains(&lost.full_key) || is_let_go_elsewhere(intake, lost);
+
         let let_go = source.sort_out(&live, is_back, is_released, intake.moment.instant);
         for lost in let_go {
             self.by_key
@@ -56,6 +57,7 @@ impl Choices {
                 .or_insert_with(|| deleted(&lost.full_key));
             (choice.candidates, choice.kept) = (vec![lost.good.clone()], true);
         }
+
         if source.is_calm() {
             intake.world.sources.remove(&cluster);
         } else {

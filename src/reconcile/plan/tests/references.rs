@@ -434,6 +434,31 @@ fn a_release_stays_where_another_replica_wrote_the_record_first() {
     );
 }
 
+#[test]
+fn a_record_that_the_plan_leaves_counts_although_an_earlier_batch_was_to_delete_it() {
+    let listener = |port: u16| format!(r#"{{"address": "0.0.0.0:{port}"}}"#);
+    let mut older = world_of(&[("listeners/l", &listener(8080)), ("listeners/m", &listener(8081))]);
+    older.put("listeners/l", &listener(8081));
+    older.put("listeners/m", "{");
+    assert_eq!(older.serving("listeners/l"), Some(listener(8080)));
+
+    // The record of `m` arrives after the list: until then nothing of `m` serves, and the latest text of `l` can.
+    let place: (Folder, Arc<str>) = (Folder::LastGood, "/gateway/listeners/m".into());
+    let record = older.memory.records.remove(&place).unwrap();
+    let mut born = older.newborn();
+    born.memory.records.insert(place.clone(), record.clone());
+    let remembered = Input::Remembered {
+        folder: place.0,
+        whole: false,
+        records: vec![(place.1, Some(record))],
+    };
+    let documents = born.list_input(Root::Documents, ListReason::Start);
+    let registrations = born.list_input(Root::Registrations, ListReason::Start);
+    born.plan(vec![documents, registrations, remembered]);
+    assert_eq!(born.serving("listeners/l"), Some(listener(8080)));
+    assert_eq!(born.resources(), older.resources());
+}
+
 const ECHO: &str = r#"{"match": "/echo.Echo/*", "to": "x"}"#;
 
 #[test]

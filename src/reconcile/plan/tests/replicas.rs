@@ -25,7 +25,7 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     ("clusters/x", CLUSTERS),
     ("clusters/y", CLUSTERS),
     ("listeners/l", LISTENERS),
-    ("listeners/m", &[r#"{"address": "0.0.0.0:8082"}"#]),
+    ("listeners/m", LISTENERS),
     ("groups/edge", &[r#"{"match": [{"id": "edge-*"}]}"#]),
     (
         "defaults",
@@ -47,8 +47,7 @@ const CLUSTERS: &[&str] = &[
     "{}",
 ];
 
-/// None is the address of `listeners/m`: where one listener's last good text is in the way of another's latest one, replicas
-/// that missed different texts may still choose differently.
+/// Both listeners claim the same addresses: the last good text of one may conflict with the latest text of the other.
 const LISTENERS: &[&str] = &[r#"{"address": "0.0.0.0:8080"}"#, r#"{"address": "0.0.0.0:8081"}"#];
 
 const BAD: &[&str] = &["{", r#"{"match": 5}"#, r#"{"endpoints": 7}"#];
