@@ -11,8 +11,12 @@ const ROUTE: &str = "filter_chains/0/filters/0/typed_config/route_config/virtual
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.filters";
 
 /// Parts of places where the server may say something else, with the reason.
-const KNOWN: [(&str, &str); 2] = [
+const KNOWN: [(&str, &str); 3] = [
     ("%CEL(", "only Envoy reads the expression"),
+    (
+        "fill_interval = \"0.000",
+        "Envoy takes less than a millisecond for none and fills nothing",
+    ),
     (r"1.2.3.4\u0000", "Envoy does not look at what follows the NUL"),
 ];
 
@@ -97,6 +101,7 @@ fn lay_over(under: &mut Value, over: &Value) {
             }
         }
         (Value::Array(under), Value::Array(over)) => {
+            under.resize(under.len().max(over.len()), Value::Null);
             for (under, over) in under.iter_mut().zip(over) {
                 lay_over(under, over);
             }
