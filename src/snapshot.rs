@@ -24,7 +24,6 @@ pub mod selection;
 pub mod set;
 pub mod store;
 pub mod trace;
-pub mod transition;
 pub mod version;
 
 use set::{Entry, ResourceSet};

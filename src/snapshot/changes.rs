@@ -10,10 +10,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::blocks::{self, Blocks, Shape};
-use super::transition::Transition;
 use super::version::SetVersion;
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
+
+pub mod transition;
+
+use transition::Transition;
 
 /// Most differences that a set keeps. A stream that is further behind (a slow reader) computes its own.
 const KEPT: usize = 8;

@@ -13,8 +13,8 @@ use super::state::State;
 use super::state::content::{Content, Shared};
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
+use crate::snapshot::changes::transition::Transition;
 use crate::snapshot::set::ResourceSet;
-use crate::snapshot::transition::Transition;
 
 /// How long the second step waits for the answer to the first.
 const STEP_MAX: Duration = Duration::from_secs(5);

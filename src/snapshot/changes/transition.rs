@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::changes::Change;
+use super::Change;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
