@@ -1,4 +1,4 @@
-//! The xDS port: binds it and accepts connections, as many as there may be.
+//! Binds the xDS port and accepts connections, up to the limit.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use tracing::warn;
 
 use crate::fleet::Fleet;
 use crate::snapshot::store::Store;
-use crate::xds::server::connection::{Guest, Transport};
+use crate::xds::server::connection::{ConnectionPermit, Transport};
 use crate::xds::server::options::{Listen, Options};
-use crate::xds::server::service::Shared;
+use crate::xds::server::service::ServerState;
 
 pub mod options;
 
@@ -28,9 +28,9 @@ mod sparse;
 /// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
 /// connects take two seconds.
 const BACKLOG: i32 = 4096;
-/// After an accept error, such as too many open files.
+/// The pause after an accept error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Stalled clients are looked for four times in the time they have, but no more often than this.
+/// The shortest interval between two searches for stalled clients. The usual one is a quarter of the stall timeout.
 const SWEEP_MIN: Duration = Duration::from_millis(10);
 
 /// Why the server stops.
@@ -75,7 +75,7 @@ impl Server {
         })
     }
 
-    /// Where it really listens.
+    /// The address it listens on, with the port that was chosen.
     #[must_use]
     pub fn local_addr(&self) -> &Listen {
         &self.address
@@ -92,8 +92,8 @@ impl Server {
         draining: CancellationToken,
         token: CancellationToken,
     ) -> Result<(), Error> {
-        let mut door = Door::new(self.options.max_connections);
-        let server = Arc::new(Shared::new(self.options, store, fleet, draining, token));
+        let mut connection_limit = ConnectionLimit::new(self.options.max_connections);
+        let server = Arc::new(ServerState::new(self.options, store, fleet, draining, token));
         server.tasks.spawn(Arc::clone(&server).open_gate());
         // Until the last stream has ended.
         let _announcer = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&server).announce()));
@@ -111,8 +111,8 @@ impl Server {
             };
             match accepted {
                 Ok((transport, address)) => {
-                    if let Some(guest) = door.admit(address) {
-                        connection::start(Arc::clone(&server), transport, guest);
+                    if let Some(permit) = connection_limit.admit(address) {
+                        connection::start(Arc::clone(&server), transport, permit);
                     }
                 }
                 Err(error) => {
@@ -149,37 +149,37 @@ async fn accept(listener: &Listener) -> io::Result<(Transport, Option<SocketAddr
     }
 }
 
-/// Lets in as many as there may be at a time.
-struct Door {
+/// Admits a limited number of connections at a time.
+struct ConnectionLimit {
     limit: usize,
     /// A permit a connection.
-    places: Arc<Semaphore>,
-    /// The last that came was one too many.
-    turned_away: bool,
+    permits: Arc<Semaphore>,
+    /// The last connection was rejected.
+    was_full: bool,
 }
 
-impl Door {
+impl ConnectionLimit {
     fn new(limit: usize) -> Self {
         Self {
             limit,
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            turned_away: false,
+            permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            was_full: false,
         }
     }
 
-    /// One more, if there may be.
-    fn admit(&mut self, address: Option<SocketAddr>) -> Option<Guest> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok();
-        // Told once a crowd.
-        if permit.is_none() && !self.turned_away {
+    /// Admit a connection. `None`: the limit is reached.
+    fn admit(&mut self, address: Option<SocketAddr>) -> Option<ConnectionPermit> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        // Logged once until a connection is admitted again.
+        if permit.is_none() && !self.was_full {
             let limit = self.limit;
             warn!(
                 ?address,
-                limit, "Turned a connection away: there are as many as the limit on open files allows"
+                limit, "Rejected a connection: the limit that follows from the limit on open files is reached"
             );
         }
-        self.turned_away = permit.is_none();
-        permit.map(|permit| Guest {
+        self.was_full = permit.is_none();
+        permit.map(|permit| ConnectionPermit {
             address,
             _permit: permit,
         })

@@ -1,9 +1,9 @@
-//! The xDS services: their names, their methods, and the one type of each that has one.
+//! The table of the xDS services: name, methods, resource type.
 
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
 
-/// One xDS service: its name, its SotW and delta methods, its one type.
+/// One xDS service: its name, its SotW and delta methods, its resource type (`None`: ADS).
 struct Row(&'static str, &'static str, &'static str, Option<ResourceType>);
 
 /// VHDS has no SotW method.
@@ -77,7 +77,7 @@ pub(in crate::xds) fn service_names() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().map(|row| row.0)
 }
 
-/// The variant and the one type of the service that a path names.
+/// The variant and the resource type of the method that a path names.
 pub(in crate::xds) fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let Row(_, sotw, delta, service_type) = SERVICES.iter().find(|row| row.0 == service)?;

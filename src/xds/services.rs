@@ -1,4 +1,4 @@
-//! The small services beside xDS on the same port: client status, load reports, health and reflection.
+//! The small gRPC services beside xDS on the same port: client status, load reports, health and reflection.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(in crate::xds) mod relay;
 mod csds;
 mod lrs;
 
-/// What was said of the services' health, and how to say something else.
+/// The last reported health of the services, and the reporter.
 pub(in crate::xds) struct Health {
     reporter: HealthReporter,
     said: ServingStatus,
@@ -49,12 +49,12 @@ pub(in crate::xds) async fn routes(store: Arc<Store>, fleet: Fleet, draining: &C
     (routes.routes().prepare(), Health { reporter, said })
 }
 
-/// What is served, out of the descriptors of everything.
+/// Reflection for the served services only; the descriptors hold all of Envoy's.
 fn reflection() -> Builder<'static> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(ENVOY_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // Each version would know of itself alone.
+        // By itself each version of reflection would list only itself.
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
         .with_service_name("grpc.reflection.v1.ServerReflection")
@@ -63,12 +63,12 @@ fn reflection() -> Builder<'static> {
     configuration_services().fold(builder, Builder::with_service_name)
 }
 
-/// The services that tell of configuration.
+/// The services that send or report configuration.
 fn configuration_services() -> impl Iterator<Item = &'static str> {
     service_table::service_names().chain([csds_server::SERVICE_NAME, lrs_server::SERVICE_NAME])
 }
 
-/// Follow the server: it serves from the first publish until it is `draining`. Ends with it, or with `token`.
+/// Report the health of the server: SERVING from the first publish until `draining`. Ends with `draining` or `token`.
 pub(in crate::xds) async fn report(
     health: Health,
     store: Arc<Store>,
@@ -79,11 +79,11 @@ pub(in crate::xds) async fn report(
     let mut published = store.subscribe();
     let follow = async {
         tokio::select! {
-            // The store outlives this: an error would mean that nothing is published any more.
+            // The store outlives this task. An error would mean that there are no further publishes.
             _ = published.wait_for(|generation| *generation > 0) => {}
             () = draining.cancelled() => {}
         }
-        // Who watches is told of changes alone.
+        // A watcher gets changes only.
         let status = status_of(&store, &draining);
         if status != said {
             report_all(&reporter, status).await;
@@ -97,7 +97,7 @@ pub(in crate::xds) async fn report(
     }
 }
 
-/// A server that holds its streams until there is something to serve, or that ends them, is of no use to a client.
+/// `NOT_SERVING` before the first publish, when streams get no response, and while streams are ended.
 fn status_of(store: &Store, draining: &CancellationToken) -> ServingStatus {
     let serves = store.current().generation > 0 && !draining.is_cancelled();
     if serves {

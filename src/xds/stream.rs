@@ -1,7 +1,9 @@
-//! A stream: requests in, responses out, the session between them.
+//! The task of one stream: reads requests, asks the session for responses, writes them.
 //!
-//! Nothing is built for a client that has not taken what it was given before; what it asked for is built when it is its turn
-//! ([`crate::xds::stream::admission`]). There is no queue and no channel; when the client resets, the stream is dropped with all its state. What the session says becomes facts for [`crate::fleet`], log lines and trace spans here.
+//! - No response is built while earlier ones are still unread ([`in_flight`]).
+//! - A response to a subscription is built in turn ([`admission`]).
+//! - There is no queue and no channel. If the client resets the stream, the task is dropped with all its state.
+//! - The outcomes of the session become facts of [`crate::fleet`], log lines and trace spans here.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,12 +23,12 @@ use crate::xds::error::{Code, Error, status};
 use crate::xds::http2::incoming::Incoming;
 use crate::xds::http2::peer::Peer;
 use crate::xds::session::{Answer, Outcome, Response, Session, Verdict};
-use crate::xds::stream::admission::{Seat, Turn};
+use crate::xds::stream::admission::{Ticket, Turn};
 use crate::xds::stream::in_flight::{Cell, Progress};
-use crate::xds::stream::interest::Member;
+use crate::xds::stream::interest::Registration;
 use crate::xds::stream::message::Message;
 use crate::xds::stream::reader::Reader;
-use crate::xds::stream::wake::Aside;
+use crate::xds::stream::wake::SideFuture;
 
 pub(in crate::xds) mod admission;
 pub(in crate::xds) mod in_flight;
@@ -36,19 +38,19 @@ pub(in crate::xds) mod wake;
 
 mod reader;
 
-/// Requests read before other streams get their turn.
+/// Requests read in one poll, before other streams get their turn.
 const REQUESTS_A_POLL: usize = 64;
-/// When a deadline that has passed without a response is tried again.
+/// The delay until a passed deadline that gave no response is checked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// A request up to this size, in bytes, is read at once: a node and a few names.
+/// A request up to this size, in bytes, is read without a turn: a node and a few names.
 const SMALL_REQUEST: usize = 128 * 1024;
-/// From here on, in bytes, an operator should know of a response to a gRPC library (docs/xds-rules.md GR-03).
+/// Responses to a gRPC library that are larger than this, in bytes, are logged (docs/xds-rules.md GR-03).
 const GRPC_LARGE: usize = 3_000_000;
 
-/// When a stream ends for a reason of the server's.
+/// Resolves when the server ends the stream.
 pub(in crate::xds) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a stream is opened with.
+/// The parts of a new stream.
 pub(in crate::xds) struct Opening {
     pub(in crate::xds) requests: Incoming,
     pub(in crate::xds) out: SendStream<Message>,
@@ -59,26 +61,26 @@ pub(in crate::xds) struct Opening {
     pub(in crate::xds) store: Arc<Store>,
     pub(in crate::xds) fleet: Fleet,
     pub(in crate::xds) progress: Progress,
-    pub(in crate::xds) seat: Seat,
-    pub(in crate::xds) member: Member,
+    pub(in crate::xds) ticket: Ticket,
+    pub(in crate::xds) registration: Registration,
     pub(in crate::xds) ending: Ending,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The client has ended its side: what is owed is still sent.
+    /// The client has ended its side. Owed responses are still sent.
     HalfClosed,
 }
 
-/// What comes next on a stream.
+/// The next write to a stream.
 enum Next {
     Response(Message),
-    /// The status.
+    /// The status of the stream, as trailers.
     End(HeaderMap),
 }
 
-/// One xDS stream. Done when it is over; dropped before that, it is reset.
+/// One xDS stream. Ready when the stream is over; if dropped earlier, the stream is reset.
 pub(in crate::xds) struct Stream {
     reader: Reader<Incoming>,
     out: SendStream<Message>,
@@ -91,15 +93,15 @@ pub(in crate::xds) struct Stream {
     fleet: Fleet,
     handle: Option<StreamHandle>,
     progress: Progress,
-    seat: Seat,
-    member: Member,
-    /// Received and not read yet: it waits for a turn.
+    ticket: Ticket,
+    registration: Registration,
+    /// A received request that waits for a turn.
     arrived: Option<Bytes>,
-    /// Something was asked for and not all of it is answered.
+    /// The client has subscribed, and not every response to that is sent.
     asked: bool,
-    ending: Aside<Ending, Cell>,
+    ending: SideFuture<Ending, Cell>,
     phase: Phase,
-    /// As the fleet was told them last.
+    /// As last reported to the fleet.
     group: Option<Arc<str>>,
     conditions: Conditions,
     span: Span,
@@ -117,8 +119,8 @@ impl Stream {
             store,
             fleet,
             progress,
-            seat,
-            member,
+            ticket,
+            registration,
             ending,
         } = opening;
         Self {
@@ -132,10 +134,10 @@ impl Stream {
             timer: None,
             fleet,
             handle: None,
-            ending: Aside::new(ending, Arc::clone(progress.cell())),
+            ending: SideFuture::new(ending, Arc::clone(progress.cell())),
             progress,
-            seat,
-            member,
+            ticket,
+            registration,
             arrived: None,
             asked: false,
             phase: Phase::Open,
@@ -145,8 +147,8 @@ impl Stream {
         }
     }
 
-    /// Say what there is to say now.
-    fn poll_say(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    /// Write every response that is due now.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         if self.progress.poll_over(&mut self.out, context)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -159,7 +161,7 @@ impl Stream {
         }
     }
 
-    /// `reads`: what the client sent was not all read yet; what comes from then on wakes the task.
+    /// `reads`: there may be unread requests. Once all are read, the next request wakes the task.
     fn poll_next(&mut self, context: &mut Context<'_>, now: &mut Instant, reads: &mut bool) -> Poll<Next> {
         if self.ending.poll().is_ready() {
             return self.end(Code::Ok, "");
@@ -170,7 +172,7 @@ impl Stream {
             return self.end(error.code(), &error.to_string());
         }
         if self.phase == Phase::HalfClosed && self.store.peek().generation == 0 {
-            // What it would be answered with may be long in coming.
+            // The first publish may take long.
             return self.end(Code::Ok, "");
         }
         if !self.progress.has_room() || !self.has_turn(context, &mut turn) {
@@ -186,10 +188,10 @@ impl Stream {
             if self.phase == Phase::HalfClosed {
                 return self.end(Code::Ok, "");
             }
-            if self.member.heed(self.session.endpoints_alone()) {
+            if self.registration.update(self.session.endpoints_alone()) {
                 continue;
             }
-            // Before the first publish nothing is due; that wakes the task.
+            // Before the first publish nothing is due. The publish wakes the task.
             if snapshot.generation == 0 || self.poll_timer(*now, context).is_pending() {
                 return Poll::Pending;
             }
@@ -197,7 +199,7 @@ impl Stream {
         }
     }
 
-    /// Read what has arrived, but no more than a poll's worth. A large request waits for a turn.
+    /// Read requests, at most [`REQUESTS_A_POLL`]. A large request waits for a turn.
     fn read(
         &mut self,
         context: &mut Context<'_>,
@@ -232,12 +234,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the next response may be built now: what was asked for is built in turn, what is only news at once. Nobody's
-    /// turn comes before the first publish.
+    /// Whether the next response may be built now. A response to a subscription waits for a turn, an update does not. There
+    /// are no turns before the first publish.
     fn has_turn(&mut self, context: &Context<'_>, turn: &mut Option<Turn>) -> bool {
         if !self.asked {
             if self.arrived.is_none() {
-                self.seat.leave();
+                self.ticket.leave();
             }
             return true;
         }
@@ -247,7 +249,7 @@ impl Stream {
     /// Pending: the task is woken when it is this stream's turn.
     fn take_turn(&mut self, context: &Context<'_>, turn: &mut Option<Turn>) -> bool {
         if turn.is_none()
-            && let Poll::Ready(taken) = self.seat.poll_turn(context)
+            && let Poll::Ready(taken) = self.ticket.poll_turn(context)
         {
             *turn = Some(taken);
         }
@@ -260,7 +262,7 @@ impl Stream {
             self.timer = None;
             return Poll::Pending;
         };
-        // One that has passed was tried just now: what is due then waits for something else, such as other removals.
+        // A passed deadline was checked just now. The due work waits for something else, such as other removals.
         let deadline = if deadline > now { deadline } else { now + AGAIN_AFTER };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.deadline() != deadline {
@@ -300,20 +302,20 @@ impl Stream {
             }
             handle.sent(resource_type, sent, size);
         }
-        // It may be long until this is written and the next poll: nobody should wait behind it.
-        self.seat.leave();
+        // The next poll may be late: leave the line, so that no other stream waits for this one.
+        self.ticket.leave();
         Poll::Ready(Next::Response(message.counted(&self.progress)))
     }
 
     fn end(&mut self, code: Code, message: &str) -> Poll<Next> {
         self.leave();
-        self.seat.leave();
+        self.ticket.leave();
         Poll::Ready(Next::End(status(code, message)))
     }
 
     // ---- facts ----
 
-    /// What the session knows of the client beside its answers.
+    /// Report the conditions of the client to the fleet.
     fn note_conditions(&mut self) {
         let Some(handle) = &self.handle else { return };
         while let Some((resource_type, version)) = self.session.confirmed() {
@@ -338,20 +340,20 @@ impl Stream {
                 parent: &self.span,
                 node.id = node_id,
                 ?documents,
-                "A proxy answers nothing about clusters any more; if one of them cannot be built it stays so until that \
-                 cluster is changed or removed"
+                "No ACK or NACK for clusters for 20 s, other types are answered. Envoy cannot build one of these \
+                 clusters: change or delete it"
             );
         }
         if conditions.removals_held && !before.removals_held {
             info!(
                 parent: &self.span,
                 node.id = node_id,
-                "Removals wait: a proxy refused something that may still refer to what is gone"
+                "Removals are held: a proxy NACKed a resource that may still refer to a removed one"
             );
         }
     }
 
-    /// Tell the fleet who this is, once its first request has said so, and when its group changed.
+    /// Register the client with the fleet after its first request, and report a change of its group.
     fn join(&mut self) {
         let (Some(node), group) = (self.session.node(), self.session.group()) else {
             return;
@@ -381,7 +383,7 @@ impl Stream {
         }
     }
 
-    /// What a request meant.
+    /// Report the outcome of a request.
     fn note(&mut self, outcome: Outcome) {
         self.join();
         let (Some(handle), Some(resource_type)) = (&self.handle, outcome.resource_type) else {
@@ -400,7 +402,7 @@ impl Stream {
         }
     }
 
-    /// Told once a stream, when it first asks for secrets.
+    /// Logged once a stream, at its first subscription to secrets.
     fn note_withheld(&self, handle: &StreamHandle) {
         let Some(because) = self.peer.withheld else { return };
         if handle.secrets_withheld() {
@@ -408,9 +410,9 @@ impl Stream {
                 parent: &self.span,
                 node.id = self.session.node().map(|node| &*node.id),
                 address = ?self.peer.address,
-                "Withheld the secrets that a proxy asks for, because {because}: have it connect with a certificate of \
-                 --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start with \
-                 --plaintext-secrets"
+                "Withheld the secrets that a proxy subscribes to: {because}. Let the proxy connect with a certificate of \
+                 --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start the \
+                 server with --plaintext-secrets"
             );
         }
     }
@@ -454,7 +456,7 @@ impl Stream {
                     reason = message,
                     ?names,
                     ?documents,
-                    "A proxy refused a response"
+                    "A proxy NACKed a response"
                 );
                 handle.nacked(resource_type, &sent, code, &message, answer.sequence, suspects);
             }
@@ -467,7 +469,7 @@ impl Future for Stream {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Err(error) = ready!(this.poll_say(context)) {
+        if let Err(error) = ready!(this.poll_write(context)) {
             debug!(parent: &this.span, %error, "A stream ended");
         }
         Poll::Ready(())
@@ -475,7 +477,7 @@ impl Future for Stream {
 }
 
 impl Stream {
-    /// The fleet remembers what the client may have or not.
+    /// Leave the fleet, which keeps the resources of unknown state for the next stream of the client.
     fn leave(&mut self) {
         if let Some(handle) = self.handle.take() {
             handle.leave(self.session.unknown());
@@ -484,7 +486,7 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// The client reset the stream, or it ended.
+    /// The client reset the stream, or the stream ended.
     fn drop(&mut self) {
         self.leave();
     }

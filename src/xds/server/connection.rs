@@ -1,7 +1,6 @@
-//! One connection: HTTP/2 over what was accepted, until the client leaves or the server ends it.
+//! Serves one connection: TLS handshake, HTTP/2 preface, then HTTP/2 until the client or the server ends the connection.
 //!
-//! A connection holds its transport in one allocation of the right size: most are plain TCP, and there are ten thousand of
-//! them.
+//! The type of the transport is a parameter, so a plain TCP connection takes no room for TLS state.
 
 use std::future::{Future, pending};
 use std::io;
@@ -26,69 +25,69 @@ use tracing::{debug, info, warn};
 use crate::xds::http2::peer::{Link, Peer};
 use crate::xds::http2::preface::{self, Foreign};
 use crate::xds::http2::socket::Socket;
-use crate::xds::server::service::Shared;
+use crate::xds::server::service::ServerState;
 use crate::xds::stream::message::Message;
-use crate::xds::stream::wake::{Aside, Bell};
+use crate::xds::stream::wake::{SideFuture, TaskWaker};
 
 /// Envoy's per-type services open a stream a cluster (GR-05).
 const STREAMS_A_CONNECTION: u32 = 100_000;
 /// How often a client is asked whether it is there, and how long it may take to answer: Envoy's main thread can be busy for
 /// seconds with a large CDS (GR-01).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// A client that has not finished the TLS handshake, and said that it speaks HTTP/2, is not waited for any longer.
+/// The time for the TLS handshake and the HTTP/2 preface together.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// What a client may send ahead of being read: a stream's window, a connection's.
+/// Flow-control windows for received data: of a stream, of a connection.
 const WINDOWS: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
 /// Headers of a request, in bytes: names, values and 32 for each. xDS clients send a few hundred.
 const HEADERS_MAX: u32 = 16 * 1024;
-/// Streams that a client may have reset before they were looked at, and that it may have had reset for errors of its own;
-/// then its connection ends.
+/// Bounds of reset streams, beyond which the connection ends: streams that the client reset before they were accepted, and
+/// streams that the server reset because of the client's errors.
 const RESETS_MAX: (usize, usize) = (20, 1024);
 
-/// What was accepted.
+/// An accepted socket.
 pub(in crate::xds) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Who connects: one of as many as there may be.
-pub(in crate::xds) struct Guest {
+/// The permission to hold a connection. Returned when dropped.
+pub(in crate::xds) struct ConnectionPermit {
     pub(in crate::xds) address: Option<SocketAddr>,
     pub(in crate::xds) _permit: OwnedSemaphorePermit,
 }
 
-/// Serve what was accepted, in a task of its own.
-pub(in crate::xds) fn start(server: Arc<Shared>, transport: Transport, guest: Guest) {
+/// Serve an accepted connection in a task of its own.
+pub(in crate::xds) fn start(server: Arc<ServerState>, transport: Transport, permit: ConnectionPermit) {
     let tasks = server.tasks.clone();
     match transport {
         Transport::Unix(stream) => {
             let deadline = Instant::now() + HANDSHAKE_MAX;
-            tasks.spawn(server.greet(stream, guest, Link::Unix, deadline));
+            tasks.spawn(server.read_preface(stream, permit, Link::Unix, deadline));
         }
         Transport::Tcp(stream) => {
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "TCP_NODELAY could not be set");
             }
-            tasks.spawn(server.secure(stream, guest));
+            tasks.spawn(server.tls_handshake(stream, permit));
         }
     }
 }
 
-impl Shared {
-    /// The TLS handshake, where there is to be one.
-    async fn secure(self: Arc<Self>, stream: TcpStream, guest: Guest) {
-        let address = guest.address;
+impl ServerState {
+    /// The TLS handshake, if the port serves TLS.
+    async fn tls_handshake(self: Arc<Self>, stream: TcpStream, permit: ConnectionPermit) {
+        let address = permit.address;
         let deadline = Instant::now() + HANDSHAKE_MAX;
         let tls = self.options.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
         let Some(tls) = tls else {
-            return self.greet(stream, guest, Link::Plaintext, deadline).await;
+            return self.read_preface(stream, permit, Link::Plaintext, deadline).await;
         };
         match self.by(deadline, TlsAcceptor::from(tls).accept(stream)).await {
             Some(Ok(stream)) => {
-                // The server takes a certificate only after it was verified by the client CA.
+                // rustls accepts a certificate only after the client CA has verified it.
                 let verified = stream.get_ref().1.peer_certificates().is_some();
                 let link = if verified { Link::MutualTls } else { Link::Tls };
-                self.greet(stream, guest, link, deadline).await;
+                self.read_preface(stream, permit, link, deadline).await;
             }
             Some(Err(error)) if is_plaintext(&error) => self.on_plaintext_client(address),
             Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
@@ -108,39 +107,39 @@ impl Shared {
         }
     }
 
-    /// Hear that the client speaks HTTP/2. From there on the connection has a task that holds nothing of what led to it.
-    async fn greet(
+    /// Read the HTTP/2 preface. The connection then gets a new task, which does not hold the state of the handshakes.
+    async fn read_preface(
         self: Arc<Self>,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        guest: Guest,
+        permit: ConnectionPermit,
         link: Link,
         deadline: Instant,
     ) {
-        let address = guest.address;
+        let address = permit.address;
         let socket = match self.by(deadline, preface::read(io)).await {
             Some(Ok(Ok(socket))) => socket,
-            Some(Ok(Err(Foreign::Nothing))) => return debug!(?address, "A connection ended that said nothing"),
+            Some(Ok(Err(Foreign::Nothing))) => return debug!(?address, "A connection ended without a byte"),
             Some(Ok(Err(foreign))) => return info!(?address, "Ended a connection that speaks {}", foreign.what()),
             Some(Err(error)) => return debug!(%error, ?address, "A connection ended"),
             None => {
                 return info!(
                     ?address,
-                    "Ended a connection that did not say within {HANDSHAKE_MAX:?} what it speaks"
+                    "Ended a connection that sent no HTTP/2 preface within {HANDSHAKE_MAX:?}"
                 );
             }
         };
-        // The preface was read: there is nothing more to wait for.
+        // The preface is read already, so this does not wait.
         match http2().handshake(socket.clone()).await {
             Ok(http2) => drop(
                 self.tasks
                     .clone()
-                    .spawn(Connection::new(self, http2, socket, guest, link)),
+                    .spawn(Connection::new(self, http2, socket, permit, link)),
             ),
             Err(error) => debug!(%error, ?address, "A connection ended"),
         }
     }
 
-    /// What comes of it by then; `None`: nothing, or the server ends.
+    /// The result of a future. `None`: the deadline passed, or the server ends.
     async fn by<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             result = timeout_at(deadline, future) => result.ok(),
@@ -159,55 +158,55 @@ fn is_plaintext(error: &io::Error) -> bool {
     )
 }
 
-/// What the server does to a connection.
+/// How the server ends a connection.
 enum End {
-    /// GOAWAY, and each stream goes on until its turn.
+    /// Send GOAWAY; each stream goes on until its own end.
     Drain,
-    /// It is dropped.
+    /// Drop the connection.
     Stop,
-    /// So is this: nobody is at its other end.
+    /// Drop the connection, because the client is gone.
     Dead,
 }
 
-/// One connection that is served. Done when it is over.
+/// One served connection. Ready when the connection is over.
 struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     http2: Http2<Socket<T>, Message>,
     socket: Socket<T>,
-    bell: Arc<Bell>,
-    end: Aside<Pin<Box<dyn Future<Output = End> + Send>>>,
-    /// Tells the connection's streams to end, each at its turn.
+    task_waker: Arc<TaskWaker>,
+    end: SideFuture<Pin<Box<dyn Future<Output = End> + Send>>>,
+    /// Cancelled when the streams of the connection are to end, each at a moment of its own.
     ending: CancellationToken,
-    server: Arc<Shared>,
+    server: Arc<ServerState>,
     peer: Peer,
-    guest: Guest,
+    permit: ConnectionPermit,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
     fn new(
-        server: Arc<Shared>,
+        server: Arc<ServerState>,
         mut http2: Http2<Socket<T>, Message>,
         socket: Socket<T>,
-        guest: Guest,
+        permit: ConnectionPermit,
         link: Link,
     ) -> Self {
-        let peer = Peer::new(guest.address, link, server.options.plaintext_secrets);
-        let bell = Arc::<Bell>::default();
+        let peer = Peer::new(permit.address, link, server.options.plaintext_secrets);
+        let task_waker = Arc::<TaskWaker>::default();
         let end = Arc::clone(&server).end(http2.ping_pong());
         let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(end);
-        let end = Aside::new(end, Arc::clone(&bell));
+        let end = SideFuture::new(end, Arc::clone(&task_waker));
         Self {
             http2,
             socket,
-            bell,
+            task_waker,
             end,
             ending: CancellationToken::new(),
             server,
             peer,
-            guest,
+            permit,
         }
     }
 
-    /// Read and write what there is, and have requests answered. Ready: the connection is over.
+    /// Read and write frames, and start a task for each request. Ready: the connection is over.
     fn poll_serve(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         while let Some(request) = ready!(pin!(self.http2.accept()).poll(context)) {
             let (request, respond) = request?;
@@ -222,7 +221,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.bell.hear(context);
+        this.task_waker.register(context);
         loop {
             let served = this.poll_serve(context);
             let sent = this.socket.poll_send(context);
@@ -233,23 +232,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 (Poll::Pending, _) => None,
             };
             if let Some(error) = error {
-                debug!(error, address = ?this.guest.address, "A connection ended");
+                debug!(error, address = ?this.permit.address, "A connection ended");
                 return Poll::Ready(());
             }
             match ready!(this.end.poll()) {
                 End::Drain => {
-                    // The client opens its next streams elsewhere, while each of these goes on until its turn.
+                    // The client opens its next streams elsewhere. The open ones end one by one.
                     this.http2.graceful_shutdown();
                     this.ending.cancel();
-                    this.end = Aside::new(
+                    this.end = SideFuture::new(
                         Box::pin(Arc::clone(&this.server).end_of_grace()),
-                        Arc::clone(&this.bell),
+                        Arc::clone(&this.task_waker),
                     );
                 }
                 End::Stop => return Poll::Ready(()),
                 End::Dead => {
                     let silence = KEEPALIVE.1;
-                    info!(address = ?this.guest.address, "Ended a connection whose client did not answer a PING within {silence:?}");
+                    let address = this.permit.address;
+                    info!(
+                        ?address,
+                        "Ended a connection whose client did not answer a PING within {silence:?}"
+                    );
                     return Poll::Ready(());
                 }
             }
@@ -269,22 +272,23 @@ fn http2() -> h2::server::Builder {
     builder
 }
 
-/// Ask again and again whether the client is there, until it is not. For ever where there is nothing to ask with.
+/// Send PINGs until the client does not answer one. Without `pings` this never resolves.
 async fn silence(pings: Option<PingPong>) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
         sleep(KEEPALIVE.0).await;
         match timeout(KEEPALIVE.1, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection is over, and says so itself.
+            // The connection is over, which its own poll reports.
             Ok(Err(_)) => return pending().await,
             Err(_) => return,
         }
     }
 }
 
-impl Shared {
-    /// When the server ends a connection: when it drains, or at the connection's age; when it stops; when nobody is there.
+impl ServerState {
+    /// Resolves when the server ends a connection: because it drains, because the connection reaches its age, because the
+    /// server stops, or because the client is gone.
     async fn end(self: Arc<Self>, pings: Option<PingPong>) -> End {
         let age = self
             .options
@@ -304,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// How long a connection that drains may take.
+    /// Resolves when a draining connection has used up its time.
     async fn end_of_grace(self: Arc<Self>) -> End {
         tokio::select! {
             () = sleep(self.options.grace * 5 / 6) => {}

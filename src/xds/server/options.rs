@@ -1,4 +1,4 @@
-//! How the xDS port is served.
+//! The settings of the xDS port.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-/// Where the server listens.
+/// The address that the server listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// TCP; port 0: any free one.
     Tcp(SocketAddr),
-    /// A Unix socket at this path; an old one there is replaced.
+    /// A Unix socket at this path. An older socket file is replaced.
     Unix(PathBuf),
 }
 
@@ -28,25 +28,25 @@ impl fmt::Display for Listen {
     }
 }
 
-/// How the port is served.
+/// The settings of the port.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where.
+    /// The address.
     pub listen: Listen,
-    /// Connections beyond it are closed at once. Default: as many as the process may have files, less what else needs them.
+    /// Further connections are closed at once. Default: the limit on open files, less those that the rest of the server needs.
     pub max_connections: usize,
-    /// Streams beyond it end with UNAVAILABLE before anything is read. Default 50,000.
+    /// Further streams end with UNAVAILABLE before a request is read. Default 50,000.
     pub max_streams: usize,
-    /// A client that takes nothing of what was handed to it for so long is closed. Default 60 s.
+    /// A stream whose client reads nothing for this long is reset. Default 60 s.
     pub stall_timeout: Duration,
     /// A connection ends at this age, give or take a tenth; `None`: never.
     pub max_connection_age: Option<Duration>,
-    /// How long a drain takes: streams end spread over two thirds of it.
+    /// The time for a drain. Streams end spread over two thirds of it.
     pub grace: Duration,
     /// `control_plane.identifier`.
     pub identifier: String,
-    /// The latest certificates; `None`: plain text. A new value holds for new connections.
+    /// The latest certificates. `None`: plain text. New connections use the new value.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-    /// Secrets go over connections of strangers too. Default off.
+    /// Send secrets to clients without a verified certificate too. Default off.
     pub plaintext_secrets: bool,
 }

@@ -1,7 +1,7 @@
-//! The services of the port: which of them a request is for, and what all of them share.
+//! Routes each request of the port to its service, and holds the state that all connections share.
 //!
-//! xDS streams are our own ([`crate::xds::stream`]), everything else on the port (health, reflection, what is unknown) goes to
-//! tonic's routes. The services are a table: one line a type.
+//! xDS streams are served by [`crate::xds::stream`]. Every other request (health, reflection, unknown paths) goes to the
+//! routes of tonic. [`crate::xds::service_table`] lists the xDS services, one line a type.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,39 +28,39 @@ use crate::xds::server::options::Options;
 use crate::xds::server::sparse::Sparse;
 use crate::xds::service_table::find_service;
 use crate::xds::services;
-use crate::xds::services::relay::Answer;
+use crate::xds::services::relay::RelayBody;
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::{Session, Settings};
 use crate::xds::stream::admission::Gate;
 use crate::xds::stream::in_flight::Watchdog;
-use crate::xds::stream::interest::Audience;
+use crate::xds::stream::interest::Interests;
 use crate::xds::stream::message::Message;
 use crate::xds::stream::{Ending, Opening, Stream};
 
-/// What the connections of a server share.
-pub(in crate::xds) struct Shared {
+/// The state that the connections of a server share.
+pub(in crate::xds) struct ServerState {
     pub(in crate::xds) options: Options,
     identifier: Arc<str>,
     store: Arc<Store>,
     fleet: Fleet,
-    /// Built when they are first asked for: reflection reads megabytes of descriptors.
-    others: OnceCell<Routes>,
+    /// Built at the first request: reflection reads megabytes of descriptors.
+    services: OnceCell<Routes>,
     watchdog: Arc<Watchdog>,
-    /// Of the small services: when xDS streams are as many as may be, these are still answered.
-    watchdog_of_others: Arc<Watchdog>,
+    /// Counts the streams of the small services apart, so that these are served when the limit of xDS streams is reached.
+    services_watchdog: Arc<Watchdog>,
     gate: Arc<Gate>,
-    audience: Arc<Audience>,
+    interests: Arc<Interests>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
     /// Plaintext clients on a TLS port.
     pub(in crate::xds) plaintext_clients: Sparse,
-    /// A task a connection, and one for each of its streams.
+    /// One task for each connection, and one for each stream.
     pub(in crate::xds) tasks: TaskTracker,
     pub(in crate::xds) draining: CancellationToken,
     pub(in crate::xds) token: CancellationToken,
 }
 
-impl Shared {
+impl ServerState {
     pub(in crate::xds) fn new(
         options: Options,
         store: Arc<Store>,
@@ -73,11 +73,11 @@ impl Shared {
             options,
             store,
             fleet,
-            others: OnceCell::new(),
+            services: OnceCell::new(),
             watchdog: Arc::default(),
-            watchdog_of_others: Arc::default(),
+            services_watchdog: Arc::default(),
             gate: Arc::default(),
-            audience: Arc::default(),
+            interests: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::random()),
             plaintext_clients: Sparse::default(),
@@ -87,13 +87,13 @@ impl Shared {
         }
     }
 
-    /// Reset the streams whose clients take nothing.
+    /// Reset the streams whose clients read nothing.
     pub(in crate::xds) fn sweep(&self) {
         self.watchdog.sweep(self.options.stall_timeout);
-        self.watchdog_of_others.sweep(self.options.stall_timeout);
+        self.services_watchdog.sweep(self.options.stall_timeout);
     }
 
-    /// First answers may be made once there is something to answer with.
+    /// Open the gate for first responses at the first publish.
     pub(in crate::xds) async fn open_gate(self: Arc<Self>) {
         let mut published = self.store.subscribe();
         tokio::select! {
@@ -103,25 +103,25 @@ impl Shared {
         }
     }
 
-    /// Tell the streams of what is published, for ever.
+    /// Wake streams at each publish, without end.
     pub(in crate::xds) async fn announce(self: Arc<Self>) {
-        Arc::clone(&self.audience).follow(Arc::clone(&self.store)).await;
+        Arc::clone(&self.interests).follow(Arc::clone(&self.store)).await;
     }
 
-    /// The small services; built, and their health reported, from when they are first asked for.
-    async fn others(&self) -> Routes {
+    /// The small services. The first call builds them and starts to report their health.
+    async fn services(&self) -> Routes {
         let build = async || {
             let (routes, health) = services::routes(Arc::clone(&self.store), self.fleet.clone(), &self.draining).await;
             let (store, draining, token) = (Arc::clone(&self.store), self.draining.clone(), self.token.clone());
             self.tasks.spawn(services::report(health, store, draining, token));
             routes
         };
-        self.others.get_or_init(build).await.clone()
+        self.services.get_or_init(build).await.clone()
     }
 }
 
-impl Shared {
-    /// A request arrived: it is answered by a task of its own. `ending` is told when its connection ends.
+impl ServerState {
+    /// A request arrived: start a task that answers it. `ending` is cancelled when the connection drains.
     pub(in crate::xds) fn serve(
         self: &Arc<Self>,
         request: Request<RecvStream>,
@@ -147,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Open an xDS stream. `None`: there is none, and the client was told why, if it is there still.
+    /// Open an xDS stream. `None`: the client is gone, or the stream limit is reached and the client got that error.
     fn open(
         &self,
         requests: Incoming,
@@ -178,14 +178,14 @@ impl Shared {
             peer,
             store: Arc::clone(&self.store),
             fleet: self.fleet.clone(),
-            seat: self.gate.seat(progress.number()),
-            member: self.audience.enter(progress.number(), Arc::clone(progress.cell())),
+            ticket: self.gate.ticket(progress.number()),
+            registration: self.interests.register(progress.number(), Arc::clone(progress.cell())),
             progress,
             ending: self.turn(ending.clone()),
         }))
     }
 
-    /// Answer what is not xDS.
+    /// Answer a request that is not xDS.
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -193,22 +193,22 @@ impl Shared {
         peer: Peer,
         ending: CancellationToken,
     ) {
-        let Some(progress) = self.watchdog_of_others.admit(self.options.max_streams, peer.address) else {
+        let Some(progress) = self.services_watchdog.admit(self.options.max_streams, peer.address) else {
             head(respond, too_many_streams(), true);
             return;
         };
-        let Ok(response) = self.others().await.call(request).await;
+        let Ok(response) = self.services().await.call(request).await;
         let (parts, body) = response.into_parts();
         let ended = body.is_end_stream();
         if let Some(out) = head(respond, Response::from_parts(parts, ()), ended)
             && !ended
         {
-            Answer::new(body, out, progress, self.turn(ending)).await;
+            RelayBody::new(body, out, progress, self.turn(ending)).await;
         }
     }
 
-    /// The end of a stream once its connection is `ending`: at a moment of its own within two thirds of the grace, so that
-    /// proxies do not come back all at once.
+    /// Resolves when a stream is to end: once its connection is `ending`, at a random moment within two thirds of the grace,
+    /// so that proxies do not reconnect all at once.
     fn turn(&self, ending: CancellationToken) -> Ending {
         let spread = self.options.grace * 2 / 3;
         Box::pin(async move {
@@ -218,7 +218,7 @@ impl Shared {
     }
 }
 
-/// How many streams may put first answers together at a time: one thread is left for everything else.
+/// The number of streams that may build first responses at a time. One thread is left for all other work.
 fn turns() -> usize {
     std::thread::available_parallelism().map_or(1, |threads| threads.get() - 1)
 }
@@ -238,10 +238,10 @@ fn grpc_response() -> Response<()> {
     response
 }
 
-/// Send the head of a response, and where nothing follows it, its end. `None`: the client is gone.
+/// Send the head of a response; `ends`: also its end. `None`: the client is gone.
 fn head(mut respond: SendResponse<Message>, response: Response<()>, ends: bool) -> Option<SendStream<Message>> {
     respond
         .send_response(response, ends)
-        .inspect_err(|error| debug!(%error, "A stream ended as it began"))
+        .inspect_err(|error| debug!(%error, "A stream ended before its response began"))
         .ok()
 }

@@ -1,9 +1,10 @@
-//! Client status (CSDS): which client has what, for everyone who speaks gRPC and not our admin API.
+//! Client status (CSDS): the configuration of each client over gRPC, as a standard alternative to the admin API.
 //!
-//! What enters: node matchers. What leaves: a [`ClientConfig`] for each connected stream, made when it is asked for and not
-//! before, on threads of their own and two at a time, so that whoever asks much waits and no proxy does. A stream gets its
-//! answer in messages of a few megabytes, each made when the one before was taken; `FetchClientStatus` has one message and
-//! refuses what does not fit.
+//! In: node matchers. Out: a [`ClientConfig`] for each connected stream.
+//!
+//! - At most two responses are built at a time, on blocking threads, so that status requests do not delay proxies.
+//! - `StreamClientStatus` answers in messages of about 2 MiB. Each is built after the client has read the one before.
+//! - `FetchClientStatus` answers in one message, or with `RESOURCE_EXHAUSTED` if the status does not fit.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,9 +28,9 @@ mod matcher;
 use config::client_config;
 use matcher::Matcher;
 
-/// Answers that are made at the same time.
+/// Responses that are built at the same time.
 const BUILDERS: usize = 2;
-/// A message of a stream is full when it has this many bytes; gRPC clients take 4 MB unless told otherwise.
+/// The size at which a message of a stream is sent, in bytes. gRPC clients accept 4 MB by default.
 const MESSAGE_FULL: usize = 2 * 1024 * 1024;
 /// The largest request, in bytes: a hundred matchers with room for their texts.
 const REQUEST_MAX: usize = 256 * 1024;
@@ -51,24 +52,24 @@ impl Csds {
         ClientStatusDiscoveryServiceServer::new(csds).max_decoding_message_size(REQUEST_MAX)
     }
 
-    /// The clients that a request is about.
-    fn begin(&self, request: &ClientStatusRequest) -> Result<Answer, Status> {
+    /// Start the response to a request.
+    fn begin(&self, request: &ClientStatusRequest) -> Result<StatusCursor, Status> {
         let matcher = Matcher::new(&request.node_matchers).map_err(Status::invalid_argument)?;
         let views = Box::new(self.fleet.connected_clients(&|node_id| matcher.matches(node_id)));
-        Ok(Answer {
+        Ok(StatusCursor {
             views,
             with_content: !request.exclude_resource_contents,
-            begun: false,
+            started: false,
         })
     }
 
-    /// The next clients of an answer, until there are so many bytes.
-    async fn build(&self, mut answer: Answer, full: usize) -> Result<(Vec<ClientConfig>, Answer), Status> {
+    /// The next clients of a response, until their status has `full` bytes.
+    async fn build(&self, mut answer: StatusCursor, full: usize) -> Result<(Vec<ClientConfig>, StatusCursor), Status> {
         let permit = Arc::clone(&self.builders).acquire_owned().await;
         let snapshot = self.store.current();
         let build = move || {
             let _permit = permit;
-            answer.begun = true;
+            answer.started = true;
             let (mut configs, mut size) = (Vec::new(), 0);
             while size < full
                 && let Some(view) = answer.views.next()
@@ -85,19 +86,19 @@ impl Csds {
     }
 }
 
-/// What is still to be told of an answer.
-struct Answer {
+/// The position in a status response: the clients that are still to be sent.
+struct StatusCursor {
     views: Box<dyn Iterator<Item = ClientView> + Send>,
     with_content: bool,
-    /// At least one message was made: an answer without clients is one too.
-    begun: bool,
+    /// At least one message was built. A response without clients is one empty message.
+    started: bool,
 }
 
-/// A stream: its requests, and the answer that is being given.
+/// A stream: its requests, and the response that is being sent.
 struct Conversation {
     csds: Csds,
     requests: Streaming<ClientStatusRequest>,
-    answer: Option<Answer>,
+    answer: Option<StatusCursor>,
 }
 
 impl Conversation {
@@ -110,7 +111,7 @@ impl Conversation {
                 self.answer = Some(self.csds.begin(&request)?);
                 continue;
             };
-            let first = !answer.begun;
+            let first = !answer.started;
             let (config, rest) = self.csds.build(answer, MESSAGE_FULL).await?;
             if !config.is_empty() || first {
                 self.answer = Some(rest).filter(|_| !config.is_empty());

@@ -1,7 +1,8 @@
-//! Load reports (LRS): proxies say how many requests went to which cluster, [`crate::fleet`] adds them up.
+//! Load reports (LRS): proxies report the number of requests to each cluster, [`crate::fleet`] adds them up.
 //!
-//! The first request is answered with what to report and how often; every later one is a report. Who can report all
-//! clusters is asked for all; others are told the names of their group's, again when these have changed.
+//! The response to the first request lists the clusters to report and the interval. Every later request is a report. A
+//! client with `envoy.lrs.supports_send_all_clusters` reports all clusters. Other clients get the names of their group's
+//! clusters, and a new response when these names change.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::xds::node;
 
 /// How often proxies report; at least a second (PX-14).
 const INTERVAL: Duration = Duration::from_secs(10);
-/// A client that has it reports every cluster it knows.
+/// The client feature to report every cluster it knows.
 const SENDS_ALL: &str = "envoy.lrs.supports_send_all_clusters";
 /// The largest report, in bytes: fifty thousand clusters of a few localities.
 const MAX_REPORT: usize = 16 * 1024 * 1024;
@@ -74,13 +75,13 @@ struct Conversation {
     requests: Streaming<LoadStatsRequest>,
     store: Arc<Store>,
     reporter: Reporter,
-    /// Who reports, once its first request has said so.
+    /// The client, after its first request.
     asked: Option<Asked>,
-    /// When to see whether the clusters have changed.
+    /// The next check for changed clusters.
     look_at: Instant,
 }
 
-/// What a client was asked to report.
+/// A client, and the clusters that it is to report.
 struct Asked {
     node: Node,
     sends_all: bool,
@@ -88,7 +89,7 @@ struct Asked {
 }
 
 impl Conversation {
-    /// Go on to the next response; `None`: the client has ended its side.
+    /// Read reports until a response is due. `None`: the client has ended its side.
     async fn step(mut self) -> Result<Option<(LoadStatsResponse, Self)>, Status> {
         loop {
             let request = tokio::select! {
@@ -113,14 +114,14 @@ impl Conversation {
         }
     }
 
-    /// The answer to the first request.
+    /// The response to the first request.
     fn ask(&mut self, node: Option<&WireNode>) -> Result<LoadStatsResponse, Status> {
         let node = node.map(self::node).transpose()?;
         let Some(node) = node.filter(|node| !node.id.is_empty()) else {
             return Err(Status::invalid_argument(crate::xds::error::Error::NoNode.to_string()));
         };
         let sends_all = node.features.iter().any(|feature| feature == SENDS_ALL);
-        debug!(node.id = &*node.id, sends_all, "A proxy offers load reports");
+        debug!(node.id = &*node.id, sends_all, "A proxy opened a load report stream");
         let asked = self.asked.insert(Asked {
             node,
             sends_all,
@@ -130,7 +131,7 @@ impl Conversation {
         Ok(asked.response())
     }
 
-    /// A new answer, if the clusters of the group have other names now.
+    /// A new response, if the names of the group's clusters have changed.
     fn ask_again(&mut self) -> Option<LoadStatsResponse> {
         let asked = self.asked.as_mut().filter(|asked| !asked.sends_all)?;
         let wanted = asked.wanted(&self.store);
@@ -170,7 +171,7 @@ impl Asked {
     }
 }
 
-/// What matters of a node, as for xDS.
+/// The node as rollout uses it, decoded as for xDS.
 fn node(node: &WireNode) -> Result<Node, Status> {
     let node =
         wire::Node::decode(&*node.encode_to_vec()).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -183,7 +184,7 @@ fn load(stats: &ClusterStats) -> Load {
         .dropped_requests
         .iter()
         .fold(0_u64, |sum, one| sum.saturating_add(one.dropped_count));
-    // The total should hold the categories too.
+    // The total should include the categories.
     let mut load = Load {
         dropped: stats.total_dropped_requests.max(by_category),
         ..Load::default()

@@ -1,7 +1,7 @@
-//! The answer of a small service: the frames of its body, one after the other.
+//! Relays the response body of a small service to HTTP/2, frame by frame.
 //!
-//! It is watched as xDS streams are: a client that takes nothing of it is reset, and when the server ends the connection, what
-//! would go on for ever (load reports, a health watch) ends with OK.
+//! The watchdog resets the stream if the client reads nothing. If the server ends the connection, an endless body (load
+//! reports, a health watch) ends with OK.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use crate::xds::error::{Code, status};
 use crate::xds::stream::Ending;
 use crate::xds::stream::in_flight::{Cell, Progress};
 use crate::xds::stream::message::Message;
-use crate::xds::stream::wake::Aside;
+use crate::xds::stream::wake::SideFuture;
 
-/// See the module. Done when it is over; dropped before that, its stream is reset.
-pub(in crate::xds) struct Answer {
+/// One response body. Ready when all is written; if dropped earlier, the stream is reset.
+pub(in crate::xds) struct RelayBody {
     body: tonic::body::Body,
     out: SendStream<Message>,
     progress: Progress,
-    ending: Aside<Ending, Cell>,
+    ending: SideFuture<Ending, Cell>,
 }
 
-impl Answer {
+impl RelayBody {
     pub(in crate::xds) fn new(
         body: tonic::body::Body,
         out: SendStream<Message>,
         progress: Progress,
         ending: Ending,
     ) -> Self {
-        let ending = Aside::new(ending, Arc::clone(progress.cell()));
+        let ending = SideFuture::new(ending, Arc::clone(progress.cell()));
         Self {
             body,
             out,
@@ -74,12 +74,12 @@ impl Answer {
     }
 }
 
-impl Future for Answer {
+impl Future for RelayBody {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if let Err(error) = ready!(self.get_mut().poll_send(context)) {
-            debug!(%error, "An answer was not taken");
+            debug!(%error, "The stream of a small service ended before its response was written");
         }
         Poll::Ready(())
     }

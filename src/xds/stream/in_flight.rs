@@ -1,23 +1,26 @@
-//! Which streams there are, how much of what they were handed is not taken yet, and whose client takes nothing.
+//! Counts the streams of a server and the bytes each of them has in flight, and resets streams whose client reads nothing.
 //!
-//! HTTP/2 buffers what a body gives it, and a client that does not read leaves it there. Each message that was handed over
-//! counts until it is written ([`InFlight`]): a stream builds nothing more while enough is on its way ([`Progress::has_room`]),
-//! so that a slow reader skips what it missed, and the [`Watchdog`] resets a stream whose client has taken nothing for too
-//! long. Streams are counted here too, because all of this begins and ends with the stream.
+//! HTTP/2 buffers the messages of a stream while its client does not read. Each message counts until it is written
+//! ([`InFlight`]). The count has two uses:
+//!
+//! - While many bytes are in flight the stream builds no further response ([`Progress::has_room`]), so a slow reader
+//!   skips the versions between.
+//! - The [`Watchdog`] resets a stream whose client has read nothing for too long.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
+use bytes::Buf;
 use h2::{Reason, SendStream};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::xds::stream::message::Message;
-use crate::xds::stream::wake::{self, Bell};
+use crate::xds::stream::wake::{self, TaskWaker};
 
 /// No further response is built while this many bytes wait to be written.
 const IN_FLIGHT_MAX: usize = 64 * 1024;
@@ -31,25 +34,25 @@ pub(in crate::xds) struct Watchdog {
     watched: Mutex<HashMap<u64, Watched>>,
 }
 
-/// A stream, and where its client is.
+/// A stream, and the address of its client.
 type Watched = (Arc<Cell>, Option<SocketAddr>);
 
-/// A stream as others see it: what is on its way to its client, and the bell of its task.
+/// The part of a stream that other tasks use: its bytes in flight, and the waker of its task.
 #[derive(Debug)]
 pub(in crate::xds) struct Cell {
-    bell: Bell,
+    task_waker: TaskWaker,
     started: Instant,
     bytes: AtomicUsize,
-    /// When something was taken last, or handed over when nothing was on its way; milliseconds, 0: nothing is.
+    /// Milliseconds of the last write, or of the first message handed over since none was in flight. 0: none is in flight.
     since: AtomicU64,
-    /// The client has taken nothing for too long.
+    /// The client has read nothing for too long.
     given_up: AtomicBool,
 }
 
 impl Cell {
     /// Wake the task.
-    pub(in crate::xds) fn ring(&self) {
-        self.bell.ring();
+    pub(in crate::xds) fn wake_task(&self) {
+        self.task_waker.wake_task();
     }
 
     fn now(&self) -> u64 {
@@ -57,9 +60,9 @@ impl Cell {
     }
 }
 
-impl AsRef<Bell> for Cell {
-    fn as_ref(&self) -> &Bell {
-        &self.bell
+impl AsRef<TaskWaker> for Cell {
+    fn as_ref(&self) -> &TaskWaker {
+        &self.task_waker
     }
 }
 
@@ -86,7 +89,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Watchdog {
-    /// One more stream, unless there are `max`. It is given up when its client takes nothing for too long.
+    /// Register a stream, unless there are `max` already.
     pub(in crate::xds) fn admit(self: &Arc<Self>, max: usize, address: Option<SocketAddr>) -> Option<Progress> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= max {
             self.streams.fetch_sub(1, Ordering::Relaxed);
@@ -94,13 +97,13 @@ impl Watchdog {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let cell = Arc::new(Cell {
-            bell: Bell::default(),
+            task_waker: TaskWaker::default(),
             started: self.started,
             bytes: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             given_up: AtomicBool::new(false),
         });
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched.lock();
         watched.insert(id, (Arc::clone(&cell), address));
         Some(Progress {
             watchdog: Arc::clone(self),
@@ -109,22 +112,22 @@ impl Watchdog {
         })
     }
 
-    /// Give up the streams whose clients have taken nothing for `limit`.
+    /// Reset the streams whose clients have read nothing for `limit`.
     pub(in crate::xds) fn sweep(&self, limit: Duration) {
         let now = millis(self.started.elapsed());
-        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = self.watched.lock();
         for (cell, address) in watched.values() {
             let since = cell.since.load(Ordering::Relaxed);
             let stalls = since != 0 && now.saturating_sub(since) > millis(limit);
             if stalls && !cell.given_up.swap(true, Ordering::AcqRel) {
-                info!(?address, "Reset a stream whose client took nothing for {limit:?}");
-                cell.ring();
+                info!(?address, "Reset a stream whose client read nothing for {limit:?}");
+                cell.wake_task();
             }
         }
     }
 }
 
-/// What one stream's client takes. Dropped with the stream.
+/// The registration of one stream. Ends when dropped, with the stream.
 #[derive(Debug)]
 pub(in crate::xds) struct Progress {
     watchdog: Arc<Watchdog>,
@@ -133,35 +136,35 @@ pub(in crate::xds) struct Progress {
 }
 
 impl Progress {
-    /// Unique within the server, and higher for each stream that comes.
+    /// Unique within the server, and higher for a later stream.
     pub(in crate::xds) fn number(&self) -> u64 {
         self.id
     }
 
-    /// The bell of the stream wakes this task from now on.
-    pub(in crate::xds) fn hear(&self, context: &Context<'_>) {
-        self.cell.bell.hear(context);
+    /// Register the running task as that of the stream.
+    pub(in crate::xds) fn register(&self, context: &Context<'_>) {
+        self.cell.task_waker.register(context);
     }
 
-    /// The stream as others see it.
+    /// The part of the stream that other tasks use.
     pub(in crate::xds) fn cell(&self) -> &Arc<Cell> {
         &self.cell
     }
 
-    /// Whether another response may be built. If not, the bell is rung when it may.
+    /// Whether another response may be built. If not, the task is woken when it may.
     pub(in crate::xds) fn has_room(&self) -> bool {
         self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
     }
 
-    /// Hear the bell, and whether the stream is over: the client has reset it, or took nothing for too long and it is reset
-    /// here.
-    pub(in crate::xds) fn poll_over(
+    /// Register the running task. Ready: the stream is over, because the client has reset it, or because the client read
+    /// nothing for too long and the stream is reset here.
+    pub(in crate::xds) fn poll_over<B: Buf>(
         &self,
-        out: &mut SendStream<Message>,
+        out: &mut SendStream<B>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), h2::Error>> {
-        // Before anything is looked at that it is rung for.
-        self.hear(context);
+        // Registered before any of the events is checked.
+        self.register(context);
         if self.cell.given_up.load(Ordering::Acquire) {
             out.send_reset(Reason::CANCEL);
             return Poll::Ready(Ok(()));
@@ -169,7 +172,7 @@ impl Progress {
         out.poll_reset(context).map_ok(drop)
     }
 
-    /// A message is handed to HTTP/2; what this gives goes with it.
+    /// A message is handed to HTTP/2. It counts as in flight until the result is dropped.
     pub(in crate::xds) fn hand(&self, bytes: usize) -> InFlight {
         if self.cell.bytes.fetch_add(bytes, Ordering::AcqRel) == 0 {
             self.cell.since.store(self.cell.now(), Ordering::Relaxed);
@@ -184,12 +187,12 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.watchdog.streams.fetch_sub(1, Ordering::Relaxed);
-        let mut watched = self.watchdog.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watchdog.watched.lock();
         watched.remove(&self.id);
     }
 }
 
-/// A message on its way. Dropped when it is written, or given up.
+/// A message in flight. Dropped when the message is written or discarded.
 #[derive(Debug)]
 pub(in crate::xds) struct InFlight {
     cell: Arc<Cell>,
@@ -197,7 +200,7 @@ pub(in crate::xds) struct InFlight {
 }
 
 impl InFlight {
-    /// Some of it was written.
+    /// A part of the message was written.
     pub(in crate::xds) fn moved(&self) {
         self.cell.since.store(self.cell.now(), Ordering::Relaxed);
     }
@@ -210,7 +213,7 @@ impl Drop for InFlight {
             self.cell.since.store(0, Ordering::Relaxed);
         }
         if before >= IN_FLIGHT_MAX {
-            self.cell.ring();
+            self.cell.wake_task();
         }
     }
 }

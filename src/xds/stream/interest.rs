@@ -1,14 +1,15 @@
-//! Who hears of which publish.
+//! Decides which streams a publish wakes.
 //!
-//! Most publishes change the endpoints of a few clusters, and most streams ask for others. To wake them all would cost what
-//! the fleet is, not what changed. So each stream at rest says what concerns it ([`Concern`]), those of which the same does
-//! stand together, and one look at what changed is for all of them. Who is passed over hears of it a little later
-//! ([`CATCH_UP`]): until then it keeps the sets alive that it was brought to.
+//! Most publishes change the endpoints of a few clusters, and most streams subscribe to others. To wake every stream would
+//! cost in proportion to the fleet instead of the change. Each idle stream registers an [`Interest`]. Streams with equal
+//! interests share a [`Bucket`], so a publish is tested once a bucket. A stream that a publish did not wake is woken
+//! [`CATCH_UP`] later; until then it keeps the resource sets of the older snapshot alive.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 use crate::resource::xdstp::is_xdstp;
@@ -19,21 +20,21 @@ use crate::snapshot::store::Store;
 use crate::xds::session::subscription::names::{Names, summand};
 use crate::xds::stream::in_flight::Cell;
 
-/// How long after a publish everybody has heard of it.
+/// The longest time from a publish until every stream has seen it.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// When more endpoints than this change at once, nobody is passed over: to ask whom they concern would cost more.
+/// If a publish changes more endpoints than this, it wakes every stream of the group: the test would cost more.
 const CHANGES_MAX: usize = 64;
 
-/// What a publish must change to concern a stream.
+/// The changes that matter to a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::xds) enum Concern {
-    /// Anything.
+pub(in crate::xds) enum Interest {
+    /// Any change.
     Everything,
-    /// Something of this group: these endpoints, or anything but endpoints.
+    /// Changes in this group, of endpoints with these names or of any other type.
     Endpoints(Arc<str>, Names),
 }
 
-impl Concern {
+impl Interest {
     fn of(endpoints: Option<(&Arc<str>, &Names)>) -> Self {
         match endpoints {
             Some((group, names)) => Self::Endpoints(Arc::clone(group), names.clone()),
@@ -41,7 +42,7 @@ impl Concern {
         }
     }
 
-    /// Whether it is that, told without making another.
+    /// Whether `of` would give this interest. Allocates nothing.
     fn is(&self, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
         match (self, endpoints) {
             (Self::Everything, None) => true,
@@ -53,35 +54,35 @@ impl Concern {
     }
 }
 
-/// The streams of a server.
+/// The interests of a server's streams, and the streams of each.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Audience(Mutex<HashMap<Concern, Crowd>>);
+pub(in crate::xds) struct Interests(Mutex<HashMap<Interest, Bucket>>);
 
-/// Streams of which the same is a concern.
+/// The streams with one interest.
 #[derive(Debug, Default)]
-struct Crowd {
-    /// Of the names that concern them, sorted: a thousand crowds are asked of each publish, and of most the names need not
-    /// be touched.
+struct Bucket {
+    /// Hashes of the interest's names, sorted. A publish is tested against a thousand buckets; the hashes alone rule out
+    /// most of them.
     hashes: Box<[u32]>,
-    /// By number.
-    members: HashMap<u64, Arc<Cell>>,
+    /// By the number of the stream.
+    registered: HashMap<u64, Arc<Cell>>,
 }
 
-impl Crowd {
-    fn new(concern: &Concern) -> Self {
-        let mut hashes: Vec<u32> = match concern {
-            Concern::Everything => Vec::new(),
-            Concern::Endpoints(_, names) => names.iter().map(|name| hash(name)).collect(),
+impl Bucket {
+    fn new(interest: &Interest) -> Self {
+        let mut hashes: Vec<u32> = match interest {
+            Interest::Everything => Vec::new(),
+            Interest::Endpoints(_, names) => names.iter().map(|name| hash(name)).collect(),
         };
         hashes.sort_unstable();
         Self {
             hashes: hashes.into(),
-            members: HashMap::new(),
+            registered: HashMap::new(),
         }
     }
 
-    fn ring(&self) {
-        self.members.values().for_each(|cell| cell.ring());
+    fn wake(&self) {
+        self.registered.values().for_each(|cell| cell.wake_task());
     }
 }
 
@@ -90,26 +91,26 @@ fn hash(name: &str) -> u32 {
     summand(name.as_bytes()) as u32
 }
 
-impl Audience {
-    /// One more, whom everything concerns. `number` is unique.
-    pub(in crate::xds) fn enter(self: &Arc<Self>, number: u64, cell: Arc<Cell>) -> Member {
-        self.crowds()
-            .entry(Concern::Everything)
+impl Interests {
+    /// Register a stream, with an interest in every change. `number` is unique.
+    pub(in crate::xds) fn register(self: &Arc<Self>, number: u64, cell: Arc<Cell>) -> Registration {
+        self.buckets()
+            .entry(Interest::Everything)
             .or_default()
-            .members
+            .registered
             .insert(number, Arc::clone(&cell));
-        Member {
-            audience: Arc::clone(self),
+        Registration {
+            interests: Arc::clone(self),
             number,
             cell,
-            concern: Concern::Everything,
+            interest: Interest::Everything,
         }
     }
 
-    /// Tell of each publish, for ever.
+    /// Wake streams at each publish, without end.
     pub(in crate::xds) async fn follow(self: Arc<Self>, store: Arc<Store>) {
         let mut published = store.subscribe();
-        let mut told = store.current();
+        let mut seen = store.current();
         let mut behind: Option<Instant> = None;
         loop {
             let caught_up = async {
@@ -119,66 +120,66 @@ impl Audience {
                 }
             };
             tokio::select! {
-                // The store outlives this: an error would mean that nothing is published any more.
+                // The store outlives this task. An error would mean that there are no further publishes.
                 changed = published.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let snapshot = store.current();
-                    let everybody = self.tell(&told, &snapshot);
-                    behind = if everybody { None } else { behind.or_else(|| Some(Instant::now())) };
-                    told = snapshot;
+                    let everyone = self.notify(&seen, &snapshot);
+                    behind = if everyone { None } else { behind.or_else(|| Some(Instant::now())) };
+                    seen = snapshot;
                 }
                 () = caught_up => {
-                    self.crowds().values().for_each(Crowd::ring);
+                    self.buckets().values().for_each(Bucket::wake);
                     behind = None;
                 }
             }
         }
     }
 
-    /// Tell whom it concerns that one snapshot took the place of another. Whether that is everybody.
-    fn tell(&self, old: &Snapshot, new: &Snapshot) -> bool {
-        let mut news = News {
+    /// A snapshot replaced another: wake the streams to which the difference matters. Gives whether these are all.
+    fn notify(&self, old: &Snapshot, new: &Snapshot) -> bool {
+        let mut publish = Publish {
             old,
             new,
             of_groups: BTreeMap::new(),
         };
-        let mut everybody = true;
-        for (concern, crowd) in self.crowds().iter() {
-            if news.touch(concern, crowd) {
-                crowd.ring();
+        let mut everyone = true;
+        for (interest, bucket) in self.buckets().iter() {
+            if publish.touch(interest, bucket) {
+                bucket.wake();
             } else {
-                everybody = false;
+                everyone = false;
             }
         }
-        everybody
+        everyone
     }
 
-    fn crowds(&self) -> MutexGuard<'_, HashMap<Concern, Crowd>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn buckets(&self) -> MutexGuard<'_, HashMap<Interest, Bucket>> {
+        self.0.lock()
     }
 }
 
-/// What a publish brought.
-struct News<'a> {
+/// The step from one snapshot to the next.
+struct Publish<'a> {
     old: &'a Snapshot,
     new: &'a Snapshot,
-    /// As far as it was asked for.
+    /// The change of each group, computed when first needed.
     of_groups: BTreeMap<&'a str, OfGroup>,
 }
 
-/// What it brought for one group.
+/// The change of one group.
 enum OfGroup {
     Nothing,
-    /// Those of these names, with their hashes.
+    /// Only endpoints, of these names; with their hashes.
     Endpoints(Vec<(u32, Arc<str>)>),
     More,
 }
 
-impl<'a> News<'a> {
-    fn touch(&mut self, concern: &'a Concern, crowd: &Crowd) -> bool {
-        let Concern::Endpoints(group, names) = concern else {
+impl<'a> Publish<'a> {
+    fn touch(&mut self, interest: &'a Interest, bucket: &Bucket) -> bool {
+        let Interest::Endpoints(group, names) = interest else {
             return true;
         };
         let of_group = self
@@ -189,7 +190,7 @@ impl<'a> News<'a> {
             OfGroup::Nothing => false,
             OfGroup::Endpoints(changed) => changed
                 .iter()
-                .any(|(hash, name)| crowd.hashes.binary_search(hash).is_ok() && names.contains(name)),
+                .any(|(hash, name)| bucket.hashes.binary_search(hash).is_ok() && names.contains(name)),
             OfGroup::More => true,
         }
     }
@@ -212,7 +213,7 @@ impl OfGroup {
         }
         let changes = is.set(endpoints).changes_since(was.set(endpoints));
         let entries = changes.entries();
-        if entries.len() > CHANGES_MAX || entries.iter().any(goes_by_others) {
+        if entries.len() > CHANGES_MAX || entries.iter().any(has_other_names) {
             return Self::More;
         }
         Self::Endpoints(
@@ -224,64 +225,64 @@ impl OfGroup {
     }
 }
 
-/// Whether a stream would be told of a publish.
+/// Whether a publish would wake a stream.
 #[cfg(test)]
-pub(in crate::xds) fn is_told(old: &Snapshot, new: &Snapshot, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
-    let concern = Concern::of(endpoints);
-    News {
+pub(in crate::xds) fn is_woken(old: &Snapshot, new: &Snapshot, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
+    let interest = Interest::of(endpoints);
+    Publish {
         old,
         new,
         of_groups: BTreeMap::new(),
     }
-    .touch(&concern, &Crowd::new(&concern))
+    .touch(&interest, &Bucket::new(&interest))
 }
 
-/// Whether what changed may be asked for by another name than its own.
-fn goes_by_others(change: &Change) -> bool {
+/// Whether a client may subscribe to the changed resource by another name.
+fn has_other_names(change: &Change) -> bool {
     let goes = |resource: &Arc<Resource>| !resource.aliases.is_empty() || is_xdstp(&resource.name);
     [&change.old, &change.new].into_iter().flatten().any(goes)
 }
 
-/// One stream. Leaves when it is dropped.
+/// The registration of one stream. Ends when dropped.
 #[derive(Debug)]
-pub(in crate::xds) struct Member {
-    audience: Arc<Audience>,
+pub(in crate::xds) struct Registration {
+    interests: Arc<Interests>,
     number: u64,
     cell: Arc<Cell>,
-    concern: Concern,
+    interest: Interest,
 }
 
-impl Member {
-    /// These endpoints concern it, and everything that is no endpoint; `None`: everything does. Whether that is new: what
-    /// was published before it was said may have been passed over, and must be looked at.
-    pub(in crate::xds) fn heed(&mut self, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
-        if self.concern.is(endpoints) {
+impl Registration {
+    /// Replace the interest: these endpoints and every other type, or with `None` any change. Gives whether the interest
+    /// changed; the stream must then check the current snapshot once more, because an earlier publish may not have woken it.
+    pub(in crate::xds) fn update(&mut self, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
+        if self.interest.is(endpoints) {
             return false;
         }
-        let concern = Concern::of(endpoints);
-        let audience = Arc::clone(&self.audience);
-        let mut crowds = audience.crowds();
-        self.leave(&mut crowds);
-        let crowd = crowds.entry(concern.clone()).or_insert_with_key(Crowd::new);
-        crowd.members.insert(self.number, Arc::clone(&self.cell));
-        self.concern = concern;
+        let interest = Interest::of(endpoints);
+        let interests = Arc::clone(&self.interests);
+        let mut buckets = interests.buckets();
+        self.leave(&mut buckets);
+        let bucket = buckets.entry(interest.clone()).or_insert_with_key(Bucket::new);
+        bucket.registered.insert(self.number, Arc::clone(&self.cell));
+        self.interest = interest;
         true
     }
 
-    fn leave(&self, crowds: &mut HashMap<Concern, Crowd>) {
-        let Some(crowd) = crowds.get_mut(&self.concern) else {
+    fn leave(&self, buckets: &mut HashMap<Interest, Bucket>) {
+        let Some(bucket) = buckets.get_mut(&self.interest) else {
             return;
         };
-        crowd.members.remove(&self.number);
-        if crowd.members.is_empty() {
-            crowds.remove(&self.concern);
+        bucket.registered.remove(&self.number);
+        if bucket.registered.is_empty() {
+            buckets.remove(&self.interest);
         }
     }
 }
 
-impl Drop for Member {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.leave(&mut self.audience.crowds());
+        self.leave(&mut self.interests.buckets());
     }
 }
 
@@ -310,17 +311,17 @@ mod tests {
 
     struct Stream {
         task: Arc<Task>,
-        member: Member,
+        registration: Registration,
         progress: crate::xds::stream::in_flight::Progress,
     }
 
     impl Stream {
-        fn new(audience: &Arc<Audience>, watchdog: &Arc<Watchdog>) -> Self {
+        fn new(interests: &Arc<Interests>, watchdog: &Arc<Watchdog>) -> Self {
             let progress = watchdog.admit(100, None).expect("there is room");
-            let member = audience.enter(progress.number(), Arc::clone(progress.cell()));
+            let registration = interests.register(progress.number(), Arc::clone(progress.cell()));
             Self {
                 task: Arc::default(),
-                member,
+                registration,
                 progress,
             }
         }
@@ -330,11 +331,13 @@ mod tests {
                 names.iter().map(|name| Arc::from(*name)).collect(),
                 &Interner::default(),
             );
-            assert!(self.member.heed(Some((group, &names))) && !self.member.heed(Some((group, &names))));
+            assert!(
+                self.registration.update(Some((group, &names))) && !self.registration.update(Some((group, &names)))
+            );
             self
         }
 
-        /// Whether it was woken since the last look.
+        /// Whether the task was woken since the last call.
         fn woken(&self) -> bool {
             let woken = self.task.0.swap(0, Ordering::SeqCst) > 0;
             self.listen();
@@ -343,7 +346,7 @@ mod tests {
 
         fn listen(&self) {
             self.progress
-                .hear(&Context::from_waker(&Waker::from(Arc::clone(&self.task))));
+                .register(&Context::from_waker(&Waker::from(Arc::clone(&self.task))));
         }
     }
 
@@ -378,53 +381,53 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_concerned_is_passed_over() {
-        let (audience, watchdog) = (Arc::<Audience>::default(), Arc::<Watchdog>::default());
+    fn a_publish_wakes_only_streams_to_which_it_matters() {
+        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
         let (default, edge): (Arc<str>, Arc<str>) = ("default".into(), "edge".into());
-        let stream = || Stream::new(&audience, &watchdog);
+        let stream = || Stream::new(&interests, &watchdog);
         let streams = [
             stream(),
             stream().asks(&default, &["a", "b"]),
             stream().asks(&default, &[]),
             stream().asks(&edge, &["a"]),
         ];
-        let told = |old: &Snapshot, changes| {
+        let woken_by = |old: &Snapshot, changes| {
             streams.iter().for_each(Stream::listen);
-            let everybody = audience.tell(old, &after(old, changes));
+            let everyone = interests.notify(old, &after(old, changes));
             let woken = streams.each_ref().map(Stream::woken);
-            assert_eq!(everybody, woken.iter().all(|woken| *woken));
+            assert_eq!(everyone, woken.iter().all(|woken| *woken));
             woken
         };
         let old = published();
         assert_eq!(
-            told(&old, vec![change("default", ENDPOINT, "a", 2)]),
+            woken_by(&old, vec![change("default", ENDPOINT, "a", 2)]),
             [true, true, false, false]
         );
         assert_eq!(
-            told(&old, vec![change("default", ENDPOINT, "c", 2)]),
+            woken_by(&old, vec![change("default", ENDPOINT, "c", 2)]),
             [true, false, false, false]
         );
         assert_eq!(
-            told(&old, vec![change("default", ENDPOINT, "new", 2)]),
+            woken_by(&old, vec![change("default", ENDPOINT, "new", 2)]),
             [true, false, false, false]
         );
         assert_eq!(
-            told(&old, vec![change("edge", ENDPOINT, "a", 2)]),
+            woken_by(&old, vec![change("edge", ENDPOINT, "a", 2)]),
             [true, false, false, true]
         );
         assert_eq!(
-            told(&old, vec![change("default", ResourceType::Cluster, "z", 2)]),
+            woken_by(&old, vec![change("default", ResourceType::Cluster, "z", 2)]),
             [true, true, true, false]
         );
         assert_eq!(
-            told(&old, vec![change("default", ENDPOINT, "xdstp://x/y/z", 2)]),
+            woken_by(&old, vec![change("default", ENDPOINT, "xdstp://x/y/z", 2)]),
             [true, true, true, false]
         );
         let many = (0..=CHANGES_MAX)
             .map(|n| change("default", ENDPOINT, &format!("n{n:03}"), 1))
             .collect();
-        assert_eq!(told(&old, many), [true, true, true, false]);
-        assert_eq!(told(&Snapshot::unpublished(), vec![]), [true; 4]);
+        assert_eq!(woken_by(&old, many), [true, true, true, false]);
+        assert_eq!(woken_by(&Snapshot::unpublished(), vec![]), [true; 4]);
         streams.iter().for_each(Stream::listen);
         let group = crate::document::group::Group {
             matches: Vec::new(),
@@ -435,18 +438,18 @@ mod tests {
             ..old.clone()
         };
         assert!(
-            audience.tell(&old, &other_rules) && streams.iter().all(Stream::woken),
-            "it may be another's group now"
+            interests.notify(&old, &other_rules) && streams.iter().all(Stream::woken),
+            "the stream may belong to another group now"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_was_passed_over_hears_of_it_a_little_later() {
-        let (audience, watchdog) = (Arc::<Audience>::default(), Arc::<Watchdog>::default());
+    async fn every_stream_is_woken_within_the_catch_up_time() {
+        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
         let store = Arc::new(Store::default());
         store.publish(Arc::new(published()));
-        tokio::spawn(Arc::clone(&audience).follow(Arc::clone(&store)));
-        let stream = Stream::new(&audience, &watchdog).asks(&"default".into(), &["a"]);
+        tokio::spawn(Arc::clone(&interests).follow(Arc::clone(&store)));
+        let stream = Stream::new(&interests, &watchdog).asks(&"default".into(), &["a"]);
         tokio::task::yield_now().await;
         assert!(!stream.woken());
         store.publish(Arc::new(after(
@@ -462,11 +465,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_leaves() {
-        let (audience, watchdog) = (Arc::<Audience>::default(), Arc::<Watchdog>::default());
-        let streams = [(); 2].map(|()| Stream::new(&audience, &watchdog).asks(&"default".into(), &["a"]));
-        assert_eq!(audience.crowds().len(), 1);
+    fn a_stream_that_ends_is_registered_no_longer() {
+        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
+        let streams = [(); 2].map(|()| Stream::new(&interests, &watchdog).asks(&"default".into(), &["a"]));
+        assert_eq!(interests.buckets().len(), 1);
         drop(streams);
-        assert!(audience.crowds().is_empty());
+        assert!(interests.buckets().is_empty());
     }
 }

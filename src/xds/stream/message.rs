@@ -1,7 +1,7 @@
 //! One response on the wire: a small head of the stream's own, then blocks that all streams share.
 //!
-//! It is the data of one write to HTTP/2, whatever the number of its blocks, and nothing of it is copied before that: what
-//! is written in one poll is gathered once, by [`crate::xds::http2::socket`].
+//! A message is the data of one write to HTTP/2, whatever the number of its blocks. Nothing is copied before the write:
+//! [`crate::xds::http2::socket`] gathers the writes of one poll once.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ pub(in crate::xds) struct Message {
     header: [u8; GRPC_HEADER],
     head: Vec<u8>,
     pieces: Arc<[Bytes]>,
-    /// The part that is read, never one that is empty, and how much of it was.
+    /// The part that is read, never an empty one, and the number of bytes read of it.
     part: usize,
     offset: usize,
     remaining: usize,
-    /// Known to be on its way until it is dropped.
+    /// Counts the message until it is dropped.
     in_flight: Option<InFlight>,
 }
 
@@ -44,7 +44,7 @@ impl Message {
         }
     }
 
-    /// A response as a gRPC message, not compressed. `None`: larger than gRPC can say, 4 GiB.
+    /// A response as a gRPC message, not compressed. `None`: larger than the 4 GiB that gRPC allows.
     pub(in crate::xds) fn of(response: Response) -> Option<Self> {
         let Response { head, blocks, .. } = response;
         let size = u32::try_from(head.len() + blocks.len()).ok()?;
@@ -63,7 +63,7 @@ impl Message {
         })
     }
 
-    /// This message, counted while it is on its way.
+    /// This message, counted while it is in flight.
     pub(in crate::xds) fn counted(self, progress: &Progress) -> Self {
         Self {
             in_flight: Some(progress.hand(self.remaining)),
@@ -71,7 +71,7 @@ impl Message {
         }
     }
 
-    /// One of the parts; nothing, where there are no more.
+    /// One of the parts; empty past the last.
     fn part(&self, part: usize) -> &[u8] {
         match part {
             0 => &self.header,
@@ -97,7 +97,7 @@ impl Buf for Message {
             self.remaining
         );
         self.remaining -= count;
-        // What was written whole is dropped, which says so, too.
+        // A message that is written whole is dropped, which counts as progress too.
         if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.remaining > 0) {
             in_flight.moved();
         }

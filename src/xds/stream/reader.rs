@@ -1,8 +1,8 @@
-//! Requests out of a body: gRPC framing, nothing kept between messages.
+//! Reads requests out of a body: gRPC framing, nothing kept between messages.
 //!
-//! A message that lies in one DATA frame is handed out without a copy; a longer one is gathered as it arrives, so that a
-//! client which claims a length pays for it first. Frames of a few bytes are put together before they are kept: what is
-//! kept of a request is never many times its size.
+//! A message within one DATA frame is handed out without a copy. A longer message is gathered as it arrives; memory is
+//! allocated for received bytes, not for a claimed length. Small frames are copied together, so the memory of a request is
+//! never many times its size.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -25,9 +25,9 @@ pub(in crate::xds) struct Reader<B> {
     body: B,
     /// Received and not yet handed out, none empty.
     frames: VecDeque<Bytes>,
-    /// Small frames that came after those.
+    /// Small frames received after `frames`.
     small: BytesMut,
-    /// All of it, in bytes.
+    /// The bytes of `frames` and `small`.
     buffered: usize,
     ended: bool,
 }
@@ -43,7 +43,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
         }
     }
 
-    /// The next request; `None` when the client has ended its side, or is gone. Ended in the midst of a request is an error.
+    /// The next request. `None`: the client has ended its side or is gone. An end within a request is an error.
     pub(in crate::xds) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         loop {
             match self.take_message() {
@@ -62,7 +62,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
                     }
                 }
                 None => self.ended = true,
-                // A reset is no request; HTTP/2 drops the stream as a whole.
+                // After a reset HTTP/2 drops the whole stream.
                 Some(Err(_)) => {
                     self.frames = VecDeque::new();
                     self.small = BytesMut::new();
@@ -86,7 +86,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
         self.frames.push_back(data);
     }
 
-    /// What was put together is a piece from now on.
+    /// Close the piece that small frames were copied into.
     fn gather(&mut self) {
         if !self.small.is_empty() {
             self.frames.push_back(std::mem::take(&mut self.small).freeze());
@@ -129,7 +129,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
         }
     }
 
-    /// The next `len` bytes, which are there.
+    /// The next `len` bytes, which must have been received.
     fn take(&mut self, len: usize) -> Bytes {
         self.buffered -= len;
         if let Some(first) = self.frames.front_mut()
@@ -226,7 +226,7 @@ mod tests {
         (len, any::<u8>()).prop_map(|(len, first)| (0..len).map(|at| first.wrapping_add(at as u8)).collect())
     }
 
-    /// What may stand where a message should: one, one that lies about its flag or length, or anything.
+    /// A message, a message with a wrong flag or length, or arbitrary bytes.
     fn rubbish() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             6 => message().prop_map(|message| framed(0, message.len() as u32, &message)),
@@ -278,9 +278,9 @@ mod tests {
         }
     }
 
-    // A client pays for what it has kept here: neither a length that it claims nor the number of its frames is for free.
+    // Neither a claimed length nor the number of frames makes the server allocate more than the client has sent.
     #[test]
-    fn what_is_kept_is_what_has_arrived() {
+    fn only_received_bytes_are_kept() {
         let len = u32::try_from(MAX_REQUEST).unwrap();
         for lengths in [[1, 1], [1, 5000], [4095, 1], [100_000, 100_000]] {
             let bytes = framed(0, len, &vec![7; 300_000]);

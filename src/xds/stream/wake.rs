@@ -1,8 +1,8 @@
-//! How others wake the task of a stream, or of a connection.
+//! Wakes the task of a stream or a connection from outside.
 //!
-//! Both are polled for every frame, and both have something else to wait for that comes rarely: the next publish, room for
-//! more, their end. Waited for with a future each, polled along with every frame, that would cost more than the frame's own
-//! work. So whoever has news rings the one bell of the task, which then looks at everything that there is to look at.
+//! Both tasks are polled for every frame. Both also wait for rare events: the next publish, room for more bytes, the end
+//! of the connection. One future for each of these events, polled with every frame, would cost more than the frame
+//! itself. Instead the source of an event wakes the task through its [`TaskWaker`], and the task checks all of them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,68 +11,68 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::task::AtomicWaker;
 
-/// See the module. Silent until its task has heard of it.
+/// The waker of one task. Does nothing until the task has registered.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Bell {
+pub(in crate::xds) struct TaskWaker {
     task: AtomicWaker,
-    /// The future beside the task was not woken since it was polled.
+    /// The [`SideFuture`] of the task was not woken since its last poll.
     asleep: AtomicBool,
 }
 
-impl Bell {
-    /// Wake this task from now on. Before it looks at what the bell is rung for.
-    pub(in crate::xds) fn hear(&self, context: &Context<'_>) {
+impl TaskWaker {
+    /// Register the running task. The task must call this before it checks the events it is woken for.
+    pub(in crate::xds) fn register(&self, context: &Context<'_>) {
         self.task.register(context.waker());
     }
 
     /// Wake the task.
-    pub(in crate::xds) fn ring(&self) {
+    pub(in crate::xds) fn wake_task(&self) {
         self.task.wake();
     }
 }
 
-impl AsRef<Self> for Bell {
+impl AsRef<Self> for TaskWaker {
     fn as_ref(&self) -> &Self {
         self
     }
 }
 
-impl Wake for Bell {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         awaken(&*self);
     }
 }
 
-/// The future beside the task of this bell was woken.
-pub(in crate::xds) fn awaken(bell: &impl AsRef<Bell>) {
-    let bell = bell.as_ref();
-    bell.asleep.store(false, Ordering::Release);
-    bell.ring();
+/// The [`SideFuture`] of this task was woken.
+pub(in crate::xds) fn awaken(task_waker: &impl AsRef<TaskWaker>) {
+    let task_waker = task_waker.as_ref();
+    task_waker.asleep.store(false, Ordering::Release);
+    task_waker.wake_task();
 }
 
-/// A future that waits beside a busy task: it is polled when it was woken itself, and otherwise asked with one atomic read.
+/// A future that waits beside a busy task. A poll is one atomic read unless the future itself was woken.
 #[derive(Debug)]
-pub(in crate::xds) struct Aside<F, B = Bell> {
+pub(in crate::xds) struct SideFuture<F, B = TaskWaker> {
     future: F,
-    bell: Arc<B>,
+    task_waker: Arc<B>,
 }
 
-impl<F: Future + Unpin, B: AsRef<Bell> + Wake + Send + Sync + 'static> Aside<F, B> {
-    /// The only one beside the task that hears this bell.
-    pub(in crate::xds) fn new(future: F, bell: Arc<B>) -> Self {
-        (*bell).as_ref().asleep.store(false, Ordering::Release);
-        Self { future, bell }
+impl<F: Future + Unpin, B: AsRef<TaskWaker> + Wake + Send + Sync + 'static> SideFuture<F, B> {
+    /// A task waker has at most one side future.
+    pub(in crate::xds) fn new(future: F, task_waker: Arc<B>) -> Self {
+        (*task_waker).as_ref().asleep.store(false, Ordering::Release);
+        Self { future, task_waker }
     }
 
-    /// What the future comes to. Pending: the bell is rung when the future is woken. Not to be called after it was ready.
+    /// Poll the future. Pending: the task is woken when the future is. Must not be called after Ready.
     pub(in crate::xds) fn poll(&mut self) -> Poll<F::Output> {
-        let bell: &Bell = (*self.bell).as_ref();
-        if bell.asleep.load(Ordering::Acquire) {
+        let task_waker: &TaskWaker = (*self.task_waker).as_ref();
+        if task_waker.asleep.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        // Before the future is polled: it may be woken meanwhile.
-        bell.asleep.store(true, Ordering::Release);
-        let waker = Waker::from(Arc::clone(&self.bell));
+        // Stored before the poll: the future may be woken during the poll.
+        task_waker.asleep.store(true, Ordering::Release);
+        let waker = Waker::from(Arc::clone(&self.task_waker));
         Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker))
     }
 }
@@ -86,15 +86,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn its_task_is_woken_when_it_is_ready() {
+    async fn the_task_is_woken_when_the_side_future_is_ready() {
         let (sender, receiver) = oneshot::channel();
-        let bell = Arc::new(Bell::default());
-        let mut aside = Aside::new(receiver, Arc::clone(&bell));
-        assert!(aside.poll().is_pending());
+        let task_waker = Arc::new(TaskWaker::default());
+        let mut side_future = SideFuture::new(receiver, Arc::clone(&task_waker));
+        assert!(side_future.poll().is_pending());
         let waiting = tokio::spawn(async move {
             poll_fn(|context| {
-                bell.hear(context);
-                aside.poll()
+                task_waker.register(context);
+                side_future.poll()
             })
             .await
         });
@@ -104,23 +104,23 @@ mod tests {
     }
 
     #[test]
-    fn it_is_polled_only_when_it_was_woken() {
+    fn a_side_future_is_polled_only_when_it_was_woken() {
         let (mut polls, mut woken) = (0, None);
-        let bell = Arc::new(Bell::default());
-        let mut aside = Aside::new(
+        let task_waker = Arc::new(TaskWaker::default());
+        let mut side_future = SideFuture::new(
             poll_fn(|context| {
                 polls += 1;
                 woken = Some(context.waker().clone());
                 Poll::<()>::Pending
             }),
-            Arc::clone(&bell),
+            Arc::clone(&task_waker),
         );
-        bell.hear(&Context::from_waker(noop_waker_ref()));
+        task_waker.register(&Context::from_waker(noop_waker_ref()));
         for _ in 0..3 {
-            bell.ring();
-            assert!(aside.poll().is_pending());
+            task_waker.wake_task();
+            assert!(side_future.poll().is_pending());
         }
-        drop(aside);
+        drop(side_future);
         assert_eq!(polls, 1);
         woken.unwrap().wake();
     }

@@ -1,8 +1,16 @@
-//! One client's status as CSDS tells it: facts of the fleet beside what the snapshot has for it. Pure.
+//! Builds the CSDS status of one client from the facts of the fleet and the snapshot. Pure.
 //!
-//! Facts are kept by type and stream, not by resource: a resource is `SYNCED` when the last response of its type was
-//! acknowledged, `STALE` while that one is unanswered, `ERROR` when that one was refused, `NOT_SENT` when nothing of its type
-//! was sent or there is no such resource. A secret is shown by name alone.
+//! The fleet keeps facts by stream and type, not by resource. The status of a resource follows the last response of its
+//! type:
+//!
+//! | status | last response of the type |
+//! |---|---|
+//! | `SYNCED` | ACKed |
+//! | `STALE` | neither ACKed nor NACKed |
+//! | `ERROR` | NACKed |
+//! | `NOT_SENT` | none, or the resource does not exist |
+//!
+//! A secret is shown without its content.
 
 use std::time::SystemTime;
 
@@ -16,7 +24,7 @@ use crate::fleet::{ClientView, Nack, Subscribed, TypeView, Variant, warnings};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{GroupSnapshot, Snapshot};
 
-/// The content that one client's status carries, in bytes; beyond it resources are shown without theirs.
+/// The largest content of one client's status, in bytes. Further resources are shown without content.
 const CONTENT_MAX: usize = 16 * 1024 * 1024;
 
 /// The status of a client.
@@ -37,7 +45,7 @@ pub(super) fn client_config(view: &ClientView, snapshot: &Snapshot, with_content
             ..Node::default()
         }),
         generic_xds_configs: writer.configs,
-        // A node may have several streams, one a type or one a cluster.
+        // A node may have several streams: one for each type, or one for each cluster.
         client_scope: format!("stream {}, {}", view.stream, view.variant.as_str()),
         ..ClientConfig::default()
     }
@@ -99,7 +107,7 @@ impl Writer<'_> {
         });
     }
 
-    /// What it is, if it may be shown and there is room.
+    /// The content, if it may be shown and there is room.
     fn content(&mut self, resource_type: ResourceType, resource: &Resource) -> Option<Any> {
         if resource_type == ResourceType::Secret {
             return None;
@@ -232,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_told_with_its_version_its_moment_and_its_content() {
+    fn a_resource_is_shown_with_its_version_its_time_and_its_content() {
         let snapshot = snapshot(&[(ResourceType::Cluster, "a", 3)]);
         let refused = Some(nack("2"));
         let view = view(ResourceType::Cluster, of_type(Some("2"), Some("1"), refused));

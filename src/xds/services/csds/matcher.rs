@@ -1,4 +1,4 @@
-//! Which clients a status request is about: the node matchers of CSDS.
+//! The node matchers of CSDS, which select the clients of a status request.
 
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
@@ -6,10 +6,10 @@ use regex::{Regex, RegexBuilder};
 
 /// Matchers that one request may have.
 const MATCHERS_MAX: usize = 100;
-/// What a compiled expression may take, in bytes.
+/// The largest compiled expression, in bytes.
 const REGEX_MAX: usize = 1024 * 1024;
 
-/// Some node matchers, one of which must match; none match every client.
+/// Node matchers, one of which must match. An empty list matches every client.
 #[derive(Debug)]
 pub(super) struct Matcher(Vec<Text>);
 
@@ -24,10 +24,10 @@ enum Text {
 }
 
 impl Matcher {
-    /// What a request says.
+    /// The matchers of a request.
     ///
     /// # Errors
-    /// What of it is not supported or not well formed, as a sentence with its place.
+    /// A matcher is not supported or not well formed: a sentence with its field path.
     pub(super) fn new(matchers: &[NodeMatcher]) -> Result<Self, String> {
         if matchers.len() > MATCHERS_MAX {
             return Err(format!(
@@ -109,12 +109,12 @@ impl Text {
 
 /// An expression that must match the whole text, as Envoy's do.
 fn whole(regex: &str) -> Result<Regex, String> {
-    // On its own first: a bracket too many must not close the one that is put around it.
+    // Parsed without the group around it first: a surplus bracket must not close that group.
     regex_syntax::parse(regex).map_err(|error| format!("not a regular expression: {error}"))?;
     RegexBuilder::new(&format!(r"\A(?:{regex})\z"))
         .size_limit(REGEX_MAX)
         .build()
-        .map_err(|error| format!("not a regular expression that can be used: {error}"))
+        .map_err(|error| format!("not a regular expression of acceptable size: {error}"))
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_by_its_place() {
+    fn an_unsupported_matcher_is_refused_with_its_field_path() {
         let sentence = |matcher: NodeMatcher| Matcher::new(&[NodeMatcher::default(), matcher]).unwrap_err();
         let metadata = NodeMatcher {
             node_metadatas: vec![StructMatcher::default()],

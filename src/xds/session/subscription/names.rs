@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// A set of names. Cheap to clone.
@@ -132,7 +133,7 @@ struct Kept {
 impl Interner {
     /// The list of so many names with this sum, if some stream has it.
     pub(in crate::xds) fn known(&self, sum: u128, len: usize) -> Option<Names> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.lock();
         let sorted = kept
             .lists
             .get(&sum)
@@ -145,7 +146,7 @@ impl Interner {
         if sorted.is_empty() {
             return Names::default();
         }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         if let Some(known) = kept.lists.get(&sum).and_then(Weak::upgrade)
             && *known == *sorted
         {
@@ -189,6 +190,6 @@ mod tests {
         for number in 0..1000 {
             drop(Names::new(vec![number.to_string().into()], &interner));
         }
-        assert!(interner.0.lock().unwrap().lists.len() <= 64);
+        assert!(interner.0.lock().lists.len() <= 64);
     }
 }

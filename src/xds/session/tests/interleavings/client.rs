@@ -743,7 +743,7 @@ impl Client<'_> {
         let snapshot = unpublished.as_ref().or(own.as_ref()).unwrap_or(published);
         let endpoints = self.session.endpoints_alone();
         let looked_at = self.looked_at.as_ref().filter(|_| endpoints.is_some());
-        let passed_over = looked_at.is_some_and(|looked_at| !interest::is_told(looked_at, snapshot, endpoints));
+        let passed_over = looked_at.is_some_and(|looked_at| !interest::is_woken(looked_at, snapshot, endpoints));
         let response = self.session.next_response(snapshot, self.now);
         self.looked_at = Some(snapshot.clone());
         ensure!(
