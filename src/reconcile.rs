@@ -6,7 +6,7 @@
 //! | [`world`], `text` | every document with its state; a text as it stands at a key |
 //! | [`hold`] | guards: what looks like an accident is kept back |
 //! | [`memory`] | the shared memory: what serves in place of what the store holds, on all replicas |
-//! | [`cut`] | one revision, one plan: changes wait until all roots have told their revision |
+//! | [`cut`] | one revision, one plan: changes wait until all roots have reached their revision |
 //! | [`coalesce`] | the distance between publishes |
 //! | [`persist`] | the state directory and the shared memory in the store |
 //! | [`run`] | the loop that joins them to a backend and the snapshot store |

@@ -1,16 +1,18 @@
 //! Guards: changes that look like an accident are held.
 //!
-//! Two guards are always on (docs/documents/README.md, Guards). A *root* that loses more than half and more than ten of
-//! its documents in one revision or one list, that comes back empty, or whose history is another one (a fork) is held:
-//! the content before keeps serving until a second list, ten seconds later or more, agrees, or an operator releases it.
-//! A *source*, the registrations of one cluster, that loses more than half and more than ten of its addresses within
-//! ten seconds keeps them for sixty.
+//! Two guards are always on (docs/documents/README.md, Guards):
 //!
-//! While a root is held, a change that arrives acts at once, on what serves and on what waits alike: it is the latest
-//! word on its key. A held list's keys, one by one, stop being held when the two agree again.
+//! - A *root* is held if it loses more than half and more than ten of its documents in one revision or one list, if its
+//!   list is empty, or if its history is another one (a fork). The content before keeps serving until a second list, ten
+//!   seconds later or more, agrees, or until an operator releases the root.
+//! - A *source* is the registrations of one cluster. If a source loses more than half and more than ten of its addresses
+//!   within ten seconds, it keeps them for sixty.
 //!
-//! A registrations root has no mass-loss guard of its own (each source has), and its fork or empty list never waits for
-//! an operator: instances come and go without one. Pure; time is given.
+//! While a root is held, a change that arrives acts at once, because it is the latest text of its key. A key that a list
+//! holds is held no longer when the serving text and the store's text are equal again.
+//!
+//! A registrations root has no mass-loss guard of its own, because each source has one. Its fork or empty list never waits
+//! for an operator: instances come and go without one. Pure; time is given.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
