@@ -2,17 +2,17 @@
 //!
 //! Two guards are always on (docs/documents/README.md, Guards):
 //!
-//! - A *root* is held if it loses more than half and more than ten of its documents in one revision or one list, if its
-//!   list is empty, or if its history is another one (a fork). The content before keeps serving until a second list, ten
-//!   seconds later or more, agrees, or until an operator releases the root.
-//! - A *source* is the registrations of one cluster. If a source loses more than half and more than ten of its addresses
-//!   within ten seconds, it keeps them for sixty.
+//! - A *root* is held if it loses more than half and more than ten of its documents in one revision or one list, if
+//!   its list is empty, or if its history is another one (a fork). The content before keeps serving until a second
+//!   list, ten seconds later or more, agrees, or until an operator releases the root.
+//! - A *source* is the registrations of one cluster. If a source loses more than half and more than ten of its
+//!   addresses within ten seconds, it keeps them for sixty.
 //!
-//! While a root is held, a change that arrives acts at once, because it is the latest text of its key. A key that a list
-//! holds is held no longer when the serving text and the store's text are equal again.
+//! While a root is held, a change that arrives acts at once, because it is the latest text of its key. A key that a
+//! list holds is held no longer when the serving text and the store's text are equal again.
 //!
-//! A registrations root has no mass-loss guard of its own, because each source has one. Its fork or empty list never waits
-//! for an operator: instances come and go without one. Pure; time is given.
+//! A registrations root has no mass-loss guard of its own, because each source has one. Its fork or empty list never
+//! waits for an operator: instances come and go without one. Pure; time is given.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
