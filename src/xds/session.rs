@@ -888,13 +888,15 @@ impl Session {
     }
 
     /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
-    /// waits for clusters.
+    /// waits for clusters, a second step.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
         let waits =
             |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty()) || state.on_the_way;
-        order::referrers(resource_type)
-            .iter()
-            .any(|other| self.types[other.index()].as_deref().is_some_and(waits))
+        let referrers = order::referrers(resource_type);
+        (self.preparing.is_some() && referrers.contains(&ResourceType::Route))
+            || referrers
+                .iter()
+                .any(|other| self.types[other.index()].as_deref().is_some_and(waits))
     }
 
     fn standing(&self, barrier: &Barrier) -> Standing {

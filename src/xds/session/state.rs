@@ -284,7 +284,8 @@ impl State {
 
     /// Whether the client was sent all that it is owed, and has answered.
     pub(in crate::xds) fn is_answered(&self) -> bool {
-        self.is_at_rest() && self.unanswered.is_empty()
+        let sent_all = self.unrest.owed.is_empty() && self.unrest.warming.is_empty();
+        self.base.is_some() && sent_all && self.unanswered.is_empty()
     }
 
     /// The set that the client was brought to.

@@ -193,6 +193,32 @@ fn a_cluster_is_named_before_a_route_moves_there() {
 }
 
 #[test]
+fn the_cluster_that_a_route_leaves_is_removed_after_the_second_step() {
+    let mut client = calling(grpc());
+    let gone = |resource_type, name: &str, resource| ResourceChange {
+        group: "default".into(),
+        resource_type,
+        name: name.into(),
+        resource,
+    };
+    let moved = Some(Arc::new(table("r1", 2, "B")));
+    client.snapshot = changed(
+        &client.snapshot,
+        vec![gone(CLUSTER, "A", None), gone(ROUTE, "r1", moved)],
+    );
+    let (first, _) = tables(&mut client).unwrap();
+    assert_eq!(client.ack(&first, &["r1"]).says(), [""; 0], "the calls go to A still");
+    for (of_type, said) in [(CLUSTER, "CDS[A@1,B@1]"), (ENDPOINT, "EDS[B@1]")] {
+        let one = client.sotw(of_type, &["A", "B"]).all().remove(0);
+        assert_eq!(one.short(), said);
+        client.ack(&one, &["A", "B"]);
+    }
+    let (second, clusters) = tables(&mut client).unwrap();
+    assert_eq!(clusters, ["B"]);
+    assert_eq!(client.ack(&second, &["r1"]).says(), ["CDS[B@1,!A]"]);
+}
+
+#[test]
 fn a_client_that_does_not_subscribe_is_waited_for_five_seconds() {
     let mut client = calling(grpc());
     client.serve(ROUTE, table("r1", 2, "B"));
