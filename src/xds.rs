@@ -28,4 +28,4 @@ mod stream;
 pub use error::{Code, Error};
 pub use server::options;
 pub use session::subscription::names::Interner;
-pub use session::{Answer, Outcome, Response, Session, Settings, Verdict};
+pub use session::{Ack, Acked, Outcome, Response, Session, Settings};

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::rest::{Rest, Rested};
+use self::idle::{Idle, IdleStep};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Nonce, Suspect, Variant};
 use crate::proto::wire::{Node as WireNode, Status};
@@ -26,11 +26,11 @@ use crate::snapshot::version::SetVersion;
 use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
 use crate::xds::error::Error;
 use crate::xds::node;
-use crate::xds::session::client_features::Abilities;
-use crate::xds::session::nack::stuck::Alarm;
-use crate::xds::session::order::{Barrier, Hold, Standing};
+use crate::xds::session::client_features::ClientFeatures;
+use crate::xds::session::nack::stuck::Stuck;
+use crate::xds::session::order::{Barrier, BarrierState, HeldRemoval};
 use crate::xds::session::state::content::Content;
-use crate::xds::session::state::{Draft, State, Target, Unanswered};
+use crate::xds::session::state::{Draft, State, Target, Unacked};
 use crate::xds::session::subscription::names::{Interner, Names};
 use crate::xds::session::warming::Back;
 use crate::xds::session::wire::delta;
@@ -46,9 +46,9 @@ pub(in crate::xds) mod wire;
 mod client_features;
 mod exchange;
 mod follow;
+mod idle;
 mod nack;
 mod prepare;
-mod rest;
 mod spared;
 mod warming;
 
@@ -91,7 +91,7 @@ pub(in crate::xds) struct Request<'a> {
     pub(in crate::xds) node: Bytes,
     pub(in crate::xds) type_url: &'a str,
     pub(in crate::xds) nonce: &'a str,
-    pub(in crate::xds) refusal: Option<Status>,
+    pub(in crate::xds) error_detail: Option<Status>,
     pub(in crate::xds) lists: Lists,
 }
 
@@ -116,12 +116,12 @@ pub struct Outcome {
     /// Whether the subscription changed.
     pub resubscribed: bool,
     /// The response that it answers.
-    pub answer: Option<Answer>,
+    pub acked: Option<Acked>,
 }
 
 /// An ACK or a NACK.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Acked {
     /// The response's version.
     pub version: SetVersion,
     /// The response's nonce.
@@ -133,16 +133,16 @@ pub struct Answer {
     /// The trace of that publish; `None` where it is not traced.
     pub trace: Option<Trace>,
     /// Which of the two.
-    pub verdict: Verdict,
+    pub ack: Ack,
 }
 
 /// What the client made of a response.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ack {
     /// ACK.
-    Acknowledged,
+    Ack,
     /// NACK.
-    Refused {
+    Nack {
         /// The gRPC code.
         code: i32,
         /// The client's words.
@@ -181,7 +181,7 @@ struct Unserved {
 pub struct Session {
     settings: Settings,
     node: Option<Arc<Node>>,
-    abilities: Abilities,
+    features: ClientFeatures,
     /// Length and hash of the node as it was last received: most clients repeat it in every request.
     node_seen: (usize, u128),
     group: Option<(Arc<GroupRules>, Arc<str>)>,
@@ -192,7 +192,7 @@ pub struct Session {
     sequence: u64,
     greeting_at: Option<Instant>,
     back: Back,
-    alarm: Alarm,
+    stuck: Stuck,
     /// What the client refused on its last stream, until its type is asked for.
     recalled: Vec<(ResourceType, Arc<str>)>,
     sources: follow::Sources,
@@ -200,7 +200,7 @@ pub struct Session {
     spared: spared::Spared,
     preparing: Option<prepare::Preparing>,
     /// Nothing is owed and nothing waits; `None`: that is not known.
-    rest: Option<Rest>,
+    idle: Option<Idle>,
 }
 
 impl Session {
@@ -210,7 +210,7 @@ impl Session {
         Self {
             settings,
             node: None,
-            abilities: Abilities::default(),
+            features: ClientFeatures::default(),
             node_seen: (0, 0),
             group: None,
             types: Default::default(),
@@ -219,13 +219,13 @@ impl Session {
             sequence: 0,
             greeting_at: None,
             back: Back::default(),
-            alarm: Alarm::default(),
+            stuck: Stuck::default(),
             recalled: Vec::new(),
             sources: follow::Sources::default(),
             confirmed: Vec::new(),
             spared: spared::Spared::default(),
             preparing: None,
-            rest: None,
+            idle: None,
         }
     }
 
@@ -257,7 +257,7 @@ impl Session {
     /// Of endpoints only those of these names, in this group, can give it anything to say; `None`: any.
     #[must_use]
     pub fn endpoints_alone(&self) -> Option<(&Arc<str>, &Names)> {
-        self.rest.as_ref().filter(|rest| rest.has_said_all())?;
+        self.idle.as_ref().filter(|idle| idle.has_sent_all())?;
         let names = match &self.types[ResourceType::Endpoint.index()] {
             Some(state) => state.by_name()?,
             None => &NO_NAMES,
@@ -275,28 +275,32 @@ impl Session {
     /// What an operator should know of the client now.
     #[must_use]
     pub fn conditions(&self) -> Conditions {
-        if self.rest.is_some() {
+        if self.idle.is_some() {
             return Conditions::default();
         }
-        let holds = self.types.iter().flatten().flat_map(|state| &state.unrest.holds);
-        let refused = |hold: &Hold| hold.is_refused(|barrier| self.standing(barrier));
+        let holds = self
+            .types
+            .iter()
+            .flatten()
+            .flat_map(|state| &state.work.pending().holds);
+        let refused = |hold: &HeldRemoval| hold.is_nacked(|barrier| self.barrier_state(barrier));
         Conditions {
             removals_held: holds.into_iter().any(refused),
-            clusters_unacknowledged: self.alarm.is_raised(),
+            clusters_unacknowledged: self.stuck.is_stuck(),
         }
     }
 
     /// The documents of the clusters that the client has not answered, the first few.
     #[must_use]
-    pub fn unanswered_clusters(&self) -> Vec<DocumentKey> {
+    pub fn unacked_clusters(&self) -> Vec<DocumentKey> {
         let clusters = self.types[ResourceType::Cluster.index()].as_ref();
-        clusters.map(|state| state.unanswered_documents()).unwrap_or_default()
+        clusters.map(|state| state.unacked_documents()).unwrap_or_default()
     }
 
     /// The response with which a resource was refused, if it is.
     #[must_use]
-    pub fn refusal_of(&self, resource_type: ResourceType, name: &str) -> Option<u64> {
-        self.types[resource_type.index()].as_ref()?.refusal_of(name)
+    pub fn nacked_in(&self, resource_type: ResourceType, name: &str) -> Option<u64> {
+        self.types[resource_type.index()].as_ref()?.nacked_in(name)
     }
 
     /// What the client may have or not, because it refused it: to be recalled by its next stream.
@@ -318,7 +322,7 @@ impl Session {
     }
 
     /// Whether the client goes on about clusters. Gives whether an answer about them is still to come.
-    fn look(&mut self, now: Instant) -> bool {
+    fn check_stuck(&mut self, now: Instant) -> bool {
         let others = || {
             self.types
                 .iter()
@@ -328,14 +332,14 @@ impl Session {
         let clusters = self.types[ResourceType::Cluster.index()]
             .as_ref()
             .filter(|_| others().next().is_some());
-        let since = clusters.and_then(|state| state.unanswered_since());
-        let answers = since.is_some() && others().all(|state| state.unanswered_since().is_none());
+        let since = clusters.and_then(|state| state.unacked_since());
+        let answers = since.is_some() && others().all(|state| state.unacked_since().is_none());
         let checks = if self.spared.has_checks() {
             CHECKS_MAX
         } else {
             Duration::ZERO
         };
-        self.alarm.look(since.map(|since| since + checks), answers, now);
+        self.stuck.check(since.map(|since| since + checks), answers, now);
         since.is_some()
     }
 
@@ -346,15 +350,15 @@ impl Session {
     /// # Errors
     /// The stream must end with this status.
     pub fn on_request(&mut self, bytes: Bytes, now: Instant) -> Result<Outcome, Error> {
-        let (rest, node_seen) = (self.rest.take(), self.node_seen);
+        let (idle, node_seen) = (self.idle.take(), self.node_seen);
         let outcome = self.read(&bytes, now)?;
-        let accepts = |answer: &Answer| answer.verdict == Verdict::Acknowledged;
-        let settles = !outcome.resubscribed && outcome.answer.as_ref().is_some_and(accepts);
+        let accepts = |acked: &Acked| acked.ack == Ack::Ack;
+        let settles = !outcome.resubscribed && outcome.acked.as_ref().is_some_and(accepts);
         let state = outcome
             .resource_type
             .and_then(|resource_type| self.types[resource_type.index()].as_ref());
-        if settles && self.node_seen == node_seen && state.is_some_and(|state| state.is_at_rest()) {
-            self.rest = rest;
+        if settles && self.node_seen == node_seen && state.is_some_and(|state| state.is_idle()) {
+            self.idle = idle;
         }
         Ok(outcome)
     }
@@ -378,7 +382,7 @@ impl Session {
                 Ok(Outcome {
                     resource_type: None,
                     resubscribed: false,
-                    answer: None,
+                    acked: None,
                 })
             }
         }
@@ -410,7 +414,7 @@ impl Session {
             });
         }
         self.node_seen = seen;
-        self.abilities = Abilities::of(&node);
+        self.features = ClientFeatures::of(&node);
         self.node = Some(Arc::new(node));
         self.group = None;
         Ok(())
@@ -450,7 +454,7 @@ impl Session {
                 Lists::Delta(edits) => edits.take_reported(),
             };
             self.reported |= !matches!(reported, Reported::Nothing);
-            state.unrest.reported = reported;
+            state.work.pending_mut().reported = reported;
         }
         let asked = match &request.lists {
             Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
@@ -468,21 +472,21 @@ impl Session {
         } else {
             state.ask(asked, &self.settings.interner);
         }
-        let answer = if first {
+        let acked = if first {
             None
         } else {
-            self.on_answer(resource_type, &request)
+            self.on_ack_or_nack(resource_type, &request)
         };
         if first {
             self.lower_barriers(resource_type);
         }
-        if repeated && answer.is_none() && self.settings.variant == Variant::Sotw {
+        if repeated && acked.is_none() && self.settings.variant == Variant::Sotw {
             self.ask_again(resource_type);
         }
         Ok(Outcome {
             resource_type: Some(resource_type),
             resubscribed,
-            answer,
+            acked,
         })
     }
 
@@ -494,36 +498,36 @@ impl Session {
     }
 
     /// ACK and NACK: told apart by `error_detail` alone (GEN-15), matched by nonce alone.
-    fn on_answer(&mut self, resource_type: ResourceType, request: &Request<'_>) -> Option<Answer> {
+    fn on_ack_or_nack(&mut self, resource_type: ResourceType, request: &Request<'_>) -> Option<Acked> {
         let salt = self.settings.salt;
         let sequence = Nonce::sequence_of(request.nonce, salt)?;
         let state = self.types[resource_type.index()].as_mut()?;
-        let answered = state.on_answer(sequence)?;
+        let answered = state.on_ack_or_nack(sequence)?;
         if resource_type == ResourceType::Cluster {
-            self.spared.on_answer(sequence);
+            self.spared.on_ack_or_nack(sequence);
         }
-        self.alarm.on_answer(resource_type);
+        self.stuck.on_ack_or_nack(resource_type);
         let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
-        let verdict = match &request.refusal {
+        let ack = match &request.error_detail {
             None => {
-                state.on_acknowledged(&answered, self.settings.variant);
-                self.alarm.on_acknowledged(resource_type);
-                Verdict::Acknowledged
+                state.on_ack(&answered, self.settings.variant);
+                self.stuck.on_ack(resource_type);
+                Ack::Ack
             }
             Some(status) => {
-                self.alarm.on_words(resource_type, &status.message);
+                self.stuck.on_error_message(resource_type, &status.message);
                 let names = answered
                     .content
                     .resources()
                     .take(10)
                     .map(|resource| Arc::clone(&resource.name))
                     .collect();
-                let suspects = state.on_refused(answered, &status.message);
+                let suspects = state.on_nack(answered, &status.message);
                 let states = self.types.iter_mut().flatten();
                 states
                     .filter(|it| order::referrers(it.resource_type).contains(&resource_type))
                     .for_each(|it| it.retract());
-                Verdict::Refused {
+                Ack::Nack {
                     code: status.code,
                     message: status.message.clone(),
                     names,
@@ -531,13 +535,13 @@ impl Session {
                 }
             }
         };
-        Some(Answer {
+        Some(Acked {
             version,
             nonce: Nonce::new(salt, sequence),
             sequence,
             published_at,
             trace,
-            verdict,
+            ack,
         })
     }
 
@@ -554,8 +558,8 @@ impl Session {
             return Some(self.answer_unserved(&unserved));
         }
         let group = snapshot.group(self.group()?)?;
-        if let Some(rest) = self.rest.take()
-            && let Rested::Says(response) = self.rested(rest, snapshot, group, now)
+        if let Some(idle) = self.idle.take()
+            && let IdleStep::Sends(response) = self.step_idle(idle, snapshot, group, now)
         {
             return response;
         }
@@ -570,12 +574,12 @@ impl Session {
             // What was just sent may have ended a wait, too.
             if !self.raise_barriers() && !self.release_holds(now) {
                 self.spare_waits(now);
-                let clusters_unanswered = self.look(now);
+                let clusters_unacked = self.check_stuck(now);
                 self.back
                     .end(|| self.types.iter().flatten().any(|state| state.is_returning()));
                 let greeting = self.greeting(now);
                 if greeting.is_none() {
-                    self.lie_down(group, clusters_unanswered);
+                    self.enter_idle(group, clusters_unacked);
                 }
                 return greeting;
             }
@@ -585,22 +589,22 @@ impl Session {
     /// When to ask for the next response although nothing happened.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        if self.rest.is_some() {
-            return self.alarm.deadline().into_iter().chain(self.spared.deadline()).min();
+        if self.idle.is_some() {
+            return self.stuck.deadline().into_iter().chain(self.spared.deadline()).min();
         }
         let states = || self.types.iter().flatten();
-        let holds = states().flat_map(|state| &state.unrest.holds);
-        let deferrals = states().filter_map(|state| state.unrest.deferrals.deadline());
+        let holds = states().flat_map(|state| &state.work.pending().holds);
+        let deferrals = states().filter_map(|state| state.work.pending().deferrals.deadline());
         let refreshes = states().filter_map(|state| state.refresh_at());
         let steps = states().filter_map(|state| exchange::step_deadline(state));
-        let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.standing(barrier)));
+        let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.barrier_state(barrier)));
         removals
             .chain(deferrals)
             .chain(refreshes)
             .chain(steps)
             .chain(self.preparing.as_ref().map(|preparing| preparing.until))
             .chain(self.back.deadline())
-            .chain(self.alarm.deadline())
+            .chain(self.stuck.deadline())
             .chain(self.spared.deadline())
             .chain(self.greeting_at)
             .min()
@@ -624,7 +628,7 @@ impl Session {
     fn target<'a>(&self, resource_type: ResourceType, group: &'a GroupSnapshot) -> &'a Arc<ResourceSet> {
         if resource_type == ResourceType::Secret && !self.settings.secrets {
             &NO_SECRETS
-        } else if self.settings.variant == Variant::Delta && self.abilities.vhds {
+        } else if self.settings.variant == Variant::Delta && self.features.vhds {
             group.set(resource_type)
         } else {
             // VHDS has no SotW form (docs/xds-rules.md GR-14).
@@ -656,7 +660,7 @@ impl Session {
         };
         let set = prepared.as_ref().unwrap_or(set);
         let state = self.types[resource_type.index()].as_ref()?;
-        if state.is_at_rest() && state.is_current(set) && self.recalled.is_empty() {
+        if state.is_idle() && state.is_current(set) && self.recalled.is_empty() {
             return None;
         }
         let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
@@ -679,23 +683,23 @@ impl Session {
             referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
             cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
             unwarm: unwarm.as_ref(),
-            abilities: self.abilities,
-            stuck: resource_type == ResourceType::Cluster && self.alarm.is_raised(),
+            features: self.features,
+            stuck: resource_type == ResourceType::Cluster && self.stuck.is_stuck(),
         };
         if !self.recalled.is_empty() {
             let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
-            state.unrest.recalled.extend(own.map(|(_, name)| name));
+            state.work.pending_mut().recalled.extend(own.map(|(_, name)| name));
         }
         let returning = order::is_awaiting(resource_type) && state.is_returning();
         let draft = state.draft(target, now);
         if returning && !state.is_withheld() {
             self.sources.assume(target.set.own_sources());
         }
-        if let Some(version) = state.unrest.take(|unrest| &mut unrest.confirmed) {
+        if let Some(version) = state.work.take(|work| &mut work.confirmed) {
             self.confirmed.push((resource_type, version));
         }
         let Some(draft) = draft else {
-            let goes_on = state.on_the_way && state.unanswered_since().is_none();
+            let goes_on = state.on_the_way && state.unacked_since().is_none();
             return goes_on
                 .then(|| self.step(resource_type, snapshot, group, now))
                 .flatten();
@@ -710,7 +714,7 @@ impl Session {
         step.sort(&mut content);
         self.sequence += 1;
         self.greeting_at = None;
-        let unanswered = Unanswered {
+        let unacked = Unacked {
             sequence: self.sequence,
             version,
             content: content.clone(),
@@ -719,7 +723,7 @@ impl Session {
             set: None,
             sent_at: now,
         };
-        state.on_sent(unanswered, now);
+        state.on_sent(unacked, now);
         if resource_type == ResourceType::Cluster {
             self.spared.on_sent(self.sequence, &changed, now);
         }
@@ -745,7 +749,7 @@ impl Session {
             Variant::Delta => {
                 let asked = self.types[resource_type.index()]
                     .as_ref()
-                    .filter(|_| self.abilities.errors);
+                    .filter(|_| self.features.errors);
                 let is_asked = |name: &&Arc<str>| asked.is_some_and(|state| state.subscription.names.contains(name));
                 let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
                 (
@@ -754,7 +758,7 @@ impl Session {
                 )
             }
         };
-        let wrapped = shape == Shape::Sotw && self.abilities.wrappers && resource_type.knows_ttl();
+        let wrapped = shape == Shape::Sotw && self.features.wrappers && resource_type.knows_ttl();
         let blocks = if wrapped && content.is_timed() {
             content.wrapped_blocks(resource_type)
         } else {
@@ -804,7 +808,7 @@ impl Session {
         self.sequence += 1;
         let state = self.types[resource_type.index()].as_mut()?;
         let version = SetVersion::default();
-        let unanswered = Unanswered {
+        let unacked = Unacked {
             sequence: self.sequence,
             version,
             content: Content::default(),
@@ -813,7 +817,7 @@ impl Session {
             set: None,
             sent_at: now,
         };
-        state.on_sent(unanswered, now);
+        state.on_sent(unacked, now);
         Some(self.respond(resource_type, &Content::default(), version))
     }
 
@@ -879,8 +883,9 @@ impl Session {
             let Some(mut state) = self.types[index].take() else {
                 continue;
             };
-            if !state.unrest.holds.is_empty() {
-                released |= state.release(|hold: &Hold| hold.is_over(now, |barrier| self.standing(barrier)));
+            if !state.work.pending().holds.is_empty() {
+                released |=
+                    state.release(|hold: &HeldRemoval| hold.is_over(now, |barrier| self.barrier_state(barrier)));
             }
             self.types[index] = Some(state);
         }
@@ -890,8 +895,10 @@ impl Session {
     /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
     /// waits for clusters, a second step.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
-        let waits =
-            |state: &State| !(state.unrest.holds.is_empty() && state.unrest.deferrals.is_empty()) || state.on_the_way;
+        let waits = |state: &State| {
+            let work = state.work.pending();
+            !(work.holds.is_empty() && work.deferrals.is_empty()) || state.on_the_way
+        };
         let referrers = order::referrers(resource_type);
         (self.preparing.is_some() && referrers.contains(&ResourceType::Route))
             || referrers
@@ -899,10 +906,10 @@ impl Session {
                 .any(|other| self.types[other.index()].as_deref().is_some_and(waits))
     }
 
-    fn standing(&self, barrier: &Barrier) -> Standing {
+    fn barrier_state(&self, barrier: &Barrier) -> BarrierState {
         self.types[barrier.resource_type.index()]
             .as_ref()
-            .map_or(Standing::Passed, |state| state.standing(barrier.sequence))
+            .map_or(BarrierState::Passed, |state| state.barrier_state(barrier.sequence))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::snapshot::store::Store;
 use crate::xds::error::{Code, Error, status};
 use crate::xds::http2::incoming::Incoming;
 use crate::xds::http2::peer::Peer;
-use crate::xds::session::{Answer, Outcome, Response, Session, Verdict};
+use crate::xds::session::{Ack, Acked, Outcome, Response, Session};
 use crate::xds::stream::admission::{Ticket, Turn};
 use crate::xds::stream::in_flight::{Cell, Progress};
 use crate::xds::stream::interest::Registration;
@@ -332,7 +332,7 @@ impl Stream {
         if conditions.clusters_unacknowledged && !before.clusters_unacknowledged {
             let documents: Vec<String> = self
                 .session
-                .unanswered_clusters()
+                .unacked_clusters()
                 .iter()
                 .map(ToString::to_string)
                 .collect();
@@ -397,8 +397,8 @@ impl Stream {
                 self.note_withheld(handle);
             }
         }
-        if let Some(answer) = outcome.answer {
-            self.note_answer(handle, resource_type, answer);
+        if let Some(acked) = outcome.acked {
+            self.note_ack(handle, resource_type, acked);
         }
     }
 
@@ -417,28 +417,28 @@ impl Stream {
         }
     }
 
-    fn note_answer(&self, handle: &StreamHandle, resource_type: ResourceType, answer: Answer) {
+    fn note_ack(&self, handle: &StreamHandle, resource_type: ResourceType, acked: Acked) {
         let at = SystemTime::now();
         let word = resource_type.as_str();
         let sent = Sent {
-            version: answer.version,
-            nonce: Some(answer.nonce),
+            version: acked.version,
+            nonce: Some(acked.nonce),
             at,
         };
-        handle.resolve(resource_type, |name| self.session.refusal_of(resource_type, name));
-        match answer.verdict {
-            Verdict::Acknowledged => {
-                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = %answer.nonce, "Acknowledged");
-                if let Some(trace) = answer.trace {
+        handle.resolve(resource_type, |name| self.session.nacked_in(resource_type, name));
+        match acked.ack {
+            Ack::Ack => {
+                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = %acked.nonce, "Acknowledged");
+                if let Some(trace) = acked.trace {
                     let node_id = self.session.node().map(|node| &*node.id);
                     trace.adopt(&info_span!(parent: None, "acknowledged", node.id = node_id, r#type = word));
                 }
-                let since = answer
+                let since = acked
                     .published_at
                     .and_then(|published| at.duration_since(published).ok());
                 handle.acknowledged(resource_type, sent, since);
             }
-            Verdict::Refused {
+            Ack::Nack {
                 code,
                 message,
                 names,
@@ -451,14 +451,14 @@ impl Stream {
                     node.id = self.session.node().map(|node| &*node.id),
                     r#type = word,
                     version = %sent.version,
-                    nonce = %answer.nonce,
+                    nonce = %acked.nonce,
                     code,
                     reason = message,
                     ?names,
                     ?documents,
                     "A proxy NACKed a response"
                 );
-                handle.nacked(resource_type, &sent, code, &message, answer.sequence, suspects);
+                handle.nacked(resource_type, &sent, code, &message, acked.sequence, suspects);
             }
         }
     }

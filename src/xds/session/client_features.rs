@@ -32,7 +32,7 @@ pub(in crate::xds) fn not_found(name: &Arc<str>) -> ResourceError {
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::xds) struct Abilities {
+pub(in crate::xds) struct ClientFeatures {
     /// It reads `resource_errors` (PX-04).
     pub(in crate::xds) errors: bool,
     /// Delta: it asks for the virtual hosts of a RouteConfiguration with `vhds`. gRPC libraries do not know it.
@@ -43,7 +43,7 @@ pub(in crate::xds) struct Abilities {
     pub(in crate::xds) response_max: Option<usize>,
 }
 
-impl Abilities {
+impl ClientFeatures {
     pub(in crate::xds) fn of(node: &Node) -> Self {
         Self {
             errors: node.is_grpc_library(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::state::State;
-use super::state::content::{Content, Shared};
+use super::state::content::{Content, SharedPart};
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
 use crate::snapshot::changes::transition::Transition;
@@ -54,7 +54,7 @@ impl Step {
         }
         let mut resources: Vec<_> = content.resources().cloned().collect();
         resources.sort_by_key(|resource| self.order.iter().position(|name| *name == resource.name));
-        content.shared = Shared::Nothing;
+        content.shared = SharedPart::Nothing;
         content.own = resources;
     }
 }
@@ -91,7 +91,7 @@ impl Session {
             .base()
             .is_some_and(|base| !Arc::ptr_eq(base, step.set.as_ref().unwrap_or(set)));
         if moves && self.settings.variant == Variant::Delta {
-            let refused = state.refused_claimants();
+            let refused = state.nacked_claimants();
             state.owe(refused);
         }
     }
@@ -99,7 +99,7 @@ impl Session {
 
 /// Until when a type that is on the way waits for the answer to its last step.
 pub(super) fn step_deadline(state: &State) -> Option<Instant> {
-    let unanswered = state.unanswered_since().is_some();
-    let sent_at = state.sent_at.filter(|_| state.on_the_way && unanswered);
+    let unacked = state.unacked_since().is_some();
+    let sent_at = state.sent_at.filter(|_| state.on_the_way && unacked);
     sent_at.map(|sent_at| sent_at + STEP_MAX)
 }

@@ -118,10 +118,15 @@ impl Session {
         let Some(state) = self.types[ResourceType::VirtualHost.index()].as_mut() else {
             return;
         };
-        let had = state.subscription.change_beyond(|beyond| {
-            beyond.followed = Some((Arc::clone(set), names));
-            std::mem::replace(&mut beyond.route_configs, has.clone())
+        let had = state.subscription.change_implied(|implied| {
+            implied.followed = Some((Arc::clone(set), names));
+            std::mem::replace(&mut implied.route_configs, has.clone())
         });
-        state.unrest.owed.route_configs.extend(has.difference(&had).cloned());
+        state
+            .work
+            .pending_mut()
+            .owed
+            .route_configs
+            .extend(has.difference(&had).cloned());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`], what is referred to before what refers to
 //! it, in one flush. Removals do: a cluster that is gone stays with the proxy (SotW: in its set; delta: not removed) until
-//! the proxy acknowledged everything that no longer refers to it. A [`Hold`] is a removal that waits. Pure.
+//! the proxy acknowledged everything that no longer refers to it. A [`HeldRemoval`] is a removal that waits. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub(in crate::xds) struct Barrier {
 
 /// Resources that are gone and that the proxy still has.
 #[derive(Debug)]
-pub(in crate::xds) struct Hold {
+pub(in crate::xds) struct HeldRemoval {
     pub(in crate::xds) resources: Vec<Arc<Resource>>,
     /// What is awaited; `None` until everything that was owed when they were gone has been sent.
     pub(in crate::xds) barriers: Option<Vec<Barrier>>,
@@ -54,11 +54,11 @@ pub(in crate::xds) struct Hold {
 
 /// How a referring type stands to a barrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::xds) enum Standing {
+pub(in crate::xds) enum BarrierState {
     /// Acknowledged: nothing refused stands.
     Passed,
     /// Refused, and nothing later about the same was acknowledged.
-    Refused,
+    Nacked,
     /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came after.
     Silent(Option<Instant>),
 }
@@ -70,34 +70,34 @@ impl Barrier {
     }
 }
 
-impl Hold {
+impl HeldRemoval {
     /// Whether the removal may be told now.
-    pub(in crate::xds) fn is_over(&self, now: Instant, standing: impl Fn(&Barrier) -> Standing) -> bool {
+    pub(in crate::xds) fn is_over(&self, now: Instant, state_of: impl Fn(&Barrier) -> BarrierState) -> bool {
         self.barriers.as_ref().is_some_and(|barriers| {
-            barriers.iter().all(|barrier| match standing(barrier) {
-                Standing::Passed => true,
-                Standing::Refused => false,
-                Standing::Silent(since) => now >= barrier.end(since),
+            barriers.iter().all(|barrier| match state_of(barrier) {
+                BarrierState::Passed => true,
+                BarrierState::Nacked => false,
+                BarrierState::Silent(since) => now >= barrier.end(since),
             })
         })
     }
 
     /// Whether it waits because something was refused.
-    pub(in crate::xds) fn is_refused(&self, standing: impl Fn(&Barrier) -> Standing) -> bool {
+    pub(in crate::xds) fn is_nacked(&self, state_of: impl Fn(&Barrier) -> BarrierState) -> bool {
         self.barriers
             .iter()
             .flatten()
-            .any(|barrier| standing(barrier) == Standing::Refused)
+            .any(|barrier| state_of(barrier) == BarrierState::Nacked)
     }
 
     /// When it would be over, were there no answer.
-    pub(in crate::xds) fn deadline(&self, standing: impl Fn(&Barrier) -> Standing) -> Option<Instant> {
+    pub(in crate::xds) fn deadline(&self, state_of: impl Fn(&Barrier) -> BarrierState) -> Option<Instant> {
         let mut latest = None;
         for barrier in self.barriers.as_ref()? {
-            match standing(barrier) {
-                Standing::Passed => {}
-                Standing::Refused => return None,
-                Standing::Silent(since) => latest = latest.max(Some(barrier.end(since))),
+            match state_of(barrier) {
+                BarrierState::Passed => {}
+                BarrierState::Nacked => return None,
+                BarrierState::Silent(since) => latest = latest.max(Some(barrier.end(since))),
             }
         }
         latest
@@ -130,18 +130,18 @@ mod tests {
             sequence: 1,
             sent_at: start,
         };
-        let hold = Hold {
+        let hold = HeldRemoval {
             resources: Vec::new(),
             barriers: Some(vec![barrier]),
         };
-        let over = |after, standing| hold.is_over(start + Duration::from_secs(after), |_| standing);
-        assert!(over(0, Standing::Passed));
-        assert!(!over(59, Standing::Silent(None)) && over(60, Standing::Silent(None)));
-        let later = Standing::Silent(Some(start + Duration::from_secs(7)));
+        let over = |after, state| hold.is_over(start + Duration::from_secs(after), |_| state);
+        assert!(over(0, BarrierState::Passed));
+        assert!(!over(59, BarrierState::Silent(None)) && over(60, BarrierState::Silent(None)));
+        let later = BarrierState::Silent(Some(start + Duration::from_secs(7)));
         assert!(!over(66, later) && over(67, later));
-        assert!(!over(3600, Standing::Refused));
-        assert_eq!(hold.deadline(|_| Standing::Silent(None)), Some(start + SILENCE_MAX));
+        assert!(!over(3600, BarrierState::Nacked));
+        assert_eq!(hold.deadline(|_| BarrierState::Silent(None)), Some(start + SILENCE_MAX));
         assert_eq!(hold.deadline(|_| later), Some(start + Duration::from_secs(67)));
-        assert_eq!(hold.deadline(|_| Standing::Refused), None);
+        assert_eq!(hold.deadline(|_| BarrierState::Nacked), None);
     }
 }

@@ -32,7 +32,7 @@ impl Session {
     pub(super) fn prepare(&mut self, set: &Arc<ResourceSet>, now: Instant) -> Option<Arc<ResourceSet>> {
         let routes = self.types[ResourceType::Route.index()].as_deref();
         let base = routes.and_then(State::base).filter(|base| !Arc::ptr_eq(base, set));
-        let (Some(base), true) = (base, self.abilities.errors) else {
+        let (Some(base), true) = (base, self.features.errors) else {
             self.preparing = None;
             return None;
         };

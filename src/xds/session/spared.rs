@@ -43,7 +43,7 @@ pub(super) struct Spared {
     /// Clusters that are sent without their health checks, sorted.
     unchecked: Vec<Arc<str>>,
     /// Responses without an answer of which new or changed clusters wait for something, oldest first.
-    unanswered: Vec<Unanswered>,
+    unacked: Vec<Unacked>,
     /// Until when slow clusters count as not warm, though Envoy acknowledges their no-wait form at once.
     resolving_until: Option<Instant>,
 }
@@ -71,7 +71,7 @@ struct Slow {
 
 /// A response of clusters.
 #[derive(Debug)]
-struct Unanswered {
+struct Unacked {
     sequence: u64,
     sent_at: Instant,
     /// Those that wait for names, until their names are waited for no longer.
@@ -87,7 +87,7 @@ impl Spared {
             Start::Warming { until } | Start::Unchecked { until } => Some(until),
             Start::Begun | Start::Over => None,
         };
-        let mut waiting = self.unanswered.iter().filter(|response| !response.names.is_empty());
+        let mut waiting = self.unacked.iter().filter(|response| !response.names.is_empty());
         let slow = waiting.next().map(|response| response.sent_at + SLOW_AFTER);
         start.into_iter().chain(slow).chain(self.resolving_until).min()
     }
@@ -100,25 +100,25 @@ impl Spared {
     pub(super) fn on_sent(&mut self, sequence: u64, changed: &Changed, now: Instant) {
         let Changed::Some(changed) = changed else { return };
         let waiting = |wait| changed.iter().filter(move |cluster| cluster.waits == Some(wait));
-        let response = Unanswered {
+        let response = Unacked {
             sequence,
             sent_at: now,
             names: waiting(Wait::Names).cloned().collect(),
             checks: waiting(Wait::Checks).next().is_some(),
         };
         if response.checks || !response.names.is_empty() {
-            self.unanswered.push(response);
+            self.unacked.push(response);
         }
     }
 
     /// Whether the first health check of a cluster may be what keeps the client from an ACK.
     pub(super) fn has_checks(&self) -> bool {
-        self.unanswered.iter().any(|response| response.checks)
+        self.unacked.iter().any(|response| response.checks)
     }
 
     /// An ACK or a NACK of clusters arrived.
-    pub(super) fn on_answer(&mut self, sequence: u64) {
-        self.unanswered.retain(|response| response.sequence > sequence);
+    pub(super) fn on_ack_or_nack(&mut self, sequence: u64) {
+        self.unacked.retain(|response| response.sequence > sequence);
     }
 
     /// Clusters that Envoy says are warm and whose names may not be resolved yet.
@@ -188,8 +188,8 @@ impl Session {
             return;
         };
         let spared = &mut self.spared;
-        let late = |response: &&mut Unanswered| response.sent_at + SLOW_AFTER <= now;
-        let late = spared.unanswered.iter_mut().filter(late);
+        let late = |response: &&mut Unacked| response.sent_at + SLOW_AFTER <= now;
+        let late = spared.unacked.iter_mut().filter(late);
         let slow: Vec<_> = late.flat_map(|response| std::mem::take(&mut response.names)).collect();
         clusters.owe(spared.give_up(&slow, now));
     }
@@ -203,7 +203,7 @@ impl Session {
         let listens = [ResourceType::Listener, ResourceType::ScopedRoute, ResourceType::Route]
             .into_iter()
             .any(|resource_type| state(resource_type).is_some());
-        let has_listeners = state(ResourceType::Listener).is_some_and(|listeners| listeners.has_acknowledged());
+        let has_listeners = state(ResourceType::Listener).is_some_and(|listeners| listeners.has_acked());
         let own_service = self.settings.service_type.is_some();
         let Some(clusters) = self.types[ResourceType::Cluster.index()].as_mut() else {
             return;

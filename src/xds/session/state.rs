@@ -1,8 +1,8 @@
 //! One type of one stream: what it asked for, what it was brought to, what is owed.
 //!
 //! What the client has is the set it was last brought to (shared with everyone who stands there), restricted to what it
-//! asked for, with short lists of exceptions: in `unrest` what is owed (asked for, not yet answered) and held (gone, not yet
-//! removed), and `refusals`. What is to be sent is the shared difference between that set and the current one, and what is
+//! asked for, with short lists of exceptions: in `work` what is owed (asked for, not yet answered) and held (gone, not yet
+//! removed), and `nacks`. What is to be sent is the shared difference between that set and the current one, and what is
 //! owed. Pure.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -14,9 +14,9 @@ use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
-use crate::xds::session::client_features::Abilities;
-use crate::xds::session::nack::refusals::Refusals;
-use crate::xds::session::order::{Barrier, Hold};
+use crate::xds::session::client_features::ClientFeatures;
+use crate::xds::session::nack::nacks::Nacks;
+use crate::xds::session::order::{Barrier, HeldRemoval};
 use crate::xds::session::state::content::Content;
 use crate::xds::session::subscription::names::{Interner, Names};
 use crate::xds::session::subscription::{Asked, Subscription};
@@ -33,11 +33,11 @@ mod pending;
 mod sotw;
 mod ttl;
 
-use pending::{Causes, Owed, Unrest};
+use pending::{Owed, Pending, PendingWork};
 
 /// A response that has no answer yet.
 #[derive(Debug)]
-pub(in crate::xds) struct Unanswered {
+pub(in crate::xds) struct Unacked {
     pub(in crate::xds) sequence: u64,
     pub(in crate::xds) version: SetVersion,
     pub(in crate::xds) content: Content,
@@ -80,7 +80,7 @@ pub(in crate::xds) struct Target<'a> {
     pub(in crate::xds) cautious: bool,
     /// Clusters that the client may not have warmed yet, for a type that may name clusters.
     pub(in crate::xds) unwarm: Option<&'a Unwarm>,
-    pub(in crate::xds) abilities: Abilities,
+    pub(in crate::xds) features: ClientFeatures,
     /// The client is stuck with a cluster that it cannot build: what it may be stuck with goes at once (AD-13).
     pub(in crate::xds) stuck: bool,
 }
@@ -91,12 +91,12 @@ pub(in crate::xds) struct State {
     pub(in crate::xds) resource_type: ResourceType,
     pub(in crate::xds) subscription: Subscription,
     /// What it is owed, and what waits.
-    pub(in crate::xds) unrest: Unrest,
+    pub(in crate::xds) work: Pending,
     /// The set the client was brought to; `None`: it was not answered yet.
     base: Option<Arc<ResourceSet>>,
     /// That set as of the last answer, and as of the last ACK.
     answered_set: Option<Arc<ResourceSet>>,
-    acknowledged_set: Option<Arc<ResourceSet>>,
+    acked_set: Option<Arc<ResourceSet>>,
     /// What was asked for then and is still: only what of the set the client was told, and keeps, can be gone.
     base_subscription: Subscription,
     /// Beside it: endpoints that followed their cluster before they were asked for.
@@ -111,8 +111,8 @@ pub(in crate::xds) struct State {
     pub(in crate::xds) on_the_way: bool,
     /// It was answered from a snapshot that is not stale.
     settled: bool,
-    unanswered: VecDeque<Unanswered>,
-    refusals: Refusals,
+    unacked: VecDeque<Unacked>,
+    nacks: Nacks,
     /// Sequences of responses: the last sent, the last that was answered either way.
     pub(in crate::xds) sent: u64,
     answered: u64,
@@ -126,10 +126,10 @@ impl State {
         Self {
             resource_type,
             subscription: Subscription::default(),
-            unrest: Unrest::default(),
+            work: Pending::default(),
             base: None,
             answered_set: None,
-            acknowledged_set: None,
+            acked_set: None,
             base_subscription: Subscription::default(),
             pushed: BTreeSet::new(),
             by_route_config: false,
@@ -137,8 +137,8 @@ impl State {
             recount: true,
             on_the_way: false,
             settled: false,
-            unanswered: VecDeque::new(),
-            refusals: Refusals::default(),
+            unacked: VecDeque::new(),
+            nacks: Nacks::default(),
             sent: 0,
             answered: 0,
             acknowledged: 0,
@@ -158,7 +158,7 @@ impl State {
 
     /// Whether its first answer is still to come and goes to a client that has something from another stream.
     pub(in crate::xds) fn is_returning(&self) -> bool {
-        self.base.is_none() && !matches!(self.unrest.reported, Reported::Nothing)
+        self.base.is_none() && !matches!(self.work.pending().reported, Reported::Nothing)
     }
 
     /// The names, where nothing can change for the client but resources that have them.
@@ -167,25 +167,25 @@ impl State {
     }
 
     /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
-    pub(in crate::xds) fn is_at_rest(&self) -> bool {
-        self.settled && self.base.is_some() && self.unrest.is_none() && !self.on_the_way
+    pub(in crate::xds) fn is_idle(&self) -> bool {
+        self.settled && self.base.is_some() && self.work.is_none() && !self.on_the_way
     }
 
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
     pub(in crate::xds) fn lower(&mut self) {
-        self.unrest
+        self.work
             .some()
             .into_iter()
-            .flat_map(|unrest| &mut unrest.holds)
+            .flat_map(|work| &mut work.holds)
             .for_each(|hold| hold.barriers = None);
         self.retract();
     }
 
     /// Removals that are owed and not told wait anew: something that may refer to the type was asked for, or was refused.
     pub(in crate::xds) fn retract(&mut self) {
-        if !self.unrest.released.is_empty() {
-            let resources = std::mem::take(&mut self.unrest.released);
-            self.unrest.holds.push(Hold {
+        if !self.work.pending().released.is_empty() {
+            let resources = self.work.take(|work| &mut work.released);
+            self.work.pending_mut().holds.push(HeldRemoval {
                 resources,
                 barriers: None,
             });
@@ -194,26 +194,32 @@ impl State {
 
     /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better one.
     pub(in crate::xds) fn has_removals_to_raise(&self) -> bool {
-        self.settled && self.unrest.holds.iter().any(|hold| hold.barriers.is_none())
+        self.settled && self.work.pending().holds.iter().any(|hold| hold.barriers.is_none())
     }
 
     /// Everything owed was sent: each removal that waits learns which answers it waits for.
     pub(in crate::xds) fn raise(&mut self, barriers: &[Barrier]) {
-        for hold in self.unrest.holds.iter_mut().filter(|hold| hold.barriers.is_none()) {
+        for hold in self
+            .work
+            .some()
+            .into_iter()
+            .flat_map(|work| &mut work.holds)
+            .filter(|hold| hold.barriers.is_none())
+        {
             hold.barriers = Some(barriers.to_vec());
         }
     }
 
     /// What waits to be removed and is there again waits anew, unless it is told first.
     pub(in crate::xds) fn keep_what_is_back(&mut self, set: &ResourceSet) {
-        let Some(Causes { holds, released, .. }) = self.unrest.some() else {
+        let Some(PendingWork { holds, released, .. }) = self.work.some() else {
             return;
         };
         let is_back = |resource: &mut Arc<Resource>| set.get(&resource.name).is_some();
         let held = holds.iter_mut().flat_map(|hold| hold.resources.extract_if(.., is_back));
         let back: Vec<_> = held.chain(released.extract_if(.., is_back)).collect();
         if !back.is_empty() {
-            holds.push(Hold {
+            holds.push(HeldRemoval {
                 resources: back,
                 barriers: None,
             });
@@ -230,10 +236,8 @@ impl State {
             self.forget_unasked();
         }
         if asked.wildcard || asked.all_names || !asked.names.is_empty() {
-            let Self {
-                subscription, unrest, ..
-            } = self;
-            let owed = &mut unrest.owed;
+            let Self { subscription, work, .. } = self;
+            let owed = &mut work.pending_mut().owed;
             owed.all |= asked.wildcard;
             owed.names.extend(asked.names);
             owed.names
@@ -246,11 +250,11 @@ impl State {
         let Self {
             subscription,
             base,
-            unrest,
+            work,
             resource_type,
             ..
         } = self;
-        let Some(Causes {
+        let Some(PendingWork {
             reported,
             holds,
             deferrals,
@@ -258,7 +262,7 @@ impl State {
             owed,
             warming,
             ..
-        }) = unrest.some()
+        }) = work.some()
         else {
             return;
         };
@@ -284,8 +288,9 @@ impl State {
 
     /// Whether the client was sent all that it is owed, and has answered.
     pub(in crate::xds) fn is_answered(&self) -> bool {
-        let sent_all = self.unrest.owed.is_empty() && self.unrest.warming.is_empty();
-        self.base.is_some() && sent_all && self.unanswered.is_empty()
+        let work = self.work.pending();
+        let sent_all = work.owed.is_empty() && work.warming.is_empty();
+        self.base.is_some() && sent_all && self.unacked.is_empty()
     }
 
     /// The set that the client was brought to.
@@ -302,13 +307,13 @@ impl State {
         };
         let names: Vec<_> = names.into_iter().filter(is_asked).collect();
         if !names.is_empty() {
-            self.unrest.owed.names.extend(names);
+            self.work.pending_mut().owed.names.extend(names);
         }
     }
 
     /// The first request: all that it asks for is owed.
     pub(in crate::xds) fn begin(&mut self, asked: Asked, interner: &Interner) {
-        let reported = matches!(self.unrest.reported, Reported::Versions(_));
+        let reported = matches!(self.work.pending().reported, Reported::Versions(_));
         let nameless = asked.names.is_empty() && !asked.all_names;
         self.by_route_config = self.resource_type == ResourceType::VirtualHost && (nameless || reported);
         self.ask(
@@ -319,7 +324,7 @@ impl State {
             },
             interner,
         );
-        self.unrest.owed.all = true;
+        self.work.pending_mut().owed.all = true;
     }
 
     /// VHDS: whether it follows the route configurations that the client has.
@@ -329,17 +334,15 @@ impl State {
 
     /// What was kept from the client is asked for.
     pub(in crate::xds) fn ask_again(&mut self) {
-        let Self {
-            subscription, unrest, ..
-        } = self;
-        let Some(Causes {
-            refused_warming, owed, ..
-        }) = unrest.some()
+        let Self { subscription, work, .. } = self;
+        let Some(PendingWork {
+            nacked_warming, owed, ..
+        }) = work.some()
         else {
             return;
         };
         owed.names.extend(
-            std::mem::take(refused_warming)
+            std::mem::take(nacked_warming)
                 .into_iter()
                 .filter(|name| subscription.names.contains(name)),
         );
@@ -349,14 +352,14 @@ impl State {
     pub(in crate::xds) fn follow(&mut self, name: &Arc<str>) {
         match self.resource_type {
             ResourceType::VirtualHost if self.by_route_config => {
-                self.unrest.owed.route_configs.insert(Arc::clone(name));
+                self.work.pending_mut().owed.route_configs.insert(Arc::clone(name));
             }
             ResourceType::VirtualHost => {}
             ResourceType::Endpoint => {
-                self.unrest.warming.insert(Arc::clone(name));
+                self.work.pending_mut().warming.insert(Arc::clone(name));
             }
             _ if self.subscription.names.contains(name) => {
-                self.unrest.warming.insert(Arc::clone(name));
+                self.work.pending_mut().warming.insert(Arc::clone(name));
             }
             _ => {}
         }
@@ -373,15 +376,12 @@ impl State {
         resolving: Vec<Arc<str>>,
         endpoints: Option<&Self>,
     ) -> Option<Unwarm> {
-        if self.unanswered.is_empty() && resolving.is_empty() {
+        if self.unacked.is_empty() && resolving.is_empty() {
             return None;
         }
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
         // Routes that use what was just taken away work no longer: new ones must not wait.
-        let keeps_all = self
-            .unanswered
-            .iter()
-            .all(|unanswered| unanswered.content.removed.is_empty());
+        let keeps_all = self.unacked.iter().all(|unacked| unacked.content.removed.is_empty());
         let differ = !Arc::ptr_eq(sent, answered) || !resolving.is_empty();
         differ.then(|| Unwarm {
             sent: Arc::clone(sent),
@@ -392,10 +392,7 @@ impl State {
             assigned: endpoints
                 .filter(|endpoints| endpoints.is_answered())
                 .map(|endpoints| endpoints.subscription.names.clone()),
-            back_until: self
-                .unanswered_since()
-                .filter(|_| keeps_all)
-                .map(|since| since + WARM_MAX),
+            back_until: self.unacked_since().filter(|_| keeps_all).map(|since| since + WARM_MAX),
             now,
         })
     }
@@ -404,7 +401,8 @@ impl State {
 
     /// The resource of that name whose removal waits.
     fn held(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.unrest
+        self.work
+            .pending()
             .holds
             .iter()
             .flat_map(|hold| &hold.resources)
@@ -413,7 +411,7 @@ impl State {
 
     /// A held resource is there again, or its removal is answered otherwise.
     fn unhold(&mut self, name: &str) -> Option<Arc<Resource>> {
-        let Causes { holds, released, .. } = self.unrest.some()?;
+        let PendingWork { holds, released, .. } = self.work.some()?;
         for hold in holds {
             if let Some(position) = hold.resources.iter().position(|resource| *resource.name == *name) {
                 return Some(hold.resources.swap_remove(position));
@@ -425,7 +423,7 @@ impl State {
 
     /// A change that waits for clusters is answered otherwise.
     fn undefer(&mut self, name: &str) -> Option<Deferral> {
-        self.unrest.some()?.deferrals.take(name)
+        self.work.some()?.deferrals.take(name)
     }
 
     // ---- the version of what is named ----
@@ -455,8 +453,8 @@ impl State {
     }
 
     /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
-    pub(in crate::xds) fn release(&mut self, over: impl Fn(&Hold) -> bool) -> bool {
-        let Some(Causes { holds, released, .. }) = self.unrest.some() else {
+    pub(in crate::xds) fn release(&mut self, over: impl Fn(&HeldRemoval) -> bool) -> bool {
+        let Some(PendingWork { holds, released, .. }) = self.work.some() else {
             return false;
         };
         let (over, held): (Vec<_>, Vec<_>) = std::mem::take(holds)

@@ -10,9 +10,9 @@ use crate::resource::xdstp::{self, Glob};
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
 use crate::xds::error::Error;
-use crate::xds::session::subscription::implied::{Beyond, glob_members};
+use crate::xds::session::subscription::implied::{Implied, glob_members};
 use crate::xds::session::subscription::names::{Interner, Names, summand};
-use crate::xds::session::wire::fields::{Listing, Run};
+use crate::xds::session::wire::fields::{NameList, Run};
 use crate::xds::session::wire::limits;
 
 pub(in crate::xds) mod implied;
@@ -29,7 +29,7 @@ pub(in crate::xds) struct Subscription {
     /// And these, globs among them; `xdstp://` names canonical.
     pub(in crate::xds) names: Names,
     /// And what no name stands for.
-    beyond: Option<Box<Beyond>>,
+    implied: Option<Box<Implied>>,
     /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
     named_before: bool,
     /// SotW: the list that was adopted last.
@@ -68,27 +68,27 @@ impl Subscription {
         self.names.contains(&resource.name)
             || resource.aliases.iter().any(|alias| self.names.contains(alias))
             || (xdstp::is_xdstp(&resource.name) && self.names.contains(&xdstp::canonical(&resource.name)))
-            || self.beyond.as_ref().is_some_and(|beyond| beyond.covers(resource))
+            || self.implied.as_ref().is_some_and(|implied| implied.covers(resource))
     }
 
     /// Whether the two are known to cover the same. Compares what is compared in no time.
     pub(in crate::xds) fn is_same(&self, other: &Self) -> bool {
         self.wildcard == other.wildcard
             && Arc::ptr_eq(self.names.sorted(), other.names.sorted())
-            && self.beyond.is_none()
-            && other.beyond.is_none()
+            && self.implied.is_none()
+            && other.implied.is_none()
     }
 
     /// The names, where nothing else is asked for.
     pub(in crate::xds) fn by_name(&self) -> Option<&Names> {
-        Some(&self.names).filter(|_| !self.wildcard && self.beyond.is_none())
+        Some(&self.names).filter(|_| !self.wildcard && self.implied.is_none())
     }
 
     /// The members that are asked for by more than the wildcard, each once.
     pub(in crate::xds) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
         let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();
         if !self.is_plain(set) {
-            members.extend(self.beyond.iter().flat_map(|beyond| beyond.members(set)));
+            members.extend(self.implied.iter().flat_map(|implied| implied.members(set)));
             members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
             members.dedup_by(|one, other| one.name == other.name);
         }
@@ -97,7 +97,7 @@ impl Subscription {
 
     /// Whether each name stands for the member that has it, and nothing else is asked for by more than the wildcard.
     pub(in crate::xds) fn is_plain(&self, set: &ResourceSet) -> bool {
-        self.beyond.is_none() && !set.has_aliases()
+        self.implied.is_none() && !set.has_aliases()
     }
 
     /// What one of the names stands for.
@@ -107,7 +107,7 @@ impl Subscription {
         name: &str,
     ) -> impl Iterator<Item = &'a Arc<Resource>> {
         let glob = self.glob(name);
-        let host = || self.beyond.as_ref().and_then(|beyond| beyond.host_of(set, name));
+        let host = || self.implied.as_ref().and_then(|implied| implied.host_of(set, name));
         let one = if glob.is_none() {
             set.find(name).or_else(host)
         } else {
@@ -117,18 +117,18 @@ impl Subscription {
     }
 
     fn glob(&self, name: &str) -> Option<&Glob> {
-        self.beyond.as_ref()?.globs.iter().find(|glob| **glob.name() == *name)
+        self.implied.as_ref()?.globs.iter().find(|glob| **glob.name() == *name)
     }
 
     /// Whether a glob is asked for.
     pub(in crate::xds) fn has_globs(&self) -> bool {
-        self.beyond.as_ref().is_some_and(|beyond| !beyond.globs.is_empty())
+        self.implied.as_ref().is_some_and(|implied| !implied.globs.is_empty())
     }
 
     /// VHDS: what is answered goes by the names with ports that it was asked for by.
     pub(in crate::xds) fn alias(&self, resources: &mut [Arc<Resource>]) {
-        if let Some(beyond) = &self.beyond {
-            beyond.alias(resources);
+        if let Some(implied) = &self.implied {
+            implied.alias(resources);
         }
     }
 
@@ -137,12 +137,12 @@ impl Subscription {
         limits::names(&names, globs.len())?;
         self.names = names;
         let hosts = resource_type == ResourceType::VirtualHost;
-        if self.beyond.is_some() || !globs.is_empty() || hosts {
+        if self.implied.is_some() || !globs.is_empty() || hosts {
             let names = self.names.clone();
-            self.change_beyond(|beyond| {
-                beyond.globs = globs;
+            self.change_implied(|implied| {
+                implied.globs = globs;
                 if hosts {
-                    beyond.set_ported(&names);
+                    implied.set_ported(&names);
                 }
             });
         }
@@ -151,15 +151,15 @@ impl Subscription {
 
     /// Whether the route configurations whose virtual hosts are asked for were made from these.
     pub(in crate::xds) fn follows(&self, set: &Arc<ResourceSet>, names: &Names) -> bool {
-        let followed = self.beyond.as_ref().and_then(|beyond| beyond.followed.as_ref());
+        let followed = self.implied.as_ref().and_then(|implied| implied.followed.as_ref());
         followed.is_some_and(|(of, asked)| Arc::ptr_eq(of, set) && asked == names)
     }
 
     /// Change what is asked for beyond names.
-    pub(in crate::xds) fn change_beyond<T>(&mut self, change: impl FnOnce(&mut Beyond) -> T) -> T {
-        let mut beyond = self.beyond.take().unwrap_or_default();
-        let result = change(&mut beyond);
-        self.beyond = Some(beyond).filter(|beyond| !beyond.is_empty());
+    pub(in crate::xds) fn change_implied<T>(&mut self, change: impl FnOnce(&mut Implied) -> T) -> T {
+        let mut implied = self.implied.take().unwrap_or_default();
+        let result = change(&mut implied);
+        self.implied = Some(implied).filter(|implied| !implied.is_empty());
         result
     }
 
@@ -183,7 +183,7 @@ impl Subscription {
     pub(in crate::xds) fn adopt(
         &mut self,
         resource_type: ResourceType,
-        listed: &Listing,
+        listed: &NameList,
         interner: &Interner,
     ) -> Result<Asked, Error> {
         let run = listed.run();
@@ -250,8 +250,8 @@ impl Subscription {
         &mut self,
         resource_type: ResourceType,
         first: bool,
-        subscribe: &Listing,
-        unsubscribe: &Listing,
+        subscribe: &NameList,
+        unsubscribe: &NameList,
         interner: &Interner,
     ) -> Result<Asked, Error> {
         let mut asked = Asked::default();
@@ -268,7 +268,7 @@ impl Subscription {
     fn add(
         &mut self,
         resource_type: ResourceType,
-        subscribe: &Listing,
+        subscribe: &NameList,
         interner: &Interner,
         asked: &mut Asked,
     ) -> Result<(), Error> {
@@ -301,7 +301,7 @@ impl Subscription {
     fn take_away(
         &mut self,
         resource_type: ResourceType,
-        unsubscribe: &Listing,
+        unsubscribe: &NameList,
         interner: &Interner,
         asked: &mut Asked,
     ) -> Result<(), Error> {
@@ -336,7 +336,7 @@ impl Subscription {
 }
 
 /// Whether `*` is listed, and the names. A list that some stream has is found without reading a name.
-fn resolve(listed: &Listing, interner: &Interner) -> Result<(bool, Names), Error> {
+fn resolve(listed: &NameList, interner: &Interner) -> Result<(bool, Names), Error> {
     let (mut sum, mut len) = (0_u128, 0);
     for name in listed.iter().filter(|name| *name != STAR) {
         sum = sum.wrapping_add(summand(name));
@@ -363,7 +363,7 @@ fn text(name: &[u8]) -> Result<Arc<str>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::session::wire::fields::listing;
+    use crate::xds::session::wire::fields::name_list;
 
     fn names(subscription: &Subscription, asked: &Asked) -> Vec<String> {
         let all = subscription.names.iter().filter(|_| asked.all_names);
@@ -377,7 +377,7 @@ mod tests {
         lists
             .iter()
             .map(|list| {
-                let asked = subscription.adopt(resource_type, &listing(list), &interner).unwrap();
+                let asked = subscription.adopt(resource_type, &name_list(list), &interner).unwrap();
                 (asked.wildcard, names(&subscription, &asked))
             })
             .collect()
@@ -434,7 +434,7 @@ mod tests {
         let mut first = true;
         let asked = edits.iter().map(|(add, remove)| {
             let asked = subscription
-                .edit(resource_type, first, &listing(add), &listing(remove), &interner)
+                .edit(resource_type, first, &name_list(add), &name_list(remove), &interner)
                 .unwrap();
             first = false;
             (asked.wildcard, names(&subscription, &asked))

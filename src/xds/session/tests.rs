@@ -13,11 +13,11 @@ use crate::snapshot::Facts;
 mod exchange;
 mod globs;
 mod grpc;
+mod idle;
 mod interleavings;
 mod malformed;
 mod on_demand;
 mod removals;
-mod rest;
 mod spared;
 mod trust;
 mod ttl;
@@ -592,8 +592,8 @@ fn refused_content_is_not_sent_again_and_a_fix_is() {
             }),
         );
         assert!(matches!(
-            outcome.answer.map(|answer| answer.verdict),
-            Some(Verdict::Refused { code: 13, .. })
+            outcome.acked.map(|acked| acked.ack),
+            Some(Ack::Nack { code: 13, .. })
         ));
         assert_eq!(client.says(), [""; 0]);
         client.commit(&[(ROUTE, "r1", Some(1))]);

@@ -15,42 +15,42 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Whether one client is stuck.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Alarm {
+pub(in crate::xds) struct Stuck {
     /// A refusal's words said so.
     said: bool,
     silent: bool,
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
 }
 
-impl Alarm {
-    pub(in crate::xds) fn is_raised(&self) -> bool {
+impl Stuck {
+    pub(in crate::xds) fn is_stuck(&self) -> bool {
         self.said || self.silent
     }
 
     /// When to look again though nothing happened.
     pub(in crate::xds) fn deadline(&self) -> Option<Instant> {
-        self.look_at
+        self.check_at
     }
 
     /// A response was refused with these words.
-    pub(in crate::xds) fn on_words(&mut self, resource_type: ResourceType, words: &str) {
-        self.said |= suspects::is_stuck(resource_type, words);
+    pub(in crate::xds) fn on_error_message(&mut self, resource_type: ResourceType, error_message: &str) {
+        self.said |= suspects::is_stuck(resource_type, error_message);
     }
 
     /// A response was accepted.
-    pub(in crate::xds) fn on_acknowledged(&mut self, resource_type: ResourceType) {
+    pub(in crate::xds) fn on_ack(&mut self, resource_type: ResourceType) {
         self.said &= resource_type != ResourceType::Cluster;
     }
 
     /// A response was answered, one way or the other: that is no silence.
-    pub(in crate::xds) fn on_answer(&mut self, resource_type: ResourceType) {
+    pub(in crate::xds) fn on_ack_or_nack(&mut self, resource_type: ResourceType) {
         self.silent &= resource_type != ResourceType::Cluster;
     }
 
-    /// Look: since when clusters are unanswered, and whether the client answers about all else.
-    pub(in crate::xds) fn look(&mut self, unanswered_since: Option<Instant>, answers: bool, now: Instant) {
-        let at = unanswered_since.map(|since| since + SILENCE_MAX);
-        self.look_at = at.filter(|at| *at > now);
+    /// Look: since when clusters are unacked, and whether the client answers about all else.
+    pub(in crate::xds) fn check(&mut self, unacked_since: Option<Instant>, answers: bool, now: Instant) {
+        let at = unacked_since.map(|since| since + SILENCE_MAX);
+        self.check_at = at.filter(|at| *at > now);
         self.silent = at.is_some_and(|at| at <= now) && (answers || self.silent);
     }
 }

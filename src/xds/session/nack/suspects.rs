@@ -25,13 +25,17 @@ const HALF_BUILT: [&str; 2] = [
 ];
 
 /// Whether a client that refused clusters with these words cannot go on without help.
-pub(in crate::xds) fn is_stuck(resource_type: ResourceType, words: &str) -> bool {
-    resource_type == ResourceType::Cluster && HALF_BUILT.iter().any(|fragment| words.contains(fragment))
+pub(in crate::xds) fn is_stuck(resource_type: ResourceType, error_message: &str) -> bool {
+    resource_type == ResourceType::Cluster && HALF_BUILT.iter().any(|fragment| error_message.contains(fragment))
 }
 
 /// The suspects of a refused response, by resource. `acknowledged`: what the client had.
-pub(in crate::xds) fn suspects(content: &Content, acknowledged: Option<&ResourceSet>, words: &str) -> Vec<Suspect> {
-    let words = names_in(words);
+pub(in crate::xds) fn suspects(
+    content: &Content,
+    acknowledged: Option<&ResourceSet>,
+    error_message: &str,
+) -> Vec<Suspect> {
+    let words = names_in(error_message);
     let before = |resource: &Resource| {
         let before = acknowledged.and_then(|set| set.get(&resource.name));
         before.filter(|before| before.version != resource.version)
@@ -152,12 +156,12 @@ mod tests {
         ResourceSet::new(ResourceType::Cluster).apply(&entries)
     }
 
-    fn blamed(carried: &[Arc<Resource>], before: &[Arc<Resource>], words: &str) -> Vec<String> {
+    fn suspected(carried: &[Arc<Resource>], before: &[Arc<Resource>], error_message: &str) -> Vec<String> {
         let content = Content {
             own: carried.to_vec(),
             ..Content::default()
         };
-        let suspects = suspects(&content, Some(&set(before)), words);
+        let suspects = suspects(&content, Some(&set(before)), error_message);
         suspects
             .iter()
             .flat_map(|suspect| &suspect.documents)
@@ -166,23 +170,26 @@ mod tests {
     }
 
     #[test]
-    fn words_that_name_a_resource_name_its_document() {
+    fn a_message_that_names_a_resource_leads_to_its_document() {
         let carried = [plain("users", "2"), plain("orders", "2"), plain("orders-v2", "2")];
-        let words = "Error adding/updating cluster(s) orders-v2: bad";
-        assert_eq!(blamed(&carried, &[], words), ["clusters/orders-v2"]);
+        let error_message = "Error adding/updating cluster(s) orders-v2: bad";
+        assert_eq!(suspected(&carried, &[], error_message), ["clusters/orders-v2"]);
     }
 
     #[test]
-    fn words_that_name_nothing_leave_what_changed() {
+    fn a_message_that_names_nothing_leads_to_the_changed_documents() {
         let carried = [plain("a", "2"), plain("b", "1"), plain("c", "2")];
         let before = [plain("a", "1"), plain("b", "1"), plain("c", "1")];
         assert_eq!(
-            blamed(&carried, &before, "malformed IP address"),
+            suspected(&carried, &before, "malformed IP address"),
             ["clusters/a", "clusters/c"]
         );
-        assert_eq!(blamed(&carried[..2], &before, "malformed IP address"), ["clusters/a"]);
         assert_eq!(
-            blamed(&carried[1..2], &before, "malformed IP address"),
+            suspected(&carried[..2], &before, "malformed IP address"),
+            ["clusters/a"]
+        );
+        assert_eq!(
+            suspected(&carried[1..2], &before, "malformed IP address"),
             ["clusters/b"],
             "it was asked for anew"
         );
@@ -192,7 +199,7 @@ mod tests {
     fn of_many_documents_those_that_changed_and_are_named_are_suspects() {
         let before = table("1", &[("a", 1, "x"), ("b", 1, "x"), ("c", 1, "y"), ("d", 1, "z")]);
         let after = table("2", &[("a", 1, "x"), ("b", 2, "x"), ("c", 2, "y"), ("d", 1, "z")]);
-        let of = |words| blamed(&[Arc::clone(&after)], &[Arc::clone(&before)], words);
+        let of = |error_message| suspected(&[Arc::clone(&after)], &[Arc::clone(&before)], error_message);
         assert_eq!(of("no"), ["routes/b", "routes/c"]);
         assert_eq!(of("route routes/b: no"), ["routes/b"]);
         assert_eq!(of("route: unknown cluster 'y'"), ["routes/c"]);

@@ -7,18 +7,18 @@ use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::changes::Changes;
 use crate::snapshot::set::ResourceSet;
-use crate::xds::session::order::Hold;
-use crate::xds::session::state::builder::Found;
-use crate::xds::session::state::content::Shared;
+use crate::xds::session::order::HeldRemoval;
+use crate::xds::session::state::builder::ResponseBuilder;
+use crate::xds::session::state::content::SharedPart;
 use crate::xds::session::subscription::Subscription;
 use crate::xds::session::warming::Deferral;
 use crate::xds::session::wire::reported::{Reported, Versions};
 
 impl State {
     /// Bring the client to the target set: what changed, what is owed, what is gone.
-    pub(super) fn advance(&mut self, target: Target<'_>, cautious: bool) -> Found {
-        let mut found = Found::default();
-        let owed = self.unrest.take(|unrest| &mut unrest.owed);
+    pub(super) fn advance(&mut self, target: Target<'_>, cautious: bool) -> ResponseBuilder {
+        let mut builder = ResponseBuilder::default();
+        let owed = self.work.take(|work| &mut work.owed);
         let old = self.base.replace(Arc::clone(target.set));
         let asked_before = if self.base_subscription.is_same(&self.subscription) {
             None
@@ -30,19 +30,19 @@ impl State {
         };
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = target.set.changes_since(&old);
-            let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut found);
+            let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut builder);
             if target.stuck {
                 let stuck = gone.extract_if(.., |resource| self.is_unknown(resource));
-                found.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
+                builder.removed.extend(stuck.map(|resource| Arc::clone(&resource.name)));
             }
             let speaks = target.variant == Variant::Delta || self.is_full_state(target.variant);
             if speaks && (cautious || target.referred) && !gone.is_empty() {
-                self.unrest.holds.push(Hold {
+                self.work.pending_mut().holds.push(HeldRemoval {
                     resources: gone,
                     barriers: None,
                 });
             } else {
-                found
+                builder
                     .removed
                     .extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }
@@ -52,39 +52,43 @@ impl State {
         } = self;
         pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
         if owed.all {
-            self.unrest.take(|unrest| &mut unrest.deferrals);
-            self.answer_all(target, &mut found);
+            self.work.take(|work| &mut work.deferrals);
+            self.answer_all(target, &mut builder);
             let gone = |name: &Arc<str>| target.set.get(name).is_none_or(|one| !self.subscription.covers(one));
-            let recalled = self.unrest.take(|unrest| &mut unrest.recalled);
-            found
+            let recalled = self.work.take(|work| &mut work.recalled);
+            builder
                 .removed
                 .extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
         }
         if cautious {
-            found.removed.clear();
+            builder.removed.clear();
         }
         for name in owed.names {
             self.undefer(&name);
-            self.answer(target.set, name, &mut found);
+            self.answer(target.set, name, &mut builder);
         }
         for of in owed.route_configs {
-            found.answer_route_config(target.set, &of);
+            builder.answer_route_config(target.set, &of);
         }
-        found.missing.sort_unstable();
-        found.missing.dedup();
-        if let Some(unrest) = self.unrest.some() {
-            let warm = unrest.deferrals.end(target.set, target.unwarm);
-            found
+        builder.missing.sort_unstable();
+        builder.missing.dedup();
+        if let Some(work) = self.work.some() {
+            let warm = work.deferrals.end(target.set, target.unwarm);
+            builder
                 .updates
                 .extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
         }
-        found.settle();
-        self.subscription.alias(&mut found.updates);
-        self.warm(target.set, &mut found);
+        builder.dedup();
+        self.subscription.alias(&mut builder.updates);
+        self.warm(target.set, &mut builder);
         if cautious {
-            self.unrest.owed.names.append(&mut found.missing.drain(..).collect());
+            self.work
+                .pending_mut()
+                .owed
+                .names
+                .append(&mut builder.missing.drain(..).collect());
         }
-        found
+        builder
     }
 
     /// What the publishes since changed for this client. Gives what is gone.
@@ -94,7 +98,7 @@ impl State {
         asked_before: Option<&Subscription>,
         owed: &Owed,
         target: Target<'_>,
-        found: &mut Found,
+        builder: &mut ResponseBuilder,
     ) -> Vec<Arc<Resource>> {
         let mut gone = Vec::new();
         let was_asked = |resource: &Resource| asked_before.is_none_or(|asked| asked.covers(resource));
@@ -129,46 +133,48 @@ impl State {
                 (Some(was), Some(is))
                     if let Some(kept) = target.unwarm.and_then(|unwarm| deferral(unwarm, was, is)) =>
                 {
-                    self.unrest.deferrals.push(kept);
+                    self.work.pending_mut().deferrals.push(kept);
                 }
-                (_, Some(is)) => found.updates.push(Arc::clone(is)),
+                (_, Some(is)) => builder.updates.push(Arc::clone(is)),
                 (Some(was), None) => gone.push(Arc::clone(was)),
                 (None, None) => {}
             }
         }
-        if !found.updates.is_empty() && found.updates.len() == changes.present() {
-            found.shared = Shared::Changes(Arc::clone(changes));
-            found.shared_updates = std::mem::take(&mut found.updates);
+        if !builder.updates.is_empty() && builder.updates.len() == changes.present() {
+            builder.shared = SharedPart::Changes(Arc::clone(changes));
+            builder.shared_updates = std::mem::take(&mut builder.updates);
         }
         gone
     }
 
     /// Everything that is asked for is owed: after the first request, or when the wildcard was asked for anew.
-    pub(super) fn answer_all(&mut self, target: Target<'_>, found: &mut Found) {
+    pub(super) fn answer_all(&mut self, target: Target<'_>, builder: &mut ResponseBuilder) {
         let set = target.set;
         let by_names = !self.subscription.wildcard && self.subscription.is_plain(set);
-        match self.unrest.take(|unrest| &mut unrest.reported) {
+        match self.work.take(|work| &mut work.reported) {
             // Endpoints are told whatever the client has of them.
             Reported::Versions(_) if by_names && self.resource_type == ResourceType::Endpoint => {
-                self.answer_names(set, found);
+                self.answer_names(set, builder);
             }
-            Reported::Versions(versions) => self.answer_reported(set, &versions, found),
-            Reported::Nothing | Reported::Version(_) if by_names => self.answer_names(set, found),
+            Reported::Versions(versions) => self.answer_reported(set, &versions, builder),
+            Reported::Nothing | Reported::Version(_) if by_names => self.answer_names(set, builder),
             Reported::Nothing | Reported::Version(_) => {
                 if self.subscription.wildcard {
-                    found.supersede(Shared::Wildcard(Arc::clone(set)));
+                    builder.supersede(SharedPart::Wildcard(Arc::clone(set)));
                 }
-                self.find_missing(set, found);
-                found.updates.extend(self.subscription.named(set).into_iter().cloned());
+                self.find_missing(set, builder);
+                builder
+                    .updates
+                    .extend(self.subscription.named(set).into_iter().cloned());
             }
         }
     }
 
     /// All that is asked for are names of resources: what becomes of them is the same for all streams with these names.
-    pub(super) fn answer_names(&mut self, set: &ResourceSet, found: &mut Found) {
+    pub(super) fn answer_names(&mut self, set: &ResourceSet, builder: &mut ResponseBuilder) {
         let names = &self.subscription.names;
         let selection = set.select(names.sum(), names.iter());
-        found.missing.extend(
+        builder.missing.extend(
             selection
                 .missing()
                 .iter()
@@ -178,20 +184,20 @@ impl State {
         self.named = selection.version();
         self.recount = false;
         if !selection.members().is_empty() {
-            found.supersede(Shared::Selection(selection));
+            builder.supersede(SharedPart::Selection(selection));
         }
     }
 
-    pub(super) fn find_missing(&self, set: &ResourceSet, found: &mut Found) {
+    pub(super) fn find_missing(&self, set: &ResourceSet, builder: &mut ResponseBuilder) {
         let is_missing =
             |name: &&Arc<str>| self.subscription.members(set, name).next().is_none() && self.held(name).is_none();
-        found
+        builder
             .missing
             .extend(self.subscription.names.iter().filter(is_missing).cloned());
     }
 
     /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
-    pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &Versions, found: &mut Found) {
+    pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &Versions, builder: &mut ResponseBuilder) {
         if self.is_plain_wildcard() && versions.sum() == set.wildcard_version() {
             return;
         }
@@ -200,81 +206,81 @@ impl State {
         let has = |resource: &Resource| versions.get(&*resource.name) == Some(&Some(resource.version));
         let is_novel = |resource: &Arc<Resource>| !versions.contains_key(&*resource.name);
         if self.subscription.wildcard {
-            found.updates.extend(
+            builder.updates.extend(
                 set.iter()
                     .filter(|one| self.subscription.covers(one) && !has(one))
                     .cloned(),
             );
-            let novel = found.updates.iter().filter(|one| is_novel(one));
-            found.novel = novel.map(|one| (Arc::clone(&one.name), None)).collect();
+            let novel = builder.updates.iter().filter(|one| is_novel(one));
+            builder.novel = novel.map(|one| (Arc::clone(&one.name), None)).collect();
             let gone = versions
                 .keys()
                 .filter(|name| set.get(name).is_none_or(|one| !self.subscription.covers(one)));
-            found.removed.extend(gone.map(|name| Arc::from(&**name)));
-            self.find_missing(set, found);
+            builder.removed.extend(gone.map(|name| Arc::from(&**name)));
+            self.find_missing(set, builder);
             return;
         }
         let named = self.subscription.named(set).into_iter();
-        found
+        builder
             .updates
             .extend(named.filter(|resource| named_always || !has(resource)).cloned());
-        self.find_missing(set, found);
+        self.find_missing(set, builder);
         if self.resource_type == ResourceType::VirtualHost {
             // No name asks for what a route configuration has from the start: what of it is gone is known from here alone.
             let gone = versions
                 .keys()
                 .filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
-            found.removed.extend(gone.map(|name| Arc::from(&**name)));
+            builder.removed.extend(gone.map(|name| Arc::from(&**name)));
         }
     }
 
     /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
-    pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, found: &mut Found) {
-        let before = found.updates.len();
+    pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, builder: &mut ResponseBuilder) {
+        let before = builder.updates.len();
         let members = self
             .subscription
             .members(set, &name)
             .filter(|resource| self.subscription.covers(resource));
-        found.updates.extend(members.cloned());
-        if found.updates.len() > before {
+        builder.updates.extend(members.cloned());
+        if builder.updates.len() > before {
             return;
         }
         match self.held(&name) {
-            Some(resource) => found.updates.push(Arc::clone(resource)),
-            None => found.missing.push(name),
+            Some(resource) => builder.updates.push(Arc::clone(resource)),
+            None => builder.missing.push(name),
         }
     }
 
     /// Endpoints follow their cluster without a request (AD-03), unless the client NACKed them as they are.
-    pub(super) fn warm(&mut self, set: &ResourceSet, found: &mut Found) {
-        if self.unrest.warming.is_empty() && self.unrest.refused_warming.is_empty() {
+    pub(super) fn warm(&mut self, set: &ResourceSet, builder: &mut ResponseBuilder) {
+        if self.work.pending().warming.is_empty() && self.work.pending().nacked_warming.is_empty() {
             return;
         }
         let mut following = Vec::new();
-        let mut refused = std::mem::take(&mut self.unrest.refused_warming);
+        let mut refused = self.work.take(|work| &mut work.nacked_warming);
         refused.retain(|name| {
             set.get(name)
                 .or_else(|| self.held(name))
-                .is_some_and(|one| !found.carries(one))
+                .is_some_and(|one| !builder.carries(one))
         });
-        self.unrest.refused_warming = refused;
-        for name in std::mem::take(&mut self.unrest.warming) {
+        self.work.pending_mut().nacked_warming = refused;
+        for name in self.work.take(|work| &mut work.warming) {
             // What is gone and held is there still.
             let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else {
                 continue;
             };
-            if found.carries(resource) {
+            if builder.carries(resource) {
                 continue;
             }
-            if self.refusals.has(&name, resource.version) {
-                self.unrest.refused_warming.insert(name);
+            if self.nacks.has(&name, resource.version) {
+                self.work.pending_mut().nacked_warming.insert(name);
             } else {
                 following.push(Arc::clone(resource));
             }
         }
         let unasked = following.iter().filter(|resource| !self.subscription.covers(resource));
         self.pushed.extend(unasked.map(|resource| Arc::clone(&resource.name)));
-        found.updates.extend(following);
+        builder.updates.extend(following);
     }
 }
 

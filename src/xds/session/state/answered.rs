@@ -4,48 +4,45 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::pending::Causes;
-use super::{State, Unanswered};
+use super::pending::PendingWork;
+use super::{State, Unacked};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Suspect, Variant};
 use crate::resource::Resource;
 use crate::snapshot::set::ResourceSet;
 use crate::xds::session::nack::suspects;
-use crate::xds::session::order::Standing;
+use crate::xds::session::order::BarrierState;
 use crate::xds::session::warming::WARM_MAX;
 
-/// Unanswered responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
-const UNANSWERED_MAX: usize = 64;
+/// Unacked responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
+const UNACKED_MAX: usize = 64;
 
 impl State {
     /// A response went out.
-    pub(in crate::xds) fn on_sent(&mut self, mut unanswered: Unanswered, now: Instant) {
-        unanswered.set.clone_from(&self.base);
-        self.sent = unanswered.sequence;
+    pub(in crate::xds) fn on_sent(&mut self, mut unacked: Unacked, now: Instant) {
+        unacked.set.clone_from(&self.base);
+        self.sent = unacked.sequence;
         self.sent_at = Some(now);
-        if self.unanswered.is_empty() {
+        if self.unacked.is_empty() {
             // Mostly there is one at a time, and none for long.
-            self.unanswered.reserve_exact(1);
+            self.unacked.reserve_exact(1);
         }
-        self.unanswered.push_back(unanswered);
-        if self.unanswered.len() > UNANSWERED_MAX {
-            self.unanswered.pop_front();
+        self.unacked.push_back(unacked);
+        if self.unacked.len() > UNACKED_MAX {
+            self.unacked.pop_front();
         }
     }
 
     /// The response that an answer is for; those before it are answered by it too. `None`: stale or unknown.
-    pub(in crate::xds) fn on_answer(&mut self, sequence: u64) -> Option<Unanswered> {
-        let position = self
-            .unanswered
-            .iter()
-            .position(|unanswered| unanswered.sequence == sequence)?;
+    pub(in crate::xds) fn on_ack_or_nack(&mut self, sequence: u64) -> Option<Unacked> {
+        let position = self.unacked.iter().position(|unacked| unacked.sequence == sequence)?;
         self.answered = sequence;
-        let answered = self.unanswered.drain(..=position).next_back()?;
-        if self.unanswered.is_empty() {
-            self.unanswered = VecDeque::new();
+        let answered = self.unacked.drain(..=position).next_back()?;
+        if self.unacked.is_empty() {
+            self.unacked = VecDeque::new();
         }
         // Where nothing else is on its way, all that was told is answered, and what was found to need no word.
-        let set = if self.unanswered.is_empty() {
+        let set = if self.unacked.is_empty() {
             self.base.clone()
         } else {
             answered.set.clone()
@@ -55,93 +52,93 @@ impl State {
     }
 
     /// The response was accepted: what it speaks of is refused no longer.
-    pub(in crate::xds) fn on_acknowledged(&mut self, answered: &Unanswered, variant: Variant) {
+    pub(in crate::xds) fn on_ack(&mut self, answered: &Unacked, variant: Variant) {
         let full = self.is_full_state(variant);
-        self.refusals.on_acknowledged(&answered.content, full);
-        let refresh = self.unrest.some().and_then(|unrest| unrest.refresh.as_mut());
+        self.nacks.on_ack(&answered.content, full);
+        let refresh = self.work.some().and_then(|work| work.refresh.as_mut());
         if let (Some(refresh), Some(base)) = (refresh, &self.base) {
             base.timed()
-                .for_each(|resource| refresh.on_acknowledged(&answered.content, resource));
+                .for_each(|resource| refresh.on_ack(&answered.content, resource));
         }
-        if self.unrest.deferrals.is_empty() {
-            self.acknowledged_set.clone_from(&answered.set);
+        if self.work.pending().deferrals.is_empty() {
+            self.acked_set.clone_from(&answered.set);
         }
         self.acknowledged = answered.sequence;
-        self.follow_unrefused();
+        self.follow_unnacked();
     }
 
     /// What was kept back for a refusal that stands no longer follows its cluster after all.
-    pub(super) fn follow_unrefused(&mut self) {
+    pub(super) fn follow_unnacked(&mut self) {
         let Self {
             subscription,
             base,
-            refusals,
-            unrest,
+            nacks,
+            work,
             ..
         } = self;
-        let Some(Causes {
-            refused_warming,
+        let Some(PendingWork {
+            nacked_warming,
             warming,
             ..
-        }) = unrest.some()
+        }) = work.some()
         else {
             return;
         };
         let stands = |name: &str| {
             base.as_ref()
                 .and_then(|set| set.get(name))
-                .is_some_and(|it| refusals.has(name, it.version))
+                .is_some_and(|it| nacks.has(name, it.version))
         };
-        let (kept, due): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(refused_warming)
+        let (kept, due): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(nacked_warming)
             .into_iter()
             .partition(|name| stands(name));
-        *refused_warming = kept;
+        *nacked_warming = kept;
         warming.extend(due.into_iter().filter(|name| subscription.names.contains(name)));
     }
 
     /// The response was refused. Gives who may be to blame.
-    pub(in crate::xds) fn on_refused(&mut self, refused: Unanswered, words: &str) -> Vec<Suspect> {
-        if let Some(refresh) = self.unrest.some().and_then(|unrest| unrest.refresh.as_mut()) {
-            refresh.on_refused(&refused.content);
+    pub(in crate::xds) fn on_nack(&mut self, refused: Unacked, error_message: &str) -> Vec<Suspect> {
+        if let Some(refresh) = self.work.some().and_then(|work| work.refresh.as_mut()) {
+            refresh.on_nack(&refused.content);
         }
-        let suspects = suspects::suspects(&refused.content, self.acknowledged_set.as_deref(), words);
-        self.refusals.on_refused(refused.sequence, refused.content);
-        self.follow_unrefused();
+        let suspects = suspects::suspects(&refused.content, self.acked_set.as_deref(), error_message);
+        self.nacks.on_nack(refused.sequence, refused.content);
+        self.follow_unnacked();
         suspects
     }
 
     /// The response with which a resource was refused that the client still asks for.
-    pub(in crate::xds) fn refusal_of(&self, name: &str) -> Option<u64> {
-        let refused = self.refusals.of(name)?;
-        self.refusals
+    pub(in crate::xds) fn nacked_in(&self, name: &str) -> Option<u64> {
+        let refused = self.nacks.of(name)?;
+        self.nacks
             .any(|one| *one.name == *name && self.subscription.covers(one))
             .then_some(refused)
     }
 
     /// The names of what the client may have or not.
     pub(in crate::xds) fn unknown(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.refusals.resources().map(|resource| &resource.name)
+        self.nacks.resources().map(|resource| &resource.name)
     }
 
     /// When the oldest response was sent that has no answer.
-    pub(in crate::xds) fn unanswered_since(&self) -> Option<Instant> {
-        self.unanswered.front().map(|unanswered| unanswered.sent_at)
+    pub(in crate::xds) fn unacked_since(&self) -> Option<Instant> {
+        self.unacked.front().map(|unacked| unacked.sent_at)
     }
 
     /// What the client had been sent when it was last waited for in vain: clusters that are there unchanged had their wait.
     pub(super) fn given_up(&self, now: Instant) -> Option<&Arc<ResourceSet>> {
-        let old = |unanswered: &&Unanswered| unanswered.sent_at + WARM_MAX <= now;
-        self.unanswered.iter().take_while(old).last()?.set.as_ref()
+        let old = |unacked: &&Unacked| unacked.sent_at + WARM_MAX <= now;
+        self.unacked.iter().take_while(old).last()?.set.as_ref()
     }
 
     /// What was refused and may be accepted once another resource has given up a claim.
-    pub(in crate::xds) fn refused_claimants(&self) -> Vec<Arc<str>> {
-        let claimants = self.refusals.resources().filter(|resource| resource.claims.is_some());
+    pub(in crate::xds) fn nacked_claimants(&self) -> Vec<Arc<str>> {
+        let claimants = self.nacks.resources().filter(|resource| resource.claims.is_some());
         claimants.map(|resource| Arc::clone(&resource.name)).collect()
     }
 
     /// Whether any response was acknowledged.
-    pub(in crate::xds) fn has_acknowledged(&self) -> bool {
+    pub(in crate::xds) fn has_acked(&self) -> bool {
         self.acknowledged > 0
     }
 
@@ -149,15 +146,12 @@ impl State {
     pub(super) fn is_unknown(&self, resource: &Resource) -> bool {
         let answered = self.answered_set.as_ref().and_then(|set| set.get(&resource.name));
         answered.is_none_or(|answered| answered.version != resource.version)
-            || self.refusals.has(&resource.name, resource.version)
+            || self.nacks.has(&resource.name, resource.version)
     }
 
     /// What of this is not refused and was not answered, the first few, by its documents.
-    pub(in crate::xds) fn unanswered_documents(&self) -> Vec<DocumentKey> {
-        let carried = self
-            .unanswered
-            .iter()
-            .flat_map(|unanswered| unanswered.content.resources());
+    pub(in crate::xds) fn unacked_documents(&self) -> Vec<DocumentKey> {
+        let carried = self.unacked.iter().flat_map(|unacked| unacked.content.resources());
         let unknown = carried.filter(|resource| self.is_unknown(resource));
         let mut documents: Vec<DocumentKey> = unknown
             .flat_map(|resource| resource.documents.iter().cloned())
@@ -169,28 +163,33 @@ impl State {
     }
 
     /// How it stands to a response that something else waits for.
-    pub(in crate::xds) fn standing(&self, sequence: u64) -> Standing {
-        if self.is_refused() {
-            Standing::Refused
+    pub(in crate::xds) fn barrier_state(&self, sequence: u64) -> BarrierState {
+        if self.is_nacked() {
+            BarrierState::Nacked
         } else if self.acknowledged >= sequence {
-            Standing::Passed
+            BarrierState::Passed
         } else if self.answered < sequence {
-            Standing::Silent(None)
+            BarrierState::Silent(None)
         } else {
             // What it refused is gone. It may use what it had before until it has taken what it was told since, if anything.
-            self.unanswered_since()
-                .map_or(Standing::Passed, |since| Standing::Silent(Some(since)))
+            self.unacked_since()
+                .map_or(BarrierState::Passed, |since| BarrierState::Silent(Some(since)))
         }
     }
 
     /// Whether something refused is still wanted by the client and still there, or its removal is not told yet.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(super) fn is_nacked(&self) -> bool {
         let is_there = |name: &str| {
             self.base.as_ref().is_some_and(|base| base.get(name).is_some())
                 || self.held(name).is_some()
-                || self.unrest.released.iter().any(|released| *released.name == *name)
+                || self
+                    .work
+                    .pending()
+                    .released
+                    .iter()
+                    .any(|released| *released.name == *name)
         };
-        self.refusals
+        self.nacks
             .any(|resource| self.subscription.covers(resource) && is_there(&resource.name))
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::resource::Resource;
 use crate::snapshot::set::{Entry, ResourceSet};
 use crate::snapshot::version::SetVersion;
-use crate::xds::session::state::content::{Content, Shared};
+use crate::xds::session::state::content::{Content, SharedPart};
 use crate::xds::session::state::{Changed, Draft};
 use crate::xds::session::subscription::implied;
 
 /// What is to be told.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Found {
-    pub(in crate::xds) shared: Shared,
+pub(in crate::xds) struct ResponseBuilder {
+    pub(in crate::xds) shared: SharedPart,
     /// The resources of a shared difference.
     pub(in crate::xds) shared_updates: Vec<Arc<Resource>>,
     pub(in crate::xds) updates: Vec<Arc<Resource>>,
@@ -28,16 +28,16 @@ pub(in crate::xds) struct Found {
     pub(in crate::xds) removed: Vec<Arc<str>>,
 }
 
-impl Found {
+impl ResponseBuilder {
     pub(in crate::xds) fn is_any(&self) -> bool {
-        !matches!(self.shared, Shared::Nothing) || !self.updates.is_empty() || !self.bodiless.is_empty()
+        !matches!(self.shared, SharedPart::Nothing) || !self.updates.is_empty() || !self.bodiless.is_empty()
     }
 
     /// The resources that the client did not have as they are.
     pub(in crate::xds) fn changed(&self) -> Changed {
         match &self.shared {
-            Shared::Wildcard(_) | Shared::Selection(_) => Changed::All,
-            Shared::Nothing | Shared::Changes(_) => {
+            SharedPart::Wildcard(_) | SharedPart::Selection(_) => Changed::All,
+            SharedPart::Nothing | SharedPart::Changes(_) => {
                 Changed::Some(self.shared_updates.iter().chain(&self.updates).cloned().collect())
             }
         }
@@ -55,11 +55,11 @@ impl Found {
     /// Whether the shared part carries the resource.
     fn shares(&self, resource: &Resource) -> bool {
         match &self.shared {
-            Shared::Nothing => false,
-            Shared::Changes(_) => is_among(&self.shared_updates, resource),
+            SharedPart::Nothing => false,
+            SharedPart::Changes(_) => is_among(&self.shared_updates, resource),
             // What is held is in no set.
-            Shared::Wildcard(set) => set.get(&resource.name).is_some_and(|one| !one.on_demand),
-            Shared::Selection(selection) => selection.get(&resource.name).is_some(),
+            SharedPart::Wildcard(set) => set.get(&resource.name).is_some_and(|one| !one.on_demand),
+            SharedPart::Selection(selection) => selection.get(&resource.name).is_some(),
         }
     }
 
@@ -69,7 +69,7 @@ impl Found {
     }
 
     /// Each resource once, and none that the shared part carries.
-    pub(in crate::xds) fn settle(&mut self) {
+    pub(in crate::xds) fn dedup(&mut self) {
         let mut updates = std::mem::take(&mut self.updates);
         updates.retain(|resource| !self.shares(resource));
         updates.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -78,7 +78,7 @@ impl Found {
     }
 
     /// A larger shared part takes the place of what was found so far.
-    pub(in crate::xds) fn supersede(&mut self, shared: Shared) {
+    pub(in crate::xds) fn supersede(&mut self, shared: SharedPart) {
         self.shared = shared;
         self.shared_updates.clear();
         self.updates.clear();

@@ -1,5 +1,5 @@
 //! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list of
-//! what is its own. Kept while the response is unanswered, so that a refusal can be told apart by resource.
+//! what is its own. Kept while the response is unacked, so that a refusal can be told apart by resource.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::snapshot::set::ResourceSet;
 
 /// The shared part.
 #[derive(Debug, Clone, Default)]
-pub(in crate::xds) enum Shared {
+pub(in crate::xds) enum SharedPart {
     /// None.
     #[default]
     Nothing,
@@ -26,7 +26,7 @@ pub(in crate::xds) enum Shared {
 /// What one response carries.
 #[derive(Debug, Clone, Default)]
 pub(in crate::xds) struct Content {
-    pub(in crate::xds) shared: Shared,
+    pub(in crate::xds) shared: SharedPart,
     /// Beside the shared part, none of it twice.
     pub(in crate::xds) own: Vec<Arc<Resource>>,
     /// Delta: resources that go without their bodies.
@@ -39,10 +39,10 @@ impl Content {
     /// The resources, encoded.
     pub(in crate::xds) fn blocks(&self, resource_type: ResourceType, shape: Shape) -> Blocks {
         let shared = match &self.shared {
-            Shared::Nothing => Blocks::empty(),
-            Shared::Wildcard(set) => set.wildcard(shape).clone(),
-            Shared::Changes(changes) => changes.blocks(shape).clone(),
-            Shared::Selection(selection) => selection.blocks(shape).clone(),
+            SharedPart::Nothing => Blocks::empty(),
+            SharedPart::Wildcard(set) => set.wildcard(shape).clone(),
+            SharedPart::Changes(changes) => changes.blocks(shape).clone(),
+            SharedPart::Selection(selection) => selection.blocks(shape).clone(),
         };
         if self.own.is_empty() && self.bodiless.is_empty() {
             return shared;
@@ -58,7 +58,7 @@ impl Content {
 
     /// Whether a resource has a time to live. What goes in wrappers is a whole set.
     pub(in crate::xds) fn is_timed(&self) -> bool {
-        matches!(&self.shared, Shared::Wildcard(set) if set.timed().next().is_some())
+        matches!(&self.shared, SharedPart::Wildcard(set) if set.timed().next().is_some())
             || self.own.iter().any(|resource| resource.ttl.is_some())
     }
 
@@ -66,30 +66,30 @@ impl Content {
     pub(in crate::xds) fn resources(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
         let own = self.own.iter();
         match &self.shared {
-            Shared::Nothing => Box::new(own),
-            Shared::Wildcard(set) => Box::new(set.iter().filter(|resource| !resource.on_demand).chain(own)),
-            Shared::Changes(changes) => Box::new(
+            SharedPart::Nothing => Box::new(own),
+            SharedPart::Wildcard(set) => Box::new(set.iter().filter(|resource| !resource.on_demand).chain(own)),
+            SharedPart::Changes(changes) => Box::new(
                 changes
                     .entries()
                     .iter()
                     .filter_map(|change| change.new.as_ref())
                     .chain(own),
             ),
-            Shared::Selection(selection) => Box::new(selection.members().iter().chain(own)),
+            SharedPart::Selection(selection) => Box::new(selection.members().iter().chain(own)),
         }
     }
 
     /// The resource of that name, if it is carried.
     pub(in crate::xds) fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
         let shared = match &self.shared {
-            Shared::Nothing => None,
-            Shared::Wildcard(set) => set.get(name).filter(|resource| !resource.on_demand),
-            Shared::Changes(changes) => {
+            SharedPart::Nothing => None,
+            SharedPart::Wildcard(set) => set.get(name).filter(|resource| !resource.on_demand),
+            SharedPart::Changes(changes) => {
                 let entries = changes.entries();
                 let found = entries.binary_search_by(|change| (**change.name()).cmp(name)).ok();
                 found.and_then(|found| entries[found].new.as_ref())
             }
-            Shared::Selection(selection) => selection.get(name),
+            SharedPart::Selection(selection) => selection.get(name),
         };
         shared.or_else(|| self.own.iter().find(|resource| *resource.name == *name))
     }

@@ -10,7 +10,7 @@ use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 use crate::xds::session::state::Changed;
 use crate::xds::session::state::builder::{empty_assignment, unresolved};
-use crate::xds::session::state::content::{Content, Shared};
+use crate::xds::session::state::content::{Content, SharedPart};
 use crate::xds::session::wire::reported::{self, Reported};
 
 impl State {
@@ -30,8 +30,13 @@ impl State {
             // What only a stale snapshot held is not told as there any more.
             self.release(|_| true);
         }
-        let due = self.unrest.refresh.as_ref().is_some_and(|refresh| refresh.is_due(now));
-        if self.is_current(target.set) && !self.unrest.deferrals.any_over(target.unwarm) && !due {
+        let due = self
+            .work
+            .pending()
+            .refresh
+            .as_ref()
+            .is_some_and(|refresh| refresh.is_due(now));
+        if self.is_current(target.set) && !self.work.pending().deferrals.any_over(target.unwarm) && !due {
             return None;
         }
         let draft = match target.variant {
@@ -39,20 +44,20 @@ impl State {
             Variant::Delta => self.draft_delta(target, cautious, due),
         };
         self.schedule(target, now);
-        if draft.is_none() && self.unanswered.is_empty() && self.unrest.deferrals.is_empty() {
+        if draft.is_none() && self.unacked.is_empty() && self.work.pending().deferrals.is_empty() {
             // Old sets are not kept for a client that they do not concern.
             self.answered_set.clone_from(&self.base);
-            if self.refusals.is_empty() {
-                self.acknowledged_set.clone_from(&self.base);
+            if self.nacks.is_empty() {
+                self.acked_set.clone_from(&self.base);
             }
         }
         draft
     }
 
     pub(in crate::xds) fn is_current(&self, set: &Arc<ResourceSet>) -> bool {
-        self.unrest.owed.is_empty()
-            && self.unrest.warming.is_empty()
-            && self.unrest.released.is_empty()
+        self.work.pending().owed.is_empty()
+            && self.work.pending().warming.is_empty()
+            && self.work.pending().released.is_empty()
             && self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, set))
     }
 
@@ -60,24 +65,26 @@ impl State {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
         // Who comes back with a version may have what is gone: SW-24.
-        let reported = !matches!(self.unrest.reported, Reported::Nothing);
+        let reported = !matches!(self.work.pending().reported, Reported::Nothing);
         let empty_first = first && (reported || self.subscription.wildcard || self.subscription.has_globs());
-        let asked = !self.unrest.owed.is_empty();
-        let confirmed = match &self.unrest.reported {
-            Reported::Version(version) if first && self.is_plain_wildcard() && self.unrest.recalled.is_empty() => {
+        let asked = !self.work.pending().owed.is_empty();
+        let confirmed = match &self.work.pending().reported {
+            Reported::Version(version)
+                if first && self.is_plain_wildcard() && self.work.pending().recalled.is_empty() =>
+            {
                 reported::number(version) == Some(target.set.wildcard_version().0)
             }
             _ => false,
         };
-        let mut found = self.advance(target, cautious);
-        let released = self.unrest.take(|unrest| &mut unrest.released);
+        let mut builder = self.advance(target, cautious);
+        let released = self.work.take(|work| &mut work.released);
         if confirmed {
-            self.unrest.confirmed = Some(target.set.wildcard_version());
+            self.work.pending_mut().confirmed = Some(target.set.wildcard_version());
             return None;
         }
         if full {
-            let changed = found.is_any() || !released.is_empty() || !found.removed.is_empty();
-            let absent = self.absent(target, &mut found, &released);
+            let changed = builder.is_any() || !released.is_empty() || !builder.removed.is_empty();
+            let absent = self.absent(target, &mut builder, &released);
             if !changed && absent.is_empty() && !empty_first && !due {
                 return None;
             }
@@ -87,7 +94,7 @@ impl State {
                 ..content
             };
             let published = !asked && changed;
-            let changed = if first { Changed::All } else { found.changed() };
+            let changed = if first { Changed::All } else { builder.changed() };
             return Some(Draft {
                 content,
                 version,
@@ -96,19 +103,19 @@ impl State {
             });
         }
         if self.resource_type == ResourceType::Endpoint && !cautious {
-            found
+            builder
                 .updates
-                .extend(found.missing.drain(..).map(|name| empty_assignment(&name)));
+                .extend(builder.missing.drain(..).map(|name| empty_assignment(&name)));
         }
-        found.removed.clear();
-        found.removed = self.absent(target, &mut found, &[]);
-        if !found.is_any() && found.removed.is_empty() {
+        builder.removed.clear();
+        builder.removed = self.absent(target, &mut builder, &[]);
+        if !builder.is_any() && builder.removed.is_empty() {
             return None;
         }
         let version = self.named_version(target.set);
-        let version = self.unrest.deferrals.without(version, target.set);
-        let mut draft = found.into_draft(version, !asked, false);
-        if let Some(most) = target.abilities.response_max {
+        let version = self.work.pending().deferrals.without(version, target.set);
+        let mut draft = builder.into_draft(version, !asked, false);
+        if let Some(most) = target.features.response_max {
             self.split(&mut draft.content, most);
         }
         Some(draft)
@@ -117,40 +124,40 @@ impl State {
     pub(super) fn draft_delta(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
-        let fresh = first && self.subscription.wildcard && matches!(self.unrest.reported, Reported::Nothing);
-        let reported = first && matches!(self.unrest.reported, Reported::Versions(_));
-        let asked = !self.unrest.owed.is_empty();
-        let mut found = self.advance(target, cautious);
-        found.removed.extend(
-            self.unrest
-                .take(|unrest| &mut unrest.released)
+        let fresh = first && self.subscription.wildcard && matches!(self.work.pending().reported, Reported::Nothing);
+        let reported = first && matches!(self.work.pending().reported, Reported::Versions(_));
+        let asked = !self.work.pending().owed.is_empty();
+        let mut builder = self.advance(target, cautious);
+        builder.removed.extend(
+            self.work
+                .take(|work| &mut work.released)
                 .into_iter()
                 .map(|resource| Arc::clone(&resource.name)),
         );
         if self.resource_type == ResourceType::VirtualHost {
-            found.bodiless = found.missing.drain(..).map(unresolved).collect();
+            builder.bodiless = builder.missing.drain(..).map(unresolved).collect();
         }
-        found.removed.append(&mut found.missing);
-        found.removed.sort_unstable();
-        found.removed.dedup();
-        let changed = found.is_any() || !found.removed.is_empty();
-        if reported && found.removed.is_empty() && !found.novel.is_empty() {
+        builder.removed.append(&mut builder.missing);
+        builder.removed.sort_unstable();
+        builder.removed.dedup();
+        let changed = builder.is_any() || !builder.removed.is_empty();
+        if reported && builder.removed.is_empty() && !builder.novel.is_empty() {
             // All but these are with the client already.
-            self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut found.novel))));
+            self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut builder.novel))));
         }
         let repeated = if due {
-            self.repeat(target.set, &mut found)
+            self.repeat(target.set, &mut builder)
         } else {
             Vec::new()
         };
-        if !found.is_any() && found.removed.is_empty() && repeated.is_empty() && !fresh {
+        if !builder.is_any() && builder.removed.is_empty() && repeated.is_empty() && !fresh {
             if reported {
-                self.unrest.confirmed = Some(target.set.version());
+                self.work.pending_mut().confirmed = Some(target.set.version());
             }
             return None;
         }
-        let version = self.unrest.deferrals.without(target.set.version(), target.set);
-        let mut draft = found.into_draft(version, !asked && changed, first);
+        let version = self.work.pending().deferrals.without(target.set.version(), target.set);
+        let mut draft = builder.into_draft(version, !asked && changed, first);
         draft.content.own.extend(repeated);
         Some(draft)
     }
@@ -166,13 +173,18 @@ impl State {
     pub(super) fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
         let mut content = Content::default();
         let mut version = SetVersion::default();
-        if !self.unrest.deferrals.is_empty() {
+        if !self.work.pending().deferrals.is_empty() {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
-            let has = all.map(|one| self.unrest.deferrals.kept(&one.name).unwrap_or(one));
+            let has = all.map(|one| self.work.pending().deferrals.kept(&one.name).unwrap_or(one));
             content.own.extend(has.cloned());
-            content
-                .own
-                .extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
+            content.own.extend(
+                self.work
+                    .pending()
+                    .holds
+                    .iter()
+                    .flat_map(|hold| &hold.resources)
+                    .cloned(),
+            );
             version = content
                 .own
                 .iter()
@@ -180,7 +192,7 @@ impl State {
             return (content, version);
         }
         if self.subscription.wildcard {
-            content.shared = Shared::Wildcard(Arc::clone(set));
+            content.shared = SharedPart::Wildcard(Arc::clone(set));
             version = set.wildcard_version();
         }
         let named = self.subscription.named(set).into_iter();
@@ -189,9 +201,14 @@ impl State {
                 .filter(|resource| !self.subscription.wildcard || resource.on_demand)
                 .cloned(),
         );
-        content
-            .own
-            .extend(self.unrest.holds.iter().flat_map(|hold| &hold.resources).cloned());
+        content.own.extend(
+            self.work
+                .pending()
+                .holds
+                .iter()
+                .flat_map(|hold| &hold.resources)
+                .cloned(),
+        );
         version = content
             .own
             .iter()

@@ -3,13 +3,12 @@
 //! Mostly there is nothing, and then it takes no room: there are four types of each of ten thousand streams.
 
 use std::collections::BTreeSet;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::ttl::Refresh;
 use crate::resource::Resource;
 use crate::snapshot::version::SetVersion;
-use crate::xds::session::order::Hold;
+use crate::xds::session::order::HeldRemoval;
 use crate::xds::session::warming::Deferrals;
 use crate::xds::session::wire::reported::Reported;
 
@@ -32,11 +31,11 @@ impl Owed {
 
 /// What there may be.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Causes {
+pub(in crate::xds) struct PendingWork {
     /// Until the first answer: what the client says that it has.
     pub(in crate::xds) reported: Reported,
     pub(in crate::xds) owed: Owed,
-    pub(in crate::xds) holds: Vec<Hold>,
+    pub(in crate::xds) holds: Vec<HeldRemoval>,
     /// Holds that are over: their removal is owed.
     pub(super) released: Vec<Arc<Resource>>,
     /// Changes that wait until the clusters they need are warm.
@@ -44,7 +43,7 @@ pub(in crate::xds) struct Causes {
     /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
     pub(in crate::xds) warming: BTreeSet<Arc<str>>,
     /// Of these, the ones that were refused: sent when the client asks again.
-    pub(super) refused_warming: BTreeSet<Arc<str>>,
+    pub(super) nacked_warming: BTreeSet<Arc<str>>,
     /// Gone or not, the client may have these: it refused them on its last stream.
     pub(in crate::xds) recalled: Vec<Arc<str>>,
     /// The first answer had nothing to say, because the client reported to have this.
@@ -53,7 +52,7 @@ pub(in crate::xds) struct Causes {
     pub(super) refresh: Option<Box<Refresh>>,
 }
 
-impl Causes {
+impl PendingWork {
     fn is_empty(&self) -> bool {
         matches!(self.reported, Reported::Nothing)
             && self.owed.is_empty()
@@ -61,7 +60,7 @@ impl Causes {
             && self.released.is_empty()
             && self.deferrals.is_empty()
             && self.warming.is_empty()
-            && self.refused_warming.is_empty()
+            && self.nacked_warming.is_empty()
             && self.recalled.is_empty()
             && self.confirmed.is_none()
             && self.refresh.is_none()
@@ -69,7 +68,7 @@ impl Causes {
 }
 
 /// What is read where there is nothing.
-static NONE: Causes = Causes {
+static NONE: PendingWork = PendingWork {
     reported: Reported::Nothing,
     owed: Owed {
         all: false,
@@ -80,49 +79,45 @@ static NONE: Causes = Causes {
     released: Vec::new(),
     deferrals: Deferrals::NONE,
     warming: BTreeSet::new(),
-    refused_warming: BTreeSet::new(),
+    nacked_warming: BTreeSet::new(),
     recalled: Vec::new(),
     confirmed: None,
     refresh: None,
 };
 
-/// See the module. Reads as [`Causes`], and has room for them from when one is written until [`Unrest::settle`].
+/// See the module. Reads as [`PendingWork`], and has room for them from when one is written until [`Pending::free_if_empty`].
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Unrest(Option<Box<Causes>>);
+pub(in crate::xds) struct Pending(Option<Box<PendingWork>>);
 
-impl Unrest {
+impl Pending {
     pub(in crate::xds) fn is_none(&self) -> bool {
-        self.0.as_deref().is_none_or(Causes::is_empty)
+        self.0.as_deref().is_none_or(PendingWork::is_empty)
     }
 
     /// What there is, where there may be something.
-    pub(in crate::xds) fn some(&mut self) -> Option<&mut Causes> {
+    pub(in crate::xds) fn some(&mut self) -> Option<&mut PendingWork> {
         self.0.as_deref_mut()
     }
 
-    /// One of the causes ends.
-    pub(in crate::xds) fn take<T: Default>(&mut self, of: impl FnOnce(&mut Causes) -> &mut T) -> T {
-        self.some().map(|causes| std::mem::take(of(causes))).unwrap_or_default()
+    /// One of the work ends.
+    pub(in crate::xds) fn take<T: Default>(&mut self, of: impl FnOnce(&mut PendingWork) -> &mut T) -> T {
+        self.some().map(|work| std::mem::take(of(work))).unwrap_or_default()
+    }
+
+    /// The pending work, for reading. Allocates nothing.
+    pub(in crate::xds) fn pending(&self) -> &PendingWork {
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The pending work, to add to. Allocates room if there is none.
+    pub(in crate::xds) fn pending_mut(&mut self) -> &mut PendingWork {
+        self.0.get_or_insert_default()
     }
 
     /// Give the room back, if nothing is in it.
-    pub(in crate::xds) fn settle(&mut self) {
+    pub(in crate::xds) fn free_if_empty(&mut self) {
         if self.is_none() {
             self.0 = None;
         }
-    }
-}
-
-impl Deref for Unrest {
-    type Target = Causes;
-
-    fn deref(&self) -> &Causes {
-        self.0.as_deref().unwrap_or(&NONE)
-    }
-}
-
-impl DerefMut for Unrest {
-    fn deref_mut(&mut self) -> &mut Causes {
-        self.0.get_or_insert_default()
     }
 }

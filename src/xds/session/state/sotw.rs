@@ -4,20 +4,25 @@ use std::sync::Arc;
 
 use super::{State, Target};
 use crate::resource::Resource;
-use crate::xds::session::state::builder::Found;
-use crate::xds::session::state::content::{Content, Shared};
+use crate::xds::session::state::builder::ResponseBuilder;
+use crate::xds::session::state::content::{Content, SharedPart};
 
 /// What a resource takes in a SotW response beside its body: type URL, tags.
 const RESOURCE_OVERHEAD: usize = 100;
 
 impl State {
     /// SotW: names that are asked for and do not exist, or exist no longer, for a client that reads of them (PX-04).
-    pub(super) fn absent(&self, target: Target<'_>, found: &mut Found, released: &[Arc<Resource>]) -> Vec<Arc<str>> {
-        if !target.abilities.errors {
+    pub(super) fn absent(
+        &self,
+        target: Target<'_>,
+        builder: &mut ResponseBuilder,
+        released: &[Arc<Resource>],
+    ) -> Vec<Arc<str>> {
+        if !target.features.errors {
             return Vec::new();
         }
-        let mut absent = std::mem::take(&mut found.missing);
-        let gone = found
+        let mut absent = std::mem::take(&mut builder.missing);
+        let gone = builder
             .removed
             .iter()
             .chain(released.iter().map(|resource| &resource.name));
@@ -43,14 +48,14 @@ impl State {
         if later.is_empty() {
             return;
         }
-        content.shared = Shared::Nothing;
+        content.shared = SharedPart::Nothing;
         content.own = own;
         for resource in later {
-            let unrest = &mut *self.unrest;
+            let work = self.work.pending_mut();
             let owed = if self.subscription.covers(&resource) {
-                &mut unrest.owed.names
+                &mut work.owed.names
             } else {
-                &mut unrest.warming
+                &mut work.warming
             };
             owed.insert(Arc::clone(&resource.name));
         }

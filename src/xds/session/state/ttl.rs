@@ -12,7 +12,7 @@ use super::{State, Target};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceVersion};
 use crate::snapshot::set::ResourceSet;
-use crate::xds::session::state::builder::Found;
+use crate::xds::session::state::builder::ResponseBuilder;
 use crate::xds::session::state::content::Content;
 
 /// How often a client hears of a resource within its time to live: one message may be late.
@@ -53,13 +53,13 @@ impl Refresh {
         self.acknowledged.get(&resource.name) == Some(&resource.version)
     }
 
-    pub(super) fn on_acknowledged(&mut self, content: &Content, resource: &Resource) {
+    pub(super) fn on_ack(&mut self, content: &Content, resource: &Resource) {
         if content.has(&resource.name, resource.version) {
             self.acknowledged.insert(Arc::clone(&resource.name), resource.version);
         }
     }
 
-    pub(super) fn on_refused(&mut self, content: &Content) {
+    pub(super) fn on_nack(&mut self, content: &Content) {
         let refused =
             |name: &str| content.resource(name).is_some() || content.bodiless.iter().any(|one| *one.name == *name);
         self.acknowledged.retain(|name, _| !refused(name));
@@ -70,45 +70,46 @@ impl State {
     /// What the client has that has a time to live, what is held or kept back included.
     fn timed<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let covered = set.timed().filter(|resource| self.subscription.covers(resource));
-        let has = covered.map(|resource| self.unrest.deferrals.kept(&resource.name).unwrap_or(resource));
-        has.chain(self.unrest.holds.iter().flat_map(|hold| &hold.resources))
+        let has = covered.map(|resource| self.work.pending().deferrals.kept(&resource.name).unwrap_or(resource));
+        has.chain(self.work.pending().holds.iter().flat_map(|hold| &hold.resources))
             .filter(|resource| resource.ttl.is_some())
     }
 
     /// Delta: it is repeated, with its body where the client is not known to have it as it is, refused or not (DX-19).
-    pub(super) fn repeat(&self, set: &ResourceSet, found: &mut Found) -> Vec<Arc<Resource>> {
-        let told = |resource: &&Arc<Resource>| found.carries(resource) || found.removed.contains(&resource.name);
+    pub(super) fn repeat(&self, set: &ResourceSet, builder: &mut ResponseBuilder) -> Vec<Arc<Resource>> {
+        let told = |resource: &&Arc<Resource>| builder.carries(resource) || builder.removed.contains(&resource.name);
         let repeated = self.timed(set).filter(|resource| !told(resource)).cloned();
         let (known, unknown) = repeated.partition(|resource| {
-            self.unrest
+            self.work
+                .pending()
                 .refresh
                 .as_ref()
                 .is_some_and(|refresh| refresh.knows(resource))
         });
-        found.bodiless = known;
+        builder.bodiless = known;
         unknown
     }
 
     /// When it is due the next time. To SotW clients a time to live is told only in wrappers.
     pub(super) fn schedule(&mut self, target: Target<'_>, now: Instant) {
-        let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.abilities.wrappers);
+        let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.features.wrappers);
         let shortest = self
             .timed(target.set)
             .filter(|_| told)
             .filter_map(|resource| resource.ttl)
             .min();
         let Some(shortest) = shortest else {
-            self.unrest.take(|unrest| &mut unrest.refresh);
+            self.work.take(|work| &mut work.refresh);
             return;
         };
-        let mut refresh = self.unrest.take(|unrest| &mut unrest.refresh).unwrap_or_default();
+        let mut refresh = self.work.take(|work| &mut work.refresh).unwrap_or_default();
         refresh.schedule(shortest, now);
         refresh.keep(|name| target.set.get(name).is_some() || self.held(name).is_some());
-        self.unrest.refresh = Some(refresh);
+        self.work.pending_mut().refresh = Some(refresh);
     }
 
     /// When something must be repeated although nothing happened.
     pub(in crate::xds) fn refresh_at(&self) -> Option<Instant> {
-        self.unrest.refresh.as_ref()?.deadline()
+        self.work.pending().refresh.as_ref()?.deadline()
     }
 }

@@ -17,7 +17,7 @@ use crate::xds::session::subscription::names::Names;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub(in crate::xds) struct Beyond {
+pub(in crate::xds) struct Implied {
     pub(in crate::xds) globs: Vec<Glob>,
     /// VHDS: names that end in a port, by what they are without it.
     ported: BTreeMap<Arc<str>, Vec<Arc<str>>>,
@@ -54,7 +54,7 @@ pub(in crate::xds) fn no_virtual_host(of: &str) -> Arc<str> {
     format!("{of}/-").into()
 }
 
-impl Beyond {
+impl Implied {
     pub(in crate::xds) fn is_empty(&self) -> bool {
         self.globs.is_empty() && self.ported.is_empty() && self.route_configs.is_empty() && self.followed.is_none()
     }

@@ -14,7 +14,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode
 use super::*;
 use crate::resource::xdstp;
 use crate::xds::error::Code;
-use crate::xds::session::wire::fields::Listing;
+use crate::xds::session::wire::fields::NameList;
 
 // ---- decoding ----
 
@@ -190,7 +190,7 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 struct Read {
     type_url: String,
     nonce: String,
-    refusal: Option<(i32, String)>,
+    error_detail: Option<(i32, String)>,
     version: String,
     names: Vec<Vec<u8>>,
     unsubscribed: Vec<Vec<u8>>,
@@ -209,14 +209,14 @@ fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
         node,
         type_url,
         nonce,
-        refusal,
+        error_detail,
         mut lists,
     } = match variant {
         Variant::Sotw => sotw::decode(&bytes, std::iter::empty())?,
         Variant::Delta => delta::decode(&bytes)?,
     };
     // A list is a set: where names and locators take turns, their order is not kept.
-    let owned = |names: &Listing| sorted(names.iter().map(<[u8]>::to_vec));
+    let owned = |names: &NameList| sorted(names.iter().map(<[u8]>::to_vec));
     let (names, unsubscribed) = match &lists {
         Lists::Sotw(listed) => (owned(listed.names()), Vec::new()),
         Lists::Delta(edits) => (owned(edits.lists().0), owned(edits.lists().1)),
@@ -230,12 +230,12 @@ fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
         Reported::Version(version) => (version, BTreeMap::new()),
         Reported::Versions(versions) => (String::new(), versions.by_text()),
     };
-    let refusal = refusal.map(|status| (status.code, status.message));
+    let error_detail = error_detail.map(|status| (status.code, status.message));
     Ok((
         Read {
             type_url: type_url.to_owned(),
             nonce: nonce.to_owned(),
-            refusal,
+            error_detail,
             version,
             names,
             unsubscribed,
@@ -251,14 +251,14 @@ fn read_in_full(variant: Variant, bytes: &[u8]) -> Result<(Read, Option<FullNode
         let located = located.into_iter().map(|locator| locator.name);
         sorted(names.into_iter().chain(located).map(String::into_bytes))
     };
-    let refusal = |status: Option<Status>| status.map(|status| (status.code, status.message));
+    let detail = |status: Option<Status>| status.map(|status| (status.code, status.message));
     Ok(match variant {
         Variant::Sotw => {
             let request = pb::DiscoveryRequest::decode(bytes)?;
             let read = Read {
                 type_url: request.type_url,
                 nonce: request.response_nonce,
-                refusal: refusal(request.error_detail),
+                error_detail: detail(request.error_detail),
                 version: request.version_info,
                 names: joined(request.resource_names, request.resource_locators),
                 unsubscribed: Vec::new(),
@@ -271,7 +271,7 @@ fn read_in_full(variant: Variant, bytes: &[u8]) -> Result<(Read, Option<FullNode
             let read = Read {
                 type_url: request.type_url,
                 nonce: request.response_nonce,
-                refusal: refusal(request.error_detail),
+                error_detail: detail(request.error_detail),
                 version: String::new(),
                 names: joined(request.resource_names_subscribe, request.resource_locators_subscribe),
                 unsubscribed: joined(
@@ -764,9 +764,9 @@ fn check_session(variant: Variant, steps: Vec<Step>) -> Result<usize, TestCaseEr
         }
         match anything.client.session.on_request(bytes.into(), anything.client.now) {
             Ok(Outcome {
-                answer:
-                    Some(Answer {
-                        verdict: Verdict::Refused { message, .. },
+                acked:
+                    Some(Acked {
+                        ack: Ack::Nack { message, .. },
                         ..
                     }),
                 ..

@@ -8,9 +8,9 @@ fn refuse(client: &mut Client, said: &Said, words: &str) -> Vec<String> {
         message: words.to_owned(),
         details: vec![],
     };
-    let answer = client.answer(said, &[], Some(status)).answer.expect("an answer");
-    let Verdict::Refused { suspects, .. } = answer.verdict else {
-        panic!("not refused")
+    let acked = client.answer(said, &[], Some(status)).acked.expect("a NACK");
+    let Ack::Nack { suspects, .. } = acked.ack else {
+        panic!("not a NACK")
     };
     suspects.iter().map(|suspect| suspect.resource.to_string()).collect()
 }
@@ -23,7 +23,7 @@ fn what_changed_since_the_last_ack_is_suspected() {
         client.commit(&[(CLUSTER, "A", Some(2))]);
         let first = client.all().remove(0);
         assert_eq!(refuse(&mut client, &first, "no"), ["A"]);
-        assert!(client.session.refusal_of(CLUSTER, "A").is_some());
+        assert!(client.session.nacked_in(CLUSTER, "A").is_some());
         client.commit(&[(CLUSTER, "B", Some(2))]);
         let second = client.all().remove(0);
         let suspects = refuse(&mut client, &second, "no");
@@ -32,7 +32,7 @@ fn what_changed_since_the_last_ack_is_suspected() {
         client.commit(&[(CLUSTER, "B", Some(3)), (CLUSTER, "A", Some(3))]);
         let mended = client.all().remove(0);
         client.ack(&mended, &[]);
-        assert_eq!(client.session.refusal_of(CLUSTER, "A"), None);
+        assert_eq!(client.session.nacked_in(CLUSTER, "A"), None);
         client.commit(&[(CLUSTER, "S", Some(2))]);
         let third = client.all().remove(0);
         assert_eq!(refuse(&mut client, &third, "no"), ["S"]);

@@ -12,8 +12,8 @@ use crate::xds::error::Error;
 use crate::xds::session::client_features::not_found;
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::subscription::{Asked, Subscription};
-use crate::xds::session::wire::fields::{Fields, Listing};
-use crate::xds::session::wire::head::Head;
+use crate::xds::session::wire::fields::{Fields, NameList};
+use crate::xds::session::wire::head::ResponseHead;
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::{Reported, Versions};
 use crate::xds::session::{Lists, Request};
@@ -21,8 +21,8 @@ use crate::xds::session::{Lists, Request};
 /// What a request subscribes to and from.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Edits {
-    subscribe: Listing,
-    unsubscribe: Listing,
+    subscribe: NameList,
+    unsubscribe: NameList,
     initial_resource_versions: Versions,
 }
 
@@ -40,12 +40,12 @@ pub(in crate::xds) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
             4 => edits.unsubscribe.push(message, &field),
             5 => edits.initial_resource_versions.push(message, &field)?,
             6 => request.nonce = field.text()?,
-            7 => field.merge_into(request.refusal.get_or_insert_default())?,
+            7 => field.merge_into(request.error_detail.get_or_insert_default())?,
             8 => edits.subscribe.add(&field.message::<ResourceLocator>()?.name),
             _ => edits.unsubscribe.add(&field.message::<ResourceLocator>()?.name),
         }
     }
-    request.refusal = request.refusal.map(limits::words);
+    request.error_detail = request.error_detail.map(limits::error_message);
     Ok(Request {
         lists: Lists::Delta(edits),
         ..request
@@ -64,7 +64,7 @@ impl Edits {
 
     /// What is subscribed, what is unsubscribed.
     #[cfg(test)]
-    pub(in crate::xds) fn lists(&self) -> (&Listing, &Listing) {
+    pub(in crate::xds) fn lists(&self) -> (&NameList, &NameList) {
         (&self.subscribe, &self.unsubscribe)
     }
 
@@ -103,7 +103,7 @@ pub(in crate::xds) fn head<'a>(
     removed: &[Arc<str>],
     absent: impl Iterator<Item = &'a Arc<str>>,
 ) -> Vec<u8> {
-    let mut head = Head::new();
+    let mut head = ResponseHead::new();
     head.short(1, version);
     head.text(4, type_url);
     head.short(5, nonce);

@@ -125,7 +125,7 @@ impl Run {
 
 /// Names as a request lists them.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Listing {
+pub(in crate::xds) struct NameList {
     /// The message, and the run of fields in it.
     message: Bytes,
     run: Range<usize>,
@@ -136,7 +136,7 @@ pub(in crate::xds) struct Listing {
     len: usize,
 }
 
-impl Listing {
+impl NameList {
     /// One more, a field of `message` that was just read of its `fields`; or, where the list begins with it and lies there as
     /// one of the `known` runs, all of that run, which is given.
     pub(in crate::xds) fn read(
@@ -230,10 +230,10 @@ fn names(mut fields: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[cfg(test)]
-pub(in crate::xds) fn listing(listed: &[&str]) -> Listing {
-    let mut listing = Listing::default();
-    listed.iter().for_each(|name| listing.add(name.as_bytes()));
-    listing
+pub(in crate::xds) fn name_list(listed: &[&str]) -> NameList {
+    let mut name_list = NameList::default();
+    listed.iter().for_each(|name| name_list.add(name.as_bytes()));
+    name_list
 }
 
 #[cfg(test)]
@@ -247,34 +247,34 @@ mod tests {
     }
 
     fn listed(message: Vec<u8>) -> (Vec<String>, Option<Run>) {
-        let (message, mut listing) = (Bytes::from(message), Listing::default());
+        let (message, mut name_list) = (Bytes::from(message), NameList::default());
         let mut fields = Fields::new(&message, 7);
         while let Some(field) = fields.next().unwrap() {
             if field.number == 3 {
-                listing.push(&message, &field);
+                name_list.push(&message, &field);
             }
         }
-        let names: Vec<_> = listing
+        let names: Vec<_> = name_list
             .iter()
             .map(|name| String::from_utf8(name.to_vec()).unwrap())
             .collect();
-        assert_eq!(names.len(), listing.len());
-        (names, listing.run())
+        assert_eq!(names.len(), name_list.len());
+        (names, name_list.run())
     }
 
     /// The same, where this run was read before.
     fn listed_again(message: Vec<u8>, known: Run) -> (Option<Run>, usize, Option<Run>) {
-        let (message, mut listing, mut passed) = (Bytes::from(message), Listing::default(), None);
+        let (message, mut name_list, mut passed) = (Bytes::from(message), NameList::default(), None);
         let mut fields = Fields::new(&message, 7);
         while let Some(field) = fields.next().unwrap() {
             if field.number != 3 {
                 continue;
             }
-            let run = listing.read(&message, &field, &mut fields, std::iter::once(known));
+            let run = name_list.read(&message, &field, &mut fields, std::iter::once(known));
             passed = passed.or(run);
         }
-        assert_eq!(listing.iter().count(), listing.len());
-        (passed, listing.len(), listing.run())
+        assert_eq!(name_list.iter().count(), name_list.len());
+        (passed, name_list.len(), name_list.run())
     }
 
     #[test]

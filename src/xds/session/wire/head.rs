@@ -15,9 +15,9 @@ const IDENTIFIER: u32 = 1;
 
 /// The fields that were written.
 #[derive(Debug)]
-pub(in crate::xds) struct Head(Vec<u8>);
+pub(in crate::xds) struct ResponseHead(Vec<u8>);
 
-impl Head {
+impl ResponseHead {
     /// Without fields.
     pub(in crate::xds) fn new() -> Self {
         Self(Vec::with_capacity(CAPACITY))

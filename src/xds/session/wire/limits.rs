@@ -25,7 +25,7 @@ const NODE_MAX: usize = 1024 * 1024;
 /// What of a node is kept when its stream is gone, in bytes.
 pub(in crate::xds) const NODE_TEXT_MAX: usize = 1024;
 /// A client's words on a refusal, in bytes. Envoy cuts them at a quarter of it.
-const WORDS_MAX: usize = 16 * 1024;
+const ERROR_MESSAGE_MAX: usize = 16 * 1024;
 /// A request up to this size has not enough in it to matter, in bytes.
 const SMALL: usize = 64 * 1024;
 
@@ -86,9 +86,9 @@ pub(in crate::xds) fn node(node: &Node) -> Result<(), Error> {
 }
 
 /// The client's words, cut where they are too many.
-pub(in crate::xds) fn words(status: wire::Status) -> wire::Status {
+pub(in crate::xds) fn error_message(status: wire::Status) -> wire::Status {
     let wire::Status { code, mut message } = status;
-    message.truncate(message.floor_char_boundary(WORDS_MAX));
+    message.truncate(message.floor_char_boundary(ERROR_MESSAGE_MAX));
     wire::Status { code, message }
 }
 
@@ -169,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn words_are_cut_between_characters() {
-        let status = words(wire::Status {
+    fn an_error_message_is_cut_between_characters() {
+        let status = error_message(wire::Status {
             code: 3,
-            message: format!("a{}", "\u{e9}".repeat(WORDS_MAX)),
+            message: format!("a{}", "\u{e9}".repeat(ERROR_MESSAGE_MAX)),
         });
-        assert_eq!((status.code, status.message.len()), (3, WORDS_MAX - 1));
+        assert_eq!((status.code, status.message.len()), (3, ERROR_MESSAGE_MAX - 1));
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::resource::ResourceVersion;
 use crate::snapshot::version::SetVersion;
 use crate::xds::error::Error;
-use crate::xds::session::wire::fields::{Field, Fields, Listing};
+use crate::xds::session::wire::fields::{Field, Fields, NameList};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(in crate::xds) enum Reported {
 /// Names and versions as they lie in the request: whoever comes back with ten thousand of them mostly has what there is,
 /// which their sum tells.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Versions(Listing);
+pub(in crate::xds) struct Versions(NameList);
 
 impl Versions {
     /// One more entry of the map, a field of `message`.
@@ -39,7 +39,7 @@ impl Versions {
 
     /// Forget what is asked for no longer.
     pub(in crate::xds) fn retain(&mut self, keeps: impl Fn(&str) -> bool) {
-        let mut kept = Listing::default();
+        let mut kept = NameList::default();
         let stay = self
             .0
             .iter()

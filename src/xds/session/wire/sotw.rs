@@ -12,8 +12,8 @@ use crate::xds::error::Error;
 use crate::xds::session::client_features::not_found;
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::subscription::{Asked, Subscription};
-use crate::xds::session::wire::fields::{Fields, Listing, Run};
-use crate::xds::session::wire::head::Head;
+use crate::xds::session::wire::fields::{Fields, NameList, Run};
+use crate::xds::session::wire::head::ResponseHead;
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::Reported;
 use crate::xds::session::{Lists, Request};
@@ -23,7 +23,7 @@ use crate::xds::session::{Lists, Request};
 pub(in crate::xds) struct Listed {
     /// The `version_info`, a text; not empty: the client has something already.
     version_info: Bytes,
-    names: Listing,
+    names: NameList,
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: lists that the client sent before.
@@ -44,11 +44,11 @@ pub(in crate::xds) fn decode(message: &Bytes, known: impl Iterator<Item = Run> +
             }
             4 => request.type_url = field.text()?,
             5 => request.nonce = field.text()?,
-            6 => field.merge_into(request.refusal.get_or_insert_default())?,
+            6 => field.merge_into(request.error_detail.get_or_insert_default())?,
             _ => listed.names.add(&field.message::<ResourceLocator>()?.name),
         }
     }
-    request.refusal = request.refusal.map(limits::words);
+    request.error_detail = request.error_detail.map(limits::error_message);
     Ok(Request {
         lists: Lists::Sotw(listed),
         ..request
@@ -65,7 +65,7 @@ impl Listed {
     }
 
     #[cfg(test)]
-    pub(in crate::xds) fn names(&self) -> &Listing {
+    pub(in crate::xds) fn names(&self) -> &NameList {
         &self.names
     }
 
@@ -89,7 +89,7 @@ pub(in crate::xds) fn head(
     identifier: &str,
     absent: &[Arc<str>],
 ) -> Vec<u8> {
-    let mut head = Head::new();
+    let mut head = ResponseHead::new();
     head.short(1, version);
     head.text(4, type_url);
     head.short(5, nonce);

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::{Outcome, Session, Settings, Verdict};
+use super::super::{Ack, Outcome, Session, Settings};
 use super::statistics::Statistics;
 use super::wire::{Asking, EMPTY, Said};
 use super::world::{
@@ -508,7 +508,7 @@ impl<'a> Client<'a> {
         self.note(|| format!("  {asking:?}"));
         let outcome = self.send(&asking)?;
         ensure!(
-            outcome.resource_type.is_none() && outcome.answer.is_none(),
+            outcome.resource_type.is_none() && outcome.acked.is_none(),
             "GEN-05: {outcome:?}"
         );
         self.unserved += usize::from(self.delta());
@@ -528,7 +528,7 @@ impl<'a> Client<'a> {
         self.types[of].inbox.len()
     }
 
-    /// Answer one of the unanswered responses; those before it are answered by it too.
+    /// Acked one of the unanswered responses; those before it are answered by it too.
     pub(super) fn answer(&mut self, of: usize, index: usize, mut reply: Reply, edit: Edit) -> Checked {
         let full = self.full(of);
         let own = &mut self.types[of];
@@ -580,13 +580,13 @@ impl<'a> Client<'a> {
     fn check_answer(&self, of: usize, asking: &Asking, outcome: &Outcome, answered: Option<usize>) -> Checked {
         let Some(taken) = answered.and_then(|index| self.types[of].inbox.get(index)) else {
             ensure!(
-                outcome.answer.is_none(),
+                outcome.acked.is_none(),
                 "an answer is reported that was none: {:?}",
-                outcome.answer
+                outcome.acked
             );
             return Ok(());
         };
-        let Some(answer) = &outcome.answer else {
+        let Some(answer) = &outcome.acked else {
             return Err("an answer is not reported".to_owned());
         };
         ensure!(
@@ -595,9 +595,9 @@ impl<'a> Client<'a> {
             taken.nonce,
             answer.nonce
         );
-        match &answer.verdict {
-            Verdict::Acknowledged => ensure!(!asking.refused, "a NACK is reported as an ACK"),
-            Verdict::Refused {
+        match &answer.ack {
+            Ack::Ack => ensure!(!asking.refused, "a NACK is reported as an ACK"),
+            Ack::Nack {
                 code, message, names, ..
             } => {
                 ensure!(asking.refused, "GEN-15: an ACK is reported as a NACK");

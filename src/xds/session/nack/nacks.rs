@@ -2,7 +2,7 @@
 //!
 //! A NACK covers a whole response, and what is then known of its resources is nothing: Envoy takes the good ones, but does
 //! not say which they are. Each stays refused until a later response that speaks of it is acknowledged, or it is refused
-//! anew. The responses are kept by reference, beside the names that were settled since: refusing a large one costs nothing.
+//! anew. The responses are kept by reference, beside the names that were resolved since: refusing a large one costs nothing.
 //! Pure.
 
 use std::collections::BTreeSet;
@@ -16,107 +16,107 @@ const APART_MAX: usize = 16;
 
 /// What is refused on one stream, of one type.
 #[derive(Debug, Default)]
-pub(in crate::xds) struct Refusals {
+pub(in crate::xds) struct Nacks {
     /// Oldest first. No resource is left in two of them.
-    refused: Vec<Refusal>,
+    responses: Vec<Nacked>,
 }
 
 #[derive(Debug)]
-struct Refusal {
+struct Nacked {
     /// Of the response.
     sequence: u64,
     content: Content,
     /// Of its resources, those that a later answer speaks of.
-    settled: BTreeSet<Arc<str>>,
+    resolved: BTreeSet<Arc<str>>,
 }
 
-impl Refusal {
+impl Nacked {
     /// The resources that are still refused.
     fn left(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.content
             .resources()
-            .filter(|resource| !self.settled.contains(&resource.name))
+            .filter(|resource| !self.resolved.contains(&resource.name))
     }
 
     /// What a later response speaks of is no longer this one's. Gives whether anything is left.
-    fn settle(&mut self, later: &Content) -> bool {
-        let spoken_of = later.resources().map(|resource| &resource.name).chain(&later.removed);
-        let settled = spoken_of.filter(|name| self.content.resource(name).is_some()).cloned();
-        self.settled.extend(settled.collect::<Vec<_>>());
+    fn resolve(&mut self, later: &Content) -> bool {
+        let named = later.resources().map(|resource| &resource.name).chain(&later.removed);
+        let resolved = named.filter(|name| self.content.resource(name).is_some()).cloned();
+        self.resolved.extend(resolved.collect::<Vec<_>>());
         self.left().next().is_some()
     }
 }
 
-impl Refusals {
+impl Nacks {
     /// A response was acknowledged. `full`: it carried all that is asked for.
-    pub(in crate::xds) fn on_acknowledged(&mut self, content: &Content, full: bool) {
+    pub(in crate::xds) fn on_ack(&mut self, content: &Content, full: bool) {
         if full {
-            self.refused.clear();
+            self.responses.clear();
         } else {
-            self.settle(content);
+            self.resolve(content);
         }
     }
 
     /// A response was refused.
-    pub(in crate::xds) fn on_refused(&mut self, sequence: u64, content: Content) {
-        self.settle(&content);
-        self.refused.push(Refusal {
+    pub(in crate::xds) fn on_nack(&mut self, sequence: u64, content: Content) {
+        self.resolve(&content);
+        self.responses.push(Nacked {
             sequence,
             content,
-            settled: BTreeSet::new(),
+            resolved: BTreeSet::new(),
         });
-        if self.refused.len() > APART_MAX {
-            let sequence = self.refused[1].sequence;
+        if self.responses.len() > APART_MAX {
+            let sequence = self.responses[1].sequence;
             let own = self
-                .refused
+                .responses
                 .drain(..2)
-                .flat_map(|refusal| refusal.left().cloned().collect::<Vec<_>>());
+                .flat_map(|nacked| nacked.left().cloned().collect::<Vec<_>>());
             let content = Content {
                 own: own.collect(),
                 ..Content::default()
             };
-            self.refused.insert(
+            self.responses.insert(
                 0,
-                Refusal {
+                Nacked {
                     sequence,
                     content,
-                    settled: BTreeSet::new(),
+                    resolved: BTreeSet::new(),
                 },
             );
         }
     }
 
-    fn settle(&mut self, later: &Content) {
-        self.refused.retain_mut(|refusal| refusal.settle(later));
+    fn resolve(&mut self, later: &Content) {
+        self.responses.retain_mut(|nacked| nacked.resolve(later));
     }
 
     /// Whether this version of it is refused.
     pub(in crate::xds) fn has(&self, name: &str, version: ResourceVersion) -> bool {
-        self.refused
+        self.responses
             .iter()
-            .any(|refusal| !refusal.settled.contains(name) && refusal.content.has(name, version))
+            .any(|nacked| !nacked.resolved.contains(name) && nacked.content.has(name, version))
     }
 
     /// The sequence of the response with which a resource was refused, if it is.
     pub(in crate::xds) fn of(&self, name: &str) -> Option<u64> {
-        let refused = |refusal: &&Refusal| !refusal.settled.contains(name) && refusal.content.resource(name).is_some();
-        self.refused.iter().find(refused).map(|refusal| refusal.sequence)
+        let refused = |nacked: &&Nacked| !nacked.resolved.contains(name) && nacked.content.resource(name).is_some();
+        self.responses.iter().find(refused).map(|nacked| nacked.sequence)
     }
 
     pub(in crate::xds) fn is_empty(&self) -> bool {
-        self.refused.is_empty()
+        self.responses.is_empty()
     }
 
     /// The resources that are refused.
     pub(in crate::xds) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.refused.iter().flat_map(Refusal::left)
+        self.responses.iter().flat_map(Nacked::left)
     }
 
     /// Whether any resource that is refused is as `wanted` says.
     pub(in crate::xds) fn any(&self, wanted: impl Fn(&Resource) -> bool) -> bool {
-        self.refused
+        self.responses
             .iter()
-            .any(|refusal| refusal.left().any(|resource| wanted(resource)))
+            .any(|nacked| nacked.left().any(|resource| wanted(resource)))
     }
 }
 
@@ -134,44 +134,44 @@ mod tests {
         }
     }
 
-    fn left(refusals: &Refusals) -> Vec<&str> {
-        refusals
-            .refused
+    fn left(nacks: &Nacks) -> Vec<&str> {
+        nacks
+            .responses
             .iter()
-            .flat_map(Refusal::left)
+            .flat_map(Nacked::left)
             .map(|resource| &*resource.name)
             .collect()
     }
 
     #[test]
-    fn an_answer_settles_what_it_speaks_of_and_nothing_else() {
-        let mut refusals = Refusals::default();
-        refusals.on_refused(1, content(&["a", "b", "c"]));
-        refusals.on_acknowledged(&content(&["a", "x"]), false);
-        assert_eq!(left(&refusals), ["b", "c"]);
-        refusals.on_refused(1, content(&["b", "d"]));
-        assert_eq!(left(&refusals), ["c", "b", "d"]);
-        refusals.on_acknowledged(
+    fn a_later_response_resolves_only_its_own_resources() {
+        let mut nacks = Nacks::default();
+        nacks.on_nack(1, content(&["a", "b", "c"]));
+        nacks.on_ack(&content(&["a", "x"]), false);
+        assert_eq!(left(&nacks), ["b", "c"]);
+        nacks.on_nack(1, content(&["b", "d"]));
+        assert_eq!(left(&nacks), ["c", "b", "d"]);
+        nacks.on_ack(
             &Content {
                 removed: vec!["c".into(), "d".into()],
                 ..Content::default()
             },
             false,
         );
-        assert_eq!(left(&refusals), ["b"]);
-        assert!(refusals.has("b", ResourceVersion::of(b"b")) && !refusals.has("c", ResourceVersion::of(b"c")));
-        refusals.on_acknowledged(&content(&[]), true);
-        assert_eq!(left(&refusals), [""; 0]);
+        assert_eq!(left(&nacks), ["b"]);
+        assert!(nacks.has("b", ResourceVersion::of(b"b")) && !nacks.has("c", ResourceVersion::of(b"c")));
+        nacks.on_ack(&content(&[]), true);
+        assert_eq!(left(&nacks), [""; 0]);
     }
 
     #[test]
-    fn many_refusals_are_all_remembered() {
+    fn many_nacks_are_all_remembered() {
         let names: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
-        let mut refusals = Refusals::default();
+        let mut nacks = Nacks::default();
         for name in &names {
-            refusals.on_refused(1, content(&[name]));
+            nacks.on_nack(1, content(&[name]));
         }
-        assert_eq!(left(&refusals), names);
-        assert_eq!(refusals.refused.len(), APART_MAX);
+        assert_eq!(left(&nacks), names);
+        assert_eq!(nacks.responses.len(), APART_MAX);
     }
 }

@@ -11,18 +11,18 @@ use super::{Response, Session};
 use crate::resource::ResourceType;
 use crate::snapshot::{GroupSnapshot, Snapshot};
 
-/// Since when a stream is at rest.
+/// Since when a stream is at idle.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct Idle {
     /// What it has, where no type is due.
     group: Arc<GroupSnapshot>,
     due: Types,
     /// Clusters were not answered when last looked at: that it may be stuck is all that it waits for.
-    clusters_unanswered: bool,
+    clusters_unacked: bool,
 }
 
-impl Rest {
-    pub(super) fn has_said_all(&self) -> bool {
+impl Idle {
+    pub(super) fn has_sent_all(&self) -> bool {
         self.due.0 == 0
     }
 }
@@ -64,77 +64,80 @@ impl Types {
 }
 
 /// What a stream at rest has to say.
-pub(super) enum Rested {
+pub(super) enum IdleStep {
     /// This, or nothing. It may be at rest still.
-    Says(Option<Response>),
+    Sends(Option<Response>),
     /// It is at rest no longer: everything must be looked at.
-    Woke,
+    Active,
 }
 
 impl Session {
-    /// The next response of a stream that was at rest.
-    pub(super) fn rested(
+    /// The next response of a stream that was at idle.
+    pub(super) fn step_idle(
         &mut self,
-        rest: Rest,
+        idle: Idle,
         snapshot: &Snapshot,
         group: &Arc<GroupSnapshot>,
         now: Instant,
-    ) -> Rested {
-        let clusters_unanswered = rest.clusters_unanswered && self.look(now);
-        if self.alarm.is_raised() || self.spared.is_due(now) {
-            return Rested::Woke;
+    ) -> IdleStep {
+        let clusters_unacked = idle.clusters_unacked && self.check_stuck(now);
+        if self.stuck.is_stuck() || self.spared.is_due(now) {
+            return IdleStep::Active;
         }
-        let mut due = rest.due;
-        due.add(Types::differing(&rest.group, group));
+        let mut due = idle.due;
+        due.add(Types::differing(&idle.group, group));
         let all = due;
         for resource_type in ResourceType::ALL
             .into_iter()
             .filter(|resource_type| all.has(*resource_type))
         {
             let response = self.step(resource_type, snapshot, group, now);
-            let rests = self.types[resource_type.index()]
+            let is_idle = self.types[resource_type.index()]
                 .as_ref()
-                .is_none_or(|state| state.is_at_rest());
+                .is_none_or(|state| state.is_idle());
             due.remove(resource_type);
             let Some(response) = response else {
-                if rests {
+                if is_idle {
                     continue;
                 }
-                return Rested::Woke;
+                return IdleStep::Active;
             };
             // What clusters, listeners and routes bring along is owed by other types.
             let alone = !super::order::is_awaiting(resource_type);
-            self.rest = (rests && alone).then(|| Rest {
+            self.idle = (is_idle && alone).then(|| Idle {
                 group: Arc::clone(group),
                 due,
-                clusters_unanswered,
+                clusters_unacked,
             });
-            return Rested::Says(Some(response));
+            return IdleStep::Sends(Some(response));
         }
-        self.rest = Some(Rest {
+        self.idle = Some(Idle {
             group: Arc::clone(group),
             due,
-            clusters_unanswered,
+            clusters_unacked,
         });
-        Rested::Says(None)
+        IdleStep::Sends(None)
     }
 
     /// Everything was looked at, and nothing is owed.
-    pub(super) fn lie_down(&mut self, group: &Arc<GroupSnapshot>, clusters_unanswered: bool) {
-        let rests = self.greeting_at.is_none()
+    pub(super) fn enter_idle(&mut self, group: &Arc<GroupSnapshot>, clusters_unacked: bool) {
+        let is_idle = self.greeting_at.is_none()
             && self.recalled.is_empty()
             && self.confirmed.is_empty()
             && self.preparing.is_none()
-            && !self.alarm.is_raised()
-            && self.types.iter().flatten().all(|state| state.is_at_rest());
-        if rests {
-            self.types.iter_mut().flatten().for_each(|state| state.unrest.settle());
+            && !self.stuck.is_stuck()
+            && self.types.iter().flatten().all(|state| state.is_idle());
+        if is_idle {
+            self.types
+                .iter_mut()
+                .flatten()
+                .for_each(|state| state.work.free_if_empty());
         }
-        let rest = || Rest {
+        let idle = || Idle {
             group: Arc::clone(group),
             due: Types::default(),
-            clusters_unanswered,
+            clusters_unacked,
         };
-        self.rest = rests.then(rest);
+        self.idle = is_idle.then(idle);
     }
 }
