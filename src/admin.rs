@@ -11,8 +11,8 @@
 //!
 //! - No response has a secret or a password.
 //! - The sizes of bodies and headers, and the time of a response, are bounded.
-//! - A web page of another site cannot cause a change: no CORS, and POST requires the content type JSON.
-//! - The `Host` header decides nothing.
+//! - A web page of another site causes nothing and reads nothing: no CORS, POST requires the content type JSON, and a
+//!   foreign `Host` or `Origin` is refused.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use crate::reconcile::world::World;
 use crate::snapshot::store::Store;
 use crate::telemetry::metrics::Metrics;
 
+mod browser;
 mod clients;
 mod documents;
 mod entry;
@@ -95,6 +96,8 @@ pub struct Admin {
     pub pending: PendingWrites,
     /// The answer of `/readyz`.
     pub readiness: Readiness,
+    /// Names of this server in `Host`, beside `localhost`.
+    pub hosts: Arc<[String]>,
     /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
@@ -120,6 +123,7 @@ impl Admin {
             .fallback(no_endpoint)
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(MAX_BYTES))
+            .layer(from_fn_with_state(Arc::clone(&self.hosts), browser::check))
             .layer(from_fn(bounded))
             .with_state(self)
     }

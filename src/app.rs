@@ -128,6 +128,7 @@ impl App {
         let stages = Stages::default();
         let admin = Admin {
             pending: PendingWrites::default(),
+            hosts: config.admin_hosts.clone().into(),
             world: reconciler.worlds(),
             readiness: Readiness::new(reconciler.health(), stages.draining()),
             snapshots: Arc::clone(&snapshots),

@@ -55,6 +55,8 @@ pub struct Config {
     pub xds_listen: Listen,
     /// `--admin-listen`, `CHANCERY_ADMIN_LISTEN`. Default `127.0.0.1:18001`.
     pub admin_listen: Listen,
+    /// `--admin-host`, `CHANCERY_ADMIN_HOST`: names in the `Host` of admin requests. Default: none.
+    pub admin_hosts: Vec<String>,
     /// `--xds-tls-*`, `CHANCERY_XDS_TLS_*`. Default: plaintext.
     pub xds_tls: Option<TlsFiles>,
     /// `--grace`, `CHANCERY_GRACE`: longest time from the signal to the end. Default 30 s.
@@ -232,6 +234,7 @@ impl Config {
             ("--state-dir", self.state_dir == other.state_dir),
             ("--xds-listen", self.xds_listen == other.xds_listen),
             ("--admin-listen", self.admin_listen == other.admin_listen),
+            ("--admin-host", self.admin_hosts == other.admin_hosts),
             ("--xds-tls-cert", self.xds_tls == other.xds_tls),
             ("--grace", self.grace == other.grace),
             ("--max-streams", self.max_streams == other.max_streams),

@@ -19,6 +19,10 @@ pub(super) enum Code {
     NotFound,
     /// The endpoint exists, this method of it does not.
     MethodNotAllowed,
+    /// The `Host` is no name of this server.
+    ForeignHost,
+    /// A page of another origin made the request.
+    ForeignOrigin,
     /// A route with the same match exists.
     SameMatch,
     /// Another document makes the resource already.
@@ -53,6 +57,8 @@ impl Code {
             Self::InvalidRequest => "invalid_request",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::ForeignHost => "foreign_host",
+            Self::ForeignOrigin => "foreign_origin",
             Self::SameMatch => "same_match",
             Self::NameTaken => "name_taken",
             Self::InUse => "in_use",
@@ -74,6 +80,8 @@ impl Code {
             Self::InvalidRequest => "The request cannot be understood",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "The method is not supported here",
+            Self::ForeignHost => "The request is for another host",
+            Self::ForeignOrigin => "A page of another origin made the request",
             Self::SameMatch => "Another route has the same match",
             Self::NameTaken => "Another document makes this resource",
             Self::InUse => "The document is in use",
@@ -95,6 +103,8 @@ impl Code {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::SameMatch | Self::NameTaken | Self::InUse | Self::SecondFile => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

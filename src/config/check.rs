@@ -31,6 +31,7 @@ pub(super) fn check(
         state_dir: checker.value("state-dir", value::path),
         xds_listen: checker.xds_listen(try_out),
         admin_listen: checker.value("admin-listen", value::admin_listen),
+        admin_hosts: checker.many("admin-host", value::host),
         xds_tls: checker.xds_tls(),
         grace: checker.value("grace", value::positive_duration),
         max_streams: checker.value("max-streams", value::count),

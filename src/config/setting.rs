@@ -232,6 +232,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "IP:PORT or unix:PATH of the admin HTTP API, which has no authentication; port 0 takes a free one",
     },
     Setting {
+        name: "admin-host",
+        takes: Takes::Many("NAME"),
+        default: None,
+        heading: TELEMETRY,
+        help: "Name of this server in the Host of admin requests, beside IP addresses and localhost (repeatable)",
+    },
+    Setting {
         name: "log-format",
         takes: Takes::One("text|json"),
         default: Some("text"),

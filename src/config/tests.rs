@@ -73,6 +73,7 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         state_dir: "./state".into(),
         xds_listen: Listen::Tcp(([127, 0, 0, 1], 18000).into()),
         admin_listen: Listen::Tcp(([127, 0, 0, 1], 18001).into()),
+        admin_hosts: Vec::new(),
         xds_tls: None,
         grace: Duration::from_secs(30),
         max_streams: 50_000,
@@ -241,6 +242,8 @@ fn values_of_every_shape_are_taken() {
     };
     assert_eq!(config.telemetry, telemetry);
 
+    let config = flags(&["--admin-host=Chancery.internal.", "--admin-host=admin"]);
+    assert_eq!(config.admin_hosts, ["chancery.internal", "admin"]);
     let config = flags(&["--admin-listen=unix:/run/chancery/admin.sock"]);
     assert_eq!(config.admin_listen, Listen::Unix("/run/chancery/admin.sock".into()));
 }

@@ -92,6 +92,18 @@ pub(super) fn prefix(given: &str) -> Result<String, String> {
     }
 }
 
+/// A name that a `Host` header may have, without its port.
+pub(super) fn host(given: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let name = given.strip_suffix('.').unwrap_or(given);
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(format!(
+            "found `{given}`, expected a name without a port, such as chancery.internal"
+        ));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
 /// An etcd endpoint. No error repeats the text, because a URL may contain a password.
 pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, String> {
     let written = if text.contains("://") {

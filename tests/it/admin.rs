@@ -82,6 +82,7 @@ impl Server {
         let fleet = Fleet::default();
         let admin = Admin {
             pending: PendingWrites::default(),
+            hosts: Arc::new(["chancery.internal".to_owned()]),
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
@@ -1268,4 +1269,37 @@ async fn it_stops_when_told_though_a_connection_is_open() {
     let stopped = tokio::time::timeout(Duration::from_secs(5), server.running).await;
     assert!(stopped.unwrap().unwrap().is_ok());
     drop(silent);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_reads_nothing_and_changes_nothing() {
+    let server = Server::start(&[]).await;
+    let url = format!("http://{}/api/v1/documents", server.address);
+    let answer = server
+        .client
+        .get(&url)
+        .header("host", "evil.example")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 421);
+    assert_eq!(answer.json::<Value>().await.unwrap()["code"], "foreign_host");
+    let route = format!("{url}/routes/a");
+    let put = server
+        .client
+        .put(&route)
+        .header("origin", "http://evil.example")
+        .body(r#"{ "match": "/a" }"#);
+    let answer = put.send().await.unwrap();
+    assert_eq!(answer.status(), 403);
+    assert_eq!(answer.json::<Value>().await.unwrap()["code"], "foreign_origin");
+    assert_eq!(server.store.list("/gateway/").await.unwrap().1.len(), 0);
+    let named = server
+        .client
+        .get(&url)
+        .header("host", "chancery.internal")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(named.status(), 200);
 }
