@@ -1,19 +1,19 @@
-//! Stage 7, one session per stream: from snapshots to responses, from requests to facts.
+//! Stage 7: the xDS port. One session per stream turns snapshots into responses and requests into facts.
 //!
 //! | room | in | out |
 //! |---|---|---|
-//! | `server` | connections, options | one task per connection, one per stream; sees to limits and to the end |
-//! | `service_table` | a path | the variant of the protocol and the type of the resources |
+//! | `server` | connections, options | one task per connection, one per stream; limits, drain |
+//! | `service_table` | a path | the protocol variant and the resource type |
 //! | `services` | requests beside xDS | health, reflection, load reports (LRS), client status (CSDS) |
-//! | `stream` | one stream, publishes | bytes written; who is woken, whose turn it is, who reads nothing |
+//! | `stream` | one stream, publishes | bytes written; wake-ups, turns, flow control |
 //! | `session` | a request, a snapshot, a moment | at most one response; pure: no I/O, no clock |
 //! | `http2` | bytes | frames, addresses; names nothing of ours |
-//! | `node` | a node of the wire | the node that rollout decides by |
-//! | `error` | | why a stream ends: codes and sentences |
+//! | `node` | the node of a request | the node that rollout decides by |
+//! | `error` | | gRPC codes and sentences that end a stream |
 //!
-//! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Nothing waits for an
-//! ACK except removals, and what newly names a cluster that is not warm (`session::warming`). No queue of responses is kept:
-//! a slow reader skips what it missed.
+//! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Nothing waits
+//! for an ACK except removals, and what newly names a cluster that is not warm (`session::warming`). No queue of
+//! responses is kept: a slow reader skips what it missed.
 
 pub mod server;
 

@@ -13,8 +13,8 @@ pub enum Error {
     /// No node, or one without an id, in the first request.
     #[error("node.id is empty in the first request of the stream, expected the id of the node")]
     NoNode,
-    /// The node became another.
-    #[error("node.id changed from {was:?} to {is:?} within a stream, expected it to stay")]
+    /// The node id changed.
+    #[error("node.id must not change within a stream: was {was:?}, now {is:?}")]
     NodeChanged {
         /// As it was.
         was: String,
@@ -22,14 +22,14 @@ pub enum Error {
         is: String,
     },
     /// No type URL where one is needed.
-    #[error("type_url is empty, expected the type of the resources that are asked for")]
+    #[error("type_url is empty, expected the type URL of the subscribed resources")]
     NoTypeUrl,
     /// Another type than that of the service.
     #[error("type_url is {found:?}, expected {expected:?} on this service")]
     WrongType {
-        /// What was asked for.
+        /// The type URL of the request.
         found: String,
-        /// What the service has.
+        /// The type URL of the service.
         expected: &'static str,
     },
     /// A name that no resource can have.
@@ -39,15 +39,15 @@ pub enum Error {
     #[error("the request does not decode: {0}")]
     Malformed(String),
     /// A compressed request; none was offered.
-    #[error("the request is compressed, expected none of the encodings")]
+    #[error("the request is compressed, expected an uncompressed one")]
     Compressed,
-    /// The client ended its side in the midst of one.
+    /// The client ended its side within a request.
     #[error("the stream ends {0} bytes into a request, expected the rest of it")]
     CutShort(usize),
     /// Larger than any request should be.
     #[error("the request has {0} bytes, expected {max} at most", max = limits::MAX_REQUEST)]
     TooLarge(usize),
-    /// More than anybody should say or ask for.
+    /// More entries than the limit.
     #[error("{has} {found} {unit}, expected {max} at most")]
     TooMuch {
         /// What has it: `the request has`.
@@ -59,7 +59,7 @@ pub enum Error {
         /// How much it may have.
         max: usize,
     },
-    /// Text of the node that is kept, and is too long.
+    /// A text of the node that is too long to be kept.
     #[error("{field} has {length} bytes, expected {max} at most", max = limits::NODE_TEXT_MAX)]
     NodeTextTooLong {
         /// `node.id`, for example.
@@ -67,8 +67,8 @@ pub enum Error {
         /// Its length in bytes.
         length: usize,
     },
-    /// The server has as many streams as it may.
-    #[error("the server has as many streams as it may have, try another")]
+    /// The stream limit is reached.
+    #[error("stream limit of this server reached (--max-streams); connect to another replica")]
     TooManyStreams,
 }
 
@@ -89,7 +89,7 @@ pub enum Code {
 }
 
 impl Error {
-    /// The status that a stream which failed like this ends with.
+    /// The gRPC code that the stream ends with.
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
@@ -109,8 +109,8 @@ impl fmt::Display for Code {
 
 /// What is encoded in `grpc-message`: all but the printable part of ASCII, and the sign that encodes.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
-/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client takes a
-/// few KiB of headers.
+/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client
+/// takes a few KiB of headers.
 const MESSAGE_MAX: usize = 1024;
 
 /// `grpc-status` and `grpc-message`.

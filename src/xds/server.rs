@@ -25,8 +25,8 @@ mod connection;
 mod service;
 mod sparse;
 
-/// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a thousand
-/// connects take two seconds.
+/// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a
+/// thousand connects take two seconds.
 const BACKLOG: i32 = 4096;
 /// The pause after an accept error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,9 +1,11 @@
 //! The protocol of one stream, without I/O.
 //!
-//! What enters: requests as bytes, the current snapshot, moments. What leaves: what a request meant ([`Outcome`]) and the
-//! next response, at most one at a time, made of what is owed at that moment. Level-triggered: there is no queue, a stream
-//! that could not be written to is brought to the newest state by one response a type. One type's state never affects
-//! another's, except that removals wait for what may refer to them.
+//! In: requests as bytes, the current snapshot, moments. Out: the meaning of a request ([`Outcome`]), and the next
+//! response, at most one at a time, built from what is owed at that moment.
+//!
+//! The session is level-triggered and keeps no queue: after a pause in writing, one response a type brings the client
+//! to the newest state. The types of a stream are independent, except that removals wait for the types that may refer
+//! to them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
@@ -16,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use self::idle::{Idle, IdleStep};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Nonce, Suspect, Variant};
-use crate::proto::wire::{Node as WireNode, Status};
+use crate::proto::wire::Node as WireNode;
 use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
 use crate::snapshot::blocks::{Blocks, Shape};
@@ -36,6 +38,7 @@ use crate::xds::session::warming::Back;
 use crate::xds::session::wire::delta;
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::Reported;
+use crate::xds::session::wire::request::Request;
 use crate::xds::session::wire::sotw;
 
 pub(in crate::xds) mod order;
@@ -52,23 +55,23 @@ mod prepare;
 mod spared;
 mod warming;
 
-/// A delta stream to which nothing was sent for so long gets one empty response, so that the client's reconnect delay
-/// starts anew and gRPC does not take the server for a dead one (GR-08).
+/// A delta stream without a response for this long gets one empty response. The response resets the reconnect delay of
+/// the client and shows gRPC that the server is alive (GR-08).
 const GREETING_AFTER: Duration = Duration::from_secs(1);
 
-/// How long health checks of new clusters explain that clusters are not answered.
+/// The longest time that health checks of new clusters may delay the ACK of clusters.
 const CHECKS_MAX: Duration = Duration::from_secs(100);
 
-/// What secrets there are for a client that may have none.
+/// The secrets of a client that may not have any.
 static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
 
-/// Of who has not asked for endpoints.
+/// The names of a client without a subscription to endpoints.
 static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
-/// Names that are remembered of what a client refused, at most.
+/// The most NACKed names that are kept for the client's next stream.
 const UNKNOWN_MAX: usize = 1000;
 
-/// What is the same for all streams, or is known when a stream opens.
+/// The settings that are known when a stream opens.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// SotW or delta.
@@ -77,22 +80,12 @@ pub struct Settings {
     pub service_type: Option<ResourceType>,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
-    /// Part of every nonce, so that those of another stream are not taken for this one's.
+    /// Part of every nonce: distinguishes nonces of this stream from those of another.
     pub salt: u32,
-    /// Where lists of names are shared.
+    /// Shares equal lists of names.
     pub interner: Arc<Interner>,
-    /// Whether secrets may go to this client; if not, they are as if they did not exist.
+    /// Whether secrets may be sent to this client. If not, no secret exists for it.
     pub secrets: bool,
-}
-
-/// A request, taken apart.
-#[derive(Debug, Default)]
-pub(in crate::xds) struct Request<'a> {
-    pub(in crate::xds) node: Bytes,
-    pub(in crate::xds) type_url: &'a str,
-    pub(in crate::xds) nonce: &'a str,
-    pub(in crate::xds) error_detail: Option<Status>,
-    pub(in crate::xds) lists: Lists,
 }
 
 /// The part of a request that the variants have each their own of.
@@ -102,20 +95,14 @@ pub(in crate::xds) enum Lists {
     Delta(delta::Edits),
 }
 
-impl Default for Lists {
-    fn default() -> Self {
-        Self::Delta(delta::Edits::default())
-    }
-}
-
-/// What a request meant.
+/// The meaning of a request.
 #[derive(Debug)]
 pub struct Outcome {
     /// The type; `None`: one that is not served.
     pub resource_type: Option<ResourceType>,
     /// Whether the subscription changed.
     pub resubscribed: bool,
-    /// The response that it answers.
+    /// The ACK or NACK in the request.
     pub acked: Option<Acked>,
 }
 
@@ -128,15 +115,15 @@ pub struct Acked {
     pub nonce: Nonce,
     /// Its number within the stream.
     pub sequence: u64,
-    /// When what the response carried was published; `None` when it carried more than a publish.
+    /// The time of the publish that the response carried. `None`: the response carried more than one publish.
     pub published_at: Option<SystemTime>,
     /// The trace of that publish; `None` where it is not traced.
     pub trace: Option<Trace>,
-    /// Which of the two.
+    /// ACK or NACK.
     pub ack: Ack,
 }
 
-/// What the client made of a response.
+/// The client's answer to a response.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ack {
     /// ACK.
@@ -145,11 +132,11 @@ pub enum Ack {
     Nack {
         /// The gRPC code.
         code: i32,
-        /// The client's words.
+        /// `error_detail.message`.
         message: String,
-        /// What it carried, the first few names.
+        /// The first few names of the response.
         names: Vec<Arc<str>>,
-        /// Who may be to blame, by resource.
+        /// The documents that may be the cause, by resource.
         suspects: Vec<Suspect>,
     },
 }
@@ -229,7 +216,7 @@ impl Session {
         }
     }
 
-    /// Who the client is; `None` before its first request.
+    /// The node of the client; `None` before its first request.
     #[must_use]
     pub fn node(&self) -> Option<&Arc<Node>> {
         self.node.as_ref()
@@ -241,7 +228,7 @@ impl Session {
         self.group.as_ref().map(|(_, group)| group)
     }
 
-    /// Whether it asks for everything of a type, and the names it asks for.
+    /// The subscription to a type: whether it has the wildcard, and its names.
     #[must_use]
     pub fn subscription(&self, resource_type: ResourceType) -> Option<(bool, &Names)> {
         let state = self.types[resource_type.index()].as_ref()?;
@@ -254,7 +241,8 @@ impl Session {
         !self.unserved.is_empty()
     }
 
-    /// Of endpoints only those of these names, in this group, can give it anything to say; `None`: any.
+    /// `Some((group, names))`: the stream is idle; an EDS change matters to it only in `group` and for one of `names`.
+    /// `None`: any publish may matter.
     #[must_use]
     pub fn endpoints_alone(&self) -> Option<(&Arc<str>, &Names)> {
         self.idle.as_ref().filter(|idle| idle.has_sent_all())?;
@@ -267,12 +255,12 @@ impl Session {
 
     // ---- facts ----
 
-    /// A type of which the first answer had nothing to say, because the client reported to have this version.
+    /// A type that needs no first response, because the client reported this version.
     pub fn confirmed(&mut self) -> Option<(ResourceType, SetVersion)> {
         self.confirmed.pop()
     }
 
-    /// What an operator should know of the client now.
+    /// The conditions of the client that an operator should know.
     #[must_use]
     pub fn conditions(&self) -> Conditions {
         if self.idle.is_some() {
@@ -290,20 +278,20 @@ impl Session {
         }
     }
 
-    /// The documents of the clusters that the client has not answered, the first few.
+    /// The first few documents of clusters without ACK or NACK.
     #[must_use]
     pub fn unacked_clusters(&self) -> Vec<DocumentKey> {
         let clusters = self.types[ResourceType::Cluster.index()].as_ref();
         clusters.map(|state| state.unacked_documents()).unwrap_or_default()
     }
 
-    /// The response with which a resource was refused, if it is.
+    /// The sequence of the response in which a resource is NACKed, if it is.
     #[must_use]
     pub fn nacked_in(&self, resource_type: ResourceType, name: &str) -> Option<u64> {
         self.types[resource_type.index()].as_ref()?.nacked_in(name)
     }
 
-    /// What the client may have or not, because it refused it: to be recalled by its next stream.
+    /// The resources of unknown state after a NACK, to be recalled by the client's next stream.
     #[must_use]
     pub fn unknown(&self) -> Vec<(ResourceType, Arc<str>)> {
         let states = self.types.iter().flatten();
@@ -316,12 +304,12 @@ impl Session {
         states.flat_map(|state| of(state)).take(UNKNOWN_MAX).collect()
     }
 
-    /// What the client's last stream left unknown (DX-21). Before the first response.
+    /// The resources of unknown state from the client's last stream (DX-21). Called before the first response.
     pub fn recall(&mut self, unknown: Vec<(ResourceType, Arc<str>)>) {
         self.recalled = unknown;
     }
 
-    /// Whether the client goes on about clusters. Gives whether an answer about them is still to come.
+    /// Check whether the client is stuck with a cluster. Gives whether a response with clusters is without ACK or NACK.
     fn check_stuck(&mut self, now: Instant) -> bool {
         let others = || {
             self.types
@@ -364,21 +352,26 @@ impl Session {
     }
 
     fn read(&mut self, bytes: &Bytes, now: Instant) -> Result<Outcome, Error> {
-        let request = match self.settings.variant {
+        let (request, lists) = match self.settings.variant {
             Variant::Sotw => {
                 let states = self.types.iter().flatten();
-                sotw::decode(bytes, states.filter_map(|state| state.subscription.long_run()))?
+                let known = states.filter_map(|state| state.subscription.long_run());
+                let (request, listed) = sotw::decode(bytes, known)?;
+                (request, Lists::Sotw(listed))
             }
-            Variant::Delta => delta::decode(bytes)?,
+            Variant::Delta => {
+                let (request, edits) = delta::decode(bytes)?;
+                (request, Lists::Delta(edits))
+            }
         };
         self.on_node(&request.node)?;
         if self.settings.variant == Variant::Delta && self.greeting_at.is_none() && self.sequence == 0 {
             self.greeting_at = Some(now + GREETING_AFTER);
         }
         match self.resource_type(request.type_url)? {
-            Some(resource_type) => self.on_typed(resource_type, request),
+            Some(resource_type) => self.on_typed(resource_type, &request, lists),
             None => {
-                self.on_unserved(request);
+                self.on_unserved(&request, &lists);
                 Ok(Outcome {
                     resource_type: None,
                     resubscribed: false,
@@ -434,8 +427,8 @@ impl Session {
         }
     }
 
-    fn on_unserved(&mut self, request: Request<'_>) {
-        if let Lists::Delta(edits) = &request.lists
+    fn on_unserved(&mut self, request: &Request<'_>, lists: &Lists) {
+        if let Lists::Delta(edits) = lists
             && let Some(names) = edits.unserved(!request.nonce.is_empty())
         {
             self.unserved.push_back(Unserved {
@@ -445,18 +438,23 @@ impl Session {
         }
     }
 
-    fn on_typed(&mut self, resource_type: ResourceType, mut request: Request<'_>) -> Result<Outcome, Error> {
+    fn on_typed(
+        &mut self,
+        resource_type: ResourceType,
+        request: &Request<'_>,
+        mut lists: Lists,
+    ) -> Result<Outcome, Error> {
         let first = self.types[resource_type.index()].is_none();
         let state = self.types[resource_type.index()].get_or_insert_with(|| Box::new(State::new(resource_type)));
         if first {
-            let reported = match &mut request.lists {
+            let reported = match &mut lists {
                 Lists::Sotw(listed) => listed.reported(),
                 Lists::Delta(edits) => edits.take_reported(),
             };
             self.reported |= !matches!(reported, Reported::Nothing);
             state.work.pending_mut().reported = reported;
         }
-        let asked = match &request.lists {
+        let asked = match &lists {
             Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
             Lists::Delta(edits) => {
                 edits.apply(&mut state.subscription, resource_type, first, &self.settings.interner)?
@@ -475,7 +473,7 @@ impl Session {
         let acked = if first {
             None
         } else {
-            self.on_ack_or_nack(resource_type, &request)
+            self.on_ack_or_nack(resource_type, request)
         };
         if first {
             self.lower_barriers(resource_type);
@@ -490,7 +488,7 @@ impl Session {
         })
     }
 
-    /// A SotW request that answers nothing repeats itself: the client waits for what was kept from it (SW-20).
+    /// A SotW request that is repeated without an ACK or NACK: the client waits for withheld resources (SW-20).
     fn ask_again(&mut self, resource_type: ResourceType) {
         if let Some(state) = self.types[resource_type.index()].as_mut() {
             state.ask_again();
@@ -547,7 +545,7 @@ impl Session {
 
     // ---- responses ----
 
-    /// The next response that is owed, or `None`: the client has what it should have, or must wait for itself.
+    /// The next owed response. `None`: the client is up to date, or the session waits for its answers.
     pub fn next_response(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
         self.back.begin();
         if snapshot.generation == 0 {
@@ -610,7 +608,7 @@ impl Session {
             .min()
     }
 
-    /// Which group the node belongs to, again when the rules or the node changed.
+    /// Select the group of the node again if the rules or the node changed.
     fn regroup(&mut self, snapshot: &Snapshot) -> Option<()> {
         let node = self.node.as_ref()?;
         let known = self
@@ -624,7 +622,7 @@ impl Session {
         Some(())
     }
 
-    /// What the client should have of a type.
+    /// The resource set of a type that the client should have.
     fn target<'a>(&self, resource_type: ResourceType, group: &'a GroupSnapshot) -> &'a Arc<ResourceSet> {
         if resource_type == ResourceType::Secret && !self.settings.secrets {
             &NO_SECRETS
@@ -795,7 +793,7 @@ impl Session {
         }
     }
 
-    /// The one empty response of a delta stream that has all it asked for (GR-08).
+    /// The one empty response of a delta stream that is owed nothing (GR-08).
     fn greeting(&mut self, now: Instant) -> Option<Response> {
         if self.greeting_at.is_none_or(|at| now < at) {
             return None;
@@ -823,7 +821,7 @@ impl Session {
 
     // ---- removals that wait ----
 
-    /// Everything owed was sent: each removal that waits learns which answers it waits for. Whether any did.
+    /// Every owed response was sent: set the barriers of the held removals. Gives whether any were set.
     fn raise_barriers(&mut self) -> bool {
         let mut raised = false;
         for resource_type in ResourceType::ALL {
@@ -857,7 +855,7 @@ impl Session {
         raised
     }
 
-    /// A type is asked for the first time: removals that wait for what may refer to them wait for it, too.
+    /// The first subscription to a type: held removals of the types it may refer to wait for it too.
     fn lower_barriers(&mut self, referrer: ResourceType) {
         for state in self.types.iter_mut().flatten() {
             if order::referrers(state.resource_type).contains(&referrer) {
@@ -866,8 +864,8 @@ impl Session {
         }
     }
 
-    /// A type is told from this snapshot and may refer to what is there again. Should that go once more before it is told
-    /// itself, the answer to what was just told is awaited, too.
+    /// A type is told from this snapshot and may refer to what is there again. Should that go once more before it is
+    /// told itself, the answer to what was just told is awaited, too.
     fn keep_what_is_back(&mut self, referrer: ResourceType, group: &GroupSnapshot) {
         for state in self.types.iter_mut().flatten() {
             if order::referrers(state.resource_type).contains(&referrer) {
@@ -876,7 +874,7 @@ impl Session {
         }
     }
 
-    /// Removals whose wait is over are owed. Gives whether there are any.
+    /// Release the held removals whose barriers have passed. Gives whether there are any.
     fn release_holds(&mut self, now: Instant) -> bool {
         let mut released = false;
         for index in 0..self.types.len() {
@@ -892,8 +890,8 @@ impl Session {
         released
     }
 
-    /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change that
-    /// waits for clusters, a second step.
+    /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change
+    /// that waits for clusters, a second step.
     fn referrers_wait(&self, resource_type: ResourceType) -> bool {
         let waits = |state: &State| {
             let work = state.work.pending();

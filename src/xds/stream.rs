@@ -234,8 +234,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the next response may be built now. A response to a subscription waits for a turn, an update does not. There
-    /// are no turns before the first publish.
+    /// Whether the next response may be built now. A response to a subscription waits for a turn, an update does not.
+    /// There are no turns before the first publish.
     fn has_turn(&mut self, context: &Context<'_>, turn: &mut Option<Turn>) -> bool {
         if !self.asked {
             if self.arrived.is_none() {

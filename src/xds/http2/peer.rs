@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, as far as that decides what may go there.
 //!
-//! Secrets go where nobody can listen or pretend: to a client whose certificate was verified, over a Unix socket, to this
-//! machine itself. Elsewhere they are as if they did not exist, unless the operator said otherwise.
+//! Secrets go where nobody can listen or pretend: to a client whose certificate was verified, over a Unix socket, to
+//! this machine itself. Elsewhere they are as if they did not exist, unless the operator said otherwise.
 
 use std::net::SocketAddr;
 

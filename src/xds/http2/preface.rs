@@ -1,8 +1,8 @@
 //! The first bytes of a connection: whether who connects speaks HTTP/2 at all.
 //!
-//! HTTP/2 begins with 24 bytes that are always the same. They are read here, so that there is a deadline for them, and so
-//! that who speaks something else is told in its own words what this port is. What is handed on reads as if nothing of it
-//! had been read.
+//! HTTP/2 begins with 24 bytes that are always the same. They are read here, so that there is a deadline for them, and
+//! so that who speaks something else is told in its own words what this port is. What is handed on reads as if nothing
+//! of it had been read.
 
 use std::io;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0, 2, 2, 40];
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\n\
     content-length: 88\r\nconnection: close\r\n\r\n\
     This is an xDS port: it speaks gRPC, over HTTP/2. The admin API has a port of its own.\r\n";
-/// How long an answer may take to be read, and how much is read of what the client still says: a socket that is closed with
-/// something unread takes the answer with it.
+/// How long an answer may take to be read, and how much is read of what the client still says: a socket that is closed
+/// with something unread takes the answer with it.
 const FAREWELL: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
 /// What else a client may begin with.

@@ -1,10 +1,10 @@
 //! Large DATA frames, cut into smaller ones before HTTP/2 reads them.
 //!
-//! h2 reads a frame into one buffer, which starts with 8 KiB, grows to the largest frame that ever came, and stays so for the
-//! life of the connection; no setting bounds it below the 16 KiB that a client may send (RFC 9113, section 4.2). A first
-//! request with a thousand names is such a frame, and ten thousand connections keep the room for it. Where one DATA frame
-//! ends and the next begins means nothing to what they carry (section 6.1), so a large one is handed on as several. Every
-//! other frame goes through as it is. Pure: bytes in, bytes out.
+//! h2 reads a frame into one buffer, which starts with 8 KiB, grows to the largest frame that ever came, and stays so
+//! for the life of the connection; no setting bounds it below the 16 KiB that a client may send (RFC 9113, section
+//! 4.2). A first request with a thousand names is such a frame, and ten thousand connections keep the room for it.
+//! Where one DATA frame ends and the next begins means nothing to what they carry (section 6.1), so a large one is
+//! handed on as several. Every other frame goes through as it is. Pure: bytes in, bytes out.
 
 use tokio::io::ReadBuf;
 
@@ -12,8 +12,8 @@ use tokio::io::ReadBuf;
 const HEADER: usize = 9;
 /// The payload of a piece, in bytes. Less than half of h2's first buffer, so that the next always fits beside it.
 const PIECE: usize = 4000;
-/// After so many pieces who takes them should have a turn: each that is not taken keeps a buffer of h2's, and the room that
-/// h2 has for them, and for the head of a request, doubles after four.
+/// After so many pieces who takes them should have a turn: each that is not taken keeps a buffer of h2's, and the room
+/// that h2 has for them, and for the head of a request, doubles after four.
 const PIECES: usize = 3;
 /// The type of the frame, and its flags: the stream ends with it; it has padding, which counts and cannot be cut.
 const DATA: u8 = 0;
@@ -69,8 +69,8 @@ impl Reframe {
         input.len() - unread.len()
     }
 
-    /// Whether the reader should pause before it reads on: a large request is on its way, and what came of it waits to be
-    /// taken.
+    /// Whether the reader should pause before it reads on: a large request is on its way, and what came of it waits to
+    /// be taken.
     pub(in crate::xds) fn pauses(&mut self) -> bool {
         let pauses = self.rest > 0 && self.pieces >= PIECES;
         if pauses {

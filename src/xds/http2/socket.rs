@@ -1,8 +1,8 @@
 //! What HTTP/2 reads from and writes to.
 //!
-//! Two things that h2 does cost more than they need to, and no setting of it reaches them. It reads each frame into a buffer
-//! that grows to the largest and stays so: large DATA frames come to it in pieces (`reframe`). And it sends each frame by
-//! itself, of 16 KiB at most: what it writes within one poll is gathered here, and sent when the poll is over
+//! Two things that h2 does cost more than they need to, and no setting of it reaches them. It reads each frame into a
+//! buffer that grows to the largest and stays so: large DATA frames come to it in pieces (`reframe`). And it sends each
+//! frame by itself, of 16 KiB at most: what it writes within one poll is gathered here, and sent when the poll is over
 //! ([`Socket::poll_send`]), mostly by one system call.
 
 use std::cell::RefCell;

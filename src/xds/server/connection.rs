@@ -1,4 +1,5 @@
-//! Serves one connection: TLS handshake, HTTP/2 preface, then HTTP/2 until the client or the server ends the connection.
+//! Serves one connection: TLS handshake, HTTP/2 preface, then HTTP/2 until the client or the server ends the
+//! connection.
 //!
 //! The type of the transport is a parameter, so a plain TCP connection takes no room for TLS state.
 
@@ -31,8 +32,8 @@ use crate::xds::stream::wake::{SideFuture, TaskWaker};
 
 /// Envoy's per-type services open a stream a cluster (GR-05).
 const STREAMS_A_CONNECTION: u32 = 100_000;
-/// How often a client is asked whether it is there, and how long it may take to answer: Envoy's main thread can be busy for
-/// seconds with a large CDS (GR-01).
+/// How often a client is asked whether it is there, and how long it may take to answer: Envoy's main thread can be busy
+/// for seconds with a large CDS (GR-01).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// The time for the TLS handshake and the HTTP/2 preface together.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -40,8 +41,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const WINDOWS: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
 /// Headers of a request, in bytes: names, values and 32 for each. xDS clients send a few hundred.
 const HEADERS_MAX: u32 = 16 * 1024;
-/// Bounds of reset streams, beyond which the connection ends: streams that the client reset before they were accepted, and
-/// streams that the server reset because of the client's errors.
+/// Bounds of reset streams, beyond which the connection ends: streams that the client reset before they were accepted,
+/// and streams that the server reset because of the client's errors.
 const RESETS_MAX: (usize, usize) = (20, 1024);
 
 /// An accepted socket.
@@ -287,8 +288,8 @@ async fn silence(pings: Option<PingPong>) {
 }
 
 impl ServerState {
-    /// Resolves when the server ends a connection: because it drains, because the connection reaches its age, because the
-    /// server stops, or because the client is gone.
+    /// Resolves when the server ends a connection: because it drains, because the connection reaches its age, because
+    /// the server stops, or because the client is gone.
     async fn end(self: Arc<Self>, pings: Option<PingPong>) -> End {
         let age = self
             .options

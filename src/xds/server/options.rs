@@ -33,7 +33,8 @@ impl fmt::Display for Listen {
 pub struct Options {
     /// The address.
     pub listen: Listen,
-    /// Further connections are closed at once. Default: the limit on open files, less those that the rest of the server needs.
+    /// Further connections are closed at once. Default: the limit on open files, less those that the rest of the server
+    /// needs.
     pub max_connections: usize,
     /// Further streams end with UNAVAILABLE before a request is read. Default 50,000.
     pub max_streams: usize,

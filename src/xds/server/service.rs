@@ -1,7 +1,7 @@
 //! Routes each request of the port to its service, and holds the state that all connections share.
 //!
-//! xDS streams are served by [`crate::xds::stream`]. Every other request (health, reflection, unknown paths) goes to the
-//! routes of tonic. [`crate::xds::service_table`] lists the xDS services, one line a type.
+//! xDS streams are served by [`crate::xds::stream`]. Every other request (health, reflection, unknown paths) goes to
+//! the routes of tonic. [`crate::xds::service_table`] lists the xDS services, one line a type.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +46,8 @@ pub(in crate::xds) struct ServerState {
     /// Built at the first request: reflection reads megabytes of descriptors.
     services: OnceCell<Routes>,
     watchdog: Arc<Watchdog>,
-    /// Counts the streams of the small services apart, so that these are served when the limit of xDS streams is reached.
+    /// Counts the streams of the small services apart, so that these are served when the limit of xDS streams is
+    /// reached.
     services_watchdog: Arc<Watchdog>,
     gate: Arc<Gate>,
     interests: Arc<Interests>,
@@ -207,8 +208,8 @@ impl ServerState {
         }
     }
 
-    /// Resolves when a stream is to end: once its connection is `ending`, at a random moment within two thirds of the grace,
-    /// so that proxies do not reconnect all at once.
+    /// Resolves when a stream is to end: once its connection is `ending`, at a random moment within two thirds of the
+    /// grace, so that proxies do not reconnect all at once.
     fn turn(&self, ending: CancellationToken) -> Ending {
         let spread = self.options.grace * 2 / 3;
         Box::pin(async move {

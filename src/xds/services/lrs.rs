@@ -1,8 +1,8 @@
 //! Load reports (LRS): proxies report the number of requests to each cluster, [`crate::fleet`] adds them up.
 //!
 //! The response to the first request lists the clusters to report and the interval. Every later request is a report. A
-//! client with `envoy.lrs.supports_send_all_clusters` reports all clusters. Other clients get the names of their group's
-//! clusters, and a new response when these names change.
+//! client with `envoy.lrs.supports_send_all_clusters` reports all clusters. Other clients get the names of their
+//! group's clusters, and a new response when these names change.
 
 use std::pin::Pin;
 use std::sync::Arc;

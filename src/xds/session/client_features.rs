@@ -1,9 +1,10 @@
-//! What a client understands beyond the least, as its node says.
+//! The optional features of a client, from its node.
 //!
 //! `resource_errors` go to gRPC libraries alone: Envoy ignores them, and an Envoy that asks for a name that does not exist
-//! must hear nothing (docs/xds-rules.md SW-13, SW-16). They are also the ones that drop a stream whose message is larger than
-//! 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client says that it takes
-//! wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing else that a bare Any does not.
+//! must hear nothing (docs/xds-rules.md SW-13, SW-16). They are also the ones that drop a stream whose message is
+//! larger than 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client
+//! says that it takes wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing
+//! else that a bare Any does not.
 
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use crate::rollout::Node;
 
 /// The feature's two spellings: of the clients, and of the protocol's text.
 const WRAPPERS: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw"];
-/// What a response to a gRPC library should have at most, in bytes, where it may be told in parts: less than the 3 MB from
-/// which on a warning is due.
+/// What a response to a gRPC library should have at most, in bytes, where it may be told in parts: less than the 3 MB
+/// from which on a warning is due.
 const RESPONSE_MAX: usize = 2_900_000;
 
 /// `google.rpc.Code.NOT_FOUND`.

@@ -2,8 +2,8 @@
 //!
 //! Envoy applies the resources of these responses one by one. So they go in the order of the [`Transition`], and where
 //! members exchange in a circle, in two steps: the set without the parked members, and after its answer (or
-//! [`STEP_MAX`]) the set itself. Of these types a NACK leaves resources behind that may be accepted once another one has
-//! moved, so over delta each change sends the refused ones again. Pure.
+//! [`STEP_MAX`]) the set itself. Of these types a NACK leaves resources behind that may be accepted once another one
+//! has moved, so over delta each change sends the refused ones again. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

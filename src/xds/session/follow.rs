@@ -1,10 +1,13 @@
-//! What follows a resource unasked, because Envoy waits for it and does not say so.
+//! Pushes referenced resources without a request, because Envoy waits for them without subscribing.
 //!
-//! Envoy knows a name by its source: a reference by another `ConfigSource` than those it has is a subscription that waits, and
-//! nothing is asked, since the name is asked for already (docs/xds-rules.md F-06). References by the common source wait for
-//! nothing where all others are by that, too, which is so of everything compiled. So what follows is what is referred to by
-//! a source of its own, what is referred to by the common source after some other was told, and, where it is not known what
-//! the client has, both.
+//! Envoy keeps one subscription for each name and `ConfigSource`. If a name is subscribed already, a reference through
+//! another source waits, but Envoy sends no request for it (docs/xds-rules.md F-06). Push, without a request:
+//!
+//! 1. every reference through a `ConfigSource` of its own;
+//! 2. a reference through the common source, if the name was sent earlier through another;
+//! 3. both, if the client reconnected and its sources are unknown.
+//!
+//! Compiled resources use the common source only, so nothing is pushed for their references.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,12 +18,12 @@ use crate::snapshot::GroupSnapshot;
 use crate::xds::session::state::Changed;
 use crate::xds::session::state::content::Content;
 
-/// By what sources the client knows what others refer to.
+/// The sources through which the client knows referenced names.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// What the client was told of by a source that is not the common one, ever.
+    /// Names that were ever sent through a source other than the common one.
     own: BTreeSet<(ResourceType, Arc<str>)>,
-    /// What follows once its type is asked for, because the client says that it has it already.
+    /// Names to push once their type is subscribed.
     early: BTreeSet<(ResourceType, Arc<str>)>,
 }
 
@@ -35,7 +38,7 @@ impl Sources {
             .extend(own.map(|reference| (reference.resource_type, Arc::clone(&reference.name))));
     }
 
-    /// The client is told of this: whether it may wait for what is referred to.
+    /// The reference is sent. Gives whether the client may wait for its target.
     fn is_awaited(&mut self, reference: &Reference, returning: bool) -> bool {
         let key = (reference.resource_type, Arc::clone(&reference.name));
         match reference.source {
@@ -47,7 +50,7 @@ impl Sources {
         }
     }
 
-    /// The type is asked for the first time: what of it follows.
+    /// The first subscription to a type: take the names to push.
     pub(super) fn take_early(&mut self, of: ResourceType) -> impl Iterator<Item = Arc<str>> {
         self.early
             .extract_if(.., move |(resource_type, _)| *resource_type == of)
@@ -56,9 +59,9 @@ impl Sources {
 }
 
 impl Session {
-    /// A response is on its way: what Envoy waits for after each resource that is new or changed follows in the same flush,
-    /// where its type was asked for: a cluster's endpoints (AD-03), a listener's routes, a cluster's or listener's secrets
-    /// and extension configs (AD-05, AD-11), a route configuration's virtual hosts (DX-30).
+    /// A response is on its way: what Envoy waits for after each resource that is new or changed follows in the same
+    /// flush, where its type was asked for: a cluster's endpoints (AD-03), a listener's routes, a cluster's or
+    /// listener's secrets and extension configs (AD-05, AD-11), a route configuration's virtual hosts (DX-30).
     /// `returning`: it is the first of its type to a client that had the type from another stream.
     pub(super) fn warm(&mut self, content: &Content, changed: &Changed, returning: bool) {
         let changed: Box<dyn Iterator<Item = &Arc<Resource>>> = match changed {
@@ -86,7 +89,8 @@ impl Session {
         }
     }
 
-    /// Route configurations with `vhds` that the client has: their virtual hosts are asked for, though no request says so.
+    /// Route configurations with `vhds` that the client has: their virtual hosts are asked for, though no request says
+    /// so.
     pub(super) fn follow_route_configs(&mut self, group: &GroupSnapshot) {
         let hosts = self.types[ResourceType::VirtualHost.index()].as_ref();
         let Some(state) = hosts.filter(|state| state.is_by_route_config()) else {
@@ -106,7 +110,8 @@ impl Session {
         };
         let has: Vec<_> = match routes {
             Some(routes) => routes.subscription.named(set),
-            // Alone on its service it may be about any of them; the client takes what it has the route configuration of.
+            // Alone on its service it may be about any of them; the client takes what it has the route configuration
+            // of.
             None if self.settings.service_type.is_some() => set.iter().collect(),
             None => Vec::new(),
         };

@@ -1,8 +1,8 @@
-//! A stream at rest: it is owed nothing and waits for nothing but ACKs, so only what changes since then concerns it.
+//! An idle stream: no response is owed, and the stream waits for nothing but ACKs.
 //!
-//! Most streams are at rest most of the time. One at rest that hears of a publish compares ten pointers (the sets of then
-//! and of now) and looks at the types that differ; the ACK of what it was sent takes nothing more. Whatever else happens
-//! ends the rest, and the next response is looked for among all types ([`Session::next_response`]).
+//! Most streams are idle most of the time. At a publish an idle stream compares ten pointers (the sets of the two
+//! snapshots) and steps only the types that differ. An ACK keeps the stream idle. Any other event makes the stream
+//! active, and the next response is searched among all types ([`Session::next_response`]).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,10 +11,10 @@ use super::{Response, Session};
 use crate::resource::ResourceType;
 use crate::snapshot::{GroupSnapshot, Snapshot};
 
-/// Since when a stream is at idle.
+/// The state of an idle stream.
 #[derive(Debug)]
 pub(super) struct Idle {
-    /// What it has, where no type is due.
+    /// The group snapshot that the client was brought to, except for the types in `due`.
     group: Arc<GroupSnapshot>,
     due: Types,
     /// Clusters were not answered when last looked at: that it may be stuck is all that it waits for.
@@ -63,16 +63,16 @@ impl Types {
     }
 }
 
-/// What a stream at rest has to say.
+/// The step of an idle stream.
 pub(super) enum IdleStep {
-    /// This, or nothing. It may be at rest still.
+    /// Sends this response, or none. The stream may still be idle.
     Sends(Option<Response>),
-    /// It is at rest no longer: everything must be looked at.
+    /// The stream is active: every type must be checked.
     Active,
 }
 
 impl Session {
-    /// The next response of a stream that was at idle.
+    /// The next response of an idle stream.
     pub(super) fn step_idle(
         &mut self,
         idle: Idle,
@@ -119,7 +119,7 @@ impl Session {
         IdleStep::Sends(None)
     }
 
-    /// Everything was looked at, and nothing is owed.
+    /// Every type was checked, and no response is owed.
     pub(super) fn enter_idle(&mut self, group: &Arc<GroupSnapshot>, clusters_unacked: bool) {
         let is_idle = self.greeting_at.is_none()
             && self.recalled.is_empty()

@@ -1,4 +1,4 @@
-//! What a client refused: what is known of it after a NACK, which documents may be the cause, and when a client is stuck.
+//! NACKs: the resources of unknown state, the documents that may be the cause, and clients that are stuck.
 
 pub(in crate::xds) mod nacks;
 pub(in crate::xds) mod stuck;

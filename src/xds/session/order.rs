@@ -1,8 +1,9 @@
-//! Make before break: what waits for what.
+//! Make before break: the order of types, and the removals that wait.
 //!
-//! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`], what is referred to before what refers to
-//! it, in one flush. Removals do: a cluster that is gone stays with the proxy (SotW: in its set; delta: not removed) until
-//! the proxy acknowledged everything that no longer refers to it. A [`HeldRemoval`] is a removal that waits. Pure.
+//! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`],
+//! what is referred to before what refers to it, in one flush. Removals do: a cluster that is gone stays with the proxy
+//! (SotW: in its set; delta: not removed) until the proxy acknowledged everything that no longer refers to it. A
+//! [`HeldRemoval`] is a removal that waits. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ pub(in crate::xds) struct Barrier {
     pub(in crate::xds) sent_at: Instant,
 }
 
-/// Resources that are gone and that the proxy still has.
+/// Removed resources that the proxy still has.
 #[derive(Debug)]
 pub(in crate::xds) struct HeldRemoval {
     pub(in crate::xds) resources: Vec<Arc<Resource>>,
@@ -52,14 +53,15 @@ pub(in crate::xds) struct HeldRemoval {
     pub(in crate::xds) barriers: Option<Vec<Barrier>>,
 }
 
-/// How a referring type stands to a barrier.
+/// The state of a referring type against a barrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::xds) enum BarrierState {
     /// Acknowledged: nothing refused stands.
     Passed,
-    /// Refused, and nothing later about the same was acknowledged.
+    /// NACKed, and no later response with the same resources was ACKed.
     Nacked,
-    /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came after.
+    /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came
+    /// after.
     Silent(Option<Instant>),
 }
 
@@ -71,7 +73,7 @@ impl Barrier {
 }
 
 impl HeldRemoval {
-    /// Whether the removal may be told now.
+    /// Whether the removal may be sent now.
     pub(in crate::xds) fn is_over(&self, now: Instant, state_of: impl Fn(&Barrier) -> BarrierState) -> bool {
         self.barriers.as_ref().is_some_and(|barriers| {
             barriers.iter().all(|barrier| match state_of(barrier) {
@@ -82,7 +84,7 @@ impl HeldRemoval {
         })
     }
 
-    /// Whether it waits because something was refused.
+    /// Whether the removal waits because of a NACK.
     pub(in crate::xds) fn is_nacked(&self, state_of: impl Fn(&Barrier) -> BarrierState) -> bool {
         self.barriers
             .iter()
@@ -90,7 +92,7 @@ impl HeldRemoval {
             .any(|barrier| state_of(barrier) == BarrierState::Nacked)
     }
 
-    /// When it would be over, were there no answer.
+    /// When the wait is over without a further ACK or NACK.
     pub(in crate::xds) fn deadline(&self, state_of: impl Fn(&Barrier) -> BarrierState) -> Option<Instant> {
         let mut latest = None;
         for barrier in self.barriers.as_ref()? {

@@ -1,10 +1,10 @@
 //! Clusters that a gRPC client gets to know before a route moves there.
 //!
 //! A client without a proxy subscribes to a cluster when a route names it. grpc-go sends calls by the new routes before
-//! its balancer knows the cluster: until then calls fail with "unknown cluster selected for RPC" (docs/proxyless-grpc.md).
-//! So a RouteConfiguration that names a cluster which the client does not subscribe to comes in two steps: the old one
-//! with a route that no call matches and that names the cluster, and the new one, when the client has answered the
-//! cluster and its endpoints, or after [`PREPARE_MAX`]. Pure.
+//! its balancer knows the cluster: until then calls fail with "unknown cluster selected for RPC"
+//! (docs/proxyless-grpc.md). So a RouteConfiguration that names a cluster which the client does not subscribe to comes
+//! in two steps: the old one with a route that no call matches and that names the cluster, and the new one, when the
+//! client has answered the cluster and its endpoints, or after [`PREPARE_MAX`]. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

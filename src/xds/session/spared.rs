@@ -1,16 +1,16 @@
 //! Waits of clusters that a client is spared, because they take too long.
 //!
-//! Envoy withholds every ACK of clusters while one of them warms, and a new Envoy asks for listeners only when all of them
-//! are warm (docs/xds-rules.md F-02, F-04). A name server or a host that is silent would so hold up what has nothing to do
-//! with it. Two bounds, after which clusters are sent again in their no-wait form ([`no_wait`]):
+//! Envoy withholds every ACK of clusters while one of them warms, and a new Envoy asks for listeners only when all of
+//! them are warm (docs/xds-rules.md F-02, F-04). A name server or a host that is silent would so hold up what has
+//! nothing to do with it. Two bounds, after which clusters are sent again in their no-wait form ([`no_wait`]):
 //!
 //! | client | bound | clusters |
 //! |---|---|---|
 //! | running: no ACK of clusters | [`SLOW_AFTER`] | new and changed clusters of that response that wait for names |
 //! | starting: no request for listeners | [`START_MAX`] | all that wait for names or for health checks |
 //!
-//! A cluster that waits for names stays in its no-wait form until it changes. Health checks come back when the client has
-//! its listeners: Envoy then uses the cluster without checks until the first check is done. Pure.
+//! A cluster that waits for names stays in its no-wait form until it changes. Health checks come back when the client
+//! has its listeners: Envoy then uses the cluster without checks until the first check is done. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

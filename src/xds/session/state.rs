@@ -1,9 +1,9 @@
-//! One type of one stream: what it asked for, what it was brought to, what is owed.
+//! The state of one type of one stream: subscription, sent set, owed responses.
 //!
 //! What the client has is the set it was last brought to (shared with everyone who stands there), restricted to what it
-//! asked for, with short lists of exceptions: in `work` what is owed (asked for, not yet answered) and held (gone, not yet
-//! removed), and `nacks`. What is to be sent is the shared difference between that set and the current one, and what is
-//! owed. Pure.
+//! asked for, with short lists of exceptions: in `work` what is owed (asked for, not yet answered) and held (gone, not
+//! yet removed), and `nacks`. What is to be sent is the shared difference between that set and the current one, and
+//! what is owed. Pure.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ mod ttl;
 
 use pending::{Owed, Pending, PendingWork};
 
-/// A response that has no answer yet.
+/// A response without ACK or NACK.
 #[derive(Debug)]
 pub(in crate::xds) struct Unacked {
     pub(in crate::xds) sequence: u64,
@@ -90,7 +90,7 @@ pub(in crate::xds) struct Target<'a> {
 pub(in crate::xds) struct State {
     pub(in crate::xds) resource_type: ResourceType,
     pub(in crate::xds) subscription: Subscription,
-    /// What it is owed, and what waits.
+    /// Owed responses and waits; allocated only while there are any.
     pub(in crate::xds) work: Pending,
     /// The set the client was brought to; `None`: it was not answered yet.
     base: Option<Arc<ResourceSet>>,
@@ -101,8 +101,8 @@ pub(in crate::xds) struct State {
     base_subscription: Subscription,
     /// Beside it: endpoints that followed their cluster before they were asked for.
     pushed: BTreeSet<Arc<str>>,
-    /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that of
-    /// a client which had it before.
+    /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that
+    /// of a client which had it before.
     by_route_config: bool,
     /// Sum over the named resources, and whether it must be counted anew.
     named: SetVersion,
@@ -181,7 +181,7 @@ impl State {
         self.retract();
     }
 
-    /// Removals that are owed and not told wait anew: something that may refer to the type was asked for, or was refused.
+    /// Put removals that are due but not sent back on hold, because a referring type was just subscribed or NACKed.
     pub(in crate::xds) fn retract(&mut self) {
         if !self.work.pending().released.is_empty() {
             let resources = self.work.take(|work| &mut work.released);
@@ -192,12 +192,13 @@ impl State {
         }
     }
 
-    /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better one.
+    /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better
+    /// one.
     pub(in crate::xds) fn has_removals_to_raise(&self) -> bool {
         self.settled && self.work.pending().holds.iter().any(|hold| hold.barriers.is_none())
     }
 
-    /// Everything owed was sent: each removal that waits learns which answers it waits for.
+    /// Every owed response was sent: set the barriers of the held removals.
     pub(in crate::xds) fn raise(&mut self, barriers: &[Barrier]) {
         for hold in self
             .work
@@ -210,7 +211,7 @@ impl State {
         }
     }
 
-    /// What waits to be removed and is there again waits anew, unless it is told first.
+    /// A held removal of a resource that exists again gets new barriers, unless the resource is sent first.
     pub(in crate::xds) fn keep_what_is_back(&mut self, set: &ResourceSet) {
         let Some(PendingWork { holds, released, .. }) = self.work.some() else {
             return;
@@ -245,7 +246,7 @@ impl State {
         }
     }
 
-    /// Nothing is owed, and nothing waits, that is asked for no longer.
+    /// Drop pending work for resources that are no longer subscribed.
     fn forget_unasked(&mut self) {
         let Self {
             subscription,
@@ -286,7 +287,7 @@ impl State {
         }
     }
 
-    /// Whether the client was sent all that it is owed, and has answered.
+    /// Whether every owed response was sent and has an ACK or NACK.
     pub(in crate::xds) fn is_answered(&self) -> bool {
         let work = self.work.pending();
         let sent_all = work.owed.is_empty() && work.warming.is_empty();
@@ -332,7 +333,7 @@ impl State {
         self.by_route_config
     }
 
-    /// What was kept from the client is asked for.
+    /// The client asks for withheld resources.
     pub(in crate::xds) fn ask_again(&mut self) {
         let Self { subscription, work, .. } = self;
         let Some(PendingWork {
@@ -367,8 +368,8 @@ impl State {
 
     // ---- what others wait for ----
 
-    /// For a type that others name: what was sent of it and is not answered. Where all is answered the two sets may differ
-    /// still, in what was gone for a while and not removed.
+    /// For a type that others name: what was sent of it and is not answered. Where all is answered the two sets may
+    /// differ still, in what was gone for a while and not removed.
     /// `resolving`: clusters that count as not answered, whatever the client says. `endpoints`: what there is of these.
     pub(in crate::xds) fn unwarm(
         &self,

@@ -1,4 +1,4 @@
-//! What a stream asked for, for one type: one model for SotW and delta.
+//! The subscription of a stream to one type: one model for SotW and delta.
 //!
 //! What enters: the name lists of requests. What leaves: whether a resource is covered, and what became owed by the
 //! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (docs/xds-rules.md

@@ -1,16 +1,18 @@
-//! What refers to a new cluster waits until the client has warmed it.
+//! Changes that name a new cluster wait until the client has warmed that cluster.
 //!
 //! Envoy answers 503 for a cluster that is still warming (its hosts are resolved, or checked for the first time), and
-//! withholds the ACK of the CDS response that brought it until nothing warms any more (docs/xds-rules.md F-04). So that ACK says when
-//! traffic may be sent there. A changed resource that names a cluster which it did not name before is kept back until
-//! the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster whose ACK never comes
-//! holds up nobody for longer, and nothing a second time (`spared`). Nothing else waits: not what was asked for, not what needs no new cluster, not endpoints.
+//! withholds the ACK of the CDS response that brought it until nothing warms any more (docs/xds-rules.md F-04). So that
+//! ACK says when traffic may be sent there. A changed resource that names a cluster which it did not name before is
+//! kept back until the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster
+//! whose ACK never comes holds up nobody for longer, and nothing a second time (`spared`). Nothing else waits: not what
+//! was asked for, not what needs no new cluster, not endpoints.
 //!
-//! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and keeps
-//! them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never had. What
-//! such a client loses with its first answer it loses at once (docs/xds-rules.md DX-13), so new routes must not wait then. What
-//! a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told: it does not wait. And
-//! who comes back without asking for clusters (F-07) is answered, since nothing says whether it ever will ask. Pure.
+//! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and
+//! keeps them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never
+//! had. What such a client loses with its first answer it loses at once (docs/xds-rules.md DX-13), so new routes must
+//! not wait then. What a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told:
+//! it does not wait. And who comes back without asking for clusters (F-07) is answered, since nothing says whether it
+//! ever will ask. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,13 +34,13 @@ pub(in crate::xds) struct Unwarm {
     pub(in crate::xds) sent: Arc<ResourceSet>,
     pub(in crate::xds) answered: Arc<ResourceSet>,
     pub(in crate::xds) subscription: Subscription,
-    /// What had been sent [`WARM_MAX`] ago and has no answer: a cluster that used up its wait is not waited for again until
-    /// it is answered or changes.
+    /// What had been sent [`WARM_MAX`] ago and has no answer: a cluster that used up its wait is not waited for again
+    /// until it is answered or changes.
     pub(in crate::xds) given_up: Option<Arc<ResourceSet>>,
     /// Clusters that are not warm yet though the client says so.
     pub(in crate::xds) resolving: Vec<Arc<str>>,
-    /// The endpoints that the client asks for, if it has answered all that it was sent of them. After a wait in vain that
-    /// says more than the ACK of clusters, which Envoy withholds from all of them for the one that is not warm.
+    /// The endpoints that the client asks for, if it has answered all that it was sent of them. After a wait in vain
+    /// that says more than the ACK of clusters, which Envoy withholds from all of them for the one that is not warm.
     pub(in crate::xds) assigned: Option<Names>,
     /// Until when a first answer waits, to a client that came back and was just told of no cluster that is gone.
     pub(in crate::xds) back_until: Option<Instant>,

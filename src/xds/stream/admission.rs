@@ -1,10 +1,10 @@
 //! Admits first responses in order of arrival, a few at a time.
 //!
-//! If a fleet connects at once, thousands of streams have expensive work: to read lists of names, to compare whole sets, to
-//! build first responses. Without a gate every stream would work as soon as its task runs, and an update for an up-to-date
-//! proxy would wait behind all of them. With the gate such work takes a [`Turn`]. There are fewer turns than threads. The
-//! stream that arrived first is next, so proxies become complete one after the other. Before the first publish there are
-//! no turns; streams that wait then are queued already.
+//! If a fleet connects at once, thousands of streams have expensive work: to read lists of names, to compare whole
+//! sets, to build first responses. Without a gate every stream would work as soon as its task runs, and an update for
+//! an up-to-date proxy would wait behind all of them. With the gate such work takes a [`Turn`]. There are fewer turns
+//! than threads. The stream that arrived first is next, so proxies become complete one after the other. Before the
+//! first publish there are no turns; streams that wait then are queued already.
 //!
 //! A turn lasts for at most one poll, in which nothing waits. A client that does not read therefore delays no other.
 

@@ -1,4 +1,5 @@
-//! Counts the streams of a server and the bytes each of them has in flight, and resets streams whose client reads nothing.
+//! Counts the streams of a server and the bytes each of them has in flight, and resets streams whose client reads
+//! nothing.
 //!
 //! HTTP/2 buffers the messages of a stream while its client does not read. Each message counts until it is written
 //! ([`InFlight`]). The count has two uses:
@@ -43,7 +44,8 @@ pub(in crate::xds) struct Cell {
     task_waker: TaskWaker,
     started: Instant,
     bytes: AtomicUsize,
-    /// Milliseconds of the last write, or of the first message handed over since none was in flight. 0: none is in flight.
+    /// Milliseconds of the last write, or of the first message handed over since none was in flight. 0: none is in
+    /// flight.
     since: AtomicU64,
     /// The client has read nothing for too long.
     given_up: AtomicBool,
@@ -156,8 +158,8 @@ impl Progress {
         self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
     }
 
-    /// Register the running task. Ready: the stream is over, because the client has reset it, or because the client read
-    /// nothing for too long and the stream is reset here.
+    /// Register the running task. Ready: the stream is over, because the client has reset it, or because the client
+    /// read nothing for too long and the stream is reset here.
     pub(in crate::xds) fn poll_over<B: Buf>(
         &self,
         out: &mut SendStream<B>,

@@ -1,9 +1,9 @@
 //! Decides which streams a publish wakes.
 //!
-//! Most publishes change the endpoints of a few clusters, and most streams subscribe to others. To wake every stream would
-//! cost in proportion to the fleet instead of the change. Each idle stream registers an [`Interest`]. Streams with equal
-//! interests share a [`Bucket`], so a publish is tested once a bucket. A stream that a publish did not wake is woken
-//! [`CATCH_UP`] later; until then it keeps the resource sets of the older snapshot alive.
+//! Most publishes change the endpoints of a few clusters, and most streams subscribe to others. To wake every stream
+//! would cost in proportion to the fleet instead of the change. Each idle stream registers an [`Interest`]. Streams
+//! with equal interests share a [`Bucket`], so a publish is tested once a bucket. A stream that a publish did not wake
+//! is woken [`CATCH_UP`] later; until then it keeps the resource sets of the older snapshot alive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -61,8 +61,8 @@ pub(in crate::xds) struct Interests(Mutex<HashMap<Interest, Bucket>>);
 /// The streams with one interest.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Hashes of the interest's names, sorted. A publish is tested against a thousand buckets; the hashes alone rule out
-    /// most of them.
+    /// Hashes of the interest's names, sorted. A publish is tested against a thousand buckets; the hashes alone rule
+    /// out most of them.
     hashes: Box<[u32]>,
     /// By the number of the stream.
     registered: HashMap<u64, Arc<Cell>>,
@@ -253,8 +253,9 @@ pub(in crate::xds) struct Registration {
 }
 
 impl Registration {
-    /// Replace the interest: these endpoints and every other type, or with `None` any change. Gives whether the interest
-    /// changed; the stream must then check the current snapshot once more, because an earlier publish may not have woken it.
+    /// Replace the interest: these endpoints and every other type, or with `None` any change. Gives whether the
+    /// interest changed; the stream must then check the current snapshot once more, because an earlier publish may not
+    /// have woken it.
     pub(in crate::xds) fn update(&mut self, endpoints: Option<(&Arc<str>, &Names)>) -> bool {
         if self.interest.is(endpoints) {
             return false;

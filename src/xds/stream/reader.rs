@@ -1,8 +1,8 @@
 //! Reads requests out of a body: gRPC framing, nothing kept between messages.
 //!
 //! A message within one DATA frame is handed out without a copy. A longer message is gathered as it arrives; memory is
-//! allocated for received bytes, not for a claimed length. Small frames are copied together, so the memory of a request is
-//! never many times its size.
+//! allocated for received bytes, not for a claimed length. Small frames are copied together, so the memory of a request
+//! is never many times its size.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! Wakes the task of a stream or a connection from outside.
 //!
-//! Both tasks are polled for every frame. Both also wait for rare events: the next publish, room for more bytes, the end
-//! of the connection. One future for each of these events, polled with every frame, would cost more than the frame
+//! Both tasks are polled for every frame. Both also wait for rare events: the next publish, room for more bytes, the
+//! end of the connection. One future for each of these events, polled with every frame, would cost more than the frame
 //! itself. Instead the source of an event wakes the task through its [`TaskWaker`], and the task checks all of them.
 
 use std::pin::Pin;

@@ -1,9 +1,9 @@
-//! What a client refused, resource by resource, until a later answer says what became of it.
+//! The NACKed resources of a stream, until a later ACK or NACK resolves each.
 //!
-//! A NACK covers a whole response, and what is then known of its resources is nothing: Envoy takes the good ones, but does
-//! not say which they are. Each stays refused until a later response that speaks of it is acknowledged, or it is refused
-//! anew. The responses are kept by reference, beside the names that were resolved since: refusing a large one costs nothing.
-//! Pure.
+//! A NACK covers a whole response. After a NACK the state of every resource in that response is unknown: Envoy accepts the
+//! good ones, but does not name them. A resource stays NACKed until a later response with that resource is ACKed, or
+//! NACKed in turn. NACKed responses are kept by reference, with the set of names resolved since, so a NACK of a large
+//! response costs little. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

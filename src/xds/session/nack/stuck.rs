@@ -1,9 +1,10 @@
-//! A client that answers nothing about clusters any more.
+//! Detects a client that sends neither ACK nor NACK for clusters any more.
 //!
-//! Envoy withholds the ACK of clusters while any of them warms, for seconds. Two configurations that it refuses leave a
-//! half-built cluster behind, and then no answer about clusters comes at all until that cluster is gone (docs/xds-rules.md
-//! F-17). The two look alike but for the time they take, so after [`SILENCE_MAX`] an alarm is raised, if the client answers about
-//! everything else. It ends with the next answer, or the next ACK where an answer's words raised it. Pure.
+//! Envoy withholds the ACK of clusters while any of them warms, for seconds. Two invalid configurations leave a
+//! half-built cluster behind; Envoy then sends neither ACK nor NACK for clusters until that cluster is removed
+//! (docs/xds-rules.md F-17). A client counts as stuck after [`SILENCE_MAX`], if it answers all other types, or as soon
+//! as the message of a NACK shows that case. The state ends with the next ACK or NACK; after such a message, with the
+//! next ACK. Pure.
 
 use std::time::{Duration, Instant};
 

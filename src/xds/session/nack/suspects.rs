@@ -1,8 +1,8 @@
-//! Who may be to blame for a refusal: documents, told from a response and from what the client said about it.
+//! Finds the documents that may be the cause of a NACK, from the response and the error message.
 //!
-//! A NACK covers a whole response, and its words may name a resource, a part of one, or nothing (docs/xds-rules.md F-15). What
-//! the client had acknowledged before is not to blame, so those that were changed since are the suspects; among them, those
-//! that the words name, if they name any. The words decide nothing but this report (GEN-18). Pure.
+//! A NACK covers a whole response, and its message may name a resource, a part of one, or nothing (docs/xds-rules.md
+//! F-15). Resources that the client ACKed unchanged are not the cause. The suspects are the resources that changed
+//! since; if the message names some of these, only those. The message decides nothing but this report (GEN-18). Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::xds::session::state::content::Content;
 /// Documents, and resources, that are told at most.
 const SUSPECTS_MAX: usize = 32;
 
-/// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is gone
-/// (docs/xds-rules.md F-17, class Z).
+/// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is
+/// gone (docs/xds-rules.md F-17, class Z).
 const HALF_BUILT: [&str; 2] = [
     "The table size of maglev must be prime number",
     "ring hash: minimum_ring_size",
@@ -73,7 +73,8 @@ pub(in crate::xds) fn suspects(
     suspects
 }
 
-/// The documents of one resource: those that the words name, by themselves or by a cluster they name; or all that changed.
+/// The documents of one resource: those that the words name, by themselves or by a cluster they name; or all that
+/// changed.
 fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&str>) -> Vec<DocumentKey> {
     let Some(parts) = &resource.parts else {
         return resource.documents.iter().take(SUSPECTS_MAX).cloned().collect();

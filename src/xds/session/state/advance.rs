@@ -1,4 +1,4 @@
-//! The step from the set that a client was brought to, to the current one: what changed for it, what it is owed, what is gone.
+//! Advances a client from the set it was brought to, to the current set: changed, owed and removed resources.
 
 use std::sync::Arc;
 
@@ -226,7 +226,8 @@ impl State {
             .extend(named.filter(|resource| named_always || !has(resource)).cloned());
         self.find_missing(set, builder);
         if self.resource_type == ResourceType::VirtualHost {
-            // No name asks for what a route configuration has from the start: what of it is gone is known from here alone.
+            // No name asks for what a route configuration has from the start: what of it is gone is known from here
+            // alone.
             let gone = versions
                 .keys()
                 .filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
@@ -234,7 +235,8 @@ impl State {
         }
     }
 
-    /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there still.
+    /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there
+    /// still.
     pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, builder: &mut ResponseBuilder) {
         let before = builder.updates.len();
         let members = self

@@ -1,4 +1,4 @@
-//! What was sent of a type, and what came back: acknowledged, refused, not answered.
+//! The responses of a type and their ACKs and NACKs.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl State {
         Some(answered)
     }
 
-    /// The response was accepted: what it speaks of is refused no longer.
+    /// The response was ACKed: its resources are no longer NACKed.
     pub(in crate::xds) fn on_ack(&mut self, answered: &Unacked, variant: Variant) {
         let full = self.is_full_state(variant);
         self.nacks.on_ack(&answered.content, full);
@@ -96,7 +96,7 @@ impl State {
         warming.extend(due.into_iter().filter(|name| subscription.names.contains(name)));
     }
 
-    /// The response was refused. Gives who may be to blame.
+    /// The response was NACKed. Gives the suspects.
     pub(in crate::xds) fn on_nack(&mut self, refused: Unacked, error_message: &str) -> Vec<Suspect> {
         if let Some(refresh) = self.work.some().and_then(|work| work.refresh.as_mut()) {
             refresh.on_nack(&refused.content);
@@ -115,17 +115,18 @@ impl State {
             .then_some(refused)
     }
 
-    /// The names of what the client may have or not.
+    /// The names of resources whose state at the client is unknown.
     pub(in crate::xds) fn unknown(&self) -> impl Iterator<Item = &Arc<str>> {
         self.nacks.resources().map(|resource| &resource.name)
     }
 
-    /// When the oldest response was sent that has no answer.
+    /// When the oldest response without ACK or NACK was sent.
     pub(in crate::xds) fn unacked_since(&self) -> Option<Instant> {
         self.unacked.front().map(|unacked| unacked.sent_at)
     }
 
-    /// What the client had been sent when it was last waited for in vain: clusters that are there unchanged had their wait.
+    /// What the client had been sent when it was last waited for in vain: clusters that are there unchanged had their
+    /// wait.
     pub(super) fn given_up(&self, now: Instant) -> Option<&Arc<ResourceSet>> {
         let old = |unacked: &&Unacked| unacked.sent_at + WARM_MAX <= now;
         self.unacked.iter().take_while(old).last()?.set.as_ref()
@@ -171,7 +172,8 @@ impl State {
         } else if self.answered < sequence {
             BarrierState::Silent(None)
         } else {
-            // What it refused is gone. It may use what it had before until it has taken what it was told since, if anything.
+            // What it refused is gone. It may use what it had before until it has taken what it was told since, if
+            // anything.
             self.unacked_since()
                 .map_or(BarrierState::Passed, |since| BarrierState::Silent(Some(since)))
         }

@@ -1,7 +1,6 @@
-//! What one response of a type is to tell, while it is put together.
+//! Builds one response of a type.
 //!
-//! What enters: what changed for a client, what it asked for, what is gone. What leaves: a [`Draft`], each resource once.
-//! Pure.
+//! In: changed, subscribed and removed resources. Out: a [`Draft`] with each resource once. Pure.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::xds::session::state::content::{Content, SharedPart};
 use crate::xds::session::state::{Changed, Draft};
 use crate::xds::session::subscription::implied;
 
-/// What is to be told.
+/// The parts of a response.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct ResponseBuilder {
     pub(in crate::xds) shared: SharedPart,
@@ -126,8 +125,8 @@ fn is_among(sorted: &[Arc<Resource>], resource: &Resource) -> bool {
     sorted.binary_search_by(|one| one.name.cmp(&resource.name)).is_ok()
 }
 
-/// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the request
-/// that waits for it hanging (DX-29).
+/// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the
+/// request that waits for it hanging (DX-29).
 pub(in crate::xds) fn unresolved(name: Arc<str>) -> Arc<Resource> {
     Arc::new(Resource {
         aliases: Arc::new([Arc::clone(&name)]),

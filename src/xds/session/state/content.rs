@@ -1,5 +1,5 @@
-//! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list of
-//! what is its own. Kept while the response is unacked, so that a refusal can be told apart by resource.
+//! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list
+//! of what is its own. Kept while the response is unacked, so that a refusal can be told apart by resource.
 
 use std::sync::Arc;
 

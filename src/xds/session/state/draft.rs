@@ -1,4 +1,5 @@
-//! The next response of a type: whether there is one, and what it is made of. The variants differ here and nowhere else.
+//! The next response of a type: whether there is one, and what it is made of. The variants differ here and nowhere
+//! else.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,6 @@
-//! What keeps one type of one stream from being at rest: what it is owed, and what waits.
+//! The pending work of one type of one stream: owed responses, held removals, deferred changes.
 //!
-//! Mostly there is nothing, and then it takes no room: there are four types of each of ten thousand streams.
+//! Most types of most streams have none. Pending work is therefore allocated only while there is some.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::xds::session::order::HeldRemoval;
 use crate::xds::session::warming::Deferrals;
 use crate::xds::session::wire::reported::Reported;
 
-/// What is to be answered whether it changed or not.
+/// Subscriptions that are owed a response, whether the resources changed or not.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Owed {
     /// All that is asked for.
@@ -29,7 +29,7 @@ impl Owed {
     }
 }
 
-/// What there may be.
+/// The kinds of pending work.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct PendingWork {
     /// Until the first answer: what the client says that it has.
@@ -67,7 +67,7 @@ impl PendingWork {
     }
 }
 
-/// What is read where there is nothing.
+/// Read while nothing is pending.
 static NONE: PendingWork = PendingWork {
     reported: Reported::Nothing,
     owed: Owed {
@@ -85,7 +85,8 @@ static NONE: PendingWork = PendingWork {
     refresh: None,
 };
 
-/// See the module. Reads as [`PendingWork`], and has room for them from when one is written until [`Pending::free_if_empty`].
+/// See the module. Reads as [`PendingWork`], and has room for them from when one is written until
+/// [`Pending::free_if_empty`].
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Pending(Option<Box<PendingWork>>);
 
@@ -94,12 +95,12 @@ impl Pending {
         self.0.as_deref().is_none_or(PendingWork::is_empty)
     }
 
-    /// What there is, where there may be something.
+    /// The pending work, if room for it is allocated.
     pub(in crate::xds) fn some(&mut self) -> Option<&mut PendingWork> {
         self.0.as_deref_mut()
     }
 
-    /// One of the work ends.
+    /// Take one kind of work. Allocates nothing.
     pub(in crate::xds) fn take<T: Default>(&mut self, of: impl FnOnce(&mut PendingWork) -> &mut T) -> T {
         self.some().map(|work| std::mem::take(of(work))).unwrap_or_default()
     }
@@ -114,7 +115,7 @@ impl Pending {
         self.0.get_or_insert_default()
     }
 
-    /// Give the room back, if nothing is in it.
+    /// Free the room if nothing is pending.
     pub(in crate::xds) fn free_if_empty(&mut self) {
         if self.is_none() {
             self.0 = None;

@@ -1,7 +1,8 @@
-//! Resources that a client forgets unless it hears of them again: when that is, and whether their bodies must be repeated.
+//! Resources that a client forgets unless it hears of them again: when that is, and whether their bodies must be
+//! repeated.
 //!
-//! Only clusters and listeners have a time to live (docs/xds-rules.md SW-30), and only where a document says so; a type of
-//! a stream without any has none of this. A body may be left out of a delta response when this very version was
+//! Only clusters and listeners have a time to live (docs/xds-rules.md SW-30), and only where a document says so; a type
+//! of a stream without any has none of this. A body may be left out of a delta response when this very version was
 //! acknowledged on the stream and nothing that carried it was refused since (DX-19). Pure.
 
 use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
-//! What a stream asks for beyond names of resources: globs, hosts with ports, and the virtual hosts of whole route
-//! configurations.
+//! Implied subscriptions: globs, virtual hosts with ports, and the virtual hosts of whole route configurations.
 //!
-//! Rare, so it lives in a box of its own. A glob comes from a list of names (docs/xds-rules.md DX-31). A route configuration
-//! with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and none follows for a
-//! second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS. A virtual host is asked
-//! for by the Host header of a request, port included, which is ignored where hosts are matched: a name that ends in one
-//! stands also for the virtual host that has it without, and goes with it as an alias (DX-28). Pure.
+//! Rare, so it lives in a box of its own. A glob comes from a list of names (docs/xds-rules.md DX-31). A route
+//! configuration with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and
+//! none follows for a second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS.
+//! A virtual host is asked for by the Host header of a request, port included, which is ignored where hosts are
+//! matched: a name that ends in one stands also for the virtual host that has it without, and goes with it as an alias
+//! (DX-28). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ pub(in crate::xds) fn virtual_hosts<'a>(
     below.filter(|one| !one.on_demand)
 }
 
-/// A name that no virtual host has, to be removed where a route configuration has none: Envoy starts its listener when a
-/// response speaks of that route configuration, and an empty one does not (DX-30).
+/// A name that no virtual host has, to be removed where a route configuration has none: Envoy starts its listener when
+/// a response speaks of that route configuration, and an empty one does not (DX-30).
 pub(in crate::xds) fn no_virtual_host(of: &str) -> Arc<str> {
     format!("{of}/-").into()
 }

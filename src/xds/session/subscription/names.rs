@@ -1,7 +1,7 @@
 //! The names a stream asked for, as a set.
 //!
-//! Names are sorted, unique and immutable; a list that two streams have in common exists once ([`Interner`]), so that ten
-//! thousand proxies which all ask for the same thousand endpoints cost ten thousand pointers.
+//! Names are sorted, unique and immutable; a list that two streams have in common exists once ([`Interner`]), so that
+//! ten thousand proxies which all ask for the same thousand endpoints cost ten thousand pointers.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -29,8 +29,8 @@ impl Default for Names {
 /// No names; there are many who ask for none, of most types.
 static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Arc::new([]));
 
-/// Not known to clients: lists are found by their sums ([`Interner::known`]), and nobody should be able to make one that is
-/// taken for another's.
+/// Not known to clients: lists are found by their sums ([`Interner::known`]), and nobody should be able to make one
+/// that is taken for another's.
 static SEED: LazyLock<u64> = LazyLock::new(rand::random);
 
 /// What a name adds to [`Names::sum`].

@@ -138,7 +138,8 @@ fn the_second_step_does_not_wait_for_ever() {
     }
 }
 
-/// Delta: a listener whose address was taken is refused for what another one does. It is sent again when any listener changes.
+/// Delta: a listener whose address was taken is refused for what another one does. It is sent again when any listener
+/// changes.
 #[test]
 fn a_refused_listener_is_sent_again_with_the_next_change_of_listeners() {
     let mut client = running(Variant::Delta);

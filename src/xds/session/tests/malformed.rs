@@ -1,4 +1,5 @@
-//! Whatever bytes arrive: requests decode as the whole protocol's messages do, and a session takes anything or says why not.
+//! Whatever bytes arrive: requests decode as the whole protocol's messages do, and a session takes anything or says why
+//! not.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
@@ -205,16 +206,22 @@ fn sorted(names: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
 
 fn read(variant: Variant, bytes: &[u8]) -> Result<(Read, Bytes), Error> {
     let bytes = Bytes::copy_from_slice(bytes);
+    let (request, mut lists) = match variant {
+        Variant::Sotw => {
+            let (request, listed) = sotw::decode(&bytes, std::iter::empty())?;
+            (request, Lists::Sotw(listed))
+        }
+        Variant::Delta => {
+            let (request, edits) = delta::decode(&bytes)?;
+            (request, Lists::Delta(edits))
+        }
+    };
     let Request {
         node,
         type_url,
         nonce,
         error_detail,
-        mut lists,
-    } = match variant {
-        Variant::Sotw => sotw::decode(&bytes, std::iter::empty())?,
-        Variant::Delta => delta::decode(&bytes)?,
-    };
+    } = request;
     // A list is a set: where names and locators take turns, their order is not kept.
     let owned = |names: &NameList| sorted(names.iter().map(<[u8]>::to_vec));
     let (names, unsubscribed) = match &lists {
@@ -301,8 +308,8 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u32, WireType, &[u8])>> {
     Some(fields)
 }
 
-/// Whether both must read the same: messages that come twice are merged, and bytes are not; and prost takes the content of
-/// a map (parameters of a locator: field 2, of a node: field 12; versions: field 5) for one whatever its wire type.
+/// Whether both must read the same: messages that come twice are merged, and bytes are not; and prost takes the content
+/// of a map (parameters of a locator: field 2, of a node: field 12; versions: field 5) for one whatever its wire type.
 fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
     let Some(request) = fields(bytes) else { return false };
     let (node, locators) = if variant == Variant::Sotw {
@@ -734,8 +741,8 @@ fn check_names(
     Ok(())
 }
 
-/// Live through it. A stream ends at its first error; until then the session comes to rest whenever it is asked. Gives how
-/// many responses there were.
+/// Live through it. A stream ends at its first error; until then the session comes to rest whenever it is asked. Gives
+/// how many responses there were.
 fn check_session(variant: Variant, steps: Vec<Step>) -> Result<usize, TestCaseError> {
     let mut anything = Anything::new(variant);
     for step in steps {

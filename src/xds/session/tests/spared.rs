@@ -206,8 +206,8 @@ fn names_that_are_silent_are_waited_for_once() {
     }
 }
 
-/// Envoy may be stuck with a cluster that it cannot build, and then what it never acknowledged is removed at once. Health
-/// checks explain the silence for longer.
+/// Envoy may be stuck with a cluster that it cannot build, and then what it never acknowledged is removed at once.
+/// Health checks explain the silence for longer.
 #[test]
 fn a_health_check_explains_that_clusters_are_not_answered() {
     for variant in BOTH {

@@ -16,7 +16,7 @@ use crate::xds::session::wire::fields::{Fields, NameList};
 use crate::xds::session::wire::head::ResponseHead;
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::{Reported, Versions};
-use crate::xds::session::{Lists, Request};
+use crate::xds::session::wire::request::Request;
 
 /// What a request subscribes to and from.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(in crate::xds) struct Edits {
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
-pub(in crate::xds) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
+pub(in crate::xds) fn decode(message: &Bytes) -> Result<(Request<'_>, Edits), Error> {
     limits::entries(message)?;
     let mut request = Request::default();
     let mut edits = Edits::default();
@@ -46,10 +46,7 @@ pub(in crate::xds) fn decode(message: &Bytes) -> Result<Request<'_>, Error> {
         }
     }
     request.error_detail = request.error_detail.map(limits::error_message);
-    Ok(Request {
-        lists: Lists::Delta(edits),
-        ..request
-    })
+    Ok((request, edits))
 }
 
 impl Edits {
@@ -93,8 +90,8 @@ impl Edits {
     }
 }
 
-/// A response without its resources: an `envoy.service.discovery.v3.DeltaDiscoveryResponse` without field 2. `absent`: those
-/// of `removed` that are told as errors, too.
+/// A response without its resources: an `envoy.service.discovery.v3.DeltaDiscoveryResponse` without field 2. `absent`:
+/// those of `removed` that are told as errors, too.
 pub(in crate::xds) fn head<'a>(
     type_url: &str,
     version: SetVersion,

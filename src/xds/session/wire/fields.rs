@@ -1,8 +1,8 @@
-//! Requests taken apart field by field, and the names they list.
+//! Decodes requests field by field, and the lists of names in them.
 //!
-//! Nothing is copied: a field is a part of the request, and a list of names is the run of its fields as they lie on the wire.
-//! The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash over the run,
-//! and not read again. What protobuf allows beside it (names scattered over the message) is gathered.
+//! Nothing is copied: a field is a part of the request, and a list of names is the run of its fields as they lie on the
+//! wire. The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash
+//! over the run, and not read again. What protobuf allows beside it (names scattered over the message) is gathered.
 
 use std::ops::Range;
 
@@ -45,8 +45,8 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The fields of a message whose known fields, up to number `last`, are all texts, bytes or messages. What is unknown is
-/// passed over.
+/// The fields of a message whose known fields, up to number `last`, are all texts, bytes or messages. What is unknown
+/// is passed over.
 pub(in crate::xds) struct Fields<'a> {
     message: &'a [u8],
     rest: &'a [u8],
@@ -62,8 +62,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of these
-    /// runs was: then they need not be read again.
+    /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of
+    /// these runs was: then they need not be read again.
     fn pass_over(&mut self, first: &Field<'_>, mut known: impl Iterator<Item = Run>) -> Option<Run> {
         let (message, start) = (self.message, first.whole.start);
         let tag = message[start];
@@ -137,8 +137,8 @@ pub(in crate::xds) struct NameList {
 }
 
 impl NameList {
-    /// One more, a field of `message` that was just read of its `fields`; or, where the list begins with it and lies there as
-    /// one of the `known` runs, all of that run, which is given.
+    /// One more, a field of `message` that was just read of its `fields`; or, where the list begins with it and lies
+    /// there as one of the `known` runs, all of that run, which is given.
     pub(in crate::xds) fn read(
         &mut self,
         message: &Bytes,

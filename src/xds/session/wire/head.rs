@@ -1,4 +1,4 @@
-//! A response without its resources, written as it goes on the wire: one is written for every response to every stream.
+//! Encodes a response without its resources. Every response to every stream has a head of its own.
 
 use std::fmt::Display;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! How much one stream may ask for and say.
+//! The limits of requests and subscriptions.
 //!
 //! A few bytes on the wire can become many in memory: an empty name is two and thirty-two, an empty value in a node's
 //! metadata two and a hundred. What is far beyond any proxy is refused here by its count, before it is decoded, with a

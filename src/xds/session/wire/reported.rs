@@ -1,4 +1,4 @@
-//! What a client says in its first request of a type: that it has this from another stream.
+//! The versions that a client reports in its first request of a type, from an earlier stream.
 
 use std::collections::HashMap;
 
@@ -20,8 +20,8 @@ pub(in crate::xds) enum Reported {
     Versions(Versions),
 }
 
-/// Names and versions as they lie in the request: whoever comes back with ten thousand of them mostly has what there is,
-/// which their sum tells.
+/// Names and versions as they lie in the request: whoever comes back with ten thousand of them mostly has what there
+/// is, which their sum tells.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Versions(NameList);
 

@@ -16,7 +16,7 @@ use crate::xds::session::wire::fields::{Fields, NameList, Run};
 use crate::xds::session::wire::head::ResponseHead;
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::Reported;
-use crate::xds::session::{Lists, Request};
+use crate::xds::session::wire::request::Request;
 
 /// The names that a request lists.
 #[derive(Debug, Default)]
@@ -27,7 +27,10 @@ pub(in crate::xds) struct Listed {
 }
 
 /// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: lists that the client sent before.
-pub(in crate::xds) fn decode(message: &Bytes, known: impl Iterator<Item = Run> + Clone) -> Result<Request<'_>, Error> {
+pub(in crate::xds) fn decode(
+    message: &Bytes,
+    known: impl Iterator<Item = Run> + Clone,
+) -> Result<(Request<'_>, Listed), Error> {
     limits::entries(message)?;
     let mut request = Request::default();
     let mut listed = Listed::default();
@@ -49,10 +52,7 @@ pub(in crate::xds) fn decode(message: &Bytes, known: impl Iterator<Item = Run> +
         }
     }
     request.error_detail = request.error_detail.map(limits::error_message);
-    Ok(Request {
-        lists: Lists::Sotw(listed),
-        ..request
-    })
+    Ok((request, listed))
 }
 
 impl Listed {
@@ -80,8 +80,8 @@ impl Listed {
     }
 }
 
-/// A response without its resources: an `envoy.service.discovery.v3.DiscoveryResponse` without field 2. `absent`: what was
-/// asked for and does not exist.
+/// A response without its resources: an `envoy.service.discovery.v3.DiscoveryResponse` without field 2. `absent`: what
+/// was asked for and does not exist.
 pub(in crate::xds) fn head(
     type_url: &str,
     version: SetVersion,
