@@ -651,6 +651,7 @@ impl Session {
         let set = own.as_ref().unwrap_or_else(|| self.target(resource_type, group));
         let step = self.step_towards(resource_type, set, now);
         self.on_step(resource_type, &step, set);
+
         let set = step.set.as_ref().unwrap_or(set);
         let prepared = match resource_type {
             ResourceType::Route => self.prepare(set, now),
@@ -661,10 +662,12 @@ impl Session {
         if state.is_idle() && state.is_current(set) && self.recalled.is_empty() {
             return None;
         }
+
         let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
         let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
         let endpoints = self.types[ResourceType::Endpoint.index()].as_deref();
         let unwarm = clusters.and_then(|clusters| clusters.unwarm(now, self.spared.resolving(), endpoints));
+
         let referred = order::referrers(resource_type)
             .iter()
             .any(|other| self.types[other.index()].is_some());
@@ -684,11 +687,13 @@ impl Session {
             features: self.features,
             stuck: resource_type == ResourceType::Cluster && self.stuck.is_stuck(),
         };
+
         if !self.recalled.is_empty() {
             let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
             state.work.pending_mut().recalled.extend(own.map(|(_, name)| name));
         }
         let returning = order::is_awaiting(resource_type) && state.is_returning();
+
         let draft = state.draft(target, now);
         if returning && !state.is_withheld() {
             self.sources.assume(target.set.own_sources());

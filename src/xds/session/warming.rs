@@ -1,18 +1,19 @@
 //! Changes that name a new cluster wait until the client has warmed that cluster.
 //!
 //! Envoy answers 503 for a cluster that is still warming (its hosts are resolved, or checked for the first time), and
-//! withholds the ACK of the CDS response that brought it until nothing warms any more (docs/xds-rules.md F-04). So that
-//! ACK says when traffic may be sent there. A changed resource that names a cluster which it did not name before is
-//! kept back until the clusters' response is answered, one way or the other, or [`WARM_MAX`] has passed: a cluster
-//! whose ACK never comes holds up nobody for longer, and nothing a second time (`spared`). Nothing else waits: not what
-//! was asked for, not what needs no new cluster, not endpoints.
+//! withholds the ACK of the CDS response until none of its clusters warms any more (docs/xds-rules.md F-04). The ACK
+//! therefore shows when traffic may be sent there. If a changed resource names a cluster that it did not name before, the
+//! change is deferred until the CDS response is ACKed or NACKed, at most for [`WARM_MAX`], and only once for each cluster
+//! (`spared`). Nothing else waits: no subscription, no change without a new cluster, no endpoints.
 //!
-//! A first answer does not wait, either, but to a client that comes back over delta, says which clusters it has, and
-//! keeps them all: then its old routes go on working, and the new ones wait in the same way for clusters that it never
-//! had. What such a client loses with its first answer it loses at once (docs/xds-rules.md DX-13), so new routes must
-//! not wait then. What a SotW client has is not known, so whether a cluster that its routes use is gone cannot be told:
-//! it does not wait. And who comes back without asking for clusters (F-07) is answered, since nothing says whether it
-//! ever will ask. Pure.
+//! A first response waits in one case only: the client reconnects over delta, reports its clusters, and keeps them all. Its
+//! old routes then go on working while the new ones wait for clusters that the client never had. The other cases:
+//!
+//! - If the first response removes clusters, the client loses them at once (docs/xds-rules.md DX-13): no wait.
+//! - The clusters of a SotW client are unknown, so its routes may use a removed one: no wait.
+//! - A reconnecting client that has not subscribed to clusters is answered at once: it may never subscribe (F-07).
+//!
+//! Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::xds::session::subscription::names::Names;
 /// How long a change waits for the clusters that it needs (docs/xds-rules.md SW-28).
 pub(in crate::xds) const WARM_MAX: Duration = Duration::from_secs(5);
 
-/// What a client was sent of clusters, and how far it has answered. There is none while it has answered everything.
+/// The clusters sent to a client, and those it has ACKed or NACKed. `None` while every response has its answer.
 #[derive(Debug)]
 pub(in crate::xds) struct Unwarm {
     pub(in crate::xds) sent: Arc<ResourceSet>,
@@ -47,7 +48,7 @@ pub(in crate::xds) struct Unwarm {
     pub(in crate::xds) now: Instant,
 }
 
-/// The wait for clusters of first answers to a client that came back.
+/// The wait for clusters of first responses to a reconnected client.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Back {
     since: Option<Instant>,
@@ -111,7 +112,7 @@ impl Unwarm {
     }
 }
 
-/// A change that is kept back.
+/// A deferred change.
 #[derive(Debug)]
 pub(in crate::xds) struct Deferral {
     /// What the client has.
@@ -156,7 +157,7 @@ impl Deferral {
         })
     }
 
-    /// When it is over at the latest.
+    /// When the wait is over at the latest.
     fn deadline(&self) -> Instant {
         self.since + WARM_MAX
     }
@@ -171,7 +172,7 @@ impl Deferral {
     }
 }
 
-/// The changes of one type that are kept back from one stream; mostly none.
+/// The deferred changes of one type of one stream; mostly none.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Deferrals(Vec<Deferral>);
 

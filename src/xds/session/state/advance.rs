@@ -28,6 +28,7 @@ impl State {
                 self.subscription.clone(),
             ))
         };
+
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, target.set)) {
             let changes = target.set.changes_since(&old);
             let mut gone = self.apply_changes(&changes, asked_before.as_ref(), &owed, target, &mut builder);
@@ -47,10 +48,12 @@ impl State {
                     .extend(gone.into_iter().map(|resource| Arc::clone(&resource.name)));
             }
         }
+
         let Self {
             subscription, pushed, ..
         } = self;
         pushed.retain(|name| !subscription.names.contains(name) && target.set.get(name).is_some());
+
         if owed.all {
             self.work.take(|work| &mut work.deferrals);
             self.answer_all(target, &mut builder);
@@ -70,6 +73,7 @@ impl State {
         for of in owed.route_configs {
             builder.answer_route_config(target.set, &of);
         }
+
         builder.missing.sort_unstable();
         builder.missing.dedup();
         if let Some(work) = self.work.some() {
@@ -78,6 +82,7 @@ impl State {
                 .updates
                 .extend(warm.into_iter().filter(|resource| self.subscription.covers(resource)));
         }
+
         builder.dedup();
         self.subscription.alias(&mut builder.updates);
         self.warm(target.set, &mut builder);
@@ -118,16 +123,19 @@ impl State {
             if target.variant == Variant::Sotw {
                 self.recounted(change.old.as_ref(), change.new.as_ref());
             }
+
             let lost = was.is_some() && is.is_none();
             if !lost && (owed.names.contains(name) || (owed.all && is.is_some())) {
                 self.unhold(name);
                 continue;
             }
+
             let held = if was.is_none() { self.unhold(name) } else { None };
             let earlier = deferred.as_ref().map(Deferral::since);
             // Where the client has what the older set has, what is newly named is known for all.
             let shared = Some(changes).filter(|_| was.is_some() && deferred.is_none());
             let deferral = |unwarm, was, is| Deferral::of(unwarm, shared, was, is, earlier);
+
             match (was.or(held.as_ref()), is) {
                 (Some(was), Some(is)) if was.version == is.version => {}
                 (Some(was), Some(is))

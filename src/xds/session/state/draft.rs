@@ -40,6 +40,7 @@ impl State {
         if self.is_current(target.set) && !self.work.pending().deferrals.any_over(target.unwarm) && !due {
             return None;
         }
+
         let draft = match target.variant {
             Variant::Sotw => self.draft_sotw(target, cautious, due),
             Variant::Delta => self.draft_delta(target, cautious, due),
@@ -77,12 +78,14 @@ impl State {
             }
             _ => false,
         };
+
         let mut builder = self.advance(target, cautious);
         let released = self.work.take(|work| &mut work.released);
         if confirmed {
             self.work.pending_mut().confirmed = Some(target.set.wildcard_version());
             return None;
         }
+
         if full {
             let changed = builder.is_any() || !released.is_empty() || !builder.removed.is_empty();
             let absent = self.absent(target, &mut builder, &released);
@@ -103,6 +106,7 @@ impl State {
                 changed,
             });
         }
+
         if self.resource_type == ResourceType::Endpoint && !cautious {
             builder
                 .updates
@@ -113,7 +117,9 @@ impl State {
         if !builder.is_any() && builder.removed.is_empty() {
             return None;
         }
+
         let version = self.named_version(target.set);
+
         let version = self.work.pending().deferrals.without(version, target.set);
         let mut draft = builder.into_draft(version, !asked, false);
         if let Some(most) = target.features.response_max {
@@ -128,6 +134,7 @@ impl State {
         let fresh = first && self.subscription.wildcard && matches!(self.work.pending().reported, Reported::Nothing);
         let reported = first && matches!(self.work.pending().reported, Reported::Versions(_));
         let asked = !self.work.pending().owed.is_empty();
+
         let mut builder = self.advance(target, cautious);
         builder.removed.extend(
             self.work
@@ -135,6 +142,7 @@ impl State {
                 .into_iter()
                 .map(|resource| Arc::clone(&resource.name)),
         );
+
         if self.resource_type == ResourceType::VirtualHost {
             builder.bodiless = builder.missing.drain(..).map(unresolved).collect();
         }
@@ -146,6 +154,7 @@ impl State {
             // All but these are with the client already.
             self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut builder.novel))));
         }
+
         let repeated = if due {
             self.repeat(target.set, &mut builder)
         } else {
@@ -157,6 +166,7 @@ impl State {
             }
             return None;
         }
+
         let version = self.work.pending().deferrals.without(target.set.version(), target.set);
         let mut draft = builder.into_draft(version, !asked && changed, first);
         draft.content.own.extend(repeated);
