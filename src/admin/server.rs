@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Admin;
+use crate::socket::bind_unix;
 
 /// Largest number of connections; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 512;
@@ -70,25 +70,9 @@ impl Listener {
     /// Bind a Unix socket that only this user can connect to. A socket that an earlier process left there is replaced.
     ///
     /// # Errors
-    /// The path cannot be bound, or is a file of another type.
+    /// See [`bind_unix`].
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
-        if let Ok(metadata) = std::fs::symlink_metadata(path)
-            && !metadata.file_type().is_socket()
-        {
-            let reason = format!("{} exists and is no socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
-        }
-
-        // Under its final name the socket has its final mode from the start.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let hidden = tempfile::Builder::new()
-            .prefix(".chancery-")
-            .make_in(folder.unwrap_or_else(|| Path::new(".")), |hidden| {
-                UnixListener::bind(hidden)
-            })?;
-        std::fs::set_permissions(hidden.path(), std::fs::Permissions::from_mode(SOCKET_MODE))?;
-        let listener = hidden.persist(path).map_err(|error| error.error)?;
-
+        let listener = bind_unix(path, Some(SOCKET_MODE))?;
         Ok(Self::Unix(listener, path.to_owned()))
     }
 

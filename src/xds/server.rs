@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::fleet::Fleet;
 use crate::snapshot::store::Store;
+use crate::socket::bind_unix;
 use crate::xds::server::connection::{ConnectionPermit, Transport};
 use crate::xds::server::options::{Listen, Options};
 use crate::xds::server::service::ServerState;
@@ -62,10 +63,8 @@ impl Server {
         let (listener, address) = match &options.listen {
             Listen::Tcp(address) => bind_tcp(*address)?,
             Listen::Unix(path) => {
-                if path.exists() {
-                    std::fs::remove_file(path)?;
-                }
-                (Listener::Unix(UnixListener::bind(path)?), Listen::Unix(path.clone()))
+                let listener = bind_unix(path, None)?;
+                (Listener::Unix(listener), Listen::Unix(path.clone()))
             }
         };
         Ok(Self {
