@@ -1271,7 +1271,7 @@ impl Client<'_> {
     }
 
     /// The clusters that a change newly names and that are not answered: those that it may wait for, and those that it must,
-    /// because they are other than when the client answered last. What was gone and held in between may be taken for new.
+    /// because they are other than when the client answered last and were not waited for in vain. What was gone and held in between may be taken for new.
     fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
         let own = &self.types[CLUSTER];
         let named = |content| {
@@ -1292,6 +1292,12 @@ impl Client<'_> {
         let carried = |cluster: usize| own.inbox.iter().any(|taken| taken.items[cluster] == sent[cluster]);
         let changed = each(newly & unanswered & own.covered(CLUSTER));
         let changed = changed.filter(|cluster| sent[*cluster] != answered[*cluster] && carried(*cluster));
+        // A response without an answer for so long: its clusters had their wait, and the ACK of endpoints counts for others.
+        let in_vain = || own.inbox.iter().filter(|taken| taken.at + WARM <= self.now);
+        let given_up =
+            |cluster: usize| in_vain().any(|taken| taken.all.is_some_and(|all| all[cluster] == sent[cluster]));
+        let assigned = in_vain().next().is_some() && self.types[ENDPOINT].inbox.is_empty();
+        let changed = changed.filter(|cluster| !assigned && !given_up(*cluster));
         (newly & unanswered, changed.fold(0, |all, cluster| all | 1 << cluster))
     }
 
