@@ -53,7 +53,7 @@ impl Step {
             return;
         }
         let mut resources: Vec<_> = content.resources().cloned().collect();
-        resources.sort_by_key(|resource| self.order.iter().position(|name| *name == resource.name));
+        resources.sort_by_cached_key(|resource| self.order.iter().position(|name| *name == resource.name));
         content.shared = SharedPart::Nothing;
         content.own = resources;
     }
@@ -62,11 +62,14 @@ impl Step {
 impl Session {
     /// The step that a type takes now towards its set.
     pub(super) fn step_towards(&self, resource_type: ResourceType, set: &Arc<ResourceSet>, now: Instant) -> Step {
+        if !is_one_by_one(resource_type) {
+            return Step::default();
+        }
         let state = self.types[resource_type.index()].as_deref();
         let Some((state, base)) = state.and_then(|state| Some((state, state.base()?))) else {
             return Step::default();
         };
-        if !is_one_by_one(resource_type) || Arc::ptr_eq(base, set) {
+        if Arc::ptr_eq(base, set) {
             return Step::default();
         }
         if step_deadline(state).is_some_and(|deadline| now < deadline) {

@@ -273,8 +273,21 @@ impl Client {
         Some(self.said(&response))
     }
 
+    /// The bodies of a response's resources, in their order.
+    fn bodies(&self, response: &Response) -> Vec<Vec<u8>> {
+        let bytes = message(response);
+        let bodies: Vec<_> = match self.session.settings.variant {
+            Variant::Sotw => pb::DiscoveryResponse::decode(&*bytes).unwrap().resources,
+            Variant::Delta => {
+                let resources = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap().resources;
+                resources.into_iter().filter_map(|one| one.resource).collect()
+            }
+        };
+        bodies.into_iter().map(|any| any.value).collect()
+    }
+
     fn said(&self, response: &Response) -> Said {
-        let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
+        let bytes = message(response);
         let resource_type = response.resource_type.expect("a type that is served");
         let mut said = match self.session.settings.variant {
             Variant::Delta => delta_said(resource_type, pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap()),
@@ -294,6 +307,11 @@ impl Client {
     fn says(&mut self) -> Vec<String> {
         self.all().iter().map(Said::short).collect()
     }
+}
+
+/// A response as one encoded message.
+fn message(response: &Response) -> Vec<u8> {
+    [&*response.head, &*response.blocks.pieces().concat()].concat()
 }
 
 fn milliseconds(resource: &pb::Resource) -> Option<(String, i64)> {

@@ -182,44 +182,27 @@ impl State {
 
     /// Everything that is asked for, and what is held: the content of a full-state response.
     pub(super) fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
+        let pending = self.work.pending();
         let mut content = Content::default();
         let mut version = SetVersion::default();
-        if !self.work.pending().deferrals.is_empty() {
+        if !pending.deferrals.is_empty() {
             let all = set.iter().filter(|resource| self.subscription.covers(resource));
-            let has = all.map(|one| self.work.pending().deferrals.kept(&one.name).unwrap_or(one));
+            let has = all.map(|one| pending.deferrals.kept(&one.name).unwrap_or(one));
             content.own.extend(has.cloned());
-            content.own.extend(
-                self.work
-                    .pending()
-                    .holds
-                    .iter()
-                    .flat_map(|hold| &hold.resources)
-                    .cloned(),
-            );
-            version = content
-                .own
-                .iter()
-                .fold(version, |sum, resource| sum.with(SetVersion::of(resource)));
-            return (content, version);
+        } else {
+            let wildcard = self.subscription.wildcard;
+            if wildcard {
+                content.shared = SharedPart::Wildcard(Arc::clone(set));
+                version = set.wildcard_version();
+            }
+            let named = self.subscription.named(set).into_iter();
+            let own = named.filter(|resource| !wildcard || resource.on_demand);
+            content.own.extend(own.cloned());
         }
-        if self.subscription.wildcard {
-            content.shared = SharedPart::Wildcard(Arc::clone(set));
-            version = set.wildcard_version();
-        }
-        let named = self.subscription.named(set).into_iter();
-        content.own.extend(
-            named
-                .filter(|resource| !self.subscription.wildcard || resource.on_demand)
-                .cloned(),
-        );
-        content.own.extend(
-            self.work
-                .pending()
-                .holds
-                .iter()
-                .flat_map(|hold| &hold.resources)
-                .cloned(),
-        );
+
+        content
+            .own
+            .extend(pending.holds.iter().flat_map(|hold| &hold.resources).cloned());
         version = content
             .own
             .iter()

@@ -26,24 +26,13 @@ fn says(client: &mut Client) -> Vec<Said> {
     let mut said = Vec::new();
     while let Some(response) = client.session.next_response(&client.snapshot, client.now) {
         let mut one = client.said(&response);
-        let order = order(&response, client.session.settings.variant);
+        let bodies = client.bodies(&response);
+        let order: Vec<_> = bodies.iter().map(|body| parse(body).0).collect();
         one.resources
             .sort_by_key(|(name, _)| order.iter().position(|other| other == name));
         said.push(one);
     }
     said
-}
-
-fn order(response: &Response, variant: Variant) -> Vec<String> {
-    let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
-    let bodies: Vec<_> = match variant {
-        Variant::Sotw => pb::DiscoveryResponse::decode(&*bytes).unwrap().resources,
-        Variant::Delta => {
-            let resources = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap().resources;
-            resources.into_iter().filter_map(|one| one.resource).collect()
-        }
-    };
-    bodies.iter().map(|any| parse(&any.value).0).collect()
 }
 
 fn short(said: &[Said]) -> Vec<String> {

@@ -140,9 +140,7 @@ fn table(name: &str, revision: i64, cluster: &str) -> Resource {
 fn tables(client: &mut Client) -> Option<(Said, Vec<String>)> {
     let response = client.session.next_response(&client.snapshot, client.now)?;
     let said = client.said(&response);
-    let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
-    let decoded = pb::DiscoveryResponse::decode(&*bytes).unwrap();
-    let table = RouteConfiguration::decode(&*decoded.resources[0].value).unwrap();
+    let table = RouteConfiguration::decode(&*client.bodies(&response)[0]).unwrap();
     let actions = table.virtual_hosts[0].routes.iter().map(|route| route.action.clone());
     let clusters = actions.flat_map(|action| match action {
         Some(Action::Route(action)) => match action.cluster_specifier {

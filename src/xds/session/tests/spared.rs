@@ -30,7 +30,7 @@ fn told(client: &mut Client, silent: &[ResourceType]) -> Vec<String> {
     while let Some(response) = client.session.next_response(&client.snapshot, client.now) {
         let said = client.said(&response);
         if said.resource_type == CLUSTER {
-            told.extend(forms(&response, client.session.settings.variant));
+            told.extend(forms(&client.bodies(&response)));
         } else {
             told.push(said.short());
         }
@@ -48,15 +48,7 @@ fn told(client: &mut Client, silent: &[ResourceType]) -> Vec<String> {
 }
 
 /// The clusters of a response: `name`, `name!` if Envoy does not wait for its names, `name+` if its hosts are checked.
-fn forms(response: &Response, variant: Variant) -> Vec<String> {
-    let bytes = [&*response.head, &*response.blocks.pieces().concat()].concat();
-    let bodies: Vec<_> = match variant {
-        Variant::Sotw => pb::DiscoveryResponse::decode(&*bytes).unwrap().resources,
-        Variant::Delta => {
-            let resources = pb::DeltaDiscoveryResponse::decode(&*bytes).unwrap().resources;
-            resources.into_iter().filter_map(|one| one.resource).collect()
-        }
-    };
+fn forms(bodies: &[Vec<u8>]) -> Vec<String> {
     let form = |cluster: Cluster| {
         let spared = cluster.wait_for_warm_on_init.is_some_and(|waits| !waits.value);
         let checked = !cluster.health_checks.is_empty();
@@ -69,7 +61,7 @@ fn forms(response: &Response, variant: Variant) -> Vec<String> {
     };
     let mut forms: Vec<_> = bodies
         .iter()
-        .filter_map(|any| Cluster::decode(&*any.value).ok())
+        .filter_map(|body| Cluster::decode(&**body).ok())
         .map(form)
         .collect();
     forms.sort();
