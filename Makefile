@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # What a recipe needs of .tools/, and no more.
 need = .ci/tools.sh
 
-.PHONY: help build demo test lint doc unit property faults golden it conformance e2e docs fresh fresh-debian bench \
+.PHONY: help build demo test lint doc unit property faults golden it conformance hostile e2e docs fresh fresh-debian bench \
 	bench-peers deny deny-offline tools
 .DEFAULT_GOAL := help
 
@@ -65,6 +65,10 @@ it: ## in process, against a real etcd
 conformance: ## every rule of the xDS checklist, against the server over its socket; prints the table
 	$(need) protoc etcd
 	cargo test --test conformance
+
+hostile: ## attacks on both ports and the store, with a healthy fleet beside them; prints the figures of each
+	$(need) protoc etcd
+	cargo test --test hostile -- --nocapture
 
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	$(need)

@@ -59,12 +59,30 @@ impl Process {
     /// # Panics
     /// When it has ended.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory since its start, or since [`Self::forget_peak`], in bytes.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// Begin the measurement of [`Self::peak_memory`] anew.
+    pub fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("reset the peak of its memory");
+    }
+
+    /// A size of `/proc/PID/status`, in bytes.
+    fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("read its status");
-        let resident = status
+        let size = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(field))
             .expect("a process that runs");
-        let kilobytes = resident.trim().trim_end_matches("kB").trim();
+        let kilobytes = size.trim().trim_end_matches("kB").trim();
         kilobytes.parse::<u64>().expect("a number") * 1024
     }
 

@@ -104,6 +104,16 @@ impl Server {
         self.process.memory()
     }
 
+    /// The most memory since its start, or since [`Self::forget_peak`], in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.process.peak_memory()
+    }
+
+    /// Begin the measurement of [`Self::peak_memory`] anew.
+    pub fn forget_peak(&self) {
+        self.process.forget_peak();
+    }
+
     /// A GET of the admin API: the status and the body, as JSON where it is JSON and else as a string.
     pub async fn try_get(&self, path: &str) -> Result<(u16, Value), reqwest::Error> {
         let response = self.http.get(self.url(path)).send().await?;
@@ -237,18 +247,16 @@ fn binary() -> PathBuf {
 
 fn spawn(folder: &Path, arguments: &[String], xds: SocketAddr, admin: SocketAddr) -> Process {
     let mut command = Command::new(binary());
-    command
-        .current_dir(folder)
-        .arg("serve")
-        .args([
-            "--xds-listen",
-            &xds.to_string(),
-            "--admin-listen",
-            &admin.to_string(),
-            "--log-format",
-            "json",
-        ])
-        .args(arguments);
+    command.current_dir(folder).arg("serve").args([
+        "--xds-listen",
+        &xds.to_string(),
+        "--admin-listen",
+        &admin.to_string(),
+    ]);
+    if !arguments.iter().any(|argument| argument == "--log-format") {
+        command.args(["--log-format", "json"]);
+    }
+    command.args(arguments);
     Process::spawn("chancery", &mut command, &folder.join("chancery.log"))
 }
 
@@ -270,8 +278,20 @@ async fn listening(process: &mut Process, earlier: usize) -> (SocketAddr, Socket
 }
 
 fn start_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let line: Value = serde_json::from_str(line).ok()?;
+    let Ok(line) = serde_json::from_str::<Value>(line) else {
+        return start_line_of_text(line);
+    };
     (line["message"] == "listening").then_some(())?;
     let address = |field: &str| line[field].as_str()?.parse().ok();
     Some((address("xds")?, address("admin")?))
+}
+
+/// The same with `--log-format text`.
+fn start_line_of_text(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let fields = line.split_once("listening ")?.1;
+    let address = |field: &str| {
+        let value = fields.split(' ').find_map(|word| word.strip_prefix(field))?;
+        value.trim_matches('"').parse().ok()
+    };
+    Some((address("xds=")?, address("admin=")?))
 }
