@@ -5,8 +5,6 @@ use std::fmt;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::xds::session::wire::limits;
-
 /// Why a stream ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -44,9 +42,6 @@ pub enum Error {
     /// The client ended its side within a request.
     #[error("the stream ends {0} bytes into a request, expected the rest of it")]
     CutShort(usize),
-    /// Larger than any request should be.
-    #[error("the request has {0} bytes, expected {max} at most", max = limits::MAX_REQUEST)]
-    TooLarge(usize),
     /// More entries than the limit.
     #[error("{has} {found} {unit}, expected {max} at most")]
     TooMuch {
@@ -60,12 +55,14 @@ pub enum Error {
         max: usize,
     },
     /// A text of the node that is too long to be kept.
-    #[error("{field} has {length} bytes, expected {max} at most", max = limits::NODE_TEXT_MAX)]
+    #[error("{field} has {length} bytes, expected {max} at most")]
     NodeTextTooLong {
         /// `node.id`, for example.
         field: &'static str,
         /// Its length in bytes.
         length: usize,
+        /// The limit in bytes.
+        max: usize,
     },
     /// The stream limit is reached.
     #[error("stream limit of this server reached (--max-streams); connect to another replica")]
@@ -94,7 +91,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Compressed => Code::Unimplemented,
-            Self::TooLarge(_) | Self::TooMuch { .. } => Code::ResourceExhausted,
+            Self::TooMuch { .. } => Code::ResourceExhausted,
             Self::TooManyStreams => Code::Unavailable,
             _ => Code::InvalidArgument,
         }

@@ -15,24 +15,22 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::idle::{Idle, IdleStep};
+use self::idle::Idle;
 use crate::document::key::DocumentKey;
 use crate::fleet::{Conditions, Nonce, Suspect, Variant};
 use crate::proto::wire::Node as WireNode;
 use crate::resource::ResourceType;
-use crate::rollout::{self, Node};
-use crate::snapshot::blocks::{Blocks, Shape};
-use crate::snapshot::set::ResourceSet;
+use crate::rollout::Node;
+use crate::snapshot::GroupRules;
+use crate::snapshot::blocks::Blocks;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
-use crate::snapshot::{GroupRules, GroupSnapshot, Snapshot};
 use crate::xds::error::Error;
 use crate::xds::node;
 use crate::xds::session::client_features::ClientFeatures;
 use crate::xds::session::nack::stuck::Stuck;
-use crate::xds::session::order::{Barrier, BarrierState, HeldRemoval};
-use crate::xds::session::state::content::Content;
-use crate::xds::session::state::{Draft, State, Target, Unacked};
+use crate::xds::session::order::HeldRemoval;
+use crate::xds::session::state::State;
 use crate::xds::session::subscription::names::{Interner, Names};
 use crate::xds::session::warming::Back;
 use crate::xds::session::wire::delta;
@@ -47,12 +45,12 @@ pub(in crate::xds) mod subscription;
 pub(in crate::xds) mod wire;
 
 mod client_features;
-mod exchange;
 mod follow;
 mod idle;
 mod nack;
-mod prepare;
+mod respond;
 mod spared;
+mod steps;
 mod warming;
 
 /// A delta stream without a response for this long gets one empty response. The response resets the reconnect delay of
@@ -61,9 +59,6 @@ const GREETING_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest time that health checks of new clusters may delay the ACK of clusters.
 const CHECKS_MAX: Duration = Duration::from_secs(100);
-
-/// The secrets of a client that may not have any.
-static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
 
 /// The names of a client without a subscription to endpoints.
 static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::default);
@@ -185,7 +180,6 @@ pub struct Session {
     sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
     spared: spared::Spared,
-    preparing: Option<prepare::Preparing>,
     /// Nothing is owed and nothing waits; `None`: that is not known.
     idle: Option<Idle>,
 }
@@ -211,7 +205,6 @@ impl Session {
             sources: follow::Sources::default(),
             confirmed: Vec::new(),
             spared: spared::Spared::default(),
-            preparing: None,
             idle: None,
         }
     }
@@ -541,378 +534,6 @@ impl Session {
             trace,
             ack,
         })
-    }
-
-    // ---- responses ----
-
-    /// The next owed response. `None`: the client is up to date, or the session waits for its answers.
-    pub fn next_response(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
-        self.back.begin();
-        if snapshot.generation == 0 {
-            return None;
-        }
-        self.regroup(snapshot)?;
-        if let Some(unserved) = self.unserved.pop_front() {
-            return Some(self.answer_unserved(&unserved));
-        }
-        let group = snapshot.group(self.group()?)?;
-        if let Some(idle) = self.idle.take()
-            && let IdleStep::Sends(response) = self.step_idle(idle, snapshot, group, now)
-        {
-            return response;
-        }
-        self.spare_waits(now);
-        loop {
-            self.release_holds(now);
-            for resource_type in ResourceType::ALL {
-                if let Some(response) = self.step(resource_type, snapshot, group, now) {
-                    return Some(response);
-                }
-            }
-            // What was just sent may have ended a wait, too.
-            if !self.raise_barriers() && !self.release_holds(now) {
-                self.spare_waits(now);
-                let clusters_unacked = self.check_stuck(now);
-                self.back
-                    .end(|| self.types.iter().flatten().any(|state| state.is_returning()));
-                let greeting = self.greeting(now);
-                if greeting.is_none() {
-                    self.enter_idle(group, clusters_unacked);
-                }
-                return greeting;
-            }
-        }
-    }
-
-    /// When to ask for the next response although nothing happened.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.idle.is_some() {
-            return self.stuck.deadline().into_iter().chain(self.spared.deadline()).min();
-        }
-        let states = || self.types.iter().flatten();
-        let holds = states().flat_map(|state| &state.work.pending().holds);
-        let deferrals = states().filter_map(|state| state.work.pending().deferrals.deadline());
-        let refreshes = states().filter_map(|state| state.refresh_at());
-        let steps = states().filter_map(|state| exchange::step_deadline(state));
-        let removals = holds.filter_map(|hold| hold.deadline(|barrier| self.barrier_state(barrier)));
-        removals
-            .chain(deferrals)
-            .chain(refreshes)
-            .chain(steps)
-            .chain(self.preparing.as_ref().map(|preparing| preparing.until))
-            .chain(self.back.deadline())
-            .chain(self.stuck.deadline())
-            .chain(self.spared.deadline())
-            .chain(self.greeting_at)
-            .min()
-    }
-
-    /// Select the group of the node again if the rules or the node changed.
-    fn regroup(&mut self, snapshot: &Snapshot) -> Option<()> {
-        let node = self.node.as_ref()?;
-        let known = self
-            .group
-            .as_ref()
-            .is_some_and(|(rules, _)| Arc::ptr_eq(rules, &snapshot.group_rules));
-        if !known {
-            let group = rollout::select(&snapshot.group_rules, node);
-            self.group = Some((Arc::clone(&snapshot.group_rules), group));
-        }
-        Some(())
-    }
-
-    /// The resource set of a type that the client should have.
-    fn target<'a>(&self, resource_type: ResourceType, group: &'a GroupSnapshot) -> &'a Arc<ResourceSet> {
-        if resource_type == ResourceType::Secret && !self.settings.secrets {
-            &NO_SECRETS
-        } else if self.settings.variant == Variant::Delta && self.features.vhds {
-            group.set(resource_type)
-        } else {
-            // VHDS has no SotW form (docs/xds-rules.md GR-14).
-            group.set_without_vhds(resource_type)
-        }
-    }
-
-    /// One type: its next response, if it is owed one.
-    fn step(
-        &mut self,
-        resource_type: ResourceType,
-        snapshot: &Snapshot,
-        group: &GroupSnapshot,
-        now: Instant,
-    ) -> Option<Response> {
-        if resource_type == ResourceType::VirtualHost {
-            self.follow_route_configs(group);
-        }
-        let variant = self.settings.variant;
-        let own = Some(group.set(resource_type)).filter(|_| resource_type == ResourceType::Cluster);
-        let own = own.and_then(|clusters| self.spared.form_of(clusters));
-        let set = own.as_ref().unwrap_or_else(|| self.target(resource_type, group));
-        let step = self.step_towards(resource_type, set, now);
-        self.on_step(resource_type, &step, set);
-
-        let set = step.set.as_ref().unwrap_or(set);
-        let prepared = match resource_type {
-            ResourceType::Route => self.prepare(set, now),
-            _ => None,
-        };
-        let set = prepared.as_ref().unwrap_or(set);
-        let state = self.types[resource_type.index()].as_ref()?;
-        if state.is_idle() && state.is_current(set) && self.recalled.is_empty() {
-            return None;
-        }
-
-        let unwarm = order::referrers(ResourceType::Cluster).contains(&resource_type);
-        let clusters = self.types[ResourceType::Cluster.index()].as_ref().filter(|_| unwarm);
-        let endpoints = self.types[ResourceType::Endpoint.index()].as_deref();
-        let unwarm = clusters.and_then(|clusters| clusters.unwarm(now, self.spared.resolving(), endpoints));
-
-        let referred = order::referrers(resource_type)
-            .iter()
-            .any(|other| self.types[other.index()].is_some());
-        let state = self.types[resource_type.index()].as_mut()?;
-        if variant == Variant::Delta
-            && state.is_returning()
-            && unwarm.as_ref().is_some_and(|unwarm| self.back.waits(unwarm))
-        {
-            return None;
-        }
-        let target = Target {
-            set,
-            variant,
-            referred: referred && (variant == Variant::Delta || state.is_full_state(variant)),
-            cautious: self.reported && (snapshot.stale || snapshot.withhold_removals),
-            unwarm: unwarm.as_ref(),
-            features: self.features,
-            stuck: resource_type == ResourceType::Cluster && self.stuck.is_stuck(),
-        };
-
-        if !self.recalled.is_empty() {
-            let own = self.recalled.extract_if(.., |(of, _)| *of == resource_type);
-            state.work.pending_mut().recalled.extend(own.map(|(_, name)| name));
-        }
-        let returning = order::is_awaiting(resource_type) && state.is_returning();
-
-        let draft = state.draft(target, now);
-        if returning && !state.is_withheld() {
-            self.sources.assume(target.set.own_sources());
-        }
-        if let Some(version) = state.work.take(|work| &mut work.confirmed) {
-            self.confirmed.push((resource_type, version));
-        }
-        let Some(draft) = draft else {
-            let goes_on = state.on_the_way && state.unacked_since().is_none();
-            return goes_on
-                .then(|| self.step(resource_type, snapshot, group, now))
-                .flatten();
-        };
-
-        let Draft {
-            mut content,
-            version,
-            published,
-            changed,
-        } = draft;
-        step.sort(&mut content);
-        self.sequence += 1;
-        self.greeting_at = None;
-        let unacked = Unacked {
-            sequence: self.sequence,
-            version,
-            content: content.clone(),
-            published_at: published.then_some(snapshot.built_at),
-            trace: snapshot.trace.clone().filter(|_| published),
-            set: None,
-            sent_at: now,
-        };
-        state.on_sent(unacked, now);
-        if resource_type == ResourceType::Cluster {
-            self.spared.on_sent(self.sequence, &changed, now);
-        }
-        if order::is_awaiting(resource_type) {
-            self.warm(&content, &changed, returning);
-        }
-        self.keep_what_is_back(resource_type, group);
-        Some(self.respond(resource_type, &content, version))
-    }
-
-    fn nonce(&self) -> Nonce {
-        Nonce::new(self.settings.salt, self.sequence)
-    }
-
-    fn respond(&self, resource_type: ResourceType, content: &Content, version: SetVersion) -> Response {
-        let nonce = self.nonce();
-        let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
-        let (shape, head) = match self.settings.variant {
-            Variant::Sotw => (
-                Shape::Sotw,
-                sotw::head(type_url, version, nonce, identifier, &content.removed),
-            ),
-            Variant::Delta => {
-                let asked = self.types[resource_type.index()]
-                    .as_ref()
-                    .filter(|_| self.features.errors);
-                let is_asked = |name: &&Arc<str>| asked.is_some_and(|state| state.subscription.names.contains(name));
-                let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
-                (
-                    Shape::Delta,
-                    delta::head(type_url, version, nonce, identifier, removed, absent),
-                )
-            }
-        };
-        let wrapped = shape == Shape::Sotw && self.features.wrappers && resource_type.knows_ttl();
-        let blocks = if wrapped && content.is_timed() {
-            content.wrapped_blocks(resource_type)
-        } else {
-            content.blocks(resource_type, shape)
-        };
-        Response {
-            resource_type: Some(resource_type),
-            version,
-            nonce,
-            head,
-            blocks,
-        }
-    }
-
-    fn answer_unserved(&mut self, unserved: &Unserved) -> Response {
-        self.sequence += 1;
-        self.greeting_at = None;
-        let (version, nonce) = (SetVersion::default(), self.nonce());
-        let identifier = &*self.settings.identifier;
-        let head = delta::head(
-            &unserved.type_url,
-            version,
-            nonce,
-            identifier,
-            &unserved.names,
-            [].iter(),
-        );
-        Response {
-            resource_type: None,
-            version,
-            nonce,
-            head,
-            blocks: Blocks::empty(),
-        }
-    }
-
-    /// The one empty response of a delta stream that is owed nothing (GR-08).
-    fn greeting(&mut self, now: Instant) -> Option<Response> {
-        if self.greeting_at.is_none_or(|at| now < at) {
-            return None;
-        }
-        self.greeting_at = None;
-        let resource_type = ResourceType::ALL
-            .into_iter()
-            .skip(ResourceType::Cluster.index())
-            .find(|resource_type| self.types[resource_type.index()].is_some())?;
-        self.sequence += 1;
-        let state = self.types[resource_type.index()].as_mut()?;
-        let version = SetVersion::default();
-        let unacked = Unacked {
-            sequence: self.sequence,
-            version,
-            content: Content::default(),
-            published_at: None,
-            trace: None,
-            set: None,
-            sent_at: now,
-        };
-        state.on_sent(unacked, now);
-        Some(self.respond(resource_type, &Content::default(), version))
-    }
-
-    // ---- removals that wait ----
-
-    /// Every owed response was sent: set the barriers of the held removals. Gives whether any were set.
-    fn raise_barriers(&mut self) -> bool {
-        let mut raised = false;
-        for resource_type in ResourceType::ALL {
-            if !self.types[resource_type.index()]
-                .as_ref()
-                .is_some_and(|state| state.has_removals_to_raise())
-            {
-                continue;
-            }
-            let referrers = || order::referrers(resource_type).iter();
-            let withheld = |other: &ResourceType| self.types[other.index()].as_ref().is_some_and(|it| it.is_withheld());
-            if self.referrers_wait(resource_type) || referrers().any(withheld) {
-                continue;
-            }
-            let barriers: Vec<Barrier> = referrers()
-                .filter_map(|other| {
-                    let state = self.types[other.index()].as_ref()?;
-                    let sent_at = state.sent_at?;
-                    Some(Barrier {
-                        resource_type: *other,
-                        sequence: state.sent,
-                        sent_at,
-                    })
-                })
-                .collect();
-            if let Some(state) = self.types[resource_type.index()].as_mut() {
-                state.raise(&barriers);
-                raised = true;
-            }
-        }
-        raised
-    }
-
-    /// The first subscription to a type: held removals of the types it may refer to wait for it too.
-    fn lower_barriers(&mut self, referrer: ResourceType) {
-        for state in self.types.iter_mut().flatten() {
-            if order::referrers(state.resource_type).contains(&referrer) {
-                state.lower();
-            }
-        }
-    }
-
-    /// A type is told from this snapshot and may refer to what is there again. Should that go once more before it is
-    /// told itself, the answer to what was just told is awaited, too.
-    fn keep_what_is_back(&mut self, referrer: ResourceType, group: &GroupSnapshot) {
-        for state in self.types.iter_mut().flatten() {
-            if order::referrers(state.resource_type).contains(&referrer) {
-                state.keep_what_is_back(group.set(state.resource_type));
-            }
-        }
-    }
-
-    /// Release the held removals whose barriers have passed. Gives whether there are any.
-    fn release_holds(&mut self, now: Instant) -> bool {
-        let mut released = false;
-        for index in 0..self.types.len() {
-            let Some(mut state) = self.types[index].take() else {
-                continue;
-            };
-            if !state.work.pending().holds.is_empty() {
-                released |=
-                    state.release(|hold: &HeldRemoval| hold.is_over(now, |barrier| self.barrier_state(barrier)));
-            }
-            self.types[index] = Some(state);
-        }
-        released
-    }
-
-    /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change
-    /// that waits for clusters, a second step.
-    fn referrers_wait(&self, resource_type: ResourceType) -> bool {
-        let waits = |state: &State| {
-            let work = state.work.pending();
-            !(work.holds.is_empty() && work.deferrals.is_empty()) || state.on_the_way
-        };
-        let referrers = order::referrers(resource_type);
-        (self.preparing.is_some() && referrers.contains(&ResourceType::Route))
-            || referrers
-                .iter()
-                .any(|other| self.types[other.index()].as_deref().is_some_and(waits))
-    }
-
-    fn barrier_state(&self, barrier: &Barrier) -> BarrierState {
-        self.types[barrier.resource_type.index()]
-            .as_ref()
-            .map_or(BarrierState::Passed, |state| state.barrier_state(barrier.sequence))
     }
 }
 

@@ -35,7 +35,9 @@ pub(in crate::xds) fn not_found(name: &Arc<str>) -> ResourceError {
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::xds) struct ClientFeatures {
     /// It reads `resource_errors` (PX-04).
-    pub(in crate::xds) errors: bool,
+    pub(in crate::xds) resource_errors: bool,
+    /// It subscribes to a cluster only when a route names that cluster, and sends calls by the route at once.
+    pub(in crate::xds) clusters_by_route: bool,
     /// Delta: it asks for the virtual hosts of a RouteConfiguration with `vhds`. gRPC libraries do not know it.
     pub(in crate::xds) vhds: bool,
     /// SotW: it takes resources in wrappers (SW-29).
@@ -47,7 +49,8 @@ pub(in crate::xds) struct ClientFeatures {
 impl ClientFeatures {
     pub(in crate::xds) fn of(node: &Node) -> Self {
         Self {
-            errors: node.is_grpc_library(),
+            resource_errors: node.is_grpc_library(),
+            clusters_by_route: node.is_grpc_library(),
             vhds: !node.is_grpc_library(),
             wrappers: node.features.iter().any(|feature| WRAPPERS.contains(&feature.as_str())),
             response_max: node.is_grpc_library().then_some(RESPONSE_MAX),

@@ -124,7 +124,6 @@ impl Session {
         let is_idle = self.greeting_at.is_none()
             && self.recalled.is_empty()
             && self.confirmed.is_empty()
-            && self.preparing.is_none()
             && !self.stuck.is_stuck()
             && self.types.iter().flatten().all(|state| state.is_idle());
         if is_idle {

@@ -18,6 +18,7 @@ use crate::xds::session::client_features::ClientFeatures;
 use crate::xds::session::nack::nacks::Nacks;
 use crate::xds::session::order::{Barrier, HeldRemoval};
 use crate::xds::session::state::content::Content;
+use crate::xds::session::steps::FirstStep;
 use crate::xds::session::subscription::names::{Interner, Names};
 use crate::xds::session::subscription::{Asked, Subscription};
 use crate::xds::session::warming::{Deferral, Unwarm, WARM_MAX};
@@ -107,8 +108,8 @@ pub(in crate::xds) struct State {
     /// Sum over the named resources, and whether it must be counted anew.
     named: SetVersion,
     recount: bool,
-    /// The set it was brought to is one on the way to another ([`exchange`](super::exchange)).
-    pub(in crate::xds) on_the_way: bool,
+    /// The client was brought to a set on the way to another ([`steps`](super::steps)).
+    pub(in crate::xds) first_step: Option<FirstStep>,
     /// It was answered from a snapshot that is not stale.
     settled: bool,
     unacked: VecDeque<Unacked>,
@@ -135,7 +136,7 @@ impl State {
             by_route_config: false,
             named: SetVersion::default(),
             recount: true,
-            on_the_way: false,
+            first_step: None,
             settled: false,
             unacked: VecDeque::new(),
             nacks: Nacks::default(),
@@ -168,7 +169,7 @@ impl State {
 
     /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
     pub(in crate::xds) fn is_idle(&self) -> bool {
-        self.settled && self.base.is_some() && self.work.is_none() && !self.on_the_way
+        self.settled && self.base.is_some() && self.work.is_none() && self.first_step.is_none()
     }
 
     /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.

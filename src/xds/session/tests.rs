@@ -8,7 +8,7 @@ use envoy_types::pb::google::rpc::Status;
 use super::*;
 use crate::resource::Resource;
 use crate::resource::compile::{Difference, ResourceChange};
-use crate::snapshot::Facts;
+use crate::snapshot::{Facts, Snapshot};
 
 mod exchange;
 mod globs;

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 
 use crate::xds::error::Error;
-use crate::xds::session::wire::limits::MAX_REQUEST;
+use crate::xds::session::wire::limits;
 
 /// Compression flag and length of a gRPC message.
 const HEADER: usize = 5;
@@ -122,11 +122,8 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
             return Err(Error::Compressed);
         }
         let len = u32::from_be_bytes(len) as usize;
-        if len > MAX_REQUEST {
-            Err(Error::TooLarge(len))
-        } else {
-            Ok(Some(len))
-        }
+        limits::request_size(len)?;
+        Ok(Some(len))
     }
 
     /// The next `len` bytes, which must have been received.
@@ -270,7 +267,7 @@ mod tests {
             let claimed = rest.get(1..HEADER).map(|len| u32::from_be_bytes(len.try_into().unwrap()) as usize);
             let expected = match (rest.first(), claimed) {
                 (None, _) => None,
-                (Some(0), Some(len)) if len > MAX_REQUEST => Some(Error::TooLarge(len)),
+                (Some(0), Some(len)) if limits::request_size(len).is_err() => limits::request_size(len).err(),
                 (Some(1..), Some(_)) => Some(Error::Compressed),
                 _ => Some(Error::CutShort(rest.len())),
             };
@@ -281,7 +278,7 @@ mod tests {
     // Neither a claimed length nor the number of frames makes the server allocate more than the client has sent.
     #[test]
     fn only_received_bytes_are_kept() {
-        let len = u32::try_from(MAX_REQUEST).unwrap();
+        let len = u32::try_from(limits::MAX_REQUEST).unwrap();
         for lengths in [[1, 1], [1, 5000], [4095, 1], [100_000, 100_000]] {
             let bytes = framed(0, len, &vec![7; 300_000]);
             let mut reader = Reader::new(Frames(cut(&bytes, &lengths), false));
@@ -309,7 +306,7 @@ mod tests {
     fn a_message_that_is_too_large_is_refused_by_its_header() {
         assert_eq!(
             read(&[0, 0xff, 0xff, 0xff, 0xff], &[5]).1,
-            Some(Error::TooLarge(u32::MAX as usize))
+            limits::request_size(u32::MAX as usize).err()
         );
         assert_eq!(read(&[1, 0, 0, 0, 0], &[5]).1, Some(Error::Compressed));
     }

@@ -18,7 +18,7 @@ impl State {
         builder: &mut ResponseBuilder,
         released: &[Arc<Resource>],
     ) -> Vec<Arc<str>> {
-        if !target.features.errors {
+        if !target.features.resource_errors {
             return Vec::new();
         }
         let mut absent = std::mem::take(&mut builder.missing);

@@ -29,6 +29,11 @@ const ERROR_MESSAGE_MAX: usize = 16 * 1024;
 /// A request up to this size has not enough in it to matter, in bytes.
 const SMALL: usize = 64 * 1024;
 
+/// Refuse a request that is too large to be read.
+pub(in crate::xds) fn request_size(bytes: usize) -> Result<(), Error> {
+    at_most("the request has", bytes, "bytes", MAX_REQUEST)
+}
+
 /// Refuse a request that has too many of anything. What does not decode is left to who decodes it.
 pub(in crate::xds) fn entries(request: &[u8]) -> Result<(), Error> {
     if request.len() <= SMALL {
@@ -80,6 +85,7 @@ pub(in crate::xds) fn node(node: &Node) -> Result<(), Error> {
         Some((field, text)) => Err(Error::NodeTextTooLong {
             field,
             length: text.len(),
+            max: NODE_TEXT_MAX,
         }),
         None => Ok(()),
     }
@@ -156,14 +162,16 @@ mod tests {
             of(length, 0),
             Err(Error::NodeTextTooLong {
                 field: "node.id",
-                length
+                length,
+                max: NODE_TEXT_MAX,
             })
         );
         assert_eq!(
             of(1, length),
             Err(Error::NodeTextTooLong {
                 field: "node.cluster",
-                length
+                length,
+                max: NODE_TEXT_MAX,
             })
         );
     }

@@ -1,67 +1,47 @@
-//! Clusters that a gRPC client gets to know before a route moves there.
+//! Names clusters to a gRPC client before a route moves there.
 //!
-//! A client without a proxy subscribes to a cluster when a route names it. grpc-go sends calls by the new routes before
-//! its balancer knows the cluster: until then calls fail with "unknown cluster selected for RPC"
-//! (docs/proxyless-grpc.md). So a RouteConfiguration that names a cluster which the client does not subscribe to comes
-//! in two steps: the old one with a route that no call matches and that names the cluster, and the new one, when the
-//! client has answered the cluster and its endpoints, or after [`PREPARE_MAX`]. Pure.
+//! A client without a proxy subscribes to a cluster when a route names that cluster. grpc-go sends calls by the new
+//! routes before its balancer knows the cluster: until then calls fail with "unknown cluster selected for RPC"
+//! (docs/proxyless-grpc.md). A RouteConfiguration that names a cluster without a subscription is therefore sent in two
+//! steps: first the old one, with one more route, which matches no call and names the cluster; then the new one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Session;
-use super::state::State;
+use super::{FirstStep, STEP_MAX, Session, State, Step};
 use crate::resource::{ResourceType, grpc};
 use crate::snapshot::changes::Named;
 use crate::snapshot::set::{Entry, ResourceSet};
 
-/// How long the second step waits for the client.
-const PREPARE_MAX: Duration = Duration::from_secs(5);
-
-/// Clusters of the first step, while the second one waits.
-#[derive(Debug)]
-pub(in crate::xds) struct Preparing {
-    clusters: Vec<Arc<str>>,
-    pub(in crate::xds) until: Instant,
-}
-
 impl Session {
-    /// The routes to send now, if they are not the set itself.
-    pub(super) fn prepare(&mut self, set: &Arc<ResourceSet>, now: Instant) -> Option<Arc<ResourceSet>> {
-        let routes = self.types[ResourceType::Route.index()].as_deref();
-        let base = routes.and_then(State::base).filter(|base| !Arc::ptr_eq(base, set));
-        let (Some(base), true) = (base, self.features.errors) else {
-            self.preparing = None;
-            return None;
-        };
-        if let Some(preparing) = &self.preparing {
-            let waits = now < preparing.until && !preparing.clusters.iter().all(|name| self.is_ready(name));
-            let base = waits.then(|| Arc::clone(base));
-            self.preparing = self.preparing.take().filter(|_| waits);
-            return base;
-        }
-
+    /// The first step from one set of routes to another. `None`: no cluster needs an announcement.
+    pub(super) fn announce(
+        &self,
+        base: &Arc<ResourceSet>,
+        set: &Arc<ResourceSet>,
+        now: Instant,
+    ) -> Option<(Step, FirstStep)> {
         let unknown = self.unknown_clusters(base, set);
         if unknown.is_empty() {
             return None;
         }
+
         let mut key = Xxh3::new();
         key.update(&base.version().0.to_be_bytes());
         let named = unknown
             .iter()
             .flat_map(|(name, clusters)| std::iter::once(name).chain(clusters));
         named.for_each(|name| key.update(name.as_bytes()));
+
         let first = set.variant(key.digest128(), || first_step(base, &unknown));
-        self.preparing = Some(Preparing {
-            clusters: unknown.into_iter().flat_map(|(_, clusters)| clusters).collect(),
-            until: now + PREPARE_MAX,
-        });
-        Some(first)
+        let clusters = unknown.into_iter().flat_map(|(_, clusters)| clusters).collect();
+        let until = now + STEP_MAX;
+        Some((Step::to(first), FirstStep::Announcement { clusters, until }))
     }
 
-    /// The names of changed routes that the client has, each with the clusters that the client does not subscribe to.
+    /// The changed route configurations that the client has, each with the clusters that it does not subscribe to.
     fn unknown_clusters(&self, base: &Arc<ResourceSet>, set: &Arc<ResourceSet>) -> Vec<Named> {
         let of = |resource_type: ResourceType| self.types[resource_type.index()].as_deref();
         let (Some(routes), Some(clusters)) = (of(ResourceType::Route), of(ResourceType::Cluster)) else {
@@ -79,8 +59,8 @@ impl Session {
         unknown.filter(|_| !clusters.subscription.wildcard).collect()
     }
 
-    /// Whether the client has answered a cluster and its endpoints.
-    fn is_ready(&self, cluster: &Arc<str>) -> bool {
+    /// Whether the client has sent an ACK or NACK for a cluster and its endpoints.
+    pub(super) fn has_taken(&self, cluster: &Arc<str>) -> bool {
         let answered = |resource_type: ResourceType, name: &Arc<str>| {
             let state: Option<&State> = self.types[resource_type.index()].as_deref();
             state.is_some_and(|state| state.subscription.names.contains(name) && state.is_answered())
@@ -92,7 +72,7 @@ impl Session {
     }
 }
 
-/// These routes as the client has them, with the clusters that they are to name.
+/// The routes as the client has them, with one more route that names the clusters.
 fn first_step(base: &ResourceSet, unknown: &[Named]) -> Vec<Entry> {
     let form = |(name, clusters): &Named| {
         let form = grpc::naming(base.get(name)?, clusters)?;
