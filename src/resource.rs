@@ -2,7 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `clusters`, `endpoints`, `listeners`, `routes` | one resource type each: document values become encoded resources |
+//! | `clusters`, `endpoints`, `listeners`, `routes` | one resource type each: documents become encoded resources |
 //! | `verbatim` | resources that operators write in Envoy's own form |
 //! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
 //! | `table` | the order of the entries of a RouteConfiguration |
@@ -217,8 +217,8 @@ pub struct Resource {
     pub warms: Option<Arc<str>>,
     /// Of a Cluster: what Envoy waits for before it uses the Cluster, if that may never come.
     pub waits: Option<Wait>,
-    /// What no other resource of its type and group can have at the same time: the addresses of a Listener, the key of a
-    /// scope. `None`: nothing.
+    /// What no other resource of its type and group can have at the same time: the addresses of a Listener, the key of
+    /// a scope. `None`: nothing.
     pub claims: Option<Arc<[Arc<str>]>>,
     /// Its references: Envoy may wait for these, and does not subscribe again to those that it has (AD-05, DX-30).
     pub refers: Option<References>,

@@ -187,7 +187,8 @@ impl Stages {
             }
         }
 
-        info!(grace = %humantime::format_duration(grace), "Stop signal received; streams drain first, then every stage ends");
+        info!(grace = %humantime::format_duration(grace), "Stop signal received; streams drain first, then every \
+            stage ends");
         self.stop(signals, grace).await
     }
 

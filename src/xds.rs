@@ -11,9 +11,9 @@
 //! | `node` | the node of a request | the node that rollout decides by |
 //! | `error` | | gRPC codes and sentences that end a stream |
 //!
-//! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Nothing waits
-//! for an ACK except removals, and what newly names a cluster that is not warm (`session::warming`). No queue of
-//! responses is kept: a slow reader skips what it missed.
+//! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Only removals,
+//! and changes that newly name a cluster which is not warm (`session::warming`), wait for an ACK. The server keeps no
+//! queue of responses: a slow reader skips intermediate states.
 
 pub mod server;
 

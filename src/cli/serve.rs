@@ -14,14 +14,14 @@ pub(super) const NAME: &str = "serve";
 
 const LONG_ABOUT: &str = "Read documents, compile them, and serve them to proxies until a signal comes.
 
-Every flag is also a variable (CHANCERY_…) and a key of the TOML file that --config names. A flag wins over a variable, a \
-variable over the file.
+Every flag is also a variable (CHANCERY_…) and a key of the TOML file that --config names. A flag wins over a \
+variable, a variable over the file.
 
-With neither --etcd nor --dir the server runs in try-out mode: documents are in ./gateway (if the folder is missing, it is \
-created with a sample), and the xDS port is open on 127.0.0.1 only.
+With neither --etcd nor --dir the server runs in try-out mode: documents are in ./gateway (if the folder is missing, \
+it is created with a sample), and the xDS port is open on 127.0.0.1 only.
 
-SIGTERM and SIGINT drain the streams and stop the server; a second signal stops at once. SIGHUP reads the configuration \
-file, the password and the certificates again.";
+SIGTERM and SIGINT drain the streams and stop the server; a second signal stops at once. SIGHUP reads the \
+configuration file, the password and the certificates again.";
 
 const AFTER_HELP: &str = "Examples:
   chancery serve

@@ -46,7 +46,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Many("URL"),
         default: None,
         heading: DOCUMENTS,
-        help: "Read documents from etcd at these URLs (comma separated). Without a scheme: https:// with --etcd-ca or --etcd-cert, else http://",
+        help: "Read documents from etcd at these URLs (comma separated). Without a scheme: https:// with --etcd-ca or \
+            --etcd-cert, else http://",
     },
     Setting {
         name: "etcd-user",
@@ -74,7 +75,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: DOCUMENTS,
-        help: "PEM file of the client certificate for etcd; needs --etcd-key. Each new connection reads the files again",
+        help: "PEM file of the client certificate for etcd; needs --etcd-key. Each new connection reads the files \
+            again",
     },
     Setting {
         name: "etcd-key",
@@ -138,7 +140,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the server's certificate chain; needs --xds-tls-key. If the file changes, new connections get the new chain",
+        help: "PEM file of the server's certificate chain; needs --xds-tls-key. If the file changes, new connections \
+            get the new chain",
     },
     Setting {
         name: "xds-tls-key",
@@ -152,7 +155,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("FILE"),
         default: None,
         heading: SERVING,
-        help: "PEM file of the authorities that verify client certificates; a client without a valid certificate is refused",
+        help: "PEM file of the authorities that verify client certificates; a client without a valid certificate is \
+            refused",
     },
     Setting {
         name: "grace",
@@ -208,7 +212,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("NUMBER"),
         default: Some("100"),
         heading: SERVING,
-        help: "Largest regex, in RE2 instructions; set no more than the runtime value re2.max_program_size.error_level of your Envoys",
+        help: "Largest regex, in RE2 instructions; set no more than the runtime value \
+            re2.max_program_size.error_level of your Envoys",
     },
     Setting {
         name: "allow-empty",
@@ -222,7 +227,8 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::One("auto|confirm"),
         default: Some("auto"),
         heading: GUARDS,
-        help: "When most documents vanish at once: `auto` accepts it after a second list that agrees, `confirm` waits for POST /api/v1/release",
+        help: "When most documents vanish at once: `auto` accepts it after a second list that agrees, `confirm` waits \
+            for POST /api/v1/release",
     },
     Setting {
         name: "admin-listen",

@@ -182,7 +182,8 @@ impl Certificates {
             }
             Err(error) => {
                 let reason = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%certificate, %error, reason, "New xDS certificates cannot be used; new connections still get the previous ones");
+                warn!(%certificate, %error, reason, "New xDS certificates cannot be used; new connections still get \
+                    the previous ones");
             }
         }
     }

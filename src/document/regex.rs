@@ -80,7 +80,8 @@ pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
     let limit = limits.re2_max_program_size;
     if size > limit {
         return Err(format!(
-            "found a regex whose RE2 program may have {size} instructions, expected at most {limit} (--re2-max-program-size)"
+            "found a regex whose RE2 program may have {size} instructions, expected at most {limit} \
+            (--re2-max-program-size)"
         ));
     }
     Ok(())

@@ -101,7 +101,8 @@ fn encoded_size(resource: &Resource) -> usize {
     resource.name.len() + resource.body.len() + OVERHEAD
 }
 
-/// The cell of a key, made if it is not there; of too many the oldest goes. The lock is not held while a cell is filled.
+/// The cell of a key, made if it is not there; of too many the oldest goes. The lock is not held while a cell is
+/// filled.
 fn cell<T>(kept: &Made<T>, key: u128, most: usize) -> Arc<OnceLock<Arc<T>>> {
     let mut kept = kept.lock();
     if let Some((_, cell)) = kept.iter().find(|(of, _)| *of == key) {

@@ -1,11 +1,11 @@
-//! Why a stream ends: the gRPC code and the sentence of each reason.
+//! The errors that end a stream: gRPC code and sentence.
 
 use std::fmt;
 
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// Why a stream ends.
+/// The reason for the end of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No node, or one without an id, in the first request.
@@ -14,12 +14,12 @@ pub enum Error {
     /// The node id changed.
     #[error("node.id must not change within a stream: was {was:?}, now {is:?}")]
     NodeChanged {
-        /// As it was.
+        /// The id before.
         was: String,
-        /// As it is.
+        /// The id now.
         is: String,
     },
-    /// No type URL where one is needed.
+    /// No type URL on ADS.
     #[error("type_url is empty, expected the type URL of the subscribed resources")]
     NoTypeUrl,
     /// Another type than that of the service.
@@ -30,28 +30,28 @@ pub enum Error {
         /// The type URL of the service.
         expected: &'static str,
     },
-    /// A name that no resource can have.
+    /// A name that is not UTF-8.
     #[error("a resource name is not UTF-8")]
     NameNotUtf8,
-    /// Not a request.
+    /// A malformed request.
     #[error("the request does not decode: {0}")]
     Malformed(String),
     /// A compressed request; none was offered.
     #[error("the request is compressed, expected an uncompressed one")]
     Compressed,
-    /// The client ended its side within a request.
+    /// The client ended its side of the stream within a request.
     #[error("the stream ends {0} bytes into a request, expected the rest of it")]
     CutShort(usize),
     /// More entries than the limit.
     #[error("{has} {found} {unit}, expected {max} at most")]
     TooMuch {
-        /// What has it: `the request has`.
+        /// The subject of the sentence: `the request has`.
         has: &'static str,
-        /// How much.
+        /// The count.
         found: usize,
-        /// Of what.
+        /// The unit of the count.
         unit: &'static str,
-        /// How much it may have.
+        /// The limit.
         max: usize,
     },
     /// A text of the node that is too long to be kept.
@@ -104,10 +104,10 @@ impl fmt::Display for Code {
     }
 }
 
-/// What is encoded in `grpc-message`: all but the printable part of ASCII, and the sign that encodes.
+/// The encoded characters of `grpc-message`: controls, characters beyond ASCII, and `%`.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
-/// The longest `grpc-message`, in bytes before it is encoded: a sentence may quote what a client sent, and the client
-/// takes a few KiB of headers.
+/// The longest `grpc-message`, in bytes before encoding: a sentence may quote the client, and the client takes a few
+/// KiB of headers.
 const MESSAGE_MAX: usize = 1024;
 
 /// `grpc-status` and `grpc-message`.

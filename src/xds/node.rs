@@ -1,9 +1,9 @@
-//! The node of a client: from the message of the wire to what rollout decides by. Load reports name nodes, too.
+//! The node of a client, from the message on the wire. Load reports name nodes too.
 
 use crate::proto::wire;
 use crate::rollout::Node;
 
-/// What matters of a node.
+/// The fields that rollout and the limits need.
 pub(in crate::xds) fn node(wire: &wire::Node) -> Node {
     let locality = wire.locality.clone().unwrap_or_default();
     let metadata = wire.metadata.as_ref();
@@ -21,7 +21,7 @@ pub(in crate::xds) fn node(wire: &wire::Node) -> Node {
     }
 }
 
-/// A protobuf value as JSON. Deeper than any rule of a document can look, it is null.
+/// A protobuf value as JSON; null where it is nested deeper than any rule of a document can look.
 fn json(value: &prost_types::Value, depth: usize) -> serde_json::Value {
     use prost_types::value::Kind;
     match &value.kind {

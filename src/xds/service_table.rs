@@ -77,7 +77,7 @@ pub(in crate::xds) fn service_names() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().map(|row| row.0)
 }
 
-/// The variant and the resource type of the method that a path names.
+/// The variant and the resource type of the method at a path.
 pub(in crate::xds) fn find_service(path: &str) -> Option<(Variant, Option<ResourceType>)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let Row(_, sotw, delta, service_type) = SERVICES.iter().find(|row| row.0 == service)?;

@@ -83,7 +83,7 @@ pub struct Settings {
     pub secrets: bool,
 }
 
-/// The part of a request that the variants have each their own of.
+/// The part of a request that differs between SotW and delta.
 #[derive(Debug)]
 pub(in crate::xds) enum Lists {
     Sotw(sotw::Listed),
@@ -151,7 +151,7 @@ pub struct Response {
     pub blocks: Blocks,
 }
 
-/// A type that is not served was asked for: the names to be answered.
+/// A subscription to a type that is not served, with the names to answer.
 #[derive(Debug)]
 struct Unserved {
     type_url: String,
@@ -164,28 +164,28 @@ pub struct Session {
     settings: Settings,
     node: Option<Arc<Node>>,
     features: ClientFeatures,
-    /// Length and hash of the node as it was last received: most clients repeat it in every request.
+    /// Length and hash of the last node: most clients repeat the node in every request.
     node_seen: (usize, u128),
     group: Option<(Arc<GroupRules>, Arc<str>)>,
     types: [Option<Box<State>>; ResourceType::COUNT],
     unserved: VecDeque<Unserved>,
-    /// Some first request told what the client has.
+    /// A first request of some type reported resources of an earlier stream.
     reported: bool,
     sequence: u64,
     greeting_at: Option<Instant>,
     back: Back,
     stuck: Stuck,
-    /// What the client refused on its last stream, until its type is asked for.
+    /// Resources that the client NACKed on its last stream, until it subscribes to their type.
     recalled: Vec<(ResourceType, Arc<str>)>,
     sources: follow::Sources,
     confirmed: Vec<(ResourceType, SetVersion)>,
     spared: spared::Spared,
-    /// Nothing is owed and nothing waits; `None`: that is not known.
+    /// The stream is idle; `None`: unknown.
     idle: Option<Idle>,
 }
 
 impl Session {
-    /// A stream that was just opened.
+    /// The session of a new stream.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -215,7 +215,7 @@ impl Session {
         self.node.as_ref()
     }
 
-    /// The group it was last served as.
+    /// The group of the last response.
     #[must_use]
     pub fn group(&self) -> Option<&Arc<str>> {
         self.group.as_ref().map(|(_, group)| group)
@@ -228,7 +228,7 @@ impl Session {
         Some((state.subscription.wildcard, &state.subscription.names))
     }
 
-    /// Whether responses to requests wait to be taken, so that no more requests should be read.
+    /// Whether responses to requests are not taken yet. If so, no further request should be read.
     #[must_use]
     pub fn is_full(&self) -> bool {
         !self.unserved.is_empty()
@@ -488,7 +488,7 @@ impl Session {
         }
     }
 
-    /// ACK and NACK: told apart by `error_detail` alone (GEN-15), matched by nonce alone.
+    /// Match an ACK or NACK to its response by the nonce alone. `error_detail` alone makes a NACK (GEN-15).
     fn on_ack_or_nack(&mut self, resource_type: ResourceType, request: &Request<'_>) -> Option<Acked> {
         let salt = self.settings.salt;
         let sequence = Nonce::sequence_of(request.nonce, salt)?;

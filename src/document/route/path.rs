@@ -23,9 +23,9 @@ const MAX_VARIABLE: usize = 16;
 const MAX_TEMPLATE: usize = 256;
 /// Length of `%7E`.
 const ESCAPE: usize = 3;
-const NO_SUCH_PATH: &str = "found a regex that no path can match, expected one for paths as Envoy sees them: they start \
-    with \"/\", have neither \"//\" nor segments \".\" and \"..\", no %2F, %5C or %00, no escaped letter, digit, \"-\", \".\", \"_\" or \
-    \"~\", and no raw space, letter beyond ASCII or one of \"<>\\^`{|}";
+const NO_SUCH_PATH: &str = "found a regex that no path can match, expected one for paths as Envoy sees them: they \
+    start with \"/\", have neither \"//\" nor segments \".\" and \"..\", no %2F, %5C or %00, no escaped letter, digit, \
+    \"-\", \".\", \"_\" or \"~\", and no raw space, letter beyond ASCII or one of \"<>\\^`{|}";
 const A_PATH: &str = r#"a path such as "/a", "/a/*", "/a/{id}" or "~^/a\\d+$""#;
 
 /// A path in the shorthand of `match`.

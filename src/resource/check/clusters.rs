@@ -297,7 +297,8 @@ fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         // Envoy 1.40 wants names then, and they are no field of the descriptors here.
         let found = cluster.health_checks.len();
         let reason = format!(
-            "found {found} health checks, expected one (Envoy wants several to have names, which cannot be written here yet)"
+            "found {found} health checks, expected one (Envoy wants several to have names, which cannot be written \
+            here yet)"
         );
         return Err(at.field("health_checks").reject(reason));
     }

@@ -1,9 +1,9 @@
 //! The form of a Cluster for which Envoy does not wait.
 //!
-//! A new or changed Cluster warms before Envoy uses it: names are resolved, hosts are checked for the first time. A name
-//! server or a host that is silent keeps the Cluster warming for minutes, and with it every ACK of clusters, and the start
-//! of a new Envoy (docs/xds-rules.md F-02, F-04). The no-wait form is initialised at once: `wait_for_warm_on_init` is
-//! false where names are resolved, and without health checks where hosts are checked. Pure.
+//! A new or changed Cluster warms before Envoy uses it: names are resolved, hosts are checked for the first time. A
+//! name server or a host that is silent keeps the Cluster warming for minutes, and with it every ACK of clusters, and
+//! the start of a new Envoy (docs/xds-rules.md F-02, F-04). The no-wait form is initialised at once:
+//! `wait_for_warm_on_init` is false where names are resolved, and without health checks where hosts are checked. Pure.
 
 use bytes::Buf;
 use prost::DecodeError;

@@ -261,8 +261,8 @@ fn parameter_choices(place: &str, name: &str, test: Test) -> Result<Vec<Choice>,
         }
     }
 
-    let reason = "found \"not\" of a name and a value that are too long for Envoy to invert (its limit of RE2 programs), \
-                  expected shorter ones, or a second route without \"not\"";
+    let reason = "found \"not\" of a name and a value that are too long for Envoy to invert (its limit of RE2 \
+                  programs), expected shorter ones, or a second route without \"not\"";
     Err(Rejection::new(place, reason))
 }
 

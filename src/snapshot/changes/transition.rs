@@ -1,9 +1,9 @@
 //! The way from one set to another where members take over what only one of them can have at a time.
 //!
 //! Envoy applies the listeners of a response one by one, removals first, and refuses one whose address another listener
-//! still has. Of scopes with exchanged keys it loses one. So a member goes before those that take what it gives up; that
-//! is enough unless they exchange in a circle. Of a circle one member is parked: removed first, and added when the others
-//! have moved. Pure.
+//! still has. Of scopes with exchanged keys it loses one. So a member goes before those that take what it gives up;
+//! that is enough unless they exchange in a circle. Of a circle one member is parked: removed first, and added when the
+//! others have moved. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

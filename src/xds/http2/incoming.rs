@@ -1,4 +1,4 @@
-//! A request's body as it comes from HTTP/2.
+//! The body of a request, read from HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +7,8 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http_body::{Body, Frame};
 
-/// See the module. What is taken makes room for more at once: how much is kept is bounded by who takes it.
+/// See the module. Each frame that is taken reopens the flow-control window at once; the caller bounds how much is
+/// kept.
 #[derive(Debug)]
 pub(in crate::xds) struct Incoming {
     stream: RecvStream,
@@ -34,11 +35,11 @@ impl Body for Incoming {
         if !self.data_ended {
             match ready!(self.stream.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // A connection that is gone has no windows.
+                    // A broken connection has no window.
                     drop(self.stream.flow_control().release_capacity(data.len()));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // The client wants no answer, and has said so politely.
+                // The client cancelled the request without an error.
                 Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_ended = true,

@@ -1,18 +1,18 @@
-//! Who is at the other end of a connection, as far as that decides what may go there.
+//! The other end of a connection, and whether it may get secrets.
 //!
-//! Secrets go where nobody can listen or pretend: to a client whose certificate was verified, over a Unix socket, to
-//! this machine itself. Elsewhere they are as if they did not exist, unless the operator said otherwise.
+//! Secrets go to a client with a verified certificate, over a Unix socket, and to this machine itself: nobody can read
+//! or pretend there. To other clients no secret exists, unless the operator allows secrets over plaintext.
 
 use std::net::SocketAddr;
 
-/// How the bytes of a connection travel.
+/// The transport of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::xds) enum Link {
     /// A Unix socket: the file's permissions say who may connect.
     Unix,
-    /// TCP as it is.
+    /// TCP without TLS.
     Plaintext,
-    /// TLS; the client showed no certificate, or none was asked for.
+    /// TLS without a client certificate.
     Tls,
     /// TLS with a client certificate of the client CA.
     MutualTls,
@@ -23,7 +23,7 @@ pub(in crate::xds) enum Link {
 pub(in crate::xds) struct Peer {
     /// `None` over a Unix socket.
     pub(in crate::xds) address: Option<SocketAddr>,
-    /// Why it gets no secrets; `None`: it gets them.
+    /// The reason to withhold secrets; `None`: the client gets them.
     pub(in crate::xds) withheld: Option<&'static str>,
 }
 

@@ -1,8 +1,7 @@
-//! The first bytes of a connection: whether who connects speaks HTTP/2 at all.
+//! The first bytes of a connection: whether the client speaks HTTP/2.
 //!
-//! HTTP/2 begins with 24 bytes that are always the same. They are read here, so that there is a deadline for them, and
-//! so that who speaks something else is told in its own words what this port is. What is handed on reads as if nothing
-//! of it had been read.
+//! Every HTTP/2 connection begins with the same 24 bytes. They are read here, with a deadline. A client that speaks
+//! another protocol gets an answer in that protocol. The caller reads the connection as if nothing had been read.
 
 use std::io;
 use std::time::Duration;
@@ -18,24 +17,24 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TLS_HELLO: &[u8] = &[0x16, 0x03];
 /// A fatal alert of TLS: `handshake_failure`.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0, 2, 2, 40];
-/// For those who speak HTTP/1.
+/// The answer to an HTTP/1 request.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\n\
     content-length: 88\r\nconnection: close\r\n\r\n\
     This is an xDS port: it speaks gRPC, over HTTP/2. The admin API has a port of its own.\r\n";
-/// How long an answer may take to be read, and how much is read of what the client still says: a socket that is closed
-/// with something unread takes the answer with it.
+/// The time for sending the answer, and the most bytes that are read after it: closing a socket with unread bytes would
+/// discard the answer.
 const FAREWELL: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
-/// What else a client may begin with.
+/// Another protocol that a client began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::xds) enum Foreign {
     /// A request of HTTP/1.
     Http1,
-    /// A TLS handshake, within what is said here.
+    /// A TLS handshake, inside TLS or on a plaintext port.
     Tls,
     /// Anything else.
     Unknown,
-    /// Nothing: it went away, as a probe of the port does.
+    /// No bytes: the client closed the connection, as a probe of the port does.
     Nothing,
 }
 
@@ -53,7 +52,7 @@ impl Foreign {
         }
     }
 
-    /// What it was, for a log line.
+    /// The protocol, for a log line.
     pub(in crate::xds) fn what(self) -> &'static str {
         match self {
             Self::Http1 => "HTTP/1, expected gRPC over HTTP/2",
@@ -72,7 +71,7 @@ impl Foreign {
     }
 }
 
-/// Read the preface. `Ok(Err(..))`: it is none, and who sent it was told.
+/// Read the preface. `Ok(Err(..))`: the client speaks another protocol and got an answer.
 ///
 /// # Errors
 /// The connection is broken.
@@ -91,12 +90,12 @@ pub(in crate::xds) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
         return Ok(Ok(Socket::new(io, PREFACE)));
     }
     let foreign = Foreign::of(&first[..len]);
-    // Whether it hears this is its own affair.
+    // The client need not read the answer.
     drop(timeout(FAREWELL.0, part(&mut io, foreign.answer())).await);
     Ok(Err(foreign))
 }
 
-/// Whether more must be read to tell what begins like this.
+/// Whether more bytes are needed to tell the protocol.
 fn is_open(first: &[u8]) -> bool {
     PREFACE.starts_with(first)
         || TLS_HELLO.starts_with(first) && first != TLS_HELLO
@@ -119,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client that sends this, in so many pieces, is taken for, and what it is answered.
+    /// The verdict on a client that sends this in pieces, and the answer to it.
     async fn begin(bytes: &[u8], piece: usize) -> (Result<Vec<u8>, Foreign>, Vec<u8>) {
         let (mut client, server) = duplex(1024);
         let serve = async {

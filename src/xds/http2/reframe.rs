@@ -1,44 +1,44 @@
-//! Large DATA frames, cut into smaller ones before HTTP/2 reads them.
+//! Cuts large DATA frames into smaller ones before h2 reads them.
 //!
-//! h2 reads a frame into one buffer, which starts with 8 KiB, grows to the largest frame that ever came, and stays so
-//! for the life of the connection; no setting bounds it below the 16 KiB that a client may send (RFC 9113, section
-//! 4.2). A first request with a thousand names is such a frame, and ten thousand connections keep the room for it.
-//! Where one DATA frame ends and the next begins means nothing to what they carry (section 6.1), so a large one is
-//! handed on as several. Every other frame goes through as it is. Pure: bytes in, bytes out.
+//! h2 reads a frame into one buffer, which starts with 8 KiB, grows to the largest frame so far, and keeps that size
+//! for the life of the connection. No setting bounds it below the 16 KiB that a client may send (RFC 9113, section
+//! 4.2). A first request with a thousand names is such a frame, and ten thousand connections would keep the room for
+//! it. The borders of DATA frames mean nothing to the request in them (section 6.1), so a large frame may be passed on
+//! as several. All other frames pass unchanged. Bytes in, bytes out.
 
 use tokio::io::ReadBuf;
 
 /// Length, type, flags and stream of a frame.
 const HEADER: usize = 9;
-/// The payload of a piece, in bytes. Less than half of h2's first buffer, so that the next always fits beside it.
+/// The payload of a piece, in bytes. Less than half of h2's first buffer, so that the next piece always fits beside it.
 const PIECE: usize = 4000;
-/// After so many pieces who takes them should have a turn: each that is not taken keeps a buffer of h2's, and the room
-/// that h2 has for them, and for the head of a request, doubles after four.
+/// The pieces after which the reader pauses. h2 keeps a buffer for each piece that is not taken, and its room for
+/// pieces, and for the head of a request, doubles after four.
 const PIECES: usize = 3;
-/// The type of the frame, and its flags: the stream ends with it; it has padding, which counts and cannot be cut.
+/// The frame type, and two flags: END_STREAM; PADDED, whose padding counts as payload and cannot be cut.
 const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// Where in the frames of a connection its reader is.
+/// The position of the reader in the frames of a connection.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Reframe {
-    /// The header that is being read, or was read last, and how much of it was.
+    /// The header that is read, and the number of its bytes read so far.
     read: [u8; HEADER],
     read_len: usize,
-    /// The header that is being handed on, and how much of it is still to be.
+    /// The header that is passed on, and the number of its bytes still to pass.
     next: [u8; HEADER],
     next_len: usize,
-    /// What is left of the frame, or of its piece.
+    /// The bytes left of the frame, or of its piece.
     left: usize,
-    /// What follows in further pieces.
+    /// The bytes of the frame in further pieces.
     rest: usize,
-    /// Pieces that were handed on since the last pause.
+    /// The pieces since the last pause.
     pieces: usize,
 }
 
 impl Reframe {
-    /// Hand on what was read, as far as there is room. Gives how much of it was taken.
+    /// Pass on bytes, as far as the output has room. Gives the number of input bytes taken.
     pub(in crate::xds) fn feed(&mut self, input: &[u8], output: &mut ReadBuf<'_>) -> usize {
         let mut unread = input;
         while output.remaining() > 0 {
@@ -69,8 +69,7 @@ impl Reframe {
         input.len() - unread.len()
     }
 
-    /// Whether the reader should pause before it reads on: a large request is on its way, and what came of it waits to
-    /// be taken.
+    /// Whether the reader should pause: the pieces of a large request wait to be taken.
     pub(in crate::xds) fn pauses(&mut self) -> bool {
         let pauses = self.rest > 0 && self.pieces >= PIECES;
         if pauses {
@@ -114,7 +113,7 @@ mod tests {
         [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    /// What comes out of what goes in, `piece` bytes at a time with room for `room`.
+    /// The output for an input, `piece` bytes at a time with `room` bytes of output.
     fn fed(input: &[u8], piece: usize, room: usize) -> Vec<u8> {
         let (mut reframe, mut output) = (Reframe::default(), Vec::new());
         for mut chunk in input.chunks(piece) {

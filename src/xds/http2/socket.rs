@@ -1,9 +1,11 @@
-//! What HTTP/2 reads from and writes to.
+//! The transport that h2 reads from and writes to.
 //!
-//! Two things that h2 does cost more than they need to, and no setting of it reaches them. It reads each frame into a
-//! buffer that grows to the largest and stays so: large DATA frames come to it in pieces (`reframe`). And it sends each
-//! frame by itself, of 16 KiB at most: what it writes within one poll is gathered here, and sent when the poll is over
-//! ([`Socket::poll_send`]), mostly by one system call.
+//! h2 costs more than necessary in two ways, and no setting changes that:
+//!
+//! - Its read buffer grows to the largest frame and keeps that size. Large DATA frames are therefore cut first
+//!   (`reframe`).
+//! - It sends each frame by itself, 16 KiB at most. The writes of one poll are therefore gathered here, and sent when
+//!   the poll is over ([`Socket::poll_send`]), mostly by one system call.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -16,34 +18,35 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::xds::http2::reframe::Reframe;
 
-/// What is read at a time, in bytes.
+/// The most bytes of one read.
 const READ_MAX: usize = 16 * 1024;
-/// What is gathered before it is sent, in bytes; one more frame may come on top. A client that takes nothing keeps it.
+/// The most bytes that are gathered before they are sent; one more frame may be added. Kept for a client that reads
+/// nothing.
 const GATHERED_MAX: usize = 32 * 1024;
 
 thread_local! {
-    /// What is being read, whoever's it is: nothing is in it between two polls.
+    /// The read buffer of every connection: empty between two polls.
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MAX].into());
-    /// Room for what is written next, whoever's it is.
+    /// A write buffer for any connection.
     static SPARE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(2 * GATHERED_MAX));
 }
 
-/// Both sides of a transport: HTTP/2 has one, and who polls HTTP/2 the other. All clones are one.
+/// A transport with two owners: h2 and the task that polls h2. All clones are one transport.
 #[derive(Debug)]
 pub(in crate::xds) struct Socket<T>(Arc<Mutex<Inner<T>>>);
 
 #[derive(Debug)]
 struct Inner<T> {
     io: T,
-    /// Read already, and to be read again.
+    /// Bytes that were read before, to be read first.
     first: &'static [u8],
     reframe: Reframe,
-    /// Read, and not handed on for want of room.
+    /// Bytes that were read and had no room in the output.
     backlog: Vec<u8>,
-    /// Written, and how much of it was sent. Nothing between two polls, but where the transport takes no more.
+    /// Written bytes, and the number of them already sent. Empty between two polls, unless the transport is full.
     written: Vec<u8>,
     sent: usize,
-    /// More was to be written than the transport took.
+    /// Whether a write was refused because the transport is full.
     refused: bool,
 }
 
@@ -54,7 +57,7 @@ impl<T> Clone for Socket<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
-    /// Of a transport from which `first` was read.
+    /// A transport from which `first` was read already.
     pub(in crate::xds) fn new(io: T, first: &'static [u8]) -> Self {
         let (reframe, backlog, written) = (Reframe::default(), Vec::new(), Vec::new());
         Self(Arc::new(Mutex::new(Inner {
@@ -72,12 +75,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
         self.0.lock()
     }
 
-    /// Send what was written. Pending: the task is woken when the transport takes more.
+    /// Send the written bytes. Pending: the task is woken when the transport has room.
     pub(in crate::xds) fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         ready!(inner.poll_send(context))?;
         if std::mem::take(&mut inner.refused) {
-            // HTTP/2 waits to be told that there is room, and what it registered for may have come and gone.
+            // h2 waits for room, and its own registration with the transport may be used up.
             context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -85,7 +88,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
 }
 
 impl<T: AsyncRead + Unpin> Inner<T> {
-    /// Hand on what was read before.
+    /// Pass on bytes that were read before.
     fn unload(&mut self, buffer: &mut ReadBuf<'_>) {
         let taken = self.reframe.feed(&self.backlog, buffer);
         self.backlog.drain(..taken);
@@ -94,7 +97,7 @@ impl<T: AsyncRead + Unpin> Inner<T> {
         }
     }
 
-    /// Read once and hand on what was read. Gives how much that was.
+    /// Read once and pass the bytes on. Gives the number of bytes read.
     fn poll_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         READ.with_borrow_mut(|space| {
             let most = buffer.remaining().min(space.len());
@@ -119,7 +122,7 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             }
             self.sent += count;
         }
-        // TLS has records of its own to write.
+        // TLS may have records of its own to write.
         ready!(Pin::new(&mut self.io).poll_flush(context))?;
         let mut room = std::mem::take(&mut self.written);
         room.clear();
@@ -129,7 +132,7 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
     }
 
     fn poll_gather(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        // What was begun to be sent, and could not be, is sent first: there is no use in gathering more.
+        // Bytes that could not be sent before are sent first: gathering more would not help.
         if self.sent > 0 || self.written.len() >= GATHERED_MAX {
             self.refused = true;
             ready!(self.poll_send(context))?;
@@ -160,7 +163,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<T> {
         let room = buffer.remaining();
         inner.unload(buffer);
         while buffer.remaining() == room && room > 0 {
-            // A part of a frame's header is kept until all of it is there.
+            // An incomplete frame header is kept until the rest arrives.
             if ready!(inner.poll_frames(context, buffer))? == 0 {
                 break;
             }
@@ -186,7 +189,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<T> {
         true
     }
 
-    /// After each frame: it is sent with the others when the poll is over.
+    /// h2 calls this after each frame: the frame is sent with the others after the poll.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

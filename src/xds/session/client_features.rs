@@ -1,10 +1,10 @@
 //! The optional features of a client, from its node.
 //!
-//! `resource_errors` go to gRPC libraries alone: Envoy ignores them, and an Envoy that asks for a name that does not exist
-//! must hear nothing (docs/xds-rules.md SW-13, SW-16). They are also the ones that drop a stream whose message is
-//! larger than 4 MB (F-21). A resource is wrapped in a SotW response only where it has a time to live and the client
-//! says that it takes wrappers: grpc-js, which does not, deletes what is wrapped (F-28), and a wrapper says nothing
-//! else that a bare Any does not.
+//! - `resource_errors`: for gRPC libraries only. Envoy ignores them, and must get no response for a name that does not
+//!   exist (docs/xds-rules.md SW-13, SW-16).
+//! - Size of a response: gRPC libraries drop a stream with a message larger than 4 MB (F-21).
+//! - Wrappers: a SotW resource is wrapped only if it has a time to live and the client announces the feature. grpc-js
+//!   does not, and deletes wrapped resources (F-28). A wrapper carries nothing else that a bare Any does not.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::rollout::Node;
 
 /// The feature's two spellings: of the clients, and of the protocol's text.
 const WRAPPERS: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw"];
-/// What a response to a gRPC library should have at most, in bytes, where it may be told in parts: less than the 3 MB
-/// from which on a warning is due.
+/// The largest response to a gRPC library in bytes, if the response may be split. Smaller than the 3 MB at which a
+/// warning is logged.
 const RESPONSE_MAX: usize = 2_900_000;
 
 /// `google.rpc.Code.NOT_FOUND`.
 const NOT_FOUND: i32 = 5;
 
-/// That there is no resource of this name.
+/// The error for a name without a resource.
 pub(in crate::xds) fn not_found(name: &Arc<str>) -> ResourceError {
     ResourceError {
         resource_name: Some(ResourceName { name: name.to_string() }),

@@ -23,12 +23,12 @@ use crate::xds::session::state::content::Content;
 pub(super) struct Sources {
     /// Names that were ever sent through a source other than the common one.
     own: BTreeSet<(ResourceType, Arc<str>)>,
-    /// Names to push once their type is subscribed.
+    /// Names to push once the client subscribes to their type.
     early: BTreeSet<(ResourceType, Arc<str>)>,
 }
 
 impl Sources {
-    /// The client has these.
+    /// The client has these resources.
     pub(super) fn assume<'a>(&mut self, resources: impl Iterator<Item = &'a Arc<Resource>>) {
         let references = resources
             .flat_map(|resource| resource.refers.iter())
@@ -59,10 +59,14 @@ impl Sources {
 }
 
 impl Session {
-    /// A response is on its way: what Envoy waits for after each resource that is new or changed follows in the same
-    /// flush, where its type was asked for: a cluster's endpoints (AD-03), a listener's routes, a cluster's or
-    /// listener's secrets and extension configs (AD-05, AD-11), a route configuration's virtual hosts (DX-30).
-    /// `returning`: it is the first of its type to a client that had the type from another stream.
+    /// A response was built: push the resources that Envoy will wait for, if their types are subscribed.
+    ///
+    /// - a cluster's endpoints (AD-03),
+    /// - a listener's routes,
+    /// - secrets and extension configs of a cluster or listener (AD-05, AD-11),
+    /// - the virtual hosts of a route configuration (DX-30).
+    ///
+    /// `returning`: the response is the first of its type to a client that had the type on another stream.
     pub(super) fn warm(&mut self, content: &Content, changed: &Changed, returning: bool) {
         let changed: Box<dyn Iterator<Item = &Arc<Resource>>> = match changed {
             Changed::All => content.resources(),
@@ -82,15 +86,14 @@ impl Session {
                 match &mut self.types[resource_type.index()] {
                     Some(state) => state.follow(name),
                     None if self.reported => drop(self.sources.early.insert((*resource_type, Arc::clone(name)))),
-                    // Who comes with nothing is answered with everything.
+                    // The first response of the type carries every subscribed resource.
                     None => {}
                 }
             }
         }
     }
 
-    /// Route configurations with `vhds` that the client has: their virtual hosts are asked for, though no request says
-    /// so.
+    /// The client's route configurations with `vhds` subscribe to their virtual hosts, without a request.
     pub(super) fn follow_route_configs(&mut self, group: &GroupSnapshot) {
         let hosts = self.types[ResourceType::VirtualHost.index()].as_ref();
         let Some(state) = hosts.filter(|state| state.is_by_route_config()) else {
@@ -110,8 +113,8 @@ impl Session {
         };
         let has: Vec<_> = match routes {
             Some(routes) => routes.subscription.named(set),
-            // Alone on its service it may be about any of them; the client takes what it has the route configuration
-            // of.
+            // On a service of its own the stream does not say which route configurations the client has: all are
+            // followed, and the client ignores virtual hosts of others.
             None if self.settings.service_type.is_some() => set.iter().collect(),
             None => Vec::new(),
         };

@@ -17,7 +17,7 @@ pub(super) struct Idle {
     /// The group snapshot that the client was brought to, except for the types in `due`.
     group: Arc<GroupSnapshot>,
     due: Types,
-    /// Clusters were not answered when last looked at: that it may be stuck is all that it waits for.
+    /// Clusters had no ACK or NACK at the last check: a stuck client is the one thing to check for.
     clusters_unacked: bool,
 }
 
@@ -48,7 +48,7 @@ impl Types {
         self.0 & Self::of(resource_type).0 != 0
     }
 
-    /// Those of which two groups have different sets, and those that follow them.
+    /// The types with different sets in two groups, and the types that follow these.
     fn differing(one: &Arc<GroupSnapshot>, other: &Arc<GroupSnapshot>) -> Self {
         let mut differing = Self::default();
         if Arc::ptr_eq(one, other) {
@@ -102,7 +102,7 @@ impl Session {
                 }
                 return IdleStep::Active;
             };
-            // What clusters, listeners and routes bring along is owed by other types.
+            // Clusters, listeners and routes may owe resources of other types.
             let alone = !super::order::is_awaiting(resource_type);
             self.idle = (is_idle && alone).then(|| Idle {
                 group: Arc::clone(group),

@@ -1,9 +1,9 @@
-//! Make before break: the order of types, and the removals that wait.
+//! Make before break: the order of types, and held removals.
 //!
-//! Additions do not wait here (`warming` has the one exception): types are sent in the order of [`ResourceType::ALL`],
-//! what is referred to before what refers to it, in one flush. Removals do: a cluster that is gone stays with the proxy
-//! (SotW: in its set; delta: not removed) until the proxy acknowledged everything that no longer refers to it. A
-//! [`HeldRemoval`] is a removal that waits. Pure.
+//! Types are sent in the order of [`ResourceType::ALL`], in one flush: a resource before the resources that refer to
+//! it. Additions do not wait here (`warming` has the one exception). Removals wait: a removed cluster stays with the
+//! proxy (SotW: in its set; delta: not removed) until the proxy has sent an ACK for every response that no longer
+//! refers to the cluster. A [`HeldRemoval`] is a removal that waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use super::state::State;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::GroupSnapshot;
 
-/// How long a removal waits while the proxy answers nothing at all. After a NACK there is no such bound: the proxy is
-/// known to use the old configuration.
+/// The longest wait of a removal for a proxy that sends neither ACK nor NACK. After a NACK the wait has no bound: the
+/// proxy uses the old configuration.
 pub(in crate::xds) const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// The types that may refer to resources of a type: its removals wait until these are acknowledged. Acyclic.
+/// The types that may refer to resources of a type. Removals of the type wait for ACKs of these. Acyclic.
 pub(in crate::xds) fn referrers(resource_type: ResourceType) -> &'static [ResourceType] {
     use ResourceType::{Cluster, ExtensionConfig, Listener, Route, ScopedRoute, VirtualHost};
     match resource_type {
@@ -30,7 +30,7 @@ pub(in crate::xds) fn referrers(resource_type: ResourceType) -> &'static [Resour
     }
 }
 
-/// The types after whose resources Envoy waits for others.
+/// The types whose resources make Envoy wait for other resources.
 pub(in crate::xds) fn is_awaiting(resource_type: ResourceType) -> bool {
     matches!(
         resource_type,
@@ -38,11 +38,11 @@ pub(in crate::xds) fn is_awaiting(resource_type: ResourceType) -> bool {
     )
 }
 
-/// One response of a referring type, whose answer is awaited.
+/// One response of a referring type, whose ACK or NACK is awaited.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::xds) struct Barrier {
     pub(in crate::xds) resource_type: ResourceType,
-    /// The last response sent when everything owed had been sent.
+    /// The last response of the type at the moment when every owed response had been sent.
     pub(in crate::xds) sequence: u64,
     /// When it was sent.
     pub(in crate::xds) sent_at: Instant,
@@ -52,24 +52,24 @@ pub(in crate::xds) struct Barrier {
 #[derive(Debug)]
 pub(in crate::xds) struct HeldRemoval {
     pub(in crate::xds) resources: Vec<Arc<Resource>>,
-    /// What is awaited; `None` until everything that was owed when they were gone has been sent.
+    /// The awaited responses. `None`: some response that was owed at the removal is not sent yet.
     pub(in crate::xds) barriers: Option<Vec<Barrier>>,
 }
 
 /// The state of a referring type against a barrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::xds) enum BarrierState {
-    /// Acknowledged: nothing refused stands.
+    /// ACKed, and no NACKed resource is left.
     Passed,
     /// NACKed, and no later response with the same resources was ACKed.
     Nacked,
-    /// No answer yet; since when, if not since the barrier's response: one that was refused is passed with what came
-    /// after.
+    /// No ACK or NACK yet. `Some`: the silence began at this moment, not with the barrier's response. This happens
+    /// after a NACK whose resources were replaced by a later response.
     Silent(Option<Instant>),
 }
 
 impl Barrier {
-    /// When a client that has been silent since a moment, or since this response, is waited for no longer.
+    /// The end of the wait for a silent client.
     fn end(&self, since: Option<Instant>) -> Instant {
         since.unwrap_or(self.sent_at) + SILENCE_MAX
     }
@@ -95,7 +95,7 @@ impl HeldRemoval {
             .any(|barrier| state_of(barrier) == BarrierState::Nacked)
     }
 
-    /// When the wait is over without a further ACK or NACK.
+    /// The end of the wait if no further ACK or NACK arrives.
     pub(in crate::xds) fn deadline(&self, state_of: impl Fn(&Barrier) -> BarrierState) -> Option<Instant> {
         let mut latest = None;
         for barrier in self.barriers.as_ref()? {
@@ -144,7 +144,7 @@ impl Session {
         raised
     }
 
-    /// The first subscription to a type: held removals of the types it may refer to wait for it too.
+    /// The first subscription to a type: held removals of the types that it may refer to wait for this type too.
     pub(super) fn lower_barriers(&mut self, referrer: ResourceType) {
         for state in self.types.iter_mut().flatten() {
             if referrers(state.resource_type).contains(&referrer) {
@@ -153,8 +153,8 @@ impl Session {
         }
     }
 
-    /// A type is told from this snapshot and may refer to what is there again. Should that go once more before it is
-    /// told itself, the answer to what was just told is awaited, too.
+    /// A response of a type was sent. The type may refer to resources that exist again: their held removals get new
+    /// barriers.
     pub(super) fn keep_what_is_back(&mut self, referrer: ResourceType, group: &GroupSnapshot) {
         for state in self.types.iter_mut().flatten() {
             if referrers(state.resource_type).contains(&referrer) {
@@ -179,8 +179,7 @@ impl Session {
         released
     }
 
-    /// Whether a type that may refer to this one has something to tell yet: a removal of its own that waits, a change
-    /// that waits for clusters, a second step.
+    /// Whether a type that may refer to this one has pending work: a held removal, a deferred change, a second step.
     pub(super) fn referrers_wait(&self, resource_type: ResourceType) -> bool {
         let waits = |state: &State| {
             let work = state.work.pending();

@@ -47,7 +47,7 @@ impl Session {
                     return Some(response);
                 }
             }
-            // What was just sent may have ended a wait, too.
+            // The last response may have ended another wait.
             if !self.raise_barriers() && !self.release_holds(now) {
                 self.spare_waits(now);
                 let clusters_unacked = self.check_stuck(now);
@@ -62,7 +62,7 @@ impl Session {
         }
     }
 
-    /// When to ask for the next response although nothing happened.
+    /// The next moment at which a response may be due without an event.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         if self.idle.is_some() {
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// One type: its next response, if it is owed one.
+    /// One type: the next response, if one is owed.
     pub(super) fn step(
         &mut self,
         resource_type: ResourceType,
@@ -268,7 +268,7 @@ impl Session {
         }
     }
 
-    /// The one empty response of a delta stream that is owed nothing (GR-08).
+    /// The one empty response of a delta stream without any other (GR-08).
     fn greeting(&mut self, now: Instant) -> Option<Response> {
         if self.greeting_at.is_none_or(|at| now < at) {
             return None;

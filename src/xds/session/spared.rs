@@ -1,16 +1,17 @@
-//! Waits of clusters that a client is spared, because they take too long.
+//! Spares a client waits of clusters that take too long.
 //!
-//! Envoy withholds every ACK of clusters while one of them warms, and a new Envoy asks for listeners only when all of
-//! them are warm (docs/xds-rules.md F-02, F-04). A name server or a host that is silent would so hold up what has
-//! nothing to do with it. Two bounds, after which clusters are sent again in their no-wait form ([`no_wait`]):
+//! Envoy withholds every ACK of clusters while one cluster warms, and a starting Envoy subscribes to listeners only
+//! when all clusters are warm (docs/xds-rules.md F-02, F-04). One silent name server or host would hold up unrelated
+//! clusters, routes and listeners. After two bounds, clusters are therefore sent again in their no-wait form
+//! ([`no_wait`]):
 //!
 //! | client | bound | clusters |
 //! |---|---|---|
-//! | running: no ACK of clusters | [`SLOW_AFTER`] | new and changed clusters of that response that wait for names |
-//! | starting: no request for listeners | [`START_MAX`] | all that wait for names or for health checks |
+//! | running: no ACK of clusters | [`SLOW_AFTER`] | new and changed clusters of that response that wait for DNS |
+//! | starting: no subscription to listeners | [`START_MAX`] | all that wait for DNS or for health checks |
 //!
-//! A cluster that waits for names stays in its no-wait form until it changes. Health checks come back when the client
-//! has its listeners: Envoy then uses the cluster without checks until the first check is done. Pure.
+//! A cluster that waits for DNS stays in its no-wait form until it changes. Health checks come back when the client has
+//! its listeners: Envoy then uses the cluster without checks until the first check is done.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,64 +25,64 @@ use crate::resource::{Resource, ResourceType, ResourceVersion};
 use crate::snapshot::set::{Entry, ResourceSet};
 use crate::xds::session::state::Changed;
 
-/// How long the names of clusters have that are not acknowledged. Less than what refers to these clusters waits
-/// ([`WARM_MAX`]) by [`RESOLVING`].
+/// The time for the DNS names of clusters without ACK. Shorter by [`RESOLVING`] than the wait of resources that refer
+/// to these clusters ([`WARM_MAX`]).
 pub(super) const SLOW_AFTER: Duration = Duration::from_secs(4);
-/// What a name that is not silent takes to be resolved behind the no-wait form of its cluster, at most.
+/// The longest time that a DNS server which answers takes for the names of a cluster in no-wait form.
 const RESOLVING: Duration = WARM_MAX.saturating_sub(SLOW_AFTER);
-/// How long the clusters of a starting client have.
+/// The time for the clusters of a starting client.
 pub(super) const START_MAX: Duration = Duration::from_secs(3);
-/// How long health checks are left out where no listeners are asked for: the client may have them from elsewhere.
+/// The time without health checks if the client does not subscribe to listeners: it may have listeners from elsewhere.
 pub(super) const UNCHECKED_MAX: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Spared {
     start: Start,
-    /// Clusters whose names are not waited for, by name.
+    /// Clusters whose DNS names are not waited for, sorted by name.
     slow: Vec<Slow>,
-    /// Clusters that are sent without their health checks, sorted.
+    /// Names of clusters that are sent without health checks, sorted.
     unchecked: Vec<Arc<str>>,
-    /// Responses without an answer of which new or changed clusters wait for something, oldest first.
+    /// Responses without ACK or NACK whose new or changed clusters wait for DNS or health checks, oldest first.
     unacked: Vec<Unacked>,
-    /// Until when slow clusters count as not warm, though Envoy acknowledges their no-wait form at once.
+    /// Until this moment slow clusters count as not warm: Envoy sends the ACK for their no-wait form at once.
     resolving_until: Option<Instant>,
 }
 
-/// How far a starting client is.
+/// The progress of a starting client.
 #[derive(Debug, Default, Clone, Copy)]
 enum Start {
-    /// It was sent no clusters.
+    /// No clusters were sent.
     #[default]
     Begun,
-    /// It has clusters and asked for no listeners.
+    /// Clusters were sent; no subscription to listeners.
     Warming { until: Instant },
-    /// Some of its clusters are without their health checks.
+    /// Some clusters were sent without their health checks.
     Unchecked { until: Instant },
-    /// It asked for listeners.
+    /// The client subscribed to listeners.
     Over,
 }
 
 #[derive(Debug)]
 struct Slow {
     name: Arc<str>,
-    /// The text that was too slow. Another one is waited for.
+    /// The version of the slow cluster. Another version is waited for again.
     version: ResourceVersion,
 }
 
-/// A response of clusters.
+/// A response with clusters.
 #[derive(Debug)]
 struct Unacked {
     sequence: u64,
     sent_at: Instant,
-    /// Those that wait for names, until their names are waited for no longer.
+    /// Clusters that wait for DNS; empty once they are given up.
     names: Vec<Arc<Resource>>,
-    /// Some wait for health checks.
+    /// Whether any cluster waits for health checks.
     checks: bool,
 }
 
 impl Spared {
-    /// When to look again though nothing happened.
+    /// The next moment at which a bound may be reached.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let start = match self.start {
             Start::Warming { until } | Start::Unchecked { until } => Some(until),
@@ -96,7 +97,8 @@ impl Spared {
         self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Clusters go out. All of them at once, as to a client of which it is not known what it has, are not waited for.
+    /// A response with clusters was sent. A response with all clusters, to a client whose clusters are unknown, is not
+    /// counted.
     pub(super) fn on_sent(&mut self, sequence: u64, changed: &Changed, now: Instant) {
         let Changed::Some(changed) = changed else { return };
         let waiting = |wait| changed.iter().filter(move |cluster| cluster.waits == Some(wait));
@@ -111,7 +113,7 @@ impl Spared {
         }
     }
 
-    /// Whether the first health check of a cluster may be what keeps the client from an ACK.
+    /// Whether first health checks of clusters may delay the ACK.
     pub(super) fn has_checks(&self) -> bool {
         self.unacked.iter().any(|response| response.checks)
     }
@@ -121,13 +123,13 @@ impl Spared {
         self.unacked.retain(|response| response.sequence > sequence);
     }
 
-    /// Clusters that Envoy says are warm and whose names may not be resolved yet.
+    /// Clusters that Envoy reports as warm although their names may not be resolved yet.
     pub(super) fn resolving(&self) -> Vec<Arc<str>> {
         let slow = self.slow.iter().filter(|_| self.resolving_until.is_some());
         slow.map(|slow| Arc::clone(&slow.name)).collect()
     }
 
-    /// The clusters as this client is to have them; `None`: as all others.
+    /// The clusters in the form for this client; `None`: the common form.
     pub(super) fn form_of(&self, clusters: &ResourceSet) -> Option<Arc<ResourceSet>> {
         if self.slow.is_empty() && self.unchecked.is_empty() {
             return None;
@@ -163,7 +165,7 @@ impl Spared {
         entries
     }
 
-    /// Wait no longer for the names of these clusters. Gives their own names.
+    /// Stop waiting for the DNS names of these clusters. Gives the names of the clusters.
     fn give_up(&mut self, clusters: &[Arc<Resource>], now: Instant) -> Vec<Arc<str>> {
         let names: Vec<_> = clusters.iter().map(|cluster| Arc::clone(&cluster.name)).collect();
         self.slow.retain(|slow| !names.contains(&slow.name));
@@ -180,7 +182,7 @@ impl Spared {
 }
 
 impl Session {
-    /// Spare the client the waits that have taken too long by now.
+    /// End the waits that have taken too long.
     pub(super) fn spare_waits(&mut self, now: Instant) {
         self.spare_start(now);
         self.spared.resolving_until = self.spared.resolving_until.filter(|until| now < *until);
@@ -194,7 +196,7 @@ impl Session {
         clusters.owe(spared.give_up(&slow, now));
     }
 
-    /// The start of a client, which ends with its request for listeners.
+    /// Advance the start of a client; the start ends with the subscription to listeners.
     fn spare_start(&mut self, now: Instant) {
         if matches!(self.spared.start, Start::Over) {
             return;

@@ -1,9 +1,8 @@
 //! The state of one type of one stream: subscription, sent set, owed responses.
 //!
-//! What the client has is the set it was last brought to (shared with everyone who stands there), restricted to what it
-//! asked for, with short lists of exceptions: in `work` what is owed (asked for, not yet answered) and held (gone, not
-//! yet removed), and `nacks`. What is to be sent is the shared difference between that set and the current one, and
-//! what is owed. Pure.
+//! The client has the set that it was last brought to (shared between all streams at that set), restricted to its
+//! subscription. Short lists hold the exceptions: `work` has owed responses and held removals, `nacks` the NACKed
+//! resources. The next response is the shared difference between that set and the current one, plus the owed resources.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -42,26 +41,26 @@ pub(in crate::xds) struct Unacked {
     pub(in crate::xds) sequence: u64,
     pub(in crate::xds) version: SetVersion,
     pub(in crate::xds) content: Content,
-    /// When what it carries was published, if it carries a publish and nothing else.
+    /// The time of the publish that the response carries; `None`: it carries also something else.
     pub(in crate::xds) published_at: Option<SystemTime>,
     pub(in crate::xds) trace: Option<Trace>,
-    /// The set that the client was brought to with it.
+    /// The set that the client was brought to by this response.
     pub(in crate::xds) set: Option<Arc<ResourceSet>>,
     pub(in crate::xds) sent_at: Instant,
 }
 
-/// What a type's next response is made of.
+/// The next response of a type.
 #[derive(Debug)]
 pub(in crate::xds) struct Draft {
     pub(in crate::xds) content: Content,
     pub(in crate::xds) version: SetVersion,
-    /// It carries a publish and nothing that was asked for.
+    /// Whether the response carries a publish and no answer to a subscription.
     pub(in crate::xds) published: bool,
-    /// Resources that are new or changed for the client: what they warm is sent after them.
+    /// New or changed resources: the resources that they warm are sent next.
     pub(in crate::xds) changed: Changed,
 }
 
-/// Which resources of a draft the client did not have as they are.
+/// The resources of a draft that are new or changed for the client.
 #[derive(Debug)]
 pub(in crate::xds) enum Changed {
     /// Perhaps all of them.
@@ -70,19 +69,19 @@ pub(in crate::xds) enum Changed {
     Some(Vec<Arc<Resource>>),
 }
 
-/// What a draft is made from.
+/// The input of a draft.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::xds) struct Target<'a> {
     pub(in crate::xds) set: &'a Arc<ResourceSet>,
     pub(in crate::xds) variant: Variant,
-    /// Whether anything that refers to this type was asked for on this stream, so that removals wait.
+    /// Whether the client subscribed to any type that refers to this one, so that removals wait.
     pub(in crate::xds) referred: bool,
-    /// The snapshot may move nobody backwards, and the client reported versions (docs/decisions/008).
+    /// Whether the snapshot may move no client backwards, and the client reported versions (docs/decisions/008).
     pub(in crate::xds) cautious: bool,
-    /// Clusters that the client may not have warmed yet, for a type that may name clusters.
+    /// The clusters without ACK or NACK, for a type that may name clusters.
     pub(in crate::xds) unwarm: Option<&'a Unwarm>,
     pub(in crate::xds) features: ClientFeatures,
-    /// The client is stuck with a cluster that it cannot build: what it may be stuck with goes at once (AD-13).
+    /// Whether the client is stuck with a cluster: removals of clusters that may be the cause do not wait (AD-13).
     pub(in crate::xds) stuck: bool,
 }
 
@@ -93,31 +92,32 @@ pub(in crate::xds) struct State {
     pub(in crate::xds) subscription: Subscription,
     /// Owed responses and waits; allocated only while there are any.
     pub(in crate::xds) work: Pending,
-    /// The set the client was brought to; `None`: it was not answered yet.
+    /// The set that the client was brought to; `None`: no response was sent.
     base: Option<Arc<ResourceSet>>,
-    /// That set as of the last answer, and as of the last ACK.
+    /// That set at the last ACK or NACK, and at the last ACK.
     answered_set: Option<Arc<ResourceSet>>,
     acked_set: Option<Arc<ResourceSet>>,
-    /// What was asked for then and is still: only what of the set the client was told, and keeps, can be gone.
+    /// The part of the subscription that existed at `base`: only resources that it covers can be removed from the
+    /// client.
     base_subscription: Subscription,
-    /// Beside it: endpoints that followed their cluster before they were asked for.
+    /// Endpoints that were pushed after their cluster and are not subscribed.
     pushed: BTreeSet<Arc<str>>,
-    /// VHDS: what a route configuration has is asked for, because the first request named nothing (DX-30), or is that
-    /// of a client which had it before.
+    /// VHDS: the virtual hosts of route configurations are subscribed implicitly: the first request named none (DX-30),
+    /// or reported some.
     by_route_config: bool,
-    /// Sum over the named resources, and whether it must be counted anew.
+    /// The sum over the named resources, and whether it must be computed again.
     named: SetVersion,
     recount: bool,
     /// The client was brought to a set on the way to another ([`steps`](super::steps)).
     pub(in crate::xds) first_step: Option<FirstStep>,
-    /// It was answered from a snapshot that is not stale.
+    /// A response from a snapshot that was not stale was sent.
     settled: bool,
     unacked: VecDeque<Unacked>,
     nacks: Nacks,
-    /// Sequences of responses: the last sent, the last that was answered either way.
+    /// Sequences of responses: the last one sent, the last one with an ACK or NACK.
     pub(in crate::xds) sent: u64,
     answered: u64,
-    /// And the last that was accepted.
+    /// The last one with an ACK.
     acknowledged: u64,
     pub(in crate::xds) sent_at: Option<Instant>,
 }
@@ -147,32 +147,32 @@ impl State {
         }
     }
 
-    /// Whether a response must carry everything that is asked for, because what is left out is removed.
+    /// Whether a response must carry every subscribed resource, because the client removes all others.
     pub(in crate::xds) fn is_full_state(&self, variant: Variant) -> bool {
         variant == Variant::Sotw && crate::xds::session::subscription::knows_wildcard(self.resource_type)
     }
 
-    /// Whether it was asked for and not answered yet, because the snapshot may move nobody backwards.
+    /// Whether the first response is withheld, because the snapshot may move no client backwards.
     pub(in crate::xds) fn is_withheld(&self) -> bool {
         self.base.is_none()
     }
 
-    /// Whether its first answer is still to come and goes to a client that has something from another stream.
+    /// Whether the first response is owed to a client that has resources from another stream.
     pub(in crate::xds) fn is_returning(&self) -> bool {
         self.base.is_none() && !matches!(self.work.pending().reported, Reported::Nothing)
     }
 
-    /// The names, where nothing can change for the client but resources that have them.
+    /// The names, if the subscription has nothing else and nothing was pushed.
     pub(in crate::xds) fn by_name(&self) -> Option<&Names> {
         self.subscription.by_name().filter(|_| self.pushed.is_empty())
     }
 
-    /// Whether it is owed nothing and waits for nothing: until a request or another set comes it has nothing to say.
+    /// Whether no response is owed and nothing waits: only a request or another set can make a response due.
     pub(in crate::xds) fn is_idle(&self) -> bool {
         self.settled && self.base.is_some() && self.work.is_none() && self.first_step.is_none()
     }
 
-    /// Something that may refer to the type is asked for only now: what it has to say is awaited, too.
+    /// A type that may refer to this one was subscribed: removals wait for its responses too.
     pub(in crate::xds) fn lower(&mut self) {
         self.work
             .some()
@@ -193,8 +193,7 @@ impl State {
         }
     }
 
-    /// Whether a removal waits and does not know yet what for. What a stale snapshot would remove waits for a better
-    /// one.
+    /// Whether a held removal has no barriers yet. Removals by a stale snapshot wait for a snapshot that is not stale.
     pub(in crate::xds) fn has_removals_to_raise(&self) -> bool {
         self.settled && self.work.pending().holds.iter().any(|hold| hold.barriers.is_none())
     }
@@ -228,7 +227,7 @@ impl State {
         }
     }
 
-    /// A request asked for more, or for less.
+    /// The subscription grew or shrank.
     pub(in crate::xds) fn ask(&mut self, asked: Asked, interner: &Interner) {
         if asked.changed {
             self.recount = true;
@@ -281,7 +280,7 @@ impl State {
             versions.retain(|name| subscription.names.contains(name));
         }
         if !subscription.wildcard {
-            // The wildcard was asked for and given up before it was answered.
+            // The wildcard was subscribed and unsubscribed before the first response.
             owed.all &= base.is_none();
             owed.names.retain(|name| subscription.names.contains(name));
             warming.retain(|name| subscription.names.contains(name));
@@ -300,7 +299,7 @@ impl State {
         self.base.as_ref()
     }
 
-    /// Send these again, changed or not, as far as they are asked for and there.
+    /// Owe these resources, changed or not, if they exist and are subscribed.
     pub(in crate::xds) fn owe(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         let Some(base) = &self.base else { return };
         let is_asked = |name: &Arc<str>| {
@@ -313,7 +312,7 @@ impl State {
         }
     }
 
-    /// The first request: all that it asks for is owed.
+    /// The first request: every subscribed resource is owed.
     pub(in crate::xds) fn begin(&mut self, asked: Asked, interner: &Interner) {
         let reported = matches!(self.work.pending().reported, Reported::Versions(_));
         let nameless = asked.names.is_empty() && !asked.all_names;
@@ -329,7 +328,7 @@ impl State {
         self.work.pending_mut().owed.all = true;
     }
 
-    /// VHDS: whether it follows the route configurations that the client has.
+    /// VHDS: whether the virtual hosts of the client's route configurations are subscribed implicitly.
     pub(in crate::xds) fn is_by_route_config(&self) -> bool {
         self.by_route_config
     }
@@ -350,7 +349,7 @@ impl State {
         );
     }
 
-    /// The client waits for a resource of this type, though it may have it and does not ask (AD-03, AD-05, DX-30).
+    /// The client waits for a resource of this type, perhaps without a request (AD-03, AD-05, DX-30).
     pub(in crate::xds) fn follow(&mut self, name: &Arc<str>) {
         match self.resource_type {
             ResourceType::VirtualHost if self.by_route_config => {
@@ -367,11 +366,11 @@ impl State {
         }
     }
 
-    // ---- what others wait for ----
+    // ---- the type as others see it ----
 
-    /// For a type that others name: what was sent of it and is not answered. Where all is answered the two sets may
-    /// differ still, in what was gone for a while and not removed.
-    /// `resolving`: clusters that count as not answered, whatever the client says. `endpoints`: what there is of these.
+    /// The clusters (or other referred resources) that were sent and have no ACK or NACK. The two sets may differ even
+    /// if every response has an answer: in resources that vanished and came back before their removal was sent.
+    /// `resolving`: clusters that count as unanswered despite an ACK. `endpoints`: the state of endpoints.
     pub(in crate::xds) fn unwarm(
         &self,
         now: Instant,
@@ -382,7 +381,7 @@ impl State {
             return None;
         }
         let (sent, answered) = (self.base.as_ref()?, self.answered_set.as_ref()?);
-        // Routes that use what was just taken away work no longer: new ones must not wait.
+        // The last responses may have removed a cluster that old routes use: the new routes must not wait.
         let keeps_all = self.unacked.iter().all(|unacked| unacked.content.removed.is_empty());
         let differ = !Arc::ptr_eq(sent, answered) || !resolving.is_empty();
         differ.then(|| Unwarm {
@@ -399,9 +398,9 @@ impl State {
         })
     }
 
-    // ---- removals that wait ----
+    // ---- held removals ----
 
-    /// The resource of that name whose removal waits.
+    /// The resource of that name with a held removal.
     fn held(&self, name: &str) -> Option<&Arc<Resource>> {
         self.work
             .pending()
@@ -411,7 +410,7 @@ impl State {
             .find(|resource| *resource.name == *name)
     }
 
-    /// A held resource is there again, or its removal is answered otherwise.
+    /// End the held removal of a resource: the resource exists again, or another response covers it.
     fn unhold(&mut self, name: &str) -> Option<Arc<Resource>> {
         let PendingWork { holds, released, .. } = self.work.some()?;
         for hold in holds {
@@ -423,12 +422,12 @@ impl State {
         Some(released.swap_remove(position))
     }
 
-    /// A change that waits for clusters is answered otherwise.
+    /// End the wait of a deferred change: another response covers the resource.
     fn undefer(&mut self, name: &str) -> Option<Deferral> {
         self.work.some()?.deferrals.take(name)
     }
 
-    // ---- the version of what is named ----
+    // ---- the version of named resources ----
 
     fn recounted(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) {
         for (resource, added) in [(old, false), (new, true)] {
@@ -443,7 +442,7 @@ impl State {
         }
     }
 
-    /// SotW: the version of what is asked for by name and exists.
+    /// SotW: the version of the resources that are subscribed by name and exist.
     fn named_version(&mut self, set: &ResourceSet) -> SetVersion {
         if std::mem::take(&mut self.recount) {
             let named = self.subscription.named(set).into_iter();
@@ -454,7 +453,7 @@ impl State {
         self.named
     }
 
-    /// Holds for which `over` holds end: their removals are owed now. Gives whether there are any.
+    /// End the holds for which `over` holds: their removals are owed now. Gives whether there are any.
     pub(in crate::xds) fn release(&mut self, over: impl Fn(&HeldRemoval) -> bool) -> bool {
         let Some(PendingWork { holds, released, .. }) = self.work.some() else {
             return false;

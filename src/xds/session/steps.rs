@@ -1,9 +1,9 @@
 //! Two steps towards a set, where one step would break something at the client.
 //!
-//! | case | first step | the second step waits for |
-//! |---|---|---|
-//! | listeners or scopes exchange their claims in a circle (`exchange`) | the set without some members | the ACK or NACK of the first step |
-//! | a route moves to a cluster that a gRPC client does not subscribe to (`announce`) | the old routes, which also name the cluster | the ACK or NACK of the cluster and of its endpoints |
+//! - `exchange`: listeners or scopes exchange their claims in a circle. The first step is the set without some members;
+//!   the second step waits for its ACK or NACK.
+//! - `announce`: a route moves to a cluster that a gRPC client does not subscribe to. The first step is the old routes,
+//!   which also name the cluster; the second step waits for the ACK or NACK of the cluster and of its endpoints.
 //!
 //! The second step waits for [`STEP_MAX`] at most. During the wait the client stays at the set of the first step.
 

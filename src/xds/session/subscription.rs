@@ -1,8 +1,8 @@
 //! The subscription of a stream to one type: one model for SotW and delta.
 //!
-//! What enters: the name lists of requests. What leaves: whether a resource is covered, and what became owed by the
-//! request. Which types know a wildcard, and what an empty list means when, is here and nowhere else (docs/xds-rules.md
-//! SW-02 to SW-08, SW-17 to SW-22, DX-01 to DX-09).
+//! In: the name lists of requests. Out: whether a resource is subscribed, and the resources that a request makes due.
+//! Only this file says which types know a wildcard, and what an empty list means (docs/xds-rules.md SW-02 to SW-08,
+//! SW-17 to SW-22, DX-01 to DX-09).
 
 use std::sync::Arc;
 
@@ -21,35 +21,35 @@ pub(in crate::xds) mod names;
 /// The explicit wildcard.
 const STAR: &[u8] = b"*";
 
-/// What a stream asked for, for one type.
+/// The subscription of one stream to one type.
 #[derive(Debug, Clone, Default)]
 pub(in crate::xds) struct Subscription {
-    /// Everything that is not on demand.
+    /// Every resource that is not on demand.
     pub(in crate::xds) wildcard: bool,
-    /// And these, globs among them; `xdstp://` names canonical.
+    /// Subscribed names, globs among them; `xdstp://` names canonical.
     pub(in crate::xds) names: Names,
-    /// And what no name stands for.
+    /// Subscriptions beyond names.
     implied: Option<Box<Implied>>,
-    /// SotW: a name or `*` was listed before, so an empty list means nothing at all (SW-08).
+    /// SotW: an earlier list had a name or `*`, so an empty list means no resource (SW-08).
     named_before: bool,
-    /// SotW: the list that was adopted last.
+    /// SotW: the last adopted list.
     adopted: Option<Run>,
 }
 
-/// What a request asks for beyond what was asked for before.
+/// The new subscriptions in a request.
 #[derive(Debug, Default, PartialEq)]
 pub(in crate::xds) struct Asked {
-    /// The wildcard, anew.
+    /// A new subscription to the wildcard.
     pub(in crate::xds) wildcard: bool,
-    /// These names, each to be answered.
+    /// These names, each owed a response.
     pub(in crate::xds) names: Vec<Arc<str>>,
-    /// And all that are subscribed: there were none before.
+    /// All subscribed names are new.
     pub(in crate::xds) all_names: bool,
-    /// Whether anything of the subscription is not as it was before, shrunk lists included.
+    /// Whether the subscription changed, shrunk lists included.
     pub(in crate::xds) changed: bool,
 }
 
-/// Whether an empty first list, or `*`, asks for everything.
+/// Whether an empty first list, or `*`, subscribes to every resource.
 pub(in crate::xds) fn knows_wildcard(resource_type: ResourceType) -> bool {
     matches!(
         resource_type,
@@ -58,12 +58,12 @@ pub(in crate::xds) fn knows_wildcard(resource_type: ResourceType) -> bool {
 }
 
 impl Subscription {
-    /// Whether the resource is asked for.
+    /// Whether the resource is subscribed.
     pub(in crate::xds) fn covers(&self, resource: &Resource) -> bool {
         (self.wildcard && !resource.on_demand) || self.names_it(resource)
     }
 
-    /// Whether the resource is asked for by more than the wildcard: by its name, by another it goes by, by a glob.
+    /// Whether the resource is subscribed beyond the wildcard: by its name, by an alias, by a glob.
     pub(in crate::xds) fn names_it(&self, resource: &Resource) -> bool {
         self.names.contains(&resource.name)
             || resource.aliases.iter().any(|alias| self.names.contains(alias))
@@ -71,7 +71,7 @@ impl Subscription {
             || self.implied.as_ref().is_some_and(|implied| implied.covers(resource))
     }
 
-    /// Whether the two are known to cover the same. Compares what is compared in no time.
+    /// Whether the two subscriptions are known to be equal. Compares pointers only.
     pub(in crate::xds) fn is_same(&self, other: &Self) -> bool {
         self.wildcard == other.wildcard
             && Arc::ptr_eq(self.names.sorted(), other.names.sorted())
@@ -79,12 +79,12 @@ impl Subscription {
             && other.implied.is_none()
     }
 
-    /// The names, where nothing else is asked for.
+    /// The names, if the subscription has nothing else.
     pub(in crate::xds) fn by_name(&self) -> Option<&Names> {
         Some(&self.names).filter(|_| !self.wildcard && self.implied.is_none())
     }
 
-    /// The members that are asked for by more than the wildcard, each once.
+    /// The members that are subscribed beyond the wildcard, each once.
     pub(in crate::xds) fn named<'a>(&'a self, set: &'a ResourceSet) -> Vec<&'a Arc<Resource>> {
         let mut members: Vec<_> = self.names.iter().filter_map(|name| set.find(name)).collect();
         if !self.is_plain(set) {
@@ -95,12 +95,12 @@ impl Subscription {
         members
     }
 
-    /// Whether each name stands for the member that has it, and nothing else is asked for by more than the wildcard.
+    /// Whether each name selects only the member of that name, and nothing else is subscribed beyond the wildcard.
     pub(in crate::xds) fn is_plain(&self, set: &ResourceSet) -> bool {
         self.implied.is_none() && !set.has_aliases()
     }
 
-    /// What one of the names stands for.
+    /// The members that one of the names selects.
     pub(in crate::xds) fn members<'a>(
         &'a self,
         set: &'a ResourceSet,
@@ -120,12 +120,12 @@ impl Subscription {
         self.implied.as_ref()?.globs.iter().find(|glob| **glob.name() == *name)
     }
 
-    /// Whether a glob is asked for.
+    /// Whether the subscription has a glob.
     pub(in crate::xds) fn has_globs(&self) -> bool {
         self.implied.as_ref().is_some_and(|implied| !implied.globs.is_empty())
     }
 
-    /// VHDS: what is answered goes by the names with ports that it was asked for by.
+    /// VHDS: add the subscribed names with ports to the resources, as aliases.
     pub(in crate::xds) fn alias(&self, resources: &mut [Arc<Resource>]) {
         if let Some(implied) = &self.implied {
             implied.alias(resources);
@@ -149,13 +149,13 @@ impl Subscription {
         Ok(())
     }
 
-    /// Whether the route configurations whose virtual hosts are asked for were made from these.
+    /// Whether the implied route configurations were computed from this set and these names.
     pub(in crate::xds) fn follows(&self, set: &Arc<ResourceSet>, names: &Names) -> bool {
         let followed = self.implied.as_ref().and_then(|implied| implied.followed.as_ref());
         followed.is_some_and(|(of, asked)| Arc::ptr_eq(of, set) && asked == names)
     }
 
-    /// Change what is asked for beyond names.
+    /// Change the subscriptions beyond names.
     pub(in crate::xds) fn change_implied<T>(&mut self, change: impl FnOnce(&mut Implied) -> T) -> T {
         let mut implied = self.implied.take().unwrap_or_default();
         let result = change(&mut implied);
@@ -163,15 +163,15 @@ impl Subscription {
         result
     }
 
-    /// This was asked for earlier, of this set; what is asked for no longer leaves it.
+    /// Reduce this older subscription, of this set, to the part that is still subscribed.
     pub(in crate::xds) fn narrow(&mut self, now: &Self, set: &ResourceSet, interner: &Interner) {
         if self.wildcard && !now.wildcard {
-            // Of what is named now, some was there before with everything else.
+            // Some of the names were covered by the wildcard before.
             let was_told = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
             self.names = now.names.without(|name| !was_told(name), interner);
             self.wildcard = false;
         } else {
-            // What is named no longer may be covered by a wildcard.
+            // A name that is unsubscribed may be covered by a wildcard.
             let is_asked = |name: &str| now.names.contains(name) || set.get(name).is_some_and(|one| now.covers(one));
             if self.names.iter().any(|name| !is_asked(name)) {
                 self.names = self.names.without(|name| !is_asked(name), interner);
@@ -179,7 +179,7 @@ impl Subscription {
         }
     }
 
-    /// Adopt the name list of a SotW request, which is the whole list each time.
+    /// Adopt the name list of a SotW request: each request has the whole list.
     pub(in crate::xds) fn adopt(
         &mut self,
         resource_type: ResourceType,
@@ -224,12 +224,12 @@ impl Subscription {
         })
     }
 
-    /// The list that was adopted last, where it is long.
+    /// The last adopted list, if it is long.
     pub(in crate::xds) fn long_run(&self) -> Option<Run> {
         self.adopted.filter(Run::is_long)
     }
 
-    /// An empty list: everything, when nothing was ever listed and the type knows a wildcard; else nothing.
+    /// An empty list: every resource, if no list had a name before and the type knows a wildcard; else none.
     fn adopt_nothing(&mut self, resource_type: ResourceType) -> Result<Asked, Error> {
         let wildcard = !self.named_before && knows_wildcard(resource_type);
         let asked = wildcard && !self.wildcard;
@@ -245,7 +245,7 @@ impl Subscription {
         })
     }
 
-    /// Apply the lists of a delta request, first what is subscribed, then what is unsubscribed (DX-05).
+    /// Apply the lists of a delta request: first the subscribed names, then the unsubscribed ones (DX-05).
     pub(in crate::xds) fn edit(
         &mut self,
         resource_type: ResourceType,
@@ -297,7 +297,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// A name that goes while the wildcard stays is answered: with the resource or with its absence (DX-09).
+    /// If a name is unsubscribed while the wildcard stays, it is owed a response: the resource or its absence (DX-09).
     fn take_away(
         &mut self,
         resource_type: ResourceType,
@@ -335,7 +335,7 @@ impl Subscription {
     }
 }
 
-/// Whether `*` is listed, and the names. A list that some stream has is found without reading a name.
+/// Whether `*` is listed, and the names. If some stream has the same list, it is found without reading a name.
 fn resolve(listed: &NameList, interner: &Interner) -> Result<(bool, Names), Error> {
     let (mut sum, mut len) = (0_u128, 0);
     for name in listed.iter().filter(|name| *name != STAR) {
@@ -354,7 +354,7 @@ fn resolve(listed: &NameList, interner: &Interner) -> Result<(bool, Names), Erro
     Ok((starred, Names::new(names, interner)))
 }
 
-/// A name as it is compared: byte by byte, the form of `xdstp://` names made one before (GEN-20).
+/// A name in the form that is compared, byte by byte; `xdstp://` names in canonical form (GEN-20).
 fn text(name: &[u8]) -> Result<Arc<str>, Error> {
     let name = std::str::from_utf8(name).map_err(|_| Error::NameNotUtf8)?;
     Ok(xdstp::canonical(name).into())
@@ -370,7 +370,7 @@ mod tests {
         all.chain(&asked.names).map(ToString::to_string).collect()
     }
 
-    /// A SotW stream's lists, one after the other: what each asks for.
+    /// The lists of a SotW stream, one after the other: the subscriptions that each one adds.
     fn sotw(resource_type: ResourceType, lists: &[&[&'static str]]) -> Vec<(bool, Vec<String>)> {
         let interner = Interner::default();
         let mut subscription = Subscription::default();

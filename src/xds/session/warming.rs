@@ -2,18 +2,16 @@
 //!
 //! Envoy answers 503 for a cluster that is still warming (its hosts are resolved, or checked for the first time), and
 //! withholds the ACK of the CDS response until none of its clusters warms any more (docs/xds-rules.md F-04). The ACK
-//! therefore shows when traffic may be sent there. If a changed resource names a cluster that it did not name before, the
-//! change is deferred until the CDS response is ACKed or NACKed, at most for [`WARM_MAX`], and only once for each cluster
-//! (`spared`). Nothing else waits: no subscription, no change without a new cluster, no endpoints.
+//! therefore shows when traffic may be sent there. If a changed resource names a cluster that it did not name before,
+//! the change is deferred until the CDS response has an ACK or NACK, at most for [`WARM_MAX`], and only once for each
+//! cluster (`spared`). Subscriptions, endpoints and changes without a new cluster do not wait.
 //!
-//! A first response waits in one case only: the client reconnects over delta, reports its clusters, and keeps them all. Its
-//! old routes then go on working while the new ones wait for clusters that the client never had. The other cases:
+//! A first response waits in one case only: the client reconnects over delta, reports its clusters, and keeps them all.
+//! Its old routes then go on working while the new ones wait for clusters that the client never had. The other cases:
 //!
 //! - If the first response removes clusters, the client loses them at once (docs/xds-rules.md DX-13): no wait.
 //! - The clusters of a SotW client are unknown, so its routes may use a removed one: no wait.
 //! - A reconnecting client that has not subscribed to clusters is answered at once: it may never subscribe (F-07).
-//!
-//! Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,24 +24,24 @@ use crate::snapshot::version::SetVersion;
 use crate::xds::session::subscription::Subscription;
 use crate::xds::session::subscription::names::Names;
 
-/// How long a change waits for the clusters that it needs (docs/xds-rules.md SW-28).
+/// The longest wait of a change for the clusters that it needs (docs/xds-rules.md SW-28).
 pub(in crate::xds) const WARM_MAX: Duration = Duration::from_secs(5);
 
-/// The clusters sent to a client, and those it has ACKed or NACKed. `None` while every response has its answer.
+/// The clusters sent to a client, and those with an ACK or NACK. `None`: every response has one.
 #[derive(Debug)]
 pub(in crate::xds) struct Unwarm {
     pub(in crate::xds) sent: Arc<ResourceSet>,
     pub(in crate::xds) answered: Arc<ResourceSet>,
     pub(in crate::xds) subscription: Subscription,
-    /// What had been sent [`WARM_MAX`] ago and has no answer: a cluster that used up its wait is not waited for again
-    /// until it is answered or changes.
+    /// The set sent [`WARM_MAX`] ago without ACK or NACK since. A cluster that used up its wait is not waited for again
+    /// until it has an ACK or NACK, or changes.
     pub(in crate::xds) given_up: Option<Arc<ResourceSet>>,
-    /// Clusters that are not warm yet though the client says so.
+    /// Clusters that are not warm yet although the client sent an ACK.
     pub(in crate::xds) resolving: Vec<Arc<str>>,
-    /// The endpoints that the client asks for, if it has answered all that it was sent of them. After a wait in vain
-    /// that says more than the ACK of clusters, which Envoy withholds from all of them for the one that is not warm.
+    /// The subscribed endpoints, if every response of endpoints has an ACK or NACK. After a wait in vain they say more
+    /// than the ACK of clusters: one cold cluster makes Envoy withhold that ACK for all.
     pub(in crate::xds) assigned: Option<Names>,
-    /// Until when a first answer waits, to a client that came back and was just told of no cluster that is gone.
+    /// The end of the wait of a first response to a reconnected client. `None`: the last responses removed clusters.
     pub(in crate::xds) back_until: Option<Instant>,
     pub(in crate::xds) now: Instant,
 }
@@ -56,7 +54,7 @@ pub(in crate::xds) struct Back {
 }
 
 impl Back {
-    /// Whether a first answer waits. However many clusters follow each other, it is [`WARM_MAX`] in all.
+    /// Whether a first response waits. Several clusters, one after the other, share one wait of [`WARM_MAX`].
     pub(in crate::xds) fn waits(&mut self, unwarm: &Unwarm) -> bool {
         let until = unwarm.back_until.filter(|until| unwarm.now < *until);
         let Some(until) = until else { return false };
@@ -65,12 +63,12 @@ impl Back {
         self.until.is_some()
     }
 
-    /// Everything is looked at anew.
+    /// A round through all types begins.
     pub(in crate::xds) fn begin(&mut self) {
         self.until = None;
     }
 
-    /// Everything was looked at. `returning`: whether a first answer is still to come.
+    /// A round through all types ended. `returning`: whether a first response is still owed.
     pub(in crate::xds) fn end(&mut self, returning: impl FnOnce() -> bool) {
         if self.since.is_some() && !returning() {
             self.since = None;
@@ -83,7 +81,7 @@ impl Back {
 }
 
 impl Unwarm {
-    /// Whether the client was sent this cluster, or this text of it, and has not said what it made of it.
+    /// Whether this cluster, or this version of it, was sent and has no ACK or NACK.
     pub(in crate::xds) fn has(&self, cluster: &str) -> bool {
         let sent = self
             .sent
@@ -100,7 +98,7 @@ impl Unwarm {
         })
     }
 
-    /// Whether a cluster is warm as soon as its endpoints are there, and they are.
+    /// Whether a cluster needs only its endpoints to be warm, and the client has them.
     fn is_assigned(&self, cluster: &Resource) -> bool {
         let (Some(assigned), Some(name)) = (&self.assigned, &cluster.warms) else {
             return false;
@@ -115,7 +113,7 @@ impl Unwarm {
 /// A deferred change.
 #[derive(Debug)]
 pub(in crate::xds) struct Deferral {
-    /// What the client has.
+    /// The resource that the client has.
     pub(in crate::xds) was: Arc<Resource>,
     /// The clusters that are not warm.
     needs: Vec<Arc<str>>,
@@ -123,8 +121,8 @@ pub(in crate::xds) struct Deferral {
 }
 
 impl Deferral {
-    /// Keep back the change of a resource from `was` to `is`, if it needs to be. `changes`: where it is one of these;
-    /// `earlier`: when a change of it was kept back first.
+    /// Defer the change of a resource from `was` to `is` if it must wait. `changes`: the shared difference with this
+    /// change; `earlier`: when a change of the resource was first deferred.
     pub(in crate::xds) fn of(
         unwarm: &Unwarm,
         changes: Option<&Arc<Changes>>,
@@ -157,12 +155,12 @@ impl Deferral {
         })
     }
 
-    /// When the wait is over at the latest.
+    /// The latest end of the wait.
     fn deadline(&self) -> Instant {
         self.since + WARM_MAX
     }
 
-    /// Since when a change of the resource waits.
+    /// When the wait began.
     pub(in crate::xds) fn since(&self) -> Instant {
         self.since
     }
@@ -187,12 +185,12 @@ impl Deferrals {
         self.0.push(deferral);
     }
 
-    /// Keep those of resources that are asked for still.
+    /// Keep the changes of resources that are still subscribed.
     pub(in crate::xds) fn retain(&mut self, asked_for: impl Fn(&Resource) -> bool) {
         self.0.retain(|deferral| asked_for(&deferral.was));
     }
 
-    /// What the client has of a resource whose change is kept back.
+    /// The version of a resource that the client has while its change is deferred.
     pub(in crate::xds) fn kept(&self, name: &str) -> Option<&Arc<Resource>> {
         self.0
             .iter()
@@ -200,25 +198,25 @@ impl Deferrals {
             .find(|was| *was.name == *name)
     }
 
-    /// A change is answered otherwise.
+    /// Take a deferred change out, because another response covers the resource.
     pub(in crate::xds) fn take(&mut self, name: &str) -> Option<Deferral> {
         let position = self.0.iter().position(|deferral| *deferral.was.name == *name)?;
         Some(self.0.swap_remove(position))
     }
 
-    /// Whether any is over.
+    /// Whether any wait is over.
     pub(in crate::xds) fn any_over(&self, unwarm: Option<&Unwarm>) -> bool {
         self.0.iter().any(|deferral| deferral.is_over(unwarm))
     }
 
-    /// Those that are over end: the resources that are to be sent now.
+    /// End the waits that are over. Gives the resources to send now.
     pub(in crate::xds) fn end(&mut self, set: &ResourceSet, unwarm: Option<&Unwarm>) -> Vec<Arc<Resource>> {
         let over: Vec<Deferral> = self.0.extract_if(.., |deferral| deferral.is_over(unwarm)).collect();
         let is = |Deferral { was, .. }: &Deferral| set.get(&was.name).filter(|is| is.version != was.version).cloned();
         over.iter().filter_map(is).collect()
     }
 
-    /// The version of what the client has, which is not that of the whole set while changes wait.
+    /// The version of the client's set: the sum without the deferred changes.
     pub(in crate::xds) fn without(&self, version: SetVersion, set: &ResourceSet) -> SetVersion {
         self.0
             .iter()
@@ -228,7 +226,7 @@ impl Deferrals {
             })
     }
 
-    /// When the first of them is over at the latest.
+    /// The earliest end of a wait.
     pub(in crate::xds) fn deadline(&self) -> Option<Instant> {
         self.0.iter().map(Deferral::deadline).min()
     }

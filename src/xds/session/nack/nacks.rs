@@ -1,9 +1,9 @@
 //! The NACKed resources of a stream, until a later ACK or NACK resolves each.
 //!
-//! A NACK covers a whole response. After a NACK the state of every resource in that response is unknown: Envoy accepts the
-//! good ones, but does not name them. A resource stays NACKed until a later response with that resource is ACKed, or
-//! NACKed in turn. NACKed responses are kept by reference, with the set of names resolved since, so a NACK of a large
-//! response costs little. Pure.
+//! A NACK covers a whole response. After a NACK the state of every resource in that response is unknown: Envoy accepts
+//! the good ones, but does not name them. A resource stays NACKed until a later response with that resource is ACKed,
+//! or NACKed in turn. NACKed responses are kept by reference, with the set of names resolved since, so a NACK of a
+//! large response costs little. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,34 +11,34 @@ use std::sync::Arc;
 use crate::resource::{Resource, ResourceVersion};
 use crate::xds::session::state::content::Content;
 
-/// Refused responses that are kept apart. Beyond it the two oldest become one.
+/// The most NACKed responses that are kept apart. Beyond it the two oldest are merged.
 const APART_MAX: usize = 16;
 
-/// What is refused on one stream, of one type.
+/// The NACKed resources of one type on one stream.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Nacks {
-    /// Oldest first. No resource is left in two of them.
+    /// Oldest first. No resource is left in two responses.
     responses: Vec<Nacked>,
 }
 
 #[derive(Debug)]
 struct Nacked {
-    /// Of the response.
+    /// The sequence of the response.
     sequence: u64,
     content: Content,
-    /// Of its resources, those that a later answer speaks of.
+    /// Its resources that a later ACK or NACK resolved.
     resolved: BTreeSet<Arc<str>>,
 }
 
 impl Nacked {
-    /// The resources that are still refused.
+    /// The resources that are still NACKed.
     fn left(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.content
             .resources()
             .filter(|resource| !self.resolved.contains(&resource.name))
     }
 
-    /// What a later response speaks of is no longer this one's. Gives whether anything is left.
+    /// Drop the resources of a later response with an ACK or NACK. Gives whether any is left.
     fn resolve(&mut self, later: &Content) -> bool {
         let named = later.resources().map(|resource| &resource.name).chain(&later.removed);
         let resolved = named.filter(|name| self.content.resource(name).is_some()).cloned();
@@ -48,7 +48,7 @@ impl Nacked {
 }
 
 impl Nacks {
-    /// A response was acknowledged. `full`: it carried all that is asked for.
+    /// A response was ACKed. `full`: it carried every subscribed resource.
     pub(in crate::xds) fn on_ack(&mut self, content: &Content, full: bool) {
         if full {
             self.responses.clear();
@@ -57,7 +57,7 @@ impl Nacks {
         }
     }
 
-    /// A response was refused.
+    /// A response was NACKed.
     pub(in crate::xds) fn on_nack(&mut self, sequence: u64, content: Content) {
         self.resolve(&content);
         self.responses.push(Nacked {
@@ -90,14 +90,14 @@ impl Nacks {
         self.responses.retain_mut(|nacked| nacked.resolve(later));
     }
 
-    /// Whether this version of it is refused.
+    /// Whether this version of the resource is NACKed.
     pub(in crate::xds) fn has(&self, name: &str, version: ResourceVersion) -> bool {
         self.responses
             .iter()
             .any(|nacked| !nacked.resolved.contains(name) && nacked.content.has(name, version))
     }
 
-    /// The sequence of the response with which a resource was refused, if it is.
+    /// The sequence of the response in which the resource is NACKed.
     pub(in crate::xds) fn of(&self, name: &str) -> Option<u64> {
         let refused = |nacked: &&Nacked| !nacked.resolved.contains(name) && nacked.content.resource(name).is_some();
         self.responses.iter().find(refused).map(|nacked| nacked.sequence)
@@ -107,12 +107,12 @@ impl Nacks {
         self.responses.is_empty()
     }
 
-    /// The resources that are refused.
+    /// The NACKed resources.
     pub(in crate::xds) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.responses.iter().flat_map(Nacked::left)
     }
 
-    /// Whether any resource that is refused is as `wanted` says.
+    /// Whether any NACKed resource is `wanted`.
     pub(in crate::xds) fn any(&self, wanted: impl Fn(&Resource) -> bool) -> bool {
         self.responses
             .iter()

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use crate::resource::ResourceType;
 use crate::xds::session::nack::suspects;
 
-/// How long clusters may stay without an answer (docs/xds-rules.md AD-13).
+/// The longest time without ACK or NACK for clusters (docs/xds-rules.md AD-13).
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Whether one client is stuck.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Stuck {
-    /// A refusal's words said so.
+    /// The message of a NACK showed the state.
     said: bool,
     silent: bool,
     check_at: Option<Instant>,
@@ -28,27 +28,27 @@ impl Stuck {
         self.said || self.silent
     }
 
-    /// When to look again though nothing happened.
+    /// The moment of the next check.
     pub(in crate::xds) fn deadline(&self) -> Option<Instant> {
         self.check_at
     }
 
-    /// A response was refused with these words.
+    /// A response was NACKed with this message.
     pub(in crate::xds) fn on_error_message(&mut self, resource_type: ResourceType, error_message: &str) {
         self.said |= suspects::is_stuck(resource_type, error_message);
     }
 
-    /// A response was accepted.
+    /// A response was ACKed.
     pub(in crate::xds) fn on_ack(&mut self, resource_type: ResourceType) {
         self.said &= resource_type != ResourceType::Cluster;
     }
 
-    /// A response was answered, one way or the other: that is no silence.
+    /// An ACK or NACK arrived: the silence is over.
     pub(in crate::xds) fn on_ack_or_nack(&mut self, resource_type: ResourceType) {
         self.silent &= resource_type != ResourceType::Cluster;
     }
 
-    /// Look: since when clusters are unacked, and whether the client answers about all else.
+    /// Check: since when clusters have neither ACK nor NACK, and whether all other types are answered.
     pub(in crate::xds) fn check(&mut self, unacked_since: Option<Instant>, answers: bool, now: Instant) {
         let at = unacked_since.map(|since| since + SILENCE_MAX);
         self.check_at = at.filter(|at| *at > now);

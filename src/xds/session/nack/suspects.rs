@@ -14,22 +14,22 @@ use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
 use crate::xds::session::state::content::Content;
 
-/// Documents, and resources, that are told at most.
+/// The most documents, and the most resources, of one report.
 const SUSPECTS_MAX: usize = 32;
 
-/// Words of Envoy that leave a half-built cluster behind: nothing about clusters is answered from then on until it is
-/// gone (docs/xds-rules.md F-17, class Z).
+/// Messages of Envoy after which a half-built cluster is left: Envoy then sends neither ACK nor NACK for clusters until
+/// that cluster is removed (docs/xds-rules.md F-17, class Z).
 const HALF_BUILT: [&str; 2] = [
     "The table size of maglev must be prime number",
     "ring hash: minimum_ring_size",
 ];
 
-/// Whether a client that refused clusters with these words cannot go on without help.
+/// Whether a client that NACKed clusters with this message is stuck.
 pub(in crate::xds) fn is_stuck(resource_type: ResourceType, error_message: &str) -> bool {
     resource_type == ResourceType::Cluster && HALF_BUILT.iter().any(|fragment| error_message.contains(fragment))
 }
 
-/// The suspects of a refused response, by resource. `acknowledged`: what the client had.
+/// The suspects of a NACKed response, by resource. `acknowledged`: the resources of the last ACK.
 pub(in crate::xds) fn suspects(
     content: &Content,
     acknowledged: Option<&ResourceSet>,
@@ -73,7 +73,7 @@ pub(in crate::xds) fn suspects(
     suspects
 }
 
-/// The documents of one resource: those that the words name, by themselves or by a cluster they name; or all that
+/// The documents of one resource: those that the message names, directly or through a cluster; otherwise all that
 /// changed.
 fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&str>) -> Vec<DocumentKey> {
     let Some(parts) = &resource.parts else {
@@ -103,13 +103,13 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
     changed
 }
 
-/// A document's key as it names a route.
+/// The key of a document whose route has this name.
 fn key(word: &str) -> Option<DocumentKey> {
     let (kind, name) = word.split_once('/')?;
     Some(DocumentKey::new(Kind::from_word(kind)?, name))
 }
 
-/// What may be names in a text, each as a whole.
+/// Words of a message that may be names.
 fn names_in(text: &str) -> BTreeSet<&str> {
     let separates = |character: char| character.is_whitespace() || "\"'`(),;<>".contains(character);
     text.split(separates)

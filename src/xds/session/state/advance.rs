@@ -15,7 +15,7 @@ use crate::xds::session::warming::Deferral;
 use crate::xds::session::wire::reported::{Reported, Versions};
 
 impl State {
-    /// Bring the client to the target set: what changed, what is owed, what is gone.
+    /// Bring the client to the target set: changed, owed and removed resources.
     pub(super) fn advance(&mut self, target: Target<'_>, cautious: bool) -> ResponseBuilder {
         let mut builder = ResponseBuilder::default();
         let owed = self.work.take(|work| &mut work.owed);
@@ -96,7 +96,7 @@ impl State {
         builder
     }
 
-    /// What the publishes since changed for this client. Gives what is gone.
+    /// Apply the difference to the last set of the client. Gives the removed resources.
     pub(super) fn apply_changes(
         &mut self,
         changes: &Arc<Changes>,
@@ -132,7 +132,7 @@ impl State {
 
             let held = if was.is_none() { self.unhold(name) } else { None };
             let earlier = deferred.as_ref().map(Deferral::since);
-            // Where the client has what the older set has, what is newly named is known for all.
+            // If the client has the older set unchanged, the newly named clusters are computed once for all streams.
             let shared = Some(changes).filter(|_| was.is_some() && deferred.is_none());
             let deferral = |unwarm, was, is| Deferral::of(unwarm, shared, was, is, earlier);
 
@@ -155,12 +155,12 @@ impl State {
         gone
     }
 
-    /// Everything that is asked for is owed: after the first request, or when the wildcard was asked for anew.
+    /// Every subscribed resource is owed: after the first request, or after a new subscription to the wildcard.
     pub(super) fn answer_all(&mut self, target: Target<'_>, builder: &mut ResponseBuilder) {
         let set = target.set;
         let by_names = !self.subscription.wildcard && self.subscription.is_plain(set);
         match self.work.take(|work| &mut work.reported) {
-            // Endpoints are told whatever the client has of them.
+            // Endpoints are sent even if the client reports them.
             Reported::Versions(_) if by_names && self.resource_type == ResourceType::Endpoint => {
                 self.answer_names(set, builder);
             }
@@ -178,7 +178,7 @@ impl State {
         }
     }
 
-    /// All that is asked for are names of resources: what becomes of them is the same for all streams with these names.
+    /// The subscription has only names of resources: the selection is shared between all streams with these names.
     pub(super) fn answer_names(&mut self, set: &ResourceSet, builder: &mut ResponseBuilder) {
         let names = &self.subscription.names;
         let selection = set.select(names.sum(), names.iter());
@@ -204,7 +204,8 @@ impl State {
             .extend(self.subscription.names.iter().filter(is_missing).cloned());
     }
 
-    /// Delta, first request with `initial_resource_versions`: what differs, and what is gone (DX-13, DX-14, DX-15).
+    /// Delta, first request with `initial_resource_versions`: send what differs, remove what no longer exists (DX-13,
+    /// DX-14, DX-15).
     pub(super) fn answer_reported(&self, set: &ResourceSet, versions: &Versions, builder: &mut ResponseBuilder) {
         if self.is_plain_wildcard() && versions.sum() == set.wildcard_version() {
             return;
@@ -234,8 +235,8 @@ impl State {
             .extend(named.filter(|resource| named_always || !has(resource)).cloned());
         self.find_missing(set, builder);
         if self.resource_type == ResourceType::VirtualHost {
-            // No name asks for what a route configuration has from the start: what of it is gone is known from here
-            // alone.
+            // The virtual hosts of a route configuration have no subscription by name: only the report shows the
+            // removed ones.
             let gone = versions
                 .keys()
                 .filter(|name| set.get(name).is_none() && !self.subscription.names.contains(name));
@@ -243,8 +244,7 @@ impl State {
         }
     }
 
-    /// One name that was asked for is answered: with the resource, or with its absence. What is gone and held is there
-    /// still.
+    /// Answer one subscribed name: with the resource, or with its absence. A resource with a held removal still exists.
     pub(super) fn answer(&self, set: &ResourceSet, name: Arc<str>, builder: &mut ResponseBuilder) {
         let before = builder.updates.len();
         let members = self
@@ -275,7 +275,7 @@ impl State {
         });
         self.work.pending_mut().nacked_warming = refused;
         for name in self.work.take(|work| &mut work.warming) {
-            // What is gone and held is there still.
+            // A resource with a held removal still exists.
             let Some(resource) = set.get(&name).or_else(|| self.held(&name)) else {
                 continue;
             };
@@ -294,7 +294,7 @@ impl State {
     }
 }
 
-/// Whether who asks for one version of a resource asks for the other.
+/// Whether a subscription to one version of a resource covers the other too.
 fn goes_by_same_names(one: &Resource, other: &Resource) -> bool {
     one.on_demand == other.on_demand && one.aliases == other.aliases
 }

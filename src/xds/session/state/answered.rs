@@ -14,7 +14,8 @@ use crate::xds::session::nack::suspects;
 use crate::xds::session::order::BarrierState;
 use crate::xds::session::warming::WARM_MAX;
 
-/// Unacked responses that are remembered. Envoy withholds its ACKs while it warms and sends them in one burst.
+/// The most responses without ACK or NACK that are remembered. Envoy withholds its ACKs while it warms and sends them
+/// in one burst.
 const UNACKED_MAX: usize = 64;
 
 impl State {
@@ -24,7 +25,7 @@ impl State {
         self.sent = unacked.sequence;
         self.sent_at = Some(now);
         if self.unacked.is_empty() {
-            // Mostly there is one at a time, and none for long.
+            // Mostly one response is in flight, for a short time.
             self.unacked.reserve_exact(1);
         }
         self.unacked.push_back(unacked);
@@ -33,7 +34,8 @@ impl State {
         }
     }
 
-    /// The response that an answer is for; those before it are answered by it too. `None`: stale or unknown.
+    /// The response that an ACK or NACK is for. Earlier responses are answered by it too. `None`: stale or unknown
+    /// nonce.
     pub(in crate::xds) fn on_ack_or_nack(&mut self, sequence: u64) -> Option<Unacked> {
         let position = self.unacked.iter().position(|unacked| unacked.sequence == sequence)?;
         self.answered = sequence;
@@ -41,7 +43,7 @@ impl State {
         if self.unacked.is_empty() {
             self.unacked = VecDeque::new();
         }
-        // Where nothing else is on its way, all that was told is answered, and what was found to need no word.
+        // If no other response is in flight, the client is at `base`, which may have moved on without a response.
         let set = if self.unacked.is_empty() {
             self.base.clone()
         } else {
@@ -67,7 +69,7 @@ impl State {
         self.follow_unnacked();
     }
 
-    /// What was kept back for a refusal that stands no longer follows its cluster after all.
+    /// Endpoints that are no longer NACKed follow their cluster.
     pub(super) fn follow_unnacked(&mut self) {
         let Self {
             subscription,
@@ -107,7 +109,7 @@ impl State {
         suspects
     }
 
-    /// The response with which a resource was refused that the client still asks for.
+    /// The sequence of the response in which a subscribed resource was NACKed.
     pub(in crate::xds) fn nacked_in(&self, name: &str) -> Option<u64> {
         let refused = self.nacks.of(name)?;
         self.nacks
@@ -125,32 +127,32 @@ impl State {
         self.unacked.front().map(|unacked| unacked.sent_at)
     }
 
-    /// What the client had been sent when it was last waited for in vain: clusters that are there unchanged had their
-    /// wait.
+    /// The set of the last response that has waited [`WARM_MAX`] for an ACK or NACK: its clusters are not waited for
+    /// again.
     pub(super) fn given_up(&self, now: Instant) -> Option<&Arc<ResourceSet>> {
         let old = |unacked: &&Unacked| unacked.sent_at + WARM_MAX <= now;
         self.unacked.iter().take_while(old).last()?.set.as_ref()
     }
 
-    /// What was refused and may be accepted once another resource has given up a claim.
+    /// NACKed resources that the client may accept once another resource gives up a claim.
     pub(in crate::xds) fn nacked_claimants(&self) -> Vec<Arc<str>> {
         let claimants = self.nacks.resources().filter(|resource| resource.claims.is_some());
         claimants.map(|resource| Arc::clone(&resource.name)).collect()
     }
 
-    /// Whether any response was acknowledged.
+    /// Whether any response has an ACK.
     pub(in crate::xds) fn has_acked(&self) -> bool {
         self.acknowledged > 0
     }
 
-    /// Whether the client refused a resource, or has not said what it makes of it.
+    /// Whether the client NACKed this version of a resource, or has not answered the response with it.
     pub(super) fn is_unknown(&self, resource: &Resource) -> bool {
         let answered = self.answered_set.as_ref().and_then(|set| set.get(&resource.name));
         answered.is_none_or(|answered| answered.version != resource.version)
             || self.nacks.has(&resource.name, resource.version)
     }
 
-    /// What of this is not refused and was not answered, the first few, by its documents.
+    /// The documents of the first few resources without ACK or NACK.
     pub(in crate::xds) fn unacked_documents(&self) -> Vec<DocumentKey> {
         let carried = self.unacked.iter().flat_map(|unacked| unacked.content.resources());
         let unknown = carried.filter(|resource| self.is_unknown(resource));
@@ -163,7 +165,7 @@ impl State {
         documents
     }
 
-    /// How it stands to a response that something else waits for.
+    /// The state of this type against a barrier of another one.
     pub(in crate::xds) fn barrier_state(&self, sequence: u64) -> BarrierState {
         if self.is_nacked() {
             BarrierState::Nacked
@@ -172,14 +174,14 @@ impl State {
         } else if self.answered < sequence {
             BarrierState::Silent(None)
         } else {
-            // What it refused is gone. It may use what it had before until it has taken what it was told since, if
-            // anything.
+            // The NACKed resources were replaced or removed. The client may use the old ones until it answers the
+            // responses sent since.
             self.unacked_since()
                 .map_or(BarrierState::Passed, |since| BarrierState::Silent(Some(since)))
         }
     }
 
-    /// Whether something refused is still wanted by the client and still there, or its removal is not told yet.
+    /// Whether a NACKed resource is still subscribed, and exists or has a removal that is not sent yet.
     pub(super) fn is_nacked(&self) -> bool {
         let is_there = |name: &str| {
             self.base.as_ref().is_some_and(|base| base.get(name).is_some())

@@ -1,6 +1,6 @@
 //! Builds one response of a type.
 //!
-//! In: changed, subscribed and removed resources. Out: a [`Draft`] with each resource once. Pure.
+//! In: changed, subscribed and removed resources. Out: a [`Draft`] with each resource once.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::xds::session::subscription::implied;
 #[derive(Debug, Default)]
 pub(in crate::xds) struct ResponseBuilder {
     pub(in crate::xds) shared: SharedPart,
-    /// The resources of a shared difference.
+    /// The resources of the shared part, if it is a difference.
     pub(in crate::xds) shared_updates: Vec<Arc<Resource>>,
     pub(in crate::xds) updates: Vec<Arc<Resource>>,
-    /// Asked for by name and not there.
+    /// Subscribed names without a resource.
     pub(in crate::xds) missing: Vec<Arc<str>>,
-    /// Those of the updates that a client which came back does not have in any form, by name.
+    /// Updates whose names a reconnected client did not report.
     pub(in crate::xds) novel: Vec<Entry>,
-    /// Told without a body.
+    /// Delta: resources without a body.
     pub(in crate::xds) bodiless: Vec<Arc<Resource>>,
     pub(in crate::xds) removed: Vec<Arc<str>>,
 }
@@ -42,7 +42,7 @@ impl ResponseBuilder {
         }
     }
 
-    /// The virtual hosts of a route configuration are answered: with all there are, or with that there are none.
+    /// Answer for a route configuration: with its virtual hosts, or with the absence of any.
     pub(in crate::xds) fn answer_route_config(&mut self, set: &ResourceSet, of: &str) {
         let before = self.updates.len();
         self.updates.extend(implied::virtual_hosts(set, of).cloned());
@@ -56,18 +56,18 @@ impl ResponseBuilder {
         match &self.shared {
             SharedPart::Nothing => false,
             SharedPart::Changes(_) => is_among(&self.shared_updates, resource),
-            // What is held is in no set.
+            // A resource with a held removal is in no set.
             SharedPart::Wildcard(set) => set.get(&resource.name).is_some_and(|one| !one.on_demand),
             SharedPart::Selection(selection) => selection.get(&resource.name).is_some(),
         }
     }
 
-    /// Whether the resource is carried already. Everything is settled.
+    /// Whether the response carries the resource. Called after [`Self::dedup`].
     pub(in crate::xds) fn carries(&self, resource: &Resource) -> bool {
         self.shares(resource) || is_among(&self.updates, resource)
     }
 
-    /// Each resource once, and none that the shared part carries.
+    /// Keep each resource once, and none that the shared part carries.
     pub(in crate::xds) fn dedup(&mut self) {
         let mut updates = std::mem::take(&mut self.updates);
         updates.retain(|resource| !self.shares(resource));
@@ -76,7 +76,7 @@ impl ResponseBuilder {
         self.updates = updates;
     }
 
-    /// A larger shared part takes the place of what was found so far.
+    /// Replace the shared part and the updates by a larger shared part.
     pub(in crate::xds) fn supersede(&mut self, shared: SharedPart) {
         self.shared = shared;
         self.shared_updates.clear();
@@ -108,8 +108,8 @@ impl ResponseBuilder {
     }
 }
 
-/// An endpoint set that does not exist is answered with an empty one: silence would keep its cluster, and with it every
-/// CDS ACK of the proxy, waiting for 15 s (SW-26).
+/// An empty assignment for an endpoint name without a resource. Without any answer the cluster, and every ACK of
+/// clusters, would wait for 15 s (SW-26).
 pub(in crate::xds) fn empty_assignment(name: &str) -> Arc<Resource> {
     use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
     use prost::Message;
@@ -120,13 +120,13 @@ pub(in crate::xds) fn empty_assignment(name: &str) -> Arc<Resource> {
     Arc::new(Resource::new(name, assignment.encode_to_vec(), Vec::new()))
 }
 
-/// Whether a resource of that name is among these, which are sorted by name.
+/// Whether a resource of that name is in a list sorted by name.
 fn is_among(sorted: &[Arc<Resource>], resource: &Resource) -> bool {
     sorted.binary_search_by(|one| one.name.cmp(&resource.name)).is_ok()
 }
 
-/// A virtual host that does not exist is answered with its name as an alias of nothing: a removal would leave the
-/// request that waits for it hanging (DX-29).
+/// The answer for a virtual host that does not exist: its name as an alias without a resource. A removal would leave
+/// the request that waits for the virtual host hanging (DX-29).
 pub(in crate::xds) fn unresolved(name: Arc<str>) -> Arc<Resource> {
     Arc::new(Resource {
         aliases: Arc::new([Arc::clone(&name)]),

@@ -1,5 +1,5 @@
-//! What one response carries, by reference: shared blocks where the stream is owed what all are owed, and a short list
-//! of what is its own. Kept while the response is unacked, so that a refusal can be told apart by resource.
+//! The resources of one response, by reference: a part shared with other streams, and a short list of the stream's own.
+//! Kept until the ACK or NACK, so that a NACK can be attributed to resources.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ pub(in crate::xds) enum SharedPart {
     Nothing,
     /// The whole wildcard set.
     Wildcard(Arc<ResourceSet>),
-    /// All that changed with a publish.
+    /// All resources that changed with a publish.
     Changes(Arc<Changes>),
-    /// Those of the names that exist.
+    /// The resources of these names, if they exist.
     Selection(Arc<Selection>),
 }
 
-/// What one response carries.
+/// The resources of one response.
 #[derive(Debug, Clone, Default)]
 pub(in crate::xds) struct Content {
     pub(in crate::xds) shared: SharedPart,
-    /// Beside the shared part, none of it twice.
+    /// Resources beside the shared part, none twice.
     pub(in crate::xds) own: Vec<Arc<Resource>>,
-    /// Delta: resources that go without their bodies.
+    /// Delta: resources without a body.
     pub(in crate::xds) bodiless: Vec<Arc<Resource>>,
     /// Names that do not exist. Delta: `removed_resources`; SotW: `resource_errors`.
     pub(in crate::xds) removed: Vec<Arc<str>>,
@@ -56,13 +56,13 @@ impl Content {
         blocks::encode_timed(resource_type, self.resources())
     }
 
-    /// Whether a resource has a time to live. What goes in wrappers is a whole set.
+    /// Whether a resource has a time to live. A wrapped response always carries a whole set.
     pub(in crate::xds) fn is_timed(&self) -> bool {
         matches!(&self.shared, SharedPart::Wildcard(set) if set.timed().next().is_some())
             || self.own.iter().any(|resource| resource.ttl.is_some())
     }
 
-    /// Every resource that goes with its body, in no order that matters.
+    /// Every resource with a body, in any order.
     pub(in crate::xds) fn resources(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
         let own = self.own.iter();
         match &self.shared {
@@ -79,7 +79,7 @@ impl Content {
         }
     }
 
-    /// The resource of that name, if it is carried.
+    /// The resource of that name, if the response carries it.
     pub(in crate::xds) fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
         let shared = match &self.shared {
             SharedPart::Nothing => None,
@@ -94,7 +94,7 @@ impl Content {
         shared.or_else(|| self.own.iter().find(|resource| *resource.name == *name))
     }
 
-    /// Whether the name is carried with this version.
+    /// Whether the response carries this version of a name.
     pub(in crate::xds) fn has(&self, name: &str, version: ResourceVersion) -> bool {
         self.resource(name).is_some_and(|resource| resource.version == version)
     }

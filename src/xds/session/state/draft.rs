@@ -1,5 +1,4 @@
-//! The next response of a type: whether there is one, and what it is made of. The variants differ here and nowhere
-//! else.
+//! The next response of a type: whether one is owed, and its resources. SotW and delta differ in this file only.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +14,7 @@ use crate::xds::session::state::content::{Content, SharedPart};
 use crate::xds::session::wire::reported::{self, Reported};
 
 impl State {
-    /// The next response, if anything is owed. Brings the client to the target, whether that takes a response or not.
+    /// The next response, if one is owed. Brings the client to the target, with or without a response.
     pub(in crate::xds) fn draft(&mut self, target: Target<'_>, now: Instant) -> Option<Draft> {
         let cautious = target.cautious && !self.settled;
         if cautious
@@ -28,7 +27,7 @@ impl State {
         }
         self.settled |= !target.cautious;
         if !cautious && !target.referred {
-            // What only a stale snapshot held is not told as there any more.
+            // Removals that only a stale snapshot held need no ACK: nothing refers to this type.
             self.release(|_| true);
         }
         let due = self
@@ -47,7 +46,7 @@ impl State {
         };
         self.schedule(target, now);
         if draft.is_none() && self.unacked.is_empty() && self.work.pending().deferrals.is_empty() {
-            // Old sets are not kept for a client that they do not concern.
+            // The difference does not concern this client: drop the older sets.
             self.answered_set.clone_from(&self.base);
             if self.nacks.is_empty() {
                 self.acked_set.clone_from(&self.base);
@@ -66,7 +65,7 @@ impl State {
     pub(super) fn draft_sotw(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
         let full = self.is_full_state(target.variant);
-        // Who comes back with a version may have what is gone: SW-24.
+        // A client that reports a version may have removed resources (SW-24).
         let reported = !matches!(self.work.pending().reported, Reported::Nothing);
         let empty_first = first && (reported || self.subscription.wildcard || self.subscription.has_globs());
         let asked = !self.work.pending().owed.is_empty();
@@ -130,7 +129,7 @@ impl State {
 
     pub(super) fn draft_delta(&mut self, target: Target<'_>, cautious: bool, due: bool) -> Option<Draft> {
         let first = self.base.is_none();
-        // DX-02: the first answer to a wildcard is sent even when there is nothing to say, if the client has nothing.
+        // DX-02: the first response to a wildcard is sent even if empty, if the client reported nothing.
         let fresh = first && self.subscription.wildcard && matches!(self.work.pending().reported, Reported::Nothing);
         let reported = first && matches!(self.work.pending().reported, Reported::Versions(_));
         let asked = !self.work.pending().owed.is_empty();
@@ -151,7 +150,7 @@ impl State {
         builder.removed.dedup();
         let changed = builder.is_any() || !builder.removed.is_empty();
         if reported && builder.removed.is_empty() && !builder.novel.is_empty() {
-            // All but these are with the client already.
+            // The client has every other resource already.
             self.answered_set = Some(Arc::new(target.set.apply(&std::mem::take(&mut builder.novel))));
         }
 
@@ -173,14 +172,15 @@ impl State {
         Some(draft)
     }
 
-    /// All clusters, or all listeners, and nothing by name: a client that reports their version need not be answered.
+    /// The subscription to all clusters or all listeners, without names: if the client reports their version, no
+    /// response is needed.
     pub(super) fn is_plain_wildcard(&self) -> bool {
         matches!(self.resource_type, ResourceType::Cluster | ResourceType::Listener)
             && self.subscription.wildcard
             && self.subscription.names.is_empty()
     }
 
-    /// Everything that is asked for, and what is held: the content of a full-state response.
+    /// The content of a full-state response: subscribed resources, and those with a held removal.
     pub(super) fn whole(&self, set: &Arc<ResourceSet>) -> (Content, SetVersion) {
         let pending = self.work.pending();
         let mut content = Content::default();

@@ -15,7 +15,7 @@ use crate::xds::session::wire::reported::Reported;
 /// Subscriptions that are owed a response, whether the resources changed or not.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Owed {
-    /// All that is asked for.
+    /// Every subscribed resource.
     pub(in crate::xds) all: bool,
     /// These names.
     pub(in crate::xds) names: BTreeSet<Arc<str>>,
@@ -32,23 +32,23 @@ impl Owed {
 /// The kinds of pending work.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct PendingWork {
-    /// Until the first answer: what the client says that it has.
+    /// The client's report of its resources, until the first response.
     pub(in crate::xds) reported: Reported,
     pub(in crate::xds) owed: Owed,
     pub(in crate::xds) holds: Vec<HeldRemoval>,
-    /// Holds that are over: their removal is owed.
+    /// Removals whose hold is over: they are owed.
     pub(super) released: Vec<Arc<Resource>>,
-    /// Changes that wait until the clusters they need are warm.
+    /// Changes that wait for warm clusters.
     pub(in crate::xds) deferrals: Deferrals,
-    /// Endpoints whose cluster was sent: to be sent after it, asked for or not.
+    /// Endpoints whose cluster was sent: they follow it, subscribed or not.
     pub(in crate::xds) warming: BTreeSet<Arc<str>>,
-    /// Of these, the ones that were refused: sent when the client asks again.
+    /// Those of them that were NACKed: sent when the client asks again.
     pub(super) nacked_warming: BTreeSet<Arc<str>>,
-    /// Gone or not, the client may have these: it refused them on its last stream.
+    /// Resources that the client NACKed on its last stream: it may have any version of them.
     pub(in crate::xds) recalled: Vec<Arc<str>>,
-    /// The first answer had nothing to say, because the client reported to have this.
+    /// The version that the client reported, if it made the first response unnecessary.
     pub(in crate::xds) confirmed: Option<SetVersion>,
-    /// What must be repeated, and when; `None`: nothing has a time to live.
+    /// The repetitions of resources with a time to live; `None`: no resource has one.
     pub(super) refresh: Option<Box<Refresh>>,
 }
 
@@ -85,8 +85,7 @@ static NONE: PendingWork = PendingWork {
     refresh: None,
 };
 
-/// See the module. Reads as [`PendingWork`], and has room for them from when one is written until
-/// [`Pending::free_if_empty`].
+/// See the module. Room for [`PendingWork`] is allocated by the first write and freed by [`Pending::free_if_empty`].
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Pending(Option<Box<PendingWork>>);
 

@@ -1,4 +1,4 @@
-//! What is told to some SotW clients only: names that do not exist, and a large response in parts.
+//! SotW responses for gRPC libraries: names without a resource, and large responses in parts.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::resource::Resource;
 use crate::xds::session::state::builder::ResponseBuilder;
 use crate::xds::session::state::content::{Content, SharedPart};
 
-/// What a resource takes in a SotW response beside its body: type URL, tags.
+/// The bytes of a resource in a SotW response beside its body: type URL, tags.
 const RESOURCE_OVERHEAD: usize = 100;
 
 impl State {
-    /// SotW: names that are asked for and do not exist, or exist no longer, for a client that reads of them (PX-04).
+    /// SotW: subscribed names without a resource, for a client that reads `resource_errors` (PX-04).
     pub(super) fn absent(
         &self,
         target: Target<'_>,
@@ -32,7 +32,7 @@ impl State {
         absent
     }
 
-    /// What is too much for one response is told in several, where leaving something out says nothing (SW-34).
+    /// Split a response that is too large, if the client keeps resources that a response leaves out (SW-34).
     pub(super) fn split(&mut self, content: &mut Content, most: usize) {
         let mut size = 0;
         let (mut own, mut later) = (Vec::new(), Vec::new());

@@ -1,9 +1,7 @@
-//! Resources that a client forgets unless it hears of them again: when that is, and whether their bodies must be
-//! repeated.
+//! Repeats resources with a time to live, which a client forgets unless it gets them again.
 //!
-//! Only clusters and listeners have a time to live (docs/xds-rules.md SW-30), and only where a document says so; a type
-//! of a stream without any has none of this. A body may be left out of a delta response when this very version was
-//! acknowledged on the stream and nothing that carried it was refused since (DX-19). Pure.
+//! Only clusters and listeners have a time to live (docs/xds-rules.md SW-30), if a document sets one. A delta response
+//! may leave out the body if this version was ACKed on the stream and no response with it was NACKed since (DX-19).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +14,7 @@ use crate::snapshot::set::ResourceSet;
 use crate::xds::session::state::builder::ResponseBuilder;
 use crate::xds::session::state::content::Content;
 
-/// How often a client hears of a resource within its time to live: one message may be late.
+/// The responses with a resource within its time to live: one may be late.
 const TIMES: u32 = 3;
 /// The shortest distance between two refreshes.
 const DISTANCE_MIN: Duration = Duration::from_millis(50);
@@ -25,7 +23,7 @@ const DISTANCE_MIN: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Refresh {
     next_at: Option<Instant>,
-    /// What was acknowledged, of what has a time to live.
+    /// The ACKed versions of resources with a time to live.
     acknowledged: BTreeMap<Arc<str>, ResourceVersion>,
 }
 
@@ -38,18 +36,18 @@ impl Refresh {
         self.next_at
     }
 
-    /// The shortest time to live is `ttl`: the next refresh is due in time for it, or sooner if it was.
+    /// Set the next repetition for the shortest time to live. An earlier one stays.
     pub(super) fn schedule(&mut self, ttl: Duration, now: Instant) {
         let next = now + (ttl / TIMES).max(DISTANCE_MIN);
         self.next_at = Some(self.next_at.filter(|at| *at > now).map_or(next, |at| at.min(next)));
     }
 
-    /// Forget what has no time to live any more.
+    /// Forget resources without a time to live.
     pub(super) fn keep(&mut self, kept: impl Fn(&str) -> bool) {
         self.acknowledged.retain(|name, _| kept(name));
     }
 
-    /// Whether the client is known to have the resource as it is.
+    /// Whether the client ACKed this version of the resource.
     pub(super) fn knows(&self, resource: &Resource) -> bool {
         self.acknowledged.get(&resource.name) == Some(&resource.version)
     }
@@ -68,7 +66,7 @@ impl Refresh {
 }
 
 impl State {
-    /// What the client has that has a time to live, what is held or kept back included.
+    /// The client's resources with a time to live, those with held removals and deferred changes included.
     fn timed<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let covered = set.timed().filter(|resource| self.subscription.covers(resource));
         let has = covered.map(|resource| self.work.pending().deferrals.kept(&resource.name).unwrap_or(resource));
@@ -76,7 +74,7 @@ impl State {
             .filter(|resource| resource.ttl.is_some())
     }
 
-    /// Delta: it is repeated, with its body where the client is not known to have it as it is, refused or not (DX-19).
+    /// Delta: the resources to repeat with a body, because their version has no ACK. All others go without (DX-19).
     pub(super) fn repeat(&self, set: &ResourceSet, builder: &mut ResponseBuilder) -> Vec<Arc<Resource>> {
         let told = |resource: &&Arc<Resource>| builder.carries(resource) || builder.removed.contains(&resource.name);
         let repeated = self.timed(set).filter(|resource| !told(resource)).cloned();
@@ -91,7 +89,7 @@ impl State {
         unknown
     }
 
-    /// When it is due the next time. To SotW clients a time to live is told only in wrappers.
+    /// Set the next repetition. In SotW only wrappers carry a time to live.
     pub(super) fn schedule(&mut self, target: Target<'_>, now: Instant) {
         let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.features.wrappers);
         let shortest = self
@@ -109,7 +107,7 @@ impl State {
         self.work.pending_mut().refresh = Some(refresh);
     }
 
-    /// When something must be repeated although nothing happened.
+    /// The next moment of a repetition.
     pub(in crate::xds) fn refresh_at(&self) -> Option<Instant> {
         self.work.pending().refresh.as_ref()?.deadline()
     }

@@ -1,11 +1,14 @@
 //! Implied subscriptions: globs, virtual hosts with ports, and the virtual hosts of whole route configurations.
 //!
-//! Rare, so it lives in a box of its own. A glob comes from a list of names (docs/xds-rules.md DX-31). A route
-//! configuration with `vhds` asks for its virtual hosts without saying so: Envoy's first VHDS request is empty, and
-//! none follows for a second one (DX-30). Which of them a client has, the session knows from what it asked for by RDS.
-//! A virtual host is asked for by the Host header of a request, port included, which is ignored where hosts are
-//! matched: a name that ends in one stands also for the virtual host that has it without, and goes with it as an alias
-//! (DX-28). Pure.
+//! - A glob stands in a list of names (docs/xds-rules.md DX-31).
+//! - A route configuration with `vhds` implies a subscription to its virtual hosts: Envoy's first VHDS request is
+//!   empty, and a second route configuration causes no request (DX-30). The session knows the client's route
+//!   configurations from its RDS subscription.
+//! - Envoy subscribes to a virtual host by the Host header of a request, port included. Matching ignores the port. A
+//!   name with a port therefore selects also the virtual host without it, which is sent with that name as an alias
+//!   (DX-28).
+//!
+//! Implied subscriptions are rare and live in a box of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,11 +22,11 @@ use crate::xds::session::subscription::names::Names;
 #[derive(Debug, Clone, Default)]
 pub(in crate::xds) struct Implied {
     pub(in crate::xds) globs: Vec<Glob>,
-    /// VHDS: names that end in a port, by what they are without it.
+    /// VHDS: names that end in a port, by the name without the port.
     ported: BTreeMap<Arc<str>, Vec<Arc<str>>>,
-    /// Names of route configurations whose virtual hosts the client has.
+    /// Names of the client's route configurations.
     pub(in crate::xds) route_configs: BTreeSet<Arc<str>>,
-    /// What `route_configs` was made from: the route configurations there are, and those that are asked for.
+    /// The input of `route_configs`: the set of route configurations, and the subscribed names.
     pub(in crate::xds) followed: Option<(Arc<ResourceSet>, Names)>,
 }
 
@@ -39,7 +42,7 @@ fn route_config(name: &str) -> Option<&str> {
     name.rsplit_once('/').map(|(route_config, _)| route_config)
 }
 
-/// The virtual hosts that a route configuration has from the start.
+/// The virtual hosts of a route configuration that are not on demand.
 pub(in crate::xds) fn virtual_hosts<'a>(
     set: &'a ResourceSet,
     of: &'a str,
@@ -48,8 +51,8 @@ pub(in crate::xds) fn virtual_hosts<'a>(
     below.filter(|one| !one.on_demand)
 }
 
-/// A name that no virtual host has, to be removed where a route configuration has none: Envoy starts its listener when
-/// a response speaks of that route configuration, and an empty one does not (DX-30).
+/// A name without a virtual host, to be removed if a route configuration has none. Envoy starts a listener once a
+/// response mentions its route configuration, and an empty response does not (DX-30).
 pub(in crate::xds) fn no_virtual_host(of: &str) -> Arc<str> {
     format!("{of}/-").into()
 }
@@ -59,7 +62,7 @@ impl Implied {
         self.globs.is_empty() && self.ported.is_empty() && self.route_configs.is_empty() && self.followed.is_none()
     }
 
-    /// VHDS: these names are asked for.
+    /// VHDS: set the subscribed names.
     pub(in crate::xds) fn set_ported(&mut self, names: &Names) {
         self.ported.clear();
         for (name, host) in names.iter().filter_map(|name| Some((name, without_port(name)?))) {
@@ -73,7 +76,7 @@ impl Implied {
         set.get(host)
     }
 
-    /// Each goes by the names with ports that it was asked for by, too.
+    /// Add to each resource the subscribed names with ports, as aliases.
     pub(in crate::xds) fn alias(&self, resources: &mut [Arc<Resource>]) {
         for resource in resources.iter_mut().filter(|_| !self.ported.is_empty()) {
             let Some(asked) = self.ported.get(&resource.name) else {
@@ -87,14 +90,14 @@ impl Implied {
         }
     }
 
-    /// Whether the resource is asked for by anything here.
+    /// Whether an implied subscription covers the resource.
     pub(in crate::xds) fn covers(&self, resource: &Resource) -> bool {
         self.globs.iter().any(|glob| glob.covers(&resource.name))
             || self.ported.contains_key(&resource.name)
             || (!resource.on_demand && route_config(&resource.name).is_some_and(|of| self.route_configs.contains(of)))
     }
 
-    /// All members that are asked for by anything here, some perhaps twice.
+    /// All members that an implied subscription covers; a member may come twice.
     pub(in crate::xds) fn members<'a>(&'a self, set: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<Resource>> {
         let globs = self.globs.iter().flat_map(|glob| glob_members(set, glob));
         let hosts = self.ported.keys().filter_map(|name| set.get(name));

@@ -1,7 +1,7 @@
-//! The names a stream asked for, as a set.
+//! The subscribed names of a stream, as a set.
 //!
-//! Names are sorted, unique and immutable; a list that two streams have in common exists once ([`Interner`]), so that
-//! ten thousand proxies which all ask for the same thousand endpoints cost ten thousand pointers.
+//! Names are sorted, unique and immutable. Two streams with equal lists share one ([`Interner`]): ten thousand proxies
+//! with the same thousand endpoints cost ten thousand pointers.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -26,20 +26,20 @@ impl Default for Names {
     }
 }
 
-/// No names; there are many who ask for none, of most types.
+/// No names: most streams have none of most types.
 static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Arc::new([]));
 
-/// Not known to clients: lists are found by their sums ([`Interner::known`]), and nobody should be able to make one
-/// that is taken for another's.
+/// Unknown to clients: lists are found by their sums ([`Interner::known`]), and no client may forge a list with the sum
+/// of another.
 static SEED: LazyLock<u64> = LazyLock::new(rand::random);
 
-/// What a name adds to [`Names::sum`].
+/// The summand of a name in [`Names::sum`].
 pub(in crate::xds) fn summand(name: &[u8]) -> u128 {
     xxh3_128_with_seed(name, *SEED)
 }
 
 impl Names {
-    /// All, sorted.
+    /// All names, sorted.
     #[must_use]
     pub fn sorted(&self) -> &Arc<[Arc<str>]> {
         &self.sorted
@@ -51,25 +51,25 @@ impl Names {
         self.sum
     }
 
-    /// How many.
+    /// The number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sorted.len()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 
-    /// Whether the name is one of them.
+    /// Whether the set has the name.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.sorted.binary_search_by(|own| (**own).cmp(name)).is_ok()
     }
 
-    /// The names as they are.
+    /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.sorted.iter()
     }
@@ -89,7 +89,7 @@ impl Names {
         Self::of_sorted(names, interner)
     }
 
-    /// This set and more. `more` in any order.
+    /// This set with more names, in any order.
     #[must_use]
     pub fn with(&self, more: impl IntoIterator<Item = Arc<str>>, interner: &Interner) -> Self {
         Self::new(self.sorted.iter().cloned().chain(more).collect(), interner)
@@ -126,12 +126,12 @@ pub struct Interner(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     lists: HashMap<u128, Weak<[Arc<str>]>>,
-    /// Dead entries are swept when there are this many.
+    /// The number of entries at which dead entries are removed.
     sweep_at: usize,
 }
 
 impl Interner {
-    /// The list of so many names with this sum, if some stream has it.
+    /// The list with this sum and number of names, if some stream has it.
     pub(in crate::xds) fn known(&self, sum: u128, len: usize) -> Option<Names> {
         let kept = self.0.lock();
         let sorted = kept

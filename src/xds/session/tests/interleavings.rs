@@ -1,11 +1,12 @@
 //! Clients that do what clients may do, in any order: whatever happened on the way, they end on what is served.
 //!
 //! Many lives of clients, each a random sequence of requests, answers, publishes, moments and reconnects, against
-//! a session of its own. `world` is what is published, `client` what a client makes of it and what it may never see, `wire`
-//! the messages, `statistics` what the lives were like. A life that fails is made as short as it can be and printed.
+//! a session of its own. `world` is what is published, `client` what a client makes of it and what it may never see,
+//! `wire` the messages, `statistics` what the lives were like. A life that fails is made as short as it can be and
+//! printed.
 //!
-//! An ordinary `cargo test` lives some lives, the same each time. `make property` searches: other lives each time, and many
-//! more, in an optimised build; `make test` has as many, the same each time. `INTERLEAVINGS` is how many,
+//! An ordinary `cargo test` lives some lives, the same each time. `make property` searches: other lives each time, and
+//! many more, in an optimised build; `make test` has as many, the same each time. `INTERLEAVINGS` is how many,
 //! `INTERLEAVINGS_SEED` repeats those of a seed that was printed.
 
 #![expect(clippy::cast_possible_truncation, reason = "random words are cut on purpose")]
@@ -16,8 +17,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use client::{ALL_NAMES, Checked, Client, Edit, Reply, knows_wildcard};
 use statistics::{Kind, Statistics};
@@ -376,13 +378,13 @@ fn clients_end_on_the_newest_state_whatever_happens_on_the_way() {
                         failures.push(report);
                     }
                 }
-                let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sum = sum.lock();
                 sum.0.add(&statistics);
                 sum.1.append(&mut failures);
             });
         }
     });
-    let (statistics, failures) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (statistics, failures) = sum.into_inner();
     println!("{statistics}\n{:?} on {threads} threads", ORIGIN.elapsed() - started);
     assert!(
         failures.is_empty(),

@@ -1,4 +1,4 @@
-//! The messages of the incremental variant.
+//! Decodes delta requests and encodes the heads of delta responses.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::{Reported, Versions};
 use crate::xds::session::wire::request::Request;
 
-/// What a request subscribes to and from.
+/// The lists of a delta request.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Edits {
     subscribe: NameList,
@@ -26,7 +26,7 @@ pub(in crate::xds) struct Edits {
     initial_resource_versions: Versions,
 }
 
-/// Take a request apart: an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
+/// Decode an `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
 pub(in crate::xds) fn decode(message: &Bytes) -> Result<(Request<'_>, Edits), Error> {
     limits::entries(message)?;
     let mut request = Request::default();
@@ -50,7 +50,7 @@ pub(in crate::xds) fn decode(message: &Bytes) -> Result<(Request<'_>, Edits), Er
 }
 
 impl Edits {
-    /// What the client says it has.
+    /// Take the versions that the client reports.
     pub(in crate::xds) fn take_reported(&mut self) -> Reported {
         if self.initial_resource_versions.is_empty() {
             Reported::Nothing
@@ -59,7 +59,7 @@ impl Edits {
         }
     }
 
-    /// What is subscribed, what is unsubscribed.
+    /// The subscribed and the unsubscribed names.
     #[cfg(test)]
     pub(in crate::xds) fn lists(&self) -> (&NameList, &NameList) {
         (&self.subscribe, &self.unsubscribe)
@@ -76,7 +76,8 @@ impl Edits {
         subscription.edit(resource_type, first, &self.subscribe, &self.unsubscribe, interner)
     }
 
-    /// The answer to a request for a type that is not served: nothing of it exists (GEN-05). `None`: none is due.
+    /// The names to answer for a type that is not served: no resource of it exists (GEN-05). `None`: no response is
+    /// due.
     pub(in crate::xds) fn unserved(&self, answers: bool) -> Option<Vec<Arc<str>>> {
         let mut names: Vec<Arc<str>> = self
             .subscribe
@@ -90,8 +91,8 @@ impl Edits {
     }
 }
 
-/// A response without its resources: an `envoy.service.discovery.v3.DeltaDiscoveryResponse` without field 2. `absent`:
-/// those of `removed` that are told as errors, too.
+/// A `envoy.service.discovery.v3.DeltaDiscoveryResponse` without its resources (field 2). `absent`: the names of
+/// `removed` that are also listed in `resource_errors`.
 pub(in crate::xds) fn head<'a>(
     type_url: &str,
     version: SetVersion,

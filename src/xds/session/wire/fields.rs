@@ -1,8 +1,8 @@
-//! Decodes requests field by field, and the lists of names in them.
+//! Decodes requests field by field, and their lists of names.
 //!
-//! Nothing is copied: a field is a part of the request, and a list of names is the run of its fields as they lie on the
-//! wire. The list of an ordinary SotW ACK is the one that came before, tens of kilobytes long; it is told by one hash
-//! over the run, and not read again. What protobuf allows beside it (names scattered over the message) is gathered.
+//! Nothing is copied: a field is a slice of the request, and a list of names is the run of its fields on the wire. An
+//! ordinary SotW ACK repeats the last list, tens of kilobytes long: one hash over the run recognises the list, and the
+//! names are not read again. protobuf also allows names scattered over the message; these are copied into one list.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ fn malformed(error: impl ToString) -> Error {
     Error::Malformed(error.to_string())
 }
 
-/// One field of a message: its number, its payload, and where it lies with its tag.
+/// One field of a message: its number, its payload, its range with the tag.
 #[derive(Debug)]
 pub(in crate::xds) struct Field<'a> {
     pub(in crate::xds) number: u32,
@@ -34,19 +34,19 @@ impl<'a> Field<'a> {
         M::decode(self.payload).map_err(malformed)
     }
 
-    /// Where a field comes again, protobuf has the messages merged.
+    /// Merge a repeated field into the message, as protobuf demands.
     pub(in crate::xds) fn merge_into<M: prost::Message>(&self, message: &mut M) -> Result<(), Error> {
         message.merge(self.payload).map_err(malformed)
     }
 
-    /// The payload, sharing the message's memory.
+    /// The payload as a slice of the message's memory.
     pub(in crate::xds) fn bytes(&self, message: &Bytes) -> Bytes {
         message.slice(self.whole.end - self.payload.len()..self.whole.end)
     }
 }
 
-/// The fields of a message whose known fields, up to number `last`, are all texts, bytes or messages. What is unknown
-/// is passed over.
+/// The fields of a message whose known fields, up to number `last`, are all texts, bytes or messages. Unknown fields
+/// are skipped.
 pub(in crate::xds) struct Fields<'a> {
     message: &'a [u8],
     rest: &'a [u8],
@@ -62,8 +62,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Pass over the fields from `first` on, which is the last that was read, if all of its number are what one of
-    /// these runs was: then they need not be read again.
+    /// Skip the fields from `first`, the last one that was read, if the run of its number is one of these known runs.
     fn pass_over(&mut self, first: &Field<'_>, mut known: impl Iterator<Item = Run>) -> Option<Run> {
         let (message, start) = (self.message, first.whole.start);
         let tag = message[start];
@@ -105,10 +104,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// From here on, in bytes, it takes less to look for a list than to read it.
+/// From this length in bytes a lookup by hash is cheaper than reading the list.
 const LONG: usize = 512;
 
-/// A list as it lay on the wire: its bytes, its names, its hash.
+/// A list on the wire: its length in bytes, its number of names, its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::xds) struct Run {
     bytes: usize,
@@ -117,28 +116,28 @@ pub(in crate::xds) struct Run {
 }
 
 impl Run {
-    /// Whether it is worth looking for.
+    /// Whether a lookup is cheaper than reading.
     pub(in crate::xds) fn is_long(&self) -> bool {
         self.bytes >= LONG
     }
 }
 
-/// Names as a request lists them.
+/// The list of names in a request.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct NameList {
     /// The message, and the run of fields in it.
     message: Bytes,
     run: Range<usize>,
-    /// Its hash, where it is known.
+    /// The hash of the run, if it is known.
     digest: Option<u128>,
-    /// Fields that are not in the run.
+    /// Copies of the fields outside the run.
     scattered: Vec<u8>,
     len: usize,
 }
 
 impl NameList {
-    /// One more, a field of `message` that was just read of its `fields`; or, where the list begins with it and lies
-    /// there as one of the `known` runs, all of that run, which is given.
+    /// Add a field of `message`, the last one read from `fields`. If the list begins with it and is one of the `known`
+    /// runs, add the whole run, and give it.
     pub(in crate::xds) fn read(
         &mut self,
         message: &Bytes,
@@ -158,7 +157,7 @@ impl NameList {
         run
     }
 
-    /// A run of `message` that begins with this field and was read before.
+    /// The list of a known run that begins with this field.
     fn again(message: &Bytes, first: &Field<'_>, known: Run) -> Self {
         let run = first.whole.start..first.whole.start + known.bytes;
         let (digest, len) = (Some(known.digest), known.names);
@@ -171,7 +170,7 @@ impl NameList {
         }
     }
 
-    /// One more, a field of `message`.
+    /// Add a field of `message`.
     pub(in crate::xds) fn push(&mut self, message: &Bytes, field: &Field<'_>) {
         if self.len == 0 {
             self.message = message.clone();
@@ -185,13 +184,13 @@ impl NameList {
         self.len += 1;
     }
 
-    /// One more, from elsewhere.
+    /// Add a name from outside the run.
     pub(in crate::xds) fn add(&mut self, name: &[u8]) {
         append(&mut self.scattered, 1, name);
         self.len += 1;
     }
 
-    /// How many, repetitions included.
+    /// The number of names, repetitions included.
     pub(in crate::xds) fn len(&self) -> usize {
         self.len
     }
@@ -200,7 +199,7 @@ impl NameList {
         self.len == 0
     }
 
-    /// The list as it is written; `None`: it is scattered.
+    /// The run of the list; `None`: the names are scattered.
     pub(in crate::xds) fn run(&self) -> Option<Run> {
         let digest = || self.digest.unwrap_or_else(|| xxh3_128(&self.message[self.run.clone()]));
         self.scattered.is_empty().then(|| Run {
@@ -215,7 +214,7 @@ impl NameList {
     }
 }
 
-/// The payloads of fields that were read before.
+/// The payloads of valid fields.
 fn names(mut fields: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         if !fields.has_remaining() {
@@ -262,7 +261,7 @@ mod tests {
         (names, name_list.run())
     }
 
-    /// The same, where this run was read before.
+    /// The same for a known run.
     fn listed_again(message: Vec<u8>, known: Run) -> (Option<Run>, usize, Option<Run>) {
         let (message, mut name_list, mut passed) = (Bytes::from(message), NameList::default(), None);
         let mut fields = Fields::new(&message, 7);
@@ -303,7 +302,7 @@ mod tests {
         let at = other.len() / 2;
         other[at] ^= 1;
         assert_eq!(listed_again(other, run).0, None);
-        // A tag may be written longer than it need be.
+        // A tag may be encoded longer than necessary.
         let longer = [names(50), vec![0x9a, 0x00, 1, b'x']].concat();
         let (passed, len, again) = listed_again(longer.clone(), run);
         assert_eq!((passed, len, again), (Some(run), 51, listed(longer).1));

@@ -1,4 +1,4 @@
-//! Encodes a response without its resources. Every response to every stream has a head of its own.
+//! Encodes a response without its resources. Each response of each stream has its own head.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -8,39 +8,39 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use crate::proto::message::append;
 
-/// Room for the texts of most responses, in bytes: a version, a type's URL, a nonce.
+/// The room for the fields of most heads in bytes: a version, a type URL, a nonce.
 const CAPACITY: usize = 192;
 /// `ControlPlane.identifier`.
 const IDENTIFIER: u32 = 1;
 
-/// The fields that were written.
+/// The encoded fields.
 #[derive(Debug)]
 pub(in crate::xds) struct ResponseHead(Vec<u8>);
 
 impl ResponseHead {
-    /// Without fields.
+    /// A head without fields.
     pub(in crate::xds) fn new() -> Self {
         Self(Vec::with_capacity(CAPACITY))
     }
 
-    /// A text.
+    /// Add a text.
     pub(in crate::xds) fn text(&mut self, number: u32, text: &str) {
         append(&mut self.0, number, text.as_bytes());
     }
 
-    /// A text that is shorter than 128 bytes, such as a version or a nonce.
+    /// Add a text that is shorter than 128 bytes, such as a version or a nonce.
     #[expect(clippy::cast_possible_truncation, reason = "asserted")]
     pub(in crate::xds) fn short(&mut self, number: u32, text: impl Display) {
         append(&mut self.0, number, &[]);
         let start = self.0.len();
-        // A `Vec` takes everything.
+        // Writing to a `Vec` does not fail.
         write!(self.0, "{text}").ok();
         let len = self.0.len() - start;
         assert!(len < 0x80, "{len} bytes");
         self.0[start - 1] = len as u8;
     }
 
-    /// A `ControlPlane`.
+    /// Add a `ControlPlane`.
     pub(in crate::xds) fn control_plane(&mut self, number: u32, identifier: &str) {
         let len = 1 + encoded_len_varint(identifier.len() as u64) + identifier.len();
         encode_key(number, WireType::LengthDelimited, &mut self.0);
@@ -48,12 +48,12 @@ impl ResponseHead {
         self.text(IDENTIFIER, identifier);
     }
 
-    /// Any message.
+    /// Add a message.
     pub(in crate::xds) fn message(&mut self, number: u32, message: &impl Message) {
         append(&mut self.0, number, &message.encode_to_vec());
     }
 
-    /// Its bytes.
+    /// The encoded head.
     pub(in crate::xds) fn into_bytes(self) -> Vec<u8> {
         self.0
     }

@@ -1,8 +1,8 @@
 //! The limits of requests and subscriptions.
 //!
-//! A few bytes on the wire can become many in memory: an empty name is two and thirty-two, an empty value in a node's
-//! metadata two and a hundred. What is far beyond any proxy is refused here by its count, before it is decoded, with a
-//! sentence that has the number.
+//! A few bytes on the wire can take many in memory: an empty name takes 2 and 32, an empty value in a node's metadata 2
+//! and 100. A request far beyond those of any proxy is therefore rejected before it is decoded, by a count of its
+//! entries. The error states the count and the limit.
 
 use bytes::Buf as _;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
@@ -16,25 +16,25 @@ use crate::xds::session::subscription::names::Names;
 pub(in crate::xds) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Names, versions and other fields of one request. Ten times what the largest proxy is expected to have.
 const ENTRIES_MAX: usize = 1_000_000;
-/// Names of one type that a stream asks for, over all its requests, and their bytes.
+/// The names of one type that a stream subscribes to, and their bytes, over all requests.
 const NAMES_MAX: (usize, usize) = (ENTRIES_MAX, MAX_REQUEST);
-/// Globs of one type. Each change of a resource is held against every one.
+/// Globs of one type. Each changed resource is matched against every glob.
 const GLOBS_MAX: usize = 1000;
 /// A node, in bytes. A real Envoy's has 61 kB.
 const NODE_MAX: usize = 1024 * 1024;
-/// What of a node is kept when its stream is gone, in bytes.
+/// A text of the node that is kept after the end of its stream, in bytes.
 pub(in crate::xds) const NODE_TEXT_MAX: usize = 1024;
-/// A client's words on a refusal, in bytes. Envoy cuts them at a quarter of it.
+/// The message of a NACK in bytes. Envoy sends a quarter of it at most.
 const ERROR_MESSAGE_MAX: usize = 16 * 1024;
-/// A request up to this size has not enough in it to matter, in bytes.
+/// The entries of a request up to this size, in bytes, are not counted.
 const SMALL: usize = 64 * 1024;
 
-/// Refuse a request that is too large to be read.
+/// Reject a request that is too large to be read.
 pub(in crate::xds) fn request_size(bytes: usize) -> Result<(), Error> {
     at_most("the request has", bytes, "bytes", MAX_REQUEST)
 }
 
-/// Refuse a request that has too many of anything. What does not decode is left to who decodes it.
+/// Reject a request with too many entries. Malformed requests are rejected when they are decoded.
 pub(in crate::xds) fn entries(request: &[u8]) -> Result<(), Error> {
     if request.len() <= SMALL {
         return Ok(());
@@ -49,7 +49,7 @@ pub(in crate::xds) fn entries(request: &[u8]) -> Result<(), Error> {
     at_most("the request has", count, "entries", ENTRIES_MAX)
 }
 
-/// Refuse to let a stream ask for so much of one type.
+/// Reject a subscription with too many names of one type.
 pub(in crate::xds) fn names(names: &Names, globs: usize) -> Result<(), Error> {
     let asks = "the stream asks for";
     at_most(asks, names.len(), "names of a type", NAMES_MAX.0)?;
@@ -62,7 +62,7 @@ pub(in crate::xds) fn names(names: &Names, globs: usize) -> Result<(), Error> {
     )
 }
 
-/// Refuse a node that is too large to be decoded.
+/// Reject a node that is too large to be decoded.
 pub(in crate::xds) fn node_size(bytes: &[u8]) -> Result<(), Error> {
     at_most("the node has", bytes.len(), "bytes", NODE_MAX)
 }
@@ -75,7 +75,7 @@ fn at_most(has: &'static str, found: usize, unit: &'static str, max: usize) -> R
     }
 }
 
-/// Refuse a node whose id or cluster is too long to be kept.
+/// Reject a node with an id or a cluster that is too long to be kept.
 pub(in crate::xds) fn node(node: &Node) -> Result<(), Error> {
     let too_long = |text: &str| text.len() > NODE_TEXT_MAX;
     match [("node.id", &node.id), ("node.cluster", &node.cluster)]
@@ -91,7 +91,7 @@ pub(in crate::xds) fn node(node: &Node) -> Result<(), Error> {
     }
 }
 
-/// The client's words, cut where they are too many.
+/// Cut the message of a NACK to its limit.
 pub(in crate::xds) fn error_message(status: wire::Status) -> wire::Status {
     let wire::Status { code, mut message } = status;
     message.truncate(message.floor_char_boundary(ERROR_MESSAGE_MAX));
@@ -102,7 +102,7 @@ pub(in crate::xds) fn error_message(status: wire::Status) -> wire::Status {
 mod tests {
     use super::*;
 
-    /// Names that are empty, the cheapest there are, behind something else.
+    /// A request with empty names, the cheapest ones, after other bytes.
     fn request(before: &[u8], names: usize) -> Vec<u8> {
         [before, &[0x1a, 0].repeat(names)].concat()
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(too_many.is_err());
         assert_eq!(entries(&request(&[], ENTRIES_MAX + 1)), too_many);
         assert_eq!(entries(&request(&group, ENTRIES_MAX)), too_many, "a group is an entry");
-        // What does not decode comes after a million names, each of which would be kept until then.
+        // A malformed field after a million names: each of them would be kept until the decoder reaches it.
         assert_eq!(
             entries(&[request(&[], ENTRIES_MAX + 1), vec![0x0a, 0x7f]].concat()),
             too_many

@@ -1,4 +1,4 @@
-//! The versions that a client reports in its first request of a type, from an earlier stream.
+//! The resources of an earlier stream that a client reports in its first request of a type.
 
 use std::collections::HashMap;
 
@@ -20,13 +20,13 @@ pub(in crate::xds) enum Reported {
     Versions(Versions),
 }
 
-/// Names and versions as they lie in the request: whoever comes back with ten thousand of them mostly has what there
-/// is, which their sum tells.
+/// Names and versions as a slice of the request. Most reconnecting clients have the current resources, and the sum of
+/// the versions shows that, without a comparison of each.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Versions(NameList);
 
 impl Versions {
-    /// One more entry of the map, a field of `message`.
+    /// Add an entry of the map, a field of `message`.
     pub(in crate::xds) fn push(&mut self, message: &Bytes, field: &Field<'_>) -> Result<(), Error> {
         entry(field.payload)?;
         self.0.push(message, field);
@@ -37,7 +37,7 @@ impl Versions {
         self.0.is_empty()
     }
 
-    /// Forget what is asked for no longer.
+    /// Drop the names that are no longer subscribed.
     pub(in crate::xds) fn retain(&mut self, keeps: impl Fn(&str) -> bool) {
         let mut kept = NameList::default();
         let stay = self
@@ -48,17 +48,17 @@ impl Versions {
         self.0 = kept;
     }
 
-    /// The version of a set of just these.
+    /// The version of the set of these resources.
     pub(in crate::xds) fn sum(&self) -> SetVersion {
         let members = self.iter().map(|(name, version)| match number(version) {
             Some(version) => SetVersion::of_member(name, ResourceVersion(version)),
-            // No resource has it: any summand will do that no resource has either.
+            // No resource has this version, so the sum must differ from that of any set.
             None => SetVersion::of_member(version, ResourceVersion(0)),
         });
         members.fold(SetVersion::default(), SetVersion::with)
     }
 
-    /// The version of each name; `None`: one that no resource has.
+    /// The version of each name; `None`: a text that is no version of ours.
     pub(in crate::xds) fn by_name(&self) -> HashMap<&str, Option<ResourceVersion>> {
         let mut by_name = HashMap::with_capacity(self.0.len());
         by_name.extend(
@@ -68,7 +68,7 @@ impl Versions {
         by_name
     }
 
-    /// As they were written.
+    /// The entries as texts.
     #[cfg(test)]
     pub(in crate::xds) fn by_text(&self) -> std::collections::BTreeMap<String, String> {
         self.iter()
@@ -77,7 +77,7 @@ impl Versions {
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        // Each was read when it came.
+        // Each entry was validated when it was added.
         self.0.iter().filter_map(|payload| entry(payload).ok())
     }
 }
@@ -95,7 +95,7 @@ fn entry(payload: &[u8]) -> Result<(&str, &str), Error> {
     Ok((name, version))
 }
 
-/// A version as it is written, of a resource or a set: 32 hex digits.
+/// The number of a version text, of a resource or a set: 32 hex digits.
 pub(in crate::xds) fn number(text: &str) -> Option<u128> {
     let (high, low) = text.split_at_checked(16).filter(|(_, low)| low.len() == 16)?;
     let half = |digits| u64::from_str_radix(digits, 16).ok().map(u128::from);

@@ -1,4 +1,4 @@
-//! The part of a request that both variants share.
+//! The fields that SotW and delta requests share.
 
 use bytes::Bytes;
 

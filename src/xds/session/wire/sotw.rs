@@ -1,4 +1,4 @@
-//! The messages of the state-of-the-world variant.
+//! Decodes SotW requests and encodes the heads of SotW responses.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::Reported;
 use crate::xds::session::wire::request::Request;
 
-/// The names that a request lists.
+/// The lists of a SotW request.
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Listed {
-    /// The `version_info`, a text; not empty: the client has something already.
+    /// The `version_info`, a text. If it is not empty, the client has resources already.
     version_info: Bytes,
     names: NameList,
 }
 
-/// Take a request apart: an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: lists that the client sent before.
+/// Decode an `envoy.service.discovery.v3.DiscoveryRequest`. `known`: the client's earlier lists.
 pub(in crate::xds) fn decode(
     message: &Bytes,
     known: impl Iterator<Item = Run> + Clone,
@@ -56,7 +56,7 @@ pub(in crate::xds) fn decode(
 }
 
 impl Listed {
-    /// What the client says it has.
+    /// The version that the client reports.
     pub(in crate::xds) fn reported(&self) -> Reported {
         match &*String::from_utf8_lossy(&self.version_info) {
             "" => Reported::Nothing,
@@ -80,8 +80,8 @@ impl Listed {
     }
 }
 
-/// A response without its resources: an `envoy.service.discovery.v3.DiscoveryResponse` without field 2. `absent`: what
-/// was asked for and does not exist.
+/// An `envoy.service.discovery.v3.DiscoveryResponse` without its resources (field 2). `absent`: subscribed names
+/// without a resource.
 pub(in crate::xds) fn head(
     type_url: &str,
     version: SetVersion,

@@ -1,8 +1,9 @@
 //! A client that does what Envoy and gRPC do (docs/xds-rules.md, Facts), and what it may never see.
 //!
 //! For each type the model keeps what it asked for, what it was told on this stream (`told`: what it would have, had it
-//! applied all), what it has (`applied`: told and answered; of a refused response an arbitrary part of the good ones, F-14)
-//! and what it refuses. Each response is checked when it is taken, each silence when it is observed, the whole at the end.
+//! applied all), what it has (`applied`: told and answered; of a refused response an arbitrary part of the good ones,
+//! F-14) and what it refuses. Each response is checked when it is taken, each silence when it is observed, the whole at
+//! the end.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -223,7 +224,8 @@ fn text(contents: &Contents, removed: u8) -> String {
 }
 
 impl Type {
-    /// The first request of a type after a reconnect: all that it asked for. A wildcard is a legacy one where it stands alone.
+    /// The first request of a type after a reconnect: all that it asked for. A wildcard is a legacy one where it stands
+    /// alone.
     fn ask_again(&mut self, edit: &mut Edit) {
         let wildcard = std::mem::take(&mut self.wildcard);
         edit.names |= std::mem::take(&mut self.names);
@@ -676,7 +678,8 @@ fn session(variant: Variant, world: &World, salt: u32) -> Session {
 impl Client<'_> {
     // ---- streams ----
 
-    /// The stream ends and another begins, perhaps on another replica. `seen`: what was received and not answered was applied.
+    /// The stream ends and another begins, perhaps on another replica. `seen`: what was received and not answered was
+    /// applied.
     pub(super) fn reconnect(&mut self, other_replica: bool, seen: bool) {
         self.note(|| format!("reconnect, other replica: {other_replica}"));
         self.salt += 1;
@@ -1029,8 +1032,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Whether anything that refers to the type was asked for on this stream, so that removals wait; under a stale snapshot
-    /// all do.
+    /// Whether anything that refers to the type was asked for on this stream, so that removals wait; under a stale
+    /// snapshot all do.
     fn is_referred(&self, of: usize) -> bool {
         if self.cautious() {
             return true;
@@ -1210,8 +1213,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had, with
-    /// all that it says, and no longer where more clusters follow. A greeting before it is none.
+    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had,
+    /// with all that it says, and no longer where more clusters follow. A greeting before it is none.
     fn may_wait(&mut self, of: usize) -> bool {
         let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
         let waits = matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
@@ -1270,8 +1273,9 @@ impl Client<'_> {
         }
     }
 
-    /// The clusters that a change newly names and that are not answered: those that it may wait for, and those that it must,
-    /// because they are other than when the client answered last and were not waited for in vain. What was gone and held in between may be taken for new.
+    /// The clusters that a change newly names and that are not answered: those that it may wait for, and those that it
+    /// must, because they are other than when the client answered last and were not waited for in vain. What was gone
+    /// and held in between may be taken for new.
     fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
         let own = &self.types[CLUSTER];
         let named = |content| {
@@ -1292,7 +1296,8 @@ impl Client<'_> {
         let carried = |cluster: usize| own.inbox.iter().any(|taken| taken.items[cluster] == sent[cluster]);
         let changed = each(newly & unanswered & own.covered(CLUSTER));
         let changed = changed.filter(|cluster| sent[*cluster] != answered[*cluster] && carried(*cluster));
-        // A response without an answer for so long: its clusters had their wait, and the ACK of endpoints counts for others.
+        // A response without an answer for so long: its clusters had their wait, and the ACK of endpoints counts for
+        // others.
         let in_vain = || own.inbox.iter().filter(|taken| taken.at + WARM <= self.now);
         let given_up =
             |cluster: usize| in_vain().any(|taken| taken.all.is_some_and(|all| all[cluster] == sent[cluster]));

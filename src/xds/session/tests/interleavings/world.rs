@@ -1,9 +1,9 @@
 //! What is published while clients live: a ring of snapshots, and the same content as small tables that a model reads.
 //!
-//! Two groups, eight types, six names a type, one byte of content. What a resource refers to is told by its content, so that
-//! a table of bytes is a whole configuration. Every published one is whole: what is referred to is there (endpoints and
-//! secrets mostly). Each moment exists twice: as the writer made it from the one before, and as another replica, which has
-//! built it from nothing. Some contents are bad: a client refuses them whenever they come.
+//! Two groups, eight types, six names a type, one byte of content. What a resource refers to is told by its content, so
+//! that a table of bytes is a whole configuration. Every published one is whole: what is referred to is there
+//! (endpoints and secrets mostly). Each moment exists twice: as the writer made it from the one before, and as another
+//! replica, which has built it from nothing. Some contents are bad: a client refuses them whenever they come.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
