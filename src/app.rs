@@ -95,6 +95,7 @@ impl App {
             .map(Certificates::load)
             .transpose()
             .context("load the xDS port's certificates")?;
+
         let xds = bind_xds(&config, certificates.as_ref())?;
         let admin_listener = bind_admin(&config.admin_listen).await?;
         if config.try_out {
@@ -125,6 +126,7 @@ impl App {
             commands: receiver,
             observer: counted,
         });
+
         let stages = Stages::default();
         let admin = Admin {
             pending: PendingWrites::default(),
@@ -137,6 +139,7 @@ impl App {
             commands,
             metrics,
         };
+
         Ok(Self {
             stages,
             config,
@@ -151,7 +154,7 @@ impl App {
         })
     }
 
-    /// Where the admin port is.
+    /// The address of the admin port.
     ///
     /// # Errors
     /// When the system does not say where the socket is bound, or the socket is a Unix socket.
@@ -168,7 +171,7 @@ impl App {
         self.reconciler.worlds()
     }
 
-    /// Where snapshots are published.
+    /// The store of published snapshots.
     #[must_use]
     pub fn snapshots(&self) -> Arc<Store> {
         Arc::clone(&self.snapshots)
@@ -195,6 +198,7 @@ impl App {
             };
             stages.spawn("reload", infallible(reload.run(stages.reloads(), token)));
         }
+
         stages
     }
 }
@@ -221,7 +225,7 @@ fn options(config: &Config, layout: Layout) -> anyhow::Result<Options> {
     })
 }
 
-/// Where the system keeps its authorities; the first that is there.
+/// The paths of the system's authorities; the first existing one is used.
 const SYSTEM_CA_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -280,8 +284,7 @@ fn store_name(config: &Config) -> String {
     }
 }
 
-/// The action of an error about `--state-dir`. The message names the working directory, because it is `/` under
-/// systemd.
+/// The action in errors about `--state-dir`. It names the working directory, because that is `/` under systemd.
 fn use_state_dir(folder: &Path) -> String {
     let working_directory = std::env::current_dir().unwrap_or_default();
     format!(
@@ -391,6 +394,7 @@ impl Reload {
             },
             Err(error) => warn!(%error, "New configuration is invalid; the server keeps the current one"),
         }
+
         match self.backend.reload().await {
             Ok(()) => info!(
                 backend = self.backend.name(),

@@ -1,7 +1,7 @@
 //! The command line: arguments → a command → an exit code.
 //!
 //! One file a verb. Exit codes of every verb: 0 done, 1 refused or failed, 2 wrong usage, 3 timed out waiting, 4 server
-//! unreachable. The answer of a verb goes to stdout, its errors and log lines to stderr.
+//! unreachable. The result of a verb goes to stdout, its errors and log lines to stderr.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ fn command() -> Command {
         .subcommand(serve::command())
 }
 
-/// Help and version are answers; everything else is wrong usage.
+/// Help and version are results; everything else is wrong usage.
 fn usage(error: &clap::Error) -> ExitCode {
     // If stderr is closed, no error can be shown.
     drop(error.print());

@@ -1,9 +1,9 @@
 //! Stage 2, the documents that operators write: one file a kind, each from text to a checked value.
 //!
-//! What enters: a [`key::DocumentKey`] and the bytes at that key (JSON or YAML). What leaves: a [`Document`], every
-//! shorthand resolved and every field checked for itself; or a [`Rejection`] with the field, the found value and the
-//! expected one. [`crate::resource`] and [`crate::reconcile::plan`] check references between documents. No I/O, no
-//! clock, no other stage.
+//! In: a [`key::DocumentKey`] and the bytes at that key (JSON or YAML). Out: a [`Document`], every shorthand resolved
+//! and every field checked for itself; or a [`Rejection`] with the field, the found value and the expected one.
+//! [`crate::resource`] and [`crate::reconcile::plan`] check references between documents. No I/O, no clock, no other
+//! stage.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -227,6 +227,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             return Err(Rejection::new("", "a document of this kind is not supported yet"));
         }
     };
+
     Ok(Parsed::new(document, warnings))
 }
 

@@ -217,8 +217,8 @@ pub struct Resource {
     pub warms: Option<Arc<str>>,
     /// Of a Cluster: what Envoy waits for before it uses the Cluster, if that may never come.
     pub waits: Option<Wait>,
-    /// What no other resource of its type and group can have at the same time: the addresses of a Listener, the key of
-    /// a scope. `None`: nothing.
+    /// Claims that no other resource of the type and group can have at the same time: the addresses of a Listener, the
+    /// key of a scope. `None`: no claim.
     pub claims: Option<Arc<[Arc<str>]>>,
     /// Its references: Envoy may wait for these, and does not subscribe again to those that it has (AD-05, DX-30).
     pub refers: Option<References>,

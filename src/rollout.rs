@@ -55,6 +55,7 @@ fn matches(rule: &NodeMatch, node: &Node) -> bool {
         (&rule.locality.zone, zone),
         (&rule.locality.sub_zone, sub_zone),
     ];
+
     rule.id.as_deref().is_none_or(|pattern| glob(pattern, &node.id))
         && rule
             .cluster
@@ -108,6 +109,7 @@ fn glob(pattern: &str, text: &str) -> bool {
             None => return false,
         }
     }
+
     true
 }
 

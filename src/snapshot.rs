@@ -167,6 +167,7 @@ impl GroupSnapshot {
                 (Arc::new(ResourceSet::new(ResourceType::Route)), all.collect())
             }
         };
+
         let entries: Vec<Entry> = changes
             .into_iter()
             .map(|(name, resource)| (name, resource.map(whole)))

@@ -32,17 +32,20 @@ impl Collector for EtcdMetrics {
             "Watches that ended, by class of error",
             &errors,
         )?;
+
         let refreshes = [
             ("ok", &stats.token_refreshes),
             ("failed", &stats.token_refresh_failures),
         ]
         .map(|(result, count)| ([label("result", result)], count.get()));
+
         counters(
             &mut encoder,
             "etcd_token_refresh",
             "Authentications, by result",
             &refreshes,
         )?;
+
         let alone = [
             (
                 "etcd_fragments",
@@ -60,6 +63,7 @@ impl Collector for EtcdMetrics {
                 &stats.order_violations,
             ),
         ];
+
         alone.into_iter().try_for_each(|(name, help, count)| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.get()).encode(metric)
@@ -70,6 +74,7 @@ impl Collector for EtcdMetrics {
             None,
             MetricType::Counter,
         )?;
+
         ConstCounter::new(stats.list_time().as_secs_f64()).encode(metric)
     }
 }
@@ -84,12 +89,14 @@ impl EtcdMetrics {
             .filter(|(_, endpoint)| !endpoint.is_empty())
             .map(|(prefix, endpoint)| ([label("prefix", prefix), ("endpoint", endpoint)], 1))
             .collect();
+
         gauges(
             encoder,
             "etcd_connected_endpoint",
             "1: the prefix is followed at this member",
             &connected,
         )?;
+
         let revisions: Vec<_> = watches
             .iter()
             .map(|(prefix, watch)| ([label("prefix", prefix)], watch.store_revision()))

@@ -42,7 +42,7 @@ mod tests {
         let (Some(current), Some(maximum)) = (current, maximum) else {
             return;
         };
-        // Not lower than it was: other tests have files open.
+        // Not lower than before: other tests have files open.
         setrlimit(
             Resource::Nofile,
             Rlimit {

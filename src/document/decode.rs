@@ -1,9 +1,9 @@
 //! A cursor over a JSON value that knows its path.
 //!
-//! What enters: the [`Value`] of a document. What leaves: typed fields, or a [`Rejection`] with the path of the field,
-//! the found value and the expected one. An object is read through a [`Fields`]: an unknown field is refused before any
-//! other is read, with the nearest known name; a known field that is not built yet is refused by name. `null` counts as
-//! absent in an object with known fields. Found values are shortened; a value that may be confidential is read with
+//! In: the [`Value`] of a document. Out: typed fields, or a [`Rejection`] with the path of the field, the found value
+//! and the expected one. An object is read through a [`Fields`]: an unknown field is refused before any other is read,
+//! with the nearest known name; a known field that is not built yet is refused by name. `null` counts as absent in an
+//! object with known fields. Found values are shortened; a value that may be confidential is read with
 //! [`Cursor::confidential`] and never quoted.
 
 use std::ops::RangeInclusive;
@@ -207,6 +207,7 @@ impl<'a> Cursor<'a> {
                 return Err(field.reject("not supported yet"));
             }
         }
+
         Ok(Object {
             path: self.path.clone(),
             fields: object,
@@ -305,6 +306,7 @@ fn duration_of(text: &str) -> Option<Duration> {
         seconds += number.parse::<f64>().ok()? * factor;
         rest = after;
     }
+
     // Rounded to microseconds: 0.1 + 0.2 in binary is not a whole number of milliseconds.
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     let micros = (duration.as_nanos() + 500) / 1000;

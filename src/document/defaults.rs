@@ -1,7 +1,7 @@
 //! `defaults`: values for fields that a document does not have.
 //!
-//! What enters: the fields of the defaults document. What leaves: [`Defaults`]. A field of a route, cluster or listener
-//! that belongs to one document alone (its target, its endpoints, its address) is refused by name.
+//! In: the fields of the defaults document. Out: [`Defaults`]. A field of a route, cluster or listener that belongs to
+//! one document alone (its target, its endpoints, its address) is refused by name.
 
 use super::decode::{Cursor, Fields};
 use super::{Rejection, cluster, listener, route};

@@ -1,9 +1,9 @@
 //! Endpoints: those listed in a cluster, and those that instances register below the registry root.
 //!
-//! What enters: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object
-//! with `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). What leaves: [`Endpoint`]s. Listed ones are
-//! all IP literals or all names, each address once; a registered one is an IP literal. The compiler joins two
-//! registrations of one address.
+//! In: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object with
+//! `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). Out: [`Endpoint`]s. Listed ones are all IP literals
+//! or all names, each address once; a registered one is an IP literal. The compiler joins two registrations of one
+//! address.
 
 use std::collections::BTreeMap;
 
@@ -87,6 +87,7 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
         weights += u64::from(endpoint.weight);
         endpoints.push(endpoint);
     }
+
     // Envoy's limit for hash policies. The policy may come from the defaults, so the limit holds for all.
     if weights > u64::from(u32::MAX) {
         return Err(cursor.reject(format!(
@@ -94,6 +95,7 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
             u32::MAX
         )));
     }
+
     Ok(endpoints)
 }
 
@@ -110,6 +112,7 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
             Err(what) => Err(Rejection::new("", format!("found {}, expected {what}", quote(plain)))),
         };
     }
+
     let value = text::value(bytes)?;
     let root = Cursor::root(&value, limits);
     if root.get("Addr").is_some() {

@@ -1,7 +1,7 @@
 //! `groups/{name}`: the proxies of one group.
 //!
-//! What enters: the fields of a group document. What leaves: a [`Group`] with its conditions on a node as written.
-//! [`crate::rollout`] chooses among several groups.
+//! In: the fields of a group document. Out: a [`Group`] with its conditions on a node as written. [`crate::rollout`]
+//! chooses among several groups.
 
 use std::collections::BTreeMap;
 

@@ -32,6 +32,7 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
             .map(|ip| Host::Ip(ip.into()))
             .map_err(|_| "an IPv6 address in brackets");
     }
+
     if let Ok(ip) = text.parse::<IpAddr>() {
         return if ip.is_ipv6() {
             Err("an IPv6 address in brackets")
@@ -39,6 +40,7 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
             Ok(Host::Ip(ip))
         };
     }
+
     let name = text.to_ascii_lowercase();
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     if name.rsplit('.').next().is_some_and(numeric) {

@@ -1,9 +1,9 @@
 //! The two older forms of a route document, accepted unchanged at the same keys.
 //!
-//! What enters: an object with `path` and neither `match` nor `to`, or a list of such objects. What leaves: the same
-//! [`Route`] as from the present form, and a warning for each unknown field and each path that looks like a pattern.
-//! One bad entry rejects the list. An empty text counts as absent, because programs that wrote these documents wrote
-//! empty texts; `timeout_ms` absent or 0 is 3000.
+//! In: an object with `path` and neither `match` nor `to`, or a list of such objects. Out: the same [`Route`] as from
+//! the present form, and a warning for each unknown field and each path that looks like a pattern. One bad entry
+//! rejects the list. An empty text counts as absent, because programs that wrote these documents wrote empty texts;
+//! `timeout_ms` absent or 0 is 3000.
 
 use std::time::Duration;
 
@@ -75,11 +75,13 @@ fn read_entry(
             ));
         }
     }
+
     let enabled = entry
         .get("enable")
         .map(|field| field.bool())
         .transpose()?
         .unwrap_or(true);
+
     let settings = Settings {
         timeout: Some(Limit::After(read_timeout(entry)?)),
         ..Settings::default()

@@ -1,7 +1,7 @@
 //! `listeners/{name}`: an address and how HTTP is spoken there, or a name that gRPC clients resolve (`"api": true`).
 //!
-//! What enters: the fields of a listener document, or of `defaults.listener`. What leaves: a [`Listener`] or its
-//! [`Settings`]. The compiler rejects a second listener on an address.
+//! In: the fields of a listener document, or of `defaults.listener`. Out: a [`Listener`] or its [`Settings`]. The
+//! compiler rejects a second listener on an address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

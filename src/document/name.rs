@@ -98,17 +98,20 @@ pub(super) fn check_registration(key: &DocumentKey) -> Result<(), Rejection> {
             format!("found the cluster {} in the key, expected {A_NAME}", quote(cluster)),
         ));
     }
+
     let instance = key
         .name
         .strip_prefix(cluster)
         .and_then(|rest| rest.strip_prefix('/'))
         .unwrap_or_default();
+
     if instance.is_empty() {
         return Err(Rejection::new(
             "",
             "found no instance in the key, expected {cluster}/{instance}",
         ));
     }
+
     Ok(())
 }
 
@@ -121,6 +124,7 @@ pub(super) fn unknown_kind(key: &str) -> Rejection {
             "registrations belong below the registry prefix, not below the documents' prefix",
         );
     }
+
     if key.contains(char::REPLACEMENT_CHARACTER) {
         return Rejection::new("", format!("found the key {}, expected UTF-8", quote(key)));
     }
@@ -132,6 +136,7 @@ pub(super) fn unknown_kind(key: &str) -> Rejection {
         };
         return Rejection::new("", format!("found the key {}, expected {shape}", quote(key)));
     }
+
     let words = Kind::ALL.into_iter().map(Kind::as_str);
     Rejection::new("", format!("unknown kind {}{}", quote(word), did_you_mean(word, words)))
 }

@@ -1,8 +1,8 @@
 //! Regular expressions: the syntax and size that RE2, Envoy's engine, accepts, computed without RE2.
 //!
-//! What enters: a pattern. What leaves: an upper bound of the size of RE2's program for it, or the reason why RE2 would
-//! refuse it. regex-syntax parses the pattern. A pattern is refused if regex-syntax accepts more than RE2, or reads it
-//! otherwise (set operations in classes, nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a
+//! In: a pattern. Out: an upper bound of the size of RE2's program for it, or the reason why RE2 would refuse it.
+//! regex-syntax parses the pattern. A pattern is refused if regex-syntax accepts more than RE2, or reads it otherwise
+//! (set operations in classes, nested classes, flags `x`, `R`, `u`, word boundaries `\<`, a repetition of a
 //! repetition).
 //!
 //! Envoy compiles with `RE2::Latin1`: the pattern is a string of bytes, each byte one character, and `é` is two of
@@ -55,6 +55,7 @@ pub fn program_size(pattern: &str) -> Result<u32, String> {
             pattern.len()
         ));
     }
+
     let latin1: String = pattern.bytes().map(char::from).collect();
     let ast = ParserBuilder::new()
         .nest_limit(MAX_NESTING)
@@ -67,6 +68,7 @@ pub fn program_size(pattern: &str) -> Result<u32, String> {
                 lower_first(&error.kind().to_string())
             )
         })?;
+
     let size = Sizer { fold_case: false }
         .size(&ast, 1)?
         .saturating_add(FRAME)
@@ -187,6 +189,7 @@ impl Sizer {
             }
             _ => {}
         }
+
         let (low, high) = match repetition.op.kind {
             RepetitionKind::ZeroOrOne | RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore => {
                 return Ok(self
@@ -197,6 +200,7 @@ impl Sizer {
             RepetitionKind::Range(RepetitionRange::AtLeast(low)) => (low, None),
             RepetitionKind::Range(RepetitionRange::Bounded(low, high)) => (low, Some(high)),
         };
+
         let most = high.unwrap_or(low).max(1);
         let nested = repeated.saturating_mul(most);
         if nested > MAX_REPETITION {
@@ -204,6 +208,7 @@ impl Sizer {
                 "found a repetition of {nested} times, expected at most {MAX_REPETITION}"
             ));
         }
+
         let one = self.size(&repetition.ast, nested)?;
         // x{2,5} is xx(x(x(x)?)?)?, x{2,} is xx+, x{2} is xx.
         let cost = repetition_cost(&repetition.ast);
@@ -377,6 +382,7 @@ fn set_of(parts: &[Ranges], negated: bool) -> Ranges {
             _ => merged.push((low, high)),
         }
     }
+
     if !negated {
         return merged;
     }
@@ -388,6 +394,7 @@ fn set_of(parts: &[Ranges], negated: bool) -> Ranges {
         }
         next = high + 1;
     }
+
     if next <= LAST {
         rest.push((next, LAST));
     }

@@ -34,7 +34,7 @@ fn rejected(key_text: &str, value: &str) -> String {
         .to_string()
 }
 
-/// What an entry of the manifest stands for.
+/// The content of an entry of the manifest.
 fn content(entry: &Value) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bad_documents");
     if let Some(file) = entry["file"].as_str() {

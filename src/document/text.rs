@@ -1,8 +1,8 @@
 //! From bytes to a JSON value, in either of the two syntaxes.
 //!
-//! What enters: the bytes of one document. What leaves: a [`Value`], or a [`Rejection`] with the line and column of the
-//! mistake. A text whose first character is `{` or `[` is JSON, any other is YAML 1.2 (booleans are `true` and `false`
-//! alone; anchors, aliases and merge keys are expanded within a budget).
+//! In: the bytes of one document. Out: a [`Value`], or a [`Rejection`] with the line and column of the mistake. A text
+//! whose first character is `{` or `[` is JSON, any other is YAML 1.2 (booleans are `true` and `false` alone; anchors,
+//! aliases and merge keys are expanded within a budget).
 //!
 //! Promises, for both: at most [`MAX_BYTES`] and [`MAX_DEPTH`] levels, UTF-8, one document, no key twice in an object,
 //! no number that a 64-bit integer or float cannot hold. Work and memory are bounded by the size of the text. No
@@ -124,6 +124,7 @@ fn yaml_reason(error: &serde_saphyr::Error) -> String {
             "found aliases that stand for more than a document may hold",
         ),
     ];
+
     match known.into_iter().find(|(theirs, _)| message.contains(theirs)) {
         Some((_, ours)) => format!("not valid YAML: {ours}{place}"),
         None => format!("not valid YAML: {message}"),
@@ -138,6 +139,7 @@ fn yaml_options() -> serde_saphyr::Options {
         max_nodes: MAX_YAML_EVENTS,
         max_total_scalar_bytes: MAX_YAML_SCALAR_BYTES,
     };
+
     serde_saphyr::options! {
         budget: budget,
         strict_booleans: true,

@@ -1,9 +1,8 @@
 //! `xds/{type}/{resource name}`: a resource of the xDS API as the operator wrote it.
 //!
-//! What enters: a key with a type of the API as its first word and the name of the resource, any text, as its rest; and
-//! the fields around the resource. What leaves: an [`Xds`] whose `resource` is an object with an `@type`.
-//! [`crate::resource`], which has the descriptors, reads the resource; nothing of it is quoted here, because it may be
-//! a secret.
+//! In: a key with a type of the API as its first word and the name of the resource, any text, as its rest; and the
+//! fields around the resource. Out: an [`Xds`] whose `resource` is an object with an `@type`. [`crate::resource`],
+//! which has the descriptors, reads the resource; nothing of it is quoted here, because it may be a secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +74,7 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
             format!("found the key {found}, expected xds/{word}/ and the resource's name"),
         ));
     }
+
     let hint = match did_you_mean(word, TYPES) {
         hint if hint.is_empty() => format!(", expected {}", one_of(&TYPES.map(|word| format!("{word:?}")))),
         hint => hint,
@@ -95,6 +95,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
             "found no type and name in the key, expected xds/{type}/{resource name}",
         ));
     };
+
     let field = object.require("resource", "the resource, an object with its \"@type\"")?;
     if !field.value().is_object() {
         return Err(field.confidential("the resource, an object with its \"@type\""));

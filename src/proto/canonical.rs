@@ -35,6 +35,7 @@ pub fn encode(message: &DynamicMessage) -> Vec<u8> {
             }
         }
     }
+
     bytes
 }
 

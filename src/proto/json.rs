@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::ENVOY_DESCRIPTORS;
 
-/// Why a message has no JSON.
+/// The reason why a message has no JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The type is not part of `envoy-types`.
@@ -60,17 +60,20 @@ fn typed_struct(package: &str) -> FileDescriptorProto {
         type_name: message.map(ToOwned::to_owned),
         ..FieldDescriptorProto::default()
     };
+
     let value = field(
         "value",
         2,
         field_descriptor_proto::Type::Message,
         Some(".google.protobuf.Struct"),
     );
+
     let message = DescriptorProto {
         name: Some("TypedStruct".to_owned()),
         field: vec![field("type_url", 1, field_descriptor_proto::Type::String, None), value],
         ..DescriptorProto::default()
     };
+
     FileDescriptorProto {
         name: Some(format!("{}/typed_struct.proto", package.replace('.', "/"))),
         package: Some(package.to_owned()),
@@ -179,7 +182,7 @@ fn stand_in(type_url: &str, bytes: &[u8]) -> Vec<u8> {
         .encode_to_vec()
 }
 
-/// Replace the placeholders of [`name_unknown_type`] by their own types.
+/// Replace the placeholders of [`name_unknown_type`] by the unknown types.
 fn show_unknown_types(json: &mut Json) {
     match json {
         Json::Object(fields) => {

@@ -46,19 +46,19 @@ pub fn duration(value: Duration) -> protobuf::Duration {
     }
 }
 
-/// A wrapped number: there, even if 0.
+/// A wrapped number: present, even if 0.
 #[must_use]
 pub fn uint32(value: u32) -> protobuf::UInt32Value {
     protobuf::UInt32Value { value }
 }
 
-/// A wrapped truth value: there, even if false.
+/// A wrapped truth value: present, even if false.
 #[must_use]
 pub fn boolean(value: bool) -> protobuf::BoolValue {
     protobuf::BoolValue { value }
 }
 
-/// "From the ADS stream, in version 3": the one way in which resources here refer to resources of another type.
+/// The config source ADS, version 3: the source of every reference between compiled resources.
 #[must_use]
 pub fn ads() -> ConfigSource {
     ConfigSource {

@@ -61,6 +61,7 @@ fn message(descriptor: &MessageDescriptor, json: &mut Json) {
             None => hide(json),
         };
     }
+
     if descriptor.full_name().starts_with("google.protobuf.") {
         return;
     }
@@ -89,6 +90,7 @@ fn field(descriptor: &MessageDescriptor, name: &str, json: &mut Json) {
             other => hide(other),
         };
     }
+
     match (field.is_list(), field.kind().as_message()) {
         (true, Some(inner)) => match json {
             Json::Array(values) => values.iter_mut().for_each(|value| message(inner, value)),

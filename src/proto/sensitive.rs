@@ -1,4 +1,4 @@
-//! Which fields hold secrets: those that Envoy marks as such in its .proto files.
+//! The fields with secrets: those that Envoy marks as sensitive in its .proto files.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

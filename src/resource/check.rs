@@ -1,10 +1,13 @@
-//! Envoy's own rules (docs/refused-by-envoy.md) that need more than one field of one document: what holds only once the
-//! defaults are filled in, and what depends on where a value ends up.
+//! Envoy's own rules (docs/refused-by-envoy.md) that need more than one field of one document: rules for values that
+//! `defaults` may fill in, and rules that depend on the place of a value.
 //!
-//! Each function takes the values as they will be compiled and refuses what Envoy would refuse or would take and
-//! ignore. What a document can tell about itself is refused in [`crate::document`]; what cannot arise from the way
-//! resources are built here (gaps in priorities, sums of weights beyond 32 bits) needs no check. What operators write
-//! as it is ([`super::verbatim`]) may hold anything: [`messages`] has the rules for that, in a file a resource type.
+//! Each function takes the compiled values, and refuses those that Envoy would refuse or would accept and ignore. Three
+//! kinds of rules are elsewhere or nowhere:
+//!
+//! - Rules for one document alone are in [`crate::document`].
+//! - Values that this compiler never makes (gaps in priorities, sums of weights beyond 32 bits) need no check.
+//! - Resources in Envoy's own form ([`super::verbatim`]) may hold anything: [`messages`] has the rules for them, one
+//!   file a resource type.
 
 use serde_json::Value as Json;
 

@@ -1,7 +1,6 @@
 //! Endpoints: from lists of endpoints to `ClusterLoadAssignments`.
 //!
-//! What enters: the endpoints of one cluster, in any order. What leaves: one ClusterLoadAssignment; its bytes depend on
-//! the set alone:
+//! In: the endpoints of one cluster, in any order. Out: one ClusterLoadAssignment; its bytes depend on the set alone:
 //!
 //! - Endpoints are grouped by priority and zone; groups and their members are sorted. Of several endpoints with one
 //!   address the first stays.
@@ -138,6 +137,7 @@ fn lb_endpoint(endpoint: &Endpoint, shift: u32) -> Vec<u8> {
     } else {
         HealthStatus::Unknown
     };
+
     let head = LbEndpoint {
         health_status: health as i32,
         load_balancing_weight: Some(uint32(scaled(endpoint.weight, shift))),
@@ -147,6 +147,7 @@ fn lb_endpoint(endpoint: &Endpoint, shift: u32) -> Vec<u8> {
         })),
         ..LbEndpoint::default()
     };
+
     let mut bytes = head.encode_to_vec();
     if !endpoint.metadata.is_empty() {
         append(&mut bytes, 3, &metadata(endpoint.metadata.iter().collect()));

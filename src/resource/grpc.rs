@@ -1,8 +1,8 @@
 //! Routes for proxyless gRPC clients: the same documents in the part of xDS that gRPC understands.
 //!
-//! What enters: an [`Entry`] of a route in its form for Envoy. What leaves: the same entry for the RouteConfiguration
-//! of an API listener. Clusters and endpoints need no translation: both kinds of clients take the same. [`warnings`]
-//! names the fields that cannot be translated.
+//! In: an [`Entry`] of a route in its form for Envoy. Out: the same entry for the RouteConfiguration of an API
+//! listener. Clusters and endpoints need no translation: both kinds of clients take the same. [`warnings`] names the
+//! fields that cannot be translated.
 //!
 //! A client refuses a whole RouteConfiguration for one Route that it does not understand, so no such Route may be in it
 //! (measured on grpcio 1.85 and grpc-js-xds 1.14; docs/xds-rules.md PX-07):
@@ -68,6 +68,7 @@ pub fn naming(routes: &Resource, clusters: &[Arc<str>]) -> Option<Resource> {
         weight: Some(uint32(1)),
         ..weighted_cluster::ClusterWeight::default()
     });
+
     let weighted = WeightedCluster {
         clusters: weighted.collect(),
         ..WeightedCluster::default()

@@ -1,9 +1,9 @@
-//! The order of a RouteConfiguration: which entry is matched first, and which virtual host has it.
+//! The order of a RouteConfiguration: the rank of each entry, and the virtual hosts with it.
 //!
-//! What enters: the [`Entry`]s of route documents, one for each host of each rule, already encoded. What leaves:
-//! encoded virtual hosts, one for each distinct host pattern. A virtual host has the entries of its pattern and those
-//! of every wider pattern that covers it, sorted as docs/documents/routes.md (Order) specifies. Content decides the
-//! order, not the time of writing, with one exception: of equal matches the document created first keeps the traffic.
+//! In: the [`Entry`]s of route documents, one for each host of each rule, already encoded. Out: encoded virtual hosts,
+//! one for each distinct host pattern. A virtual host has the entries of its pattern and those of every wider pattern
+//! that covers it, sorted as docs/documents/routes.md (Order) specifies. Content decides the order, not the time of
+//! writing, with one exception: of equal matches the document created first keeps the traffic.
 //!
 //! A [`Table`] belongs to one listener of one group. It is persistent: inserting or removing an entry costs the virtual
 //! hosts with that entry, and a clone costs nothing. [`super::routes`] encodes single virtual hosts.

@@ -1,7 +1,7 @@
 //! Resources in Envoy's own form: from xds documents to resources of any type.
 //!
-//! What enters: an [`Xds`]. What leaves: its [`Resource`], canonical bytes of the message behind the proto-JSON; or a
-//! rejection with the path of the field. The checks, in this order:
+//! In: an [`Xds`]. Out: its [`Resource`], canonical bytes of the message behind the proto-JSON; or a rejection with the
+//! path of the field. The checks, in this order:
 //!
 //! 1. The `@type` is that of the resource type.
 //! 2. Every field is known ([`read`]).

@@ -1,8 +1,8 @@
 //! Names of the form `xdstp://authority/type/path?key=value` (docs/xds-rules.md DX-31).
 //!
-//! What enters: names as clients and documents write them. What leaves: their canonical form, and the [`Glob`] of a
-//! name that ends in `/*`. Context parameters are a set: order and repetition do not matter. A glob stands for all
-//! resources directly below its path with the same parameters. Escapes are compared as written.
+//! In: names as clients and documents write them. Out: their canonical form, and the [`Glob`] of a name that ends in
+//! `/*`. Context parameters are a set: order and repetition do not matter. A glob stands for all resources directly
+//! below its path with the same parameters. Escapes are compared as written.
 
 use std::borrow::Cow;
 use std::sync::Arc;

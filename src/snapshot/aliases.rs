@@ -1,7 +1,7 @@
 //! The other names of the members of a set.
 //!
-//! What enters: members that are added or removed. What leaves: the member behind a name that no member has as its own.
-//! The map is persistent: an update costs what changed, and a set without aliases costs nothing.
+//! In: members that are added or removed. Out: the member behind a name that no member has as its own. The map is
+//! persistent: an update costs what changed, and a set without aliases costs nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,9 +1,8 @@
 //! Encoded resources, many together, shared by all streams.
 //!
-//! What enters: resources, one by one. What leaves: [`Blocks`], pieces of 16 KiB and more that follow the head of a
-//! response on the wire unchanged: protobuf allows fields in any order and repeated fields one by one. A large body is
-//! never copied, it becomes a piece of its own. A small body is copied: one piece a resource would cost twice the CPU
-//! of writing it.
+//! In: resources, one by one. Out: [`Blocks`], pieces of 16 KiB and more that follow the head of a response on the wire
+//! unchanged: protobuf allows fields in any order and repeated fields one by one. A large body is never copied, it
+//! becomes a piece of its own. A small body is copied: one piece a resource would cost twice the CPU of writing it.
 
 use std::sync::Arc;
 
@@ -147,6 +146,7 @@ impl Encoder {
             value: wrapper.encode_to_vec(),
         }
         .encode_to_vec();
+
         self.key(2, wrapper.len());
         self.current.put_slice(&wrapper);
     }
@@ -171,6 +171,7 @@ impl Encoder {
             .chain(own)
             .map(|alias| field_len(alias.len()))
             .sum::<usize>();
+
         let ttl_len = ttl.as_ref().map_or(0, |ttl| field_len(ttl.len()));
         let len = field_len(version.len()) + any_field + field_len(resource.name.len()) + aliases + ttl_len;
         self.key(2, len);

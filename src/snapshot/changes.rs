@@ -1,8 +1,7 @@
 //! The difference between two sets, computed once for all streams.
 //!
-//! What enters: the set that a stream was brought to last, and the current one. What leaves: [`Changes`], sorted by
-//! name. The newer set keeps them, so ten thousand streams with the same older set share one difference and its encoded
-//! form.
+//! In: the set that a stream was brought to last, and the current one. Out: [`Changes`], sorted by name. The newer set
+//! keeps them, so ten thousand streams with the same older set share one difference and its encoded form.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};

@@ -284,11 +284,13 @@ impl ResourceSet {
             slabs: self.slabs.clone(),
             ..Self::new(self.resource_type)
         };
+
         if entries.len() > self.slabs.len() / 8 {
             next.apply_to_all(entries);
         } else {
             next.apply_to_some(entries);
         }
+
         next
     }
 
@@ -309,6 +311,7 @@ impl ResourceSet {
                 slabs.push_changed(self.merge(&slab.resources, here));
             }
         }
+
         if !rest.is_empty() {
             slabs.push_changed(self.merge(&[], rest));
         }

@@ -91,6 +91,7 @@ pub(in crate::xds) async fn report(
         draining.cancelled().await;
         report_all(&reporter, ServingStatus::NotServing).await;
     };
+
     tokio::select! {
         () = follow => {}
         () = token.cancelled() => {}

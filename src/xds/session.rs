@@ -310,6 +310,7 @@ impl Session {
                 .flatten()
                 .filter(|state| state.resource_type != ResourceType::Cluster)
         };
+
         let clusters = self.types[ResourceType::Cluster.index()]
             .as_ref()
             .filter(|_| others().next().is_some());
@@ -320,6 +321,7 @@ impl Session {
         } else {
             Duration::ZERO
         };
+
         self.stuck.check(since.map(|since| since + checks), answers, now);
         since.is_some()
     }
@@ -334,11 +336,11 @@ impl Session {
         let (idle, node_seen) = (self.idle.take(), self.node_seen);
         let outcome = self.read(&bytes, now)?;
         let accepts = |acked: &Acked| acked.ack == Ack::Ack;
-        let settles = !outcome.resubscribed && outcome.acked.as_ref().is_some_and(accepts);
+        let only_acks = !outcome.resubscribed && outcome.acked.as_ref().is_some_and(accepts);
         let state = outcome
             .resource_type
             .and_then(|resource_type| self.types[resource_type.index()].as_ref());
-        if settles && self.node_seen == node_seen && state.is_some_and(|state| state.is_idle()) {
+        if only_acks && self.node_seen == node_seen && state.is_some_and(|state| state.is_idle()) {
             self.idle = idle;
         }
         Ok(outcome)
@@ -357,6 +359,7 @@ impl Session {
                 (request, Lists::Delta(edits))
             }
         };
+
         self.on_node(&request.node)?;
         if self.settings.variant == Variant::Delta && self.greeting_at.is_none() && self.sequence == 0 {
             self.greeting_at = Some(now + GREETING_AFTER);
@@ -383,6 +386,7 @@ impl Session {
                 Err(Error::NoNode)
             };
         }
+
         let seen = (bytes.len(), xxh3_128(bytes));
         if seen == self.node_seen {
             return Ok(());
@@ -399,6 +403,7 @@ impl Session {
                 is: node.id.to_string(),
             });
         }
+
         self.node_seen = seen;
         self.features = ClientFeatures::of(&node);
         self.node = Some(Arc::new(node));
@@ -447,12 +452,14 @@ impl Session {
             self.reported |= !matches!(reported, Reported::Nothing);
             state.work.pending_mut().reported = reported;
         }
+
         let asked = match &lists {
             Lists::Sotw(listed) => listed.apply(&mut state.subscription, resource_type, &self.settings.interner)?,
             Lists::Delta(edits) => {
                 edits.apply(&mut state.subscription, resource_type, first, &self.settings.interner)?
             }
         };
+
         let resubscribed = first || asked.changed;
         let repeated = !asked.changed && asked.names.is_empty() && !asked.wildcard;
         if first {
@@ -463,11 +470,13 @@ impl Session {
         } else {
             state.ask(asked, &self.settings.interner);
         }
+
         let acked = if first {
             None
         } else {
             self.on_ack_or_nack(resource_type, request)
         };
+
         if first {
             self.lower_barriers(resource_type);
         }
@@ -526,6 +535,7 @@ impl Session {
                 }
             }
         };
+
         Some(Acked {
             version,
             nonce: Nonce::new(salt, sequence),

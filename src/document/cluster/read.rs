@@ -119,6 +119,7 @@ fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
             _ => Err(field.reject("found beside another policy, expected \"round_robin\" or \"least_request\"")),
         }
     })?;
+
     let modes = [
         ("zone_aware", LocalityMode::ZoneAware),
         ("weighted", LocalityMode::Weighted),
@@ -133,6 +134,7 @@ fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
         }
         Ok(mode)
     })?;
+
     Ok(LoadBalancing {
         policy,
         slow_start,
@@ -151,6 +153,7 @@ fn read_health_check(cursor: &Cursor<'_>) -> Result<HealthCheck, Rejection> {
         };
         return Err(cursor.reject(format!("found {found}, expected one of \"http\", \"tcp\" and \"grpc\"")));
     };
+
     let field = object.require(kind, "a health check")?;
     let check = match kind {
         "http" => Check::Http(read_health_path(&field)?),
@@ -158,12 +161,14 @@ fn read_health_check(cursor: &Cursor<'_>) -> Result<HealthCheck, Rejection> {
         "tcp" => return Err(field.expected("true")),
         _ => Check::Grpc(read_health_service(&field)?),
     };
+
     let duration = |name, default| Ok(object.read(name, |field| field.duration())?.unwrap_or(default));
     let count = |name, default| {
         Ok(object
             .read(name, |field| field.integer(1..=u32::MAX))?
             .unwrap_or(default))
     };
+
     Ok(HealthCheck {
         check,
         interval: duration("interval", Duration::from_secs(5))?,

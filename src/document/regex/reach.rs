@@ -1,8 +1,8 @@
 //! Whether any text that arrives can match a regex.
 //!
-//! What enters: a pattern and the kind of text that it is compared with. What leaves: `false` only if no text of that
-//! kind matches. The pattern's automaton and a small one for the texts ([`Text::step`]) are walked together. A pattern
-//! without an automaton of sensible size, and a look-around other than the first `^`, count as matching.
+//! In: a pattern and the kind of text that it is compared with. Out: `false` only if no text of that kind matches. The
+//! pattern's automaton and a small one for the texts ([`Text::step`]) are walked together. A pattern without an
+//! automaton of sensible size, and a look-around other than the first `^`, count as matching.
 
 use std::collections::BTreeSet;
 
@@ -109,6 +109,7 @@ pub(crate) fn can_match(pattern: &str, text: Text) -> bool {
         }
         next.extend(followers(automaton.state(state), progress, text));
     }
+
     false
 }
 

@@ -167,6 +167,7 @@ fn unescaped(segment: &str) -> Option<String> {
         };
         rest = &rest[taken..];
     }
+
     Some(seen)
 }
 

@@ -26,6 +26,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Action, Rejection> {
             weight: 1,
         }]));
     }
+
     if cursor.value().is_array() {
         return read_weighted(cursor).map(Action::Forward);
     }
@@ -82,6 +83,7 @@ pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
         "https" => true,
         _ => return Err(cursor.confidential("a URL whose scheme is http or https")),
     };
+
     let authority_end = |rest: &str| rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let rest = text.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
     let (authority, after) = rest.split_at(authority_end(rest));
@@ -166,6 +168,7 @@ fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
         }
         Ok(text.to_owned())
     })?;
+
     let headers = object.read("headers", |field| {
         let values = read_values(&field)?;
         if values.len() > header::MAX_RESPOND {
@@ -177,6 +180,7 @@ fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
         }
         Ok(values)
     })?;
+
     let status = object
         .require("status", "a status from 200 to 599")?
         .integer(200..=599)?;

@@ -1,4 +1,4 @@
-//! Routes: what is accepted is in the form in which Envoy compares, and what could never match is rejected.
+//! Routes: an accepted path is in the form that Envoy compares, and a path that could never match is rejected.
 
 use super::super::route::{HostPattern, PathMatch, StringMatch};
 use super::*;

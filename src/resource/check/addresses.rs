@@ -11,7 +11,7 @@ use crate::resource::place::Place;
 
 /// The longest path of a Unix domain socket.
 const MAX_PIPE: usize = 108;
-/// The resolver that is always there; it takes what no resolver takes.
+/// Envoy's built-in resolver; it accepts only addresses that need no resolution.
 const IP_RESOLVER: &str = "envoy.ip";
 
 /// NP-03 to NP-06, NC-09, NC-11, NC-12, NL-02.
@@ -30,7 +30,7 @@ pub(super) fn unresolved(address: Option<&Address>, at: &Place) -> Result<(), Re
 /// An IP literal and the number of a port.
 pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
     if !socket.resolver_name.is_empty() && socket.resolver_name != IP_RESOLVER {
-        // A resolver of the Envoy's own may take anything.
+        // A custom resolver may accept any address.
         return Ok(());
     }
     if parsed(&socket.address).is_none() {

@@ -25,7 +25,7 @@ use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
-/// What Envoy fills in.
+/// Envoy's default.
 const MIN_RING: u64 = 1024;
 const MAX_RING: u64 = 8 * 1024 * 1024;
 const BASE_EJECTION: Duration = Duration { seconds: 30, nanos: 0 };
@@ -36,7 +36,7 @@ const HASHING: [&str; 2] = [
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
 ];
-/// Cluster types of their own load balancing.
+/// Cluster types with their own load balancing.
 const OWN_BALANCING: [&str; 2] = [
     "envoy.extensions.clusters.aggregate.v3.ClusterConfig",
     "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
@@ -49,6 +49,7 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         Some(ClusterDiscoveryType::ClusterType(_)) => None,
         None => Some(DiscoveryType::Static),
     };
+
     eds(cluster, discovery, at)?;
     if let Some(assignment) = &cluster.load_assignment {
         inline(assignment, discovery, &at.field("load_assignment"))?;
@@ -81,7 +82,7 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     })
 }
 
-/// Whether it balances by `RING_HASH` or `MAGLEV`, in whichever form that is written.
+/// Whether the cluster balances by `RING_HASH` or `MAGLEV`, in any of the forms.
 pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
     let Some(policy) = &cluster.load_balancing_policy else {
         return matches!(cluster.lb_policy(), LbPolicy::RingHash | LbPolicy::Maglev);
@@ -90,7 +91,7 @@ pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
         .policies
         .iter()
         .filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
-    // The first that Envoy knows is taken.
+    // Envoy uses the first policy that it knows.
     let mut known = configs
         .map(extensions::type_of)
         .filter(|name| name.starts_with(extensions::BALANCING));
@@ -191,6 +192,7 @@ fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) ->
         }
         (_, discovery) => discovery.map(|discovery| discovery == DiscoveryType::OriginalDst),
     };
+
     if provides == Some(true) && !provided {
         let reason = format!(
             "found {}, expected CLUSTER_PROVIDED on a cluster of this type",
@@ -198,16 +200,19 @@ fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) ->
         );
         return Err(at_policy.reject(reason));
     }
+
     if provides == Some(false) && provided {
         return Err(
             at_policy.reject("found CLUSTER_PROVIDED on a cluster that provides none, expected another".to_owned())
         );
     }
+
     if provided && cluster.lb_subset_config.is_some() {
         return Err(at
             .field("lb_subset_config")
             .reject("found together with CLUSTER_PROVIDED, expected none".to_owned()));
     }
+
     match (policy, &cluster.lb_config) {
         (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(ring))) => ring_sizes(
             ring.minimum_ring_size,
@@ -240,7 +245,7 @@ fn typed_balancing(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// NC-24: Envoy keeps half of such a cluster and stops acknowledging.
+/// NC-24: Envoy keeps a half-built cluster and sends no ACK any more.
 fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
     let (least, most) = (
         least.map_or(MIN_RING, |size| size.value),
@@ -253,10 +258,10 @@ fn ring_sizes(least: Option<UInt64Value>, most: Option<UInt64Value>, at: &Place)
     Err(at.field("minimum_ring_size").reject(reason))
 }
 
-/// NC-25: as above.
+/// NC-25: as NC-24.
 fn table_size(size: Option<UInt64Value>, at: &Place) -> Result<(), Rejection> {
     match size.map(|size| size.value) {
-        // Envoy takes 1 for a prime number.
+        // Envoy accepts 1 as a prime number.
         Some(size) if size != 1 && !is_prime(size) => Err(at
             .field("table_size")
             .reject(format!("found the number {size}, expected a prime number"))),
@@ -274,7 +279,7 @@ pub(super) fn maglev(maglev: &Maglev, at: &Place) -> Result<(), Rejection> {
     table_size(maglev.table_size, at)
 }
 
-/// The rules of the field keep numbers below six millions.
+/// The rules of the field keep numbers below six million.
 fn is_prime(number: u64) -> bool {
     number > 1
         && (2..)
@@ -294,7 +299,7 @@ fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         return Err(at.field("http2_protocol_options").reject(reason.to_owned()));
     }
     if cluster.health_checks.len() > 1 {
-        // Envoy 1.40 wants names then, and they are no field of the descriptors here.
+        // Envoy 1.40 requires names then, and the descriptors here have no field for them.
         let found = cluster.health_checks.len();
         let reason = format!(
             "found {found} health checks, expected one (Envoy wants several to have names, which cannot be written \
@@ -302,6 +307,7 @@ fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         );
         return Err(at.field("health_checks").reject(reason));
     }
+
     let grpc = |check: &HealthCheck| matches!(check.health_checker, Some(HealthChecker::GrpcHealthCheck(_)));
     let may_be_http2 = http2 || !cluster.typed_extension_protocol_options.is_empty();
     match cluster.health_checks.iter().position(grpc) {
@@ -362,7 +368,7 @@ fn hex(payload: &Payload, at: &Place) -> Result<(), Rejection> {
         .reject(format!("found {}, expected bytes in hexadecimal", quote(text))))
 }
 
-/// NC-43: what is not written never is too little.
+/// NC-43: an absent field is never too small.
 pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Place) -> Result<(), Rejection> {
     let base = detection.base_ejection_time.unwrap_or(BASE_EJECTION);
     match detection.max_ejection_time {

@@ -13,7 +13,7 @@ use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
-/// What the name of a collection starts with.
+/// The prefixes of the name of a collection.
 const SCHEMES: [&str; 3] = ["xdstp:", "http:", "file:"];
 
 /// NP-03 to NP-09, NP-12.
@@ -41,11 +41,13 @@ pub(super) fn assignment(assignment: &ClusterLoadAssignment, at: &Place) -> Resu
             return Err(at.field("lb_endpoints").reject(reason.to_owned()));
         }
     }
+
     let drops = assignment
         .policy
         .as_ref()
         .map(|policy| policy.drop_overloads.as_slice())
         .unwrap_or_default();
+
     let at = at.field("policy").field("drop_overloads");
     if drops.len() > 1 {
         return Err(at.reject(format!("found {} categories, expected one", drops.len())));
@@ -65,10 +67,11 @@ pub(super) fn assignment(assignment: &ClusterLoadAssignment, at: &Place) -> Resu
             return Err(at.index(index).field("drop_percentage").reject(reason));
         }
     }
+
     Ok(())
 }
 
-/// NP-10, NP-11: why no cluster that hashes can have such endpoints.
+/// NP-10, NP-11: the reason why a cluster that hashes cannot have such endpoints.
 pub(in crate::resource) fn too_heavy(assignment: &ClusterLoadAssignment) -> Option<String> {
     let (mut hosts, mut localities): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) = Default::default();
     let mut seen = BTreeSet::new();
@@ -76,13 +79,14 @@ pub(in crate::resource) fn too_heavy(assignment: &ClusterLoadAssignment) -> Opti
         let own = locality.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
         *localities.entry(locality.priority).or_default() += u64::from(own);
         for endpoint in &locality.lb_endpoints {
-            // Of one address the first is taken.
+            // Of several endpoints with one address Envoy uses the first.
             if seen.insert(format!("{:?}", endpoint.host_identifier)) {
                 let own = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
                 *hosts.entry(locality.priority).or_default() += u64::from(own);
             }
         }
     }
+
     let most = u64::from(u32::MAX);
     [("hosts", hosts), ("localities", localities)]
         .into_iter()

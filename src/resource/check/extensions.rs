@@ -1,7 +1,8 @@
-//! Which kind of extension may stand where (docs/refused-by-envoy.md NE-10, NL-13, NC-22, NC-37, NC-49, NR-41, NR-42).
+//! The kinds of extensions that a field accepts (docs/refused-by-envoy.md NE-10, NL-13, NC-22, NC-37, NC-49, NR-41,
+//! NR-42).
 //!
-//! A type is judged by its package, which says what kind of extension it configures; whether a proxy has that extension
-//! only its Node tells. A `TypedStruct` names the extension inside and is not judged.
+//! The package of a type says which kind of extension the type configures. Only a proxy's Node says whether that proxy
+//! has the extension. A `TypedStruct` names its extension inside and is accepted.
 
 use std::collections::HashMap;
 
@@ -19,10 +20,10 @@ use crate::resource::place::Place;
 
 /// A place for extensions of one kind.
 pub(super) struct Slot {
-    /// In words.
+    /// The kind in words.
     what: &'static str,
     packages: &'static [&'static str],
-    /// Types of these packages that belong elsewhere.
+    /// Packages below these with types of other kinds.
     never: &'static [&'static str],
 }
 
@@ -32,7 +33,7 @@ pub(super) const HTTP_FILTER: Slot = Slot {
     packages: &["envoy.extensions.filters.http.", "envoy.extensions.common.matching."],
     never: &[],
 };
-/// Filters of a cluster: of those that are used most, these are for listeners alone.
+/// Filters of a cluster. Of the common network filters, these are for listeners only.
 pub(super) const UPSTREAM_HTTP_FILTER: Slot = Slot {
     what: "an HTTP filter that can be upstream",
     packages: HTTP_FILTER.packages,
@@ -82,13 +83,13 @@ pub(super) const UPSTREAM_SOCKET: Slot = Slot {
         "envoy.extensions.transport_sockets.starttls.v3.StartTlsConfig",
     ],
 };
-/// What a retry looks for in a host.
+/// Predicates that reject a host for a retry.
 pub(super) const RETRY_PREDICATE: Slot = Slot {
     what: "a predicate of retries",
     packages: &["envoy.extensions.retry.host."],
     never: &[],
 };
-/// Which priority a retry goes to.
+/// Policies that choose the priority of a retry.
 pub(super) const RETRY_PRIORITY: Slot = Slot {
     what: "a priority of retries",
     packages: &["envoy.extensions.retry.priority."],
@@ -99,12 +100,12 @@ const CLUSTER_TYPE: Slot = Slot {
     packages: &["envoy.extensions.clusters."],
     never: &[],
 };
-/// Where load balancing policies are.
+/// The package of load balancing policies.
 pub(super) const BALANCING: &str = "envoy.extensions.load_balancing_policies.";
 const TYPED_STRUCTS: [&str; 2] = ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 
-/// Options of protocols whose key must be one of these.
+/// Protocol options whose key must be one of these.
 const PROTOCOL_OPTIONS: [(&str, [&str; 2]); 2] = [
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -122,7 +123,7 @@ const PROTOCOL_OPTIONS: [(&str, [&str; 2]); 2] = [
     ),
 ];
 
-/// HTTP filters that take nothing of a route.
+/// HTTP filters without settings in routes.
 const WITHOUT_ROUTES: [&str; 28] = [
     "envoy.extensions.filters.http.a2a.v3.A2a",
     "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",
@@ -154,12 +155,12 @@ const WITHOUT_ROUTES: [&str; 28] = [
     "envoy.extensions.filters.http.wasm.v3.Wasm",
 ];
 
-/// The name of the message that a type URL means.
+/// The name of the message in a type URL.
 pub(super) fn type_of(config: &Any) -> &str {
     config.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-/// Whether an extension is of the kind that belongs here. `at` is the place of the `typed_config`.
+/// Whether an extension is of the expected kind. `at` is the place of the `typed_config`.
 pub(super) fn check(config: &Any, slot: &Slot, at: &Place) -> Result<(), Rejection> {
     let name = type_of(config);
     let fits = slot.packages.iter().any(|package| name.starts_with(package)) && !slot.never.contains(&name);
@@ -184,6 +185,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         &UPSTREAM_SOCKET,
         &at.field("transport_socket"),
     )?;
+
     for (index, matched) in cluster.transport_socket_matches.iter().enumerate() {
         let at = at
             .field("transport_socket_matches")
@@ -191,6 +193,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
             .field("transport_socket");
         socket(matched.transport_socket.as_ref(), &UPSTREAM_SOCKET, &at)?;
     }
+
     if let Some(ClusterDiscoveryType::ClusterType(custom)) = &cluster.cluster_discovery_type {
         let at = at.field("cluster_type");
         match &custom.typed_config {
@@ -205,6 +208,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
             None => {}
         }
     }
+
     protocol_options(
         &cluster.typed_extension_protocol_options,
         &at.field("typed_extension_protocol_options"),
@@ -215,7 +219,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         .map_or(Ok(()), |policy| balancing(policy, &at.field("load_balancing_policy")))
 }
 
-/// NC-22: Envoy takes the first policy that it knows.
+/// NC-22: Envoy uses the first policy that it knows.
 fn balancing(policy: &LoadBalancingPolicy, at: &Place) -> Result<(), Rejection> {
     let mut configs = policy
         .policies
@@ -235,7 +239,7 @@ fn balancing(policy: &LoadBalancingPolicy, at: &Place) -> Result<(), Rejection> 
     }
 }
 
-/// NC-37: the key says whose options they are.
+/// NC-37: the key names the extension with the options.
 fn protocol_options(options: &HashMap<String, Any>, at: &Place) -> Result<(), Rejection> {
     let mut options: Vec<(&String, &Any)> = options.iter().collect();
     options.sort_unstable_by_key(|(key, _)| *key);
@@ -260,10 +264,11 @@ fn protocol_options(options: &HashMap<String, Any>, at: &Place) -> Result<(), Re
             _ => {}
         }
     }
+
     Ok(())
 }
 
-/// NR-41, NR-42: what routes, hosts and weighted clusters say to HTTP filters.
+/// NR-41, NR-42: settings of routes, hosts and weighted clusters for HTTP filters.
 pub(super) fn per_filter(configs: &HashMap<String, Any>, at: &Place) -> Result<(), Rejection> {
     let at = at.field("typed_per_filter_config");
     let mut configs: Vec<(&String, &Any)> = configs.iter().collect();
@@ -282,9 +287,9 @@ fn one_filter(config: &Any, at: &Place) -> Result<(), Rejection> {
     };
     match &wrapped.config {
         None if wrapped.disabled => Ok(()),
-        // Nobody asks what it is.
+        // A disabled or optional filter may be of any type.
         Some(_) if wrapped.disabled || wrapped.is_optional => Ok(()),
-        // Enables the filter with its own configuration.
+        // `FilterConfig` enables the filter with its own configuration.
         Some(config) if config.type_url.is_empty() && config.value.is_empty() => Ok(()),
         Some(config) => of_route(config, &at.field("config")),
         None => Err(at
@@ -325,6 +330,7 @@ pub(super) fn discovered(source: &ExtensionConfigSource, at: &Place) -> Result<(
                 .reject(format!("{reason}, expected one that is")));
         }
     }
+
     match &source.default_config {
         Some(config) if !source.type_urls.iter().any(|url| short(url) == type_of(config)) => {
             let reason = format!("found the type {}, expected one of type_urls", quote(type_of(config)));

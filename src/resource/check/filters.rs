@@ -1,4 +1,4 @@
-//! Rules of single filters (docs/refused-by-envoy.md NL-31). What a script or a Wasm module does only Envoy can tell.
+//! Rules of single filters (docs/refused-by-envoy.md NL-31). Scripts and Wasm modules are not checked: only Envoy can.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,10 @@ use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
-/// Nanoseconds; Envoy refuses to fill a bucket more often.
+/// The shortest interval for filling a bucket, in nanoseconds.
 const LEAST_FILL: i128 = 50_000_000;
 
-/// A plugin runs code.
+/// A plugin needs code.
 pub(super) fn wasm(plugin: &PluginConfig, at: &Place) -> Result<(), Rejection> {
     let at = at.field("vm_config");
     let Some(plugin_config::Vm::VmConfig(config)) = &plugin.vm else {
@@ -75,7 +75,7 @@ fn bucket(bucket: Option<&TokenBucket>, at: &Place) -> Result<(), Rejection> {
     Err(at.reject("found less than 50 ms, expected at least that".to_owned()))
 }
 
-/// Every provider and every requirement that is named is one of this filter's.
+/// Every named provider and requirement is one of this filter.
 pub(super) fn jwt(filter: &JwtAuthentication, at: &Place) -> Result<(), Rejection> {
     let providers: BTreeMap<&String, &JwtProvider> = filter.providers.iter().collect();
     for (name, provider) in &providers {
@@ -97,6 +97,7 @@ pub(super) fn jwt(filter: &JwtAuthentication, at: &Place) -> Result<(), Rejectio
             _ => {}
         }
     }
+
     let by_name: BTreeMap<&String, &JwtRequirement> = filter.requirement_map.iter().collect();
     for (name, requirement) in by_name {
         required(requirement, &names, &at.field("requirement_map").field(name))?;
@@ -115,7 +116,7 @@ pub(super) fn jwt(filter: &JwtAuthentication, at: &Place) -> Result<(), Rejectio
     })
 }
 
-/// Keys that are written down are a set of JSON web keys.
+/// Inline keys are a set of JSON web keys.
 fn keys(provider: &JwtProvider, at: &Place) -> Result<(), Rejection> {
     let Some(jwt_provider::JwksSourceSpecifier::LocalJwks(source)) = &provider.jwks_source_specifier else {
         return Ok(());
@@ -148,6 +149,7 @@ fn required(requirement: &JwtRequirement, providers: &BTreeSet<&str>, at: &Place
             .enumerate()
             .try_for_each(|(index, inner)| required(inner, providers, &at.index(index)))
     };
+
     match &requirement.requires_type {
         Some(RequiresType::ProviderName(name)) => known(name, at.field("provider_name")),
         Some(RequiresType::ProviderAndAudiences(both)) => known(

@@ -1,8 +1,8 @@
 //! Formats with commands between percent signs: values of headers, lines of access logs (docs/refused-by-envoy.md
 //! NR-38, NR-39, NL-30).
 //!
-//! Which commands there are is Envoy 1.40's own list. A format that brings extensions with commands of their own is
-//! held against the form alone.
+//! The commands are the list of Envoy 1.40. If a format has extensions with commands of their own, only its form is
+//! checked.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -23,15 +23,14 @@ mod arguments;
 /// Commands of Envoy 1.40, each with whether it takes an argument (`-` never, `?` it may, `!` it must) and a length
 /// (`:` it may, `-` never).
 const COMMANDS: &str = include_str!("formats/commands.txt");
-/// The start of a command that stands in the values of headers alone.
+/// The start of a command that only the values of headers may have.
 const PER_REQUEST_STATE: &str = "%PER_REQUEST_STATE(";
 
-/// The value of a header, wherever one is added. It may carry a credential: of it only a command is told that one is
-/// like.
+/// The value of a header. The value may be a credential: a rejection quotes only the bad command.
 pub(super) fn header(option: &HeaderValueOption, at: &Place) -> Result<(), Rejection> {
     option.header.as_ref().map_or(Ok(()), |header| {
         let value = &header.value;
-        // Envoy takes this command here alone, as an older word for FILTER_STATE.
+        // An older name of FILTER_STATE, accepted in this place only.
         let value = match value.contains(PER_REQUEST_STATE) {
             true => Cow::from(translated(value)),
             false => Cow::from(value),
@@ -93,7 +92,7 @@ pub(super) fn file_log(log: &FileAccessLog, at: &Place) -> Result<(), Rejection>
     }
 }
 
-/// Every text in an object, sorted, so that the first mistake is always the same one.
+/// Every text in an object, sorted, so that the first mistake is deterministic.
 fn object(fields: &Struct, all: bool, at: &Place) -> Result<(), Rejection> {
     let mut fields: Vec<(&String, &Value)> = fields.fields.iter().collect();
     fields.sort_unstable_by_key(|(name, _)| *name);
@@ -115,8 +114,8 @@ fn any(json: &Value, all: bool, at: &Place) -> Result<(), Rejection> {
     }
 }
 
-/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(argument)%` or `%COMMAND(argument):length%`, and,
-/// where `all` commands are Envoy's own, whether it is one of them.
+/// Whether every `%` is doubled or part of `%COMMAND%`, `%COMMAND(argument)%` or `%COMMAND(argument):length%`, and, if
+/// `all` commands are Envoy's own, whether each command is known.
 fn text(text: &str, all: bool, at: &Place) -> Result<(), Rejection> {
     let mut rest = text;
     while let Some(start) = rest.find('%') {
@@ -135,16 +134,17 @@ fn text(text: &str, all: bool, at: &Place) -> Result<(), Rejection> {
         }
         rest = &after[command.length..];
     }
+
     Ok(())
 }
 
-/// What stands between two percent signs.
+/// The text between two percent signs.
 struct Command<'a> {
     name: &'a str,
-    /// What stands in brackets.
+    /// The text in brackets.
     argument: Option<&'a str>,
     has_length: bool,
-    /// With the second `%`.
+    /// The command with the closing `%`.
     length: usize,
 }
 
@@ -155,7 +155,7 @@ impl<'a> Command<'a> {
         if end == 0 {
             return None;
         }
-        // An argument ends at the first bracket after which a length or the sign follows; it is in one line.
+        // An argument is on one line, and ends at the first bracket before a length or the closing sign.
         let line = text.find('\n').unwrap_or(text.len());
         let ends = match text[end..].starts_with('(') {
             false => vec![(end, None)],
@@ -165,6 +165,7 @@ impl<'a> Command<'a> {
                 .map(|(at, _)| (at + 1, Some(&text[end + 1..at])))
                 .collect(),
         };
+
         ends.into_iter().find_map(|(at, argument)| {
             let (has_length, length) = ended(&text[at..])?;
             Some(Self {
@@ -182,7 +183,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Whether a length ends a command, and how many bytes the length and the sign have; `None`: no command ends here.
+/// Whether a length may end a command here, and the bytes of the length and the sign; `None`: no command ends here.
 fn ended(rest: &str) -> Option<(bool, usize)> {
     if rest.starts_with('%') {
         return Some((false, 1));
@@ -202,11 +203,13 @@ fn command(name: &str, argument: &str, has_length: bool) -> Result<(), String> {
             "found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign){hint}"
         ));
     };
+
     if argument.is_empty() && takes.starts_with('!') {
         return Err(format!(
             "found the command {name} without an argument, expected one in brackets"
         ));
     }
+
     if !argument.is_empty() && takes.starts_with('-') {
         return Err(format!("found an argument of the command {name}, expected none"));
     }

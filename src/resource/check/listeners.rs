@@ -22,7 +22,7 @@ use crate::resource::place::Place;
 
 /// The network filter of HTTP.
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-/// What names a filter chain at the end of a matcher.
+/// The type with the name of a filter chain, at the end of a matcher.
 const CHAIN_NAME: &str = "google.protobuf.StringValue";
 /// The HTTP filter that ends a chain.
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -34,7 +34,7 @@ const TERMINAL: [&str; 5] = [
     "envoy.extensions.filters.network.echo.v3.Echo",
     "envoy.extensions.filters.network.direct_response.v3.Config",
 ];
-/// Network filters that end none.
+/// Network filters that do not end a chain.
 const NOT_TERMINAL: [&str; 5] = [
     "envoy.extensions.filters.network.rbac.v3.RBAC",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
@@ -42,7 +42,7 @@ const NOT_TERMINAL: [&str; 5] = [
     "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
 ];
-/// HTTP filters that end none, of those that are used most.
+/// Common HTTP filters that do not end a chain.
 const HTTP_NOT_TERMINAL: [&str; 16] = [
     "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
     "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
@@ -73,6 +73,7 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
             .field("address")
             .reject("found an address of an internal listener, expected none".to_owned()));
     }
+
     if internal && listener.api_listener.is_some() {
         let reason = "found together with internal_listener, expected one of the two";
         return Err(at.field("api_listener").reject(reason.to_owned()));
@@ -88,16 +89,19 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
             .as_ref()
             .is_some_and(|config| config.quic_options.is_some()),
     );
+
     if !is_udp && chains == 0 && listener.default_filter_chain.is_none() {
         return Err(at
             .field("filter_chains")
             .reject("missing or empty, expected at least one".to_owned()));
     }
+
     if is_udp && chains > 0 && !quic {
         return Err(at
             .field("filter_chains")
             .reject("found filter chains on a UDP listener, expected none".to_owned()));
     }
+
     if listener.enable_mptcp {
         mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
     }
@@ -140,7 +144,7 @@ fn listener_filter(filter: &ListenerFilter, at: &Place) -> Result<(), Rejection>
     }
 }
 
-/// Whether it is one of UDP.
+/// Whether the listener is one for UDP.
 fn own_address(listener: &Listener, at: &Place) -> Result<bool, Rejection> {
     let mut protocols = BTreeSet::new();
     let more = at.field("additional_addresses");
@@ -163,6 +167,7 @@ fn own_address(listener: &Listener, at: &Place) -> Result<bool, Rejection> {
             _ => drop(protocols.insert(false)),
         }
     }
+
     if protocols.len() > 1 {
         return Err(more.reject("found both TCP and UDP addresses, expected one of the two".to_owned()));
     }
@@ -196,6 +201,7 @@ fn filter_chains(listener: &Listener, quic: bool, at: &Place) -> Result<(), Reje
         }
         matched.push(own);
     }
+
     Ok(())
 }
 
@@ -216,7 +222,7 @@ fn named_chains(chains: &[FilterChain], at: &Place) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// NL-12: what a matcher ends in is the name of a chain. Documents are at most 64 levels deep, so recursion is bounded.
+/// NL-12: a matcher ends in the name of a chain. Documents are at most 64 levels deep, so recursion is bounded.
 fn chain_actions(matcher: &Matcher, at: &Place) -> Result<(), Rejection> {
     use matcher::matcher_list::FieldMatcher;
     use matcher::{MatcherType, matcher_tree};
@@ -267,7 +273,7 @@ fn chain_action(end: &matcher::OnMatch, at: &Place) -> Result<(), Rejection> {
     }
 }
 
-/// What a chain matches: the values of each property; none stands for any.
+/// The match of a filter chain: the values of each property; an empty set matches any.
 type Dimensions = Vec<BTreeSet<String>>;
 
 fn overlap(one: &Dimensions, other: &Dimensions) -> bool {
@@ -286,6 +292,7 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
             at.reject("found suffix_len or address_suffix, which Envoy does not implement, expected none".to_owned())
         );
     }
+
     let names = at.field("server_names");
     for (index, name) in matched.server_names.iter().enumerate() {
         if name.contains('*') && !name.starts_with("*.") {
@@ -296,6 +303,7 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
             return Err(names.index(index).reject(reason));
         }
     }
+
     let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
     let one = |text: String, is_there: bool| if is_there { vec![text] } else { Vec::new() };
     let lists: [(&str, Vec<String>); 9] = [
@@ -340,6 +348,7 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
             matched.source_ports.iter().map(ToString::to_string).collect(),
         ),
     ];
+
     let mut dimensions = Vec::with_capacity(lists.len());
     for (field, list) in lists {
         let mut values = BTreeSet::new();
@@ -352,6 +361,7 @@ fn dimensions(matched: Option<&FilterChainMatch>, at: &Place) -> Result<Dimensio
         }
         dimensions.push(values);
     }
+
     Ok(dimensions)
 }
 
@@ -376,6 +386,7 @@ fn network_filters(chain: &FilterChain, quic: bool, at: &Place) -> Result<(), Re
         &extensions::DOWNSTREAM_SOCKET,
         &at.field("transport_socket"),
     )?;
+
     let filters = at.field("filters");
     let last = chain.filters.len().saturating_sub(1);
     for (index, filter) in chain.filters.iter().enumerate() {
@@ -401,6 +412,7 @@ fn network_filters(chain: &FilterChain, quic: bool, at: &Place) -> Result<(), Re
             return Err(at.reject("found a filter last that ends no chain, expected one such as tcp_proxy".to_owned()));
         }
     }
+
     Ok(())
 }
 
@@ -441,6 +453,7 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager, at: &Place) ->
                 .reject(reason));
         }
     }
+
     let any_port = matches!(
         manager.strip_port_mode,
         Some(http_connection_manager::StripPortMode::StripAnyHostPort(true))
@@ -455,6 +468,7 @@ pub(super) fn connection_manager(manager: &HttpConnectionManager, at: &Place) ->
         0 => return Ok(()),
         _ => "xff_num_trusted_hops",
     };
+
     if !manager.original_ip_detection_extensions.is_empty() {
         let reason = format!("found together with {other}, expected one of the two");
         return Err(at.field("original_ip_detection_extensions").reject(reason));
@@ -488,6 +502,7 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
             return Err(at.reject("found a filter last that ends no chain, expected the router".to_owned()));
         }
     }
+
     Ok(())
 }
 

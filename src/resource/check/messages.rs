@@ -1,9 +1,9 @@
-//! Which rules hold for which message, wherever in a resource it stands.
+//! The rules of each message type, wherever the message is in a resource.
 //!
-//! What enters: a message known by its descriptor, one call for each message of a resource, those in an Any included.
-//! What leaves: the first of Envoy's own conditions (docs/refused-by-envoy.md) that it does not meet. What Envoy
-//! accepts (section 10) is not looked for. The examples of each, tried with a real Envoy too, are in
-//! `tests/data/refused_by_envoy/`.
+//! In: a message with its descriptor, one call for each message of a resource, messages in an Any included. Out: the
+//! first of Envoy's conditions (docs/refused-by-envoy.md) that the message breaks. Mistakes that Envoy accepts (section
+//! 10) are not reported. `tests/data/refused_by_envoy/` has examples of each rule, which are also tried with a real
+//! Envoy.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -22,7 +22,7 @@ use crate::resource::place::Place;
 /// Rules of one message.
 ///
 /// # Errors
-/// What Envoy would refuse, with its place.
+/// The broken condition, with its place.
 pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
     match message.descriptor().full_name() {
         "envoy.config.cluster.v3.Cluster" => held(message, at, clusters::cluster),
@@ -91,7 +91,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
     }
 }
 
-/// Rules of a resource that do not hold for the same message elsewhere: endpoints of EDS are never resolved.
+/// Rules that hold for a resource but not for the same message elsewhere: endpoints of EDS are never resolved.
 ///
 /// # Errors
 /// As above.
@@ -106,7 +106,7 @@ pub(in crate::resource) fn resource(
     }
 }
 
-/// Whether a check holds for the message as the type that the check takes.
+/// Check the message as the type that the check takes.
 fn held<T: Message + Default>(
     message: &DynamicMessage,
     at: &Place,

@@ -1,4 +1,4 @@
-//! What clusters speak, and over which sockets (docs/refused-by-envoy.md NC-31 to NC-36).
+//! The protocols and transport sockets of clusters (docs/refused-by-envoy.md NC-31 to NC-36).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -24,11 +24,11 @@ use crate::resource::place::Place;
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const RAW: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-/// Envoy goes by this name, whatever the socket is.
+/// Envoy decides by this name, not by the socket's type.
 const QUIC: &str = "envoy.transport_sockets.quic";
-/// A socket around one of QUIC.
+/// A transport socket that wraps one of QUIC.
 const HTTP_11_PROXY: &str = "envoy.transport_sockets.http_11_proxy";
-/// Sockets in sockets are looked into so deep.
+/// The deepest nesting of transport sockets that is checked.
 const MAX_SOCKETS: usize = 8;
 /// Settings of HTTP/2 by their number in RFC 9113 and RFC 8441.
 const HEADER_TABLE_SIZE: u32 = 1;
@@ -45,6 +45,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         common.is_some_and(|common| common.max_requests_per_connection.is_some()),
         at,
     )?;
+
     let written = cluster
         .typed_extension_protocol_options
         .iter()
@@ -59,6 +60,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         common.is_some_and(|common| common.max_requests_per_connection.is_some()),
         at,
     )?;
+
     let at_options = at.field("typed_extension_protocol_options").field(key);
     match &options.upstream_protocol_options {
         Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
@@ -75,6 +77,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         )
         | None => {}
     }
+
     if speaks_http3(&options) {
         quic(cluster, at)?;
     }
@@ -141,7 +144,7 @@ fn has_type(socket: &TransportSocket, name: &str) -> bool {
     }
 }
 
-/// The socket that the others are around.
+/// The socket inside the wrapping sockets.
 fn innermost(socket: Option<&TransportSocket>) -> Option<TransportSocket> {
     let mut socket = socket?.clone();
     for _ in 0..MAX_SOCKETS {
@@ -180,6 +183,7 @@ fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
             extensions::check(config, &extensions::UPSTREAM_HTTP_FILTER, &at)?;
         }
     }
+
     let Some(last) = options.http_filters.last() else {
         return Ok(());
     };
@@ -211,6 +215,7 @@ pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Re
             options.initial_stream_window_size.is_some(),
         ),
     ];
+
     let of = |parameter: &SettingsParameter| {
         let number = |value: &Option<UInt32Value>| value.as_ref().map_or(0, |value| value.value);
         (number(&parameter.identifier), number(&parameter.value))
@@ -242,5 +247,6 @@ pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Re
             )));
         }
     }
+
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! Routes, wherever they stand: RDS, VHDS, inline in a connection manager or in a scope (docs/refused-by-envoy.md,
-//! Routes).
+//! Routes of RDS, VHDS, a connection manager or a scope (docs/refused-by-envoy.md, Routes).
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -26,12 +25,12 @@ use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
 
-/// The longest body of a direct response where the RouteConfiguration says nothing.
+/// The longest body of a direct response, unless the RouteConfiguration sets another.
 const MAX_BODY: u32 = 4096;
 const TEMPLATE_REWRITE: &str = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig";
 const TEMPLATE_MATCH: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
 
-/// NR-02, NR-03, NR-32, NR-43, the headers and what is said to filters.
+/// NR-02, NR-03, NR-32, NR-43, header edits and filter settings.
 pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> Result<(), Rejection> {
     headers(
         &configuration.request_headers_to_add,
@@ -39,12 +38,14 @@ pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> R
         "request",
         at,
     )?;
+
     headers(
         &configuration.response_headers_to_add,
         &configuration.response_headers_to_remove,
         "response",
         at,
     )?;
+
     extensions::per_filter(&configuration.typed_per_filter_config, at)?;
     let hosts = at.field("virtual_hosts");
     let mut domains = BTreeSet::new();
@@ -66,10 +67,11 @@ pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> R
             within(route, &plugins, longest, &at)?;
         }
     }
+
     Ok(())
 }
 
-/// What a route may be only as its RouteConfiguration says.
+/// The rules of a route that depend on its RouteConfiguration.
 fn within(route: &Route, plugins: &BTreeSet<&str>, longest: u32, at: &Place) -> Result<(), Rejection> {
     match &route.action {
         Some(route::Action::Route(RouteAction {
@@ -113,7 +115,7 @@ fn unique_domains(host: &VirtualHost, seen: &mut BTreeSet<String>, at: &Place) -
     Ok(())
 }
 
-/// NR-02 within one host, NR-44, the headers and what is said to filters.
+/// NR-02 within one host, NR-44, header edits and filter settings.
 pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejection> {
     headers(
         &host.request_headers_to_add,
@@ -121,22 +123,25 @@ pub(super) fn virtual_host(host: &VirtualHost, at: &Place) -> Result<(), Rejecti
         "request",
         at,
     )?;
+
     headers(
         &host.response_headers_to_add,
         &host.response_headers_to_remove,
         "response",
         at,
     )?;
+
     extensions::per_filter(&host.typed_per_filter_config, at)?;
     if host.matcher.is_some() && !host.routes.is_empty() {
         return Err(at
             .field("routes")
             .reject("found routes beside a matcher, expected one of the two".to_owned()));
     }
+
     unique_domains(host, &mut BTreeSet::new(), at)
 }
 
-/// NR-23, NR-50, the headers and what is said to filters.
+/// NR-23, NR-50, header edits and filter settings.
 pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
     headers(
         &route.request_headers_to_add,
@@ -144,12 +149,14 @@ pub(super) fn route(route: &Route, at: &Place) -> Result<(), Rejection> {
         "request",
         at,
     )?;
+
     headers(
         &route.response_headers_to_add,
         &route.response_headers_to_remove,
         "response",
         at,
     )?;
+
     extensions::per_filter(&route.typed_per_filter_config, at)?;
     let Some(route::Action::Route(action)) = &route.action else {
         return Ok(());
@@ -201,6 +208,7 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
         ("regex_rewrite", action.regex_rewrite.is_some()),
         ("path_rewrite_policy", action.path_rewrite_policy.is_some()),
     ];
+
     let mut rewrites = rewrites
         .into_iter()
         .filter_map(|(name, is_there)| is_there.then_some(name));
@@ -209,6 +217,7 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
             .field(second)
             .reject(format!("found together with {first}, expected one of the two")));
     }
+
     let mut seen = BTreeSet::new();
     for (index, upgrade) in action.upgrade_configs.iter().enumerate() {
         let at = at.field("upgrade_configs").index(index);
@@ -227,6 +236,7 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
             return Err(at.field("connect_config").reject(reason));
         }
     }
+
     Ok(())
 }
 
@@ -262,16 +272,18 @@ pub(super) fn weighted(weighted: &WeightedCluster, at: &Place) -> Result<(), Rej
             }
         }
     }
+
     if sum == 0 || sum > u64::from(u32::MAX) {
         return Err(at.reject(format!(
             "found weights whose sum is {sum}, expected one from 1 to {}",
             u32::MAX
         )));
     }
+
     Ok(())
 }
 
-/// NR-21, the headers and what is said to filters.
+/// NR-21, header edits and filter settings.
 pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejection> {
     headers(
         &cluster.request_headers_to_add,
@@ -279,12 +291,14 @@ pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejectio
         "request",
         at,
     )?;
+
     headers(
         &cluster.response_headers_to_add,
         &cluster.response_headers_to_remove,
         "response",
         at,
     )?;
+
     extensions::per_filter(&cluster.typed_per_filter_config, at)?;
     match (cluster.name.is_empty(), cluster.cluster_header.is_empty()) {
         (true, true) => Err(at.reject("found neither name nor cluster_header, expected one of them".to_owned())),
@@ -363,6 +377,7 @@ fn headers(add: &[HeaderValueOption], remove: &[String], which: &str, at: &Place
             return Err(fixed(&header.key, &at.field("key")));
         }
     }
+
     let removed = at.field(&format!("{which}_headers_to_remove"));
     match remove.iter().position(|name| is_fixed(name)) {
         Some(index) => Err(fixed(&remove[index], &removed.index(index))),

@@ -1,4 +1,4 @@
-//! Where Envoy gets other resources from, if not over the stream of this server (docs/refused-by-envoy.md NC-07).
+//! Config sources other than the stream of this server (docs/refused-by-envoy.md NC-07).
 
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
 use crate::document::Rejection;
 use crate::resource::place::Place;
 
-/// A source of its own.
+/// A config source other than ADS.
 pub(super) fn api(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
     match source.api_type() {
         ApiType::Rest => rest(source, at),
@@ -19,6 +19,7 @@ pub(super) fn api(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection>
             Err(at.field("api_type").reject(reason))
         }
     }?;
+
     #[expect(deprecated, reason = "Envoy refuses it by name")]
     let is_old = source.transport_api_version() == ApiVersion::V2;
     match is_old {

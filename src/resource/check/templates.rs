@@ -1,6 +1,6 @@
-//! URI templates to match and to rewrite by, as Envoy 1.40 reads them (docs/refused-by-envoy.md NR-49, NR-50).
+//! URI templates for matching and rewriting, as Envoy 1.40 reads them (docs/refused-by-envoy.md NR-49, NR-50).
 //!
-//! A segment to match by is `*`, `**`, a literal, or a variable with a literal before or after it: `{name}`,
+//! A segment for matching is `*`, `**`, a literal, or a variable with a literal before or after it: `{name}`,
 //! `{name=*}`, `{name=a/**}`. After `**`, in a variable or outside, neither `*` nor a variable without a pattern may
 //! follow.
 
@@ -16,7 +16,7 @@ const MAX_VARIABLES: usize = 5;
 /// Longest name of a variable.
 const MAX_NAME: usize = 16;
 
-/// A template to match by.
+/// Check a template for matching.
 pub(super) fn matching(config: &UriTemplateMatchConfig, at: &Place) -> Result<(), Rejection> {
     let template = &config.path_template;
     let read = Reader::default().read(template);
@@ -26,7 +26,7 @@ pub(super) fn matching(config: &UriTemplateMatchConfig, at: &Place) -> Result<()
     })
 }
 
-/// A template to rewrite by.
+/// Check a template for rewriting.
 pub(super) fn rewriting(config: &UriTemplateRewriteConfig, at: &Place) -> Result<(), Rejection> {
     let template = &config.path_template_rewrite;
     variables_to_rewrite(template).map(|_| ()).map_err(|what| {
@@ -35,7 +35,7 @@ pub(super) fn rewriting(config: &UriTemplateRewriteConfig, at: &Place) -> Result
     })
 }
 
-/// A variable of the template to rewrite by that the one to match by lacks.
+/// A variable of the rewriting template that the matching one lacks.
 pub(super) fn missing_variable<'a>(rewrite: &'a str, matched: &str) -> Option<&'a str> {
     let known = Reader::default().read(matched).ok()?;
     let used = variables_to_rewrite(rewrite).ok()?;
@@ -59,7 +59,7 @@ fn variables_to_rewrite(template: &str) -> Result<Vec<&str>, &'static str> {
     Ok(names)
 }
 
-/// What was read of a template to match by.
+/// The parts of a template that was read for matching.
 #[derive(Default)]
 struct Reader<'a> {
     names: Vec<&'a str>,
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a segment, which may have slashes inside of a variable that comes first; what follows is left.
+    /// Read a segment; a variable at its beginning may have slashes. The rest is left.
     fn segment(&mut self, text: &'a str) -> Result<&'a str, &'static str> {
         let end = text.find('/').unwrap_or(text.len());
         let (before, from) = if text.starts_with('{') {
@@ -102,6 +102,7 @@ impl<'a> Reader<'a> {
                 None => (segment, &text[end..]),
             }
         };
+
         check_literal(before.bytes())?;
         let Some(variable) = from.strip_prefix('{') else {
             return match before {
@@ -109,6 +110,7 @@ impl<'a> Reader<'a> {
                 _ => Ok(from),
             };
         };
+
         let (inner, after) = variable.split_once('}').ok_or("\"}\" after each \"{\"")?;
         self.variable(inner)?;
         let end = after.find('/').unwrap_or(after.len());
@@ -137,6 +139,7 @@ impl<'a> Reader<'a> {
                 part => check_literal(part.bytes())?,
             }
         }
+
         Ok(())
     }
 

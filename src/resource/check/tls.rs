@@ -1,5 +1,5 @@
-//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46 to NC-48, NL-22). Of what
-//! is secret nothing is quoted.
+//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46 to NC-48, NL-22). No secret
+//! value is quoted.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -20,7 +20,7 @@ use crate::document::Rejection;
 use crate::document::sentence::{did_you_mean, quote};
 use crate::resource::place::Place;
 
-/// What a list of ciphers may be made of.
+/// The ciphers that a list may name.
 const CIPHERS: [&str; 72] = [
     "3DES",
     "AES",
@@ -95,7 +95,7 @@ const CIPHERS: [&str; 72] = [
     "kPSK",
     "kRSA",
 ];
-/// An entry of a list of ciphers that sorts the list so far.
+/// An entry that sorts the list of ciphers so far.
 const BY_STRENGTH: &str = "@STRENGTH";
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
@@ -115,7 +115,7 @@ const CURVES: [&str; 10] = [
     "x25519",
 ];
 
-/// A secret says of what kind it is.
+/// A secret has exactly one kind.
 pub(super) fn secret(secret: &Secret, at: &Place) -> Result<(), Rejection> {
     if secret.r#type.is_some() {
         return Ok(());
@@ -124,7 +124,7 @@ pub(super) fn secret(secret: &Secret, at: &Place) -> Result<(), Rejection> {
     Err(at.reject(format!("found an empty secret, expected {kinds}")))
 }
 
-/// A certificate that is written down is one, and so is its key.
+/// An inline certificate is valid, and so is its key.
 pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<(), Rejection> {
     let chain = at.field("certificate_chain");
     match certificate.certificate_chain.as_ref() {
@@ -134,6 +134,7 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
         }
         None => return Ok(()),
     }
+
     let key = at.field("private_key");
     let Some(source) = certificate.private_key.as_ref() else {
         return match certificate.private_key_provider {
@@ -141,8 +142,9 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
             None => Err(key.reject("missing, expected the private key in PEM, or private_key_provider".to_owned())),
         };
     };
+
     match inline(source) {
-        // A key under a password is not read here.
+        // A key with a password is not checked.
         Some(_) if certificate.password.is_some() => Ok(()),
         Some(pem) if PrivateKeyDer::from_pem_slice(pem).is_err() => {
             Err(key.reject("found no private key in PEM, expected one".to_owned()))
@@ -151,7 +153,7 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
     }
 }
 
-/// Authorities that are written down are certificates, and hashes are hashes (NC-47).
+/// Inline authorities are certificates, and hashes are hashes (NC-47).
 pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> Result<(), Rejection> {
     let hashes = at.field("verify_certificate_hash");
     if let Some(index) = context.verify_certificate_hash.iter().position(|hash| !is_hash(hash)) {
@@ -184,7 +186,7 @@ fn is_key_hash(text: &str) -> bool {
     BASE64.decode(text).is_ok_and(|bytes| bytes.len() == HASH)
 }
 
-/// A context by itself (not the default of one that comes by SDS) with names to verify has an authority.
+/// A context with names to verify needs an authority. Not checked for a default that SDS completes.
 pub(super) fn common(context: &CommonTlsContext, at: &Place) -> Result<(), Rejection> {
     let Some(ValidationContextType::ValidationContext(validation)) = &context.validation_context_type else {
         return Ok(());
@@ -204,7 +206,7 @@ pub(super) fn common(context: &CommonTlsContext, at: &Place) -> Result<(), Rejec
         .reject(reason.to_owned()))
 }
 
-/// Of a client.
+/// The context of a client.
 pub(super) fn upstream(context: &UpstreamTlsContext, at: &Place) -> Result<(), Rejection> {
     if context.sni.contains('\0') {
         let reason = "found a server name with NUL, expected one without";
@@ -222,7 +224,7 @@ pub(super) fn upstream(context: &UpstreamTlsContext, at: &Place) -> Result<(), R
     Ok(())
 }
 
-/// Of a server.
+/// The context of a server.
 pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(), Rejection> {
     let at = at.field("common_tls_context");
     let Some(common) = &context.common_tls_context else {
@@ -244,6 +246,7 @@ pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(
             .field("tls_certificates")
             .reject("missing or empty, expected the server's certificate".to_owned()));
     }
+
     Ok(())
 }
 
@@ -256,7 +259,7 @@ fn certificates(source: &DataSource, at: &Place) -> Result<(), Rejection> {
     }
 }
 
-/// What is written down; a file or a variable is on Envoy's host.
+/// The value in the document, if it is there. Files and variables are on Envoy's host.
 fn inline(source: &DataSource) -> Option<&[u8]> {
     match &source.specifier {
         Some(data_source::Specifier::InlineBytes(bytes)) => Some(bytes),
@@ -265,7 +268,7 @@ fn inline(source: &DataSource) -> Option<&[u8]> {
     }
 }
 
-/// NC-46: `BoringSSL` knows these ciphers and curves, and what ciphers are like.
+/// NC-46: ciphers and curves are known to `BoringSSL`, and have its syntax.
 pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), Rejection> {
     let suites = at.field("cipher_suites");
     for (index, suite) in parameters.cipher_suites.iter().enumerate() {
@@ -291,6 +294,7 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
             return Err(suites.index(index).reject(reason));
         }
     }
+
     if leaves_none(&parameters.cipher_suites.join(":")) {
         return Err(suites.reject("found a list that leaves no cipher, expected at least one".to_owned()));
     }
@@ -313,6 +317,7 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
             }
         }
     }
+
     Ok(())
 }
 
@@ -327,7 +332,7 @@ fn has_closed_groups(suite: &str) -> bool {
     !outside.contains(']') && parts.all(closed)
 }
 
-/// Whether a list of ciphers takes away all that it adds.
+/// Whether a list of ciphers removes all ciphers that it adds.
 fn leaves_none(list: &str) -> bool {
     let (mut none, mut never) = (true, false);
     for entry in list.split(':').filter(|entry| !entry.is_empty()) {

@@ -20,13 +20,13 @@ const HEALTH_CHECKS: u32 = 8;
 const CLUSTER_TYPE: u32 = 38;
 /// `Cluster.wait_for_warm_on_init`.
 const WAIT_FOR_WARM_ON_INIT: u32 = 54;
-/// Encoded values of a `BoolValue`; false is written, so that a value that stands before it is overruled.
+/// Encoded `BoolValue`s; false is explicit, so that it overrides an earlier value.
 const FALSE: [u8; 2] = [0x08, 0];
 const TRUE: [u8; 2] = [0x08, 1];
 /// `DiscoveryType`: `STRICT_DNS`, `LOGICAL_DNS`.
 const DNS: [u64; 2] = [1, 2];
 
-/// What a Cluster waits for when it warms.
+/// The events that a Cluster waits for when it warms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// The first answer of a name server.
@@ -35,7 +35,7 @@ pub enum Wait {
     Checks,
 }
 
-/// What an encoded Cluster waits for; of both waits names, without which no host is checked.
+/// The wait of an encoded Cluster; if it waits for DNS and for health checks: DNS, because no host is checked before.
 #[must_use]
 pub fn wait_of(cluster: &[u8]) -> Option<Wait> {
     let fields = Fields::of(cluster).ok()?;
@@ -67,7 +67,7 @@ pub fn no_wait(cluster: &Resource) -> Option<Resource> {
     })
 }
 
-/// What of an encoded Cluster concerns its waits.
+/// The fields of an encoded Cluster that decide about its waits.
 #[derive(Debug)]
 struct Fields {
     /// Names are resolved, perhaps.
@@ -88,6 +88,7 @@ impl Fields {
             checked: false,
             unchecked: Vec::with_capacity(body.len()),
         };
+
         let mut rest = body;
         while rest.has_remaining() {
             let start = rest;
@@ -107,6 +108,7 @@ impl Fields {
                 fields.unchecked.extend_from_slice(field);
             }
         }
+
         Ok(fields)
     }
 }

@@ -84,6 +84,7 @@ pub(super) fn applied(
         .iter()
         .map(|check| health_check(check, http2, host))
         .collect();
+
     message.outlier_detection = settings.outlier_detection.as_ref().map(outlier_detection);
     message.circuit_breakers = settings.circuit_breaker.as_ref().map(circuit_breakers);
     Ok(message)

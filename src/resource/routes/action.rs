@@ -118,6 +118,7 @@ fn retry_policy(retry: &Retry) -> RetryPolicy {
         .filter(|word| code(word).is_none())
         .map(String::as_str)
         .collect();
+
     if !retriable_status_codes.is_empty() {
         words.push(STATUS_CODES);
     }

@@ -1,9 +1,8 @@
 //! The route that takes a request: Envoy's answer, computed on a compiled RouteConfiguration.
 //!
-//! What enters: a RouteConfiguration in its form for Envoy, and a raw request. What leaves: the first Route that
-//! matches, or the reason why none does. The order of routes is that of the configuration. The listener is assumed to
-//! be one of this server ([`super::super::listeners`]): the path is normalised, the port and a final dot of Host are
-//! ignored.
+//! In: a RouteConfiguration in its form for Envoy, and a raw request. Out: the first Route that matches, or the reason
+//! why none does. The order of routes is that of the configuration. The listener is assumed to be one of this server
+//! ([`super::super::listeners`]): the path is normalised, the port and a final dot of Host are ignored.
 //!
 //! `tests/golden/parity.rs` compares the answers with a real Envoy. Only matchers that [`super::entries`] writes are
 //! known.

@@ -1,6 +1,6 @@
 //! The path's part in the order of entries: which of two paths is matched first (docs/documents/routes.md, Order).
 //!
-//! What enters: a path, the older forms resolved. What leaves: a [`PathRank`]; the lower one is matched first.
+//! In: a path, the older forms resolved. Out: a [`PathRank`]; the lower one is matched first.
 //!
 //! 1. exact paths;
 //! 2. templates without `{x=**}`: more literal segments first, then the longer literal text;

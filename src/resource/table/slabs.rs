@@ -77,6 +77,7 @@ where
         .flat_map(|host| around(members, host))
         .map(|host| start(members, host, every))
         .collect();
+
     let mut touched = BTreeSet::new();
     for host in changed.iter().filter(|host| !members.contains_key(*host)) {
         touched.extend(joints.remove(host).map(|_| host.clone()));

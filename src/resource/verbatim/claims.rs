@@ -52,6 +52,7 @@ fn addresses(listener: &Listener) -> Vec<Claim> {
             more.address.as_ref(),
         )
     });
+
     std::iter::once(("resource.address".to_owned(), listener.address.as_ref()))
         .chain(additional)
         .filter_map(|(path, address)| {

@@ -1,6 +1,6 @@
 //! Needs of a resource towards others of its group (docs/refused-by-envoy.md NR-15, NR-16, NC-06, NP-10, NP-11).
 //!
-//! What enters: the message. What leaves: the clusters that must exist, must not exist, or must not use a hash policy.
+//! In: the message. Out: the clusters that must exist, must not exist, or must not use a hash policy.
 //! `compile` checks whether the group meets these needs.
 
 use std::collections::BTreeMap;
@@ -99,6 +99,7 @@ fn asked(source: &ApiConfigSource, at: &Place) -> impl Iterator<Item = (String, 
         .iter()
         .enumerate()
         .map(move |(index, name)| (names.index(index).path, name.clone()));
+
     let services = at.field("grpc_services");
     let by_service = source
         .grpc_services
@@ -113,6 +114,7 @@ fn asked(source: &ApiConfigSource, at: &Place) -> impl Iterator<Item = (String, 
                 target.cluster_name.clone(),
             ))
         });
+
     by_name.chain(by_service)
 }
 
@@ -138,6 +140,7 @@ fn validated(configuration: &RouteConfiguration, at: &Place) -> BTreeMap<String,
             }
         }
     }
+
     named
 }
 

@@ -178,6 +178,7 @@ fn map(field: &FieldDescriptor, object: &Map<String, Json>, place: &Place) -> Re
             .ok_or_else(|| at.reject("found a key that a map cannot have".to_owned()))?;
         entries.insert(key, single(&value_field, &value_field.kind(), json, &at)?);
     }
+
     Ok(Value::Map(entries))
 }
 
@@ -239,6 +240,7 @@ fn word_of(words: &EnumDescriptor, json: &Json) -> String {
             did_you_mean(&text, names.iter().map(String::as_str))
         );
     }
+
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     format!(
         "{}{}",
@@ -310,6 +312,7 @@ fn described(type_url: &str, place: &Place) -> Result<MessageDescriptor, Rejecti
         .map(|message| format!("\"type.googleapis.com/{}\"", message.full_name()))
         .take(3)
         .collect();
+
     let hint = if namesakes.is_empty() {
         String::new()
     } else {

@@ -1,8 +1,8 @@
 //! References of a resource in Envoy's own form, each with its `ConfigSource`.
 //!
-//! What enters: the message. What leaves: the names that it refers to through a `ConfigSource` inside it. Envoy
-//! subscribes to such a name only once, yet waits again if the source differs from the known one (docs/xds-rules.md
-//! F-06, AD-05). The session sends the referenced resources after this one.
+//! In: the message. Out: the names that it refers to through a `ConfigSource` inside it. Envoy subscribes to such a
+//! name only once, yet waits again if the source differs from the known one (docs/xds-rules.md F-06, AD-05). The
+//! session sends the referenced resources after this one.
 
 use std::collections::BTreeSet;
 

@@ -45,6 +45,7 @@ pub(super) fn clusters(own_name: &str, message: &DynamicMessage, at: &Place) -> 
             }
         }
     });
+
     found
         .into_iter()
         .filter(|name| !name.is_empty() && **name != *own_name)

@@ -1,9 +1,9 @@
 //! The field rules of Envoy for every message: protoc-gen-validate (PGV), as written in the .proto files.
 //!
-//! What enters: a message with its descriptor. What leaves: nothing, or a rejection of the first field that Envoy would
-//! refuse (docs/refused-by-envoy.md NE-08, NE-09, NE-11, and every other condition that this page calls PGV). The rules
-//! of a message type are read from the descriptors once ([`rules`]); [`scalar`] compares single values. A message in an
-//! Any is checked against its own rules, as Envoy does when it creates the extension. Rules over several fields follow
+//! In: a message with its descriptor. Out: nothing, or a rejection of the first field that Envoy would refuse
+//! (docs/refused-by-envoy.md NE-08, NE-09, NE-11, and every other condition that this page calls PGV). The rules of a
+//! message type are read from the descriptors once ([`rules`]); [`scalar`] compares single values. A message in an Any
+//! is checked against its own rules, as Envoy does when it creates the extension. Rules over several fields follow
 //! ([`messages`]).
 
 use std::collections::HashSet;

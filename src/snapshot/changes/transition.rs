@@ -1,9 +1,9 @@
-//! The way from one set to another where members take over what only one of them can have at a time.
+//! The order of changes between two sets whose members exchange exclusive claims.
 //!
-//! Envoy applies the listeners of a response one by one, removals first, and refuses one whose address another listener
-//! still has. Of scopes with exchanged keys it loses one. So a member goes before those that take what it gives up;
-//! that is enough unless they exchange in a circle. Of a circle one member is parked: removed first, and added when the
-//! others have moved. Pure.
+//! Envoy applies the listeners of a response one by one, removals first, and refuses a listener whose address another
+//! one still has. If two scopes exchange their keys in one response, Envoy loses one scope. A member therefore goes
+//! before the members that take over its claims. If members exchange in a circle, one of them is parked: removed first,
+//! and added when the others have moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,13 +43,14 @@ impl Transition {
                 blockers.remove(next);
             }
         }
+
         parked.sort_unstable();
         Some(Self { order, parked })
     }
 }
 
-/// Of each changed and each new member, the members that have what it is to take. A member that is removed is in
-/// nobody's way.
+/// For each changed or new member, the members whose claims it takes over. Removals come first, so a removed member
+/// blocks none.
 fn blockers(changes: &[Change]) -> BTreeMap<&Arc<str>, BTreeSet<&Arc<str>>> {
     let mut holders: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
     for change in changes {
@@ -94,7 +95,7 @@ mod tests {
         })
     }
 
-    /// `name: before -> after`, in words: the order, and what is parked.
+    /// `name: before -> after` as text: the order, and the parked members.
     fn transition(changes: &[&str]) -> Option<(String, String)> {
         let change = |text: &&str| {
             let (name, claims) = text.split_once(": ").unwrap();

@@ -15,7 +15,7 @@ const PIECE: usize = 4000;
 /// The pieces after which the reader pauses. h2 keeps a buffer for each piece that is not taken, and its room for
 /// pieces, and for the head of a request, doubles after four.
 const PIECES: usize = 3;
-/// The frame type, and two flags: END_STREAM; PADDED, whose padding counts as payload and cannot be cut.
+/// The frame type, and two flags: `END_STREAM`; `PADDED`, whose padding counts as payload and cannot be cut.
 const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
@@ -66,6 +66,7 @@ impl Reframe {
                 }
             }
         }
+
         input.len() - unread.len()
     }
 

@@ -156,6 +156,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<T> {
             inner.first = later;
             return Poll::Ready(Ok(()));
         }
+
         if inner.reframe.pauses() {
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -168,6 +169,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<T> {
                 break;
             }
         }
+
         Poll::Ready(Ok(()))
     }
 }

@@ -80,6 +80,7 @@ impl Csds {
             }
             (configs, answer)
         };
+
         tokio::task::spawn_blocking(build)
             .await
             .map_err(|error| Status::internal(error.to_string()))

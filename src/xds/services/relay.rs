@@ -70,6 +70,7 @@ impl RelayBody {
                 None => return Poll::Ready(self.out.send_data(Message::plain(Bytes::new()), true)),
             }
         }
+
         Poll::Pending
     }
 }

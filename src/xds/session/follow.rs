@@ -118,11 +118,13 @@ impl Session {
             None if self.settings.service_type.is_some() => set.iter().collect(),
             None => Vec::new(),
         };
+
         let has: BTreeSet<_> = has
             .into_iter()
             .filter(with_virtual_hosts)
             .map(|one| Arc::clone(&one.name))
             .collect();
+
         let Some(state) = self.types[ResourceType::VirtualHost.index()].as_mut() else {
             return;
         };

@@ -111,11 +111,13 @@ impl Session {
             });
             return IdleStep::Sends(Some(response));
         }
+
         self.idle = Some(Idle {
             group: Arc::clone(group),
             due,
             clusters_unacked,
         });
+
         IdleStep::Sends(None)
     }
 

@@ -141,6 +141,7 @@ impl Session {
                 raised = true;
             }
         }
+
         raised
     }
 

@@ -184,6 +184,7 @@ impl Session {
             published,
             changed,
         } = draft;
+
         step.sort(&mut content);
         self.sequence += 1;
         self.greeting_at = None;
@@ -196,6 +197,7 @@ impl Session {
             set: None,
             sent_at: now,
         };
+
         state.on_sent(unacked, now);
         if resource_type == ResourceType::Cluster {
             self.spared.on_sent(self.sequence, &changed, now);
@@ -231,12 +233,14 @@ impl Session {
                 )
             }
         };
+
         let wrapped = shape == Shape::Sotw && self.features.wrappers && resource_type.knows_ttl();
         let blocks = if wrapped && content.is_timed() {
             content.wrapped_blocks(resource_type)
         } else {
             content.blocks(resource_type, shape)
         };
+
         Response {
             resource_type: Some(resource_type),
             version,
@@ -259,6 +263,7 @@ impl Session {
             &unserved.names,
             [].iter(),
         );
+
         Response {
             resource_type: None,
             version,
@@ -290,6 +295,7 @@ impl Session {
             set: None,
             sent_at: now,
         };
+
         state.on_sent(unacked, now);
         Some(self.respond(resource_type, &Content::default(), version))
     }

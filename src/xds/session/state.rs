@@ -111,7 +111,7 @@ pub(in crate::xds) struct State {
     /// The client was brought to a set on the way to another ([`steps`](super::steps)).
     pub(in crate::xds) first_step: Option<FirstStep>,
     /// A response from a snapshot that was not stale was sent.
-    settled: bool,
+    sent_fresh: bool,
     unacked: VecDeque<Unacked>,
     nacks: Nacks,
     /// Sequences of responses: the last one sent, the last one with an ACK or NACK.
@@ -137,7 +137,7 @@ impl State {
             named: SetVersion::default(),
             recount: true,
             first_step: None,
-            settled: false,
+            sent_fresh: false,
             unacked: VecDeque::new(),
             nacks: Nacks::default(),
             sent: 0,
@@ -169,7 +169,7 @@ impl State {
 
     /// Whether no response is owed and nothing waits: only a request or another set can make a response due.
     pub(in crate::xds) fn is_idle(&self) -> bool {
-        self.settled && self.base.is_some() && self.work.is_none() && self.first_step.is_none()
+        self.sent_fresh && self.base.is_some() && self.work.is_none() && self.first_step.is_none()
     }
 
     /// A type that may refer to this one was subscribed: removals wait for its responses too.
@@ -195,7 +195,7 @@ impl State {
 
     /// Whether a held removal has no barriers yet. Removals by a stale snapshot wait for a snapshot that is not stale.
     pub(in crate::xds) fn has_removals_to_raise(&self) -> bool {
-        self.settled && self.work.pending().holds.iter().any(|hold| hold.barriers.is_none())
+        self.sent_fresh && self.work.pending().holds.iter().any(|hold| hold.barriers.is_none())
     }
 
     /// Every owed response was sent: set the barriers of the held removals.
@@ -255,6 +255,7 @@ impl State {
             resource_type,
             ..
         } = self;
+
         let Some(PendingWork {
             reported,
             holds,
@@ -267,6 +268,7 @@ impl State {
         else {
             return;
         };
+
         for hold in holds {
             hold.resources.retain(|resource| subscription.covers(resource));
         }

@@ -93,6 +93,7 @@ impl Session {
         } else {
             (Step::default(), None)
         };
+
         self.set_first_step(resource_type, first_step);
         step
     }

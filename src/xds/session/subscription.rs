@@ -167,8 +167,8 @@ impl Subscription {
     pub(in crate::xds) fn narrow(&mut self, now: &Self, set: &ResourceSet, interner: &Interner) {
         if self.wildcard && !now.wildcard {
             // Some of the names were covered by the wildcard before.
-            let was_told = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
-            self.names = now.names.without(|name| !was_told(name), interner);
+            let was_covered = |name: &str| set.get(name).is_some_and(|resource| self.covers(resource));
+            self.names = now.names.without(|name| !was_covered(name), interner);
             self.wildcard = false;
         } else {
             // A name that is unsubscribed may be covered by a wildcard.
@@ -209,12 +209,14 @@ impl Subscription {
                 ..asked
             });
         }
+
         let all_names = self.names.is_empty();
         let grown = names
             .iter()
             .filter(|name| !all_names && !self.names.contains(name))
             .cloned()
             .collect();
+
         self.set_names(resource_type, names)?;
         Ok(Asked {
             names: grown,
@@ -283,6 +285,7 @@ impl Subscription {
             }
             (subscribe.iter().any(|name| name == STAR), Names::default())
         };
+
         asked.wildcard |= starred && knows_wildcard(resource_type);
         asked.changed |= asked.wildcard && !self.wildcard;
         self.wildcard |= asked.wildcard;
@@ -294,6 +297,7 @@ impl Subscription {
             asked.changed = true;
             self.set_names(resource_type, self.names.with(asked.names.iter().cloned(), interner))?;
         }
+
         Ok(())
     }
 
@@ -318,6 +322,7 @@ impl Subscription {
                 gone.push(text(name)?);
             }
         }
+
         gone.retain(|name| self.names.contains(name));
         gone.sort_unstable();
         if !gone.is_empty() {
@@ -327,6 +332,7 @@ impl Subscription {
                 .without(|name| gone.binary_search_by(|own| (**own).cmp(name)).is_ok(), interner);
             self.set_names(resource_type, left)?;
         }
+
         asked.names.retain(|name| gone.binary_search(name).is_err());
         if self.wildcard {
             asked.names.append(&mut gone);

@@ -30,7 +30,7 @@ const ROUTE: ResourceType = ResourceType::Route;
 
 const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 
-/// Content of one resource; `None`: it is gone.
+/// The content of resources; `None`: removed.
 type Commit<'a> = &'a [(ResourceType, &'a str, Option<u8>)];
 
 fn committed(snapshot: &Snapshot, commit: Commit<'_>) -> Snapshot {
@@ -90,15 +90,15 @@ fn parse(body: &[u8]) -> (String, u8) {
     )
 }
 
-/// What a response says: the type, its resources with their content, what it removes.
+/// The content of a response: its type, its resources, its removals.
 #[derive(Debug, Clone, PartialEq)]
 struct Said {
     resource_type: ResourceType,
     resources: Vec<(String, u8)>,
-    /// Those without a body, each with its aliases.
+    /// Resources without a body, each with its aliases.
     bodiless: Vec<String>,
     removed: Vec<String>,
-    /// SotW: what is said not to exist.
+    /// SotW: names in `resource_errors`.
     absent: Vec<String>,
     /// Milliseconds, of those that have a time to live.
     ttl: Vec<(String, i64)>,
@@ -389,7 +389,7 @@ fn client(variant: Variant) -> Client {
 }
 
 /// A client that asks for clusters, endpoints, listeners and routes, and has acknowledged them.
-fn settled(variant: Variant) -> Client {
+fn up_to_date(variant: Variant) -> Client {
     let mut client = client(variant);
     for (of_type, names) in [
         (CLUSTER, &[] as &[&str]),
@@ -481,7 +481,7 @@ fn sotw_reconnects_are_answered_unless_all_is_current() {
     assert_eq!(again.says(), ["CDS[A@2,B@1,S@1]", "EDS[A@1]"]);
 }
 
-// AD-02: one refusal of two route configurations, of which one is mended
+// AD-02: one NACK of two route configurations, one of which is then mended
 #[test]
 fn a_removal_waits_until_all_that_was_refused_is_mended() {
     let mut client = client(Variant::Delta);
@@ -623,7 +623,7 @@ fn refused_content_is_not_sent_again_and_a_fix_is() {
     }
 }
 
-// decision 5: endpoints that were refused do not follow their cluster, but are there for who asks
+// decision 5: NACKed endpoints do not follow their cluster, but are sent on request
 #[test]
 fn refused_endpoints_do_not_follow_their_cluster() {
     let mut client = client(Variant::Delta);
@@ -665,7 +665,7 @@ fn a_change_is_one_flush_in_order_and_removals_come_after_the_ack() {
     assert_eq!(client.ack(&gone[0], &[]).says(), ["EDS[-A]"]);
 }
 
-// F-25, DX-18: Envoy asks for the endpoints no longer before it acknowledges that the cluster is gone
+// F-25, DX-18: Envoy unsubscribes from the endpoints before the ACK of the cluster's removal
 #[test]
 fn endpoints_of_a_removed_cluster_are_not_removed_when_they_are_asked_for_no_longer() {
     let mut client = client(Variant::Delta);

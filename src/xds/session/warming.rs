@@ -141,6 +141,7 @@ impl Deferral {
                 .cloned()
                 .collect::<Vec<_>>()
         };
+
         let needs = if let Some(changes) = changes {
             let named = changes.newly_named();
             let found = named.binary_search_by(|(name, _)| (**name).cmp(&is.name)).ok();
@@ -148,6 +149,7 @@ impl Deferral {
         } else {
             cold(&parts::newly_named(was, is))
         };
+
         (!needs.is_empty()).then(|| Self {
             was: Arc::clone(was),
             needs,

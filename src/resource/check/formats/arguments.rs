@@ -1,14 +1,14 @@
 //! Arguments of commands, as Envoy 1.40 reads them.
 //!
-//! What enters: a command that takes an argument, and one that is not empty. What leaves: nothing, or a sentence that
-//! says what Envoy takes. The argument itself is not quoted, it may be a credential. The expression of `CEL` is not
-//! read. `tests/golden/edges` holds each against a real Envoy.
+//! In: a command that takes an argument, and an argument that is not empty. Out: nothing, or a sentence with the
+//! accepted form. The argument may be a credential and is not quoted. The expression of `CEL` is not checked.
+//! `tests/golden/edges` compares each rule with a real Envoy.
 
 use serde_json::Value;
 
 /// Most names of headers in one argument.
 const MAX_HEADERS: usize = 2;
-/// What Envoy takes as the options of three commands, the second after a colon.
+/// The accepted options of three commands, the second option after a colon.
 const SERVER_NAME: [&[&str]; 2] = [
     &["SNI_FIRST", "SNI_ONLY", "HOST_FIRST"],
     &["ORIG", "HOST", "ORIG_OR_HOST"],
@@ -16,7 +16,7 @@ const SERVER_NAME: [&[&str]; 2] = [
 const PATH: [&[&str]; 2] = [&["WQ", "NQ"], &["ORIG", "PATH", "ORIG_OR_PATH"]];
 const QUERY_PARAMS: &[&str] = &["ORIG", "DECODED"];
 const GRPC_STATUS: &[&str] = &["CAMEL_STRING", "SNAKE_STRING", "NUMBER"];
-/// Parts of `x-forwarded-client-cert`, in whatever case.
+/// Parts of `x-forwarded-client-cert`, in upper or lower case.
 const CERTIFICATE: &[&str] = &["by", "hash", "cert", "chain", "subject", "uri", "dns"];
 const METADATA: &[&str] = &[
     "DYNAMIC",
@@ -29,7 +29,7 @@ const METADATA: &[&str] = &[
 ];
 const PRECISIONS: &[&str] = &["ms", "us", "ns"];
 
-/// Whether Envoy takes an argument. The error is a sentence without its place.
+/// Whether Envoy accepts an argument. The error is a sentence without its place.
 pub(super) fn check(command: &str, argument: &str) -> Result<(), String> {
     let expected = |holds: bool, what: &str| {
         let reason = || format!("found another argument of the command {command}, expected {what}");
@@ -83,14 +83,14 @@ pub(super) fn check(command: &str, argument: &str) -> Result<(), String> {
     }
 }
 
-/// A header's name, perhaps with a colon first; Envoy takes an empty one.
+/// A header name, perhaps after a colon; Envoy accepts an empty one.
 fn is_header(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let bare = name.strip_prefix(':').unwrap_or(name);
     (name.is_empty() || !bare.is_empty()) && bare.bytes().all(token)
 }
 
-/// Whether a format of times has `%n` in any of its forms: flags, one digit of a width, a modifier.
+/// Whether a time format has `%n` in any form: flags, one digit of a width, a modifier.
 fn has_line_break(format: &str) -> bool {
     format.match_indices('%').any(|(at, _)| {
         let rest = format[at + 1..].trim_start_matches(['-', '_', '0', '^', '#']);
@@ -110,7 +110,7 @@ fn is_filter_state(argument: &str) -> bool {
     good && !key.is_empty()
 }
 
-/// Two options with a colon between them, each of its list or empty; Envoy does not look at what follows.
+/// Two options with a colon between them, each from its list or empty; Envoy ignores the rest.
 fn are_options(argument: &str, lists: [&[&str]; 2]) -> bool {
     let mut options = argument.split(':');
     lists.into_iter().all(|list| {
@@ -127,7 +127,7 @@ fn options([first, second]: [&[&str]; 2]) -> String {
     )
 }
 
-/// JSON whose commands are tried in turn. Envoy 1.40 ends at once if the JSON is no object.
+/// JSON with commands inside. Envoy 1.40 crashes if the JSON is no object.
 fn coalesce(argument: &str) -> Result<(), String> {
     let wrong =
         "found another argument of the command COALESCE, expected an object such as {\"operators\": [\"TRACE_ID\"]}";
@@ -147,5 +147,6 @@ fn coalesce(argument: &str) -> Result<(), String> {
         }
         super::command(name, parameter, length.is_some())?;
     }
+
     Ok(())
 }

@@ -298,6 +298,7 @@ fn word(number: i32, limits: &EnumRules, rule: &Rule) -> Option<String> {
             rule.words.as_ref().map_or("the enum", |words| words.full_name())
         ));
     }
+
     if limits.r#const.is_some_and(|constant| constant != number)
         || (!among.is_empty() && !limits.r#in.contains(&number))
     {

@@ -35,6 +35,7 @@ pub(super) fn client_config(view: &ClientView, snapshot: &Snapshot, with_content
         content_left: if with_content { CONTENT_MAX } else { 0 },
         configs: Vec::new(),
     };
+
     for (resource_type, of_type) in &view.types {
         writer.write_type(*resource_type, of_type);
     }

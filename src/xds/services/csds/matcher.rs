@@ -68,6 +68,7 @@ impl Text {
                 text.clone()
             }
         };
+
         let some = |given: &String| {
             if given.is_empty() {
                 Err("the text is empty, expected some".to_owned())
@@ -75,6 +76,7 @@ impl Text {
                 Ok(text(given))
             }
         };
+
         match matcher.match_pattern.as_ref() {
             Some(MatchPattern::Exact(given)) => Ok(Self::Exact(text(given), insensitive)),
             Some(MatchPattern::Prefix(given)) => Ok(Self::Prefix(some(given)?, insensitive)),

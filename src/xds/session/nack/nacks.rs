@@ -65,6 +65,7 @@ impl Nacks {
             content,
             resolved: BTreeSet::new(),
         });
+
         if self.responses.len() > APART_MAX {
             let sequence = self.responses[1].sequence;
             let own = self

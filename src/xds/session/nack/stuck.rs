@@ -18,14 +18,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(in crate::xds) struct Stuck {
     /// The message of a NACK showed the state.
-    said: bool,
+    half_built: bool,
     silent: bool,
     check_at: Option<Instant>,
 }
 
 impl Stuck {
     pub(in crate::xds) fn is_stuck(&self) -> bool {
-        self.said || self.silent
+        self.half_built || self.silent
     }
 
     /// The moment of the next check.
@@ -35,12 +35,12 @@ impl Stuck {
 
     /// A response was NACKed with this message.
     pub(in crate::xds) fn on_error_message(&mut self, resource_type: ResourceType, error_message: &str) {
-        self.said |= suspects::is_stuck(resource_type, error_message);
+        self.half_built |= suspects::is_stuck(resource_type, error_message);
     }
 
     /// A response was ACKed.
     pub(in crate::xds) fn on_ack(&mut self, resource_type: ResourceType) {
-        self.said &= resource_type != ResourceType::Cluster;
+        self.half_built &= resource_type != ResourceType::Cluster;
     }
 
     /// An ACK or NACK arrived: the silence is over.

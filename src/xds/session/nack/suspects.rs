@@ -45,6 +45,7 @@ pub(in crate::xds) fn suspects(
             .and_then(|set| set.get(&resource.name))
             .is_none_or(|before| before.version != resource.version)
     };
+
     let mut carried: Vec<&Arc<Resource>> = words.iter().filter_map(|word| content.resource(word)).collect();
     if carried.iter().any(|resource| is_new(resource)) {
         carried.retain(|resource| is_new(resource));
@@ -56,6 +57,7 @@ pub(in crate::xds) fn suspects(
             .take(SUSPECTS_MAX)
             .collect();
     }
+
     if carried.is_empty() {
         carried = content.resources().take(SUSPECTS_MAX).collect();
     }
@@ -84,6 +86,7 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
         .filter_map(|word| key(word))
         .filter(|key| parts.contains_key(key))
         .collect();
+
     if !named.is_empty() {
         return named;
     }
@@ -96,6 +99,7 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
             .get(key)
             .is_some_and(|part| part.upstreams.iter().any(|cluster| words.contains(&**cluster)))
     };
+
     if changed.iter().any(names_one) {
         changed.retain(names_one);
     }

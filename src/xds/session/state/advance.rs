@@ -63,6 +63,7 @@ impl State {
                 .removed
                 .extend(recalled.into_iter().filter(|_| self.subscription.wildcard).filter(gone));
         }
+
         if cautious {
             builder.removed.clear();
         }
@@ -93,6 +94,7 @@ impl State {
                 .names
                 .append(&mut builder.missing.drain(..).collect());
         }
+
         builder
     }
 
@@ -148,6 +150,7 @@ impl State {
                 (None, None) => {}
             }
         }
+
         if !builder.updates.is_empty() && builder.updates.len() == changes.present() {
             builder.shared = SharedPart::Changes(Arc::clone(changes));
             builder.shared_updates = std::mem::take(&mut builder.updates);
@@ -229,6 +232,7 @@ impl State {
             self.find_missing(set, builder);
             return;
         }
+
         let named = self.subscription.named(set).into_iter();
         builder
             .updates
@@ -273,6 +277,7 @@ impl State {
                 .or_else(|| self.held(name))
                 .is_some_and(|one| !builder.carries(one))
         });
+
         self.work.pending_mut().nacked_warming = refused;
         for name in self.work.take(|work| &mut work.warming) {
             // A resource with a held removal still exists.
@@ -288,6 +293,7 @@ impl State {
                 following.push(Arc::clone(resource));
             }
         }
+
         let unasked = following.iter().filter(|resource| !self.subscription.covers(resource));
         self.pushed.extend(unasked.map(|resource| Arc::clone(&resource.name)));
         builder.updates.extend(following);

@@ -78,6 +78,7 @@ impl State {
             work,
             ..
         } = self;
+
         let Some(PendingWork {
             nacked_warming,
             warming,
@@ -86,11 +87,13 @@ impl State {
         else {
             return;
         };
+
         let stands = |name: &str| {
             base.as_ref()
                 .and_then(|set| set.get(name))
                 .is_some_and(|it| nacks.has(name, it.version))
         };
+
         let (kept, due): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(nacked_warming)
             .into_iter()
             .partition(|name| stands(name));

@@ -93,12 +93,14 @@ impl ResponseBuilder {
             removed,
             ..
         } = self;
+
         let content = Content {
             shared,
             own,
             bodiless,
             removed,
         };
+
         Draft {
             content,
             version,

@@ -16,7 +16,7 @@ use crate::xds::session::wire::reported::{self, Reported};
 impl State {
     /// The next response, if one is owed. Brings the client to the target, with or without a response.
     pub(in crate::xds) fn draft(&mut self, target: Target<'_>, now: Instant) -> Option<Draft> {
-        let cautious = target.cautious && !self.settled;
+        let cautious = target.cautious && !self.sent_fresh;
         if cautious
             && !matches!(
                 self.resource_type,
@@ -25,7 +25,7 @@ impl State {
         {
             return None;
         }
-        self.settled |= !target.cautious;
+        self.sent_fresh |= !target.cautious;
         if !cautious && !target.referred {
             // Removals that only a stale snapshot held need no ACK: nothing refers to this type.
             self.release(|_| true);
@@ -36,6 +36,7 @@ impl State {
             .refresh
             .as_ref()
             .is_some_and(|refresh| refresh.is_due(now));
+
         if self.is_current(target.set) && !self.work.pending().deferrals.any_over(target.unwarm) && !due {
             return None;
         }
@@ -52,6 +53,7 @@ impl State {
                 self.acked_set.clone_from(&self.base);
             }
         }
+
         draft
     }
 
@@ -111,6 +113,7 @@ impl State {
                 .updates
                 .extend(builder.missing.drain(..).map(|name| empty_assignment(&name)));
         }
+
         builder.removed.clear();
         builder.removed = self.absent(target, &mut builder, &[]);
         if !builder.is_any() && builder.removed.is_empty() {
@@ -159,6 +162,7 @@ impl State {
         } else {
             Vec::new()
         };
+
         if !builder.is_any() && builder.removed.is_empty() && repeated.is_empty() && !fresh {
             if reported {
                 self.work.pending_mut().confirmed = Some(target.set.version());

@@ -45,6 +45,7 @@ impl State {
             };
             part.push(Arc::clone(resource));
         }
+
         if later.is_empty() {
             return;
         }

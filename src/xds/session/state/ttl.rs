@@ -76,8 +76,9 @@ impl State {
 
     /// Delta: the resources to repeat with a body, because their version has no ACK. All others go without (DX-19).
     pub(super) fn repeat(&self, set: &ResourceSet, builder: &mut ResponseBuilder) -> Vec<Arc<Resource>> {
-        let told = |resource: &&Arc<Resource>| builder.carries(resource) || builder.removed.contains(&resource.name);
-        let repeated = self.timed(set).filter(|resource| !told(resource)).cloned();
+        let is_carried =
+            |resource: &&Arc<Resource>| builder.carries(resource) || builder.removed.contains(&resource.name);
+        let repeated = self.timed(set).filter(|resource| !is_carried(resource)).cloned();
         let (known, unknown) = repeated.partition(|resource| {
             self.work
                 .pending()
@@ -91,10 +92,10 @@ impl State {
 
     /// Set the next repetition. In SotW only wrappers carry a time to live.
     pub(super) fn schedule(&mut self, target: Target<'_>, now: Instant) {
-        let told = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.features.wrappers);
+        let repeats = self.resource_type.knows_ttl() && (target.variant == Variant::Delta || target.features.wrappers);
         let shortest = self
             .timed(target.set)
-            .filter(|_| told)
+            .filter(|_| repeats)
             .filter_map(|resource| resource.ttl)
             .min();
         let Some(shortest) = shortest else {

@@ -10,7 +10,7 @@ fn listener(name: &str, content: u8, claims: &[&str]) -> Resource {
     }
 }
 
-/// Publish listeners at once; without addresses: it is gone.
+/// Publish listeners at once; a listener without addresses is removed.
 fn publish(client: &mut Client, listeners: &[(&str, u8, &[&str])]) {
     let change = |(name, content, claims): &(&str, u8, &[&str])| ResourceChange {
         group: "default".into(),
@@ -21,7 +21,7 @@ fn publish(client: &mut Client, listeners: &[(&str, u8, &[&str])]) {
     client.snapshot = changed(&client.snapshot, listeners.iter().map(change).collect());
 }
 
-/// What is said, resources in their order.
+/// The next responses, with the resources in their order.
 fn says(client: &mut Client) -> Vec<Said> {
     let mut said = Vec::new();
     while let Some(response) = client.session.next_response(&client.snapshot, client.now) {

@@ -1,4 +1,4 @@
-//! What gRPC libraries are told beyond others: names that do not exist, and large responses in parts.
+//! Responses for gRPC libraries only: names without a resource, and large responses in parts.
 
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -38,7 +38,7 @@ fn a_name_that_does_not_exist_is_an_error_once_beside_all_that_does() {
     );
 }
 
-// PX-04: a client that is no gRPC library hears nothing (SW-13), and no wildcard has errors
+// PX-04: other clients get no `resource_errors` (SW-13), and a wildcard has none
 #[test]
 fn nobody_else_is_told_of_names_that_do_not_exist() {
     let mut envoy = client(Variant::Sotw);
@@ -110,7 +110,7 @@ fn what_changes_between_two_parts_is_told_as_it_is_then() {
     assert_eq!(client.says(), ["EDS[e0@2,e2@1,e3@2]"]);
 }
 
-/// A table of one document, whose route goes to this cluster.
+/// A route configuration of one document with a route to this cluster.
 fn table(name: &str, revision: i64, cluster: &str) -> Resource {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
@@ -155,7 +155,7 @@ fn tables(client: &mut Client) -> Option<(Said, Vec<String>)> {
     Some((said, clusters))
 }
 
-/// A client of `r1`, which goes to `A`.
+/// A client of `r1`, a route to `A`.
 fn calling(mut client: Client) -> Client {
     client.serve(ROUTE, table("r1", 1, "A"));
     for (of_type, names) in [(ROUTE, "r1"), (CLUSTER, "A"), (ENDPOINT, "A")] {

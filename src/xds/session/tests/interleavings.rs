@@ -1,13 +1,13 @@
-//! Clients that do what clients may do, in any order: whatever happened on the way, they end on what is served.
+//! Random lives of clients: whatever happens in them, each client ends with the current snapshot.
 //!
-//! Many lives of clients, each a random sequence of requests, answers, publishes, moments and reconnects, against
-//! a session of its own. `world` is what is published, `client` what a client makes of it and what it may never see,
-//! `wire` the messages, `statistics` what the lives were like. A life that fails is made as short as it can be and
-//! printed.
+//! A life is a random sequence of requests, ACKs, NACKs, publishes, pauses and reconnects, against a session of its
+//! own. `world` is the published content, `client` the model of a client and the responses that it must never get,
+//! `wire` the messages, `statistics` the distribution of the lives. A life that fails is shortened as far as possible
+//! and printed.
 //!
-//! An ordinary `cargo test` lives some lives, the same each time. `make property` searches: other lives each time, and
-//! many more, in an optimised build; `make test` has as many, the same each time. `INTERLEAVINGS` is how many,
-//! `INTERLEAVINGS_SEED` repeats those of a seed that was printed.
+//! `cargo test` runs some lives, always the same. `make property` searches with a new seed and many more lives, in an
+//! optimised build; `make test` runs as many, always the same. `INTERLEAVINGS` sets the number of lives,
+//! `INTERLEAVINGS_SEED` repeats a printed seed.
 
 #![expect(clippy::cast_possible_truncation, reason = "random words are cut on purpose")]
 #![expect(
@@ -41,7 +41,7 @@ const LIVES_A_WORLD: usize = 50;
 /// Publishes of a world; after the last comes the first.
 const MOMENTS: usize = 24;
 
-/// One step, told by a random word whatever the state that it meets.
+/// One step: a random word, which has a meaning in every state.
 #[derive(Debug, Clone, Copy)]
 struct Step(u64);
 
@@ -246,7 +246,7 @@ impl Client<'_> {
     }
 }
 
-/// What a life is like, beside its steps.
+/// The settings of a life, beside its steps.
 #[derive(Debug, Clone, Copy)]
 struct Birth {
     variant: Variant,
@@ -296,7 +296,7 @@ fn live(client: &mut Client<'_>, birth: Birth, steps: &[Step], statistics: &mut 
             statistics.on_step(step.kind());
         }
     }
-    client.settle(statistics)
+    client.run_to_rest(statistics)
 }
 
 #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; only distances matter")]
@@ -394,7 +394,7 @@ fn clients_end_on_the_newest_state_whatever_happens_on_the_way() {
     check_distribution(&statistics);
 }
 
-/// A search that no longer goes where faults are is no search.
+/// The search must keep reaching the states in which faults were found.
 fn check_distribution(statistics: &Statistics) {
     assert!(
         statistics.steps_at(50) >= 40,

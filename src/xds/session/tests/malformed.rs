@@ -1,5 +1,5 @@
-//! Whatever bytes arrive: requests decode as the whole protocol's messages do, and a session takes anything or says why
-//! not.
+//! Arbitrary bytes: requests decode as with the full protocol messages, and a session accepts them or ends with an
+//! error.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
@@ -57,7 +57,7 @@ fn full_node() -> impl Strategy<Value = Option<FullNode>> {
                 fields: fields.into_iter().collect(),
             }),
             locality: locality.map(|(region, zone, sub_zone)| Locality { region, zone, sub_zone }),
-            // What is only passed over: most of a real Envoy's node.
+            // Fields that the server skips: most of a real Envoy's node.
             extensions: vec![Extension {
                 name: name.clone(),
                 category: "c".to_owned(),
@@ -186,7 +186,7 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-/// What is read of a request, as far as it is the same in both variants.
+/// The decoded fields that SotW and delta requests share.
 #[derive(Debug, PartialEq)]
 struct Read {
     type_url: String,
@@ -292,7 +292,7 @@ fn read_in_full(variant: Variant, bytes: &[u8]) -> Result<(Read, Option<FullNode
     })
 }
 
-/// The fields of a message, each with its wire type and what it holds, if that has a length. `None`: it is none.
+/// The fields of a message with their wire types, and their payloads if they have a length. `None`: not a message.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u32, WireType, &[u8])>> {
     let mut fields = Vec::new();
     while !bytes.is_empty() {
@@ -331,7 +331,8 @@ fn is_comparable(variant: Variant, bytes: &[u8]) -> bool {
     request.iter().filter(|(tag, ..)| *tag == node).count() < 2 && request.iter().all(well_formed)
 }
 
-/// What decodes in full decodes here and reads the same. What does not may decode, because less of it is looked at.
+/// A request that decodes as a full message decodes here with the same result. One that does not may decode here,
+/// because fewer fields are read.
 fn check_decoding(variant: Variant, bytes: &[u8]) -> Result<(), TestCaseError> {
     let slim = read(variant, bytes);
     let Ok((expected, full_node)) = read_in_full(variant, bytes) else {
@@ -384,7 +385,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The most costly contents. What is worse than linear takes minutes with these, what is linear a fraction of a second.
+/// The most costly contents. Work beyond linear takes minutes with these, linear work a fraction of a second.
 #[test]
 fn the_largest_requests_cost_no_more_than_their_size() {
     let node = field(1, b"n1");
@@ -481,7 +482,7 @@ fn more_than_anybody_should_ask_for_ends_the_stream_with_its_number() {
 
 // ---- the session ----
 
-/// What a client may say of what it was told.
+/// An answer of a client.
 #[derive(Debug, Clone)]
 enum Nonce {
     None,
@@ -516,7 +517,7 @@ enum Step {
 
 const OFTEN: [ResourceType; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
 
-/// Those of resources, mostly of the four that everybody uses; one that is not served, one that is none, none.
+/// Type URLs: mostly the four common ones; an unserved one, an invalid one, an empty one.
 fn type_url() -> impl Strategy<Value = &'static str> {
     let of = |types: &[ResourceType]| select(types.iter().map(|one| one.type_url()).collect::<Vec<_>>());
     prop_oneof![
@@ -615,7 +616,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A client that says anything, and what it holds responses against.
+/// A client that sends arbitrary requests, and the state to check responses against.
 struct Anything {
     client: Client,
     nonces: Vec<String>,
@@ -675,7 +676,7 @@ impl Anything {
         bytes
     }
 
-    /// Take responses, and hold each against what is always so. Gives how many there were.
+    /// Take responses and check each against the invariants. Gives their number.
     fn take(&mut self, most: usize) -> Result<usize, TestCaseError> {
         for taken in 0..most {
             let Some(response) = self
@@ -726,13 +727,13 @@ fn check_names(
 ) -> Result<(), TestCaseError> {
     let mut unique = BTreeSet::new();
     for name in carried {
-        // Endpoints and virtual hosts that do not exist are told as empty ones.
+        // Missing endpoints and virtual hosts are sent as empty ones.
         let known = NAMES.contains(&&*name) || asked.contains(&name);
         prop_assert!(known, "carries {:?}, which nobody spoke of", name);
         prop_assert!(unique.insert(name.clone()), "{} comes twice", name);
     }
     for name in removed {
-        // A route configuration without virtual hosts is told by a name that none has.
+        // A route configuration without virtual hosts is answered with a name that no virtual host has.
         let known = NAMES.contains(&&*name) || asked.contains(&name) || name.ends_with("/-");
         prop_assert!(known, "removes {:?}, which nobody spoke of", name);
         prop_assert!(name.len() <= LONGEST, "removes a name of {} bytes", name.len());
@@ -795,7 +796,7 @@ fn check_session(variant: Variant, steps: Vec<Step>) -> Result<usize, TestCaseEr
     Ok(anything.nonces.len())
 }
 
-/// Many lives. Those that end at once prove nothing, so most may not.
+/// Many lives. Those that end at once prove nothing, so most must not.
 fn check_sessions(variant: Variant) {
     const LIVES: u32 = 600;
     let responses = Cell::new(0);

@@ -1,4 +1,4 @@
-//! What is asked for by name when it is needed: virtual hosts, clusters.
+//! Resources that are subscribed by name when they are needed: virtual hosts, clusters.
 
 use super::*;
 use crate::resource::{Reference, Source};
@@ -117,7 +117,7 @@ fn an_empty_first_request_is_answered_for_each_route_configuration_with_vhds() {
     assert_eq!(client.says(), ["virtual_hosts[r2/a@2,r3/a@1,-r2/b]"]);
 }
 
-// DX-30: no request follows for a route configuration that is asked for later, or anew
+// DX-30: no request follows for a route configuration that is subscribed later, or again
 #[test]
 fn a_later_route_configuration_is_followed_by_its_virtual_hosts() {
     let mut client = client(Variant::Delta);
@@ -162,7 +162,7 @@ fn on_demand(name: &str, content: u8) -> Resource {
     }
 }
 
-// DX-29, DX-30: a client that names what it wants hears of nothing else
+// DX-29, DX-30: a client that subscribes by name gets no other virtual host
 #[test]
 fn names_in_the_first_request_ask_for_no_route_configuration() {
     let mut client = client(Variant::Delta);

@@ -1,4 +1,4 @@
-//! What is removed waits for what may use it still, in the corners that the search through interleavings found.
+//! Removals wait for resources that may still use the removed one: the rare cases that the search found.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn a_client_that_answers_is_not_taken_for_a_stuck_one() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         client.commit(&[(CLUSTER, "Z", Some(1))]);
         let said = client.all().remove(0);
         client.now += Duration::from_secs(20);
@@ -18,10 +18,10 @@ fn a_client_that_answers_is_not_taken_for_a_stuck_one() {
     }
 }
 
-// AD-02: the refused resource is gone, and nothing is to be told of it
+// AD-02: the NACKed resource is removed, and no response is due for it
 #[test]
 fn a_removal_that_waits_for_what_is_gone_itself_goes_in_the_same_flush() {
-    let mut client = settled(Variant::Sotw);
+    let mut client = up_to_date(Variant::Sotw);
     client.commit(&[(CLUSTER, "S", None), (ROUTE, "r1", Some(2))]);
     let said = client.all().remove(0);
     assert_eq!(said.short(), "RDS[r1@2]");
@@ -36,7 +36,7 @@ fn a_removal_that_waits_for_what_is_gone_itself_goes_in_the_same_flush() {
 #[test]
 fn what_was_told_since_a_nack_is_waited_for() {
     for answered in [true, false] {
-        let mut client = settled(Variant::Delta);
+        let mut client = up_to_date(Variant::Delta);
         client.commit(&[(CLUSTER, "S", None), (ROUTE, "r1", Some(2))]);
         let refused = client.all().remove(0);
         client.nack(&refused, &[]);
@@ -79,7 +79,7 @@ fn what_was_asked_for_by_name_waits_under_a_wildcard_too() {
 // AD-02: a publish comes between a cluster and its endpoints
 #[test]
 fn what_is_back_while_something_that_uses_it_is_told_waits_anew() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     client.commit(&[(CLUSTER, "A", None), (ENDPOINT, "A", None)]);
     let gone = client.all();
     assert_eq!(gone.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[-A]"]);
@@ -102,7 +102,7 @@ fn what_is_back_while_something_that_uses_it_is_told_waits_anew() {
 // AD-02: a NACK comes after a minute of silence, while the flush that would remove is on its way
 #[test]
 fn a_removal_that_is_not_told_yet_waits_when_what_uses_it_is_refused() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     client.commit(&[(ROUTE, "r1", None), (LISTENER, "L", Some(2))]);
     let listeners = client.all();
     assert_eq!(listeners.iter().map(Said::short).collect::<Vec<_>>(), ["LDS[L@2]"]);
@@ -119,7 +119,7 @@ fn a_removal_that_is_not_told_yet_waits_when_what_uses_it_is_refused() {
 // DX-22
 #[test]
 fn a_wildcard_that_is_given_up_before_it_is_answered_is_not_answered() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     let named = client.delta(CLUSTER, &["A"], &[]).all().remove(0);
     client.ack(&named, &[]);
     client.commit(&[(CLUSTER, "A", None), (ROUTE, "r1", Some(2))]);
@@ -133,7 +133,7 @@ fn a_wildcard_that_is_given_up_before_it_is_answered_is_not_answered() {
 // AD-03, decision 5
 #[test]
 fn endpoints_that_stand_refused_no_longer_follow_their_cluster_after_a_nack_too() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     client.commit(&[(ENDPOINT, "A", Some(2))]);
     let first = client.all().remove(0);
     client.nack(&first, &[]);
@@ -146,12 +146,12 @@ fn endpoints_that_stand_refused_no_longer_follow_their_cluster_after_a_nack_too(
     assert_eq!(client.nack(&second, &[]).says(), ["EDS[A@2]"]);
 }
 
-// Warming: a resource whose removal waits comes back with a new cluster
+// Warming: a resource with a held removal exists again, with a new cluster
 #[test]
 fn what_comes_back_before_it_is_removed_waits_for_its_clusters_too() {
     use crate::document::key::{DocumentKey, Kind};
     use crate::resource::compile::parts::Part;
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     let route = |content: u8, cluster: &str| {
         let part = Part {
             revision: i64::from(content),

@@ -185,7 +185,7 @@ fn names_that_are_silent_are_waited_for_once() {
             "{variant:?}: nothing else that waits for names is touched, {words:?}"
         );
 
-        // Another cluster changes: the spared one is as it was, and so it is for a client that comes back.
+        // Another cluster changes: the spared one stays the same, also for a reconnecting client.
         client.serve(CLUSTER, cluster("other", DiscoveryType::Eds, 0));
         let words = told(&mut client, &[]);
         assert!(!words.contains(&"sick".to_owned()), "{variant:?}: {words:?}");
@@ -198,8 +198,8 @@ fn names_that_are_silent_are_waited_for_once() {
     }
 }
 
-/// Envoy may be stuck with a cluster that it cannot build, and then what it never acknowledged is removed at once.
-/// Health checks explain the silence for longer.
+/// Envoy may be stuck with a cluster that it cannot build; removals of clusters without ACK then do not wait. With
+/// health checks Envoy may be silent for longer.
 #[test]
 fn a_health_check_explains_that_clusters_are_not_answered() {
     for variant in BOTH {

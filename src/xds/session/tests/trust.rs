@@ -1,4 +1,4 @@
-//! What is told of a client: what it refused and what may be to blame, what it is stuck with, what it has already.
+//! The reported conditions of a client: its NACKs and their suspects, a stuck client, its earlier resources.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn refuse(client: &mut Client, said: &Said, words: &str) -> Vec<String> {
 #[test]
 fn what_changed_since_the_last_ack_is_suspected() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         client.commit(&[(CLUSTER, "A", Some(2))]);
         let first = client.all().remove(0);
         assert_eq!(refuse(&mut client, &first, "no"), ["A"]);
@@ -42,7 +42,7 @@ fn what_changed_since_the_last_ack_is_suspected() {
 // DX-21: across streams
 #[test]
 fn what_a_stream_left_unknown_is_removed_by_the_next_if_it_is_gone() {
-    let mut last = settled(Variant::Delta);
+    let mut last = up_to_date(Variant::Delta);
     last.commit(&[(CLUSTER, "g", Some(1)), (CLUSTER, "bad", Some(1))]);
     let said = last.all().remove(0);
     last.nack(&said, &[]);
@@ -53,7 +53,7 @@ fn what_a_stream_left_unknown_is_removed_by_the_next_if_it_is_gone() {
     next.session.recall(unknown);
     next.delta_with(CLUSTER, &[], &[], &[("A", 1), ("B", 1), ("S", 1)]);
     assert_eq!(next.says(), ["CDS[bad@2,-g]"]);
-    // A client that asks for it by name is told of it anyway, once.
+    // A client that subscribes to it by name gets it nevertheless, once.
     let mut named = client(Variant::Delta);
     named.session.recall(vec![(CLUSTER, "g".into())]);
     assert_eq!(named.delta(CLUSTER, &["A", "g"], &[]).says(), ["CDS[A@1,-g]"]);
@@ -74,7 +74,7 @@ fn a_client_that_refused_is_not_taken_at_its_version() {
 #[test]
 fn clusters_without_an_answer_for_twenty_seconds_raise_an_alarm() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         client.commit(&[(CLUSTER, "Z", Some(1)), (ENDPOINT, "A", Some(2))]);
         let said = client.all();
         let deadline = client.session.deadline().expect("a look");
@@ -89,7 +89,7 @@ fn clusters_without_an_answer_for_twenty_seconds_raise_an_alarm() {
         assert_eq!(client.says(), [""; 0]);
         assert!(client.session.conditions().clusters_unacknowledged);
         assert_eq!(client.session.deadline(), None);
-        // The operator's removal goes at once, though the route that changes with it has no answer.
+        // The removal of the cluster does not wait, although the changed route has no ACK.
         client.commit(&[(CLUSTER, "Z", None), (CLUSTER, "A", None), (ROUTE, "r1", Some(2))]);
         let gone = client.all();
         let clusters = if variant == Variant::Sotw {
@@ -110,7 +110,7 @@ fn clusters_without_an_answer_for_twenty_seconds_raise_an_alarm() {
 // F-17: delta sends the first NACK
 #[test]
 fn words_of_a_half_built_cluster_raise_the_alarm_at_once() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     client.commit(&[(CLUSTER, "Z", Some(1))]);
     let said = client.all().remove(0);
     refuse(
@@ -129,7 +129,7 @@ fn words_of_a_half_built_cluster_raise_the_alarm_at_once() {
 #[test]
 fn removals_that_a_refusal_holds_are_told() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         client.commit(&[(CLUSTER, "A", None), (ROUTE, "r1", Some(2))]);
         let said = client.all().remove(0);
         assert!(!client.session.conditions().removals_held, "no answer yet");

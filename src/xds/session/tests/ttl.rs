@@ -75,7 +75,7 @@ fn a_body_is_left_out_only_when_it_was_acknowledged_and_not_refused_since() {
     assert_eq!(short(&later(&mut client)), ["CDS[~T]"]);
 }
 
-// DX-20: a client that came back has it already, and must hear of it all the same; AD-02: so it must while it is held
+// DX-20: a reconnected client gets a repetition of a resource that it has; AD-02: also while its removal is held
 #[test]
 fn what_a_client_reports_and_what_is_held_is_repeated() {
     let mut client = client(Variant::Delta);

@@ -1,4 +1,4 @@
-//! What refers to a new cluster waits for its ACK, what does not goes on.
+//! Resources that name a new cluster wait for its ACK, others do not.
 
 use super::*;
 use crate::document::key::{DocumentKey, Kind};
@@ -40,7 +40,7 @@ fn publish(client: &mut Client, commit: Commit<'_>, routes: &[(&str, u8, &[&str]
 }
 
 /// A client that has everything and has acknowledged it: routes `r1` and `r2` go to `A`.
-fn settled(variant: Variant) -> Client {
+fn up_to_date(variant: Variant) -> Client {
     let mut client = client(variant);
     publish(&mut client, &[], &[("r1", 1, &["A"]), ("r2", 1, &["A"])]);
     for (of_type, names) in [
@@ -72,7 +72,7 @@ fn names_of(said: &Said) -> &'static [&'static str] {
 #[test]
 fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         let new = [
             (CLUSTER, "N", Some(1)),
             (CLUSTER, "A", None),
@@ -114,7 +114,7 @@ fn a_route_to_a_new_cluster_waits_for_the_ack_of_the_cluster() {
 #[test]
 fn it_waits_five_seconds_at_most() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
         assert_eq!(client.says().len(), 1);
         let deadline = client.now + Duration::from_secs(5);
@@ -135,7 +135,7 @@ fn it_waits_five_seconds_at_most() {
 #[test]
 fn a_cluster_that_was_waited_for_in_vain_is_not_waited_for_again() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
         assert_eq!(client.says().len(), 1);
         client.now += Duration::from_secs(5);
@@ -157,7 +157,7 @@ fn a_cluster_that_was_waited_for_in_vain_is_not_waited_for_again() {
 #[test]
 fn behind_a_wait_in_vain_a_cluster_is_warm_when_its_endpoints_are_answered() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         client.commit(&[(CLUSTER, "S", Some(2))]);
         assert_eq!(client.says().len(), 1);
         let new = [(CLUSTER, "B", Some(2)), (ENDPOINT, "B", Some(2))];
@@ -178,7 +178,7 @@ fn behind_a_wait_in_vain_a_cluster_is_warm_when_its_endpoints_are_answered() {
 #[test]
 fn a_nack_ends_the_wait() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
         let said = client.all().remove(0);
         assert_eq!(client.nack(&said, &[]).says(), ["RDS[r1@2]"]);
@@ -188,7 +188,7 @@ fn a_nack_ends_the_wait() {
 #[test]
 fn only_what_is_newly_named_is_waited_for() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(&mut client, &[(CLUSTER, "A", Some(2))], &[("r1", 2, &["A"])]);
         let said = client.says();
         assert_eq!(
@@ -207,7 +207,7 @@ fn only_what_is_newly_named_is_waited_for() {
 #[test]
 fn who_asks_is_answered_and_a_first_answer_does_not_wait() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(
             &mut client,
             &[(CLUSTER, "N", Some(1))],
@@ -237,7 +237,7 @@ fn who_asks_is_answered_and_a_first_answer_does_not_wait() {
 #[test]
 fn a_change_that_is_taken_back_is_none() {
     for variant in BOTH {
-        let mut client = settled(variant);
+        let mut client = up_to_date(variant);
         publish(&mut client, &[(CLUSTER, "N", Some(1))], &[("r1", 2, &["N"])]);
         let said = client.all().remove(0);
         publish(&mut client, &[], &[("r1", 1, &["A"])]);
@@ -248,7 +248,7 @@ fn a_change_that_is_taken_back_is_none() {
 
 #[test]
 fn a_cluster_that_was_gone_and_never_removed_is_warm() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     publish(
         &mut client,
         &[(CLUSTER, "S", None), (CLUSTER, "B", Some(2))],
@@ -268,7 +268,7 @@ fn a_cluster_that_was_gone_and_never_removed_is_warm() {
 
 #[test]
 fn the_version_says_what_was_sent() {
-    let mut client = settled(Variant::Sotw);
+    let mut client = up_to_date(Variant::Sotw);
     publish(
         &mut client,
         &[(CLUSTER, "N", Some(1))],
@@ -287,7 +287,7 @@ fn the_version_says_what_was_sent() {
 // AD-01: a listener that itself names a cluster
 #[test]
 fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
-    let mut client = settled(Variant::Sotw);
+    let mut client = up_to_date(Variant::Sotw);
     let part = |cluster: &str| Part {
         revision: 1,
         upstreams: [Arc::from(cluster)].into(),
@@ -321,7 +321,7 @@ fn sotw_listeners_keep_the_text_that_waits_beside_others_that_change() {
     assert_eq!(client.ack(&clusters[0], &[]).says(), ["LDS[L@3,M@1]"]);
 }
 
-/// A client that comes back with these clusters and with routes of before: what it is told before it answers anything.
+/// A client that reconnects with these clusters and with older routes; and the responses before its first ACK.
 fn back(has: &[(&str, u8)]) -> (Client, Vec<Said>) {
     let mut client = client(Variant::Delta);
     publish(

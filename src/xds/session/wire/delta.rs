@@ -45,6 +45,7 @@ pub(in crate::xds) fn decode(message: &Bytes) -> Result<(Request<'_>, Edits), Er
             _ => edits.unsubscribe.add(&field.message::<ResourceLocator>()?.name),
         }
     }
+
     request.error_detail = request.error_detail.map(limits::error_message);
     Ok((request, edits))
 }

@@ -100,6 +100,7 @@ impl<'a> Fields<'a> {
             let whole = start..self.message.len() - rest.len();
             return Ok(Some(Field { number, payload, whole }));
         }
+
         Ok(None)
     }
 }

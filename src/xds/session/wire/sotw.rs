@@ -51,6 +51,7 @@ pub(in crate::xds) fn decode(
             _ => listed.names.add(&field.message::<ResourceLocator>()?.name),
         }
     }
+
     request.error_detail = request.error_detail.map(limits::error_message);
     Ok((request, listed))
 }

@@ -1,9 +1,13 @@
-//! A client that does what Envoy and gRPC do (docs/xds-rules.md, Facts), and what it may never see.
+//! A model of Envoy and gRPC clients (docs/xds-rules.md, Facts), and the responses that they must never get.
 //!
-//! For each type the model keeps what it asked for, what it was told on this stream (`told`: what it would have, had it
-//! applied all), what it has (`applied`: told and answered; of a refused response an arbitrary part of the good ones,
-//! F-14) and what it refuses. Each response is checked when it is taken, each silence when it is observed, the whole at
-//! the end.
+//! For each type the model keeps:
+//!
+//! - the subscription;
+//! - `received`: the resources it would have if it had applied every response of this stream;
+//! - `applied`: the resources of answered responses; of a NACKed one an arbitrary part of the good ones (F-14);
+//! - the NACKed resources.
+//!
+//! Each response is checked when it arrives, each silence when it is observed, the whole state at the end.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,10 +33,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 const STUCK: Duration = Duration::from_secs(20);
 /// A change, and the first answer to a client that came back, waits no longer for clusters to be warm (SW-28).
 const WARM: Duration = Duration::from_secs(5);
-/// A delta stream hears something within this (GR-08).
+/// A delta stream gets a response within this time (GR-08).
 const GREETING: Duration = Duration::from_secs(1);
 
-/// The order within a flush (AD-01): what is referred to, then what refers to it. By type.
+/// The order of types within a flush (AD-01): a type after those that it refers to. By type.
 const RANK: [u8; TYPES] = [0, 1, 2, 3, 3, 5, 6, 7];
 
 pub(super) type Checked = Result<(), String>;
@@ -52,9 +56,9 @@ struct Taken {
     version: SetVersion,
     items: Contents,
     removed: u8,
-    /// Of its names, those that were not asked for then, or at some time since.
+    /// Names that were not subscribed at the response, or at some time since.
     dropped: u8,
-    /// Of its names, those that were gone at some time since, of which there is no word.
+    /// Names that were removed at some time since, without a response about it.
     forsaken: u8,
     /// Clusters: all that there were then, whoever asks for them.
     all: Option<Contents>,
@@ -71,19 +75,19 @@ pub(super) struct Type {
     named_before: bool,
     /// Asked for and to be answered.
     must: u8,
-    /// May be sent though it is as it was told.
+    /// Unchanged resources that the session may send again.
     may: u8,
-    told: Contents,
+    received: Contents,
     /// Delta: sent, reported or subscribed on this stream.
     spoken: u8,
-    /// Sent on this stream, and asked for by then.
+    /// Sent on this stream while subscribed.
     sent: u8,
-    /// Delta: it said on this stream what it has of it.
+    /// Delta: the client reported resources on this stream.
     came_back: bool,
     /// Since when its first answer waits for clusters, at the latest.
     waits_since: Option<Instant>,
-    /// Told at least once on this stream; a greeting tells nothing.
-    heard: bool,
+    /// At least one response arrived on this stream; a greeting does not count.
+    got_response: bool,
     /// The version of each resource that the last answer about it refused.
     refused: Contents,
     pub(super) applied: Contents,
@@ -91,20 +95,20 @@ pub(super) struct Type {
     reportable: u8,
     /// Applied, and nobody can know.
     loose: u8,
-    /// SotW: its version is that of what is served, and it has something else: what a refused response left behind, or
-    /// nothing, because it asked for less since. A session cannot know; the memory of refusals is not its own.
+    /// SotW: its version is the current one, but its resources are not: a part of a NACKed response, or nothing because
+    /// the client subscribed to less. A session cannot know this; the NACKs of an earlier stream are not its own.
     misreported: u8,
     /// Asked for and not there, while a stale snapshot said nothing of it: owed when it comes.
     absent: u8,
     /// Was not there while something that refers to it was: it may go at any time.
     dangling: u8,
-    /// Delta: the wildcard was asked for, and no response came since.
+    /// Delta: the wildcard was subscribed, and no response came since.
     star_asked: bool,
-    /// SotW: was gone at a time, of which there is no word. Nothing can use it since.
+    /// SotW: removed at some time without a response about it. No resource can have used it since.
     forsaken: u8,
     /// Applied on a stream before and not reported, or removed in vain: nobody can know that it uses something.
     unreported: u8,
-    /// SotW: silence would have been word enough at some time: of this, and of so much that the client has not so.
+    /// SotW: no response was needed at some time: these resources, and those that the client has in another version.
     perhaps: Option<(Contents, u8)>,
     /// Changes that wait for clusters.
     kept: [Option<Kept>; NAMES],
@@ -113,29 +117,29 @@ pub(super) struct Type {
     version: String,
     nonce: String,
     older: Vec<String>,
-    maybe_settled: bool,
-    surely_settled: bool,
+    maybe_fresh: bool,
+    surely_fresh: bool,
     responses: usize,
     /// SotW: content and version, of which neither may be without the other.
     versions: Vec<(u64, SetVersion)>,
 }
 
-/// A change that the client was not told when it could have been, because it names clusters that are not warm.
+/// A change that the client did not get yet, because it names clusters that are not warm.
 #[derive(Debug, Clone, Copy)]
 struct Kept {
-    /// What it changes to.
+    /// The content after the change.
     content: u8,
     /// The clusters that it waits for: those that the session may take for cold, and those that it must. Known when its
     /// type's turn came for sure.
     needs: Option<(u8, u8)>,
-    /// It was not to be changed in between, which the session may not have seen: then it waits for what it waited for.
+    /// The change was undone in between, which the session may not have seen: the wait for the same clusters goes on.
     was_back: bool,
     /// Since when a change waits, at the latest and at the earliest.
     since: Option<Instant>,
     earliest: Instant,
 }
 
-/// What a request changes of the subscription.
+/// The subscription changes of a request.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Edit {
     pub(super) star: bool,
@@ -163,7 +167,7 @@ pub(super) struct Client<'a> {
     pub(super) stale: bool,
     pub(super) published: bool,
     other_replica: bool,
-    /// What the session was shown last.
+    /// The snapshot that the session saw last.
     looked_at: Option<Snapshot>,
     pub(super) in_edge: bool,
     introduced: bool,
@@ -171,7 +175,8 @@ pub(super) struct Client<'a> {
     nonces: HashSet<Nonce>,
     previous_stream_nonce: String,
     opened_at: Option<Instant>,
-    /// Endpoints whose cluster was told, to follow in this flush; and all that may come unasked for it.
+    /// Endpoints whose cluster was sent: they follow in this flush. And all endpoints that may follow without a
+    /// request.
     warm_due: u8,
     warm_may: u8,
     /// The order that the responses since the last event have reached.
@@ -224,8 +229,7 @@ fn text(contents: &Contents, removed: u8) -> String {
 }
 
 impl Type {
-    /// The first request of a type after a reconnect: all that it asked for. A wildcard is a legacy one where it stands
-    /// alone.
+    /// The first request of a type after a reconnect: the whole subscription. A wildcard alone is a legacy one.
     fn ask_again(&mut self, edit: &mut Edit) {
         let wildcard = std::mem::take(&mut self.wildcard);
         edit.names |= std::mem::take(&mut self.names);
@@ -280,7 +284,7 @@ impl<'a> Client<'a> {
         self.variant == Variant::Delta
     }
 
-    /// Whether a response carries all that is asked for, because what is left out is removed.
+    /// Whether a response must carry every subscribed resource, because the client removes all others.
     fn full(&self, of: usize) -> bool {
         !self.delta() && knows_wildcard(of)
     }
@@ -289,7 +293,7 @@ impl<'a> Client<'a> {
         &self.world.moments[self.moment]
     }
 
-    /// What the client's group has.
+    /// The content of the client's group.
     fn served(&self) -> &'a super::world::Catalog {
         let moment = self.here();
         &moment.groups[usize::from(moment.everybody_moved || self.in_edge)]
@@ -317,7 +321,7 @@ impl<'a> Client<'a> {
         self.request(of, edit, nonce, false, None)
     }
 
-    /// A nonce that stands for no response, or for one that was answered.
+    /// A nonce of no response, or of one that was answered.
     pub(super) fn ask_stale(&mut self, of: usize, edit: Edit, word: u64) -> Checked {
         let own = &self.types[of];
         let nonce = match word % 4 {
@@ -391,12 +395,12 @@ impl<'a> Client<'a> {
         if self.in_edge { "edge" } else { "c" }
     }
 
-    /// The whole list, and what it means (SW-02 to SW-08, SW-17 to SW-22).
+    /// The whole list and its meaning (SW-02 to SW-08, SW-17 to SW-22).
     fn write_sotw(&mut self, of: usize, edit: Edit, first: bool, answered: bool, asking: &mut Asking) -> bool {
         let own = &mut self.types[of];
         let star = (own.wildcard && own.named_before || edit.star) && !edit.unstar;
         let names = (own.names | edit.names) & !edit.unnames;
-        // An empty list is the legacy wildcard, for who has never named anything.
+        // An empty list is the legacy wildcard if the client has never named a resource.
         let (before, names_before) = (own.wildcard, own.names);
         asking.names = each(names).map(letter).chain(star.then_some("*")).collect();
         asking.version.clone_from(&own.version);
@@ -412,12 +416,12 @@ impl<'a> Client<'a> {
             own.opened = true;
             own.must |= names;
             own.may = ALL_NAMES;
-            own.told = [0; NAMES];
+            own.received = [0; NAMES];
             self.reported |= !own.version.is_empty();
         } else if own.wildcard && !before {
             own.may = ALL_NAMES;
         } else if names == names_before {
-            // A repetition asks for what was kept back.
+            // A repeated request subscribes again to withheld resources.
             own.may |= if answered { 0 } else { bits(&own.refused) };
         }
         let changed = own.wildcard != before || names != names_before;
@@ -458,18 +462,18 @@ impl<'a> Client<'a> {
         if first {
             own.opened = true;
             own.may = ALL_NAMES;
-            own.told = [0; NAMES];
+            own.received = [0; NAMES];
             let reported = own.reportable & bits(&own.applied);
             for name in each(reported) {
                 asking.initial.push((letter(name), version(name, own.applied[name])));
-                own.told[name] = own.applied[name];
+                own.received[name] = own.applied[name];
             }
             own.spoken |= reported;
             self.reported |= reported != 0;
             own.came_back = reported != 0;
             own.must &= own.names;
             if of != ENDPOINT {
-                // What is equal need not be sent again.
+                // Equal resources need not be sent again.
                 own.must &= !reported;
             }
         }
@@ -478,15 +482,15 @@ impl<'a> Client<'a> {
         changed
     }
 
-    /// What is asked for no longer is dropped.
+    /// Drop resources that are no longer subscribed.
     fn forget_uncovered(&mut self, of: usize) {
         let own = &mut self.types[of];
         let covered = own.covered(of);
         for name in each(!covered & ALL_NAMES) {
             own.applied[name] = 0;
-            own.told[name] = 0;
-            if let Some((told, _)) = &mut own.perhaps {
-                told[name] = 0;
+            own.received[name] = 0;
+            if let Some((received, _)) = &mut own.perhaps {
+                received[name] = 0;
             }
         }
         own.must &= covered;
@@ -547,7 +551,7 @@ impl<'a> Client<'a> {
             reply = Reply::Nack(Some(ALL_NAMES));
         }
         if matches!(reply, Reply::Nack(None)) && bits(&taken.items) == 0 {
-            // Where nothing is applied something did not decode, and names do (F-14).
+            // If nothing is applied, a resource did not decode, and names do (F-14).
             reply = Reply::Nack(Some(ALL_NAMES));
         }
         own.apply(of, &taken, full, Some(reply));
@@ -560,7 +564,7 @@ impl<'a> Client<'a> {
             self.clusters.1 = all.or(self.clusters.1);
         }
         if of == ENDPOINT {
-            // What was kept back for a refusal that stands no longer may follow now.
+            // Endpoints that were withheld after a NACK may follow now.
             self.warm_may |= self.warm_due;
         }
         let own = &mut self.types[of];
@@ -613,7 +617,7 @@ impl<'a> Client<'a> {
 }
 
 impl Type {
-    /// What becomes of a response. `reply`: `None` where the client says nothing about it.
+    /// The effect of a response. `reply`: `None` if the client sends neither ACK nor NACK.
     fn apply(&mut self, of: usize, taken: &Taken, full: bool, reply: Option<Reply>) {
         let covered = self.covered(of) & !taken.dropped;
         let carried = bits(&taken.items);
@@ -647,10 +651,10 @@ impl Type {
             None => self.reportable |= accepted,
             Some(Reply::Ack) => {
                 self.reportable |= accepted;
-                // What a refused response removed in vain is waited for until a later one is acknowledged, no longer.
+                // Removals in a NACKed response are waited for until a later response is ACKed.
                 self.unreported |= self.loose;
-                let settled = if full { ALL_NAMES } else { carried | taken.removed };
-                each(settled).for_each(|name| self.refused[name] = 0);
+                let resolved = if full { ALL_NAMES } else { carried | taken.removed };
+                each(resolved).for_each(|name| self.refused[name] = 0);
             }
             Some(Reply::Nack(_)) => {
                 self.reportable &= !carried;
@@ -678,7 +682,7 @@ fn session(variant: Variant, world: &World, salt: u32) -> Session {
 impl Client<'_> {
     // ---- streams ----
 
-    /// The stream ends and another begins, perhaps on another replica. `seen`: what was received and not answered was
+    /// The stream ends and another begins, perhaps on another replica. `seen`: responses without ACK or NACK were
     /// applied.
     pub(super) fn reconnect(&mut self, other_replica: bool, seen: bool) {
         self.note(|| format!("reconnect, other replica: {other_replica}"));
@@ -693,7 +697,7 @@ impl Client<'_> {
                 own.version = taken.version.to_string();
             }
             let before = std::mem::take(own);
-            // What was asked for is asked for again; what is not reported is forgotten by everybody else.
+            // The subscription is repeated; resources that are not reported are unknown to every server.
             let unreported = if self.variant == Variant::Sotw && before.version.is_empty() {
                 ALL_NAMES
             } else {
@@ -722,7 +726,7 @@ impl Client<'_> {
         self.clusters = (None, None);
     }
 
-    /// What was asked for on the stream before and not yet on this one.
+    /// The subscription of the last stream that is not repeated yet on this one.
     pub(super) fn is_to_be_reopened(&self, of: usize) -> bool {
         let own = &self.types[of];
         !own.opened && (own.wildcard || own.names != 0)
@@ -751,7 +755,7 @@ impl Client<'_> {
         self.looked_at = Some(snapshot.clone());
         ensure!(
             !passed_over || response.is_none(),
-            "a stream has something to say that is told of nothing"
+            "a stream owes a response and announced no event"
         );
         self.before_response();
         self.look_at_clusters(response.as_ref().map(|response| response.resource_type));
@@ -819,7 +823,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// What the session was shown: a snapshot that may move nobody backwards, or another.
+    /// The session sees a snapshot: one that may move no client backwards, or another.
     fn before_response(&mut self) {
         self.note_dangling();
         let (cautious, served) = (self.cautious(), self.served());
@@ -827,7 +831,7 @@ impl Client<'_> {
             let speakable = self.delta() || self.full(of);
             let own = &mut self.types[of];
             if cautious || !speakable {
-                // What is gone is told later, or never, and is new when it is there again.
+                // A removed resource may be sent later or never, and is new once it exists again.
                 own.may |= !bits(&served[of]);
             }
             if !speakable {
@@ -837,7 +841,7 @@ impl Client<'_> {
                     .for_each(|taken| taken.forsaken |= !bits(&served[of]));
             }
             if !cautious && self.published {
-                own.maybe_settled |= own.opened;
+                own.maybe_fresh |= own.opened;
             }
         }
     }
@@ -861,14 +865,14 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Whether a stale snapshot says nothing of the type to a client that reports what it has.
+    /// Whether a stale snapshot withholds the type from a client that reports its resources.
     fn is_withheld(&self, of: usize) -> bool {
-        self.cautious() && !self.types[of].maybe_settled && !matches!(of, ENDPOINT | ROUTE | SECRET)
+        self.cautious() && !self.types[of].maybe_fresh && !matches!(of, ENDPOINT | ROUTE | SECRET)
     }
 
     /// A stale snapshot moves nobody backwards (docs/decisions/008).
     fn check_caution(&self, of: usize, said: &Said) -> Checked {
-        if self.cautious() && !self.types[of].maybe_settled {
+        if self.cautious() && !self.types[of].maybe_fresh {
             ensure!(
                 bits(&said.items) == 0 || !self.is_withheld(of),
                 "a stale snapshot changes {} of a client that reports what it has",
@@ -881,9 +885,9 @@ impl Client<'_> {
 
     /// AD-01, AD-03, AD-07: types in order, endpoints behind their cluster, removals last.
     fn check_order(&mut self, of: usize, said: &Said) -> Checked {
-        let told = &self.types[of].told;
+        let received = &self.types[of].received;
         let only_removes = if self.full(of) {
-            each(bits(&said.items)).all(|name| told[name] == said.items[name])
+            each(bits(&said.items)).all(|name| received[name] == said.items[name])
         } else {
             bits(&said.items) == 0
         };
@@ -926,8 +930,8 @@ impl Client<'_> {
             let word = format_args!("{} {}", name_of(of), letter(name));
             ensure!(covered & bit != 0 || warm & bit != 0, "{word} is not asked for");
             // Endpoints that followed their cluster unasked are held too.
-            let told = own.told[name] == content || of == ENDPOINT && own.spoken & bit != 0;
-            let held = served[name] == 0 && told && self.is_referred(of);
+            let received = own.received[name] == content || of == ENDPOINT && own.spoken & bit != 0;
+            let held = served[name] == 0 && received && self.is_referred(of);
             ensure!(
                 served[name] == content || held && (own.may | warm) & bit != 0,
                 "{word} is not the newest"
@@ -944,14 +948,14 @@ impl Client<'_> {
             let word = format_args!("{} {}", name_of(of), letter(name));
             ensure!(
                 served[name] == 0 || covered & 1 << name == 0,
-                "{word} is there and told as removed"
+                "{word} exists and was sent as removed"
             );
             ensure!(
-                (own.spoken | bits(&own.told)) & 1 << name != 0,
-                "DX-18: {word} was never heard of and is removed"
+                (own.spoken | bits(&own.received)) & 1 << name != 0,
+                "DX-18: {word} was never got_response of and is removed"
             );
             let asked = (own.must | own.may) & 1 << name != 0;
-            ensure!(own.told[name] != 0 || asked, "{word} is told as removed again");
+            ensure!(own.received[name] != 0 || asked, "{word} was sent as removed twice");
         }
         let wild = own.wildcard && (own.responses == 0 || own.may == ALL_NAMES || own.star_asked);
         let empty = bits(&said.items) == 0 && said.removed == 0;
@@ -963,12 +967,12 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Nothing is sent that is as it was told and not asked for, nor what is refused.
+    /// No resource is sent that is unchanged and not newly subscribed, and none that is NACKed.
     fn check_cause(&self, of: usize, name: usize, content: u8, asked: u8, warm: u8) -> Checked {
         let own = &self.types[of];
         let (bit, word) = (1 << name, format_args!("{} {}", name_of(of), letter(name)));
-        if own.told[name] == content && (asked | own.absent) & bit == 0 {
-            ensure!(warm & bit != 0, "{word} is as it was told, and is sent unasked");
+        if own.received[name] == content && (asked | own.absent) & bit == 0 {
+            ensure!(warm & bit != 0, "{word} is unchanged, and is sent without a request");
             ensure!(
                 own.refused[name] != content,
                 "decision 5: {word} was refused, and is sent unasked"
@@ -986,7 +990,7 @@ impl Client<'_> {
             let content = said.items[name];
             let word = format_args!("{} {}", name_of(of), letter(name));
             if covered & 1 << name != 0 && served[name] != 0 {
-                let kept = content == own.told[name] && self.is_kept(of, name);
+                let kept = content == own.received[name] && self.is_kept(of, name);
                 ensure!(
                     content == served[name] || kept,
                     "SW-09: {word} is {content}, not the newest {}",
@@ -996,21 +1000,21 @@ impl Client<'_> {
             } else if content != 0 {
                 ensure!(covered & 1 << name != 0, "{word} is not asked for");
                 ensure!(
-                    own.told[name] == content && self.is_referred(of),
+                    own.received[name] == content && self.is_referred(of),
                     "{word} is gone, and is sent"
                 );
             }
         }
         let asked = own.may != 0 || own.must != 0;
         ensure!(
-            !own.heard || asked || own.told != said.items,
+            !own.got_response || asked || own.received != said.items,
             "{} is sent again unasked",
             name_of(of)
         );
         Ok(())
     }
 
-    /// SotW: what changed or was asked for, and nothing that is gone (SW-10, SW-12, SW-26).
+    /// SotW: changed and newly subscribed resources, and no removed ones (SW-10, SW-12, SW-26).
     fn check_named(&self, of: usize, said: &Said) -> Checked {
         let own = &self.types[of];
         let served = &self.served()[of];
@@ -1032,8 +1036,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Whether anything that refers to the type was asked for on this stream, so that removals wait; under a stale
-    /// snapshot all do.
+    /// Whether the client subscribed on this stream to any type that refers to this one, so that removals wait. Under a
+    /// stale snapshot all removals wait.
     fn is_referred(&self, of: usize) -> bool {
         if self.cautious() {
             return true;
@@ -1054,13 +1058,17 @@ impl Client<'_> {
     fn check_removals(&self, of: usize, said: &Said) -> Checked {
         let own = &self.types[of];
         let gone = if self.full(of) {
-            bits(&own.told) & !bits(&said.items)
+            bits(&own.received) & !bits(&said.items)
         } else {
             said.removed
         };
-        // What is only reported is removed when it is answered (DX-13).
-        // What was gone before and is asked for again is answered so, whoever uses it (DX-07).
-        let again = if self.delta() { own.must & !bits(&own.told) } else { 0 };
+        // A resource that is only reported is removed by the first response (DX-13). A resource that was removed before
+        // and is subscribed again is answered as removed, whichever resource uses it (DX-07).
+        let again = if self.delta() {
+            own.must & !bits(&own.received)
+        } else {
+            0
+        };
         let free = again | own.dangling | self.stuck_with(of);
         for name in each(gone & own.sent & bits(&own.applied) & !free) {
             for referrer in referrers(of) {
@@ -1070,7 +1078,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// What a client that answers nothing about clusters may be stuck with: it goes at once (AD-13).
+    /// The resources with which a client may be stuck: their removal does not wait (AD-13).
     fn stuck_with(&self, of: usize) -> u8 {
         let own = &self.types[of];
         let stuck = of == CLUSTER && own.inbox.front().is_some_and(|taken| self.now >= taken.at + STUCK);
@@ -1111,10 +1119,10 @@ impl Client<'_> {
         let mut content = if full { said.items } else { served };
         if !full {
             each(!own.names & ALL_NAMES).for_each(|name| content[name] = 0);
-            let kept = each(bits(&content)).filter(|name| own.told[*name] != 0 && said.items[*name] == 0);
+            let kept = each(bits(&content)).filter(|name| own.received[*name] != 0 && said.items[*name] == 0);
             kept.collect::<Vec<_>>()
                 .into_iter()
-                .for_each(|name| content[name] = own.told[name]);
+                .for_each(|name| content[name] = own.received[name]);
         }
         let key = key(&content);
         match own.versions.iter().find(|(known, of)| *known == key || *of == version) {
@@ -1126,7 +1134,7 @@ impl Client<'_> {
 
     fn on_told(&mut self, of: usize, said: &Said) {
         if self.is_withheld(of) {
-            // A greeting, which says nothing.
+            // A greeting has no content.
             return;
         }
         if of == CLUSTER {
@@ -1139,17 +1147,17 @@ impl Client<'_> {
             !bits(&self.served()[of]) & ALL_NAMES
         };
         let own = &mut self.types[of];
-        own.heard = true;
-        each(gone).for_each(|name| own.told[name] = 0);
+        own.got_response = true;
+        each(gone).for_each(|name| own.received[name] = 0);
         if full {
-            own.told = said.items;
+            own.received = said.items;
             own.must = 0;
         }
-        // What is not asked for is ignored (DX-33).
+        // Resources that are not subscribed are ignored (DX-33).
         for name in each(bits(&said.items) & own.covered(of)) {
-            own.told[name] = if said.items[name] == EMPTY { 0 } else { said.items[name] };
+            own.received[name] = if said.items[name] == EMPTY { 0 } else { said.items[name] };
         }
-        each(said.removed).for_each(|name| own.told[name] = 0);
+        each(said.removed).for_each(|name| own.received[name] = 0);
         let answered = bits(&said.items) | said.removed;
         own.spoken |= answered;
         own.sent |= bits(&said.items) & own.covered(of);
@@ -1158,7 +1166,7 @@ impl Client<'_> {
         (own.may, own.star_asked) = (0, false);
         if of == ENDPOINT {
             self.warm_due &= !answered;
-            // What stands refused may follow its cluster later, when it does no longer.
+            // Endpoints that are NACKed may follow their cluster once they are not.
             let served = &self.served()[ENDPOINT];
             let refused = &self.types[ENDPOINT].refused;
             let stands = each(self.warm_may)
@@ -1167,20 +1175,20 @@ impl Client<'_> {
         }
     }
 
-    /// The endpoints of clusters that are told anew are due now.
+    /// The endpoints of clusters that are sent again are due now.
     fn warm_behind(&mut self, said: &Said) {
         for name in each(bits(&said.items)) {
             let Some((_, endpoints)) = refers(CLUSTER, name, said.items[name])[0] else {
                 continue;
             };
             self.warm_may |= 1 << endpoints;
-            if self.types[CLUSTER].told[name] != said.items[name] && self.types[ENDPOINT].opened {
+            if self.types[CLUSTER].received[name] != said.items[name] && self.types[ENDPOINT].opened {
                 self.warm_due |= 1 << endpoints;
             }
         }
     }
 
-    /// The session says that nothing is owed.
+    /// The session has no response.
     fn check_silence(&mut self) -> Checked {
         self.flush = None;
         let deadline = self.session.deadline();
@@ -1198,17 +1206,17 @@ impl Client<'_> {
         self.check_warmed("silence")?;
         let cautious = self.cautious();
         for of in 0..TYPES {
-            if !self.types[of].opened || (cautious && !self.types[of].surely_settled) || self.may_wait(of) {
+            if !self.types[of].opened || (cautious && !self.types[of].surely_fresh) || self.may_wait(of) {
                 continue;
             }
             self.believe_silence(of);
-            self.check_told(of)?;
+            self.check_received(of)?;
             let (speakable, served) = (self.delta() || self.full(of), bits(&self.served()[of]));
             let own = &mut self.types[of];
             if !speakable {
-                each(!served & ALL_NAMES).for_each(|name| own.told[name] = 0);
+                each(!served & ALL_NAMES).for_each(|name| own.received[name] = 0);
             }
-            (own.surely_settled, own.may) = (true, 0);
+            (own.surely_fresh, own.may) = (true, 0);
         }
         Ok(())
     }
@@ -1219,7 +1227,7 @@ impl Client<'_> {
         let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
         let waits = matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
             && own.came_back
-            && !own.heard
+            && !own.got_response
             && clusters.inbox.front().is_some_and(|taken| self.now < taken.at + WARM);
         waits && self.now < *self.types[of].waits_since.get_or_insert(self.now) + WARM
     }
@@ -1240,21 +1248,21 @@ impl Client<'_> {
             if full && plain && own.version == newest {
                 let differs = (0..NAMES).filter(|name| own.applied[*name] != served[of][*name]);
                 let differs = differs.map(|name| 1_u8 << name).sum::<u8>();
-                // A wildcard does not ask for what is on demand.
-                let mut told = served[of];
-                each(!own.covered(of)).for_each(|name| told[name] = 0);
-                own.perhaps = Some((told, differs & own.covered(of)));
+                // A wildcard does not cover resources on demand.
+                let mut received = served[of];
+                each(!own.covered(of)).for_each(|name| received[name] = 0);
+                own.perhaps = Some((received, differs & own.covered(of)));
                 own.must = 0;
             }
         }
         (0..before).for_each(|of| self.believe_silence(of));
     }
 
-    /// A response comes after the silence of others where all was told and removals follow.
+    /// SotW: a later response follows the silence of other types once everything is sent and removals are due.
     fn believe_silence(&mut self, of: usize) {
         let own = &mut self.types[of];
-        if let Some((told, misreported)) = own.perhaps.take().filter(|_| own.responses == 0) {
-            (own.told, own.misreported) = (told, own.misreported | misreported);
+        if let Some((received, misreported)) = own.perhaps.take().filter(|_| own.responses == 0) {
+            (own.received, own.misreported) = (received, own.misreported | misreported);
         }
     }
 
@@ -1273,9 +1281,9 @@ impl Client<'_> {
         }
     }
 
-    /// The clusters that a change newly names and that are not answered: those that it may wait for, and those that it
-    /// must, because they are other than when the client answered last and were not waited for in vain. What was gone
-    /// and held in between may be taken for new.
+    /// The newly named clusters of a change without ACK or NACK: those that the change may wait for, and those that it
+    /// must wait for, because they changed since the last ACK or NACK and were not waited for in vain. A cluster that
+    /// was removed and held in between may count as new.
     fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
         let own = &self.types[CLUSTER];
         let named = |content| {
@@ -1285,7 +1293,7 @@ impl Client<'_> {
                 .filter(|(of, _)| *of == CLUSTER)
         };
         let named = |content| named(content).fold(0, |all, (_, cluster)| all | 1_u8 << cluster);
-        let newly = named(content) & !named(self.types[of].told[name]);
+        let newly = named(content) & !named(self.types[of].received[name]);
         let mut unanswered = own.inbox.iter().fold(0, |all, taken| all | bits(&taken.items));
         if let ((Some(sent), Some(answered)), false) = (self.clusters, own.inbox.is_empty()) {
             unanswered |= bits(&sent) & !bits(&answered);
@@ -1312,12 +1320,12 @@ impl Client<'_> {
             let served = self.served()[of];
             for name in 0..NAMES {
                 let own = &self.types[of];
-                let told = own.told[name];
-                let has = own.opened && !self.is_withheld(of) && own.covered(of) & 1 << name != 0 && told != 0;
-                let waits = has && served[name] != 0 && told != served[name];
+                let received = own.received[name];
+                let has = own.opened && !self.is_withheld(of) && own.covered(of) & 1 << name != 0 && received != 0;
+                let waits = has && served[name] != 0 && received != served[name];
                 let had_turn = of < turns;
                 if !waits {
-                    // Back for a while, which the session may not have seen: then it goes on waiting where it waited.
+                    // The cluster was back for a while, which the session may not have seen: the wait goes on.
                     let unseen = own.kept[name].filter(|_| has && !had_turn);
                     self.types[of].kept[name] = unseen.map(|kept| Kept {
                         was_back: true,
@@ -1363,11 +1371,11 @@ impl Client<'_> {
         needs & cold.0 != 0 && since.is_none_or(|since| self.now < since + WARM)
     }
 
-    /// A change that nobody asked for waits until the clusters are warm that it newly names.
+    /// A change that no request made due waits until its newly named clusters are warm.
     fn check_waits(&self, of: usize, name: usize, content: u8) -> Checked {
         let own = &self.types[of];
         let asked = (own.must | own.may | own.absent) & 1 << name != 0;
-        if !matches!(of, LISTENER | ROUTE) || asked || own.told[name] == 0 || own.told[name] == content {
+        if !matches!(of, LISTENER | ROUTE) || asked || own.received[name] == 0 || own.received[name] == content {
             return Ok(());
         }
         let cold = self.cold(of, name, content).1;
@@ -1386,7 +1394,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// What is served may refer to what is not.
+    /// A published resource may refer to one that is not published.
     fn note_dangling(&mut self) {
         let served = *self.served();
         for of in 0..TYPES {
@@ -1404,7 +1412,7 @@ impl Client<'_> {
         }
     }
 
-    /// A stale snapshot does not say that something is gone.
+    /// A stale snapshot shows no removal.
     fn note_absent(&mut self) {
         if !self.cautious() {
             return;
@@ -1415,22 +1423,22 @@ impl Client<'_> {
         }
     }
 
-    /// Everything is told that is served; what is gone is told too, or waits for something.
-    fn check_told(&self, of: usize) -> Checked {
+    /// Every published resource was sent; every removal was sent or waits.
+    fn check_received(&self, of: usize) -> Checked {
         let own = &self.types[of];
         let served = &self.served()[of];
         for name in each(own.covered(of)) {
             let word = format_args!("{} {}", name_of(of), letter(name));
             if served[name] != 0 {
-                let told = own.told[name] == served[name] || own.told[name] != 0 && self.is_kept(of, name);
-                ensure!(told, "{word} is not told, {} is", own.told[name]);
+                let received = own.received[name] == served[name] || own.received[name] != 0 && self.is_kept(of, name);
+                ensure!(received, "{word} was not sent, {} was", own.received[name]);
                 ensure!(own.must & 1 << name == 0, "{word} was asked for and is not answered");
             } else {
                 let speakable = self.delta() || self.full(of);
-                let waits = own.told[name] != 0 && self.is_referred(of);
+                let waits = own.received[name] != 0 && self.is_referred(of);
                 ensure!(
-                    own.told[name] == 0 || !speakable || waits,
-                    "{word} is gone, and that is not told"
+                    own.received[name] == 0 || !speakable || waits,
+                    "{word} is removed, and its removal was not sent"
                 );
                 let owed = own.must & 1 << name != 0 && (self.delta() || of == ENDPOINT);
                 ensure!(!owed, "{word} was asked for, is not there, and is not answered");
@@ -1441,8 +1449,9 @@ impl Client<'_> {
 
     // ---- the end ----
 
-    /// Take and answer until there is nothing more; then let time pass and do it again. What must be is then.
-    pub(super) fn settle(&mut self, statistics: &mut Statistics) -> Checked {
+    /// Take and answer responses until none is left; then let time pass and repeat. The client must then have
+    /// everything.
+    pub(super) fn run_to_rest(&mut self, statistics: &mut Statistics) -> Checked {
         (self.stale, self.published, self.flush) = (false, true, None);
         for of in (0..TYPES).filter(|of| self.is_to_be_reopened(*of)).collect::<Vec<_>>() {
             self.ask(of, Edit::default())?;
@@ -1476,7 +1485,7 @@ impl Client<'_> {
         Err("answers are answered without end".to_owned())
     }
 
-    /// Whether something that may refer to the type stands refused, so that removals still wait.
+    /// Whether a resource that may refer to the type is NACKed, so that removals still wait.
     fn is_refused_above(&self, of: usize) -> bool {
         let all = super::super::order::referrers(name_of(of))
             .iter()
@@ -1503,20 +1512,23 @@ impl Client<'_> {
                         "{word} ends as {has}"
                     );
                 } else if self.delta() || self.full(of) {
-                    let waits = own.told[name] != 0 && self.is_refused_above(of);
+                    let waits = own.received[name] != 0 && self.is_refused_above(of);
                     ensure!(has == 0 || own.loose & bit != 0 || waits, "{word} is gone and is kept");
-                    ensure!(own.told[name] == 0 || waits, "{word} is gone and is never told");
+                    ensure!(
+                        own.received[name] == 0 || waits,
+                        "{word} is removed, and its removal is never sent"
+                    );
                 }
             }
         }
-        let heard = self
+        let got_response = self
             .types
             .iter()
             .enumerate()
             .any(|(of, own)| own.opened && of >= CLUSTER);
         let since = self.opened_at.is_some_and(|at| self.now > at + GREETING);
         ensure!(
-            !self.delta() || !heard || !since || !self.nonces.is_empty(),
+            !self.delta() || !got_response || !since || !self.nonces.is_empty(),
             "GR-08: a stream hears nothing"
         );
         ensure!(self.session.deadline().is_none(), "a deadline though nothing waits");

@@ -1,4 +1,4 @@
-//! What the lives were like, so that the test cannot become weak without anybody noticing.
+//! The distribution of the lives, so that the search cannot become weak unnoticed.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ pub(super) struct Statistics {
     pub(super) delta: usize,
     /// How many lives had so many steps that did something.
     steps: Vec<usize>,
-    /// So many types asked for.
+    /// Lives by their number of subscribed types.
     types: [usize; 9],
     /// So many responses unanswered at once.
     unanswered: [usize; 9],
@@ -134,7 +134,7 @@ impl Statistics {
         self.kept * 100 / self.lives.max(1)
     }
 
-    /// Resources told as removed (delta) for each hundred lives.
+    /// Removals (delta) for each hundred lives.
     pub(super) fn removal_rate(&self) -> usize {
         self.removals * 100 / self.lives.max(1)
     }

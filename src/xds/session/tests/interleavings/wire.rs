@@ -18,7 +18,7 @@ pub(super) struct Asking {
     pub(super) refused: bool,
     /// SotW: `version_info`.
     pub(super) version: String,
-    /// SotW: the list, delta: what is subscribed.
+    /// SotW: the list; delta: the subscribed names.
     pub(super) names: Vec<&'static str>,
     /// Delta.
     pub(super) unsubscribed: Vec<&'static str>,
@@ -94,7 +94,7 @@ impl Asking {
     }
 }
 
-/// What a response says.
+/// The content of a response.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) type_url: Vec<u8>,

@@ -1,9 +1,9 @@
-//! What is published while clients live: a ring of snapshots, and the same content as small tables that a model reads.
+//! The published content: a ring of snapshots, and the same content as small tables for the model.
 //!
-//! Two groups, eight types, six names a type, one byte of content. What a resource refers to is told by its content, so
-//! that a table of bytes is a whole configuration. Every published one is whole: what is referred to is there
-//! (endpoints and secrets mostly). Each moment exists twice: as the writer made it from the one before, and as another
-//! replica, which has built it from nothing. Some contents are bad: a client refuses them whenever they come.
+//! There are two groups, eight types, six names a type, one byte of content. The content determines the references of a
+//! resource, so a table of bytes is a whole configuration. In every published one all references resolve (for endpoints
+//! and secrets mostly). Each moment has two snapshots: the writer's, made from the previous one, and that of another
+//! replica, built from nothing. Some contents are bad: a client NACKs them whenever they come.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -65,7 +65,7 @@ pub(super) fn version(name: usize, content: u8) -> &'static str {
     &VERSIONS[name][usize::from(content)]
 }
 
-/// What a resource refers to: type and name.
+/// The references of a resource: type and name.
 pub(super) fn refers(of: usize, name: usize, content: u8) -> [Option<(usize, usize)>; 2] {
     let number = usize::from(content & !BAD).saturating_sub(1);
     match of {
@@ -126,7 +126,7 @@ impl Random {
     }
 }
 
-/// What is published at one moment.
+/// The published content at one moment.
 pub(super) struct Moment {
     /// By group: `default`, `edge`.
     pub(super) groups: [Catalog; 2],
@@ -301,7 +301,7 @@ fn remove(catalog: &mut Catalog, of: usize, name: usize, random: &mut Random) {
     }
 }
 
-/// Whatever is referred to is there; endpoints, secrets and extensions mostly.
+/// Add missing referred resources; of endpoints, secrets and extensions most.
 fn complete(catalog: &mut Catalog, random: &mut Random) {
     for of in [SCOPED, LISTENER, ROUTE, CLUSTER] {
         for name in 0..NAMES {
