@@ -136,7 +136,7 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
 fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
     let object = root.object(&NAMING_FIELDS)?;
     if let Some(field) = object.get("Op").filter(|field| field.value().as_u64() != Some(0)) {
-        return Err(field.expected("0, an address that was added"));
+        return Err(field.expected("0, the operation that adds an address"));
     }
     let field = object.require("Addr", AN_ADDRESS)?;
     let (host, port) = parse_address(field.string()?).map_err(|what| field.expected(what))?;

@@ -58,7 +58,7 @@ pub(super) fn check_older_key(key: &DocumentKey) -> Result<(), Rejection> {
     if key.name.is_empty() {
         return Err(Rejection::new(
             "",
-            "found nothing in the key after its prefix, expected what tells it from others",
+            "found no name in the key after its prefix, expected one",
         ));
     }
     if key.name.chars().any(char::is_control) {

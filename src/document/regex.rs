@@ -64,7 +64,7 @@ pub fn program_size(pattern: &str) -> Result<u32, String> {
         .map_err(|error| {
             let place = error.span().start.column;
             format!(
-                "found a regex that RE2 does not take: {} at byte {place}",
+                "found a regex that RE2 does not accept: {} at byte {place}",
                 lower_first(&error.kind().to_string())
             )
         })?;
@@ -185,7 +185,7 @@ impl Sizer {
         match &*repetition.ast {
             Ast::Repetition(_) => return Err(not_in_re2("a repetition of a repetition")),
             Ast::Assertion(_) | Ast::Flags(_) | Ast::Empty(_) => {
-                return Err("found a repetition of nothing, expected something to repeat".to_owned());
+                return Err("found a repetition of nothing, expected an expression before it".to_owned());
             }
             _ => {}
         }

@@ -117,11 +117,11 @@ fn yaml_reason(error: &serde_saphyr::Error) -> String {
         ),
         (
             "alias replay",
-            "found aliases that stand for more than a document may hold",
+            "found aliases that expand to more than a document may hold",
         ),
         (
             "alias expansion",
-            "found aliases that stand for more than a document may hold",
+            "found aliases that expand to more than a document may hold",
         ),
     ];
 

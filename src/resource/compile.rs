@@ -1,8 +1,8 @@
 //! The compiled whole and its difference: which resource each group of proxies has.
 //!
-//! What enters: [`Edit`]s of the accepted documents. What leaves: a new [`Compiled`] that shares everything unchanged
-//! with the old one, the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s
-//! of the documents that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
+//! In: [`Edit`]s of the accepted documents. Out: a new [`Compiled`] that shares everything unchanged with the old one,
+//! the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s of the documents
+//! that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
 //!
 //! | module | job |
 //! |---|---|

@@ -158,7 +158,7 @@ fn check_name(resource_type: ResourceType, name: &str, message: &DynamicMessage)
     };
 
     if resource_type == ResourceType::VirtualHost && !two_parts(name) {
-        let expected = "the name of a RouteConfiguration, a slash and a host, as proxies ask for it";
+        let expected = "the name of a RouteConfiguration, a slash and a host, as proxies subscribe to it";
         return Err(Rejection::new(
             path,
             format!("found the string {}, expected {expected}", quote(name)),

@@ -507,6 +507,7 @@ impl Session {
             self.spared.on_ack_or_nack(sequence);
         }
         self.stuck.on_ack_or_nack(resource_type);
+
         let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
         let ack = match &request.error_detail {
             None => {

@@ -61,7 +61,7 @@ fn every_type() -> Vec<Resource> {
     EVERY_TYPE.iter().map(|(of, name, _)| any_of(*of, name, 1)).collect()
 }
 
-/// Those of the types that the variant has: SotW has no VHDS.
+/// The types of the variant: SotW has no VHDS.
 fn types_of(variant: Variant) -> impl Iterator<Item = (Type, &'static [&'static str])> {
     let served = move |of: &Type| variant == Variant::Delta || *of != VHDS;
     EVERY_TYPE

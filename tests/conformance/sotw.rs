@@ -46,7 +46,7 @@ pub(crate) const NOTED: &[Noted] = &[];
 
 /// The types whose empty first list means everything.
 const WILDCARD_TYPES: [Type; 3] = [CDS, LDS, SRDS];
-/// Those whose list is always one of names.
+/// The types whose list is always one of names.
 const NAMED_TYPES: [Type; 5] = [EDS, RDS, SDS, RTDS, ECDS];
 
 /// Two resources, `A` and `B`, of each of these types.

@@ -64,7 +64,7 @@ impl Calls {
         *self.ended.borrow()
     }
 
-    /// Those that have ended since there were `count`.
+    /// The calls that ended since there were `count`.
     pub(crate) fn since(&self, count: usize) -> Tally {
         Tally::of(&self.answers.lock().unwrap_or_else(PoisonError::into_inner)[count..])
     }

@@ -1,5 +1,6 @@
 //! One change adds a cluster and moves a route to it: no request reaches a cluster that is not warm.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use etcd_client::TxnOp;
@@ -33,21 +34,31 @@ async fn a_route_moves_to_clusters_that_are_new(bootstrap: Bootstrap) {
     world.serves("GET api.example.com/load", 200, "zero").await;
     let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
     load.reach(500).await;
-    let mut old = vec!["start".to_owned()];
-    for n in 0..MOVES {
-        let to = &upstreams[(n + 1) % 2];
-        let new = move_to(&world, n, to, &old).await;
-        world.serves("GET api.example.com/load", 200, &to.name).await;
-        load.reach(load.requests() + 200).await;
-        old = new;
-    }
+    move_on(&world, &load, &upstreams, 0..MOVES, vec!["start".to_owned()]).await;
     let report = load.stop().await;
     println!("{bootstrap:?}, {MOVES} moves to new clusters: {report}");
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
     world.nothing_was_refused().await;
 }
 
-/// One revision: new clusters, the route to them, the old ones' end. Gives the new ones.
+/// Move the route under load, each time to new clusters. Gives the clusters of the last move.
+async fn move_on(
+    world: &World,
+    load: &Load,
+    upstreams: &[Upstream; 2],
+    moves: Range<usize>,
+    mut clusters: Vec<String>,
+) -> Vec<String> {
+    for n in moves {
+        let to = &upstreams[(n + 1) % 2];
+        clusters = move_to(world, n, to, &clusters).await;
+        world.serves("GET api.example.com/load", 200, &to.name).await;
+        load.reach(load.requests() + 200).await;
+    }
+    clusters
+}
+
+/// One revision: new clusters, the route to them, the deletion of the old ones. Gives the new ones.
 async fn move_to(world: &World, n: usize, to: &Upstream, old: &[String]) -> Vec<String> {
     let names: Vec<String> = match n % 4 {
         0 => vec![format!("checked-{n}")],
@@ -148,18 +159,10 @@ async fn a_silent_name_server_and_a_silent_host_hold_up_nothing_else(bootstrap: 
 
     let load = Load::start(world.address, "api.example.com", "/load", Clients::default());
     load.reach(500).await;
-    let mut old = vec!["start".to_owned()];
-    for n in 0..6 {
-        if n == 3 {
-            let changed = json!({ "dns": "sicker.example.com:80" });
-            world.put("/gateway/clusters/sick", changed.to_string()).await;
-        }
-        let to = &upstreams[(n + 1) % 2];
-        let new = move_to(&world, n, to, &old).await;
-        world.serves("GET api.example.com/load", 200, &to.name).await;
-        load.reach(load.requests() + 200).await;
-        old = new;
-    }
+    let old = move_on(&world, &load, &upstreams, 0..3, vec!["start".to_owned()]).await;
+    let changed = json!({ "dns": "sicker.example.com:80" });
+    world.put("/gateway/clusters/sick", changed.to_string()).await;
+    move_on(&world, &load, &upstreams, 3..6, old).await;
     let report = load.stop().await;
     println!("{bootstrap:?}, moves beside a sick name and a dead host: {report}");
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");

@@ -1,7 +1,7 @@
 //! Every grammar that Envoy parses itself, by generated values at its edges, tried on a real Envoy.
 //!
 //! [`resources`]: the same resource, written as an xds document and given to Envoy. Both must say the same.
-//! [`documents`]: the other documents. What is accepted, Envoy must take as it is compiled.
+//! [`documents`]: the other documents. Envoy must accept every accepted document in its compiled form.
 //!
 //! The values and the places where they stand are in `tests/data/edges/`.
 
@@ -21,9 +21,9 @@ use super::inputs::edit;
 
 /// A value at its place in what is around it.
 struct Edge {
-    /// What it stands in: a key, or a part of a resource.
+    /// The place of the value: a key, or a part of a resource.
     within: String,
-    /// What it stands in, and the value.
+    /// The place of the value, and the value.
     whole: Value,
     /// Where it stands and the value, for a message.
     place: String,

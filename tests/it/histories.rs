@@ -120,7 +120,7 @@ struct Running {
     task: JoinHandle<Result<(), shutdown::Error>>,
 }
 
-/// What a replica serves.
+/// The serving texts of a replica.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct View {
     /// By group and type.
@@ -130,7 +130,7 @@ struct View {
 }
 
 impl View {
-    /// What another view has not.
+    /// The entries that another view lacks.
     fn without(&self, other: &Self) -> Self {
         let mut view = self.clone();
         view.versions
@@ -189,7 +189,7 @@ impl Running {
         Some(world.document(key)?.latest.as_ref()?.mod_revision)
     }
 
-    /// What it serves of what etcd holds; `None`: nothing yet.
+    /// The texts that the replica serves from etcd; `None`: none yet.
     fn view(&self) -> Option<View> {
         let (snapshot, world) = (self.snapshots.current(), self.worlds.load());
         if snapshot.generation == 0 || snapshot.source != Source::Etcd || !world.pending().is_empty() {

@@ -162,7 +162,7 @@ fn the_rooms_of_xds_name_only_those_below_them() {
 
 #[test]
 fn no_circle_of_files_within_a_room() {
-    const ROOMS: [&str; 4] = ["document", "fleet", "resource", "snapshot"];
+    const ROOMS: [&str; 7] = ["backend", "config", "document", "fleet", "resource", "snapshot", "xds"];
     let (_, files): (Vec<_>, Vec<_>) = files_of_src().into_iter().unzip();
     let is_file = |path: &[String]| files.iter().any(|file| file.module == path);
     let defining = |path: Names| {
@@ -182,7 +182,7 @@ fn no_circle_of_files_within_a_room() {
         });
         arrows.insert(module, others.collect());
     }
-    // Whoever names nobody is in no circle, and so on upwards.
+    // A file that names no other is in no circle, and so on upwards.
     loop {
         let named = |others: &BTreeSet<Names>| others.iter().any(|other| arrows.contains_key(other));
         let done: Vec<&Names> = arrows

@@ -110,7 +110,7 @@ async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec
     if current.len() != writes.len() {
         return Err(Failure::new(
             Class::Retry,
-            "etcd answered a read with fewer keys than it was asked for",
+            "etcd answered a read with fewer keys than requested",
         ));
     }
     Ok((revision, current))

@@ -1,7 +1,7 @@
 //! Headers: names, values in Envoy's format, and edits of them.
 //!
-//! A value may hold Envoy's commands, `%REQ(x-id)%`; a percent sign of its own is written twice. What Envoy would
-//! refuse in a value (an unknown command, a lone `%`) is refused here. Values may be credentials and are never quoted.
+//! A value may hold Envoy's commands, `%REQ(x-id)%`; a literal percent sign is doubled. A value that Envoy would refuse
+//! (an unknown command, a lone `%`) is rejected. Values may be credentials and are never quoted.
 
 use std::collections::BTreeMap;
 

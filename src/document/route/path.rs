@@ -80,7 +80,7 @@ pub(super) fn parse_grpc(cursor: &Cursor<'_>) -> Result<PathMatch, Rejection> {
 pub(crate) fn as_seen(text: &str) -> Result<String, &'static str> {
     check_characters(text)?;
     if text.contains('\\') {
-        return Err("no backslash: Envoy takes a raw one for a slash");
+        return Err("no backslash: Envoy reads a raw one as a slash");
     }
     let seen = unescaped(text).ok_or("no escaped slash, backslash or NUL: Envoy refuses requests with one (400)")?;
     // Escaped dots may have become segments.
@@ -245,7 +245,7 @@ fn normalise_template(text: &str) -> Result<String, String> {
         match pattern {
             "*" => {}
             "**" if last => {}
-            "**" => return Err("nothing after the variable that takes the rest (=**)".to_owned()),
+            "**" => return Err("nothing after the variable that matches the rest (=**)".to_owned()),
             _ => return Err(format!("{{{name}}}, {{{name}=*}} or {{{name}=**}}")),
         }
         names.push(name);
@@ -264,7 +264,7 @@ fn check_literal(segment: &str, last: bool) -> Result<(), String> {
         return Err(format!("no {:?} beside variables", char::from(byte)));
     }
     if segment.contains('*') {
-        return Err(r#"no "*" beside variables ({rest=**} takes the rest)"#.to_owned());
+        return Err(r#"no "*" beside variables ({rest=**} matches the rest)"#.to_owned());
     }
     if segment.is_empty() && !last {
         return Err("no empty segment".to_owned());

@@ -127,7 +127,9 @@ fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejectio
         .read("query", |field| condition::read_query(&field))?
         .unwrap_or_default();
     if headers.is_empty() && query.is_empty() {
-        return Err(object.reject("found no condition, expected \"headers\" or \"query\" that tell it from the route"));
+        return Err(
+            object.reject("found no condition, expected \"headers\" or \"query\" that distinguish it from the route")
+        );
     }
     let action = object
         .read("to", |field| target::read(&field))?

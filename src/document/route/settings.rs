@@ -89,7 +89,7 @@ fn read_retry(cursor: &Cursor<'_>) -> Result<Retry, Rejection> {
     let attempts = object
         .require("attempts", "the number of retries")?
         .integer(1..=u32::MAX)?;
-    let on = object.require("on", r#"what is retried, such as ["connect-failure", "503"]"#)?;
+    let on = object.require("on", r#"the retried conditions, such as ["connect-failure", "503"]"#)?;
     let mut words: Vec<String> = Vec::new();
     for entry in on.entries()? {
         let word = read_retry_word(&entry)?;

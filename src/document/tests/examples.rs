@@ -191,7 +191,7 @@ fn older_forms_keep_their_keys() {
     let reason = |key, document| parsed(key, &document).unwrap_err().reason;
     assert_eq!(
         reason("routes/", older.clone()),
-        "found nothing in the key after its prefix, expected what tells it from others"
+        "found no name in the key after its prefix, expected one"
     );
     assert_eq!(
         reason("routes/a\nb", older),

@@ -103,7 +103,7 @@ fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Resul
     let at = at.field("eds_cluster_config");
     match (&cluster.eds_cluster_config, discovery) {
         (None, Some(DiscoveryType::Eds)) => {
-            Err(at.reject("missing, expected where the endpoints of a cluster of type EDS come from".to_owned()))
+            Err(at.reject("missing, expected the config source of the endpoints of a cluster of type EDS".to_owned()))
         }
         (Some(_), Some(DiscoveryType::Eds)) => {
             let config = cluster
@@ -231,7 +231,7 @@ fn typed_balancing(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     if cluster.load_balancing_policy.is_none() {
         return Err(at
             .field("load_balancing_policy")
-            .reject("missing, expected the policy that lb_policy speaks of".to_owned()));
+            .reject("missing, expected the policy that lb_policy names".to_owned()));
     }
     let beside = "found together with load_balancing_policy, expected one of the two";
     if cluster.lb_subset_config.is_some() {

@@ -294,7 +294,7 @@ fn one_filter(config: &Any, at: &Place) -> Result<(), Rejection> {
         Some(config) => of_route(config, &at.field("config")),
         None => Err(at
             .field("config")
-            .reject("missing, expected what the filter is told, or \"disabled\": true".to_owned())),
+            .reject("missing, expected the settings of the filter, or \"disabled\": true".to_owned())),
     }
 }
 
@@ -303,7 +303,7 @@ fn of_route(config: &Any, at: &Place) -> Result<(), Rejection> {
     let name = type_of(config);
     if WITHOUT_ROUTES.contains(&name) {
         let reason = format!(
-            "found the type {}, of a filter that takes nothing of routes, expected another",
+            "found the type {}, of a filter without settings in routes, expected another",
             quote(name)
         );
         return Err(at.reject(reason));
@@ -314,7 +314,7 @@ fn of_route(config: &Any, at: &Place) -> Result<(), Rejection> {
 /// NL-25.
 pub(super) fn discovered(source: &ExtensionConfigSource, at: &Place) -> Result<(), Rejection> {
     if source.apply_default_config_without_warming && source.default_config.is_none() {
-        let reason = "missing, expected the configuration that apply_default_config_without_warming speaks of";
+        let reason = "missing, expected the configuration that apply_default_config_without_warming needs";
         return Err(at.field("default_config").reject(reason.to_owned()));
     }
     let short = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();

@@ -51,7 +51,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         {
             Err(at
                 .field("config")
-                .reject("missing, expected what the plugin runs".to_owned()))
+                .reject("missing, expected the code of the plugin".to_owned()))
         }
         "envoy.extensions.wasm.v3.PluginConfig" => held(message, at, filters::wasm),
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters" => held(message, at, tls::parameters),
@@ -115,7 +115,7 @@ fn held<T: Message + Default>(
     match message.transcode_to() {
         Ok(typed) => check(&typed, at),
         Err(error) => Err(at.reject(format!(
-            "found what cannot be read as this message ({error}), expected one"
+            "found bytes that are not this message ({error}), expected this message"
         ))),
     }
 }

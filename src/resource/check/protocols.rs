@@ -228,7 +228,7 @@ pub(super) fn http2(options: &Http2ProtocolOptions, at: &Place) -> Result<(), Re
             .iter()
             .find(|(number, _, is_there)| *number == identifier && *is_there)
         {
-            return Err(at.reject(format!("found what {name} says too, expected one of the two")));
+            return Err(at.reject(format!("found a duplicate of {name}, expected only one of the two")));
         }
         match identifier {
             ENABLE_CONNECT => {

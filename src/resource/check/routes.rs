@@ -309,7 +309,7 @@ pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejectio
 
 /// NR-27.
 pub(super) fn retry(policy: &RetryPolicy, at: &Place) -> Result<(), Rejection> {
-    let missing = "missing, expected what it is to do";
+    let missing = "missing, expected the configuration of the predicate or policy";
     let predicates = at.field("retry_host_predicate");
     for (index, predicate) in policy.retry_host_predicate.iter().enumerate() {
         let at = predicates.index(index).field("typed_config");

@@ -44,7 +44,7 @@ fn rest(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {
         Some(_) => Ok(()),
         None => Err(at
             .field("refresh_delay")
-            .reject("missing, expected how often to ask".to_owned())),
+            .reject("missing, expected the interval between requests".to_owned())),
     }
 }
 

@@ -159,7 +159,7 @@ pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> 
     if let Some(index) = context.verify_certificate_hash.iter().position(|hash| !is_hash(hash)) {
         let found = quote(&context.verify_certificate_hash[index]);
         let reason =
-            format!("found {found}, expected a SHA-256 in 64 hexadecimal digits, perhaps with \":\" between pairs");
+            format!("found {found}, expected a SHA-256 in 64 hexadecimal digits, optionally with \":\" between pairs");
         return Err(hashes.index(index).reject(reason));
     }
     let keys = at.field("verify_certificate_spki");
@@ -255,7 +255,7 @@ fn certificates(source: &DataSource, at: &Place) -> Result<(), Rejection> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(()),
-        _ => Err(at.reject("found no certificate in PEM, expected at least one and nothing broken".to_owned())),
+        _ => Err(at.reject("found no valid PEM certificates, expected at least one, and none broken".to_owned())),
     }
 }
 

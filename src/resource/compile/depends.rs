@@ -1,8 +1,8 @@
 //! Which documents and resources a change makes dirty.
 //!
-//! What enters: a document before and after the change. What leaves: [`Dirty`], the names whose compiled bytes may
-//! differ now. A name too many costs time only: equal bytes are no difference. A name too few would be a fault. Two
-//! promises keep a change cheap:
+//! In: a document before and after the change. Out: [`Dirty`], the names whose compiled bytes may differ now. A name
+//! too many costs time only: equal bytes are no difference. A name too few would be a fault. Two promises keep a change
+//! cheap:
 //!
 //! - A route that refers to the same clusters as before makes no cluster dirty.
 //! - A cluster or a registration makes no route dirty.

@@ -49,7 +49,7 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
         LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::RingHash
     ) {
         sentences.push(format!(
-            "lb.policy: {clients} refuse this cluster, they know round_robin, least_request and ring_hash"
+            "lb.policy: {clients} refuse this cluster, they support round_robin, least_request and ring_hash"
         ));
     }
 
@@ -81,19 +81,21 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
     let mut sentences = Vec::new();
     if matches!(matches.path, PathMatch::Template(_)) {
         sentences.push(format!(
-            "match.path: {clients} know no URI templates and do without this"
+            "match.path: {clients} do not support URI templates and do not get this route"
         ));
     }
 
     if !matches.methods.is_empty() && !matches.methods.iter().any(|method| method == METHOD) {
         sentences.push(format!(
-            "match.methods: {clients} call with {METHOD} only and do without this"
+            "match.methods: {clients} call with {METHOD} only and do not get this route"
         ));
     }
 
     let never = |condition: &StringMatch| !matches!(condition, StringMatch::Not(_) | StringMatch::Present(false));
     if matches.query.iter().any(|(_, condition)| never(condition)) {
-        sentences.push(format!("match.query: {clients} send no query and do without this"));
+        sentences.push(format!(
+            "match.query: {clients} send no query and do not get this route"
+        ));
     }
 
     let inverted = matches
@@ -111,7 +113,7 @@ fn of_match(rule: &Rule, clients: &str) -> Vec<String> {
 fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
     let Action::Forward(targets) = &rule.action else {
         return vec![format!(
-            "to: {clients} know neither redirects nor fixed responses and do without this"
+            "to: {clients} support neither redirects nor fixed responses and do not get this route"
         )];
     };
 

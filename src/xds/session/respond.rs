@@ -19,6 +19,8 @@ use crate::xds::session::state::content::Content;
 use crate::xds::session::state::{Draft, Target, Unacked};
 use crate::xds::session::wire::{delta, sotw};
 
+mod removals;
+
 /// The secrets of a client that may not have any.
 static NO_SECRETS: LazyLock<Arc<ResourceSet>> = LazyLock::new(|| Arc::new(ResourceSet::new(ResourceType::Secret)));
 

@@ -17,7 +17,6 @@ use crate::xds::session::client_features::ClientFeatures;
 use crate::xds::session::nack::nacks::Nacks;
 use crate::xds::session::order::{Barrier, HeldRemoval};
 use crate::xds::session::state::content::Content;
-use crate::xds::session::steps::FirstStep;
 use crate::xds::session::subscription::names::{Interner, Names};
 use crate::xds::session::subscription::{Asked, Subscription};
 use crate::xds::session::warming::{Deferral, Unwarm, WARM_MAX};
@@ -25,6 +24,7 @@ use crate::xds::session::wire::reported::Reported;
 
 pub(in crate::xds) mod builder;
 pub(in crate::xds) mod content;
+pub(in crate::xds) mod first_step;
 
 mod advance;
 mod answered;
@@ -33,6 +33,7 @@ mod pending;
 mod sotw;
 mod ttl;
 
+use first_step::FirstStep;
 use pending::{Owed, Pending, PendingWork};
 
 /// A response without ACK or NACK.

@@ -5,32 +5,22 @@
 //! - `announce`: a route moves to a cluster that a gRPC client does not subscribe to. The first step is the old routes,
 //!   which also name the cluster; the second step waits for the ACK or NACK of the cluster and of its endpoints.
 //!
-//! The second step waits for [`STEP_MAX`] at most. During the wait the client stays at the set of the first step.
+//! The second step waits for [`STEP_MAX`](super::state::first_step::STEP_MAX) at most. During the wait the client stays
+//! at the set of the first step.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Session;
 use super::state::State;
 use super::state::content::{Content, SharedPart};
+use super::state::first_step::FirstStep;
 use crate::fleet::Variant;
 use crate::resource::ResourceType;
 use crate::snapshot::set::ResourceSet;
 
 mod announce;
 mod exchange;
-
-/// How long the second step waits at most.
-const STEP_MAX: Duration = Duration::from_secs(5);
-
-/// The first of two steps was taken.
-#[derive(Debug)]
-pub(in crate::xds) enum FirstStep {
-    /// Some members of a circle were left out. The bound counts from the response.
-    Exchange,
-    /// The old routes were sent with the names of these clusters.
-    Announcement { clusters: Vec<Arc<str>>, until: Instant },
-}
 
 /// The next step of a type towards its set.
 #[derive(Debug, Default)]
@@ -126,30 +116,5 @@ impl Session {
             let nacked = state.nacked_claimants();
             state.owe(nacked);
         }
-    }
-}
-
-impl FirstStep {
-    /// The latest moment of the second step of this type; `None`: the first step has its ACK or NACK.
-    fn deadline(&self, state: &State) -> Option<Instant> {
-        match self {
-            Self::Exchange => {
-                state.unacked_since()?;
-                Some(state.sent_at? + STEP_MAX)
-            }
-            Self::Announcement { until, .. } => Some(*until),
-        }
-    }
-}
-
-impl State {
-    /// The latest moment of a second step; `None`: no second step waits.
-    pub(super) fn step_deadline(&self) -> Option<Instant> {
-        self.first_step.as_ref()?.deadline(self)
-    }
-
-    /// Whether the second step may follow at once, because the first one needed no response.
-    pub(super) fn goes_on(&self) -> bool {
-        matches!(self.first_step, Some(FirstStep::Exchange)) && self.unacked_since().is_none()
     }
 }

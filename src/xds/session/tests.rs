@@ -388,7 +388,7 @@ fn client(variant: Variant) -> Client {
     Client::new(variant)
 }
 
-/// A client that asks for clusters, endpoints, listeners and routes, and has acknowledged them.
+/// A client with subscriptions to clusters, endpoints, listeners and routes, each response ACKed.
 fn up_to_date(variant: Variant) -> Client {
     let mut client = client(variant);
     for (of_type, names) in [

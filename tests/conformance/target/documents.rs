@@ -17,7 +17,7 @@ pub(super) struct Documents {
 }
 
 impl Documents {
-    /// Those below this prefix of this etcd.
+    /// The documents below this prefix of this etcd.
     pub(super) async fn at(endpoints: &[String], prefix: &str) -> Self {
         let client = Client::connect(endpoints, None).await.expect("connect to etcd");
         Self {

@@ -9,7 +9,7 @@ use super::judge::Judge;
 use super::{Edge, compiled, edges};
 use crate::bootstrap::put_together;
 
-/// What a document becomes, and the value in it.
+/// The resource made of a document, and the value in it.
 struct Made {
     place: String,
     clusters: Vec<Value>,
@@ -52,7 +52,7 @@ async fn what_documents_become_envoy_takes() {
     );
 }
 
-/// What the server accepts: something at each place.
+/// The documents that the server accepts: a value at each place.
 fn all_made() -> Vec<Made> {
     let mut all = Vec::new();
     for place in edges("documents") {

@@ -59,7 +59,7 @@ impl Judge {
         Self { envoy, files }
     }
 
-    /// What Envoy says against each of these listeners, by position; one that it takes is not among them.
+    /// Envoy's refusals of these listeners, by position; accepted ones are absent.
     pub(super) async fn listeners(&self, listeners: &[&Value]) -> BTreeMap<usize, String> {
         let alone = |(index, listener): (usize, &&Value)| {
             let mut listener = (*listener).clone();
@@ -81,7 +81,7 @@ impl Judge {
         said
     }
 
-    /// What Envoy says against these clusters together; `None`: it takes them all.
+    /// Envoy's refusal of these clusters together; `None`: Envoy accepts all.
     pub(super) async fn clusters(&self, clusters: &[&Value]) -> Option<String> {
         let named = |(index, cluster): (usize, &&Value)| {
             let mut cluster = (*cluster).clone();

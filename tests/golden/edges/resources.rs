@@ -146,7 +146,7 @@ async fn of_resources_the_server_says_what_envoy_says() {
     );
 }
 
-/// What is wrong if the server and Envoy say different things.
+/// The fault if the server and Envoy disagree.
 fn differ(asked: &Asked, envoy: Option<&String>) -> Option<String> {
     let place = &asked.place;
     if KNOWN.iter().any(|(part, _)| place.contains(part)) {

@@ -518,7 +518,7 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
     let other = r#"{"match": "/echo.Echo/*", "to": "x", "listeners": ["web"], "rewrite": {"host": "a"}}"#;
     let web = ("listeners/web", r#"{"address": "127.0.0.1:80"}"#);
     let mut stage = world_of(&[web, ("routes/a", other), ("clusters/x", maglev)]);
-    let refused = "lb.policy: gRPC clients of listeners/echo refuse this cluster, they know round_robin, least_request and ring_hash";
+    let refused = "lb.policy: gRPC clients of listeners/echo refuse this cluster, they support round_robin, least_request and ring_hash";
     let none: [&str; 0] = [];
     stage.put("listeners/echo", r#"{"api": true}"#);
     assert_eq!(stage.status("routes/a").warnings, none);
@@ -545,6 +545,6 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
     );
     assert_eq!(
         stage.status("routes/a").warnings,
-        ["to: gRPC clients of listeners/echo know neither redirects nor fixed responses and do without this"]
+        ["to: gRPC clients of listeners/echo support neither redirects nor fixed responses and do not get this route"]
     );
 }

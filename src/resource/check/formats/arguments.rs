@@ -121,7 +121,7 @@ fn are_options(argument: &str, lists: [&[&str]; 2]) -> bool {
 
 fn options([first, second]: [&[&str]; 2]) -> String {
     format!(
-        "{}, perhaps with \":\" and {} after it",
+        "{}, optionally with \":\" and {} after it",
         first.join(", "),
         second.join(", ")
     )

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{FirstStep, STEP_MAX, Session, State, Step};
+use super::{Session, State, Step};
 use crate::resource::{ResourceType, grpc};
 use crate::snapshot::changes::Named;
 use crate::snapshot::set::{Entry, ResourceSet};
+use crate::xds::session::state::first_step::{FirstStep, STEP_MAX};
 
 impl Session {
     /// The first step from one set of routes to another. `None`: no cluster needs an announcement.

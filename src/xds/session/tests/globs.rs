@@ -78,7 +78,7 @@ fn what_is_below_nothing_is_answered_as_nothing() {
     let glob = name("/none/*");
     assert_eq!(says(&mut subscribed(Variant::Sotw, &[&glob])), ["CDS[]"]);
     assert_eq!(says(&mut subscribed(Variant::Delta, &[&glob])), ["CDS[-/none/*]"]);
-    // An authority that nobody has documents of.
+    // An authority without documents.
     let mut client = client(Variant::Delta);
     assert_eq!(
         client.delta(CLUSTER, &["xdstp://b/t/x", "A"], &[]).says(),

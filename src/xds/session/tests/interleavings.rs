@@ -32,7 +32,7 @@ mod statistics;
 mod wire;
 mod world;
 
-/// Unless `INTERLEAVINGS` says otherwise.
+/// The default of `INTERLEAVINGS`.
 const LIVES: usize = 2_000;
 /// Unless `INTERLEAVINGS` or `INTERLEAVINGS_SEED` is set.
 const SEED: u64 = 15_208_641_345_419_668_509;
@@ -225,7 +225,7 @@ impl Client<'_> {
         Ok(true)
     }
 
-    /// Answer a response: the oldest of a type, or a later one; what asks for something may ride along.
+    /// Answer a response: the oldest of a type, or a later one. The request may change the subscription too.
     fn reply(&mut self, step: Step) -> Result<bool, String> {
         let from = step.part(8, TYPES);
         let Some(of) = (from..TYPES).chain(0..from).find(|of| self.unanswered(*of) > 0) else {

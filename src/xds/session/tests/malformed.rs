@@ -544,7 +544,7 @@ const NAMES: [&str; 12] = [
     "xdstp://a/t/x",
 ];
 
-/// The longest name that anybody asks for here.
+/// The longest name in these requests.
 const LONGEST: usize = 5000;
 
 fn name() -> impl Strategy<Value = Vec<u8>> {

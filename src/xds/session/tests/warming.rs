@@ -153,7 +153,7 @@ fn a_cluster_that_was_waited_for_in_vain_is_not_waited_for_again() {
     }
 }
 
-/// While one cluster does not become warm no ACK of clusters comes. The ACK of its endpoints says that another is warm.
+/// One cold cluster withholds the ACK of all clusters. The ACK of its endpoints shows that another cluster is warm.
 #[test]
 fn behind_a_wait_in_vain_a_cluster_is_warm_when_its_endpoints_are_answered() {
     for variant in BOTH {

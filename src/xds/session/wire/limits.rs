@@ -51,7 +51,7 @@ pub(in crate::xds) fn entries(request: &[u8]) -> Result<(), Error> {
 
 /// Reject a subscription with too many names of one type.
 pub(in crate::xds) fn names(names: &Names, globs: usize) -> Result<(), Error> {
-    let asks = "the stream asks for";
+    let asks = "the stream subscribes to";
     at_most(asks, names.len(), "names of a type", NAMES_MAX.0)?;
     at_most(asks, globs, "globs of a type", GLOBS_MAX)?;
     at_most(
@@ -142,7 +142,7 @@ mod tests {
         let sentence = "the names of a type have 67108866 bytes, expected 67108864 at most";
         assert_eq!(of(3, MAX_REQUEST / 3 + 1), Err(sentence.to_owned()));
         assert_eq!(of(NAMES_MAX.0, 7), Ok(()));
-        let sentence = "the stream asks for 1000001 names of a type, expected 1000000 at most";
+        let sentence = "the stream subscribes to 1000001 names of a type, expected 1000000 at most";
         assert_eq!(of(NAMES_MAX.0 + 1, 7), Err(sentence.to_owned()));
     }
 

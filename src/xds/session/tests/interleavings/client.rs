@@ -60,7 +60,7 @@ struct Taken {
     dropped: u8,
     /// Names that were removed at some time since, without a response about it.
     forsaken: u8,
-    /// Clusters: all that there were then, whoever asks for them.
+    /// Clusters: all of them at the response, subscribed or not.
     all: Option<Contents>,
     at: Instant,
 }
@@ -113,7 +113,7 @@ pub(super) struct Type {
     /// Changes that wait for clusters.
     kept: [Option<Kept>; NAMES],
     inbox: VecDeque<Taken>,
-    /// SotW: what the next request says: the version that was accepted last, the nonce of what came last.
+    /// SotW: the next request: the version of the last ACK, the nonce of the last response.
     version: String,
     nonce: String,
     older: Vec<String>,
@@ -521,7 +521,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// The node says that it is of the other cluster now; its group follows.
+    /// The node reports the other cluster from now on, which changes its group.
     pub(super) fn move_node(&mut self, of: usize) -> Checked {
         self.in_edge = !self.in_edge;
         self.introduced = false;

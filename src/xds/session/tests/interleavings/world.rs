@@ -285,7 +285,7 @@ fn change(catalog: &mut Catalog, random: &mut Random) {
     }
 }
 
-/// Remove a resource; what refers to it refers to something else from now on.
+/// Remove a resource; the resources that refer to it refer to another one from now on.
 fn remove(catalog: &mut Catalog, of: usize, name: usize, random: &mut Random) {
     catalog[of][name] = 0;
     for referrer in referrers(of) {
