@@ -70,6 +70,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// The revision of the documents root; for people, not a version.
     pub revision: i64,
+    /// For each root, by its prefix, the revision up to which its changes are in the snapshot.
+    pub revisions: Arc<BTreeMap<String, i64>>,
     /// The moment of building.
     pub built_at: SystemTime,
     /// The origin of the content.
@@ -181,6 +183,8 @@ impl GroupSnapshot {
 pub struct Facts {
     /// The documents root's revision.
     pub revision: i64,
+    /// See [`Snapshot::revisions`].
+    pub revisions: Arc<BTreeMap<String, i64>>,
     /// The moment of building.
     pub built_at: SystemTime,
     /// The origin of the content.
@@ -199,6 +203,7 @@ impl Facts {
     pub(crate) fn after(snapshot: &Snapshot) -> Self {
         Self {
             revision: 1,
+            revisions: Arc::default(),
             built_at: SystemTime::UNIX_EPOCH,
             source: Source::Memory,
             stale: false,
@@ -215,6 +220,7 @@ impl Snapshot {
         Self {
             generation: 0,
             revision: 0,
+            revisions: Arc::default(),
             built_at: SystemTime::UNIX_EPOCH,
             source: Source::Memory,
             stale: false,
@@ -249,6 +255,7 @@ impl Snapshot {
         Self {
             generation: self.generation + 1,
             revision: facts.revision,
+            revisions: facts.revisions,
             built_at: facts.built_at,
             source: facts.source,
             stale: facts.stale,
@@ -278,6 +285,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             revision: 7,
+            revisions: Arc::default(),
             ..Facts::after(&Snapshot::unpublished())
         }
     }

@@ -24,6 +24,7 @@ use crate::snapshot::{GroupSnapshot, Snapshot};
 #[derive(Serialize)]
 struct Group {
     revision: i64,
+    revisions: BTreeMap<String, i64>,
     built_at: String,
     source: &'static str,
     types: BTreeMap<&'static str, Type>,
@@ -76,6 +77,7 @@ fn figures(snapshot: &Snapshot, group: &GroupSnapshot) -> Group {
     });
     Group {
         revision: snapshot.revision,
+        revisions: BTreeMap::clone(&snapshot.revisions),
         built_at: format_rfc3339_millis(snapshot.built_at).to_string(),
         source: snapshot.source.as_str(),
         types: types.collect(),

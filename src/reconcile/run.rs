@@ -507,6 +507,7 @@ impl Reconciler {
         let stale = self.roots.is_stale(now);
         let facts = Facts {
             revision: world.revision(),
+            revisions: Arc::new(world.revisions()),
             built_at: now.wall,
             source: self.source(now.instant),
             stale,

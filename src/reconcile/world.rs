@@ -1,5 +1,6 @@
 //! The world: every document with its state, and what is compiled of them. Immutable; clones are cheap.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -234,6 +235,16 @@ impl World {
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.roots.get(&Root::Documents).map_or(0, |root| root.revision)
+    }
+
+    /// The revision that the world stands at in each root, by the root's prefix. Worlds that stand at equal ones have
+    /// taken in the same texts.
+    #[must_use]
+    pub fn revisions(&self) -> BTreeMap<String, i64> {
+        let roots = self.roots.iter();
+        roots
+            .map(|(root, state)| (self.options.layout.prefix_of(root).to_owned(), state.revision))
+            .collect()
     }
 
     /// True if the world has taken in the changes of a root up to this revision.

@@ -137,6 +137,7 @@ impl Server {
 
     fn publish(&self, difference: &Difference, revision: i64) {
         let facts = Facts {
+            revisions: Arc::new([("/gateway/".to_owned(), revision)].into()),
             revision,
             built_at: SystemTime::UNIX_EPOCH + BUILT_AT,
             source: Source::Memory,
@@ -350,6 +351,7 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
     let group = &overview["groups"]["default"];
     let figures = (
         &group["revision"],
+        &group["revisions"],
         &group["built_at"],
         &group["source"],
         &group["types"]["runtime"]["count"],
@@ -358,6 +360,7 @@ async fn a_snapshot_is_shown_in_figures_by_type_and_by_name() {
         figures,
         (
             &json!(17),
+            &json!({ "/gateway/": 17 }),
             &json!("2026-01-02T03:04:05.678Z"),
             &json!("memory"),
             &json!(1)

@@ -87,6 +87,7 @@ impl Xds {
             groups_removed: Vec::new(),
         };
         let facts = Facts {
+            revisions: Arc::default(),
             revision: 1,
             built_at: SystemTime::now(),
             source: Source::Memory,
