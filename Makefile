@@ -5,8 +5,8 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # What a recipe needs of .tools/, and no more.
 need = .ci/tools.sh
 
-.PHONY: help build demo test lint doc unit property faults golden it conformance hostile e2e docs fresh fresh-debian bench \
-	bench-peers deny deny-offline tools
+.PHONY: help build demo test lint doc unit property faults golden it conformance hostile e2e chaos docs fresh \
+	fresh-debian bench bench-peers deny deny-offline tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -22,11 +22,14 @@ demo: ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 
 	cargo build
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
-test: lint doc unit property golden it conformance e2e docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), commands of the docs
+test: lint doc unit property golden it conformance e2e chaos docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), chaos, commands of the docs
 
 # The same hundred thousand lives each time, so that a find of the search does not fail a change that has nothing to do with
 # it. `make property` alone searches elsewhere each time.
 test: export INTERLEAVINGS_SEED ?= 16958538614778031098
+# Some of each kind of fault, always the same ones.
+test: export CHAOS_SEED ?= 1
+test: export CHAOS_FAULTS ?= 20
 
 lint: ## formatting and clippy, warnings denied
 	$(need) protoc
@@ -73,6 +76,10 @@ hostile: ## attacks on both ports and the store, with a healthy fleet beside the
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	$(need)
 	cargo test --test e2e -- --nocapture
+
+chaos: ## 500 faults, one after the other, in three etcd members, three replicas and three Envoys under traffic; CHAOS_SEED=N repeats a run
+	$(need) protoc etcd envoy
+	CHAOS_FAULTS=$${CHAOS_FAULTS:-500} cargo test --test chaos -- --nocapture
 
 docs: ## the commands of README.md and docs/, one after the other, against real parts
 	$(need) protoc etcd envoy grpcio

@@ -15,6 +15,7 @@ use super::documents::{SIZES, changed, empty, listed, moment, route};
 
 pub(crate) fn facts() -> Facts {
     Facts {
+        revisions: Arc::default(),
         revision: 1,
         built_at: SystemTime::UNIX_EPOCH,
         source: Source::Memory,

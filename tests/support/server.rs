@@ -27,6 +27,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct Server {
     process: Process,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     xds: SocketAddr,
     admin: SocketAddr,
     http: reqwest::Client,
@@ -50,23 +51,33 @@ impl Server {
 
     /// Start one in this working directory.
     pub async fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
-        Self::start_at(folder, arguments, [127, 0, 0, 1].into()).await
+        Self::start_at(folder, arguments, &[], [127, 0, 0, 1].into()).await
+    }
+
+    /// Start one in this working directory with further variables in its environment.
+    pub async fn start_with_environment(folder: TempDir, arguments: &[&str], environment: &[(&str, String)]) -> Self {
+        Self::start_at(folder, arguments, environment, [127, 0, 0, 1].into()).await
     }
 
     /// Start one whose xDS port is open on all addresses of this machine.
     pub async fn start_on_all_addresses(folder: TempDir, arguments: &[&str]) -> Self {
-        Self::start_at(folder, arguments, [0, 0, 0, 0].into()).await
+        Self::start_at(folder, arguments, &[], [0, 0, 0, 0].into()).await
     }
 
-    async fn start_at(folder: TempDir, arguments: &[&str], xds: IpAddr) -> Self {
+    async fn start_at(folder: TempDir, arguments: &[&str], environment: &[(&str, String)], xds: IpAddr) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = spawn(folder.path(), &arguments, SocketAddr::new(xds, 0), any);
+        let mut process = spawn(folder.path(), &arguments, &environment, SocketAddr::new(xds, 0), any);
         let (xds, admin) = listening(&mut process, 0).await;
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         Self {
             process,
             arguments,
+            environment,
             xds,
             admin,
             http,
@@ -201,6 +212,16 @@ impl Server {
         self.process.kill();
     }
 
+    /// Freeze it: its sockets stay open and silent.
+    pub fn freeze(&self) {
+        self.process.signal("-STOP");
+    }
+
+    /// Thaw it.
+    pub fn thaw(&self) {
+        self.process.signal("-CONT");
+    }
+
     /// Send SIGTERM.
     pub fn terminate(&self) {
         self.process.signal("-TERM");
@@ -220,7 +241,13 @@ impl Server {
     pub async fn restart(&mut self) {
         self.kill();
         let earlier = self.log().len();
-        self.process = spawn(self.folder.path(), &self.arguments, self.xds, self.admin);
+        self.process = spawn(
+            self.folder.path(),
+            &self.arguments,
+            &self.environment,
+            self.xds,
+            self.admin,
+        );
         listening(&mut self.process, earlier).await;
     }
 
@@ -245,7 +272,13 @@ fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_chancery"))
 }
 
-fn spawn(folder: &Path, arguments: &[String], xds: SocketAddr, admin: SocketAddr) -> Process {
+fn spawn(
+    folder: &Path,
+    arguments: &[String],
+    environment: &[(String, String)],
+    xds: SocketAddr,
+    admin: SocketAddr,
+) -> Process {
     let mut command = Command::new(binary());
     command.current_dir(folder).arg("serve").args([
         "--xds-listen",
@@ -256,7 +289,7 @@ fn spawn(folder: &Path, arguments: &[String], xds: SocketAddr, admin: SocketAddr
     if !arguments.iter().any(|argument| argument == "--log-format") {
         command.args(["--log-format", "json"]);
     }
-    command.args(arguments);
+    command.args(arguments).envs(environment.iter().cloned());
     Process::spawn("chancery", &mut command, &folder.join("chancery.log"))
 }
 
