@@ -14,7 +14,7 @@
 //! A registrations root has no mass-loss guard of its own, because each source has one. Its fork or empty list never
 //! waits for an operator: instances come and go without one. Pure; time is given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -473,7 +473,7 @@ pub(super) struct LostInstance {
 /// The instances that one cluster lost and gained lately.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceState {
-    pub(super) lost: Vec<LostInstance>,
+    pub(super) lost: BTreeMap<DocumentKey, LostInstance>,
     /// Addresses that were not registered before.
     gained: Vec<(Address, Instant)>,
 }
@@ -502,9 +502,9 @@ impl SourceState {
         is_released: impl Fn(&LostInstance) -> bool,
         now: Instant,
     ) -> Vec<LostInstance> {
-        self.lost.retain(|lost| !is_back(&lost.key));
+        self.lost.retain(|key, _| !is_back(key));
         let (back, mut lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lost)
-            .into_iter()
+            .into_values()
             .partition(|lost| live.contains(&lost.address) || lost.kept && is_released(lost));
         let mut let_go: Vec<LostInstance> = back.into_iter().filter(|lost| lost.kept).collect();
 
@@ -521,11 +521,15 @@ impl SourceState {
         let are_replaced = gained >= addresses(lost.iter().filter(|lost| lost.kept));
         for lost in lost {
             let age = now.saturating_duration_since(lost.at);
-            match lost.kept {
-                true if age < KEPT_FOR && !are_replaced => self.lost.push(lost),
-                true => let_go.push(lost),
-                false if age < LOSS_WINDOW => self.lost.push(lost),
-                false => {}
+            let stays = if lost.kept {
+                age < KEPT_FOR && !are_replaced
+            } else {
+                age < LOSS_WINDOW
+            };
+            if stays {
+                self.lost.insert(lost.key.clone(), lost);
+            } else if lost.kept {
+                let_go.push(lost);
             }
         }
         let_go
@@ -547,7 +551,7 @@ impl SourceState {
     /// When the first that is kept is let go.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.lost
-            .iter()
+            .values()
             .filter(|lost| lost.kept)
             .map(|lost| lost.at + KEPT_FOR)
             .min()

@@ -359,7 +359,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     let known = world.memory.held(&full_key);
     let kept = || {
         let source = world.sources.get(key.first_segment())?;
-        source.lost.iter().find(|lost| lost.kept && lost.key == *key)
+        source.lost.get(key).filter(|lost| lost.kept)
     };
     let (about, since, content) = match (state.held_key(key), known) {
         (Some((hold, _)), _) => {

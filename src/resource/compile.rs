@@ -452,6 +452,12 @@ impl Compiled {
         self.inventory.registrations(cluster)
     }
 
+    /// Whether a registration of a cluster has this address.
+    #[must_use]
+    pub fn is_registered_at(&self, cluster: &str, address: &Address) -> bool {
+        self.inventory.is_registered_at(cluster, address)
+    }
+
     /// The other accepted document that describes the same cluster.
     #[must_use]
     pub fn namesake(&self, key: &DocumentKey) -> Option<DocumentKey> {

@@ -306,6 +306,13 @@ impl Inventory {
         })
     }
 
+    /// Whether a registration of a cluster has this address.
+    pub(super) fn is_registered_at(&self, cluster: &str, address: &Address) -> bool {
+        self.registered
+            .get(cluster)
+            .is_some_and(|instances| instances.contains_key(address))
+    }
+
     /// Every registration of a cluster, with its address.
     pub(super) fn registrations(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
         let instances = self.registered.get(cluster).into_iter().flatten();

@@ -1,6 +1,6 @@
 //! Instances of clusters whose keys are gone: those that went with too many others are kept for a while.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Choices, Intake, deleted, read_text};
@@ -20,8 +20,7 @@ impl Choices {
         for (key, lost) in lost_instances {
             let cluster: Arc<str> = key.first_segment().into();
             let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
-            source.lost.retain(|earlier| earlier.key != key);
-            source.lost.push(lost);
+            source.lost.insert(key, lost);
             clusters.insert(cluster);
         }
         for (cluster, address) in self.gained_addresses(intake) {
@@ -50,7 +49,7 @@ impl Choices {
                 .or_insert_with(|| deleted(&lost.full_key))
                 .on_deleted();
         }
-        for lost in source.lost.iter().filter(|lost| lost.kept) {
+        for lost in source.lost.values().filter(|lost| lost.kept) {
             let choice = self
                 .by_key
                 .entry(lost.key.clone())
@@ -72,14 +71,17 @@ impl Choices {
             .by_key
             .iter()
             .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
+        let mut lost_addresses: BTreeMap<&str, BTreeSet<&Address>> = BTreeMap::new();
         let gained = registered.filter_map(|(key, choice)| {
             let address = registered_address(&choice.serving()?.parsed.document)?;
             let cluster = key.first_segment();
-            let lost = world.sources.get(cluster).map(|source| &source.lost);
-            let mut known = world.compiled.registrations(cluster).peekable();
-            let has_instances = known.peek().is_some() || lost.is_some();
-            let is_known = known.any(|(_, earlier)| *earlier == address)
-                || lost.is_some_and(|lost| lost.iter().any(|lost| lost.address == address));
+            let source = world.sources.get(cluster);
+            let lost = lost_addresses.entry(cluster).or_insert_with(|| {
+                let lost = source.iter().flat_map(|source| source.lost.values());
+                lost.map(|lost| &lost.address).collect()
+            });
+            let has_instances = source.is_some() || world.compiled.registrations(cluster).next().is_some();
+            let is_known = world.compiled.is_registered_at(cluster, &address) || lost.contains(&address);
             (has_instances && !is_known).then(|| (cluster.into(), address))
         });
         gained.collect()
