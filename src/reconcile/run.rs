@@ -6,7 +6,8 @@
 //! - looks up last good texts that the plan wants, and asks for the second list that a guard wants;
 //! - marks the snapshot stale if the store has not answered for 30 s.
 //!
-//! All decisions about documents are made by [`plan`].
+//! The loop waits for events and for its own plan, never for the store. All decisions about documents are made by
+//! [`plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,10 +35,13 @@ use crate::snapshot::store::Store;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 
+mod arrivals;
 mod health;
 mod log;
 mod recall;
 
+pub use arrivals::Arrivals;
+use arrivals::Planned;
 pub use health::Health;
 use health::Roots;
 use recall::Recall;
@@ -96,8 +100,13 @@ pub struct Reconciler {
     health: watch::Sender<Health>,
     pace: Pace,
     roots: Roots,
-    /// The newest snapshot built. Once the store is published, also the published one.
+    /// The newest snapshot built. Once the store is published, also the published one, except for `unpublished`.
     built: Snapshot,
+    /// A world was planned for a request that waits, before the next publish is due: the arrival of its first change, and
+    /// its trace.
+    unpublished: Option<(Instant, Span)>,
+    /// Requests that wait for the world.
+    planned: Planned,
     waiting: Waiting,
     /// The end of the earliest hold: a plan is due then without any input.
     hold_ends: Option<Instant>,
@@ -173,6 +182,8 @@ impl Reconciler {
             health: watch::Sender::new(roots.health(false)),
             pace: Pace::new(parts.publish_distance),
             built: Snapshot::unpublished(),
+            unpublished: None,
+            planned: Planned::default(),
             waiting: Waiting::default(),
             hold_ends: None,
             relists: BTreeMap::new(),
@@ -194,6 +205,12 @@ impl Reconciler {
         Arc::clone(&self.worlds)
     }
 
+    /// Waits for the world, for `admin`.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        self.planned.arrivals()
+    }
+
     /// Whether and since when things are as they should be, for `/readyz`.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
@@ -211,8 +228,11 @@ impl Reconciler {
             self.wait(&mut events, &token).await;
             let now = self.now();
             self.ask_for_due_lists(now.instant);
-            if self.is_due(now.instant) && self.is_whole(now.instant) {
-                self.turn(now).await;
+            let is_due = self.is_due(now.instant);
+            if (is_due || self.is_awaited()) && self.is_whole(now.instant) {
+                self.turn(now, !is_due).await;
+            } else if self.publish_due().is_some_and(|due| due <= now.instant) {
+                self.publish_planned(now);
             }
             self.health.send_replace(self.roots.health(self.is_published()));
         }
@@ -246,7 +266,7 @@ impl Reconciler {
                 self.had_documents |= !entries.is_empty();
                 self.waiting.inputs.push((0, Input::Saved { entries, revision }));
                 self.waiting.since = Some(now.instant);
-                self.turn(now).await;
+                self.turn(now, false).await;
             }
             Err(error) => {
                 warn!(
@@ -302,6 +322,7 @@ impl Reconciler {
             }
             Some(command) = self.parts.commands.recv() => self.on_command(command),
             Some((key, texts)) = self.recall.found() => self.add(0, Input::Found { key, texts }),
+            () = self.planned.asked() => {}
             () = timer => {}
             () = token.cancelled() => {}
         }
@@ -309,12 +330,15 @@ impl Reconciler {
 
     /// The earliest deadline.
     fn wake_up(&self) -> Option<Instant> {
-        let relists = self.relists.values().copied();
+        let relists = self.relists.values().copied().chain(self.publish_due());
         if let Some(at) = self.cut.deadline() {
             // A plan is due, and waits for a root.
             return relists.chain([at]).min();
         }
-        let due = self.waiting.since.map(|since| self.pace.due(since));
+        let due = self.waiting.since.map(|since| match self.is_awaited() {
+            true => since,
+            false => self.pace.due(since),
+        });
         let moments = [due, self.hold_ends, self.roots_deadline()];
         moments.into_iter().flatten().chain(relists).min()
     }
@@ -322,6 +346,17 @@ impl Reconciler {
     fn is_due(&self, now: Instant) -> bool {
         let change = self.waiting.since.is_some_and(|since| self.pace.due(since) <= now);
         change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
+    }
+
+    /// Whether a request waits for the world, and inputs wait to be planned.
+    fn is_awaited(&self) -> bool {
+        self.planned.is_awaited() && !self.waiting.inputs.is_empty()
+    }
+
+    /// When the world that was planned early is to be published.
+    fn publish_due(&self) -> Option<Instant> {
+        let (arrived, _) = self.unpublished.as_ref()?;
+        Some(self.pace.due(*arrived))
     }
 
     /// Whether every root has reached the newest waiting revision. Asks the others for their progress.
@@ -457,8 +492,8 @@ impl Reconciler {
         }
     }
 
-    /// One turn: plan the waiting inputs and publish the result.
-    async fn turn(&mut self, now: Moment) {
+    /// One turn: plan the waiting inputs and publish the result. An early turn leaves the publish until it is due.
+    async fn turn(&mut self, now: Moment, is_early: bool) {
         let (mut inputs, since, span) = self.waiting.take();
         let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
@@ -468,13 +503,22 @@ impl Reconciler {
         let planning = info_span!(parent: &span, "plan", inputs = inputs.len());
         let planned = tokio::task::spawn_blocking(move || planning.in_scope(|| plan(&world, inputs, now))).await;
         match planned {
-            Ok(planned) => self.apply(planned, now, since.unwrap_or(now.instant), span).await,
+            Ok(planned) => {
+                self.apply(planned, now);
+                if self.may_publish(now.instant) {
+                    self.unpublished
+                        .get_or_insert_with(|| (since.unwrap_or(now.instant), span));
+                    if !is_early {
+                        self.publish_planned(now);
+                    }
+                }
+            }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => debug!("Process stopped before the plan was finished"),
         }
     }
 
-    async fn apply(&mut self, planned: Plan, now: Moment, arrived: Instant, span: Span) {
+    fn apply(&mut self, planned: Plan, now: Moment) {
         for verdict in &planned.verdicts {
             log::verdict(verdict);
         }
@@ -484,15 +528,21 @@ impl Reconciler {
         }
         let world = Arc::new(planned.world);
         self.worlds.store(Arc::clone(&world));
-        self.recall.remember(planned.memory).await;
+        self.planned.on_world();
+        self.recall.remember(planned.memory);
         for key in planned.wanted {
             self.recall.look_for(&world, key);
         }
 
         self.build(&world, &planned.difference, now);
-        if !self.may_publish(now.instant) {
+    }
+
+    /// Publish what was planned.
+    fn publish_planned(&mut self, now: Moment) {
+        let Some((arrived, span)) = self.unpublished.take() else {
             return;
-        }
+        };
+        let world = self.worlds.load_full();
         self.publish(arrived, &span);
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);

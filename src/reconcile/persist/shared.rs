@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -132,24 +133,17 @@ impl Shared {
         texts
     }
 
-    /// Carry out writes as they come, each until it succeeds; a later write of a record replaces an earlier one.
-    pub async fn run(self, mut writes: mpsc::Receiver<Vec<MemoryWrite>>, token: CancellationToken) {
-        let mut queue = Queue::default();
+    /// Carry out writes as they come, each until it succeeds, until `token` is cancelled.
+    pub async fn run(self, writes: &DueWrites, token: CancellationToken) {
         loop {
             tokio::select! {
-                came = writes.recv() => match came {
-                    Some(came) => queue.push(came),
-                    None => return,
-                },
-                () = tokio::time::sleep(RETRY), if !queue.is_empty() => {}
+                () = writes.came.notified() => {}
+                () = tokio::time::sleep(RETRY), if !writes.queue.lock().is_empty() => {}
                 () = token.cancelled() => return,
-            }
-            while let Ok(came) = writes.try_recv() {
-                queue.push(came);
             }
             // A store that does not answer must not hold up the end of the process.
             let written = tokio::select! {
-                written = self.carry_out(&mut queue) => written,
+                written = self.carry_out(writes) => written,
                 () = token.cancelled() => return,
             };
             if let Err(error) = written {
@@ -158,8 +152,9 @@ impl Shared {
         }
     }
 
-    async fn carry_out(&self, queue: &mut Queue) -> Result<(), WriteError> {
-        while let Some(batch) = queue.batch() {
+    async fn carry_out(&self, writes: &DueWrites) -> Result<(), WriteError> {
+        while let Some(numbered) = writes.batch() {
+            let (numbers, batch): (Vec<u64>, Vec<MemoryWrite>) = numbered.into_iter().unzip();
             match self.write(&batch).await {
                 Ok(()) => {}
                 // Another replica was first with one of them: its record comes by the watch.
@@ -180,7 +175,7 @@ impl Shared {
                 }
                 Err(error) => return Err(error),
             }
-            queue.done(&batch);
+            writes.queue.lock().done(&numbers);
         }
         Ok(())
     }
@@ -198,8 +193,28 @@ impl Shared {
     }
 }
 
+/// Records that wait to be written. A later write of a record replaces an earlier one, so the queue never has more
+/// entries than there are records. The loop adds to it without a wait.
+#[derive(Debug, Default)]
+pub struct DueWrites {
+    queue: Mutex<Queue>,
+    came: Notify,
+}
+
+impl DueWrites {
+    /// Add writes.
+    pub fn add(&self, writes: Vec<MemoryWrite>) {
+        self.queue.lock().push(writes);
+        self.came.notify_one();
+    }
+
+    fn batch(&self) -> Option<Vec<(u64, MemoryWrite)>> {
+        self.queue.lock().batch()
+    }
+}
+
 /// Writes in the order in which they came, one a record.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Queue {
     writes: BTreeMap<u64, MemoryWrite>,
     places: HashMap<(Folder, Arc<str>), u64>,
@@ -222,25 +237,27 @@ impl Queue {
         }
     }
 
-    /// The first writes that fit in one transaction.
-    fn batch(&self) -> Option<Vec<MemoryWrite>> {
+    /// The first writes that fit in one transaction, each with its number.
+    fn batch(&self) -> Option<Vec<(u64, MemoryWrite)>> {
         let mut bytes = 0;
-        let fits = |write: &&MemoryWrite| {
+        let fits = |(_, write): &(&u64, &MemoryWrite)| {
             let text = write.record.as_ref().and_then(Record::text);
             bytes += text.map_or(0, |text| text.value.len()) + write.full_key.len();
             bytes <= BATCH_BYTES
         };
-        let mut batch: Vec<MemoryWrite> = self.writes.values().take(BATCH).take_while(fits).cloned().collect();
+        let numbered = |(number, write): (&u64, &MemoryWrite)| (*number, write.clone());
+        let mut batch: Vec<_> = (self.writes.iter().take(BATCH).take_while(fits).map(numbered)).collect();
         if batch.is_empty() {
-            batch.extend(self.writes.values().next().cloned());
+            batch.extend(self.writes.first_key_value().map(numbered));
         }
         (!batch.is_empty()).then_some(batch)
     }
 
-    fn done(&mut self, batch: &[MemoryWrite]) {
-        for write in batch {
-            if let Some(number) = self.places.remove(&(write.folder, Arc::clone(&write.full_key))) {
-                self.writes.remove(&number);
+    /// These are written. A write that came meanwhile in the place of one of them stays.
+    fn done(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            if let Some(write) = self.writes.remove(number) {
+                self.places.remove(&(write.folder, write.full_key));
             }
         }
     }

@@ -4,10 +4,11 @@
 //! ([`Recall::writer`]), so the loop never waits for the store. A store that no other replica shares (a directory) has
 //! neither such a memory nor a history.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -15,45 +16,43 @@ use crate::backend::{Backend, Change, Entry, Event};
 use crate::document::Limits;
 use crate::document::key::DocumentKey;
 use crate::reconcile::memory::{Folder, MemoryWrite};
-use crate::reconcile::persist::shared::Shared;
+use crate::reconcile::persist::shared::{DueWrites, Shared};
 use crate::reconcile::plan::Input;
 use crate::reconcile::text::Text;
 use crate::reconcile::world::World;
 
-/// Plans whose records wait to be written. When it is full the loop waits for the writer to take one.
-const PLANS: usize = 1024;
 /// Documents looked for at once: a first list may hold thousands of bad ones.
 const LOOKUPS: usize = 32;
 
 /// The shared memory, read and written.
 pub(super) struct Recall {
     shared: Option<Shared>,
-    writes: mpsc::Sender<Vec<MemoryWrite>>,
-    waiting: Option<mpsc::Receiver<Vec<MemoryWrite>>>,
+    writes: Arc<DueWrites>,
     lookups: JoinSet<(DocumentKey, Vec<Arc<Text>>)>,
+    /// The latest lookup of each document. An earlier one is aborted.
+    looked_for: BTreeMap<DocumentKey, AbortHandle>,
     places: Arc<Semaphore>,
 }
 
 impl Recall {
     pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str) -> Self {
-        let (writes, waiting) = mpsc::channel(PLANS);
         Self {
             shared: backend
                 .is_shared()
                 .then(|| Shared::new(Arc::clone(backend), state_prefix)),
-            writes,
-            waiting: Some(waiting),
+            writes: Arc::default(),
             lookups: JoinSet::new(),
+            looked_for: BTreeMap::new(),
             places: Arc::new(Semaphore::new(LOOKUPS)),
         }
     }
 
     /// The task that writes, to be run once; it ends at once where there is nothing to share.
-    pub(super) fn writer(&mut self, token: CancellationToken) -> impl Future<Output = ()> + use<> {
-        let writer = self.shared.clone().zip(self.waiting.take());
+    pub(super) fn writer(&self, token: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let (writer, writes) = (self.shared.clone(), Arc::clone(&self.writes));
         async move {
-            if let Some((shared, writes)) = writer {
-                shared.run(writes, token).await;
+            if let Some(shared) = writer {
+                shared.run(&writes, token).await;
             }
         }
     }
@@ -100,27 +99,32 @@ impl Recall {
             re2_max_program_size: world.options().re2_max_program_size,
         };
         let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
-        self.lookups.spawn(async move {
+        let sought = key.clone();
+        let lookup = self.lookups.spawn(async move {
             let _place = places.acquire().await;
             let texts = match shared {
-                Some(shared) => shared.search(&key, &full_key, bad_revision, &limits).await,
+                Some(shared) => shared.search(&sought, &full_key, bad_revision, &limits).await,
                 None => Vec::new(),
             };
-            (key, texts)
+            (sought, texts)
         });
+        if let Some(earlier) = self.looked_for.insert(key, lookup) {
+            earlier.abort();
+        }
     }
 
     /// The next outcome; `None` when nothing is looked for. Cancel safe.
     pub(super) async fn found(&mut self) -> Option<(DocumentKey, Vec<Arc<Text>>)> {
         let (key, texts) = self.lookups.join_next().await?.ok()?;
+        self.looked_for.remove(&key);
         debug!(document.key = %key, found = texts.len(), "History of a document searched for its last good text");
         Some((key, texts))
     }
 
     /// Hand records to their writer.
-    pub(super) async fn remember(&self, writes: Vec<MemoryWrite>) {
-        if self.shared.is_some() && !writes.is_empty() && self.writes.send(writes).await.is_err() {
-            debug!("Writer of the state prefix has ended");
+    pub(super) fn remember(&self, writes: Vec<MemoryWrite>) {
+        if self.shared.is_some() && !writes.is_empty() {
+            self.writes.add(writes);
         }
     }
 }
