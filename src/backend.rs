@@ -164,9 +164,23 @@ pub struct Write {
     pub expect: Expect,
 }
 
+/// The expectation of a write about all keys below a prefix: none of them was written after a revision.
+///
+/// A deletion after that revision is not found: etcd compares the keys that exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchanged {
+    /// The prefix.
+    pub prefix: String,
+    /// The revision.
+    pub since: i64,
+}
+
 /// Failure of a write.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
+    /// A key below the prefix was written after the revision of [`Unchanged`]; nothing was written now.
+    #[error("documents below {0} changed meanwhile")]
+    Moved(String),
     /// An expectation does not hold; nothing was written.
     #[error("{key} changed meanwhile")]
     Conflict {
@@ -258,7 +272,12 @@ pub trait Backend: Send + Sync + 'static {
     async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError>;
 
     /// Carry out all writes or none, as one revision, and return the revision. A write of an equal value is left out.
-    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError>;
+    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+        self.write_if(writes, None).await
+    }
+
+    /// Like [`Backend::write`], if no other key was written since: else [`WriteError::Moved`].
+    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError>;
 
     /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).
     fn etag(&self, entry: &Entry) -> String;

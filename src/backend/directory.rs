@@ -34,8 +34,10 @@ use self::counter::{Counter, Saved};
 use self::names::Names;
 use self::notice::Notices;
 use self::scan::{Content, LARGEST_DOCUMENT, Scan, scan};
-use self::write::{Step, carry_out};
-use super::{Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, WatchControl, Write, WriteError};
+use self::write::{Step, carry_out, lock};
+use super::{
+    Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, Unchanged, WatchControl, Write, WriteError,
+};
 
 mod counter;
 mod names;
@@ -162,7 +164,9 @@ impl Inner {
         self.state().rescan(self)
     }
 
-    fn write(&self, writes: &[Write]) -> Result<i64, WriteError> {
+    fn write(&self, writes: &[Write], unchanged: Option<&Unchanged>) -> Result<i64, WriteError> {
+        // Of two servers on one folder, one writes at a time: what the scan finds stands until the files are renamed.
+        let _lock = lock(&self.root).map_err(WriteError::Unavailable)?;
         let mut state = self.state();
         let tree = state.rescan(self).map_err(WriteError::Unavailable)?;
 
@@ -185,6 +189,12 @@ impl Inner {
             if current.map(|entry| &entry.value) != write.value.as_ref() {
                 steps.push(self.step(write, &state.scan)?);
             }
+        }
+
+        if let Some(Unchanged { prefix, since }) = unchanged
+            && tree.below(prefix.as_bytes()).any(|entry| entry.mod_revision > *since)
+        {
+            return Err(WriteError::Moved(prefix.clone()));
         }
 
         if steps.is_empty() {
@@ -502,8 +512,9 @@ impl Backend for Directory {
     }
 
     /// Files are renamed one after the other: a crash between two renames leaves a part of the change.
-    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
-        self.blocking(move |inner| inner.write(&writes)).await
+    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
+        self.blocking(move |inner| inner.write(&writes, unchanged.as_ref()))
+            .await
     }
 
     fn etag(&self, entry: &Entry) -> String {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::{Connection, Connector, Rotation, Shared};
@@ -29,7 +30,7 @@ use self::follow::Follower;
 pub use self::options::Options;
 pub use self::stats::Stats;
 use self::write::WriteFailure;
-use super::{Backend, Entry, Event, ReadError, WatchControl, Write, WriteError};
+use super::{Backend, Entry, Event, ReadError, Unchanged, WatchControl, Write, WriteError};
 
 mod batch;
 mod connect;
@@ -71,6 +72,7 @@ impl Etcd {
             etcd: self,
             left: rotation.len() + 1,
             rotation,
+            begun: Instant::now(),
         }
     }
 
@@ -92,12 +94,14 @@ struct Attempts<'a> {
     etcd: &'a Etcd,
     rotation: Rotation,
     left: usize,
+    begun: Instant,
 }
 
 impl Attempts<'_> {
     async fn connection(&mut self) -> Result<Connection, Failure> {
         loop {
-            match self.etcd.shared.get(&self.etcd.connector, &mut self.rotation).await {
+            let shared = &self.etcd.shared;
+            match shared.get(&self.etcd.connector, &mut self.rotation, self.begun).await {
                 Ok(connection) => return Ok(connection),
                 Err(failure) => self.spend(failure)?,
             }
@@ -180,12 +184,12 @@ impl Backend for Etcd {
         }
     }
 
-    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
         let unavailable = |failure: Failure| WriteError::Unavailable(failure.to_string());
         let mut attempts = self.attempts();
         loop {
             let mut connection = attempts.connection().await.map_err(unavailable)?;
-            match write::write(&mut connection, &writes).await {
+            match write::write(&mut connection, &writes, unchanged.as_ref()).await {
                 Ok(revision) => return Ok(revision),
                 Err(WriteFailure::NotSent(failure)) => {
                     attempts.on_failure(&connection, failure).await.map_err(unavailable)?;

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, WatchControl, Write, WriteError};
+use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
 
 /// A store in memory.
 #[derive(Debug, Clone, Default)]
@@ -309,12 +309,20 @@ impl Backend for Memory {
         Ok((state.revision, state.entries(prefix.as_bytes())))
     }
 
-    async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
+    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
         let mut state = self.state();
         if let Some(reason) = &state.away {
             return Err(WriteError::Unavailable(reason.clone()));
         }
         writes.iter().try_for_each(|write| state.check(write))?;
+        if let Some(Unchanged { prefix, since }) = unchanged
+            && state
+                .entries(prefix.as_bytes())
+                .iter()
+                .any(|entry| entry.mod_revision > since)
+        {
+            return Err(WriteError::Moved(prefix));
+        }
         let changes = writes
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use chancery::backend::directory::Directory;
 use chancery::backend::memory::Memory;
-use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, WatchControl, Write, WriteError};
+use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::run::{Health, Observer, Parts, Reconciler};
@@ -355,7 +355,7 @@ impl Backend for Frozen {
         self.0.list(prefix).await
     }
 
-    async fn write(&self, _: Vec<Write>) -> Result<i64, WriteError> {
+    async fn write_if(&self, _: Vec<Write>, _: Option<Unchanged>) -> Result<i64, WriteError> {
         std::future::pending().await
     }
 

@@ -10,7 +10,7 @@
 //!   process authenticates at most once a second ([`Throttle`]). A token with an end (JWT) is renewed before its end,
 //!   on the same connection, right before the next call ([`Connector::renew_if_due`]); open watches go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -324,13 +324,30 @@ impl Throttle {
 
 /// The connection that reads and writes share; the first call makes it.
 #[derive(Default)]
-pub(super) struct Shared(AsyncMutex<Option<(Connection, u64)>>);
+pub(super) struct Shared(AsyncMutex<SharedState>);
+
+#[derive(Default)]
+struct SharedState {
+    /// With the generation of its credentials.
+    current: Option<(Connection, u64)>,
+    /// When the last connection to an endpoint failed, by its index.
+    failed: BTreeMap<usize, (Instant, Failure)>,
+}
 
 impl Shared {
     /// The connection. If there is none, or only one of an earlier generation, connect to the next endpoint of
     /// `rotation`.
-    pub(super) async fn get(&self, connector: &Connector, rotation: &mut Rotation) -> Result<Connection, Failure> {
-        let mut current = self.0.lock().await;
+    ///
+    /// Calls wait for each other here. An endpoint that did not answer another call since `begun` is not tried again:
+    /// many calls to a frozen etcd fail together, not one after the other.
+    pub(super) async fn get(
+        &self,
+        connector: &Connector,
+        rotation: &mut Rotation,
+        begun: Instant,
+    ) -> Result<Connection, Failure> {
+        let mut state = self.0.lock().await;
+        let SharedState { current, failed } = &mut *state;
         let generation = *connector.generation.borrow();
         if let Some((connection, of)) = current.as_ref()
             && *of == generation
@@ -343,19 +360,31 @@ impl Shared {
             return Ok(connection);
         }
         *current = None;
-        let connection = connector.connect(rotation.next()).await?;
-        *current = Some((connection.clone(), generation));
-        Ok(connection)
+        let index = rotation.next();
+        if let Some((_, failure)) = failed.get(&index).filter(|(at, _)| *at >= begun) {
+            return Err(failure.clone());
+        }
+        match connector.connect(index).await {
+            Ok(connection) => {
+                failed.remove(&index);
+                *current = Some((connection.clone(), generation));
+                Ok(connection)
+            }
+            Err(failure) => {
+                if failure.class == Class::Retry {
+                    failed.insert(index, (Instant::now(), failure.clone()));
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// Drop a failed connection, so that the next call connects anew. A newer connection stays.
     pub(super) async fn forget(&self, failed: &Connection) {
-        let mut current = self.0.lock().await;
-        if current
-            .as_ref()
-            .is_some_and(|(connection, _)| connection.number == failed.number)
-        {
-            *current = None;
+        let mut state = self.0.lock().await;
+        let is_current = |(connection, _): &(Connection, u64)| connection.number == failed.number;
+        if state.current.as_ref().is_some_and(is_current) {
+            state.current = None;
         }
     }
 }

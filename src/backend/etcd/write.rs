@@ -2,7 +2,8 @@
 //!
 //! 1. Read the keys. If an expectation does not hold, the write is a conflict, and no transaction is sent.
 //! 2. Leave out equal values: etcd would make a revision of them, for every watcher.
-//! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too.
+//! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too. One
+//!    more compares the newest revision below a prefix, if the caller judged the write by all keys there.
 //!
 //! A key with a lease keeps the lease (`ignore_lease`): a registration that is written here still ends with its
 //! instance. If a transaction gets no answer, its outcome is unknown.
@@ -15,7 +16,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, Txn
 use super::connect::{Connection, answer};
 use super::error::{Class, Failure};
 use super::list::to_entry;
-use crate::backend::{Entry, Expect, Write, WriteError};
+use crate::backend::{Entry, Expect, Unchanged, Write, WriteError};
 
 /// Operations in one transaction, by etcd's default (`--max-txn-ops`).
 const OPERATIONS: usize = 128;
@@ -32,19 +33,27 @@ pub(super) enum WriteFailure {
 }
 
 /// Carry out all writes or none. Returns the store's revision with them.
-pub(super) async fn write(connection: &mut Connection, writes: &[Write]) -> Result<i64, WriteFailure> {
+pub(super) async fn write(
+    connection: &mut Connection,
+    writes: &[Write],
+    unchanged: Option<&Unchanged>,
+) -> Result<i64, WriteFailure> {
     refuse_double_keys(writes).map_err(WriteFailure::Final)?;
 
     let mut tries = 1;
     loop {
-        match write_once(connection, writes).await {
+        match write_once(connection, writes, unchanged).await {
             Err(WriteFailure::NotSent(failure)) if failure.is_key_gone() && tries < TRIES => tries += 1,
             outcome => return outcome,
         }
     }
 }
 
-async fn write_once(connection: &mut Connection, writes: &[Write]) -> Result<i64, WriteFailure> {
+async fn write_once(
+    connection: &mut Connection,
+    writes: &[Write],
+    unchanged: Option<&Unchanged>,
+) -> Result<i64, WriteFailure> {
     let (revision, current) = read(connection, writes).await.map_err(WriteFailure::NotSent)?;
     for (write, entry) in writes.iter().zip(&current) {
         if !holds(&write.expect, entry.as_ref()) {
@@ -63,7 +72,8 @@ async fn write_once(connection: &mut Connection, writes: &[Write]) -> Result<i64
         return Ok(revision);
     }
 
-    let response = match answer("a transaction", connection.kv.txn(transaction(writes, &changing))).await {
+    let transaction = transaction(writes, &changing, unchanged);
+    let response = match answer("a transaction", connection.kv.txn(transaction)).await {
         Ok(response) => response,
         Err(failure) => return Err(classify(failure, &changing)),
     };
@@ -72,7 +82,7 @@ async fn write_once(connection: &mut Connection, writes: &[Write]) -> Result<i64
             .header()
             .map_or(revision, etcd_client::ResponseHeader::revision));
     }
-    Err(WriteFailure::Final(conflict_of(writes, &response)))
+    Err(WriteFailure::Final(conflict_of(writes, unchanged, &response)))
 }
 
 /// A write whose value differs from the key's current value.
@@ -128,8 +138,11 @@ fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
     reads.collect()
 }
 
-fn transaction(writes: &[Write], changing: &[Changing<'_>]) -> Txn {
-    let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
+fn transaction(writes: &[Write], changing: &[Changing<'_>], unchanged: Option<&Unchanged>) -> Txn {
+    let mut compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
+    compares.extend(unchanged.map(|Unchanged { prefix, since }| {
+        Compare::mod_revision(prefix.as_str(), CompareOp::Less, since + 1).with_prefix()
+    }));
     let operations: Vec<TxnOp> = changing
         .iter()
         .map(|Changing { write, is_leased }| match &write.value {
@@ -172,13 +185,16 @@ fn holds(expect: &Expect, current: Option<&Entry>) -> bool {
 }
 
 /// The first expectation that the failed transaction found broken.
-fn conflict_of(writes: &[Write], response: &TxnResponse) -> WriteError {
+fn conflict_of(writes: &[Write], unchanged: Option<&Unchanged>, response: &TxnResponse) -> WriteError {
     let found = guarded(writes)
         .zip(entries(response))
         .find(|(write, entry)| !holds(&write.expect, entry.as_ref()));
-    match found {
-        Some((write, entry)) => conflict(&write.key, entry),
-        None => WriteError::Unavailable("etcd refused the transaction although every expectation holds".to_owned()),
+    match (found, unchanged) {
+        (Some((write, entry)), _) => conflict(&write.key, entry),
+        (None, Some(unchanged)) => WriteError::Moved(unchanged.prefix.clone()),
+        (None, None) => {
+            WriteError::Unavailable("etcd refused the transaction although every expectation holds".to_owned())
+        }
     }
 }
 
