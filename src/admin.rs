@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::document::MAX_BYTES;
 use crate::fleet::Fleet;
-use crate::reconcile::run::Command;
+use crate::reconcile::run::{Arrivals, Command};
 use crate::reconcile::world::World;
 use crate::snapshot::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -94,6 +94,8 @@ pub struct Admin {
     pub commands: mpsc::Sender<Command>,
     /// Writes that the world has not reached yet.
     pub pending: PendingWrites,
+    /// Waits for the world.
+    pub arrivals: Arrivals,
     /// The answer of `/readyz`.
     pub readiness: Readiness,
     /// Names of this server in `Host`, beside `localhost`.

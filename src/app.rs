@@ -132,6 +132,7 @@ impl App {
             pending: PendingWrites::default(),
             hosts: config.admin_hosts.clone().into(),
             world: reconciler.worlds(),
+            arrivals: reconciler.arrivals(),
             readiness: Readiness::new(reconciler.health(), stages.draining()),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),

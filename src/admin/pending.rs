@@ -1,16 +1,22 @@
-//! Writes of this server that the world has not reached yet.
+//! Writes of this server that the world has not reached yet, and the turns of those that follow.
 //!
-//! In: each write that the store has taken. Out: the inputs that the next write is checked with. The world lags behind the
-//! store, by up to the publish distance. Without these inputs a second route with the match of a route that was written
-//! just before would be accepted, and so would the deletion of a cluster that a new route uses.
+//! In: each write that the store has taken. Out: a [`Basis`], the documents that the next write is judged with. The world
+//! lags behind the store, because a change travels through the watch and the plan. Without the pending writes a second
+//! route with the match of a route that was written just before would be accepted, and so would the deletion of a cluster
+//! that a new route uses.
+//!
+//! Writes of documents take turns: from its verdict to the answer of the store, no other write of this server comes in
+//! between. The store finds writes of others ([`crate::backend::Unchanged`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::problem::Problem;
 use crate::backend::{Change, Event};
 use crate::document::key::Root;
 use crate::reconcile::plan::Input;
@@ -25,6 +31,8 @@ const MOST: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub struct PendingWrites {
     writes: Arc<Mutex<Vec<PendingWrite>>>,
+    /// When a write last failed because the store did not answer, and how.
+    turns: Arc<AsyncMutex<Option<(Instant, Problem)>>>,
 }
 
 #[derive(Debug)]
@@ -35,7 +43,42 @@ struct PendingWrite {
     at: Instant,
 }
 
+/// The documents that a write is judged with.
+pub(super) struct Basis {
+    pub(super) world: Arc<World>,
+    /// The pending writes that the world has not reached, as inputs of a plan.
+    pub(super) pending: Vec<Input>,
+    /// The newest revision of the documents root that world and pending writes have.
+    pub(super) revision: i64,
+    /// The newest revision of any pending write; 0: there is none.
+    pub(super) newest: i64,
+}
+
+/// The turn of a write.
+pub(super) struct Turn(OwnedMutexGuard<Option<(Instant, Problem)>>);
+
+impl Turn {
+    /// The store did not answer: the writes that wait since before get the same answer, so that they do not wait for one
+    /// timeout after the other.
+    pub(super) fn failed(mut self, problem: &Problem) {
+        *self.0 = Some((Instant::now(), problem.clone()));
+    }
+}
+
 impl PendingWrites {
+    /// Wait for the turn of a write.
+    ///
+    /// # Errors
+    /// The store has not answered another write during the wait.
+    pub(super) async fn turn(&self) -> Result<Turn, Problem> {
+        let begun = Instant::now();
+        let turn = Arc::clone(&self.turns).lock_owned().await;
+        match &*turn {
+            Some((at, problem)) if *at > begun => Err(problem.clone()),
+            _ => Ok(Turn(turn)),
+        }
+    }
+
     /// Add a write that the store has taken at `revision`.
     pub(super) fn add(&self, root: Root, revision: i64, change: Change) {
         let mut writes = self.writes.lock();
@@ -52,9 +95,8 @@ impl PendingWrites {
         }
     }
 
-    /// The current world, the writes that it has not reached as inputs of a plan, and the revision of the last one (0: there
-    /// is none).
-    pub(super) fn after(&self, worlds: &ArcSwap<World>) -> (Arc<World>, Vec<Input>, i64) {
+    /// The current world, and the writes that it has not reached.
+    pub(super) fn after(&self, worlds: &ArcSwap<World>) -> Basis {
         let mut writes = self.writes.lock();
         // The world is read under the lock: no other request forgets a write that this world has not reached.
         let world = worlds.load_full();
@@ -67,7 +109,13 @@ impl PendingWrites {
                 changes: vec![write.change.clone()],
             },
         };
-        let last = writes.last().map_or(0, |write| write.revision);
-        (world, writes.iter().map(input).collect(), last)
+        let of_documents = writes.iter().filter(|write| write.root == Root::Documents);
+        let last = of_documents.map(|write| write.revision).max().unwrap_or(0);
+        Basis {
+            pending: writes.iter().map(input).collect(),
+            revision: world.revision().max(last),
+            newest: writes.last().map_or(0, |write| write.revision),
+            world,
+        }
     }
 }

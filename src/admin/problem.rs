@@ -245,7 +245,7 @@ impl From<WriteError> for Problem {
             WriteError::SecondFile(_) => Code::SecondFile,
             WriteError::TooLarge(_) => Code::TooLarge,
             WriteError::Unknown(_) => Code::OutcomeUnknown,
-            WriteError::Unavailable(_) => Code::StoreUnavailable,
+            WriteError::Unavailable(_) | WriteError::Moved(_) => Code::StoreUnavailable,
         };
         Self::new(code, error.to_string())
     }

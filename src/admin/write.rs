@@ -3,8 +3,13 @@
 //! A write passes three checks:
 //!
 //! 1. the preconditions of the request, against the store's current text;
-//! 2. a dry run of the plan ([`crate::reconcile::plan`]);
-//! 3. the store's own comparison, which finds a change by another writer in between.
+//! 2. a dry run of the plan ([`crate::reconcile::plan`]), on the world and the writes that it has not reached;
+//! 3. the store's own comparison: the key has the text of the first check, and no document is newer than those of the
+//!    second. Else the write is judged again.
+//!
+//! The answer waits until the world has taken in the write. The wait does not depend on the pace of publishes.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -12,17 +17,21 @@ use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::documents::kind_and_name;
 use super::entry::{Entry as Shown, key_of};
+use super::pending::{Basis, Turn};
 use super::problem::{Code, Problem};
 use super::query::{Pairs, parse_flag, reject_unknown_params};
 use super::{Admin, refused};
-use crate::backend::{Change, Entry, Event, Expect, Write};
+use crate::backend::{Change, Entry, Event, Expect, Unchanged, Write, WriteError};
 use crate::document::key::{DocumentKey, Kind, Root};
 use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
-use crate::reconcile::world::{State, World};
+use crate::reconcile::world::State;
 
+/// Longest wait for the world after a write, and longest time in which a write is judged again and again.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The warning on a registration that no lease removes.
 const NO_LEASE: &str = "no_lease: the registration has no lease, so it stays until it is deleted";
 
@@ -37,26 +46,38 @@ pub(super) async fn put(
     // effect.
     reject_unknown_params(&query, &["force"])?;
     parse_flag(&query, "force")?;
+    let key = key_of_path(path)?;
+    let value = body.map_err(|rejection| Problem::from(rejection).of_key(full_key_of(&admin, &key)))?;
 
-    let target = Target::of(&admin, path).await?;
-    let expect = target.expectation(&admin, &headers)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let target = Target::of(&admin, &key).await?;
+        target.check_preconditions(&admin, &headers)?;
+        let (turn, basis) = target.turn(&admin).await?;
+        let outcome = target.dry_run(&basis, Some(value.clone()));
+        if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
+            drop(turn);
+            target.wait_for(&admin, current.mod_revision).await;
+            return Ok(target.written(&admin, &outcome, StatusCode::OK, current));
+        }
 
-    let value = body.map_err(|rejection| Problem::from(rejection).of_key(&target.full_key))?;
-
-    let outcome = target.dry_run(Some(value.clone()));
-    if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
-        return Ok(target.written(&admin, &outcome, StatusCode::OK, current));
+        target.refuse_bad(&outcome)?;
+        let mod_revision = match target.write(&admin, turn, &basis, Some(value.clone())).await? {
+            Written::At(revision) => revision,
+            again => {
+                target.wait_to_retry(&admin, &basis, again, deadline).await?;
+                continue;
+            }
+        };
+        target.wait_for(&admin, mod_revision).await;
+        let status = if target.current.is_some() {
+            StatusCode::OK
+        } else {
+            StatusCode::CREATED
+        };
+        let entry = target.entry(value, mod_revision);
+        return Ok(target.written(&admin, &outcome, status, &entry));
     }
-
-    target.refuse_bad(&outcome)?;
-    let mod_revision = target.write(&admin, Some(value.clone()), expect).await?;
-    let status = if target.current.is_some() {
-        StatusCode::OK
-    } else {
-        StatusCode::CREATED
-    };
-
-    Ok(target.written(&admin, &outcome, status, &target.entry(value, mod_revision)))
 }
 
 pub(super) async fn delete(
@@ -67,37 +88,60 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     reject_unknown_params(&query, &["force"])?;
     let force = parse_flag(&query, "force")?;
-    let target = Target::of(&admin, path).await?;
-    let expect = target.expectation(&admin, &headers)?;
-    if target.current.is_none() {
-        return Err(Problem::no_document(&target.key).of_key(&target.full_key));
+    let key = key_of_path(path)?;
+
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let target = Target::of(&admin, &key).await?;
+        target.check_preconditions(&admin, &headers)?;
+        if target.current.is_none() {
+            return Err(Problem::no_document(&target.key).of_key(&target.full_key));
+        }
+
+        let (turn, basis) = target.turn(&admin).await?;
+        if !force {
+            target.refuse_in_use(&target.dry_run(&basis, None))?;
+        }
+        match target.write(&admin, turn, &basis, None).await? {
+            Written::At(revision) => {
+                target.wait_for(&admin, revision).await;
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
+            again => target.wait_to_retry(&admin, &basis, again, deadline).await?,
+        }
     }
-    if !force {
-        target.refuse_in_use(&target.dry_run(None))?;
-    }
-    target.write(&admin, None, expect).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The document of a request, with its current state in the store and the world.
+fn key_of_path(path: Result<Path<Vec<String>>, PathRejection>) -> Result<DocumentKey, Problem> {
+    let (kind, name) = kind_and_name(path)?;
+    key_of(&kind, &name)
+}
+
+fn full_key_of(admin: &Admin, key: &DocumentKey) -> String {
+    admin.world.load().options().layout.full_key(key)
+}
+
+/// What became of a write.
+enum Written {
+    /// The store has taken the write at this revision.
+    At(i64),
+    /// The key has another text than the one that was read.
+    Changed,
+    /// Documents were written that this server did not know at the verdict.
+    Behind,
+}
+
+/// The document of a request, with its current state in the store.
 struct Target {
     key: DocumentKey,
     full_key: String,
     current: Option<Entry>,
-    world: std::sync::Arc<World>,
-    /// Earlier writes that the world has not reached, and the revision of the last one.
-    pending: Vec<Input>,
-    pending_revision: i64,
 }
 
 impl Target {
-    async fn of(admin: &Admin, path: Result<Path<Vec<String>>, PathRejection>) -> Result<Self, Problem> {
-        let (kind, name) = kind_and_name(path)?;
-        let key = key_of(&kind, &name)?;
-        let world = admin.world.load_full();
-
-        let full_key = world.options().layout.full_key(&key);
-        if world.pending().contains(&root_of(&key)) {
+    async fn of(admin: &Admin, key: &DocumentKey) -> Result<Self, Problem> {
+        let full_key = full_key_of(admin, key);
+        if admin.world.load().pending().contains(&root_of(key)) {
             let detail =
                 "a document can be checked only after the first list of the store; /readyz lists the pending steps";
             return Err(Problem::new(Code::NotReady, detail).of_key(full_key));
@@ -105,32 +149,37 @@ impl Target {
 
         let read = admin.backend.get(full_key.as_bytes()).await;
         let current = read.map_err(|error| Problem::from(error).of_key(&full_key))?;
-
-        let (world, pending, pending_revision) = admin.pending.after(&admin.world);
         Ok(Self {
-            key,
+            key: key.clone(),
             full_key,
             current,
-            world,
-            pending,
-            pending_revision,
         })
     }
 
-    /// The condition of the headers, checked against the store's current text.
-    fn expectation(&self, admin: &Admin, headers: &HeaderMap) -> Result<Expect, Problem> {
+    /// The turn of this write, and the documents that it is judged with. A registration is judged by itself and takes no
+    /// turn.
+    async fn turn(&self, admin: &Admin) -> Result<(Option<Turn>, Basis), Problem> {
+        let turn = match root_of(&self.key) {
+            Root::Documents => Some(admin.pending.turn().await?),
+            _ => None,
+        };
+        Ok((turn, admin.pending.after(&admin.world)))
+    }
+
+    /// The conditions of the headers, against the store's current text. The write itself expects this text.
+    fn check_preconditions(&self, admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
         let if_match = header_text(headers, &header::IF_MATCH)?;
         let if_none_match = header_text(headers, &header::IF_NONE_MATCH)?;
         let etag = self.current.as_ref().map(|current| admin.backend.etag(current));
         match (if_match.as_deref(), if_none_match.as_deref()) {
-            (None, None) => Ok(Expect::Any),
+            (None, None) => Ok(()),
             (None, Some("*")) => match etag {
-                None => Ok(Expect::Absent),
+                None => Ok(()),
                 Some(_) => Err(self.changed("the document exists already")),
             },
             (Some(wanted), None) => match etag {
                 None => Err(self.changed("the document does not exist")),
-                Some(etag) if wanted == "*" || etags(wanted).any(|wanted| wanted == etag) => Ok(Expect::Etag(etag)),
+                Some(etag) if wanted == "*" || etags(wanted).any(|wanted| wanted == etag) => Ok(()),
                 Some(etag) => Err(self.changed(&format!("the current etag is \"{etag}\""))),
             },
             (None, Some(_)) => Err(Problem::new(
@@ -158,8 +207,9 @@ impl Target {
     }
 
     /// The plan of the write, without effect.
-    fn dry_run(&self, value: Option<Bytes>) -> Plan {
-        let revision = self.next_revision();
+    fn dry_run(&self, basis: &Basis, value: Option<Bytes>) -> Plan {
+        let current = self.current.as_ref().map_or(0, |current| current.mod_revision);
+        let revision = current.max(basis.revision).max(basis.newest) + 1;
         let input = Input::Event {
             root: root_of(&self.key),
             event: Event::Changed {
@@ -167,21 +217,12 @@ impl Target {
                 changes: vec![self.change(value, revision)],
             },
         };
-        let inputs = self.pending.iter().cloned().chain([input]).collect();
+        let inputs = basis.pending.iter().cloned().chain([input]).collect();
         let moment = Moment {
-            instant: tokio::time::Instant::now().into_std(),
+            instant: Instant::now().into_std(),
             wall: std::time::SystemTime::now(),
         };
-        plan(&self.world, inputs, moment)
-    }
-
-    fn next_revision(&self) -> i64 {
-        self.current
-            .as_ref()
-            .map_or(0, |current| current.mod_revision)
-            .max(self.world.revision())
-            .max(self.pending_revision)
-            + 1
+        plan(&basis.world, inputs, moment)
     }
 
     fn entry(&self, value: Bytes, revision: i64) -> Entry {
@@ -267,21 +308,81 @@ impl Target {
         .of_key(&self.full_key))
     }
 
-    async fn write(&self, admin: &Admin, value: Option<Bytes>, expect: Expect) -> Result<i64, Problem> {
-        let begun = tokio::time::Instant::now();
+    /// Write, if the key has the text that was read and no document was written since the verdict. Else the write is to
+    /// be judged again.
+    async fn write(
+        &self,
+        admin: &Admin,
+        turn: Option<Turn>,
+        basis: &Basis,
+        value: Option<Bytes>,
+    ) -> Result<Written, Problem> {
+        let begun = Instant::now();
         let write = Write {
             key: self.full_key.clone().into(),
             value: value.clone(),
-            expect,
+            expect: match &self.current {
+                Some(current) => Expect::Etag(admin.backend.etag(current)),
+                None => Expect::Absent,
+            },
         };
-        let outcome = admin.backend.write(vec![write]).await;
+        let unchanged = turn.as_ref().map(|_| Unchanged {
+            prefix: basis.world.options().layout.prefix_of(&Root::Documents).to_owned(),
+            since: basis.revision,
+        });
+        let outcome = admin.backend.write_if(vec![write], unchanged).await;
         admin.metrics.etcd.wrote(begun.elapsed());
 
-        let revision = outcome.map_err(|error| Problem::from(error).of_key(&self.full_key))?;
-        admin
-            .pending
-            .add(root_of(&self.key), revision, self.change(value, revision));
-        Ok(revision)
+        match outcome {
+            Ok(revision) => {
+                let change = self.change(value, revision);
+                admin.pending.add(root_of(&self.key), revision, change);
+                Ok(Written::At(revision))
+            }
+            Err(WriteError::Conflict { .. }) => Ok(Written::Changed),
+            Err(WriteError::Moved(_)) => Ok(Written::Behind),
+            Err(error) => {
+                let is_silent = matches!(error, WriteError::Unknown(_) | WriteError::Unavailable(_));
+                let sentence = error.to_string();
+                if let Some(turn) = turn.filter(|_| is_silent) {
+                    turn.failed(&Problem::new(Code::StoreUnavailable, sentence));
+                }
+                Err(Problem::from(error).of_key(&self.full_key))
+            }
+        }
+    }
+
+    /// Wait until the write can be judged again: if the server was behind, until it knows a newer document.
+    async fn wait_to_retry(
+        &self,
+        admin: &Admin,
+        basis: &Basis,
+        outcome: Written,
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        if matches!(outcome, Written::Behind) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_newer = || admin.pending.after(&admin.world).revision > basis.revision;
+            if !admin.arrivals.until(is_newer, left).await {
+                let detail = format!(
+                    "{}: this server has not seen the newest documents of the store yet",
+                    self.key
+                );
+                return Err(Problem::new(Code::StoreUnavailable, detail).of_key(&self.full_key));
+            }
+        }
+        if Instant::now() < deadline {
+            return Ok(());
+        }
+        let detail = format!("{}: other documents were written at each try", self.key);
+        Err(Problem::new(Code::StoreUnavailable, detail).of_key(&self.full_key))
+    }
+
+    /// Wait until the world has taken in a write: a request to this server that comes after the answer sees the write.
+    async fn wait_for(&self, admin: &Admin, revision: i64) {
+        let root = root_of(&self.key);
+        let has_reached = || admin.world.load().has_reached(&root, revision);
+        admin.arrivals.until(has_reached, PATIENCE).await;
     }
 
     /// The entry of the document after the write, with the etag of the stored text.
@@ -290,7 +391,7 @@ impl Target {
         match outcome.world.document(&self.key) {
             Some(document) => {
                 let mut shown = Shown::of(document, &refused::documents(admin)).at_revision(stored.mod_revision);
-                let may_have_lease = self.key.kind == Kind::Services && self.world.options().has_leases;
+                let may_have_lease = self.key.kind == Kind::Services && admin.world.load().options().has_leases;
                 if may_have_lease && !stored.leased {
                     shown = shown.with_warning(NO_LEASE);
                 }

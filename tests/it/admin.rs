@@ -15,7 +15,7 @@ use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
-use chancery::reconcile::run::{Command, Health};
+use chancery::reconcile::run::{Arrivals, Command, Health};
 use chancery::reconcile::world::{Options, World};
 use chancery::resource::compile::{Difference, ResourceChange};
 use chancery::resource::{Resource, ResourceType};
@@ -82,6 +82,7 @@ impl Server {
         let fleet = Fleet::default();
         let admin = Admin {
             pending: PendingWrites::default(),
+            arrivals: Arrivals::default(),
             hosts: Arc::new(["chancery.internal".to_owned()]),
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),

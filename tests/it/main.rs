@@ -17,6 +17,7 @@ mod reconcile;
 mod rules;
 mod serve;
 mod traces;
+mod writes;
 mod xds_documents;
 mod xds_fixture;
 mod xds_reconnect;
