@@ -10,7 +10,7 @@
 //! Promises:
 //!
 //! - No response has a secret or a password.
-//! - The sizes of bodies and headers, and the time of a response, are bounded.
+//! - The sizes of bodies and headers, the time of a response, and the memory of large answers are bounded.
 //! - A web page of another site causes nothing and reads nothing: no CORS, POST requires the content type JSON, and a
 //!   foreign `Host` or `Origin` is refused.
 
@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::mpsc;
@@ -33,6 +33,8 @@ use crate::reconcile::world::World;
 use crate::snapshot::store::Store;
 use crate::telemetry::metrics::Metrics;
 
+mod activity;
+mod answer;
 mod browser;
 mod clients;
 mod documents;
@@ -52,6 +54,7 @@ use pending::PendingWrites;
 use problem::{Code, Problem};
 use readiness::Readiness;
 
+pub use answer::Answers;
 pub use server::{Listener, serve};
 
 const INDEX: &str = "Chancery, a management server for Envoy
@@ -100,6 +103,8 @@ pub struct Admin {
     pub readiness: Readiness,
     /// Names of this server in `Host`, beside `localhost`.
     pub hosts: Arc<[String]>,
+    /// Makes large answers.
+    pub answers: Answers,
     /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
@@ -126,7 +131,7 @@ impl Admin {
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(MAX_BYTES))
             .layer(from_fn_with_state(Arc::clone(&self.hosts), browser::check))
-            .layer(from_fn(bounded))
+            .layer(from_fn_with_state(self.answers.clone(), bounded))
             .with_state(self)
     }
 }
@@ -145,12 +150,13 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Bounds the time of a response, and sets its headers against caches and content sniffing. The response has the id of the
-/// request.
-async fn bounded(request: Request, next: Next) -> Response {
+/// Bounds the time and the size of a response, and sets its headers against caches and content sniffing. The response has
+/// the id of the request.
+async fn bounded(State(answers): State<Answers>, request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
-    let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
-        Ok(response) => response,
+    let respond = async { answers.bounded(next.run(request).await).await };
+    let mut response = match tokio::time::timeout(ANSWER_WITHIN, respond).await {
+        Ok(response) => response.unwrap_or_else(Problem::into_response),
         Err(_) => {
             Problem::new(Code::Timeout, format!("no answer within {} s", ANSWER_WITHIN.as_secs())).into_response()
         }

@@ -44,9 +44,11 @@ use crate::xds;
 
 mod etcd_metrics;
 mod files;
+mod limit_metrics;
 mod load_metrics;
 
 use etcd_metrics::EtcdMetrics;
+use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
 
 /// Releases waiting for the loop; an operator's request waits when there are more.
@@ -113,6 +115,7 @@ impl App {
         let counted = Arc::new(Counted::new(Arc::clone(&metrics)));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
         metrics.also(Box::new(LoadMetrics(Arc::clone(fleet.loads()))));
+        metrics.also(Box::new(LimitMetrics(Arc::clone(fleet.reached()))));
         let snapshots = Arc::new(Store::default());
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let reconciler = Reconciler::new(Parts {
@@ -131,6 +134,7 @@ impl App {
         let admin = Admin {
             pending: PendingWrites::default(),
             hosts: config.admin_hosts.clone().into(),
+            answers: admin::Answers::new(Arc::clone(fleet.reached())),
             world: reconciler.worlds(),
             arrivals: reconciler.arrivals(),
             readiness: Readiness::new(reconciler.health(), stages.draining()),
@@ -313,9 +317,11 @@ fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Res
         Listen::Unix(path) => xds::options::Listen::Unix(path.clone()),
     };
     let what = listen.to_string();
+    let max_connections = files::connections();
     xds::server::Server::bind(xds::options::Options {
         listen,
-        max_connections: files::connections(),
+        limits: xds::Limits::new(config.max_streams, max_connections),
+        max_connections,
         max_streams: config.max_streams,
         stall_timeout: config.stall_timeout,
         max_connection_age: config.max_connection_age,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::document::key::DocumentKey;
 use crate::resource::ResourceType;
 
+pub mod limit;
 pub mod load;
 
 mod handle;
@@ -23,6 +24,7 @@ mod registry;
 mod stream;
 
 pub use handle::StreamHandle;
+use limit::Reached;
 use load::Loads;
 pub use nonce::Nonce;
 use registry::Registry;
@@ -69,7 +71,7 @@ pub enum Subscribed {
     /// All resources (legacy wildcard or `*`), perhaps names as well.
     Wildcard,
     /// These names.
-    Names(Vec<Arc<str>>),
+    Names(Arc<[Arc<str>]>),
 }
 
 /// One response, as sent or acknowledged.
@@ -196,6 +198,7 @@ pub struct Fleet {
     registry: Arc<Registry>,
     observer: Arc<dyn Observer>,
     loads: Arc<Loads>,
+    reached: Arc<Reached>,
 }
 
 impl Default for Fleet {
@@ -212,6 +215,7 @@ impl Fleet {
             registry: Arc::default(),
             observer,
             loads: Arc::default(),
+            reached: Arc::default(),
         }
     }
 
@@ -228,19 +232,23 @@ impl Fleet {
     /// Every stream, oldest first; ended ones for 10 minutes, 10,000 at most.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientView> {
-        self.clients_after(0, |_| true).collect()
+        self.clients_after(0, &|_| true).collect()
     }
 
     /// The streams of one node id, oldest first.
     #[must_use]
     pub fn clients_of(&self, node_id: &str) -> Vec<ClientView> {
-        self.clients_after(0, |identity| *identity.node_id == *node_id)
+        self.clients_after(0, &|identity| *identity.node_id == *node_id)
             .collect()
     }
 
     /// The streams that are wanted and began after the stream with the number `after`, oldest first; each view is made when
     /// the iterator reaches it.
-    pub fn clients_after(&self, after: u64, wanted: impl Fn(&Identity) -> bool) -> impl Iterator<Item = ClientView> {
+    pub fn clients_after(
+        &self,
+        after: u64,
+        wanted: &dyn Fn(&Identity) -> bool,
+    ) -> impl Iterator<Item = ClientView> + Send + use<> {
         self.registry.views(SystemTime::now(), after, wanted)
     }
 
@@ -266,6 +274,12 @@ impl Fleet {
     #[must_use]
     pub fn loads(&self) -> &Arc<Loads> {
         &self.loads
+    }
+
+    /// How often clients reached each limit.
+    #[must_use]
+    pub fn reached(&self) -> &Arc<Reached> {
+        &self.reached
     }
 
     /// The number of connected streams.

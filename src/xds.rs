@@ -10,6 +10,8 @@
 //! | `http2` | bytes | frames, addresses; names nothing of ours |
 //! | `node` | the node of a request | the node that rollout decides by |
 //! | `error` | | gRPC codes and sentences that end a stream |
+//! | `limits`, `grpc` | | the figures: limits of clients, sizes of messages |
+//! | `reached`, `sparse` | a limit that a client reached | a count, and a log line a minute |
 //!
 //! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Only removals,
 //! and changes that newly name a cluster which is not warm (`session::warming`), wait for an ACK. The server keeps no
@@ -18,14 +20,19 @@
 pub mod server;
 
 mod error;
+mod grpc;
 mod http2;
+mod limits;
 mod node;
+mod reached;
 mod service_table;
 mod services;
 mod session;
+mod sparse;
 mod stream;
 
 pub use error::{Code, Error};
+pub use limits::Limits;
 pub use server::options;
 pub use session::subscription::names::Interner;
 pub use session::{Ack, Acked, Outcome, Response, Session, Settings};

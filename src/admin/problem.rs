@@ -47,6 +47,8 @@ pub(super) enum Code {
     StoreUnavailable,
     /// The store did not answer in time: the write may or may not have happened.
     OutcomeUnknown,
+    /// Too many large answers are being read.
+    Busy,
     /// The answer took too long.
     Timeout,
 }
@@ -71,6 +73,7 @@ impl Code {
             Self::NotReady => "not_ready",
             Self::StoreUnavailable => "store_unavailable",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::Busy => "busy",
             Self::Timeout => "timeout",
         }
     }
@@ -94,6 +97,7 @@ impl Code {
             Self::NotReady => "The first load is not complete",
             Self::StoreUnavailable => "The store is not available",
             Self::OutcomeUnknown => "The outcome of the write is unknown",
+            Self::Busy => "Too many large answers are being read",
             Self::Timeout => "The answer took too long",
         }
     }
@@ -111,7 +115,7 @@ impl Code {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::StoreUnavailable | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -120,7 +124,7 @@ impl Code {
     fn retryable(self) -> bool {
         matches!(
             self,
-            Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Timeout
+            Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Busy | Self::Timeout
         )
     }
 }
@@ -191,6 +195,10 @@ impl Problem {
         headers.remove(header::CONTENT_LENGTH);
         let content_type = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, content_type);
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(super) fn no_document(key: &DocumentKey) -> Self {

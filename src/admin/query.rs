@@ -100,8 +100,18 @@ impl Page {
     ) -> (Vec<Item>, Option<String>) {
         let page: Vec<Item> = items.by_ref().take(self.limit).collect();
         let last = page.last().filter(|_| items.next().is_some());
-        let next = last.map(|last| URL_SAFE_NO_PAD.encode(place(last)));
+        let next = last.map(|last| Self::cursor(place(last)));
         (page, next)
+    }
+
+    /// Most items of the page.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The cursor of the page behind the item at this place.
+    pub(super) fn cursor(place: String) -> String {
+        URL_SAFE_NO_PAD.encode(place)
     }
 }
 

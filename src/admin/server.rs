@@ -1,4 +1,5 @@
-//! The admin listener: HTTP/1.1, bounded in connections, header size and time.
+//! The admin listener: HTTP/1.1, bounded in connections, header size and time. A silent connection never keeps a new one
+//! out, and an answer that nobody reads is cut.
 
 use std::fmt;
 use std::io;
@@ -12,16 +13,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Admin;
+use super::activity::Connections;
+use crate::fleet::limit::Limit;
 use crate::socket::bind_unix;
 
-/// Largest number of connections; further ones wait in the kernel's queue.
+/// Largest number of connections; a further one takes the place of the one that has been inactive for the longest time.
 const MAX_CONNECTIONS: usize = 512;
+/// Longest time in which a client reads nothing of its answer.
+const UNREAD_MAX: Duration = Duration::from_secs(10);
 /// Largest size of a request line with its headers.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// Longest time for a request's headers, and of an idle connection.
@@ -90,16 +94,12 @@ impl Listener {
 /// Never: a failed connection ends alone, and a failed accept is tried again.
 pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: CancellationToken) -> io::Result<()> {
     let listener = listener.into();
+    let reached = Arc::clone(admin.fleet.reached());
     let router = admin.router();
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let open = Connections::new(MAX_CONNECTIONS);
 
     loop {
-        let place = tokio::select! {
-            () = token.cancelled() => break,
-            place = Arc::clone(&places).acquire_owned() => place.map_err(io::Error::other)?,
-        };
-
         let stream = tokio::select! {
             () = token.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -112,13 +112,27 @@ pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: Cancellat
             },
         };
 
-        let (router, token) = (router.clone(), token.clone());
+        let (member, evicts) = open.add();
+        if evicts {
+            reached.count(Limit::AdminConnections);
+            debug!("Closed the admin connection that was inactive for the longest time: {MAX_CONNECTIONS} are open");
+        }
+        let (router, token, reached) = (router.clone(), token.clone(), Arc::clone(&reached));
         connections.spawn(async move {
-            match stream {
-                Stream::Tcp(stream) => connection(stream, router, token).await,
-                Stream::Unix(stream) => connection(stream, router, token).await,
+            let ended = async {
+                match stream {
+                    Stream::Tcp(stream) => connection(member.watch(stream), router, token).await,
+                    Stream::Unix(stream) => connection(member.watch(stream), router, token).await,
+                }
+            };
+            tokio::select! {
+                () = ended => {}
+                () = member.evicted() => {}
+                () = member.unread(UNREAD_MAX) => {
+                    reached.count(Limit::AdminUnread);
+                    debug!("Closed an admin connection whose client read nothing for {UNREAD_MAX:?}");
+                }
             }
-            drop(place);
         });
     }
 

@@ -7,11 +7,13 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use humantime::format_rfc3339_millis;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Admin;
+use super::answer::{Answers, Pieces, list, open_object, text};
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
 use crate::document::DEFAULT_GROUP;
@@ -36,22 +38,24 @@ struct Type {
     count: usize,
 }
 
+/// What stands before the resources of a list.
 #[derive(Serialize)]
-struct Resources {
-    group: String,
+struct Head<'a> {
+    group: &'a str,
     revision: i64,
     version: String,
-    resources: Vec<Shown>,
-    next: Option<String>,
 }
 
+/// What stands before the resource itself.
 #[derive(Serialize)]
-struct Shown {
-    name: String,
+struct About<'a> {
+    name: &'a str,
     version: String,
     documents: Vec<String>,
-    resource: Value,
 }
+
+/// Encoded resources above this size, in bytes, are rendered once for all answers.
+const LARGE: usize = 32 * 1024;
 
 pub(super) async fn overview(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
     reject_unknown_params(&query, &[])?;
@@ -95,35 +99,28 @@ pub(super) async fn all(
     let page = Page::of(&query)?;
     let world = admin.world.load_full();
 
-    // The JSON of a large set takes long to make, so a thread that serves no streams makes it.
-    let shown = tokio::task::spawn_blocking(move || {
-        let set = &group.sets[resource_type.index()];
-        let after = page.after(Some)?;
-        let rest = set
-            .iter()
-            .skip_while(|resource| after.is_some_and(|after| *resource.name <= *after));
+    let set = &group.sets[resource_type.index()];
+    let after = page.after(Some)?;
+    let rest = set
+        .iter()
+        .skip_while(|resource| after.is_some_and(|after| *resource.name <= *after));
+    // One more than the page has, which shows that there is a next one.
+    let resources: Vec<Arc<Resource>> = rest.take(page.limit() + 1).cloned().collect();
 
-        let (resources, next) = page.cut(rest, |resource| resource.name.to_string());
-        let resources = resources
-            .into_iter()
-            .map(|resource| show(resource_type, resource, &world))
-            .collect::<Result<_, _>>()?;
-        let (group, version) = (group.name.to_string(), set.version().to_string());
-        Ok::<_, Problem>(
-            Json(Resources {
-                group,
-                revision: snapshot.revision,
-                version,
-                resources,
-                next,
-            })
-            .into_response(),
-        )
-    });
-
-    shown
-        .await
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+    let head = open_object(&Head {
+        group: &group.name,
+        revision: snapshot.revision,
+        version: set.version().to_string(),
+    })?;
+    let answers = admin.answers.clone();
+    let pieces = list(
+        format!("{head},\"resources\":["),
+        &page,
+        resources.into_iter(),
+        |resource| resource.name.to_string(),
+        move |resource| show(&answers, resource_type, &resource, &world),
+    );
+    admin.answers.json(pieces).await
 }
 
 pub(super) async fn one(
@@ -141,7 +138,10 @@ pub(super) async fn one(
         );
         Problem::new(Code::NotFound, detail)
     })?;
-    Ok(Json(show(resource_type, resource, &admin.world.load())?).into_response())
+    let (answers, resource, world) = (admin.answers.clone(), Arc::clone(resource), admin.world.load_full());
+    // The JSON of a large resource takes long to make, so a thread that serves no streams makes it.
+    let pieces = std::iter::once_with(move || show(&answers, resource_type, &resource, &world)).flatten();
+    admin.answers.json(Box::new(pieces)).await
 }
 
 /// The snapshot, the group and the type that a request names.
@@ -170,23 +170,37 @@ fn find(
     Ok((snapshot, group, resource_type))
 }
 
-fn show(resource_type: ResourceType, resource: &Resource, world: &World) -> Result<Shown, Problem> {
+/// An entry of the list: the resource as proto-JSON with `@type`, secrets redacted.
+fn show(answers: &Answers, resource_type: ResourceType, resource: &Resource, world: &World) -> Pieces {
     let full_key = |key| match world.document(key) {
         Some(status) => status.full_key.to_string(),
         None => world.options().layout.full_key(key),
     };
-    Ok(Shown {
-        name: resource.name.to_string(),
+    let about = open_object(&About {
+        name: &resource.name,
         version: resource.version.to_string(),
         documents: resource.made_of().map(full_key).collect(),
-        resource: body(resource_type, resource)?,
-    })
+    });
+    let render = || body(resource_type, resource);
+    let json = if resource.body.len() > LARGE {
+        let key = format!("{resource_type} {} {}", resource.version, resource.name);
+        answers.rendered(key, render)
+    } else {
+        render().map(Bytes::from)
+    };
+    Box::new(
+        [
+            about.map(|about| format!("{about},\"resource\":").into()),
+            json,
+            Ok(Bytes::from_static(b"}")),
+        ]
+        .into_iter(),
+    )
 }
 
-/// The resource as proto-JSON with `@type`, secrets redacted.
-fn body(resource_type: ResourceType, resource: &Resource) -> Result<Value, Problem> {
+fn body(resource_type: ResourceType, resource: &Resource) -> Result<String, Problem> {
     let mut shown = to_json(resource_type.type_url(), &resource.body.to_bytes())
         .map_err(|error| Problem::new(Code::Internal, format!("{resource_type} {}: {error}", resource.name)))?;
     redact(resource_type.type_url(), &mut shown);
-    Ok(shown)
+    text(&shown)
 }

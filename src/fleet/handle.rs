@@ -13,8 +13,6 @@ use crate::snapshot::version::SetVersion;
 const MESSAGE_MAX: usize = 4096;
 /// Most unresolved NACKs of one stream. Above it the oldest is forgotten.
 const UNRESOLVED_MAX: usize = 16;
-/// Messages above this make gRPC clients drop the stream, unless told otherwise (docs/xds-rules.md GR-03).
-const GRPC_MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
 /// Records facts about one stream. Dropping the handle ends the stream.
 #[derive(Debug)]
@@ -48,10 +46,10 @@ impl StreamHandle {
         !std::mem::replace(&mut self.stream.facts().secrets_withheld, true)
     }
 
-    /// A response was handed to the stream; `size`: bytes of the gRPC message.
-    pub fn sent(&self, resource_type: ResourceType, sent: Sent, size: usize) {
+    /// A response was handed to the stream; `is_too_large`: the client is a gRPC library and accepts no such message.
+    pub fn sent(&self, resource_type: ResourceType, sent: Sent, is_too_large: bool) {
         self.observer.responded(resource_type, self.stream.identity.variant);
-        if size > GRPC_MESSAGE_MAX && self.stream.identity.grpc_library {
+        if is_too_large {
             self.stream.facts().response_too_large = true;
             self.observer.too_large(resource_type);
         }

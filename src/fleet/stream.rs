@@ -25,8 +25,6 @@ pub struct Identity {
     pub variant: Variant,
     /// Whether the stream carries all types (ADS). A node has one such stream, and any number of streams of one type.
     pub aggregated: bool,
-    /// Whether the client is a gRPC library, which limits the size of messages.
-    pub grpc_library: bool,
     /// The moment of the first request.
     pub connected_at: SystemTime,
 }
@@ -189,7 +187,7 @@ impl TypeFacts {
         TypeView {
             subscribed: match &self.names {
                 None => Subscribed::Wildcard,
-                Some(names) => Subscribed::Names(names.to_vec()),
+                Some(names) => Subscribed::Names(Arc::clone(names)),
             },
             sent: self.sent.as_ref().map(Sent::view),
             acknowledged: self.acknowledged.as_ref().map(Sent::view),

@@ -1,6 +1,7 @@
 //! The errors that end a stream: gRPC code and sentence.
 
 use std::fmt;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -67,6 +68,18 @@ pub enum Error {
     /// The stream limit is reached.
     #[error("stream limit of this server reached (--max-streams); connect to another replica")]
     TooManyStreams,
+    /// The stream limit of one address is reached.
+    #[error("stream limit of one address reached ({0}, four fifths of --max-streams)")]
+    TooManyOfAddress(usize),
+    /// The stream limit of one connection is reached.
+    #[error("stream limit of one connection reached ({0}); open another connection")]
+    TooManyOfConnection(usize),
+    /// No request within the time.
+    #[error("no request arrived within {0:?}, and the stream is one of many silent ones")]
+    Silent(Duration),
+    /// A request took too long to arrive.
+    #[error("the request is not complete {0:?} after its first byte")]
+    Slow(Duration),
 }
 
 /// The gRPC codes that are used here.
@@ -77,6 +90,8 @@ pub enum Code {
     Ok = 0,
     /// `INVALID_ARGUMENT`.
     InvalidArgument = 3,
+    /// `DEADLINE_EXCEEDED`.
+    DeadlineExceeded = 4,
     /// `RESOURCE_EXHAUSTED`.
     ResourceExhausted = 8,
     /// UNIMPLEMENTED.
@@ -92,7 +107,8 @@ impl Error {
         match self {
             Self::Compressed => Code::Unimplemented,
             Self::TooMuch { .. } => Code::ResourceExhausted,
-            Self::TooManyStreams => Code::Unavailable,
+            Self::TooManyStreams | Self::TooManyOfAddress(_) | Self::TooManyOfConnection(_) => Code::Unavailable,
+            Self::Silent(_) | Self::Slow(_) => Code::DeadlineExceeded,
             _ => Code::InvalidArgument,
         }
     }

@@ -1,10 +1,12 @@
 //! Binds the xDS port and accepts connections, up to the limit.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -14,8 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::fleet::Fleet;
+use crate::fleet::limit::Limit;
 use crate::snapshot::store::Store;
 use crate::socket::bind_unix;
+use crate::xds::http2::peer::network;
+use crate::xds::reached::Reached;
 use crate::xds::server::connection::{ConnectionPermit, Transport};
 use crate::xds::server::options::{Listen, Options};
 use crate::xds::server::service::ServerState;
@@ -24,7 +29,6 @@ pub mod options;
 
 mod connection;
 mod service;
-mod sparse;
 
 /// Connections that wait to be accepted. A fleet reconnects within half a second; with 128, the usual number, a
 /// thousand connects take two seconds.
@@ -91,12 +95,12 @@ impl Server {
         draining: CancellationToken,
         token: CancellationToken,
     ) -> Result<(), Error> {
-        let mut connection_limit = ConnectionLimit::new(self.options.max_connections);
         let server = Arc::new(ServerState::new(self.options, store, fleet, draining, token));
+        let connection_limit = ConnectionLimit::new(&server);
         server.tasks.spawn(Arc::clone(&server).open_gate());
         // Until the last stream has ended.
         let _announcer = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&server).announce()));
-        let mut sweep = interval((server.options.stall_timeout / 4).max(SWEEP_MIN));
+        let mut sweep = interval((server.options.shortest_time() / 4).max(SWEEP_MIN));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
@@ -150,36 +154,47 @@ async fn accept(listener: &Listener) -> io::Result<(Transport, Option<SocketAddr
 
 /// Admits a limited number of connections at a time.
 struct ConnectionLimit {
-    limit: usize,
+    max: usize,
+    max_of_address: usize,
     /// A permit a connection.
     permits: Arc<Semaphore>,
-    /// The last connection was rejected.
-    was_full: bool,
+    /// The connections of each address.
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    reached: Arc<Reached>,
 }
 
 impl ConnectionLimit {
-    fn new(limit: usize) -> Self {
+    fn new(server: &ServerState) -> Self {
+        let max = server.options.max_connections;
         Self {
-            limit,
-            permits: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            was_full: false,
+            max,
+            max_of_address: server.options.limits.address_connections,
+            permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            addresses: Arc::default(),
+            reached: Arc::clone(&server.reached),
         }
     }
 
-    /// Admit a connection. `None`: the limit is reached.
-    fn admit(&mut self, address: Option<SocketAddr>) -> Option<ConnectionPermit> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
-        // Logged once until a connection is admitted again.
-        if permit.is_none() && !self.was_full {
-            let limit = self.limit;
-            warn!(
-                ?address,
-                limit, "Rejected a connection: the limit that follows from the limit on open files is reached"
-            );
+    /// Admit a connection. `None`: a limit is reached.
+    fn admit(&self, address: Option<SocketAddr>) -> Option<ConnectionPermit> {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            let reason = format!("{} connections, which follows from the limit on open files", self.max);
+            self.reached.note(Limit::Connections, address, &reason);
+            return None;
+        };
+        if let Some(address) = address {
+            let mut addresses = self.addresses.lock();
+            let count = addresses.entry(network(address)).or_default();
+            if *count >= self.max_of_address {
+                let reason = format!("{} connections of one address", self.max_of_address);
+                self.reached.note(Limit::AddressConnections, Some(address), &reason);
+                return None;
+            }
+            *count += 1;
         }
-        self.was_full = permit.is_none();
-        permit.map(|permit| ConnectionPermit {
+        Some(ConnectionPermit {
             address,
+            addresses: Arc::clone(&self.addresses),
             _permit: permit,
         })
     }

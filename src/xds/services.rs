@@ -1,8 +1,9 @@
-//! The small gRPC services beside xDS on the same port: client status, load reports, health and reflection.
+//! The small gRPC services beside xDS on the same port: client status, load reports, health and reflection. Load reports
+//! are served apart from the routes of tonic, see [`lrs`].
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server as lrs_server;
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::SERVICE_NAME as LRS;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server as csds_server;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
@@ -15,14 +16,14 @@ use tracing::warn;
 use crate::fleet::Fleet;
 use crate::proto::ENVOY_DESCRIPTORS;
 use crate::snapshot::store::Store;
+use crate::xds::grpc::SERVICE_REQUEST_MAX;
 use crate::xds::service_table;
 use crate::xds::services::csds::Csds;
-use crate::xds::services::lrs::Lrs;
 
+pub(in crate::xds) mod lrs;
 pub(in crate::xds) mod relay;
 
 mod csds;
-mod lrs;
 
 /// The last reported health of the services, and the reporter.
 pub(in crate::xds) struct Health {
@@ -37,12 +38,13 @@ pub(in crate::xds) async fn routes(store: Arc<Store>, fleet: Fleet, draining: &C
     report_all(&reporter, said).await;
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(health)
-        .add_service(Csds::server(Arc::clone(&store), fleet.clone()))
-        .add_service(Lrs::server(store, fleet));
+        .add_service(health.max_decoding_message_size(SERVICE_REQUEST_MAX))
+        .add_service(Csds::server(store, fleet));
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
-            routes.add_service(v1).add_service(v1alpha);
+            routes
+                .add_service(v1.max_decoding_message_size(SERVICE_REQUEST_MAX))
+                .add_service(v1alpha.max_decoding_message_size(SERVICE_REQUEST_MAX));
         }
         (Err(error), _) | (_, Err(error)) => warn!(%error, "gRPC reflection is not served"),
     }
@@ -65,7 +67,7 @@ fn reflection() -> Builder<'static> {
 
 /// The services that send or report configuration.
 fn configuration_services() -> impl Iterator<Item = &'static str> {
-    service_table::service_names().chain([csds_server::SERVICE_NAME, lrs_server::SERVICE_NAME])
+    service_table::service_names().chain([csds_server::SERVICE_NAME, LRS])
 }
 
 /// Report the health of the server: SERVING from the first publish until `draining`. Ends with `draining` or `token`.

@@ -20,10 +20,13 @@ use crate::fleet::{Conditions, Fleet, Identity, Sent, StreamHandle, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::store::Store;
 use crate::xds::error::{Code, Error, status};
+use crate::xds::grpc;
 use crate::xds::http2::incoming::Incoming;
 use crate::xds::http2::peer::Peer;
+use crate::xds::limits::SMALL_REQUEST;
 use crate::xds::session::{Ack, Acked, Outcome, Response, Session};
 use crate::xds::stream::admission::{Ticket, Turn};
+use crate::xds::stream::budget::{Account, Meter, Proven};
 use crate::xds::stream::in_flight::{Cell, Progress};
 use crate::xds::stream::interest::Registration;
 use crate::xds::stream::message::Message;
@@ -31,21 +34,17 @@ use crate::xds::stream::reader::Reader;
 use crate::xds::stream::wake::SideFuture;
 
 pub(in crate::xds) mod admission;
+pub(in crate::xds) mod budget;
 pub(in crate::xds) mod in_flight;
 pub(in crate::xds) mod interest;
 pub(in crate::xds) mod message;
+pub(in crate::xds) mod reader;
 pub(in crate::xds) mod wake;
-
-mod reader;
 
 /// Requests read in one poll, before other streams get their turn.
 const REQUESTS_A_POLL: usize = 64;
 /// The delay until a passed deadline that gave no response is checked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// A request up to this size, in bytes, is read without a turn: a node and a few names.
-const SMALL_REQUEST: usize = 128 * 1024;
-/// Responses to a gRPC library that are larger than this, in bytes, are logged (docs/xds-rules.md GR-03).
-const GRPC_LARGE: usize = 3_000_000;
 
 /// Resolves when the server ends the stream.
 pub(in crate::xds) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -58,6 +57,7 @@ pub(in crate::xds) struct Opening {
     pub(in crate::xds) variant: Variant,
     pub(in crate::xds) aggregated: bool,
     pub(in crate::xds) peer: Peer,
+    pub(in crate::xds) account: Arc<Account>,
     pub(in crate::xds) store: Arc<Store>,
     pub(in crate::xds) fleet: Fleet,
     pub(in crate::xds) progress: Progress,
@@ -88,6 +88,9 @@ pub(in crate::xds) struct Stream {
     variant: Variant,
     aggregated: bool,
     peer: Peer,
+    account: Arc<Account>,
+    /// Once the client has sent an ACK.
+    proven: Option<Proven>,
     store: Arc<Store>,
     timer: Option<Pin<Box<Sleep>>>,
     fleet: Fleet,
@@ -116,6 +119,7 @@ impl Stream {
             variant,
             aggregated,
             peer,
+            account,
             store,
             fleet,
             progress,
@@ -123,13 +127,16 @@ impl Stream {
             registration,
             ending,
         } = opening;
+        let meter = Meter::new(&account, progress.cell());
         Self {
-            reader: Reader::new(requests),
+            reader: Reader::new(requests, grpc::REQUEST_MAX, Some(meter)),
+            proven: None,
             out,
             session,
             variant,
             aggregated,
             peer,
+            account,
             store,
             timer: None,
             fleet,
@@ -209,6 +216,7 @@ impl Stream {
     ) -> Result<(), Error> {
         for _ in 0..REQUESTS_A_POLL {
             if self.phase != Phase::Open || self.session.is_full() {
+                self.reader.stop_time();
                 return Ok(());
             }
             if self.arrived.is_none() {
@@ -292,7 +300,8 @@ impl Stream {
                 nonce: Some(nonce),
                 at: SystemTime::now(),
             };
-            if size > GRPC_LARGE && self.session.node().is_some_and(|node| node.is_grpc_library()) {
+            let is_library = self.session.node().is_some_and(|node| node.is_grpc_library());
+            if size > grpc::LIBRARY_LARGE && is_library {
                 warn!(
                     parent: &self.span,
                     r#type = word,
@@ -300,7 +309,7 @@ impl Stream {
                     "A response to a gRPC library is large; it drops the stream above 4 MB"
                 );
             }
-            handle.sent(resource_type, sent, size);
+            handle.sent(resource_type, sent, size > grpc::LIBRARY_MAX && is_library);
         }
         // The next poll may be late: leave the line, so that no other stream waits for this one.
         self.ticket.leave();
@@ -365,6 +374,7 @@ impl Stream {
             }
             (Some(_), _) => {}
             (None, group) => {
+                self.progress.cell().heard();
                 let default = || Arc::from(crate::document::DEFAULT_GROUP);
                 self.span = info_span!("stream", node.id = &*node.id, variant = self.variant.as_str());
                 let unknown = self.fleet.recall(&node.id);
@@ -375,7 +385,6 @@ impl Stream {
                     address: self.peer.address,
                     variant: self.variant,
                     aggregated: self.aggregated,
-                    grpc_library: node.is_grpc_library(),
                     connected_at: SystemTime::now(),
                 }));
                 self.session.recall(unknown);
@@ -398,7 +407,11 @@ impl Stream {
             }
         }
         if let Some(acked) = outcome.acked {
+            let is_ack = matches!(acked.ack, Ack::Ack);
             self.note_ack(handle, resource_type, acked);
+            if is_ack && self.proven.is_none() {
+                self.proven = Some(self.account.prove());
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
+use chancery::fleet::limit::Limit;
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Arrivals, Command, Health};
@@ -83,6 +84,7 @@ impl Server {
         let admin = Admin {
             pending: PendingWrites::default(),
             arrivals: Arrivals::default(),
+            answers: admin::Answers::new(Arc::clone(fleet.reached())),
             hosts: Arc::new(["chancery.internal".to_owned()]),
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),
@@ -252,7 +254,6 @@ fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
         address: Some(([10, 0, 0, 9], 40_000).into()),
         variant: Variant::Delta,
         aggregated: true,
-        grpc_library: false,
         connected_at: SystemTime::UNIX_EPOCH + BUILT_AT,
     })
 }
@@ -415,10 +416,10 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     let server = Server::start(&[]).await;
     let (first, second) = (connect(&server.fleet, "edge-1"), connect(&server.fleet, "edge-2"));
     first.subscribed(ResourceType::Cluster, None);
-    first.sent(ResourceType::Cluster, sent(1, 1), 10);
+    first.sent(ResourceType::Cluster, sent(1, 1), false);
     first.acknowledged(ResourceType::Cluster, sent(1, 1), None);
     first.subscribed(ResourceType::Route, Some(&Arc::from(["default".into()])));
-    first.sent(ResourceType::Route, sent(2, 2), 10);
+    first.sent(ResourceType::Route, sent(2, 2), false);
     first.nacked(ResourceType::Route, &sent(2, 2), 13, "no such filter", 1, vec![]);
     drop(second);
 
@@ -1306,4 +1307,36 @@ async fn a_page_of_another_site_reads_nothing_and_changes_nothing() {
         .await
         .unwrap();
     assert_eq!(named.status(), 200);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_a_new_one_out() {
+    let server = Server::start(&[]).await;
+    let mut silent = Vec::new();
+    for _ in 0..520 {
+        silent.push(tokio::net::TcpStream::connect(server.address).await.unwrap());
+    }
+    let healthy = tokio::time::timeout(Duration::from_secs(10), server.get("/healthz")).await;
+    assert_eq!(
+        healthy.expect("before a silent connection times out"),
+        json!({ "status": "ok" })
+    );
+    assert!(server.fleet.reached().of(Limit::AdminConnections) >= 9);
+    assert_eq!(silent.len(), 520);
+}
+
+#[tokio::test]
+async fn a_client_that_subscribes_to_many_names_is_shown_in_parts() {
+    let server = Server::start(&[]).await;
+    let client = connect(&server.fleet, "edge-1");
+    let names: Vec<Arc<str>> = (0..2500).map(|number| format!("name-{number:060}").into()).collect();
+    client.subscribed(ResourceType::Endpoint, Some(&names.iter().cloned().collect()));
+    client.subscribed(ResourceType::Cluster, Some(&Arc::from([])));
+    let types = |shown: &Value| shown["clients"][0]["types"].clone();
+    let counted = server.get("/api/v1/clients").await;
+    assert_eq!(types(&counted)["endpoints"]["subscribed"], 2500);
+    let named = server.get("/api/v1/clients?names=true").await;
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    assert_eq!(types(&named)["endpoints"]["subscribed"], json!(names));
+    assert_eq!(types(&named)["clusters"]["subscribed"], json!([]));
 }

@@ -20,6 +20,7 @@ mod traces;
 mod writes;
 mod xds_documents;
 mod xds_fixture;
+mod xds_limits;
 mod xds_reconnect;
 mod xds_refusals;
 mod xds_secrets;

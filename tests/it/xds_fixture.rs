@@ -9,6 +9,7 @@ use chancery::resource::compile::{Difference, ResourceChange};
 use chancery::resource::{Resource, ResourceType};
 use chancery::snapshot::store::Store;
 use chancery::snapshot::{Facts, Source};
+use chancery::xds::Limits;
 use chancery::xds::options::{Listen, Options};
 use chancery::xds::server::{Error, Server};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -42,6 +43,7 @@ pub(crate) fn options() -> Options {
         listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
         max_connections: usize::MAX,
         max_streams: 50_000,
+        limits: Limits::new(50_000, usize::MAX),
         stall_timeout: Duration::from_secs(60),
         max_connection_age: None,
         grace: Duration::from_secs(3),

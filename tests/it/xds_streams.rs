@@ -473,7 +473,7 @@ async fn the_fleet_knows_what_a_stream_asked_for_and_holds() {
         Some(&response.nonce)
     );
     let held = &client.types[&ResourceType::Endpoint];
-    assert_eq!(held.subscribed, Subscribed::Names(vec!["A".into(), "B".into()]));
+    assert_eq!(held.subscribed, Subscribed::Names(["A".into(), "B".into()].into()));
     assert_eq!(
         held.sent.as_ref().map(|one| &one.version),
         Some(&endpoints.version_info)

@@ -3,7 +3,7 @@
 //! Secrets go to a client with a verified certificate, over a Unix socket, and to this machine itself: nobody can read
 //! or pretend there. To other clients no secret exists, unless the operator allows secrets over plaintext.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The transport of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,14 @@ pub(in crate::xds) enum Link {
     Tls,
     /// TLS with a client certificate of the client CA.
     MutualTls,
+}
+
+/// The part of an address that belongs to one client: an IPv4 address, the first 64 bits of an IPv6 one.
+pub(in crate::xds) fn network(address: SocketAddr) -> IpAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        address => address,
+    }
 }
 
 /// The other end of a connection.
@@ -49,6 +57,14 @@ mod tests {
         Peer::new(Some(address.parse().unwrap()), link, plaintext_secrets)
             .withheld
             .is_none()
+    }
+
+    #[test]
+    fn an_ipv6_client_has_64_bits_for_itself() {
+        let network = |address: &str| network(address.parse().unwrap()).to_string();
+        assert_eq!(network("[2001:db8:1:2:3:4:5:6]:9"), "2001:db8:1:2::");
+        assert_eq!(network("[::ffff:10.0.0.1]:9"), "10.0.0.1");
+        assert_eq!(network("10.0.0.1:8"), "10.0.0.1");
     }
 
     #[test]

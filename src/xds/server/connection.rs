@@ -3,16 +3,18 @@
 //!
 //! The type of the transport is a parameter, so a plain TCP connection takes no room for TLS state.
 
+use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::server::Connection as Http2;
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
+use parking_lot::Mutex;
 use rand::Rng;
 use rustls::InvalidMessage;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,15 +25,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::xds::http2::peer::{Link, Peer};
+use crate::xds::http2::peer::{Link, Peer, network};
 use crate::xds::http2::preface::{self, Foreign};
 use crate::xds::http2::socket::Socket;
+use crate::xds::limits::Limits;
 use crate::xds::server::service::ServerState;
+use crate::xds::stream::budget::Account;
+use crate::xds::stream::in_flight::decrement;
 use crate::xds::stream::message::Message;
 use crate::xds::stream::wake::{SideFuture, TaskWaker};
 
-/// Envoy's per-type services open a stream a cluster (GR-05).
-const STREAMS_A_CONNECTION: u32 = 100_000;
 /// How often a client is asked whether it is there, and how long it may take to answer: Envoy's main thread can be busy
 /// for seconds with a large CDS (GR-01).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
@@ -55,6 +58,15 @@ pub(in crate::xds) enum Transport {
 pub(in crate::xds) struct ConnectionPermit {
     pub(in crate::xds) address: Option<SocketAddr>,
     pub(in crate::xds) _permit: OwnedSemaphorePermit,
+    pub(in crate::xds) addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        if let Some(address) = self.address {
+            decrement(&mut self.addresses.lock(), network(address));
+        }
+    }
 }
 
 /// Serve an accepted connection in a task of its own.
@@ -130,7 +142,7 @@ impl ServerState {
             }
         };
         // The preface is read already, so this does not wait.
-        match http2().handshake(socket.clone()).await {
+        match http2(&self.options.limits).handshake(socket.clone()).await {
             Ok(http2) => drop(
                 self.tasks
                     .clone()
@@ -169,16 +181,22 @@ enum End {
     Dead,
 }
 
+/// What the streams of a connection share.
+pub(in crate::xds) struct Client {
+    pub(in crate::xds) peer: Peer,
+    pub(in crate::xds) account: Arc<Account>,
+    /// Cancelled when the streams are to end, each at a moment of its own.
+    pub(in crate::xds) ending: CancellationToken,
+}
+
 /// One served connection. Ready when the connection is over.
 struct Connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     http2: Http2<Socket<T>, Message>,
     socket: Socket<T>,
     task_waker: Arc<TaskWaker>,
     end: SideFuture<Pin<Box<dyn Future<Output = End> + Send>>>,
-    /// Cancelled when the streams of the connection are to end, each at a moment of its own.
-    ending: CancellationToken,
     server: Arc<ServerState>,
-    peer: Peer,
+    client: Client,
     permit: ConnectionPermit,
 }
 
@@ -192,6 +210,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
     ) -> Self {
         let peer = Peer::new(permit.address, link, server.options.plaintext_secrets);
         let task_waker = Arc::<TaskWaker>::default();
+        let account = server.budget.open(permit.address, Arc::clone(&task_waker));
         let end = Arc::clone(&server).end(http2.ping_pong());
         let end: Pin<Box<dyn Future<Output = End> + Send>> = Box::pin(end);
         let end = SideFuture::new(end, Arc::clone(&task_waker));
@@ -200,9 +219,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
             socket,
             task_waker,
             end,
-            ending: CancellationToken::new(),
             server,
-            peer,
+            client: Client {
+                peer,
+                account,
+                ending: CancellationToken::new(),
+            },
             permit,
         }
     }
@@ -211,9 +233,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<T> {
     fn poll_serve(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         while let Some(request) = ready!(pin!(self.http2.accept()).poll(context)) {
             let (request, respond) = request?;
-            self.server.serve(request, respond, self.peer, &self.ending);
+            self.server.serve(request, respond, &self.client);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Connection<T> {
+    fn drop(&mut self) {
+        self.server.budget.close(&self.client.account);
     }
 }
 
@@ -223,6 +251,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.task_waker.register(context);
+        if this.client.account.is_doomed() {
+            this.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            let told = (
+                this.poll_serve(context).is_ready(),
+                this.socket.poll_send(context).is_ready(),
+            );
+            debug!(?told, address = ?this.permit.address, "Closed a connection whose unfinished requests are too large");
+            return Poll::Ready(());
+        }
         loop {
             let served = this.poll_serve(context);
             let sent = this.socket.poll_send(context);
@@ -240,7 +277,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 End::Drain => {
                     // The client opens its next streams elsewhere. The open ones end one by one.
                     this.http2.graceful_shutdown();
-                    this.ending.cancel();
+                    this.client.ending.cancel();
                     this.end = SideFuture::new(
                         Box::pin(Arc::clone(&this.server).end_of_grace()),
                         Arc::clone(&this.task_waker),
@@ -261,7 +298,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
     }
 }
 
-fn http2() -> h2::server::Builder {
+fn http2(limits: &Limits) -> h2::server::Builder {
+    let streams = limits.connection_streams + limits.connection_service_streams;
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(WINDOWS.0)
@@ -269,7 +307,7 @@ fn http2() -> h2::server::Builder {
         .max_header_list_size(HEADERS_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX.0)
         .max_local_error_reset_streams(Some(RESETS_MAX.1))
-        .max_concurrent_streams(STREAMS_A_CONNECTION);
+        .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
     builder
 }
 

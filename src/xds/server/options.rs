@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
+use crate::xds::limits::Limits;
+
 /// The address that the server listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -38,6 +40,8 @@ pub struct Options {
     pub max_connections: usize,
     /// Further streams end with UNAVAILABLE before a request is read. Default 50,000.
     pub max_streams: usize,
+    /// What one client and one address may have of it.
+    pub limits: Limits,
     /// A stream whose client reads nothing for this long is reset. Default 60 s.
     pub stall_timeout: Duration,
     /// A connection ends at this age, give or take a tenth; `None`: never.
@@ -50,4 +54,12 @@ pub struct Options {
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     /// Send secrets to clients without a verified certificate too. Default off.
     pub plaintext_secrets: bool,
+}
+
+impl Options {
+    /// The shortest time after which the server ends a stream.
+    pub(in crate::xds) fn shortest_time(&self) -> Duration {
+        let limits = &self.limits;
+        self.stall_timeout.min(limits.silent_for).min(limits.request_within)
+    }
 }

@@ -11,30 +11,35 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower_service::Service;
 use tracing::debug;
 
+use crate::fleet::limit::Limit;
 use crate::fleet::{Fleet, Variant};
 use crate::resource::ResourceType;
 use crate::snapshot::store::Store;
 use crate::xds::error::{Error as StreamError, status};
+use crate::xds::grpc;
 use crate::xds::http2::incoming::Incoming;
-use crate::xds::http2::peer::Peer;
+use crate::xds::reached::Reached;
+use crate::xds::server::connection::Client;
 use crate::xds::server::options::Options;
-use crate::xds::server::sparse::Sparse;
 use crate::xds::service_table::find_service;
-use crate::xds::services;
 use crate::xds::services::relay::RelayBody;
+use crate::xds::services::{self, lrs};
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::{Session, Settings};
+use crate::xds::sparse::Sparse;
 use crate::xds::stream::admission::Gate;
-use crate::xds::stream::in_flight::Watchdog;
+use crate::xds::stream::budget::{Account, Budget, Meter};
+use crate::xds::stream::in_flight::{MaxStreams, Watchdog};
 use crate::xds::stream::interest::Interests;
 use crate::xds::stream::message::Message;
+use crate::xds::stream::reader::Reader;
 use crate::xds::stream::{Ending, Opening, Stream};
 
 /// The state that the connections of a server share.
@@ -49,6 +54,9 @@ pub(in crate::xds) struct ServerState {
     /// Counts the streams of the small services apart, so that these are served when the limit of xDS streams is
     /// reached.
     services_watchdog: Arc<Watchdog>,
+    /// The memory that unfinished requests may take.
+    pub(in crate::xds) budget: Arc<Budget>,
+    pub(in crate::xds) reached: Arc<Reached>,
     gate: Arc<Gate>,
     interests: Arc<Interests>,
     interner: Arc<Interner>,
@@ -69,14 +77,27 @@ impl ServerState {
         draining: CancellationToken,
         token: CancellationToken,
     ) -> Self {
+        let limits = options.limits.clone();
+        let reached = Arc::new(Reached::new(fleet.clone()));
+        let all = options.max_streams;
+        let watchdog = |of_connection| {
+            let max = MaxStreams {
+                all,
+                of_address: limits.address_streams,
+                of_connection,
+            };
+            Arc::new(Watchdog::new(max, limits.clone(), Arc::clone(&reached)))
+        };
         Self {
             identifier: options.identifier.as_str().into(),
             options,
             store,
             fleet,
             services: OnceCell::new(),
-            watchdog: Arc::default(),
-            services_watchdog: Arc::default(),
+            watchdog: watchdog(limits.connection_streams),
+            services_watchdog: watchdog(limits.connection_service_streams),
+            budget: Arc::new(Budget::new(limits, Arc::clone(&reached))),
+            reached,
             gate: Arc::default(),
             interests: Arc::default(),
             interner: Arc::default(),
@@ -88,7 +109,7 @@ impl ServerState {
         }
     }
 
-    /// Reset the streams whose clients read nothing.
+    /// End the streams whose clients read nothing, send nothing, or send too slowly.
     pub(in crate::xds) fn sweep(&self) {
         self.watchdog.sweep(self.options.stall_timeout);
         self.services_watchdog.sweep(self.options.stall_timeout);
@@ -122,13 +143,12 @@ impl ServerState {
 }
 
 impl ServerState {
-    /// A request arrived: start a task that answers it. `ending` is cancelled when the connection drains.
+    /// A request arrived: start a task that answers it.
     pub(in crate::xds) fn serve(
         self: &Arc<Self>,
         request: Request<RecvStream>,
         respond: SendResponse<Message>,
-        peer: Peer,
-        ending: &CancellationToken,
+        client: &Client,
     ) {
         let is_grpc = request
             .headers()
@@ -137,14 +157,16 @@ impl ServerState {
         let request = request.map(Incoming::new);
         match find_service(request.uri().path()) {
             Some((variant, service_type)) if is_grpc && request.method() == Method::POST => {
-                if let Some(stream) = self.open(request.into_body(), respond, variant, service_type, peer, ending) {
+                if let Some(stream) = self.open(request.into_body(), respond, variant, service_type, client) {
                     self.tasks.spawn(stream);
                 }
             }
-            _ => drop(
-                self.tasks
-                    .spawn(Arc::clone(self).answer(request, respond, peer, ending.clone())),
-            ),
+            _ => drop(self.tasks.spawn(Arc::clone(self).answer(
+                request,
+                respond,
+                Arc::clone(&client.account),
+                client.ending.clone(),
+            ))),
         }
     }
 
@@ -155,12 +177,14 @@ impl ServerState {
         respond: SendResponse<Message>,
         variant: Variant,
         service_type: Option<ResourceType>,
-        peer: Peer,
-        ending: &CancellationToken,
+        client: &Client,
     ) -> Option<Stream> {
-        let Some(progress) = self.watchdog.admit(self.options.max_streams, peer.address) else {
-            head(respond, too_many_streams(), true);
-            return None;
+        let progress = match self.watchdog.admit(&client.account) {
+            Ok(progress) => progress,
+            Err(error) => {
+                head(respond, failed(&error), true);
+                return None;
+            }
         };
         let session = Session::new(Settings {
             variant,
@@ -168,7 +192,7 @@ impl ServerState {
             identifier: Arc::clone(&self.identifier),
             salt: self.next_salt.fetch_add(1, Ordering::Relaxed),
             interner: Arc::clone(&self.interner),
-            secrets: peer.withheld.is_none(),
+            secrets: client.peer.withheld.is_none(),
         });
         Some(Stream::new(Opening {
             requests,
@@ -176,13 +200,14 @@ impl ServerState {
             session,
             variant,
             aggregated: service_type.is_none(),
-            peer,
+            peer: client.peer,
+            account: Arc::clone(&client.account),
             store: Arc::clone(&self.store),
             fleet: self.fleet.clone(),
-            ticket: self.gate.ticket(progress.number()),
+            ticket: self.gate.ticket(progress.number(), &client.account.rounds),
             registration: self.interests.register(progress.number(), Arc::clone(progress.cell())),
             progress,
-            ending: self.turn(ending.clone()),
+            ending: self.turn(client.ending.clone()),
         }))
     }
 
@@ -191,14 +216,34 @@ impl ServerState {
         self: Arc<Self>,
         request: Request<Incoming>,
         respond: SendResponse<Message>,
-        peer: Peer,
+        account: Arc<Account>,
         ending: CancellationToken,
     ) {
-        let Some(progress) = self.services_watchdog.admit(self.options.max_streams, peer.address) else {
-            head(respond, too_many_streams(), true);
-            return;
+        let progress = match self.services_watchdog.admit(&account) {
+            Ok(progress) => progress,
+            Err(error) => {
+                head(respond, failed(&error), true);
+                return;
+            }
         };
-        let Ok(response) = self.services().await.call(request).await;
+        let response = if request.uri().path() == lrs::PATH {
+            let meter = Meter::new(&account, progress.cell());
+            let reader = Reader::new(request.into_body(), grpc::LOAD_REPORT_MAX, Some(meter));
+            lrs::serve(&self.store, &self.fleet, reader, Arc::clone(progress.cell()))
+        } else {
+            progress.cell().heard();
+            let within = self.options.limits.silent_for;
+            // The small services read a request whole before they answer.
+            match timeout(within, self.services().await.call(request)).await {
+                Ok(Ok(response)) => response,
+                Err(_) => {
+                    let error = StreamError::Slow(within);
+                    self.reached.note(Limit::RequestTime, account.address, &error);
+                    head(respond, failed(&error), true);
+                    return;
+                }
+            }
+        };
         let (parts, body) = response.into_parts();
         let ended = body.is_end_stream();
         if let Some(out) = head(respond, Response::from_parts(parts, ()), ended)
@@ -224,8 +269,8 @@ fn turns() -> usize {
     std::thread::available_parallelism().map_or(1, |threads| threads.get() - 1)
 }
 
-fn too_many_streams() -> Response<()> {
-    let error = StreamError::TooManyStreams;
+/// A response that is only a status.
+fn failed(error: &StreamError) -> Response<()> {
     let mut response = grpc_response();
     response.headers_mut().extend(status(error.code(), &error.to_string()));
     response

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{ClientView, Fleet};
 use crate::snapshot::store::Store;
+use crate::xds::grpc::{SERVICE_REQUEST_MAX, STATUS_MAX, STATUS_PART};
 
 mod config;
 mod matcher;
@@ -30,12 +31,6 @@ use matcher::Matcher;
 
 /// Responses that are built at the same time.
 const BUILDERS: usize = 2;
-/// The size at which a message of a stream is sent, in bytes. gRPC clients accept 4 MB by default.
-const MESSAGE_FULL: usize = 2 * 1024 * 1024;
-/// The largest request, in bytes: a hundred matchers with room for their texts.
-const REQUEST_MAX: usize = 256 * 1024;
-/// The largest answer of `FetchClientStatus`, in bytes.
-const FETCH_MAX: usize = 32 * 1024 * 1024;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -49,7 +44,7 @@ impl Csds {
     pub(in crate::xds) fn server(store: Arc<Store>, fleet: Fleet) -> ClientStatusDiscoveryServiceServer<Self> {
         let builders = Arc::new(Semaphore::new(BUILDERS));
         let csds = Self { store, fleet, builders };
-        ClientStatusDiscoveryServiceServer::new(csds).max_decoding_message_size(REQUEST_MAX)
+        ClientStatusDiscoveryServiceServer::new(csds).max_decoding_message_size(SERVICE_REQUEST_MAX)
     }
 
     /// Start the response to a request.
@@ -113,7 +108,7 @@ impl Conversation {
                 continue;
             };
             let first = !answer.started;
-            let (config, rest) = self.csds.build(answer, MESSAGE_FULL).await?;
+            let (config, rest) = self.csds.build(answer, STATUS_PART).await?;
             if !config.is_empty() || first {
                 self.answer = Some(rest).filter(|_| !config.is_empty());
                 return Ok(Some((ClientStatusResponse { config }, self)));
@@ -143,10 +138,10 @@ impl ClientStatusDiscoveryService for Csds {
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
         let answer = self.begin(request.get_ref())?;
-        let (config, mut rest) = self.build(answer, FETCH_MAX).await?;
+        let (config, mut rest) = self.build(answer, STATUS_MAX).await?;
         if rest.views.next().is_some() {
             return Err(Status::resource_exhausted(format!(
-                "the status of all clients takes more than {FETCH_MAX} bytes: name fewer with node_matchers, set \
+                "the status of all clients takes more than {STATUS_MAX} bytes: name fewer with node_matchers, set \
                  exclude_resource_contents, or use StreamClientStatus"
             )));
         }

@@ -4,75 +4,79 @@
 //! client with `envoy.lrs.supports_send_all_clusters` reports all clusters. Other clients get the names of their
 //! group's clusters, and a new response when these names change.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterStats;
-use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::{
-    LoadReportingService, LoadReportingServiceServer,
-};
-use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
-use futures::Stream;
+use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsResponse;
 use futures::stream::try_unfold;
+use http::{HeaderValue, Response, header};
 use prost::Message;
 use tokio::time::{Instant, sleep_until};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
+use tonic_prost::ProstCodec;
 use tracing::debug;
 
 use crate::fleet::Fleet;
-use crate::fleet::load::{Load, Reporter};
+use crate::fleet::load::Reporter;
 use crate::proto::message::duration;
 use crate::proto::wire;
 use crate::resource::ResourceType;
 use crate::rollout::{self, Node};
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::store::Store;
+use crate::xds::error::Error;
+use crate::xds::http2::incoming::Incoming;
 use crate::xds::node;
+use crate::xds::session::wire::limits;
+use crate::xds::stream::in_flight::Cell;
+use crate::xds::stream::reader::Reader;
 
+mod report;
+
+use report::Report;
+
+/// The path of the only method.
+pub(in crate::xds) const PATH: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 /// How often proxies report; at least a second (PX-14).
 const INTERVAL: Duration = Duration::from_secs(10);
 /// The client feature to report every cluster it knows.
 const SENDS_ALL: &str = "envoy.lrs.supports_send_all_clusters";
-/// The largest report, in bytes: fifty thousand clusters of a few localities.
-const MAX_REPORT: usize = 16 * 1024 * 1024;
 
-/// The service.
-#[derive(Debug)]
-pub(in crate::xds) struct Lrs {
-    store: Arc<Store>,
-    fleet: Fleet,
-}
-
-impl Lrs {
-    pub(in crate::xds) fn server(store: Arc<Store>, fleet: Fleet) -> LoadReportingServiceServer<Self> {
-        LoadReportingServiceServer::new(Self { store, fleet }).max_decoding_message_size(MAX_REPORT)
-    }
-}
-
-#[tonic::async_trait]
-impl LoadReportingService for Lrs {
-    type StreamLoadStatsStream = Pin<Box<dyn Stream<Item = Result<LoadStatsResponse, Status>> + Send>>;
-
-    async fn stream_load_stats(
-        &self,
-        request: Request<Streaming<LoadStatsRequest>>,
-    ) -> Result<Response<Self::StreamLoadStatsStream>, Status> {
-        let conversation = Conversation {
-            requests: request.into_inner(),
-            store: Arc::clone(&self.store),
-            reporter: self.fleet.loads().reporter(),
-            asked: None,
-            look_at: Instant::now(),
-        };
-        Ok(Response::new(Box::pin(try_unfold(conversation, Conversation::step))))
-    }
+/// Serve a stream of reports. `cell` is told of the first one.
+///
+/// tonic would decode each report into messages and keep a buffer of the size of the largest one, so the requests are
+/// read here.
+pub(in crate::xds) fn serve(
+    store: &Arc<Store>,
+    fleet: &Fleet,
+    requests: Reader<Incoming>,
+    cell: Arc<Cell>,
+) -> Response<Body> {
+    let conversation = Conversation {
+        requests,
+        cell,
+        store: Arc::clone(store),
+        reporter: fleet.loads().reporter(),
+        asked: None,
+        look_at: Instant::now(),
+    };
+    let responses = Box::pin(try_unfold(conversation, Conversation::step));
+    let encoder = ProstCodec::<LoadStatsResponse, ()>::default().encoder();
+    let compression = SingleMessageCompressionOverride::Disable;
+    let body = EncodeBody::new_server(encoder, responses, None, compression, None);
+    let mut response = Response::new(Body::new(body));
+    let content_type = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
 }
 
 /// One stream of reports.
 struct Conversation {
-    requests: Streaming<LoadStatsRequest>,
+    requests: Reader<Incoming>,
+    cell: Arc<Cell>,
     store: Arc<Store>,
     reporter: Reporter,
     /// The client, after its first request.
@@ -93,7 +97,7 @@ impl Conversation {
     async fn step(mut self) -> Result<Option<(LoadStatsResponse, Self)>, Status> {
         loop {
             let request = tokio::select! {
-                request = self.requests.message() => request?,
+                request = poll_fn(|context| self.requests.poll_next(context)) => request.transpose().map_err(status)?,
                 () = sleep_until(self.look_at), if self.asked.is_some() => {
                     self.look_at = Instant::now() + INTERVAL;
                     match self.ask_again() {
@@ -103,25 +107,26 @@ impl Conversation {
                 }
             };
             let Some(request) = request else { return Ok(None) };
-            if self.asked.is_some() {
-                self.take(&request.cluster_stats);
-                continue;
+            let report = Report::read(&request).map_err(status)?;
+            let response = match self.asked {
+                Some(_) => None,
+                None => Some(self.ask(report.node).map_err(status)?),
+            };
+            self.take(&report);
+            if let Some(response) = response {
+                self.look_at = Instant::now() + INTERVAL;
+                return Ok(Some((response, self)));
             }
-            let response = self.ask(request.node.as_ref())?;
-            self.take(&request.cluster_stats);
-            self.look_at = Instant::now() + INTERVAL;
-            return Ok(Some((response, self)));
         }
     }
 
-    /// The response to the first request.
-    fn ask(&mut self, node: Option<&WireNode>) -> Result<LoadStatsResponse, Status> {
+    /// The response to the first request, which has this node.
+    fn ask(&mut self, node: Option<&[u8]>) -> Result<LoadStatsResponse, Error> {
         let node = node.map(self::node).transpose()?;
-        let Some(node) = node.filter(|node| !node.id.is_empty()) else {
-            return Err(Status::invalid_argument(crate::xds::error::Error::NoNode.to_string()));
-        };
+        let node = node.filter(|node| !node.id.is_empty()).ok_or(Error::NoNode)?;
         let sends_all = node.features.iter().any(|feature| feature == SENDS_ALL);
         debug!(node.id = &*node.id, sends_all, "A proxy opened a load report stream");
+        self.cell.heard();
         let asked = self.asked.insert(Asked {
             node,
             sends_all,
@@ -144,13 +149,16 @@ impl Conversation {
         Some(asked.response()).filter(|after| *after != before)
     }
 
-    fn take(&mut self, stats: &[ClusterStats]) {
-        self.reporter.report(
-            stats
-                .iter()
-                .map(|of_cluster| (of_cluster.cluster_name.as_str(), load(of_cluster))),
-        );
+    /// Count a report. Names of clusters that the proxy is served are trusted with a label.
+    fn take(&mut self, report: &Report<'_>) {
+        let clusters = self.asked.as_ref().and_then(|asked| asked.wanted(&self.store));
+        let is_served = |name: &str| clusters.as_ref().is_some_and(|set| set.get(name).is_some());
+        self.reporter.report(report.clusters.iter().copied(), is_served);
     }
+}
+
+fn status(error: Error) -> Status {
+    Status::new((error.code() as i32).into(), error.to_string())
 }
 
 impl Asked {
@@ -172,75 +180,10 @@ impl Asked {
 }
 
 /// The node as rollout uses it, decoded as for xDS.
-fn node(node: &WireNode) -> Result<Node, Status> {
-    let node =
-        wire::Node::decode(&*node.encode_to_vec()).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    Ok(node::node(&node))
-}
-
-/// The sum over the localities of a cluster.
-fn load(stats: &ClusterStats) -> Load {
-    let by_category = stats
-        .dropped_requests
-        .iter()
-        .fold(0_u64, |sum, one| sum.saturating_add(one.dropped_count));
-    // The total should include the categories.
-    let mut load = Load {
-        dropped: stats.total_dropped_requests.max(by_category),
-        ..Load::default()
-    };
-    for locality in &stats.upstream_locality_stats {
-        load.issued = load.issued.saturating_add(locality.total_issued_requests);
-        load.successful = load.successful.saturating_add(locality.total_successful_requests);
-        load.error = load.error.saturating_add(locality.total_error_requests);
-        load.in_progress = load.in_progress.saturating_add(locality.total_requests_in_progress);
-    }
-    load
-}
-
-#[cfg(test)]
-mod tests {
-    use envoy_types::pb::envoy::config::endpoint::v3::UpstreamLocalityStats;
-    use envoy_types::pb::envoy::config::endpoint::v3::cluster_stats::DroppedRequests;
-
-    use super::*;
-
-    #[test]
-    fn localities_and_drops_add_up() {
-        let locality = |count| UpstreamLocalityStats {
-            total_issued_requests: 10 * count,
-            total_successful_requests: 7 * count,
-            total_error_requests: 2 * count,
-            total_requests_in_progress: count,
-            ..UpstreamLocalityStats::default()
-        };
-        let dropped = |category: &str, dropped_count| DroppedRequests {
-            category: category.to_owned(),
-            dropped_count,
-        };
-        let stats = ClusterStats {
-            upstream_locality_stats: vec![locality(1), locality(2)],
-            total_dropped_requests: 3,
-            dropped_requests: vec![dropped("lb", 4), dropped("throttle", 1)],
-            ..ClusterStats::default()
-        };
-        assert_eq!(
-            load(&stats),
-            Load {
-                issued: 30,
-                successful: 21,
-                error: 6,
-                dropped: 5,
-                in_progress: 3
-            }
-        );
-        assert_eq!(
-            load(&ClusterStats {
-                total_dropped_requests: 9,
-                ..stats
-            })
-            .dropped,
-            9
-        );
-    }
+fn node(bytes: &[u8]) -> Result<Node, Error> {
+    limits::node_size(bytes)?;
+    let node = wire::Node::decode(bytes).map_err(|error| Error::Malformed(error.to_string()))?;
+    let node = node::node(&node);
+    limits::node(&node)?;
+    Ok(node)
 }

@@ -10,12 +10,10 @@ use std::sync::Arc;
 
 use crate::proto::wire::{ResourceError, ResourceName, Status};
 use crate::rollout::Node;
+use crate::xds::grpc;
 
 /// The feature's two spellings: of the clients, and of the protocol's text.
 const WRAPPERS: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw"];
-/// The largest response to a gRPC library in bytes, if the response may be split. Smaller than the 3 MB at which a
-/// warning is logged.
-const RESPONSE_MAX: usize = 2_900_000;
 
 /// `google.rpc.Code.NOT_FOUND`.
 const NOT_FOUND: i32 = 5;
@@ -53,7 +51,7 @@ impl ClientFeatures {
             clusters_by_route: node.is_grpc_library(),
             vhds: !node.is_grpc_library(),
             wrappers: node.features.iter().any(|feature| WRAPPERS.contains(&feature.as_str())),
-            response_max: node.is_grpc_library().then_some(RESPONSE_MAX),
+            response_max: node.is_grpc_library().then_some(grpc::LIBRARY_PART),
         }
     }
 }

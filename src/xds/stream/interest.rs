@@ -318,7 +318,7 @@ mod tests {
 
     impl Stream {
         fn new(interests: &Arc<Interests>, watchdog: &Arc<Watchdog>) -> Self {
-            let progress = watchdog.admit(100, None).expect("there is room");
+            let progress = watchdog.admit(&watchdog.accounts()[0]).expect("there is room");
             let registration = interests.register(progress.number(), Arc::clone(progress.cell()));
             Self {
                 task: Arc::default(),
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_publish_wakes_only_streams_to_which_it_matters() {
-        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
+        let (interests, watchdog) = (Arc::<Interests>::default(), Watchdog::unlimited());
         let (default, edge): (Arc<str>, Arc<str>) = ("default".into(), "edge".into());
         let stream = || Stream::new(&interests, &watchdog);
         let streams = [
@@ -446,7 +446,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_stream_is_woken_within_the_catch_up_time() {
-        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
+        let (interests, watchdog) = (Arc::<Interests>::default(), Watchdog::unlimited());
         let store = Arc::new(Store::default());
         store.publish(Arc::new(published()));
         tokio::spawn(Arc::clone(&interests).follow(Arc::clone(&store)));
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_ends_is_registered_no_longer() {
-        let (interests, watchdog) = (Arc::<Interests>::default(), Arc::<Watchdog>::default());
+        let (interests, watchdog) = (Arc::<Interests>::default(), Watchdog::unlimited());
         let streams = [(); 2].map(|()| Stream::new(&interests, &watchdog).asks(&"default".into(), &["a"]));
         assert_eq!(interests.buckets().len(), 1);
         drop(streams);

@@ -8,18 +8,17 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
+use crate::xds::grpc::HEADER;
 use crate::xds::session::Response;
 use crate::xds::stream::in_flight::{InFlight, Progress};
 
-/// Compression flag and length of a gRPC message.
-const GRPC_HEADER: usize = 5;
 /// The parts before the pieces: the header, the head.
 const BEFORE: usize = 2;
 
 /// Bytes that are written one part after the other: header, head, pieces.
 #[derive(Debug)]
 pub(in crate::xds) struct Message {
-    header: [u8; GRPC_HEADER],
+    header: [u8; HEADER],
     head: Vec<u8>,
     pieces: Arc<[Bytes]>,
     /// The part that is read, never an empty one, and the number of bytes read of it.
@@ -34,7 +33,7 @@ impl Message {
     /// Plain bytes, of the small services.
     pub(in crate::xds) fn plain(bytes: Bytes) -> Self {
         Self {
-            header: [0; GRPC_HEADER],
+            header: [0; HEADER],
             head: Vec::new(),
             remaining: bytes.len(),
             pieces: Arc::new([bytes]),
@@ -50,7 +49,7 @@ impl Message {
         let size = u32::try_from(head.len() + blocks.len()).ok()?;
         let [high, second, third, low] = size.to_be_bytes();
         let header = [0, high, second, third, low];
-        let remaining = GRPC_HEADER + head.len() + blocks.len();
+        let remaining = HEADER + head.len() + blocks.len();
         let pieces = Arc::clone(blocks.pieces());
         Some(Self {
             header,

@@ -6,16 +6,16 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 
 use crate::xds::error::Error;
+use crate::xds::grpc::HEADER;
 use crate::xds::session::wire::limits;
+use crate::xds::stream::budget::Meter;
 
-/// Compression flag and length of a gRPC message.
-const HEADER: usize = 5;
 /// Frames that are smaller, in bytes, are copied into one piece: to keep one as it is costs more than the copy.
 const SMALL_FRAME: usize = 4096;
 
@@ -30,12 +30,19 @@ pub(in crate::xds) struct Reader<B> {
     /// The bytes of `frames` and `small`.
     buffered: usize,
     ended: bool,
+    /// The largest request, in bytes.
+    max: usize,
+    /// Reports the bytes of an unfinished request.
+    meter: Option<Meter>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
-    pub(in crate::xds) fn new(body: B) -> Self {
+    /// The requests of a body, of `max` bytes at most each.
+    pub(in crate::xds) fn new(body: B, max: usize, meter: Option<Meter>) -> Self {
         Self {
             body,
+            max,
+            meter,
             frames: VecDeque::new(),
             small: BytesMut::new(),
             buffered: 0,
@@ -47,13 +54,23 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     pub(in crate::xds) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         loop {
             match self.take_message() {
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
+                Ok(Some(message)) => {
+                    self.stop_time();
+                    return Poll::Ready(Some(Ok(message)));
+                }
                 Ok(None) if self.ended && self.buffered == 0 => return Poll::Ready(None),
                 Ok(None) if self.ended => return Poll::Ready(Some(Err(Error::CutShort(self.buffered)))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                let bytes = self.buffered;
+                return match self.meter.as_mut().map_or(Ok(()), |meter| meter.waits(bytes)) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Some(Err(error))),
+                };
+            };
+            match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
@@ -70,6 +87,13 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
                     self.ended = true;
                 }
             }
+        }
+    }
+
+    /// The server reads no more for now, so the time of an unfinished request does not run.
+    pub(in crate::xds) fn stop_time(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            meter.stop_time();
         }
     }
 
@@ -122,7 +146,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
             return Err(Error::Compressed);
         }
         let len = u32::from_be_bytes(len) as usize;
-        limits::request_size(len)?;
+        limits::request_size(len, self.max)?;
         Ok(Some(len))
     }
 
@@ -165,6 +189,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::xds::grpc::REQUEST_MAX;
+
+    fn too_large(found: usize) -> Error {
+        limits::request_size(found, REQUEST_MAX).unwrap_err()
+    }
 
     /// A body: its frames, and whether it ends after them.
     struct Frames(VecDeque<Bytes>, bool);
@@ -196,7 +225,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], lengths: &[usize]) -> (Vec<Bytes>, Option<Error>) {
-        let mut reader = Reader::new(Frames(cut(bytes, lengths), true));
+        let mut reader = Reader::new(Frames(cut(bytes, lengths), true), REQUEST_MAX, None);
         let mut messages = Vec::new();
         loop {
             match reader.poll_next(&mut Context::from_waker(noop_waker_ref())) {
@@ -267,7 +296,7 @@ mod tests {
             let claimed = rest.get(1..HEADER).map(|len| u32::from_be_bytes(len.try_into().unwrap()) as usize);
             let expected = match (rest.first(), claimed) {
                 (None, _) => None,
-                (Some(0), Some(len)) if limits::request_size(len).is_err() => limits::request_size(len).err(),
+                (Some(0), Some(len)) if len > REQUEST_MAX => Some(too_large(len)),
                 (Some(1..), Some(_)) => Some(Error::Compressed),
                 _ => Some(Error::CutShort(rest.len())),
             };
@@ -278,10 +307,10 @@ mod tests {
     // Neither a claimed length nor the number of frames makes the server allocate more than the client has sent.
     #[test]
     fn only_received_bytes_are_kept() {
-        let len = u32::try_from(limits::MAX_REQUEST).unwrap();
+        let len = u32::try_from(REQUEST_MAX).unwrap();
         for lengths in [[1, 1], [1, 5000], [4095, 1], [100_000, 100_000]] {
             let bytes = framed(0, len, &vec![7; 300_000]);
-            let mut reader = Reader::new(Frames(cut(&bytes, &lengths), false));
+            let mut reader = Reader::new(Frames(cut(&bytes, &lengths), false), REQUEST_MAX, None);
             assert!(
                 reader
                     .poll_next(&mut Context::from_waker(noop_waker_ref()))
@@ -306,7 +335,7 @@ mod tests {
     fn a_message_that_is_too_large_is_refused_by_its_header() {
         assert_eq!(
             read(&[0, 0xff, 0xff, 0xff, 0xff], &[5]).1,
-            limits::request_size(u32::MAX as usize).err()
+            Some(too_large(u32::MAX as usize))
         );
         assert_eq!(read(&[1, 0, 0, 0, 0], &[5]).1, Some(Error::Compressed));
     }

@@ -78,7 +78,7 @@ impl Writer<'_> {
                 }
             }
             Subscribed::Names(names) => {
-                for name in names {
+                for name in names.iter() {
                     let resource = set.and_then(|set| set.get(name));
                     self.write(resource_type, of_type, name, resource.map(|resource| &**resource));
                 }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_secret_is_a_name_and_a_withheld_one_was_not_sent() {
         let snapshot = snapshot(&[(ResourceType::Secret, "s", 3)]);
-        let names = Subscribed::Names(vec!["s".into()]);
+        let names = Subscribed::Names(["s".into()].into());
         let of_type = TypeView {
             subscribed: names,
             ..of_type(Some("1"), Some("1"), None)

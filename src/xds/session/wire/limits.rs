@@ -10,14 +10,13 @@ use prost::encoding::{DecodeContext, decode_key, skip_field};
 use crate::proto::wire;
 use crate::rollout::Node;
 use crate::xds::error::Error;
+use crate::xds::grpc::REQUEST_MAX;
 use crate::xds::session::subscription::names::Names;
 
-/// The largest request, in bytes: a hundred thousand names take 10 MB.
-pub(in crate::xds) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Names, versions and other fields of one request. Ten times what the largest proxy is expected to have.
 const ENTRIES_MAX: usize = 1_000_000;
 /// The names of one type that a stream subscribes to, and their bytes, over all requests.
-const NAMES_MAX: (usize, usize) = (ENTRIES_MAX, MAX_REQUEST);
+const NAMES_MAX: (usize, usize) = (ENTRIES_MAX, REQUEST_MAX);
 /// Globs of one type. Each changed resource is matched against every glob.
 const GLOBS_MAX: usize = 1000;
 /// A node, in bytes. A real Envoy's has 61 kB.
@@ -30,8 +29,8 @@ const ERROR_MESSAGE_MAX: usize = 16 * 1024;
 const SMALL: usize = 64 * 1024;
 
 /// Reject a request that is too large to be read.
-pub(in crate::xds) fn request_size(bytes: usize) -> Result<(), Error> {
-    at_most("the request has", bytes, "bytes", MAX_REQUEST)
+pub(in crate::xds) fn request_size(bytes: usize, max: usize) -> Result<(), Error> {
+    at_most("the request has", bytes, "bytes", max)
 }
 
 /// Reject a request with too many entries. Malformed requests are rejected when they are decoded.
@@ -138,9 +137,9 @@ mod tests {
             )
             .map_err(|error| error.to_string())
         };
-        assert_eq!(of(3, MAX_REQUEST / 3), Ok(()));
+        assert_eq!(of(3, REQUEST_MAX / 3), Ok(()));
         let sentence = "the names of a type have 67108866 bytes, expected 67108864 at most";
-        assert_eq!(of(3, MAX_REQUEST / 3 + 1), Err(sentence.to_owned()));
+        assert_eq!(of(3, REQUEST_MAX / 3 + 1), Err(sentence.to_owned()));
         assert_eq!(of(NAMES_MAX.0, 7), Ok(()));
         let sentence = "the stream subscribes to 1000001 names of a type, expected 1000000 at most";
         assert_eq!(of(NAMES_MAX.0 + 1, 7), Err(sentence.to_owned()));
