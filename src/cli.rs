@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::Command;
 
+use crate::telemetry;
+
 mod serve;
 
 /// Refused or failed.
@@ -59,13 +61,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Print the reason of an exit code other than 0 to stderr.
+/// Print the reason of an exit code other than 0 to stderr, with its control characters escaped. A reason of several lines
+/// is a list.
 #[expect(
     clippy::print_stderr,
     reason = "the one place where a verb speaks to its user before or without a subscriber"
 )]
 fn complain(sentence: impl std::fmt::Display) {
-    eprintln!("chancery: {sentence}");
+    let lines: Vec<String> = sentence.to_string().lines().map(telemetry::escaped).collect();
+    eprintln!("chancery: {}", lines.join("\n"));
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Log lines, traces and metrics of the process.
 //!
-//! In: [`Options`]. Out: the `tracing` subscriber of the process, which writes log lines to stderr and, with an OTLP
-//! endpoint, sends the spans of a share of the changes to a collector; and the counters of all stages ([`metrics`]).
+//! In: [`Options`]. Out: the `tracing` subscriber of the process, which writes log lines to stderr (`lines`) and, with
+//! an OTLP endpoint, sends the spans of a share of the changes to a collector; and the counters of all stages ([`metrics`]).
 //! The trace of a change:
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //! ```
 //! Promise: [`Guard::finish`] sends the remaining spans. This module names no other module of the crate.
 
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -21,15 +22,26 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{EnvFilter, Layer};
 
+mod lines;
 pub mod metrics;
+
+use lines::{Form, Lines, to_stderr};
 
 /// The spans of traces. Other spans (a stage, a watch, a stream) name a task in log lines and live as long as the task:
 /// in a trace they would collect events without end, and never be sent.
 const TRACED: [&str; 4] = ["change", "plan", "publish", "acknowledged"];
 /// Longest wait for the collector at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
+/// Time between two summaries of the lines that were left out.
+const SUMMARY_EVERY: Duration = Duration::from_secs(10);
+
+/// A text from outside as it may stand on a terminal: control characters are escaped.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    lines::escaped(text)
+}
 
 /// The settings of log lines and traces.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,16 +76,29 @@ pub enum Error {
     Subscriber(#[from] TryInitError),
 }
 
-/// Holds the spans that are not sent yet.
-#[derive(Debug)]
+/// Holds the spans that are not sent yet, and the counts of lines that were left out.
 #[must_use = "finish it, or the last spans are lost"]
 pub struct Guard {
     traces: Option<SdkTracerProvider>,
+    lines: Lines<fn(&str)>,
 }
 
 impl Guard {
-    /// Send the remaining spans, within 3 seconds. Blocks the thread, so no task may call this.
+    /// From time to time, log how many lines were left out. Never ready.
+    pub fn summaries(&self) -> impl Future<Output = Infallible> + Send + use<> {
+        let lines = self.lines.clone();
+        async move {
+            loop {
+                tokio::time::sleep(SUMMARY_EVERY).await;
+                lines.write_summaries(false);
+            }
+        }
+    }
+
+    /// Log how many lines were left out, and send the remaining spans, within 3 seconds. Blocks the thread, so no task
+    /// may call this.
     pub fn finish(self) {
+        self.lines.write_summaries(true);
         let Some(traces) = self.traces else { return };
         if let Err(error) = traces.shutdown_with_timeout(FLUSH_WITHIN) {
             tracing::warn!(%error, "Last traces were not sent to the collector");
@@ -102,20 +127,19 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
             }))
     });
 
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let lines = if options.json {
-        lines.json().flatten_event(true).boxed()
-    } else {
-        lines.boxed()
+    let form = match options.json {
+        true => Form::Json,
+        false => Form::Text {
+            ansi: std::io::stderr().is_terminal(),
+        },
     };
+    let lines = Lines::new(form, to_stderr as fn(&str));
 
     tracing_subscriber::registry()
         .with(spans)
-        .with(lines.with_filter(filter))
+        .with(lines.clone().with_filter(filter))
         .try_init()?;
-    Ok(Guard { traces })
+    Ok(Guard { traces, lines })
 }
 
 fn exporter(endpoint: &str, options: &Options) -> Result<SdkTracerProvider, Error> {
@@ -141,8 +165,6 @@ fn exporter(endpoint: &str, options: &Options) -> Result<SdkTracerProvider, Erro
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use http_body_util::{BodyExt, Empty};
     use hyper::body::Incoming;
     use hyper::service::service_fn;
@@ -192,9 +214,12 @@ mod tests {
         let collector = tokio::spawn(collector(listener, sender));
         let traces = exporter(&endpoint, &options(&endpoint, trace_sample_percent)).unwrap();
         traces.tracer("chancery").start("publish revision").end();
-        tokio::task::spawn_blocking(|| Guard { traces: Some(traces) }.finish())
-            .await
-            .unwrap();
+        let lines = Lines::new(Form::Json, to_stderr as fn(&str));
+        let guard = Guard {
+            traces: Some(traces),
+            lines,
+        };
+        tokio::task::spawn_blocking(|| guard.finish()).await.unwrap();
         collector.abort();
         exports.try_recv().ok()
     }
@@ -219,6 +244,9 @@ mod tests {
             otlp_endpoint: None,
             ..options("", 0.0)
         };
-        assert_eq!(init(&bad).unwrap_err().to_string(), "the log filter cannot be used");
+        assert_eq!(
+            init(&bad).err().map(|error| error.to_string()).as_deref(),
+            Some("the log filter cannot be used")
+        );
     }
 }

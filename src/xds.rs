@@ -11,7 +11,7 @@
 //! | `node` | the node of a request | the node that rollout decides by |
 //! | `error` | | gRPC codes and sentences that end a stream |
 //! | `limits`, `grpc` | | the figures: limits of clients, sizes of messages |
-//! | `reached`, `sparse` | a limit that a client reached | a count, and a log line a minute |
+//! | `reached` | a limit that a client reached | a count, and a log line |
 //!
 //! A room names only those below it in this order: `server`, `services`, `stream`, `session`, `http2`. Only removals,
 //! and changes that newly name a cluster which is not warm (`session::warming`), wait for an ACK. The server keeps no
@@ -28,7 +28,6 @@ mod reached;
 mod service_table;
 mod services;
 mod session;
-mod sparse;
 mod stream;
 
 pub use error::{Code, Error};

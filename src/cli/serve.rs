@@ -62,7 +62,12 @@ fn serve(config: Config, flags: Flags) -> anyhow::Result<()> {
         let _inside = runtime.enter();
         telemetry::init(&options(&config.telemetry))?
     };
-    let outcome = runtime.block_on(app::serve(config, flags));
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = app::serve(config, flags) => outcome,
+            never = guard.summaries() => match never {},
+        }
+    });
     guard.finish();
     // The process does not wait for blocking reads that still run.
     runtime.shutdown_background();

@@ -2,31 +2,26 @@
 
 use std::net::SocketAddr;
 
-use tokio::time::Instant;
 use tracing::warn;
 
 use crate::fleet::Fleet;
 use crate::fleet::limit::Limit;
-use crate::xds::sparse::Sparse;
+use crate::xds::http2::peer::shown;
 
-/// A counter of each limit, and a line a minute at most.
+/// A counter of each limit, and a log line.
 #[derive(Debug)]
 pub(in crate::xds) struct Reached {
     fleet: Fleet,
-    lines: [Sparse; Limit::ALL.len()],
 }
 
 impl Reached {
     pub(in crate::xds) fn new(fleet: Fleet) -> Self {
-        let lines = Default::default();
-        Self { fleet, lines }
+        Self { fleet }
     }
 
     /// A client at this address reached a limit, and got this sentence.
     pub(in crate::xds) fn note(&self, limit: Limit, address: Option<SocketAddr>, reason: &dyn std::fmt::Display) {
         self.fleet.reached().count(limit);
-        if let Some(times) = self.lines[limit as usize].on_event(Instant::now()) {
-            warn!(limit = limit.as_str(), ?address, times, %reason, "A client reached a limit");
-        }
+        warn!(peer = %shown(address), limit = limit.as_str(), %reason, "A client reached a limit");
     }
 }

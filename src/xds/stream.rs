@@ -22,7 +22,7 @@ use crate::snapshot::store::Store;
 use crate::xds::error::{Code, Error, status};
 use crate::xds::grpc;
 use crate::xds::http2::incoming::Incoming;
-use crate::xds::http2::peer::Peer;
+use crate::xds::http2::peer::{Peer, shown};
 use crate::xds::limits::SMALL_REQUEST;
 use crate::xds::session::{Ack, Acked, Outcome, Response, Session};
 use crate::xds::stream::admission::{Ticket, Turn};
@@ -175,7 +175,7 @@ impl Stream {
         }
         let mut turn = None;
         if *reads && let Err(error) = self.read(context, *now, &mut turn, reads) {
-            info!(parent: &self.span, %error, "Ended a stream that breaks the protocol");
+            info!(parent: &self.span, peer = %shown(self.peer.address), %error, "Ended a stream that breaks the protocol");
             return self.end(error.code(), &error.to_string());
         }
         if self.phase == Phase::HalfClosed && self.store.peek().generation == 0 {
@@ -288,7 +288,7 @@ impl Stream {
         } = response;
         let size = response.head.len() + response.blocks.len();
         let Some(message) = Message::of(response) else {
-            warn!(parent: &self.span, bytes = size, "Ended a stream whose response is too large for gRPC");
+            warn!(parent: &self.span, peer = %shown(self.peer.address), bytes = size, "Ended a stream whose response is too large for gRPC");
             return self.end(Code::ResourceExhausted, "the response is larger than 4 GiB");
         };
         self.join();
@@ -304,6 +304,7 @@ impl Stream {
             if size > grpc::LIBRARY_LARGE && is_library {
                 warn!(
                     parent: &self.span,
+                    peer = %shown(self.peer.address),
                     r#type = word,
                     bytes = size,
                     "A response to a gRPC library is large; it drops the stream above 4 MB"
@@ -347,6 +348,7 @@ impl Stream {
                 .collect();
             warn!(
                 parent: &self.span,
+                peer = %shown(self.peer.address),
                 node.id = node_id,
                 ?documents,
                 "No ACK or NACK for clusters for 20 s, other types are answered. Envoy cannot build one of these \
@@ -356,6 +358,7 @@ impl Stream {
         if conditions.removals_held && !before.removals_held {
             info!(
                 parent: &self.span,
+                peer = %shown(self.peer.address),
                 node.id = node_id,
                 "Removals are held: a proxy NACKed a resource that may still refer to a removed one"
             );
@@ -422,7 +425,7 @@ impl Stream {
             warn!(
                 parent: &self.span,
                 node.id = self.session.node().map(|node| &*node.id),
-                address = ?self.peer.address,
+                peer = %shown(self.peer.address),
                 "Withheld the secrets that a proxy subscribes to: {because}. Let the proxy connect with a certificate of \
                  --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start the \
                  server with --plaintext-secrets"
@@ -461,6 +464,7 @@ impl Stream {
                 let documents: Vec<String> = documents.map(ToString::to_string).collect();
                 warn!(
                     parent: &self.span,
+                    peer = %shown(self.peer.address),
                     node.id = self.session.node().map(|node| &*node.id),
                     r#type = word,
                     version = %sent.version,

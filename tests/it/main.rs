@@ -21,6 +21,7 @@ mod writes;
 mod xds_documents;
 mod xds_fixture;
 mod xds_limits;
+mod xds_log;
 mod xds_reconnect;
 mod xds_refusals;
 mod xds_secrets;

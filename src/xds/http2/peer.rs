@@ -3,6 +3,7 @@
 //! Secrets go to a client with a verified certificate, over a Unix socket, and to this machine itself: nobody can read
 //! or pretend there. To other clients no secret exists, unless the operator allows secrets over plaintext.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The transport of a connection.
@@ -33,6 +34,14 @@ pub(in crate::xds) struct Peer {
     pub(in crate::xds) address: Option<SocketAddr>,
     /// The reason to withhold secrets; `None`: the client gets them.
     pub(in crate::xds) withheld: Option<&'static str>,
+}
+
+/// The field `peer` of log lines: the address of a client, or `unix`. Log lines with this field are limited by it.
+pub(in crate::xds) fn shown(address: Option<SocketAddr>) -> impl fmt::Display {
+    fmt::from_fn(move |formatter| match address {
+        Some(address) => write!(formatter, "{address}"),
+        None => formatter.write_str("unix"),
+    })
 }
 
 impl Peer {

@@ -102,21 +102,13 @@ impl ServerState {
                 let link = if verified { Link::MutualTls } else { Link::Tls };
                 self.read_preface(stream, permit, link, deadline).await;
             }
-            Some(Err(error)) if is_plaintext(&error) => self.on_plaintext_client(address),
-            Some(Err(error)) => info!(%error, ?address, "A TLS handshake failed"),
-            None => info!(?address, "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
-        }
-    }
-
-    /// A client that retries every second must not fill the log, and must not go unnoticed.
-    fn on_plaintext_client(&self, address: Option<SocketAddr>) {
-        if let Some(attempts) = self.plaintext_clients.on_event(Instant::now()) {
-            warn!(
-                ?address,
-                attempts,
+            Some(Err(error)) if is_plaintext(&error) => warn!(
+                peer = %shown(address),
                 "A client speaks plain text to the TLS port. Give its xDS cluster a TLS transport_socket, or start the \
                  server without --xds-tls-cert"
-            );
+            ),
+            Some(Err(error)) => info!(peer = %shown(address), %error, "A TLS handshake failed"),
+            None => info!(peer = %shown(address), "A TLS handshake took longer than {HANDSHAKE_MAX:?}"),
         }
     }
 
@@ -131,12 +123,16 @@ impl ServerState {
         let address = permit.address;
         let socket = match self.by(deadline, preface::read(io)).await {
             Some(Ok(Ok(socket))) => socket,
-            Some(Ok(Err(Foreign::Nothing))) => return debug!(?address, "A connection ended without a byte"),
-            Some(Ok(Err(foreign))) => return info!(?address, "Ended a connection that speaks {}", foreign.what()),
-            Some(Err(error)) => return debug!(%error, ?address, "A connection ended"),
+            Some(Ok(Err(Foreign::Nothing))) => {
+                return debug!(peer = %shown(address), "A connection ended without a byte");
+            }
+            Some(Ok(Err(foreign))) => {
+                return info!(peer = %shown(address), "Ended a connection that speaks {}", foreign.what());
+            }
+            Some(Err(error)) => return debug!(peer = %shown(address), %error, "A connection ended"),
             None => {
                 return info!(
-                    ?address,
+                    peer = %shown(address),
                     "Ended a connection that sent no HTTP/2 preface within {HANDSHAKE_MAX:?}"
                 );
             }
@@ -148,7 +144,7 @@ impl ServerState {
                     .clone()
                     .spawn(Connection::new(self, http2, socket, permit, link)),
             ),
-            Err(error) => debug!(%error, ?address, "A connection ended"),
+            Err(error) => debug!(peer = %shown(address), %error, "A connection ended"),
         }
     }
 
@@ -257,7 +253,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 this.poll_serve(context).is_ready(),
                 this.socket.poll_send(context).is_ready(),
             );
-            debug!(?told, address = ?this.permit.address, "Closed a connection whose unfinished requests are too large");
+            debug!(peer = %shown(this.permit.address), ?told, "Closed a connection whose unfinished requests are too large");
             return Poll::Ready(());
         }
         loop {
@@ -270,7 +266,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 (Poll::Pending, _) => None,
             };
             if let Some(error) = error {
-                debug!(error, address = ?this.permit.address, "A connection ended");
+                debug!(peer = %shown(this.permit.address), error, "A connection ended");
                 return Poll::Ready(());
             }
             match ready!(this.end.poll()) {
@@ -286,9 +282,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 End::Stop => return Poll::Ready(()),
                 End::Dead => {
                     let silence = KEEPALIVE.1;
-                    let address = this.permit.address;
                     info!(
-                        ?address,
+                        peer = %shown(this.permit.address),
                         "Ended a connection whose client did not answer a PING within {silence:?}"
                     );
                     return Poll::Ready(());

@@ -33,7 +33,6 @@ use crate::xds::services::relay::RelayBody;
 use crate::xds::services::{self, lrs};
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::{Session, Settings};
-use crate::xds::sparse::Sparse;
 use crate::xds::stream::admission::Gate;
 use crate::xds::stream::budget::{Account, Budget, Meter};
 use crate::xds::stream::in_flight::{MaxStreams, Watchdog};
@@ -61,8 +60,6 @@ pub(in crate::xds) struct ServerState {
     interests: Arc<Interests>,
     interner: Arc<Interner>,
     next_salt: AtomicU32,
-    /// Plaintext clients on a TLS port.
-    pub(in crate::xds) plaintext_clients: Sparse,
     /// One task for each connection, and one for each stream.
     pub(in crate::xds) tasks: TaskTracker,
     pub(in crate::xds) draining: CancellationToken,
@@ -102,7 +99,6 @@ impl ServerState {
             interests: Arc::default(),
             interner: Arc::default(),
             next_salt: AtomicU32::new(rand::random()),
-            plaintext_clients: Sparse::default(),
             tasks: TaskTracker::new(),
             draining,
             token,

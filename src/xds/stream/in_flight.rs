@@ -27,7 +27,7 @@ use tracing::info;
 
 use crate::fleet::limit::Limit;
 use crate::xds::error::{Error, status};
-use crate::xds::http2::peer::network;
+use crate::xds::http2::peer::{network, shown};
 use crate::xds::limits::Limits;
 use crate::xds::reached::Reached;
 use crate::xds::stream::budget::Account;
@@ -196,7 +196,7 @@ impl Watchdog {
             let address = account.address;
             if is_over(cell.since.load(Ordering::Relaxed), limit) {
                 if cell.give_up(GivenUp::Stalled) {
-                    info!(?address, "Reset a stream whose client read nothing for {limit:?}");
+                    info!(peer = %shown(address), "Reset a stream whose client read nothing for {limit:?}");
                 }
             } else if is_over(cell.request_since.load(Ordering::Relaxed), self.limits.request_within) {
                 if cell.give_up(GivenUp::Slow) {
