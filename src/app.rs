@@ -46,10 +46,12 @@ mod etcd_metrics;
 mod files;
 mod limit_metrics;
 mod load_metrics;
+mod state_metrics;
 
 use etcd_metrics::EtcdMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
+use state_metrics::StateMetrics;
 
 /// Releases waiting for the loop; an operator's request waits when there are more.
 const COMMANDS: usize = 16;
@@ -105,6 +107,7 @@ impl App {
         }
         let layout = layout(&config);
         let disk = Disk::open(&config.state_dir, layout.clone(), &store_name(&config))
+            .and_then(Disk::lock)
             .with_context(|| use_state_dir(&config.state_dir))?;
         let metrics = Arc::new(Metrics::default());
         metrics.begin(
@@ -116,6 +119,8 @@ impl App {
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
         metrics.also(Box::new(LoadMetrics(Arc::clone(fleet.loads()))));
         metrics.also(Box::new(LimitMetrics(Arc::clone(fleet.reached()))));
+        let unsaved = disk.unsaved();
+        metrics.also(Box::new(StateMetrics(unsaved.clone())));
         let snapshots = Arc::new(Store::default());
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let reconciler = Reconciler::new(Parts {
@@ -137,7 +142,7 @@ impl App {
             answers: admin::Answers::new(Arc::clone(fleet.reached())),
             world: reconciler.worlds(),
             arrivals: reconciler.arrivals(),
-            readiness: Readiness::new(reconciler.health(), stages.draining()),
+            readiness: Readiness::new(reconciler.health(), unsaved, stages.draining()),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
             backend: Arc::clone(&backend),
@@ -191,7 +196,9 @@ impl App {
         let (draining, token) = (stages.draining(), stages.token());
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
-        stages.spawn("admin", admin::serve(self.admin_listener, self.admin, token.clone()));
+        let admin = admin::serve(self.admin_listener, self.admin, token.clone());
+        // A sixth of the grace is left after the cancellation. Half of it may go to requests that are open.
+        stages.spawn("admin", cut_short(admin, token.clone(), self.config.grace / 12));
         if let Some(certificates) = self.certificates {
             stages.spawn("certificates", certificates.run(stages.reloads(), token.clone()));
         }
@@ -205,6 +212,22 @@ impl App {
         }
 
         stages
+    }
+}
+
+/// A stage that clients may hold up: it ends this long after the cancellation at the latest.
+async fn cut_short(
+    stage: impl Future<Output = io::Result<()>>,
+    token: CancellationToken,
+    after: Duration,
+) -> io::Result<()> {
+    let late = async {
+        token.cancelled().await;
+        tokio::time::sleep(after).await;
+    };
+    tokio::select! {
+        ended = stage => ended,
+        () = late => Ok(()),
     }
 }
 

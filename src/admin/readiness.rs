@@ -1,8 +1,8 @@
 //! The answer of `/readyz`: readiness for proxies, and the pending steps.
 //!
-//! In: the [`Health`] of the reconcile loop, the draining token, and named guards of stages that must succeed once.
-//! Out: a report. The process is ready if a snapshot serves, no guard is left, and the process is not stopping. If the
-//! store is lost later, only `pending` and `stale_since` change.
+//! In: the [`Health`] of the reconcile loop, the state that cannot be saved, the draining token, and named guards of
+//! stages that must succeed once. Out: a report. The process is ready if a snapshot serves, no guard is left, and the
+//! process is not stopping. If the store is lost later or state cannot be saved, only `pending` and `stale_since` change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::reconcile::persist::unsaved::Unsaved;
 use crate::reconcile::run::Health;
 
 /// The pending steps of the process. Cheap to clone; clones share the state.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     health: watch::Receiver<Health>,
+    unsaved: Unsaved,
     draining: CancellationToken,
     guards: Arc<Mutex<Guards>>,
 }
@@ -44,9 +46,10 @@ impl Drop for Guard {
 impl Readiness {
     /// Without guards: the readiness of the loop, until `draining` is cancelled.
     #[must_use]
-    pub fn new(health: watch::Receiver<Health>, draining: CancellationToken) -> Self {
+    pub fn new(health: watch::Receiver<Health>, unsaved: Unsaved, draining: CancellationToken) -> Self {
         Self {
             health,
+            unsaved,
             draining,
             guards: Arc::default(),
         }
@@ -64,7 +67,8 @@ impl Readiness {
         }
     }
 
-    /// The answer of `/readyz` now; in `pending` the guards come before the steps of the loop.
+    /// The answer of `/readyz` now; in `pending` the guards come first, then the steps of the loop, then the saves that
+    /// fail.
     #[must_use]
     pub fn report(&self) -> Health {
         let health = self.health.borrow().clone();
@@ -75,6 +79,7 @@ impl Readiness {
             pending.insert(0, "stopping".to_owned());
         }
         pending.extend(health.pending);
+        pending.extend(self.unsaved.sentences());
         Health {
             ready,
             pending,
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn ready_when_a_snapshot_serves_and_the_last_guard_is_dropped() {
         let health = watch::Sender::new(report(false, &["etcd: first list"]));
-        let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
+        let readiness = Readiness::new(health.subscribe(), Unsaved::default(), CancellationToken::new());
         let certificates = readiness.guard("xds: certificates");
         assert_eq!(
             readiness.report(),
@@ -119,7 +124,7 @@ mod tests {
             ..report(true, &["etcd: first list of /services/"])
         };
         let health = watch::Sender::new(stale.clone());
-        let readiness = Readiness::new(health.subscribe(), CancellationToken::new());
+        let readiness = Readiness::new(health.subscribe(), Unsaved::default(), CancellationToken::new());
         assert_eq!(readiness.report(), stale);
     }
 
@@ -127,7 +132,7 @@ mod tests {
     fn a_stopping_process_is_not_ready() {
         let health = watch::Sender::new(report(true, &[]));
         let draining = CancellationToken::new();
-        let readiness = Readiness::new(health.subscribe(), draining.clone());
+        let readiness = Readiness::new(health.subscribe(), Unsaved::default(), draining.clone());
         draining.cancel();
         assert_eq!(readiness.report(), report(false, &["stopping"]));
     }

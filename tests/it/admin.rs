@@ -15,6 +15,7 @@ use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::fleet::limit::Limit;
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
+use chancery::reconcile::persist::unsaved::Unsaved;
 use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Arrivals, Command, Health};
 use chancery::reconcile::world::{Options, World};
@@ -91,7 +92,7 @@ impl Server {
             fleet: fleet.clone(),
             backend: Arc::new(store.clone()),
             commands: commands_in,
-            readiness: Readiness::new(health_out, CancellationToken::new()),
+            readiness: Readiness::new(health_out, Unsaved::default(), CancellationToken::new()),
             metrics: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -16,6 +16,7 @@ mod layers;
 mod reconcile;
 mod rules;
 mod serve;
+mod state;
 mod traces;
 mod writes;
 mod xds_documents;

@@ -2,13 +2,16 @@
 //! (`journal`).
 //!
 //! Changes are appended at most once a second, so a save costs what changed. From time to time the file is written
-//! anew, atomically (temporary file, fsync, rename). The directory has mode 0700, files have 0600. A failed write is
-//! logged and tried again with the next change; serving goes on.
+//! anew, atomically (temporary file, fsync, rename). A directory that is created has mode 0700, an existing one keeps
+//! its mode; files have 0600. A failed write is reported ([`Unsaved`]) and tried again; serving goes on.
+//!
+//! Each entry has a line of its own and a checksum. A damaged entry is left out, and costs no other.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use xxhash_rust::xxh3::Xxh3;
 
+use super::unsaved::{Place, Unsaved};
 use crate::backend::Entry;
 use crate::document::key::{Layout, Root};
 use crate::reconcile::world::{Record, World};
@@ -30,7 +35,11 @@ use journal::{Journal, Line};
 
 /// Shortest time between two writes.
 const PACE: Duration = Duration::from_secs(1);
+/// Pause before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 const FILE: &str = "serving.json";
+/// Locked by the process that uses the directory.
+const LOCK: &str = "lock";
 /// Format 1 had no journal.
 const FORMAT: u32 = 2;
 /// If a journal is longer than this part of its state file and than this minimum, the file is written anew.
@@ -58,6 +67,12 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Another process uses the directory.
+    #[error("another process uses the state directory {}, expected one of its own for each", folder.display())]
+    InUse {
+        /// The directory.
+        folder: PathBuf,
     },
     /// The texts were read from another store than this server reads.
     #[error("read the state file {}: found texts of {found}, expected {expected}", path.display())]
@@ -95,9 +110,9 @@ impl fmt::Display for SavedFrom {
     }
 }
 
-/// The file's shape. Texts that serve are UTF-8, as JSON and YAML are.
+/// The file's shape: these fields, and `entries` as the last. Texts that serve are UTF-8, as JSON and YAML are.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
+struct Head {
     format: u32,
     /// Older versions did not say.
     source: Option<SavedFrom>,
@@ -105,8 +120,18 @@ struct File {
     /// The number of the journal that goes on from here.
     #[serde(default)]
     journal: u64,
+}
+
+/// The file as a whole.
+#[derive(Debug, Deserialize)]
+struct File {
+    #[serde(flatten)]
+    head: Head,
     entries: Vec<SavedEntry>,
 }
+
+/// Between the head and the entries of the file, which have a line each.
+const ENTRIES: &str = ",\"entries\":[";
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SavedEntry {
@@ -115,6 +140,59 @@ struct SavedEntry {
     create_revision: i64,
     mod_revision: i64,
     leased: bool,
+    /// Checksum of the other fields. Older versions wrote none.
+    sum: Option<u32>,
+}
+
+impl SavedEntry {
+    /// With its checksum.
+    fn sealed(self) -> Self {
+        let sum = Some(self.checksum());
+        Self { sum, ..self }
+    }
+
+    fn checksum(&self) -> u32 {
+        let Self {
+            key,
+            value,
+            create_revision,
+            mod_revision,
+            leased,
+            sum: _,
+        } = self;
+        let mut sum = Checksum::default();
+        sum.text(key);
+        sum.text(value);
+        sum.number(*create_revision);
+        sum.number(*mod_revision);
+        sum.number((*leased).into());
+        sum.end()
+    }
+
+    /// Whether the entry is as it was written.
+    fn is_whole(&self) -> bool {
+        self.sum.is_none_or(|sum| sum == self.checksum())
+    }
+}
+
+/// A checksum against damage of the disk, of 32 bits, which every JSON reader holds exactly.
+#[derive(Default)]
+struct Checksum(Xxh3);
+
+impl Checksum {
+    fn text(&mut self, text: &str) {
+        self.0.update(&text.len().to_le_bytes());
+        self.0.update(text.as_bytes());
+    }
+
+    fn number(&mut self, number: i64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    fn end(self) -> u32 {
+        let [a, b, c, d, ..] = self.0.digest().to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
 }
 
 /// What an earlier run left: every text that served, with the root it belongs to.
@@ -132,10 +210,13 @@ pub struct Disk {
     folder: PathBuf,
     layout: Layout,
     source: SavedFrom,
+    unsaved: Unsaved,
+    /// Keeps other processes out.
+    lock: Option<Arc<fs::File>>,
 }
 
 impl Disk {
-    /// The directory at `folder`, created (0700) if it is missing. `store` names the store of the documents: `etcd`, or
+    /// The directory at `folder`, created (0700) if it is missing; not locked yet. `store` names the store of the documents: `etcd`, or
     /// a directory with its path.
     ///
     /// # Errors
@@ -155,7 +236,41 @@ impl Disk {
             folder: folder.to_owned(),
             layout,
             source,
+            unsaved: Unsaved::default(),
+            lock: None,
         })
+    }
+
+    /// Keep other processes out, until the last clone is dropped or the process ends.
+    ///
+    /// # Errors
+    /// Another process uses the directory, or the lock cannot be made.
+    pub fn lock(mut self) -> Result<Self, Error> {
+        let path = self.folder.join(LOCK);
+        let failed = |source| Error::Io {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).write(true).truncate(false).mode(0o600);
+        let file = file.open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => self.lock = Some(Arc::new(file)),
+            Err(fs::TryLockError::WouldBlock) => return Err(Error::InUse { folder: self.folder }),
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => warn!(
+                path = %path.display(),
+                "File system knows no locks; nothing keeps a second process out of --state-dir"
+            ),
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        Ok(self)
+    }
+
+    /// The saves that fail, here and below the state prefix.
+    #[must_use]
+    pub fn unsaved(&self) -> Unsaved {
+        self.unsaved.clone()
     }
 
     fn file(&self) -> PathBuf {
@@ -179,27 +294,33 @@ impl Disk {
                 });
             }
         };
-        let file: File = serde_json::from_slice(&content).map_err(|error| Error::Format {
+        let (head, entries, damaged) = read_file(&content).map_err(|error| Error::Format {
             path: path.clone(),
             reason: error.to_string(),
         })?;
-        if file.format > FORMAT {
-            let reason = format!("found format {}, expected {FORMAT} at most", file.format);
+        if head.format > FORMAT {
+            let reason = format!("found format {}, expected {FORMAT} at most", head.format);
             return Err(Error::Format { path, reason });
         }
-        if let Some(found) = file.source.filter(|source| *source != self.source) {
+        if let Some(found) = head.source.filter(|source| *source != self.source) {
             let (found, expected) = (found.to_string(), self.source.to_string());
             return Err(Error::OtherStore { path, found, expected });
         }
 
         let action = "read the changes since the state file";
-        let lines = journal::read(&self.folder, file.journal).map_err(|source| Error::Io { action, path, source })?;
-        let revision = lines.last().map_or(file.revision, |line| line.revision);
-        let mut saved: BTreeMap<String, SavedEntry> = file
-            .entries
-            .into_iter()
-            .map(|saved| (saved.key.clone(), saved))
-            .collect();
+        let read = journal::read(&self.folder, head.journal);
+        let (lines, damaged_lines) = read.map_err(|source| Error::Io { action, path, source })?;
+        if damaged + damaged_lines > 0 {
+            warn!(
+                folder = %self.folder.display(),
+                entries = damaged,
+                changes = damaged_lines,
+                "Saved state is damaged: these entries and changes are left out, the rest is used"
+            );
+        }
+        let revision = lines.last().map_or(head.revision, |line| line.revision);
+        let mut saved: BTreeMap<String, SavedEntry> =
+            entries.into_iter().map(|saved| (saved.key.clone(), saved)).collect();
         for Line { put, gone, .. } in lines {
             for key in &gone {
                 saved.remove(key);
@@ -224,11 +345,11 @@ impl Disk {
     }
 
     /// Write the state file anew. Gives its size.
-    fn replace(&self, file: &File) -> io::Result<usize> {
+    fn replace(&self, head: &Head, entries: &[SavedEntry]) -> io::Result<usize> {
         // Created with mode 0600, as tempfile does by default.
         let mut temporary = tempfile::NamedTempFile::new_in(&self.folder)?;
         let mut writer = io::BufWriter::new(&mut temporary);
-        serde_json::to_writer(&mut writer, file)?;
+        write_file(&mut writer, head, entries)?;
         writer.flush()?;
         drop(writer);
         temporary.as_file().sync_all()?;
@@ -243,8 +364,11 @@ impl Disk {
         let mut saver = Saver::new(self);
         let mut more = true;
         while more {
+            // A full disk may have room again although nothing changes.
+            let is_failing = saver.is_failing;
             more = tokio::select! {
                 changed = worlds.changed() => changed.is_ok(),
+                () = tokio::time::sleep(RETRY), if is_failing => true,
                 () = token.cancelled() => false,
             };
             let latest = worlds.borrow_and_update().clone();
@@ -265,6 +389,8 @@ impl Disk {
 struct Saver {
     disk: Disk,
     saved: Option<OnDisk>,
+    /// The last save failed.
+    is_failing: bool,
 }
 
 /// What the files hold.
@@ -277,7 +403,11 @@ struct OnDisk {
 
 impl Saver {
     fn new(disk: Disk) -> Self {
-        Self { disk, saved: None }
+        Self {
+            disk,
+            saved: None,
+            is_failing: false,
+        }
     }
 
     async fn save_in_background(mut self, world: Arc<World>) -> Self {
@@ -287,12 +417,12 @@ impl Saver {
             (self, result)
         };
         match tokio::task::spawn_blocking(save).await {
-            Ok((saver, Ok(()))) => saver,
-            Ok((saver, Err(error))) => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "Serving texts could not be saved to --state-dir; the save is retried"
-                );
+            Ok((mut saver, result)) => {
+                saver.is_failing = result.is_err();
+                match result {
+                    Ok(()) => disk.unsaved.saved(Place::Directory),
+                    Err(error) => disk.unsaved.failed(Place::Directory, sentence(&error)),
+                }
                 saver
             }
             Err(error) => {
@@ -335,31 +465,81 @@ impl Saver {
 
     fn write_anew(&self, world: &World) -> io::Result<(usize, Journal)> {
         let journal = journal::next_number(&self.disk.folder)?;
-        let entries = world
+        let entries: Vec<_> = world
             .records
             .values()
             .filter_map(|record| saved_entry(record))
             .collect();
-        let len = self.disk.replace(&File {
+        let head = Head {
             format: FORMAT,
             source: Some(self.disk.source.clone()),
             revision: world.revision(),
             journal,
-            entries,
-        })?;
+        };
+        let len = self.disk.replace(&head, &entries)?;
         Ok((len, Journal::begin(&self.disk.folder, journal)?))
     }
 }
 
+/// An error with its causes.
+fn sentence(error: &Error) -> String {
+    let mut sentence = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        sentence = format!("{sentence}: {error}");
+        source = error.source();
+    }
+    sentence
+}
+
+fn write_file(writer: &mut impl Write, head: &Head, entries: &[SavedEntry]) -> io::Result<()> {
+    let head = serde_json::to_string(head)?;
+    write!(writer, "{}{ENTRIES}", head.trim_end_matches('}'))?;
+    for (index, entry) in entries.iter().enumerate() {
+        writer.write_all(if index == 0 { b"\n" } else { b",\n" })?;
+        serde_json::to_writer(&mut *writer, entry)?;
+    }
+    writer.write_all(b"\n]}\n")
+}
+
+/// The head, the whole entries, and the number of damaged ones.
+///
+/// # Errors
+/// The head is damaged.
+fn read_file(content: &[u8]) -> serde_json::Result<(Head, Vec<SavedEntry>, usize)> {
+    let (head, entries, unreadable) = match serde_json::from_slice::<File>(content) {
+        Ok(File { head, entries }) => (head, entries, 0),
+        Err(error) => {
+            let mut lines = content.split(|byte| *byte == b'\n');
+            let head = lines
+                .next()
+                .and_then(|line| line.strip_suffix(ENTRIES.as_bytes()))
+                .and_then(|head| serde_json::from_slice(&[head, b"}"].concat()).ok());
+            let Some(head) = head else { return Err(error) };
+            let lines = lines.filter(|line| !line.is_empty() && *line != b"]}");
+            let (entries, damaged): (Vec<_>, Vec<_>) = lines
+                .map(|line| serde_json::from_slice::<SavedEntry>(line.strip_suffix(b",").unwrap_or(line)))
+                .partition(Result::is_ok);
+            (head, entries.into_iter().flatten().collect(), damaged.len())
+        }
+    };
+    let read = entries.len();
+    let whole: Vec<_> = entries.into_iter().filter(SavedEntry::is_whole).collect();
+    let damaged = unreadable + read - whole.len();
+    Ok((head, whole, damaged))
+}
+
 fn saved_entry(record: &Record) -> Option<SavedEntry> {
     let text = record.status.serving.as_ref()?;
-    Some(SavedEntry {
+    let entry = SavedEntry {
         key: record.status.full_key.to_string(),
         value: String::from_utf8(text.value.to_vec()).ok()?,
         create_revision: text.create_revision,
         mod_revision: text.mod_revision,
         leased: text.leased,
-    })
+        sum: None,
+    };
+    Some(entry.sealed())
 }
 
 /// What is saved of one world and not of the other; `None`: they are saved alike.
@@ -388,14 +568,11 @@ fn changes(before: &World, now: &World) -> Option<Line> {
         }
     }
     let same = line.put.is_empty() && line.gone.is_empty() && before.revision() == now.revision();
-    (!same).then_some(line)
+    (!same).then(|| line.sealed())
 }
 
-#[cfg(unix)]
 fn create_private_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 #[cfg(test)]

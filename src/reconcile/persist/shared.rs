@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::unsaved::{Place, Unsaved};
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
 use crate::document::{self, Limits, key::DocumentKey};
 use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Record, SharedHold};
@@ -57,15 +58,17 @@ struct Saved {
 pub struct Shared {
     backend: Arc<dyn Backend>,
     state_prefix: Arc<str>,
+    unsaved: Unsaved,
 }
 
 impl Shared {
-    /// Below `state_prefix` of this backend.
+    /// Below `state_prefix` of this backend. Failed writes are reported to `unsaved`.
     #[must_use]
-    pub fn new(backend: Arc<dyn Backend>, state_prefix: &str) -> Self {
+    pub fn new(backend: Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved) -> Self {
         Self {
             backend,
             state_prefix: state_prefix.into(),
+            unsaved,
         }
     }
 
@@ -146,8 +149,9 @@ impl Shared {
                 written = self.carry_out(writes) => written,
                 () = token.cancelled() => return,
             };
-            if let Err(error) = written {
-                debug!(%error, "Record could not be written below the state prefix; the write is retried");
+            match written {
+                Ok(()) => self.unsaved.saved(Place::Prefix),
+                Err(error) => self.unsaved.failed(Place::Prefix, error.to_string()),
             }
         }
     }

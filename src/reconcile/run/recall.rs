@@ -17,6 +17,7 @@ use crate::document::Limits;
 use crate::document::key::DocumentKey;
 use crate::reconcile::memory::{Folder, MemoryWrite};
 use crate::reconcile::persist::shared::{DueWrites, Shared};
+use crate::reconcile::persist::unsaved::Unsaved;
 use crate::reconcile::plan::Input;
 use crate::reconcile::text::Text;
 use crate::reconcile::world::World;
@@ -35,11 +36,11 @@ pub(super) struct Recall {
 }
 
 impl Recall {
-    pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str) -> Self {
+    pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved) -> Self {
         Self {
             shared: backend
                 .is_shared()
-                .then(|| Shared::new(Arc::clone(backend), state_prefix)),
+                .then(|| Shared::new(Arc::clone(backend), state_prefix, unsaved)),
             writes: Arc::default(),
             lookups: JoinSet::new(),
             looked_for: BTreeMap::new(),

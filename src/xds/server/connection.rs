@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::xds::http2::peer::{Link, Peer, network};
+use crate::xds::http2::peer::{Link, Peer, network, shown};
 use crate::xds::http2::preface::{self, Foreign};
 use crate::xds::http2::socket::Socket;
 use crate::xds::limits::Limits;

@@ -1,8 +1,8 @@
 //! Changes since the state file was written: one line of JSON a save, appended.
 //!
 //! A journal belongs to the state file that names it by number. If the process ended while it wrote a line, that line
-//! has no end and is left out. No line follows it, because each process begins with a new state file. Nothing is
-//! renamed or overwritten, so earlier lines stay whole.
+//! has no end and is left out. Each process begins with a new state file, and nothing is renamed or overwritten. Each
+//! line has a checksum: a damaged line is left out, and its keys keep the texts that they had before.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::SavedEntry;
+use super::{Checksum, SavedEntry};
 
 const STEM: &str = "changes-";
 
@@ -23,6 +23,28 @@ pub(super) struct Line {
     pub(super) put: Vec<SavedEntry>,
     /// Keys of which nothing serves any more.
     pub(super) gone: Vec<String>,
+    /// Checksum of the other fields. Older versions wrote none.
+    pub(super) sum: Option<u32>,
+}
+
+impl Line {
+    /// With its checksum.
+    pub(super) fn sealed(self) -> Self {
+        let sum = Some(self.checksum());
+        Self { sum, ..self }
+    }
+
+    fn checksum(&self) -> u32 {
+        let mut sum = Checksum::default();
+        sum.number(self.revision);
+        for entry in &self.put {
+            sum.number(entry.checksum().into());
+        }
+        for key in &self.gone {
+            sum.text(key);
+        }
+        sum.end()
+    }
 }
 
 /// A journal that is being written.
@@ -71,19 +93,24 @@ impl Journal {
     }
 }
 
-/// The lines of a journal, in order.
-pub(super) fn read(folder: &Path, number: u64) -> io::Result<Vec<Line>> {
+/// The whole lines of a journal, in order, and the number of damaged ones.
+pub(super) fn read(folder: &Path, number: u64) -> io::Result<(Vec<Line>, usize)> {
     let content = match fs::read(place(folder, number)) {
         Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         Err(error) => return Err(error),
     };
-    let whole = content
+    let ended = content
         .split_inclusive(|byte| *byte == b'\n')
         .filter(|line| line.ends_with(b"\n"));
-    whole
-        .map(|line| serde_json::from_slice(line).map_err(io::Error::from))
-        .collect()
+    let (mut lines, mut damaged) = (Vec::new(), 0);
+    for line in ended {
+        match serde_json::from_slice::<Line>(line) {
+            Ok(line) if line.sum.is_none_or(|sum| sum == line.checksum()) => lines.push(line),
+            _ => damaged += 1,
+        }
+    }
+    Ok((lines, damaged))
 }
 
 /// The number of the journal of the next state file: none that was used.

@@ -173,11 +173,100 @@ fn a_line_that_was_cut_short_is_as_if_it_were_not_there() {
         fs::write(&path, &journal[..journal.len() - cut]).unwrap();
         assert_eq!(stage.loaded(), (2, texts(&[("a", 2)])));
     }
-    fs::write(&path, [&journal[..20], b"\n", &journal[20..]].concat()).unwrap();
+}
+
+/// The state directory with one byte changed, at the first occurrence of `text` in the file.
+fn damage(stage: &Stage, file: &str, text: &str) {
+    let path = stage.folder.path().join(file);
+    let content = fs::read_to_string(&path).unwrap();
+    let at = content.find(text).unwrap();
+    fs::write(&path, [&content[..at], "~", &content[at + 1..]].concat()).unwrap();
+}
+
+#[test]
+fn a_damaged_line_of_the_journal_costs_no_other() {
+    let damages = [("{\"revision\":3", "no JSON"), ("second", "another value")];
+    for (text, what) in damages {
+        let mut stage = Stage::new(&["a", "b", "c"]);
+        stage.save();
+        for (key, body) in [("a", "first"), ("b", "second"), ("c", "third")] {
+            stage.change(&[key], body, &[]);
+            stage.save();
+        }
+        damage(&stage, "changes-1.jsonl", text);
+        assert_eq!(stage.loaded(), (4, texts(&[("a", 2), ("b", 1), ("c", 4)])), "{what}");
+    }
+}
+
+#[test]
+fn a_damaged_entry_of_the_state_file_costs_no_other() {
+    let damages = [("{\"key\":\"/gateway/routes/b", "no JSON"), ("/b", "another value")];
+    for (text, what) in damages {
+        let mut stage = Stage::new(&["a", "b", "c"]);
+        stage.save();
+        stage.change(&["c"], "x", &[]);
+        stage.save();
+        damage(&stage, FILE, text);
+        assert_eq!(stage.loaded(), (2, texts(&[("a", 1), ("c", 2)])), "{what}");
+    }
+    let mut stage = Stage::new(&["a"]);
+    stage.save();
+    damage(&stage, FILE, "{");
+    assert!(matches!(disk(stage.folder.path()).load(), Err(Error::Format { .. })));
+}
+
+#[test]
+fn a_second_user_of_the_directory_is_refused_and_an_existing_one_keeps_its_mode() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    let first = disk(folder.path()).lock().unwrap();
+    assert_eq!((mode(folder.path()), mode(&folder.path().join(LOCK))), (0o750, 0o600));
+    let error = disk(folder.path()).lock().unwrap_err();
     assert!(
-        disk(stage.folder.path()).load().is_err(),
-        "a broken line in the middle is no accident of an ending"
+        error
+            .to_string()
+            .starts_with("another process uses the state directory"),
+        "{error}"
     );
+    drop(first);
+    disk(folder.path()).lock().unwrap();
+    let created = folder.path().join("new");
+    disk(&created);
+    assert_eq!(mode(&created), 0o700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_full_disk_the_state_is_written_without_a_change() {
+    let mut stage = Stage::new(&["a"]);
+    let disk = disk(stage.folder.path());
+    let unsaved = disk.unsaved();
+    let (worlds, token) = (watch::Sender::new(None), CancellationToken::new());
+    let running = tokio::spawn(disk.run(worlds.subscribe(), token.clone()));
+    let send = |stage: &Stage| worlds.send_replace(Some(Arc::new(stage.world.clone())));
+    let file = stage.folder.path().join(FILE);
+    send(&stage);
+    while !file.exists() {
+        tokio::time::sleep(PACE).await;
+    }
+
+    // Nothing can be written where another thing has the name.
+    fs::create_dir(stage.folder.path().join("changes-1.jsonl")).unwrap();
+    stage.change(&["a"], "x", &[]);
+    send(&stage);
+    while unsaved.sentences().is_empty() {
+        tokio::time::sleep(PACE).await;
+    }
+    assert!(unsaved.failures(Place::Directory) > 0);
+
+    fs::remove_dir(stage.folder.path().join("changes-1.jsonl")).unwrap();
+    while !unsaved.sentences().is_empty() {
+        tokio::time::sleep(PACE).await;
+    }
+    assert_eq!(stage.loaded(), (2, texts(&[("a", 2)])));
+    token.cancel();
+    running.await.unwrap();
 }
 
 #[test]
