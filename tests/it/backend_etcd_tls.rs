@@ -107,13 +107,10 @@ async fn both_sides_are_verified() {
 
 #[tokio::test]
 async fn a_reload_uses_the_files_as_they_are_now() {
-    let (ours, foreign) = (Authority::new(), Authority::new());
+    let ours = Authority::new();
     let (_etcd, address) = start(&ours).await;
     let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
     assert!(watch.is_listed().await);
-    ours.put("client", &foreign.issue());
-    watch.store.reload().await.unwrap();
-    assert!(!watch.is_listed().await, "the certificate that is refused is in use");
     ours.renew("client");
     watch.store.reload().await.unwrap();
     let listed = async { while !watch.is_listed().await {} };
@@ -127,6 +124,65 @@ async fn a_reload_uses_the_files_as_they_are_now() {
         watch.store.list("/gateway/").await.is_ok(),
         "the connection in use stays"
     );
+}
+
+#[tokio::test]
+async fn a_reload_of_files_that_cannot_be_used_keeps_the_connection_and_says_why() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let (_etcd, address) = start(&ours).await;
+    let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
+    assert!(watch.is_listed().await);
+    let (certificate, key) = (ours.read("client.pem"), ours.read("client.key"));
+    let write = |name: &str, text: &str| fs::write(ours.path(name), text).unwrap();
+    let restore = || {
+        write("client.pem", &certificate);
+        write("client.key", &key);
+    };
+
+    let mut reasons = Vec::new();
+    for (name, text) in [
+        ("client.pem", "rubbish"),
+        ("client.key", "rubbish"),
+        (
+            "client.key",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ),
+        ("client.key", &foreign.read("client.key")),
+    ] {
+        write(name, text);
+        let reason = watch.store.reload().await.expect_err("files that cannot be used");
+        reasons.push(reason.rsplit(": ").next().unwrap().to_owned());
+        restore();
+    }
+    assert_eq!(
+        reasons,
+        [
+            "found no certificate in PEM",
+            "found no private key in PEM",
+            "found a private key that cannot be read",
+            "the key belongs to another certificate",
+        ]
+    );
+    ours.put("client", &foreign.issue());
+    watch.store.reload().await.expect_err("etcd refuses the certificate");
+
+    // The watch is the one of before: a change comes without a failure and without a list.
+    let put = Write {
+        key: "/gateway/routes/a".into(),
+        value: Some("1".into()),
+        expect: Expect::Any,
+    };
+    restore();
+    watch.store.write(vec![put]).await.unwrap();
+    loop {
+        match timeout(LIMIT, watch.events.recv()).await.unwrap().unwrap() {
+            Event::Alive => {}
+            event => {
+                assert!(matches!(event, Event::Changed { .. }), "{event:?}");
+                break;
+            }
+        }
+    }
 }
 
 /// The files of a client: this authority to trust, and a certificate that it has signed.

@@ -121,7 +121,11 @@ impl Connector {
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
         let credentials = self.options.credentials().await?;
-        let (client, token) = self.authenticated(endpoint, &credentials).await?;
+        self.connect_with(endpoint, &credentials).await
+    }
+
+    async fn connect_with(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Connection, Failure> {
+        let (client, token) = self.authenticated(endpoint, credentials).await?;
         self.check_member(endpoint, client.clone()).await?;
         self.in_use.lock().insert(credentials.digest);
         Ok(Connection {
@@ -140,14 +144,35 @@ impl Connector {
 
     /// Read the files again. If a connection uses other contents, or if no connection was made yet, start a new
     /// generation.
+    ///
+    /// # Errors
+    /// The contents cannot be used, or no member accepts them now: every connection stays.
     pub(super) async fn reload(&self) -> Result<(), Failure> {
         let credentials = self.options.credentials().await?;
-        let mut in_use = self.in_use.lock();
-        if in_use.iter().ne([&credentials.digest]) {
-            in_use.clear();
-            self.generation.send_modify(|generation| *generation += 1);
+        let is_in_use = self.in_use.lock().iter().eq([&credentials.digest]);
+        if is_in_use {
+            return Ok(());
         }
+        let protects_none = self.in_use.lock().is_empty();
+        if !protects_none {
+            self.try_out(&credentials).await?;
+        }
+        *self.in_use.lock() = BTreeSet::new();
+        self.generation.send_modify(|generation| *generation += 1);
         Ok(())
+    }
+
+    /// Make a connection with these credentials to the first member that accepts them, and close it.
+    async fn try_out(&self, credentials: &Credentials) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for index in 0..self.options.endpoints.len() {
+            let endpoint = self.options.endpoint(index)?;
+            match self.connect_with(&endpoint, credentials).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => outcome = Err(failure.at(&endpoint)),
+            }
+        }
+        outcome
     }
 
     /// Renew the token of a connection before a call, if the token is near its end. Open watches go on.

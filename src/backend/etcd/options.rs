@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use rustls::InconsistentKeys;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -98,13 +103,27 @@ impl Options {
     async fn read_tls(&self, hasher: &mut Xxh3) -> Result<Option<TlsOptions>, Failure> {
         let mut tls = TlsOptions::new();
         tls = match &self.ca {
-            Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca, hasher).await?)),
+            Some(ca) => {
+                let pem = read(ca, hasher).await?;
+                if certificates(&pem).is_empty() {
+                    let sentence = format!("the file {} holds no certificate in PEM", ca.display());
+                    return Err(Failure::configuration(sentence));
+                }
+                tls.ca_certificate(Certificate::from_pem(pem))
+            }
             None => tls.with_enabled_roots(),
         };
 
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
-                tls = tls.identity(Identity::from_pem(read(cert, hasher).await?, read(key, hasher).await?))
+                let (cert_pem, key_pem) = (read(cert, hasher).await?, read(key, hasher).await?);
+                check_pair(&cert_pem, &key_pem).map_err(|reason| {
+                    let (cert, key) = (cert.display(), key.display());
+                    Failure::configuration(format!(
+                        "the certificate {cert} and the key {key} cannot be used: {reason}"
+                    ))
+                })?;
+                tls = tls.identity(Identity::from_pem(cert_pem, key_pem))
             }
             (None, None) => {}
             _ => {
@@ -202,6 +221,28 @@ impl Credentials {
             Some(tls) if endpoint.as_str().starts_with("https://") => options.with_tls(tls.clone()),
             _ => options,
         }
+    }
+}
+
+/// The certificates of a PEM text; none if one of them is broken.
+fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .unwrap_or_default()
+}
+
+/// Whether a client can identify itself with this certificate and this key. Nothing of the key is quoted.
+fn check_pair(cert: &[u8], key: &[u8]) -> Result<(), String> {
+    let chain = certificates(cert);
+    if chain.is_empty() {
+        return Err("found no certificate in PEM".to_owned());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "found no private key in PEM".to_owned())?;
+    let key = any_supported_type(&key).map_err(|_| "found a private key that cannot be read".to_owned())?;
+    match CertifiedKey::new(chain, key).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("the key belongs to another certificate".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
