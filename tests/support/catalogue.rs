@@ -7,7 +7,7 @@
 //! - `beside`: further documents.
 //!
 //! `{$repeat: [text, count]}` is a long text, `{$times: [entry, count]}` a long list, `$CHAIN` and `$KEY` a certificate
-//! and its key. An `@type` may omit its host.
+//! and its key, `$OTHER_KEY` the key of another. An `@type` may omit its host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,6 +93,7 @@ pub struct Catalogue {
     frames: BTreeMap<String, Frame>,
     chain: String,
     key: String,
+    other_key: String,
 }
 
 fn folder() -> PathBuf {
@@ -121,11 +122,13 @@ impl Catalogue {
             .collect();
         let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate");
         let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let other_key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
         Self {
             conditions,
             frames: read("frames.yaml"),
             chain,
             key,
+            other_key,
         }
     }
 
@@ -186,6 +189,7 @@ impl Catalogue {
         match value {
             Value::String(text) if text == "$CHAIN" => self.chain.clone().into(),
             Value::String(text) if text == "$KEY" => self.key.clone().into(),
+            Value::String(text) if text == "$OTHER_KEY" => self.other_key.clone().into(),
             Value::Array(list) => list.into_iter().map(|value| self.expanded(value)).collect(),
             Value::Object(fields) => match (fields.get("$repeat"), fields.get("$times")) {
                 (Some(repeat), _) => repeat[0].as_str().expect("a text").repeat(count(repeat)).into(),

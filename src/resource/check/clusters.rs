@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3::
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::{Duration, UInt64Value};
 
-use super::{addresses, endpoints, extensions, protocols};
+use super::{addresses, endpoints, extensions, protocols, sources};
 use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
@@ -98,23 +98,23 @@ pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
     known.next().is_some_and(|name| HASHING.contains(&name))
 }
 
-/// NC-02, NC-03, NC-05.
-fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
-    let at = at.field("eds_cluster_config");
+/// NC-02, NC-03, NC-05, NS-08.
+fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, cluster_at: &Place) -> Result<(), Rejection> {
+    let at = cluster_at.field("eds_cluster_config");
     match (&cluster.eds_cluster_config, discovery) {
         (None, Some(DiscoveryType::Eds)) => {
             Err(at.reject("missing, expected the config source of the endpoints of a cluster of type EDS".to_owned()))
         }
-        (Some(_), Some(DiscoveryType::Eds)) => {
-            let config = cluster
-                .eds_cluster_config
-                .as_ref()
-                .and_then(|config| config.eds_config.as_ref());
-            match config.and_then(|config| config.config_source_specifier.as_ref()) {
+        (Some(config), Some(DiscoveryType::Eds)) => {
+            let source = config.eds_config.as_ref();
+            match source.and_then(|source| source.config_source_specifier.as_ref()) {
                 None | Some(config_source::ConfigSourceSpecifier::Self_(_)) => Err(at
                     .field("eds_config")
                     .reject("missing or \"self\", expected a source such as \"ads\"".to_owned())),
-                Some(_) => Ok(()),
+                Some(_) if !config.service_name.is_empty() => {
+                    sources::subscribed(&config.service_name, &at.field("service_name"))
+                }
+                Some(_) => sources::subscribed(&cluster.name, &cluster_at.field("name")),
             }
         }
         (Some(_), Some(_)) => {

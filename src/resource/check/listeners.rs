@@ -15,7 +15,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, matcher};
 use prost::Message;
 
-use super::{addresses, extensions};
+use super::{addresses, extensions, sources};
 use crate::document::Rejection;
 use crate::document::sentence::quote;
 use crate::resource::place::Place;
@@ -506,8 +506,9 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
     Ok(())
 }
 
-/// NL-24.
+/// NL-24, NS-08.
 pub(super) fn rds(rds: &Rds, at: &Place) -> Result<(), Rejection> {
+    sources::subscribed(&rds.route_config_name, &at.field("route_config_name"))?;
     let source = rds
         .config_source
         .as_ref()

@@ -24,6 +24,11 @@ use crate::resource::place::Place;
 /// # Errors
 /// The broken condition, with its place.
 pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
+    if message.has_field_by_name("config_discovery") {
+        let name = message.get_field_by_name("name");
+        let name = name.as_deref().and_then(|name| name.as_str()).unwrap_or_default();
+        sources::subscribed(name, &at.field("name"))?;
+    }
     match message.descriptor().full_name() {
         "envoy.config.cluster.v3.Cluster" => held(message, at, clusters::cluster),
         "envoy.config.cluster.v3.OutlierDetection" => held(message, at, clusters::outlier_detection),
@@ -78,6 +83,8 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.config.route.v3.ScopedRouteConfiguration" => held(message, at, scope),
         "envoy.extensions.transport_sockets.tls.v3.Secret" => held(message, at, tls::secret),
         "envoy.extensions.transport_sockets.tls.v3.TlsCertificate" => held(message, at, tls::certificate),
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" => held(message, at, sources::secret),
+        "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys" => held(message, at, tls::ticket_keys),
         "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext" => held(message, at, tls::validation),
         "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext" => held(message, at, tls::common),
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => held(message, at, tls::upstream),
@@ -120,13 +127,13 @@ fn held<T: Message + Default>(
     }
 }
 
-/// NS-03.
+/// NS-03, NS-08.
 fn scope(scope: &ScopedRouteConfiguration, at: &Place) -> Result<(), Rejection> {
     if scope.route_configuration_name.is_empty() && scope.route_configuration.is_none() {
         let at = at.field("route_configuration_name");
         return Err(at.reject("missing or empty, expected the name of a RouteConfiguration".to_owned()));
     }
-    Ok(())
+    sources::subscribed(&scope.route_configuration_name, &at.field("route_configuration_name"))
 }
 
 /// NR-07, NR-09, NR-10.

@@ -1,10 +1,34 @@
-//! Config sources other than the stream of this server (docs/refused-by-envoy.md NC-07).
+//! Config sources other than the stream of this server (docs/refused-by-envoy.md NC-07), and names of subscriptions
+//! (NS-08).
 
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::SdsSecretConfig;
 
 use crate::document::Rejection;
 use crate::resource::place::Place;
+
+/// The name by which a subscription gets every resource of its type (docs/xds-rules.md).
+const WILDCARD: &str = "*";
+
+/// NS-08: Envoy subscribes to one resource by its name. By the name `*` it gets them all, and takes none.
+pub(super) fn subscribed(name: &str, at: &Place) -> Result<(), Rejection> {
+    match name {
+        WILDCARD => Err(at.reject(
+            "found \"*\", by which a proxy subscribes to every resource of the type, expected the name of one"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// NS-08, of a secret.
+pub(super) fn secret(config: &SdsSecretConfig, at: &Place) -> Result<(), Rejection> {
+    match config.sds_config {
+        Some(_) => subscribed(&config.name, &at.field("name")),
+        None => Ok(()),
+    }
+}
 
 /// A config source other than ADS.
 pub(super) fn api(source: &ApiConfigSource, at: &Place) -> Result<(), Rejection> {

@@ -1,5 +1,5 @@
-//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NC-44, NC-45, NC-46 to NC-48, NL-22). No secret
-//! value is quoted.
+//! Certificates, keys and secrets (docs/refused-by-envoy.md NS-05, NS-07, NC-44, NC-45, NC-46 to NC-48, NL-22). No
+//! secret value is quoted.
 
 #![allow(deprecated, reason = "operators may write the older fields")]
 
@@ -11,8 +11,11 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, TlsParameters,
-    UpstreamTlsContext,
+    TlsSessionTicketKeys, UpstreamTlsContext,
 };
+use rustls::InconsistentKeys;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -97,6 +100,14 @@ const CIPHERS: [&str; 72] = [
 ];
 /// An entry that sorts the list of ciphers so far.
 const BY_STRENGTH: &str = "@STRENGTH";
+/// Bytes of a key of session tickets: its name, the key of the HMAC, the key of AES.
+const TICKET_KEY: usize = 16 + 32 + 32;
+/// Algorithms whose keys Envoy reads and `ring` reads in part only, as they stand in DER: `rsaEncryption` (`ring` takes
+/// 2048 to 4096 bits), and the curve `secp521r1`.
+const READ_IN_PART: [&[u8]; 2] = [
+    &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01],
+    &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
+];
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
 /// Length of a SHA-256 in hexadecimal digits with colons.
@@ -124,16 +135,28 @@ pub(super) fn secret(secret: &Secret, at: &Place) -> Result<(), Rejection> {
     Err(at.reject(format!("found an empty secret, expected {kinds}")))
 }
 
+/// NS-07: inline keys of session tickets have the length that Envoy takes.
+pub(super) fn ticket_keys(ticket_keys: &TlsSessionTicketKeys, at: &Place) -> Result<(), Rejection> {
+    let keys = at.field("keys");
+    let mut written = ticket_keys.keys.iter().map(inline).enumerate();
+    match written.find_map(|(index, key)| Some((index, key?.len())).filter(|(_, len)| *len != TICKET_KEY)) {
+        Some((index, len)) => Err(keys
+            .index(index)
+            .reject(format!("found a key of {len} bytes, expected {TICKET_KEY} bytes"))),
+        None => Ok(()),
+    }
+}
+
 /// An inline certificate is valid, and so is its key.
 pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<(), Rejection> {
     let chain = at.field("certificate_chain");
-    match certificate.certificate_chain.as_ref() {
+    let written = match certificate.certificate_chain.as_ref() {
         Some(source) => certificates(source, &chain)?,
         None if certificate.pkcs12.is_none() => {
             return Err(chain.reject("missing, expected certificates in PEM, or pkcs12".to_owned()));
         }
         None => return Ok(()),
-    }
+    };
 
     let key = at.field("private_key");
     let Some(source) = certificate.private_key.as_ref() else {
@@ -145,12 +168,48 @@ pub(super) fn certificate(certificate: &TlsCertificate, at: &Place) -> Result<()
 
     match inline(source) {
         // A key with a password is not checked.
-        Some(_) if certificate.password.is_some() => Ok(()),
-        Some(pem) if PrivateKeyDer::from_pem_slice(pem).is_err() => {
-            Err(key.reject("found no private key in PEM, expected one".to_owned()))
+        Some(pem) if certificate.password.is_none() => {
+            private_key(pem, written).map_err(|reason| key.reject(reason.to_owned()))
         }
         _ => Ok(()),
     }
+}
+
+/// A private key that can be read, and that belongs to the first of these certificates if there is one.
+fn private_key(pem: &[u8], chain: Vec<CertificateDer<'static>>) -> Result<(), &'static str> {
+    let Ok(key) = PrivateKeyDer::from_pem_slice(pem) else {
+        return Err("found no private key in PEM, expected one");
+    };
+    let signing_key = match any_supported_type(&key) {
+        Ok(signing_key) => signing_key,
+        Err(_) if is_read_in_part(&key) => return Ok(()),
+        Err(_) => return Err("found a private key that cannot be read, expected one of RSA or ECDSA"),
+    };
+    if chain.is_empty() {
+        return Ok(());
+    }
+    match CertifiedKey::new(chain, signing_key).keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err("found the private key of another certificate, expected that of certificate_chain")
+        }
+        // A certificate that webpki does not read (of version 1) may be right.
+        _ => Ok(()),
+    }
+}
+
+/// Whether a key is one sequence of DER, of an algorithm of [`READ_IN_PART`].
+fn is_read_in_part(key: &PrivateKeyDer<'_>) -> bool {
+    let der = key.secret_der();
+    let is_whole = match der {
+        [0x30, 0x82, high, low, rest @ ..] => usize::from(u16::from_be_bytes([*high, *low])) == rest.len(),
+        [0x30, 0x81, len, rest @ ..] => usize::from(*len) == rest.len(),
+        [0x30, len @ ..=0x7f, rest @ ..] => usize::from(*len) == rest.len(),
+        _ => false,
+    };
+    // PKCS #1 names no algorithm.
+    let is_rsa = matches!(key, PrivateKeyDer::Pkcs1(_));
+    let names = |algorithm: &&[u8]| der.windows(algorithm.len()).any(|window| window == *algorithm);
+    is_whole && (is_rsa || READ_IN_PART.iter().any(names))
 }
 
 /// Inline authorities are certificates, and hashes are hashes (NC-47).
@@ -171,7 +230,7 @@ pub(super) fn validation(context: &CertificateValidationContext, at: &Place) -> 
     context
         .trusted_ca
         .as_ref()
-        .map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")))
+        .map_or(Ok(()), |source| certificates(source, &at.field("trusted_ca")).map(drop))
 }
 
 fn is_hash(text: &str) -> bool {
@@ -250,12 +309,15 @@ pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(
     Ok(())
 }
 
-fn certificates(source: &DataSource, at: &Place) -> Result<(), Rejection> {
-    let Some(pem) = inline(source) else { return Ok(()) };
+/// The inline certificates; none if they are on the host of Envoy.
+fn certificates(source: &DataSource, at: &Place) -> Result<Vec<CertificateDer<'static>>, Rejection> {
+    let Some(pem) = inline(source) else {
+        return Ok(Vec::new());
+    };
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
-        Ok(certificates) if !certificates.is_empty() => Ok(()),
-        _ => Err(at.reject("found no valid PEM certificates, expected at least one, and none broken".to_owned())),
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(at.reject("found no certificate in PEM, expected at least one and nothing broken".to_owned())),
     }
 }
 
