@@ -204,7 +204,10 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         let registration = endpoint::read_registration(value, limits)?;
         return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
     }
-    let value = text::value(value)?;
+    let value = match xds::is_secret(key) {
+        true => text::confidential(value)?,
+        false => text::value(value)?,
+    };
     let root = Cursor::root(&value, limits);
     let mut warnings = Vec::new();
     let document = match key.kind {

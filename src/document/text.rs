@@ -5,8 +5,8 @@
 //! aliases and merge keys are expanded within a budget).
 //!
 //! Promises, for both: at most [`MAX_BYTES`] and [`MAX_DEPTH`] levels, UTF-8, one document, no key twice in an object,
-//! no number that a 64-bit integer or float cannot hold. Work and memory are bounded by the size of the text. No
-//! content of the text is quoted but the key that stands twice: a value may be a secret.
+//! no number that a 64-bit integer or float cannot hold. Work and memory are bounded by the size of the text.
+//! [`confidential`] reads a text that may be a secret: of such a text nothing is quoted, only a line and a column.
 
 use std::fmt;
 
@@ -54,25 +54,62 @@ pub(super) fn value(bytes: &[u8]) -> Result<Value, Rejection> {
     }
 }
 
+/// The value of a document's text that may be a secret.
+pub(super) fn confidential(bytes: &[u8]) -> Result<Value, Rejection> {
+    let unread = |text: &str| {
+        let (syntax, place) = match text.trim_start().starts_with(['{', '[']) {
+            true => (
+                "JSON",
+                read_json(text).err().map(|(error, _)| (error.line(), error.column())),
+            ),
+            false => {
+                let location = read_yaml(text).err().and_then(|(error, _)| error.location());
+                let place = location.map(|location| (location.line(), location.column()));
+                (
+                    "YAML",
+                    place.and_then(|(line, column)| Some((line.try_into().ok()?, column.try_into().ok()?))),
+                )
+            }
+        };
+        let place = place.map_or_else(String::new, |(line, column): (usize, usize)| {
+            format!(" at line {line}, column {column}")
+        });
+        format!("not valid {syntax}{place} (the text may be a secret and is not quoted)")
+    };
+    value(bytes).map_err(|rejection| match utf8(bytes) {
+        Ok(text) if !text.trim().is_empty() => whole(unread(text)),
+        Ok(_) => rejection,
+        Err(_) if bytes.len() > MAX_BYTES => rejection,
+        Err(_) => whole("found bytes that are not UTF-8, expected an object in JSON or YAML"),
+    })
+}
+
 fn json(text: &str) -> Result<Value, Rejection> {
+    read_json(text).map_err(|(error, failure)| failure.unwrap_or_else(|| whole(format!("not valid JSON: {error}"))))
+}
+
+/// The value, or the parser's error and our own.
+fn read_json(text: &str) -> Result<Value, (serde_json::Error, Option<Rejection>)> {
     let mut place = Place::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Node { place: &mut place }.deserialize(&mut deserializer);
     let result = value.and_then(|value| deserializer.end().map(|()| value));
-    result.map_err(|error| {
-        place
-            .failure
-            .unwrap_or_else(|| whole(format!("not valid JSON: {error}")))
-    })
+    result.map_err(|error| (error, place.failure))
 }
 
 fn yaml(text: &str) -> Result<Value, Rejection> {
+    read_yaml(text).map_err(|(error, failure)| failure.unwrap_or_else(|| whole(yaml_reason(&error))))
+}
+
+/// The value, or the parser's error and our own.
+#[expect(clippy::result_large_err, reason = "made once for a document")]
+fn read_yaml(text: &str) -> Result<Value, (serde_saphyr::Error, Option<Rejection>)> {
     let mut place = Place::default();
     let text = without_last_marker(text);
     let result = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |deserializer| {
         Node { place: &mut place }.deserialize(deserializer)
     });
-    result.map_err(|error| place.failure.unwrap_or_else(|| whole(yaml_reason(&error))))
+    result.map_err(|error| (error, place.failure))
 }
 
 /// The text without a marker `---` that only comments follow: the marker would start an empty second document.

@@ -2,7 +2,9 @@
 //!
 //! In: a key with a type of the API as its first word and the name of the resource, any text, as its rest; and the
 //! fields around the resource. Out: an [`Xds`] whose `resource` is an object with an `@type`. [`crate::resource`],
-//! which has the descriptors, reads the resource; nothing of it is quoted here, because it may be a secret.
+//! which has the descriptors, reads the resource; nothing of it is quoted here, because it may be a secret. Of a
+//! document at `xds/secrets/…` nothing is quoted before it has the fields of an xds document, because the whole text may
+//! be the secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +12,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::decode::{Cursor, Fields};
-use super::key::DocumentKey;
+use super::key::{DocumentKey, Kind};
 use super::sentence::{did_you_mean, one_of, quote};
 use super::{Groups, Limits, Rejection, groups, text};
 
 /// The fields of an xds document.
-pub const FIELDS: &[&str] = &["resource", "groups", "replace", "aliases", "ttl"];
+pub const FIELDS: [&str; 5] = ["resource", "groups", "replace", "aliases", "ttl"];
 
 /// The words that may stand for `{type}`, in the order of the API's page.
 pub const TYPES: [&str; 9] = [
@@ -61,6 +63,23 @@ pub fn split(name: &str) -> Option<(&'static str, &str)> {
     (!rest.is_empty()).then_some((known, rest))
 }
 
+/// Whether the document's text may be a secret as a whole.
+pub(super) fn is_secret(key: &DocumentKey) -> bool {
+    key.kind == Kind::Xds && key.first_segment() == SECRETS
+}
+
+/// Whether the text is an object whose fields are known; else nothing of it may be quoted.
+fn check_form_of_secret(root: &Cursor<'_>) -> Result<(), Rejection> {
+    let expected = || one_of(&FIELDS.map(|field| format!("{field:?}")));
+    let Some(object) = root.value().as_object() else {
+        return Err(root.confidential("an object with \"resource\""));
+    };
+    match object.keys().all(|field| FIELDS.contains(&field.as_str())) {
+        true => Ok(()),
+        false => Err(root.reject(format!("found an unknown field, expected {}", expected()))),
+    }
+}
+
 /// Checks the form of the key.
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     if split(&key.name).is_some() {
@@ -87,7 +106,10 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
 
 /// Reads an xds document.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejection> {
-    let object = root.object(&Fields::new(FIELDS))?;
+    if is_secret(key) {
+        check_form_of_secret(root)?;
+    }
+    let object = root.object(&Fields::new(&FIELDS))?;
     let Some((resource_type, name)) = split(&key.name) else {
         check_key(key)?;
         return Err(Rejection::new(
@@ -136,7 +158,6 @@ pub fn value(bytes: &[u8]) -> Option<Value> {
 mod tests {
     use serde_json::json;
 
-    use super::super::key::Kind;
     use super::super::{Document, parse};
     use super::*;
 
@@ -200,6 +221,52 @@ mod tests {
         assert_eq!(xds.groups, Some(["edge".into()].into()));
         assert_eq!((xds.replace, xds.ttl), (true, Some(Duration::from_secs(90))));
         assert_eq!(xds.aliases, ["r/b".into(), "r/a".into()]);
+    }
+
+    #[test]
+    fn a_raw_text_in_the_place_of_a_secret_is_never_quoted() {
+        let texts = [
+            "hunter2",
+            "hunter2: hunter2",
+            "hunter2: &hunter2 [*hunter3, !hunter2 x]",
+            "*hunter2",
+            "!hunter2 a",
+            "-----BEGIN hunter2-----\nhunter2\n-----END hunter2-----\n",
+            "hunter2: a\nhunter2: b",
+            r#"{"hunter2": 1}"#,
+            r#"{"hunter2": 1, "hunter2": 2}"#,
+            r#"{"resource": {"hunter2": 1, "hunter2": 2}}"#,
+            r#"{"resource": hunter2}"#,
+            r#"{"resource": "hunter2"}"#,
+            r#"{"resource": {}, "hunter2": {}}"#,
+            r#""hunter2""#,
+            r#"["hunter2"]"#,
+            "\"hunter2",
+            "%hunter2",
+            "hunter2\0",
+            "{\"resource\": \"hunter2\",",
+        ];
+        for text in texts {
+            let key = DocumentKey::new(Kind::Xds, "secrets/a");
+            let rejection = parse(&key, text.as_bytes(), &Limits::default())
+                .unwrap_err()
+                .to_string();
+            assert!(!rejection.contains("hunter"), "{text}: {rejection}");
+        }
+        let key = DocumentKey::new(Kind::Xds, "secrets/a");
+        let rejection = |bytes: &[u8]| parse(&key, bytes, &Limits::default()).unwrap_err().to_string();
+        assert_eq!(
+            rejection(b"{\"resource\":\n {}"),
+            "not valid JSON at line 2, column 3 (the text may be a secret and is not quoted)"
+        );
+        assert_eq!(
+            rejection(b"\xff\xfe"),
+            "found bytes that are not UTF-8, expected an object in JSON or YAML"
+        );
+        assert_eq!(
+            rejection(br#"{"resorce": {}}"#),
+            r#"found an unknown field, expected "resource", "groups", "replace", "aliases" or "ttl""#
+        );
     }
 
     #[test]

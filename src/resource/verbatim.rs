@@ -24,7 +24,7 @@ use super::place::Place;
 use super::{Resource, ResourceType, check};
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
-use crate::document::sentence::{found, quote};
+use crate::document::sentence::{found, kind_of, quote};
 use crate::document::xds::Xds;
 use crate::proto::canonical;
 
@@ -126,6 +126,10 @@ fn check_type(resource_type: ResourceType, resource: &Json) -> Result<(), Reject
     let path = format!("{PLACE}[\"@type\"]");
     match resource.get("@type") {
         Some(Json::String(url)) if url == expected => Ok(()),
+        Some(other) if resource_type == ResourceType::Secret => Err(Rejection::new(
+            path,
+            format!("found {}, expected {expected:?}", kind_of(other)),
+        )),
         Some(other) => Err(Rejection::new(
             path,
             format!("found {}, expected {expected:?}", found(other)),

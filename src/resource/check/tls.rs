@@ -317,7 +317,7 @@ fn certificates(source: &DataSource, at: &Place) -> Result<Vec<CertificateDer<'s
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(at.reject("found no certificate in PEM, expected at least one and nothing broken".to_owned())),
+        _ => Err(at.reject("found no valid PEM certificates, expected at least one, and none broken".to_owned())),
     }
 }
 

@@ -82,7 +82,11 @@ fn set(message: &mut DynamicMessage, name: &str, json: &Json, place: &Place) -> 
         .get_field_by_name(name)
         .or_else(|| descriptor.get_field_by_json_name(name));
     let Some(field) = by_name else {
-        return Err(at.reject(unknown(&descriptor, name)));
+        return Err(match place.hidden && !is_typo(&descriptor, name) {
+            // The name may be the secret.
+            true => place.reject("found an unknown field, whose name may be a secret and is not quoted".to_owned()),
+            false => at.reject(unknown(&descriptor, name)),
+        });
     };
 
     let at = Place {
@@ -123,6 +127,12 @@ fn takes_null(field: &FieldDescriptor) -> bool {
         .as_message()
         .is_some_and(|message| message.full_name() == FREE_FORM)
         && !field.is_list()
+}
+
+/// Whether a name is near that of a field.
+fn is_typo(descriptor: &MessageDescriptor, name: &str) -> bool {
+    let names: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
+    !did_you_mean(name, names.iter().map(String::as_str)).is_empty()
 }
 
 fn unknown(descriptor: &MessageDescriptor, name: &str) -> String {
