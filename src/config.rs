@@ -254,6 +254,7 @@ impl Config {
             ("--publish-distance", self.publish_distance == other.publish_distance),
             ("--log-level", self.telemetry == other.telemetry),
         ];
+
         same.into_iter()
             .filter(|(_, same)| !same)
             .map(|(flag, _)| flag)

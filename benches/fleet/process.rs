@@ -80,7 +80,7 @@ impl Process {
     /// User and system time so far, seconds.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn cpu(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the process is gone")?;
         let fields: Vec<&str> = stat
@@ -96,7 +96,7 @@ impl Process {
     /// Resident memory, KiB.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn rss(&self) -> Result<f64> {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).context("the process is gone")?;
         Ok(statm
@@ -110,7 +110,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nothing to be done about a process that is gone already.
+        // The process may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }

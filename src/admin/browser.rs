@@ -53,6 +53,7 @@ fn refusal(hosts: &[String], uri: &Uri, headers: &HeaderMap) -> Option<Problem> 
             host.unwrap_or_default()
         )
     };
+
     (!same).then(|| Problem::new(Code::ForeignOrigin, detail()))
 }
 

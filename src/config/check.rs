@@ -231,12 +231,14 @@ impl Checker {
             ("registry-prefix", config.registry_prefix.as_str()),
             ("state-prefix", config.state_prefix.as_str()),
         ];
+
         prefixes.extend(
             config
                 .routes_prefixes
                 .iter()
                 .map(|prefix| ("routes-prefix", prefix.as_str())),
         );
+
         for (index, (name, prefix)) in prefixes.iter().enumerate() {
             for (other_name, other) in &prefixes[..index] {
                 if prefix.starts_with(other) || other.starts_with(prefix) {

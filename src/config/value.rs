@@ -111,6 +111,7 @@ pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, 
     } else {
         format!("{default_scheme}://{text}")
     };
+
     let url = Url::parse(&written).map_err(|error| format!("not a URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials in a URL are not accepted, use --etcd-user and --etcd-password-file".to_owned());
@@ -126,6 +127,7 @@ pub(super) fn etcd_endpoint(text: &str, default_scheme: &str) -> Result<String, 
             "found a path, query or fragment after the port, expected a URL such as http://127.0.0.1:2379".to_owned(),
         );
     }
+
     let port = url.port().unwrap_or(2379);
     Ok(format!("{}://{host}:{port}", url.scheme()))
 }

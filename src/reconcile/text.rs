@@ -1,4 +1,4 @@
-//! A text of a document: as written, where it stands, and as the document that it says.
+//! A text of a document: as written, with its key and revision, and as a parsed document.
 
 use std::sync::Arc;
 
@@ -28,16 +28,16 @@ impl Text {
     }
 }
 
-/// A text and where it stands.
+/// A text with its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
     /// The key in the store, lossily as text.
     pub(super) full_key: Arc<str>,
-    /// What stands there.
+    /// The text.
     pub(super) text: Arc<Text>,
 }
 
-/// A text that parses, as what it says.
+/// A text that parses, with its document.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Good {
     pub(super) text: Arc<Text>,

@@ -167,6 +167,7 @@ impl Default for Metrics {
             acknowledge_seconds: seconds(),
             etcd: Etcd::default(),
         };
+
         metrics.register(&mut registry);
         metrics.registry = Mutex::new(registry);
         metrics
@@ -188,16 +189,19 @@ impl Metrics {
             "Documents by kind and state",
             self.documents.clone(),
         );
+
         registry.register(
             "chancery_snapshot_revision",
             "Revision of the store that the current snapshot was built from",
             self.snapshot_revision.clone(),
         );
+
         registry.register(
             "chancery_snapshot_publishes",
             "Snapshots published",
             self.snapshot_publishes.clone(),
         );
+
         registry.register(
             "chancery_snapshot_skipped_equal",
             "Changes that altered no resource, and published nothing",
@@ -211,6 +215,7 @@ impl Metrics {
             "Responses of more than 4 MiB to gRPC libraries, which reject them",
             self.responses_too_large.clone(),
         );
+
         registry.register(
             "chancery_clusters_unacknowledged",
             "Clients that stopped sending ACKs and NACKs for clusters",
@@ -222,6 +227,7 @@ impl Metrics {
             "Time from the arrival of a change to its publish",
             self.publish_seconds.clone(),
         );
+
         registry.register(
             "chancery_acknowledge_seconds",
             "Time from a publish to its ACK by a stream",
@@ -303,12 +309,14 @@ impl Metrics {
                 .get_or_create(&VariantLabels { variant })
                 .set(as_gauge(*count));
         }
+
         self.documents.clear();
         for ((kind, state), count) in &derived.documents {
             self.documents
                 .get_or_create(&DocumentLabels { kind, state })
                 .set(as_gauge(*count));
         }
+
         self.snapshot_revision.set(derived.snapshot_revision);
         self.etcd.age(Instant::now());
         let mut text = String::new();

@@ -44,7 +44,7 @@ pub(crate) const RULES: &[Rule] = rules![
 
 pub(crate) const NOTED: &[Noted] = &[];
 
-/// A resource of every type, and the names to ask for it: none is the wildcard.
+/// A resource of every type, and the names of its subscription: none is the wildcard.
 const EVERY_TYPE: [(Type, &str, &[&str]); 9] = [
     (RTDS, "t1", &["t1"]),
     (CDS, "A", &[]),

@@ -239,7 +239,7 @@ async fn a_replica_born_after_a_document_turned_bad_serves_the_same(bootstrap: B
     let elder = states(world.server.get("/api/v1/documents").await);
     assert_eq!(states(replica.get("/api/v1/documents").await), elder);
 
-    // Also when the history that a younger one could look into is gone.
+    // Also when the history that a younger replica could look into is compacted.
     let revision = world.put("/unrelated", "1").await;
     world.etcd.compact(revision).await;
     let youngest = Server::on_etcd(&world.etcd).await;

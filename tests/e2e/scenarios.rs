@@ -156,7 +156,7 @@ impl Stage {
             .expect("delete");
     }
 
-    /// Where `Say` leads.
+    /// Set the target of `Say`.
     async fn route(&self, to: Value) {
         self.put("routes/say", route(&to)).await;
     }
@@ -242,7 +242,7 @@ async fn add(stage: &mut Stage) {
     stage.none_failed(before);
 }
 
-/// The same, gone.
+/// Remove it.
 async fn remove(stage: &mut Stage) {
     let before = stage.client.calls().count();
     let operations = vec![

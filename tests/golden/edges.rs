@@ -1,6 +1,6 @@
 //! Every grammar that Envoy parses itself, by generated values at its edges, tried on a real Envoy.
 //!
-//! [`resources`]: the same resource, written as an xds document and given to Envoy. Both must say the same.
+//! [`resources`]: the same resource, as an xds document and as given to Envoy. Server and Envoy must agree.
 //! [`documents`]: the other documents. Envoy must accept every accepted document in its compiled form.
 //!
 //! The values and the places where they stand are in `tests/data/edges/`.
@@ -19,13 +19,13 @@ use serde_json::{Value, json};
 
 use super::inputs::edit;
 
-/// A value at its place in what is around it.
+/// A value at its place.
 struct Edge {
     /// The place of the value: a key, or a part of a resource.
     within: String,
     /// The place of the value, and the value.
     whole: Value,
-    /// Where it stands and the value, for a message.
+    /// The place of the value, and the value, for a message.
     place: String,
 }
 

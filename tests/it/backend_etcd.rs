@@ -518,7 +518,7 @@ async fn a_user_where_none_is_asked_for_is_no_hindrance() {
         ..Options::default()
     }));
     assert_eq!(mirror.next_list().await, ListReason::Start);
-    // Turned on at run time: the open watch goes on, the next write needs a token.
+    // Authentication is turned on at run time: the open watch goes on, the next write needs a token.
     etcd.add_user("gw", "right", &[PREFIX]);
     etcd.enable_auth("root-password");
     let revision = mirror

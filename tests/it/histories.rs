@@ -97,7 +97,7 @@ struct History {
     seed: u64,
     random: StdRng,
     client: Client,
-    /// By key below the history's prefix: the revision of the text that stands there.
+    /// By key below the history's prefix: the revision of the current text.
     current: BTreeMap<String, i64>,
     replicas: Vec<Replica>,
     http: reqwest::Client,
@@ -363,7 +363,7 @@ impl History {
         drop(self.client.compact(revision, None).await);
     }
 
-    /// Let one connected replica see what was written last, unless a guard of it keeps that back.
+    /// Wait until one connected replica has the last write, unless a guard holds it.
     async fn until_some_replica_has_seen(&mut self, key: &str) {
         let expected = self.current.get(key).copied();
         let key = self.document_key(key);
@@ -388,7 +388,7 @@ impl History {
         layout.locate(&root, key.as_bytes())
     }
 
-    /// An operator lets act what is held.
+    /// An operator releases the held keys.
     async fn release(&self, replica: usize) {
         if let Some(running) = &self.replicas[replica].running {
             let url = format!("http://{}/api/v1/release", running.admin);

@@ -29,7 +29,7 @@ pub(crate) struct Xds {
     pub(crate) store: Arc<Store>,
     /// The connected proxies.
     pub(crate) fleet: Fleet,
-    /// Where it listens, if that is TCP.
+    /// The address, if the port is TCP.
     pub(crate) address: SocketAddr,
     /// Cancelled: it drains.
     pub(crate) draining: CancellationToken,
@@ -181,7 +181,7 @@ pub(crate) fn secret(name: &str) -> ResourceChange {
     )
 }
 
-/// A resource that is gone.
+/// The deletion of a resource.
 pub(crate) fn gone(resource_type: ResourceType, name: &str) -> ResourceChange {
     change(resource_type, name, None)
 }

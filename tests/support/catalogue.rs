@@ -70,7 +70,7 @@ struct Frame {
 /// An example, put together.
 #[derive(Debug)]
 pub struct Case {
-    /// The word of its type, such as `routes`.
+    /// The name of its type, such as `routes`.
     pub resource_type: String,
     /// Its key below the prefix.
     pub key: String,
@@ -78,7 +78,7 @@ pub struct Case {
     pub resource: Value,
     /// Further documents by key, written before.
     pub beside: Vec<(String, Value)>,
-    /// The field that a refusal names.
+    /// The field that the rejection names.
     pub path: String,
     /// The rest of the rejection's sentence.
     pub says: String,

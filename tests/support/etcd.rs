@@ -264,7 +264,7 @@ impl Drop for Etcd {
             eprintln!("etcd on port {} logged:\n{}", self.client_port, self.log());
         }
         if let Some(mut child) = locked(&self.child).take() {
-            // Nothing to be done about a process that is gone already.
+            // The process may have ended already.
             drop(child.kill());
             drop(child.wait());
         }

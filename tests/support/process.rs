@@ -88,7 +88,7 @@ impl Process {
 
     /// Kill it and wait for its end.
     pub fn kill(&mut self) {
-        // Nothing to be done about a process that is gone already.
+        // The process may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }

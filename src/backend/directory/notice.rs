@@ -143,6 +143,7 @@ impl Notices {
                 Err(_) => {}
             }
         }
+
         new
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> 
         found: Scan::default(),
         ancestors: Vec::new(),
     };
+
     walk.folder(Path::new(""), &metadata, true)?;
     let mut scan = walk.found;
     scan.problems.sort();
@@ -106,6 +107,7 @@ pub(super) fn scan(root: &Path, names: &Names, last: &Scan) -> io::Result<Scan> 
             },
         );
     }
+
     Ok(scan)
 }
 
@@ -233,6 +235,7 @@ impl Walk<'_> {
         else {
             return;
         };
+
         if let Ok(metadata) = fs::metadata(&folder) {
             self.found.folders.insert(
                 folder,

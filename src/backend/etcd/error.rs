@@ -161,6 +161,7 @@ fn class_of_text(text: &str) -> Option<Class> {
         ("invalid peer certificate", Class::Certificate),
         ("Unauthenticated", Class::Authentication),
     ];
+
     TEXTS
         .into_iter()
         .find(|(part, _)| text.contains(part))

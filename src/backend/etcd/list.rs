@@ -45,6 +45,7 @@ async fn list_once(connection: &mut Connection, prefix: &[u8]) -> Result<Listed,
         entries: Vec::new(),
         bytes: 0,
     };
+
     let mut from = first_key(prefix);
     let mut limit = PAGE;
 

@@ -131,6 +131,7 @@ fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejectio
             object.reject("found no condition, expected \"headers\" or \"query\" that distinguish it from the route")
         );
     }
+
     let action = object
         .read("to", |field| target::read(&field))?
         .unwrap_or_else(|| base.action.clone());

@@ -204,6 +204,7 @@ impl GroupState {
             .filter(|name| !tables.contains_key(*name))
             .cloned()
             .collect();
+
         for name in names {
             let mut touched = Touched::default();
             let for_grpc = input.after.is_api(&name);
@@ -354,6 +355,7 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
         .take(NAMED_USERS)
         .cloned()
         .collect();
+
     if users.is_empty() {
         return (None, None);
     }

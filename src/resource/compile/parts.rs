@@ -43,6 +43,7 @@ pub fn changed(old: Option<&Resource>, new: &Resource) -> Vec<DocumentKey> {
             DiffItem::Remove(..) => None,
         })
         .collect();
+
     if changed.is_empty() {
         vec![DocumentKey::new(Kind::Defaults, "")]
     } else {

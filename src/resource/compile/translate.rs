@@ -207,6 +207,7 @@ pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>)
         draining: false,
         metadata: BTreeMap::new(),
     };
+
     let endpoints = endpoints::from_list(&cluster.name, &[&endpoint], documents)?;
     Ok(Upstreams {
         endpoints: Some(Arc::new(endpoints)),

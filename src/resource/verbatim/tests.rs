@@ -70,7 +70,7 @@ fn the_name_is_that_of_the_key() {
     assert_eq!(
         made("virtual_hosts/a", &host).unwrap_err(),
         "resource.name: found the string \"a\", expected the name of a RouteConfiguration, \
-         a slash and a host, as proxies ask for it"
+         a slash and a host, as proxies subscribe to it"
     );
 }
 

@@ -95,27 +95,32 @@ impl Etcd {
             "Bytes of the values of the latest list",
             etcd.list_bytes.clone(),
         );
+
         registry.register("etcd_events", "Changes applied, by type", etcd.events.clone());
         registry.register(
             "etcd_applied_revision",
             "Revision applied last",
             etcd.applied_revision.clone(),
         );
+
         registry.register(
             "etcd_watch_state",
             "1 while the root is followed, 0 after a failure",
             etcd.watch_state.clone(),
         );
+
         registry.register(
             "etcd_write_seconds",
             "Time from a write to its answer",
             etcd.write_seconds.clone(),
         );
+
         registry.register(
             "etcd_last_message_age_seconds",
             "Time since the last message about the root",
             etcd.message_age.clone(),
         );
+
         registry.register(
             "etcd_last_quorum_read_age_seconds",
             "Time since the last answer to a linearizable read",

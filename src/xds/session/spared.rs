@@ -44,7 +44,7 @@ pub(super) struct Spared {
     /// Names of clusters that are sent without health checks, sorted.
     unchecked: Vec<Arc<str>>,
     /// Responses without ACK or NACK whose new or changed clusters wait for DNS or health checks, oldest first.
-    unacked: Vec<Unacked>,
+    unacked: Vec<WaitingResponse>,
     /// Until this moment slow clusters count as not warm: Envoy sends the ACK for their no-wait form at once.
     resolving_until: Option<Instant>,
 }
@@ -72,7 +72,7 @@ struct Slow {
 
 /// A response with clusters.
 #[derive(Debug)]
-struct Unacked {
+struct WaitingResponse {
     sequence: u64,
     sent_at: Instant,
     /// Clusters that wait for DNS; empty once they are given up.
@@ -102,7 +102,7 @@ impl Spared {
     pub(super) fn on_sent(&mut self, sequence: u64, changed: &Changed, now: Instant) {
         let Changed::Some(changed) = changed else { return };
         let waiting = |wait| changed.iter().filter(move |cluster| cluster.waits == Some(wait));
-        let response = Unacked {
+        let response = WaitingResponse {
             sequence,
             sent_at: now,
             names: waiting(Wait::Names).cloned().collect(),
@@ -190,7 +190,7 @@ impl Session {
             return;
         };
         let spared = &mut self.spared;
-        let late = |response: &&mut Unacked| response.sent_at + SLOW_AFTER <= now;
+        let late = |response: &&mut WaitingResponse| response.sent_at + SLOW_AFTER <= now;
         let late = spared.unacked.iter_mut().filter(late);
         let slow: Vec<_> = late.flat_map(|response| std::mem::take(&mut response.names)).collect();
         clusters.owe(spared.give_up(&slow, now));

@@ -94,7 +94,7 @@ impl Judge {
         (!taken).then(|| said.collect::<Vec<_>>().join("\n"))
     }
 
-    /// Whether Envoy takes what is put into a file, and what it logs meanwhile.
+    /// Whether Envoy accepts the content of a file, and its log lines meanwhile.
     async fn push(&self, file: &str, resource_type: ResourceType, resources: &[Vec<u8>]) -> (bool, String) {
         let (before, logged) = (self.counts(file).await, self.envoy.log().len());
         write(self.files.path(), file, resource_type, resources);

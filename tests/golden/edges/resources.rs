@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::judge::{Judge, encoded};
 use super::{Edge, compiled, edges, put};
 
-/// Where in a listener its route stands.
+/// The place of the route in a listener.
 const ROUTE: &str = "filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0";
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.filters";
 

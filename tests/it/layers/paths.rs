@@ -26,7 +26,7 @@ pub(super) struct File {
     re_exports: BTreeMap<Names, Names>,
 }
 
-/// Where a token stands: its module, and the names that begin a path there.
+/// The scope of a token: its module, and the names that begin a path there.
 struct Scope {
     module: Names,
     begins: BTreeMap<String, Names>,
@@ -134,7 +134,7 @@ impl Scope {
     }
 }
 
-/// Every path of a file with what it is behind each re-export on its way.
+/// Every path of a file, and the paths behind each re-export on its way.
 pub(super) fn followed(file: &File, all: &[File]) -> BTreeSet<Names> {
     let mut found = file.paths.clone();
     let mut open: Vec<Names> = found.iter().cloned().collect();
@@ -237,7 +237,7 @@ fn is_punct(token: &TokenTree, expected: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected)
 }
 
-/// Whether the word at a place belongs to a path that begins before it, or is a method's or a field's.
+/// Whether the word at a place belongs to a path that begins before it, or is the name of a method or field.
 fn follows_colons(tokens: &[TokenTree], at: usize) -> bool {
     let is_dot = |back: usize| at >= back && is_punct(&tokens[at - back], '.');
     at >= 2 && is_punct(&tokens[at - 1], ':') && is_punct(&tokens[at - 2], ':') || is_dot(1)

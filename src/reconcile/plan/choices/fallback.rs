@@ -17,7 +17,7 @@ use crate::resource::compile::{Accepted, Compiled, Edit, Fault, Step, Touched};
 /// How often the documents that are at fault are left out before the others are tried one by one.
 const ROUNDS_TOGETHER: usize = 16;
 
-/// What serves.
+/// The serving text.
 #[derive(Debug)]
 pub(in crate::reconcile::plan) struct Decision {
     /// Every document whose text or serving text changed.
@@ -103,7 +103,7 @@ impl Choices {
             };
             (choice.latest, choice.latest_good, choice.blocked) = (None, None, None);
 
-            // Another document of the same cluster takes over, unless it goes too.
+            // Another document of the same cluster takes over, unless it vanishes too.
             let namesake = decision
                 .compiled
                 .namesake(key)
@@ -136,7 +136,7 @@ impl Choices {
                     .filter(|choice| choice.is_deleted_cluster(&fault.key))
                 {
                     Some(choice) => (choice.kept, choice.candidates) = (false, Vec::new()),
-                    // It cannot be without a cluster that goes.
+                    // The document needs a cluster that vanishes.
                     None => {
                         keys.insert(fault.key.clone());
                         self.on_fault(world, fault);
@@ -166,6 +166,7 @@ impl Choices {
             .iter()
             .filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))))
             .collect();
+
         contested.extend(self.by_key.iter().map(|(key, choice)| (key.clone(), choice.clone())));
         contested.retain(|_, choice| refused(choice));
         let mut contested: Vec<(DocumentKey, Choice)> = contested.into_iter().collect();

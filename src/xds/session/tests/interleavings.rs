@@ -32,9 +32,9 @@ mod statistics;
 mod wire;
 mod world;
 
-/// The default of `INTERLEAVINGS`.
+/// The number of lives, unless `INTERLEAVINGS` is set.
 const LIVES: usize = 2_000;
-/// Unless `INTERLEAVINGS` or `INTERLEAVINGS_SEED` is set.
+/// The seed, unless `INTERLEAVINGS` or `INTERLEAVINGS_SEED` is set.
 const SEED: u64 = 15_208_641_345_419_668_509;
 /// Lives that see the same publishes, each at its own pace, and share what sessions share.
 const LIVES_A_WORLD: usize = 50;
@@ -45,7 +45,7 @@ const MOMENTS: usize = 24;
 #[derive(Debug, Clone, Copy)]
 struct Step(u64);
 
-/// How often each kind comes, of 100.
+/// The frequency of each kind, of 100.
 const WEIGHTS: [(usize, Kind); 15] = [
     (15, Kind::Publish),
     (1, Kind::Stale),
@@ -85,7 +85,7 @@ impl Step {
         self.0 >> bit & 1 != 0
     }
 
-    /// A type: mostly one of the four that everybody uses.
+    /// A type: mostly one of the four common ones.
     fn of(self) -> usize {
         const OFTEN: [usize; 16] = [
             CLUSTER, CLUSTER, CLUSTER, CLUSTER, ENDPOINT, ENDPOINT, ENDPOINT, LISTENER, LISTENER, LISTENER, ROUTE,
@@ -104,7 +104,7 @@ impl Step {
         if self.part(45, 12) == 0 { 0 } else { two }
     }
 
-    /// A change of the subscription that rides along with something else, now and then.
+    /// A change of the subscription in another request, now and then.
     fn rider(self) -> Edit {
         let names = self.names();
         match self.part(48, 8) {
@@ -122,7 +122,7 @@ impl Step {
 }
 
 impl Client<'_> {
-    /// Do it. Gives whether it was anything.
+    /// Take the step. Gives whether it had an effect.
     fn on(&mut self, step: Step, statistics: &mut Statistics) -> Result<bool, String> {
         let (of, names) = (step.of(), step.names());
         self.flush = self.flush.filter(|_| step.kind() == Kind::Take);
@@ -189,7 +189,7 @@ impl Client<'_> {
         Ok(true)
     }
 
-    /// Ask for what the parents that the client has refer to, as Envoy does, and for nothing else.
+    /// Subscribe to the references of the client's resources, as Envoy does, and to no other resource.
     fn follow(&mut self, of: usize) -> Result<bool, String> {
         let (to, parent) = if of == LISTENER || of == ROUTE {
             (ROUTE, LISTENER)
@@ -250,7 +250,7 @@ impl Client<'_> {
 #[derive(Debug, Clone, Copy)]
 struct Birth {
     variant: Variant,
-    /// Asks for everything first, as Envoy does.
+    /// Whether the client subscribes to every type first, as Envoy does.
     like_envoy: bool,
     moment: usize,
     published: bool,
@@ -310,7 +310,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// The steps that are left when each that is not needed for a failure is left out.
+/// The steps of a failure without those that it does not need.
 fn shrink(mut steps: Vec<Step>, fails: impl Fn(&[Step]) -> bool) -> Vec<Step> {
     let mut size = steps.len() / 2;
     while size > 0 {

@@ -463,7 +463,7 @@ fn more_than_anybody_should_ask_for_ends_the_stream_with_its_number() {
     assert_eq!(asked(globs(1000)), Ok(()));
     assert_eq!(
         asked(globs(1001)),
-        exhausted("the stream asks for 1001 globs of a type, expected 1000 at most")
+        exhausted("the stream subscribes to 1001 globs of a type, expected 1000 at most")
     );
     let names = [0x1a, 0].repeat(1_000_000);
     assert_eq!(

@@ -27,11 +27,11 @@ use crate::snapshot::version::SetVersion;
 use crate::xds::stream::interest;
 
 pub(super) const ALL_NAMES: u8 = (1 << NAMES) - 1;
-/// A removal waits no longer for a client that sends neither ACK nor NACK (AD-02).
+/// The longest wait of a removal for a client that sends neither ACK nor NACK (AD-02).
 const SILENCE: Duration = Duration::from_secs(60);
-/// A client that answers about everything but clusters for so long is stuck (AD-13).
+/// A client without ACK or NACK for clusters for so long, which answers other types, is stuck (AD-13).
 const STUCK: Duration = Duration::from_secs(20);
-/// A change, and the first answer to a client that came back, waits no longer for clusters to be warm (SW-28).
+/// The longest wait for warm clusters, of a change and of the first response to a reconnected client (SW-28).
 const WARM: Duration = Duration::from_secs(5);
 /// A delta stream gets a response within this time (GR-08).
 const GREETING: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ macro_rules! ensure {
     };
 }
 
-/// A response that was taken and not answered.
+/// A response without ACK or NACK.
 #[derive(Debug)]
 struct Taken {
     nonce: Nonce,
@@ -73,7 +73,7 @@ pub(super) struct Type {
     pub(super) wildcard: bool,
     pub(super) names: u8,
     named_before: bool,
-    /// Asked for and to be answered.
+    /// Subscribed resources that are owed a response.
     must: u8,
     /// Unchanged resources that the session may send again.
     may: u8,
@@ -84,29 +84,30 @@ pub(super) struct Type {
     sent: u8,
     /// Delta: the client reported resources on this stream.
     came_back: bool,
-    /// Since when its first answer waits for clusters, at the latest.
+    /// The earliest moment at which the first response may have begun to wait for clusters.
     waits_since: Option<Instant>,
     /// At least one response arrived on this stream; a greeting does not count.
     got_response: bool,
-    /// The version of each resource that the last answer about it refused.
+    /// The version of each resource that is NACKed.
     refused: Contents,
     pub(super) applied: Contents,
-    /// Applied by a response that was acknowledged.
+    /// Resources of ACKed responses.
     reportable: u8,
-    /// Applied, and nobody can know.
+    /// Applied resources that no server can know of.
     loose: u8,
     /// SotW: its version is the current one, but its resources are not: a part of a NACKed response, or nothing because
     /// the client subscribed to less. A session cannot know this; the NACKs of an earlier stream are not its own.
     misreported: u8,
-    /// Asked for and not there, while a stale snapshot said nothing of it: owed when it comes.
+    /// Subscribed and missing, while a stale snapshot withheld the answer: owed once it exists.
     absent: u8,
-    /// Was not there while something that refers to it was: it may go at any time.
+    /// Missing while another resource referred to it: it may be removed at any time.
     dangling: u8,
     /// Delta: the wildcard was subscribed, and no response came since.
     star_asked: bool,
     /// SotW: removed at some time without a response about it. No resource can have used it since.
     forsaken: u8,
-    /// Applied on a stream before and not reported, or removed in vain: nobody can know that it uses something.
+    /// Applied on an earlier stream and not reported, or removed in a NACKed response: no server knows that it uses
+    /// another resource.
     unreported: u8,
     /// SotW: no response was needed at some time: these resources, and those that the client has in another version.
     perhaps: Option<(Contents, u8)>,
@@ -120,7 +121,7 @@ pub(super) struct Type {
     maybe_fresh: bool,
     surely_fresh: bool,
     responses: usize,
-    /// SotW: content and version, of which neither may be without the other.
+    /// SotW: content and version, each of which determines the other.
     versions: Vec<(u64, SetVersion)>,
 }
 
@@ -129,12 +130,12 @@ pub(super) struct Type {
 struct Kept {
     /// The content after the change.
     content: u8,
-    /// The clusters that it waits for: those that the session may take for cold, and those that it must. Known when its
-    /// type's turn came for sure.
+    /// The clusters that the change waits for: those that the session may take for cold, and those that it must. Known
+    /// once its type surely had its turn.
     needs: Option<(u8, u8)>,
     /// The change was undone in between, which the session may not have seen: the wait for the same clusters goes on.
     was_back: bool,
-    /// Since when a change waits, at the latest and at the earliest.
+    /// The earliest and the latest moment at which the wait may have begun.
     since: Option<Instant>,
     earliest: Instant,
 }
@@ -148,11 +149,11 @@ pub(super) struct Edit {
     pub(super) unnames: u8,
 }
 
-/// How a response is answered.
+/// The answer to a response.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reply {
     Ack,
-    /// These are applied nevertheless; `None`: nothing is, removals neither.
+    /// The resources that are applied nevertheless; `None`: none, and no removal either.
     Nack(Option<u8>),
 }
 
@@ -182,7 +183,7 @@ pub(super) struct Client<'a> {
     /// The order that the responses since the last event have reached.
     pub(super) flush: Option<u8>,
     unserved: usize,
-    /// Clusters: what there was when they were looked at last, and when the last response was sent that was answered.
+    /// The clusters that existed when the session last checked them, and when it sent the last answered response.
     clusters: (Option<Contents>, Option<Contents>),
     /// Changes that waited for clusters.
     pub(super) kept_back: usize,
@@ -311,7 +312,7 @@ impl<'a> Client<'a> {
 
     // ---- requests ----
 
-    /// Ask for something, answering nothing.
+    /// Subscribe without an ACK or NACK.
     pub(super) fn ask(&mut self, of: usize, edit: Edit) -> Checked {
         let nonce = if self.delta() {
             String::new()
@@ -429,7 +430,7 @@ impl<'a> Client<'a> {
         changed
     }
 
-    /// The edits, and what they mean (DX-01 to DX-09, DX-12 to DX-15).
+    /// The edits and their meaning (DX-01 to DX-09, DX-12 to DX-15).
     fn write_delta(&mut self, of: usize, edit: Edit, first: bool, asking: &mut Asking) -> bool {
         asking.names = each(edit.names).map(letter).chain(edit.star.then_some("*")).collect();
         asking.unsubscribed = each(edit.unnames)
@@ -534,7 +535,7 @@ impl<'a> Client<'a> {
         self.types[of].inbox.len()
     }
 
-    /// Acked one of the unanswered responses; those before it are answered by it too.
+    /// Send an ACK for one of the responses in flight; earlier responses are answered by it too.
     pub(super) fn answer(&mut self, of: usize, index: usize, mut reply: Reply, edit: Edit) -> Checked {
         let full = self.full(of);
         let own = &mut self.types[of];
@@ -582,7 +583,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// The session reports what the client did, and nothing that it did not do.
+    /// The session reports each ACK and NACK of the client, and no other.
     fn check_answer(&self, of: usize, asking: &Asking, outcome: &Outcome, answered: Option<usize>) -> Checked {
         let Some(taken) = answered.and_then(|index| self.types[of].inbox.get(index)) else {
             ensure!(
@@ -735,7 +736,7 @@ impl Client<'_> {
     // ---- responses ----
 
     fn snapshot(&self) -> Option<Snapshot> {
-        // A copy, which shares all: only the flag is its own.
+        // A copy that shares all content: only the flag differs.
         self.stale.then(|| Snapshot {
             stale: true,
             ..self.here().snapshot(self.other_replica).clone()
@@ -870,7 +871,7 @@ impl Client<'_> {
         self.cautious() && !self.types[of].maybe_fresh && !matches!(of, ENDPOINT | ROUTE | SECRET)
     }
 
-    /// A stale snapshot moves nobody backwards (docs/decisions/008).
+    /// A stale snapshot moves no client backwards (docs/decisions/008).
     fn check_caution(&self, of: usize, said: &Said) -> Checked {
         if self.cautious() && !self.types[of].maybe_fresh {
             ensure!(
@@ -906,7 +907,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Everything that warms was sent behind its cluster.
+    /// Endpoints were sent after each cluster that they warm.
     fn check_warmed(&self, when: &str) -> Checked {
         let endpoints = &self.types[ENDPOINT];
         let served = &self.served()[ENDPOINT];
@@ -929,7 +930,7 @@ impl Client<'_> {
             let (content, bit) = (said.items[name], 1 << name);
             let word = format_args!("{} {}", name_of(of), letter(name));
             ensure!(covered & bit != 0 || warm & bit != 0, "{word} is not asked for");
-            // Endpoints that followed their cluster unasked are held too.
+            // Endpoints that followed their cluster without a request are held too.
             let received = own.received[name] == content || of == ENDPOINT && own.spoken & bit != 0;
             let held = served[name] == 0 && received && self.is_referred(of);
             ensure!(
@@ -981,7 +982,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// SotW: the old and the new, whole (SW-09, AD-02).
+    /// SotW: a whole set of old and new resources (SW-09, AD-02).
     fn check_full(&self, of: usize, said: &Said) -> Checked {
         let own = &self.types[of];
         let served = &self.served()[of];
@@ -1054,7 +1055,7 @@ impl Client<'_> {
             .any(|other| self.types[*other].opened)
     }
 
-    /// AD-02: nothing is taken away that the client still uses.
+    /// AD-02: no resource is removed that the client still uses.
     fn check_removals(&self, of: usize, said: &Said) -> Checked {
         let own = &self.types[of];
         let gone = if self.full(of) {
@@ -1221,8 +1222,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Delta, a new stream: the first answer about what may name clusters waits for those that the client never had,
-    /// with all that it says, and no longer where more clusters follow. A greeting before it is none.
+    /// Delta, a new stream: the first response of a type that may name clusters waits for clusters that the client
+    /// never had. The whole response waits, and no longer if more clusters follow. An earlier greeting does not count.
     fn may_wait(&mut self, of: usize) -> bool {
         let (own, clusters) = (&self.types[of], &self.types[CLUSTER]);
         let waits = matches!(of, EXTENSION | LISTENER | SCOPED | ROUTE)
@@ -1232,7 +1233,7 @@ impl Client<'_> {
         waits && self.now < *self.types[of].waits_since.get_or_insert(self.now) + WARM
     }
 
-    /// SotW, a new stream: a wildcard whose version is still the newest needs no answer (SW-24).
+    /// SotW, a new stream: a wildcard with the current version needs no response (SW-24).
     fn take_silence_for_word(&mut self, before: usize) {
         let here = self.here().snapshot(self.other_replica);
         let group = self.session.group().and_then(|group| here.group(group)).cloned();
@@ -1266,9 +1267,9 @@ impl Client<'_> {
         }
     }
 
-    // ---- what waits for clusters ----
+    // ---- deferred changes ----
 
-    /// The session has looked at clusters, unless something that comes before them was to be answered.
+    /// The session checked clusters, unless a type before them was owed a response.
     fn look_at_clusters(&mut self, answer: Option<Option<ResourceType>>) {
         let looked = answer.is_none_or(|of| of.is_some_and(|of| of.index() >= CLUSTER));
         let own = &self.types[CLUSTER];
@@ -1304,7 +1305,7 @@ impl Client<'_> {
         let carried = |cluster: usize| own.inbox.iter().any(|taken| taken.items[cluster] == sent[cluster]);
         let changed = each(newly & unanswered & own.covered(CLUSTER));
         let changed = changed.filter(|cluster| sent[*cluster] != answered[*cluster] && carried(*cluster));
-        // A response without an answer for so long: its clusters had their wait, and the ACK of endpoints counts for
+        // A response without ACK or NACK for so long: its clusters had their wait, and the ACK of endpoints counts for
         // others.
         let in_vain = || own.inbox.iter().filter(|taken| taken.at + WARM <= self.now);
         let given_up =
@@ -1314,7 +1315,7 @@ impl Client<'_> {
         (newly & unanswered, changed.fold(0, |all, cluster| all | 1 << cluster))
     }
 
-    /// Note which changes wait. Of the types before `turns`, each had its turn for sure.
+    /// Note the changes that wait. Each type before `turns` surely had its turn.
     fn note_kept(&mut self, turns: usize) {
         for of in [LISTENER, ROUTE] {
             let served = self.served()[of];
@@ -1358,7 +1359,7 @@ impl Client<'_> {
         }
     }
 
-    /// Whether a change may be kept from the client now.
+    /// Whether a change may be deferred now.
     fn is_kept(&self, of: usize, name: usize) -> bool {
         let content = self.served()[of][name];
         let cold = self.cold(of, name, content);

@@ -49,11 +49,11 @@ impl Kind {
 pub(super) struct Statistics {
     pub(super) lives: usize,
     pub(super) delta: usize,
-    /// How many lives had so many steps that did something.
+    /// Lives by their number of effective steps.
     steps: Vec<usize>,
     /// Lives by their number of subscribed types.
     types: [usize; 9],
-    /// So many responses unanswered at once.
+    /// Lives by their most unanswered responses at once.
     unanswered: [usize; 9],
     kinds: [usize; Kind::ALL.len()],
     responses: usize,
@@ -104,7 +104,7 @@ impl Statistics {
         self.kept += other.kept;
     }
 
-    /// So many steps have this share of all lives at most.
+    /// The number of steps that this share of all lives does not exceed.
     pub(super) fn steps_at(&self, percent: usize) -> usize {
         let (wanted, mut lives) = (self.lives * percent / 100, 0);
         let enough = |count: &usize| {

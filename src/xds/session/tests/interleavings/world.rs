@@ -15,7 +15,7 @@ use crate::resource::{Resource, ResourceType};
 use crate::snapshot::{Facts, GroupRules, Snapshot};
 use crate::xds::session::subscription::names::Interner;
 
-/// VHDS has names of another kind and is left to its own tests.
+/// VHDS has names of another kind and its own tests.
 pub(super) const TYPES: usize = 8;
 pub(super) const NAMES: usize = 6;
 pub(super) const RUNTIME: usize = ResourceType::Runtime as usize;
@@ -27,12 +27,12 @@ pub(super) const LISTENER: usize = ResourceType::Listener as usize;
 pub(super) const SCOPED: usize = ResourceType::ScopedRoute as usize;
 pub(super) const ROUTE: usize = ResourceType::Route as usize;
 
-/// A client refuses contents that have this bit.
+/// A client NACKs contents with this bit.
 pub(super) const BAD: u8 = 0x80;
 /// The only resource that no wildcard covers.
 pub(super) const ON_DEMAND: (usize, usize) = (CLUSTER, 5);
 
-/// One type's resources by name; 0: there is none.
+/// The resources of one type by name; 0: missing.
 pub(super) type Contents = [u8; NAMES];
 /// All resources of a group.
 pub(super) type Catalog = [Contents; TYPES];
@@ -48,12 +48,12 @@ pub(super) fn of_letter(byte: u8) -> Option<usize> {
     LETTERS.iter().position(|letter| letter.as_bytes() == [byte])
 }
 
-/// A message whose first field is its name, as in most resources, and which has some content behind it.
+/// A message whose first field is its name, as in most resources, followed by content.
 fn body(name: usize, content: u8) -> Vec<u8> {
     vec![0x0a, 1, LETTERS[name].as_bytes()[0], content]
 }
 
-/// Versions on the wire by name and content: of all types alike.
+/// Versions on the wire by name and content, the same for all types.
 static VERSIONS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let of = |name, content| crate::resource::ResourceVersion::of(&body(name, content)).to_string();
     (0..NAMES)
@@ -101,7 +101,7 @@ pub(super) fn referrers(of: usize) -> &'static [usize] {
     }
 }
 
-/// A fast generator (`SplitMix64`): in a debug build, most others take longer than what they are to test.
+/// A fast generator (`SplitMix64`): in a debug build, most others take longer than the code under test.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -130,7 +130,7 @@ impl Random {
 pub(super) struct Moment {
     /// By group: `default`, `edge`.
     pub(super) groups: [Catalog; 2],
-    /// Everybody belongs to `edge`.
+    /// Whether every client belongs to `edge`.
     pub(super) everybody_moved: bool,
     snapshot: Snapshot,
     replica: OnceLock<Snapshot>,
@@ -141,7 +141,7 @@ pub(super) struct World {
     pub(super) interner: Arc<Interner>,
 }
 
-/// Whether `edge` is for those of the cluster `edge`, or for everybody.
+/// Whether `edge` is for clients of the cluster `edge`, or for every client.
 fn rules(everybody: bool) -> Arc<GroupRules> {
     let matches = NodeMatch {
         cluster: Some(if everybody { "*" } else { "edge" }.to_owned()),
@@ -191,7 +191,7 @@ impl World {
 }
 
 impl Moment {
-    /// As one replica or another publishes it.
+    /// The snapshot of one replica or the other.
     pub(super) fn snapshot(&self, other_replica: bool) -> &Snapshot {
         if !other_replica {
             return &self.snapshot;
@@ -250,7 +250,7 @@ fn resource(of: usize, name: usize, content: u8) -> Arc<Resource> {
     Arc::new(resource)
 }
 
-/// The one document of which it is made, with the clusters that it names.
+/// The one document of a resource, with the clusters that it names.
 fn parts(of: usize, name: usize, content: u8) -> Parts {
     let named = refers(of, name, content)
         .into_iter()
