@@ -15,7 +15,7 @@ use chancery::backend::{
 };
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -354,6 +354,33 @@ async fn a_store_that_went_back_is_a_fork() {
     assert_eq!(mirror.next_list().await, ListReason::Fork);
     assert_eq!((mirror.revision, mirror.entries.len()), (1, 0));
     mirror.stop().await;
+}
+
+#[tokio::test]
+async fn changes_that_overtake_the_answer_to_a_probe_are_no_fork() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.address()).await;
+    let mut watches = JoinSet::new();
+    for _ in 0..20 {
+        let mut mirror = Mirror::start(backend(&[proxy.endpoint()]));
+        assert_eq!(mirror.next_list().await, ListReason::Start);
+        // Until after the first probe.
+        watches.spawn(timeout(Duration::from_secs(7), async move { mirror.next_list().await }));
+    }
+    proxy.delay(Duration::from_millis(50));
+    let mut writers = JoinSet::new();
+    for writer in 0..4 {
+        let mut client = etcd.client().await;
+        writers.spawn(async move {
+            for number in 0.. {
+                let key = key(&format!("routes/{writer}/{}", number % 10));
+                client.put(key, "1", None).await.expect("put");
+            }
+        });
+    }
+    for list in watches.join_all().await {
+        assert!(list.is_err(), "a list, though nothing has failed: {list:?}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -251,8 +251,8 @@ impl<'a> Follower<'a> {
                 answered = answered(&mut read) => {
                     read = None;
                     match answered {
-                        Ok(header) if self.is_fork(&header) => return End::List(ListReason::Fork),
-                        Ok(header) => self.stats.on_quorum_read(header.revision()),
+                        Ok(probed) if probed.is_fork => return End::List(ListReason::Fork),
+                        Ok(probed) => self.stats.on_quorum_read(probed.revision),
                         Err(failure) => return End::Failed(failure),
                     }
                     if !self.send(Event::Alive).await {
@@ -311,21 +311,24 @@ impl<'a> Follower<'a> {
         let connector = self.connector;
         let mut connection = connection.clone();
         let prefix = self.prefix.clone();
+        // Changes may arrive while the answer is under way, so the answer is compared with what was known before.
+        let mark = self.mark.clone();
         Box::pin(async move {
             connector.renew_if_due(&connection).await?;
-            match probe(&mut connection, &prefix).await {
+            let answer = match probe(&mut connection, &prefix).await {
                 Err(failure)
                     if failure.class == Class::Authentication && connector.renew_refused(&connection).await? =>
                 {
                     probe(&mut connection, &prefix).await
                 }
                 outcome => outcome,
-            }
+            };
+            let header = answer?;
+            Ok(Probed {
+                revision: header.revision(),
+                is_fork: mark.is_some_and(|mark| mark.contradicts(&header)),
+            })
         })
-    }
-
-    fn is_fork(&self, header: &ResponseHeader) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.contradicts(header))
     }
 
     async fn on_message(&mut self, joiner: &mut Joiner, message: WatchResponse) -> Result<(), End> {
@@ -502,10 +505,17 @@ fn progress_of(message: &WatchResponse) -> Option<i64> {
         .map(|header| header.revision)
 }
 
-type Probe<'a> = Pin<Box<dyn Future<Output = Result<ResponseHeader, Failure>> + Send + 'a>>;
+type Probe<'a> = Pin<Box<dyn Future<Output = Result<Probed, Failure>> + Send + 'a>>;
+
+/// The answer to a quorum read.
+struct Probed {
+    revision: i64,
+    /// The store has another history than at the moment of the question.
+    is_fork: bool,
+}
 
 /// The answer of the open probe. Never resolves if there is none.
-async fn answered(probe: &mut Option<Probe<'_>>) -> Result<ResponseHeader, Failure> {
+async fn answered(probe: &mut Option<Probe<'_>>) -> Result<Probed, Failure> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
