@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     MassExpiry,
     /// Documents turn bad.
     Poison,
+    /// Good and bad texts and deletions at random, each of which some replica may miss.
+    Muddle,
     /// A document conflicts with another.
     Conflict,
     /// A document that only Envoy refuses, a different one each time.
@@ -70,7 +72,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::KillReplica,
         Self::FreezeReplica,
         Self::KillMember,
@@ -86,6 +88,7 @@ impl Fault {
         Self::MassDeletion,
         Self::MassExpiry,
         Self::Poison,
+        Self::Muddle,
         Self::Conflict,
         Self::RefusedByEnvoy,
         Self::FullDisk,
@@ -154,6 +157,7 @@ impl Fault {
             Self::MassDeletion => mass_deletion(on).await,
             Self::MassExpiry => mass_expiry(on).await,
             Self::Poison => poison(on).await,
+            Self::Muddle => muddle(on).await,
             Self::Conflict => conflict(on).await,
             Self::RefusedByEnvoy => refused_by_envoy(on).await,
             Self::FullDisk => full_disk(on).await,
@@ -184,6 +188,7 @@ async fn trouble(on: &mut Installation) {
             on.replicas[replica].cut_from_store(true);
             on.last(200..1500).await;
             on.replicas[replica].cut_from_store(false);
+            on.catch_up().await;
         }
         _ => on.store.compact().await,
     }
@@ -281,13 +286,18 @@ async fn mass_expiry(on: &mut Installation) {
     on.store.commit(&[herd.clone(), vec![cluster.clone()]].concat()).await;
     on.until_listed("/services/herd/", 30).await;
     on.store.commit(&deletions(&herd)).await;
-    // Half of them at once is no accident of one instance: all are kept for a minute.
+    // So many at once look like an accident: all are kept for a minute, also by a replica that is born meanwhile.
+    let is_kept = |entry: &Value| entry["state"] == "held";
+    on.until_entries("/services/herd/0", "held", is_kept).await;
+    kill_replica(on).await;
+    on.until_entries("/services/herd/0", "held", is_kept).await;
     trouble(on).await;
-    on.last(500..3000).await;
+    on.last(1500..3000).await;
     match on.random.random_range(0..2) {
         0 => {
             let replica = on.any_replica();
             on.release(replica).await;
+            on.until_listed("/services/herd/", 0).await;
         }
         _ => {
             let others = herd
@@ -351,6 +361,67 @@ async fn poison(on: &mut Installation) {
     })
     .await;
     on.store.commit(&deletions(&good)).await;
+}
+
+/// Keys without traffic, with texts that are good there. Each refers to others.
+const MUDDLED: &[(&str, &[&str])] = &[
+    ("/gateway/routes/muddled-a", MUDDLED_ROUTES),
+    ("/gateway/routes/muddled-b", MUDDLED_ROUTES),
+    ("/gateway/clusters/muddled-x", MUDDLED_CLUSTERS),
+    ("/gateway/clusters/muddled-y", MUDDLED_CLUSTERS),
+    ("/gateway/listeners/muddled-l", MUDDLED_LISTENERS),
+    ("/gateway/listeners/muddled-m", MUDDLED_LISTENERS),
+    ("/gateway/groups/muddled", &[r#"{"match": [{"id": "nobody-*"}]}"#]),
+    (
+        "/gateway/defaults",
+        &[r#"{"route": {"timeout": "7s"}}"#, r#"{"route": {"timeout": "8s"}}"#],
+    ),
+    ("/services/muddled-x/1", &["10.9.2.8:80", "10.9.2.9:80"]),
+];
+
+const MUDDLED_ROUTES: &[&str] = &[
+    r#"{"match": "/muddled/1", "to": "muddled-x"}"#,
+    r#"{"match": "/muddled/2", "to": "muddled-y"}"#,
+    r#"{"match": "example.com/muddled/1/*", "to": "muddled-y", "listeners": ["muddled-l"]}"#,
+    r#"{"match": "/muddled/1", "to": "http://10.9.2.1:80", "groups": ["muddled"]}"#,
+];
+
+const MUDDLED_CLUSTERS: &[&str] = &[
+    r#"{"endpoints": [{"address": "10.9.2.1:80"}]}"#,
+    r#"{"endpoints": [{"address": "10.9.2.2:80"}], "groups": ["muddled"]}"#,
+    "{}",
+];
+
+const MUDDLED_LISTENERS: &[&str] = &[
+    r#"{"address": "127.9.9.8:10001", "groups": ["muddled"]}"#,
+    r#"{"address": "127.9.9.8:10002", "groups": ["muddled"]}"#,
+];
+
+const BAD: &[&str] = &["{", r#"{"match": 5}"#, r#"{"endpoints": 7}"#];
+
+async fn muddle(on: &mut Installation) {
+    for _ in 0..4 {
+        for _ in 0..on.random.random_range(1..5) {
+            let (key, good) = MUDDLED[on.random.random_range(0..MUDDLED.len())];
+            let text = match on.random.random_range(0..10) {
+                0..2 => None,
+                2..5 => BAD.choose(&mut on.random),
+                _ => good.choose(&mut on.random),
+            };
+            let text = text.map(|text| (*text).to_owned());
+            on.store.commit(&[(key.to_owned(), text)]).await;
+            on.last(0..300).await;
+        }
+        trouble(on).await;
+        if on.random.random_bool(0.2) {
+            let replica = on.any_replica();
+            on.release(replica).await;
+        }
+    }
+    // As long as a difference may last at the most, and longer.
+    on.last(1500..1600).await;
+    let all: Vec<Write> = MUDDLED.iter().map(|(key, _)| ((*key).to_owned(), None)).collect();
+    on.store.commit(&all).await;
 }
 
 async fn conflict(on: &mut Installation) {

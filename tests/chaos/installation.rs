@@ -156,13 +156,7 @@ impl Installation {
         let (tick, revision) = changes::tick(&self.documents, &self.store).await;
         let deadline = Instant::now() + RECOVERY;
         loop {
-            let mut missing = Vec::new();
-            for (number, replica) in self.replicas.iter().enumerate() {
-                let seen = revisions_of(replica).await;
-                if seen.iter().any(|seen| *seen < revision) {
-                    missing.push(format!("replica {number} stands at {seen:?}, expected {revision}"));
-                }
-            }
+            let mut missing = self.behind(revision).await;
             for ((node, _), seen) in ENVOYS.iter().zip(self.traffic.ticks()) {
                 if seen < tick {
                     missing.push(format!("{node} has the route table {seen}, expected {tick}"));
@@ -179,6 +173,28 @@ impl Installation {
             }
             sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Wait until every replica has the newest revision. An Envoy that loses its replica goes on with another one; if that
+    /// one has been cut off until a moment ago, the Envoy gets an older configuration (decision 008 allows 30 s).
+    pub(crate) async fn catch_up(&self) {
+        let (_, revision) = changes::tick(&self.documents, &self.store).await;
+        let deadline = Instant::now() + RECOVERY;
+        while !self.behind(revision).await.is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Replicas that have not reached a revision, with documents or with registrations.
+    async fn behind(&self, revision: i64) -> Vec<String> {
+        let mut behind = Vec::new();
+        for (number, replica) in self.replicas.iter().enumerate() {
+            let seen = revisions_of(replica).await;
+            if seen.iter().any(|seen| *seen < revision) {
+                behind.push(format!("replica {number} stands at {seen:?}, expected {revision}"));
+            }
+        }
+        behind
     }
 
     /// Envoys without a stream, and responses without an ACK or a shown NACK.

@@ -51,6 +51,10 @@ const KNOWN: &[(Fault, &str)] = &[
         Fault::OldState,
         "a replica whose saved state is old holds what the store has lost since, and serves it",
     ),
+    (
+        Fault::MassDeletion,
+        "a release through one replica does not release on the others at once",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::findings::Findings;
 
 /// Longest difference at one revision, or over several. A record takes milliseconds on a machine that is not busy.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// A replica that does not answer within this is frozen.
 const PATIENCE: Duration = Duration::from_millis(700);
