@@ -139,6 +139,17 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Whether the latest text is rejected, and no other one serves.
+    pub(super) fn serves_nothing(&self) -> bool {
+        self.blocked.is_some() && self.serving.is_none()
+    }
+
+    /// The text that serves because the one at the key is bad by itself.
+    pub(super) fn text_instead_of_bad(&self) -> Option<&Arc<Text>> {
+        let is_bad = self.blocked.as_ref().is_some_and(|blocked| !blocked.contested);
+        self.serving.as_ref().filter(|_| is_bad).map(|good| &good.text)
+    }
+
     /// Whether the store holds something else than what serves, or serves nothing because of it.
     pub(super) fn is_behind(&self) -> bool {
         self.blocked.is_some() || self.text.is_none()

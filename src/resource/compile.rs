@@ -45,7 +45,7 @@ mod unmet;
 
 use context::Context;
 use depends::Dirty;
-pub use findings::{Findings, Loss};
+pub use findings::{Findings, Loss, Missing};
 use group::{GroupState, Outcome};
 use input::GroupInput;
 pub use inventory::{Accepted, Address, address};
@@ -468,14 +468,17 @@ impl Compiled {
     /// The routes and the xds documents that name a cluster and share a group with it, sorted.
     pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
         let shares = |user: &Document| document.shares_a_group(user);
-        let users = self
-            .inventory
-            .users(cluster)
-            .chain(self.inventory.verbatim_users(cluster));
-        users
+        self.naming(cluster)
             .filter(|key| self.inventory.document(key).is_some_and(shares))
             .cloned()
             .collect()
+    }
+
+    /// Documents that name a cluster, in any group.
+    pub fn naming(&self, cluster: &str) -> impl Iterator<Item = &DocumentKey> {
+        self.inventory
+            .users(cluster)
+            .chain(self.inventory.verbatim_users(cluster))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::memory::Folder;
 use crate::reconcile::text::Good;
 use crate::reconcile::world::{HeldBy, Record, State, Status, Text, World};
-use crate::resource::compile::Findings;
+use crate::resource::compile::{Compiled, Findings, Missing};
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
@@ -41,6 +41,9 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
 
     affected.extend(held);
     affected.extend(choices.keys().cloned());
+    for (key, choice) in &choices {
+        affected.extend(told_otherwise(before, &conclusion.world.compiled, key, choice));
+    }
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
@@ -67,6 +70,16 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         relist: relist.into_iter().collect(),
     };
     (plan, affected)
+}
+
+/// Documents whose warning names a cluster as rejected now, and named it as missing before, or the other way around.
+fn told_otherwise(before: &World, compiled: &Compiled, key: &DocumentKey, choice: &Choice) -> Vec<DocumentKey> {
+    let was_rejected = before.records.get(key).is_some_and(|record| record.serves_nothing());
+    let is_rejected = choice.blocked.is_some() && choice.serving().is_none();
+    match key.cluster() {
+        Some(cluster) if was_rejected != is_rejected => compiled.naming(cluster).cloned().collect(),
+        _ => Vec::new(),
+    }
 }
 
 struct Conclusion {
@@ -218,6 +231,8 @@ impl Conclusion {
         };
         let winners = findings.losses.iter().map(|loss| &loss.winner);
         let mut warnings = warnings(record.serving.as_ref(), key, &findings);
+        warnings.extend(findings.missing.iter().map(|missing| self.missing(missing)));
+        warnings.extend(findings.warnings.iter().cloned());
         let everywhere = self.world.roots.values().filter_map(|root| root.served.get(key));
         let elsewhere = everywhere.filter(|stored| stored.full_key != record.status.full_key);
         warnings.extend(elsewhere.map(|stored| format!("written at {} too; that text is left out", stored.full_key)));
@@ -258,6 +273,20 @@ impl Conclusion {
                 Some(reason) => judgement.with(State::Shadowed, reason, "replace"),
                 None => judgement,
             },
+        }
+    }
+
+    /// The sentence about a document that another one names and that does not serve.
+    fn missing(&self, missing: &Missing) -> String {
+        let Missing {
+            field,
+            document,
+            consequence,
+        } = missing;
+        let record = self.world.records.get(document);
+        match record.is_some_and(|record| record.serves_nothing()) {
+            true => format!("{field}: {document} is rejected and has no earlier text that is good; {consequence}"),
+            false => format!("{field}: there is no document {document}; {consequence}"),
         }
     }
 
@@ -336,7 +365,6 @@ fn warnings(serving: Option<&Good>, key: &DocumentKey, findings: &Findings) -> V
             format!("{place}: never reached, {winner} has the same match and was created earlier")
         });
     }
-    warnings.extend(findings.warnings.iter().cloned());
     warnings
 }
 

@@ -33,8 +33,21 @@ pub struct Findings {
     /// For an xds document: in every group, the resource of another document is served under its name. The sentence
     /// names that document and the field that would change it.
     pub shadowed_by: Option<String>,
-    /// Sentences about references to documents that do not exist, and about fields that gRPC clients cannot take.
+    /// Documents that the document names and that do not serve.
+    pub missing: Vec<Missing>,
+    /// Sentences about references to documents that serve nothing here, and about fields that gRPC clients cannot take.
     pub warnings: Vec<String>,
+}
+
+/// A document that another one names and that does not serve: it does not exist, or was rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The field that names the document.
+    pub field: &'static str,
+    /// The document.
+    pub document: DocumentKey,
+    /// The consequence, half a sentence.
+    pub consequence: &'static str,
 }
 
 impl Compiled {
@@ -46,15 +59,15 @@ impl Compiled {
         };
 
         let mut findings = Findings {
-            warnings: self.unknown_groups(compiled.document()),
+            missing: self.unknown_groups(compiled.document()),
             ..Findings::default()
         };
 
         match compiled.document() {
             Document::Route(route) => {
                 self.find_losses(key, &mut findings);
-                findings.warnings.extend(self.unknown_listeners(route));
-                findings.warnings.extend(self.missing_clusters(key));
+                findings.missing.extend(self.unknown_listeners(route));
+                self.find_missing_clusters(key, &mut findings);
                 findings.warnings.extend(grpc::warnings::of_route(
                     route,
                     &self.api_listeners_of(compiled.document()),
@@ -162,15 +175,18 @@ impl Compiled {
         over.then(|| format!("{document} is served in its place"))
     }
 
-    fn unknown_groups(&self, document: &Document) -> Vec<String> {
+    fn unknown_groups(&self, document: &Document) -> Vec<Missing> {
         let named = document.groups().iter().flatten();
         let unknown = named.filter(|group| !self.groups.contains_key(*group) && &***group != DEFAULT_GROUP);
-        unknown
-            .map(|group| format!("groups: there is no document groups/{group}; no proxy gets this for it"))
-            .collect()
+        let missing = unknown.map(|group| Missing {
+            field: "groups",
+            document: DocumentKey::new(Kind::Groups, Arc::clone(group)),
+            consequence: "no proxy gets this for it",
+        });
+        missing.collect()
     }
 
-    fn unknown_listeners(&self, route: &crate::document::route::Route) -> Vec<String> {
+    fn unknown_listeners(&self, route: &crate::document::route::Route) -> Vec<Missing> {
         let written = self.inventory.of_kind(Kind::Listeners).next().is_some();
         let exists = |name: &Arc<str>| {
             let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
@@ -178,9 +194,12 @@ impl Compiled {
         };
         let named = route.listeners.iter().flatten();
         let unknown = named.filter(|name| !exists(name));
-        unknown
-            .map(|name| format!("listeners: there is no document listeners/{name}; nothing is served there"))
-            .collect()
+        let missing = unknown.map(|name| Missing {
+            field: "listeners",
+            document: DocumentKey::new(Kind::Listeners, Arc::clone(name)),
+            consequence: "nothing is served there",
+        });
+        missing.collect()
     }
 
     /// Clusters that no document describes, of those that a route or an xds document names. Sorted.
@@ -197,18 +216,17 @@ impl Compiled {
         }
     }
 
-    /// Sentences about clusters that the route names and its groups do not have. Generated clusters without endpoints
-    /// serve for these.
-    fn missing_clusters(&self, key: &DocumentKey) -> Vec<String> {
+    /// Clusters that the route names and its groups do not have. Generated clusters without endpoints serve for these.
+    fn find_missing_clusters(&self, key: &DocumentKey, findings: &mut Findings) {
         let Some(compiled) = self.inventory.get(key) else {
-            return Vec::new();
+            return;
         };
 
         let Translated::Route { upstreams, .. } = &compiled.translated else {
-            return Vec::new();
+            return;
         };
 
-        let mut sentences = Vec::new();
+        let sentences = &mut findings.warnings;
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
             let written = self.inventory.cluster(name);
             if written.is_some_and(|(cluster, ..)| cluster.on_demand) {
@@ -224,9 +242,11 @@ impl Compiled {
                 .chain(verbatim.map(|(key, compiled)| (key.to_string(), compiled)))
                 .collect();
             let Some((document, _)) = describing.first() else {
-                sentences.push(format!(
-                    "to: there is no document clusters/{name}; requests sent there are answered with 503"
-                ));
+                findings.missing.push(Missing {
+                    field: "to",
+                    document: DocumentKey::new(Kind::Clusters, Arc::clone(name)),
+                    consequence: "requests sent there are answered with 503",
+                });
                 continue;
             };
             let has = |group: &str| describing.iter().any(|(_, cluster)| cluster.document().is_for(group));
@@ -242,8 +262,6 @@ impl Compiled {
                 ));
             }
         }
-
-        sentences
     }
 
     /// The API listeners that a route is on, sorted.

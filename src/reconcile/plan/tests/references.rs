@@ -111,6 +111,22 @@ fn a_cluster_and_its_route_deleted_together_both_go() {
 }
 
 #[test]
+fn a_rejected_cluster_is_not_said_to_be_missing() {
+    let missing = "to: there is no document clusters/x; requests sent there are answered with 503";
+    let rejected =
+        "to: clusters/x is rejected and has no earlier text that is good; requests sent there are answered with 503";
+    let mut stage = world_of(&[("routes/a", TO_X)]);
+    stage.put("clusters/x", "{");
+    assert_eq!(stage.status("routes/a").warnings, [rejected]);
+    stage.delete("clusters/x");
+    assert_eq!(stage.status("routes/a").warnings, [missing]);
+    stage.put("clusters/x", "{");
+    assert_eq!(stage.status("routes/a").warnings, [rejected]);
+    stage.put("clusters/x", X);
+    assert_eq!(stage.status("routes/a").warnings, [""; 0]);
+}
+
+#[test]
 fn a_held_cluster_that_is_written_again_serves_its_new_text() {
     let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
     stage.delete("clusters/x");
