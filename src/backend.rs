@@ -225,7 +225,7 @@ pub struct WatchControl {
 }
 
 impl WatchControl {
-    /// Request a list with reason [`ListReason::Confirm`].
+    /// Request a list with reason [`ListReason::Confirm`]. A watch that waits for its next attempt tries at once.
     pub fn relist(&self) {
         self.relist.notify_one();
     }

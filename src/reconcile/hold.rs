@@ -8,6 +8,10 @@
 //! - A *source* is the registrations of one cluster. If a source loses more than half and more than ten of its
 //!   addresses within ten seconds, it keeps them for sixty.
 //!
+//! Saved state of an earlier run that never served guards nothing: it does not enter the world. If it did serve, because
+//! the store was away, it is guarded like any content. Another replica that serves the store's content by then ends such
+//! a hold: its proxies would be moved backwards.
+//!
 //! While a root is held, a change that arrives acts at once, because it is the latest text of its key. A key that a
 //! list holds is held no longer when the serving text and the store's text are equal again.
 //!
@@ -81,6 +85,8 @@ pub(super) struct Hold {
     pub(super) revision: i64,
     /// The revision seen before.
     after: i64,
+    /// The content before was saved by an earlier run.
+    from_saved: bool,
     since: Instant,
     pub(super) since_wall: SystemTime,
     /// Only an operator lets it act.
@@ -110,6 +116,17 @@ impl Hold {
             why: self.why,
             after: self.after,
             by_operator: self.by_operator,
+            from_saved: self.from_saved,
+        }
+    }
+
+    /// Another replica was first: its hold is that of all, unless this one alone waits for an operator.
+    fn become_shared(&mut self, shared: &KnownHold) {
+        self.revision = shared.about;
+        self.after = self.after.min(shared.hold.after);
+        if shared.hold.by_operator || !self.by_operator {
+            (self.why, self.since_wall) = (shared.hold.why, shared.since);
+            (self.by_operator, self.from_saved) = (shared.hold.by_operator, shared.hold.from_saved);
         }
     }
 
@@ -134,6 +151,8 @@ pub(super) struct RootState {
     hold: Option<Hold>,
     pub(super) revision: i64,
     pub(super) origin: Origin,
+    /// Proxies were sent the store's content by this process.
+    is_published: bool,
     /// The revision from which every change was watched, without a list between; 0 before the first list.
     watched_since: i64,
     /// The revision of the latest hold that is over.
@@ -202,7 +221,7 @@ impl RootState {
             put(&mut self.store, key, text.clone());
         }
         if is_mass_loss(lost, all) && !rules.is_registry() {
-            self.begin_hold(rules, Why::Loss { lost, all }, before);
+            self.begin_hold(rules, Why::Loss { lost, all }, before, false);
             self.held.extend(changes.into_iter().map(|(key, _)| key));
             return Vec::new();
         }
@@ -218,7 +237,7 @@ impl RootState {
         list: OrdMap<DocumentKey, Stored>,
     ) -> Vec<KeyChange> {
         let before = std::mem::replace(&mut self.revision, revision);
-        self.origin = Origin::Store;
+        let origin = std::mem::replace(&mut self.origin, Origin::Store);
         self.watched_since = revision;
         let missing_before = missing(&self.served, &self.store);
         self.store = list;
@@ -245,7 +264,7 @@ impl RootState {
             .as_ref()
             .is_some_and(|hold| rules.now < hold.since + CONFIRMED_AFTER || hold.by_operator);
         if !again && let Some(why) = why {
-            self.begin_hold(rules, why, before);
+            self.begin_hold(rules, why, before, origin == Origin::Disk);
         }
 
         // As in a watch, a text that was written after the hold began acts at once.
@@ -261,7 +280,7 @@ impl RootState {
         self.act(newer)
     }
 
-    /// The saved state of an earlier run; ignored once the store has listed itself.
+    /// The saved state of an earlier run, which serves from now on; ignored once the store has listed itself.
     pub(super) fn on_saved(&mut self, revision: i64, texts: OrdMap<DocumentKey, Stored>) -> Vec<KeyChange> {
         if self.origin == Origin::Store {
             return Vec::new();
@@ -298,11 +317,17 @@ impl RootState {
         }
     }
 
-    fn begin_hold(&mut self, rules: &Rules<'_>, why: Why, after: i64) {
+    /// The content of the store was published.
+    pub(super) fn on_published(&mut self) {
+        self.is_published = self.origin == Origin::Store;
+    }
+
+    fn begin_hold(&mut self, rules: &Rules<'_>, why: Why, after: i64, from_saved: bool) {
         self.hold = Some(Hold {
             why,
             revision: self.revision,
             after,
+            from_saved,
             since: rules.now,
             since_wall: rules.wall,
             by_operator: rules.needs_operator(why),
@@ -327,9 +352,9 @@ impl RootState {
                 _ => Vec::new(),
             };
         }
-        let has_watched = self.watched_since <= shared.hold.after;
+        let has_watched = self.watched_since <= shared.hold.after || self.serves_later_than(shared);
         if let Some(hold) = &mut self.hold {
-            (hold.revision, hold.by_operator) = (shared.about, hold.by_operator || shared.hold.by_operator);
+            hold.become_shared(shared);
         } else if has_watched {
             // This replica has watched every revision that the other one's list covers, and found nothing to hold.
             self.decided = shared.about;
@@ -341,6 +366,13 @@ impl RootState {
         let mut acting = self.join(rules, shared, records);
         acting.extend(self.let_newer_act(shared));
         acting
+    }
+
+    /// Whether the shared hold protects texts that an earlier run of another replica saved, while the proxies of this
+    /// replica already have the store's content.
+    fn serves_later_than(&self, shared: &KnownHold) -> bool {
+        let holds_saved = self.hold.as_ref().is_some_and(|hold| hold.from_saved);
+        shared.hold.from_saved && self.is_published && !holds_saved
     }
 
     /// Let texts act that were written after the shared hold began, as in a watch. A list of this replica may have held
@@ -402,6 +434,7 @@ impl RootState {
                 why: shared.hold.why,
                 revision: shared.about,
                 after: shared.hold.after,
+                from_saved: shared.hold.from_saved,
                 since: rules.now.checked_sub(age).unwrap_or(rules.now),
                 since_wall: shared.since,
                 by_operator: shared.hold.by_operator,

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use imbl::OrdMap;
 
-use super::hold::{Origin, Why};
+use super::hold::{Hold, Origin, Why};
 use super::text::Text;
 use super::world::{Record as Document, World};
 use crate::document::key::{DocumentKey, Root};
@@ -108,6 +108,9 @@ pub struct SharedHold {
     pub after: i64,
     /// Only an operator lets it act.
     pub by_operator: bool,
+    /// The hold protects texts that an earlier run of the holding replica saved.
+    #[serde(default)]
+    pub from_saved: bool,
 }
 
 /// The hold of a root, as the memory has it.
@@ -357,18 +360,24 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     let (root, full_key) = place(world, key);
     let state = world.roots.get(&root).filter(|state| state.origin == Origin::Store)?;
     let known = world.memory.held(&full_key);
-    let kept = || {
+    let kept = state.served.get(key).map(|stored| &stored.text);
+    let fallen_back = world
+        .records
+        .get(key)
+        .and_then(|document| document.text_instead_of_bad());
+    let lost = || {
         let source = world.sources.get(key.first_segment())?;
         source.lost.get(key).filter(|lost| lost.kept)
     };
     let (about, since, content) = match (state.held_key(key), known) {
-        (Some((hold, _)), _) => {
-            let text = state.served.get(key).map(|stored| Arc::clone(&stored.text));
-            (hold.revision, hold.since_wall, Content::Serves(text))
-        }
+        (Some((hold, _)), _) => (
+            hold.revision,
+            hold.since_wall,
+            Content::Serves(fallen_back.or(kept).cloned()),
+        ),
         (None, _)
             if root == Root::Registrations
-                && let Some(lost) = kept() =>
+                && let Some(lost) = lost() =>
         {
             let content = Content::LostInstance(Arc::clone(&lost.good.text));
             (state.revision, lost.since_wall, content)
@@ -385,10 +394,12 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
         }
     };
 
-    // Of two replicas that hold different texts of a key, the later text is held.
+    // Of two replicas that hold different texts of a key, the later text is held; a bad text gives way to the one that
+    // serves instead.
     let is_said = |record: &Record| {
         let (said, text) = (record.text(), content.text());
-        said == text || record.about >= about && written(said) >= written(text)
+        let is_bad = fallen_back.is_some() && said == kept;
+        said == text || !is_bad && record.about >= about && written(said) >= written(text)
     };
     if known.is_some_and(|known| is_said(&known.record)) {
         return None;
@@ -417,11 +428,19 @@ fn hold_of(world: &World, root: &Root) -> i64 {
     hold.filter(|hold| !hold.is_released).map_or(0, |hold| hold.about)
 }
 
+/// Whether the record of a root's hold is to become this hold: the one it names is over, or does not wait for an
+/// operator as this one does.
+fn replaces(hold: &Hold, known: &KnownHold) -> bool {
+    let is_over = known.is_released && known.about < hold.revision;
+    let is_stricter = !known.is_released && hold.shared().by_operator && !known.hold.by_operator;
+    is_over || is_stricter
+}
+
 fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> {
     let prefix = world.options.layout.prefix_of(root);
     let state = world.roots.get(root).filter(|state| state.origin == Origin::Store)?;
     let record = match (state.hold(), world.memory.hold(prefix)) {
-        (Some(hold), known) if known.is_none_or(|known| known.is_released && known.about < hold.revision) => Record {
+        (Some(hold), known) if known.is_none_or(|known| replaces(hold, &known)) => Record {
             about: hold.revision,
             since: hold.since_wall,
             content: Content::Hold {

@@ -50,13 +50,18 @@ pub enum Input {
         /// The event.
         event: Event,
     },
-    /// The state saved by an earlier run: served, marked as from disk, until the roots are listed.
+    /// The state saved by an earlier run, where it is to serve because a root cannot be listed.
     Saved {
         /// The texts that served then.
         entries: Vec<(Root, Entry)>,
         /// The documents root's revision then.
         revision: i64,
     },
+    /// Every change and every record up to this revision was among the inputs: roots without a change have reached it,
+    /// too.
+    Reached(i64),
+    /// The content of the store was published for the first time.
+    Published,
     /// Records of the shared memory, as they were read.
     Remembered {
         /// Where they lie.
@@ -172,6 +177,8 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
             ..
         }
         | Input::Found { .. }
+        | Input::Published
+        | Input::Reached(_)
         | Input::Tick => Batching::Any,
         Input::Saved { .. } => Batching::NoDeletions,
         Input::Remembered { .. } | Input::Release(_) => Batching::Alone,

@@ -28,7 +28,7 @@ use super::memory::Folder;
 use super::persist::disk::{Disk, Saved};
 use super::plan::{Input, Moment, Plan, plan};
 use super::world::World;
-use crate::backend::{Backend, Event, WatchControl};
+use crate::backend::{Backend, Entry, Event, WatchControl};
 use crate::document::key::Root;
 use crate::resource::compile::Difference;
 use crate::snapshot::store::Store;
@@ -113,7 +113,7 @@ pub struct Reconciler {
     /// When to ask a root for a second list.
     relists: BTreeMap<Root, Instant>,
     /// How far the roots have come.
-    cut: Cut,
+    cut: Cut<Followed>,
     /// The shared memory, read and written.
     recall: Recall,
     /// Folders of the shared memory that have not been listed yet.
@@ -122,7 +122,10 @@ pub struct Reconciler {
     failing: BTreeSet<Folder>,
     /// The end of the first publish's wait for unread folders; set by the first list of documents.
     memory_due: Option<Instant>,
-    /// A document was saved or listed before, so an empty prefix is no mistake.
+    /// What an earlier run saved, until the store's content is published. It serves where the store does not answer.
+    /// Otherwise it is only asked for good texts that the store's history has lost.
+    saved: Option<Saved>,
+    /// Documents served before, or were listed, so an empty prefix is no mistake.
     had_documents: bool,
     /// A snapshot of the store's content was published. Saved state may serve before.
     has_published_store: bool,
@@ -142,7 +145,7 @@ struct Waiting {
 }
 
 /// The content that a watch follows.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Followed {
     Root(Root),
     Memory(Folder),
@@ -162,8 +165,31 @@ impl Waiting {
         if !newer.is_empty() {
             (self.inputs, self.since) = (newer, since);
         }
-        (whole.into_iter().map(|(_, input)| input).collect(), since, span)
+        let mut inputs = in_order(whole);
+        if whole_up_to > 0 && whole_up_to < i64::MAX {
+            inputs.push(Input::Reached(whole_up_to));
+        }
+        (inputs, since, span)
     }
+}
+
+/// Inputs in the order of their revisions, so that replicas plan a revision alike. Inputs of one source keep their
+/// order: the list of another history may have a lower revision.
+fn in_order(inputs: Vec<(i64, Input)>) -> Vec<Input> {
+    let mut reached: BTreeMap<Option<Followed>, i64> = BTreeMap::new();
+    let keyed = inputs.into_iter().map(|(revision, input)| {
+        let source = match &input {
+            Input::Event { root, .. } => Some(Followed::Root(root.clone())),
+            Input::Remembered { folder, .. } => Some(Followed::Memory(*folder)),
+            _ => None,
+        };
+        let reached = reached.entry(source).or_default();
+        *reached = revision.max(*reached);
+        (*reached, input)
+    });
+    let mut keyed: Vec<(i64, Input)> = keyed.collect();
+    keyed.sort_by_key(|(revision, _)| *revision);
+    keyed.into_iter().map(|(_, input)| input).collect()
 }
 
 impl Reconciler {
@@ -187,11 +213,12 @@ impl Reconciler {
             waiting: Waiting::default(),
             hold_ends: None,
             relists: BTreeMap::new(),
+            saved: None,
             had_documents: false,
             has_published_store: false,
             roots,
             cut: Cut::default(),
-            unread: recall.folders().map(|(folder, _)| folder).collect(),
+            unread: recall.folders().map(|(folder, ..)| folder).collect(),
             failing: BTreeSet::new(),
             memory_due: None,
             recall,
@@ -222,7 +249,7 @@ impl Reconciler {
         let mut helpers = JoinSet::new();
         helpers.spawn(self.parts.disk.clone().run(self.saves.subscribe(), token.clone()));
         helpers.spawn(self.recall.writer(token.clone()));
-        self.load_saved().await;
+        self.load_saved();
         let mut events = self.follow(&mut helpers, &token);
         while !token.is_cancelled() {
             self.wait(&mut events, &token).await;
@@ -252,21 +279,17 @@ impl Reconciler {
     }
 
     /// Load the state that an earlier run saved. It serves if the store does not answer.
-    async fn load_saved(&mut self) {
+    fn load_saved(&mut self) {
         match self.parts.disk.load() {
             Ok(None) => {}
-            Ok(Some(Saved { revision, entries })) => {
+            Ok(Some(saved)) => {
                 info!(
-                    revision,
-                    documents = entries.len(),
+                    revision = saved.revision,
+                    documents = saved.entries.len(),
                     "Saved state is loaded; it serves only if the store does not answer"
                 );
-                let now = self.now();
-                self.roots.restored(now.instant);
-                self.had_documents |= !entries.is_empty();
-                self.waiting.inputs.push((0, Input::Saved { entries, revision }));
-                self.waiting.since = Some(now.instant);
-                self.turn(now, false).await;
+                self.roots.restored(self.now().instant);
+                self.saved = Some(saved);
             }
             Err(error) => {
                 warn!(
@@ -276,6 +299,23 @@ impl Reconciler {
             }
         }
         self.health.send_replace(self.roots.health(self.is_published()));
+    }
+
+    /// Saved texts of roots that cannot be listed, if a publish is due without them. Saved state that does not serve
+    /// never enters the world: the guards protect what proxies have.
+    fn take_saved(&mut self, now: Instant) -> Option<Input> {
+        if self.has_published_store || !self.may_publish(now) {
+            return None;
+        }
+        let Saved { revision, entries } = self.saved.take()?;
+        let (others, entries) = entries.into_iter().partition(|(root, _)| self.roots.is_listed(root));
+        self.saved = Some(Saved {
+            revision,
+            entries: others,
+        });
+        let entries: Vec<(Root, Entry)> = entries;
+        self.had_documents |= entries.iter().any(|(root, _)| *root == Root::Documents);
+        (!entries.is_empty()).then_some(Input::Saved { entries, revision })
     }
 
     /// One watch a root, and one a folder of the shared memory.
@@ -289,7 +329,7 @@ impl Reconciler {
         let folders = self
             .recall
             .folders()
-            .map(|(folder, prefix)| (Followed::Memory(folder), prefix, WatchControl::default()));
+            .map(|(folder, prefix, control)| (Followed::Memory(folder), prefix, control));
         for (followed, prefix, control) in roots.chain(folders) {
             let (sender, receiver) = mpsc::channel(EVENTS);
             let (backend, token) = (Arc::clone(&self.parts.backend), token.clone());
@@ -339,13 +379,14 @@ impl Reconciler {
             true => since,
             false => self.pace.due(since),
         });
-        let moments = [due, self.hold_ends, self.roots_deadline()];
+        let moments = [due, self.hold_ends, self.roots_deadline(), self.recall.deadline()];
         moments.into_iter().flatten().chain(relists).min()
     }
 
     fn is_due(&self, now: Instant) -> bool {
         let change = self.waiting.since.is_some_and(|since| self.pace.due(since) <= now);
-        change || self.hold_ends.is_some_and(|at| at <= now) || self.roots_deadline().is_some_and(|at| at <= now)
+        let ends = [self.hold_ends, self.roots_deadline(), self.recall.deadline()];
+        change || ends.into_iter().flatten().any(|at| at <= now)
     }
 
     /// Whether a request waits for the world, and inputs wait to be planned.
@@ -353,13 +394,14 @@ impl Reconciler {
         self.planned.is_awaited() && !self.waiting.inputs.is_empty()
     }
 
-    /// When the world that was planned early is to be published.
+    /// When the world that was planned early is to be published; `None` also while the publish waits for records.
     fn publish_due(&self) -> Option<Instant> {
         let (arrived, _) = self.unpublished.as_ref()?;
-        Some(self.pace.due(*arrived))
+        let due = self.pace.due(*arrived);
+        self.recall.deadline().is_none().then_some(due)
     }
 
-    /// Whether every root has reached the newest waiting revision. Asks the others for their progress.
+    /// Whether every source has reached the newest waiting revision. Asks the others for their progress.
     fn is_whole(&mut self, now: Instant) -> bool {
         let newest = self.waiting.inputs.iter().map(|(revision, _)| *revision).max();
         match self.cut.ask(newest.filter(|newest| *newest > 0), now) {
@@ -371,10 +413,25 @@ impl Reconciler {
                 self.waiting.whole_up_to = i64::MAX;
                 true
             }
-            Answer::Wait(roots) => {
-                roots.iter().for_each(|root| self.roots.ask_progress(root));
+            Answer::Wait(sources) => {
+                sources.iter().for_each(|source| self.control_of(source).progress());
                 false
             }
+        }
+    }
+
+    fn control_of(&self, followed: &Followed) -> WatchControl {
+        match followed {
+            Followed::Root(root) => self.roots.control(root),
+            Followed::Memory(folder) => self.recall.control(*folder),
+        }
+    }
+
+    /// A source was listed: the store answers. Sources that wait for their next attempt try at once, so that no
+    /// document is published without the records about it.
+    fn on_listed(&mut self, followed: &Followed, revision: i64) {
+        for away in self.cut.on_listed(followed, revision) {
+            self.control_of(&away).relist();
         }
     }
 
@@ -399,6 +456,7 @@ impl Reconciler {
 
     /// An event of the watch of a folder of the shared memory.
     fn on_memory(&mut self, folder: Folder, event: Event) {
+        let followed = Followed::Memory(folder);
         match &event {
             // Logged once; the watch tries again.
             Event::Failed { reason } if self.failing.insert(folder) => warn!(
@@ -406,20 +464,26 @@ impl Reconciler {
                 reason,
                 "Records below the state prefix cannot be read; replicas may serve different texts until a retry succeeds"
             ),
-            Event::Listed { .. } => {
+            Event::Listed { revision, .. } => {
                 self.failing.remove(&folder);
                 self.unread.remove(&folder);
+                self.on_listed(&followed, *revision);
             }
+            Event::Changed { revision, .. } | Event::Reached { revision } => self.cut.on_reached(&followed, *revision),
             _ => {}
         }
-        if let Some(input) = self.recall.input(folder, event) {
-            self.add(0, input);
+        if let Event::Failed { .. } = &event {
+            self.cut.on_failed(&followed);
+        }
+        if let Some((revision, input)) = self.recall.input(folder, event) {
+            self.add(revision, input);
         }
     }
 
     fn on_event(&mut self, root: Root, event: Event) {
         self.parts.observer.observed(&root, &event);
         let now = tokio::time::Instant::now().into_std();
+        let followed = Followed::Root(root.clone());
         let revision = match &event {
             Event::Alive => {
                 if self.roots.alive(&root, now) {
@@ -430,11 +494,11 @@ impl Reconciler {
             }
             Event::Reached { revision } => {
                 self.roots.alive(&root, now);
-                self.cut.on_reached(&root, *revision);
+                self.cut.on_reached(&followed, *revision);
                 return;
             }
             Event::Failed { reason } => {
-                self.cut.on_failed(&root);
+                self.cut.on_failed(&followed);
                 self.roots.failed(&root, reason.clone(), now);
                 return;
             }
@@ -444,7 +508,7 @@ impl Reconciler {
             }
             Event::Listed { revision, entries, .. } => {
                 self.roots.listed(&root, now);
-                self.cut.on_listed(&root, *revision);
+                self.on_listed(&followed, *revision);
                 self.had_documents |= root == Root::Documents && !entries.is_empty();
                 if root == Root::Documents {
                     self.memory_due.get_or_insert(now + MEMORY_PATIENCE);
@@ -453,7 +517,7 @@ impl Reconciler {
             }
             Event::Changed { revision, .. } => {
                 self.roots.alive(&root, now);
-                self.cut.on_reached(&root, *revision);
+                self.cut.on_reached(&followed, *revision);
                 self.had_documents |= root == Root::Documents;
                 *revision
             }
@@ -495,6 +559,8 @@ impl Reconciler {
     /// One turn: plan the waiting inputs and publish the result. An early turn leaves the publish until it is due.
     async fn turn(&mut self, now: Moment, is_early: bool) {
         let (mut inputs, since, span) = self.waiting.take();
+        inputs.splice(0..0, self.take_saved(now.instant));
+        inputs.iter().for_each(|input| self.recall.on_input(input));
         let span = span.unwrap_or_else(|| info_span!(parent: None, "change"));
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
             inputs.push(Input::Tick);
@@ -529,9 +595,9 @@ impl Reconciler {
         let world = Arc::new(planned.world);
         self.worlds.store(Arc::clone(&world));
         self.planned.on_world();
-        self.recall.remember(planned.memory);
+        self.recall.remember(planned.memory, now.instant);
         for key in planned.wanted {
-            self.recall.look_for(&world, key);
+            self.recall.look_for(&world, key, self.saved.as_ref());
         }
 
         self.build(&world, &planned.difference, now);
@@ -547,7 +613,9 @@ impl Reconciler {
         self.saves.send_replace(Some(Arc::clone(&world)));
         self.pace.published(arrived, now.instant);
         if !self.has_published_store && !self.roots.is_from_disk(now.instant) {
-            self.has_published_store = true;
+            (self.has_published_store, self.saved) = (true, None);
+            // Taken in by the next plan.
+            self.waiting.inputs.push((0, Input::Published));
             log::older_forms(&world);
         }
     }
@@ -586,17 +654,21 @@ impl Reconciler {
         }
     }
 
-    /// Whether the snapshot may be published. After the first publish of the store's content: always. Before: if saved
-    /// state is to serve, or if all of this is done:
+    /// Whether the snapshot may be published: if saved state is to serve, or if this replica serves what others serve at
+    /// this revision. The first publish of the store's content waits for this, too:
     ///
     /// - every root was listed, or is not waited for any longer;
     /// - the shared memory was read;
     /// - the last good text of every bad document was searched, or proxies that have that text would lose it.
-    fn may_publish(&self, now: Instant) -> bool {
+    fn may_publish(&mut self, now: Instant) -> bool {
+        let may_differ = self.recall.may_differ(now);
+        if self.roots.is_from_disk(now) {
+            return true;
+        }
         let memory_is_read = self.unread.is_empty() || self.memory_due.is_some_and(|due| due <= now);
-        self.has_published_store
-            || self.roots.is_from_disk(now)
-            || (!self.recall.is_looking() && memory_is_read && self.roots.are_all_listed(now))
+        let is_complete =
+            self.has_published_store || (!self.recall.is_looking() && memory_is_read && self.roots.are_all_listed(now));
+        is_complete && !may_differ
     }
 
     /// Swap the pointer. A snapshot of the same generation wakes no stream; it only shows the new revision in the API.

@@ -249,7 +249,7 @@ impl World {
     }
 
     /// The revision that the world stands at in each root, by the root's prefix. Worlds that stand at equal ones have
-    /// taken in the same texts.
+    /// taken in the same texts, and the same records of the shared memory.
     #[must_use]
     pub fn revisions(&self) -> BTreeMap<String, i64> {
         let roots = self.roots.iter();

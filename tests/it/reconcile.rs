@@ -16,6 +16,7 @@ use chancery::reconcile::world::{Options, State, World};
 use chancery::resource::ResourceType;
 use chancery::snapshot::store::Store;
 use chancery::snapshot::{Snapshot, Source};
+use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,10 +45,14 @@ impl Replica {
     }
 
     fn start_on(backend: Arc<dyn Backend>, state_dir: &Path) -> Self {
+        Self::start_with(backend, state_dir, false)
+    }
+
+    fn start_with(backend: Arc<dyn Backend>, state_dir: &Path, confirm_mass_loss: bool) -> Self {
         let (layout, store) = (Layout::default(), backend.name());
         let options = Options {
             layout: layout.clone(),
-            confirm_mass_loss: false,
+            confirm_mass_loss,
             has_leases: backend.is_shared(),
             re2_max_program_size: 100,
             ca_bundle: None,
@@ -251,6 +256,143 @@ async fn saved_state_of_another_store_neither_serves_nor_holds() {
     assert_eq!(snapshot.source, Source::Memory);
     assert_eq!(names(&snapshot, ResourceType::Cluster), [""; 0]);
     second.stop().await;
+}
+
+/// Write thirty routes, each to a cluster of its own. One after the other: no guard holds that.
+fn write_routes(store: &Memory, name: &str, port: usize) {
+    for number in 0..30 {
+        let (key, port) = (format!("/gateway/routes/{name}{number}"), port + number);
+        let text = format!(r#"{{ "match": "/{name}{number}", "to": "http://127.0.0.1:{port}" }}"#);
+        store.put(&key, text);
+    }
+}
+
+/// The thirty routes `old` become thirty routes `new`.
+fn replace_routes(store: &Memory) {
+    write_routes(store, "new", 9000);
+    for number in 0..30 {
+        store.delete(&format!("/gateway/routes/old{number}"));
+    }
+}
+
+fn serves(snapshot: &Snapshot, port: usize) -> bool {
+    let clusters: Vec<String> = (port..port + 30)
+        .map(|port| format!("http://127.0.0.1:{port}"))
+        .collect();
+    names(snapshot, ResourceType::Cluster) == clusters
+}
+
+/// A state directory that holds the routes `old`.
+async fn old_state(store: &Memory) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_routes(store, "old", 8000);
+    let first = Replica::start(store, folder.path());
+    first.until("served", |snapshot| serves(snapshot, 8000)).await;
+    first.stop().await;
+    folder
+}
+
+async fn serves_the_new_routes_alone(store: &Memory, state_dir: &Path, confirm_mass_loss: bool) {
+    let replica = Replica::start_with(Arc::new(store.clone()), state_dir, confirm_mass_loss);
+    let first = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    assert!(serves(&first, 9000), "{:?}", names(&first, ResourceType::Cluster));
+    let states: Vec<State> = replica.worlds.load().documents().map(|status| status.state).collect();
+    assert_eq!(states, [State::Accepted; 30]);
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_state_directory_guards_nothing_where_the_store_answers() {
+    for confirm_mass_loss in [false, true] {
+        let store = Memory::new();
+        let folder = old_state(&store).await;
+        replace_routes(&store);
+        serves_the_new_routes_alone(&store, folder.path(), confirm_mass_loss).await;
+    }
+}
+
+#[tokio::test]
+async fn the_state_directory_of_another_cluster_guards_nothing() {
+    for confirm_mass_loss in [false, true] {
+        let folder = old_state(&Memory::new()).await;
+        let other = Memory::new();
+        write_routes(&other, "new", 9000);
+        serves_the_new_routes_alone(&other, folder.path(), confirm_mass_loss).await;
+    }
+}
+
+#[tokio::test]
+async fn instances_of_an_old_state_directory_are_not_kept() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    store.put("/gateway/clusters/users", "{}");
+    for number in 0..30 {
+        store.put(
+            &format!("/services/users/{number}"),
+            format!("127.0.0.1:{}", 9000 + number),
+        );
+    }
+    store.put("/services/other/1", "127.0.0.1:8000");
+    let first = Replica::start(&store, folder.path());
+    first
+        .until("served", |snapshot| names(snapshot, ResourceType::Cluster) == ["users"])
+        .await;
+    first.stop().await;
+    for number in 0..30 {
+        store.delete(&format!("/services/users/{number}"));
+    }
+
+    let second = Replica::start(&store, folder.path());
+    second.until("published", |snapshot| snapshot.generation > 0).await;
+    assert!(
+        second
+            .worlds
+            .load()
+            .documents()
+            .all(|status| status.state != State::Held)
+    );
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn saved_state_that_served_is_guarded() {
+    let store = Memory::new();
+    let folder = old_state(&store).await;
+    replace_routes(&store);
+    store.set_away(Some("connection refused"));
+    let replica = Replica::start(&store, folder.path());
+    let served = replica
+        .until("served from disk", |snapshot| snapshot.generation > 0)
+        .await;
+    store.set_away(None);
+    store.relist(ListReason::Reconnect);
+    let current = replica.until("current again", |snapshot| !snapshot.stale).await;
+    assert_eq!(versions(&current), versions(&served));
+    replica.until_state("old0", State::Held).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn saved_state_that_served_moves_no_other_replica_backwards() {
+    let (store, other_folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let folder = old_state(&store).await;
+    replace_routes(&store);
+    // It does not know the routes that were there before.
+    let other = Replica::start(&store, other_folder.path());
+    other.until("published", |snapshot| serves(snapshot, 9000)).await;
+    store.set_away(Some("connection refused"));
+    let replica = Replica::start_with(Arc::new(store.clone()), folder.path(), true);
+    replica
+        .until("served from disk", |snapshot| serves(snapshot, 8000))
+        .await;
+    store.set_away(None);
+    store.relist(ListReason::Reconnect);
+    replica
+        .until("the other one ends the hold", |snapshot| serves(snapshot, 9000))
+        .await;
+    let current = versions(&other.snapshots.current());
+    assert!(other.seen.lock().unwrap().iter().all(|seen| *seen == current));
+    replica.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]

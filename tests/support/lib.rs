@@ -13,6 +13,7 @@ pub mod envoy;
 pub mod etcd;
 pub mod eventually;
 pub mod grpc_upstream;
+pub mod histories;
 pub mod process;
 pub mod proxy;
 pub mod raw_codec;

@@ -448,6 +448,8 @@ impl<'a> Follower<'a> {
 
         tokio::select! {
             () = sleep(pause) => {}
+            // Another watch could list: the store answers again.
+            () = self.control.relist_asked() => {}
             // The operator has just repaired the credentials.
             Ok(()) = self.reloads.changed() => self.backoff.reset(),
         }

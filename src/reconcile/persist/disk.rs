@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::unsaved::{Place, Unsaved};
 use crate::backend::Entry;
 use crate::document::key::{Layout, Root};
-use crate::reconcile::world::{Record, World};
+use crate::reconcile::world::{Record, Text, World};
 
 mod journal;
 
@@ -200,8 +200,24 @@ impl Checksum {
 pub struct Saved {
     /// The documents root's revision then.
     pub revision: i64,
-    /// The texts.
+    /// The texts, sorted by key.
     pub entries: Vec<(Root, Entry)>,
+}
+
+impl Saved {
+    /// The text that served at a key.
+    pub(in crate::reconcile) fn text(&self, full_key: &str) -> Option<Arc<Text>> {
+        let place = self
+            .entries
+            .binary_search_by(|(_, entry)| (*entry.key).cmp(full_key.as_bytes()));
+        let (_, entry) = self.entries.get(place.ok()?)?;
+        Some(Arc::new(Text {
+            value: entry.value.clone(),
+            create_revision: entry.create_revision,
+            mod_revision: entry.mod_revision,
+            leased: entry.leased,
+        }))
+    }
 }
 
 /// The state directory.

@@ -167,6 +167,18 @@ impl Choice {
         }
     }
 
+    /// A guard holds the key, and the text that it keeps is bad: the record names the text that serves instead.
+    fn recall_held(&mut self, world: &World, key: &DocumentKey, record: &memory::Record) {
+        let is_earlier = |text: &&Arc<Text>| self.latest.as_ref().is_some_and(|latest| is_later(latest, text));
+        if let Some(text) = record.text().filter(is_earlier)
+            && self.blocked.as_ref().is_some_and(|blocked| !blocked.contested)
+            && let Ok(good) = read_text(world, key, text)
+        {
+            self.candidates.retain(|candidate| is_later(&candidate.text, text));
+            self.add_candidate(good);
+        }
+    }
+
     /// An operator released the cluster.
     fn recall_release(&mut self, key: &DocumentKey, text: &Arc<Text>) {
         if self.is_deleted_cluster(key) && self.serving().is_some_and(|good| !is_later(&good.text, text)) {
@@ -257,6 +269,11 @@ impl Choices {
             let known = intake.world.memory.last_good(&choice.full_key);
             if let Some(known) = known.filter(|known| !known.is_outdated) {
                 choice.recall(&intake.world, key, &known.record);
+            }
+            if intake.world.roots.values().any(|root| root.held_key(key).is_some())
+                && let Some(known) = intake.world.memory.held(&choice.full_key)
+            {
+                choice.recall_held(&intake.world, key, &known.record);
             }
         }
     }

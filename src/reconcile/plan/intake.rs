@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use super::{Input, Moment};
 use crate::backend::{Change, Entry, Event, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
-use crate::reconcile::hold::{KeptText, KeyChange, RootState, Rules};
+use crate::reconcile::hold::{KeptText, KeyChange, Origin, RootState, Rules};
 use crate::reconcile::memory::{Folder, Known};
 use crate::reconcile::text::Stored;
 use crate::reconcile::world::{State, Status, Text, World};
@@ -85,6 +85,8 @@ impl Intake {
         match input {
             Input::Event { root, event } => self.on_event(root, event),
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
+            Input::Published => self.on_published(),
+            Input::Reached(revision) => self.on_reached(revision),
             Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
             Input::Found { key, texts } => {
                 self.found.insert(key, texts);
@@ -109,10 +111,19 @@ impl Intake {
 
     fn on_listed(&mut self, root: Root, revision: i64, reason: ListReason, entries: Vec<Entry>) {
         let list = entries.into_iter().map(|entry| self.located(&root, entry)).collect();
+        // No record is written before every root of documents was listed.
+        let is_first = self
+            .world
+            .roots
+            .get(&root)
+            .is_none_or(|state| state.origin != Origin::Store);
         let acting = self.with_root(&root, |state, rules| state.on_listed(rules, revision, reason, list));
         self.gaps.extend(acting);
         self.recall(Folder::LastGood, &root);
         self.recall(Folder::Held, &root);
+        if is_first {
+            self.compare_with_memory();
+        }
     }
 
     /// Heed every record of a root's documents anew.
@@ -140,15 +151,7 @@ impl Intake {
                 changed.insert(full_key);
             }
             self.world.memory.listed.insert(folder);
-            // Whatever serves in place of a latest text may be unknown to the memory.
-            let behind = self.world.records.iter().filter(|(_, record)| record.is_behind());
-            self.recalled.extend(behind.map(|(key, _)| key.clone()));
-            self.held.extend(
-                self.world
-                    .roots
-                    .values()
-                    .flat_map(|root| root.held().map(|(key, _)| key.clone())),
-            );
+            self.compare_with_memory();
         }
         for (full_key, known) in records {
             self.world.memory.take(folder, full_key, known);
@@ -171,6 +174,10 @@ impl Intake {
                         true => state.on_record_gone(&key),
                         false => Vec::new(),
                     });
+                    let state = self.world.roots.get(&root);
+                    if state.is_some_and(|state| state.held_key(&key).is_some()) {
+                        self.recalled.insert(key.clone());
+                    }
                     self.held.insert(key.clone());
                     if root == Root::Registrations {
                         self.recalled_instances.insert(key);
@@ -178,6 +185,20 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Whatever serves in place of a latest text may be unknown to the memory: its records become due.
+    fn compare_with_memory(&mut self) {
+        let world = &self.world;
+        let behind = world.records.iter().filter(|(_, record)| record.is_behind());
+        self.recalled.extend(behind.map(|(key, _)| key.clone()));
+        let held = world
+            .roots
+            .values()
+            .flat_map(|root| root.held().map(|(key, _)| key.clone()));
+        let sources = world.sources.values().flat_map(|source| source.lost.values());
+        let kept = sources.filter(|lost| lost.kept).map(|lost| lost.key.clone());
+        self.held.extend(held.chain(kept));
     }
 
     fn on_changed(&mut self, root: Root, revision: i64, changes: Vec<Change>) {
@@ -217,6 +238,38 @@ impl Intake {
         }
         for (root, texts) in by_root {
             self.with_root(&root, |state, _| state.on_saved(revision, texts));
+        }
+    }
+
+    /// Each listed root has reached a revision, also without a change at it. A shared hold that names a later revision
+    /// than the root's last change is heeded now.
+    fn on_reached(&mut self, revision: i64) {
+        let listed = self
+            .world
+            .roots
+            .iter()
+            .filter(|(_, state)| state.origin == Origin::Store);
+        let behind: Vec<Root> = listed
+            .filter(|(_, state)| state.revision < revision)
+            .map(|(root, _)| root.clone())
+            .collect();
+        for root in behind {
+            let shared = self.world.memory.hold(self.world.options.layout.prefix_of(&root));
+            let state = self.world.roots.get_mut(&root);
+            let before = state.map_or(revision, |state| std::mem::replace(&mut state.revision, revision));
+            if shared.is_some_and(|shared| shared.about > before) {
+                self.with_root(&root, |_, _| Vec::new());
+            }
+        }
+    }
+
+    fn on_published(&mut self) {
+        let roots: Vec<Root> = self.world.roots.keys().cloned().collect();
+        for root in roots {
+            self.with_root(&root, |state, _| {
+                state.on_published();
+                Vec::new()
+            });
         }
     }
 

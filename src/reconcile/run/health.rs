@@ -95,16 +95,19 @@ impl Roots {
         }
     }
 
-    /// Ask a root how far its watch has come.
-    pub(super) fn ask_progress(&self, root: &Root) {
-        if let Some(state) = self.by_root.get(root) {
-            state.control.progress();
-        }
+    /// The handle of a root's watch.
+    pub(super) fn control(&self, root: &Root) -> WatchControl {
+        let state = self.by_root.get(root);
+        state.map(|state| state.control.clone()).unwrap_or_default()
     }
 
     /// Saved state was loaded. It serves unless the documents root is listed in time.
     pub(super) fn restored(&mut self, now: Instant) {
         self.saved_due = Some(now + SAVED_AFTER);
+    }
+
+    pub(super) fn is_listed(&self, root: &Root) -> bool {
+        self.by_root.get(root).is_some_and(|state| state.listed)
     }
 
     pub(super) fn listed(&mut self, root: &Root, now: Instant) {
