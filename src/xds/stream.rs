@@ -26,10 +26,11 @@ use crate::xds::http2::peer::{Peer, shown};
 use crate::xds::limits::SMALL_REQUEST;
 use crate::xds::session::{Ack, Acked, Outcome, Response, Session};
 use crate::xds::stream::admission::{Ticket, Turn};
-use crate::xds::stream::budget::{Account, Meter, Proven};
+use crate::xds::stream::budget::{Account, Proven};
 use crate::xds::stream::in_flight::{Cell, Progress};
 use crate::xds::stream::interest::Registration;
 use crate::xds::stream::message::Message;
+use crate::xds::stream::meter::Meter;
 use crate::xds::stream::reader::Reader;
 use crate::xds::stream::wake::SideFuture;
 
@@ -38,6 +39,7 @@ pub(in crate::xds) mod budget;
 pub(in crate::xds) mod in_flight;
 pub(in crate::xds) mod interest;
 pub(in crate::xds) mod message;
+pub(in crate::xds) mod meter;
 pub(in crate::xds) mod reader;
 pub(in crate::xds) mod wake;
 

@@ -29,8 +29,7 @@ use crate::xds::http2::peer::{Link, Peer, network, shown};
 use crate::xds::http2::preface::{self, Foreign};
 use crate::xds::http2::socket::Socket;
 use crate::xds::limits::Limits;
-use crate::xds::server::service::ServerState;
-use crate::xds::stream::budget::Account;
+use crate::xds::server::service::{Client, ServerState};
 use crate::xds::stream::in_flight::decrement;
 use crate::xds::stream::message::Message;
 use crate::xds::stream::wake::{SideFuture, TaskWaker};
@@ -175,14 +174,6 @@ enum End {
     Stop,
     /// Drop the connection, because the client is gone.
     Dead,
-}
-
-/// What the streams of a connection share.
-pub(in crate::xds) struct Client {
-    pub(in crate::xds) peer: Peer,
-    pub(in crate::xds) account: Arc<Account>,
-    /// Cancelled when the streams are to end, each at a moment of its own.
-    pub(in crate::xds) ending: CancellationToken,
 }
 
 /// One served connection. Ready when the connection is over.

@@ -25,8 +25,8 @@ use crate::snapshot::store::Store;
 use crate::xds::error::{Error as StreamError, status};
 use crate::xds::grpc;
 use crate::xds::http2::incoming::Incoming;
+use crate::xds::http2::peer::Peer;
 use crate::xds::reached::Reached;
-use crate::xds::server::connection::Client;
 use crate::xds::server::options::Options;
 use crate::xds::service_table::find_service;
 use crate::xds::services::relay::RelayBody;
@@ -34,12 +34,21 @@ use crate::xds::services::{self, lrs};
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::{Session, Settings};
 use crate::xds::stream::admission::Gate;
-use crate::xds::stream::budget::{Account, Budget, Meter};
+use crate::xds::stream::budget::{Account, Budget};
 use crate::xds::stream::in_flight::{MaxStreams, Watchdog};
 use crate::xds::stream::interest::Interests;
 use crate::xds::stream::message::Message;
+use crate::xds::stream::meter::Meter;
 use crate::xds::stream::reader::Reader;
 use crate::xds::stream::{Ending, Opening, Stream};
+
+/// The state that the streams of a connection share.
+pub(in crate::xds) struct Client {
+    pub(in crate::xds) peer: Peer,
+    pub(in crate::xds) account: Arc<Account>,
+    /// Cancelled when the streams are to end, each at a moment of its own.
+    pub(in crate::xds) ending: CancellationToken,
+}
 
 /// The state that the connections of a server share.
 pub(in crate::xds) struct ServerState {

@@ -1,7 +1,7 @@
 //! The memory that unfinished requests may take: of one connection, and of all.
 //!
 //! A request that arrives whole within one read costs nothing here. If a reader must wait for the rest of a request, it
-//! reports the bytes it keeps ([`Meter`]).
+//! reports the bytes it keeps (`meter`).
 //!
 //! - If the large unfinished requests of a connection exceed its budget, the stream that reports ends.
 //! - If all unfinished requests exceed the budget of the server, connections are closed, beginning with the largest one
@@ -23,7 +23,6 @@ use crate::xds::http2::peer::network;
 use crate::xds::limits::{Limits, SMALL_REQUEST};
 use crate::xds::reached::Reached;
 use crate::xds::stream::admission::Rounds;
-use crate::xds::stream::in_flight::Cell;
 use crate::xds::stream::wake::TaskWaker;
 
 /// The budget of a server.
@@ -135,6 +134,41 @@ impl Account {
         self.is_doomed.load(Ordering::Acquire)
     }
 
+    /// The unfinished request of a stream has grown or shrunk to `after` bytes.
+    pub(in crate::xds) fn keep(&self, before: usize, after: usize) {
+        let large = |bytes: usize| if bytes > SMALL_REQUEST { bytes } else { 0 };
+        change(&self.large, large(before), large(after));
+        change(&self.unfinished, before, after);
+
+        let budget = &self.budget;
+        change(&budget.unfinished, before, after);
+        if after > before && budget.unfinished.load(Ordering::Relaxed) > budget.max() {
+            budget.relieve();
+        }
+    }
+
+    /// Check an unfinished request of a stream.
+    ///
+    /// # Errors
+    /// The request is large, and the large ones of the connection exceed its budget.
+    pub(in crate::xds) fn check(&self, bytes: usize) -> Result<(), Error> {
+        let max = self.budget.limits.connection_unfinished;
+        let large = self.large.load(Ordering::Relaxed);
+        if bytes <= SMALL_REQUEST || large <= max {
+            return Ok(());
+        }
+        let error = Error::TooMuch {
+            has: "the unfinished requests of the connection have",
+            found: large,
+            unit: "bytes",
+            max,
+        };
+        self.budget
+            .reached
+            .note(Limit::ConnectionUnfinished, self.address, &error);
+        Err(error)
+    }
+
     /// A stream of the connection sent its first ACK. The result is kept as long as the stream.
     pub(in crate::xds) fn prove(self: &Arc<Self>) -> Proven {
         self.budget.proven.fetch_add(1, Ordering::Relaxed);
@@ -152,80 +186,6 @@ impl Drop for Proven {
     }
 }
 
-/// Reports the unfinished request of one stream.
-#[derive(Debug)]
-pub(in crate::xds) struct Meter {
-    account: Arc<Account>,
-    cell: Arc<Cell>,
-    bytes: usize,
-    /// The time of the request runs.
-    runs: bool,
-}
-
-impl Meter {
-    pub(in crate::xds) fn new(account: &Arc<Account>, cell: &Arc<Cell>) -> Self {
-        Self {
-            account: Arc::clone(account),
-            cell: Arc::clone(cell),
-            bytes: 0,
-            runs: false,
-        }
-    }
-
-    /// Stop the time of the request: it is complete, or the server reads no more for now. If bytes of a request are here
-    /// already, the time begins anew at the next report.
-    pub(in crate::xds) fn stop_time(&mut self) {
-        if std::mem::take(&mut self.runs) {
-            self.cell.request_began(false);
-        }
-    }
-
-    /// The stream waits for more bytes and keeps this many.
-    ///
-    /// # Errors
-    /// The connection keeps more than its budget.
-    pub(in crate::xds) fn waits(&mut self, bytes: usize) -> Result<(), Error> {
-        if bytes == 0 && self.bytes == 0 {
-            return Ok(());
-        }
-        if bytes > 0 && !self.runs {
-            self.runs = true;
-            self.cell.request_began(true);
-        }
-        self.set(bytes);
-
-        let (account, limits) = (&self.account, &self.account.budget.limits);
-        let large = account.large.load(Ordering::Relaxed);
-        if bytes > SMALL_REQUEST && large > limits.connection_unfinished {
-            let error = Error::TooMuch {
-                has: "the unfinished requests of the connection have",
-                found: large,
-                unit: "bytes",
-                max: limits.connection_unfinished,
-            };
-            account
-                .budget
-                .reached
-                .note(Limit::ConnectionUnfinished, account.address, &error);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn set(&mut self, bytes: usize) {
-        let before = std::mem::replace(&mut self.bytes, bytes);
-        let large = |bytes: usize| if bytes > SMALL_REQUEST { bytes } else { 0 };
-        let account = &self.account;
-        change(&account.large, large(before), large(bytes));
-        change(&account.unfinished, before, bytes);
-        let budget = &account.budget;
-        change(&budget.unfinished, before, bytes);
-        if bytes > before && budget.unfinished.load(Ordering::Relaxed) > budget.max() {
-            budget.relieve();
-        }
-    }
-}
-
 /// Replace a part of a sum.
 fn change(sum: &AtomicUsize, before: usize, after: usize) {
     if after > before {
@@ -235,17 +195,12 @@ fn change(sum: &AtomicUsize, before: usize, after: usize) {
     }
 }
 
-impl Drop for Meter {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fleet::Fleet;
     use crate::xds::stream::in_flight::Watchdog;
+    use crate::xds::stream::meter::Meter;
 
     const LARGE: usize = 1024 * 1024;
 

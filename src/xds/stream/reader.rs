@@ -14,7 +14,7 @@ use http_body::Body;
 use crate::xds::error::Error;
 use crate::xds::grpc::HEADER;
 use crate::xds::session::wire::limits;
-use crate::xds::stream::budget::Meter;
+use crate::xds::stream::meter::Meter;
 
 /// Frames that are smaller, in bytes, are copied into one piece: to keep one as it is costs more than the copy.
 const SMALL_FRAME: usize = 4096;
