@@ -150,8 +150,8 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Bounds the time and the size of a response, and sets its headers against caches and content sniffing. The response has
-/// the id of the request.
+/// Bounds the time and the size of a response, and sets its headers against caches and content sniffing. The response
+/// has the id of the request.
 async fn bounded(State(answers): State<Answers>, request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
     let respond = async { answers.bounded(next.run(request).await).await };

@@ -61,8 +61,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Print the reason of an exit code other than 0 to stderr, with its control characters escaped. A reason of several lines
-/// is a list.
+/// Print the reason of an exit code other than 0 to stderr, with its control characters escaped. A reason of several
+/// lines is a list.
 #[expect(
     clippy::print_stderr,
     reason = "the one place where a verb speaks to its user before or without a subscriber"

@@ -2,8 +2,8 @@
 //!
 //! A socket file outlives its process. A start replaces such a file, and nothing else: not a file of another type, and
 //! not the socket of a process that listens. A socket is dead only if the kernel refuses a connection to it: a process
-//! that is frozen, or whose socket is of another kind or another user, keeps its socket. Two processes that start at the
-//! same time take turns by a lock on the folder, so the second finds the socket of the first.
+//! that is frozen, or whose socket is of another kind or another user, keeps its socket. Two processes that start at
+//! the same time take turns by a lock on the folder, so the second finds the socket of the first.
 
 use std::fs::{File, Permissions, remove_file, set_permissions, symlink_metadata};
 use std::io;

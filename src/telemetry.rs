@@ -1,8 +1,8 @@
 //! Log lines, traces and metrics of the process.
 //!
 //! In: [`Options`]. Out: the `tracing` subscriber of the process, which writes log lines to stderr (`lines`) and, with
-//! an OTLP endpoint, sends the spans of a share of the changes to a collector; and the counters of all stages ([`metrics`]).
-//! The trace of a change:
+//! an OTLP endpoint, sends the spans of a share of the changes to a collector; and the counters of all stages
+//! ([`metrics`]). The trace of a change:
 //!
 //! ```text
 //! change ─┬─ plan                    from the arrival of the revision to its publish
@@ -133,6 +133,7 @@ pub fn init(options: &Options) -> Result<Guard, Error> {
             ansi: std::io::stderr().is_terminal(),
         },
     };
+
     let lines = Lines::new(form, to_stderr as fn(&str));
 
     tracing_subscriber::registry()

@@ -70,6 +70,7 @@ impl Connections {
             unread_since: AtomicU64::new(0),
             evicted: CancellationToken::new(),
         });
+
         activity.moved();
         let mut open = self.open.lock();
         let evicts = open.activities.len() >= self.max && open.evict();
@@ -82,6 +83,7 @@ impl Connections {
             number,
             activity,
         };
+
         (membership, evicts)
     }
 }

@@ -118,6 +118,7 @@ impl Answers {
                 Body::from_stream(unfold(Some(open), Open::next))
             }
         };
+
         let mut response = Response::new(body);
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -173,12 +174,14 @@ impl Answers {
                 }
             }
         };
+
         tokio::task::spawn_blocking(build)
             .await
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
     }
 
-    /// The JSON of a large resource, made by `render` unless an answer has it. `key` names the resource and its version.
+    /// The JSON of a large resource, made by `render` unless an answer has it. `key` names the resource and its
+    /// version.
     pub(super) fn rendered(
         &self,
         key: String,
@@ -190,6 +193,7 @@ impl Answers {
             rendered.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().strong_count() > 0);
             Arc::clone(rendered.entry(key).or_default())
         };
+
         // Two answers do not make the same JSON at the same time.
         let mut held = slot.lock();
         if let Some(rendered) = held.upgrade() {
@@ -200,6 +204,7 @@ impl Answers {
             let detail = "the resources that are being read take too much memory; ask again later";
             return Err(Problem::new(Code::Busy, detail));
         }
+
         let json = render()?;
         shared.rendered_bytes.fetch_add(json.len(), Ordering::Relaxed);
         let rendered = Arc::new(Rendered {
@@ -230,6 +235,7 @@ impl Open {
             let error = format!("the answer was not read within {} s", READ_WITHIN.as_secs());
             return Some((Err(axum::Error::new(error)), None));
         }
+
         if open.first.is_empty() {
             match open.answers.build(open.rest.take()?).await {
                 Ok((first, rest)) => (open.first, open.rest) = (first, rest),
@@ -239,6 +245,7 @@ impl Open {
                 }
             }
         }
+
         // A large piece is not copied.
         let frame = open.first.split_to(open.first.len().min(PART));
         Some((Ok(frame), Some(open)))

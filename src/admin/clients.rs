@@ -118,6 +118,7 @@ fn show(view: &ClientView, with_names: bool) -> Pieces {
         },
         stream: view.stream,
     });
+
     let head = head.map(|head| format!("{head},\"types\":{{").into());
     let warnings = text(&view.warnings);
     let variant = view.variant.as_str();
@@ -140,6 +141,7 @@ fn show_type(index: usize, resource_type: ResourceType, view: &TypeView, with_na
         refused: view.nack.as_ref().map(NackView::from),
         sent: view.sent.as_ref().map(Sent::from),
     });
+
     let comma = if index > 0 { "," } else { "" };
     let before = before.map(|before| format!("{comma}\"{resource_type}\":{before},\"subscribed\":").into());
     let before = std::iter::once(before);

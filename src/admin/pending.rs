@@ -1,9 +1,9 @@
 //! Writes of this server that the world has not reached yet, and the turns of those that follow.
 //!
-//! In: each write that the store has taken. Out: a [`Basis`], the documents that the next write is judged with. The world
-//! lags behind the store, because a change travels through the watch and the plan. Without the pending writes a second
-//! route with the match of a route that was written just before would be accepted, and so would the deletion of a cluster
-//! that a new route uses.
+//! In: each write that the store has taken. Out: a [`Basis`], the documents that the next write is judged with. The
+//! world lags behind the store, because a change travels through the watch and the plan. Without the pending writes a
+//! second route with the match of a route that was written just before would be accepted, and so would the deletion of
+//! a cluster that a new route uses.
 //!
 //! Writes of documents take turns: from its verdict to the answer of the store, no other write of this server comes in
 //! between. The store finds writes of others ([`crate::backend::Unchanged`]).
@@ -22,7 +22,8 @@ use crate::document::key::Root;
 use crate::reconcile::plan::Input;
 use crate::reconcile::world::World;
 
-/// Longest time for which a write counts. If the store is replaced by another one, the world never reaches its revision.
+/// Longest time for which a write counts. If the store is replaced by another one, the world never reaches its
+/// revision.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 /// Most writes that are kept; beyond them the oldest is dropped.
 const MOST: usize = 256;
@@ -58,8 +59,8 @@ pub(super) struct Basis {
 pub(super) struct Turn(OwnedMutexGuard<Option<(Instant, Problem)>>);
 
 impl Turn {
-    /// The store did not answer: the writes that wait since before get the same answer, so that they do not wait for one
-    /// timeout after the other.
+    /// The store did not answer: the writes that wait since before get the same answer, so that they do not wait for
+    /// one timeout after the other.
     pub(super) fn failed(mut self, problem: &Problem) {
         *self.0 = Some((Instant::now(), problem.clone()));
     }
@@ -109,6 +110,7 @@ impl PendingWrites {
                 changes: vec![write.change.clone()],
             },
         };
+
         let of_documents = writes.iter().filter(|write| write.root == Root::Documents);
         let last = of_documents.map(|write| write.revision).max().unwrap_or(0);
         Basis {

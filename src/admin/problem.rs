@@ -189,6 +189,7 @@ impl Problem {
             retryable: problem.code.retryable(),
             request_id,
         };
+
         *response.body_mut() = axum::Json(body).into_response().into_body();
 
         let headers = response.headers_mut();

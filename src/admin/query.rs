@@ -1,8 +1,8 @@
 //! Query parameters. An unknown parameter is an error, never ignored.
 //!
 //! Lists that grow with the inventory or the fleet are answered in pages ([`Page`]). A cursor names the last item of a
-//! page by its place in the order of the list, so an item that is added or removed meanwhile moves no other item to another
-//! page.
+//! page by its place in the order of the list, so an item that is added or removed meanwhile moves no other item to
+//! another page.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -71,12 +71,14 @@ impl Page {
                 Problem::new(Code::InvalidRequest, detail)
             })
         })?;
+
         let after = values(pairs, "after").last().map(|cursor| {
             let place = URL_SAFE_NO_PAD.decode(cursor).ok();
             place
                 .and_then(|place| String::from_utf8(place).ok())
                 .ok_or_else(no_cursor)
         });
+
         Ok(Self {
             limit,
             after: after.transpose()?,

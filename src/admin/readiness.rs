@@ -2,7 +2,8 @@
 //!
 //! In: the [`Health`] of the reconcile loop, the state that cannot be saved, the draining token, and named guards of
 //! stages that must succeed once. Out: a report. The process is ready if a snapshot serves, no guard is left, and the
-//! process is not stopping. If the store is lost later or state cannot be saved, only `pending` and `stale_since` change.
+//! process is not stopping. If the store is lost later or state cannot be saved, only `pending` and `stale_since`
+//! change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

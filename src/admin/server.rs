@@ -1,5 +1,5 @@
-//! The admin listener: HTTP/1.1, bounded in connections, header size and time. A silent connection never keeps a new one
-//! out, and an answer that nobody reads is cut.
+//! The admin listener: HTTP/1.1, bounded in connections, header size and time. A silent connection never keeps a new
+//! one out, and an answer that nobody reads is cut.
 
 use std::fmt;
 use std::io;
@@ -143,6 +143,7 @@ pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: Cancellat
             "Admin server stopped with unfinished responses"
         );
     }
+
     Ok(())
 }
 
@@ -152,6 +153,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router,
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+
     let mut connection = std::pin::pin!(connection);
     let mut ending = false;
     loop {

@@ -112,6 +112,7 @@ pub(super) async fn all(
         revision: snapshot.revision,
         version: set.version().to_string(),
     })?;
+
     let answers = admin.answers.clone();
     let pieces = list(
         format!("{head},\"resources\":["),
@@ -120,6 +121,7 @@ pub(super) async fn all(
         |resource| resource.name.to_string(),
         move |resource| show(&answers, resource_type, &resource, &world),
     );
+
     admin.answers.json(pieces).await
 }
 
@@ -157,6 +159,7 @@ fn find(
             format!("there is no type `{word}`, expected one of {types}"),
         )
     })?;
+
     let wanted = values(query, "group").last().unwrap_or(DEFAULT_GROUP);
     let snapshot = admin.snapshots.current();
     let group = snapshot.groups.get(wanted).cloned().ok_or_else(|| {
@@ -167,6 +170,7 @@ fn find(
         };
         Problem::new(Code::NotFound, detail)
     })?;
+
     Ok((snapshot, group, resource_type))
 }
 
@@ -181,6 +185,7 @@ fn show(answers: &Answers, resource_type: ResourceType, resource: &Resource, wor
         version: resource.version.to_string(),
         documents: resource.made_of().map(full_key).collect(),
     });
+
     let render = || body(resource_type, resource);
     let json = if resource.body.len() > LARGE {
         let key = format!("{resource_type} {} {}", resource.version, resource.name);
@@ -188,6 +193,7 @@ fn show(answers: &Answers, resource_type: ResourceType, resource: &Resource, wor
     } else {
         render().map(Bytes::from)
     };
+
     Box::new(
         [
             about.map(|about| format!("{about},\"resource\":").into()),

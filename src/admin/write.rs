@@ -156,8 +156,8 @@ impl Target {
         })
     }
 
-    /// The turn of this write, and the documents that it is judged with. A registration is judged by itself and takes no
-    /// turn.
+    /// The turn of this write, and the documents that it is judged with. A registration is judged by itself and takes
+    /// no turn.
     async fn turn(&self, admin: &Admin) -> Result<(Option<Turn>, Basis), Problem> {
         let turn = match root_of(&self.key) {
             Root::Documents => Some(admin.pending.turn().await?),
@@ -326,6 +326,7 @@ impl Target {
                 None => Expect::Absent,
             },
         };
+
         let unchanged = turn.as_ref().map(|_| Unchanged {
             prefix: basis.world.options().layout.prefix_of(&Root::Documents).to_owned(),
             since: basis.revision,

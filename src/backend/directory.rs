@@ -451,6 +451,7 @@ impl Follower {
             .filter(|problem| problem.key.starts_with(&self.prefix))
             .cloned()
             .collect();
+
         if problems != self.sent_problems {
             self.sent_problems.clone_from(&problems);
             self.send(Event::Problems { problems }).await?;

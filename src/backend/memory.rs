@@ -253,6 +253,7 @@ impl Backend for Memory {
                 events: sender.clone(),
             });
         }
+
         loop {
             let event = tokio::select! {
                 () = token.cancelled() => return,
@@ -320,6 +321,7 @@ impl Backend for Memory {
                 .entries(prefix.as_bytes())
                 .iter()
                 .any(|entry| entry.mod_revision > since)
+
         {
             return Err(WriteError::Moved(prefix));
         }

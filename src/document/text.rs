@@ -76,6 +76,7 @@ pub(super) fn confidential(bytes: &[u8]) -> Result<Value, Rejection> {
         });
         format!("not valid {syntax}{place} (the text may be a secret and is not quoted)")
     };
+
     value(bytes).map_err(|rejection| match utf8(bytes) {
         Ok(text) if !text.trim().is_empty() => whole(unread(text)),
         Ok(_) => rejection,

@@ -3,8 +3,8 @@
 //! In: a key with a type of the API as its first word and the name of the resource, any text, as its rest; and the
 //! fields around the resource. Out: an [`Xds`] whose `resource` is an object with an `@type`. [`crate::resource`],
 //! which has the descriptors, reads the resource; nothing of it is quoted here, because it may be a secret. Of a
-//! document at `xds/secrets/…` nothing is quoted before it has the fields of an xds document, because the whole text may
-//! be the secret.
+//! document at `xds/secrets/…` nothing is quoted before it has the fields of an xds document, because the whole text
+//! may be the secret.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! The load on clusters that proxies report (LRS), added up by cluster.
 //!
-//! What enters: one report at a time from each stream ([`Reporter`]). What leaves: [`Load`] by cluster, for metrics.
-//! The first [`CLUSTERS_MAX`] names have a sum each, all others share one ([`OTHER`]). A name that no served cluster has
-//! gets a sum only within the share of its stream, so that no client takes all sums with names that it made up. When a
-//! stream ends, its requests in progress are subtracted.
+//! In: one report at a time from each stream ([`Reporter`]). Out: [`Load`] by cluster, for metrics. The first
+//! [`CLUSTERS_MAX`] names have a sum each, all others share one ([`OTHER`]). A name that no served cluster has gets a
+//! sum only within the share of its stream, so that no client takes all sums with names that it made up. When a stream
+//! ends, its requests in progress are subtracted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -84,8 +84,8 @@ impl Loads {
 }
 
 impl Sums {
-    /// The name under which a cluster is counted. `foreign`: the names of clusters that are not served and that the stream
-    /// introduced.
+    /// The name under which a cluster is counted. `foreign`: the names of clusters that are not served and that the
+    /// stream introduced.
     fn label(&mut self, cluster: &str, foreign: &mut usize, is_served: impl Fn(&str) -> bool) -> Arc<str> {
         if let Some((known, _)) = self.by_cluster.get_key_value(cluster) {
             return Arc::clone(known);

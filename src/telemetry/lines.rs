@@ -148,6 +148,7 @@ impl<W: Sink, S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines<W> {
                 )
             })
             .collect();
+
         let mut found = PeerOf(None);
         event.record(&mut found);
         let peer = found
@@ -160,6 +161,7 @@ impl<W: Sink, S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines<W> {
         } else {
             Outcome::Write { left_out: 0 }
         };
+
         let Outcome::Write { left_out } = outcome else { return };
 
         let mut fields = Fields::new(if peer.is_some() { PEER_FIELD_MAX } else { FIELD_MAX });
@@ -319,6 +321,7 @@ fn text(metadata: &Metadata<'_>, fields: &Fields, spans: &[(&'static str, Fields
         }
         line.push(':');
     }
+
     if !spans.is_empty() {
         line.push(' ');
     }
@@ -348,6 +351,7 @@ fn json(metadata: &Metadata<'_>, fields: &Fields, spans: &[(&'static str, Fields
         ("level", metadata.level().as_str().into()),
         ("message", fields.message.as_str().into()),
     ];
+
     line.extend(fields.json());
     line.push(("target", metadata.target().into()));
     let spans: Vec<Json> = spans
@@ -357,6 +361,7 @@ fn json(metadata: &Metadata<'_>, fields: &Fields, spans: &[(&'static str, Fields
             Json::Object(named.map(|(name, value)| (name.to_owned(), value)).collect())
         })
         .collect();
+
     if let Some(span) = spans.last() {
         line.push(("span", span.clone()));
         line.push(("spans", spans.into()));

@@ -124,6 +124,7 @@ impl Server {
                 }
             }
         }
+
         drop(self.listener);
         server.tasks.close();
         server.tasks.wait().await;
@@ -182,6 +183,7 @@ impl ConnectionLimit {
             self.reached.note(Limit::Connections, address, &reason);
             return None;
         };
+
         if let Some(address) = address {
             let mut addresses = self.addresses.lock();
             let count = addresses.entry(network(address)).or_default();
@@ -192,6 +194,7 @@ impl ConnectionLimit {
             }
             *count += 1;
         }
+
         Some(ConnectionPermit {
             address,
             addresses: Arc::clone(&self.addresses),

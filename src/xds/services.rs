@@ -1,5 +1,5 @@
-//! The small gRPC services beside xDS on the same port: client status, load reports, health and reflection. Load reports
-//! are served apart from the routes of tonic, see [`lrs`].
+//! The small gRPC services beside xDS on the same port: client status, load reports, health and reflection. Load
+//! reports are served apart from the routes of tonic, see [`lrs`].
 
 use std::sync::Arc;
 

@@ -384,6 +384,7 @@ impl Shared {
             }
             return Ok(connection);
         }
+
         *current = None;
         let index = rotation.next();
         if let Some((_, failure)) = failed.get(&index).filter(|(at, _)| *at >= begun) {

@@ -94,6 +94,7 @@ impl Options {
                 ));
             }
         };
+
         let content = read(file, hasher).await?;
         let password = String::from_utf8(content)
             .map_err(|_| Failure::configuration(format!("the password file {} is not UTF-8", file.display())))?;

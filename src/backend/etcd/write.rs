@@ -68,6 +68,7 @@ async fn write_once(
             is_leased: entry.as_ref().is_some_and(|entry| entry.leased),
         })
         .collect();
+
     if changing.is_empty() {
         return Ok(revision);
     }
@@ -82,6 +83,7 @@ async fn write_once(
             .header()
             .map_or(revision, etcd_client::ResponseHeader::revision));
     }
+
     Err(WriteFailure::Final(conflict_of(writes, unchanged, &response)))
 }
 
@@ -117,12 +119,14 @@ async fn read(connection: &mut Connection, writes: &[Write]) -> Result<(i64, Vec
             .map_or(revision, etcd_client::ResponseHeader::revision);
         current.extend(entries(&response));
     }
+
     if current.len() != writes.len() {
         return Err(Failure::new(
             Class::Retry,
             "etcd answered a read with fewer keys than requested",
         ));
     }
+
     Ok((revision, current))
 }
 
@@ -153,6 +157,7 @@ fn transaction(writes: &[Write], changing: &[Changing<'_>], unchanged: Option<&U
             None => TxnOp::delete(write.key.as_ref(), None),
         })
         .collect();
+
     let reads: Vec<TxnOp> = guarded(writes)
         .map(|write| TxnOp::get(write.key.as_ref(), None))
         .collect();

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-/// The requests that wait for a world. Clones share the state. The default has no loop behind it: nothing is waited for.
+/// The requests that wait for a world. Clones share the state. The default has no loop behind it: nothing is waited
+/// for.
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals(Option<Arc<Waits>>);
 

@@ -29,6 +29,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         let name = name.as_deref().and_then(|name| name.as_str()).unwrap_or_default();
         sources::subscribed(name, &at.field("name"))?;
     }
+
     match message.descriptor().full_name() {
         "envoy.config.cluster.v3.Cluster" => held(message, at, clusters::cluster),
         "envoy.config.cluster.v3.OutlierDetection" => held(message, at, clusters::outlier_detection),

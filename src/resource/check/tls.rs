@@ -185,6 +185,7 @@ fn private_key(pem: &[u8], chain: Vec<CertificateDer<'static>>) -> Result<(), &'
         Err(_) if is_read_in_part(&key) => return Ok(()),
         Err(_) => return Err("found a private key that cannot be read, expected one of RSA or ECDSA"),
     };
+
     if chain.is_empty() {
         return Ok(());
     }

@@ -76,6 +76,7 @@ impl<'a> Waits<'a> {
             walk: Vec::new(),
             on_walk: BTreeSet::new(),
         };
+
         for member in changes.iter().filter_map(|change| change.new.as_ref()) {
             let holders = member.claims().filter_map(|claim| holders.get(claim).copied());
             let blockers: BTreeSet<_> = holders.filter(|holder| *holder != &member.name).collect();
@@ -87,6 +88,7 @@ impl<'a> Waits<'a> {
             }
             waits.members.insert(&member.name, blockers);
         }
+
         waits
     }
 

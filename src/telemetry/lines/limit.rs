@@ -136,6 +136,7 @@ impl Limits {
             all_peers,
             ..
         } = &mut *state;
+
         let kind = kinds.entry(id.clone()).or_insert_with(|| Kind {
             metadata,
             message: String::new(),

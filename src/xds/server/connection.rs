@@ -136,6 +136,7 @@ impl ServerState {
                 );
             }
         };
+
         // The preface is read already, so this does not wait.
         match http2(&self.options.limits).handshake(socket.clone()).await {
             Ok(http2) => drop(
@@ -247,6 +248,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
             debug!(peer = %shown(this.permit.address), ?told, "Closed a connection whose unfinished requests are too large");
             return Poll::Ready(());
         }
+
         loop {
             let served = this.poll_serve(context);
             let sent = this.socket.poll_send(context);

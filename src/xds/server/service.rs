@@ -94,6 +94,7 @@ impl ServerState {
             };
             Arc::new(Watchdog::new(max, limits.clone(), Arc::clone(&reached)))
         };
+
         Self {
             identifier: options.identifier.as_str().into(),
             options,
@@ -191,6 +192,7 @@ impl ServerState {
                 return None;
             }
         };
+
         let session = Session::new(Settings {
             variant,
             service_type,
@@ -199,6 +201,7 @@ impl ServerState {
             interner: Arc::clone(&self.interner),
             secrets: client.peer.withheld.is_none(),
         });
+
         Some(Stream::new(Opening {
             requests,
             out: head(respond, grpc_response(), false)?,
@@ -231,6 +234,7 @@ impl ServerState {
                 return;
             }
         };
+
         let response = if request.uri().path() == lrs::PATH {
             let meter = Meter::new(&account, progress.cell());
             let reader = Reader::new(request.into_body(), grpc::LOAD_REPORT_MAX, Some(meter));
@@ -249,6 +253,7 @@ impl ServerState {
                 }
             }
         };
+
         let (parts, body) = response.into_parts();
         let ended = body.is_end_stream();
         if let Some(out) = head(respond, Response::from_parts(parts, ()), ended)

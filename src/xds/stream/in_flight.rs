@@ -1,5 +1,5 @@
-//! Counts the streams of a server and the bytes each of them has in flight, and ends streams whose client reads or sends
-//! nothing.
+//! Counts the streams of a server and the bytes each of them has in flight, and ends streams whose client reads or
+//! sends nothing.
 //!
 //! HTTP/2 buffers the messages of a stream while its client does not read. Each message counts until it is written
 //! ([`InFlight`]). The count has two uses:
@@ -170,12 +170,14 @@ impl Watchdog {
             is_heard: AtomicBool::new(false),
             given_up: AtomicU8::new(0),
         });
+
         let mut watched = self.watched.lock();
         if let Err((limit, error)) = watched.check(&self.max, account) {
             drop(watched);
             self.reached.note(limit, account.address, &error);
             return Err(error);
         }
+
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         watched.add(id, &cell, account);
         drop(watched);
@@ -302,8 +304,8 @@ impl Progress {
         self.cell.bytes.load(Ordering::Acquire) < IN_FLIGHT_MAX
     }
 
-    /// Register the running task. Ready: the stream is over, because the client has reset it, or because the server gave
-    /// it up and ends it here.
+    /// Register the running task. Ready: the stream is over, because the client has reset it, or because the server
+    /// gave it up and ends it here.
     pub(in crate::xds) fn poll_over<B: Buf>(
         &self,
         out: &mut SendStream<B>,

@@ -26,8 +26,8 @@ impl Meter {
         }
     }
 
-    /// Stop the time of the request: it is complete, or the server reads no more for now. If bytes of a request are here
-    /// already, the time begins anew at the next report.
+    /// Stop the time of the request: it is complete, or the server reads no more for now. If bytes of a request are
+    /// here already, the time begins anew at the next report.
     pub(in crate::xds) fn stop_time(&mut self) {
         if std::mem::take(&mut self.runs) {
             self.cell.request_began(false);

@@ -162,6 +162,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
             }
             return taken;
         }
+
         let mut taken = BytesMut::with_capacity(len);
         while taken.len() < len {
             let Some(first) = self.frames.front_mut() else { break };
@@ -172,6 +173,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
                 self.frames.pop_front();
             }
         }
+
         taken.freeze()
     }
 }

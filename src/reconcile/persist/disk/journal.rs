@@ -14,7 +14,7 @@ use super::{Checksum, SavedEntry};
 
 const STEM: &str = "changes-";
 
-/// What one save changes.
+/// The changes of one save.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Line {
     /// The documents root's revision.
@@ -58,7 +58,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The journal of a state file that was just written; those of others are gone.
+    /// Begin the journal of a new state file; older journals are deleted.
     pub(super) fn begin(folder: &Path, number: u64) -> io::Result<Self> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -73,7 +73,7 @@ impl Journal {
         })
     }
 
-    /// Where it is.
+    /// The path of the journal.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

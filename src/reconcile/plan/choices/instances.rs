@@ -1,4 +1,4 @@
-//! Instances of clusters whose keys are gone: those that went with too many others are kept for a while.
+//! Keeps instances that vanished together with too many others, for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::reconcile::world::World;
 use crate::resource::compile::{Address, address};
 
 impl Choices {
-    /// Instances whose key is gone: those that went with too many others are kept for a while.
+    /// Keep instances that vanished together with too many others, for a while.
     pub(super) fn keep_instances(&mut self, intake: &mut Intake) {
         let mut clusters: BTreeSet<Arc<str>> = intake.world.sources.keys().cloned().collect();
         let mut lost_instances = self.lost_instances(intake);
@@ -49,6 +49,7 @@ impl Choices {
                 .or_insert_with(|| deleted(&lost.full_key))
                 .on_deleted();
         }
+
         for lost in source.lost.values().filter(|lost| lost.kept) {
             let choice = self
                 .by_key
@@ -84,6 +85,7 @@ impl Choices {
             let is_known = world.compiled.is_registered_at(cluster, &address) || lost.contains(&address);
             (has_instances && !is_known).then(|| (cluster.into(), address))
         });
+
         gained.collect()
     }
 
@@ -116,6 +118,7 @@ impl Choices {
             };
             Some((key.clone(), lost))
         });
+
         kept.collect()
     }
 
@@ -137,10 +140,11 @@ impl Choices {
             };
             Some((key.clone(), lost))
         });
+
         lost.collect()
     }
 
-    /// Where a cluster's instances listen whose keys are there.
+    /// The addresses of a cluster's existing instances.
     fn live_addresses(&self, world: &World, cluster: &str) -> BTreeSet<Address> {
         let is_there = |key: &DocumentKey| {
             !self.by_key.contains_key(key) && world.records.get(key).is_some_and(|record| record.text.is_some())
@@ -158,7 +162,7 @@ impl Choices {
     }
 }
 
-/// Whether the record of an instance that is kept here is gone from the shared memory: another replica let it go.
+/// Whether another replica released an instance that is kept here: its record was deleted.
 fn is_let_go_elsewhere(intake: &Intake, lost: &LostInstance) -> bool {
     let was_read = intake.recalled_instances.contains(&lost.key);
     was_read && intake.world.memory.held(&lost.full_key).is_none()

@@ -72,6 +72,7 @@ impl<'a> Report<'a> {
             }
             Ok(())
         })?;
+
         // The total should include the categories.
         load.dropped = load.dropped.max(by_category);
         Ok((name, load))
@@ -130,6 +131,7 @@ fn fields<'a>(mut message: &'a [u8], mut on: impl FnMut(u32, Value<'a>) -> Resul
         };
         on(tag, value)?;
     }
+
     Ok(())
 }
 

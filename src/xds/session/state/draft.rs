@@ -22,6 +22,7 @@ impl State {
                 self.resource_type,
                 ResourceType::Endpoint | ResourceType::Route | ResourceType::Secret | ResourceType::VirtualHost
             )
+
         {
             return None;
         }
