@@ -321,7 +321,6 @@ impl Backend for Memory {
                 .entries(prefix.as_bytes())
                 .iter()
                 .any(|entry| entry.mod_revision > since)
-
         {
             return Err(WriteError::Moved(prefix));
         }

@@ -177,7 +177,6 @@ fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
         .iter()
         .enumerate()
         .filter(|(_, filter)| !filter.is_optional)
-
     {
         if let Some(ConfigType::TypedConfig(config)) = &filter.config_type {
             let at = at.index(index).field("typed_config");

@@ -292,7 +292,6 @@ fn word(number: i32, limits: &EnumRules, rule: &Rule) -> Option<String> {
             .words
             .as_ref()
             .is_some_and(|words| words.get_value(number).is_none())
-
     {
         return Some(format!(
             "a value of {}",

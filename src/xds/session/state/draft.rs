@@ -22,7 +22,6 @@ impl State {
                 self.resource_type,
                 ResourceType::Endpoint | ResourceType::Route | ResourceType::Secret | ResourceType::VirtualHost
             )
-
         {
             return None;
         }

@@ -1097,12 +1097,19 @@ impl Client<'_> {
         if !other.opened || silent {
             return Ok(());
         }
-        let known = other.covered(referrer) & bits(&other.applied) & bits(served);
-        for name in each(known & !other.forsaken & !other.unreported) {
-            let uses = |content| refers(referrer, name, content).contains(&Some(to));
+
+        let known = other.covered(referrer) & bits(served);
+        for name in each(known) {
+            let (bit, uses) = (1 << name, |content| refers(referrer, name, content).contains(&Some(to)));
+            let has_applied = bits(&other.applied) & bit & !other.forsaken & !other.unreported != 0;
+            // The client may apply a response before it answers.
+            let may_apply = |taken: &Taken| {
+                bits(&taken.items) & bit & !taken.dropped & !taken.forsaken != 0 && uses(taken.items[name])
+            };
+            let may_use = (has_applied && uses(other.applied[name])) || other.inbox.iter().any(may_apply);
             ensure!(
-                !uses(other.applied[name]) || uses(served[name]),
-                "AD-02: {} {} is removed, and {} {} that the client has refers to it",
+                !may_use || uses(served[name]),
+                "AD-02: {} {} is removed, and {} {} that the client may have refers to it",
                 name_of(to.0),
                 letter(to.1),
                 name_of(referrer),
