@@ -242,8 +242,8 @@ impl Fleet {
             .collect()
     }
 
-    /// The streams that are wanted and began after the stream with the number `after`, oldest first; each view is made when
-    /// the iterator reaches it.
+    /// The streams that are wanted and began after the stream with the number `after`, oldest first; each view is made
+    /// when the iterator reaches it.
     pub fn clients_after(
         &self,
         after: u64,

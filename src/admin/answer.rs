@@ -2,11 +2,13 @@
 //!
 //! A list grows with the inventory or the fleet, and a client may leave it unread. So:
 //!
-//! - An answer is an iterator of pieces. The next pieces are made when the client has read the last ones, on a thread that
-//!   serves no streams, [`BUILDERS`] at a time.
-//! - [`AT_A_TIME`] answers of more than one part are open at a time. A further request waits [`SLOT_WITHIN`] for a place.
+//! - An answer is an iterator of pieces. The next pieces are made when the client has read the last ones, on a thread
+//!   that serves no streams, [`BUILDERS`] at a time.
+//! - [`AT_A_TIME`] answers of more than one part are open at a time. A further request waits [`SLOT_WITHIN`] for a
+//!   place.
 //! - The JSON of a large resource exists once, however many answers have it ([`Answers::rendered`]).
-//! - An answer ends after [`READ_WITHIN`], read or not. [`super::server`] closes a connection that reads nothing at all.
+//! - An answer ends after [`READ_WITHIN`], read or not. [`super::server`] closes a connection that reads nothing at
+//!   all.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

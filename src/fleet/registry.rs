@@ -175,8 +175,8 @@ impl Registry {
             .map(|stream| stream.view(false))
     }
 
-    /// The streams that are wanted and began after the stream with the number `after`, oldest first. Each view is made when
-    /// the iterator reaches it, without the lock.
+    /// The streams that are wanted and began after the stream with the number `after`, oldest first. Each view is made
+    /// when the iterator reaches it, without the lock.
     pub(super) fn views(
         &self,
         now: SystemTime,

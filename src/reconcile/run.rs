@@ -102,8 +102,8 @@ pub struct Reconciler {
     roots: Roots,
     /// The newest snapshot built. Once the store is published, also the published one, except for `unpublished`.
     built: Snapshot,
-    /// A world was planned for a request that waits, before the next publish is due: the arrival of its first change, and
-    /// its trace.
+    /// A world was planned for a request that waits, before the next publish is due: the arrival of its first change,
+    /// and its trace.
     unpublished: Option<(Instant, Span)>,
     /// Requests that wait for the world.
     planned: Planned,
@@ -462,7 +462,8 @@ impl Reconciler {
             Event::Failed { reason } if self.failing.insert(folder) => warn!(
                 folder = folder.as_str(),
                 reason,
-                "Records below the state prefix cannot be read; replicas may serve different texts until a retry succeeds"
+                "Records below the state prefix cannot be read; replicas may serve different texts until a retry \
+                 succeeds"
             ),
             Event::Listed { revision, .. } => {
                 self.failing.remove(&folder);

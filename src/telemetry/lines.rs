@@ -4,10 +4,10 @@
 //! layer is the only writer of lines:
 //!
 //! - Control characters are escaped ([`short`]), so no text from outside forges a line or reaches a terminal.
-//! - A field is cut to [`FIELD_MAX`] bytes, or to [`PEER_FIELD_MAX`] if the line has a field `peer`. A message is cut to
-//!   [`FIELD_MAX`] bytes; it has words of the server only, words of a client stand in fields.
-//! - The number of lines is limited ([`limit`]). An event that a client causes has the field `peer`, of its own or of its
-//!   span: the address of the client.
+//! - A field is cut to [`FIELD_MAX`] bytes, or to [`PEER_FIELD_MAX`] if the line has a field `peer`. A message is cut
+//!   to [`FIELD_MAX`] bytes; it has words of the server only, words of a client stand in fields.
+//! - The number of lines is limited ([`limit`]). An event that a client causes has the field `peer`, of its own or of
+//!   its span: the address of the client.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -177,7 +177,12 @@ impl Stream {
         }
         let mut turn = None;
         if *reads && let Err(error) = self.read(context, *now, &mut turn, reads) {
-            info!(parent: &self.span, peer = %shown(self.peer.address), %error, "Ended a stream that breaks the protocol");
+            info!(
+                parent: &self.span,
+                peer = %shown(self.peer.address),
+                %error,
+                "Ended a stream that breaks the protocol"
+            );
             return self.end(error.code(), &error.to_string());
         }
         if self.phase == Phase::HalfClosed && self.store.peek().generation == 0 {
@@ -290,7 +295,12 @@ impl Stream {
         } = response;
         let size = response.head.len() + response.blocks.len();
         let Some(message) = Message::of(response) else {
-            warn!(parent: &self.span, peer = %shown(self.peer.address), bytes = size, "Ended a stream whose response is too large for gRPC");
+            warn!(
+                parent: &self.span,
+                peer = %shown(self.peer.address),
+                bytes = size,
+                "Ended a stream whose response is too large for gRPC"
+            );
             return self.end(Code::ResourceExhausted, "the response is larger than 4 GiB");
         };
         self.join();
@@ -428,9 +438,9 @@ impl Stream {
                 parent: &self.span,
                 node.id = self.session.node().map(|node| &*node.id),
                 peer = %shown(self.peer.address),
-                "Withheld the secrets that a proxy subscribes to: {because}. Let the proxy connect with a certificate of \
-                 --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start the \
-                 server with --plaintext-secrets"
+                "Withheld the secrets that a proxy subscribes to: {because}. Let the proxy connect with a certificate \
+                 of --xds-tls-client-ca (envoy-config/mtls.yaml), over a Unix socket or from this machine, or start \
+                 the server with --plaintext-secrets"
             );
         }
     }
@@ -446,7 +456,13 @@ impl Stream {
         handle.resolve(resource_type, |name| self.session.nacked_in(resource_type, name));
         match acked.ack {
             Ack::Ack => {
-                debug!(parent: &self.span, r#type = word, version = %sent.version, nonce = %acked.nonce, "Acknowledged");
+                debug!(
+                    parent: &self.span,
+                    r#type = word,
+                    version = %sent.version,
+                    nonce = %acked.nonce,
+                    "Acknowledged"
+                );
                 if let Some(trace) = acked.trace {
                     let node_id = self.session.node().map(|node| &*node.id);
                     trace.adopt(&info_span!(parent: None, "acknowledged", node.id = node_id, r#type = word));

@@ -45,7 +45,11 @@ impl Counter {
             Err(error) => Err(error),
         };
         saved.unwrap_or_else(|error| {
-            warn!(path = %path.display(), %error, "Saved revision of the folder cannot be read; revisions start again at 1");
+            warn!(
+                path = %path.display(),
+                %error,
+                "Saved revision of the folder cannot be read; revisions start again at 1"
+            );
             Saved::default()
         })
     }
@@ -55,7 +59,11 @@ impl Counter {
         if let Err(error) = self.try_save(saved)
             && !std::mem::replace(&mut self.failed, true)
         {
-            warn!(path = %self.folder.display(), %error, "Revision of the folder cannot be saved; after a restart, revisions may repeat");
+            warn!(
+                path = %self.folder.display(),
+                %error,
+                "Revision of the folder cannot be saved; after a restart, revisions may repeat"
+            );
         }
     }
 

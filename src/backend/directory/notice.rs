@@ -138,7 +138,11 @@ impl Notices {
                 Err(error) if is_gone(&error) => {}
                 Err(error) if !self.incomplete => {
                     self.incomplete = true;
-                    warn!(folder = %path.display(), %error, "Folder cannot be watched for changes; the server scans the whole tree every second instead");
+                    warn!(
+                        folder = %path.display(),
+                        %error,
+                        "Folder cannot be watched for changes; the server scans the whole tree every second instead"
+                    );
                 }
                 Err(_) => {}
             }

@@ -283,7 +283,11 @@ impl Connector {
                 if matches!(failure.class, Class::Retry | Class::Certificate) {
                     return Err(failure);
                 }
-                debug!(%endpoint, %failure, "etcd member did not answer the status call; the connection to it is used nevertheless");
+                debug!(
+                    %endpoint,
+                    %failure,
+                    "etcd member did not answer the status call; the connection to it is used nevertheless"
+                );
                 return Ok(());
             }
             Err(_) => return Err(Failure::timeout("the first call")),
@@ -303,7 +307,8 @@ impl Connector {
         if has_watch_faults(status.version()) {
             let version = status.version();
             let sentence = format!(
-                "etcd at {endpoint} has version {version}, in which a watch can lose a delete after a compaction. Only the list after the next reconnect finds the lost delete; upgrade to 3.5.18 or later"
+                "etcd at {endpoint} has version {version}, in which a watch can lose a delete after a compaction. \
+                 Only the list after the next reconnect finds the lost delete; upgrade to 3.5.18 or later"
             );
             self.log_once(sentence, false);
         }

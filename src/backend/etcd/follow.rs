@@ -436,7 +436,12 @@ impl<'a> Follower<'a> {
         };
         let pause = self.backoff.next(cap);
 
-        debug!(prefix = %String::from_utf8_lossy(&self.prefix), %failure, ?pause, "Watch of etcd failed; the next attempt follows after the pause");
+        debug!(
+            prefix = %String::from_utf8_lossy(&self.prefix),
+            %failure,
+            ?pause,
+            "Watch of etcd failed; the next attempt follows after the pause"
+        );
         if !self
             .send(Event::Failed {
                 reason: failure.to_string(),

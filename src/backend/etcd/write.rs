@@ -222,7 +222,8 @@ fn classify(failure: Failure, changing: &[Changing<'_>]) -> WriteFailure {
             .map(|Changing { write, .. }| write.key.len() + write.value.as_ref().map_or(0, Bytes::len))
             .sum();
         return WriteFailure::Final(WriteError::TooLarge(format!(
-            "the change has {} operations and {bytes} bytes, the default limits of etcd are {OPERATIONS} operations and 1.5 MiB: {failure}",
+            "the change has {} operations and {bytes} bytes, the default limits of etcd are {OPERATIONS} operations \
+             and 1.5 MiB: {failure}",
             changing.len()
         )));
     }

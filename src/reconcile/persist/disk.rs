@@ -232,8 +232,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The directory at `folder`, created (0700) if it is missing; not locked yet. `store` names the store of the documents: `etcd`, or
-    /// a directory with its path.
+    /// The directory at `folder`, created (0700) if it is missing; not locked yet. `store` names the store of the
+    /// documents: `etcd`, or a directory with its path.
     ///
     /// # Errors
     /// When it cannot be created.

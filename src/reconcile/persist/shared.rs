@@ -88,7 +88,11 @@ impl Shared {
                 Some((full_key, known))
             }
             Err(error) => {
-                warn!(document.key = &*full_key, %error, "Record below the state prefix cannot be parsed and is ignored");
+                warn!(
+                    document.key = &*full_key,
+                    %error,
+                    "Record below the state prefix cannot be parsed and is ignored"
+                );
                 None
             }
         }

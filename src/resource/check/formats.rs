@@ -250,7 +250,8 @@ mod tests {
         }
         assert_eq!(
             said("x %PROTOCL%"),
-            "v: found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign), did you mean \"PROTOCOL\"?"
+            "v: found \"%…%\" that is no command of Envoy, expected one (\"%%\" is a percent sign), did you mean \
+             \"PROTOCOL\"?"
         );
         assert_eq!(
             said("%RESP%"),

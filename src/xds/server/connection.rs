@@ -245,7 +245,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Connection<T
                 this.poll_serve(context).is_ready(),
                 this.socket.poll_send(context).is_ready(),
             );
-            debug!(peer = %shown(this.permit.address), ?told, "Closed a connection whose unfinished requests are too large");
+            debug!(
+                peer = %shown(this.permit.address),
+                ?told,
+                "Closed a connection whose unfinished requests are too large"
+            );
             return Poll::Ready(());
         }
 
