@@ -284,6 +284,12 @@ impl Session {
         self.types[resource_type.index()].as_ref()?.nacked_in(name)
     }
 
+    /// The set of a type that the client has accepted, as far as it subscribes to it; `None`: nothing yet.
+    #[must_use]
+    pub fn acked(&self, resource_type: ResourceType) -> Option<&Arc<ResourceSet>> {
+        self.types[resource_type.index()].as_ref()?.acked()
+    }
+
     /// The resources of unknown state after a NACK, to be recalled by the client's next stream.
     #[must_use]
     pub fn unknown(&self) -> Vec<(ResourceType, Arc<str>)> {

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::pending::PendingWork;
 use super::{State, Unacked};
 use crate::document::key::DocumentKey;
 use crate::fleet::{Suspect, Variant};
 use crate::resource::Resource;
-use crate::snapshot::set::ResourceSet;
+use crate::snapshot::set::{Entry, ResourceSet};
 use crate::xds::session::nack::suspects;
 use crate::xds::session::order::BarrierState;
 use crate::xds::session::warming::WARM_MAX;
@@ -63,10 +65,35 @@ impl State {
                 .for_each(|resource| refresh.on_ack(&answered.content, resource));
         }
         if self.work.pending().deferrals.is_empty() {
-            self.acked_set.clone_from(&answered.set);
+            self.acked_set = answered.set.as_ref().map(|set| self.without_nacked(set));
         }
         self.acknowledged = answered.sequence;
         self.follow_unnacked();
+    }
+
+    /// What the client has accepted of a set: of a resource that is NACKed, the version that it accepted before.
+    fn without_nacked(&self, set: &Arc<ResourceSet>) -> Arc<ResourceSet> {
+        let accepted = |name: &str| self.acked_set.as_ref().and_then(|acked| acked.get(name)).cloned();
+        let is_nacked =
+            |resource: &&Arc<Resource>| set.get(&resource.name).is_some_and(|it| it.version == resource.version);
+        let nacked = self.nacks.resources().filter(is_nacked);
+        let mut entries: Vec<Entry> = nacked
+            .map(|resource| (Arc::clone(&resource.name), accepted(&resource.name)))
+            .collect();
+        if entries.is_empty() {
+            return Arc::clone(set);
+        }
+
+        entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        entries.dedup_by(|one, other| one.0 == other.0);
+        let mut key = Xxh3::new();
+        for (name, accepted) in &entries {
+            key.update(name.as_bytes());
+            let version = accepted.as_ref().map_or(0, |resource| resource.version.0);
+            key.update(&version.to_be_bytes());
+        }
+        // Clients with the same trouble share the set.
+        set.variant(key.digest128(), || entries)
     }
 
     /// Endpoints that are no longer NACKed follow their cluster.
@@ -99,6 +126,11 @@ impl State {
             .partition(|name| stands(name));
         *nacked_warming = kept;
         warming.extend(due.into_iter().filter(|name| subscription.names.contains(name)));
+    }
+
+    /// What the client has accepted; `None`: nothing yet.
+    pub(in crate::xds) fn acked(&self) -> Option<&Arc<ResourceSet>> {
+        self.acked_set.as_ref()
     }
 
     /// The response was NACKed. Gives the suspects.

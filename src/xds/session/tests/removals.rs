@@ -173,3 +173,21 @@ fn what_comes_back_before_it_is_removed_waits_for_its_clusters_too() {
     assert_eq!(clusters.iter().map(Said::short).collect::<Vec<_>>(), ["CDS[N@1]"]);
     assert_eq!(client.ack(&clusters[0], &[]).says(), ["RDS[r1@3]"]);
 }
+
+// GEN-17: the ACK of one resource says nothing of another that was refused
+#[test]
+fn what_was_refused_does_not_count_as_accepted() {
+    let mut client = settled(Variant::Delta);
+    client.commit(&[(CLUSTER, "A", Some(2))]);
+    let refused = client.all().remove(0);
+    client.nack(&refused, &[]);
+    client.commit(&[(CLUSTER, "B", Some(2))]);
+    let taken = client.all().remove(0);
+    client.ack(&taken, &[]);
+    let accepted = |client: &Client, name: &str| {
+        let set = client.session.acked(CLUSTER).expect("clusters were accepted");
+        set.get(name).expect("the cluster is there").version
+    };
+    assert_eq!(accepted(&client, "A"), resource("A", 1).version);
+    assert_eq!(accepted(&client, "B"), resource("B", 2).version);
+}
