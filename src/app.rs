@@ -4,6 +4,7 @@
 //!  reconcile   backend events → world → snapshot store      (the one writer)
 //!  xds         snapshot store → streams, fleet               (drains)
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
+//!  quarantine  fleet → reconcile: documents that every proxy refuses
 //!  certificates, reload                                      what SIGHUP and changed files bring
 //! ```
 
@@ -46,14 +47,16 @@ mod etcd_metrics;
 mod files;
 mod limit_metrics;
 mod load_metrics;
+mod quarantine;
 mod state_metrics;
 
 use etcd_metrics::EtcdMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
+use quarantine::{FleetWitness, Quarantine};
 use state_metrics::StateMetrics;
 
-/// Releases waiting for the loop; an operator's request waits when there are more.
+/// Commands waiting for the loop; a request of an operator, and a refusal of proxies, waits when there are more.
 const COMMANDS: usize = 16;
 /// The sample of the try-out mode, written if its folder is missing. The sample needs no upstream.
 const SAMPLE: (&str, &str) = (
@@ -82,6 +85,7 @@ pub struct App {
     certificates: Option<Certificates>,
     backend: Arc<dyn Backend>,
     reconciler: Reconciler,
+    quarantine: Quarantine,
     admin: Admin,
     snapshots: Arc<Store>,
     fleet: Fleet,
@@ -133,7 +137,14 @@ impl App {
             allow_empty: config.allow_empty,
             commands: receiver,
             observer: counted,
+            witness: Arc::new(FleetWitness(fleet.clone())),
         });
+        let quarantine = Quarantine::new(
+            fleet.clone(),
+            reconciler.worlds(),
+            snapshots.subscribe(),
+            commands.clone(),
+        );
 
         let stages = Stages::default();
         let admin = Admin {
@@ -158,6 +169,7 @@ impl App {
             certificates,
             backend,
             reconciler,
+            quarantine,
             admin,
             snapshots,
             fleet,
@@ -195,6 +207,7 @@ impl App {
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
+        stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
         let admin = admin::serve(self.admin_listener, self.admin, token.clone());
         // A sixth of the grace is left after the cancellation. Half of it may go to requests that are open.

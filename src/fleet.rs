@@ -1,7 +1,8 @@
 //! Stage 8, facts about proxies: connected streams, and the responses sent, ACKed and NACKed on each.
 //!
 //! What enters: the events of each stream ([`StreamHandle`]). What leaves: views for `admin` and metrics. A fact never
-//! changes what is served. Streams share no lock while they send and receive.
+//! changes what is served by itself. Streams share no lock while they send and receive. `suspicions` judges a NACK: is
+//! it the trouble of one host, or does every proxy refuse the document?
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +13,13 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::document::key::DocumentKey;
-use crate::resource::ResourceType;
+use crate::resource::compile::parts::Parts;
+use crate::resource::refused::RefusedResource;
+use crate::resource::{ResourceType, ResourceVersion};
 
 pub mod limit;
 pub mod load;
+pub mod suspicions;
 
 mod handle;
 mod memory;
@@ -29,6 +33,10 @@ use load::Loads;
 pub use nonce::Nonce;
 use registry::Registry;
 pub use stream::{Identity, Sent};
+use suspicions::{Judged, Suspicion, Suspicions};
+
+/// Most documents, and most resources, that one NACK is laid on.
+pub const SUSPECTS_MAX: usize = 32;
 
 /// Warnings about a stream, as the admin API shows them.
 pub mod warnings {
@@ -101,8 +109,35 @@ pub struct Nack {
 pub struct Suspect {
     /// The name of the resource.
     pub resource: Arc<str>,
+    /// The version of the resource.
+    pub version: ResourceVersion,
     /// Its documents that changed since the client's last ACK, or the documents that the message names.
     pub documents: Vec<DocumentKey>,
+    /// Whether the cause is among these documents. `false`: there are more than [`SUSPECTS_MAX`], and these are the first.
+    pub is_complete: bool,
+    /// The part of each document, if the resource is made of many.
+    pub parts: Option<Arc<Parts>>,
+}
+
+impl Suspect {
+    /// The resource and the part of one document in it.
+    fn refused(&self, group: &Arc<str>, resource_type: ResourceType, document: &DocumentKey) -> RefusedResource {
+        let part = || Some(self.parts.as_ref()?.get(document)?.revision);
+        RefusedResource {
+            group: Arc::clone(group),
+            resource_type,
+            name: Arc::clone(&self.resource),
+            version: self.version,
+            part: part(),
+        }
+    }
+
+    /// Whether this is the resource with the content that was refused, as far as it is of this document.
+    fn has(&self, document: &DocumentKey, refused: &RefusedResource) -> bool {
+        let part = || Some(self.parts.as_ref()?.get(document)?.revision);
+        self.resource == refused.name
+            && (self.version == refused.version || refused.part.is_some_and(|refused| part() == Some(refused)))
+    }
 }
 
 /// A NACK that no later answer has resolved.
@@ -257,6 +292,25 @@ impl Fleet {
     #[must_use]
     pub fn unresolved_nacks(&self) -> Vec<(Arc<str>, UnresolvedNack)> {
         self.registry.unresolved_nacks(SystemTime::now())
+    }
+
+    /// NACKs that wait for a judgement.
+    #[must_use]
+    pub fn suspicions(&self) -> &Suspicions {
+        &self.registry.suspicions
+    }
+
+    /// Judge a NACK: the documents that every proxy refuses which has answered. `None`: the NACK is resolved, it cannot be
+    /// laid on documents, or a proxy has accepted their content.
+    #[must_use]
+    pub fn judge(&self, suspicion: &Suspicion) -> Option<Judged> {
+        suspicions::judge(suspicion, &self.registry.evidence(SystemTime::now()))
+    }
+
+    /// Whether a proxy has accepted any of these resources, as far as they are of this document.
+    #[must_use]
+    pub fn has_accepted(&self, document: &DocumentKey, resources: &[RefusedResource]) -> bool {
+        suspicions::has_accepted(document, resources, &self.registry.evidence(SystemTime::now()))
     }
 
     /// The resources whose state at the node is unknown since its last stream ended, if that was lately.

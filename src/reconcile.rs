@@ -6,6 +6,7 @@
 //! | [`world`], `text` | every document with its state; a text as it stands at a key |
 //! | [`hold`] | guards: what looks like an accident is kept back |
 //! | [`memory`] | the shared memory: what serves in place of what the store holds, on all replicas |
+//! | [`quarantine`] | texts that every proxy refuses which has answered |
 //! | [`cut`] | one revision, one plan: changes wait until all roots have reached their revision |
 //! | [`coalesce`] | the distance between publishes |
 //! | [`persist`] | the state directory and the shared memory in the store |
@@ -19,6 +20,7 @@ pub mod hold;
 pub mod memory;
 pub mod persist;
 pub mod plan;
+pub mod quarantine;
 pub mod run;
 mod text;
 pub mod world;

@@ -9,6 +9,7 @@
 //! | `grpc` | routes as gRPC clients without a proxy take them |
 //! | `compile` | the compiled whole, and the difference that a change makes to it |
 //! | `body`, `xdstp` | the bytes of a resource; the form of an `xdstp://` name |
+//! | `refused` | a resource as a proxy refused it |
 //!
 //! Each resource is encoded and hashed when it changes, and never again.
 
@@ -31,6 +32,7 @@ pub mod endpoints;
 pub mod grpc;
 pub mod listeners;
 mod place;
+pub mod refused;
 pub mod routes;
 pub mod table;
 pub mod verbatim;

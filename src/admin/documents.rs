@@ -9,13 +9,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::entry::{Entry, EntryWithValue, ShownState, key_of, value};
+use super::entry::{Entry, EntryWithValue, key_of, value};
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
 use super::{Admin, refused};
 use crate::backend;
 use crate::document::key::{DocumentKey, Kind};
-use crate::reconcile::world::Status;
+use crate::reconcile::world::{State, Status};
 
 /// KIND and NAME of a path; NAME is empty if the path has none.
 pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<(String, String), Problem> {
@@ -26,7 +26,7 @@ pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> R
 
 pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Response, Problem> {
     reject_unknown_params(&query, &["state", "kind", "q", "limit", "after"])?;
-    let states: Vec<ShownState> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
+    let states: Vec<State> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
     let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
     let text = values(&query, "q").last().unwrap_or_default();
     let page = Page::of(&query)?;
@@ -120,9 +120,10 @@ fn etag(admin: &Admin, status: &Status) -> Option<String> {
     Some(format!("\"{}\"", admin.backend.etag(&entry)))
 }
 
-fn state_of(word: &str) -> Result<ShownState, Problem> {
-    ShownState::from_word(word).ok_or_else(|| {
-        let states = ShownState::words().collect::<Vec<_>>().join(", ");
+fn state_of(word: &str) -> Result<State, Problem> {
+    let known = State::ALL.into_iter().find(|state| state.as_str() == word);
+    known.ok_or_else(|| {
+        let states = State::ALL.map(State::as_str).join(", ");
         Problem::new(
             Code::InvalidRequest,
             format!("there is no state `{word}`, expected one of {states}"),

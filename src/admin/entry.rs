@@ -14,35 +14,6 @@ use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
 use crate::resource::ResourceType;
 
-/// The state that the API shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ShownState {
-    /// The state in the world.
-    World(State),
-    /// The world accepts the document, and a proxy answered it with a NACK.
-    Refused,
-}
-
-impl ShownState {
-    /// All words.
-    pub(super) fn words() -> impl Iterator<Item = &'static str> {
-        let of_world = State::ALL.into_iter().map(Self::World);
-        of_world.chain([Self::Refused]).map(Self::as_str)
-    }
-
-    pub(super) fn from_word(word: &str) -> Option<Self> {
-        let of_world = State::ALL.into_iter().map(Self::World);
-        of_world.chain([Self::Refused]).find(|state| state.as_str() == word)
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::World(state) => state.as_str(),
-            Self::Refused => "refused",
-        }
-    }
-}
-
 /// One entry of `GET /api/v1/documents`.
 #[derive(Debug, Serialize)]
 pub(super) struct Entry<'a> {
@@ -56,14 +27,18 @@ pub(super) struct Entry<'a> {
     warnings: Cow<'a, [String]>,
     revision: Option<i64>,
     serving_revision: Option<i64>,
+    /// The document does not serve its latest text, because every proxy that answered refuses that.
+    #[serde(rename = "quarantined", skip_serializing_if = "std::ops::Not::not")]
+    is_quarantined: bool,
 }
 
 impl<'a> Entry<'a> {
     /// The entry of a document, with the NACKs of proxies.
     pub(super) fn of(status: &'a Status, refused: &BTreeMap<DocumentKey, NackedDocument>) -> Self {
         let state = refused::state(refused, status);
+        let is_quarantined = status.state == State::Refused;
         let reason = match (state, refused.get(&status.key)) {
-            (ShownState::Refused, Some(refused)) => Some(refused.reason()),
+            (State::Refused, Some(refused)) if !is_quarantined => Some(refused.reason()),
             _ => status.reason.clone(),
         };
         Self {
@@ -73,11 +48,13 @@ impl<'a> Entry<'a> {
             state: state.as_str(),
             held_by: status.held_by.map(HeldBy::as_str),
             reason,
-            path: refused
-                .get(&status.key)
-                .filter(|_| state == ShownState::Refused)
-                .and_then(|refused| refused.path)
-                .or(status.path.as_deref()),
+            path: match (state, refused.get(&status.key)) {
+                (State::Refused, _) if is_quarantined => refused::field_of(status),
+                (State::Refused, Some(refused)) => refused.path,
+                _ => None,
+            }
+            .or(status.path.as_deref()),
+            is_quarantined,
             warnings: Cow::Borrowed(&status.warnings),
             revision: status.latest.as_ref().map(|text| text.mod_revision),
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),

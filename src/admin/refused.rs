@@ -1,7 +1,7 @@
 //! The documents that proxies refuse now, by their NACKs.
 //!
 //! A NACK is a fact about a proxy, so the fleet has it and the world does not. This module joins both for each
-//! response. The session of the NACK named the documents that may be the cause (`xds::session::nack::suspects`). A
+//! response. If every proxy that answered refuses a document, the world has that (`reconcile::quarantine`). The session of the NACK named the documents that may be the cause (`xds::session::nack::suspects`). A
 //! document is refused until every proxy with such a NACK has either sent an ACK for a later response with the
 //! document, or left the fleet.
 
@@ -9,13 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Admin;
-use super::entry::ShownState;
 use crate::document::key::{DocumentKey, Kind};
 use crate::fleet::UnresolvedNack;
+use crate::fleet::suspicions::refusal_reason;
 use crate::reconcile::world::{State, Status};
-
-/// Number of nodes in the reason by name; further nodes are counted.
-const NODES_NAMED: usize = 5;
 
 /// The NACKs that a document may have caused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,22 +29,7 @@ pub(super) struct NackedDocument {
 impl NackedDocument {
     /// One sentence, and the message of the proxy.
     pub(super) fn reason(&self) -> String {
-        let named: Vec<&str> = self.nodes.iter().take(NODES_NAMED).map(|node| &**node).collect();
-        let named = named.join(", ");
-        let by = match self.nodes.len() {
-            1 => format!("refused by the proxy {named}"),
-            many if many > NODES_NAMED => {
-                format!("refused by {many} proxies, {named} and {} others", many - NODES_NAMED)
-            }
-            many => format!("refused by {many} proxies, {named}"),
-        };
-        let message = self.message.trim_end();
-        match self.suspects {
-            0 | 1 => format!("{by}: {message}"),
-            many => {
-                format!("{by}, {many} documents may be the cause: {message}")
-            }
-        }
+        refusal_reason(&self.nodes, self.suspects, &self.message)
     }
 }
 
@@ -74,11 +56,16 @@ pub(super) fn documents(admin: &Admin) -> BTreeMap<DocumentKey, NackedDocument> 
 }
 
 /// The shown state: `refused` if the world accepts the document and a proxy refuses it, else the state in the world.
-pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> ShownState {
+pub(super) fn state(refused: &BTreeMap<DocumentKey, NackedDocument>, status: &Status) -> State {
     match status.state {
-        State::Accepted if refused.contains_key(&status.key) => ShownState::Refused,
-        state => ShownState::World(state),
+        State::Accepted if refused.contains_key(&status.key) => State::Refused,
+        state => state,
     }
+}
+
+/// The field that the reason of a quarantined document is about.
+pub(super) fn field_of(status: &Status) -> Option<&'static str> {
+    field(status.key.kind, status.reason.as_deref()?)
 }
 
 /// The field of a document that Envoy's message is about, if a document of that kind has such a field.
@@ -111,29 +98,6 @@ fn field(kind: Kind, message: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn refused(nodes: &[&str], suspects: usize) -> String {
-        let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
-        NackedDocument {
-            nodes,
-            message: "no\n".into(),
-            suspects,
-            path: None,
-        }
-        .reason()
-    }
-
-    #[test]
-    fn the_reason_says_who_and_how_sure_it_is() {
-        assert_eq!(refused(&["n1"], 1), "refused by the proxy n1: no");
-        assert_eq!(refused(&["n2", "n1"], 1), "refused by 2 proxies, n1, n2: no");
-        let many = refused(&["1", "2", "3", "4", "5", "6", "7"], 1);
-        assert_eq!(many, "refused by 7 proxies, 1, 2, 3, 4, 5 and 2 others: no");
-        assert_eq!(
-            refused(&["n1"], 3),
-            "refused by the proxy n1, 3 documents may be the cause: no"
-        );
-    }
 
     #[test]
     fn the_field_is_told_where_words_are_about_one() {

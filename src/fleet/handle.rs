@@ -5,8 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::registry::Registry;
 use super::stream::{Sent, Stream};
+use super::suspicions::Suspicion;
 use super::{Conditions, Nack, Observer, Suspect, UnresolvedNack};
 use crate::resource::ResourceType;
+use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 
 /// Longest `error_detail` message that is kept, in bytes. Envoy cuts its messages at the same length.
@@ -67,6 +69,13 @@ impl StreamHandle {
         });
     }
 
+    /// The client has accepted this set of a type, as far as it subscribes to it.
+    pub fn holds(&self, resource_type: ResourceType, set: Option<&Arc<ResourceSet>>) {
+        self.stream
+            .of_type(resource_type, |of_type| of_type.accepted = set.cloned());
+        self.registry.suspicions.on_ack();
+    }
+
     /// The client sent a NACK for a response: its number within the stream, and the resources that may be the cause.
     pub fn nacked(
         &self,
@@ -93,11 +102,14 @@ impl StreamHandle {
         });
 
         self.stream.of_type(resource_type, |of_type| of_type.nack = Some(nack));
-        let unresolved_nacks = &mut self.stream.facts().unresolved_nacks;
-        unresolved_nacks.push(unresolved);
-        if unresolved_nacks.len() > UNRESOLVED_MAX {
-            unresolved_nacks.remove(0);
+        let mut facts = self.stream.facts();
+        let suspicion = Suspicion::of(&facts.group, &unresolved);
+        facts.unresolved_nacks.push(unresolved);
+        if facts.unresolved_nacks.len() > UNRESOLVED_MAX {
+            facts.unresolved_nacks.remove(0);
         }
+        drop(facts);
+        self.registry.suspicions.add(suspicion);
     }
 
     /// The client answered a response. A suspect stays only if `nack_of` gives the same response for its resource as

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::memory::Memory;
 use super::stream::Stream;
+use super::suspicions::{Evidence, Suspicions};
 use super::{ClientView, Identity, UnresolvedNack, Variant};
 
 /// How long an ended stream is kept.
@@ -21,6 +22,9 @@ const REMEMBERED: usize = 10_000;
 /// Most bytes of subscribed names of ended streams. Streams with equal subscriptions share one list.
 const REMEMBERED_NAMES: usize = 64 * 1024 * 1024;
 
+/// Of how many ended streams it is remembered what they accepted: these sets may be old ones that nobody else keeps.
+const REMEMBERED_ACCEPTED: usize = 64;
+
 /// Connected streams, and streams that ended lately.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -28,6 +32,7 @@ pub(super) struct Registry {
     connected: [AtomicUsize; 2],
     streams: Mutex<Streams>,
     pub(super) memory: Memory,
+    pub(super) suspicions: Suspicions,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +116,10 @@ impl Registry {
         let mut streams = self.streams.lock();
         streams.live.remove(&stream.id);
         streams.gone.push_back((now, Arc::clone(stream)));
+        let too_many = streams.gone.len().checked_sub(REMEMBERED_ACCEPTED + 1);
+        if let Some((_, old)) = too_many.and_then(|place| streams.gone.get(place)) {
+            old.forget_accepted();
+        }
         streams.gone_names.add(lists);
         streams.forget(now);
     }
@@ -153,6 +162,19 @@ impl Registry {
         }
 
         found
+    }
+
+    /// What each stream, connected or remembered, has accepted and refuses. The facts are read without the lock.
+    pub(super) fn evidence(&self, now: SystemTime) -> Evidence {
+        let all: Vec<Arc<Stream>> = {
+            let mut streams = self.streams.lock();
+            streams.forget(now);
+            let gone = streams.gone.iter().map(|(_, gone)| gone);
+            streams.live.values().chain(gone).cloned().collect()
+        };
+        let mut evidence = Evidence::default();
+        all.iter().for_each(|stream| stream.add_to(&mut evidence));
+        evidence
     }
 
     /// The connected streams whose node id is wanted, oldest first. Each view is made when the iterator reaches it,
@@ -226,7 +248,7 @@ mod tests {
     use super::*;
     use crate::document::key::{DocumentKey, Kind};
     use crate::fleet::{Fleet, Nonce, Sent, Subscribed, Suspect};
-    use crate::resource::ResourceType;
+    use crate::resource::{ResourceType, ResourceVersion};
     use crate::snapshot::version::SetVersion;
 
     fn identity(node_id: &str) -> Identity {
@@ -324,7 +346,10 @@ mod tests {
             let documents = vec![DocumentKey::new(Kind::Clusters, name)];
             vec![Suspect {
                 resource: name.into(),
+                version: ResourceVersion::of(name.as_bytes()),
                 documents,
+                is_complete: true,
+                parts: None,
             }]
         };
         let unresolved = || -> Vec<String> {

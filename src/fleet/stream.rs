@@ -6,8 +6,10 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::suspicions::Evidence;
 use super::{ClientView, Conditions, Exchange, Nack, Nonce, Subscribed, TypeView, UnresolvedNack, Variant, warnings};
 use crate::resource::ResourceType;
+use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
 
 /// The identity of a stream, known from its first request.
@@ -59,6 +61,8 @@ pub(super) struct TypeFacts {
     pub(super) sent: Option<Sent>,
     pub(super) acknowledged: Option<Sent>,
     pub(super) nack: Option<Box<Nack>>,
+    /// What the client has accepted, as far as it subscribes to it. Shared with the session.
+    pub(super) accepted: Option<Arc<ResourceSet>>,
 }
 
 #[derive(Debug)]
@@ -126,6 +130,25 @@ impl Stream {
         self.facts().unresolved_nacks.clone()
     }
 
+    /// What the client has accepted and refuses.
+    pub(super) fn add_to(&self, evidence: &mut Evidence) {
+        let facts = self.facts();
+        for of_type in &facts.types {
+            if let Some(set) = &of_type.accepted {
+                evidence.add_accepted(of_type.names.as_ref(), set);
+            }
+        }
+        evidence.add_nacks(&self.identity.node_id, &facts.unresolved_nacks);
+    }
+
+    /// Forget what the client has accepted.
+    pub(super) fn forget_accepted(&self) {
+        self.facts()
+            .types
+            .iter_mut()
+            .for_each(|of_type| of_type.accepted = None);
+    }
+
     pub(super) fn view(&self, duplicate: bool) -> ClientView {
         let facts = self.facts();
         let warnings = [
@@ -174,6 +197,7 @@ impl Stream {
                 sent: None,
                 acknowledged: None,
                 nack: None,
+                accepted: None,
             };
             facts.types.push(fresh);
             facts.types.len() - 1

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `last-good/{full key}` | the text that serves because the latest cannot, or because a deleted cluster is in use |
 //! | `held/{full key}` | the text that serves at a key (or none) while a guard holds the change of the key |
+//! | `quarantine/{full key}` | the text that serves (or none) because proxies refuse the latest one |
 //! | `held/{prefix of a root}` | the hold of the root: its revision, its cause, and whether it was released |
 //!
 //! Every replica reads all records into its [`Memory`] and decides by documents and records alone, so replicas with
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 
 use super::hold::{Hold, Origin, Why};
+use super::quarantine::{self, Quarantine};
 use super::text::Text;
 use super::world::{Record as Document, World};
 use crate::document::key::{DocumentKey, Root};
@@ -29,11 +31,13 @@ pub enum Folder {
     LastGood,
     /// `held/`
     Held,
+    /// `quarantine/`
+    Quarantine,
 }
 
 impl Folder {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::LastGood, Self::Held];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::LastGood, Self::Held, Self::Quarantine];
 
     /// The name with its slash, to be put behind the state prefix.
     #[must_use]
@@ -41,6 +45,7 @@ impl Folder {
         match self {
             Self::LastGood => "last-good/",
             Self::Held => "held/",
+            Self::Quarantine => "quarantine/",
         }
     }
 }
@@ -67,6 +72,8 @@ pub enum Content {
     /// A registration that vanished together with most others of its cluster and is kept for a while. Its root is not
     /// held.
     LostInstance(Arc<Text>),
+    /// Proxies refuse the latest text, and this text serves (or none does).
+    Refused(Option<Arc<Text>>, Arc<Quarantine>),
     /// At a root's prefix: the hold of the root.
     Hold {
         /// The hold.
@@ -91,7 +98,7 @@ impl Record {
 impl Content {
     fn text(&self) -> Option<&Arc<Text>> {
         match self {
-            Self::Serves(text) => text.as_ref(),
+            Self::Serves(text) | Self::Refused(text, _) => text.as_ref(),
             Self::LetGo(text) | Self::LostInstance(text) => Some(text),
             Self::Hold { .. } => None,
         }
@@ -152,6 +159,7 @@ pub(super) struct Memory {
     pub(super) listed: BTreeSet<Folder>,
     last_good: OrdMap<Arc<str>, Known>,
     held: OrdMap<Arc<str>, Known>,
+    quarantine: OrdMap<Arc<str>, Known>,
 }
 
 /// A change of the shared memory.
@@ -174,6 +182,10 @@ impl Memory {
 
     pub(super) fn held(&self, full_key: &str) -> Option<&Known> {
         self.held.get(full_key)
+    }
+
+    pub(super) fn quarantine(&self, full_key: &str) -> Option<&Known> {
+        self.quarantine.get(full_key)
     }
 
     /// The hold of a root.
@@ -217,6 +229,7 @@ impl Memory {
         match folder {
             Folder::LastGood => &self.last_good,
             Folder::Held => &self.held,
+            Folder::Quarantine => &self.quarantine,
         }
     }
 
@@ -224,6 +237,7 @@ impl Memory {
         match folder {
             Folder::LastGood => &mut self.last_good,
             Folder::Held => &mut self.held,
+            Folder::Quarantine => &mut self.quarantine,
         }
     }
 
@@ -263,6 +277,7 @@ pub(super) fn due(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTime) 
         writes.extend(keys.iter().filter_map(|key| held_due(world, key)));
         writes.extend(begun);
     }
+    writes.extend(keys.iter().filter_map(|key| quarantine_over(world, key)));
     writes
 }
 
@@ -346,11 +361,24 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
     })
 }
 
+/// The end of a quarantine: the document has another text, or is gone.
+fn quarantine_over(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root).filter(|state| state.origin == Origin::Store)?;
+    let known = world.memory.quarantine(&full_key)?;
+    let text = world.records.get(key).and_then(|document| document.text.as_ref());
+    let is_about = text.is_some_and(|text| text.mod_revision == known.record.about);
+    // A later text than this replica has read, or one that a guard holds, may be meant.
+    let is_later = known.record.about > state.revision || state.held_key(key).is_some();
+    (!is_about && !is_later).then(|| quarantine::end(&full_key, known))
+}
+
 /// The text that serves in place of the store's. `Some(None)`: no text serves, because the latest is good by itself and
 /// conflicts with another document. `None`: the latest serves, or is bad and no earlier text is known.
 fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Option<&'a Arc<Text>>> {
     let document = document?;
-    let is_behind = document.blocked.is_some() || (document.text.is_none() && key.cluster().is_some());
+    let is_blocked = document.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
+    let is_behind = is_blocked || (document.text.is_none() && key.cluster().is_some());
     let is_contested = document.blocked.as_ref().is_some_and(|blocked| blocked.contested);
     let text = document.serving.as_ref().map(|good| &good.text);
     (is_behind && (text.is_some() || is_contested)).then_some(text)

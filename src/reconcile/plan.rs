@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::memory::{self, Folder, Known, MemoryWrite};
+use super::quarantine::Refusal;
 use super::world::{State, Status, Text, World};
 use crate::backend::{Change, Entry, Event};
 use crate::document::key::{DocumentKey, Layout, Root};
@@ -81,6 +82,22 @@ pub enum Input {
     },
     /// An operator lets held changes act now: these full keys or prefixes; `None`: all.
     Release(Option<Vec<String>>),
+    /// Every proxy that answered refuses these documents.
+    Refused(Vec<Refusal>),
+    /// A proxy has accepted the text of this revision, which a record calls refused.
+    Accepted {
+        /// The document's full key.
+        full_key: Arc<str>,
+        /// The `mod_revision` of the text.
+        about: i64,
+    },
+    /// The quarantine of this text ends: the text is tried again.
+    TryAgain {
+        /// The document.
+        key: DocumentKey,
+        /// The `mod_revision` of the text.
+        about: i64,
+    },
     /// Time passed: holds that are over end.
     Tick,
 }
@@ -107,7 +124,7 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// What to publish.
     pub difference: Difference,
-    /// Records to be written to the shared memory.
+    /// Records to be written to the shared memory. Of two for one place, the last counts.
     pub memory: Vec<MemoryWrite>,
     /// Bad documents whose last good text this replica may have missed. Search the store's history for it; the answer
     /// is [`Input::Found`]. Until then they keep their serving text (a first publish waits).
@@ -132,14 +149,15 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
         all_affected.extend(std::mem::replace(&mut affected, next_affected));
     }
     all_affected.extend(affected);
-    plan.memory = plan.take_due_writes(&all_affected, moment);
+    let mut due = plan.take_due_writes(&all_affected, moment);
 
-    if memory::restore_kept(&mut plan.world, &all_affected, &plan.memory) {
+    if memory::restore_kept(&mut plan.world, &all_affected, &due) {
         let (next, affected) = plan_batch(&plan.world, Vec::new(), moment);
         plan = plan.then(world, next);
         all_affected.extend(affected);
-        plan.memory = plan.take_due_writes(&all_affected, moment);
+        due = plan.take_due_writes(&all_affected, moment);
     }
+    plan.memory.extend(due);
     plan
 }
 
@@ -154,7 +172,7 @@ pub fn finds_held(world: &World, keys: Option<Vec<String>>) -> bool {
     roots.any(|root| root.held_among(&is_released).next().is_some())
         || world
             .documents()
-            .any(|status| status.state == State::Held && is_released(&status.full_key))
+            .any(|status| matches!(status.state, State::Held | State::Refused) && is_released(&status.full_key))
 }
 
 /// Which inputs may share a batch.
@@ -181,7 +199,11 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
         | Input::Reached(_)
         | Input::Tick => Batching::Any,
         Input::Saved { .. } => Batching::NoDeletions,
-        Input::Remembered { .. } | Input::Release(_) => Batching::Alone,
+        Input::Remembered { .. }
+        | Input::Release(_)
+        | Input::Refused(_)
+        | Input::Accepted { .. }
+        | Input::TryAgain { .. } => Batching::Alone,
         Input::Event { root, event } => match event {
             Event::Listed { .. } => Batching::Alone,
             Event::Changed { changes, .. } => batching_of_changes(layout, root, changes),
@@ -269,7 +291,7 @@ impl Plan {
         Self {
             difference: next.world.compiled().difference(before.compiled(), &touched),
             verdicts: verdicts.into_values().collect(),
-            memory: Vec::new(),
+            memory: self.memory.into_iter().chain(next.memory).collect(),
             wanted: wanted.into_iter().filter(|key| next.world.is_searched(key)).collect(),
             deadline: next.deadline,
             relist: relist.into_iter().collect(),

@@ -24,12 +24,13 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 use super::coalesce::Pace;
 use super::cut::{Answer, Cut};
 use super::hold::CONFIRMED_AFTER;
-use super::memory::Folder;
+use super::memory::{Content, Folder, Known, MemoryWrite};
 use super::persist::disk::{Disk, Saved};
 use super::plan::{Input, Moment, Plan, plan};
+use super::quarantine::{Refusal, Witness};
 use super::world::World;
 use crate::backend::{Backend, Entry, Event, WatchControl};
-use crate::document::key::Root;
+use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Difference;
 use crate::snapshot::store::Store;
 use crate::snapshot::trace::Trace;
@@ -53,11 +54,20 @@ const EVENTS_AT_ONCE: usize = 4096;
 /// Longest wait of the first publish for the shared memory, if the store lists documents but not that.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request of an operator to the loop.
+/// A request to the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Let held changes act now: these full keys or prefixes; `None`: all.
     Release(Option<Vec<String>>),
+    /// Every proxy that answered refuses these documents.
+    Refuse(Vec<Refusal>),
+    /// Try a quarantined text again.
+    TryAgain {
+        /// The document.
+        key: DocumentKey,
+        /// The `mod_revision` of the text.
+        about: i64,
+    },
 }
 
 /// The parts of the loop.
@@ -76,10 +86,12 @@ pub struct Parts {
     pub publish_distance: Duration,
     /// `--allow-empty`: an empty prefix removes the resources of proxies.
     pub allow_empty: bool,
-    /// Requests of operators.
+    /// Requests of operators, and what proxies refuse.
     pub commands: mpsc::Receiver<Command>,
     /// Receives each event and publish.
     pub observer: Arc<dyn Observer>,
+    /// Knows what proxies have accepted.
+    pub witness: Arc<dyn Witness>,
 }
 
 /// Receives what the loop saw and did (metrics).
@@ -476,8 +488,56 @@ impl Reconciler {
         if let Event::Failed { .. } = &event {
             self.cut.on_failed(&followed);
         }
-        if let Some((revision, input)) = self.recall.input(folder, event) {
-            self.add(revision, input);
+        let Some((revision, input)) = self.recall.input(folder, event) else {
+            return;
+        };
+        let accepted = self.accepted(&input);
+        self.add(revision, input);
+        accepted.into_iter().for_each(|input| self.add(revision, input));
+    }
+
+    /// Texts that a record calls refused, and that a proxy of this replica has accepted.
+    fn accepted(&self, input: &Input) -> Vec<Input> {
+        let Input::Remembered { records, .. } = input else {
+            return Vec::new();
+        };
+        let layout = &self.parts.world.options().layout;
+        let is_accepted = |full_key: &Arc<str>, known: &Known| match &known.record.content {
+            Content::Refused(_, quarantine) if !quarantine.is_accepted => {
+                let root = layout.root_of(full_key.as_bytes())?;
+                let key = layout.locate(&root, full_key.as_bytes());
+                let is_accepted = self.parts.witness.has_accepted(&key, &quarantine.resources);
+                is_accepted.then(|| Input::Accepted {
+                    full_key: Arc::clone(full_key),
+                    about: known.record.about,
+                })
+            }
+            _ => None,
+        };
+        let known = records
+            .iter()
+            .filter_map(|(full_key, known)| is_accepted(full_key, known.as_ref()?));
+        known.collect()
+    }
+
+    /// The quarantine of a store that no other replica shares: what was to be written counts as read.
+    fn follow_own_quarantine(&mut self, writes: &[MemoryWrite]) {
+        let own = writes.iter().filter(|write| write.folder == Folder::Quarantine);
+        let records = own.map(|write| {
+            let known = write.record.clone().map(|record| Known::new(record, ""));
+            (Arc::clone(&write.full_key), known)
+        });
+        let records: Vec<_> = records.collect();
+        if !self.parts.backend.is_shared() && !records.is_empty() {
+            let folder = Folder::Quarantine;
+            self.add(
+                0,
+                Input::Remembered {
+                    folder,
+                    whole: false,
+                    records,
+                },
+            );
         }
     }
 
@@ -541,6 +601,8 @@ impl Reconciler {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Release(keys) => self.add(0, Input::Release(keys)),
+            Command::Refuse(refusals) => self.add(0, Input::Refused(refusals)),
+            Command::TryAgain { key, about } => self.add(0, Input::TryAgain { key, about }),
         }
     }
 
@@ -596,6 +658,7 @@ impl Reconciler {
         let world = Arc::new(planned.world);
         self.worlds.store(Arc::clone(&world));
         self.planned.on_world();
+        self.follow_own_quarantine(&planned.memory);
         self.recall.remember(planned.memory, now.instant);
         for key in planned.wanted {
             self.recall.look_for(&world, key, self.saved.as_ref());

@@ -9,6 +9,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::hold::{Origin, RootState, SourceState};
 use super::memory::Memory;
+use super::quarantine::Awaited;
 use super::text::Good;
 pub use super::text::Text;
 use crate::document::Rejection;
@@ -27,18 +28,21 @@ pub enum State {
     Shadowed,
     /// Kept back by a guard: its change waits.
     Held,
+    /// Every proxy that answered refuses its latest text; its last good text serves, if there is one.
+    Refused,
     /// `enabled: false`.
     Disabled,
 }
 
 impl State {
     /// All, as in docs/documents/README.md.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Accepted,
         Self::Rejected,
         Self::Shadowed,
         Self::Held,
         Self::Disabled,
+        Self::Refused,
     ];
 
     /// The word of the API.
@@ -50,6 +54,7 @@ impl State {
             Self::Shadowed => "shadowed",
             Self::Held => "held",
             Self::Disabled => "disabled",
+            Self::Refused => "refused",
         }
     }
 }
@@ -120,6 +125,8 @@ pub(super) struct Blocked {
     pub(super) rejection: Rejection,
     /// Good by itself: it is tried again when others change.
     pub(super) contested: bool,
+    /// Good by itself, and refused by proxies.
+    pub(super) by_proxies: bool,
 }
 
 /// All that is known of one document.
@@ -136,6 +143,8 @@ pub(super) struct Record {
     pub(super) blocked: Option<Blocked>,
     /// Good texts are looked for in the store's history.
     pub(super) searching: bool,
+    /// The text that served before the latest one was written.
+    pub(super) before: Option<Arc<Text>>,
 }
 
 impl Record {
@@ -172,6 +181,8 @@ pub struct World {
     pub(super) released: OrdMap<DocumentKey, Arc<Text>>,
     /// Documents whose record names a text that conflicts with another document, so that they serve another text.
     pub(super) unheeded: OrdSet<DocumentKey>,
+    /// Documents that proxies refuse, while the text that serves instead is looked for.
+    pub(super) awaited: OrdMap<DocumentKey, Awaited>,
     /// The shared memory, as far as it was read.
     pub(super) memory: Memory,
     /// Documents that others keep from serving.
@@ -202,6 +213,7 @@ impl World {
             kept_deleted: OrdSet::new(),
             released: OrdMap::new(),
             unheeded: OrdSet::new(),
+            awaited: OrdMap::new(),
             memory: Memory::default(),
             contested: OrdSet::new(),
             compiled: Compiled::new(compile),
@@ -239,7 +251,7 @@ impl World {
 
     /// Whether a good text of a document is looked for.
     pub(super) fn is_searched(&self, key: &DocumentKey) -> bool {
-        self.records.get(key).is_some_and(|record| record.searching)
+        self.awaited.contains_key(key) || self.records.get(key).is_some_and(|record| record.searching)
     }
 
     /// The revision of the documents root that the world stands at.

@@ -23,6 +23,7 @@ use crate::resource::ResourceType;
 use crate::rollout::Node;
 use crate::snapshot::GroupRules;
 use crate::snapshot::blocks::Blocks;
+use crate::snapshot::set::ResourceSet;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::xds::error::Error;

@@ -343,6 +343,7 @@ impl Stream {
         while let Some((resource_type, version)) = self.session.confirmed() {
             debug!(parent: &self.span, r#type = resource_type.as_str(), %version, "Reported as current");
             handle.confirmed(resource_type, version);
+            handle.holds(resource_type, self.session.acked(resource_type));
         }
         let conditions = self.session.conditions();
         if conditions == self.conditions {
@@ -470,6 +471,7 @@ impl Stream {
                 let since = acked
                     .published_at
                     .and_then(|published| at.duration_since(published).ok());
+                handle.holds(resource_type, self.session.acked(resource_type));
                 handle.acknowledged(resource_type, sent, since);
             }
             Ack::Nack {

@@ -20,7 +20,7 @@ use chancery::reconcile::plan::{Input, Moment, plan};
 use chancery::reconcile::run::{Arrivals, Command, Health};
 use chancery::reconcile::world::{Options, World};
 use chancery::resource::compile::{Difference, ResourceChange};
-use chancery::resource::{Resource, ResourceType};
+use chancery::resource::{Resource, ResourceType, ResourceVersion};
 use chancery::snapshot::store::Store;
 use chancery::snapshot::version::SetVersion;
 use chancery::snapshot::{Facts, Source};
@@ -480,7 +480,10 @@ async fn a_document_that_proxies_refuse_says_so() {
     let suspects = || {
         vec![Suspect {
             resource: "users".into(),
+            version: ResourceVersion::of(b"users"),
             documents: vec![DocumentKey::new(Kind::Clusters, "users")],
+            is_complete: true,
+            parts: None,
         }]
     };
     refusing.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects());

@@ -13,6 +13,7 @@ mod backend_etcd_tokens;
 mod cli;
 mod histories;
 mod layers;
+mod quarantine;
 mod reconcile;
 mod rules;
 mod serve;

@@ -11,9 +11,11 @@ use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::reconcile::persist::disk::Disk;
+use chancery::reconcile::quarantine::Witness;
 use chancery::reconcile::run::{Health, Observer, Parts, Reconciler};
 use chancery::reconcile::world::{Options, State, World};
 use chancery::resource::ResourceType;
+use chancery::resource::refused::RefusedResource;
 use chancery::snapshot::store::Store;
 use chancery::snapshot::{Snapshot, Source};
 use tempfile::TempDir;
@@ -27,6 +29,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ROUTE: &str = r#"{ "match": "/a", "to": "http://127.0.0.1:8080" }"#;
 const OTHER_ROUTE: &str = r#"{ "match": "/b", "to": "http://127.0.0.1:8081" }"#;
 const BAD_ROUTE: &str = r#"{ "match": "/a", "too": "http://127.0.0.1:8080" }"#;
+
+/// Has no proxies.
+struct Nobody;
+
+impl Witness for Nobody {
+    fn has_accepted(&self, _: &DocumentKey, _: &[RefusedResource]) -> bool {
+        false
+    }
+}
 
 /// One server's loop.
 struct Replica {
@@ -73,6 +84,7 @@ impl Replica {
             allow_empty: false,
             commands,
             observer: Arc::new(recorder),
+            witness: Arc::new(Nobody),
         });
         let (worlds, health, token) = (reconciler.worlds(), reconciler.health(), CancellationToken::new());
         let task = tokio::spawn(reconciler.run(token.clone()));

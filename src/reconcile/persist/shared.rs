@@ -1,6 +1,6 @@
 //! The shared memory in the store, beside the documents.
 //!
-//! A record is a JSON value at `<state-prefix>last-good/<key>` or `<state-prefix>held/<key>`;
+//! A record is a JSON value at `<state-prefix>FOLDER/<key>`, the folder being `last-good`, `held` or `quarantine`;
 //! [`memory`](crate::reconcile::memory) gives its meaning. Each write expects the record that it replaces. If no record
 //! names the last good text, the history of the key is searched, from `mod_revision − 1` back.
 
@@ -19,7 +19,10 @@ use super::unsaved::{Place, Unsaved};
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
 use crate::document::{self, Limits, key::DocumentKey};
 use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Record, SharedHold};
+use crate::reconcile::quarantine::Quarantine;
 use crate::reconcile::text::Text;
+use crate::resource::refused::RefusedResource;
+use crate::resource::{ResourceType, ResourceVersion};
 
 /// How many earlier texts of one key are read.
 const HISTORY_STEPS: usize = 32;
@@ -51,6 +54,25 @@ struct Saved {
     #[serde(default)]
     is_lost_instance: bool,
     hold: Option<SharedHold>,
+    quarantine: Option<SavedQuarantine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedQuarantine {
+    reason: String,
+    resources: Vec<SavedResource>,
+    is_sole_suspect: bool,
+    is_accepted: bool,
+}
+
+/// A refused resource; its type by the word of the API, its version as on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedResource {
+    group: String,
+    r#type: String,
+    name: String,
+    version: String,
+    part: Option<i64>,
 }
 
 /// The shared memory in the store. Cheap to clone.
@@ -286,7 +308,11 @@ fn encode(record: &Record) -> Bytes {
     let (hold, is_released) = match record.content {
         Content::Hold { hold, is_released } => (Some(hold), is_released),
         Content::LetGo(_) => (None, true),
-        Content::Serves(_) | Content::LostInstance(_) => (None, false),
+        Content::Serves(_) | Content::LostInstance(_) | Content::Refused(..) => (None, false),
+    };
+    let quarantine = match &record.content {
+        Content::Refused(_, quarantine) => Some(to_saved(quarantine)),
+        _ => None,
     };
     let saved = Saved {
         mod_revision: text.map_or(0, |text| text.mod_revision),
@@ -299,8 +325,44 @@ fn encode(record: &Record) -> Bytes {
         released: is_released,
         is_lost_instance: matches!(record.content, Content::LostInstance(_)),
         hold,
+        quarantine,
     };
     serde_json::to_vec(&saved).map_or_else(|_| Bytes::new(), Bytes::from)
+}
+
+fn to_saved(quarantine: &Quarantine) -> SavedQuarantine {
+    let resources = quarantine.resources.iter().map(|resource| SavedResource {
+        group: resource.group.to_string(),
+        r#type: resource.resource_type.to_string(),
+        name: resource.name.to_string(),
+        version: resource.version.to_string(),
+        part: resource.part,
+    });
+    SavedQuarantine {
+        reason: quarantine.reason.to_string(),
+        resources: resources.collect(),
+        is_sole_suspect: quarantine.is_sole_suspect,
+        is_accepted: quarantine.is_accepted,
+    }
+}
+
+/// Resources of types that this version does not know are left out.
+fn from_saved_quarantine(saved: SavedQuarantine) -> Quarantine {
+    let resource = |saved: SavedResource| {
+        Some(RefusedResource {
+            group: saved.group.into(),
+            resource_type: ResourceType::from_word(&saved.r#type)?,
+            name: saved.name.into(),
+            version: ResourceVersion(u128::from_str_radix(&saved.version, 16).ok()?),
+            part: saved.part,
+        })
+    };
+    Quarantine {
+        resources: saved.resources.into_iter().filter_map(resource).collect(),
+        reason: saved.reason.into(),
+        is_sole_suspect: saved.is_sole_suspect,
+        is_accepted: saved.is_accepted,
+    }
 }
 
 fn from_saved(saved: Saved) -> Record {
@@ -313,6 +375,9 @@ fn from_saved(saved: Saved) -> Record {
         })
     });
     let content = match (saved.hold, text) {
+        (None, text) if let Some(quarantine) = saved.quarantine => {
+            Content::Refused(text, Arc::new(from_saved_quarantine(quarantine)))
+        }
         (Some(hold), _) => Content::Hold {
             hold,
             is_released: saved.released,

@@ -12,6 +12,7 @@ use super::intake::Intake;
 use crate::document::key::DocumentKey;
 use crate::document::{self, Limits, Parsed, Rejection};
 use crate::reconcile::memory::{self, Content};
+use crate::reconcile::quarantine;
 use crate::reconcile::text::{Good, Stored};
 use crate::reconcile::world::{Blocked, Record, Text, World};
 use crate::resource::compile::Fault;
@@ -86,6 +87,7 @@ impl Choice {
                 self.blocked = Some(Blocked {
                     rejection,
                     contested: false,
+                    by_proxies: false,
                 });
                 self.latest_good = None;
             }
@@ -108,6 +110,7 @@ impl Choice {
             self.blocked = Some(Blocked {
                 rejection: fault.rejection,
                 contested: true,
+                by_proxies: false,
             });
         }
     }
@@ -135,7 +138,7 @@ impl Choice {
             Content::Serves(Some(text)) => text,
             Content::Serves(None) => return self.recall_contested(record.about),
             Content::LetGo(text) => return self.recall_release(key, text),
-            Content::LostInstance(_) | Content::Hold { .. } => return,
+            Content::LostInstance(_) | Content::Refused(..) | Content::Hold { .. } => return,
         };
         let concerns = match &self.latest {
             // The record may say that the latest text, good by itself, conflicts with another document. A deleted
@@ -206,6 +209,7 @@ fn contested_elsewhere() -> Blocked {
     Blocked {
         rejection: Rejection::new("", "cannot serve beside the other documents; expected no conflict"),
         contested: true,
+        by_proxies: false,
     }
 }
 
@@ -234,6 +238,7 @@ impl Choices {
             choices.read_found(&intake.world, &key, &texts);
         }
         choices.recall(intake);
+        choices.follow_quarantine(&intake.world);
         choices.keep_instances(intake);
         choices
     }
@@ -274,6 +279,41 @@ impl Choices {
                 && let Some(known) = intake.world.memory.held(&choice.full_key)
             {
                 choice.recall_held(&intake.world, key, &known.record);
+            }
+        }
+    }
+}
+
+impl Choices {
+    /// The quarantine has the word on texts that proxies refuse.
+    fn follow_quarantine(&mut self, world: &World) {
+        for (key, choice) in &mut self.by_key {
+            let Some(latest) = choice.latest.clone() else { continue };
+            match quarantine::of_text(world, &choice.full_key, &latest) {
+                Some((text, quarantine)) if !quarantine.is_accepted => {
+                    let known = |text: &Arc<Text>| {
+                        let is_it = |good: &&Good| good.text == *text;
+                        choice.candidates.iter().find(is_it).cloned()
+                    };
+                    let read = |text: &Arc<Text>| known(text).or_else(|| read_text(world, key, text).ok());
+                    choice.candidates = text.and_then(read).into_iter().collect();
+                    if choice
+                        .blocked
+                        .as_ref()
+                        .is_none_or(|blocked| blocked.contested || blocked.by_proxies)
+                    {
+                        choice.blocked = Some(Blocked {
+                            rejection: Rejection::new("", &*quarantine.reason),
+                            contested: false,
+                            by_proxies: true,
+                        });
+                    }
+                }
+                _ if choice.blocked.as_ref().is_some_and(|blocked| blocked.by_proxies) => {
+                    choice.blocked = None;
+                    choice.candidates.extend(choice.latest_good.clone());
+                }
+                _ => {}
             }
         }
     }

@@ -9,7 +9,8 @@ use super::{Input, Moment};
 use crate::backend::{Change, Entry, Event, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
 use crate::reconcile::hold::{KeptText, KeyChange, Origin, RootState, Rules};
-use crate::reconcile::memory::{Folder, Known};
+use crate::reconcile::memory::{Folder, Known, MemoryWrite};
+use crate::reconcile::quarantine::{self, Refusal};
 use crate::reconcile::text::Stored;
 use crate::reconcile::world::{State, Status, Text, World};
 
@@ -63,6 +64,10 @@ pub(super) struct Intake {
     /// Keys that a root's guard holds, or did before.
     pub(super) held: BTreeSet<DocumentKey>,
     pub(super) relist: BTreeSet<Root>,
+    /// Records of the quarantine to be written.
+    pub(super) writes: Vec<MemoryWrite>,
+    /// Documents whose good texts before are to be looked for.
+    pub(super) wanted: Vec<DocumentKey>,
 }
 
 impl Intake {
@@ -78,6 +83,8 @@ impl Intake {
             released: Released::default(),
             held: BTreeSet::new(),
             relist: BTreeSet::new(),
+            writes: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -88,12 +95,62 @@ impl Intake {
             Input::Published => self.on_published(),
             Input::Reached(revision) => self.on_reached(revision),
             Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
-            Input::Found { key, texts } => {
-                self.found.insert(key, texts);
+            Input::Found { key, texts } => self.on_found(key, texts),
+            Input::Refused(refusals) => refusals.into_iter().for_each(|refusal| self.on_refused(refusal)),
+            Input::Accepted { full_key, about } => self.on_accepted(&full_key, about),
+            Input::TryAgain { key, about } => {
+                self.end_quarantine(|known, _, of| *of == key && known.record.about == about)
             }
             Input::Release(keys) => self.on_release(keys),
             Input::Tick => {}
         }
+    }
+
+    fn on_found(&mut self, key: DocumentKey, texts: Vec<Arc<Text>>) {
+        if let Some(awaited) = self.world.awaited.remove(&key) {
+            let write = quarantine::on_found(&self.world, &awaited, &texts, self.moment.wall);
+            self.writes.extend(write);
+        }
+        self.found.insert(key, texts);
+    }
+
+    fn on_refused(&mut self, refusal: Refusal) {
+        let key = refusal.key.clone();
+        match quarantine::on_refusal(&self.world, refusal, self.moment.wall) {
+            quarantine::Answer::Nothing => {}
+            quarantine::Answer::Write(write) => self.writes.push(write),
+            quarantine::Answer::Search(awaited) => {
+                if self.world.awaited.insert(key.clone(), awaited).is_none() {
+                    self.wanted.push(key);
+                }
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, full_key: &Arc<str>, about: i64) {
+        let known = self.world.memory.quarantine(full_key);
+        let Some((known, write)) = known
+            .filter(|known| known.record.about == about)
+            .and_then(|known| quarantine::accepted(full_key, known))
+        else {
+            return;
+        };
+        self.world
+            .memory
+            .take(Folder::Quarantine, Arc::clone(full_key), Some(known));
+        self.writes.push(write);
+    }
+
+    /// End the quarantine of some keys, once the store says so.
+    fn end_quarantine(&mut self, is_over: impl Fn(&Known, &str, &DocumentKey) -> bool) {
+        let layout = &self.world.options.layout;
+        let over = self.world.memory.keys(Folder::Quarantine).filter_map(|full_key| {
+            let root = layout.root_of(full_key.as_bytes())?;
+            let known = self.world.memory.quarantine(full_key)?;
+            let key = layout.locate(&root, full_key.as_bytes());
+            is_over(known, full_key, &key).then(|| quarantine::end(full_key, known))
+        });
+        self.writes.extend(over);
     }
 
     fn on_event(&mut self, root: Root, event: Event) {
@@ -135,7 +192,7 @@ impl Intake {
             .filter(|full_key| full_key.starts_with(prefix) && ***full_key != *prefix)
             .map(|full_key| layout.locate(root, full_key.as_bytes()));
         match (folder, root) {
-            (Folder::LastGood, _) => self.recalled.extend(keys),
+            (Folder::LastGood | Folder::Quarantine, _) => self.recalled.extend(keys),
             (Folder::Held, Root::Registrations) => self.recalled_instances.extend(keys),
             (Folder::Held, _) => {}
         }
@@ -162,7 +219,7 @@ impl Intake {
             };
             let key = self.world.options.layout.locate(&root, full_key.as_bytes());
             match folder {
-                Folder::LastGood => {
+                Folder::LastGood | Folder::Quarantine => {
                     self.recalled.insert(key);
                 }
                 Folder::Held if *full_key == *self.world.options.layout.prefix_of(&root) => {
@@ -280,6 +337,7 @@ impl Intake {
         }
         let roots: Vec<Root> = self.world.roots.keys().cloned().collect();
         let released = std::mem::take(&mut self.released);
+        self.end_quarantine(|_, full_key, _| released.contains(full_key));
         for root in roots {
             self.with_root(&root, |state, _| {
                 state.on_release(|full_key| released.contains(full_key))

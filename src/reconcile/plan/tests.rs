@@ -16,6 +16,7 @@ mod guards;
 mod histories;
 mod named_clusters;
 mod on_demand;
+mod quarantine;
 mod references;
 mod replicas;
 mod verbatim;

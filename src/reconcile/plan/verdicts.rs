@@ -7,7 +7,7 @@ use super::choices::{Choice, Decision, Past};
 use super::intake::Intake;
 use super::{Plan, Verdict};
 use crate::document::Document;
-use crate::document::key::DocumentKey;
+use crate::document::key::{DocumentKey, Kind};
 use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::memory::Folder;
 use crate::reconcile::text::Good;
@@ -24,6 +24,8 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         moment,
         held,
         relist,
+        writes,
+        wanted,
         ..
     } = intake;
     let Decision {
@@ -32,10 +34,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         touched,
         mut affected,
     } = decision;
-    let mut conclusion = Conclusion {
-        world,
-        wanted: Vec::new(),
-    };
+    let mut conclusion = Conclusion { world, wanted };
     let difference = compiled.difference(&before.compiled, &touched);
     conclusion.world.compiled = compiled;
 
@@ -64,7 +63,7 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         world,
         verdicts,
         difference,
-        memory: Vec::new(),
+        memory: writes,
         wanted,
         deadline,
         relist: relist.into_iter().collect(),
@@ -104,7 +103,8 @@ impl Conclusion {
         let known = self.world.memory.last_good(&choice.full_key);
         let said = known.and_then(|known| Some(known.record.text()?.mod_revision));
         let served = serving.as_ref().map(|good| good.text.mod_revision);
-        let unheeded = choice.blocked.is_some() && said.is_some() && said != served;
+        let is_blocked = choice.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
+        let unheeded = is_blocked && said.is_some() && said != served;
         set_member(&mut self.world.unheeded, &key, unheeded);
         set_member(
             &mut self.world.kept_deleted,
@@ -126,6 +126,7 @@ impl Conclusion {
             serving: serving.as_ref().map(|good| Arc::clone(&good.text)),
             since: std::time::SystemTime::UNIX_EPOCH,
         };
+        let before = self.text_before(&key, choice.latest.as_ref());
         let (latest, blocked) = (choice.latest_good, choice.blocked);
         self.world.records.insert(
             key,
@@ -136,8 +137,25 @@ impl Conclusion {
                 serving,
                 blocked,
                 searching,
+                before,
             }),
         );
+    }
+
+    /// The text that served before the latest one was written. An equal text, written once more, is no other.
+    fn text_before(&self, key: &DocumentKey, latest: Option<&Arc<Text>>) -> Option<Arc<Text>> {
+        let earlier = self.world.records.get(key)?;
+        let (latest, served) = (latest?, earlier.serving.as_ref());
+        let is_other = |text: &&Arc<Text>| text.mod_revision != latest.mod_revision && text.value != latest.value;
+        let served = served.map(|good| &good.text).filter(is_other);
+        let is_new = earlier
+            .text
+            .as_ref()
+            .is_none_or(|text| text.mod_revision != latest.mod_revision);
+        served
+            .filter(|_| is_new && key.kind != Kind::Services)
+            .or(earlier.before.as_ref())
+            .cloned()
     }
 
     /// A released cluster stays released until it is written anew. The world remembers the release until its record in
@@ -162,7 +180,8 @@ impl Conclusion {
         let was_searching = earlier.is_some_and(|record| record.searching);
         let is_first = earlier.is_none_or(|record| record.blocked.is_none()) && choice.serving().is_none();
         let is_known = self.world.memory.last_good(&choice.full_key).is_some();
-        if choice.blocked.is_none() || is_known || choice.past == Past::Searched {
+        let is_refused = choice.blocked.as_ref().is_some_and(|blocked| blocked.by_proxies);
+        if choice.blocked.is_none() || is_refused || is_known || choice.past == Past::Searched {
             return false;
         }
         if !was_searching && (choice.past == Past::HasGap || is_first) {
@@ -246,6 +265,9 @@ impl Conclusion {
         }
         if record.text.is_none() {
             return self.judge_deleted(key, record, judgement);
+        }
+        if let Some(blocked) = record.blocked.as_ref().filter(|blocked| blocked.by_proxies) {
+            return judgement.with(State::Refused, blocked.rejection.reason.to_string(), "");
         }
         if let Some(blocked) = &record.blocked {
             return judgement.with(

@@ -67,6 +67,18 @@ pub(super) fn verdict(verdict: &Verdict) {
                 "no earlier text serves"
             }
         ),
+        State::Refused => warn!(
+            document.key = &*status.full_key,
+            document.mod_revision = mod_revision,
+            reason,
+            "Refused {} by every proxy that answered, {}; a new text or a release ends this",
+            verdict.key,
+            if status.serving.is_some() {
+                "the text before serves"
+            } else {
+                "no earlier text serves"
+            }
+        ),
         State::Held => warn!(
             document.key = &*status.full_key,
             document.mod_revision = mod_revision,

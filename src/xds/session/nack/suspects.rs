@@ -2,20 +2,23 @@
 //!
 //! A NACK covers a whole response, and its message may name a resource, a part of one, or nothing (docs/xds-rules.md
 //! F-15). Resources that the client ACKed unchanged are not the cause. The suspects are the resources that changed
-//! since; if the message names some of these, only those. The message decides nothing but this report (GEN-18). Pure.
+//! since; if the message names some of these, only those. The message decides no response of the session (GEN-18). Pure.
+//!
+//! A list of suspects is cut at [`SUSPECTS_MAX`]. A cut list says that it is not complete: it is good for the report, and
+//! no document falls back for it (`fleet::suspicions`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::document::key::{DocumentKey, Kind};
-use crate::fleet::Suspect;
+use crate::fleet::{self, Suspect};
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
 use crate::xds::session::state::content::Content;
 
 /// The most documents, and the most resources, of one report.
-const SUSPECTS_MAX: usize = 32;
+const SUSPECTS_MAX: usize = fleet::SUSPECTS_MAX;
 
 /// Messages of Envoy after which a half-built cluster is left: Envoy then sends neither ACK nor NACK for clusters until
 /// that cluster is removed (docs/xds-rules.md F-17, class Z).
@@ -51,35 +54,45 @@ pub(in crate::xds) fn suspects(
         carried.retain(|resource| is_new(resource));
     }
     if carried.is_empty() {
-        carried = content
-            .resources()
-            .filter(|resource| is_new(resource))
-            .take(SUSPECTS_MAX)
-            .collect();
+        let new = content.resources().filter(|resource| is_new(resource));
+        carried = new.take(SUSPECTS_MAX + 1).collect();
     }
 
     if carried.is_empty() {
-        carried = content.resources().take(SUSPECTS_MAX).collect();
+        carried = content.resources().take(SUSPECTS_MAX + 1).collect();
     }
-    let suspects = carried.into_iter().map(|resource| Suspect {
-        resource: Arc::clone(&resource.name),
-        documents: documents(before(resource).map(|before| &**before), resource, &words),
+    let are_all = carried.len() <= SUSPECTS_MAX;
+    carried.truncate(SUSPECTS_MAX);
+
+    let suspects = carried.into_iter().map(|resource| {
+        let mut documents = documents(before(resource).map(|before| &**before), resource, &words);
+        let is_complete = are_all && documents.len() <= SUSPECTS_MAX;
+        documents.truncate(SUSPECTS_MAX);
+        Suspect {
+            resource: Arc::clone(&resource.name),
+            version: resource.version,
+            documents,
+            is_complete,
+            parts: resource.parts.clone().filter(|_| are_all),
+        }
     });
     let mut suspects: Vec<Suspect> = suspects.collect();
     let named = |key: &DocumentKey| words.contains(&*key.to_string());
     if suspects.iter().flat_map(|suspect| &suspect.documents).any(named) {
-        suspects.iter_mut().for_each(|suspect| suspect.documents.retain(named));
+        suspects.iter_mut().for_each(|suspect| {
+            suspect.documents.retain(named);
+            suspect.is_complete = true;
+        });
         suspects.retain(|suspect| !suspect.documents.is_empty());
     }
-    suspects.truncate(SUSPECTS_MAX);
     suspects
 }
 
 /// The documents of one resource: those that the message names, directly or through a cluster; otherwise all that
-/// changed.
+/// changed. One more than [`SUSPECTS_MAX`] at most.
 fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&str>) -> Vec<DocumentKey> {
     let Some(parts) = &resource.parts else {
-        return resource.documents.iter().take(SUSPECTS_MAX).cloned().collect();
+        return resource.documents.iter().take(SUSPECTS_MAX + 1).cloned().collect();
     };
     let named: Vec<DocumentKey> = words
         .iter()
@@ -91,7 +104,7 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
         return named;
     }
     if before.is_none() {
-        return parts.keys().take(SUSPECTS_MAX).cloned().collect();
+        return parts.keys().take(SUSPECTS_MAX + 1).cloned().collect();
     }
     let mut changed = parts::changed(before, resource);
     let names_one = |key: &DocumentKey| {
@@ -103,7 +116,7 @@ fn documents(before: Option<&Resource>, resource: &Resource, words: &BTreeSet<&s
     if changed.iter().any(names_one) {
         changed.retain(names_one);
     }
-    changed.truncate(SUSPECTS_MAX);
+    changed.truncate(SUSPECTS_MAX + 1);
     changed
 }
 

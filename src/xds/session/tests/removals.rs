@@ -177,7 +177,7 @@ fn what_comes_back_before_it_is_removed_waits_for_its_clusters_too() {
 // GEN-17: the ACK of one resource says nothing of another that was refused
 #[test]
 fn what_was_refused_does_not_count_as_accepted() {
-    let mut client = settled(Variant::Delta);
+    let mut client = up_to_date(Variant::Delta);
     client.commit(&[(CLUSTER, "A", Some(2))]);
     let refused = client.all().remove(0);
     client.nack(&refused, &[]);

@@ -1,0 +1,238 @@
+//! Quarantine: texts that pass every check, and that every proxy refuses which has answered.
+//!
+//! In: refusals, by a [`Refusal`] a document. Out: a record below `<state-prefix>quarantine/` that names the text which
+//! serves instead. The record alone decides, on the replica that wrote it too: so all replicas fall back at the same
+//! revision of the store. The record holds for one `mod_revision`. A new text ends it, and so does a release.
+//!
+//! If a replica reads a record of content that one of its proxies has accepted ([`Witness`]), the replica marks the record
+//! as accepted: the refusal is the trouble of some hosts, and the document serves everywhere. Pure.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::memory::{Content, Folder, Known, MemoryWrite, Record};
+use super::text::Text;
+use super::world::{Record as Document, World};
+use crate::document::key::{DocumentKey, Kind};
+use crate::resource::refused::RefusedResource;
+
+/// A document that every proxy refuses which has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The document.
+    pub key: DocumentKey,
+    /// The resources that were refused because of it.
+    pub resources: Vec<RefusedResource>,
+    /// Who refuses it, and the words of Envoy.
+    pub reason: Arc<str>,
+    /// Whether no other document can be the cause. If others can, each is tried again.
+    pub is_sole_suspect: bool,
+}
+
+/// Knows what the proxies of this replica have accepted.
+pub trait Witness: Send + Sync + 'static {
+    /// Whether a proxy has accepted one of these resources, as far as they are of this document.
+    fn has_accepted(&self, document: &DocumentKey, resources: &[RefusedResource]) -> bool;
+}
+
+/// What a record of the quarantine says, beside the text that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    /// The resources that were refused.
+    pub resources: Vec<RefusedResource>,
+    /// Who refuses the document, and the words of Envoy.
+    pub reason: Arc<str>,
+    /// Whether no other document can be the cause.
+    pub is_sole_suspect: bool,
+    /// A proxy has accepted the text: it serves.
+    pub is_accepted: bool,
+}
+
+/// A document that does not serve its latest text, because proxies refuse that.
+#[derive(Debug, Clone, Copy)]
+pub struct Quarantined<'a> {
+    /// The document.
+    pub key: &'a DocumentKey,
+    /// The `mod_revision` of its latest text.
+    pub about: i64,
+    /// When the record was written.
+    pub since: SystemTime,
+    /// What the record says.
+    pub quarantine: &'a Quarantine,
+}
+
+/// A refusal whose fallback is looked for in the store's history.
+#[derive(Debug, Clone)]
+pub(super) struct Awaited {
+    refusal: Arc<Refusal>,
+    /// The text that is refused, and serves meanwhile.
+    refused: i64,
+}
+
+/// What follows from a refusal.
+pub(super) enum Answer {
+    /// Nothing: it is about content that does not serve any more, or that a proxy has accepted.
+    Nothing,
+    /// A record is to be written.
+    Write(MemoryWrite),
+    /// The text that serves instead is to be looked for in the store's history.
+    Search(Awaited),
+}
+
+/// A refusal arrived.
+pub(super) fn on_refusal(world: &World, refusal: Refusal, now: SystemTime) -> Answer {
+    let Some(document) = world.records.get(&refusal.key) else {
+        return Answer::Nothing;
+    };
+    let (Some(latest), Some(serving)) = (&document.text, &document.serving) else {
+        return Answer::Nothing;
+    };
+    let serves = |refused: &RefusedResource| {
+        let resource = world
+            .compiled
+            .resource(&refused.group, refused.resource_type, &refused.name);
+        resource.is_some_and(|resource| refused.is_in(&refusal.key, resource))
+    };
+    let is_accepted = quarantine_at(world, document, latest).is_some_and(|(_, quarantine)| quarantine.is_accepted);
+    if is_accepted || !refusal.resources.iter().any(serves) {
+        return Answer::Nothing;
+    }
+
+    let refused = serving.text.mod_revision;
+    let is_older = |text: &&Arc<Text>| text.mod_revision < refused && text.is_of_one_life(latest);
+    let last_good = world
+        .memory
+        .last_good(&document.status.full_key)
+        .and_then(|known| known.record.text());
+    let known = [document.before.as_ref(), last_good]
+        .into_iter()
+        .flatten()
+        .find(is_older);
+    match known {
+        None if refusal.key.kind != Kind::Services => Answer::Search(Awaited {
+            refusal: Arc::new(refusal),
+            refused,
+        }),
+        text => Answer::Write(record(world, document, latest, text.cloned(), &refusal, now)),
+    }
+}
+
+/// The history of a document was searched: texts that parse, oldest first.
+pub(super) fn on_found(world: &World, awaited: &Awaited, texts: &[Arc<Text>], now: SystemTime) -> Option<MemoryWrite> {
+    let document = world.records.get(&awaited.refusal.key)?;
+    let (latest, serving) = (document.text.as_ref()?, document.serving.as_ref()?);
+    if serving.text.mod_revision != awaited.refused {
+        return None;
+    }
+    let is_older = |text: &&Arc<Text>| text.mod_revision < awaited.refused && text.is_of_one_life(latest);
+    let text = texts.iter().rev().find(is_older).cloned();
+    Some(record(world, document, latest, text, &awaited.refusal, now))
+}
+
+fn record(
+    world: &World,
+    document: &Document,
+    latest: &Text,
+    text: Option<Arc<Text>>,
+    refusal: &Refusal,
+    now: SystemTime,
+) -> MemoryWrite {
+    let full_key = &document.status.full_key;
+    let quarantine = Quarantine {
+        resources: refusal.resources.clone(),
+        reason: Arc::clone(&refusal.reason),
+        is_sole_suspect: refusal.is_sole_suspect,
+        is_accepted: false,
+    };
+    let record = Record {
+        about: latest.mod_revision,
+        since: now,
+        content: Content::Refused(text, Arc::new(quarantine)),
+    };
+    let known = world.memory.quarantine(full_key);
+    MemoryWrite {
+        folder: Folder::Quarantine,
+        full_key: Arc::clone(full_key),
+        record: Some(record),
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    }
+}
+
+/// The write that ends the quarantine of a key.
+pub(super) fn end(full_key: &Arc<str>, known: &Known) -> MemoryWrite {
+    MemoryWrite {
+        folder: Folder::Quarantine,
+        full_key: Arc::clone(full_key),
+        record: None,
+        replaces: Some(Arc::clone(&known.etag)),
+    }
+}
+
+/// The record of a key, after one of this replica's proxies has accepted the text; and the write that tells the others.
+pub(super) fn accepted(full_key: &Arc<str>, known: &Known) -> Option<(Known, MemoryWrite)> {
+    let Content::Refused(text, quarantine) = &known.record.content else {
+        return None;
+    };
+    let quarantine = Quarantine {
+        is_accepted: true,
+        ..(**quarantine).clone()
+    };
+    let record = Record {
+        content: Content::Refused(text.clone(), Arc::new(quarantine)),
+        ..known.record.clone()
+    };
+    let write = MemoryWrite {
+        folder: Folder::Quarantine,
+        full_key: Arc::clone(full_key),
+        record: Some(record.clone()),
+        replaces: Some(Arc::clone(&known.etag)),
+    };
+    let known = Known {
+        record,
+        ..known.clone()
+    };
+    Some((known, write))
+}
+
+/// What the record of a key says of this text, and the text that it names.
+pub(super) fn of_text<'a>(
+    world: &'a World,
+    full_key: &str,
+    latest: &Text,
+) -> Option<(Option<&'a Arc<Text>>, &'a Arc<Quarantine>)> {
+    let known = world.memory.quarantine(full_key)?;
+    match &known.record.content {
+        Content::Refused(text, quarantine) if known.record.about == latest.mod_revision => {
+            Some((text.as_ref(), quarantine))
+        }
+        _ => None,
+    }
+}
+
+fn quarantine_at<'a>(
+    world: &'a World,
+    document: &Document,
+    latest: &Text,
+) -> Option<(Option<&'a Arc<Text>>, &'a Arc<Quarantine>)> {
+    of_text(world, &document.status.full_key, latest)
+}
+
+impl World {
+    /// Documents that do not serve their latest text, because proxies refuse that; sorted.
+    pub fn quarantined(&self) -> impl Iterator<Item = Quarantined<'_>> {
+        let full_keys = self.memory.keys(Folder::Quarantine);
+        full_keys.filter_map(|full_key| {
+            let root = self.options.layout.root_of(full_key.as_bytes())?;
+            let key = self.options.layout.locate(&root, full_key.as_bytes());
+            let (key, document) = self.records.get_key_value(&key)?;
+            let (_, quarantine) = quarantine_at(self, document, document.text.as_ref()?)?;
+            let known = self.memory.quarantine(full_key)?;
+            (!quarantine.is_accepted).then_some(Quarantined {
+                key,
+                about: known.record.about,
+                since: known.record.since,
+                quarantine,
+            })
+        })
+    }
+}
