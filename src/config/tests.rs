@@ -105,6 +105,24 @@ fn proxies_elsewhere_may_connect_once_a_place_for_documents_is_named() {
 }
 
 #[test]
+fn an_unknown_name_is_quoted_without_its_control_characters() {
+    let found = mistakes(&Given {
+        environment: &[("CHANCERY_CONFIG", FILE), ("CHANCERY_\u{1b}", "x")],
+        file: Some("\"\\u001b\" = 1"),
+        ..Given::default()
+    });
+    let expected = [
+        format!("\\u{{1b}} in {FILE}: unknown key"),
+        "CHANCERY_\\u{1b}: unknown variable".to_owned(),
+    ];
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(found.starts_with(expected), "{found:?}");
+        assert!(!found.contains(char::is_control), "{found:?}");
+    }
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     let file = Some("grace = '1s'\nmax_streams = 1\nstall-timeout = '1s'\nallow_empty = true");
     let environment = &[

@@ -30,6 +30,18 @@ pub(crate) fn quote(text: &str) -> String {
     format!("{:?}", format!("{start}…"))
 }
 
+/// A text that is not in quotes, control characters escaped.
+pub(crate) fn unquoted(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_debug().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 /// `, did you mean "route"?` when one of the names is near, else nothing.
 pub(crate) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> String {
     let distance = |name: &str| strsim::damerau_levenshtein(&found.to_ascii_lowercase(), &name.to_ascii_lowercase());

@@ -8,6 +8,7 @@ use super::intake::Intake;
 use super::{Plan, Verdict};
 use crate::document::Document;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::sentence::unquoted;
 use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::memory::Folder;
 use crate::reconcile::text::Good;
@@ -272,7 +273,7 @@ impl Conclusion {
         if let Some(blocked) = &record.blocked {
             return judgement.with(
                 State::Rejected,
-                format!("{key}: {}", blocked.rejection),
+                format!("{}: {}", unquoted(&key.to_string()), blocked.rejection),
                 &blocked.rejection.path,
             );
         }

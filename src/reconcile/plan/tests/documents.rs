@@ -45,6 +45,15 @@ fn a_bad_text_leaves_the_last_good_one_serving() {
 }
 
 #[test]
+fn a_reason_names_a_key_without_its_control_characters() {
+    let stage = world_of(&[("routes/a\n\u{1b}[2J\u{85}", BAD)]);
+    let status = stage.status("routes/a\n\u{1b}[2J\u{85}");
+    let reason = status.reason.as_deref().unwrap();
+    assert!(reason.starts_with(r"routes/a\n\u{1b}[2J\u{85}: "), "{reason:?}");
+    assert!(!reason.contains(char::is_control));
+}
+
+#[test]
 fn the_last_good_text_is_kept_once_and_forgotten_when_a_later_one_is_good() {
     let mut stage = world_of(&[("routes/a", GOOD)]);
     let plan = stage.put("routes/a", BAD);
