@@ -5,8 +5,8 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # What a recipe needs of .tools/, and no more.
 need = .ci/tools.sh
 
-.PHONY: help build demo test lint doc unit property faults golden it conformance hostile e2e chaos docs fresh \
-	fresh-debian bench bench-peers deny deny-offline tools
+.PHONY: help build demo test lint doc unit property faults golden it conformance hostile fuzz e2e chaos docs \
+	fresh fresh-debian bench bench-peers deny deny-offline tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -30,6 +30,9 @@ test: export INTERLEAVINGS_SEED ?= 16958538614778031098
 # Some of each kind of fault, always the same ones.
 test: export CHAOS_SEED ?= 1
 test: export CHAOS_FAULTS ?= 20
+# A minute each.
+test: export FUZZ_SECONDS ?= 60
+test: export FUZZ_SEED ?= 1
 
 lint: ## formatting and clippy, warnings denied
 	$(need) protoc
@@ -72,6 +75,10 @@ conformance: ## every rule of the xDS checklist, against the server over its soc
 hostile: ## attacks on both ports and the store, with a healthy fleet beside them; prints the figures of each
 	$(need) protoc etcd
 	cargo test --test hostile -- --nocapture
+
+fuzz: ## libFuzzer on documents, requests, the xDS port, state files and configuration, side by side, FUZZ_SECONDS each
+	$(need) protoc
+	fuzz/run.sh
 
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	$(need)
