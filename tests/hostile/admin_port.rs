@@ -11,7 +11,7 @@ use crate::support::ads_client::{ADS_DELTA, delta, node, types};
 use crate::trial::{MIB, Trial};
 use crate::wire::{self, crowd};
 
-/// What the attacks of this module may cost (docs/operating.md: the admin port).
+/// What the attacks of this module may cost: JSON of large resources (docs/operating.md).
 const BUDGET: u64 = 256 * MIB;
 
 /// Routes whose answer has almost a megabyte, and takes many times that while it is made.

@@ -21,10 +21,12 @@ use crate::support::server::Server;
 const ALONE: Duration = Duration::from_secs(2);
 /// How long an attack goes on.
 const ATTACK: Duration = Duration::from_secs(4);
+/// How often an attack may go beyond a limit, all but the last time.
+const TRIES: usize = 2;
 /// How many times longer than alone the fleet may wait under an attack.
 const FACTOR: u32 = 3;
 /// Waits up to these are good in any case: other work on the machine takes this long.
-const UPDATES_FLOOR: Duration = Duration::from_millis(250);
+const UPDATES_FLOOR: Duration = Duration::from_millis(500);
 const NEWCOMERS_FLOOR: Duration = Duration::from_secs(1);
 const HEALTH_FLOOR: Duration = Duration::from_secs(1);
 /// The most lines and bytes of the log in a second.
@@ -110,16 +112,24 @@ impl Trial {
     /// Run the attack, and say what became too much of. `memory`: the stated budget, above the memory without the attack.
     ///
     /// # Panics
-    /// With all figures, when one of them is beyond its limit.
+    /// With all figures, when one of them is beyond its limit, and again when the attack is repeated: other work on the
+    /// machine does not come twice.
     pub(crate) async fn withstands<Attack, Attacking>(&self, name: &str, memory: u64, attack: Attack)
     where
-        Attack: FnOnce(Target) -> Attacking + Send + 'static,
+        Attack: FnOnce(Target) -> Attacking + Clone + Send + 'static,
         Attacking: Future<Output = ()>,
     {
-        let figures = self.measure(attack).await;
-        println!("{name}: {figures}");
-        let excess = figures.excess(memory, self.is_verbose);
-        assert!(excess.is_empty(), "{name}:{excess}\n{figures}");
+        let mut excess = String::new();
+        for _ in 0..TRIES {
+            let figures = self.measure(attack.clone()).await;
+            println!("{name}: {figures}");
+            excess = figures.excess(memory, self.is_verbose);
+            if excess.is_empty() {
+                return;
+            }
+            println!("{name}:{excess}");
+        }
+        panic!("{name}:{excess}");
     }
 
     async fn measure<Attack, Attacking>(&self, attack: Attack) -> Figures
