@@ -1,8 +1,8 @@
 //! Stage 8, facts about proxies: connected streams, and the responses sent, ACKed and NACKed on each.
 //!
-//! What enters: the events of each stream ([`StreamHandle`]). What leaves: views for `admin` and metrics. A fact never
-//! changes what is served by itself. Streams share no lock while they send and receive. `suspicions` judges a NACK: is
-//! it the trouble of one host, or does every proxy refuse the document?
+//! In: the events of each stream ([`StreamHandle`]). Out: views for `admin` and metrics. A fact alone never changes
+//! which resources are served. Streams share no lock while they send and receive. `suspicions` judges a NACK: does one
+//! host refuse the document, or does every proxy?
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`plan`] | pure: a world and inputs in; verdicts, a new world, the difference of resources and memory writes out |
 //! | [`world`], `text` | every document with its state; a text as it stands at a key |
-//! | [`hold`] | guards: what looks like an accident is kept back |
-//! | [`memory`] | the shared memory: what serves in place of what the store holds, on all replicas |
+//! | [`hold`] | guards: hold back changes that look like an accident |
+//! | [`memory`] | the shared memory: the texts that serve in place of the store's, on all replicas |
 //! | [`quarantine`] | texts that every proxy refuses which has answered |
 //! | [`cut`] | one revision, one plan: changes wait until all roots have reached their revision |
 //! | [`coalesce`] | the distance between publishes |

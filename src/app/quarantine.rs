@@ -29,10 +29,10 @@ const TRIAL: Duration = Duration::from_secs(3);
 const LOOKS_APART: Duration = Duration::from_millis(20);
 /// Longest time until the loop has read the record of a refusal.
 const RECORDED_WITHIN: Duration = Duration::from_secs(10);
-/// After so long the replica that sent a document into quarantine is taken for gone.
+/// After this time the replica that sent a document into quarantine counts as gone.
 const ADOPTED_AFTER: Duration = Duration::from_secs(60);
 
-/// What the proxies of this replica have accepted.
+/// The resources that the proxies of this replica have accepted.
 pub(super) struct FleetWitness(pub(super) Fleet);
 
 impl Witness for FleetWitness {

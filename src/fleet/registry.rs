@@ -164,7 +164,8 @@ impl Registry {
         found
     }
 
-    /// What each stream, connected or remembered, has accepted and refuses. The facts are read without the lock.
+    /// The accepted and the refused resources of each stream, connected or remembered. The facts are read without the
+    /// lock.
     pub(super) fn evidence(&self, now: SystemTime) -> Evidence {
         let all: Vec<Arc<Stream>> = {
             let mut streams = self.streams.lock();

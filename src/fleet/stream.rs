@@ -61,7 +61,7 @@ pub(super) struct TypeFacts {
     pub(super) sent: Option<Sent>,
     pub(super) acknowledged: Option<Sent>,
     pub(super) nack: Option<Box<Nack>>,
-    /// What the client has accepted, as far as it subscribes to it. Shared with the session.
+    /// The accepted resources of the client, as far as it subscribes to them. Shared with the session.
     pub(super) accepted: Option<Arc<ResourceSet>>,
 }
 
@@ -130,7 +130,7 @@ impl Stream {
         self.facts().unresolved_nacks.clone()
     }
 
-    /// What the client has accepted and refuses.
+    /// Add the client's accepted and refused resources.
     pub(super) fn add_to(&self, evidence: &mut Evidence) {
         let facts = self.facts();
         for of_type in &facts.types {

@@ -166,7 +166,7 @@ impl Suspicions {
 /// Sorted.
 type SubscribedNames = Arc<[Arc<str>]>;
 
-/// What all clients have accepted and refuse.
+/// The accepted and the refused resources of all clients.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     /// Each set once, with the names that are subscribed of it, sorted; `None`: all.
@@ -219,7 +219,8 @@ pub struct Judged {
     pub message: Arc<str>,
 }
 
-/// Who refuses a document, in one sentence, and the message of the proxy. `suspects`: how many documents may be the cause.
+/// The proxies that refuse a document, in one sentence, and the message of one. `suspects`: how many documents may be
+/// the cause.
 #[must_use]
 pub fn refusal_reason(nodes: &BTreeSet<Arc<str>>, suspects: usize, message: &str) -> String {
     let named: Vec<&str> = nodes.iter().take(NODES_NAMED).map(|node| &**node).collect();

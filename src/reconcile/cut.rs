@@ -1,10 +1,10 @@
 //! One revision, one plan: the changes of a revision wait until all sources have reached that revision.
 //!
-//! A source is the watch of a root, or of a folder of the shared memory. Each has its own watch, so a transaction over a
-//! cluster, its registrations and a route arrives in pieces, and so do a document and the records about it. What
-//! enters: the revision that each watch has reached. What leaves: whether a plan may be made now, and up to which
-//! revision. A source that fails or has not been listed is not waited for, and no source for longer than [`PATIENCE`].
-//! Pure: moments are arguments.
+//! A source is the watch of a root, or of a folder of the shared memory. Each has its own watch, so a transaction over
+//! a cluster, its registrations and a route arrives in pieces, and so do a document and the records about it. In: the
+//! revision that each watch has reached. Out: whether a plan may be made now, and up to which revision. A source that
+//! fails or has not been listed is not waited for, and no source for longer than [`PATIENCE`]. Pure: moments are
+//! arguments.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -45,7 +45,7 @@ pub fn is_mass_loss(lost: usize, all: usize) -> bool {
     lost > HARMLESS && lost * 2 > all
 }
 
-/// Where a root's content came from.
+/// The origin of a root's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Origin {
     /// Nothing was read yet.
@@ -61,9 +61,9 @@ pub(super) enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// Too many documents gone at once.
+    /// Too many documents vanished at once.
     Loss {
-        /// Documents gone.
+        /// The number of vanished documents.
         lost: usize,
         /// Documents before.
         all: usize,
@@ -89,7 +89,7 @@ pub(super) struct Hold {
     from_saved: bool,
     since: Instant,
     pub(super) since_wall: SystemTime,
-    /// Only an operator lets it act.
+    /// Whether only an operator ends the hold.
     by_operator: bool,
 }
 
@@ -137,16 +137,16 @@ impl Hold {
     }
 }
 
-/// One root: what the store holds, what of it is judged, and why the two differ.
+/// One root: its content in the store, the judged content, and the guard between the two.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RootState {
-    /// What serves, or is rejected: the content that is judged.
+    /// The judged content: each text serves or is rejected.
     pub(super) served: OrdMap<DocumentKey, Stored>,
-    /// What the store holds.
+    /// The content of the store.
     store: OrdMap<DocumentKey, Stored>,
     /// Keys where the two differ.
     held: OrdSet<DocumentKey>,
-    /// Keys that were held and act since, while the hold goes on.
+    /// Keys that were released from the hold while it goes on.
     let_go: OrdSet<DocumentKey>,
     hold: Option<Hold>,
     pub(super) revision: i64,
@@ -159,10 +159,10 @@ pub(super) struct RootState {
     pub(super) decided: i64,
 }
 
-/// What one key has become: a text, or nothing.
+/// A changed key: its new text; `None`: deleted.
 pub(super) type KeyChange = (DocumentKey, Option<Stored>);
 
-/// What serves at a key that is held; `None`: nothing.
+/// The text that serves at a held key; `None`: no text.
 pub(super) type KeptText = Option<Stored>;
 
 /// The settings of a root's guards, and the moment.
@@ -209,7 +209,7 @@ impl RootState {
         self.hold.as_ref().is_some_and(Hold::wants_list)
     }
 
-    /// One revision's changes. Returns those that act.
+    /// Apply the changes of one revision. Returns the changes that act.
     pub(super) fn on_changed(&mut self, rules: &Rules<'_>, revision: i64, changes: Vec<KeyChange>) -> Vec<KeyChange> {
         let before = std::mem::replace(&mut self.revision, revision);
         let lost = changes
@@ -228,7 +228,7 @@ impl RootState {
         self.act(changes)
     }
 
-    /// A whole list. Returns what acts.
+    /// Apply a whole list. Returns the changes that act.
     pub(super) fn on_listed(
         &mut self,
         rules: &Rules<'_>,
@@ -289,7 +289,7 @@ impl RootState {
         self.act(differences(&self.served, &self.store))
     }
 
-    /// An operator lets held keys act. Returns what acts.
+    /// An operator releases held keys. Returns the changes that act.
     pub(super) fn on_release(&mut self, released: impl Fn(&str) -> bool) -> Vec<KeyChange> {
         let keys = self.held_among(&released);
         let changes = keys.map(|key| (key.clone(), self.store.get(key).cloned())).collect();
@@ -334,8 +334,8 @@ impl RootState {
         });
     }
 
-    /// What the shared memory says of the root: another replica's hold is held here too, one that was let go is let go.
-    /// `records` are those of the root's keys. Returns what acts.
+    /// Apply the shared memory to the root: a key that another replica holds is held here too, and a released key is
+    /// released. `records` are those of the root's keys. Returns the released keys.
     pub(super) fn on_shared(
         &mut self,
         rules: &Rules<'_>,
@@ -401,8 +401,8 @@ impl RootState {
         self.act(vec![(key.clone(), self.store.get(key).cloned())])
     }
 
-    /// Whether a key acts although the hold goes on: this replica let the key go, or has watched every change since
-    /// before the hold began.
+    /// Whether a key was released although the hold goes on: by this replica, or because this replica saw every change
+    /// since before the hold.
     pub(super) fn knows_that_acts(&self, key: &DocumentKey) -> bool {
         self.let_go.contains(key) || self.hold.as_ref().is_some_and(|hold| self.watched_since <= hold.after)
     }
@@ -443,7 +443,7 @@ impl RootState {
         changes
     }
 
-    /// Let changes act, and end the hold when nothing is kept back any more.
+    /// Let changes act, and end the hold when no key is held any more.
     fn act(&mut self, changes: Vec<KeyChange>) -> Vec<KeyChange> {
         for (key, text) in &changes {
             put(&mut self.served, key, text.clone());
@@ -489,13 +489,13 @@ fn differences(served: &OrdMap<DocumentKey, Stored>, store: &OrdMap<DocumentKey,
         .collect()
 }
 
-/// An instance whose key is gone.
+/// An instance whose key vanished.
 #[derive(Debug, Clone)]
 pub(super) struct LostInstance {
     pub(super) key: DocumentKey,
     pub(super) full_key: Arc<str>,
     pub(super) address: Address,
-    /// What it registered.
+    /// The registration.
     pub(super) good: Good,
     pub(super) at: Instant,
     pub(super) since_wall: SystemTime,
@@ -568,8 +568,8 @@ impl SourceState {
         let_go
     }
 
-    /// Forget gains that can replace nothing any more: addresses that are gone, and those older than the window before
-    /// the first loss. Returns the number of addresses left.
+    /// Forget gains that can replace no lost instance: addresses that vanished, and gains before the window of the
+    /// first loss. Returns the number of addresses left.
     fn forget_old_gains(&mut self, lost: &[LostInstance], live: &BTreeSet<Address>, now: Instant) -> usize {
         let first = lost.iter().map(|lost| lost.at).min().unwrap_or(now);
         self.gained
@@ -581,7 +581,7 @@ impl SourceState {
             .len()
     }
 
-    /// When the first that is kept is let go.
+    /// When the first kept instance is dropped.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.lost
             .values()

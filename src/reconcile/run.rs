@@ -72,11 +72,11 @@ pub enum Command {
 
 /// The parts of the loop.
 pub struct Parts {
-    /// Where documents live.
+    /// The store of documents.
     pub backend: Arc<dyn Backend>,
     /// A world without documents; its options name the roots to follow.
     pub world: World,
-    /// Where snapshots are published.
+    /// The store of published snapshots.
     pub snapshots: Arc<Store>,
     /// The state directory.
     pub disk: Disk,

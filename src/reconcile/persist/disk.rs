@@ -52,7 +52,7 @@ pub enum Error {
     /// Reading or writing failed.
     #[error("{action} {}", path.display())]
     Io {
-        /// What was tried, for example `write the state file`.
+        /// The action that failed, for example `write the state file`.
         action: &'static str,
         /// Where.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum Error {
     Format {
         /// Where.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in the file.
         reason: String,
     },
     /// Another process uses the directory.
@@ -117,7 +117,7 @@ struct Head {
     /// Older versions did not say.
     source: Option<SavedFrom>,
     revision: i64,
-    /// The number of the journal that goes on from here.
+    /// The number of the journal that continues this file.
     #[serde(default)]
     journal: u64,
 }
@@ -195,7 +195,7 @@ impl Checksum {
     }
 }
 
-/// What an earlier run left: every text that served, with the root it belongs to.
+/// The state of an earlier run: every text that served, with its root.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
     /// The documents root's revision then.
@@ -293,10 +293,10 @@ impl Disk {
         self.folder.join(FILE)
     }
 
-    /// What an earlier run saved; `None` when there is nothing.
+    /// The state of an earlier run; `None` if there is none.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood, or is of another store.
+    /// A file that cannot be read or parsed, or that belongs to another store.
     pub fn load(&self) -> Result<Option<Saved>, Error> {
         let path = self.file();
         let content = match fs::read(&path) {
@@ -409,7 +409,7 @@ struct Saver {
     is_failing: bool,
 }
 
-/// What the files hold.
+/// The content of the files.
 struct OnDisk {
     world: Arc<World>,
     /// Size of the state file.
@@ -448,12 +448,12 @@ impl Saver {
         }
     }
 
-    /// Bring the files to all that serves in `world`.
+    /// Write the serving texts of `world` to the files.
     ///
     /// # Errors
-    /// When they cannot be written; what was saved before is still there then.
+    /// A file that cannot be written; the earlier state is kept then.
     fn save(&mut self, world: Arc<World>) -> Result<(), Error> {
-        // Whatever fails here leaves nothing to go on from: the next save is a whole one.
+        // A failure leaves no state to continue from: the next save writes the whole file.
         if let Some(mut saved) = self.saved.take()
             && saved.journal.len < JOURNAL_MIN.max(saved.len / JOURNAL_SHARE)
         {
@@ -558,7 +558,7 @@ fn saved_entry(record: &Record) -> Option<SavedEntry> {
     Some(entry.sealed())
 }
 
-/// What is saved of one world and not of the other; `None`: they are saved alike.
+/// The changes from one world to the other; `None`: the saved content is equal.
 fn changes(before: &World, now: &World) -> Option<Line> {
     let mut line = Line {
         revision: now.revision(),

@@ -65,7 +65,7 @@ struct SavedQuarantine {
     is_accepted: bool,
 }
 
-/// A refused resource; its type by the word of the API, its version as on the wire.
+/// A refused resource: its type by its name in the API, its version as on the wire.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedResource {
     group: String,
@@ -100,7 +100,7 @@ impl Shared {
         format!("{}{}", self.state_prefix, folder.as_str())
     }
 
-    /// A record as it was read: the full key that it speaks of, and what it says; `None` where it cannot be read.
+    /// A record from the store: the full key of its document, and its content; `None` if it cannot be read.
     #[must_use]
     pub fn read(&self, folder: Folder, entry: &Entry) -> Option<(Arc<str>, Known)> {
         let full_key = self.full_key(folder, &entry.key)?;
@@ -120,7 +120,7 @@ impl Shared {
         }
     }
 
-    /// The full key that a record speaks of.
+    /// The full key of a record's document.
     #[must_use]
     pub fn full_key(&self, folder: Folder, key: &[u8]) -> Option<Arc<str>> {
         let below = key.strip_prefix(self.prefix_of(folder).as_bytes())?;

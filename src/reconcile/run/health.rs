@@ -22,7 +22,7 @@ const SAVED_AFTER: Duration = Duration::from_secs(1);
 pub struct Health {
     /// Whether a snapshot serves.
     pub ready: bool,
-    /// What has not happened yet, a sentence each, with the reason where there is one.
+    /// The conditions that are not met yet, a sentence each, with the reason if there is one.
     pub pending: Vec<String>,
     /// Since when the store has not answered; `None` while it does.
     pub stale_since: Option<SystemTime>,

@@ -32,7 +32,7 @@ pub(super) fn problem(problem: &Problem) {
     warn!(document.key = %key, place = problem.place, reason = problem.reason, "Rejected {key}");
 }
 
-/// What the `path` of older route documents means, once at start.
+/// Log once, at start, how the `path` of older route documents is read.
 pub(super) fn older_forms(world: &World) {
     let meaning = match world.compiled().defaults().legacy_path {
         LegacyPath::Exact => "the whole path",
