@@ -19,6 +19,10 @@ pub enum Limit {
     Unfinished,
     /// Bytes of the unfinished requests of one connection.
     ConnectionUnfinished,
+    /// Memory of all long lists of subscribed names.
+    Names,
+    /// Memory of the long lists of names of one connection.
+    ConnectionNames,
     /// The time of a request from its first byte to its last one.
     RequestTime,
     /// The time until the first request of a stream.
@@ -33,7 +37,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Streams,
         Self::AddressStreams,
         Self::ConnectionStreams,
@@ -41,6 +45,8 @@ impl Limit {
         Self::AddressConnections,
         Self::Unfinished,
         Self::ConnectionUnfinished,
+        Self::Names,
+        Self::ConnectionNames,
         Self::RequestTime,
         Self::Silent,
         Self::AdminConnections,
@@ -59,6 +65,8 @@ impl Limit {
             Self::AddressConnections => "address_connections",
             Self::Unfinished => "unfinished",
             Self::ConnectionUnfinished => "connection_unfinished",
+            Self::Names => "names",
+            Self::ConnectionNames => "connection_names",
             Self::RequestTime => "request_time",
             Self::Silent => "silent",
             Self::AdminConnections => "admin_connections",

@@ -32,11 +32,20 @@ pub struct Limits {
     pub unfinished: usize,
     /// What each stream that has sent an ACK adds to [`Self::unfinished`].
     pub unfinished_per_proven: usize,
+    /// Memory of the long lists of names that one connection subscribes to, in bytes.
+    pub connection_names: usize,
+    /// Memory of all long lists of names, in bytes.
+    pub names: usize,
+    /// What each stream that has sent an ACK adds to [`Self::names`].
+    pub names_per_proven: usize,
 }
 
 /// An unfinished request up to this size, in bytes, does not count for its connection, only for the sum of all: a node
 /// of 61 kB and a few hundred names. A request up to this size is also read without a turn.
 pub(in crate::xds) const SMALL_REQUEST: usize = 128 * 1024;
+/// A list of names up to this length does not count as memory of its connection.
+pub(in crate::xds) const SHORT_LIST: usize = 1000;
+const MIB: usize = 1024 * 1024;
 /// Streams that one connection may have, however few the server may have.
 const CONNECTION_STREAMS_MIN: usize = 1000;
 
@@ -53,9 +62,12 @@ impl Limits {
             silent_for: Duration::from_secs(60),
             silent: 8,
             request_within: Duration::from_secs(30),
-            connection_unfinished: grpc::REQUEST_MAX + 16 * 1024 * 1024,
-            unfinished: 512 * 1024 * 1024,
+            connection_unfinished: grpc::REQUEST_MAX + 16 * MIB,
+            unfinished: 512 * MIB,
             unfinished_per_proven: SMALL_REQUEST,
+            connection_names: 256 * MIB,
+            names: 1024 * MIB,
+            names_per_proven: MIB,
         }
     }
 }

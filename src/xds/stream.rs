@@ -23,10 +23,10 @@ use crate::xds::error::{Code, Error, status};
 use crate::xds::grpc;
 use crate::xds::http2::incoming::Incoming;
 use crate::xds::http2::peer::{Peer, shown};
-use crate::xds::limits::SMALL_REQUEST;
+use crate::xds::limits::{SHORT_LIST, SMALL_REQUEST};
 use crate::xds::session::{Ack, Acked, Outcome, Response, Session};
 use crate::xds::stream::admission::{Ticket, Turn};
-use crate::xds::stream::budget::{Account, Proven};
+use crate::xds::stream::budget::{Account, Lists, Proven};
 use crate::xds::stream::in_flight::{Cell, Progress};
 use crate::xds::stream::interest::Registration;
 use crate::xds::stream::message::Message;
@@ -93,6 +93,8 @@ pub(in crate::xds) struct Stream {
     account: Arc<Account>,
     /// Once the client has sent an ACK.
     proven: Option<Proven>,
+    /// Once the client has subscribed to a long list of names.
+    lists: Option<Box<Lists>>,
     store: Arc<Store>,
     timer: Option<Pin<Box<Sleep>>>,
     fleet: Fleet,
@@ -133,6 +135,7 @@ impl Stream {
         Self {
             reader: Reader::new(requests, grpc::REQUEST_MAX, Some(meter)),
             proven: None,
+            lists: None,
             out,
             session,
             variant,
@@ -243,10 +246,27 @@ impl Stream {
             }
             let outcome = self.session.on_request(request, now.into_std())?;
             self.asked |= outcome.resubscribed;
+            if outcome.resubscribed {
+                self.count_names(outcome.resource_type)?;
+            }
             self.note(outcome);
         }
         context.waker().wake_by_ref();
         Ok(())
+    }
+
+    /// Report the memory of the subscribed names, if the stream has or had a long list of them.
+    fn count_names(&mut self, resource_type: Option<ResourceType>) -> Result<(), Error> {
+        let session = &self.session;
+        let names = |resource_type| session.subscription(resource_type).map(|(_, names)| names);
+        let is_long = resource_type
+            .and_then(names)
+            .is_some_and(|names| names.len() > SHORT_LIST);
+        if !is_long && self.lists.is_none() {
+            return Ok(());
+        }
+        let lists = self.lists.get_or_insert_with(|| Box::new(Lists::new(&self.account)));
+        lists.set(ResourceType::ALL.into_iter().filter_map(names))
     }
 
     /// Whether the next response may be built now. A response to a subscription waits for a turn, an update does not.

@@ -1,14 +1,15 @@
-//! The memory that unfinished requests may take: of one connection, and of all.
+//! The memory that unfinished requests and long lists of names may take: of one connection, and of all.
 //!
 //! A request that arrives whole within one read costs nothing here. If a reader must wait for the rest of a request, it
-//! reports the bytes it keeps (`meter`).
+//! reports the bytes it keeps (`meter`). A stream that subscribes to a long list of names, which it does not share with
+//! other streams, reports the memory of the list ([`Lists`]).
 //!
-//! - If the large unfinished requests of a connection exceed its budget, the stream that reports ends.
-//! - If all unfinished requests exceed the budget of the server, connections are closed, beginning with the largest one
-//!   of the address that has the most. So an address with many half-sent requests cannot make the server close the
-//!   connection of another one.
+//! - If the large unfinished requests or the lists of a connection exceed its budget, the stream that reports ends.
+//! - If all unfinished requests, or all lists, exceed the budget of the server, connections are closed, beginning with the
+//!   largest one of the address that has the most. So an address with many half-sent requests or lists cannot make the
+//!   server close the connection of another one.
 //!
-//! The budget of the server grows with each stream that has sent an ACK: a fleet may report all its names at once.
+//! The budgets of the server grow with each stream that has sent an ACK: a fleet may report all its names at once.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +21,9 @@ use parking_lot::Mutex;
 use crate::fleet::limit::Limit;
 use crate::xds::error::Error;
 use crate::xds::http2::peer::network;
-use crate::xds::limits::{Limits, SMALL_REQUEST};
+use crate::xds::limits::{Limits, SHORT_LIST, SMALL_REQUEST};
 use crate::xds::reached::Reached;
+use crate::xds::session::subscription::names::Names;
 use crate::xds::stream::admission::Rounds;
 use crate::xds::stream::wake::TaskWaker;
 
@@ -30,12 +32,19 @@ use crate::xds::stream::wake::TaskWaker;
 pub(in crate::xds) struct Budget {
     limits: Limits,
     reached: Arc<Reached>,
-    /// Bytes of all unfinished requests.
-    unfinished: AtomicUsize,
+    /// Bytes of all unfinished requests, and of all lists.
+    sums: [AtomicUsize; 2],
     /// Streams that have sent an ACK.
     proven: AtomicUsize,
     next_number: AtomicU64,
     accounts: Mutex<HashMap<u64, Arc<Account>>>,
+}
+
+/// What takes memory. Gives the index of its sum.
+#[derive(Debug, Clone, Copy)]
+enum Use {
+    Unfinished,
+    Names,
 }
 
 /// The account of one connection.
@@ -49,8 +58,9 @@ pub(in crate::xds) struct Account {
     /// The places of the streams at the gate.
     pub(in crate::xds) rounds: Arc<Rounds>,
     task_waker: Arc<TaskWaker>,
-    /// Bytes of all unfinished requests, and of the large ones.
-    unfinished: AtomicUsize,
+    /// Bytes of all unfinished requests, and of all lists.
+    sums: [AtomicUsize; 2],
+    /// Bytes of the large unfinished requests.
     large: AtomicUsize,
     /// The connection is to be closed.
     is_doomed: AtomicBool,
@@ -61,7 +71,7 @@ impl Budget {
         Self {
             limits,
             reached,
-            unfinished: AtomicUsize::new(0),
+            sums: Default::default(),
             proven: AtomicUsize::new(0),
             next_number: AtomicU64::new(0),
             accounts: Mutex::default(),
@@ -80,7 +90,7 @@ impl Budget {
             address,
             rounds: Arc::default(),
             task_waker,
-            unfinished: AtomicUsize::new(0),
+            sums: Default::default(),
             large: AtomicUsize::new(0),
             is_doomed: AtomicBool::new(false),
         });
@@ -95,21 +105,25 @@ impl Budget {
         self.accounts.lock().remove(&account.number);
     }
 
-    fn max(&self) -> usize {
+    fn max(&self, of: Use) -> usize {
         let proven = self.proven.load(Ordering::Relaxed);
-        self.limits.unfinished + proven * self.limits.unfinished_per_proven
+        let (base, per_proven) = match of {
+            Use::Unfinished => (self.limits.unfinished, self.limits.unfinished_per_proven),
+            Use::Names => (self.limits.names, self.limits.names_per_proven),
+        };
+        base + proven * per_proven
     }
 
     /// Doom connections until the others are within the budget.
-    fn relieve(&self) {
+    fn relieve(&self, of: Use) {
         let accounts = self.accounts.lock();
         let mut alive: Vec<(&Account, usize)> = accounts
             .values()
             .filter(|account| !account.is_doomed())
-            .map(|account| (&**account, account.unfinished.load(Ordering::Relaxed)))
+            .map(|account| (&**account, account.sums[of as usize].load(Ordering::Relaxed)))
             .collect();
         let mut sum: usize = alive.iter().map(|(_, bytes)| bytes).sum();
-        while sum > self.max() {
+        while sum > self.max(of) {
             let mut by_network: HashMap<Option<IpAddr>, usize> = HashMap::new();
             for (account, bytes) in &alive {
                 *by_network.entry(account.address.map(network)).or_default() += bytes;
@@ -122,8 +136,12 @@ impl Budget {
             sum -= bytes;
             account.is_doomed.store(true, Ordering::Release);
             account.task_waker.wake_task();
-            let reason = "the unfinished requests of all clients exceed their budget; the largest connection is closed";
-            self.reached.note(Limit::Unfinished, account.address, &reason);
+            let (limit, what) = match of {
+                Use::Unfinished => (Limit::Unfinished, "unfinished requests"),
+                Use::Names => (Limit::Names, "subscribed names"),
+            };
+            let reason = format!("the {what} of all clients exceed their budget; the largest connection is closed");
+            self.reached.note(limit, account.address, &reason);
         }
     }
 }
@@ -138,13 +156,7 @@ impl Account {
     pub(in crate::xds) fn keep(&self, before: usize, after: usize) {
         let large = |bytes: usize| if bytes > SMALL_REQUEST { bytes } else { 0 };
         change(&self.large, large(before), large(after));
-        change(&self.unfinished, before, after);
-
-        let budget = &self.budget;
-        change(&budget.unfinished, before, after);
-        if after > before && budget.unfinished.load(Ordering::Relaxed) > budget.max() {
-            budget.relieve();
-        }
+        self.change(Use::Unfinished, before, after);
     }
 
     /// Check an unfinished request of a stream.
@@ -169,6 +181,16 @@ impl Account {
         Err(error)
     }
 
+    /// A stream of the connection uses other bytes than before.
+    fn change(&self, of: Use, before: usize, after: usize) {
+        let budget = &self.budget;
+        change(&self.sums[of as usize], before, after);
+        change(&budget.sums[of as usize], before, after);
+        if after > before && budget.sums[of as usize].load(Ordering::Relaxed) > budget.max(of) {
+            budget.relieve(of);
+        }
+    }
+
     /// A stream of the connection sent its first ACK. The result is kept as long as the stream.
     pub(in crate::xds) fn prove(self: &Arc<Self>) -> Proven {
         self.budget.proven.fetch_add(1, Ordering::Relaxed);
@@ -186,6 +208,67 @@ impl Drop for Proven {
     }
 }
 
+/// Reports the memory of the long lists of names of one stream.
+#[derive(Debug)]
+pub(in crate::xds) struct Lists {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Lists {
+    pub(in crate::xds) fn new(account: &Arc<Account>) -> Self {
+        Self {
+            account: Arc::clone(account),
+            bytes: 0,
+        }
+    }
+
+    /// The stream subscribes to these lists.
+    ///
+    /// # Errors
+    /// The lists of the connection exceed its budget.
+    pub(in crate::xds) fn set<'a>(&mut self, lists: impl Iterator<Item = &'a Names>) -> Result<(), Error> {
+        let bytes = lists.filter(|names| names.len() > SHORT_LIST).map(memory).sum();
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let account = &self.account;
+        account.change(Use::Names, before, bytes);
+
+        let (found, max) = (
+            account.sums[Use::Names as usize].load(Ordering::Relaxed),
+            account.budget.limits.connection_names,
+        );
+        if bytes <= before || found <= max {
+            return Ok(());
+        }
+        let error = Error::TooMuch {
+            has: "the names that the connection subscribes to take",
+            found,
+            unit: "bytes of memory",
+            max,
+        };
+        account
+            .budget
+            .reached
+            .note(Limit::ConnectionNames, account.address, &error);
+        Err(error)
+    }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        self.account.change(Use::Names, self.bytes, 0);
+    }
+}
+
+/// The memory of a list, in bytes. Streams with equal lists share one: each counts a part of it.
+fn memory(names: &Names) -> usize {
+    // A pointer in the list, two counters, and the bytes rounded up by the allocator.
+    let name = |name: &Arc<str>| size_of::<Arc<str>>() + 2 * size_of::<usize>() + name.len().next_multiple_of(16);
+    let bytes: usize = names.iter().map(name).sum();
+    // The session and the fleet each have the list of one stream.
+    2 * bytes / Arc::strong_count(names.sorted()).max(2)
+}
+
 /// Replace a part of a sum.
 fn change(sum: &AtomicUsize, before: usize, after: usize) {
     if after > before {
@@ -199,6 +282,7 @@ fn change(sum: &AtomicUsize, before: usize, after: usize) {
 mod tests {
     use super::*;
     use crate::fleet::Fleet;
+    use crate::xds::session::subscription::names::Interner;
     use crate::xds::stream::in_flight::Watchdog;
     use crate::xds::stream::meter::Meter;
 
@@ -236,7 +320,7 @@ mod tests {
         drop((meter, large));
         assert!(keeps(&account, 2 * LARGE).1.is_ok());
         drop(small);
-        assert_eq!(budget.unfinished.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.sums[Use::Unfinished as usize].load(Ordering::Relaxed), 0);
         assert_eq!(account.large.load(Ordering::Relaxed), 0);
     }
 
@@ -265,5 +349,37 @@ mod tests {
         assert_eq!(doomed(), [false, true, false]);
         assert!(!honest.is_doomed());
         drop((whole, more, more_yet));
+    }
+
+    #[test]
+    fn long_lists_of_names_have_a_budget_and_shared_ones_count_once() {
+        let budget = budget(Limits {
+            connection_names: 400_000,
+            ..Limits::new(100, 100)
+        });
+        let interner = Interner::default();
+        let list = |first: usize, count: usize| {
+            let names = (first..first + count).map(|number| format!("{number:016}").into());
+            Names::new(names.collect(), &interner)
+        };
+        let account = open(&budget, "10.0.0.1:1");
+        let short: Vec<Names> = (0..100).map(|first| list(first, SHORT_LIST)).collect();
+        let mut lists = Lists::new(&account);
+        assert_eq!(lists.set(short.iter()), Ok(()));
+        // A name takes 48 bytes.
+        let long = list(0, 2000);
+        assert_eq!(lists.set([&long].into_iter()), Ok(()));
+        let mut others: Vec<(Names, Lists)> = (0..10).map(|_| (long.clone(), Lists::new(&account))).collect();
+        let shared = others
+            .iter_mut()
+            .all(|(names, lists)| lists.set([&*names].into_iter()).is_ok());
+        assert!(shared, "ten streams share one list");
+        drop((others, lists));
+        let (one, other) = (list(1, 5000), list(2, 5000));
+        let [mut first, mut second] = [(); 2].map(|()| Lists::new(&account));
+        assert_eq!(first.set([&one].into_iter()), Ok(()));
+        assert!(matches!(second.set([&other].into_iter()), Err(Error::TooMuch { .. })));
+        drop((first, second));
+        assert_eq!(account.sums[Use::Names as usize].load(Ordering::Relaxed), 0);
     }
 }
