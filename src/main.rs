@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Gives the memory of a burst back to the system within seconds (docs/decisions/009).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     chancery::cli::run(std::env::args_os())
 }
