@@ -7,8 +7,8 @@
 //!
 //! There are two lines:
 //!
-//! - **First responses**: the first [`FIRST_TURNS`] turns of a stream. A stream keeps its place, so proxies become
-//!   complete one after the other, in order of arrival. The streams of one connection take places one round apart, so a
+//! - **First responses**: the first [`FIRST_TURNS`] turns of a stream. A stream has its place from its arrival and keeps
+//!   it, so proxies become complete one after the other. The streams of one connection take places one round apart, so a
 //!   connection with a thousand streams does not make another connection wait for a thousand.
 //! - **Repeated responses**: every later turn, each with a new place, one round behind the last one of its connection.
 //!   While first responses wait, every [`AGAIN_EVERY`]th turn is for this line.
@@ -72,12 +72,13 @@ impl Gate {
 
     /// A ticket for a stream of a connection. `number` is unique, and lower for a stream that arrived earlier.
     pub(in crate::xds) fn ticket(self: &Arc<Self>, number: u64, connection: &Arc<Rounds>) -> Ticket {
+        let round = self.lines().take_round(Kind::First, connection);
         Ticket {
             gate: Arc::clone(self),
             connection: Arc::clone(connection),
             number,
             turns: 0,
-            place: None,
+            place: Some((round, number)),
             waits: false,
         }
     }
@@ -108,6 +109,15 @@ impl Lines {
         self.next().for_each(|(_, _, waker)| waker.wake_by_ref());
     }
 
+    /// The round of the next place of a connection.
+    fn take_round(&self, kind: Kind, connection: &Rounds) -> u64 {
+        // Only changed under the lock of the lines.
+        let taken = &connection.0[kind as usize];
+        let round = taken.load(Ordering::Relaxed).max(self.lines[kind as usize].round);
+        taken.store(round + 1, Ordering::Relaxed);
+        round
+    }
+
     fn waiting(&mut self, kind: Kind) -> &mut BTreeMap<Place, Waker> {
         &mut self.lines[kind as usize].waiting
     }
@@ -132,13 +142,11 @@ impl Ticket {
         let kind = self.kind();
         let gate = Arc::clone(&self.gate);
         let mut lines = gate.lines();
-        let place = *self.place.get_or_insert_with(|| {
-            // Only changed under the lock of the lines.
-            let taken = &self.connection.0[kind as usize];
-            let round = taken.load(Ordering::Relaxed).max(lines.lines[kind as usize].round);
-            taken.store(round + 1, Ordering::Relaxed);
-            (round, self.number)
-        });
+        // A stream that asks for the first time long after it was opened has missed its round.
+        let round = lines.lines[kind as usize].round;
+        let kept = self.place.filter(|place| self.waits || place.0 >= round);
+        let place = kept.unwrap_or_else(|| (lines.take_round(kind, &self.connection), self.number));
+        self.place = Some(place);
 
         lines.waiting(kind).insert(place, context.waker().clone());
         self.waits = true;
@@ -225,7 +233,7 @@ mod tests {
     /// A ticket of a stream that has all its first responses.
     fn settled(gate: &Arc<Gate>, number: u64, connection: &Arc<Rounds>) -> Ticket {
         let mut ticket = gate.ticket(number, connection);
-        ticket.turns = FIRST_TURNS;
+        (ticket.turns, ticket.place) = (FIRST_TURNS, None);
         ticket
     }
 
@@ -329,6 +337,27 @@ mod tests {
         let mut tickets: Vec<Ticket> = (0..4).map(|number| gate.ticket(number, &connection)).collect();
         tickets.extend((4..6).map(|number| ticket(&gate, number)));
         assert_eq!(order(&gate, &mut tickets), [0, 4, 5, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_streams_of_one_connection_are_served_in_order_whichever_asks_first() {
+        let gate = gate(1);
+        let connection = Arc::default();
+        let mut tickets: Vec<Ticket> = (0..20).map(|number| gate.ticket(number, &connection)).collect();
+        tickets.reverse();
+        assert_eq!(order(&gate, &mut tickets), (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn streams_that_were_opened_early_and_ask_late_have_no_early_places() {
+        let gate = gate(1);
+        let (early, busy) = (Arc::default(), Arc::default());
+        let mut kept: Vec<Ticket> = (0..5).map(|number| gate.ticket(number, &early)).collect();
+        for number in 10..30 {
+            assert!(try_turn(&mut gate.ticket(number, &busy)).is_some());
+        }
+        kept.push(ticket(&gate, 30));
+        assert_eq!(order(&gate, &mut kept), [0, 30, 1, 2, 3, 4]);
     }
 
     #[test]
