@@ -70,7 +70,8 @@ pub(super) fn verdict(verdict: &Verdict) {
         State::Refused => warn!(
             document.key = &*status.full_key,
             document.mod_revision = mod_revision,
-            reason,
+            // The words of a proxy, who may say anything; the API has all of them.
+            reason = %format_args!("{reason:.240}"),
             "Refused {} by every proxy that answered, {}; a new text or a release ends this",
             verdict.key,
             if status.serving.is_some() {
