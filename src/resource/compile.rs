@@ -245,7 +245,7 @@ impl Compiled {
             .map(|(name, state)| (Arc::clone(name), state.clone()))
             .collect();
 
-        let (mut touched, mut affected, mut faults) = (Touched::new(), self.referring(&inventory, dirty), Vec::new());
+        let (mut touched, mut affected, mut faults) = (Touched::new(), BTreeSet::new(), Vec::new());
         for name in &names {
             let input = GroupInput {
                 context: &context,
@@ -274,6 +274,7 @@ impl Compiled {
             return Err(faults);
         }
 
+        affected.extend(self.referring(&inventory, dirty));
         Ok(Step {
             compiled: Self {
                 most_entries: self.most_entries,

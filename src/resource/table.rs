@@ -98,15 +98,6 @@ impl HostKey {
         wider.push(Self::any());
         wider
     }
-
-    /// Whether every host that matches `narrower` matches this pattern, too, and the two differ.
-    fn covers(&self, narrower: &Self) -> bool {
-        match self.rank {
-            0 => false,
-            1 => narrower.rank < 2 && narrower != self && narrower.pattern.ends_with(&self.pattern[1..]),
-            _ => narrower.rank < 2,
-        }
-    }
 }
 
 impl fmt::Display for HostKey {
@@ -253,7 +244,9 @@ pub struct Hosted {
 pub struct Touched {
     /// Patterns whose own entries changed.
     hosts: BTreeSet<HostKey>,
-    /// Documents that gained or lost a match, or whose rival did.
+    /// Matches that another rule has now.
+    matches: BTreeSet<(HostKey, Arc<str>)>,
+    /// Documents that gained or lost a match; after [`Table::spread`] also those whose rival did.
     pub documents: BTreeSet<DocumentKey>,
 }
 
@@ -314,6 +307,16 @@ impl Table {
         }
     }
 
+    /// Touch every document with a claim on a match that another rule has now. Once a change, not once an entry: thousands
+    /// of routes may have one match.
+    pub fn spread(&self, touched: &mut Touched) {
+        for (host, identity) in std::mem::take(&mut touched.matches) {
+            let claims = self.own.get(&host).and_then(|own| own.claims.get(&identity));
+            let keys = claims.into_iter().flat_map(few::Map::keys);
+            touched.documents.extend(keys.map(|claim| (*claim.document).clone()));
+        }
+    }
+
     /// Encode the touched virtual hosts again. Returns the patterns whose virtual hosts may have changed or vanished.
     ///
     /// # Errors
@@ -349,10 +352,9 @@ impl Table {
     /// Every virtual host with entries of these patterns: their own, and those that they cover.
     fn reached(&self, touched: &BTreeSet<HostKey>) -> BTreeSet<HostKey> {
         let mut reached = touched.clone();
-        let wide: Vec<&HostKey> = touched.iter().filter(|host| host.rank > 0).collect();
-        if !wide.is_empty() {
-            let covered = self.own.keys().filter(|host| wide.iter().any(|wide| wide.covers(host)));
-            reached.extend(covered.cloned());
+        if touched.iter().any(|host| host.rank > 0) {
+            let is_covered = |host: &&HostKey| host.wider().iter().any(|wider| touched.contains(wider));
+            reached.extend(self.own.keys().filter(is_covered).cloned());
         }
         reached
     }
@@ -458,9 +460,10 @@ impl Own {
             return;
         }
 
-        touched
-            .documents
-            .extend(claims.keys().map(|claim| (*claim.document).clone()));
+        if let Some(winner) = &after {
+            let place = (winner.position.host.clone(), Arc::clone(identity));
+            touched.matches.insert(place);
+        }
         if let Some(before) = before {
             touched.documents.insert((*before.claim.document).clone());
             self.winners.remove(&before.position);
@@ -643,6 +646,7 @@ mod tests {
         let mut touched = Touched::default();
         table.remove(&older, &mut touched);
         assert_eq!(table.winner(&newer), Some(&newer));
+        table.spread(&mut touched);
         assert_eq!(touched.documents.len(), 2, "the rival is told");
         table.remove(&newer, &mut touched);
         table.encode(&touched, MAX_ENTRIES).unwrap();

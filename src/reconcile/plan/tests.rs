@@ -11,6 +11,7 @@ use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
 
 mod anything;
+mod costs;
 mod documents;
 mod guards;
 mod histories;

@@ -145,6 +145,10 @@ impl GroupState {
     ) {
         let listeners = input.after.listeners(input.name);
         outcome.faults.extend(address_conflict(&listeners));
+        if !outcome.faults.is_empty() {
+            // No table is filled for a listener that is at fault.
+            return;
+        }
         let served = |compiled: Option<&Arc<CompiledDocument>>| match compiled.map(|compiled| &compiled.translated) {
             Some(Translated::Listener(served)) => served.clone(),
             _ => translate::default_listener(input.context),
@@ -229,10 +233,11 @@ impl GroupState {
     }
 
     fn encode_tables(&mut self, input: &GroupInput<'_>, tables: BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
-        for (name, touched) in tables {
+        for (name, mut touched) in tables {
             let Some(table) = self.tables.get_mut(&name) else {
                 continue;
             };
+            table.spread(&mut touched);
             match table.encode(&touched, input.most_entries) {
                 Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
@@ -392,7 +397,7 @@ fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
 /// The revision of a listener document, and its name.
 type Written<'a> = (i64, &'a Arc<str>);
 
-/// Faults for listeners with one address: the one written last is at fault.
+/// Faults for listeners with one address: all but the one written first are at fault.
 fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>>) -> Vec<Fault> {
     let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
     for (name, compiled) in listeners {
@@ -405,16 +410,17 @@ fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>
 
     by_address
         .into_iter()
-        .filter_map(|(address, mut at)| {
+        .flat_map(|(address, mut at)| {
             at.sort_unstable();
-            let (_, newest) = at.pop()?;
-            let (_, other) = at.first()?;
-            let reason =
-                format!("found {address}, which listeners/{other} has already, expected an address of its own");
-            let key = DocumentKey::new(Kind::Listeners, Arc::clone(newest));
-            Some(Fault {
-                key,
-                rejection: Rejection::new("address", reason),
+            let mut at = at.into_iter();
+            let oldest = at.next().map(|(_, name)| Arc::clone(name)).unwrap_or_default();
+            at.map(move |(_, name)| {
+                let reason =
+                    format!("found {address}, which listeners/{oldest} has already, expected an address of its own");
+                Fault {
+                    key: DocumentKey::new(Kind::Listeners, Arc::clone(name)),
+                    rejection: Rejection::new("address", reason),
+                }
             })
         })
         .collect()

@@ -161,9 +161,12 @@ impl Choices {
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.
     fn try_contested(&mut self, world: &World, decision: &mut Decision) {
         let refused = |choice: &Choice| choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+        let is_changed = |key: &&DocumentKey| world.compiled.accepted(key) != decision.compiled.accepted(key);
+        let changed: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
         let mut contested: BTreeMap<DocumentKey, Choice> = world
             .contested
             .iter()
+            .filter(|key| may_open(key, &changed))
             .filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))))
             .collect();
 
@@ -271,6 +274,17 @@ impl Decision {
             self.touched.entry(group).or_default().extend(resources);
         }
     }
+}
+
+/// Whether changes of documents of these kinds can let a contested document serve.
+fn may_open(key: &DocumentKey, changed: &BTreeSet<Kind>) -> bool {
+    changed.iter().any(|kind| match (key.kind, kind) {
+        // No conflict has to do with a registration, and the address of a listener with no route or cluster.
+        (_, Kind::Services) | (Kind::Listeners, Kind::Routes | Kind::Clusters) => false,
+        // A route can only shadow the endpoints of its own cluster.
+        (Kind::Xds, Kind::Routes) => key.name.starts_with("endpoints/"),
+        _ => true,
+    })
 }
 
 fn edit_of(key: &DocumentKey, serving: Option<&Good>) -> Edit {

@@ -1,0 +1,259 @@
+//! The cost of a plan grows with the change, at most as n log n, whatever the documents say.
+//!
+//! Each case is the worst one of a kind of conflict or of loss. A case is planned with n and with 4 n
+//! documents. n log n costs about five times as much at the second size, n² sixteen times. The processor time of the
+//! thread is compared, not the time on the clock, so that other work on the machine does not count.
+
+use serde_json::json;
+
+use super::*;
+
+/// The first size.
+const SMALL: usize = 200;
+/// Growth of the cost that is allowed at four times the size.
+const MOST: f64 = 8.5;
+/// The kernel counts processor time in steps of some milliseconds.
+const UNMEASURED: Duration = Duration::from_millis(25);
+/// A case is measured again before it fails: the first measurement may have met a cold cache.
+const TRIES: usize = 3;
+
+/// The time that this thread has spent on a processor.
+fn spent() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// The cost of the measured part of a case.
+fn cost_of(work: impl FnOnce()) -> Duration {
+    let before = spent();
+    work();
+    spent() - before
+}
+
+/// Fails if four times the size costs much more than four times as much.
+fn assert_n_log_n(case: impl Fn(usize) -> Duration) {
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let (small, large) = (case(SMALL), case(4 * SMALL));
+        let growth = large.as_secs_f64() / small.as_secs_f64();
+        if growth <= MOST || large < UNMEASURED {
+            return;
+        }
+        seen.push(format!("{small:?} and {large:?} (x {growth:.1})"));
+    }
+    panic!("{SMALL} and {} cost {}", 4 * SMALL, seen.join(", "));
+}
+
+/// A plan of these inputs.
+fn cost_of_plan(stage: &mut Stage, inputs: Vec<Input>) -> Duration {
+    cost_of(|| drop(plan(&stage.world, inputs, stage.moment())))
+}
+
+fn listed(documents: impl IntoIterator<Item = (String, String)>) -> (Stage, Vec<Input>) {
+    listed_on(Stage::empty(), documents)
+}
+
+fn listed_on(mut stage: Stage, documents: impl IntoIterator<Item = (String, String)>) -> (Stage, Vec<Input>) {
+    documents.into_iter().for_each(|(key, text)| stage.store(&key, &text));
+    let inputs = [Root::Documents, Root::Registrations].map(|root| stage.list_input(root, ListReason::Start));
+    (stage, inputs.into())
+}
+
+/// A stage at rest with these documents.
+fn at_rest(documents: impl IntoIterator<Item = (String, String)>) -> Stage {
+    let (mut stage, inputs) = listed(documents);
+    stage.plan(inputs);
+    stage
+}
+
+/// All these texts in one revision.
+fn one_revision(stage: &mut Stage, documents: impl IntoIterator<Item = (String, Option<String>)>) -> Input {
+    let (mut changes, mut root) = (Vec::new(), Root::Documents);
+    stage.revision += 1;
+    let revision = stage.revision;
+    for (key, text) in documents {
+        stage.revision = revision - 1;
+        root = root_of(&key);
+        match text {
+            Some(text) => {
+                stage.store(&key, &text);
+                changes.push(Change::Put(stage.store[&key].clone()));
+            }
+            None => {
+                stage.unstore(&key);
+                changes.push(Change::Delete {
+                    key: full_key(&key).into(),
+                });
+            }
+        }
+    }
+    Input::Event {
+        root,
+        event: Event::Changed { revision, changes },
+    }
+}
+
+fn cost_of_list(documents: impl IntoIterator<Item = (String, String)>) -> Duration {
+    let (mut stage, inputs) = listed(documents);
+    cost_of_plan(&mut stage, inputs)
+}
+
+/// The cost of one changed route beside these documents.
+fn cost_of_a_route_beside(documents: impl IntoIterator<Item = (String, String)>) -> Duration {
+    let mut stage = at_rest(documents);
+    let put = stage.put_input("routes/other", r#"{"match": "/other", "to": "http://10.9.9.9:80"}"#);
+    cost_of_plan(&mut stage, vec![put])
+}
+
+fn each(n: usize, document: impl Fn(usize) -> (String, String)) -> Vec<(String, String)> {
+    (0..n).map(document).collect()
+}
+
+fn listener(port: usize) -> String {
+    format!(r#"{{"address": "10.{}.{}.1:80"}}"#, port / 250, port % 250)
+}
+
+fn one_address(n: usize) -> Vec<(String, String)> {
+    each(n, |i| (format!("listeners/l{i:05}"), listener(1)))
+}
+
+fn xds(resource_type: ResourceType, name: &str, mut resource: serde_json::Value) -> (String, String) {
+    resource["@type"] = json!(resource_type.type_url());
+    let field = if resource_type == ResourceType::Endpoint {
+        "cluster_name"
+    } else {
+        "name"
+    };
+    resource[field] = json!(name);
+    let key = format!("xds/{resource_type}/{name}");
+    (key, json!({ "resource": resource }).to_string())
+}
+
+fn xds_routes(name: &str, cluster: &str) -> (String, String) {
+    let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
+    let host = json!({ "name": "h", "domains": ["*"], "routes": [route] });
+    xds(
+        ResourceType::Route,
+        name,
+        json!({ "virtual_hosts": [host], "validate_clusters": true }),
+    )
+}
+
+fn route(n: usize, path: usize, cluster: &str) -> (String, String) {
+    (
+        format!("routes/r{n:05}"),
+        format!(r#"{{"match": "/{path}", "to": "{cluster}"}}"#),
+    )
+}
+
+#[test]
+fn listeners_of_one_address() {
+    assert_n_log_n(|n| cost_of_list(one_address(n)));
+}
+
+#[test]
+fn a_route_beside_listeners_of_one_address() {
+    assert_n_log_n(|n| cost_of_a_route_beside(one_address(n)));
+}
+
+#[test]
+fn routes_of_one_match() {
+    assert_n_log_n(|n| cost_of_list(each(n, |i| route(i, 1, "x"))));
+    // The last in the order of names was created first.
+    assert_n_log_n(|n| cost_of_list(each(n, |i| route(n - i, 1, "x"))));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(
+            each(n, |i| route(i, 1, "x"))
+                .into_iter()
+                .chain(each(3 * n, |i| route(n + i, n + i, "x"))),
+        );
+        let keys: Vec<String> = (0..n).map(|i| format!("routes/r{i:05}")).collect();
+        let change = one_revision(&mut stage, keys.into_iter().map(|key| (key, None)));
+        cost_of_plan(&mut stage, vec![change])
+    });
+}
+
+#[test]
+fn wildcard_hosts_over_hosts() {
+    assert_n_log_n(|n| {
+        let wide = each(n, |i| {
+            (
+                format!("routes/w{i}"),
+                format!(r#"{{"match": "//*.d{i}.test/a", "to": "x"}}"#),
+            )
+        });
+        let narrow = each(n, |i| {
+            (
+                format!("routes/n{i}"),
+                format!(r#"{{"match": "//a.d{i}.test/b", "to": "x"}}"#),
+            )
+        });
+        cost_of_list(wide.into_iter().chain(narrow))
+    });
+}
+
+#[test]
+fn documents_that_need_one_missing_cluster() {
+    let documents = |n| each(n, |i| xds_routes(&format!("r{i:05}"), "missing"));
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+}
+
+#[test]
+fn registrations_that_are_gone_at_once() {
+    let documents = |n| {
+        let services = each(n, |i| {
+            (format!("services/x/{i:05}"), format!("10.{}.{}.1:80", i / 250, i % 250))
+        });
+        [("clusters/x".to_owned(), "{}".to_owned())].into_iter().chain(services)
+    };
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let keys: Vec<_> = (0..n).map(|i| (format!("services/x/{i:05}"), None)).collect();
+        let change = one_revision(&mut stage, keys);
+        cost_of_plan(&mut stage, vec![change])
+    });
+    // Others come in their place.
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let gone = (0..n).map(|i| (format!("services/x/{i:05}"), None));
+        let come = (0..n).map(|i| {
+            (
+                format!("services/x/n{i:05}"),
+                Some(format!("10.{}.{}.2:80", i / 250, i % 250)),
+            )
+        });
+        let change = one_revision(&mut stage, gone.chain(come));
+        cost_of_plan(&mut stage, vec![change])
+    });
+}
+
+#[test]
+fn documents_that_are_gone_at_once() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+        let keys: Vec<_> = (0..n).map(|i| (format!("routes/r{i:05}"), None)).collect();
+        let change = one_revision(&mut stage, keys);
+        cost_of_plan(&mut stage, vec![change])
+    });
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+        stage.store.clear();
+        let inputs = vec![stage.list_input(Root::Documents, ListReason::Reconnect)];
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+#[test]
+fn documents_that_turn_bad_at_once() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+        let bad: Vec<_> = (0..n)
+            .map(|i| (format!("routes/r{i:05}"), Some("{".to_owned())))
+            .collect();
+        let change = one_revision(&mut stage, bad);
+        cost_of_plan(&mut stage, vec![change])
+    });
+    assert_n_log_n(|n| cost_of_list(each(n, |i| (format!("routes/r{i:05}"), "{".to_owned()))));
+}
