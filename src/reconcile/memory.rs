@@ -188,6 +188,12 @@ impl Memory {
         self.quarantine.get(full_key)
     }
 
+    /// Whether replicas keep a key because most registrations of its cluster went with it.
+    pub(super) fn is_lost_instance(&self, full_key: &str) -> bool {
+        let known = self.held(full_key);
+        known.is_some_and(|known| matches!(known.record.content, Content::LostInstance(_)))
+    }
+
     /// The hold of a root.
     pub(super) fn hold(&self, prefix: &str) -> Option<KnownHold> {
         let record = &self.held.get(prefix)?.record;

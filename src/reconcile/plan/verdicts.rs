@@ -262,7 +262,11 @@ impl Conclusion {
             ..Judgement::default()
         };
         if let Some((hold, _)) = self.world.roots.values().find_map(|root| root.held_key(key)) {
-            return judgement.held(HeldBy::Guard, hold.reason());
+            let reason = match self.world.memory.is_lost_instance(&record.status.full_key) {
+                true => lost_instance_reason(),
+                false => hold.reason(),
+            };
+            return judgement.held(HeldBy::Guard, reason);
         }
         if record.text.is_none() {
             return self.judge_deleted(key, record, judgement);
@@ -316,9 +320,7 @@ impl Conclusion {
     /// Deleted, and serving nevertheless.
     fn judge_deleted(&self, key: &DocumentKey, record: &Record, mut judgement: Judgement) -> Judgement {
         let Some(cluster) = key.cluster() else {
-            let seconds = KEPT_FOR.as_secs();
-            let reason = format!("gone together with most instances of its cluster; kept for {seconds} s");
-            return judgement.held(HeldBy::Guard, reason);
+            return judgement.held(HeldBy::Guard, lost_instance_reason());
         };
         if let Some(good) = &record.serving {
             judgement.used_by = self.world.compiled.users_of(cluster, &good.parsed.document);
@@ -334,6 +336,11 @@ impl Conclusion {
         }
         judgement.held(HeldBy::InUse, format!("deleted, still used by {}", users.join(", ")))
     }
+}
+
+fn lost_instance_reason() -> String {
+    let seconds = KEPT_FOR.as_secs();
+    format!("gone together with most instances of its cluster; kept for {seconds} s")
 }
 
 /// What there is to say of a document.

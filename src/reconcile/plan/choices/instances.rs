@@ -128,7 +128,9 @@ impl Choices {
             .iter()
             .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_none());
         let lost = services.filter_map(|(key, choice)| {
-            let good = intake.world.records.get(key)?.serving.clone()?;
+            // A key without a text was lost before, and is kept.
+            let record = intake.world.records.get(key).filter(|record| record.text.is_some())?;
+            let good = record.serving.clone()?;
             let lost = LostInstance {
                 key: key.clone(),
                 full_key: Arc::clone(&choice.full_key),

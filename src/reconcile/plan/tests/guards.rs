@@ -351,6 +351,36 @@ fn a_replica_born_while_instances_are_kept_keeps_them_too() {
 }
 
 #[test]
+fn kept_instances_stay_kept_where_the_documents_are_listed_last() {
+    let mut older = instances(30);
+    let keys = names("services/x/i", 0..30);
+    let input = older.delete_input(&as_strs(&keys));
+    older.plan(vec![input]);
+    let mut born = older.newborn();
+    for root in [Root::Registrations, Root::Documents] {
+        let input = born.list_input(root, ListReason::Start);
+        let plan = born.plan(vec![input]);
+        assert_eq!(remembered(&plan), [""; 0]);
+    }
+    assert_eq!(held(&born), 30);
+    assert_eq!(born.resources(), older.resources());
+}
+
+#[test]
+fn the_last_good_text_of_a_registration_is_shared_where_the_documents_are_listed_last() {
+    let mut stage = Stage::empty();
+    stage.store("services/x/1", "10.0.0.1:80");
+    let input = stage.list_input(Root::Registrations, ListReason::Start);
+    stage.plan(vec![input]);
+    // No record is written before every root of documents was listed.
+    let plan = stage.put("services/x/1", "{");
+    assert_eq!(remembered(&plan), [""; 0]);
+    let input = stage.list_input(Root::Documents, ListReason::Start);
+    let plan = stage.plan(vec![input]);
+    assert_eq!(remembered(&plan), ["last-good//services/x/1 10.0.0.1:80"]);
+}
+
+#[test]
 fn a_list_that_a_replica_missed_is_let_go_by_one_that_watched_it() {
     let mut watching = routes(20);
     let mut away = watching.newborn();
