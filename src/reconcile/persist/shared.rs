@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -188,14 +189,7 @@ impl Shared {
             match self.write(&batch).await {
                 Ok(()) => {}
                 // Another replica was first with one of them: its record comes by the watch.
-                Err(WriteError::Conflict { .. }) => {
-                    for write in &batch {
-                        match self.write(std::slice::from_ref(write)).await {
-                            Ok(()) | Err(WriteError::Conflict { .. }) => {}
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }
+                Err(WriteError::Conflict { .. }) => self.write_each(&batch).await?,
                 Err(WriteError::TooLarge(reason)) if batch.len() == 1 => {
                     let full_key = &*batch[0].full_key;
                     warn!(
@@ -206,6 +200,19 @@ impl Shared {
                 Err(error) => return Err(error),
             }
             writes.queue.lock().done(&numbers);
+        }
+        Ok(())
+    }
+
+    /// Each record in a transaction of its own, all at once: the end of a hold does not wait behind the records of its
+    /// begin that another replica wrote.
+    async fn write_each(&self, batch: &[MemoryWrite]) -> Result<(), WriteError> {
+        let writes = batch.iter().map(|write| self.write(std::slice::from_ref(write)));
+        for written in join_all(writes).await {
+            match written {
+                Ok(()) | Err(WriteError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
