@@ -22,7 +22,7 @@ demo: ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 
 	cargo build
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
-test: lint doc unit property golden it conformance e2e chaos docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), chaos, commands of the docs
+test: lint doc unit property golden it conformance e2e hostile chaos fuzz docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), attacks, chaos, fuzzing, commands of the docs
 
 # The same hundred thousand lives each time, so that a find of the search does not fail a change that has nothing to do with
 # it. `make property` alone searches elsewhere each time.
@@ -37,7 +37,7 @@ test: export FUZZ_SEED ?= 1
 lint: ## formatting and clippy, warnings denied
 	$(need) protoc
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 doc: export RUSTDOCFLAGS ?= -D warnings
 doc: ## the crate's documentation, warnings denied
