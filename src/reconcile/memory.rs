@@ -433,7 +433,10 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     let is_said = |record: &Record| {
         let (said, text) = (record.text(), content.text());
         let is_bad = fallen_back.is_some() && said == kept;
-        said == text || !is_bad && record.about >= about && written(said) >= written(text)
+        let are_lost = [&record.content, &content].map(|content| matches!(content, Content::LostInstance(_)));
+        // The revision of a lost instance is that at which its replica wrote it: it says nothing about the text.
+        let is_as_late = are_lost == [true; 2] || record.about >= about;
+        said == text || !is_bad && is_as_late && written(said) >= written(text)
     };
     if known.is_some_and(|known| is_said(&known.record)) {
         return None;

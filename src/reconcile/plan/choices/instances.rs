@@ -101,9 +101,13 @@ impl Choices {
             let age = intake.moment.wall.duration_since(record.since).unwrap_or_default();
             let is_there = match self.by_key.get(key) {
                 Some(choice) => choice.latest.is_some(),
-                None => world.records.contains_key(key),
+                None => world.records.get(key).is_some_and(|record| record.text.is_some()),
             };
-            if is_there || age >= KEPT_FOR {
+            // Of two texts that replicas keep, all take the later one.
+            let source = world.sources.get(key.first_segment());
+            let kept = source.and_then(|source| source.lost.get(key)).filter(|lost| lost.kept);
+            let is_kept = kept.is_some_and(|lost| lost.good.text.mod_revision >= text.mod_revision);
+            if is_there || is_kept || age >= KEPT_FOR {
                 return None;
             }
             let good = read_text(world, key, text).ok()?;
