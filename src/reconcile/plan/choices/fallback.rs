@@ -189,8 +189,13 @@ impl Choices {
                 // A document that another replica found to be contested is contested here for a reason of its own.
                 Err(faults) => {
                     let known = self.by_key.get_mut(&key).and_then(|choice| choice.blocked.as_mut());
-                    let own = faults.into_iter().find(|fault| fault.key == key);
-                    if let Some((blocked, fault)) = known.zip(own) {
+                    let own = |faults: Vec<Fault>| faults.into_iter().find(|fault| fault.key == key);
+                    // An older text than the one in its way: the fault is the other's, until this one counts as the
+                    // newest.
+                    let as_newest = || own(decision.compiled.apply(vec![newest(&key, &good)]).err()?);
+                    if let Some(blocked) = known
+                        && let Some(fault) = own(faults).or_else(as_newest)
+                    {
                         blocked.rejection = fault.rejection;
                     }
                 }
@@ -297,6 +302,15 @@ fn edit_of(key: &DocumentKey, serving: Option<&Good>) -> Edit {
         key: key.clone(),
         accepted,
     }
+}
+
+/// The same text as if it had been written last.
+fn newest(key: &DocumentKey, good: &Good) -> Edit {
+    let mut edit = edit_of(key, Some(good));
+    if let Some(accepted) = &mut edit.accepted {
+        (accepted.create_revision, accepted.mod_revision) = (i64::MAX, i64::MAX);
+    }
+    edit
 }
 
 /// Sorts the oldest latest text first.
