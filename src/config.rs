@@ -180,6 +180,28 @@ pub struct Error {
     pub mistakes: Vec<Mistake>,
 }
 
+impl Error {
+    /// Names and values are quoted as they were given. Here their control characters are escaped.
+    fn escaped(mut self) -> Self {
+        for mistake in &mut self.mistakes {
+            for text in [&mut mistake.found_in, &mut mistake.reason] {
+                if text.contains(char::is_control) {
+                    *text = text.chars().map(escape).collect();
+                }
+            }
+        }
+        self
+    }
+}
+
+fn escape(character: char) -> String {
+    if character.is_control() {
+        character.escape_debug().to_string()
+    } else {
+        character.to_string()
+    }
+}
+
 fn count(mistakes: &[Mistake]) -> String {
     match mistakes.len() {
         1 => "1 mistake".to_owned(),
@@ -207,7 +229,7 @@ impl Config {
         read_file: impl Fn(&Path) -> io::Result<String>,
     ) -> Result<Self, Error> {
         let (values, mistakes) = source::gather(flags, environment, &read_file);
-        check::check(values, mistakes, &read_file)
+        check::check(values, mistakes, &read_file).map_err(Error::escaped)
     }
 
     /// [`Config::load`] from the process's own environment and files; at start and again on SIGHUP.

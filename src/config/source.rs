@@ -56,9 +56,8 @@ impl fmt::Display for FoundIn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(flag) => formatter.write_str(flag),
-            // Keys and variables may be unknown ones, with any characters.
-            Self::Variable(variable) => write!(formatter, "{}", variable.escape_debug()),
-            Self::File { key, path } => write!(formatter, "{} in {}", key.escape_debug(), path.display()),
+            Self::Variable(variable) => formatter.write_str(variable),
+            Self::File { key, path } => write!(formatter, "{key} in {}", path.display()),
         }
     }
 }
@@ -216,7 +215,7 @@ fn from_environment(environment: &BTreeMap<String, String>, values: &mut Values,
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *variable) else {
             let names = SETTINGS.iter().chain([&CONFIG]).map(Setting::variable);
             mistakes.push(Mistake {
-                found_in: FoundIn::Variable(variable.clone()).to_string(),
+                found_in: variable.clone(),
                 reason: unknown("variable", variable, names),
             });
             continue;

@@ -105,15 +105,20 @@ fn proxies_elsewhere_may_connect_once_a_place_for_documents_is_named() {
 }
 
 #[test]
-fn an_unknown_name_is_quoted_without_its_control_characters() {
+fn names_and_values_are_quoted_without_their_control_characters() {
     let found = mistakes(&Given {
-        environment: &[("CHANCERY_CONFIG", FILE), ("CHANCERY_\u{1b}", "x")],
+        environment: &[
+            ("CHANCERY_CONFIG", FILE),
+            ("CHANCERY_\u{1b}", "x"),
+            ("CHANCERY_GRACE", "5s\u{6}\n"),
+        ],
         file: Some("\"\\u001b\" = 1"),
         ..Given::default()
     });
     let expected = [
         format!("\\u{{1b}} in {FILE}: unknown key"),
         "CHANCERY_\\u{1b}: unknown variable".to_owned(),
+        "CHANCERY_GRACE: found `5s\\u{6}\\n`, expected a duration".to_owned(),
     ];
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
