@@ -17,6 +17,7 @@ use chancery::document::key::{Layout, Root};
 use chancery::reconcile::memory::Folder;
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::persist::shared::Shared;
+use chancery::reconcile::persist::unsaved::Unsaved;
 use chancery::reconcile::plan::Input;
 use chancery::reconcile::world::World;
 use tempfile::TempDir;
@@ -191,7 +192,7 @@ fn harm(folder: &Path, change: &[u8]) {
 
 /// A record of the shared memory: anything may be there.
 fn read_record(value: &[u8]) {
-    let shared = Shared::new(Arc::new(Memory::new()), "/chancery/");
+    let shared = Shared::new(Arc::new(Memory::new()), "/chancery/", Unsaved::default());
     for folder in Folder::ALL {
         let entry = Entry {
             key: format!("{}/gateway/routes/a", shared.prefix_of(folder)).into(),
