@@ -208,13 +208,14 @@ impl Memory {
         }
     }
 
-    /// The texts that serve at held keys below a prefix.
+    /// The texts that serve at held keys below a prefix, and those of lost instances.
     pub(super) fn held_below(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, Option<&Arc<Text>>)> {
         self.held
             .range::<_, Arc<str>>(Arc::from(prefix)..)
             .take_while(move |(key, _)| key.starts_with(prefix))
             .filter_map(|(key, known)| match &known.record.content {
                 Content::Serves(text) => Some((key, text.as_ref())),
+                Content::LostInstance(text) => Some((key, Some(text))),
                 _ => None,
             })
     }

@@ -15,12 +15,24 @@ impl Choices {
     /// Keep instances that vanished together with too many others, for a while.
     pub(super) fn keep_instances(&mut self, intake: &mut Intake) {
         let mut clusters: BTreeSet<Arc<str>> = intake.world.sources.keys().cloned().collect();
-        let mut lost_instances = self.lost_instances(intake);
-        lost_instances.extend(self.recalled_instances(intake));
-        for (key, lost) in lost_instances {
+        for (key, lost) in self.lost_instances(intake) {
             let cluster: Arc<str> = key.first_segment().into();
             let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
             source.lost.insert(key, lost);
+            clusters.insert(cluster);
+        }
+        for (key, lost) in self.recalled_instances(intake) {
+            let cluster: Arc<str> = key.first_segment().into();
+            let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
+            match source.lost.get_mut(&key) {
+                // Of two texts that replicas keep, all take the later one.
+                Some(own) if is_as_late(own, &lost) => {}
+                Some(own) if !lost.kept => (own.good, own.address) = (lost.good, lost.address),
+                None if !lost.kept => {}
+                _ => {
+                    source.lost.insert(key, lost);
+                }
+            }
             clusters.insert(cluster);
         }
         for (cluster, address) in self.gained_addresses(intake) {
@@ -89,25 +101,24 @@ impl Choices {
         gained.collect()
     }
 
-    /// Instances that another replica keeps, and whose keys are not there.
+    /// Instances that another replica keeps, and whose keys are not there. Not `kept`: the other replica holds the root,
+    /// and has this text of the instance.
     fn recalled_instances(&self, intake: &Intake) -> Vec<(DocumentKey, LostInstance)> {
         let world = &intake.world;
         let kept = intake.recalled_instances.iter().filter_map(|key| {
             let full_key: Arc<str> = world.options.layout.full_key(key).into();
             let record = &world.memory.held(&full_key)?.record;
-            let Content::LostInstance(text) = &record.content else {
-                return None;
+            let (text, kept) = match &record.content {
+                Content::LostInstance(text) => (text, true),
+                Content::Serves(Some(text)) => (text, false),
+                _ => return None,
             };
             let age = intake.moment.wall.duration_since(record.since).unwrap_or_default();
             let is_there = match self.by_key.get(key) {
                 Some(choice) => choice.latest.is_some(),
                 None => world.records.get(key).is_some_and(|record| record.text.is_some()),
             };
-            // Of two texts that replicas keep, all take the later one.
-            let source = world.sources.get(key.first_segment());
-            let kept = source.and_then(|source| source.lost.get(key)).filter(|lost| lost.kept);
-            let is_kept = kept.is_some_and(|lost| lost.good.text.mod_revision >= text.mod_revision);
-            if is_there || is_kept || age >= KEPT_FOR {
+            if is_there || age >= KEPT_FOR {
                 return None;
             }
             let good = read_text(world, key, text).ok()?;
@@ -118,7 +129,7 @@ impl Choices {
                 good,
                 at: intake.moment.instant.checked_sub(age)?,
                 since_wall: record.since,
-                kept: true,
+                kept,
             };
             Some((key.clone(), lost))
         });
@@ -166,6 +177,12 @@ impl Choices {
         live.extend(there.filter_map(|(_, choice)| registered_address(&choice.serving()?.parsed.document)));
         live
     }
+}
+
+/// Whether the own entry of an instance says all that the recalled one says.
+fn is_as_late(own: &LostInstance, recalled: &LostInstance) -> bool {
+    let is_as_kept = own.kept || !recalled.kept;
+    is_as_kept && own.good.text.mod_revision >= recalled.good.text.mod_revision
 }
 
 /// Whether another replica released an instance that is kept here: its record was deleted.
