@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::etcd::{Etcd, data_folder};
+use crate::support::eventually::eventually;
 use crate::support::histories::{BAD, DOCUMENTS, MANY, ROUTES};
 use crate::support::proxy::Proxy;
 
@@ -132,6 +133,10 @@ impl Running {
         ];
         let environment = variables.map(|(name, value)| (name.to_owned(), value)).into();
         let config = Config::load(&Flags::default(), &environment, |path| std::fs::read_to_string(path)).unwrap();
+        // A replica that was killed may be in the middle of a save.
+        let lock = state.path().join("lock");
+        let is_free = || std::fs::File::open(&lock).map_or(true, |file| file.try_lock().is_ok());
+        eventually(LIMIT, || async { is_free() }, true).await;
         let grace = config.grace;
         let app = App::bind(config).await.unwrap();
         let (admin, worlds, snapshots) = (app.admin_address().unwrap(), app.worlds(), app.snapshots());
