@@ -5,8 +5,8 @@
 //! | [`plan`] | pure: a world and inputs in; verdicts, a new world, the difference of resources and memory writes out |
 //! | [`world`], `text` | every document with its state; a text as it stands at a key |
 //! | [`hold`] | guards: hold back changes that look like an accident |
-//! | [`memory`] | the shared memory: the texts that serve in place of the store's, on all replicas |
-//! | [`quarantine`] | texts that every proxy refuses which has answered |
+//! | [`memory`], `due` | the shared memory: the texts that serve in place of the store's, on all replicas; records to write |
+//! | [`refusal`], [`quarantine`] | texts that every proxy refuses which has answered |
 //! | [`cut`] | one revision, one plan: changes wait until all roots have reached their revision |
 //! | [`coalesce`] | the distance between publishes |
 //! | [`persist`] | the state directory and the shared memory in the store |
@@ -16,11 +16,13 @@
 
 pub mod coalesce;
 pub mod cut;
+mod due;
 pub mod hold;
 pub mod memory;
 pub mod persist;
 pub mod plan;
 pub mod quarantine;
+pub mod refusal;
 pub mod run;
 mod text;
 pub mod world;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::memory::{KnownHold, SharedHold};
+use super::memory::{KnownHold, SharedHold, Why};
 use super::text::{Good, Stored};
 use crate::backend::ListReason;
 use crate::document::key::{DocumentKey, Root};
@@ -55,26 +55,6 @@ pub(super) enum Origin {
     Disk,
     /// The store listed it.
     Store,
-}
-
-/// Why a root is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Why {
-    /// Too many documents vanished at once.
-    Loss {
-        /// The number of vanished documents.
-        lost: usize,
-        /// Documents before.
-        all: usize,
-    },
-    /// An empty list although documents were served.
-    Empty {
-        /// Documents before.
-        all: usize,
-    },
-    /// Another history.
-    Fork,
 }
 
 /// A root that is held.

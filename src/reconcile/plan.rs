@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::memory::{self, Folder, Known, MemoryWrite};
-use super::quarantine::Refusal;
+use super::due;
+use super::memory::{Folder, Known, MemoryWrite};
+use super::refusal::Refusal;
 use super::world::{State, Status, Text, World};
 use crate::backend::{Change, Entry, Event};
 use crate::document::key::{DocumentKey, Layout, Root};
@@ -151,7 +152,7 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     all_affected.extend(affected);
     let mut due = plan.take_due_writes(&all_affected, moment);
 
-    if memory::restore_kept(&mut plan.world, &all_affected, &due) {
+    if due::restore_kept(&mut plan.world, &all_affected, &due) {
         let (next, affected) = plan_batch(&plan.world, Vec::new(), moment);
         plan = plan.then(world, next);
         all_affected.extend(affected);
@@ -265,7 +266,7 @@ fn plan_batch(world: &World, inputs: Vec<Input>, moment: Moment) -> (Plan, BTree
 impl Plan {
     /// The writes that make the shared memory say what serves. A record that they delete does not count any more.
     fn take_due_writes(&mut self, affected: &BTreeSet<DocumentKey>, moment: Moment) -> Vec<MemoryWrite> {
-        let writes = memory::due(&self.world, affected, moment.wall);
+        let writes = due::records(&self.world, affected, moment.wall);
         for write in &writes {
             self.world.memory.on_write(write);
         }

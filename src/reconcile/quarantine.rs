@@ -4,49 +4,18 @@
 //! serves instead. The record alone decides, on the replica that wrote it too: so all replicas fall back at the same
 //! revision of the store. The record holds for one `mod_revision`. A new text ends it, and so does a release.
 //!
-//! If a replica reads a record of content that one of its proxies has accepted ([`Witness`]), the replica marks the record
+//! If a replica reads a record of content that one of its proxies has accepted ([`Witness`](super::refusal::Witness)), the replica marks the record
 //! as accepted: the refusal is the trouble of some hosts, and the document serves everywhere. Pure.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::memory::{Content, Folder, Known, MemoryWrite, Record};
+use super::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record};
+use super::refusal::{Awaited, Refusal};
 use super::text::Text;
 use super::world::{Record as Document, World};
 use crate::document::key::{DocumentKey, Kind};
 use crate::resource::refused::RefusedResource;
-
-/// A document that every proxy refuses which has answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The document.
-    pub key: DocumentKey,
-    /// The resources that were refused because of it.
-    pub resources: Vec<RefusedResource>,
-    /// Who refuses it, and the words of Envoy.
-    pub reason: Arc<str>,
-    /// Whether no other document can be the cause. If others can, each is tried again.
-    pub is_sole_suspect: bool,
-}
-
-/// Knows what the proxies of this replica have accepted.
-pub trait Witness: Send + Sync + 'static {
-    /// Whether a proxy has accepted one of these resources, as far as they are of this document.
-    fn has_accepted(&self, document: &DocumentKey, resources: &[RefusedResource]) -> bool;
-}
-
-/// What a record of the quarantine says, beside the text that serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quarantine {
-    /// The resources that were refused.
-    pub resources: Vec<RefusedResource>,
-    /// Who refuses the document, and the words of Envoy.
-    pub reason: Arc<str>,
-    /// Whether no other document can be the cause.
-    pub is_sole_suspect: bool,
-    /// A proxy has accepted the text: it serves.
-    pub is_accepted: bool,
-}
 
 /// A document that does not serve its latest text, because proxies refuse that.
 #[derive(Debug, Clone, Copy)]
@@ -59,14 +28,6 @@ pub struct Quarantined<'a> {
     pub since: SystemTime,
     /// What the record says.
     pub quarantine: &'a Quarantine,
-}
-
-/// A refusal whose fallback is looked for in the store's history.
-#[derive(Debug, Clone)]
-pub(super) struct Awaited {
-    refusal: Arc<Refusal>,
-    /// The text that is refused, and serves meanwhile.
-    refused: i64,
 }
 
 /// What follows from a refusal.

@@ -27,7 +27,7 @@ use super::hold::CONFIRMED_AFTER;
 use super::memory::{Content, Folder, Known, MemoryWrite};
 use super::persist::disk::{Disk, Saved};
 use super::plan::{Input, Moment, Plan, plan};
-use super::quarantine::{Refusal, Witness};
+use super::refusal::{Refusal, Witness};
 use super::world::World;
 use crate::backend::{Backend, Entry, Event, WatchControl};
 use crate::document::key::{DocumentKey, Root};

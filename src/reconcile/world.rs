@@ -9,7 +9,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::hold::{Origin, RootState, SourceState};
 use super::memory::Memory;
-use super::quarantine::Awaited;
+use super::refusal::Awaited;
 use super::text::Good;
 pub use super::text::Text;
 use crate::document::Rejection;

@@ -162,7 +162,16 @@ fn the_rooms_of_xds_name_only_those_below_them() {
 
 #[test]
 fn no_circle_of_files_within_a_room() {
-    const ROOMS: [&str; 7] = ["backend", "config", "document", "fleet", "resource", "snapshot", "xds"];
+    const ROOMS: [&str; 8] = [
+        "backend",
+        "config",
+        "document",
+        "fleet",
+        "reconcile",
+        "resource",
+        "snapshot",
+        "xds",
+    ];
     let (_, files): (Vec<_>, Vec<_>) = files_of_src().into_iter().unzip();
     let is_file = |path: &[String]| files.iter().any(|file| file.module == path);
     let defining = |path: Names| {

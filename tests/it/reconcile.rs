@@ -11,7 +11,7 @@ use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::reconcile::persist::disk::Disk;
-use chancery::reconcile::quarantine::Witness;
+use chancery::reconcile::refusal::Witness;
 use chancery::reconcile::run::{Health, Observer, Parts, Reconciler};
 use chancery::reconcile::world::{Options, State, World};
 use chancery::resource::ResourceType;

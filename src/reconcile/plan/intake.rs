@@ -10,7 +10,8 @@ use crate::backend::{Change, Entry, Event, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
 use crate::reconcile::hold::{KeptText, KeyChange, Origin, RootState, Rules};
 use crate::reconcile::memory::{Folder, Known, MemoryWrite};
-use crate::reconcile::quarantine::{self, Refusal};
+use crate::reconcile::quarantine;
+use crate::reconcile::refusal::Refusal;
 use crate::reconcile::text::Stored;
 use crate::reconcile::world::{State, Status, Text, World};
 

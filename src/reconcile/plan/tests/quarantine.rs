@@ -1,7 +1,7 @@
 //! Texts that pass every check, and that proxies refuse.
 
 use super::*;
-use crate::reconcile::quarantine::Refusal;
+use crate::reconcile::refusal::Refusal;
 use crate::resource::refused::RefusedResource;
 
 const FIRST: &str = r#"{"match": "/one", "to": "http://10.0.0.1:80"}"#;

@@ -95,7 +95,7 @@ fn a_held_cluster_that_is_released_is_missing() {
 #[test]
 fn a_release_is_not_remembered_where_no_memory_is_shared() {
     let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
-    stage.world.memory = memory::Memory::default();
+    stage.world.memory = crate::reconcile::memory::Memory::default();
     stage.delete("clusters/x");
     stage.plan(vec![Input::Release(None)]);
     assert_eq!(stage.state("clusters/x"), None);

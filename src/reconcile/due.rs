@@ -1,0 +1,247 @@
+//! The records that are due: the texts that a world serves, compared with the records of the shared memory.
+//!
+//! In: a world and the keys that a plan touched. Out: the writes that are missing. Each write expects the record that was
+//! read before: of two replicas, one writes and the other reads. Pure; time is given.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::hold::{Hold, Origin};
+use super::memory::{Content, Folder, Known, KnownHold, MemoryWrite, Record, written};
+use super::quarantine;
+use super::text::Text;
+use super::world::{Record as Document, World};
+use crate::document::key::{DocumentKey, Root};
+
+/// The records that are to be written so that they say what the world serves at `keys`, and what its roots hold.
+pub(super) fn records(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTime) -> Vec<MemoryWrite> {
+    let mut writes = Vec::new();
+    let documents_are_read = world
+        .roots
+        .iter()
+        .all(|(root, state)| *root == Root::Registrations || state.origin == Origin::Store);
+    if world.memory.listed.contains(&Folder::LastGood) && documents_are_read {
+        writes.extend(keys.iter().filter_map(|key| last_good_due(world, key, now)));
+    }
+    if world.memory.listed.contains(&Folder::Held) {
+        let holds = world.roots.keys().filter_map(|root| hold_due(world, root, now));
+        let (ended, begun): (Vec<_>, Vec<_>) = holds.partition(is_released);
+        // A replica that reads a hold finds the records of its keys beside it.
+        writes.extend(ended);
+        writes.extend(keys.iter().filter_map(|key| held_due(world, key)));
+        writes.extend(begun);
+    }
+    writes.extend(keys.iter().filter_map(|key| quarantine_over(world, key)));
+    writes
+}
+
+/// Last good records that an earlier batch of the plan was to delete, and that the whole plan leaves, count again. A
+/// document may serve its latest text at one revision and conflict with another document at the next. Returns whether
+/// there is such a record among these documents.
+pub(super) fn restore_kept(world: &mut World, keys: &BTreeSet<DocumentKey>, writes: &[MemoryWrite]) -> bool {
+    let of_last_good = writes.iter().filter(|write| write.folder == Folder::LastGood);
+    let written: BTreeSet<&str> = of_last_good.map(|write| &*write.full_key).collect();
+    let mut has_restored = false;
+    for key in keys {
+        let (_, full_key) = place(world, key);
+        let outdated = |known: &Known| known.is_outdated && !written.contains(&*full_key);
+        if world.memory.last_good(&full_key).is_some_and(outdated) {
+            world.memory.restore_last_good(&full_key);
+            has_restored = true;
+        }
+    }
+    has_restored
+}
+
+/// The root that a document's record speaks of, and the document's full key.
+fn place(world: &World, key: &DocumentKey) -> (Root, Arc<str>) {
+    let layout = &world.options.layout;
+    let full_key: Arc<str> = match world.records.get(key) {
+        Some(document) => Arc::clone(&document.status.full_key),
+        None => layout.full_key(key).into(),
+    };
+    (layout.root_of(full_key.as_bytes()).unwrap_or(Root::Documents), full_key)
+}
+
+fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root)?;
+    let revision = state.revision;
+    let known = world.memory.last_good(&full_key);
+    let is_held = state.held_key(key).is_some();
+    let document = world.records.get(key).map(|document| &**document);
+    let record = match (fallback(document, key), known) {
+        _ if document.is_some_and(|document| document.searching) => return None,
+        (None, _) if let Some(text) = world.released.get(key) => {
+            if world.memory.says_let_go(&full_key, text) {
+                return None;
+            }
+            Some(Record {
+                about: revision,
+                since: now,
+                content: Content::LetGo(Arc::clone(text)),
+            })
+        }
+        // Records only ever become later ones, lest two replicas replace each other's for ever.
+        (Some(text), Some(known)) if known.record.about > revision || written(known.record.text()) >= written(text) => {
+            return None;
+        }
+        (Some(text), _) => Some(Record {
+            about: document
+                .and_then(|document| Some(document.text.as_ref()?.mod_revision))
+                .unwrap_or(revision),
+            since: now,
+            content: Content::Serves(text.cloned()),
+        }),
+        (None, None) => return None,
+        // Decided already, by an earlier revision of this plan.
+        (None, Some(known)) if known.is_outdated => None,
+        // What the record is about is kept back here; or its text cannot serve here, and may be of use to others.
+        (None, Some(_)) if is_held || document.is_some_and(|document| document.blocked.is_some()) => return None,
+        // A cluster that was let go stays so until it is written anew.
+        (None, Some(known)) if known.record.about > revision || (known.record.is_let_go() && document.is_none()) => {
+            return None;
+        }
+        (None, Some(_)) => None,
+    };
+
+    Some(MemoryWrite {
+        folder: Folder::LastGood,
+        full_key,
+        record,
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}
+
+/// The end of a quarantine: the document has another text, or is gone.
+fn quarantine_over(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root).filter(|state| state.origin == Origin::Store)?;
+    let known = world.memory.quarantine(&full_key)?;
+    let text = world.records.get(key).and_then(|document| document.text.as_ref());
+    let is_about = text.is_some_and(|text| text.mod_revision == known.record.about);
+    // A later text than this replica has read, or one that a guard holds, may be meant.
+    let is_later = known.record.about > state.revision || state.held_key(key).is_some();
+    (!is_about && !is_later).then(|| quarantine::end(&full_key, known))
+}
+
+/// The text that serves in place of the store's. `Some(None)`: no text serves, because the latest is good by itself and
+/// conflicts with another document. `None`: the latest serves, or is bad and no earlier text is known.
+fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Option<&'a Arc<Text>>> {
+    let document = document?;
+    let is_blocked = document.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
+    let is_behind = is_blocked || (document.text.is_none() && key.cluster().is_some());
+    let is_contested = document.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+    let text = document.serving.as_ref().map(|good| &good.text);
+    (is_behind && (text.is_some() || is_contested)).then_some(text)
+}
+
+fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
+    let (root, full_key) = place(world, key);
+    let state = world.roots.get(&root).filter(|state| state.origin == Origin::Store)?;
+    let known = world.memory.held(&full_key);
+    let kept = state.served.get(key).map(|stored| &stored.text);
+    let fallen_back = world
+        .records
+        .get(key)
+        .and_then(|document| document.text_instead_of_bad());
+    let lost = || {
+        let source = world.sources.get(key.first_segment())?;
+        source.lost.get(key).filter(|lost| lost.kept)
+    };
+    let (about, since, content) = match (state.held_key(key), known) {
+        (Some((hold, _)), _) => (
+            hold.revision,
+            hold.since_wall,
+            Content::Serves(fallen_back.or(kept).cloned()),
+        ),
+        (None, _)
+            if root == Root::Registrations
+                && let Some(lost) = lost() =>
+        {
+            let content = Content::LostInstance(Arc::clone(&lost.good.text));
+            (state.revision, lost.since_wall, content)
+        }
+        (None, None) => return None,
+        (None, Some(known)) => {
+            let knows_better = state.knows_that_acts(key) || state.decided >= hold_of(world, &root);
+            return (known.record.about <= state.revision && knows_better).then(|| MemoryWrite {
+                folder: Folder::Held,
+                full_key,
+                record: None,
+                replaces: Some(Arc::clone(&known.etag)),
+            });
+        }
+    };
+
+    // Of two replicas that hold different texts of a key, the later text is held; a bad text gives way to the one that
+    // serves instead.
+    let is_said = |record: &Record| {
+        let (said, text) = (record.text(), content.text());
+        let is_bad = fallen_back.is_some() && said == kept;
+        let are_lost = [&record.content, &content].map(|content| matches!(content, Content::LostInstance(_)));
+        // The revision of a lost instance is that at which its replica wrote it: it says nothing about the text.
+        let is_as_late = are_lost == [true; 2] || record.about >= about;
+        said == text || !is_bad && is_as_late && written(said) >= written(text)
+    };
+    if known.is_some_and(|known| is_said(&known.record)) {
+        return None;
+    }
+    Some(MemoryWrite {
+        folder: Folder::Held,
+        full_key,
+        record: Some(Record { about, since, content }),
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}
+
+fn is_released(write: &MemoryWrite) -> bool {
+    let content = write.record.as_ref().map(|record| &record.content);
+    matches!(content, Some(Content::Hold { is_released: true, .. }))
+}
+
+/// The revision of the hold that the memory has of a root and that was not let go; 0: none.
+fn hold_of(world: &World, root: &Root) -> i64 {
+    let hold = world.memory.hold(world.options.layout.prefix_of(root));
+    hold.filter(|hold| !hold.is_released).map_or(0, |hold| hold.about)
+}
+
+/// Whether the record of a root's hold is to become this hold: the one it names is over, or does not wait for an
+/// operator as this one does.
+fn replaces(hold: &Hold, known: &KnownHold) -> bool {
+    let is_over = known.is_released && known.about < hold.revision;
+    let is_stricter = !known.is_released && hold.shared().by_operator && !known.hold.by_operator;
+    is_over || is_stricter
+}
+
+fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> {
+    let prefix = world.options.layout.prefix_of(root);
+    let state = world.roots.get(root).filter(|state| state.origin == Origin::Store)?;
+    let record = match (state.hold(), world.memory.hold(prefix)) {
+        (Some(hold), known) if known.is_none_or(|known| replaces(hold, &known)) => Record {
+            about: hold.revision,
+            since: hold.since_wall,
+            content: Content::Hold {
+                hold: hold.shared(),
+                is_released: false,
+            },
+        },
+        (None, Some(known)) if !known.is_released && state.decided >= known.about => Record {
+            about: known.about,
+            since: now,
+            content: Content::Hold {
+                hold: known.hold,
+                is_released: true,
+            },
+        },
+        _ => return None,
+    };
+    let known = world.memory.held(prefix);
+    Some(MemoryWrite {
+        folder: Folder::Held,
+        full_key: prefix.into(),
+        record: Some(record),
+        replaces: known.map(|known| Arc::clone(&known.etag)),
+    })
+}
