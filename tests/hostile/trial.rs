@@ -33,7 +33,7 @@ const HEALTH_FLOOR: Duration = Duration::from_secs(1);
 const LOG_LINES: f64 = 100.0;
 const LOG_BYTES: f64 = 100_000.0;
 /// The memory that may stay when an attack is over.
-const LEFT_OVER: u64 = 64 * MIB;
+const LEFT_OVER: u64 = 96 * MIB;
 /// How long the memory may take to come back.
 const BACK_WITHIN: Duration = Duration::from_secs(15);
 /// Operations of one transaction of etcd.
