@@ -42,10 +42,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 const FAULTS: usize = 20;
 
 /// Kinds that find a known defect, with the reason. They run by name alone (`CHAOS_ONLY`), until the defect is mended.
-const KNOWN: &[(Fault, &str)] = &[(
-    Fault::MassDeletion,
-    "replicas differ for a second or two while a mass deletion is held or released",
-)];
+const KNOWN: &[(Fault, &str)] = &[];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_harm_no_request_and_no_replica() {
