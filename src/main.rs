@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Gives the memory of a burst back to the system within seconds (docs/decisions/009).
+/// Gives the memory of a burst back to the system within seconds (docs/decisions/010).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
