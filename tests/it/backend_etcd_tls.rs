@@ -67,6 +67,25 @@ impl Watch {
         Self { store, events }
     }
 
+    /// Write a key: the next event is the change, without a failure or a list before it.
+    async fn sees_a_write(&mut self) {
+        let put = Write {
+            key: "/gateway/routes/a".into(),
+            value: Some("1".into()),
+            expect: Expect::Any,
+        };
+        self.store.write(vec![put]).await.unwrap();
+        loop {
+            match timeout(LIMIT, self.events.recv()).await.unwrap().unwrap() {
+                Event::Alive => {}
+                event => {
+                    assert!(matches!(event, Event::Changed { .. }), "{event:?}");
+                    return;
+                }
+            }
+        }
+    }
+
     /// True if the next event is a list, false if it is a failure.
     async fn is_listed(&mut self) -> bool {
         loop {
@@ -167,22 +186,8 @@ async fn a_reload_of_files_that_cannot_be_used_keeps_the_connection_and_says_why
     watch.store.reload().await.expect_err("etcd refuses the certificate");
 
     // The watch is the one of before: a change comes without a failure and without a list.
-    let put = Write {
-        key: "/gateway/routes/a".into(),
-        value: Some("1".into()),
-        expect: Expect::Any,
-    };
     restore();
-    watch.store.write(vec![put]).await.unwrap();
-    loop {
-        match timeout(LIMIT, watch.events.recv()).await.unwrap().unwrap() {
-            Event::Alive => {}
-            event => {
-                assert!(matches!(event, Event::Changed { .. }), "{event:?}");
-                break;
-            }
-        }
-    }
+    watch.sees_a_write().await;
 }
 
 /// The files of a client: this authority to trust, and a certificate that it has signed.
@@ -230,19 +235,5 @@ async fn a_reload_with_equal_files_lists_nothing_again() {
     let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
     assert!(watch.is_listed().await);
     watch.store.reload().await.unwrap();
-    let write = Write {
-        key: "/gateway/routes/a".into(),
-        value: Some("1".into()),
-        expect: Expect::Any,
-    };
-    watch.store.write(vec![write]).await.unwrap();
-    loop {
-        match timeout(LIMIT, watch.events.recv()).await.unwrap().unwrap() {
-            Event::Alive => {}
-            event => {
-                assert!(matches!(event, Event::Changed { .. }), "{event:?}");
-                break;
-            }
-        }
-    }
+    watch.sees_a_write().await;
 }
