@@ -20,7 +20,7 @@ pub(crate) fn run(input: &[u8]) {
         .no_binary_name(true)
         .arg(CONFIG.arg())
         .args(SETTINGS.iter().map(Setting::arg));
-    // What is no flag is wrong usage, said by clap.
+    // An argument that is no flag is wrong usage; clap reports it.
     let Ok(matches) = command.try_get_matches_from(part(0).lines()) else {
         return;
     };

@@ -77,7 +77,7 @@ fn parts(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     input.split(|byte| *byte == SEPARATOR)
 }
 
-/// What is said to a person: one line, and not endless.
+/// A message to a person is one line of bounded length.
 fn check_sentence(sentence: &str) {
     assert!(!sentence.trim().is_empty(), "nothing is said");
     assert!(!sentence.contains(char::is_control), "control characters: {sentence:?}");

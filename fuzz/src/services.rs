@@ -172,7 +172,7 @@ async fn exchange(requests: &SendRequest<Bytes>, path: &str, body: Bytes) -> Res
     Ok(())
 }
 
-/// What the server says of the end.
+/// Read the response to its end. Returns its `grpc-message`.
 async fn read(response: ResponseFuture) -> Result<Option<String>, h2::Error> {
     let (head, mut body) = response.await?.into_parts();
     while let Some(data) = body.data().await {

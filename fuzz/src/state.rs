@@ -1,4 +1,4 @@
-//! State files: what loads is what was saved, and damage invents nothing.
+//! State files: a load gives the saved entries, and damage adds none.
 //!
 //! An input is damage, then documents in the form of the target `documents`. Of the damage, each four bytes are one
 //! change: the file, the kind, the place. If there is none, all must load.

@@ -155,7 +155,7 @@ pub(super) fn accepted(full_key: &Arc<str>, known: &Known) -> Option<(Known, Mem
     Some((known, write))
 }
 
-/// What the record of a key says of this text, and the text that it names.
+/// The quarantine of this text, and the text that serves instead.
 pub(super) fn of_text<'a>(
     world: &'a World,
     full_key: &str,

@@ -1,4 +1,4 @@
-//! Refusals: what `fleet` says of documents whose resources proxies refuse, as this stage takes it.
+//! Refusals: facts of `fleet` about documents whose resources proxies have refused with a NACK.
 //!
 //! [`quarantine`](super::quarantine) says what follows from a refusal.
 

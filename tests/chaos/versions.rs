@@ -2,8 +2,9 @@
 //!
 //! Every replica is asked for its snapshot ten times a second. Of two replicas, the newest revisions (of documents and of
 //! registrations) at which both were seen within the last second are compared: they differ there if the last versions
-//! that each had there differ. A hold that is released, or a document that proxies refused, takes effect through one replica; the others
-//! follow a record below the state prefix. So a difference must have ended after [`GRACE`], whatever the revision then.
+//! that each had there differ. A hold that is released, or a document that proxies refused, takes effect through one
+//! replica; the others follow a record below the state prefix. So a difference must have ended after [`GRACE`], whatever
+//! the revision then.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ pub(crate) struct Versions {
 #[derive(Default)]
 struct State {
     is_paused: bool,
-    /// For each replica, what it had at each of its revisions when it was seen there last.
+    /// For each replica, the last versions seen at each of its revisions.
     seen: Vec<BTreeMap<Revisions, Seen>>,
     differences: BTreeMap<(usize, usize), Difference>,
     compared: u64,

@@ -86,7 +86,7 @@ impl Store {
         }
     }
 
-    /// One transaction of records: those that still meet what they replace.
+    /// One transaction of records. A write whose expected record is not the stored one is left out.
     fn write_records(&mut self, writes: &[MemoryWrite]) {
         let etag: Arc<str> = (self.revision() + 1).to_string().into();
         let mut changes = Vec::new();

@@ -130,7 +130,7 @@ pub(super) struct Type {
 struct Kept {
     /// The content after the change.
     content: u8,
-    /// The clusters that the change waits for: those that the session may take for cold, and those that it must. Known
+    /// The clusters that the change waits for: the set that the session may take for cold, and the set that it must. Known
     /// once its type surely had its turn.
     needs: Option<(u8, u8)>,
     /// The change was undone in between, which the session may not have seen: the wait for the same clusters goes on.
@@ -1289,7 +1289,7 @@ impl Client<'_> {
         }
     }
 
-    /// The newly named clusters of a change without ACK or NACK: those that the change may wait for, and those that it
+    /// The newly named clusters of a change without ACK or NACK: the set that the change may wait for, and the set that it
     /// must wait for, because they changed since the last ACK or NACK and were not waited for in vain. A cluster that
     /// was removed and held in between may count as new.
     fn cold(&self, of: usize, name: usize, content: u8) -> (u8, u8) {
