@@ -282,8 +282,16 @@ async fn load_that_envoy_reports_shows_in_the_metrics() {
     server.ready().await;
     let envoy = Envoy::start_with(&reporting(server.xds()), "edge-1").await;
     envoy.ready().await;
-    // Requests before the first response of the load report service are not reported.
-    eventually(LIMIT, || async { envoy.stat("load_reporter.requests").await > 0 }, true).await;
+    let counted = |metric: &'static str| {
+        let server = &server;
+        async move {
+            server
+                .metric(&format!("chancery_load_requests_{metric}{{cluster=\"users\"}}"))
+                .await
+        }
+    };
+    // Envoy counts for a cluster from the first period that begins after the cluster is there.
+    eventually(REPORTED_WITHIN, || counted("issued_total"), Some(0.0)).await;
     let http = http_client();
     eventually(
         LIMIT,
@@ -294,14 +302,6 @@ async fn load_that_envoy_reports_shows_in_the_metrics() {
     for _ in 0..20 {
         assert_eq!(ask(&http, address, &"GET /users".into()).await.status, 200);
     }
-    let counted = |metric: &'static str| {
-        let server = &server;
-        async move {
-            server
-                .metric(&format!("chancery_load_requests_{metric}{{cluster=\"users\"}}"))
-                .await
-        }
-    };
     let issued = Some(upstream.requests() as f64);
     eventually(REPORTED_WITHIN, || counted("issued_total"), issued).await;
     assert_eq!(
