@@ -4,6 +4,9 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 # What a recipe needs of .tools/, and no more.
 need = .ci/tools.sh
+# The features that all members of the workspace need together: with those of one member alone, each recipe of another
+# member would compile the dependencies again.
+all = --workspace
 
 .PHONY: help build demo test lint doc unit property faults golden it conformance hostile fuzz e2e chaos docs \
 	fresh fresh-debian bench bench-peers deny deny-offline tools
@@ -19,7 +22,7 @@ build: ## build the release binary, stripped, out/chancery, and its debug inform
 
 demo: ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 keeps them running
 	$(need) protoc etcd envoy
-	cargo build
+	cargo build $(all) --bin chancery
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
 test: lint doc unit property golden it conformance e2e hostile chaos fuzz docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), attacks, chaos, fuzzing, commands of the docs
@@ -35,25 +38,25 @@ test: export FUZZ_SECONDS ?= 60
 test: export FUZZ_SEED ?= 1
 
 lint: ## formatting and clippy, warnings denied
-	$(need) protoc
+	$(need) protoc cxx
 	cargo fmt --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy $(all) --all-targets -- -D warnings
 
 doc: export RUSTDOCFLAGS ?= -D warnings
 doc: ## the crate's documentation, warnings denied
-	$(need) protoc
-	cargo doc --no-deps --document-private-items
+	$(need) protoc cxx
+	cargo doc $(all) --no-deps --document-private-items
 
 unit: ## tests at the foot of the files
 	$(need) protoc
-	cargo test --lib --bins
+	cargo test $(all) --lib --bin chancery
 
 # The crate itself is optimised for this one: it is compiled a second time (two minutes), and searches three times as fast.
 property: ## search a hundred thousand interleavings of clients and ten thousand histories of replicas; *_SEED=N repeats a run
 	$(need) protoc
-	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
+	INTERLEAVINGS=$${INTERLEAVINGS:-100000} cargo test $(all) --lib --config profile.test.package.chancery.opt-level=1 \
 		--config profile.test.package.xxhash-rust.opt-level=3 xds::session::tests::interleavings -- --nocapture
-	HISTORIES=$${HISTORIES:-10000} cargo test --lib --config profile.test.package.chancery.opt-level=1 \
+	HISTORIES=$${HISTORIES:-10000} cargo test $(all) --lib --config profile.test.package.chancery.opt-level=1 \
 		--config profile.test.package.xxhash-rust.opt-level=3 reconcile::plan::tests::replicas
 
 faults: ## make mistakes in a copy of the session, one at a time: the search must find each (minutes of compiling)
@@ -62,19 +65,19 @@ faults: ## make mistakes in a copy of the session, one at a time: the search mus
 
 golden: ## documents in, Envoy's resources out, compared with files
 	$(need) protoc envoy
-	cargo test --test golden
+	cargo test $(all) --test golden
 
 it: ## in process, against a real etcd
 	$(need) protoc etcd promtool
-	cargo test --test it
+	cargo test $(all) --test it
 
 conformance: ## every rule of the xDS checklist, against the server over its socket; prints the table
 	$(need) protoc etcd
-	cargo test --test conformance
+	cargo test $(all) --test conformance
 
 hostile: ## attacks on both ports and the store, with a healthy fleet beside them; prints the figures of each
 	$(need) protoc etcd
-	cargo test --test hostile -- --nocapture
+	cargo test $(all) --test hostile -- --nocapture
 
 fuzz: ## libFuzzer on documents, requests, the xDS port, state files and configuration, side by side, FUZZ_SECONDS each
 	$(need) protoc cxx
@@ -82,15 +85,15 @@ fuzz: ## libFuzzer on documents, requests, the xDS port, state files and configu
 
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	$(need)
-	cargo test --test e2e -- --nocapture
+	cargo test $(all) --test e2e -- --nocapture
 
 chaos: ## 500 faults, one after the other, in three etcd members, three replicas and three Envoys under traffic; CHAOS_SEED=N repeats a run
 	$(need) protoc etcd envoy
-	CHAOS_FAULTS=$${CHAOS_FAULTS:-500} cargo test --test chaos -- --nocapture
+	CHAOS_FAULTS=$${CHAOS_FAULTS:-500} cargo test $(all) --test chaos -- --nocapture
 
 docs: ## the commands of README.md and docs/, one after the other, against real parts
 	$(need) protoc etcd envoy grpcio
-	cargo build
+	cargo build $(all) --bin chancery
 	tests/docs/run.py
 
 fresh: ## make demo in a fresh clone with an empty home: what somebody new to this sees

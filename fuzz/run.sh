@@ -13,7 +13,7 @@ targets=${*:-documents requests services state configuration}
 work=${CARGO_TARGET_DIR:-target}/fuzz
 seconds=${FUZZ_SECONDS:-600}
 
-RUSTC_WORKSPACE_WRAPPER=$PWD/fuzz/rustc.sh cargo build -p chancery-fuzz
+RUSTC_WORKSPACE_WRAPPER=$PWD/fuzz/rustc.sh cargo build --workspace --bin chancery-fuzz
 mkdir -p fuzz/crashes
 
 # one TARGET: the kept corpus, then new inputs.
