@@ -7,7 +7,8 @@ the etcd, server and Envoy that README.md starts serve the later pages. Three th
 - The network is a namespace with a loopback interface and nothing else, so that the pages' usual ports are free. It needs
   root or user namespaces; without either the usual ports of this machine are used, and must be free.
 - The folder is a temporary one with links to everything in the repository, so that `./gateway` and `./state` are new.
-  Only `cargo` works in the repository itself, so that nothing is compiled twice.
+  Only `cargo` works in the repository itself, with the features that the Makefile builds with, so that nothing is
+  compiled twice.
 - `curl` fails on a status of 400 and above, and is tried again for ten seconds: readers type slower than this.
 
 A command that fails ends the run, with its page and line. `tests/docs/run.py FILE...` takes these pages instead.
@@ -45,7 +46,7 @@ curl() {
     printf '%s\n' "$said"
     return 1
 }
-cargo() { (cd "$ROOT" && command cargo "$@"); }
+cargo() { (cd "$ROOT" && command cargo "$@" --workspace --bin chancery); }
 trap 'printf "\ndocs: %s:%s failed: %s\n" "$page" "$LINENO" "$BASH_COMMAND" >&2' ERR
 """
 
