@@ -24,6 +24,7 @@ pub mod listener;
 mod name;
 pub mod regex;
 pub mod route;
+pub mod runtime;
 pub(crate) mod sentence;
 mod text;
 mod uri;
@@ -47,6 +48,8 @@ pub enum Document {
     Listener(listener::Listener),
     /// `groups/*`.
     Group(group::Group),
+    /// `runtime/*`.
+    Runtime(runtime::Runtime),
     /// `defaults`.
     Defaults(defaults::Defaults),
     /// `xds/*/*`.
@@ -105,6 +108,7 @@ impl Document {
             Self::Route(route) => &route.groups,
             Self::Cluster(cluster) => &cluster.groups,
             Self::Listener(listener) => &listener.groups,
+            Self::Runtime(runtime) => &runtime.groups,
             Self::Xds(xds) => &xds.groups,
             Self::Group(_) | Self::Defaults(_) | Self::Endpoint(_) => &None,
         }
@@ -224,9 +228,14 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         Kind::Clusters => Document::Cluster(cluster::read::read(key, &root)?),
         Kind::Listeners => Document::Listener(listener::read(key, &root)?),
         Kind::Groups => Document::Group(group::read(key, &root)?),
+        Kind::Runtime => {
+            let (runtime, said) = runtime::read(key, &root)?;
+            warnings = said;
+            Document::Runtime(runtime)
+        }
         Kind::Defaults => Document::Defaults(defaults::read(&root)?),
         Kind::Xds => Document::Xds(xds::read(key, &root)?),
-        Kind::Services | Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Unknown => {
+        Kind::Services | Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Unknown => {
             return Err(Rejection::new("", "a document of this kind is not supported yet"));
         }
     };
@@ -238,7 +247,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
 fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(name::unknown_kind(&key.name)),
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime => Err(Rejection::new(
+        Kind::Registries | Kind::Secrets | Kind::Policies => Err(Rejection::new(
             "",
             format!("{} documents are not supported yet", key.kind),
         )),
@@ -247,6 +256,7 @@ fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
         Kind::Clusters => name::check_segments(key, "clusters/{name}", 1),
         Kind::Listeners => name::check_segments(key, "listeners/{name}", 1),
         Kind::Groups => name::check_segments(key, "groups/{name}", 1),
+        Kind::Runtime => name::check_segments(key, "runtime/{layer}", 1),
         Kind::Services => name::check_registration(key),
         Kind::Xds => xds::check_key(key),
     }

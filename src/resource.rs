@@ -2,7 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `clusters`, `endpoints`, `listeners`, `routes` | one resource type each: documents become encoded resources |
+//! | `clusters`, `endpoints`, `listeners`, `routes`, `runtime` | one resource type each: documents become encoded resources |
 //! | `verbatim` | resources that operators write in Envoy's own form |
 //! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
 //! | `table` | the order of the entries of a RouteConfiguration |
@@ -34,6 +34,7 @@ pub mod listeners;
 mod place;
 pub mod refused;
 pub mod routes;
+pub mod runtime;
 pub mod table;
 pub mod verbatim;
 pub mod xdstp;

@@ -1,4 +1,4 @@
-//! Resource types that only xds documents can make, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS, RTDS.
+//! Resource types beside clusters, listeners and routes, through real Envoy: VHDS, on-demand CDS, SRDS, ECDS, RTDS.
 
 use std::net::SocketAddr;
 
@@ -332,8 +332,12 @@ async fn a_runtime_layer_is_followed(bootstrap: Bootstrap) {
     }
     serves(&world, address, "GET /", 200, "blue").await;
     assert_eq!(runtime_value(&world, key).await, "");
-    put(&world, "runtime", "told", message, layer(json!({ key: 0 }))).await;
+    // The layer of a runtime document serves before that of an xds document.
+    let values = json!({ "values": { key: { "numerator": 0 }, "other": true } });
+    let document = TxnOp::put("/gateway/runtime/told", values.to_string(), None);
+    world.transaction(vec![document]).await;
     serves(&world, address, "GET /", 200, "green").await;
+    assert_eq!(runtime_value(&world, "other").await, "true");
     world.nothing_was_refused().await;
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Dirty {
     pub(super) upstreams: BTreeSet<Arc<str>>,
     /// Listeners documents.
     pub(super) listeners: BTreeSet<Arc<str>>,
+    /// Documents that become one resource under their own name.
+    pub(super) named: BTreeSet<DocumentKey>,
     /// Xds documents.
     pub(super) verbatim: BTreeSet<DocumentKey>,
     /// A group was added or removed.
@@ -79,7 +81,10 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
             let endpoints = key.name.strip_prefix("endpoints/");
             dirty.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
         }
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Runtime | Kind::Unknown => {}
+        Kind::Runtime => {
+            dirty.named.insert(key.clone());
+        }
+        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Unknown => {}
     }
 }
 

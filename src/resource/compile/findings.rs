@@ -85,6 +85,9 @@ impl Compiled {
             Document::Listener(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Listener, &key.name)),
+            Document::Runtime(_) => findings
+                .warnings
+                .extend(self.replaced(ResourceType::Runtime, &key.name)),
             Document::Group(_) | Document::Defaults(_) => {}
         }
 

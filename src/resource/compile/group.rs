@@ -58,6 +58,7 @@ impl GroupState {
         self.update_entries(input, &mut tables);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
+        self.update_named(input, &mut outcome);
 
         if input.listeners_may_change() || !input.dirty.verbatim.is_empty() {
             outcome
@@ -291,13 +292,39 @@ impl GroupState {
             self.set(input, (ResourceType::Endpoint, Arc::clone(name)), endpoints, outcome);
         }
     }
+
+    /// Set the resources of documents that become one resource under their own name.
+    fn update_named(&mut self, input: &GroupInput<'_>, outcome: &mut Outcome) {
+        let all: BTreeSet<DocumentKey> = match input.fresh {
+            true => input.after.of_kind(Kind::Runtime).map(|(key, _)| key.clone()).collect(),
+            false => BTreeSet::new(),
+        };
+        for document in all.union(&input.dirty.named) {
+            let compiled = |inventory: &Inventory| {
+                let compiled = inventory.get(document)?;
+                match &compiled.translated {
+                    Translated::Named(resource_type, resource) => {
+                        let is_for = compiled.document().is_for(input.name);
+                        Some((*resource_type, is_for.then(|| Arc::clone(resource))))
+                    }
+                    _ => None,
+                }
+            };
+            let (before, after) = (compiled(input.before), compiled(input.after));
+            let Some((resource_type, _)) = after.as_ref().or(before.as_ref()) else {
+                continue;
+            };
+            let key = (*resource_type, Arc::clone(&document.name));
+            self.set(input, key, after.and_then(|(_, resource)| resource), outcome);
+        }
+    }
 }
 
 /// The documents of a resource whose findings may change with an xds document of the same name.
 fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
     resource
         .made_of()
-        .filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners))
+        .filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners | Kind::Runtime))
 }
 
 /// The document of a listener; none for the default listener.

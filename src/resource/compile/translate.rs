@@ -20,7 +20,9 @@ use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
 use crate::resource::table::{self, Entry, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
-use crate::resource::{Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, verbatim};
+use crate::resource::{
+    Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, runtime, verbatim,
+};
 
 /// A Cluster, and its endpoints if the Cluster uses EDS and the same document lists them.
 #[derive(Debug, Clone)]
@@ -64,6 +66,8 @@ pub enum Translated {
     Cluster(Upstreams),
     /// A listener.
     Listener(Served),
+    /// One resource under the name of its document: a runtime layer.
+    Named(ResourceType, Arc<Resource>),
     /// A resource in Envoy's own form.
     Verbatim(Written),
     /// Nothing: groups, defaults, registrations.
@@ -84,6 +88,10 @@ pub fn document(
         Document::Route(value) => route(context, key, create_revision, value),
         Document::Cluster(value) => cluster(context, key, value).map(Translated::Cluster),
         Document::Listener(value) => listener(context, key, value).map(Translated::Listener),
+        Document::Runtime(value) => {
+            let layer = Arc::new(runtime::from_document(key, value));
+            Ok(Translated::Named(ResourceType::Runtime, layer))
+        }
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
         Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Translated::Nothing),
         Document::Group(_) | Document::Defaults(_) => Ok(Translated::Nothing),
