@@ -431,7 +431,9 @@ impl RootState {
                 self.let_go.insert(key.clone());
             }
         }
-        if self.held.is_empty() || differences(&self.served, &self.store).is_empty() && self.hold.is_some() {
+        // The two differ at held keys only.
+        let differs = |key| self.served.get(key) != self.store.get(key);
+        if !self.held.iter().any(differs) && (self.held.is_empty() || self.hold.is_some()) {
             self.held.clear();
             self.let_go.clear();
             if let Some(hold) = self.hold.take() {
@@ -489,6 +491,10 @@ pub(super) struct SourceState {
     pub(super) lost: BTreeMap<DocumentKey, LostInstance>,
     /// Addresses that were not registered before.
     gained: Vec<(Address, Instant)>,
+    /// When the first lost instance, or without any the first gain, is forgotten.
+    next_end: Option<Instant>,
+    /// When the first kept instance is dropped.
+    deadline: Option<Instant>,
 }
 
 impl SourceState {
@@ -545,6 +551,7 @@ impl SourceState {
                 let_go.push(lost);
             }
         }
+        self.note_ends();
         let_go
     }
 
@@ -561,13 +568,22 @@ impl SourceState {
             .len()
     }
 
+    /// When the first lost instance, or without any the first gain, is forgotten.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.next_end
+    }
+
     /// When the first kept instance is dropped.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lost
-            .values()
-            .filter(|lost| lost.kept)
-            .map(|lost| lost.at + KEPT_FOR)
-            .min()
+        self.deadline
+    }
+
+    fn note_ends(&mut self) {
+        let (kept, forgotten): (Vec<_>, Vec<_>) = self.lost.values().partition(|lost| lost.kept);
+        self.deadline = kept.iter().map(|lost| lost.at + KEPT_FOR).min();
+        let forgotten = forgotten.iter().map(|lost| lost.at + LOSS_WINDOW);
+        let gained = self.gained.iter().map(|(_, at)| *at + LOSS_WINDOW);
+        self.next_end = forgotten.chain(self.deadline).min().or_else(|| gained.min());
     }
 }
 

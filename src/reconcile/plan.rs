@@ -12,7 +12,7 @@
 //!
 //! A plan costs time for changes only, not for the whole world. The world before it stays as it was.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -139,27 +139,23 @@ pub struct Plan {
 /// Plan the inputs, one batch after the other.
 #[must_use]
 pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
-    let mut batches = batches(world, inputs).into_iter();
-    let (mut plan, mut affected) = plan_batch(world, batches.next().unwrap_or_default(), moment);
-    let mut all_affected = BTreeSet::new();
-    for inputs in batches {
+    let mut whole = Planned::begin(world, moment);
+    let mut affected = BTreeSet::new();
+    for inputs in batches(world, inputs) {
         // A record that is to be deleted does not count in the batches after.
-        plan.take_due_writes(&affected, moment);
-        let (next, next_affected) = plan_batch(&plan.world, inputs, moment);
-        plan = plan.then(world, next);
-        all_affected.extend(std::mem::replace(&mut affected, next_affected));
+        whole.take_due_writes(&affected);
+        affected = whole.plan_batch(inputs);
     }
-    all_affected.extend(affected);
-    let mut due = plan.take_due_writes(&all_affected, moment);
+    let all_affected = whole.affected.clone();
+    let mut due = whole.take_due_writes(&all_affected);
 
-    if due::restore_kept(&mut plan.world, &all_affected, &due) {
-        let (next, affected) = plan_batch(&plan.world, Vec::new(), moment);
-        plan = plan.then(world, next);
-        all_affected.extend(affected);
-        due = plan.take_due_writes(&all_affected, moment);
+    if due::restore_kept(&mut whole.world, &all_affected, &due) {
+        whole.plan_batch(Vec::new());
+        let all_affected = whole.affected.clone();
+        due = whole.take_due_writes(&all_affected);
     }
-    plan.memory.extend(due);
-    plan
+    whole.memory.extend(due);
+    whole.conclude(world)
 }
 
 /// True if a release ([`Input::Release`]) of these full keys or prefixes finds a change that is held.
@@ -233,7 +229,7 @@ fn batches(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
     let mut has_kept_cluster = !world.kept_deleted.is_empty();
     let mut batches = Vec::new();
     let (mut batch, mut shared) = (Vec::new(), Batching::Any);
-    for input in inputs {
+    for input in merge_records(inputs) {
         let batching = match batching(&world.options().layout, &input) {
             Batching::NoDeletions if has_kept_cluster => Batching::Alone,
             batching => batching,
@@ -252,51 +248,107 @@ fn batches(world: &World, inputs: Vec<Input>) -> Vec<Vec<Input>> {
     batches
 }
 
-/// One batch, and the documents of which the shared memory may have to say something else now.
-fn plan_batch(world: &World, inputs: Vec<Input>, moment: Moment) -> (Plan, BTreeSet<DocumentKey>) {
-    let mut intake = Intake::new(world, moment);
+/// Records of one folder that were read one after the other, with no other input between, as one input: a plan then
+/// looks once at the documents and roots that they concern.
+fn merge_records(inputs: Vec<Input>) -> Vec<Input> {
+    let mut merged: Vec<Input> = Vec::with_capacity(inputs.len());
     for input in inputs {
-        intake.take(input);
+        match (merged.last_mut(), input) {
+            (
+                Some(Input::Remembered { folder, records, .. }),
+                Input::Remembered {
+                    folder: next,
+                    whole: false,
+                    records: more,
+                },
+            ) if *folder == next => records.extend(more),
+            (_, input) => merged.push(input),
+        }
     }
-    let choices = Choices::read(&mut intake);
-    let decision = choices.decide(&intake);
-    verdicts::conclude(world, intake, decision)
+    merged
 }
 
-impl Plan {
+/// The batches of one plan, so far.
+struct Planned {
+    world: World,
+    moment: Moment,
+    /// A batch was planned.
+    is_begun: bool,
+    /// Documents whose status may have changed.
+    affected: BTreeSet<DocumentKey>,
+    touched: Touched,
+    /// Records of the quarantine to be written.
+    memory: Vec<MemoryWrite>,
+    wanted: BTreeSet<DocumentKey>,
+    relist: BTreeSet<Root>,
+}
+
+impl Planned {
+    fn begin(world: &World, moment: Moment) -> Self {
+        Self {
+            world: world.clone(),
+            moment,
+            is_begun: false,
+            affected: BTreeSet::new(),
+            touched: Touched::new(),
+            memory: Vec::new(),
+            wanted: BTreeSet::new(),
+            relist: BTreeSet::new(),
+        }
+    }
+
+    /// Plan one batch. Returns the documents of which the shared memory may have to say something else now.
+    fn plan_batch(&mut self, inputs: Vec<Input>) -> BTreeSet<DocumentKey> {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        let mut intake = Intake::new(&self.world, self.moment, is_first);
+        for input in inputs {
+            intake.take(input);
+        }
+        let choices = Choices::read(&mut intake);
+        let decision = choices.decide(&intake);
+        let recorded = verdicts::record(intake, decision);
+        self.world = recorded.world;
+        self.affected.extend(recorded.affected.iter().cloned());
+        self.memory.extend(recorded.writes);
+        self.wanted.extend(recorded.wanted);
+        self.relist.extend(recorded.relist);
+        for (group, resources) in recorded.touched {
+            self.touched.entry(group).or_default().extend(resources);
+        }
+        recorded.affected
+    }
+
     /// The writes that make the shared memory say what serves. A record that they delete does not count any more.
-    fn take_due_writes(&mut self, affected: &BTreeSet<DocumentKey>, moment: Moment) -> Vec<MemoryWrite> {
-        let writes = due::records(&self.world, affected, moment.wall);
+    fn take_due_writes(&mut self, affected: &BTreeSet<DocumentKey>) -> Vec<MemoryWrite> {
+        let writes = due::records(&self.world, affected, self.moment.wall);
         for write in &writes {
             self.world.memory.on_write(write);
         }
         writes
     }
 
-    /// This plan, made on the world `before`, and the next as one.
-    fn then(self, before: &World, next: Self) -> Self {
-        let mut touched = Touched::new();
-        for change in self.difference.resources.iter().chain(&next.difference.resources) {
-            let resource = (change.resource_type, Arc::clone(&change.name));
-            touched.entry(Arc::clone(&change.group)).or_default().insert(resource);
-        }
-        let mut verdicts: BTreeMap<DocumentKey, Verdict> = BTreeMap::new();
-        verdicts.extend(
-            self.verdicts
-                .into_iter()
-                .chain(next.verdicts)
-                .map(|verdict| (verdict.key.clone(), verdict)),
-        );
-        let relist: BTreeSet<Root> = self.relist.into_iter().chain(next.relist).collect();
-        let wanted: BTreeSet<DocumentKey> = self.wanted.into_iter().chain(next.wanted).collect();
-        Self {
-            difference: next.world.compiled().difference(before.compiled(), &touched),
-            verdicts: verdicts.into_values().collect(),
-            memory: self.memory.into_iter().chain(next.memory).collect(),
-            wanted: wanted.into_iter().filter(|key| next.world.is_searched(key)).collect(),
-            deadline: next.deadline,
+    /// Judge once what all batches have affected.
+    fn conclude(self, before: &World) -> Plan {
+        let Self {
+            mut world,
+            moment,
+            affected,
+            touched,
+            memory,
+            wanted,
+            relist,
+            ..
+        } = self;
+        let verdicts = verdicts::judge(before, &mut world, affected, moment.wall);
+        let deadlines = world.sources.values().filter_map(|source| source.deadline());
+        Plan {
+            verdicts,
+            difference: world.compiled.difference(&before.compiled, &touched),
+            memory,
+            wanted: wanted.into_iter().filter(|key| world.is_searched(key)).collect(),
+            deadline: deadlines.min(),
             relist: relist.into_iter().collect(),
-            world: next.world,
+            world,
         }
     }
 }

@@ -15,7 +15,7 @@ pub use super::text::Text;
 use crate::document::Rejection;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Root};
-use crate::resource::compile::{self, Compiled};
+use crate::resource::compile::{self, Compiled, Obstacle};
 
 /// What has become of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +127,8 @@ pub(super) struct Blocked {
     pub(super) contested: bool,
     /// Good by itself, and refused by proxies.
     pub(super) by_proxies: bool,
+    /// What is in the way, where that is known: as long as it is there, the text is not tried again.
+    pub(super) obstacle: Option<Obstacle>,
 }
 
 /// All that is known of one document.

@@ -2,7 +2,9 @@
 //!
 //! In: [`Edit`]s of the accepted documents. Out: a new [`Compiled`] that shares everything unchanged with the old one,
 //! the [`Difference`] between the two, and the documents whose status may change; or the [`Fault`]s of the documents
-//! that cannot be accepted, and then nothing has changed. The caller decides which document gives way.
+//! that cannot be accepted, and then nothing has changed. The caller decides which document gives way: in a [`Stage`],
+//! conflicts are found as edits are made, before anything is compiled, so that a conflict costs the documents in it and
+//! not all edits.
 //!
 //! | module | job |
 //! |---|---|
@@ -43,6 +45,7 @@ pub mod parts;
 pub mod translate;
 mod unmet;
 
+use conflicts::Examined;
 use context::Context;
 use depends::Dirty;
 pub use findings::{Findings, Loss, Missing};
@@ -50,6 +53,7 @@ use group::{GroupState, Outcome};
 use input::GroupInput;
 pub use inventory::{Accepted, Address, address};
 use inventory::{CompiledDocument, Inventory};
+use translate::Translated;
 
 /// The difference between two compiled wholes.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +104,47 @@ pub struct Fault {
     pub key: DocumentKey,
     /// The reason: in the document itself, or in a conflict with others.
     pub rejection: Rejection,
+    /// What is in the way of the document, where that can be said: as long as it is there, the fault is.
+    pub obstacle: Option<Obstacle>,
+    /// Of two documents in conflict the fault is that of the one written last. This is the fault that the other one has
+    /// as long as it does not serve.
+    pub rival: Option<Box<Self>>,
+}
+
+impl Fault {
+    /// A fault that has to do with no other document.
+    fn of_itself(key: DocumentKey, rejection: Rejection) -> Self {
+        Self {
+            key,
+            rejection,
+            obstacle: None,
+            rival: None,
+        }
+    }
+
+    /// The same conflict as the fault of one of its two documents.
+    #[must_use]
+    pub fn of(self, key: &DocumentKey) -> Option<Self> {
+        match self.rival {
+            _ if self.key == *key => Some(self),
+            Some(rival) if rival.key == *key => Some(*rival),
+            _ => None,
+        }
+    }
+}
+
+/// What keeps a document from serving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A document claims a thing that only one can have; `None`: the default listener does.
+    Claimant {
+        /// The thing in words.
+        what: Arc<str>,
+        /// The document.
+        key: Option<DocumentKey>,
+    },
+    /// No document describes this cluster.
+    NoCluster(Arc<str>),
 }
 
 /// Options that hold for the whole process.
@@ -154,89 +199,49 @@ impl Compiled {
         Self {
             most_entries: options.most_entries,
             context: Arc::new(context),
-            inventory: Inventory::default(),
+            inventory: Inventory::empty(),
             groups: OrdMap::new(),
+        }
+    }
+
+    /// Begin a change.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        Stage {
+            before: self.clone(),
+            context: Arc::clone(&self.context),
+            inventory: self.inventory.clone(),
+            dirty: Dirty::default(),
+            examined: Examined::new(),
         }
     }
 
     /// Make the edits, all or none.
     ///
     /// # Errors
-    /// The documents at fault: each whose own translation fails; if none does, those in conflict with others, of which
-    /// the one written last is named.
+    /// Documents that cannot be accepted. Not all of them: others may be at fault when these have given way.
     pub fn apply(&self, edits: Vec<Edit>) -> Result<Step, Vec<Fault>> {
-        let context = self.context_after(&edits);
-        let mut dirty = Dirty::default();
-        depends::touch_defaults(&mut dirty, &self.context.defaults, &context.defaults);
+        self.stage().advance(edits)
+    }
 
-        let mut inventory = self.inventory.clone();
-        let edits = self.without_unchanged(edits, &dirty, &mut inventory);
-        let dependents = self.dependents(&edits, &dirty);
-        let mut translated = translate_all(&context, edits)?;
-        translated.extend(translate_all(&context, dependents).map_err(blame_defaults)?);
-        for (key, compiled) in translated {
-            let (old, new) = (
-                self.inventory.document(&key),
-                compiled.as_ref().map(CompiledDocument::document),
-            );
-            depends::touch(&mut dirty, &key, old, new);
-            inventory.set(&key, compiled);
+    /// Make the edits, all or none. `None`: some document would be at fault.
+    #[must_use]
+    pub fn try_apply(&self, edits: Vec<Edit>) -> Option<Step> {
+        let mut stage = self.stage();
+        if !stage.set(edits).is_empty() || stage.next_conflict().is_some() {
+            return None;
         }
-
-        self.compile(context, inventory, &dirty)
+        self.compile(stage.context, stage.inventory, &stage.dirty, true).ok()
     }
 
-    fn context_after(&self, edits: &[Edit]) -> Arc<Context> {
-        let Some(edit) = edits.iter().rev().find(|edit| edit.key.kind == Kind::Defaults) else {
-            return Arc::clone(&self.context);
-        };
-        let document = edit.accepted.as_ref().map(|accepted| &*accepted.document);
-        Arc::new(Context {
-            defaults: document.and_then(Document::as_defaults).cloned().unwrap_or_default(),
-            ..(*self.context).clone()
-        })
-    }
-
-    /// The edits that change something. If only the revision of an equal document is new, the inventory notes it, and
-    /// that is all.
-    fn without_unchanged(&self, mut edits: Vec<Edit>, dirty: &Dirty, inventory: &mut Inventory) -> Vec<Edit> {
-        edits.retain(|edit| {
-            let (Some(compiled), Some(accepted)) = (self.inventory.get(&edit.key), &edit.accepted) else {
-                return edit.accepted.is_some() || self.inventory.get(&edit.key).is_some();
-            };
-            let equal = compiled.accepted.create_revision == accepted.create_revision
-                && compiled.accepted.document == accepted.document
-                && !dirty.every_of(edit.key.kind);
-            if equal {
-                inventory.set(
-                    &edit.key,
-                    Some(CompiledDocument {
-                        accepted: accepted.clone(),
-                        translated: compiled.translated.clone(),
-                    }),
-                );
-            }
-            !equal
-        });
-        edits
-    }
-
-    /// Every other document whose translation uses a part of `defaults` that changed.
-    fn dependents(&self, edits: &[Edit], dirty: &Dirty) -> Vec<Edit> {
-        let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
-        let kinds = Kind::ALL.into_iter().filter(|kind| dirty.every_of(*kind));
-        let others = kinds
-            .flat_map(|kind| self.inventory.of_kind(kind))
-            .filter(|(key, _)| !edited.contains(key));
-        others
-            .map(|(key, compiled)| Edit {
-                key: key.clone(),
-                accepted: Some(compiled.accepted.clone()),
-            })
-            .collect()
-    }
-
-    fn compile(&self, context: Arc<Context>, inventory: Inventory, dirty: &Dirty) -> Result<Step, Vec<Fault>> {
+    /// `is_brief`: of the faults, one is enough.
+    fn compile(
+        &self,
+        context: Arc<Context>,
+        inventory: Inventory,
+        dirty: &Dirty,
+        is_brief: bool,
+    ) -> Result<Step, Vec<Fault>> {
         let names = inventory.groups();
         let mut groups: OrdMap<Arc<str>, GroupState> = self
             .groups
@@ -255,6 +260,7 @@ impl Compiled {
                 name,
                 fresh: !groups.contains_key(name),
                 most_entries: self.most_entries,
+                is_brief,
             };
             let state = groups.entry(Arc::clone(name)).or_default();
             let Outcome {
@@ -300,13 +306,17 @@ impl Compiled {
             referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
 
-        let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
-        let listeners_moved = dirty
-            .listeners
-            .iter()
-            .map(listener)
-            .any(|key| !same_reach(self.inventory.document(&key), after.document(&key)));
-        if dirty.groups || listeners_moved {
+        // A document may look at a listener that it does not name: at any for gRPC clients, and at whether there is any.
+        let mut every = dirty.groups || self.inventory.has_listeners() != after.has_listeners();
+        for name in &dirty.listeners {
+            let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
+            let (old, new) = (self.inventory.document(&key), after.document(&key));
+            if !same_reach(old, new) {
+                every |= [old, new].into_iter().flatten().any(Document::is_api_listener);
+                referring.extend(after.routes_on(name).cloned());
+            }
+        }
+        if every {
             referring.extend(
                 after
                     .iter()
@@ -467,12 +477,10 @@ impl Compiled {
     }
 
     /// The routes and the xds documents that name a cluster and share a group with it, sorted.
-    pub fn users_of(&self, cluster: &str, document: &Document) -> Vec<DocumentKey> {
+    pub fn users_of(&self, cluster: &str, document: &Document) -> impl Iterator<Item = &DocumentKey> {
         let shares = |user: &Document| document.shares_a_group(user);
         self.naming(cluster)
-            .filter(|key| self.inventory.document(key).is_some_and(shares))
-            .cloned()
-            .collect()
+            .filter(move |key| self.inventory.document(key).is_some_and(shares))
     }
 
     /// Documents that name a cluster, in any group.
@@ -480,6 +488,139 @@ impl Compiled {
         self.inventory
             .users(cluster)
             .chain(self.inventory.verbatim_users(cluster))
+    }
+
+    /// The clusters that an accepted document names.
+    pub fn named_by(&self, user: &DocumentKey) -> impl Iterator<Item = &Arc<str>> {
+        let translated = self.inventory.get(user).map(|compiled| &compiled.translated);
+        let (routes, written) = match translated {
+            Some(Translated::Route { upstreams, .. }) => (Some(upstreams), None),
+            Some(Translated::Verbatim(written)) => (None, Some(&written.clusters)),
+            _ => (None, None),
+        };
+        let of_routes = routes
+            .into_iter()
+            .flat_map(|upstreams| upstreams.iter().map(|(name, _)| name));
+        of_routes.chain(written.into_iter().flat_map(|names| names.iter()))
+    }
+
+    /// Whether what kept a document from serving is still in its way.
+    #[must_use]
+    pub fn has_obstacle(&self, document: &Document, obstacle: &Obstacle) -> bool {
+        self.inventory.has_obstacle(document, obstacle)
+    }
+}
+
+/// A change in the making. Nothing is compiled while a document is at fault by itself or in conflict with another one.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    before: Compiled,
+    context: Arc<Context>,
+    inventory: Inventory,
+    dirty: Dirty,
+    /// Documents that may be in conflict.
+    examined: Examined,
+}
+
+impl Stage {
+    /// Make edits. Returns the documents whose translation fails: they are as before, and are to be set again before
+    /// the stage is compiled. If the fault is that of `defaults`, the stage is of no use any more.
+    fn set(&mut self, edits: Vec<Edit>) -> Vec<Fault> {
+        let mut fresh = Dirty::default();
+        if let Some(edit) = edits.iter().rev().find(|edit| edit.key.kind == Kind::Defaults) {
+            let document = edit.accepted.as_ref().map(|accepted| &*accepted.document);
+            let context = Context {
+                defaults: document.and_then(Document::as_defaults).cloned().unwrap_or_default(),
+                ..(*self.context).clone()
+            };
+            depends::touch_defaults(&mut fresh, &self.context.defaults, &context.defaults);
+            depends::touch_defaults(&mut self.dirty, &self.context.defaults, &context.defaults);
+            self.context = Arc::new(context);
+        }
+
+        let edits = self.without_unchanged(edits, &fresh);
+        let dependents = self.dependents(&edits, &fresh);
+        let (mut translated, mut faults) = translate_all(&self.context, edits);
+        let (others, of_defaults) = translate_all(&self.context, dependents);
+        faults.extend(blame_defaults(of_defaults));
+        translated.extend(others);
+        for (key, compiled) in translated {
+            let old = self.inventory.document(&key);
+            let new = compiled.as_ref().map(CompiledDocument::document);
+            depends::touch(&mut self.dirty, &key, old, new);
+            self.inventory.set(&key, compiled, &mut self.examined);
+        }
+        faults
+    }
+
+    /// Make edits, and compile the change if no document is at fault.
+    ///
+    /// # Errors
+    /// The next documents at fault: of translations, of one conflict, or of the compiled whole. The caller makes other
+    /// edits for them and asks again.
+    pub fn advance(&mut self, edits: Vec<Edit>) -> Result<Step, Vec<Fault>> {
+        let faults = self.set(edits);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        match self.next_conflict() {
+            Some(fault) => Err(vec![fault]),
+            None => self.compile(),
+        }
+    }
+
+    /// A document in conflict with an older one; the caller sets another text for it, or none, and asks again.
+    fn next_conflict(&mut self) -> Option<Fault> {
+        self.inventory.next_conflict(&mut self.examined)
+    }
+
+    /// Compile the change.
+    ///
+    /// # Errors
+    /// The documents that cannot serve in their groups.
+    fn compile(&self) -> Result<Step, Vec<Fault>> {
+        let (context, inventory) = (Arc::clone(&self.context), self.inventory.clone());
+        self.before.compile(context, inventory, &self.dirty, false)
+    }
+
+    /// The edits that change something. If only the revision of an equal document is new, the inventory notes it, and
+    /// that is all.
+    fn without_unchanged(&mut self, mut edits: Vec<Edit>, dirty: &Dirty) -> Vec<Edit> {
+        let Self {
+            inventory, examined, ..
+        } = self;
+        edits.retain(|edit| {
+            let (Some(compiled), Some(accepted)) = (inventory.get(&edit.key), &edit.accepted) else {
+                return edit.accepted.is_some() || inventory.get(&edit.key).is_some();
+            };
+            let equal = compiled.accepted.create_revision == accepted.create_revision
+                && compiled.accepted.document == accepted.document
+                && !dirty.every_of(edit.key.kind);
+            if equal && compiled.accepted.mod_revision != accepted.mod_revision {
+                let again = CompiledDocument {
+                    accepted: accepted.clone(),
+                    translated: compiled.translated.clone(),
+                };
+                inventory.set(&edit.key, Some(again), examined);
+            }
+            !equal
+        });
+        edits
+    }
+
+    /// Every other document whose translation uses a part of `defaults` that changed.
+    fn dependents(&self, edits: &[Edit], dirty: &Dirty) -> Vec<Edit> {
+        let edited: BTreeSet<&DocumentKey> = edits.iter().map(|edit| &edit.key).collect();
+        let kinds = Kind::ALL.into_iter().filter(|kind| dirty.every_of(*kind));
+        let others = kinds
+            .flat_map(|kind| self.inventory.of_kind(kind))
+            .filter(|(key, _)| !edited.contains(key));
+        others
+            .map(|(key, compiled)| Edit {
+                key: key.clone(),
+                accepted: Some(compiled.accepted.clone()),
+            })
+            .collect()
     }
 }
 
@@ -492,10 +633,7 @@ pub fn describing(cluster: &str) -> [DocumentKey; 2] {
     ]
 }
 
-fn translate_all(
-    context: &Context,
-    edits: Vec<Edit>,
-) -> Result<Vec<(DocumentKey, Option<CompiledDocument>)>, Vec<Fault>> {
+fn translate_all(context: &Context, edits: Vec<Edit>) -> (Vec<(DocumentKey, Option<CompiledDocument>)>, Vec<Fault>) {
     let mut compiled = Vec::with_capacity(edits.len());
     let mut faults = Vec::new();
     for Edit { key, accepted } in edits {
@@ -505,20 +643,17 @@ fn translate_all(
         };
         match translate::document(context, &key, accepted.create_revision, &accepted.document) {
             Ok(translated) => compiled.push((key, Some(CompiledDocument { accepted, translated }))),
-            Err(rejection) => faults.push(Fault { key, rejection }),
+            Err(rejection) => faults.push(Fault::of_itself(key, rejection)),
         }
     }
-    if faults.is_empty() { Ok(compiled) } else { Err(faults) }
+    (compiled, faults)
 }
 
 /// The fault of `defaults`, for documents that were good until it changed.
 fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
-    let blame = |Fault { key, rejection }| Fault {
-        key: DocumentKey::new(Kind::Defaults, ""),
-        rejection: Rejection::new(
-            "",
-            format!("found a default that {key} cannot have ({rejection}), expected none"),
-        ),
+    let blame = |Fault { key, rejection, .. }| {
+        let reason = format!("found a default that {key} cannot have ({rejection}), expected none");
+        Fault::of_itself(DocumentKey::new(Kind::Defaults, ""), Rejection::new("", reason))
     };
     faults.into_iter().take(1).map(blame).collect()
 }

@@ -88,6 +88,7 @@ impl Choice {
                     rejection,
                     contested: false,
                     by_proxies: false,
+                    obstacle: None,
                 });
                 self.latest_good = None;
             }
@@ -111,8 +112,14 @@ impl Choice {
                 rejection: fault.rejection,
                 contested: true,
                 by_proxies: false,
+                obstacle: fault.obstacle,
             });
         }
+    }
+
+    /// The latest text is in no other document's way any more.
+    fn accept_latest(&mut self) {
+        (self.candidates, self.blocked) = (self.latest_good.clone().into_iter().collect(), None);
     }
 
     /// Add a text that may serve if the latest cannot: one that served, or one of the store's history. Candidates stay
@@ -210,6 +217,7 @@ fn contested_elsewhere() -> Blocked {
         rejection: Rejection::new("", "cannot serve beside the other documents; expected no conflict"),
         contested: true,
         by_proxies: false,
+        obstacle: None,
     }
 }
 
@@ -306,6 +314,7 @@ impl Choices {
                             rejection: Rejection::new("", &*quarantine.reason),
                             contested: false,
                             by_proxies: true,
+                            obstacle: None,
                         });
                     }
                 }

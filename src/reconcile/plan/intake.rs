@@ -33,6 +33,10 @@ impl From<Option<Vec<String>>> for Released {
 }
 
 impl Released {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.everything && self.keys.is_empty()
+    }
+
     /// A full key is released by itself, or by a prefix of it that ends with a slash.
     pub(super) fn contains(&self, full_key: &str) -> bool {
         let by_prefix = || {
@@ -50,6 +54,8 @@ pub(super) struct Intake {
     /// The world as it becomes; its roots are up to date, its documents are as before.
     pub(super) world: World,
     pub(super) moment: Moment,
+    /// The first batch of the plan: time has passed since the plan before.
+    pub(super) is_first: bool,
     /// What stood at each key that changed, in order; the last stands there now. A text that came and went between two
     /// plans may be the last good one.
     pub(super) history: BTreeMap<DocumentKey, Vec<Option<Stored>>>,
@@ -72,10 +78,11 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(world: &World, moment: Moment) -> Self {
+    pub(super) fn new(world: &World, moment: Moment, is_first: bool) -> Self {
         Self {
             world: world.clone(),
             moment,
+            is_first,
             history: BTreeMap::new(),
             gaps: BTreeSet::new(),
             found: BTreeMap::new(),
@@ -214,6 +221,7 @@ impl Intake {
         for (full_key, known) in records {
             self.world.memory.take(folder, full_key, known);
         }
+        let mut of_roots: BTreeMap<Root, Vec<(DocumentKey, bool)>> = BTreeMap::new();
         for full_key in changed {
             let Some(root) = self.world.options.layout.root_of(full_key.as_bytes()) else {
                 continue;
@@ -224,23 +232,28 @@ impl Intake {
                     self.recalled.insert(key);
                 }
                 Folder::Held if *full_key == *self.world.options.layout.prefix_of(&root) => {
-                    self.with_root(&root, |_, _| Vec::new());
+                    of_roots.entry(root).or_default();
                 }
                 Folder::Held => {
                     let is_gone = self.world.memory.held(&full_key).is_none();
-                    self.with_root(&root, |state, _| match is_gone {
-                        true => state.on_record_gone(&key),
-                        false => Vec::new(),
-                    });
-                    let state = self.world.roots.get(&root);
-                    if state.is_some_and(|state| state.held_key(&key).is_some()) {
-                        self.recalled.insert(key.clone());
-                    }
+                    let of_root = of_roots.entry(root.clone()).or_default();
+                    of_root.push((key.clone(), is_gone));
                     self.held.insert(key.clone());
                     if root == Root::Registrations {
                         self.recalled_instances.insert(key);
                     }
                 }
+            }
+        }
+        // Each root once: a root looks at all of its records.
+        for (root, keys) in of_roots {
+            self.with_root(&root, |state, _| {
+                let gone = keys.iter().filter(|(_, is_gone)| *is_gone);
+                gone.flat_map(|(key, _)| state.on_record_gone(key)).collect()
+            });
+            if let Some(state) = self.world.roots.get(&root) {
+                let held = keys.into_iter().map(|(key, _)| key);
+                self.recalled.extend(held.filter(|key| state.held_key(key).is_some()));
             }
         }
     }

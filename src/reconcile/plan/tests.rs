@@ -1,5 +1,6 @@
 //! Facts about plans, over small worlds of JSON texts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;

@@ -3,26 +3,37 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::Verdict;
 use super::choices::{Choice, Decision, Past};
 use super::intake::Intake;
-use super::{Plan, Verdict};
 use crate::document::Document;
-use crate::document::key::{DocumentKey, Kind};
+use crate::document::key::{DocumentKey, Kind, Root};
 use crate::document::sentence::unquoted;
 use crate::reconcile::hold::KEPT_FOR;
-use crate::reconcile::memory::Folder;
+use crate::reconcile::memory::{Folder, MemoryWrite};
 use crate::reconcile::text::Good;
 use crate::reconcile::world::{HeldBy, Record, State, Status, Text, World};
-use crate::resource::compile::{Compiled, Findings, Missing};
+use crate::resource::compile::{Compiled, Findings, Missing, Touched};
 
 /// How many users of a deleted cluster its reason names.
 const NAMED_USERS: usize = 3;
 
-/// The plan of a decision. `before` is the world that the inputs met.
-pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (Plan, BTreeSet<DocumentKey>) {
+/// A batch, written down.
+pub(super) struct Recorded {
+    /// With the texts that serve; the states of `affected` are to be judged.
+    pub(super) world: World,
+    pub(super) affected: BTreeSet<DocumentKey>,
+    pub(super) touched: Touched,
+    /// Records of the quarantine to be written.
+    pub(super) writes: Vec<MemoryWrite>,
+    pub(super) wanted: Vec<DocumentKey>,
+    pub(super) relist: BTreeSet<Root>,
+}
+
+/// Write down what a batch decided.
+pub(super) fn record(intake: Intake, decision: Decision) -> Recorded {
     let Intake {
         world,
-        moment,
         held,
         relist,
         writes,
@@ -36,40 +47,51 @@ pub(super) fn conclude(before: &World, intake: Intake, decision: Decision) -> (P
         mut affected,
     } = decision;
     let mut conclusion = Conclusion { world, wanted };
-    let difference = compiled.difference(&before.compiled, &touched);
     conclusion.world.compiled = compiled;
 
     affected.extend(held);
     affected.extend(choices.keys().cloned());
     for (key, choice) in &choices {
-        affected.extend(told_otherwise(before, &conclusion.world.compiled, key, choice));
+        affected.extend(told_otherwise(
+            &conclusion.world,
+            &conclusion.world.compiled,
+            key,
+            choice,
+        ));
     }
     for (key, choice) in choices {
         conclusion.record(key, choice);
     }
 
-    let verdicts = affected
-        .iter()
-        .filter_map(|key| conclusion.judge(before, key.clone(), moment.wall))
-        .collect();
-    let deadline = conclusion
-        .world
-        .sources
-        .values()
-        .filter_map(|source| source.deadline())
-        .min();
-
     let Conclusion { world, wanted } = conclusion;
-    let plan = Plan {
+    Recorded {
         world,
-        verdicts,
-        difference,
-        memory: writes,
+        affected,
+        touched,
+        writes,
         wanted,
-        deadline,
-        relist: relist.into_iter().collect(),
+        relist,
+    }
+}
+
+/// Set the states of the affected documents. Returns a verdict for each whose status is another one than `before`, the
+/// world that the inputs met.
+pub(super) fn judge(
+    before: &World,
+    world: &mut World,
+    affected: BTreeSet<DocumentKey>,
+    wall: std::time::SystemTime,
+) -> Vec<Verdict> {
+    let mut conclusion = Conclusion {
+        world: world.clone(),
+        wanted: Vec::new(),
     };
-    (plan, affected)
+    let verdicts = affected
+        .into_iter()
+        .filter_map(|key| conclusion.judge(before, key, wall));
+    let verdicts = verdicts.collect();
+    *world = conclusion.world;
+    verdicts
 }
 
 /// Documents whose warning names a cluster as rejected now, and named it as missing before, or the other way around.
@@ -323,7 +345,8 @@ impl Conclusion {
             return judgement.held(HeldBy::Guard, lost_instance_reason());
         };
         if let Some(good) = &record.serving {
-            judgement.used_by = self.world.compiled.users_of(cluster, &good.parsed.document);
+            let users = self.world.compiled.users_of(cluster, &good.parsed.document);
+            judgement.used_by = users.cloned().collect();
         }
         let mut users: Vec<String> = judgement
             .used_by

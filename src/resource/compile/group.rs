@@ -1,14 +1,13 @@
 //! One group of proxies: its resources, and the table behind each RouteConfiguration. Persistent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
 use super::input::{GroupInput, ResourceKey, entries_on, verbatim};
 use super::inventory::{CompiledDocument, Inventory};
-use super::{Fault, conflicts, unmet};
+use super::{Fault, unmet};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
 use crate::document::{Rejection, xds};
@@ -31,6 +30,8 @@ pub(super) struct GroupState {
     pub(super) tables: OrdMap<Arc<str>, Table>,
     /// The part of each document in a table, by the name of the listener.
     parts: OrdMap<Arc<str>, Parts>,
+    /// Clusters by the name of their endpoints.
+    warming: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
     /// Listeners whose virtual hosts are resources of their own.
     on_demand: OrdSet<Arc<str>>,
 }
@@ -52,20 +53,14 @@ impl GroupState {
         let mut outcome = Outcome::default();
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
         self.update_verbatim(input, &mut outcome);
-        if input.listeners_may_change() {
-            self.update_listeners(input, &mut tables, &mut outcome);
-        }
+        self.update_listeners(input, &mut tables, &mut outcome);
         self.update_entries(input, &mut tables);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
         self.update_named(input, &mut outcome);
 
-        if input.listeners_may_change() || !input.dirty.verbatim.is_empty() {
-            outcome
-                .faults
-                .extend(conflicts::conflicts(input.after, input.name, &self.resources));
-        }
-        outcome.faults.extend(unmet::unmet(input, &self.resources));
+        let faults = unmet::unmet(input, &self.resources, &self.warming, &outcome.touched);
+        outcome.faults.extend(faults);
         outcome
     }
 
@@ -105,11 +100,34 @@ impl GroupState {
     }
 
     fn serve(&mut self, key: ResourceKey, resource: Option<Arc<Resource>>, outcome: &mut Outcome) {
-        match resource {
+        let warms = resource.as_ref().and_then(|resource| resource.warms.clone());
+        let before = match resource {
             Some(resource) => self.resources.insert(key.clone(), resource),
             None => self.resources.remove(&key),
         };
+        if key.0 == ResourceType::Cluster {
+            let warmed = before.and_then(|before| before.warms.clone());
+            self.set_warming(&key.1, warmed, warms);
+        }
         outcome.touched.insert(key);
+    }
+
+    /// The name of a cluster's endpoints, before and now.
+    fn set_warming(&mut self, cluster: &Arc<str>, before: Option<Arc<str>>, now: Option<Arc<str>>) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(clusters) = self.warming.get_mut(&before)
+        {
+            clusters.remove(cluster);
+            if clusters.is_empty() {
+                self.warming.remove(&before);
+            }
+        }
+        if let Some(now) = now {
+            self.warming.entry(now).or_default().insert(Arc::clone(cluster));
+        }
     }
 
     /// Set the resources of the xds documents that were added, changed or removed.
@@ -144,18 +162,25 @@ impl GroupState {
         tables: &mut BTreeMap<Arc<str>, Touched>,
         outcome: &mut Outcome,
     ) {
-        let listeners = input.after.listeners(input.name);
-        outcome.faults.extend(address_conflict(&listeners));
-        if !outcome.faults.is_empty() {
-            // No table is filled for a listener that is at fault.
-            return;
-        }
+        let every = input.every_listener_may_change();
+        let all = match every {
+            true => input.after.listeners(input.name),
+            false => input
+                .dirty
+                .listeners
+                .iter()
+                .filter_map(|name| {
+                    let compiled = input.after.listener_in(name, input.name)?;
+                    Some((Arc::clone(name), compiled))
+                })
+                .collect(),
+        };
         let served = |compiled: Option<&Arc<CompiledDocument>>| match compiled.map(|compiled| &compiled.translated) {
             Some(Translated::Listener(served)) => served.clone(),
             _ => translate::default_listener(input.context),
         };
 
-        let served: BTreeMap<Arc<str>, Served> = listeners
+        let served: BTreeMap<Arc<str>, Served> = all
             .into_iter()
             .map(|(name, compiled)| (name, served(compiled)))
             .collect();
@@ -168,7 +193,14 @@ impl GroupState {
             on_demand == Some(self.on_demand.contains(name)) && input.before.is_api(name) == input.after.is_api(name)
         };
 
-        let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !stays(name)).cloned().collect();
+        let changing: Vec<&Arc<str>> = match every {
+            true => self.tables.keys().collect(),
+            false => {
+                let dirty = input.dirty.listeners.iter();
+                dirty.filter(|name| self.tables.contains_key(*name)).collect()
+            }
+        };
+        let gone: Vec<Arc<str>> = changing.into_iter().filter(|name| !stays(name)).cloned().collect();
         for name in gone {
             self.remove_listener(input, name, outcome);
         }
@@ -203,6 +235,9 @@ impl GroupState {
 
     /// Update the tables of listeners that existed before with the entries of changed routes.
     fn update_entries(&mut self, input: &GroupInput<'_>, tables: &mut BTreeMap<Arc<str>, Touched>) {
+        if input.dirty.routes.is_empty() {
+            return;
+        }
         let names: Vec<Arc<str>> = self
             .tables
             .keys()
@@ -421,40 +456,16 @@ fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
     translate::registered(name, &endpoints, documents)
 }
 
-/// The revision of a listener document, and its name.
-type Written<'a> = (i64, &'a Arc<str>);
-
-/// Faults for listeners with one address: all but the one written first are at fault.
-fn address_conflict(listeners: &BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>>) -> Vec<Fault> {
-    let mut by_address: BTreeMap<SocketAddr, Vec<Written<'_>>> = BTreeMap::new();
-    for (name, compiled) in listeners {
-        let Some(compiled) = compiled else { continue };
-        if let Some(address) = compiled.document().as_listener().and_then(|listener| listener.address) {
-            let at = by_address.entry(address).or_default();
-            at.push((compiled.accepted.mod_revision, name));
-        }
-    }
-
-    by_address
-        .into_iter()
-        .flat_map(|(address, mut at)| {
-            at.sort_unstable();
-            let mut at = at.into_iter();
-            let oldest = at.next().map(|(_, name)| Arc::clone(name)).unwrap_or_default();
-            at.map(move |(_, name)| {
-                let reason =
-                    format!("found {address}, which listeners/{oldest} has already, expected an address of its own");
-                Fault {
-                    key: DocumentKey::new(Kind::Listeners, Arc::clone(name)),
-                    rejection: Rejection::new("address", reason),
-                }
-            })
-        })
-        .collect()
-}
-
 /// Faults for the newest documents, as many as are needed to get below the limit if each has its own entries only.
 fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries: usize) -> Vec<Fault> {
+    if input.is_brief {
+        return table
+            .documents()
+            .next()
+            .map(|key| too_many_of(input, listener, key, entries))
+            .into_iter()
+            .collect();
+    }
     let mut documents: Vec<(i64, &Arc<DocumentKey>)> = table
         .documents()
         .filter_map(|key| Some((input.after.get(key)?.accepted.mod_revision, key)))
@@ -473,16 +484,17 @@ fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries:
         // Copies in narrower virtual hosts are not counted: one more round is better than one rejected document too
         // many.
         excess = excess.saturating_sub(own.max(1));
-        let reason = format!(
-            "found {entries} entries in the RouteConfiguration {listener} of group {}, \
-             expected at most {} (copies of wider hosts' entries included)",
-            input.name, input.most_entries
-        );
-        faults.push(Fault {
-            key: (**key).clone(),
-            rejection: Rejection::new("", reason),
-        });
+        faults.push(too_many_of(input, listener, key, entries));
     }
 
     faults
+}
+
+fn too_many_of(input: &GroupInput<'_>, listener: &Arc<str>, key: &DocumentKey, entries: usize) -> Fault {
+    let reason = format!(
+        "found {entries} entries in the RouteConfiguration {listener} of group {}, \
+         expected at most {} (copies of wider hosts' entries included)",
+        input.name, input.most_entries
+    );
+    Fault::of_itself(key.clone(), Rejection::new("", reason))
 }

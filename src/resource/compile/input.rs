@@ -26,12 +26,14 @@ pub(super) struct GroupInput<'a> {
     pub(super) fresh: bool,
     /// The most entries in one RouteConfiguration.
     pub(super) most_entries: usize,
+    /// Of the faults, one is enough.
+    pub(super) is_brief: bool,
 }
 
 impl GroupInput<'_> {
-    /// Whether the change may add, change or remove a Listener of the group.
-    pub(super) fn listeners_may_change(&self) -> bool {
-        self.fresh || self.dirty.every_listener || !self.dirty.listeners.is_empty()
+    /// Whether every Listener of the group may change: the default listener comes or goes with the first document.
+    pub(super) fn every_listener_may_change(&self) -> bool {
+        self.fresh || self.dirty.every_listener || self.before.has_listeners() != self.after.has_listeners()
     }
 }
 

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::conflicts::{self, Claims, Examined, Makers};
+use super::input::ResourceKey;
+use super::{Fault, Obstacle};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::endpoint::Endpoint;
 use crate::document::group::Group;
@@ -15,7 +18,6 @@ use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
 use crate::resource::compile::translate::{Translated, Upstreams};
-use crate::resource::verbatim::needs::Need;
 
 /// An accepted document, and the revisions that decide between equals.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,13 +59,22 @@ pub(super) struct Inventory {
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents with needs (`unmet`).
     with_needs: OrdSet<DocumentKey>,
-    /// Xds documents with endpoints that no cluster with a hash policy may use.
-    without_hashing: OrdSet<DocumentKey>,
+    /// Routes by the listeners that they name.
+    on_listener: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    claims: Claims,
     /// Registrations by cluster and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
 }
 
 impl Inventory {
+    /// Without documents: the default listener has its address.
+    pub(super) fn empty() -> Self {
+        let mut inventory = Self::default();
+        let listener = (ResourceType::Listener, listener::DEFAULT_NAME.into());
+        inventory.set_claims(&listener, &mut Examined::new());
+        inventory
+    }
+
     pub(super) fn get(&self, key: &DocumentKey) -> Option<&Arc<CompiledDocument>> {
         self.documents.get(key)
     }
@@ -83,22 +94,78 @@ impl Inventory {
         self.documents.iter()
     }
 
-    /// Replace the document under a key; `None` removes it.
-    pub(super) fn set(&mut self, key: &DocumentKey, compiled: Option<CompiledDocument>) {
-        if let Some(old) = self.documents.remove(key) {
-            self.forget(key, &old);
+    /// Replace the document under a key; `None` removes it. `examined` gets the documents that may be in conflict now.
+    pub(super) fn set(&mut self, key: &DocumentKey, compiled: Option<CompiledDocument>, examined: &mut Examined) {
+        let (had_listeners, is_new) = (self.has_listeners(), compiled.is_some());
+        let old = self.documents.remove(key);
+        if let Some(old) = &old {
+            self.forget(key, old);
         }
         if let Some(compiled) = compiled {
             self.remember(key, &compiled);
             self.documents.insert(key.clone(), Arc::new(compiled));
         }
+
+        if key.kind == Kind::Groups && old.is_some() != is_new {
+            let resources: Vec<ResourceKey> = self.claims.resources().cloned().collect();
+            resources
+                .iter()
+                .for_each(|resource| self.set_claims(resource, examined));
+        }
+        if let Some(resource) = conflicts::resource_of(key) {
+            self.set_claims(&resource, examined);
+        }
+        if had_listeners != self.has_listeners() {
+            self.set_claims(&(ResourceType::Listener, listener::DEFAULT_NAME.into()), examined);
+        }
+    }
+
+    fn set_claims(&mut self, resource: &ResourceKey, examined: &mut Examined) {
+        let mut claims = std::mem::take(&mut self.claims);
+        let (resource_type, name) = resource;
+        let key = DocumentKey::new(Kind::Xds, format!("{resource_type}/{name}"));
+        let written = self.documents.get(&key).map(|compiled| (&key, &**compiled));
+        let compiled = match resource_type {
+            ResourceType::Listener => self.listener(name).map(|compiled| compiled.map(|compiled| &**compiled)),
+            _ => None,
+        };
+        let makers = Makers { written, compiled };
+        let groups = self.groups();
+        claims.set(resource, &makers, &groups, examined);
+        self.claims = claims;
+    }
+
+    /// A document that an older one does not let serve. Empties `examined` as far as no document is at fault.
+    pub(super) fn next_conflict(&self, examined: &mut Examined) -> Option<Fault> {
+        if examined.is_empty() {
+            return None;
+        }
+        let groups = self.groups();
+        while let Some(claimant) = examined.pop_first() {
+            let fault = self.claims.fault(&claimant, &groups, examined, &self.documents);
+            if fault.is_some() {
+                return fault;
+            }
+        }
+        None
+    }
+
+    /// Whether what kept a document from serving is still in its way.
+    pub(super) fn has_obstacle(&self, document: &Document, obstacle: &Obstacle) -> bool {
+        match obstacle {
+            Obstacle::Claimant { what, key } => self.claims.claims(document, what, key.as_ref()),
+            Obstacle::NoCluster(name) => !self.describes(name),
+        }
     }
 
     fn remember(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
         match &compiled.translated {
-            Translated::Route { upstreams, .. } => upstreams
-                .iter()
-                .for_each(|(name, _)| add_user(&mut self.users, name, key)),
+            Translated::Route { upstreams, .. } => {
+                upstreams
+                    .iter()
+                    .for_each(|(name, _)| add_user(&mut self.users, name, key));
+                listeners_of(compiled).for_each(|name| add_user(&mut self.on_listener, name, key));
+            }
             Translated::Verbatim(written) => {
                 written
                     .clusters
@@ -106,9 +173,6 @@ impl Inventory {
                     .for_each(|name| add_user(&mut self.verbatim_users, name, key));
                 if !written.needs.is_empty() {
                     self.with_needs.insert(key.clone());
-                }
-                if written.needs.iter().any(|need| matches!(need, Need::NoHashing { .. })) {
-                    self.without_hashing.insert(key.clone());
                 }
             }
             _ => {}
@@ -126,16 +190,18 @@ impl Inventory {
 
     fn forget(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
         match &compiled.translated {
-            Translated::Route { upstreams, .. } => upstreams
-                .iter()
-                .for_each(|(name, _)| remove_user(&mut self.users, name, key)),
+            Translated::Route { upstreams, .. } => {
+                upstreams
+                    .iter()
+                    .for_each(|(name, _)| remove_user(&mut self.users, name, key));
+                listeners_of(compiled).for_each(|name| remove_user(&mut self.on_listener, name, key));
+            }
             Translated::Verbatim(written) => {
                 written
                     .clusters
                     .iter()
                     .for_each(|name| remove_user(&mut self.verbatim_users, name, key));
                 self.with_needs.remove(key);
-                self.without_hashing.remove(key);
             }
             _ => {}
         }
@@ -175,6 +241,33 @@ impl Inventory {
                 Document::Group(group) => Some((&key.name, group)),
                 _ => None,
             })
+    }
+
+    /// Whether any document describes a listener. While none does, there is the default listener.
+    pub(super) fn has_listeners(&self) -> bool {
+        self.of_kind(Kind::Listeners).next().is_some()
+    }
+
+    /// A listener of any group; `Some(None)` is the default listener.
+    pub(super) fn listener(&self, name: &Arc<str>) -> Option<Option<&Arc<CompiledDocument>>> {
+        match self.documents.get(&DocumentKey::new(Kind::Listeners, Arc::clone(name))) {
+            Some(compiled) => Some(Some(compiled)),
+            None if &**name == listener::DEFAULT_NAME && !self.has_listeners() => Some(None),
+            None => None,
+        }
+    }
+
+    /// A listener of a group.
+    pub(super) fn listener_in(&self, name: &Arc<str>, group: &str) -> Option<Option<&Arc<CompiledDocument>>> {
+        let is_for = |compiled: &Option<&Arc<CompiledDocument>>| {
+            compiled.is_none_or(|compiled| compiled.document().is_for(group))
+        };
+        self.listener(name).filter(is_for)
+    }
+
+    /// Routes that name a listener, sorted.
+    pub(super) fn routes_on(&self, listener: &str) -> impl Iterator<Item = &DocumentKey> {
+        self.on_listener.get(listener).into_iter().flatten()
     }
 
     /// The listeners of a group by name; `None` is the default listener, which exists while no document describes one.
@@ -229,8 +322,13 @@ impl Inventory {
             .map(|name| DocumentKey::new(Kind::Xds, format!("clusters/{name}")));
         let touched = dirty.verbatim.iter().chain(users).cloned().chain(described);
         let kept = touched.filter_map(|key| self.documents.get_key_value(&key).map(|(key, _)| key));
-        let with_needs = kept.filter(|key| self.with_needs.contains(*key));
-        with_needs.chain(&self.without_hashing).collect()
+        kept.filter(|key| self.with_needs.contains(*key)).collect()
+    }
+
+    /// The xds document of a resource, if it has needs.
+    pub(super) fn needs_of(&self, resource_type: ResourceType, name: &str) -> Option<&DocumentKey> {
+        let key = DocumentKey::new(Kind::Xds, format!("{resource_type}/{name}"));
+        self.with_needs.get(&key)
     }
 
     /// Routes of a group that name an upstream, sorted.
@@ -318,6 +416,12 @@ impl Inventory {
         let instances = self.registered.get(cluster).into_iter().flatten();
         instances.flat_map(|(address, registrants)| registrants.keys().map(move |(_, key)| (key, address)))
     }
+}
+
+/// The listeners that a route names; none: it is on every listener.
+fn listeners_of(compiled: &CompiledDocument) -> impl Iterator<Item = &Arc<str>> {
+    let route = compiled.document().as_route();
+    route.into_iter().flat_map(|route| route.listeners.iter().flatten())
 }
 
 fn add_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str>, key: &DocumentKey) {

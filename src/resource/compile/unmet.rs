@@ -5,16 +5,17 @@
 //! is at fault; of two documents in conflict, the one written last. Only clusters that documents describe count: a
 //! generated one vanishes with its route.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
-use super::Fault;
 use super::describing;
 use super::input::{GroupInput, ResourceKey};
 use super::inventory::{CompiledDocument, Inventory};
+use super::{Fault, Obstacle};
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
 use crate::document::sentence::quote;
@@ -28,17 +29,37 @@ struct Group<'a> {
     documents: &'a Inventory,
     name: &'a str,
     served: &'a OrdMap<ResourceKey, Arc<Resource>>,
+    /// Clusters by the name of their endpoints.
+    warming: &'a OrdMap<Arc<str>, OrdSet<Arc<str>>>,
 }
 
-/// Faults of the dirty documents whose needs the group does not meet; one fault a document.
-pub(super) fn unmet(input: &GroupInput<'_>, served: &OrdMap<ResourceKey, Arc<Resource>>) -> Vec<Fault> {
-    // A document that was shadowed by a listener or its routes may serve now.
-    let all = input.listeners_may_change() || input.dirty.every_upstream || input.dirty.groups;
-    let with_needs = input.after.with_needs((!all).then_some(input.dirty));
+/// Faults of the documents whose needs the group does not meet, among those that the change may concern; one fault a
+/// document. `touched` are the resources that may have changed.
+pub(super) fn unmet(
+    input: &GroupInput<'_>,
+    served: &OrdMap<ResourceKey, Arc<Resource>>,
+    warming: &OrdMap<Arc<str>, OrdSet<Arc<str>>>,
+    touched: &BTreeSet<ResourceKey>,
+) -> Vec<Fault> {
+    let all = input.every_listener_may_change() || input.dirty.every_upstream || input.dirty.groups;
+    let mut with_needs = input.after.with_needs((!all).then_some(input.dirty));
+    if !all {
+        // A document that was shadowed may serve now.
+        let shown = touched
+            .iter()
+            .filter_map(|(resource_type, name)| input.after.needs_of(*resource_type, name));
+        with_needs.extend(shown);
+        let clusters = touched
+            .iter()
+            .filter(|(resource_type, _)| *resource_type == ResourceType::Cluster);
+        let endpoints = clusters.filter_map(|key| served.get(key)?.warms.as_deref());
+        with_needs.extend(endpoints.filter_map(|name| input.after.needs_of(ResourceType::Endpoint, name)));
+    }
     let group = Group {
         documents: input.after,
         name: input.name,
         served,
+        warming,
     };
     with_needs
         .into_iter()
@@ -62,10 +83,7 @@ impl Group<'_> {
         }
 
         let revision = compiled.accepted.mod_revision;
-        let own = |path: &String, reason: String| Fault {
-            key: key.clone(),
-            rejection: Rejection::new(path.as_str(), reason),
-        };
+        let own = |path: &String, reason: String| Fault::of_itself(key.clone(), Rejection::new(path.as_str(), reason));
 
         written.needs.iter().find_map(|need| match need {
             Need::Cluster { path, name } if !self.has(name) => {
@@ -75,7 +93,11 @@ impl Group<'_> {
                     quote(name),
                     self.name,
                 );
-                Some(own(path, reason))
+                let is_nowhere = !self.documents.describes(name);
+                Some(Fault {
+                    obstacle: is_nowhere.then(|| Obstacle::NoCluster(Arc::clone(name))),
+                    ..own(path, reason)
+                })
             }
             Need::NoCluster { path, name } => {
                 let (other, compiled) = self.described(name)?;
@@ -119,10 +141,9 @@ impl Group<'_> {
 
     /// The newest document of a cluster with a hash policy over the endpoints of that name, with its revision.
     fn hashing(&self, endpoints: &str) -> Option<(DocumentKey, i64)> {
-        let clusters = self.served.iter().filter(|((resource_type, _), cluster)| {
-            *resource_type == ResourceType::Cluster && cluster.warms.as_deref() == Some(endpoints)
-        });
-        let mut hashing = clusters.map(|(_, cluster)| cluster).filter(|cluster| {
+        let clusters = self.warming.get(endpoints).into_iter().flatten();
+        let clusters = clusters.filter_map(|name| self.served.get(&(ResourceType::Cluster, Arc::clone(name))));
+        let mut hashing = clusters.filter(|cluster| {
             Cluster::decode(&*cluster.body.to_bytes()).is_ok_and(|cluster| clusters::hashes(&cluster))
         });
         let makers = hashing.next()?.made_of().cloned().filter_map(|key| {
@@ -135,12 +156,10 @@ impl Group<'_> {
 
 /// The fault of the document written last, of two in conflict.
 fn newer(own: Fault, revision: i64, (other, of): (DocumentKey, i64), theirs: String) -> Fault {
-    if revision >= of {
-        own
-    } else {
-        Fault {
-            key: other,
-            rejection: Rejection::new("", theirs),
-        }
+    let theirs = Fault::of_itself(other, Rejection::new("", theirs));
+    let (newer, older) = if revision >= of { (own, theirs) } else { (theirs, own) };
+    Fault {
+        rival: Some(Box::new(older)),
+        ..newer
     }
 }

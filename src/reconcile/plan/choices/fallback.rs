@@ -1,21 +1,25 @@
 //! Which texts serve together.
 //!
-//! 1. Compile the changed documents. A document at fault falls back to its good text before; repeat until none is.
+//! 1. Compile the changed documents. A document at fault falls back to its good text before, until none is at fault.
 //! 2. Drop deleted clusters that no document uses, or that an operator released.
 //! 3. Try contested documents again: latest texts that are good by themselves and conflicted with others.
 //! 4. Try texts that were found in the store's history, the latest first.
+//!
+//! Each step costs n log n for n texts, whatever their conflicts: a [`Stage`] looks again only at documents that a fallback
+//! concerns, and a group of documents that cannot serve together is halved, not tried one by one against all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Choice, Choices, Intake, is_later};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::{listener, xds};
 use crate::reconcile::text::Good;
 use crate::reconcile::world::World;
-use crate::resource::compile::{Accepted, Compiled, Edit, Fault, Step, Touched};
+use crate::resource::compile::{Accepted, Compiled, Edit, Fault, Obstacle, Stage, Step, Touched, describing};
 
-/// How often the documents that are at fault are left out before the others are tried one by one.
-const ROUNDS_TOGETHER: usize = 16;
+/// How often documents that were left out are tried together again, before they are tried in halves.
+const ROUNDS_TOGETHER: usize = 4;
 
 /// The serving text.
 #[derive(Debug)]
@@ -36,37 +40,73 @@ impl Choices {
             touched: Touched::new(),
             affected: BTreeSet::new(),
         };
-        let changed_others = self.compile(&intake.world, &mut decision);
+        self.compile(&intake.world, &mut decision);
         self.drop_unused_clusters(intake, &mut decision);
-        if changed_others {
-            self.try_contested(&intake.world, &mut decision);
-        }
+        self.try_contested(&intake.world, &mut decision);
         self.try_found(&mut decision);
         decision.choices = self.by_key;
         decision
     }
 
-    /// Compile what changed, except clusters that are deleted now: their users are known afterwards. Returns whether
-    /// the change can end a conflict.
-    fn compile(&mut self, world: &World, decision: &mut Decision) -> bool {
+    /// Compile what changed, except clusters that are deleted now: their users are known afterwards.
+    fn compile(&mut self, world: &World, decision: &mut Decision) {
+        let changed = self
+            .by_key
+            .iter()
+            .filter(|(key, choice)| !choice.is_deleted_cluster(key) || choice.kept);
+        let keys: BTreeSet<DocumentKey> = changed.map(|(key, _)| key.clone()).collect();
+        if !keys.is_empty() || decision.compiled.groups().next().is_none() {
+            self.serve(keys, decision, |choices, fault| choices.on_fault(world, fault));
+        }
+    }
+
+    /// Let these documents serve. `on_fault` takes a text from the document at fault; then the text before it serves.
+    fn serve(
+        &mut self,
+        mut keys: BTreeSet<DocumentKey>,
+        decision: &mut Decision,
+        mut on_fault: impl FnMut(&mut Self, Fault),
+    ) {
         loop {
-            let changed = self
-                .by_key
-                .iter()
-                .filter(|(key, choice)| !choice.is_deleted_cluster(key) || choice.kept);
-            let edits: Vec<Edit> = changed.map(|(key, choice)| edit_of(key, choice.serving())).collect();
-            let opens = edits.iter().any(|edit| edit.key.kind != Kind::Services);
-            if edits.is_empty() && decision.compiled.groups().next().is_some() {
-                return false;
-            }
-            match decision.compiled.apply(edits) {
-                Ok(step) => {
-                    decision.advance(step);
-                    return opens;
-                }
-                Err(faults) => faults.into_iter().for_each(|fault| self.on_fault(world, fault)),
+            let mut stage = decision.compiled.stage();
+            let edits = keys.iter().map(|key| self.edit(key)).collect();
+            if let Some(step) = self.settle(&mut stage, edits, &mut keys, &mut on_fault) {
+                return decision.advance(step);
             }
         }
+    }
+
+    /// Make the edits in a stage until no document is at fault. `None`: the fault was that of `defaults`, so that all is
+    /// to be translated anew.
+    fn settle(
+        &mut self,
+        stage: &mut Stage,
+        mut edits: Vec<Edit>,
+        keys: &mut BTreeSet<DocumentKey>,
+        on_fault: &mut impl FnMut(&mut Self, Fault),
+    ) -> Option<Step> {
+        loop {
+            let faults = match stage.advance(edits) {
+                Ok(step) => return Some(step),
+                Err(faults) => faults,
+            };
+            let of_defaults = faults.iter().any(|fault| fault.key.kind == Kind::Defaults);
+            edits = Vec::with_capacity(faults.len());
+            for fault in faults {
+                let key = fault.key.clone();
+                on_fault(self, fault);
+                edits.push(self.edit(&key));
+                keys.insert(key);
+            }
+            if of_defaults {
+                return None;
+            }
+        }
+    }
+
+    /// What serves for a document as it is chosen now.
+    fn edit(&self, key: &DocumentKey) -> Edit {
+        edit_of(key, self.by_key.get(key).and_then(Choice::serving))
     }
 
     fn on_fault(&mut self, world: &World, fault: Fault) {
@@ -87,13 +127,8 @@ impl Choices {
             .iter()
             .filter(|(key, choice)| choice.is_deleted_cluster(key));
         let mut keys: BTreeSet<DocumentKey> = deleted.map(|(key, _)| key.clone()).collect();
-        keys.extend(
-            world
-                .kept_deleted
-                .iter()
-                .filter(|key| !self.by_key.contains_key(*key))
-                .cloned(),
-        );
+        let kept = self.kept_clusters(intake, decision);
+        keys.extend(kept.into_iter().filter(|key| !self.by_key.contains_key(key)));
 
         for key in &keys {
             let found = self.by_key.get(key);
@@ -110,7 +145,8 @@ impl Choices {
                 .filter(|other| !keys.contains(other) || key > other);
             let used = |good: &Good| {
                 let cluster = key.cluster().unwrap_or_default();
-                namesake.is_none() && !decision.compiled.users_of(cluster, &good.parsed.document).is_empty()
+                let mut users = decision.compiled.users_of(cluster, &good.parsed.document);
+                namesake.is_none() && users.next().is_some()
             };
             let is_used = choice.serving().is_some_and(used);
             let is_released = intake.released.contains(&choice.full_key);
@@ -124,145 +160,267 @@ impl Choices {
             self.by_key.insert(key.clone(), choice);
         }
 
-        // A text that was saved may be bad by now; each round takes one text out at least.
-        for _ in 0..=keys.len() + world.records.len() {
-            let Err(faults) = self.compile_keys(&keys, decision) else {
-                break;
-            };
-            for fault in faults {
-                match self
-                    .by_key
-                    .get_mut(&fault.key)
-                    .filter(|choice| choice.is_deleted_cluster(&fault.key))
-                {
+        // A text that was saved may be bad by now; and a document cannot be without a cluster that goes.
+        if !keys.is_empty() {
+            self.serve(keys, decision, |choices, fault| {
+                let choice = choices.by_key.get_mut(&fault.key);
+                match choice.filter(|choice| choice.is_deleted_cluster(&fault.key)) {
                     Some(choice) => (choice.kept, choice.candidates) = (false, Vec::new()),
                     // The document needs a cluster that vanishes.
-                    None => {
-                        keys.insert(fault.key.clone());
-                        self.on_fault(world, fault);
-                    }
+                    None => choices.on_fault(world, fault),
                 }
-            }
+            });
         }
     }
 
-    fn compile_keys(&self, keys: &BTreeSet<DocumentKey>, decision: &mut Decision) -> Result<(), Vec<Fault>> {
-        let edits: Vec<Edit> = keys
-            .iter()
-            .filter_map(|key| Some(edit_of(key, self.by_key.get(key)?.serving())))
-            .collect();
-        if !edits.is_empty() {
-            let step = decision.compiled.apply(edits)?;
-            decision.advance(step);
+    /// The clusters that are kept although they are deleted, and whose users this plan may change.
+    fn kept_clusters(&self, intake: &Intake, decision: &Decision) -> BTreeSet<DocumentKey> {
+        let world = &intake.world;
+        let kept = &world.kept_deleted;
+        if kept.is_empty() {
+            return BTreeSet::new();
         }
-        Ok(())
+        let changes_groups = self.by_key.keys().any(|key| key.kind == Kind::Groups);
+        if changes_groups || !intake.released.is_empty() {
+            return kept.iter().cloned().collect();
+        }
+        let mut concerned = BTreeSet::new();
+        for key in self.by_key.keys() {
+            let of_cluster = key.cluster().map(Arc::from).into_iter();
+            let (before, now) = (world.compiled.named_by(key), decision.compiled.named_by(key));
+            let named = of_cluster.chain(before.chain(now).cloned());
+            let keys = named.flat_map(|name: Arc<str>| describing(&name));
+            concerned.extend(keys.filter(|key| kept.contains(key)));
+        }
+        concerned
     }
 
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.
     fn try_contested(&mut self, world: &World, decision: &mut Decision) {
-        let refused = |choice: &Choice| choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+        // A record of the shared memory that was read back, for example, changes nothing that serves.
         let is_changed = |key: &&DocumentKey| world.compiled.accepted(key) != decision.compiled.accepted(key);
-        let changed: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
-        let mut contested: BTreeMap<DocumentKey, Choice> = world
-            .contested
-            .iter()
-            .filter(|key| may_open(key, &changed))
-            .filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))))
+        let kinds: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
+        let is_contested = |choice: &Choice| choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+        let known = world.contested.iter().filter(|key| !self.by_key.contains_key(*key));
+        let known = known.filter_map(|key| Some((key.clone(), world.records.get(key)?)));
+        let changed = self.by_key.iter().filter(|(_, choice)| is_contested(choice));
+        let mut contested: BTreeMap<DocumentKey, Choice> = known
+            .filter(|(key, _)| may_open(key, &kinds))
+            .map(|(key, record)| (key, Choice::of(record)))
             .collect();
+        contested.extend(changed.map(|(key, choice)| (key.clone(), choice.clone())));
 
-        contested.extend(self.by_key.iter().map(|(key, choice)| (key.clone(), choice.clone())));
-        contested.retain(|_, choice| refused(choice));
-        let mut contested: Vec<(DocumentKey, Choice)> = contested.into_iter().collect();
-        contested.sort_by_key(age);
+        // What an accepted document is in the way of cannot serve. A contested one may give up what it has.
+        let stays = |key: &DocumentKey, choice: &Choice| {
+            if kinds.contains(&Kind::Groups) || self.may_be_shadowed_now(key) {
+                return false;
+            }
+            let obstacle = choice.blocked.as_ref().and_then(|blocked| blocked.obstacle.as_ref());
+            obstacle
+                .zip(choice.latest_good.as_ref())
+                .is_some_and(|(obstacle, good)| {
+                    let of_contested = match obstacle {
+                        Obstacle::Claimant { key, .. } => key
+                            .as_ref()
+                            .is_some_and(|key| world.contested.contains(key) || contested.contains_key(key)),
+                        Obstacle::NoCluster(name) => describing(name)
+                            .iter()
+                            .any(|key| world.contested.contains(key) || contested.contains_key(key)),
+                    };
+                    !of_contested && decision.compiled.has_obstacle(&good.parsed.document, obstacle)
+                })
+        };
+        let hopeful = contested.iter().filter(|(key, choice)| !stays(key, choice));
+        let mut hopeful: Vec<(DocumentKey, Choice)> =
+            hopeful.map(|(key, choice)| (key.clone(), choice.clone())).collect();
+        hopeful.retain(|(_, choice)| choice.latest_good.is_some());
+        hopeful.sort_by_key(age);
 
-        let contested = self.try_together(contested, decision);
-        for (key, mut choice) in contested {
-            let Some(good) = choice.latest_good.clone() else {
-                continue;
-            };
-            match decision.compiled.apply(vec![edit_of(&key, Some(&good))]) {
-                Ok(step) => {
-                    decision.advance(step);
-                    (choice.candidates, choice.blocked) = (vec![good], None);
-                    self.by_key.insert(key, choice);
-                }
-                // A document that another replica found to be contested is contested here for a reason of its own.
-                Err(faults) => {
-                    let known = self.by_key.get_mut(&key).and_then(|choice| choice.blocked.as_mut());
-                    let own = |faults: Vec<Fault>| faults.into_iter().find(|fault| fault.key == key);
-                    // An older text than the one in its way: the fault is the other's, until this one counts as the
-                    // newest.
-                    let as_newest = || own(decision.compiled.apply(vec![newest(&key, &good)]).err()?);
-                    if let Some(blocked) = known
-                        && let Some(fault) = own(faults).or_else(as_newest)
-                    {
-                        blocked.rejection = fault.rejection;
-                    }
-                }
+        for _ in 0..ROUNDS_TOGETHER {
+            let before = hopeful.len();
+            if before < 2 {
+                break;
+            }
+            hopeful = self.try_together(hopeful, decision);
+            if hopeful.len() == before {
+                break;
             }
         }
+        let has_obstacle = |choice: &Choice| {
+            let obstacle = choice.blocked.as_ref().and_then(|blocked| blocked.obstacle.as_ref());
+            let obstacle = obstacle.zip(choice.latest_good.as_ref());
+            obstacle.is_some_and(|(obstacle, good)| decision.compiled.has_obstacle(&good.parsed.document, obstacle))
+        };
+        hopeful.retain(|(_, choice)| !has_obstacle(choice));
+        self.try_in_halves(&hopeful, decision);
     }
 
-    /// Try all contested documents together: two listeners that swap their addresses conflict with each other's earlier
-    /// texts only. Returns those that still conflict.
+    /// Whether a listeners document of this plan may decide whether the resource of an xds document serves.
+    fn may_be_shadowed_now(&self, key: &DocumentKey) -> bool {
+        let resource = xds::split(&key.name).filter(|_| key.kind == Kind::Xds);
+        resource.is_some_and(|(_, name)| {
+            name == listener::DEFAULT_NAME || self.by_key.contains_key(&DocumentKey::new(Kind::Listeners, name))
+        })
+    }
+
+    /// Try all contested documents together, and leave out those that are at fault: two listeners that swap their
+    /// addresses conflict with each other's earlier texts only. Returns those that were left out.
     fn try_together(
         &mut self,
         mut contested: Vec<(DocumentKey, Choice)>,
         decision: &mut Decision,
     ) -> Vec<(DocumentKey, Choice)> {
-        let mut left_out = Vec::new();
-        for _ in 0..ROUNDS_TOGETHER {
-            if contested.len() < 2 {
-                break;
-            }
-            let edits = contested
-                .iter()
-                .filter_map(|(key, choice)| Some(edit_of(key, Some(choice.latest_good.as_ref()?))));
-            match decision.compiled.apply(edits.collect()) {
+        let places: BTreeMap<DocumentKey, usize> = contested
+            .iter()
+            .enumerate()
+            .map(|(place, (key, _))| (key.clone(), place))
+            .collect();
+        let mut left_out = BTreeSet::new();
+        let mut stage = decision.compiled.stage();
+        let latest = |(key, choice): &(DocumentKey, Choice)| edit_of(key, choice.latest_good.as_ref());
+        let mut edits: Vec<Edit> = contested.iter().map(latest).collect();
+        loop {
+            let faults = match stage.advance(edits) {
                 Ok(step) => {
                     decision.advance(step);
-                    for (key, mut choice) in contested {
-                        (choice.candidates, choice.blocked) = (choice.latest_good.clone().into_iter().collect(), None);
-                        self.by_key.insert(key, choice);
-                    }
-                    return left_out;
+                    break;
                 }
-                Err(faults) => {
-                    let at_fault = |key: &DocumentKey| faults.iter().any(|fault| fault.key == *key);
-                    let (out, others): (Vec<_>, Vec<_>) = contested.into_iter().partition(|(key, _)| at_fault(key));
-                    contested = others;
-                    if out.is_empty() {
-                        break;
-                    }
-                    left_out.extend(out);
+                Err(faults) => faults,
+            };
+            edits = Vec::new();
+            for fault in faults {
+                // An accepted document that was written later than the contested one keeps what it has.
+                let rival = match &fault.obstacle {
+                    Some(Obstacle::Claimant { key: Some(key), .. }) => places.get(key),
+                    _ => None,
+                };
+                let own = places.get(&fault.key).filter(|place| !left_out.contains(*place));
+                let Some(place) = own
+                    .or_else(|| rival.filter(|place| !left_out.contains(*place)))
+                    .copied()
+                else {
+                    return contested;
+                };
+                left_out.insert(place);
+                let (key, choice) = &mut contested[place];
+                if *key == fault.key {
+                    set_reason(choice, fault);
                 }
+                edits.push(edit_of(key, choice.serving()));
             }
         }
 
-        left_out.extend(contested);
-        left_out.sort_by_key(age);
-        left_out
+        let mut others = Vec::new();
+        for (place, (key, mut choice)) in contested.into_iter().enumerate() {
+            if left_out.contains(&place) {
+                self.note_reason(&key, &choice);
+                others.push((key, choice));
+            } else {
+                choice.accept_latest();
+                self.by_key.insert(key, choice);
+            }
+        }
+        others
+    }
+
+    /// Let the documents serve that can, the oldest first: all, or what can serve of each half.
+    fn try_in_halves(&mut self, contested: &[(DocumentKey, Choice)], decision: &mut Decision) {
+        let edits = contested
+            .iter()
+            .map(|(key, choice)| edit_of(key, choice.latest_good.as_ref()));
+        match contested {
+            [] => {}
+            [(key, choice)] => {
+                match decision.compiled.apply(edits.collect()) {
+                    Ok(step) => {
+                        decision.advance(step);
+                        self.accept(key, choice);
+                    }
+                    // A document that another replica found to be contested is contested here for a reason of its own.
+                    Err(faults) => {
+                        let mut choice = choice.clone();
+                        if let Some(fault) = faults.into_iter().find_map(|fault| fault.of(key)) {
+                            set_reason(&mut choice, fault);
+                        }
+                        self.note_reason(key, &choice);
+                    }
+                }
+            }
+            _ => match decision.compiled.try_apply(edits.collect()) {
+                Some(step) => {
+                    decision.advance(step);
+                    contested.iter().for_each(|(key, choice)| self.accept(key, choice));
+                }
+                None => {
+                    let (older, newer) = contested.split_at(contested.len() / 2);
+                    self.try_in_halves(older, decision);
+                    self.try_in_halves(newer, decision);
+                }
+            },
+        }
+    }
+
+    fn accept(&mut self, key: &DocumentKey, choice: &Choice) {
+        let mut choice = choice.clone();
+        choice.accept_latest();
+        self.by_key.insert(key.clone(), choice);
+    }
+
+    /// The reason for which a document stays contested, if this plan judges the document.
+    fn note_reason(&mut self, key: &DocumentKey, choice: &Choice) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            known.blocked.clone_from(&choice.blocked);
+        }
     }
 
     /// Texts of the store's history, the latest first: one that is in no other document's way serves.
     fn try_found(&mut self, decision: &mut Decision) {
+        let mut latest = Vec::new();
         for (key, found) in std::mem::take(&mut self.found) {
-            let Some(choice) = self.by_key.get_mut(&key).filter(|choice| choice.blocked.is_some()) else {
+            let Some(choice) = self.by_key.get(&key).filter(|choice| choice.blocked.is_some()) else {
                 continue;
             };
-            let is_better = |good: &&Good| {
+            let is_better = |good: &Good| {
                 choice
                     .serving()
                     .is_none_or(|serving| is_later(&good.text, &serving.text))
             };
-            for good in found.iter().rev().take_while(is_better).cloned().collect::<Vec<_>>() {
-                if let Ok(step) = decision.compiled.apply(vec![edit_of(&key, Some(&good))]) {
-                    decision.advance(step);
-                    choice.candidates = vec![good];
-                    break;
-                }
+            let better: Vec<Good> = found.into_iter().filter(is_better).collect();
+            if !better.is_empty() {
+                latest.push((key, better));
             }
         }
+        self.try_found_in_halves(&mut latest, decision);
+    }
+
+    fn try_found_in_halves(&mut self, found: &mut [(DocumentKey, Vec<Good>)], decision: &mut Decision) {
+        let edits = found.iter().map(|(key, texts)| edit_of(key, texts.last()));
+        if found.is_empty() {
+            return;
+        }
+        if let Some(step) = decision.compiled.try_apply(edits.collect()) {
+            decision.advance(step);
+            for (key, texts) in found {
+                if let (Some(choice), Some(good)) = (self.by_key.get_mut(key), texts.pop()) {
+                    choice.candidates = vec![good];
+                }
+            }
+        } else if let [(_, texts)] = found {
+            texts.pop();
+            if !texts.is_empty() {
+                self.try_found_in_halves(found, decision);
+            }
+        } else {
+            let (first, second) = found.split_at_mut(found.len() / 2);
+            self.try_found_in_halves(first, decision);
+            self.try_found_in_halves(second, decision);
+        }
+    }
+}
+
+fn set_reason(choice: &mut Choice, fault: Fault) {
+    if let Some(blocked) = &mut choice.blocked {
+        (blocked.rejection, blocked.obstacle) = (fault.rejection, fault.obstacle);
     }
 }
 
@@ -302,15 +460,6 @@ fn edit_of(key: &DocumentKey, serving: Option<&Good>) -> Edit {
         key: key.clone(),
         accepted,
     }
-}
-
-/// The same text as if it had been written last.
-fn newest(key: &DocumentKey, good: &Good) -> Edit {
-    let mut edit = edit_of(key, Some(good));
-    if let Some(accepted) = &mut edit.accepted {
-        (accepted.create_revision, accepted.mod_revision) = (i64::MAX, i64::MAX);
-    }
-    edit
 }
 
 /// Sorts the oldest latest text first.

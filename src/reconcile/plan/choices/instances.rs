@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Choices, Intake, deleted, read_text};
 use crate::document::Document;
 use crate::document::key::{DocumentKey, Kind};
-use crate::reconcile::hold::{KEPT_FOR, LostInstance};
+use crate::reconcile::hold::{KEPT_FOR, LostInstance, SourceState};
 use crate::reconcile::memory::Content;
 use crate::reconcile::world::World;
 use crate::resource::compile::{Address, address};
@@ -14,7 +14,7 @@ use crate::resource::compile::{Address, address};
 impl Choices {
     /// Keep instances that vanished together with too many others, for a while.
     pub(super) fn keep_instances(&mut self, intake: &mut Intake) {
-        let mut clusters: BTreeSet<Arc<str>> = intake.world.sources.keys().cloned().collect();
+        let mut clusters = self.concerned_sources(intake);
         for (key, lost) in self.lost_instances(intake) {
             let cluster: Arc<str> = key.first_segment().into();
             let source = intake.world.sources.entry(Arc::clone(&cluster)).or_default();
@@ -43,6 +43,20 @@ impl Choices {
         for cluster in clusters {
             self.keep_instances_of(intake, cluster);
         }
+    }
+
+    /// Clusters that lost or gained instances lately, and to which this plan, or the time, may make a difference.
+    fn concerned_sources(&self, intake: &Intake) -> BTreeSet<Arc<str>> {
+        let sources = &intake.world.sources;
+        let is_over = |source: &SourceState| source.next_end().is_some_and(|end| end <= intake.moment.instant);
+        let looks_at_all = intake.is_first || !intake.released.is_empty();
+        let all = looks_at_all.then_some(sources).into_iter().flatten();
+        let over = all.filter(|(_, source)| !intake.released.is_empty() || is_over(source));
+        let changed = self.by_key.keys().chain(&intake.recalled_instances);
+        let changed = changed
+            .filter(|key| key.kind == Kind::Services)
+            .filter_map(|key| Some(sources.get_key_value(key.first_segment())?.0));
+        over.map(|(cluster, _)| cluster).chain(changed).cloned().collect()
     }
 
     fn keep_instances_of(&mut self, intake: &mut Intake, cluster: Arc<str>) {

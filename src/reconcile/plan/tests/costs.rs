@@ -1,6 +1,6 @@
 //! The cost of a plan grows with the change, at most as n log n, whatever the documents say.
 //!
-//! Each case is the worst one of a kind of conflict or of loss. A case is planned with n and with 4 n
+//! Each case is a worst one: of a kind of conflict, or of a kind of loss. A case is planned with n and with 4 n
 //! documents. n log n costs about five times as much at the second size, n² sixteen times. The processor time of the
 //! thread is compared, not the time on the clock, so that other work on the machine does not count.
 
@@ -44,8 +44,13 @@ fn assert_n_log_n(case: impl Fn(usize) -> Duration) {
     panic!("{SMALL} and {} cost {}", 4 * SMALL, seen.join(", "));
 }
 
-/// A plan of these inputs.
+/// A plan of these inputs, and of the records of the shared memory that it writes.
 fn cost_of_plan(stage: &mut Stage, inputs: Vec<Input>) -> Duration {
+    cost_of(|| drop(stage.plan(inputs)))
+}
+
+/// A plan of these inputs alone. While a root is held, each record that is read back costs the records of the root.
+fn cost_without_records(stage: &mut Stage, inputs: Vec<Input>) -> Duration {
     cost_of(|| drop(plan(&stage.world, inputs, stage.moment())))
 }
 
@@ -129,6 +134,28 @@ fn xds(resource_type: ResourceType, name: &str, mut resource: serde_json::Value)
     (key, json!({ "resource": resource }).to_string())
 }
 
+fn xds_listener(name: &str, ports: &[usize]) -> (String, String) {
+    let address = |port: &usize| {
+        let host = format!("10.{}.{}.1", port / 250, port % 250);
+        json!({ "socket_address": { "address": host, "port_value": 80 } })
+    };
+    let more: Vec<_> = ports[1..]
+        .iter()
+        .map(|port| json!({ "address": address(port) }))
+        .collect();
+    let listener = json!({ "address": address(&ports[0]), "additional_addresses": more, "filter_chains": [{}] });
+    xds(ResourceType::Listener, name, listener)
+}
+
+fn scope(name: &str, key: &str) -> (String, String) {
+    let key = json!({ "fragments": [{ "string_key": key }] });
+    xds(
+        ResourceType::ScopedRoute,
+        name,
+        json!({ "route_configuration_name": "r", "key": key }),
+    )
+}
+
 fn xds_routes(name: &str, cluster: &str) -> (String, String) {
     let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
     let host = json!({ "name": "h", "domains": ["*"], "routes": [route] });
@@ -154,6 +181,76 @@ fn listeners_of_one_address() {
 #[test]
 fn a_route_beside_listeners_of_one_address() {
     assert_n_log_n(|n| cost_of_a_route_beside(one_address(n)));
+}
+
+#[test]
+fn xds_listeners_of_one_address() {
+    let documents = |n| each(n, |i| xds_listener(&format!("l{i:05}"), &[1]));
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+}
+
+#[test]
+fn listeners_that_each_want_an_address_of_the_one_before() {
+    let documents = |n| each(n, |i| xds_listener(&format!("l{i:05}"), &[i + 1, i]));
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+}
+
+#[test]
+fn listeners_whose_last_good_texts_claim_each_others_addresses() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| (format!("listeners/l{i:05}"), listener(i))));
+        let moved = (1..n)
+            .rev()
+            .map(|i| (format!("listeners/l{i:05}"), Some(listener(i - 1))));
+        let moved: Vec<_> = moved
+            .chain([("listeners/l00000".to_owned(), Some("{".to_owned()))])
+            .collect();
+        let change = one_revision(&mut stage, moved);
+        cost_of_plan(&mut stage, vec![change])
+    });
+}
+
+#[test]
+fn listeners_that_exchange_their_addresses() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| (format!("listeners/l{i:05}"), listener(i))));
+        let moved = (0..n).map(|i| (format!("listeners/l{i:05}"), Some(listener((i + 1) % n))));
+        let change = one_revision(&mut stage, moved);
+        cost_of_plan(&mut stage, vec![change])
+    });
+}
+
+#[test]
+fn listeners_that_come_one_by_one_in_one_plan() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest([]);
+        let inputs = (0..n)
+            .map(|i| stage.put_input(&format!("listeners/l{i:05}"), &listener(1)))
+            .collect();
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+#[test]
+fn scopes_of_one_key() {
+    let documents = |n| each(n, |i| scope(&format!("s{i:05}"), "k"));
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+}
+
+#[test]
+fn virtual_hosts_of_one_domain() {
+    let host = |i| {
+        xds(
+            ResourceType::VirtualHost,
+            &format!("r/h{i:05}"),
+            json!({ "domains": ["h"] }),
+        )
+    };
+    assert_n_log_n(|n| cost_of_list(each(n, host)));
+    assert_n_log_n(|n| cost_of_a_route_beside(each(n, host)));
 }
 
 #[test]
@@ -193,10 +290,102 @@ fn wildcard_hosts_over_hosts() {
 }
 
 #[test]
+fn more_entries_than_a_route_configuration_holds() {
+    let documents = |n| each(n, |i| route(i, i, "x"));
+    let narrow = |n: usize| listed_on(Stage::narrow(n / 4), documents(n));
+    assert_n_log_n(|n| {
+        let (mut stage, inputs) = narrow(n);
+        cost_of_plan(&mut stage, inputs)
+    });
+    assert_n_log_n(|n| {
+        let (mut stage, inputs) = narrow(n);
+        stage.plan(inputs);
+        let put = stage.put_input("clusters/x", "{}");
+        cost_of_plan(&mut stage, vec![put])
+    });
+}
+
+#[test]
 fn documents_that_need_one_missing_cluster() {
     let documents = |n| each(n, |i| xds_routes(&format!("r{i:05}"), "missing"));
     assert_n_log_n(|n| cost_of_list(documents(n)));
     assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let put = stage.put_input("clusters/missing", "{}");
+        cost_of_plan(&mut stage, vec![put])
+    });
+}
+
+#[test]
+fn a_cluster_that_is_released_under_its_users() {
+    assert_n_log_n(|n| {
+        let documents = each(n, |i| xds_routes(&format!("r{i:05}"), "x"));
+        let mut stage = at_rest(
+            [("clusters/x".to_owned(), "{}".to_owned())]
+                .into_iter()
+                .chain(documents),
+        );
+        stage.delete("clusters/x");
+        cost_of_plan(&mut stage, vec![Input::Release(None)])
+    });
+}
+
+#[test]
+fn endpoints_that_no_cluster_may_hash() {
+    let weighted = |name: &str| {
+        let endpoint = json!({ "address": { "socket_address": { "address": "10.0.0.1", "port_value": 80 } } });
+        let most = u32::MAX;
+        let host = json!({ "endpoint": endpoint, "load_balancing_weight": most });
+        let endpoints = json!({ "endpoints": [{ "lb_endpoints": [host], "load_balancing_weight": 1 }] });
+        xds(ResourceType::Endpoint, name, endpoints)
+    };
+    let hashing = |name: &str| {
+        let eds = json!({ "eds_config": { "ads": {}, "resource_api_version": "V3" } });
+        xds(
+            ResourceType::Cluster,
+            name,
+            json!({ "type": "EDS", "lb_policy": "MAGLEV", "eds_cluster_config": eds }),
+        )
+    };
+    let documents = |n| {
+        let endpoints = each(n, |i| weighted(&format!("c{i:05}")));
+        endpoints.into_iter().chain(each(n, |i| hashing(&format!("c{i:05}"))))
+    };
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+}
+
+#[test]
+fn resources_of_one_name() {
+    let documents = |n| {
+        let compiled = each(n, |i| (format!("clusters/c{i:05}"), "{}".to_owned()));
+        let written = each(n, |i| {
+            xds(
+                ResourceType::Cluster,
+                &format!("c{i:05}"),
+                json!({ "connect_timeout": "1s" }),
+            )
+        });
+        compiled.into_iter().chain(written)
+    };
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let keys: Vec<_> = (0..n).map(|i| (format!("clusters/c{i:05}"), None)).collect();
+        let change = one_revision(&mut stage, keys);
+        let inputs = vec![change, Input::Release(None)];
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+#[test]
+fn a_default_that_no_document_can_have() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+        let put = stage.put_input("defaults", r#"{"route": {"timeout": "3s"}}"#);
+        cost_of_plan(&mut stage, vec![put])
+    });
 }
 
 #[test]
@@ -213,6 +402,14 @@ fn registrations_that_are_gone_at_once() {
         let keys: Vec<_> = (0..n).map(|i| (format!("services/x/{i:05}"), None)).collect();
         let change = one_revision(&mut stage, keys);
         cost_of_plan(&mut stage, vec![change])
+    });
+    // Each lease in a revision of its own.
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let inputs = (0..n)
+            .map(|i| stage.delete_input(&[&format!("services/x/{i:05}")]))
+            .collect();
+        cost_of_plan(&mut stage, inputs)
     });
     // Others come in their place.
     assert_n_log_n(|n| {
@@ -235,13 +432,13 @@ fn documents_that_are_gone_at_once() {
         let mut stage = at_rest(each(n, |i| route(i, i, "x")));
         let keys: Vec<_> = (0..n).map(|i| (format!("routes/r{i:05}"), None)).collect();
         let change = one_revision(&mut stage, keys);
-        cost_of_plan(&mut stage, vec![change])
+        cost_without_records(&mut stage, vec![change])
     });
     assert_n_log_n(|n| {
         let mut stage = at_rest(each(n, |i| route(i, i, "x")));
         stage.store.clear();
         let inputs = vec![stage.list_input(Root::Documents, ListReason::Reconnect)];
-        cost_of_plan(&mut stage, inputs)
+        cost_without_records(&mut stage, inputs)
     });
 }
 
@@ -256,4 +453,47 @@ fn documents_that_turn_bad_at_once() {
         cost_of_plan(&mut stage, vec![change])
     });
     assert_n_log_n(|n| cost_of_list(each(n, |i| (format!("routes/r{i:05}"), "{".to_owned()))));
+}
+
+#[test]
+fn clusters_in_use_that_are_gone_at_once() {
+    let documents = |n| {
+        let clusters = each(n, |i| (format!("clusters/c{i:05}"), "{}".to_owned()));
+        clusters
+            .into_iter()
+            .chain(each(2 * n, |i| route(i, i, &format!("c{:05}", i % n))))
+    };
+    let gone = |stage: &mut Stage, n| {
+        let keys: Vec<_> = (0..n).map(|i| (format!("clusters/c{i:05}"), None)).collect();
+        one_revision(stage, keys)
+    };
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let change = gone(&mut stage, n / 2);
+        cost_of_plan(&mut stage, vec![change])
+    });
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        let change = gone(&mut stage, n / 2);
+        stage.plan(vec![change]);
+        cost_of_plan(&mut stage, vec![Input::Release(None)])
+    });
+}
+
+#[test]
+fn a_route_that_moves_away_from_many_kept_clusters() {
+    assert_n_log_n(|n| {
+        let clusters = each(n, |i| (format!("clusters/c{i:05}"), "{}".to_owned()));
+        let mut stage = at_rest(
+            clusters
+                .into_iter()
+                .chain(each(2 * n, |i| route(i, i, &format!("c{:05}", i % n)))),
+        );
+        let keys: Vec<_> = (0..n / 2).map(|i| (format!("clusters/c{i:05}"), None)).collect();
+        let change = one_revision(&mut stage, keys);
+        stage.plan(vec![change]);
+        let moved = (0..2 * n).map(|i| route(i, i, "http://10.0.0.1:80"));
+        let inputs = moved.map(|(key, text)| stage.put_input(&key, &text)).collect();
+        cost_of_plan(&mut stage, inputs)
+    });
 }
