@@ -109,8 +109,8 @@ impl App {
         if config.try_out {
             create_sample(&config)?;
         }
-        let layout = layout(&config);
-        let disk = Disk::open(&config.state_dir, layout.clone(), &store_name(&config))
+        let options = options(&config)?;
+        let disk = Disk::open(&config.state_dir, options.layout.clone(), &store_name(&config))
             .and_then(Disk::lock)
             .with_context(|| use_state_dir(&config.state_dir))?;
         let metrics = Arc::new(Metrics::default());
@@ -129,7 +129,7 @@ impl App {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let reconciler = Reconciler::new(Parts {
             backend: Arc::clone(&backend),
-            world: World::new(options(&config, layout)?),
+            world: World::new(options),
             snapshots: Arc::clone(&snapshots),
             disk,
             state_prefix: config.state_prefix.clone(),
@@ -256,9 +256,13 @@ fn layout(config: &Config) -> Layout {
     }
 }
 
-fn options(config: &Config, layout: Layout) -> anyhow::Result<Options> {
+/// The settings of the guards and the compiler in a configuration.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn options(config: &Config) -> anyhow::Result<Options> {
     Ok(Options {
-        layout,
+        layout: layout(config),
         confirm_mass_loss: config.on_mass_loss == OnMassLoss::Confirm,
         has_leases: matches!(config.documents, Documents::Etcd(_)),
         re2_max_program_size: config.re2_max_program_size,

@@ -10,6 +10,7 @@ use clap::Command;
 
 use crate::telemetry;
 
+mod check;
 mod serve;
 
 /// Refused or failed.
@@ -34,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match matches.subcommand() {
         Some((serve::NAME, matches)) => serve::run(matches),
+        Some((check::NAME, matches)) => check::run(matches),
         _ => ExitCode::from(WRONG_USAGE),
     }
 }
@@ -48,6 +50,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
+        .subcommand(check::command())
 }
 
 /// Help and version are results; everything else is wrong usage.
@@ -70,6 +73,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn complain(sentence: impl std::fmt::Display) {
     let lines: Vec<String> = sentence.to_string().lines().map(telemetry::escaped).collect();
     eprintln!("chancery: {}", lines.join("\n"));
+}
+
+/// Print the result of a verb to stdout.
+#[expect(clippy::print_stdout, reason = "the one place where a verb prints its result")]
+fn print(result: impl std::fmt::Display) {
+    println!("{result}");
 }
 
 #[cfg(test)]

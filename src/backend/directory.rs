@@ -104,6 +104,41 @@ impl Tree {
     }
 }
 
+/// The documents of a folder at one moment.
+#[derive(Debug)]
+pub struct Folder {
+    /// Each entry with the path of its file below the folder, sorted by key.
+    pub files: Vec<(Entry, PathBuf)>,
+    /// Files that cannot be entries.
+    pub problems: Vec<Problem>,
+}
+
+/// Read a folder once; its folder `services` stands for `registry_prefix`. Nothing is written.
+///
+/// # Errors
+/// The folder itself cannot be read.
+pub fn read(dir: &Path, prefix: &str, registry_prefix: &str) -> std::io::Result<Folder> {
+    let names = Names {
+        prefix: prefix.to_owned(),
+        registry_prefix: registry_prefix.to_owned(),
+    };
+    let scan = scan(dir, &names, &Scan::default())?;
+    let entry = |(key, content): (Bytes, Content)| {
+        let entry = Entry {
+            key,
+            value: content.value,
+            create_revision: 0,
+            mod_revision: 1,
+            leased: false,
+        };
+        (entry, content.path)
+    };
+    Ok(Folder {
+        files: scan.files.into_iter().map(entry).collect(),
+        problems: scan.problems,
+    })
+}
+
 impl Directory {
     /// The folder `dir` stands for `prefix`, its folder `services` for `registry_prefix`; the revision is saved in
     /// `state_dir`. No file is read yet, and neither folder has to exist.

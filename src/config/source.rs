@@ -18,11 +18,11 @@ const SIMILAR: f64 = 0.8;
 pub struct Flags(BTreeMap<&'static str, Vec<String>>);
 
 impl Flags {
-    /// The given flags of a command made of [`SETTINGS`] and [`CONFIG`].
+    /// The given flags of a command that has [`SETTINGS`] and [`CONFIG`], or some of them.
     #[must_use]
     pub fn from_matches(matches: &ArgMatches) -> Self {
         let given = |setting: &Setting| {
-            let values = matches.get_many::<String>(setting.name)?;
+            let values = matches.try_get_many::<String>(setting.name).ok()??;
             Some((setting.name, values.cloned().collect()))
         };
         Self(std::iter::once(&CONFIG).chain(SETTINGS).filter_map(given).collect())

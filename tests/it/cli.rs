@@ -92,3 +92,95 @@ fn a_state_directory_that_cannot_be_used_is_told_with_its_flag() {
     assert!(stderr.contains(&expected), "{stderr}");
     assert!(stderr.contains("create the state directory"), "{stderr}");
 }
+
+/// A folder of documents.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn check_names_file_line_and_column_of_each_mistake() {
+    let folder = folder(&[
+        (
+            "routes/users.json",
+            "{\n  \"match\": \"/users\",\n  \"timout\": \"5s\"\n}",
+        ),
+        ("routes/orders.yaml", "match: /orders\nto: orders\n"),
+        ("routes/z-again.yaml", "match: /orders\nto: http://10.0.0.1:80\n"),
+        ("services/cart/a.yaml", "10.0.0.1:80"),
+        ("services/cart/a.json", "10.0.0.2:80"),
+        ("clusters/cart.json", "{}"),
+    ]);
+    let path = folder.path().to_str().unwrap();
+    let (code, stdout, stderr) = outcome(chancery(&["check", path], &[]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        stdout,
+        "6 documents: 3 accepted, 2 rejected, 1 shadowed, 2 with warnings\n"
+    );
+    let stderr = stderr.replace(path, "DIR");
+    let lines: Vec<&str> = stderr.lines().collect();
+    let warning = "DIR/routes/orders.yaml: routes/orders: warning: ";
+    assert!(lines.iter().any(|line| line.starts_with(warning)), "{stderr}");
+    for line in [
+        "DIR/routes/users.json:3:3: routes/users: timout: unknown field, did you mean \"timeout\"?",
+        "DIR/services/cart/a.yaml: services/cart/a: is a second file for the same key, services/cart/a.json serves",
+    ] {
+        assert!(lines.contains(&line), "{line} is missing in {stderr}");
+    }
+    let shadowed = "DIR/routes/z-again.yaml: routes/z-again: ";
+    assert!(lines.iter().any(|line| line.starts_with(shadowed)), "{stderr}");
+}
+
+#[test]
+fn check_takes_one_file_and_says_the_same_as_json() {
+    let folder = folder(&[(
+        "routes/users.yaml",
+        "match: /users\nto: { respond: { status: 200 } }\npriority: x\n",
+    )]);
+    let path = folder.path().join("routes/users.yaml");
+    let (code, stdout, stderr) = outcome(chancery(&["check", "-o", "json", path.to_str().unwrap()], &[]));
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let judged = &report["documents"][0];
+    assert_eq!(
+        (
+            &judged["key"],
+            &judged["state"],
+            &judged["path"],
+            &judged["line"],
+            &judged["column"]
+        ),
+        (
+            &"routes/users".into(),
+            &"rejected".into(),
+            &"priority".into(),
+            &3.into(),
+            &1.into()
+        )
+    );
+    std::fs::write(&path, "match: /users\nto: { respond: { status: 200 } }\n").unwrap();
+    let (code, stdout, _) = outcome(chancery(&["check", path.to_str().unwrap()], &[]));
+    assert_eq!((code, stdout.as_str()), (Some(0), "1 document: 1 accepted\n"));
+}
+
+#[test]
+fn check_of_what_is_no_document_is_wrong_usage() {
+    let folder = folder(&[("notes/a.json", "{}")]);
+    let path = folder.path().join("notes/a.json");
+    let (code, _, stderr) = outcome(chancery(&["check", path.to_str().unwrap()], &[]));
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains("is below no folder with the name of a kind"),
+        "{stderr}"
+    );
+    let (code, _, stderr) = outcome(chancery(&["check", "/nowhere"], &[]));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("read /nowhere"), "{stderr}");
+}
