@@ -51,7 +51,7 @@ pub enum Document {
     /// `runtime/*`.
     Runtime(runtime::Runtime),
     /// `defaults`.
-    Defaults(defaults::Defaults),
+    Defaults(Box<defaults::Defaults>),
     /// `xds/*/*`.
     Xds(xds::Xds),
     /// A key of the registry root.
@@ -233,7 +233,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             warnings = said;
             Document::Runtime(runtime)
         }
-        Kind::Defaults => Document::Defaults(defaults::read(&root)?),
+        Kind::Defaults => Document::Defaults(Box::new(defaults::read(&root)?)),
         Kind::Xds => Document::Xds(xds::read(key, &root)?),
         Kind::Services | Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Unknown => {
             return Err(Rejection::new("", "a document of this kind is not supported yet"));

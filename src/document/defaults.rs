@@ -23,12 +23,13 @@ const LISTENER_FIELDS: Fields = Fields {
     later: listener::LATER,
 };
 /// Fields that one document alone can have.
-const ROUTE_OWN: [&str; 9] = [
+const ROUTE_OWN: [&str; 10] = [
     "name",
     "match",
     "to",
     "overrides",
     "rewrite",
+    "mirror",
     "listeners",
     "groups",
     "priority",

@@ -101,6 +101,7 @@ fn read_entry(
             weight: 1,
         }]),
         rewrite: Rewrite::default(),
+        mirrors: Vec::new(),
         settings,
         enabled,
     })

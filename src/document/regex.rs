@@ -15,7 +15,7 @@
 use regex_syntax::ast::parse::ParserBuilder;
 use regex_syntax::ast::{
     AssertionKind, Ast, ClassAsciiKind, ClassPerlKind, ClassSet, ClassSetItem, Flag, Flags, FlagsItemKind, GroupKind,
-    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange,
+    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, Visitor, visit,
 };
 
 use super::Limits;
@@ -93,6 +93,27 @@ pub(crate) fn check(pattern: &str, limits: &Limits) -> Result<(), String> {
 pub(crate) fn may_match_nothing(pattern: &str) -> bool {
     let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern);
     ast.map_or(true, |ast| can_be_empty(&ast))
+}
+
+/// The number of capturing groups of a pattern that [`check`] accepts.
+pub(crate) fn groups(pattern: &str) -> usize {
+    struct Count(usize);
+    impl Visitor for Count {
+        type Output = usize;
+        type Err = std::convert::Infallible;
+
+        fn finish(self) -> Result<usize, Self::Err> {
+            Ok(self.0)
+        }
+
+        fn visit_pre(&mut self, ast: &Ast) -> Result<(), Self::Err> {
+            let captures = matches!(ast, Ast::Group(group) if group.is_capturing());
+            self.0 += usize::from(captures);
+            Ok(())
+        }
+    }
+    let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(pattern);
+    ast.map_or(0, |ast| visit(&ast, Count(0)).unwrap_or_default())
 }
 
 fn lower_first(text: &str) -> String {

@@ -9,7 +9,7 @@
 //! | `read` | from the fields of a document to rules |
 //! | `matching`, `condition`, `path` | matches |
 //! | `target` | actions |
-//! | `settings`, `header`, `format` | all other fields |
+//! | `settings`, `hashing`, `header`, `format` | all other fields |
 //!
 //! Everything that can be checked on a document alone is checked there: no value that leaves has a field that Envoy
 //! would refuse. References are not checked.
@@ -22,6 +22,7 @@ use super::Groups;
 
 mod condition;
 mod format;
+mod hashing;
 mod header;
 pub(super) mod matching;
 pub(crate) mod path;
@@ -51,13 +52,11 @@ impl Route {
         rules.filter(|(_, rule)| self.enabled && rule.enabled)
     }
 
-    /// The upstreams of all rules that are in force; an inline one may occur several times.
+    /// The upstreams of all rules that are in force, those of mirrors too; an inline one may occur several times.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        let targets = self.enabled_rules().flat_map(|(_, rule)| match &rule.action {
-            Action::Forward(targets) => targets.as_slice(),
-            Action::Redirect(_) | Action::Respond(_) => &[],
-        });
-        targets.map(|target| &target.upstream)
+        let rules = || self.enabled_rules().map(|(_, rule)| rule);
+        let targets = rules().flat_map(Rule::targets).map(|target| &target.upstream);
+        targets.chain(rules().flat_map(|rule| &rule.mirrors).map(|mirror| &mirror.upstream))
     }
 
     /// The cluster names of these upstreams.
@@ -85,10 +84,23 @@ pub struct Rule {
     pub action: Action,
     /// Changes to the request's path and host.
     pub rewrite: Rewrite,
+    /// Copies of the request; none without a forwarded request.
+    pub mirrors: Vec<Mirror>,
     /// Settings that `defaults` may fill in.
     pub settings: Settings,
     /// `false` in one entry of an older form's array.
     pub enabled: bool,
+}
+
+impl Rule {
+    /// The destinations of forwarded requests; none of a redirect or a fixed response.
+    #[must_use]
+    pub fn targets(&self) -> &[Target] {
+        match &self.action {
+            Action::Forward(targets) => targets,
+            Action::Redirect(_) | Action::Respond(_) => &[],
+        }
+    }
 }
 
 /// The fields of a route that `defaults.route` gives if the document does not. Each is taken whole.
@@ -104,6 +116,59 @@ pub struct Settings {
     pub request_headers: Option<HeaderEdits>,
     /// Edits of response headers.
     pub response_headers: Option<HeaderEdits>,
+    /// Parts of a request that choose the endpoint.
+    pub hash_on: Option<Vec<HashOn>>,
+    /// The choice among weighted clusters.
+    pub split_by: Option<SplitBy>,
+    /// Whether WebSocket upgrades pass.
+    pub websocket: Option<bool>,
+}
+
+/// A part of a request whose hash chooses an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashOn {
+    /// The part.
+    pub key: HashKey,
+    /// Whether later parts count only if this one is missing.
+    pub terminal: bool,
+}
+
+/// The part of a request that is hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    /// A header, by its lower-cased name.
+    Header(String),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// The lifetime of a cookie that Envoy makes if there is none; zero: for the session. `None`: none is made.
+        ttl: Option<Duration>,
+        /// The path of a cookie that Envoy makes.
+        path: String,
+    },
+    /// A query parameter, by its name as it arrives.
+    Query(String),
+    /// The client's address.
+    ClientIp,
+}
+
+/// `split_by`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SplitBy {
+    /// Each request for itself.
+    Random,
+    /// By `hash_on`: equal requests stay with one cluster.
+    HashOn,
+}
+
+/// One entry of `mirror`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The cluster.
+    pub upstream: Upstream,
+    /// The share of requests that are copied, in millionths.
+    pub millionths: u32,
 }
 
 /// A duration or `"none"`.
@@ -292,13 +357,26 @@ pub struct Respond {
     pub headers: BTreeMap<String, String>,
 }
 
-/// Changes to the request's path and host.
+/// Changes to the request's path and host. At most one of `prefix`, `regex` and `path` is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
     /// Replaces the matched part of the path (docs/documents/routes.md, Rewrite).
     pub prefix: Option<String>,
+    /// Replaces each part of the path that a regex matches.
+    pub regex: Option<RegexRewrite>,
+    /// Replaces the whole path.
+    pub path: Option<String>,
     /// Replaces Host.
     pub host: Option<HostRewrite>,
+}
+
+/// `rewrite.regex`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegexRewrite {
+    /// An RE2 regex, of any part of the path.
+    pub pattern: String,
+    /// The substitution, with groups as `\1`.
+    pub with: String,
 }
 
 /// A new Host header.

@@ -152,7 +152,7 @@ fn fields_of_later_are_refused_by_name() {
             Rejection::new(path, "not supported yet")
         );
     };
-    for field in ["mirror", "hash_on", "policies", "tests"] {
+    for field in ["policies", "tests"] {
         refused("routes/orders", full_route(), "", field);
         refused("defaults", json!({ "route": {} }), "/route", field);
     }

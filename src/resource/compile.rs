@@ -326,6 +326,11 @@ impl Compiled {
             );
         }
 
+        if dirty.every_upstream {
+            // The balancing of a cluster may come from `defaults`, and `hash_on` of a route depends on it.
+            referring.extend(after.of_kind(Kind::Routes).map(|(key, _)| key.clone()));
+        }
+
         if after.has_api_listener() {
             referring.extend(self.reached_by_grpc(after, dirty));
         }
@@ -659,7 +664,7 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
 }
 
 /// Whether a document has the same groups as before, and the same facts that others look at: of a cluster, whether its
-/// instances register themselves and whether it is on demand; of a listener, whether it is for gRPC clients.
+/// instances register themselves, whether it is on demand, and its balancing; of a listener, whether it is for gRPC clients.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let (Some(old), Some(new)) = (old, new) else {
         return old.is_some() == new.is_some();
@@ -667,7 +672,12 @@ fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let registered =
         |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == Source::Registered);
     let on_demand = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.on_demand);
+    let balancing = |document: &Document| match document {
+        Document::Cluster(cluster) => cluster.settings.lb.as_ref().map(|lb| lb.policy),
+        _ => None,
+    };
     old.groups() == new.groups()
+        && balancing(old) == balancing(new)
         && on_demand(old) == on_demand(new)
         && registered(old) == registered(new)
         && old.is_api_listener() == new.is_api_listener()

@@ -205,6 +205,7 @@ mod tests {
             matches,
             action,
             rewrite,
+            mirrors: Vec::new(),
             settings,
             enabled: true,
         }
@@ -266,6 +267,7 @@ mod tests {
         rule.rewrite = Rewrite {
             prefix: Some("/orders/".into()),
             host: Some(HostRewrite::Auto),
+            ..Rewrite::default()
         };
         let edits = HeaderEdits {
             set: strings(&[("x-from", "edge")]),
@@ -287,6 +289,7 @@ mod tests {
             }),
             request_headers: Some(edits.clone()),
             response_headers: Some(edits),
+            ..Settings::default()
         };
         let edited = json!([
             { "header": { "key": "x-from", "value": "edge" }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" },
@@ -344,6 +347,7 @@ mod tests {
         rule.rewrite = Rewrite {
             prefix: Some("/".into()),
             host: Some(HostRewrite::Name("orders.internal".into())),
+            ..Rewrite::default()
         };
         let action = json!({
             "cluster": "orders",

@@ -1,5 +1,6 @@
 //! A real Envoy matches, rewrites and answers as docs/documents/routes.md states.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ routes/address: { match: "[2001:db8:0:0:0:0:0:3]/address", to: { respond: { stat
 routes/re-all: { match: '~/re-a.*', to: { respond: { status: 200 } } }
 routes/re-prefix: { match: '/re-a/*', to: { respond: { status: 202 } } }
 routes/missing: { match: /missing, to: gone }
+routes/regex-rewrite: { match: '~/re-w/.*', to: "http://UPSTREAM", rewrite: { regex: { pattern: '^/re-w/([^/]+)/(.*)$', with: '/\2/\1' } } }
+routes/regex-part: { match: /part/*, to: "http://UPSTREAM", rewrite: { regex: { pattern: 'a+', with: 'b' } } }
+routes/whole-path: { match: /whole/*, to: "http://UPSTREAM", rewrite: { path: /one%20path } }
+routes/mirror-missing: { match: /mirrored, to: "http://UPSTREAM", mirror: [{ cluster: gone }] }
 "#;
 
 /// A request (`METHOD path`, perhaps with a header) and its result: `path` at the upstream, or a status and perhaps a
@@ -114,6 +119,12 @@ const EXPECTED: &[(&str, &str)] = &[
     ("GET /absent", "200"),
     ("GET /absent?v", "202"),
     ("GET /missing", "503"),
+    ("GET /re-w/a/b/c?q=1", "/b/c/a?q=1"),
+    ("GET /re-w/a", "/re-w/a"),
+    ("GET /part/aab/a?q=aa", "/pbrt/bb/b?q=aa"),
+    ("GET /whole/a?q=1", "/one%20path?q=1"),
+    ("GET /whole", "/one%20path"),
+    ("GET /mirrored", "/mirrored"),
     ("GET /nothing", "404"),
 ];
 
@@ -172,6 +183,91 @@ routes/half: {{ match: /*, to: half, retry: {{ attempts: 1, on: [connect-failure
     }
     // Some 50 with a plain retry; some 6 when the first retry and three further picks all hit the dead endpoint.
     assert!(failed < 25, "{failed} of 200 requests failed");
+}
+
+#[tokio::test]
+async fn envoy_mirrors_hashes_and_upgrades_as_documented() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let copies = Upstream::start("copies").await;
+    let listener = own_address();
+    let documents = format!(
+        r#"
+listeners/edge: {{ address: "{listener}" }}
+clusters/both: {{ endpoints: [{{ address: "{one}" }}, {{ address: "{two}" }}], lb: {{ policy: ring_hash }} }}
+clusters/one: {{ endpoints: [{{ address: "{one}" }}] }}
+clusters/two: {{ endpoints: [{{ address: "{two}" }}] }}
+clusters/copies: {{ endpoints: [{{ address: "{copies}" }}] }}
+routes/plain: {{ match: /plain, to: one }}
+routes/hashed: {{ match: /hashed, to: both, hash_on: [{{ header: x-user, terminal: true }}, {{ header: x-page }}] }}
+routes/cookie: {{ match: /cookie, to: both, hash_on: [{{ cookie: {{ name: page, ttl: 1h, path: /x }} }}] }}
+routes/no-cookie: {{ match: /no-cookie, to: both, hash_on: [{{ cookie: {{ name: page, ttl: null }} }}] }}
+routes/split:
+  match: /split
+  to: [{{ cluster: one, weight: 1 }}, {{ cluster: two, weight: 1 }}]
+  split_by: hash_on
+  hash_on: [{{ header: x-user }}, {{ header: x-page }}]
+routes/mirrored: {{ match: /mirrored, to: one, mirror: [{{ cluster: copies }}] }}
+routes/unmirrored: {{ match: /unmirrored, to: one, mirror: [{{ cluster: copies, percent: 0 }}] }}
+routes/socket: {{ match: /socket, to: one, websocket: true }}
+routes/no-socket: {{ match: /no-socket, to: one, websocket: false }}
+"#,
+        one = one.address(),
+        two = two.address(),
+        copies = copies.address()
+    );
+    let envoy = Envoy::start_with(&bootstrap::of_group(&compile(&documents), "default"), "golden-parts").await;
+    envoy.ready().await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = |path: &str| format!("http://{listener}{path}");
+    let answers = || async { client.get(url("/plain")).send().await.is_ok() };
+    eventually(Duration::from_secs(5), answers, true).await;
+
+    let by = |path: &'static str, headers: [(&'static str, String); 2]| {
+        let request = headers
+            .into_iter()
+            .fold(client.get(url(path)), |request, (name, value)| {
+                request.header(name, value)
+            });
+        async move {
+            let response = request.send().await.expect("a response");
+            response.headers()["x-upstream"].to_str().expect("a name").to_owned()
+        }
+    };
+    for path in ["/hashed", "/split"] {
+        let mut chosen = BTreeSet::new();
+        for user in 0..20 {
+            let mut of_user = BTreeSet::new();
+            for page in 0..4 {
+                of_user.insert(by(path, [("x-user", format!("u{user}")), ("x-page", page.to_string())]).await);
+            }
+            assert_eq!(of_user.len(), 1, "{path}: user {user} stays at {of_user:?}");
+            chosen.extend(of_user);
+        }
+        assert_eq!(chosen.len(), 2, "{path}: all 20 users at {chosen:?}");
+    }
+
+    let cookie = client.get(url("/cookie")).send().await.expect("a response");
+    let cookie = cookie.headers()["set-cookie"].to_str().expect("a cookie").to_owned();
+    assert!(
+        cookie.starts_with("page=") && cookie.contains("Max-Age=3600") && cookie.contains("Path=/x"),
+        "{cookie}"
+    );
+    let none = client.get(url("/no-cookie")).send().await.expect("a response");
+    assert!(!none.headers().contains_key("set-cookie"));
+
+    client.get(url("/unmirrored")).send().await.expect("a response");
+    client.get(url("/mirrored")).send().await.expect("a response");
+    eventually(Duration::from_secs(5), || async { copies.requests() }, 1).await;
+
+    for (path, status) in [("/socket", 200), ("/no-socket", 403), ("/plain", 403)] {
+        let request = client
+            .get(url(path))
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket");
+        // The upstream speaks no WebSocket: an upgrade that passes is answered by a plain 200.
+        let response = request.send().await.expect("a response");
+        assert_eq!(response.status().as_u16(), status, "{path}");
+    }
 }
 
 async fn outcome(client: &reqwest::Client, base: &str, request: &str) -> String {

@@ -41,16 +41,21 @@ pub(super) fn read_headers(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMat
 pub(super) fn read_query(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch)>, Rejection> {
     let mut conditions = Vec::new();
     for (name, value) in cursor.map()? {
-        if name.is_empty() || name.len() > MAX_QUERY_NAME || name.contains(char::is_control) {
-            let length = name.len();
-            return Err(value.reject(format!(
-                "found a parameter name of {length} bytes, expected 1 to {MAX_QUERY_NAME} without control characters"
-            )));
-        }
-        let name = encoded(name).replace('=', "%3D");
+        let name = parse_parameter_name(&value, name)?;
         conditions.push((name, read(&value, &FIELDS, Text::Parameter)?));
     }
     Ok(conditions)
+}
+
+/// The name of a query parameter as it arrives. The cursor is the place of a rejection.
+pub(super) fn parse_parameter_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
+    if name.is_empty() || name.len() > MAX_QUERY_NAME || name.contains(char::is_control) {
+        let length = name.len();
+        return Err(cursor.reject(format!(
+            "found a parameter name of {length} bytes, expected 1 to {MAX_QUERY_NAME} without control characters"
+        )));
+    }
+    Ok(encoded(name).replace('=', "%3D"))
 }
 
 /// A condition that the value is such a text.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::super::decode::{Cursor, Fields, Object};
 use super::super::key::DocumentKey;
 use super::super::{Rejection, groups, name};
-use super::{Action, Match, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
+use super::{Action, Match, Mirror, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
 use super::{condition, matching, settings, target};
 
 /// The fields of a route that are not built yet.
-pub(crate) const LATER: &[&str] = &["mirror", "hash_on", "policies", "tests"];
+pub(crate) const LATER: &[&str] = &["policies", "tests"];
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -25,6 +25,10 @@ const FIELDS: Fields = Fields {
         "timeout",
         "idle_timeout",
         "retry",
+        "mirror",
+        "hash_on",
+        "split_by",
+        "websocket",
         "request_headers",
         "response_headers",
         "listeners",
@@ -43,14 +47,27 @@ const OVERRIDE_FIELDS: Fields = Fields {
         "timeout",
         "idle_timeout",
         "retry",
+        "mirror",
+        "hash_on",
+        "split_by",
+        "websocket",
         "request_headers",
         "response_headers",
         "enabled",
     ],
-    later: &["mirror", "hash_on", "policies"],
+    later: &["policies"],
 };
 /// Fields that only a forwarded request can use.
-const FORWARD_ONLY: [&str; 4] = ["rewrite", "timeout", "idle_timeout", "retry"];
+const FORWARD_ONLY: [&str; 8] = [
+    "rewrite",
+    "timeout",
+    "idle_timeout",
+    "retry",
+    "mirror",
+    "hash_on",
+    "split_by",
+    "websocket",
+];
 
 /// The document itself or one of its overrides, without the conditions of `match`.
 struct Variant {
@@ -60,6 +77,7 @@ struct Variant {
     query: Vec<(String, StringMatch)>,
     action: Action,
     rewrite: Rewrite,
+    mirrors: Vec<Mirror>,
     settings: Settings,
     enabled: bool,
 }
@@ -108,6 +126,9 @@ fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejectio
         rewrite: object
             .read("rewrite", |field| target::read_rewrite(&field))?
             .unwrap_or_default(),
+        mirrors: object
+            .read("mirror", |field| target::read_mirrors(&field))?
+            .unwrap_or_default(),
         settings: settings::read(object)?,
         enabled: true,
     })
@@ -144,6 +165,9 @@ fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejectio
         rewrite: object
             .read("rewrite", |field| target::read_rewrite(&field))?
             .unwrap_or_else(|| base.rewrite.clone()),
+        mirrors: object
+            .read("mirror", |field| target::read_mirrors(&field))?
+            .unwrap_or_else(|| base.mirrors.clone()),
         settings: settings::read(&object)?.or(&base.settings),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
     })
@@ -180,6 +204,7 @@ fn rule(matched: &(String, Match), variant: &Variant) -> Rule {
         } else {
             Rewrite::default()
         },
+        mirrors: if forwards { variant.mirrors.clone() } else { Vec::new() },
         settings: if forwards { settings } else { settings.only_headers() },
         enabled: variant.enabled,
     }

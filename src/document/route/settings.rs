@@ -1,4 +1,4 @@
-//! The fields of a route that `defaults.route` may give: timeouts, retries, edits of headers.
+//! The fields of a route that `defaults.route` may give: timeouts, retries, edits of headers, the choice of endpoints.
 
 use std::time::Duration;
 
@@ -6,15 +6,18 @@ use super::super::Rejection;
 use super::super::decode::{Cursor, Fields, Object};
 use super::super::sentence::did_you_mean;
 use super::header::read_edits;
-use super::{BackOff, Limit, Retry, Settings};
+use super::{BackOff, Limit, Retry, Settings, SplitBy, hashing};
 
 /// The names of the fields.
-pub(crate) const FIELDS: [&str; 5] = [
+pub(crate) const FIELDS: [&str; 8] = [
     "timeout",
     "idle_timeout",
     "retry",
     "request_headers",
     "response_headers",
+    "hash_on",
+    "split_by",
+    "websocket",
 ];
 
 const RETRY_FIELDS: Fields = Fields::new(&["attempts", "on", "per_try_timeout", "back_off", "another_endpoint"]);
@@ -46,6 +49,11 @@ pub(crate) fn read(object: &Object<'_>) -> Result<Settings, Rejection> {
         retry: object.read("retry", |field| read_retry(&field))?,
         request_headers: object.read("request_headers", |field| read_edits(&field))?,
         response_headers: object.read("response_headers", |field| read_edits(&field))?,
+        hash_on: object.read("hash_on", |field| hashing::read(&field))?,
+        split_by: object.read("split_by", |field| {
+            field.word(&[("random", SplitBy::Random), ("hash_on", SplitBy::HashOn)])
+        })?,
+        websocket: object.read("websocket", |field| field.bool())?,
     })
 }
 
@@ -59,16 +67,18 @@ impl Settings {
             retry: self.retry.or_else(|| other.retry.clone()),
             request_headers: self.request_headers.or_else(|| other.request_headers.clone()),
             response_headers: self.response_headers.or_else(|| other.response_headers.clone()),
+            hash_on: self.hash_on.or_else(|| other.hash_on.clone()),
+            split_by: self.split_by.or(other.split_by),
+            websocket: self.websocket.or(other.websocket),
         }
     }
 
     /// The settings that have a meaning without a forwarded request.
     pub(super) fn only_headers(self) -> Self {
         Self {
-            timeout: None,
-            idle_timeout: None,
-            retry: None,
-            ..self
+            request_headers: self.request_headers,
+            response_headers: self.response_headers,
+            ..Self::default()
         }
     }
 }

@@ -1,19 +1,23 @@
-//! `to` and `rewrite`: the action of a route.
+//! `to`, `mirror` and `rewrite`: the action of a route.
 
 use url::Url;
 
 use super::super::decode::{Cursor, Fields};
 use super::super::host::{Host, in_host_header, parse_address, parse_host};
-use super::super::{Rejection, name};
+use super::super::{Rejection, name, regex};
 use super::header::{self, read_values};
 use super::path::{check_characters, parse_replacement};
-use super::{Action, HostRewrite, Redirect, Respond, Rewrite, Target, Upstream, UpstreamUrl};
+use super::{Action, HostRewrite, Mirror, Redirect, RegexRewrite, Respond, Rewrite, Target, Upstream, UpstreamUrl};
 
 const ACTION_FIELDS: Fields = Fields::new(&["redirect", "respond"]);
 const TARGET_FIELDS: Fields = Fields::new(&["cluster", "weight"]);
 const REDIRECT_FIELDS: Fields = Fields::new(&["scheme", "host", "port", "path", "prefix", "code"]);
 const RESPOND_FIELDS: Fields = Fields::new(&["status", "body", "headers"]);
-const REWRITE_FIELDS: Fields = Fields::new(&["prefix", "host"]);
+const REWRITE_FIELDS: Fields = Fields::new(&["prefix", "regex", "path", "host"]);
+const REGEX_FIELDS: Fields = Fields::new(&["pattern", "with"]);
+const MIRROR_FIELDS: Fields = Fields::new(&["cluster", "percent"]);
+/// Millionths in a percent.
+const MILLIONTHS: f64 = 10_000.0;
 /// Longest body of a fixed response, in bytes: Envoy's.
 const MAX_BODY: usize = 4096;
 const A_TARGET: &str = r#"a cluster's name, a URL, a list of {"cluster", "weight"}, {"redirect": …} or {"respond": …}"#;
@@ -199,12 +203,77 @@ fn read_respond(cursor: &Cursor<'_>) -> Result<Respond, Rejection> {
 /// `rewrite`
 pub(super) fn read_rewrite(cursor: &Cursor<'_>) -> Result<Rewrite, Rejection> {
     let object = cursor.object(&REWRITE_FIELDS)?;
+    if let [first, second, ..] = object.present(&["prefix", "regex", "path"])[..] {
+        let second = object.require(second, "a rewrite of the path")?;
+        return Err(second.reject(format!("found beside {first:?}, expected one of the two")));
+    }
     Ok(Rewrite {
         prefix: object.read("prefix", |field| parse_replacement(&field))?,
+        regex: object.read("regex", |field| read_regex_rewrite(&field))?,
+        path: object.read("path", |field| parse_replacement(&field))?,
         host: object.read("host", |field| match field.value().as_str() {
             Some("auto") => Ok(HostRewrite::Auto),
             _ => read_host(&field).map(HostRewrite::Name),
         })?,
+    })
+}
+
+fn read_regex_rewrite(cursor: &Cursor<'_>) -> Result<RegexRewrite, Rejection> {
+    let object = cursor.object(&REGEX_FIELDS)?;
+    let field = object.require("pattern", "an RE2 regex")?;
+    let pattern = field.text()?;
+    regex::check(pattern, field.limits()).map_err(|reason| field.reject(reason))?;
+
+    let with = object.require("with", "the text that takes the place of a match")?;
+    check_substitution(&with, regex::groups(pattern))?;
+    Ok(RegexRewrite {
+        pattern: pattern.to_owned(),
+        with: with.string()?.to_owned(),
+    })
+}
+
+/// The substitution of a regex with so many groups: `\1` is a group, `\0` the whole match, `\\` a backslash.
+fn check_substitution(cursor: &Cursor<'_>, groups: usize) -> Result<(), Rejection> {
+    let text = cursor.string()?;
+    check_characters(text).map_err(|what| cursor.expected(what))?;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '\\' {
+            continue;
+        }
+        let group = letters.next();
+        let known = group
+            .and_then(|digit| digit.to_digit(10))
+            .is_some_and(|digit| digit as usize <= groups);
+        if !known && group != Some('\\') {
+            return Err(cursor.expected(&format!(
+                r#"a backslash only before "\" or the number of a group, at most {groups} here"#
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `mirror`
+pub(super) fn read_mirrors(cursor: &Cursor<'_>) -> Result<Vec<Mirror>, Rejection> {
+    cursor.entries()?.iter().map(read_mirror).collect()
+}
+
+fn read_mirror(cursor: &Cursor<'_>) -> Result<Mirror, Rejection> {
+    let object = cursor.object(&MIRROR_FIELDS)?;
+    let upstream = read_upstream(&object.require("cluster", "a cluster's name or a URL")?)?;
+    let millionths = object.read("percent", |field| {
+        let millionths = field.percent()? * MILLIONTHS;
+        let rounded = millionths.round();
+        if (millionths - rounded).abs() > 1e-6 {
+            return Err(field.expected("at most four decimals"));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a million")]
+        Ok(rounded as u32)
+    })?;
+    Ok(Mirror {
+        upstream,
+        millionths: millionths.unwrap_or(1_000_000),
     })
 }
 

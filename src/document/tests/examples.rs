@@ -44,6 +44,7 @@ fn shortest_route() {
             matches: exact("/v1/users", &["POST"]),
             action: to(url("10.0.1.5", 8080)),
             rewrite: Rewrite::default(),
+            mirrors: Vec::new(),
             settings: route::Settings {
                 timeout,
                 ..route::Settings::default()
@@ -87,6 +88,7 @@ fn full_route() {
             remove: vec!["x-debug".to_owned()],
         }),
         response_headers: Some(HeaderEdits::default()),
+        ..route::Settings::default()
     };
     let target = |name: &str, weight| Target {
         upstream: Upstream::Cluster(name.into()),
@@ -95,6 +97,7 @@ fn full_route() {
     let rewrite = Rewrite {
         prefix: Some("/orders/".to_owned()),
         host: None,
+        ..Rewrite::default()
     };
     let canary = ("x-env-tag".to_owned(), StringMatch::Exact("canary-v2".to_owned()));
     let expected = Route {
@@ -107,6 +110,7 @@ fn full_route() {
                 },
                 action: to(Upstream::Cluster("orders-v2".into())),
                 rewrite: rewrite.clone(),
+                mirrors: Vec::new(),
                 settings: settings.clone(),
                 enabled: true,
             },
@@ -115,6 +119,7 @@ fn full_route() {
                 matches,
                 action: Action::Forward(vec![target("orders-v1", 95), target("orders-v2", 5)]),
                 rewrite,
+                mirrors: Vec::new(),
                 settings,
                 enabled: true,
             },
@@ -137,6 +142,7 @@ fn older_forms() {
         },
         action: to(upstream),
         rewrite: Rewrite::default(),
+        mirrors: Vec::new(),
         settings: route::Settings {
             timeout: Some(Limit::After(Duration::from_millis(timeout))),
             ..route::Settings::default()

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Compiled;
 use super::input::entries_on;
-use crate::document::cluster::{Cluster, Source};
+use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::route::{Route, Rule, SplitBy};
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::compile::translate::Translated;
 use crate::resource::grpc;
-use crate::resource::{Resource, ResourceType};
+use crate::resource::{Resource, ResourceType, clusters};
 
 /// A match that the document lost to another rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +69,7 @@ impl Compiled {
                 self.find_losses(key, &mut findings);
                 findings.missing.extend(self.unknown_listeners(route));
                 self.find_missing_clusters(key, &mut findings);
+                findings.warnings.extend(self.unused_hashing(route));
                 findings.warnings.extend(grpc::warnings::of_route(
                     route,
                     &self.api_listeners_of(compiled.document()),
@@ -189,7 +191,7 @@ impl Compiled {
         missing.collect()
     }
 
-    fn unknown_listeners(&self, route: &crate::document::route::Route) -> Vec<Missing> {
+    fn unknown_listeners(&self, route: &Route) -> Vec<Missing> {
         let written = self.inventory.of_kind(Kind::Listeners).next().is_some();
         let exists = |name: &Arc<str>| {
             let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
@@ -203,6 +205,38 @@ impl Compiled {
             consequence: "nothing is served there",
         });
         missing.collect()
+    }
+
+    /// Warnings about `split_by` of one cluster, and about `hash_on` beside a cluster that balances without hashes.
+    fn unused_hashing(&self, route: &Route) -> BTreeSet<String> {
+        let rules: Vec<&Rule> = route.enabled_rules().map(|(_, rule)| rule).collect();
+        let is_split = |rule: &&Rule| rule.targets().len() > 1;
+        let by_hash = |rule: &Rule| rule.settings.split_by == Some(SplitBy::HashOn);
+
+        let mut sentences = BTreeSet::new();
+        if rules.iter().any(|rule| rule.settings.split_by.is_some()) && !rules.iter().any(is_split) {
+            sentences.insert("split_by: has no effect on a \"to\" of one cluster".to_owned());
+        }
+
+        let hashing = rules.iter().filter(|rule| rule.settings.hash_on.is_some());
+        for rule in hashing.filter(|rule| !(is_split(rule) && by_hash(rule))) {
+            for name in rule.targets().iter().map(|target| target.upstream.cluster_name()) {
+                let policy = self.lb_policy(&name);
+                if policy.is_some_and(|policy| !matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev)) {
+                    sentences.insert(format!(
+                        "hash_on: clusters/{name} balances without hashes; \"lb\" of ring_hash or maglev uses them"
+                    ));
+                }
+            }
+        }
+        sentences
+    }
+
+    /// The policy of a cluster that a document describes.
+    fn lb_policy(&self, name: &Arc<str>) -> Option<LbPolicy> {
+        let (cluster, ..) = self.inventory.cluster(name)?;
+        let lb = clusters::settings_of(cluster, &self.context).lb;
+        Some(lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy))
     }
 
     /// Clusters that no document describes, of those that a route or an xds document names. Sorted.
@@ -229,6 +263,13 @@ impl Compiled {
             return;
         };
 
+        let rules = compiled
+            .document()
+            .as_route()
+            .into_iter()
+            .flat_map(Route::enabled_rules);
+        let targets = rules.flat_map(|(_, rule)| rule.targets());
+        let targets: BTreeSet<Arc<str>> = targets.map(|target| target.upstream.cluster_name()).collect();
         let sentences = &mut findings.warnings;
         for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
             let written = self.inventory.cluster(name);
@@ -245,10 +286,14 @@ impl Compiled {
                 .chain(verbatim.map(|(key, compiled)| (key.to_string(), compiled)))
                 .collect();
             let Some((document, _)) = describing.first() else {
+                let (field, consequence) = match targets.contains(name) {
+                    true => ("to", "requests sent there are answered with 503"),
+                    false => ("mirror", "copies of requests sent there are dropped"),
+                };
                 findings.missing.push(Missing {
-                    field: "to",
+                    field,
                     document: DocumentKey::new(Kind::Clusters, Arc::clone(name)),
-                    consequence: "requests sent there are answered with 503",
+                    consequence,
                 });
                 continue;
             };

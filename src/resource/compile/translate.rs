@@ -15,7 +15,7 @@ use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::listener::{Listener, VirtualHosts};
-use crate::document::route::{PathMatch, Route, Settings, Upstream, UpstreamUrl};
+use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
 use crate::resource::table::{self, Entry, HostKey, Origin, Table};
@@ -113,7 +113,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
     let legacy_path = context.defaults.legacy_path;
     let mut entries = Vec::new();
     for (index, rule) in route.enabled_rules() {
-        let settings = with_defaults(&rule.settings, &context.defaults.route);
+        let settings = rule.settings.clone().or(&context.defaults.route);
         let encoded = routes::entries(key, rule, &settings, legacy_path)?;
         let path = resolved(&rule.matches.path, legacy_path);
         entries.extend(table::entries(
@@ -142,24 +142,6 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         entries: entries.into(),
         upstreams: upstreams.into_iter().collect(),
     })
-}
-
-/// The settings of a rule, filled in from the defaults.
-fn with_defaults(own: &Settings, defaults: &Settings) -> Settings {
-    let Settings {
-        timeout,
-        idle_timeout,
-        retry,
-        request_headers,
-        response_headers,
-    } = own.clone();
-    Settings {
-        timeout: timeout.or(defaults.timeout),
-        idle_timeout: idle_timeout.or(defaults.idle_timeout),
-        retry: retry.or_else(|| defaults.retry.clone()),
-        request_headers: request_headers.or_else(|| defaults.request_headers.clone()),
-        response_headers: response_headers.or_else(|| defaults.response_headers.clone()),
-    }
 }
 
 /// The path in the form that is compared: the older forms read as `defaults.legacy_path` directs, a prefix without its

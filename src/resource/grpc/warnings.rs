@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::host::Host;
-use crate::document::route::{Action, PathMatch, Route, Rule, StringMatch, Upstream};
+use crate::document::route::{Action, HashKey, PathMatch, Rewrite, Route, Rule, SplitBy, StringMatch, Upstream};
 use crate::resource::clusters;
 use crate::resource::compile::context::Context;
 
@@ -133,11 +133,23 @@ fn of_action(rule: &Rule, clients: &str) -> Vec<String> {
 
     let (rewrite, settings) = (&rule.rewrite, &rule.settings);
     let ignored = [
-        ("rewrite", rewrite.prefix.is_some() || rewrite.host.is_some()),
+        ("rewrite", *rewrite != Rewrite::default()),
         ("idle_timeout", settings.idle_timeout.is_some()),
+        ("mirror", !rule.mirrors.is_empty()),
+        ("split_by", settings.split_by == Some(SplitBy::HashOn)),
+        ("websocket", settings.websocket == Some(true)),
         ("request_headers", settings.request_headers.is_some()),
         ("response_headers", settings.response_headers.is_some()),
     ];
+
+    let parts = settings.hash_on.iter().flatten();
+    let unknown = parts.filter_map(|part| match part.key {
+        HashKey::Header(_) => None,
+        HashKey::Cookie { .. } => Some("a cookie"),
+        HashKey::Query(_) => Some("a query parameter"),
+        HashKey::ClientIp => Some("client_ip"),
+    });
+    sentences.extend(unknown.map(|part| format!("hash_on: {clients} ignore {part}, they hash headers only")));
 
     let ignored = ignored.iter().filter(|(_, written)| *written);
     sentences.extend(ignored.map(|(field, _)| format!("{field}: {clients} ignore it")));

@@ -404,6 +404,7 @@ mod tests {
                 headers: Default::default(),
             }),
             rewrite: Rewrite::default(),
+            mirrors: Vec::new(),
             settings: Settings::default(),
             enabled: true,
         }

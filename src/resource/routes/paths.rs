@@ -63,13 +63,18 @@ pub(super) fn variants(path: &PathMatch, legacy_path: LegacyPath, replacement: O
                 path_template: template.clone(),
             };
             let policy = extension("envoy.path.match.uri_template.uri_template_matcher", &config);
-            let escaped = replacement.map(|text| Replacement::Path(text.replace('%', "%%")));
+            let escaped = replacement.map(|text| Replacement::Path(escaped(text)));
             one(
                 PathSpecifier::PathMatchPolicy(policy),
                 escaped.unwrap_or(Replacement::None),
             )
         }
     }
+}
+
+/// A path as a format string of `path_rewrite`.
+pub(super) fn escaped(path: &str) -> String {
+    path.replace('%', "%%")
 }
 
 /// `prefix` and `replacement` without a trailing slash.

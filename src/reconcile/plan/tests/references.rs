@@ -564,3 +564,71 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
         ["to: gRPC clients of listeners/echo support neither redirects nor fixed responses and do not get this route"]
     );
 }
+
+#[test]
+fn hashing_without_an_effect_is_a_warning_that_the_cluster_can_end() {
+    let hashed = r#"{"match": "/v1", "to": "x", "hash_on": ["client_ip"]}"#;
+    let mut stage = world_of(&[("routes/a", hashed), ("clusters/x", X)]);
+    let unused = r#"hash_on: clusters/x balances without hashes; "lb" of ring_hash or maglev uses them"#;
+    let none: [&str; 0] = [];
+    assert_eq!(stage.status("routes/a").warnings, [unused]);
+    stage.put("clusters/x", &X.replace(r#"}]}"#, r#"}], "lb": {"policy": "maglev"}}"#));
+    assert_eq!(stage.status("routes/a").warnings, none);
+    stage.put("clusters/x", X);
+    assert_eq!(stage.status("routes/a").warnings, [unused]);
+    stage.put("defaults", r#"{"cluster": {"lb": {"policy": "ring_hash"}}}"#);
+    assert_eq!(stage.status("routes/a").warnings, none);
+    stage.delete("defaults");
+
+    let split = r#"{"match": "/v1", "to": [{"cluster": "x", "weight": 1}, {"cluster": "x", "weight": 1}], "split_by": "hash_on", "hash_on": ["client_ip"]}"#;
+    stage.put("routes/a", split);
+    assert_eq!(stage.status("routes/a").warnings, none);
+    stage.put("routes/a", r#"{"match": "/v1", "to": "x", "split_by": "random"}"#);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        [r#"split_by: has no effect on a "to" of one cluster"#]
+    );
+    stage.put("routes/a", &split.replace(r#", "hash_on": ["client_ip"]"#, ""));
+    assert_eq!(
+        stage.status("routes/a").reason.as_deref(),
+        Some(r#"routes/a: split_by: found "hash_on" without the field "hash_on", expected both"#)
+    );
+}
+
+#[test]
+fn a_missing_cluster_of_a_mirror_is_generated_and_drops_copies() {
+    let mirrored = r#"{"match": "/v1", "to": "x", "mirror": [{"cluster": "y"}]}"#;
+    let mut stage = world_of(&[("routes/a", mirrored), ("clusters/x", X)]);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["mirror: there is no document clusters/y; copies of requests sent there are dropped"]
+    );
+    assert!(stage.names().contains(&"default clusters y".to_owned()));
+    stage.put("clusters/y", X);
+    assert_eq!(stage.status("routes/a").warnings, [""; 0]);
+    stage.delete("clusters/y");
+    assert_eq!(stage.state("clusters/y"), Some(State::Held), "the mirror uses it");
+}
+
+#[test]
+fn fields_that_grpc_clients_ignore_are_named() {
+    let route = r#"{"match": "/echo.Echo/*", "to": "x", "mirror": [{"cluster": "x"}], "websocket": true,
+        "hash_on": [{"header": "x-user"}, {"query": "user"}, {"cookie": {"name": "user"}}, "client_ip"]}"#;
+    let ring = X.replace(r#"}]}"#, r#"}], "lb": {"policy": "ring_hash"}}"#);
+    let stage = world_of(&[
+        ("routes/a", route),
+        ("clusters/x", &ring),
+        ("listeners/echo", r#"{"api": true}"#),
+    ]);
+    let clients = "gRPC clients of listeners/echo";
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        [
+            format!("hash_on: {clients} ignore a cookie, they hash headers only"),
+            format!("hash_on: {clients} ignore a query parameter, they hash headers only"),
+            format!("hash_on: {clients} ignore client_ip, they hash headers only"),
+            format!("mirror: {clients} ignore it"),
+            format!("websocket: {clients} ignore it"),
+        ]
+    );
+}
