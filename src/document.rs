@@ -43,7 +43,7 @@ pub enum Document {
     /// `routes/*`.
     Route(route::Route),
     /// `clusters/*`.
-    Cluster(cluster::Cluster),
+    Cluster(Box<cluster::Cluster>),
     /// `listeners/*`.
     Listener(listener::Listener),
     /// `groups/*`.
@@ -225,7 +225,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             check_key(key)?;
             Document::Route(route::read::read(key, &root)?)
         }
-        Kind::Clusters => Document::Cluster(cluster::read::read(key, &root)?),
+        Kind::Clusters => Document::Cluster(Box::new(cluster::read::read(key, &root)?)),
         Kind::Listeners => Document::Listener(listener::read(key, &root)?),
         Kind::Groups => Document::Group(group::read(key, &root)?),
         Kind::Runtime => {

@@ -1,6 +1,7 @@
 //! `clusters/{name}`: an upstream, how to reach it, balance it and guard it.
 //!
-//! This file has the types; `read` makes them of the fields of a document and refuses values that Envoy would refuse.
+//! This file has the types; `read` makes them of the fields of a document and refuses values that Envoy would refuse
+//! (`balance` reads `lb`, `keepalive` reads `keepalive`).
 //! The compiler checks whether two documents (or a document and `defaults`) agree.
 
 use std::time::Duration;
@@ -8,6 +9,8 @@ use std::time::Duration;
 use super::Groups;
 use super::endpoint::Endpoint;
 
+mod balance;
+mod keepalive;
 pub(super) mod read;
 
 /// A cluster document.
@@ -54,6 +57,12 @@ pub struct Settings {
     pub outlier_detection: Option<OutlierDetection>,
     /// Limits.
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// The life of connections.
+    pub keepalive: Option<Keepalive>,
+    /// Bytes that Envoy buffers for a connection; default: Envoy's, 1 MiB.
+    pub buffer: Option<u32>,
+    /// PROXY protocol towards the upstream.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// The protocol towards the upstream.
@@ -63,10 +72,12 @@ pub enum Protocol {
     Http1,
     /// `"http2"` (and `"grpc"`)
     Http2,
+    /// `"like_client"`: the protocol of the client's request.
+    LikeClient,
 }
 
 /// `lb`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LoadBalancing {
     /// Default: round robin.
     pub policy: LbPolicy,
@@ -74,12 +85,36 @@ pub struct LoadBalancing {
     pub slow_start: Option<Duration>,
     /// The choice of a locality.
     pub locality: Option<LocalityMode>,
+    /// Endpoints that are compared (least request); 2..=100, Envoy's default 2.
+    pub choices: Option<u32>,
+    /// The largest share of an endpoint's requests in percent of the average (hashing policies); 100..=10,000.
+    pub hash_balance: Option<u32>,
+    /// The size of the ring (ring hash).
+    pub ring: Option<Ring>,
+    /// The size of the table (Maglev), a prime number; Envoy's default 65,537.
+    pub table: Option<u32>,
+    /// The share of healthy endpoints below which Envoy ignores health; 0..=100, Envoy's default 50.
+    pub panic_percent: Option<f64>,
+    /// The fewest endpoints for which Envoy prefers its own zone (zone aware); Envoy's default 6.
+    pub min_zone_size: Option<u32>,
+    /// Sets of metadata keys by which requests choose among endpoints.
+    pub subsets: Vec<Vec<String>>,
+}
+
+/// `lb.ring`. Envoy wedges where `min` exceeds `max` (NC-24).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// Default 1024.
+    pub min: u32,
+    /// Default 8,388,608, which is Envoy's limit.
+    pub max: u32,
 }
 
 /// `lb.policy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LbPolicy {
     /// `"round_robin"`
+    #[default]
     RoundRobin,
     /// `"least_request"`
     LeastRequest,
@@ -148,4 +183,41 @@ pub struct CircuitBreaker {
     pub requests: Option<u32>,
     /// Retries in flight, as a share of the requests; 0..=100.
     pub retry_budget_percent: Option<f64>,
+    /// Retries in flight; Envoy's default 3. Without effect beside a budget.
+    pub retries: Option<u32>,
+    /// Connections to one endpoint; no limit by default.
+    pub per_endpoint_connections: Option<u32>,
+}
+
+/// `keepalive`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keepalive {
+    /// The time after which a connection without requests is closed; default 60 s. `None`: `"none"`.
+    pub idle: Option<Duration>,
+    /// The greatest age of a connection.
+    pub max_age: Option<Duration>,
+    /// The most requests on a connection. `None`: 0, no limit.
+    pub max_requests: Option<u32>,
+    /// Seconds without traffic until TCP probes, and between two probes; 1..=32,767, the range of Linux.
+    pub tcp: Option<u32>,
+    /// HTTP/2 PING frames.
+    pub ping: Option<Ping>,
+}
+
+/// `keepalive.ping`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ping {
+    /// Default 30 s.
+    pub interval: Duration,
+    /// Default 5 s.
+    pub timeout: Duration,
+}
+
+/// `proxy_protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// `1`: the text form.
+    V1,
+    /// `2`: the binary form.
+    V2,
 }

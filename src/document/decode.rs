@@ -142,6 +142,22 @@ impl<'a> Cursor<'a> {
         Ok(duration)
     }
 
+    /// A duration above zero; `None`: `"none"`.
+    pub(super) fn duration_or_none(&self) -> Result<Option<Duration>, Rejection> {
+        match self.value.as_str() {
+            Some("none") => Ok(None),
+            _ => self.duration().map(Some),
+        }
+    }
+
+    /// A number of bytes in a range.
+    pub(super) fn size(&self, range: RangeInclusive<u32>) -> Result<u32, Rejection> {
+        let size = self.value.as_str().and_then(size_of);
+        let size = size.ok_or_else(|| self.expected(r#"a size with its unit such as "512B", "32KiB" or "1MiB""#))?;
+        let fits = u32::try_from(size).ok().filter(|size| range.contains(size));
+        fits.ok_or_else(|| self.expected(&format!("from {} to {} bytes", range.start(), range.end())))
+    }
+
     /// One of a few words.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Rejection> {
         let text = self.value.as_str().unwrap_or_default();
@@ -279,6 +295,20 @@ impl<'a> Object<'a> {
 fn one_of_names(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     format!(", expected {}", one_of(&quoted))
+}
+
+/// `512B`, `32KiB`: a whole number with its unit.
+fn size_of(text: &str) -> Option<u64> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// `1m30s`, `1.5s`: numbers, each with its unit.

@@ -14,8 +14,7 @@ use super::host::{Host, parse_address};
 use super::sentence::quote;
 use super::{Limits, Rejection, text};
 
-const LISTED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state"]);
-const REGISTERED_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state", "metadata"]);
+const ENDPOINT_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state", "metadata"]);
 const NAMING_FIELDS: Fields = Fields::new(&["Op", "Addr", "Metadata"]);
 /// Largest priority: Envoy's.
 const MAX_PRIORITY: u32 = 128;
@@ -40,7 +39,7 @@ pub struct Endpoint {
     pub priority: u32,
     /// Weight 0 or `"state": "drain"`: health status DRAINING.
     pub draining: bool,
-    /// Registered metadata.
+    /// Metadata.
     pub metadata: BTreeMap<String, Value>,
 }
 
@@ -71,7 +70,7 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
     let mut endpoints: Vec<Endpoint> = Vec::new();
     let mut weights = 0u64;
     for entry in cursor.entries()? {
-        let object = entry.object(&LISTED_FIELDS)?;
+        let object = entry.object(&ENDPOINT_FIELDS)?;
         let endpoint = read_common(&object)?;
         let field = object.require("address", AN_ADDRESS)?;
         if endpoints
@@ -121,11 +120,8 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     if !value.is_object() {
         return Err(root.expected("host:port or an object with \"address\""));
     }
-    let object = root.object(&REGISTERED_FIELDS)?;
-    let mut endpoint = read_common(&object)?;
-    endpoint.metadata = object
-        .read("metadata", |field| read_metadata(&field))?
-        .unwrap_or_default();
+    let object = root.object(&ENDPOINT_FIELDS)?;
+    let endpoint = read_common(&object)?;
     let field = object.require("address", AN_ADDRESS)?;
     Ok(Registration {
         endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
@@ -165,6 +161,9 @@ fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
         priority: object
             .read("priority", |field| field.integer(0..=MAX_PRIORITY))?
             .unwrap_or(0),
+        metadata: object
+            .read("metadata", |field| read_metadata(&field))?
+            .unwrap_or_default(),
         ..Endpoint::at(host, port)
     })
 }

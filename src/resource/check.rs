@@ -40,11 +40,22 @@ pub const MAX_METADATA_DEPTH: usize = 24;
 pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
     if let Some(health_check) = &settings.health_check
         && matches!(health_check.check, Check::Grpc(_))
-        && settings.protocol != Some(Protocol::Http2)
+        && matches!(settings.protocol, None | Some(Protocol::Http1))
     {
         return Err(Rejection::new(
             "health_check.grpc",
             "found a gRPC health check on a cluster that speaks HTTP/1.1, expected \"protocol\": \"http2\"",
+        ));
+    }
+
+    let pings = settings
+        .keepalive
+        .as_ref()
+        .is_some_and(|keepalive| keepalive.ping.is_some());
+    if pings && matches!(settings.protocol, None | Some(Protocol::Http1)) {
+        return Err(Rejection::new(
+            "keepalive.ping",
+            "found on a cluster that speaks HTTP/1.1, which has no ping, expected \"protocol\": \"http2\"",
         ));
     }
 
@@ -89,6 +100,14 @@ pub fn registered_endpoint(endpoint: &Endpoint) -> Result<(), Rejection> {
             format!("found the host name {name}, expected an IP address"),
         ));
     }
+    endpoint_metadata(endpoint)
+}
+
+/// The rule for metadata of an endpoint, wherever it is carried (NE-01).
+///
+/// # Errors
+/// Metadata nested deeper than [`MAX_METADATA_DEPTH`].
+pub fn endpoint_metadata(endpoint: &Endpoint) -> Result<(), Rejection> {
     let depth = endpoint.metadata.values().map(depth).max().unwrap_or_default();
     if depth > MAX_METADATA_DEPTH {
         let reason = format!("found {depth} levels, expected at most {MAX_METADATA_DEPTH}");
@@ -122,6 +141,7 @@ mod tests {
             policy,
             slow_start: slow_start.map(Duration::from_secs),
             locality,
+            ..LoadBalancing::default()
         };
         let settings = Settings {
             lb: Some(lb),

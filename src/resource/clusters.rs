@@ -14,21 +14,23 @@ use envoy_types::pb::envoy::config::cluster::v3::{Cluster as WireCluster, cluste
 use prost::Message;
 
 use crate::document::Rejection;
-use crate::document::cluster::{Cluster, Settings, Source};
+use crate::document::cluster::{CircuitBreaker, Cluster, Settings, Source};
 use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::route::UpstreamUrl;
 use crate::proto::message::{ads, append};
 
-use super::Resource;
 use super::compile::context::Context;
-use super::endpoints;
+use super::{Resource, check, endpoints};
 
 pub mod no_wait;
 
+mod balance;
+mod http;
 mod settings;
 mod tls;
+mod transport;
 
 /// The Cluster of a clusters document, with the same name.
 ///
@@ -41,7 +43,11 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
         Source::Listed(listed) => (Discovery::of_list(listed)?, None),
         Source::Dns { host, port } => (Discovery::Dns(vec![endpoints::plain(host, *port)]), Some(host.as_str())),
     };
-    let message = settings::applied(base(&key.name, &settings), &settings, host)?;
+    let mut message = settings::applied(base(&key.name, &settings), &settings, host)?;
+    message.transport_socket = transport::wrapped(None, settings.proxy_protocol);
+    if let Discovery::Dns(endpoints) = &discovery {
+        endpoints.iter().try_for_each(check::endpoint_metadata)?;
+    }
     Ok(Resource {
         on_demand: cluster.on_demand,
         ..resource(message, &discovery, vec![key.clone()])
@@ -60,9 +66,11 @@ pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Contex
         Host::Name(_) => Discovery::Dns(vec![endpoint]),
     };
     let mut message = settings::applied(base(&url.cluster_name(), &settings), &settings, Some(&url.host))?;
-    if url.https {
-        message.transport_socket = Some(tls::verified(&url.host, settings.protocol, context.ca_bundle.as_ref())?);
-    }
+    let tls = match url.https {
+        true => Some(tls::verified(&url.host, settings.protocol, context.ca_bundle.as_ref())?),
+        false => None,
+    };
+    message.transport_socket = transport::wrapped(tls, settings.proxy_protocol);
     Ok(resource(message, &discovery, documents))
 }
 
@@ -77,6 +85,18 @@ pub fn missing(name: &str, documents: Vec<DocumentKey>) -> Resource {
 #[must_use]
 pub(super) fn settings_of(cluster: &Cluster, context: &Context) -> Settings {
     settings::merged(&cluster.settings, &context.defaults.cluster)
+}
+
+/// Warnings about settings without effect.
+#[must_use]
+pub(super) fn warnings(cluster: &Cluster, context: &Context) -> Vec<String> {
+    let settings = settings_of(cluster, context);
+    let budget = |limits: &CircuitBreaker| limits.retries.is_some() && limits.retry_budget_percent.is_some();
+    let mut warnings = Vec::new();
+    if settings.circuit_breaker.as_ref().is_some_and(budget) {
+        warnings.push("circuit_breaker.retries: without effect beside \"retry_budget_percent\"".to_owned());
+    }
+    warnings
 }
 
 /// The place of a Cluster's endpoints.
@@ -153,7 +173,7 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use crate::document::cluster::{
-        Check, CircuitBreaker, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
+        Check, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
     };
     use crate::document::key::Kind;
     use crate::proto::json::to_json;
@@ -268,6 +288,7 @@ mod tests {
                 policy: LbPolicy::LeastRequest,
                 slow_start: Some(Duration::from_secs(30)),
                 locality: Some(LocalityMode::ZoneAware),
+                ..LoadBalancing::default()
             }),
             health_check: Some(HealthCheck {
                 check: Check::Grpc("orders.Orders".into()),
@@ -284,9 +305,10 @@ mod tests {
             circuit_breaker: Some(CircuitBreaker {
                 connections: Some(1),
                 pending: Some(2),
-                requests: None,
                 retry_budget_percent: Some(20.0),
+                ..CircuitBreaker::default()
             }),
+            ..Settings::default()
         };
         let mut expected = eds("orders");
         for (field, value) in json!({

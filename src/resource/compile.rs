@@ -327,8 +327,10 @@ impl Compiled {
         }
 
         if dirty.every_upstream {
-            // The balancing of a cluster may come from `defaults`, and `hash_on` of a route depends on it.
-            referring.extend(after.of_kind(Kind::Routes).map(|(key, _)| key.clone()));
+            // The balancing of a cluster may come from `defaults`: `hash_on` of a route depends on it, and so do the
+            // warnings of the cluster itself.
+            let kinds = [Kind::Routes, Kind::Clusters].into_iter();
+            referring.extend(kinds.flat_map(|kind| after.of_kind(kind)).map(|(key, _)| key.clone()));
         }
 
         if after.has_api_listener() {

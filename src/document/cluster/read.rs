@@ -11,21 +11,24 @@ use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
 use super::super::{Rejection, groups, name};
 use super::{
-    Check, CircuitBreaker, Cluster, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
-    Settings, Source,
+    Check, CircuitBreaker, Cluster, HealthCheck, OutlierDetection, Protocol, ProxyProtocol, Settings, Source, balance,
+    keepalive,
 };
 
 /// The names of the fields that `defaults.cluster` may give.
-pub(crate) const SETTINGS: [&str; 6] = [
+pub(crate) const SETTINGS: [&str; 9] = [
     "protocol",
     "connect_timeout",
     "lb",
     "health_check",
     "outlier_detection",
     "circuit_breaker",
+    "keepalive",
+    "buffer",
+    "proxy_protocol",
 ];
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["registry", "keepalive", "tls", "failover", "guard", "policies"];
+pub(crate) const LATER: &[&str] = &["registry", "tls", "failover", "credential", "guard", "policies"];
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -38,26 +41,29 @@ const FIELDS: Fields = Fields {
         "health_check",
         "outlier_detection",
         "circuit_breaker",
+        "keepalive",
+        "buffer",
+        "proxy_protocol",
         "on_demand",
         "groups",
     ],
     later: LATER,
 };
-const LB_FIELDS: Fields = Fields::new(&["policy", "slow_start", "locality"]);
 const HEALTH_FIELDS: Fields = Fields::new(&["http", "tcp", "grpc", "interval", "timeout", "healthy", "unhealthy"]);
 const OUTLIER_FIELDS: Fields = Fields::new(&["consecutive_5xx", "eject_for", "max_eject_percent"]);
-const BREAKER_FIELDS: Fields = Fields::new(&["connections", "pending", "requests", "retry_budget_percent"]);
-const POLICIES: [(&str, LbPolicy); 5] = [
-    ("round_robin", LbPolicy::RoundRobin),
-    ("least_request", LbPolicy::LeastRequest),
-    ("random", LbPolicy::Random),
-    ("ring_hash", LbPolicy::RingHash),
-    ("maglev", LbPolicy::Maglev),
-];
-const PROTOCOLS: [(&str, Protocol); 3] = [
+const BREAKER_FIELDS: Fields = Fields::new(&[
+    "connections",
+    "pending",
+    "requests",
+    "retry_budget_percent",
+    "retries",
+    "per_endpoint_connections",
+]);
+const PROTOCOLS: [(&str, Protocol); 4] = [
     ("http1", Protocol::Http1),
     ("http2", Protocol::Http2),
     ("grpc", Protocol::Http2),
+    ("like_client", Protocol::LikeClient),
 ];
 
 /// Reads a cluster document.
@@ -100,45 +106,13 @@ pub(crate) fn read_settings(object: &Object<'_>) -> Result<Settings, Rejection> 
     Ok(Settings {
         protocol,
         connect_timeout: object.read("connect_timeout", |field| field.duration())?,
-        lb: object.read("lb", |field| read_lb(&field))?,
+        lb: object.read("lb", |field| balance::read(&field))?,
         health_check,
         outlier_detection: object.read("outlier_detection", |field| read_outlier_detection(&field))?,
         circuit_breaker: object.read("circuit_breaker", |field| read_circuit_breaker(&field))?,
-    })
-}
-
-fn read_lb(cursor: &Cursor<'_>) -> Result<LoadBalancing, Rejection> {
-    let object = cursor.object(&LB_FIELDS)?;
-    let policy = object
-        .read("policy", |field| field.word(&POLICIES))?
-        .unwrap_or(LbPolicy::RoundRobin);
-    let slow_start = object.read("slow_start", |field| {
-        let window = field.duration()?;
-        match policy {
-            LbPolicy::RoundRobin | LbPolicy::LeastRequest => Ok(window),
-            _ => Err(field.reject("found beside another policy, expected \"round_robin\" or \"least_request\"")),
-        }
-    })?;
-
-    let modes = [
-        ("zone_aware", LocalityMode::ZoneAware),
-        ("weighted", LocalityMode::Weighted),
-    ];
-    let locality = object.read("locality", |field| {
-        let mode = field.word(&modes)?;
-        let hashes = matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev);
-        if hashes && mode == LocalityMode::ZoneAware {
-            return Err(
-                field.reject("found \"zone_aware\" beside a hashing policy, which picks no zone, expected another")
-            );
-        }
-        Ok(mode)
-    })?;
-
-    Ok(LoadBalancing {
-        policy,
-        slow_start,
-        locality,
+        keepalive: object.read("keepalive", |field| keepalive::read(&field))?,
+        buffer: object.read("buffer", |field| field.size(1..=u32::MAX))?,
+        proxy_protocol: object.read("proxy_protocol", |field| read_proxy_protocol(&field))?,
     })
 }
 
@@ -217,5 +191,15 @@ fn read_circuit_breaker(cursor: &Cursor<'_>) -> Result<CircuitBreaker, Rejection
         pending: count("pending")?,
         requests: count("requests")?,
         retry_budget_percent: object.read("retry_budget_percent", |field| field.percent())?,
+        retries: object.read("retries", |field| field.integer(0..=u32::MAX))?,
+        per_endpoint_connections: count("per_endpoint_connections")?,
     })
+}
+
+fn read_proxy_protocol(cursor: &Cursor<'_>) -> Result<ProxyProtocol, Rejection> {
+    match cursor.value().as_u64() {
+        Some(1) => Ok(ProxyProtocol::V1),
+        Some(2) => Ok(ProxyProtocol::V2),
+        _ => Err(cursor.expected("1 or 2")),
+    }
 }

@@ -238,6 +238,7 @@ fn full_cluster() {
                 policy: LbPolicy::LeastRequest,
                 slow_start: Some(Duration::from_secs(30)),
                 locality: Some(LocalityMode::ZoneAware),
+                ..LoadBalancing::default()
             }),
             health_check: Some(HealthCheck {
                 check: Check::Http("/healthz".to_owned()),
@@ -256,7 +257,9 @@ fn full_cluster() {
                 pending: Some(1024),
                 requests: Some(1024),
                 retry_budget_percent: Some(20.0),
+                ..CircuitBreaker::default()
             }),
+            ..ClusterSettings::default()
         },
         on_demand: false,
         groups: None,

@@ -1,39 +1,27 @@
 //! The settings of a Cluster from its document and `defaults.cluster`, source and TLS aside.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
-    LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
-};
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    CommonLbConfig, LbConfig, LeastRequestLbConfig, RoundRobinLbConfig, SlowStartConfig,
-};
 use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster as WireCluster, OutlierDetection as WireOutlierDetection, circuit_breakers, cluster,
+    CircuitBreakers, Cluster as WireCluster, OutlierDetection as WireOutlierDetection, UpstreamConnectionOptions,
+    circuit_breakers,
 };
 use envoy_types::pb::envoy::config::core::v3::health_check::{
     GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck,
 };
-use envoy_types::pb::envoy::config::core::v3::{HealthCheck as WireHealthCheck, Http2ProtocolOptions};
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config,
-};
+use envoy_types::pb::envoy::config::core::v3::{HealthCheck as WireHealthCheck, TcpKeepalive};
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Percent};
 use envoy_types::pb::google::protobuf;
 
 use crate::document::Rejection;
-use crate::document::cluster::{
-    Check, CircuitBreaker, HealthCheck, LbPolicy, LocalityMode, OutlierDetection, Protocol, Settings,
-};
-use crate::proto::message::{any, boolean, duration, uint32};
+use crate::document::cluster::{Check, CircuitBreaker, HealthCheck, OutlierDetection, Protocol, Settings};
+use crate::proto::message::{boolean, duration, uint32};
 use crate::resource::check;
+
+use super::{balance, http};
 
 /// The connect timeout if no document gives one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The only key under which Envoy reads a cluster's HTTP options.
-const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The settings of a document, filled in from the defaults.
 pub(super) fn merged(own: &Settings, defaults: &Settings) -> Settings {
@@ -47,6 +35,9 @@ pub(super) fn merged(own: &Settings, defaults: &Settings) -> Settings {
             .clone()
             .or_else(|| defaults.outlier_detection.clone()),
         circuit_breaker: own.circuit_breaker.clone().or_else(|| defaults.circuit_breaker.clone()),
+        keepalive: own.keepalive.clone().or_else(|| defaults.keepalive.clone()),
+        buffer: own.buffer.or(defaults.buffer),
+        proxy_protocol: own.proxy_protocol.or(defaults.proxy_protocol),
     }
 }
 
@@ -66,16 +57,9 @@ pub(super) fn applied(
     host: Option<&str>,
 ) -> Result<WireCluster, Rejection> {
     check::cluster_settings(settings)?;
-    if settings.protocol == Some(Protocol::Http2) {
-        // One entry: a map of two would be encoded in random order.
-        message.typed_extension_protocol_options =
-            HashMap::from([(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&http2_options()))]);
-    }
-
+    message.typed_extension_protocol_options = http::options(settings);
     if let Some(lb) = &settings.lb {
-        message.lb_policy = lb_policy(lb.policy) as i32;
-        message.lb_config = lb.slow_start.and_then(|window| slow_start(lb.policy, window));
-        message.common_lb_config = lb.locality.map(common_lb_config);
+        balance::apply(&mut message, lb);
     }
 
     let http2 = settings.protocol == Some(Protocol::Http2);
@@ -87,54 +71,17 @@ pub(super) fn applied(
 
     message.outlier_detection = settings.outlier_detection.as_ref().map(outlier_detection);
     message.circuit_breakers = settings.circuit_breaker.as_ref().map(circuit_breakers);
-    Ok(message)
-}
-
-fn http2_options() -> HttpProtocolOptions {
-    let http2 = explicit_http_config::ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
-    let explicit = ExplicitHttpConfig {
-        protocol_config: Some(http2),
-    };
-    HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..HttpProtocolOptions::default()
-    }
-}
-
-fn lb_policy(policy: LbPolicy) -> cluster::LbPolicy {
-    match policy {
-        LbPolicy::RoundRobin => cluster::LbPolicy::RoundRobin,
-        LbPolicy::LeastRequest => cluster::LbPolicy::LeastRequest,
-        LbPolicy::Random => cluster::LbPolicy::Random,
-        LbPolicy::RingHash => cluster::LbPolicy::RingHash,
-        LbPolicy::Maglev => cluster::LbPolicy::Maglev,
-    }
-}
-
-fn slow_start(policy: LbPolicy, window: Duration) -> Option<LbConfig> {
-    let slow_start_config = Some(SlowStartConfig {
-        slow_start_window: Some(duration(window)),
-        ..Default::default()
+    message.per_connection_buffer_limit_bytes = settings.buffer.map(uint32);
+    let probes = settings.keepalive.as_ref().and_then(|keepalive| keepalive.tcp);
+    message.upstream_connection_options = probes.map(|seconds| UpstreamConnectionOptions {
+        tcp_keepalive: Some(TcpKeepalive {
+            keepalive_time: Some(uint32(seconds)),
+            keepalive_interval: Some(uint32(seconds)),
+            ..TcpKeepalive::default()
+        }),
+        ..UpstreamConnectionOptions::default()
     });
-    match policy {
-        LbPolicy::RoundRobin => Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })),
-        LbPolicy::LeastRequest => Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
-            slow_start_config,
-            ..Default::default()
-        })),
-        LbPolicy::Random | LbPolicy::RingHash | LbPolicy::Maglev => None,
-    }
-}
-
-fn common_lb_config(mode: LocalityMode) -> CommonLbConfig {
-    let specifier = match mode {
-        LocalityMode::ZoneAware => LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig::default()),
-        LocalityMode::Weighted => LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}),
-    };
-    CommonLbConfig {
-        locality_config_specifier: Some(specifier),
-        ..CommonLbConfig::default()
-    }
+    Ok(message)
 }
 
 fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHealthCheck {
@@ -193,11 +140,21 @@ fn circuit_breakers(limits: &CircuitBreaker) -> CircuitBreakers {
         max_connections: limits.connections.map(uint32),
         max_pending_requests: limits.pending.map(uint32),
         max_requests: limits.requests.map(uint32),
+        max_retries: limits.retries.filter(|_| retry_budget.is_none()).map(uint32),
         retry_budget,
+        ..Default::default()
+    };
+
+    let of_an_endpoint = |connections| circuit_breakers::Thresholds {
+        max_connections: Some(uint32(connections)),
         ..Default::default()
     };
     CircuitBreakers {
         thresholds: vec![thresholds],
-        ..CircuitBreakers::default()
+        per_host_thresholds: limits
+            .per_endpoint_connections
+            .map(of_an_endpoint)
+            .into_iter()
+            .collect(),
     }
 }

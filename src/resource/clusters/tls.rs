@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -13,7 +13,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher}
 
 use crate::document::Rejection;
 use crate::document::cluster::Protocol;
-use crate::proto::message::any;
+
+use super::transport::socket;
 
 /// Verified TLS to `host`. SNI carries names only; an IP address is verified as an address.
 ///
@@ -50,10 +51,7 @@ pub(super) fn verified(
         ..UpstreamTlsContext::default()
     };
 
-    Ok(TransportSocket {
-        name: "envoy.transport_sockets.tls".to_owned(),
-        config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),
-    })
+    Ok(socket("envoy.transport_sockets.tls", &context))
 }
 
 fn validation_context(host: &str, address: bool, bundle: &Bytes) -> CertificateValidationContext {

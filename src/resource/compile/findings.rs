@@ -10,8 +10,7 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::{Route, Rule, SplitBy};
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::compile::translate::Translated;
-use crate::resource::grpc;
-use crate::resource::{Resource, ResourceType, clusters};
+use crate::resource::{Resource, ResourceType, clusters, grpc};
 
 /// A match that the document lost to another rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +75,7 @@ impl Compiled {
                 ));
             }
             Document::Cluster(cluster) => {
+                findings.warnings.extend(clusters::warnings(cluster, &self.context));
                 findings.warnings.extend(self.without_instances(key, cluster));
                 findings.warnings.extend(self.cluster_for_grpc(key, cluster));
                 findings

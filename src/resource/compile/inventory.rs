@@ -381,7 +381,7 @@ impl Inventory {
             .documents
             .get(&DocumentKey::new(Kind::Clusters, Arc::clone(name)))?;
         match (compiled.document(), &compiled.translated) {
-            (Document::Cluster(cluster), Translated::Cluster(upstreams)) => Some((cluster, upstreams, compiled)),
+            (Document::Cluster(cluster), Translated::Cluster(upstreams)) => Some((&**cluster, upstreams, compiled)),
             _ => None,
         }
     }

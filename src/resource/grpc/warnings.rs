@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::document::cluster::{Cluster, LbPolicy, Source};
+use crate::document::cluster::{Cluster, LbPolicy, Settings, Source};
 use crate::document::host::Host;
 use crate::document::route::{Action, HashKey, PathMatch, Rewrite, Route, Rule, SplitBy, StringMatch, Upstream};
 use crate::resource::clusters;
@@ -43,7 +43,7 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
     let clients = clients(listeners);
     let mut sentences = Vec::new();
     let settings = clusters::settings_of(cluster, context);
-    let policy = settings.lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy);
+    let policy = settings.lb.as_ref().map_or(LbPolicy::RoundRobin, |lb| lb.policy);
     if !matches!(
         policy,
         LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::RingHash
@@ -68,7 +68,40 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
         ));
     }
 
+    if settings.proxy_protocol.is_some() {
+        sentences.push(format!(
+            "proxy_protocol: {clients} refuse this cluster, they cannot send it"
+        ));
+    }
+    sentences.extend(ignored_fields(&settings).map(|field| format!("{field}: {clients} ignore it")));
     sentences
+}
+
+/// The written fields of a cluster that gRPC clients ignore. docs/proxyless-grpc.md names fields that are ignored
+/// without a warning.
+fn ignored_fields(settings: &Settings) -> impl Iterator<Item = &'static str> {
+    let lb = settings.lb.as_ref();
+    let limits = settings.circuit_breaker.as_ref();
+    let fields = [
+        ("keepalive", settings.keepalive.is_some()),
+        ("buffer", settings.buffer.is_some()),
+        ("lb.hash_balance", lb.is_some_and(|lb| lb.hash_balance.is_some())),
+        ("lb.panic_percent", lb.is_some_and(|lb| lb.panic_percent.is_some())),
+        ("lb.min_zone_size", lb.is_some_and(|lb| lb.min_zone_size.is_some())),
+        ("lb.subsets", lb.is_some_and(|lb| !lb.subsets.is_empty())),
+        (
+            "circuit_breaker.retries",
+            limits.is_some_and(|limits| limits.retries.is_some()),
+        ),
+        (
+            "circuit_breaker.per_endpoint_connections",
+            limits.is_some_and(|limits| limits.per_endpoint_connections.is_some()),
+        ),
+    ];
+    fields
+        .into_iter()
+        .filter(|(_, is_written)| *is_written)
+        .map(|(field, _)| field)
 }
 
 fn clients(listeners: &[Arc<str>]) -> String {

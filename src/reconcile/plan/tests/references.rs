@@ -529,6 +529,19 @@ fn an_api_listener_written_as_it_is_is_answered_by_name_too() {
 }
 
 #[test]
+fn a_setting_without_effect_is_a_warning_wherever_it_stands() {
+    let retries = r#"{"circuit_breaker": {"retries": 3, "retry_budget_percent": 20}}"#;
+    let mut stage = world_of(&[("clusters/x", retries), ("clusters/y", "{}")]);
+    let warning = r#"circuit_breaker.retries: without effect beside "retry_budget_percent""#;
+    assert_eq!(stage.status("clusters/x").warnings, [warning]);
+    assert_eq!(stage.status("clusters/y").warnings, [""; 0]);
+    stage.put("defaults", &format!(r#"{{"cluster": {retries}}}"#));
+    assert_eq!(stage.status("clusters/y").warnings, [warning]);
+    stage.put("clusters/x", r#"{"circuit_breaker": {"retries": 3}}"#);
+    assert_eq!(stage.status("clusters/x").warnings, [""; 0]);
+}
+
+#[test]
 fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it() {
     let maglev = r#"{"endpoints": [{"address": "10.0.0.1:80"}], "lb": {"policy": "maglev"}}"#;
     let other = r#"{"match": "/echo.Echo/*", "to": "x", "listeners": ["web"], "rewrite": {"host": "a"}}"#;
@@ -546,6 +559,22 @@ fn what_grpc_clients_cannot_take_is_a_warning_where_an_api_listener_reaches_it()
         ["rewrite: gRPC clients of listeners/echo ignore it"]
     );
     assert_eq!(stage.status("clusters/x").warnings, [refused]);
+    stage.put(
+        "clusters/x",
+        r#"{"keepalive": {}, "buffer": "1MiB", "proxy_protocol": 1}"#,
+    );
+    let fields = [
+        "proxy_protocol: gRPC clients of listeners/echo refuse this cluster, they cannot send it",
+        "keepalive: gRPC clients of listeners/echo ignore it",
+        "buffer: gRPC clients of listeners/echo ignore it",
+    ];
+    assert!(fields.iter().all(|field| {
+        stage
+            .status("clusters/x")
+            .warnings
+            .iter()
+            .any(|warning| warning == field)
+    }));
     stage.put("clusters/x", &maglev.replace("maglev", "least_request"));
     assert_eq!(stage.status("clusters/x").warnings, none);
     stage.put("clusters/x", X);

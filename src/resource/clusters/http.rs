@@ -1,0 +1,73 @@
+//! The HTTP options of a Cluster: the protocol, and the life of connections.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, KeepaliveSettings,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
+};
+use envoy_types::pb::google::protobuf;
+
+use crate::document::cluster::{Keepalive, Ping, Protocol, Settings};
+use crate::proto::message::{any, duration, uint32};
+
+/// The only key under which Envoy reads a cluster's HTTP options.
+const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// `Cluster.typed_extension_protocol_options`; empty if all options are Envoy's.
+pub(super) fn options(settings: &Settings) -> HashMap<String, protobuf::Any> {
+    let protocol = settings.protocol.unwrap_or(Protocol::Http1);
+    if protocol == Protocol::Http1 && settings.keepalive.is_none() {
+        return HashMap::new();
+    }
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: settings.keepalive.as_ref().map(common),
+        upstream_protocol_options: Some(upstream(protocol, settings.keepalive.as_ref())),
+        ..HttpProtocolOptions::default()
+    };
+    // One entry: a map of two would be encoded in random order.
+    HashMap::from([(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))])
+}
+
+fn upstream(protocol: Protocol, keepalive: Option<&Keepalive>) -> UpstreamProtocolOptions {
+    let http1 = Http1ProtocolOptions::default();
+    let http2 = Http2ProtocolOptions {
+        connection_keepalive: keepalive.and_then(|keepalive| keepalive.ping.as_ref()).map(ping),
+        ..Http2ProtocolOptions::default()
+    };
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })
+    };
+    match protocol {
+        Protocol::Http1 => explicit(explicit_http_config::ProtocolConfig::HttpProtocolOptions(http1)),
+        Protocol::Http2 => explicit(explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
+        Protocol::LikeClient => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(http1),
+            http2_protocol_options: Some(http2),
+            ..UseDownstreamHttpConfig::default()
+        }),
+    }
+}
+
+/// `"none"` for `idle` is an explicit 0: without a value, Envoy closes idle connections after an hour.
+fn common(keepalive: &Keepalive) -> Common {
+    Common {
+        idle_timeout: Some(duration(keepalive.idle.unwrap_or_default())),
+        max_connection_duration: keepalive.max_age.map(duration),
+        max_requests_per_connection: keepalive.max_requests.map(uint32),
+        ..Common::default()
+    }
+}
+
+fn ping(ping: &Ping) -> KeepaliveSettings {
+    KeepaliveSettings {
+        interval: Some(duration(ping.interval)),
+        timeout: Some(duration(ping.timeout)),
+        ..KeepaliveSettings::default()
+    }
+}
