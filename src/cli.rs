@@ -11,6 +11,8 @@ use clap::Command;
 use crate::telemetry;
 
 mod check;
+mod convert;
+mod files;
 mod serve;
 
 /// Refused or failed.
@@ -36,6 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match matches.subcommand() {
         Some((serve::NAME, matches)) => serve::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
+        Some((convert::NAME, matches)) => convert::run(matches),
         _ => ExitCode::from(WRONG_USAGE),
     }
 }
@@ -51,6 +54,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(serve::command())
         .subcommand(check::command())
+        .subcommand(convert::command())
 }
 
 /// Help and version are results; everything else is wrong usage.

@@ -243,6 +243,21 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
     Ok(Parsed::new(document, warnings))
 }
 
+/// The value of a document's text, in JSON or YAML.
+///
+/// # Errors
+/// The place of the mistake.
+pub fn value(text: &[u8]) -> Result<serde_json::Value, Rejection> {
+    text::value(text)
+}
+
+/// Whether a route document is in one of the two older forms.
+#[must_use]
+pub fn is_older_form(value: &serde_json::Value) -> bool {
+    let limits = Limits::default();
+    legacy::recognises(&Cursor::root(value, &limits))
+}
+
 /// Checks the form of a key.
 fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
     match key.kind {

@@ -3,34 +3,24 @@
 //! In: folders and files that mirror the keys, or the body of `POST /api/v1/apply` on stdin. Out: one line for each
 //! document that would be rejected or shadowed and for each warning, with file, line and column, and a count.
 
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
-use tokio::time::Instant;
 
+use super::files::{self, Files};
 use super::{FAILED, WRONG_USAGE, complain, print};
 use crate::app;
-use crate::backend::{Event, ListReason};
-use crate::config::setting::{SETTINGS, Setting};
-use crate::config::{Config, Flags};
-use crate::document::key::Root;
-use crate::reconcile::plan::{self, Input, Moment};
+use crate::config::Config;
+use crate::config::setting::Setting;
 use crate::reconcile::world::{State, World};
 
-mod files;
 mod place;
 
-use files::Files;
 use place::Place;
 
 pub(super) const NAME: &str = "check";
-
-/// The settings of `chancery serve` that the judgement depends on.
-const JUDGED_BY: [&str; 2] = ["re2-max-program-size", "ca-bundle"];
 
 const LONG_ABOUT: &str = "Judge documents as the server would, offline.
 
@@ -46,19 +36,11 @@ const AFTER_HELP: &str = "Examples:
   chancery check -o json ./gateway";
 
 pub(super) fn command() -> Command {
-    let is_used = |setting: &&Setting| JUDGED_BY.contains(&setting.name);
     Command::new(NAME)
         .about("Judge documents in files, without a server")
         .long_about(LONG_ABOUT)
         .after_help(AFTER_HELP)
-        .arg(
-            Arg::new("path")
-                .value_name("PATH")
-                .required(true)
-                .num_args(1..)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folders or files of documents; - reads stdin"),
-        )
+        .arg(files::paths().help("Folders or files of documents; - reads stdin"))
         .arg(
             Arg::new("output")
                 .short('o')
@@ -68,7 +50,7 @@ pub(super) fn command() -> Command {
                 .default_value("table")
                 .help("Lines for people, or one JSON object"),
         )
-        .args(SETTINGS.iter().filter(is_used).map(Setting::arg))
+        .args(files::settings().map(Setting::arg))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
@@ -76,7 +58,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let is_json = matches
         .get_one::<String>("output")
         .is_some_and(|output| output == "json");
-    let judged = config(matches)
+    let judged = files::config(matches)
         .map_err(|error| error.to_string())
         .and_then(|config| judge(&config, &paths).map_err(|error| format!("{error:#}")));
     let report = match judged {
@@ -100,50 +82,12 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-/// The configuration of a server with these flags and variables.
-fn config(matches: &ArgMatches) -> Result<Config, crate::config::Error> {
-    let variables: Vec<String> = JUDGED_BY
-        .iter()
-        .filter_map(|name| Setting::named(name))
-        .map(Setting::variable)
-        .collect();
-    let environment = crate::config::process_environment();
-    let environment = environment.into_iter().filter(|(name, _)| variables.contains(name));
-    Config::load(&Flags::from_matches(matches), &environment.collect(), |path| {
-        std::fs::read_to_string(path)
-    })
-}
-
-/// Judge the documents of the paths as the first list of a server that has no other documents.
+/// Judge the documents of the paths.
 fn judge(config: &Config, paths: &[&PathBuf]) -> anyhow::Result<Report> {
     let options = app::options(config)?;
-    let mut files = Files::new(&options.layout);
-    for path in paths {
-        match path.as_os_str() == "-" {
-            true => {
-                let mut body = String::new();
-                io::stdin().read_to_string(&mut body)?;
-                files.take_body(&body)?;
-            }
-            false => files.take(path)?,
-        }
-    }
-
-    let listed = |root: Root| Input::Event {
-        event: Event::Listed {
-            revision: 1,
-            reason: ListReason::Start,
-            entries: files.entries(&root),
-        },
-        root,
-    };
-    let inputs = options.layout.roots().into_iter().map(listed).collect();
-    let moment = Moment {
-        instant: Instant::now().into_std(),
-        wall: SystemTime::now(),
-    };
-    let planned = plan::plan(&World::new(options), inputs, moment);
-    Ok(report(&planned.world, &files))
+    let files = Files::read(&options.layout, paths)?;
+    let world = files.planned(options);
+    Ok(report(&world, &files))
 }
 
 fn report(world: &World, files: &Files) -> Report {

@@ -130,7 +130,7 @@ fn check_names_file_line_and_column_of_each_mistake() {
     assert!(lines.iter().any(|line| line.starts_with(warning)), "{stderr}");
     for line in [
         "DIR/routes/users.json:3:3: routes/users: timout: unknown field, did you mean \"timeout\"?",
-        "DIR/services/cart/a.yaml: services/cart/a: is a second file for the same key, services/cart/a.json serves",
+        "DIR/services/cart/a.yaml: services/cart/a.yaml is a second file for the same key, services/cart/a.json serves",
     ] {
         assert!(lines.contains(&line), "{line} is missing in {stderr}");
     }
@@ -183,4 +183,50 @@ fn check_of_what_is_no_document_is_wrong_usage() {
     let (code, _, stderr) = outcome(chancery(&["check", "/nowhere"], &[]));
     assert_eq!(code, Some(2));
     assert!(stderr.contains("read /nowhere"), "{stderr}");
+}
+
+#[test]
+fn convert_writes_the_full_form_with_equal_resources() {
+    let older =
+        |path: &str| format!("{{\"path\": \"{path}\", \"method\": \"GET\", \"upstream\": \"http://10.0.0.1:80\"}}");
+    let list = "[{\"path\": \"/c\", \"service\": \"x\"}, {\"path\": \"/d\", \"service\": \"y\", \"timeout_ms\": 10}]";
+    let folder = folder(&[
+        ("routes/a.json", &older("/a")),
+        ("routes/list.yaml", list),
+        (
+            "routes/full.json",
+            "{\"match\": \"/full\", \"to\": { \"respond\": { \"status\": 200 } }}",
+        ),
+        ("defaults.json", "{\"legacy_path\": \"prefix\"}"),
+    ]);
+    let path = folder.path().to_str().unwrap();
+    let (code, stdout, stderr) = outcome(chancery(&["convert", path], &[]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let body: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let documents = body["documents"].as_array().unwrap();
+    let names: Vec<_> = documents
+        .iter()
+        .map(|document| document["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["a", "list", "list/1", "list/2"]);
+    assert!(documents[1]["value"].is_null(), "{stdout}");
+
+    let (code, _, stderr) = outcome(chancery(&["convert", "--write", path], &[]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let first = std::fs::read_to_string(folder.path().join("routes/a.json")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let expected = serde_json::json!({ "match": "GET /a/*", "to": "http://10.0.0.1:80", "timeout": "3s" });
+    assert_eq!(first, expected);
+    assert!(!folder.path().join("routes/list.yaml").exists());
+    assert!(folder.path().join("routes/list/2.yaml").exists());
+    let (code, stdout, _) = outcome(chancery(&["check", path], &[]));
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "5 documents: 5 accepted, 2 with warnings\n")
+    );
+
+    std::fs::write(folder.path().join("routes/z.json"), older("/{id}")).unwrap();
+    let (code, stdout, stderr) = outcome(chancery(&["convert", path], &[]));
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("routes/z: path: \"/{id}\""), "{stderr}");
 }

@@ -1,16 +1,52 @@
-//! The documents of folders, files and stdin, by the keys that they stand for.
+//! The documents of folders, files and stdin, by the keys that they stand for, and the world that a server makes of
+//! them.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use clap::{Arg, ArgMatches, value_parser};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::backend::directory::{self, Folder};
-use crate::backend::{Entry, Problem};
-use crate::document::key::{Kind, Layout, Root};
+use crate::backend::{Entry, Event, ListReason, Problem};
+use crate::config::setting::Setting;
+use crate::config::{self, Config, Flags};
+use crate::document::key::{DocumentKey, Kind, Layout, Root};
+use crate::reconcile::plan::{self, Input, Moment};
+use crate::reconcile::world::{Options, World};
+
+/// The settings of `chancery serve` that a judgement depends on.
+const JUDGED_BY: [&str; 2] = ["re2-max-program-size", "ca-bundle"];
+
+/// The argument PATH, once or more.
+pub(super) fn paths() -> Arg {
+    Arg::new("path")
+        .value_name("PATH")
+        .required(true)
+        .num_args(1..)
+        .value_parser(value_parser!(PathBuf))
+}
+
+/// The settings of `chancery serve` that a judgement depends on.
+pub(super) fn settings() -> impl Iterator<Item = &'static Setting> {
+    JUDGED_BY.iter().filter_map(|name| Setting::named(name))
+}
+
+/// The configuration of a server with the flags of these settings, and their variables.
+pub(super) fn config(matches: &ArgMatches) -> Result<Config, config::Error> {
+    let variables: Vec<String> = settings().map(Setting::variable).collect();
+    let environment = config::process_environment().into_iter();
+    let environment = environment.filter(|(name, _)| variables.contains(name));
+    Config::load(&Flags::from_matches(matches), &environment.collect(), |path| {
+        std::fs::read_to_string(path)
+    })
+}
 
 /// Documents and their files.
 pub(super) struct Files {
@@ -35,19 +71,49 @@ struct Put {
 }
 
 impl Files {
-    pub(super) fn new(layout: &Layout) -> Self {
-        Self {
+    /// Read folders, single files of folders, and for `-` the body of `POST /api/v1/apply` on stdin.
+    pub(super) fn read(layout: &Layout, paths: &[&PathBuf]) -> anyhow::Result<Self> {
+        let mut files = Self {
             layout: layout.clone(),
             documents: BTreeMap::new(),
             problems: Vec::new(),
+        };
+        for path in paths {
+            match path.as_os_str() == "-" {
+                true => {
+                    let mut body = String::new();
+                    io::stdin().read_to_string(&mut body)?;
+                    files.take_body(&body)?;
+                }
+                false => files.take(path)?,
+            }
         }
+        Ok(files)
+    }
+
+    /// The world of a server that has these documents as its first list, and no others.
+    pub(super) fn planned(&self, options: Options) -> World {
+        let listed = |root: Root| Input::Event {
+            event: Event::Listed {
+                revision: 1,
+                reason: ListReason::Start,
+                entries: self.entries(&root),
+            },
+            root,
+        };
+        let inputs = options.layout.roots().into_iter().map(listed).collect();
+        let moment = Moment {
+            instant: Instant::now().into_std(),
+            wall: SystemTime::now(),
+        };
+        plan::plan(&World::new(options), inputs, moment).world
     }
 
     /// Take a folder, or one file of a folder.
-    pub(super) fn take(&mut self, path: &Path) -> anyhow::Result<()> {
+    fn take(&mut self, path: &Path) -> anyhow::Result<()> {
         let metadata = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
         if metadata.is_dir() {
-            let folder = self.read(path)?;
+            let folder = self.scan(path)?;
             folder
                 .files
                 .into_iter()
@@ -66,7 +132,7 @@ impl Files {
                 path.display()
             );
         };
-        let found = self.read(&folder)?.files.into_iter().find(|(_, found)| *found == file);
+        let found = self.scan(&folder)?.files.into_iter().find(|(_, found)| *found == file);
         let Some((entry, _)) = found else {
             bail!(
                 "{} is no document: expected a .json, .yaml or .yml file",
@@ -78,26 +144,19 @@ impl Files {
     }
 
     /// Take the documents of a body of `POST /api/v1/apply`.
-    pub(super) fn take_body(&mut self, body: &str) -> anyhow::Result<()> {
+    fn take_body(&mut self, body: &str) -> anyhow::Result<()> {
         let body: Body = serde_json::from_str(body).context(
             "stdin is not {\"documents\": [{\"kind\", \"name\", \"value\"}]}, the body of POST /api/v1/apply",
         )?;
         for Put { kind, name, value } in body.documents {
             let Some(value) = value else { continue };
-            let below = match (Kind::from_word(&kind), name) {
-                (Some(Kind::Services), Some(name)) => format!("{}{name}", self.layout.registry_prefix),
-                (_, Some(name)) => format!("{}{kind}/{name}", self.layout.prefix),
-                (_, None) => format!("{}{kind}", self.layout.prefix),
-            };
-            // The plain form of a registration is no JSON.
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            self.documents
-                .insert(below.clone().into(), (entry(below.into(), text.into()), None));
+            let kind = Kind::from_word(&kind).with_context(|| format!("stdin: {kind:?} is no kind of documents"))?;
+            self.put(&DocumentKey::new(kind, name.unwrap_or_default()), &value);
         }
         Ok(())
     }
 
-    fn read(&self, folder: &Path) -> anyhow::Result<Folder> {
+    fn scan(&self, folder: &Path) -> anyhow::Result<Folder> {
         directory::read(folder, &self.layout.prefix, &self.layout.registry_prefix)
             .with_context(|| format!("read {}", folder.display()))
     }
@@ -105,7 +164,8 @@ impl Files {
     fn add(&mut self, entry: Entry, path: PathBuf) {
         if let Some((_, first)) = self.documents.get(&entry.key) {
             let first = first.as_deref().unwrap_or_else(|| Path::new("-"));
-            let reason = format!("is a second file for the same key, {} serves", first.display());
+            let shown = path.display();
+            let reason = format!("{shown} is a second file for the same key, {} serves", first.display());
             self.problems.push(Problem {
                 key: entry.key,
                 place: path.to_string_lossy().into_owned(),
@@ -116,8 +176,20 @@ impl Files {
         self.documents.insert(entry.key.clone(), (entry, Some(path)));
     }
 
+    /// Put a document that has no file.
+    pub(super) fn put(&mut self, key: &DocumentKey, value: &Value) {
+        let key = Bytes::from(self.layout.full_key(key));
+        // The plain form of a registration is no JSON.
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.documents.insert(key.clone(), (entry(key, text.into()), None));
+    }
+
+    pub(super) fn remove(&mut self, key: &DocumentKey) {
+        self.documents.remove(self.layout.full_key(key).as_bytes());
+    }
+
     /// The documents of a root, sorted by key.
-    pub(super) fn entries(&self, root: &Root) -> Vec<Entry> {
+    fn entries(&self, root: &Root) -> Vec<Entry> {
         let prefix = self.layout.prefix_of(root).as_bytes();
         let of_root = self
             .documents
