@@ -190,7 +190,7 @@ impl Judged {
             .map_or_else(|| "-".into(), |file| file.to_string_lossy());
         let place = match self.place {
             Some(Place { line, column }) => format!("{file}:{line}:{column}"),
-            None => file.into_owned(),
+            None => file.to_string(),
         };
         let reason = self.reason.iter().map(|reason| match reason.starts_with(&self.key) {
             true => format!("{place}: {reason}"),
@@ -198,7 +198,7 @@ impl Judged {
         });
         let warnings = self.warnings.iter();
         reason
-            .chain(warnings.map(|warning| format!("{place}: {}: warning: {warning}", self.key)))
+            .chain(warnings.map(|warning| format!("{file}: {}: warning: {warning}", self.key)))
             .collect()
     }
 }

@@ -134,7 +134,7 @@ fn check_names_file_line_and_column_of_each_mistake() {
     ] {
         assert!(lines.contains(&line), "{line} is missing in {stderr}");
     }
-    let shadowed = "DIR/routes/z-again.yaml: routes/z-again: ";
+    let shadowed = "DIR/routes/z-again.yaml:1:1: routes/z-again: routes/orders has the same match";
     assert!(lines.iter().any(|line| line.starts_with(shadowed)), "{stderr}");
 }
 
