@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use decode::Cursor;
 use key::Kind;
+use reference::Reference;
 
 pub mod cluster;
 mod decode;
 pub mod defaults;
 pub mod endpoint;
+pub mod glob;
 pub mod group;
 mod groups;
 pub mod host;
@@ -22,9 +24,11 @@ pub mod key;
 mod legacy;
 pub mod listener;
 mod name;
+pub mod reference;
 pub mod regex;
 pub mod route;
 pub mod runtime;
+pub mod secret;
 pub(crate) mod sentence;
 mod text;
 mod uri;
@@ -46,6 +50,8 @@ pub enum Document {
     Cluster(Box<cluster::Cluster>),
     /// `listeners/*`.
     Listener(listener::Listener),
+    /// `secrets/*`.
+    Secret(secret::Secret),
     /// `groups/*`.
     Group(group::Group),
     /// `runtime/*`.
@@ -95,6 +101,31 @@ impl Document {
         }
     }
 
+    /// The secret, if the document is one.
+    #[must_use]
+    pub fn as_secret(&self) -> Option<&secret::Secret> {
+        match self {
+            Self::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    /// The documents that the document names and cannot serve without.
+    #[must_use]
+    pub fn references(&self) -> Vec<Reference> {
+        match self {
+            Self::Route(_)
+            | Self::Cluster(_)
+            | Self::Listener(_)
+            | Self::Secret(_)
+            | Self::Group(_)
+            | Self::Runtime(_)
+            | Self::Defaults(_)
+            | Self::Xds(_)
+            | Self::Endpoint(_) => Vec::new(),
+        }
+    }
+
     /// Whether the document is a listener that gRPC clients resolve.
     #[must_use]
     pub fn is_api_listener(&self) -> bool {
@@ -108,6 +139,7 @@ impl Document {
             Self::Route(route) => &route.groups,
             Self::Cluster(cluster) => &cluster.groups,
             Self::Listener(listener) => &listener.groups,
+            Self::Secret(secret) => &secret.groups,
             Self::Runtime(runtime) => &runtime.groups,
             Self::Xds(xds) => &xds.groups,
             Self::Group(_) | Self::Defaults(_) | Self::Endpoint(_) => &None,
@@ -208,7 +240,10 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         let registration = endpoint::read_registration(value, limits)?;
         return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
     }
-    let value = match xds::is_secret(key) {
+    if key.kind == Kind::Secrets {
+        secret::read::check_size(value)?;
+    }
+    let value = match key.kind == Kind::Secrets || xds::is_secret(key) {
         true => text::confidential(value)?,
         false => text::value(value)?,
     };
@@ -227,6 +262,11 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         }
         Kind::Clusters => Document::Cluster(Box::new(cluster::read::read(key, &root)?)),
         Kind::Listeners => Document::Listener(listener::read(key, &root)?),
+        Kind::Secrets => {
+            let (secret, said) = secret::read::read(key, &root)?;
+            warnings = said;
+            Document::Secret(secret)
+        }
         Kind::Groups => Document::Group(group::read(key, &root)?),
         Kind::Runtime => {
             let (runtime, said) = runtime::read(key, &root)?;
@@ -235,7 +275,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
         }
         Kind::Defaults => Document::Defaults(Box::new(defaults::read(&root)?)),
         Kind::Xds => Document::Xds(xds::read(key, &root)?),
-        Kind::Services | Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Unknown => {
+        Kind::Services | Kind::Registries | Kind::Policies | Kind::Unknown => {
             return Err(Rejection::new("", "a document of this kind is not supported yet"));
         }
     };
@@ -262,7 +302,7 @@ pub fn is_older_form(value: &serde_json::Value) -> bool {
 fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(name::unknown_kind(&key.name)),
-        Kind::Registries | Kind::Secrets | Kind::Policies => Err(Rejection::new(
+        Kind::Registries | Kind::Policies => Err(Rejection::new(
             "",
             format!("{} documents are not supported yet", key.kind),
         )),
@@ -270,6 +310,7 @@ fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
         Kind::Routes => name::check_segments(key, "routes/{service} or routes/{service}/{route}", 2),
         Kind::Clusters => name::check_segments(key, "clusters/{name}", 1),
         Kind::Listeners => name::check_segments(key, "listeners/{name}", 1),
+        Kind::Secrets => name::check_segments(key, "secrets/{name}", 1),
         Kind::Groups => name::check_segments(key, "groups/{name}", 1),
         Kind::Runtime => name::check_segments(key, "runtime/{layer}", 1),
         Kind::Services => name::check_registration(key),

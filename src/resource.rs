@@ -2,7 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `clusters`, `endpoints`, `listeners`, `routes`, `runtime` | one resource type each: documents become encoded resources |
+//! | `clusters`, `endpoints`, `listeners`, `routes`, `runtime`, `secrets` | one resource type each: documents become encoded resources |
 //! | `verbatim` | resources that operators write in Envoy's own form |
 //! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
 //! | `table` | the order of the entries of a RouteConfiguration |
@@ -35,6 +35,7 @@ mod place;
 pub mod refused;
 pub mod routes;
 pub mod runtime;
+pub mod secrets;
 pub mod table;
 pub mod verbatim;
 pub mod xdstp;

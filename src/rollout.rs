@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use crate::document::DEFAULT_GROUP;
 use crate::document::group::NodeMatch;
+use crate::document::{DEFAULT_GROUP, glob};
 use crate::snapshot::GroupRules;
 
 /// The name of the default group; all its nodes share this string.
@@ -56,11 +56,13 @@ fn matches(rule: &NodeMatch, node: &Node) -> bool {
         (&rule.locality.sub_zone, sub_zone),
     ];
 
-    rule.id.as_deref().is_none_or(|pattern| glob(pattern, &node.id))
+    rule.id
+        .as_deref()
+        .is_none_or(|pattern| glob::matches(pattern, &node.id))
         && rule
             .cluster
             .as_deref()
-            .is_none_or(|pattern| glob(pattern, &node.cluster))
+            .is_none_or(|pattern| glob::matches(pattern, &node.cluster))
         && rule
             .metadata
             .iter()
@@ -86,31 +88,6 @@ fn equal(wanted: &serde_json::Value, found: &serde_json::Value) -> bool {
         }
         _ => wanted == found,
     }
-}
-
-/// Match with `*` for any characters; every other character stands for itself. On a mismatch only the latest star is
-/// extended.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts = parts.peekable();
-    if parts.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.ends_with(part);
-        }
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-
-    true
 }
 
 #[cfg(test)]
@@ -152,7 +129,7 @@ mod tests {
             ("a?c", "abc", false),
         ];
         for (pattern, text, expected) in table {
-            assert_eq!(glob(pattern, text), expected, "{pattern:?} on {text:?}");
+            assert_eq!(glob::matches(pattern, text), expected, "{pattern:?} on {text:?}");
         }
     }
 

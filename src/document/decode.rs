@@ -231,6 +231,25 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// An object with these fields and no others, of a text that may be a secret: an unknown field is not named.
+    pub(super) fn confidential_object(&self, known: &[&'static str]) -> Result<Object<'a>, Rejection> {
+        let Some(fields) = self.value.as_object() else {
+            return Err(self.confidential("an object"));
+        };
+        if let Some(unknown) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+            let expected = match did_you_mean(unknown, known.iter().copied()) {
+                hint if hint.is_empty() => one_of_names(known),
+                hint => hint,
+            };
+            return Err(self.reject(format!("found an unknown field{expected}")));
+        }
+        Ok(Object {
+            path: self.path.clone(),
+            fields,
+            limits: self.limits,
+        })
+    }
+
     /// A field of an object with free keys, unless it is null.
     pub(super) fn get(&self, name: &str) -> Option<Self> {
         let value = self.value.as_object()?.get(name)?;

@@ -114,6 +114,12 @@ impl DocumentKey {
         }
     }
 
+    /// Whether other documents may name a document of this key, so that it stays while one does.
+    #[must_use]
+    pub fn stays_while_used(&self) -> bool {
+        self.cluster().is_some() || matches!(self.kind, Kind::Registries | Kind::Secrets | Kind::Policies)
+    }
+
     /// The `{service}` of a route, the `{cluster}` of a registration: the name up to its first slash.
     #[must_use]
     pub fn first_segment(&self) -> &str {

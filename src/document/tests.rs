@@ -168,7 +168,7 @@ fn fields_of_later_are_refused_by_name() {
         refused("listeners/edge", listener.clone(), "/http", field);
     }
     refused("groups/edge", json!({ "match": [] }), "", "identities");
-    for kind in ["registries/a", "secrets/a", "policies/a"] {
+    for kind in ["registries/a", "policies/a"] {
         let word = kind.split('/').next().unwrap();
         assert_eq!(rejected(kind, "{}"), format!("{word} documents are not supported yet"));
     }

@@ -68,18 +68,6 @@ pub(super) fn is_secret(key: &DocumentKey) -> bool {
     key.kind == Kind::Xds && key.first_segment() == SECRETS
 }
 
-/// Whether the text is an object whose fields are known; else nothing of it may be quoted.
-fn check_form_of_secret(root: &Cursor<'_>) -> Result<(), Rejection> {
-    let expected = || one_of(&FIELDS.map(|field| format!("{field:?}")));
-    let Some(object) = root.value().as_object() else {
-        return Err(root.confidential("an object with \"resource\""));
-    };
-    match object.keys().all(|field| FIELDS.contains(&field.as_str())) {
-        true => Ok(()),
-        false => Err(root.reject(format!("found an unknown field, expected {}", expected()))),
-    }
-}
-
 /// Checks the form of the key.
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     if split(&key.name).is_some() {
@@ -107,7 +95,7 @@ pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
 /// Reads an xds document.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejection> {
     if is_secret(key) {
-        check_form_of_secret(root)?;
+        root.confidential_object(&FIELDS)?;
     }
     let object = root.object(&Fields::new(&FIELDS))?;
     let Some((resource_type, name)) = split(&key.name) else {
@@ -265,7 +253,7 @@ mod tests {
         );
         assert_eq!(
             rejection(br#"{"resorce": {}}"#),
-            r#"found an unknown field, expected "resource", "groups", "replace", "aliases" or "ttl""#
+            r#"found an unknown field, did you mean "resource"?"#
         );
     }
 

@@ -131,7 +131,7 @@ fn quarantine_over(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
 fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Option<&'a Arc<Text>>> {
     let document = document?;
     let is_blocked = document.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
-    let is_behind = is_blocked || (document.text.is_none() && key.cluster().is_some());
+    let is_behind = is_blocked || (document.text.is_none() && key.stays_while_used());
     let is_contested = document.blocked.as_ref().is_some_and(|blocked| blocked.contested);
     let text = document.serving.as_ref().map(|good| &good.text);
     (is_behind && (text.is_some() || is_contested)).then_some(text)

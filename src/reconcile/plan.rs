@@ -211,7 +211,7 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
 
 fn batching_of_changes(layout: &Layout, root: &Root, changes: &[Change]) -> Batching {
     let deletes_cluster = |change: &&Change| {
-        matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).cluster().is_some()
+        matches!(change, Change::Delete { .. }) && layout.locate(root, change.key()).stays_while_used()
     };
     match changes.iter().filter(deletes_cluster).count() {
         0 => Batching::NoDeletions,

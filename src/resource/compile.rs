@@ -15,6 +15,7 @@
 //! | `group` | the resources and tables of one group of proxies |
 //! | `input` | the input of a group's compilation |
 //! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
+//! | `references` | documents that name others, and need them |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `parts` | each document's part in a resource that is made of many documents |
 //! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
@@ -42,6 +43,7 @@ mod group;
 mod input;
 mod inventory;
 pub mod parts;
+mod references;
 pub mod translate;
 mod unmet;
 
@@ -145,6 +147,13 @@ pub enum Obstacle {
     },
     /// No document describes this cluster.
     NoCluster(Arc<str>),
+    /// A document that it names does not fit.
+    Reference {
+        /// The document that does not serve.
+        user: DocumentKey,
+        /// The document that it names.
+        named: DocumentKey,
+    },
 }
 
 /// Options that hold for the whole process.
@@ -242,6 +251,10 @@ impl Compiled {
         dirty: &Dirty,
         is_brief: bool,
     ) -> Result<Step, Vec<Fault>> {
+        let faults = references::faults(&self.inventory, &inventory, dirty);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         let names = inventory.groups();
         let mut groups: OrdMap<Arc<str>, GroupState> = self
             .groups
@@ -490,6 +503,29 @@ impl Compiled {
             .filter(move |key| self.inventory.document(key).is_some_and(shares))
     }
 
+    /// The documents that keep a document from vanishing: of a cluster those of [`Compiled::users_of`], else those that
+    /// name it by a reference. Sorted.
+    pub fn users<'a>(&'a self, key: &DocumentKey, document: &Document) -> impl Iterator<Item = &'a DocumentKey> {
+        let of_cluster = key.cluster().map(|cluster| self.users_of(cluster, document));
+        let others = self.inventory.users_of(key);
+        of_cluster.into_iter().flatten().chain(others)
+    }
+
+    /// Whether a document keeps this one from vanishing.
+    #[must_use]
+    pub fn is_used(&self, key: &DocumentKey, document: &Document) -> bool {
+        self.users(key, document).next().is_some()
+    }
+
+    /// The documents that an accepted document names by a reference.
+    #[must_use]
+    pub fn references(&self, user: &DocumentKey) -> BTreeSet<DocumentKey> {
+        self.inventory
+            .get(user)
+            .map(|compiled| references::keys(compiled))
+            .unwrap_or_default()
+    }
+
     /// Documents that name a cluster, in any group.
     pub fn naming(&self, cluster: &str) -> impl Iterator<Item = &DocumentKey> {
         self.inventory
@@ -555,6 +591,8 @@ impl Stage {
             let old = self.inventory.document(&key);
             let new = compiled.as_ref().map(CompiledDocument::document);
             depends::touch(&mut self.dirty, &key, old, new);
+            let before = self.inventory.get(&key).map(|compiled| &**compiled);
+            references::touch(&mut self.dirty, &key, before, compiled.as_ref());
             self.inventory.set(&key, compiled, &mut self.examined);
         }
         faults

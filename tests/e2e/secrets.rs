@@ -12,11 +12,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::calls::{Answer, Calls, Tally};
-use crate::services::{connect, secret, secure_listener};
+use crate::services::{connect, secure_listener};
 use crate::support::authority::Authority;
 use crate::support::envoy::{Bootstrap, own_address};
 use crate::support::eventually::eventually;
@@ -24,7 +25,7 @@ use crate::world::{LIMIT, World, shared};
 
 with_both_bootstraps!(a_certificate_is_replaced_under_load);
 
-const SECRET: &str = "/gateway/xds/secrets/edge";
+const SECRET: &str = "/gateway/secrets/edge";
 /// How often it is replaced.
 const TIMES: usize = 3;
 /// Pause of the clients between requests.
@@ -34,7 +35,7 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
     let (authority, address) = (Arc::new(Authority::new()), own_address());
-    world.put(SECRET, secret(&authority, "server").to_string()).await;
+    world.put(SECRET, secret(&authority).to_string()).await;
     world
         .put("/gateway/xds/listeners/secure", secure_listener(address).to_string())
         .await;
@@ -50,7 +51,7 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
         new.more(10).await;
         authority.renew("server");
         certificates.push(current(&authority));
-        world.put(SECRET, secret(&authority, "server").to_string()).await;
+        world.put(SECRET, secret(&authority).to_string()).await;
         eventually(LIMIT, seen, certificates.last().cloned()).await;
         // A request from before the change may end only now.
         new.more(1).await;
@@ -75,16 +76,19 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
         "a connection from before"
     );
     world.nothing_was_refused().await;
-    let shown = world.server.get("/api/v1/documents/xds/secrets/edge").await.to_string();
-    assert!(
-        shown.contains("[redacted]") && !shown.contains("PRIVATE KEY"),
-        "{shown}"
-    );
+    let shown = world.server.get("/api/v1/documents/secrets/edge").await;
+    assert_eq!(shown["state"], "accepted");
+    assert!(!shown.to_string().contains("PRIVATE KEY"), "{shown}");
     println!(
         "{bootstrap:?}: {TIMES} certificates replaced, {} new connections, {} requests over one",
         new.count(),
         lasting.count()
     );
+}
+
+/// The secrets document of the certificate that is in the files now.
+fn secret(authority: &Authority) -> Value {
+    json!({ "certificate": authority.read("server.pem"), "private_key": authority.read("server.key") })
 }
 
 /// The certificate that is in the files now.

@@ -17,6 +17,7 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
     secrets.iter_mut().for_each(without_type);
     let bootstrap = json!({
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
+        "node": { "id": "golden", "cluster": "golden" },
         "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },
     });
     bootstrap.to_string()

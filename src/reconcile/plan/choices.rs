@@ -151,12 +151,12 @@ impl Choice {
             // The record may say that the latest text, good by itself, conflicts with another document. A deleted
             // document does not serve again, except a cluster in use.
             Some(latest) => {
-                let is_of_this_document = text.is_of_one_life(latest) || key.cluster().is_some();
+                let is_of_this_document = text.is_of_one_life(latest) || key.stays_while_used();
                 let is_behind = self.blocked.is_some() || latest.mod_revision == record.about;
                 is_behind && is_of_this_document && is_later(latest, text)
             }
             // An operator let the cluster go here, and another replica wrote its record meanwhile.
-            None => key.cluster().is_some() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
+            None => key.stays_while_used() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
         };
 
         let Some(good) = Some(text)
@@ -206,8 +206,9 @@ impl Choice {
         }
     }
 
+    /// Whether the document is deleted, and stays while others name it.
     fn is_deleted_cluster(&self, key: &DocumentKey) -> bool {
-        key.cluster().is_some() && self.latest.is_none()
+        key.stays_while_used() && self.latest.is_none()
     }
 }
 
@@ -358,7 +359,7 @@ fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>], has_ga
                 .as_ref()
                 .is_some_and(|stored| !stored.text.is_of_one_life(&good.text))
         };
-        if (has_gap || key.cluster().is_none()) && choice.serving().is_some_and(is_new_life) {
+        if (has_gap || !key.stays_while_used()) && choice.serving().is_some_and(is_new_life) {
             choice.on_deleted();
         }
         match stored {

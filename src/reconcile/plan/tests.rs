@@ -21,6 +21,7 @@ mod on_demand;
 mod quarantine;
 mod references;
 mod replicas;
+mod secrets;
 mod verbatim;
 
 /// A store and the world that follows it.

@@ -132,7 +132,7 @@ impl Conclusion {
         set_member(
             &mut self.world.kept_deleted,
             &key,
-            key.cluster().is_some() && choice.kept,
+            key.stays_while_used() && choice.kept,
         );
         let contested = choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
         set_member(&mut self.world.contested, &key, contested);
@@ -341,12 +341,11 @@ impl Conclusion {
 
     /// Deleted, and serving nevertheless.
     fn judge_deleted(&self, key: &DocumentKey, record: &Record, mut judgement: Judgement) -> Judgement {
-        let Some(cluster) = key.cluster() else {
+        if !key.stays_while_used() {
             return judgement.held(HeldBy::Guard, lost_instance_reason());
-        };
+        }
         if let Some(good) = &record.serving {
-            let users = self.world.compiled.users_of(cluster, &good.parsed.document);
-            judgement.used_by = users.cloned().collect();
+            judgement.used_by = self.world.compiled.users(key, &good.parsed.document).cloned().collect();
         }
         let mut users: Vec<String> = judgement
             .used_by

@@ -26,6 +26,10 @@ pub(super) struct Dirty {
     pub(super) listeners: BTreeSet<Arc<str>>,
     /// Documents that become one resource under their own name.
     pub(super) named: BTreeSet<DocumentKey>,
+    /// Changed documents that name others.
+    pub(super) referring: BTreeSet<DocumentKey>,
+    /// Documents that look different to those that name them.
+    pub(super) referred: BTreeSet<DocumentKey>,
     /// Xds documents.
     pub(super) verbatim: BTreeSet<DocumentKey>,
     /// A group was added or removed.
@@ -81,10 +85,10 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
             let endpoints = key.name.strip_prefix("endpoints/");
             dirty.upstreams.extend(key.cluster().or(endpoints).map(Arc::from));
         }
-        Kind::Runtime => {
+        Kind::Runtime | Kind::Secrets => {
             dirty.named.insert(key.clone());
         }
-        Kind::Registries | Kind::Secrets | Kind::Policies | Kind::Unknown => {}
+        Kind::Registries | Kind::Policies | Kind::Unknown => {}
     }
 }
 

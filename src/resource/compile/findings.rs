@@ -87,6 +87,7 @@ impl Compiled {
             Document::Listener(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Listener, &key.name)),
+            Document::Secret(_) => findings.warnings.extend(self.replaced(ResourceType::Secret, &key.name)),
             Document::Runtime(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Runtime, &key.name)),

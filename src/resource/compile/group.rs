@@ -331,13 +331,21 @@ impl GroupState {
     /// Set the resources of documents that become one resource under their own name.
     fn update_named(&mut self, input: &GroupInput<'_>, outcome: &mut Outcome) {
         let all: BTreeSet<DocumentKey> = match input.fresh {
-            true => input.after.of_kind(Kind::Runtime).map(|(key, _)| key.clone()).collect(),
+            true => [Kind::Runtime, Kind::Secrets]
+                .into_iter()
+                .flat_map(|kind| input.after.of_kind(kind))
+                .map(|(key, _)| key.clone())
+                .collect(),
             false => BTreeSet::new(),
         };
         for document in all.union(&input.dirty.named) {
             let compiled = |inventory: &Inventory| {
                 let compiled = inventory.get(document)?;
                 match &compiled.translated {
+                    Translated::Named(ResourceType::Secret, resource) => {
+                        let resource = secret(inventory, document, resource, input.name);
+                        Some((ResourceType::Secret, resource))
+                    }
                     Translated::Named(resource_type, resource) => {
                         let is_for = compiled.document().is_for(input.name);
                         Some((*resource_type, is_for.then(|| Arc::clone(resource))))
@@ -355,11 +363,31 @@ impl GroupState {
     }
 }
 
+/// The Secret of a document in a group. Without `groups` it goes to the groups of its users, or to every group if it has
+/// none. A Secret without a user in the group is sent by name only.
+fn secret(inventory: &Inventory, key: &DocumentKey, secret: &Arc<Resource>, group: &str) -> Option<Arc<Resource>> {
+    let is_used = inventory.is_named_in(key, group);
+    let is_for = match inventory.document(key)?.groups() {
+        Some(groups) => groups.contains(group),
+        None => is_used || !inventory.is_named(key),
+    };
+    is_for.then(|| match is_used {
+        true => Arc::clone(secret),
+        false => Arc::new(Resource {
+            on_demand: true,
+            ..(**secret).clone()
+        }),
+    })
+}
+
 /// The documents of a resource whose findings may change with an xds document of the same name.
 fn named_makers(resource: &Resource) -> impl Iterator<Item = &DocumentKey> {
-    resource
-        .made_of()
-        .filter(|key| matches!(key.kind, Kind::Clusters | Kind::Listeners | Kind::Runtime))
+    resource.made_of().filter(|key| {
+        matches!(
+            key.kind,
+            Kind::Clusters | Kind::Listeners | Kind::Runtime | Kind::Secrets
+        )
+    })
 }
 
 /// The document of a listener; none for the default listener.

@@ -17,6 +17,7 @@ use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
+use crate::resource::compile::references;
 use crate::resource::compile::translate::{Translated, Upstreams};
 
 /// An accepted document, and the revisions that decide between equals.
@@ -49,6 +50,14 @@ pub type Address = (Host, u16);
 /// All registrations of one address. The one written last is served.
 type Registrants = OrdMap<(i64, DocumentKey), Arc<Document>>;
 
+/// The documents that name one document.
+#[derive(Debug, Clone, Default)]
+struct Users {
+    keys: OrdSet<DocumentKey>,
+    /// How many of them are for a group; `None`: for all groups.
+    groups: OrdMap<Option<Arc<str>>, usize>,
+}
+
 /// See the module. Clones are cheap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inventory {
@@ -57,6 +66,8 @@ pub(super) struct Inventory {
     users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents by the clusters that they name.
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// The users of documents that others name.
+    named: OrdMap<DocumentKey, Users>,
     /// Xds documents with needs (`unmet`).
     with_needs: OrdSet<DocumentKey>,
     /// Routes by the listeners that they name.
@@ -155,10 +166,18 @@ impl Inventory {
         match obstacle {
             Obstacle::Claimant { what, key } => self.claims.claims(document, what, key.as_ref()),
             Obstacle::NoCluster(name) => !self.describes(name),
+            Obstacle::Reference { user, named } => references::is_unfit(self, user, document, named),
         }
     }
 
     fn remember(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
+        for named in references::keys(compiled) {
+            let users = self.named.entry(named).or_default();
+            users.keys.insert(key.clone());
+            for group in groups_of(compiled.document()) {
+                *users.groups.entry(group).or_default() += 1;
+            }
+        }
         match &compiled.translated {
             Translated::Route { upstreams, .. } => {
                 upstreams
@@ -189,6 +208,21 @@ impl Inventory {
     }
 
     fn forget(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
+        for named in references::keys(compiled) {
+            let Some(users) = self.named.get_mut(&named) else {
+                continue;
+            };
+            users.keys.remove(key);
+            for group in groups_of(compiled.document()) {
+                match users.groups.get_mut(&group) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    _ => drop(users.groups.remove(&group)),
+                }
+            }
+            if users.keys.is_empty() {
+                self.named.remove(&named);
+            }
+        }
         match &compiled.translated {
             Translated::Route { upstreams, .. } => {
                 upstreams
@@ -297,6 +331,23 @@ impl Inventory {
     pub(super) fn is_api(&self, listener: &Arc<str>) -> bool {
         self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)))
             .is_some_and(Document::is_api_listener)
+    }
+
+    /// Documents that name a document by a reference, sorted.
+    pub(super) fn users_of(&self, key: &DocumentKey) -> impl Iterator<Item = &DocumentKey> {
+        self.named.get(key).into_iter().flat_map(|users| &users.keys)
+    }
+
+    /// Whether a document names a document by a reference.
+    pub(super) fn is_named(&self, key: &DocumentKey) -> bool {
+        self.named.contains_key(key)
+    }
+
+    /// Whether a document of the group names a document by a reference.
+    pub(super) fn is_named_in(&self, key: &DocumentKey, group: &str) -> bool {
+        self.named.get(key).is_some_and(|users| {
+            users.groups.contains_key(&None) || users.groups.contains_key(&Some(Arc::<str>::from(group)))
+        })
     }
 
     /// Routes that name an upstream, in any group, sorted.
@@ -433,6 +484,14 @@ fn remove_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str
     of_name.remove(key);
     if of_name.is_empty() {
         users.remove(name);
+    }
+}
+
+/// The groups of a document; `None`: all.
+fn groups_of(document: &Document) -> Vec<Option<Arc<str>>> {
+    match document.groups() {
+        Some(groups) => groups.iter().cloned().map(Some).collect(),
+        None => vec![None],
     }
 }
 

@@ -21,7 +21,7 @@ use crate::resource::body::Body;
 use crate::resource::table::{self, Entry, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
 use crate::resource::{
-    Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, runtime, verbatim,
+    Reference, Resource, ResourceType, check, clusters, endpoints, listeners, routes, runtime, secrets, verbatim,
 };
 
 /// A Cluster, and its endpoints if the Cluster uses EDS and the same document lists them.
@@ -66,11 +66,11 @@ pub enum Translated {
     Cluster(Upstreams),
     /// A listener.
     Listener(Served),
-    /// One resource under the name of its document: a runtime layer.
+    /// One resource under the name of its document: a runtime layer, a secret.
     Named(ResourceType, Arc<Resource>),
     /// A resource in Envoy's own form.
     Verbatim(Written),
-    /// Nothing: groups, defaults, registrations.
+    /// Nothing: groups, defaults, registrations, secrets that Envoy has no SDS for.
     Nothing,
 }
 
@@ -88,6 +88,10 @@ pub fn document(
         Document::Route(value) => route(context, key, create_revision, value),
         Document::Cluster(value) => cluster(context, key, value).map(Translated::Cluster),
         Document::Listener(value) => listener(context, key, value).map(Translated::Listener),
+        Document::Secret(value) => Ok(match secrets::from_document(key, value) {
+            Some(secret) => Translated::Named(ResourceType::Secret, Arc::new(secret)),
+            None => Translated::Nothing,
+        }),
         Document::Runtime(value) => {
             let layer = Arc::new(runtime::from_document(key, value));
             Ok(Translated::Named(ResourceType::Runtime, layer))

@@ -1,7 +1,7 @@
 //! Which texts serve together.
 //!
 //! 1. Compile the changed documents. A document at fault falls back to its good text before, until none is at fault.
-//! 2. Drop deleted clusters that no document uses, or that an operator released.
+//! 2. Drop deleted clusters, and other documents that may be named, that no document uses, or that an operator released.
 //! 3. Try contested documents again: latest texts that are good by themselves and conflicted with others.
 //! 4. Try texts that were found in the store's history, the latest first.
 //!
@@ -41,7 +41,7 @@ impl Choices {
             affected: BTreeSet::new(),
         };
         self.compile(&intake.world, &mut decision);
-        self.drop_unused_clusters(intake, &mut decision);
+        while self.drop_unused(intake, &mut decision) {}
         self.try_contested(&intake.world, &mut decision);
         self.try_found(&mut decision);
         decision.choices = self.by_key;
@@ -119,8 +119,9 @@ impl Choices {
         }
     }
 
-    /// Deleted clusters go when nothing uses them, or when an operator says so.
-    fn drop_unused_clusters(&mut self, intake: &Intake, decision: &mut Decision) {
+    /// Deleted documents that others may name go when nothing uses them, or when an operator says so. Returns whether one
+    /// went that named others, which may be unused now.
+    fn drop_unused(&mut self, intake: &Intake, decision: &mut Decision) -> bool {
         let world = &intake.world;
         let deleted = self
             .by_key
@@ -143,11 +144,7 @@ impl Choices {
                 .compiled
                 .namesake(key)
                 .filter(|other| !keys.contains(other) || key > other);
-            let used = |good: &Good| {
-                let cluster = key.cluster().unwrap_or_default();
-                let mut users = decision.compiled.users_of(cluster, &good.parsed.document);
-                namesake.is_none() && users.next().is_some()
-            };
+            let used = |good: &Good| namesake.is_none() && decision.compiled.is_used(key, &good.parsed.document);
             let is_used = choice.serving().is_some_and(used);
             let is_released = intake.released.contains(&choice.full_key);
             choice.kept = is_used && !is_released;
@@ -160,6 +157,9 @@ impl Choices {
             self.by_key.insert(key.clone(), choice);
         }
 
+        let naming = |key: &&DocumentKey| !decision.compiled.references(key).is_empty();
+        let naming: Vec<DocumentKey> = keys.iter().filter(naming).cloned().collect();
+
         // A text that was saved may be bad by now; and a document cannot be without a cluster that goes.
         if !keys.is_empty() {
             self.serve(keys, decision, |choices, fault| {
@@ -171,9 +171,10 @@ impl Choices {
                 }
             });
         }
+        naming.iter().any(|key| decision.compiled.accepted(key).is_none())
     }
 
-    /// The clusters that are kept although they are deleted, and whose users this plan may change.
+    /// The documents that are kept although they are deleted, and whose users this plan may change.
     fn kept_clusters(&self, intake: &Intake, decision: &Decision) -> BTreeSet<DocumentKey> {
         let world = &intake.world;
         let kept = &world.kept_deleted;
@@ -190,6 +191,8 @@ impl Choices {
             let (before, now) = (world.compiled.named_by(key), decision.compiled.named_by(key));
             let named = of_cluster.chain(before.chain(now).cloned());
             let keys = named.flat_map(|name: Arc<str>| describing(&name));
+            let referred = [&world.compiled, &decision.compiled].map(|compiled| compiled.references(key));
+            let keys = keys.chain(referred.into_iter().flatten()).chain([key.clone()]);
             concerned.extend(keys.filter(|key| kept.contains(key)));
         }
         concerned
@@ -226,6 +229,9 @@ impl Choices {
                         Obstacle::NoCluster(name) => describing(name)
                             .iter()
                             .any(|key| world.contested.contains(key) || contested.contains_key(key)),
+                        Obstacle::Reference { named, .. } => {
+                            world.contested.contains(named) || contested.contains_key(named)
+                        }
                     };
                     !of_contested && decision.compiled.has_obstacle(&good.parsed.document, obstacle)
                 })
