@@ -1,9 +1,11 @@
 //! `clusters/{name}`: an upstream, how to reach it, balance it and guard it.
 //!
 //! This file has the types; `read` makes them of the fields of a document and refuses values that Envoy would refuse
-//! (`balance` reads `lb`, `keepalive` reads `keepalive`).
+//! (`balance` reads `lb`; `keepalive` and `tls` the fields of these names).
 //! The compiler checks whether two documents (or a document and `defaults`) agree.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Groups;
@@ -12,6 +14,7 @@ use super::endpoint::Endpoint;
 mod balance;
 mod keepalive;
 pub(super) mod read;
+mod tls;
 
 /// A cluster document.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +23,10 @@ pub struct Cluster {
     pub source: Source,
     /// Settings that `defaults.cluster` may fill in.
     pub settings: Settings,
+    /// TLS to the upstream; default: plain text.
+    pub tls: Option<Tls>,
+    /// Clusters whose own endpoints take over, in this order, when this one has no healthy endpoint left.
+    pub failover: Vec<Arc<str>>,
     /// Sent only by name, not part of the wildcard.
     pub on_demand: bool,
     /// The groups of proxies that have it.
@@ -72,8 +79,43 @@ pub enum Protocol {
     Http1,
     /// `"http2"` (and `"grpc"`)
     Http2,
+    /// `"auto"`: HTTP/2 or HTTP/1.1, as ALPN decides; needs TLS.
+    Auto,
     /// `"like_client"`: the protocol of the client's request.
     LikeClient,
+}
+
+/// `tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that Envoy asks for, or an IP address, which SNI does not carry. Default: the host of each endpoint.
+    pub sni: Option<String>,
+    /// Whether the certificate is checked; default true.
+    pub verify: bool,
+    /// Names of which the certificate must have one; empty: the name of `sni`.
+    pub names: Vec<ServerName>,
+    /// Default 1.2.
+    pub min_version: TlsVersion,
+}
+
+/// A name in a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerName {
+    /// A host name; a wildcard in the certificate may match it.
+    Dns(String),
+    /// An IP address.
+    Ip(IpAddr),
+    /// A URI such as `spiffe://example.com/orders`.
+    Uri(String),
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// `"1.2"`
+    V1_2,
+    /// `"1.3"`
+    V1_3,
 }
 
 /// `lb`.

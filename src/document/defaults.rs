@@ -35,7 +35,7 @@ const ROUTE_OWN: [&str; 10] = [
     "priority",
     "enabled",
 ];
-const CLUSTER_OWN: [&str; 5] = ["name", "endpoints", "dns", "on_demand", "groups"];
+const CLUSTER_OWN: [&str; 7] = ["name", "endpoints", "dns", "tls", "failover", "on_demand", "groups"];
 const LISTENER_OWN: [&str; 4] = ["name", "address", "groups", "api"];
 
 /// The defaults document; [`Defaults::default`] without one.

@@ -156,7 +156,7 @@ fn fields_of_later_are_refused_by_name() {
         refused("routes/orders", full_route(), "", field);
         refused("defaults", json!({ "route": {} }), "/route", field);
     }
-    for field in ["registry", "tls", "failover", "credential", "guard"] {
+    for field in ["registry", "credential", "guard"] {
         refused("clusters/orders", full_cluster(), "", field);
         refused("defaults", json!({ "cluster": {} }), "/cluster", field);
     }

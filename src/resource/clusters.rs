@@ -5,21 +5,28 @@
 //! with endpoints inside, which Envoy resolves, IPv4 preferred. `warms` of an EDS cluster is its own name: Envoy waits
 //! for the assignment after each change of the Cluster.
 //!
+//! A document with `failover` makes two Clusters: `NAME~own` has the endpoints and settings of the document, and NAME is
+//! an aggregate of that one and of the clusters that take over.
+//!
 //! Settings that a document does not give come from `defaults.cluster`, each taken whole ([`settings`]).
 //!
 //! `https` in a URL is TLS with SNI; Envoy verifies the certificate against the host of the URL by the CA bundle of the
-//! server ([`tls`]). The bundle is part of the Cluster, so a change of the bundle changes these clusters.
+//! server ([`tls`]). `tls` of a document is verified alike. The bundle is part of the Cluster, so a change of the bundle
+//! changes these clusters.
+
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as WireCluster, cluster as wire};
+use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
 use prost::Message;
 
 use crate::document::Rejection;
-use crate::document::cluster::{CircuitBreaker, Cluster, Settings, Source};
+use crate::document::cluster::{CircuitBreaker, Cluster, Protocol, Settings, Source, Tls};
 use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::route::UpstreamUrl;
-use crate::proto::message::{ads, append};
+use crate::proto::message::{ads, any, append};
 
 use super::compile::context::Context;
 use super::{Resource, check, endpoints};
@@ -32,7 +39,22 @@ mod settings;
 mod tls;
 mod transport;
 
-/// The Cluster of a clusters document, with the same name.
+use tls::Server;
+
+/// The end of the name of a Cluster with a document's own endpoints; `~` is in no document's name.
+pub const OWN: &str = "~own";
+
+/// The name of the Cluster that holds a document's own endpoints.
+#[must_use]
+pub fn own_name(name: &str, cluster: &Cluster) -> Arc<str> {
+    if cluster.failover.is_empty() {
+        name.into()
+    } else {
+        format!("{name}{OWN}").into()
+    }
+}
+
+/// The Cluster of a clusters document's own endpoints, with the name [`own_name`].
 ///
 /// # Errors
 /// Settings that Envoy would refuse once the defaults are filled in; a list of both addresses and names.
@@ -43,15 +65,46 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
         Source::Listed(listed) => (Discovery::of_list(listed)?, None),
         Source::Dns { host, port } => (Discovery::Dns(vec![endpoints::plain(host, *port)]), Some(host.as_str())),
     };
-    let mut message = settings::applied(base(&key.name, &settings), &settings, host)?;
-    message.transport_socket = transport::wrapped(None, settings.proxy_protocol);
+    let name = own_name(&key.name, cluster);
+    // Without a host, health checks have the name of the Cluster as their Host header.
+    let checked_host = host.or_else(|| (name != key.name).then_some(&*key.name));
+    let mut message = settings::applied(base(&name, &settings), &settings, checked_host)?;
+    if settings.protocol == Some(Protocol::Auto) && cluster.tls.is_none() {
+        return Err(without_alpn());
+    }
+    let tls = cluster.tls.as_ref().map(|tls| {
+        let server = server_of(tls, &discovery, host)?;
+        tls::of_document(tls, server, settings.protocol, context.ca_bundle.as_ref())
+    });
+    message.transport_socket = transport::wrapped(tls.transpose()?, settings.proxy_protocol);
     if let Discovery::Dns(endpoints) = &discovery {
         endpoints.iter().try_for_each(check::endpoint_metadata)?;
     }
     Ok(Resource {
-        on_demand: cluster.on_demand,
+        // Envoy asks for an aggregate by name, and for none of its members.
+        on_demand: cluster.on_demand && cluster.failover.is_empty(),
         ..resource(message, &discovery, vec![key.clone()])
     })
+}
+
+/// The aggregate Cluster of a document with `failover`, over `members`: the document's own endpoints first.
+///
+/// Envoy takes the members' balancers, connections and checks. Two settings are those of the aggregate: the limit of
+/// retries, and the health below which Envoy panics.
+#[must_use]
+pub fn aggregate(key: &DocumentKey, cluster: &Cluster, members: Vec<String>, context: &Context) -> Resource {
+    let settings = settings_of(cluster, context);
+    let mut message = base(&key.name, &settings);
+    message.lb_policy = wire::LbPolicy::ClusterProvided as i32;
+    message.cluster_discovery_type = Some(wire::ClusterDiscoveryType::ClusterType(wire::CustomClusterType {
+        name: "envoy.clusters.aggregate".to_owned(),
+        typed_config: Some(any(&ClusterConfig { clusters: members })),
+    }));
+    settings::apply_to_aggregate(&mut message, &settings);
+    Resource {
+        on_demand: cluster.on_demand,
+        ..Resource::new(&*key.name, message.encode_to_vec(), vec![key.clone()])
+    }
 }
 
 /// The inline Cluster of a URL, with the name [`UpstreamUrl::cluster_name`].
@@ -67,11 +120,32 @@ pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Contex
     };
     let mut message = settings::applied(base(&url.cluster_name(), &settings), &settings, Some(&url.host))?;
     let tls = match url.https {
-        true => Some(tls::verified(&url.host, settings.protocol, context.ca_bundle.as_ref())?),
+        true => Some(tls::of_url(&url.host, settings.protocol, context.ca_bundle.as_ref())?),
+        false if settings.protocol == Some(Protocol::Auto) => return Err(without_alpn()),
         false => None,
     };
     message.transport_socket = transport::wrapped(tls, settings.proxy_protocol);
     Ok(resource(message, &discovery, documents))
+}
+
+/// The host whose certificate is expected: `tls.sni`, else the name of `dns`, else that of each listed endpoint.
+fn server_of<'a>(tls: &'a Tls, discovery: &Discovery, dns: Option<&'a str>) -> Result<Server<'a>, Rejection> {
+    match (tls.sni.as_deref().or(dns), discovery) {
+        (Some(host), _) => Ok(Server::One(host)),
+        (None, Discovery::Dns(_)) => Ok(Server::EachEndpoint),
+        (None, Discovery::Eds) => Err(Rejection::new(
+            "tls.sni",
+            "missing, expected the name in the certificate, because the endpoints are addresses",
+        )),
+    }
+}
+
+/// NC-31.
+fn without_alpn() -> Rejection {
+    Rejection::new(
+        "protocol",
+        "found \"auto\", which needs the ALPN of TLS, expected \"tls\" beside it",
+    )
 }
 
 /// The Cluster for a name that no document describes. It is of type EDS, because gRPC clients refuse STATIC; its
@@ -93,8 +167,18 @@ pub(super) fn warnings(cluster: &Cluster, context: &Context) -> Vec<String> {
     let settings = settings_of(cluster, context);
     let budget = |limits: &CircuitBreaker| limits.retries.is_some() && limits.retry_budget_percent.is_some();
     let mut warnings = Vec::new();
+    if !cluster.failover.is_empty() && settings.health_check.is_none() && settings.outlier_detection.is_none() {
+        warnings.push(
+            "failover: without \"health_check\" and \"outlier_detection\", Envoy goes on to the next cluster only if \
+             this one has no endpoints"
+                .to_owned(),
+        );
+    }
     if settings.circuit_breaker.as_ref().is_some_and(budget) {
         warnings.push("circuit_breaker.retries: without effect beside \"retry_budget_percent\"".to_owned());
+    }
+    if cluster.tls.as_ref().is_some_and(|tls| !tls.verify) {
+        warnings.push("tls.verify: false, so that any certificate of the upstream is accepted".to_owned());
     }
     warnings
 }
@@ -172,9 +256,7 @@ mod tests {
     use prost::Name;
     use serde_json::{Value as Json, json};
 
-    use crate::document::cluster::{
-        Check, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection, Protocol,
-    };
+    use crate::document::cluster::{Check, HealthCheck, LbPolicy, LoadBalancing, LocalityMode, OutlierDetection};
     use crate::document::key::Kind;
     use crate::proto::json::to_json;
 
@@ -188,6 +270,8 @@ mod tests {
         Cluster {
             source,
             settings,
+            tls: None,
+            failover: Vec::new(),
             on_demand: false,
             groups: None,
         }
@@ -424,6 +508,7 @@ mod tests {
             let mut config = json!({
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 "common_tls_context": {
+                    "tls_params": { "tls_maximum_protocol_version": "TLSv1_3" },
                     "alpn_protocols": ["http/1.1"],
                     "validation_context": {
                         "trusted_ca": { "inline_bytes": "UEVN" },

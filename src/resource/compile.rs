@@ -16,6 +16,7 @@
 //! | `input` | the input of a group's compilation |
 //! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
 //! | `references` | documents that name others, and need them |
+//! | `failover` | the members of aggregate clusters, and circles among them |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `parts` | each document's part in a resource that is made of many documents |
 //! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
@@ -38,6 +39,7 @@ use crate::document::{Document, Rejection};
 mod conflicts;
 pub mod context;
 mod depends;
+mod failover;
 mod findings;
 mod group;
 mod input;
@@ -263,7 +265,8 @@ impl Compiled {
             .map(|(name, state)| (Arc::clone(name), state.clone()))
             .collect();
 
-        let (mut touched, mut affected, mut faults) = (Touched::new(), BTreeSet::new(), Vec::new());
+        let (mut touched, mut affected) = (Touched::new(), BTreeSet::new());
+        let mut faults = failover::circles(&inventory, dirty);
         for name in &names {
             let input = GroupInput {
                 context: &context,
@@ -316,6 +319,7 @@ impl Compiled {
                 continue;
             }
             let users = after.users(name).chain(after.verbatim_users(name));
+            let users = users.chain(after.failing_over_to(name));
             referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
 
@@ -531,20 +535,27 @@ impl Compiled {
         self.inventory
             .users(cluster)
             .chain(self.inventory.verbatim_users(cluster))
+            .chain(self.inventory.failing_over_to(cluster))
     }
 
     /// The clusters that an accepted document names.
     pub fn named_by(&self, user: &DocumentKey) -> impl Iterator<Item = &Arc<str>> {
-        let translated = self.inventory.get(user).map(|compiled| &compiled.translated);
-        let (routes, written) = match translated {
+        let compiled = self.inventory.get(user);
+        let (routes, written) = match compiled.map(|compiled| &compiled.translated) {
             Some(Translated::Route { upstreams, .. }) => (Some(upstreams), None),
             Some(Translated::Verbatim(written)) => (None, Some(&written.clusters)),
             _ => (None, None),
         };
+        let failover = match compiled.map(|compiled| compiled.document()) {
+            Some(Document::Cluster(cluster)) => cluster.failover.as_slice(),
+            _ => &[],
+        };
         let of_routes = routes
             .into_iter()
             .flat_map(|upstreams| upstreams.iter().map(|(name, _)| name));
-        of_routes.chain(written.into_iter().flat_map(|names| names.iter()))
+        of_routes
+            .chain(written.into_iter().flat_map(|names| names.iter()))
+            .chain(failover)
     }
 
     /// Whether what kept a document from serving is still in its way.

@@ -29,6 +29,7 @@ mod calls;
 mod clients;
 mod control;
 mod exchanges;
+mod failover;
 mod faults;
 mod latency;
 mod load;

@@ -14,10 +14,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use chancery::document::Rejection;
-use chancery::resource::compile::{Compiled, Options};
+use chancery::resource::compile::Compiled;
 use serde_json::{Value, json};
 
-use super::inputs::edit;
+use super::inputs::{edit, options};
 
 /// A value at its place.
 struct Edge {
@@ -90,7 +90,7 @@ fn filled(form: &Value, value: &Value) -> Value {
 
 /// A document alone, or what the server says against it.
 fn compiled(key: &str, document: &Value) -> Result<Compiled, Rejection> {
-    let step = Compiled::new(Options::default()).apply(vec![edit(key, &document.to_string(), 1)?]);
+    let step = Compiled::new(options()).apply(vec![edit(key, &document.to_string(), 1)?]);
     step.map(|step| step.compiled)
         .map_err(|faults| faults.into_iter().next().expect("a fault").rejection)
 }

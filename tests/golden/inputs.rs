@@ -51,6 +51,15 @@ pub(crate) fn compile_all(documents: &Map<String, Value>) -> Compiled {
     try_compile(texts).unwrap_or_else(|reason| panic!("{reason}"))
 }
 
+/// The options of a server with the CA bundle `ca.pem`.
+pub(crate) fn options() -> Options {
+    let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
+    Options {
+        ca_bundle: Some(ca_bundle),
+        ..Options::default()
+    }
+}
+
 /// Texts of documents by key, written in this order.
 pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>) -> Result<Compiled, String> {
     let edits = texts
@@ -58,12 +67,7 @@ pub(crate) fn try_compile<'k>(texts: impl IntoIterator<Item = (&'k str, String)>
         .zip(1..)
         .map(|((key, text), revision)| edit(key, &text, revision).map_err(|error| format!("{key}: {error}")))
         .collect::<Result<_, _>>()?;
-    let ca_bundle = Bytes::from(fs::read(folder().join("ca.pem")).expect("tests/golden/ca.pem is there"));
-    let options = Options {
-        ca_bundle: Some(ca_bundle),
-        ..Options::default()
-    };
-    match Compiled::new(options).apply(edits) {
+    match Compiled::new(options()).apply(edits) {
         Ok(step) => Ok(step.compiled),
         Err(faults) => {
             let reasons = faults.iter().map(|fault| format!("{}: {}", fault.key, fault.rejection));

@@ -36,6 +36,8 @@ struct State {
     connections: AtomicU64,
     delay_ms: AtomicU64,
     status: AtomicU16,
+    /// The status of `/healthz`; 0: that of all paths.
+    health: AtomicU16,
 }
 
 impl Upstream {
@@ -49,6 +51,7 @@ impl Upstream {
             connections: AtomicU64::new(0),
             delay_ms: AtomicU64::new(0),
             status: AtomicU16::new(200),
+            health: AtomicU16::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
         Self {
@@ -88,6 +91,11 @@ impl Upstream {
     /// Answer with this status from now on.
     pub fn answer_with(&self, status: u16) {
         self.state.status.store(status, Ordering::Relaxed);
+    }
+
+    /// Answer health checks (`/healthz`) with this status from now on, and other requests as before.
+    pub fn report_health(&self, status: u16) {
+        self.state.health.store(status, Ordering::Relaxed);
     }
 }
 
@@ -140,8 +148,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         "version": format!("{:?}", head.version),
         "headers": headers,
     });
+    let status = match state.health.load(Ordering::Relaxed) {
+        0 => state.status.load(Ordering::Relaxed),
+        _ if head.uri.path() != "/healthz" => state.status.load(Ordering::Relaxed),
+        health => health,
+    };
     let response = Response::builder()
-        .status(state.status.load(Ordering::Relaxed))
+        .status(status)
         .header("content-type", "application/json")
         .header("x-upstream", &state.name)
         .header("server-timing", "upstream")

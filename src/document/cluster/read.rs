@@ -3,6 +3,7 @@
 //! Contradictions between two fields of one document are refused here. The compiler checks a document against
 //! `defaults.cluster`: a gRPC health check needs HTTP/2, and either may come from the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::decode::{Cursor, Fields, Object};
@@ -12,7 +13,7 @@ use super::super::key::DocumentKey;
 use super::super::{Rejection, groups, name};
 use super::{
     Check, CircuitBreaker, Cluster, HealthCheck, OutlierDetection, Protocol, ProxyProtocol, Settings, Source, balance,
-    keepalive,
+    keepalive, tls,
 };
 
 /// The names of the fields that `defaults.cluster` may give.
@@ -28,7 +29,7 @@ pub(crate) const SETTINGS: [&str; 9] = [
     "proxy_protocol",
 ];
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["registry", "tls", "failover", "credential", "guard", "policies"];
+pub(crate) const LATER: &[&str] = &["registry", "credential", "guard", "policies"];
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -44,11 +45,15 @@ const FIELDS: Fields = Fields {
         "keepalive",
         "buffer",
         "proxy_protocol",
+        "tls",
+        "failover",
         "on_demand",
         "groups",
     ],
     later: LATER,
 };
+/// Most clusters that take over.
+const MAX_FAILOVER: usize = 16;
 const HEALTH_FIELDS: Fields = Fields::new(&["http", "tcp", "grpc", "interval", "timeout", "healthy", "unhealthy"]);
 const OUTLIER_FIELDS: Fields = Fields::new(&["consecutive_5xx", "eject_for", "max_eject_percent"]);
 const BREAKER_FIELDS: Fields = Fields::new(&[
@@ -59,10 +64,11 @@ const BREAKER_FIELDS: Fields = Fields::new(&[
     "retries",
     "per_endpoint_connections",
 ]);
-const PROTOCOLS: [(&str, Protocol); 4] = [
+const PROTOCOLS: [(&str, Protocol); 5] = [
     ("http1", Protocol::Http1),
     ("http2", Protocol::Http2),
     ("grpc", Protocol::Http2),
+    ("auto", Protocol::Auto),
     ("like_client", Protocol::LikeClient),
 ];
 
@@ -73,6 +79,10 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
     Ok(Cluster {
         source: read_source(&object)?,
         settings: read_settings(&object)?,
+        tls: object.read("tls", |field| tls::read(&field))?,
+        failover: object
+            .read("failover", |field| read_failover(&field, key))?
+            .unwrap_or_default(),
         on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
         groups: groups::read(&object)?,
     })
@@ -85,6 +95,20 @@ fn read_source(object: &Object<'_>) -> Result<Source, Rejection> {
         (None, Some(dns)) => read_dns(&dns),
         (None, None) => Ok(Source::Registered),
     }
+}
+
+fn read_failover(cursor: &Cursor<'_>, key: &DocumentKey) -> Result<Vec<Arc<str>>, Rejection> {
+    let names = name::read_list(cursor.clone())?;
+    if names.contains(&key.name) {
+        return Err(cursor.expected("other clusters than this one"));
+    }
+    if names.len() > MAX_FAILOVER {
+        return Err(cursor.reject(format!(
+            "found {} clusters, expected at most {MAX_FAILOVER}",
+            names.len()
+        )));
+    }
+    Ok(names)
 }
 
 fn read_dns(cursor: &Cursor<'_>) -> Result<Source, Rejection> {

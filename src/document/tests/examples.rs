@@ -261,6 +261,8 @@ fn full_cluster() {
             }),
             ..ClusterSettings::default()
         },
+        tls: None,
+        failover: Vec::new(),
         on_demand: false,
         groups: None,
     };

@@ -14,6 +14,7 @@ use crate::resource::compile::{self, Compiled};
 mod anything;
 mod costs;
 mod documents;
+mod failover;
 mod guards;
 mod histories;
 mod named_clusters;

@@ -26,6 +26,15 @@ pub(super) fn apply(message: &mut WireCluster, lb: &LoadBalancing) {
     message.lb_subset_config = (!lb.subsets.is_empty()).then(|| lb_subset_config(lb));
 }
 
+/// The health below which Envoy panics, alone; `None`: Envoy's own.
+pub(super) fn panic_threshold(lb: &LoadBalancing) -> Option<CommonLbConfig> {
+    let value = lb.panic_percent?;
+    Some(CommonLbConfig {
+        healthy_panic_threshold: Some(Percent { value }),
+        ..CommonLbConfig::default()
+    })
+}
+
 fn lb_policy(policy: LbPolicy) -> cluster::LbPolicy {
     match policy {
         LbPolicy::RoundRobin => cluster::LbPolicy::RoundRobin,

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
 };
 use envoy_types::pb::google::protobuf;
 
@@ -46,6 +46,11 @@ fn upstream(protocol: Protocol, keepalive: Option<&Keepalive>) -> UpstreamProtoc
     match protocol {
         Protocol::Http1 => explicit(explicit_http_config::ProtocolConfig::HttpProtocolOptions(http1)),
         Protocol::Http2 => explicit(explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
+        Protocol::Auto => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options: Some(http1),
+            http2_protocol_options: Some(http2),
+            ..AutoHttpConfig::default()
+        }),
         Protocol::LikeClient => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(http1),
             http2_protocol_options: Some(http2),

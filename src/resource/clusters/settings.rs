@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     circuit_breakers,
 };
 use envoy_types::pb::envoy::config::core::v3::health_check::{
-    GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck,
+    GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck, TlsOptions,
 };
 use envoy_types::pb::envoy::config::core::v3::{HealthCheck as WireHealthCheck, TcpKeepalive};
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Percent};
@@ -46,6 +46,12 @@ pub(super) fn connect_timeout(settings: &Settings) -> protobuf::Duration {
     duration(settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
 }
 
+/// Puts the settings that Envoy reads of an aggregate into it.
+pub(super) fn apply_to_aggregate(message: &mut WireCluster, settings: &Settings) {
+    message.circuit_breakers = settings.circuit_breaker.as_ref().map(circuit_breakers);
+    message.common_lb_config = settings.lb.as_ref().and_then(balance::panic_threshold);
+}
+
 /// `message` with the settings in it. `host`: the upstream's own name, for HTTP health checks; without one Envoy takes
 /// the name of the cluster.
 ///
@@ -62,11 +68,10 @@ pub(super) fn applied(
         balance::apply(&mut message, lb);
     }
 
-    let http2 = settings.protocol == Some(Protocol::Http2);
     message.health_checks = settings
         .health_check
         .iter()
-        .map(|check| health_check(check, http2, host))
+        .map(|check| health_check(check, settings.protocol, host))
         .collect();
 
     message.outlier_detection = settings.outlier_detection.as_ref().map(outlier_detection);
@@ -84,7 +89,13 @@ pub(super) fn applied(
     Ok(message)
 }
 
-fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHealthCheck {
+fn health_check(check: &HealthCheck, protocol: Option<Protocol>, host: Option<&str>) -> WireHealthCheck {
+    let http2 = protocol == Some(Protocol::Http2);
+    // A check speaks one protocol; without this, ALPN could choose the other.
+    let over_http1 = protocol == Some(Protocol::Auto) && matches!(check.check, Check::Http(_));
+    let tls_options = over_http1.then(|| TlsOptions {
+        alpn_protocols: vec!["http/1.1".to_owned()],
+    });
     let checker = match &check.check {
         Check::Http(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
             host: host.unwrap_or_default().to_owned(),
@@ -113,6 +124,7 @@ fn health_check(check: &HealthCheck, http2: bool, host: Option<&str>) -> WireHea
         healthy_threshold: Some(uint32(check.healthy)),
         unhealthy_threshold: Some(uint32(check.unhealthy)),
         reuse_connection: Some(boolean(true)),
+        tls_options,
         health_checker: Some(checker),
         ..WireHealthCheck::default()
     }

@@ -76,6 +76,7 @@ impl Compiled {
             }
             Document::Cluster(cluster) => {
                 findings.warnings.extend(clusters::warnings(cluster, &self.context));
+                self.find_missing_members(compiled.document(), cluster, &mut findings);
                 findings.warnings.extend(self.without_instances(key, cluster));
                 findings.warnings.extend(self.cluster_for_grpc(key, cluster));
                 findings
@@ -308,6 +309,41 @@ impl Compiled {
                 let without = without.join(", ");
                 sentences.push(format!(
                     "to: {document} is not for group {without}; there, requests are answered with 503"
+                ));
+            }
+        }
+    }
+
+    /// Clusters of `failover` that do not serve, or not in each group of the cluster.
+    fn find_missing_members(&self, document: &Document, cluster: &Cluster, findings: &mut Findings) {
+        for name in &cluster.failover {
+            let own = self.inventory.cluster(name);
+            if own.is_some_and(|(member, ..)| member.on_demand && member.failover.is_empty()) {
+                findings.warnings.push(format!(
+                    "failover: clusters/{name} is on_demand, which Envoy gets by name only, so Envoy passes over it"
+                ));
+            }
+            let written = self.inventory.verbatim(ResourceType::Cluster, name);
+            let describing: Vec<_> = own
+                .map(|(_, _, compiled)| compiled)
+                .into_iter()
+                .chain(written.map(|(_, compiled)| compiled))
+                .collect();
+            if describing.is_empty() {
+                findings.missing.push(Missing {
+                    field: "failover",
+                    document: DocumentKey::new(Kind::Clusters, Arc::clone(name)),
+                    consequence: "Envoy passes over it",
+                });
+                continue;
+            }
+            let has = |group: &str| describing.iter().any(|member| member.document().is_for(group));
+            let without = self.groups.keys().filter(|group| document.is_for(group) && !has(group));
+            let without: Vec<&str> = without.map(|group| &**group).collect();
+            if !without.is_empty() {
+                let without = without.join(", ");
+                findings.warnings.push(format!(
+                    "failover: clusters/{name} is not for group {without}, where Envoy passes over it"
                 ));
             }
         }

@@ -7,10 +7,12 @@ use imbl::{OrdMap, OrdSet};
 
 use super::input::{GroupInput, ResourceKey, entries_on, verbatim};
 use super::inventory::{CompiledDocument, Inventory};
-use super::{Fault, unmet};
+use super::{Fault, failover, unmet};
+use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
 use crate::document::{Rejection, xds};
+use crate::resource::clusters;
 use crate::resource::compile::parts::{Part, Parts};
 use crate::resource::compile::translate::{self, Served, Translated};
 use crate::resource::grpc;
@@ -321,10 +323,40 @@ impl GroupState {
         } else {
             BTreeSet::new()
         };
-        for name in all.union(&input.dirty.upstreams) {
-            let (cluster, endpoints) = upstreams(input, name);
-            self.set(input, (ResourceType::Cluster, Arc::clone(name)), cluster, outcome);
-            self.set(input, (ResourceType::Endpoint, Arc::clone(name)), endpoints, outcome);
+        let dirty = &input.dirty.upstreams;
+        let over = dirty.iter().flat_map(|name| input.after.failing_over_to(name));
+        let over: BTreeSet<Arc<str>> = over.map(|key| Arc::clone(&key.name)).collect();
+        let names: BTreeSet<&Arc<str>> = all.iter().chain(dirty).chain(&over).collect();
+        for name in names {
+            self.update_upstream(input, name, outcome);
+        }
+    }
+
+    fn update_upstream(&mut self, input: &GroupInput<'_>, name: &Arc<str>, outcome: &mut Outcome) {
+        let upstreams = upstreams(input, name);
+        self.set(
+            input,
+            (ResourceType::Cluster, Arc::clone(name)),
+            upstreams.cluster,
+            outcome,
+        );
+        self.set(
+            input,
+            (ResourceType::Endpoint, Arc::clone(name)),
+            upstreams.endpoints,
+            outcome,
+        );
+
+        let own: Arc<str> = format!("{name}{}", clusters::OWN).into();
+        let key = |resource_type| (resource_type, Arc::clone(&own));
+        let (cluster, endpoints) = upstreams.own.unzip();
+        for (key, resource) in [
+            (key(ResourceType::Cluster), cluster),
+            (key(ResourceType::Endpoint), endpoints.flatten()),
+        ] {
+            if resource.is_some() || self.resources.contains_key(&key) {
+                self.set(input, key, resource, outcome);
+            }
         }
     }
 
@@ -430,20 +462,50 @@ fn filled_table(input: &GroupInput<'_>, listener: &Arc<str>) -> (Table, Touched)
     (table, touched)
 }
 
-/// The Cluster and the ClusterLoadAssignment of a name in a group: those of the document, or generated ones if only
-/// routes name it.
-fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>, Option<Arc<Resource>>) {
-    if let Some((_, upstreams, compiled)) = input.after.cluster(name)
+/// The Clusters and `ClusterLoadAssignments` that a name has in a group.
+#[derive(Default)]
+struct Upstreams {
+    cluster: Option<Arc<Resource>>,
+    endpoints: Option<Arc<Resource>>,
+    /// If the Cluster is an aggregate: the Cluster with the document's own endpoints, and these.
+    own: Option<(Arc<Resource>, Option<Arc<Resource>>)>,
+}
+
+/// The resources of the document of a name, or generated ones if only routes name it.
+fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> Upstreams {
+    if let Some((cluster, upstreams, compiled)) = input.after.cluster(name)
         && compiled.document().is_for(input.name)
     {
         let endpoints = if input.after.is_registered(name) {
-            Some(registered(input.after, name))
+            Some(registered(input.after, name, cluster))
         } else {
             upstreams.endpoints.clone()
         };
-        return (Some(Arc::clone(&upstreams.cluster)), endpoints);
+        let own = Arc::clone(&upstreams.cluster);
+        if !cluster.failover.is_empty() {
+            return Upstreams {
+                cluster: Some(failover::aggregate(input, name, cluster)),
+                endpoints: None,
+                own: Some((own, endpoints)),
+            };
+        }
+        return Upstreams {
+            cluster: Some(own),
+            endpoints,
+            own: None,
+        };
     }
 
+    let (cluster, endpoints) = generated(input, name).unzip();
+    Upstreams {
+        cluster,
+        endpoints: endpoints.flatten(),
+        own: None,
+    }
+}
+
+/// The Cluster and the ClusterLoadAssignment of a name that no document of the group describes and that routes name.
+fn generated(input: &GroupInput<'_>, name: &Arc<str>) -> Option<(Arc<Resource>, Option<Arc<Resource>>)> {
     let users: Vec<DocumentKey> = input
         .after
         .users_in(name, input.name)
@@ -452,7 +514,7 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
         .collect();
 
     if users.is_empty() {
-        return (None, None);
+        return None;
     }
 
     let inline = input
@@ -460,28 +522,28 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> (Option<Arc<Resource>>,
         .url(name)
         .and_then(|url| translate::inline(input.context, url, users.clone()).ok());
     if let Some(upstreams) = inline {
-        return (Some(upstreams.cluster), upstreams.endpoints);
+        return Some((upstreams.cluster, upstreams.endpoints));
     }
 
     // An xds document comes before a generated resource.
     let written = |resource_type| verbatim(input.after, input.name, &(resource_type, Arc::clone(name))).is_some();
     if written(ResourceType::Cluster) {
-        return (None, None);
+        return None;
     }
 
     let upstreams = translate::missing(name, users);
-    (
-        Some(upstreams.cluster),
+    Some((
+        upstreams.cluster,
         upstreams.endpoints.filter(|_| !written(ResourceType::Endpoint)),
-    )
+    ))
 }
 
-fn registered(inventory: &Inventory, name: &Arc<str>) -> Arc<Resource> {
+fn registered(inventory: &Inventory, name: &Arc<str>, cluster: &Cluster) -> Arc<Resource> {
     let (keys, endpoints): (Vec<_>, Vec<_>) = inventory.instances(name).unzip();
     let mut documents = vec![DocumentKey::new(Kind::Clusters, Arc::clone(name))];
     documents.extend(keys.into_iter().cloned());
     documents.sort_unstable();
-    translate::registered(name, &endpoints, documents)
+    translate::registered(&clusters::own_name(name, cluster), &endpoints, documents)
 }
 
 /// Faults for the newest documents, as many as are needed to get below the limit if each has its own entries only.

@@ -68,6 +68,8 @@ pub(super) struct Inventory {
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// The users of documents that others name.
     named: OrdMap<DocumentKey, Users>,
+    /// Clusters documents by the clusters that take over from them.
+    failing_over: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents with needs (`unmet`).
     with_needs: OrdSet<DocumentKey>,
     /// Routes by the listeners that they name.
@@ -197,6 +199,13 @@ impl Inventory {
             _ => {}
         }
 
+        if let Document::Cluster(cluster) = compiled.document() {
+            cluster
+                .failover
+                .iter()
+                .for_each(|name| add_user(&mut self.failing_over, name, key));
+        }
+
         if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
             let registrants = instances.entry(address(&registration.endpoint)).or_default();
@@ -238,6 +247,13 @@ impl Inventory {
                 self.with_needs.remove(key);
             }
             _ => {}
+        }
+
+        if let Document::Cluster(cluster) = compiled.document() {
+            cluster
+                .failover
+                .iter()
+                .for_each(|name| remove_user(&mut self.failing_over, name, key));
         }
 
         if let Document::Endpoint(registration) = compiled.document() {
@@ -358,6 +374,11 @@ impl Inventory {
     /// Xds documents that name a cluster, in any group, sorted.
     pub(super) fn verbatim_users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
         self.verbatim_users.get(name).into_iter().flatten()
+    }
+
+    /// Clusters documents whose `failover` names a cluster, in any group, sorted.
+    pub(super) fn failing_over_to(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
+        self.failing_over.get(name).into_iter().flatten()
     }
 
     /// Xds documents with needs, sorted: all, or those that a change makes dirty.

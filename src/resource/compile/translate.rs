@@ -166,7 +166,8 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
     let endpoints = match &cluster.source {
         Source::Listed(list) if list.iter().all(|endpoint| matches!(endpoint.host, Host::Ip(_))) => {
             let list: Vec<&Endpoint> = list.iter().collect();
-            Some(Arc::new(endpoints::from_list(&key.name, &list, vec![key.clone()])?))
+            let name = clusters::own_name(&key.name, cluster);
+            Some(Arc::new(endpoints::from_list(&name, &list, vec![key.clone()])?))
         }
         Source::Listed(_) | Source::Dns { .. } | Source::Registered => None,
     };

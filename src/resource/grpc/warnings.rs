@@ -68,6 +68,16 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
         ));
     }
 
+    if !cluster.failover.is_empty() {
+        sentences.push(format!(
+            "failover: {clients} refuse this cluster, they support no cluster with a balancer of its own"
+        ));
+    }
+    if cluster.tls.is_some() {
+        sentences.push(format!(
+            "tls: {clients} refuse this cluster, they take certificates from their bootstrap only"
+        ));
+    }
     if settings.proxy_protocol.is_some() {
         sentences.push(format!(
             "proxy_protocol: {clients} refuse this cluster, they cannot send it"

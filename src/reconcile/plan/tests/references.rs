@@ -539,6 +539,14 @@ fn a_setting_without_effect_is_a_warning_wherever_it_stands() {
     assert_eq!(stage.status("clusters/y").warnings, [warning]);
     stage.put("clusters/x", r#"{"circuit_breaker": {"retries": 3}}"#);
     assert_eq!(stage.status("clusters/x").warnings, [""; 0]);
+    stage.put("clusters/x", r#"{"dns": "a.internal:443", "tls": {"verify": false}}"#);
+    assert_eq!(
+        stage.status("clusters/x").warnings,
+        [
+            warning,
+            "tls.verify: false, so that any certificate of the upstream is accepted"
+        ]
+    );
 }
 
 #[test]

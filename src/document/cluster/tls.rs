@@ -1,0 +1,79 @@
+//! `tls`: from its fields to a [`Tls`].
+
+use std::net::IpAddr;
+
+use super::super::Rejection;
+use super::super::decode::{Cursor, Fields};
+use super::super::host::{Host, parse_host};
+use super::{ServerName, Tls, TlsVersion};
+
+const FIELDS: Fields = Fields {
+    known: &["sni", "verify", "names", "min_version"],
+    later: &["ca", "client_certificate"],
+};
+const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+/// Most names of a certificate, of which one must match.
+const MAX_NAMES: usize = 100;
+/// Longest URI.
+const MAX_URI: usize = 2048;
+
+/// Reads `tls`.
+pub(super) fn read(cursor: &Cursor<'_>) -> Result<Tls, Rejection> {
+    let object = cursor.object(&FIELDS)?;
+    Ok(Tls {
+        sni: object.read("sni", |field| read_sni(&field))?,
+        verify: object.read("verify", |field| field.bool())?.unwrap_or(true),
+        names: object.read("names", |field| read_names(&field))?.unwrap_or_default(),
+        min_version: object
+            .read("min_version", |field| field.word(&VERSIONS))?
+            .unwrap_or(TlsVersion::V1_2),
+    })
+}
+
+fn read_sni(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    match read_host(cursor)? {
+        ServerName::Dns(name) => Ok(name),
+        ServerName::Ip(ip) => Ok(ip.to_string()),
+        ServerName::Uri(_) => Err(cursor.expected("a host name or an IP address")),
+    }
+}
+
+fn read_names(cursor: &Cursor<'_>) -> Result<Vec<ServerName>, Rejection> {
+    let entries = cursor.list()?;
+    if entries.len() > MAX_NAMES {
+        return Err(cursor.reject(format!("found {} names, expected at most {MAX_NAMES}", entries.len())));
+    }
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = read_name(&entry)?;
+        if names.contains(&name) {
+            return Err(entry.expected("each name once"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn read_name(cursor: &Cursor<'_>) -> Result<ServerName, Rejection> {
+    let text = cursor.text()?;
+    if !text.contains("://") {
+        return read_host(cursor);
+    }
+    if text.len() > MAX_URI || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(cursor.expected("a URI of at most 2048 bytes, printable ASCII without spaces"));
+    }
+    Ok(ServerName::Uri(text.to_owned()))
+}
+
+/// An IPv6 address may have brackets, as in a URL.
+fn read_host(cursor: &Cursor<'_>) -> Result<ServerName, Rejection> {
+    let text = cursor.text()?;
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(ServerName::Ip(ip));
+    }
+    match parse_host(text) {
+        Ok(Host::Name(name)) => Ok(ServerName::Dns(name)),
+        Ok(Host::Ip(ip)) => Ok(ServerName::Ip(ip)),
+        Err(what) => Err(cursor.expected(what)),
+    }
+}
