@@ -267,6 +267,7 @@ pub(crate) fn options(config: &Config) -> anyhow::Result<Options> {
         has_leases: matches!(config.documents, Documents::Etcd(_)),
         re2_max_program_size: config.re2_max_program_size,
         ca_bundle: ca_bundle(config)?,
+        access_log_dir: config.access_log_dir.as_str().into(),
     })
 }
 

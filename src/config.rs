@@ -78,6 +78,9 @@ pub struct Config {
     pub plaintext_secrets: bool,
     /// `--ca-bundle`, `CHANCERY_CA_BUNDLE`: PEM file of authorities for upstream `https`. Default: the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// `--access-log-dir`, `CHANCERY_ACCESS_LOG_DIR`: the folder on proxies' hosts below which access logs may be
+    /// written; absolute, without a slash at its end. Default `/var/log`.
+    pub access_log_dir: String,
     /// `--re2-max-program-size`, `CHANCERY_RE2_MAX_PROGRAM_SIZE`: largest regex, in RE2 instructions. Default 100.
     pub re2_max_program_size: u32,
     /// `--publish-distance`, `CHANCERY_PUBLISH_DISTANCE`: longest pause between two publishes in a burst of changes.
@@ -269,6 +272,7 @@ impl Config {
             ("--on-mass-loss", self.on_mass_loss == other.on_mass_loss),
             ("--plaintext-secrets", self.plaintext_secrets == other.plaintext_secrets),
             ("--ca-bundle", self.ca_bundle == other.ca_bundle),
+            ("--access-log-dir", self.access_log_dir == other.access_log_dir),
             (
                 "--re2-max-program-size",
                 self.re2_max_program_size == other.re2_max_program_size,

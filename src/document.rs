@@ -132,6 +132,12 @@ impl Document {
         self.as_listener().is_some_and(|listener| listener.address.is_none())
     }
 
+    /// Whether the document is a listener without routes, because it passes TCP on.
+    #[must_use]
+    pub fn is_tcp_listener(&self) -> bool {
+        self.as_listener().is_some_and(|listener| listener.tcp.is_some())
+    }
+
     /// The groups that the document names; `None`: all, or the kind has no `groups`.
     #[must_use]
     pub fn groups(&self) -> &Groups {
@@ -261,7 +267,11 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             Document::Route(route::read::read(key, &root)?)
         }
         Kind::Clusters => Document::Cluster(Box::new(cluster::read::read(key, &root)?)),
-        Kind::Listeners => Document::Listener(listener::read(key, &root)?),
+        Kind::Listeners => {
+            let listener = listener::read(key, &root)?;
+            warnings = listener.warnings();
+            Document::Listener(listener)
+        }
         Kind::Secrets => {
             let (secret, said) = secret::read::read(key, &root)?;
             warnings = said;

@@ -58,6 +58,7 @@ pub(crate) fn empty() -> World {
         has_leases: true,
         re2_max_program_size: 100,
         ca_bundle: None,
+        access_log_dir: "/var/log".into(),
     })
 }
 

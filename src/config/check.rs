@@ -41,6 +41,7 @@ pub(super) fn check(
         on_mass_loss: checker.value("on-mass-loss", value::on_mass_loss),
         plaintext_secrets: checker.value("plaintext-secrets", value::switch),
         ca_bundle: checker.optional("ca-bundle", value::path),
+        access_log_dir: checker.value("access-log-dir", value::remote_folder),
         re2_max_program_size: checker.value("re2-max-program-size", value::count),
         publish_distance: checker.value::<Duration>("publish-distance", value::duration),
         telemetry: Telemetry {

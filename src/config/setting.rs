@@ -208,6 +208,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "PEM file of the authorities that verify https upstreams, instead of the system's",
     },
     Setting {
+        name: "access-log-dir",
+        takes: Takes::One("DIR"),
+        default: Some("/var/log"),
+        heading: SERVING,
+        help: "Folder on the hosts of proxies below which a listener's access logs may be written",
+    },
+    Setting {
         name: "re2-max-program-size",
         takes: Takes::One("NUMBER"),
         default: Some("100"),

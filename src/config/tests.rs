@@ -83,6 +83,7 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         on_mass_loss: OnMassLoss::Auto,
         plaintext_secrets: false,
         ca_bundle: None,
+        access_log_dir: "/var/log".to_owned(),
         re2_max_program_size: 100,
         publish_distance: Duration::from_millis(100),
         telemetry: Telemetry {

@@ -24,6 +24,16 @@ pub(super) fn path(given: &str) -> Result<PathBuf, String> {
         .map_err(|_| "found nothing, expected a path".to_owned())
 }
 
+/// An absolute folder on another host, without a slash at its end.
+pub(super) fn remote_folder(given: &str) -> Result<String, String> {
+    let folder = given.trim_end_matches('/');
+    let is_plain = |segment: &str| !matches!(segment, "" | "." | "..");
+    match folder.strip_prefix('/') {
+        Some(rest) if rest.split('/').all(is_plain) => Ok(folder.to_owned()),
+        _ => Err(format!("found `{given}`, expected an absolute folder such as /var/log")),
+    }
+}
+
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),

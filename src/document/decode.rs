@@ -6,9 +6,11 @@
 //! object with known fields. Found values are shortened; a value that may be confidential is read with
 //! [`Cursor::confidential`] and never quoted.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::sentence::{did_you_mean, found, kind_of, one_of, segment};
@@ -156,6 +158,23 @@ impl<'a> Cursor<'a> {
         let size = size.ok_or_else(|| self.expected(r#"a size with its unit such as "512B", "32KiB" or "1MiB""#))?;
         let fits = u32::try_from(size).ok().filter(|size| range.contains(size));
         fits.ok_or_else(|| self.expected(&format!("from {} to {} bytes", range.start(), range.end())))
+    }
+
+    /// A network, `10.0.0.0/8`, or one address. No bit may be set behind the prefix: Envoy would ignore it.
+    pub(super) fn network(&self) -> Result<IpNet, Rejection> {
+        let text = self.string()?;
+        let network = text
+            .parse::<IpNet>()
+            .ok()
+            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) if network == network.trunc() => Ok(network),
+            Some(network) => Err(self.expected(&format!(
+                "a network without bits behind its prefix, {}",
+                network.trunc()
+            ))),
+            None => Err(self.expected("a network such as \"10.0.0.0/8\"")),
+        }
     }
 
     /// One of a few words.
@@ -360,4 +379,30 @@ fn duration_of(text: &str) -> Option<Duration> {
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     let micros = (duration.as_nanos() + 500) / 1000;
     Some(Duration::from_micros(u64::try_from(micros).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with<T>(value: &Value, read: impl FnOnce(&Cursor<'_>) -> Result<T, Rejection>) -> Result<T, String> {
+        read(&Cursor::root(value, &Limits::default())).map_err(|rejection| rejection.to_string())
+    }
+
+    #[test]
+    fn networks_have_no_bits_behind_the_prefix() {
+        let network = |value: Value| with(&value, |cursor| cursor.network()).map(|network| network.to_string());
+        assert_eq!(network(json!("10.0.0.0/8")), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(network(json!("::1")), Ok("::1/128".to_owned()));
+        assert_eq!(
+            network(json!("10.0.0.1/8")),
+            Err(
+                r#"found the string "10.0.0.1/8", expected a network without bits behind its prefix, 10.0.0.0/8"#
+                    .to_owned()
+            )
+        );
+        assert!(network(json!("10.0.0.0/33")).is_err());
+    }
 }

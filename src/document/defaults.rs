@@ -19,7 +19,7 @@ const CLUSTER_FIELDS: Fields = Fields {
     later: cluster::read::LATER,
 };
 const LISTENER_FIELDS: Fields = Fields {
-    known: &["http"],
+    known: listener::SETTINGS,
     later: listener::LATER,
 };
 /// Fields that one document alone can have.
@@ -36,7 +36,9 @@ const ROUTE_OWN: [&str; 10] = [
     "enabled",
 ];
 const CLUSTER_OWN: [&str; 7] = ["name", "endpoints", "dns", "tls", "failover", "on_demand", "groups"];
-const LISTENER_OWN: [&str; 4] = ["name", "address", "groups", "api"];
+const LISTENER_OWN: [&str; 6] = ["name", "address", "addresses", "tcp", "groups", "api"];
+/// Fields of `http` that not every listener can have: HTTP/3 needs TLS, and a redirect to https is for one without it.
+const HTTP_OWN: [&str; 2] = ["http3", "redirect_to_https"];
 
 /// The defaults document; [`Defaults::default`] without one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -81,6 +83,9 @@ pub(super) fn read(root: &Cursor<'_>) -> Result<Defaults, Rejection> {
         listener: object
             .read("listener", |field| {
                 refuse(&field, &LISTENER_OWN)?;
+                if let Some(http) = field.get("http") {
+                    refuse(&http, &HTTP_OWN)?;
+                }
                 listener::read_settings(&field.object(&LISTENER_FIELDS)?)
             })?
             .unwrap_or_default(),

@@ -1,27 +1,74 @@
-//! `listeners/{name}`: an address and how HTTP is spoken there, or a name that gRPC clients resolve (`"api": true`).
+//! `listeners/{name}`: an address and the traffic that is served there, HTTP or plain TCP, or a name that gRPC clients
+//! resolve (`"api": true`).
 //!
 //! In: the fields of a listener document, or of `defaults.listener`. Out: a [`Listener`] or its [`Settings`]. The
 //! compiler rejects a second listener on an address.
+//!
+//! | module | job |
+//! |---|---|
+//! | this file | addresses, sockets, connections |
+//! | `http` | `http`, access logs and traces aside |
+//! | `log` | `http.access_log`, `http.tracing` |
+//! | `tcp` | `tcp` |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::decode::{Cursor, Fields, Object};
 use super::host::{Host, parse_address};
 use super::key::DocumentKey;
+use super::route::Upstream;
 use super::{Groups, Rejection, groups, name};
 
+mod http;
+mod log;
+mod tcp;
+
+pub use http::{
+    ClientIp, Errors, Http, Http2, Http3, HttpsRedirect, Ping, RequestId, ServerHeader, Timeouts, Underscores,
+    VirtualHosts,
+};
+pub use log::{AccessLog, LogFormat, Only, Sink, StatusIs, Tag, Tracing};
+pub use tcp::TcpEntry;
+
 const FIELDS: Fields = Fields {
-    known: &["name", "address", "groups", "http", "api"],
+    known: &[
+        "name",
+        "address",
+        "addresses",
+        "groups",
+        "http",
+        "tcp",
+        "proxy_protocol",
+        "connections",
+        "buffer",
+        "bind",
+        "api",
+    ],
     later: LATER,
 };
-const HTTP_FIELDS: Fields = Fields {
-    known: &["trusted_hops", "access_log", "virtual_hosts"],
-    later: &["http3", "tracing", "websocket", "redirect_to_https"],
-};
+/// The fields that `defaults.listener` may give.
+pub(super) const SETTINGS: &[&str] = &["http", "proxy_protocol", "connections", "buffer", "bind"];
 /// The fields of a listener that are not built yet.
-pub(super) const LATER: &[&str] = &["tls", "policies", "tcp"];
-/// Most proxies that may be trusted in front.
-const MAX_TRUSTED_HOPS: u32 = 255;
+pub(super) const LATER: &[&str] = &["tls", "policies"];
+/// Fields about connections, which no API listener has.
+const OF_CONNECTIONS: [&str; 8] = [
+    "address",
+    "addresses",
+    "http",
+    "tcp",
+    "proxy_protocol",
+    "connections",
+    "buffer",
+    "bind",
+];
+const PROXY_PROTOCOL_FIELDS: Fields = Fields::new(&["versions", "optional"]);
+const CONNECTIONS_FIELDS: Fields = Fields::new(&["max"]);
+const BIND_FIELDS: Fields = Fields::new(&["backlog", "freebind", "tcp_keepalive"]);
+/// Most addresses beside the first.
+const MAX_ADDRESSES: usize = 16;
+/// Least and most bytes of a connection's buffers.
+const BUFFER: std::ops::RangeInclusive<u32> = 1024..=(1 << 30);
 
 /// The default listener, which exists while no document describes one.
 pub const DEFAULT_NAME: &str = "default";
@@ -33,105 +80,260 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNS
 pub struct Listener {
     /// Where Envoy listens, port 1..=65535. `None`: an API listener, which gRPC clients resolve as `xds:///NAME`.
     pub address: Option<SocketAddr>,
+    /// More addresses of the same listener, each once.
+    pub addresses: Vec<SocketAddr>,
+    /// `tcp`: bytes are passed on as they are. `None`: HTTP.
+    pub tcp: Option<Vec<TcpEntry>>,
     /// Settings that `defaults.listener` may fill in.
     pub settings: Settings,
     /// The groups of proxies that have it.
     pub groups: Groups,
 }
 
+impl Listener {
+    /// Every address, each with its field.
+    pub fn bound(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        let more = self.addresses.iter().enumerate();
+        let more = more.map(|(index, address)| (format!("addresses[{index}]"), *address));
+        self.address
+            .map(|address| ("address".to_owned(), address))
+            .into_iter()
+            .chain(more)
+    }
+
+    /// Sentences about fields that are valid and may surprise.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self
+            .settings
+            .proxy_protocol
+            .as_ref()
+            .is_some_and(|proxy| proxy.optional)
+        {
+            warnings.push(
+                "proxy_protocol.optional: every client that reaches the port can choose the address it is taken for"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
 /// The fields that `defaults.listener` gives if the document does not. Each is taken whole.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     /// `http`.
-    pub http: Option<Http>,
+    pub http: Option<Box<Http>>,
+    /// `proxy_protocol`; `None`: a client's bytes begin with its request.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// `connections`.
+    pub connections: Option<Connections>,
+    /// `buffer`, in bytes for each direction of a connection; default 32 KiB.
+    pub buffer: Option<u32>,
+    /// `bind`.
+    pub bind: Option<Bind>,
 }
 
-/// `http`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Http {
-    /// Proxies before this one whose `x-forwarded-for` is trusted; default 0.
-    pub trusted_hops: u32,
-    /// Default: none.
-    pub access_log: Option<AccessLog>,
-    /// Default: all.
-    pub virtual_hosts: VirtualHosts,
+impl Settings {
+    /// These settings; an absent field is taken from `defaults`.
+    #[must_use]
+    pub fn or(&self, defaults: &Self) -> Self {
+        Self {
+            http: self.http.clone().or_else(|| defaults.http.clone()),
+            proxy_protocol: self.proxy_protocol.clone().or_else(|| defaults.proxy_protocol.clone()),
+            connections: self.connections.or(defaults.connections),
+            buffer: self.buffer.or(defaults.buffer),
+            bind: self.bind.or(defaults.bind),
+        }
+    }
+
+    /// The clusters that the settings name.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.http.iter().flat_map(|http| http.upstreams())
+    }
 }
 
-/// `http.virtual_hosts`: the delivery of the listener's virtual hosts.
+/// `proxy_protocol`: a connection begins with the address of its client, written by the proxy in front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Accepted versions, 1 and 2, sorted; none: `false`.
+    pub versions: Vec<u8>,
+    /// Whether a connection without it is served too.
+    pub optional: bool,
+}
+
+/// `connections`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum VirtualHosts {
-    /// `"all"`: in the RouteConfiguration.
-    #[default]
-    All,
-    /// `"on_demand"`: each by itself when a request needs it (VHDS).
-    OnDemand,
+pub struct Connections {
+    /// Most connections at a time, for each proxy; default: no limit.
+    pub max: Option<u32>,
 }
 
-/// `http.access_log`, to standard output.
+/// `bind`: options of the sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessLog {
-    /// `"text"`: Envoy's default format.
-    Text,
-    /// `"json"`
-    Json,
+pub struct Bind {
+    /// Connections that wait to be accepted; default: the system's.
+    pub backlog: Option<u32>,
+    /// Whether the address may be one that the host does not have yet.
+    pub freebind: bool,
+    /// How long a connection is silent before the kernel probes it; `None`: never.
+    pub tcp_keepalive: Option<Duration>,
+}
+
+impl Default for Bind {
+    fn default() -> Self {
+        Self {
+            backlog: None,
+            freebind: false,
+            tcp_keepalive: Some(Duration::from_secs(60)),
+        }
+    }
 }
 
 /// Reads a listener document.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rejection> {
     let object = root.object(&FIELDS)?;
     name::check_inner(&object, key)?;
-    let api = object.read("api", |field| field.bool())?.unwrap_or(false);
-    let address = if api {
-        none_of_envoys(&object)?
-    } else {
-        Some(read_address(&object)?)
-    };
-    Ok(Listener {
-        address,
+    let groups = groups::read(&object)?;
+    if object.read("api", |field| field.bool())?.unwrap_or(false) {
+        none_of_envoys(&object)?;
+        return Ok(Listener {
+            address: None,
+            addresses: Vec::new(),
+            tcp: None,
+            settings: Settings::default(),
+            groups,
+        });
+    }
+
+    let address = read_address(&object.require("address", "an address such as \"0.0.0.0:8080\"")?)?;
+    let addresses = object
+        .read("addresses", |field| read_addresses(&field, address))?
+        .unwrap_or_default();
+    if let (Some(_), Some(http)) = (object.get("tcp"), object.get("http")) {
+        return Err(http.reject("found beside \"tcp\", expected one of the two"));
+    }
+
+    let listener = Listener {
+        address: Some(address),
+        addresses,
+        tcp: object.read("tcp", |field| tcp::read(&field))?,
         settings: read_settings(&object)?,
-        groups: groups::read(&object)?,
-    })
+        groups,
+    };
+    check_together(&object, &listener)?;
+    Ok(listener)
 }
 
-fn read_address(object: &Object<'_>) -> Result<SocketAddr, Rejection> {
-    let field = object.require("address", "an address such as \"0.0.0.0:8080\"")?;
-    match parse_address(field.string()?) {
+/// Rules between two fields of one document.
+fn check_together(object: &Object<'_>, listener: &Listener) -> Result<(), Rejection> {
+    let http = object.get("http");
+    let field = |name: &str| http.as_ref().and_then(|http| http.get(name));
+    let own = listener.settings.http.as_ref();
+    if let Some(field) = field("http3").filter(|_| own.is_some_and(|http| http.http3.is_some())) {
+        return Err(field.reject("found HTTP/3 on a listener without \"tls\", expected one with it"));
+    }
+    Ok(())
+}
+
+fn read_address(cursor: &Cursor<'_>) -> Result<SocketAddr, Rejection> {
+    match parse_address(cursor.string()?) {
         Ok((Host::Ip(ip), port)) => Ok(SocketAddr::new(ip, port)),
-        Ok((Host::Name(_), _)) => Err(field.expected("an IP address and port (\"0.0.0.0:8080\" is every one)")),
-        Err(what) => Err(field.expected(what)),
+        Ok((Host::Name(_), _)) => Err(cursor.expected("an IP address and port (\"0.0.0.0:8080\" is every one)")),
+        Err(what) => Err(cursor.expected(what)),
     }
 }
 
+fn read_addresses(cursor: &Cursor<'_>, first: SocketAddr) -> Result<Vec<SocketAddr>, Rejection> {
+    let mut addresses = Vec::new();
+    let entries = cursor.list()?;
+    if entries.len() > MAX_ADDRESSES {
+        let count = entries.len();
+        return Err(cursor.reject(format!("found {count} addresses, expected at most {MAX_ADDRESSES}")));
+    }
+    for entry in entries {
+        let address = read_address(&entry)?;
+        if address == first || addresses.contains(&address) {
+            return Err(entry.expected("each address once"));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
 /// An API listener is a name without connections, so the fields about connections have no meaning there.
-fn none_of_envoys(object: &Object<'_>) -> Result<Option<SocketAddr>, Rejection> {
-    match ["address", "http"].iter().find_map(|name| object.get(name)) {
+fn none_of_envoys(object: &Object<'_>) -> Result<(), Rejection> {
+    match OF_CONNECTIONS.iter().find_map(|name| object.get(name)) {
         Some(field) => {
             Err(field.expected("nothing here beside \"api\": true: gRPC clients resolve the listener's name"))
         }
-        None => Ok(None),
+        None => Ok(()),
     }
 }
 
 /// Reads the fields that `defaults.listener` may give too.
 pub(super) fn read_settings(object: &Object<'_>) -> Result<Settings, Rejection> {
     Ok(Settings {
-        http: object.read("http", |field| read_http(&field))?,
+        http: object.read("http", |field| http::read(&field).map(Box::new))?,
+        proxy_protocol: object.read("proxy_protocol", |field| read_proxy_protocol(&field))?,
+        connections: object.read("connections", |field| {
+            let object = field.object(&CONNECTIONS_FIELDS)?;
+            let max = object.read("max", |field| field.integer(1..=u32::MAX))?;
+            Ok(Connections { max })
+        })?,
+        buffer: object.read("buffer", |field| field.size(BUFFER))?,
+        bind: object.read("bind", |field| read_bind(&field))?,
     })
 }
 
-fn read_http(cursor: &Cursor<'_>) -> Result<Http, Rejection> {
-    let object = cursor.object(&HTTP_FIELDS)?;
-    Ok(Http {
-        trusted_hops: object
-            .read("trusted_hops", |field| field.integer(0..=MAX_TRUSTED_HOPS))?
-            .unwrap_or(0),
-        access_log: object.read("access_log", |field| {
-            field.word(&[("text", AccessLog::Text), ("json", AccessLog::Json)])
-        })?,
-        virtual_hosts: object
-            .read("virtual_hosts", |field| {
-                field.word(&[("all", VirtualHosts::All), ("on_demand", VirtualHosts::OnDemand)])
-            })?
-            .unwrap_or_default(),
+fn read_proxy_protocol(cursor: &Cursor<'_>) -> Result<ProxyProtocol, Rejection> {
+    if let Some(is_on) = cursor.value().as_bool() {
+        return Ok(ProxyProtocol {
+            versions: if is_on { vec![1, 2] } else { Vec::new() },
+            optional: false,
+        });
+    }
+    if !cursor.value().is_object() {
+        return Err(cursor.expected(r#"true, false or {"versions", "optional"}"#));
+    }
+    let object = cursor.object(&PROXY_PROTOCOL_FIELDS)?;
+    let versions = object.read("versions", |field| {
+        let mut versions = Vec::new();
+        for entry in field.entries()? {
+            let version = entry.integer(1..=2u8)?;
+            if versions.contains(&version) {
+                return Err(entry.expected("each version once"));
+            }
+            versions.push(version);
+        }
+        versions.sort_unstable();
+        Ok(versions)
+    })?;
+    Ok(ProxyProtocol {
+        versions: versions.unwrap_or_else(|| vec![1, 2]),
+        optional: object.read("optional", |field| field.bool())?.unwrap_or(false),
     })
 }
+
+fn read_bind(cursor: &Cursor<'_>) -> Result<Bind, Rejection> {
+    let object = cursor.object(&BIND_FIELDS)?;
+    let tcp_keepalive = object.read("tcp_keepalive", |field| match field.duration_or_none()? {
+        Some(time) if time.subsec_nanos() > 0 || time > MAX_KEEPALIVE => {
+            Err(field.expected("whole seconds, at most \"32767s\", or \"none\""))
+        }
+        limit => Ok(limit),
+    })?;
+    let default = Bind::default();
+    Ok(Bind {
+        backlog: object
+            .read("backlog", |field| field.integer(1..=i32::MAX))?
+            .map(i32::unsigned_abs),
+        freebind: object
+            .read("freebind", |field| field.bool())?
+            .unwrap_or(default.freebind),
+        tcp_keepalive: tcp_keepalive.unwrap_or(default.tcp_keepalive),
+    })
+}
+
+/// Longest time that Linux takes for `TCP_KEEPIDLE`.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);

@@ -23,7 +23,7 @@ use super::Groups;
 mod condition;
 mod format;
 mod hashing;
-mod header;
+pub(super) mod header;
 pub(super) mod matching;
 pub(crate) mod path;
 pub(super) mod read;
@@ -308,8 +308,10 @@ impl Upstream {
 /// `http://10.0.1.5:8080`: normalised, port always there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpstreamUrl {
-    /// `https`: TLS with SNI, verified.
+    /// `https`, `grpcs`: TLS with SNI, verified.
     pub https: bool,
+    /// `grpc`, `grpcs`: HTTP/2, whatever `defaults.cluster` says.
+    pub http2: bool,
     /// IP literal (IPv6 without brackets) or lower-cased name.
     pub host: String,
     /// 1..=65535.
@@ -320,7 +322,12 @@ impl UpstreamUrl {
     /// `scheme://host:port`, an IPv6 address in brackets.
     #[must_use]
     pub fn cluster_name(&self) -> String {
-        let scheme = if self.https { "https" } else { "http" };
+        let scheme = match (self.http2, self.https) {
+            (false, false) => "http",
+            (false, true) => "https",
+            (true, false) => "grpc",
+            (true, true) => "grpcs",
+        };
         if self.host.contains(':') {
             format!("{scheme}://[{}]:{}", self.host, self.port)
         } else {

@@ -117,6 +117,8 @@ pub struct Options {
     pub re2_max_program_size: u32,
     /// `--ca-bundle`: PEM, what the certificates of `https` upstreams are verified against.
     pub ca_bundle: Option<Bytes>,
+    /// `--access-log-dir`.
+    pub access_log_dir: Arc<str>,
 }
 
 /// Why the latest text does not serve.
@@ -198,6 +200,7 @@ impl World {
     pub fn new(options: Options) -> Self {
         let compile = compile::Options {
             ca_bundle: options.ca_bundle.clone(),
+            access_log_dir: Arc::clone(&options.access_log_dir),
             ..compile::Options::default()
         };
         let roots = options

@@ -9,12 +9,15 @@
 //! - Resources in Envoy's own form ([`super::verbatim`]) may hold anything: [`messages`] has the rules for them, one
 //!   file a resource type.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
-use crate::document::Rejection;
+use super::place::Place;
 use crate::document::cluster::{Check, LbPolicy, LocalityMode, Protocol, Settings};
 use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
+use crate::document::{Limits, Rejection};
 
 mod addresses;
 pub(super) mod clusters;
@@ -77,6 +80,21 @@ pub fn cluster_settings(settings: &Settings) -> Result<(), Rejection> {
     }
 
     Ok(())
+}
+
+/// The formats of an access log's fields: commands that Envoy has, with arguments that it takes.
+///
+/// # Errors
+/// The first format that Envoy would refuse.
+pub fn log_fields(fields: &BTreeMap<String, String>, path: &str) -> Result<(), Rejection> {
+    let at = Place {
+        path: path.to_owned(),
+        hidden: false,
+        limits: Limits::default(),
+    };
+    fields
+        .iter()
+        .try_for_each(|(name, format)| formats::plain(format, &at.field(name)))
 }
 
 fn word(policy: LbPolicy) -> &'static str {

@@ -112,7 +112,10 @@ pub fn aggregate(key: &DocumentKey, cluster: &Cluster, members: Vec<String>, con
 /// # Errors
 /// `https` without a CA bundle; settings that Envoy would refuse once the defaults are filled in.
 pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Context) -> Result<Resource, Rejection> {
-    let settings = settings::merged(&Settings::default(), &context.defaults.cluster);
+    let mut settings = settings::merged(&Settings::default(), &context.defaults.cluster);
+    if url.http2 {
+        settings.protocol = Some(Protocol::Http2);
+    }
     let endpoint = endpoints::plain(&url.host, url.port);
     let discovery = match endpoint.host {
         Host::Ip(_) => Discovery::Eds,
@@ -474,6 +477,7 @@ mod tests {
 
     fn url(https: bool, host: &str, port: u16) -> UpstreamUrl {
         UpstreamUrl {
+            http2: false,
             https,
             host: host.into(),
             port,

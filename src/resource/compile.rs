@@ -163,6 +163,8 @@ pub enum Obstacle {
 pub struct Options {
     /// `--ca-bundle`, PEM.
     pub ca_bundle: Option<Bytes>,
+    /// `--access-log-dir`.
+    pub access_log_dir: Arc<str>,
     /// The most entries in one RouteConfiguration: [`MAX_ENTRIES`], less in tests.
     pub most_entries: usize,
 }
@@ -171,6 +173,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             ca_bundle: None,
+            access_log_dir: context::ACCESS_LOG_DIR.into(),
             most_entries: MAX_ENTRIES,
         }
     }
@@ -205,6 +208,7 @@ impl Compiled {
     pub fn new(options: Options) -> Self {
         let context = Context {
             ca_bundle: options.ca_bundle,
+            access_log_dir: options.access_log_dir,
             ..Context::default()
         };
         Self {
@@ -367,14 +371,17 @@ impl Compiled {
             .iter()
             .filter(|name| is_empty(&self.inventory, name) != is_empty(after, name))
             .cloned();
-        let routes = dirty
-            .routes
+        let listeners = dirty
+            .listeners
             .iter()
-            .flat_map(|key| [self.inventory.document(key), after.document(key)]);
-        let named = routes
+            .map(|name| DocumentKey::new(Kind::Listeners, Arc::clone(name)));
+        let users: BTreeSet<DocumentKey> = dirty.routes.iter().cloned().chain(listeners).collect();
+        let named = users
+            .iter()
+            .flat_map(|key| [self.inventory.get(key), after.get(key)])
             .flatten()
-            .filter_map(Document::as_route)
-            .flat_map(Route::upstream_names);
+            .flat_map(|compiled| compiled.translated.upstreams())
+            .map(|(name, _)| Arc::clone(name));
         let clusters = moved.chain(named.filter(|name| is_empty(after, name)));
         clusters.map(|name| DocumentKey::new(Kind::Clusters, name)).collect()
     }
@@ -599,10 +606,10 @@ impl Stage {
         faults.extend(blame_defaults(of_defaults));
         translated.extend(others);
         for (key, compiled) in translated {
-            let old = self.inventory.document(&key);
+            let before = self.inventory.get(&key).map(|before| &**before);
             let new = compiled.as_ref().map(CompiledDocument::document);
-            depends::touch(&mut self.dirty, &key, old, new);
-            let before = self.inventory.get(&key).map(|compiled| &**compiled);
+            depends::touch(&mut self.dirty, &key, before.map(CompiledDocument::document), new);
+            depends::touch_upstreams(&mut self.dirty, &key, before, compiled.as_ref());
             references::touch(&mut self.dirty, &key, before, compiled.as_ref());
             self.inventory.set(&key, compiled, &mut self.examined);
         }
@@ -715,7 +722,8 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
 }
 
 /// Whether a document has the same groups as before, and the same facts that others look at: of a cluster, whether its
-/// instances register themselves, whether it is on demand, and its balancing; of a listener, whether it is for gRPC clients.
+/// instances register themselves, whether it is on demand, and its balancing; of a listener, whether it is for gRPC clients
+/// or for TCP.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let (Some(old), Some(new)) = (old, new) else {
         return old.is_some() == new.is_some();
@@ -732,6 +740,7 @@ fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
         && on_demand(old) == on_demand(new)
         && registered(old) == registered(new)
         && old.is_api_listener() == new.is_api_listener()
+        && old.is_tcp_listener() == new.is_tcp_listener()
 }
 
 fn same_resource(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {

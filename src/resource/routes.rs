@@ -14,12 +14,14 @@
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Vhds, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, RouteMatch, Vhds, VirtualHost};
 use prost::Message;
 
 use crate::document::Rejection;
 use crate::document::defaults::LegacyPath;
 use crate::document::key::DocumentKey;
+use crate::document::listener::HttpsRedirect;
 use crate::document::route::{Action, HeaderEdits, HostPattern, Rule, Settings};
 use crate::proto::message::{ads, append};
 
@@ -28,6 +30,9 @@ pub mod matcher;
 mod matching;
 pub(super) mod order;
 mod paths;
+
+/// The name of the generated Route that redirects to https.
+const HTTPS_REDIRECT: &str = "chancery/redirect-to-https";
 
 /// The encoded `envoy.config.route.v3.Route` messages of one rule, in their order; usually one.
 ///
@@ -59,6 +64,22 @@ pub fn entries(
     }
 
     Ok(entries)
+}
+
+/// The encoded Route that sends any request to the same URL by https.
+#[must_use]
+pub fn https_redirect(redirect: HttpsRedirect) -> Bytes {
+    let matches = RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+        ..RouteMatch::default()
+    };
+    let route = Route {
+        name: HTTPS_REDIRECT.to_owned(),
+        r#match: Some(matches),
+        action: Some(action::https(redirect)),
+        ..Route::default()
+    };
+    route.encode_to_vec().into()
 }
 
 /// The replacement of the matched part of the path, if the rule has one.
@@ -237,6 +258,7 @@ mod tests {
     #[test]
     fn the_shortest_rule_forwards_within_15_seconds() {
         let url = UpstreamUrl {
+            http2: false,
             https: false,
             host: "10.0.1.5".into(),
             port: 8080,

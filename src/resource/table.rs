@@ -109,7 +109,8 @@ impl fmt::Display for HostKey {
 /// The position of an entry in a virtual host; the first is matched first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    priority: Reverse<i32>,
+    /// Beyond the range of documents for an entry that loses to every route.
+    priority: Reverse<i64>,
     host: HostKey,
     path: PathRank,
     conditions: Reverse<usize>,
@@ -170,7 +171,7 @@ pub fn entries(
     let entry = |host: &HostPattern| {
         Arc::new(Entry {
             position: Position {
-                priority: Reverse(origin.priority),
+                priority: Reverse(i64::from(origin.priority)),
                 host: HostKey::of(host),
                 path: PathRank::of(path),
                 conditions: Reverse(conditions(matches)),
@@ -189,6 +190,30 @@ pub fn entries(
     };
 
     matches.hosts.iter().map(entry).collect()
+}
+
+/// An entry for any request that comes after every route, in every virtual host: a listener's own.
+#[must_use]
+pub fn last_resort(listener: &DocumentKey, route: Bytes) -> Arc<Entry> {
+    let document = Arc::new(listener.clone());
+    Arc::new(Entry {
+        position: Position {
+            priority: Reverse(i64::MIN),
+            host: HostKey::any(),
+            path: PathRank::of(&PathMatch::Prefix(String::new())),
+            conditions: Reverse(0),
+            document: Arc::clone(&document),
+            rule: 0,
+        },
+        identity: "last resort".into(),
+        claim: Claim {
+            create_revision: 0,
+            document,
+            rule: 0,
+        },
+        place: "".into(),
+        routes: Arc::new([route]),
+    })
 }
 
 /// A limit on the method counts as a condition: otherwise the names of the documents would decide between `GET /a` and

@@ -73,16 +73,22 @@ fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>
 
 fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
     without_type(listener);
-    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-    let fields = manager.as_object_mut().expect("a connection manager");
-    let rds = fields.remove("rds").expect("routes by RDS");
-    let name = rds["route_config_name"].as_str().unwrap_or_default();
-    let mut configuration = routes
-        .get(name)
-        .unwrap_or_else(|| panic!("{name} has no RouteConfiguration"))
-        .clone();
-    without_type(&mut configuration);
-    fields.insert("route_config".to_owned(), configuration);
+    let chains = listener["filter_chains"].as_array_mut().expect("filter chains");
+    let filters = chains
+        .iter_mut()
+        .flat_map(|chain| chain["filters"].as_array_mut().expect("filters"));
+    for filter in filters {
+        let fields = filter["typed_config"].as_object_mut().expect("a configuration");
+        // A filter for TCP has no routes.
+        let Some(rds) = fields.remove("rds") else { continue };
+        let name = rds["route_config_name"].as_str().unwrap_or_default();
+        let mut configuration = routes
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} has no RouteConfiguration"))
+            .clone();
+        without_type(&mut configuration);
+        fields.insert("route_config".to_owned(), configuration);
+    }
 }
 
 /// Put a separate virtual host into its route configuration.

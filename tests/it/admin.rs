@@ -72,6 +72,7 @@ impl Server {
             has_leases: true,
             re2_max_program_size: 100,
             ca_bundle: None,
+            access_log_dir: "/var/log".into(),
         };
         let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
         let (commands_in, commands) = mpsc::channel(8);

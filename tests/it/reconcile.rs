@@ -67,6 +67,7 @@ impl Replica {
             has_leases: backend.is_shared(),
             re2_max_program_size: 100,
             ca_bundle: None,
+            access_log_dir: "/var/log".into(),
         };
         let (snapshots, seen) = (Arc::new(Store::default()), Arc::default());
         let recorder = Recorder {

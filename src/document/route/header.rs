@@ -79,7 +79,7 @@ fn read_value(cursor: &Cursor<'_>) -> Result<String, Rejection> {
 }
 
 /// The name of a header that is set, added or removed: none that frames a message or belongs to one connection.
-fn parse_edited_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
+pub(in crate::document) fn parse_edited_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
     let name = parse_name(cursor, name, "")?;
     if FRAMING.contains(&name.as_str()) {
         return Err(cursor.reject(format!(
@@ -90,7 +90,7 @@ fn parse_edited_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejectio
 }
 
 /// A header's name in lower case: a token, neither a pseudo-header nor `host`. The hint ends the sentence about those.
-pub(super) fn parse_name(cursor: &Cursor<'_>, name: &str, hint: &str) -> Result<String, Rejection> {
+pub(in crate::document) fn parse_name(cursor: &Cursor<'_>, name: &str, hint: &str) -> Result<String, Rejection> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with(':') || lower == "host" {
         return Err(cursor.reject(format!(

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::super::decode::{Cursor, Fields};
-use super::super::host::{Host, in_host_header, parse_address, parse_host};
+use super::super::host::{Host, in_host_header, parse_address, parse_host, parse_port};
 use super::super::{Rejection, name, regex};
 use super::header::{self, read_values};
 use super::path::{check_characters, parse_replacement};
@@ -45,7 +45,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Action, Rejection> {
     }
 }
 
-fn read_weighted(cursor: &Cursor<'_>) -> Result<Vec<Target>, Rejection> {
+pub(in crate::document) fn read_weighted(cursor: &Cursor<'_>) -> Result<Vec<Target>, Rejection> {
     let mut targets = Vec::new();
     for entry in cursor.entries()? {
         let object = entry.object(&TARGET_FIELDS)?;
@@ -64,9 +64,12 @@ fn read_weighted(cursor: &Cursor<'_>) -> Result<Vec<Target>, Rejection> {
 
 /// A cluster's name or a URL.
 pub(crate) fn read_upstream(cursor: &Cursor<'_>) -> Result<Upstream, Rejection> {
-    let text = cursor.string()?;
+    read_upstream_text(cursor, cursor.string()?)
+}
+
+fn read_upstream_text(cursor: &Cursor<'_>, text: &str) -> Result<Upstream, Rejection> {
     if text.contains("://") {
-        return read_url(cursor).map(Upstream::Url);
+        return read_url_text(cursor, text).map(Upstream::Url);
     }
     if name::is_name(text) {
         return Ok(Upstream::Cluster(text.into()));
@@ -77,9 +80,29 @@ pub(crate) fn read_upstream(cursor: &Cursor<'_>) -> Result<Upstream, Rejection> 
     Err(cursor.expected(&format!("a URL or a cluster's name ({})", name::A_NAME)))
 }
 
+/// The target of a service that is no route's: a cluster's name or a URL, also `grpc://` and `grpcs://`.
+pub(crate) fn read_target(cursor: &Cursor<'_>, text: &str) -> Result<Upstream, Rejection> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let plain = match scheme {
+        "grpc" => format!("http://{rest}"),
+        "grpcs" => format!("https://{rest}"),
+        _ => return read_upstream_text(cursor, text),
+    };
+    // The port of gRPC is none of a scheme's: it is always written.
+    let port = rest.trim_end_matches('/').rsplit(':').next().unwrap_or_default();
+    if parse_port(port).is_none() {
+        return Err(cursor.expected("a URL with a host and a port from 1 to 65535"));
+    }
+    let url = read_url_text(cursor, &plain)?;
+    Ok(Upstream::Url(UpstreamUrl { http2: true, ..url }))
+}
+
 /// `http://10.0.1.5:8080`
 pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
-    let text = cursor.string()?;
+    read_url_text(cursor, cursor.string()?)
+}
+
+fn read_url_text(cursor: &Cursor<'_>, text: &str) -> Result<UpstreamUrl, Rejection> {
     let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
     let https = match scheme.as_str() {
         _ if !text.contains("://") => return Err(cursor.expected("a URL such as \"http://10.0.1.5:8080\"")),
@@ -118,7 +141,12 @@ pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
         Host::Ip(ip) => ip.to_string(),
         Host::Name(name) => name,
     };
-    Ok(UpstreamUrl { https, host, port })
+    Ok(UpstreamUrl {
+        https,
+        http2: false,
+        host,
+        port,
+    })
 }
 
 fn read_redirect(cursor: &Cursor<'_>) -> Result<Redirect, Rejection> {
@@ -156,7 +184,7 @@ fn read_redirect_path(cursor: &Cursor<'_>) -> Result<String, Rejection> {
     Ok(text.to_owned())
 }
 
-fn read_code(cursor: &Cursor<'_>) -> Result<u16, Rejection> {
+pub(in crate::document) fn read_code(cursor: &Cursor<'_>) -> Result<u16, Rejection> {
     match cursor.value().as_u64() {
         Some(code @ (301 | 302 | 303 | 307 | 308)) => Ok(u16::try_from(code).expect("one of the five")),
         _ => Err(cursor.expected("301, 302, 303, 307 or 308")),

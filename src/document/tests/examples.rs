@@ -7,12 +7,13 @@ use super::super::cluster::{Settings as ClusterSettings, *};
 use super::super::endpoint::{Endpoint, Registration};
 use super::super::group::{Group, LocalityMatch, NodeMatch};
 use super::super::host::Host;
-use super::super::listener::{AccessLog, Http, Listener};
+use super::super::listener::{AccessLog, ClientIp, Http, Listener, LogFormat, Only, Sink};
 use super::super::route::{self, *};
 use super::*;
 
 fn url(host: &str, port: u16) -> Upstream {
     Upstream::Url(UpstreamUrl {
+        http2: false,
         https: false,
         host: host.to_owned(),
         port,
@@ -279,20 +280,35 @@ fn full_cluster() {
 fn listener_group_and_registrations() {
     let listener =
         json!({ "address": "0.0.0.0:8443", "groups": ["edge"], "http": { "trusted_hops": 1, "access_log": "json" } });
-    let expected = Document::Listener(Listener {
+    let log = AccessLog {
+        to: Sink::Stdout,
+        format: LogFormat::Json,
+        fields: BTreeMap::new(),
+        only: Only::default(),
+        query: false,
+    };
+    let expected = Listener {
         address: Some("0.0.0.0:8443".parse().unwrap()),
+        addresses: Vec::new(),
+        tcp: None,
         settings: super::super::listener::Settings {
-            http: Some(Http {
-                trusted_hops: 1,
-                access_log: Some(AccessLog::Json),
+            http: Some(Box::new(Http {
+                client_ip: ClientIp::TrustedHops(1),
+                access_log: vec![log],
                 ..Http::default()
-            }),
+            })),
+            ..Default::default()
         },
         groups: Some(BTreeSet::from([Arc::from("edge")])),
-    });
-    assert_eq!(*parsed("listeners/a", &listener).unwrap().document, expected);
+    };
+    assert_eq!(
+        *parsed("listeners/a", &listener).unwrap().document,
+        Document::Listener(expected)
+    );
     let api = Listener {
         address: None,
+        addresses: Vec::new(),
+        tcp: None,
         settings: super::super::listener::Settings::default(),
         groups: None,
     };

@@ -91,6 +91,7 @@ pub(super) fn options() -> Options {
         has_leases: true,
         re2_max_program_size: 100,
         ca_bundle: None,
+        access_log_dir: "/var/log".into(),
     }
 }
 

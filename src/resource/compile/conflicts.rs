@@ -15,7 +15,8 @@ use super::input::ResourceKey;
 use super::inventory::CompiledDocument;
 use super::{Fault, Obstacle};
 use crate::document::key::{DocumentKey, Kind};
-use crate::document::{Document, Groups, Rejection, listener, xds};
+use crate::document::listener::{self, Listener};
+use crate::document::{Document, Groups, Rejection, xds};
 use crate::resource::ResourceType;
 use crate::resource::compile::translate::Translated;
 use crate::resource::verbatim::claims::tcp;
@@ -208,7 +209,7 @@ impl Makers<'_> {
             .written
             .map(|(key, compiled)| written_claims(key, compiled))
             .unwrap_or_default();
-        let compiled: Vec<_> = self.compiled.and_then(compiled_claim).into_iter().collect();
+        let compiled: Vec<_> = self.compiled.map(compiled_claims).unwrap_or_default();
         let (Some((_, over)), Some(under)) = (self.written, self.compiled) else {
             let of_groups = |document: Option<&CompiledDocument>| {
                 document.and_then(|compiled| compiled.document().groups().clone())
@@ -264,18 +265,20 @@ fn written_claims(key: &DocumentKey, compiled: &CompiledDocument) -> Vec<Unplace
     claims.into_iter().map(unplaced).collect()
 }
 
-/// The address of a compiled listener; `None`: of the default listener.
-fn compiled_claim(compiled: Option<&CompiledDocument>) -> Option<Unplaced> {
+/// The addresses of a compiled listener; `None`: of the default listener.
+fn compiled_claims(compiled: Option<&CompiledDocument>) -> Vec<Unplaced> {
     let Some(compiled) = compiled else {
-        return Some((tcp(listener::DEFAULT_ADDRESS).into(), (i64::MIN, None), "".into()));
+        return vec![(tcp(listener::DEFAULT_ADDRESS).into(), (i64::MIN, None), "".into())];
     };
-    let address = compiled.document().as_listener()?.address?;
     let Translated::Listener(served) = &compiled.translated else {
-        return None;
+        return Vec::new();
     };
     let key = DocumentKey::new(Kind::Listeners, Arc::clone(&served.listener.name));
     let claimant = (compiled.accepted.mod_revision, Some(key));
-    Some((tcp(address).into(), claimant, "address".into()))
+    let bound = compiled.document().as_listener().into_iter().flat_map(Listener::bound);
+    bound
+        .map(|(field, address)| (tcp(address).into(), claimant.clone(), field.into()))
+        .collect()
 }
 
 /// The fault of a document with a claim, if another one has the thing. `None`: the default listener gives way to none.

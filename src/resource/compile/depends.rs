@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::inventory::CompiledDocument;
 use crate::document::Document;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
@@ -97,6 +98,32 @@ fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: O
     let names = |route: Option<&Route>| route.map(Route::upstream_names).unwrap_or_default();
     let (names_before, names_after) = (names(old), names(new));
     if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
+        dirty
+            .upstreams
+            .extend(names_before.symmetric_difference(&names_after).cloned());
+    } else {
+        dirty.upstreams.extend(names_before);
+        dirty.upstreams.extend(names_after);
+    }
+}
+
+/// Mark the clusters that a document other than a route names now or named before.
+pub(super) fn touch_upstreams(
+    dirty: &mut Dirty,
+    key: &DocumentKey,
+    old: Option<&CompiledDocument>,
+    new: Option<&CompiledDocument>,
+) {
+    if matches!(key.kind, Kind::Routes) {
+        return;
+    }
+    let names = |compiled: Option<&CompiledDocument>| -> BTreeSet<Arc<str>> {
+        let upstreams = compiled.map_or(&[][..], |compiled| compiled.translated.upstreams());
+        upstreams.iter().map(|(name, _)| Arc::clone(name)).collect()
+    };
+    let groups = |compiled: Option<&CompiledDocument>| compiled.map(|compiled| compiled.document().groups().clone());
+    let (names_before, names_after) = (names(old), names(new));
+    if groups(old) == groups(new) {
         dirty
             .upstreams
             .extend(names_before.symmetric_difference(&names_after).cloned());

@@ -67,6 +67,7 @@ impl Compiled {
             Document::Route(route) => {
                 self.find_losses(key, &mut findings);
                 findings.missing.extend(self.unknown_listeners(route));
+                findings.warnings.extend(self.tcp_listeners(route));
                 self.find_missing_clusters(key, &mut findings);
                 findings.warnings.extend(self.unused_hashing(route));
                 findings.warnings.extend(grpc::warnings::of_route(
@@ -85,14 +86,18 @@ impl Compiled {
             }
             Document::Endpoint(_) => findings.warnings.extend(self.unused_registration(key)),
             Document::Xds(_) => self.find_shadowing(key, &mut findings),
-            Document::Listener(_) => findings
-                .warnings
-                .extend(self.replaced(ResourceType::Listener, &key.name)),
+            Document::Listener(_) => {
+                self.find_missing_clusters(key, &mut findings);
+                findings
+                    .warnings
+                    .extend(self.replaced(ResourceType::Listener, &key.name));
+            }
+            Document::Defaults(_) => self.find_missing_clusters(key, &mut findings),
             Document::Secret(_) => findings.warnings.extend(self.replaced(ResourceType::Secret, &key.name)),
             Document::Runtime(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Runtime, &key.name)),
-            Document::Group(_) | Document::Defaults(_) => {}
+            Document::Group(_) => {}
         }
 
         findings
@@ -107,7 +112,7 @@ impl Compiled {
         let (mut own, mut kept) = (0, 0);
         for (group, state) in &self.groups {
             for (listener, table) in &state.tables {
-                for entry in entries_on(compiled, group, listener) {
+                for entry in entries_on(compiled, group, self.inventory.on(listener)) {
                     own += 1;
                     match table.winner(entry) {
                         Some(winner) if winner.claim != entry.claim => losses.insert(Loss {
@@ -241,28 +246,46 @@ impl Compiled {
         Some(lb.map_or(LbPolicy::RoundRobin, |lb| lb.policy))
     }
 
-    /// Clusters that no document describes, of those that a route or an xds document names. Sorted.
+    /// The sentence for each listener that a route names and that has no routes.
+    fn tcp_listeners(&self, route: &Route) -> Vec<String> {
+        let key = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
+        let is_tcp = |name: &&Arc<str>| {
+            self.inventory
+                .document(&key(name))
+                .is_some_and(Document::is_tcp_listener)
+        };
+        let named = route.listeners.iter().flatten().filter(is_tcp);
+        named
+            .map(|name| format!("listeners: listeners/{name} passes TCP on, so no route is served there"))
+            .collect()
+    }
+
+    /// Clusters that no document describes, of those that a document names. Sorted.
     #[must_use]
     pub fn undescribed_clusters(&self, user: &DocumentKey) -> Vec<Arc<str>> {
         let undescribed = |name: &&Arc<str>| !self.inventory.describes(name);
         match self.inventory.get(user).map(|compiled| &compiled.translated) {
-            Some(Translated::Route { upstreams, .. }) => {
-                let by_name = upstreams.iter().filter(|(_, url)| url.is_none()).map(|(name, _)| name);
+            Some(Translated::Verbatim(written)) => written.clusters.iter().filter(undescribed).cloned().collect(),
+            Some(translated) => {
+                let upstreams = translated.upstreams().iter();
+                let by_name = upstreams.filter(|(_, url)| url.is_none()).map(|(name, _)| name);
                 by_name.filter(undescribed).cloned().collect()
             }
-            Some(Translated::Verbatim(written)) => written.clusters.iter().filter(undescribed).cloned().collect(),
-            _ => Vec::new(),
+            None => Vec::new(),
         }
     }
 
-    /// Clusters that the route names and its groups do not have. Generated clusters without endpoints serve for these.
+    /// Clusters that the document names and its groups do not have. Generated clusters without endpoints serve for these.
     fn find_missing_clusters(&self, key: &DocumentKey, findings: &mut Findings) {
         let Some(compiled) = self.inventory.get(key) else {
             return;
         };
 
-        let Translated::Route { upstreams, .. } = &compiled.translated else {
-            return;
+        let (field, outcome) = match compiled.document() {
+            Document::Listener(listener) if listener.tcp.is_some() => ("tcp", "connections sent there are closed"),
+            Document::Listener(_) => ("http", "logs and traces sent there are lost"),
+            Document::Defaults(_) => ("listener.http", "logs and traces sent there are lost"),
+            _ => ("to", "requests sent there are answered with 503"),
         };
 
         let rules = compiled
@@ -273,12 +296,12 @@ impl Compiled {
         let targets = rules.flat_map(|(_, rule)| rule.targets());
         let targets: BTreeSet<Arc<str>> = targets.map(|target| target.upstream.cluster_name()).collect();
         let sentences = &mut findings.warnings;
-        for (name, _) in upstreams.iter().filter(|(_, url)| url.is_none()) {
+        let upstreams = compiled.translated.upstreams().iter();
+        for (name, _) in upstreams.filter(|(_, url)| url.is_none()) {
             let written = self.inventory.cluster(name);
             if written.is_some_and(|(cluster, ..)| cluster.on_demand) {
                 sentences.push(format!(
-                    "to: clusters/{name} is on_demand, which Envoy gets by name only; \
-                     its requests are answered with 503"
+                    "{field}: clusters/{name} is on_demand, which Envoy gets by name only; {outcome}"
                 ));
             }
             let written = written.map(|(_, _, cluster)| (format!("clusters/{name}"), cluster));
@@ -288,9 +311,11 @@ impl Compiled {
                 .chain(verbatim.map(|(key, compiled)| (key.to_string(), compiled)))
                 .collect();
             let Some((document, _)) = describing.first() else {
-                let (field, consequence) = match targets.contains(name) {
-                    true => ("to", "requests sent there are answered with 503"),
-                    false => ("mirror", "copies of requests sent there are dropped"),
+                let (field, consequence) = match compiled.document() {
+                    Document::Route(_) if !targets.contains(name) => {
+                        ("mirror", "copies of requests sent there are dropped")
+                    }
+                    _ => (field, outcome),
                 };
                 findings.missing.push(Missing {
                     field,
@@ -308,7 +333,7 @@ impl Compiled {
             if !without.is_empty() {
                 let without = without.join(", ");
                 sentences.push(format!(
-                    "to: {document} is not for group {without}; there, requests are answered with 503"
+                    "{field}: {document} is not for group {without}; there, {outcome}"
                 ));
             }
         }

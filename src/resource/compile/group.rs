@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::input::{GroupInput, ResourceKey, entries_on, verbatim};
+use super::input::{GroupInput, On, ResourceKey, entries_on, verbatim};
 use super::inventory::{CompiledDocument, Inventory};
 use super::{Fault, failover, unmet};
 use crate::document::cluster::Cluster;
@@ -16,6 +16,7 @@ use crate::resource::clusters;
 use crate::resource::compile::parts::{Part, Parts};
 use crate::resource::compile::translate::{self, Served, Translated};
 use crate::resource::grpc;
+use crate::resource::listeners::Routing;
 use crate::resource::table::{Entry, HostKey, Table, Touched};
 use crate::resource::{Resource, ResourceType};
 
@@ -30,6 +31,8 @@ pub(super) struct GroupState {
     /// Resources of other documents under the name of an xds document, whichever of the two is served.
     pub(super) shadowed: OrdMap<ResourceKey, Arc<Resource>>,
     pub(super) tables: OrdMap<Arc<str>, Table>,
+    /// Every listener that is no xds document; one for TCP has no table.
+    listeners: OrdSet<Arc<str>>,
     /// The part of each document in a table, by the name of the listener.
     parts: OrdMap<Arc<str>, Parts>,
     /// Clusters by the name of their endpoints.
@@ -187,19 +190,22 @@ impl GroupState {
             .map(|(name, compiled)| (name, served(compiled)))
             .collect();
         // A listener that now is for gRPC clients, or no longer is, needs another table; one whose virtual hosts are on
-        // demand now, or no longer are, has other resources.
+        // demand now, or no longer are, has other resources. So has one with another entry behind all routes.
         let stays = |name: &Arc<str>| {
-            let on_demand = served
-                .get(name)
-                .map(|served| served.virtual_hosts == VirtualHosts::OnDemand);
-            on_demand == Some(self.on_demand.contains(name)) && input.before.is_api(name) == input.after.is_api(name)
+            let Some(now) = served.get(name) else { return false };
+            let on_demand = now.routing.as_ref().map(is_on_demand);
+            let last_resort =
+                |inventory: &Inventory| inventory.served(name).and_then(|served| served.last_resort.clone());
+            on_demand == self.tables.contains_key(name).then(|| self.on_demand.contains(name))
+                && input.before.is_api(name) == input.after.is_api(name)
+                && last_resort(input.before) == last_resort(input.after)
         };
 
         let changing: Vec<&Arc<str>> = match every {
-            true => self.tables.keys().collect(),
+            true => self.listeners.iter().collect(),
             false => {
                 let dirty = input.dirty.listeners.iter();
-                dirty.filter(|name| self.tables.contains_key(*name)).collect()
+                dirty.filter(|name| self.listeners.contains(*name)).collect()
             }
         };
         let gone: Vec<Arc<str>> = changing.into_iter().filter(|name| !stays(name)).cloned().collect();
@@ -210,11 +216,13 @@ impl GroupState {
         for (name, served) in served {
             let key = (ResourceType::Listener, Arc::clone(&name));
             self.set(input, key, Some(served.listener), outcome);
-            if served.virtual_hosts == VirtualHosts::OnDemand {
+            self.listeners.insert(Arc::clone(&name));
+            let Some(routing) = &served.routing else { continue };
+            if is_on_demand(routing) {
                 self.on_demand.insert(Arc::clone(&name));
             }
             if !self.tables.contains_key(&name) {
-                let (table, touched) = filled_table(input, &name);
+                let (table, touched) = filled_table(input, &name, served.last_resort.as_ref());
                 self.tables.insert(Arc::clone(&name), table);
                 tables.insert(name, touched);
             }
@@ -231,6 +239,7 @@ impl GroupState {
             }
         }
         self.parts.remove(&name);
+        self.listeners.remove(&name);
         self.set(input, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
         self.set(input, (ResourceType::Route, name), None, outcome);
     }
@@ -250,10 +259,11 @@ impl GroupState {
         for name in names {
             let mut touched = Touched::default();
             let for_grpc = input.after.is_api(&name);
+            let on = input.after.on(&name);
             for key in &input.dirty.routes {
                 let (old, new) = (input.before.get(key), input.after.get(key));
-                let removed = old.map_or(&[][..], |compiled| entries_on(compiled, input.name, &name));
-                let inserted = new.map_or(&[][..], |compiled| entries_on(compiled, input.name, &name));
+                let removed = old.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
+                let inserted = new.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
                 if removed.is_empty() && inserted.is_empty() {
                     continue;
                 }
@@ -279,10 +289,8 @@ impl GroupState {
             match table.encode(&touched, input.most_entries) {
                 Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
-                    touched
-                        .documents
-                        .iter()
-                        .for_each(|key| set_part(input, &name, parts, key));
+                    let on = input.after.on(&name);
+                    touched.documents.iter().for_each(|key| set_part(input, on, parts, key));
                     let whole = translate::route_configuration(&name, table, parts.clone());
                     if self.on_demand.contains(&name) {
                         let (table, parts) = (table.clone(), parts.clone());
@@ -434,11 +442,11 @@ fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
 }
 
 /// Update the part of one document in a listener's table.
-fn set_part(input: &GroupInput<'_>, listener: &str, parts: &mut Parts, key: &DocumentKey) {
+fn set_part(input: &GroupInput<'_>, on: On<'_>, parts: &mut Parts, key: &DocumentKey) {
     let compiled = input
         .after
         .get(key)
-        .filter(|compiled| !entries_on(compiled, input.name, listener).is_empty());
+        .filter(|compiled| key.kind == Kind::Listeners || !entries_on(compiled, input.name, on).is_empty());
     match compiled.map(|compiled| (&compiled.translated, compiled.accepted.mod_revision)) {
         Some((Translated::Route { upstreams, .. }, revision)) => parts.insert(
             key.clone(),
@@ -447,17 +455,33 @@ fn set_part(input: &GroupInput<'_>, listener: &str, parts: &mut Parts, key: &Doc
                 upstreams: upstreams.iter().map(|(name, _)| Arc::clone(name)).collect(),
             },
         ),
+        // The entry behind all routes is a part of the listener's document and names no cluster.
+        Some((Translated::Listener(_), revision)) => parts.insert(
+            key.clone(),
+            Part {
+                revision,
+                upstreams: Arc::new([]),
+            },
+        ),
         _ => parts.remove(key),
     };
 }
 
-fn filled_table(input: &GroupInput<'_>, listener: &Arc<str>) -> (Table, Touched) {
+fn is_on_demand(routing: &Routing) -> bool {
+    routing.virtual_hosts == VirtualHosts::OnDemand
+}
+
+fn filled_table(input: &GroupInput<'_>, listener: &Arc<str>, last_resort: Option<&Arc<Entry>>) -> (Table, Touched) {
     let (mut table, mut touched) = (Table::default(), Touched::default());
     let for_grpc = input.after.is_api(listener);
+    let on = input.after.on(listener);
     for (_, compiled) in input.after.of_kind(Kind::Routes) {
-        for entry in entries_on(compiled, input.name, listener) {
+        for entry in entries_on(compiled, input.name, on) {
             table.insert(&said_for(for_grpc, entry), &mut touched);
         }
+    }
+    if let Some(entry) = last_resort {
+        table.insert(entry, &mut touched);
     }
     (table, touched)
 }
@@ -546,18 +570,20 @@ fn registered(inventory: &Inventory, name: &Arc<str>, cluster: &Cluster) -> Arc<
     translate::registered(&clusters::own_name(name, cluster), &endpoints, documents)
 }
 
-/// Faults for the newest documents, as many as are needed to get below the limit if each has its own entries only.
+/// Faults for the newest routes, as many as are needed to get below the limit if each has its own entries only.
 fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries: usize) -> Vec<Fault> {
+    let on = input.after.on(listener);
     if input.is_brief {
         return table
             .documents()
-            .next()
+            .find(|key| key.kind == Kind::Routes)
             .map(|key| too_many_of(input, listener, key, entries))
             .into_iter()
             .collect();
     }
     let mut documents: Vec<(i64, &Arc<DocumentKey>)> = table
         .documents()
+        .filter(|key| key.kind == Kind::Routes)
         .filter_map(|key| Some((input.after.get(key)?.accepted.mod_revision, key)))
         .collect();
     documents.sort_unstable();
@@ -569,7 +595,7 @@ fn too_many(input: &GroupInput<'_>, listener: &Arc<str>, table: &Table, entries:
         let own = input
             .after
             .get(key)
-            .map_or(&[][..], |compiled| entries_on(compiled, input.name, listener));
+            .map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
         let own: usize = own.iter().map(|entry| entry.routes.len()).sum();
         // Copies in narrower virtual hosts are not counted: one more round is better than one rejected document too
         // many.

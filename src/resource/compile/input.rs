@@ -48,11 +48,21 @@ pub(super) fn verbatim<'a>(
         .filter(|(_, compiled)| compiled.document().is_for(group))
 }
 
+/// A listener, and whether a route without `listeners` is on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct On<'a> {
+    pub(super) listener: &'a str,
+    /// Only routes that name it are on it.
+    pub(super) by_name: bool,
+}
+
 /// The entries of a route; none if the route is not for the group or not on the listener.
-pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, listener: &str) -> &'a [Arc<Entry>] {
+pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, on: On<'_>) -> &'a [Arc<Entry>] {
     match (compiled.document(), &compiled.translated) {
         (Document::Route(route), Translated::Route { entries, .. })
-            if compiled.document().is_for(group) && route.is_on(listener) =>
+            if compiled.document().is_for(group)
+                && route.is_on(on.listener)
+                && !(on.by_name && route.listeners.is_none()) =>
         {
             entries
         }

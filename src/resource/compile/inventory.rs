@@ -17,8 +17,9 @@ use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
+use crate::resource::compile::input::On;
 use crate::resource::compile::references;
-use crate::resource::compile::translate::{Translated, Upstreams};
+use crate::resource::compile::translate::{Served, Translated, Upstreams};
 
 /// An accepted document, and the revisions that decide between equals.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +63,7 @@ struct Users {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inventory {
     documents: OrdMap<DocumentKey, Arc<CompiledDocument>>,
-    /// Routes by the upstream that they name, whatever the groups of the two are.
+    /// Documents, xds ones aside, by the upstream that they name, whatever the groups of the two are.
     users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     /// Xds documents by the clusters that they name.
     verbatim_users: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
@@ -180,23 +181,18 @@ impl Inventory {
                 *users.groups.entry(group).or_default() += 1;
             }
         }
-        match &compiled.translated {
-            Translated::Route { upstreams, .. } => {
-                upstreams
-                    .iter()
-                    .for_each(|(name, _)| add_user(&mut self.users, name, key));
-                listeners_of(compiled).for_each(|name| add_user(&mut self.on_listener, name, key));
+        for (name, _) in compiled.translated.upstreams() {
+            add_user(&mut self.users, name, key);
+        }
+        listeners_of(compiled).for_each(|name| add_user(&mut self.on_listener, name, key));
+        if let Translated::Verbatim(written) = &compiled.translated {
+            written
+                .clusters
+                .iter()
+                .for_each(|name| add_user(&mut self.verbatim_users, name, key));
+            if !written.needs.is_empty() {
+                self.with_needs.insert(key.clone());
             }
-            Translated::Verbatim(written) => {
-                written
-                    .clusters
-                    .iter()
-                    .for_each(|name| add_user(&mut self.verbatim_users, name, key));
-                if !written.needs.is_empty() {
-                    self.with_needs.insert(key.clone());
-                }
-            }
-            _ => {}
         }
 
         if let Document::Cluster(cluster) = compiled.document() {
@@ -232,21 +228,16 @@ impl Inventory {
                 self.named.remove(&named);
             }
         }
-        match &compiled.translated {
-            Translated::Route { upstreams, .. } => {
-                upstreams
-                    .iter()
-                    .for_each(|(name, _)| remove_user(&mut self.users, name, key));
-                listeners_of(compiled).for_each(|name| remove_user(&mut self.on_listener, name, key));
-            }
-            Translated::Verbatim(written) => {
-                written
-                    .clusters
-                    .iter()
-                    .for_each(|name| remove_user(&mut self.verbatim_users, name, key));
-                self.with_needs.remove(key);
-            }
-            _ => {}
+        for (name, _) in compiled.translated.upstreams() {
+            remove_user(&mut self.users, name, key);
+        }
+        listeners_of(compiled).for_each(|name| remove_user(&mut self.on_listener, name, key));
+        if let Translated::Verbatim(written) = &compiled.translated {
+            written
+                .clusters
+                .iter()
+                .for_each(|name| remove_user(&mut self.verbatim_users, name, key));
+            self.with_needs.remove(key);
         }
 
         if let Document::Cluster(cluster) = compiled.document() {
@@ -338,6 +329,25 @@ impl Inventory {
             .filter(|(_, compiled)| compiled.document().is_api_listener())
     }
 
+    /// The translation of a listeners document.
+    pub(super) fn served(&self, listener: &Arc<str>) -> Option<&Served> {
+        match &self
+            .get(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)))?
+            .translated
+        {
+            Translated::Listener(served) => Some(served),
+            _ => None,
+        }
+    }
+
+    /// A listener as the routes on it are chosen.
+    pub(super) fn on<'a>(&self, listener: &'a Arc<str>) -> On<'a> {
+        On {
+            listener,
+            by_name: self.served(listener).is_some_and(|served| served.last_resort.is_some()),
+        }
+    }
+
     /// Whether any API listener exists.
     pub(super) fn has_api_listener(&self) -> bool {
         self.api_listeners().next().is_some()
@@ -366,7 +376,7 @@ impl Inventory {
         })
     }
 
-    /// Routes that name an upstream, in any group, sorted.
+    /// Documents that name an upstream, in any group, sorted; xds documents aside.
     pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users.get(name).into_iter().flatten()
     }
@@ -403,7 +413,7 @@ impl Inventory {
         self.with_needs.get(&key)
     }
 
-    /// Routes of a group that name an upstream, sorted.
+    /// Documents of a group that name an upstream, sorted; xds documents aside.
     pub(super) fn users_in(&self, name: &str, group: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users(name)
             .filter(move |key| self.document(key).is_some_and(|route| route.is_for(group)))
@@ -412,13 +422,9 @@ impl Inventory {
     /// The URL of an inline cluster.
     pub(super) fn url(&self, name: &str) -> Option<&UpstreamUrl> {
         let user = self.users(name).next()?;
-        match &self.documents.get(user)?.translated {
-            Translated::Route { upstreams, .. } => {
-                let found = upstreams.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
-                upstreams.get(found)?.1.as_ref()
-            }
-            _ => None,
-        }
+        let upstreams = self.documents.get(user)?.translated.upstreams();
+        let found = upstreams.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
+        upstreams.get(found)?.1.as_ref()
     }
 
     /// The xds document of a resource.

@@ -14,10 +14,11 @@ use crate::document::defaults::LegacyPath;
 use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
-use crate::document::listener::{Listener, VirtualHosts};
+use crate::document::listener::Listener;
 use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
+use crate::resource::listeners::Routing;
 use crate::resource::table::{self, Entry, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
 use crate::resource::{
@@ -43,14 +44,21 @@ impl Upstreams {
     }
 }
 
-/// A Listener, and the delivery of the virtual hosts of its RouteConfiguration.
+/// A Listener, and the facts about its RouteConfiguration.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// The Listener.
     pub listener: Arc<Resource>,
-    /// Whether virtual hosts are part of the RouteConfiguration or on demand.
-    pub virtual_hosts: VirtualHosts,
+    /// `None`: it has no RouteConfiguration.
+    pub routing: Option<Routing>,
+    /// The entry behind all routes, if there is one.
+    pub last_resort: Option<Arc<Entry>>,
+    /// The clusters of its logs, traces and connections, sorted; inline ones with their URL.
+    pub upstreams: NamedUpstreams,
 }
+
+/// Names of Clusters, sorted; inline ones with their URL.
+pub type NamedUpstreams = Box<[(Arc<str>, Option<UpstreamUrl>)]>;
 
 /// One document's own translation.
 #[derive(Debug, Clone)]
@@ -60,7 +68,7 @@ pub enum Translated {
         /// One entry for each host of each rule in force.
         entries: Box<[Arc<Entry>]>,
         /// The names of its Clusters, sorted; inline ones with their URL.
-        upstreams: Box<[(Arc<str>, Option<UpstreamUrl>)]>,
+        upstreams: NamedUpstreams,
     },
     /// A cluster.
     Cluster(Upstreams),
@@ -70,8 +78,22 @@ pub enum Translated {
     Named(ResourceType, Arc<Resource>),
     /// A resource in Envoy's own form.
     Verbatim(Written),
-    /// Nothing: groups, defaults, registrations, secrets that Envoy has no SDS for.
+    /// `defaults`: the clusters that the listener without a document may name.
+    Defaults(NamedUpstreams),
+    /// Nothing: groups, registrations, secrets that Envoy has no SDS for.
     Nothing,
+}
+
+impl Translated {
+    /// The names of the Clusters that the document uses, sorted; inline ones with their URL. Of xds documents: none.
+    #[must_use]
+    pub fn upstreams(&self) -> &[(Arc<str>, Option<UpstreamUrl>)] {
+        match self {
+            Self::Route { upstreams, .. } | Self::Defaults(upstreams) => upstreams,
+            Self::Listener(served) => &served.upstreams,
+            _ => &[],
+        }
+    }
 }
 
 /// Translate one document.
@@ -98,7 +120,11 @@ pub fn document(
         }
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
         Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Translated::Nothing),
-        Document::Group(_) | Document::Defaults(_) => Ok(Translated::Nothing),
+        Document::Defaults(value) => {
+            listeners::check_defaults(&value.listener, context)?;
+            named_upstreams(context, value.listener.upstreams()).map(Translated::Defaults)
+        }
+        Document::Group(_) => Ok(Translated::Nothing),
     }));
     translated.unwrap_or_else(|_| {
         let reason = "found a value that the compiler failed on, which is a fault of the server; \
@@ -130,8 +156,19 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         ));
     }
 
+    Ok(Translated::Route {
+        entries: entries.into(),
+        upstreams: named_upstreams(context, route.upstreams())?,
+    })
+}
+
+/// The names of upstreams; an inline one is translated, so that a bad URL is a fault of this document.
+fn named_upstreams<'a>(
+    context: &Context,
+    named: impl Iterator<Item = &'a Upstream>,
+) -> Result<NamedUpstreams, Rejection> {
     let mut upstreams = BTreeMap::new();
-    for upstream in route.upstreams() {
+    for upstream in named {
         let url = match upstream {
             Upstream::Url(url) => {
                 inline(context, url, Vec::new())?;
@@ -141,11 +178,7 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
         };
         upstreams.insert(upstream.cluster_name(), url);
     }
-
-    Ok(Translated::Route {
-        entries: entries.into(),
-        upstreams: upstreams.into_iter().collect(),
-    })
+    Ok(upstreams.into_iter().collect())
 }
 
 /// The path in the form that is compared: the older forms read as `defaults.legacy_path` directs, a prefix without its
@@ -225,9 +258,13 @@ pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
 
 fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result<Served, Rejection> {
     let resource = listeners::from_document(key, listener, context)?;
+    let routing = listeners::routing(listener, context);
+    let redirect = routing.as_ref().and_then(|routing| routing.redirect);
     Ok(Served {
         listener: Arc::new(resource),
-        virtual_hosts: listeners::virtual_hosts(Some(listener), context),
+        last_resort: redirect.map(|redirect| table::last_resort(key, routes::https_redirect(redirect))),
+        routing,
+        upstreams: named_upstreams(context, listeners::upstreams(listener, context).iter())?,
     })
 }
 
@@ -237,7 +274,9 @@ pub fn default_listener(context: &Context) -> Served {
     let listener = Arc::new(listeners::default_listener(context));
     Served {
         listener,
-        virtual_hosts: listeners::virtual_hosts(None, context),
+        routing: Some(listeners::default_routing(context)),
+        last_resort: None,
+        upstreams: Box::default(),
     }
 }
 

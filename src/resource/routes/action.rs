@@ -23,6 +23,7 @@ use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf;
 
 use crate::document::Rejection;
+use crate::document::listener::HttpsRedirect;
 use crate::document::route::{
     Action, HashKey, HashOn, HostRewrite, Limit, Mirror, Redirect, RegexRewrite, Respond, Retry, Rule, Settings,
     SplitBy, Target,
@@ -233,18 +234,36 @@ fn retry_policy(retry: &Retry) -> RetryPolicy {
     }
 }
 
-fn redirection(redirect: &Redirect, replacement: &Replacement) -> Result<RedirectAction, Rejection> {
-    let code = match redirect.code {
+/// The same URL by https; the port 443 is left out of it.
+pub(super) fn https(redirect: HttpsRedirect) -> route::Action {
+    let action = RedirectAction {
+        scheme_rewrite_specifier: Some(SchemeRewriteSpecifier::HttpsRedirect(true)),
+        port_redirect: match redirect.port {
+            443 => 0,
+            port => u32::from(port),
+        },
+        response_code: redirect_code(redirect.code).unwrap_or_default() as i32,
+        ..RedirectAction::default()
+    };
+    route::Action::Redirect(action)
+}
+
+fn redirect_code(code: u16) -> Option<RedirectResponseCode> {
+    Some(match code {
         301 => RedirectResponseCode::MovedPermanently,
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
         307 => RedirectResponseCode::TemporaryRedirect,
         308 => RedirectResponseCode::PermanentRedirect,
-        other => {
-            let reason = format!("found {other}, expected 301, 302, 303, 307 or 308");
-            return Err(Rejection::new("to.redirect.code", reason));
-        }
-    };
+        _ => return None,
+    })
+}
+
+fn redirection(redirect: &Redirect, replacement: &Replacement) -> Result<RedirectAction, Rejection> {
+    let code = redirect_code(redirect.code).ok_or_else(|| {
+        let reason = format!("found {}, expected 301, 302, 303, 307 or 308", redirect.code);
+        Rejection::new("to.redirect.code", reason)
+    })?;
 
     let path = match (&redirect.path, replacement) {
         (Some(path), _) => Some(PathRewriteSpecifier::PathRedirect(path.clone())),

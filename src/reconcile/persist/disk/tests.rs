@@ -31,6 +31,7 @@ impl Stage {
             has_leases: true,
             re2_max_program_size: 100,
             ca_bundle: None,
+            access_log_dir: "/var/log".into(),
         };
         let saver = Saver::new(disk(folder.path()));
         let mut stage = Self {

@@ -140,7 +140,8 @@ fn a_route_to_a_cluster_that_is_on_demand_is_warned() {
         ),
         ("routes/a", r#"{"match": "/v1", "to": "x"}"#),
     ]);
-    let warning = "to: clusters/x is on_demand, which Envoy gets by name only; its requests are answered with 503";
+    let warning =
+        "to: clusters/x is on_demand, which Envoy gets by name only; requests sent there are answered with 503";
     assert_eq!(stage.status("routes/a").warnings, [warning]);
     stage.put("clusters/x", r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#);
     assert!(stage.status("routes/a").warnings.is_empty());

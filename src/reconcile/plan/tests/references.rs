@@ -178,7 +178,7 @@ fn a_document_of_one_group_does_not_exist_in_another() {
     }
     assert_eq!(
         stage.status("routes/a").warnings,
-        ["to: clusters/x is not for group default; there, requests are answered with 503"]
+        ["to: clusters/x is not for group default; there, requests sent there are answered with 503"]
     );
 }
 
