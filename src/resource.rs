@@ -6,6 +6,7 @@
 //! | `verbatim` | resources that operators write in Envoy's own form |
 //! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
 //! | `table` | the order of the entries of a RouteConfiguration |
+//! | `matcher` | the route that takes a request, and its effect |
 //! | `grpc` | routes as gRPC clients without a proxy take them |
 //! | `compile` | the compiled whole, and the difference that a change makes to it |
 //! | `body`, `xdstp` | the bytes of a resource; the form of an `xdstp://` name |
@@ -31,6 +32,7 @@ pub mod compile;
 pub mod endpoints;
 pub mod grpc;
 pub mod listeners;
+pub mod matcher;
 mod place;
 pub mod refused;
 pub mod routes;

@@ -26,7 +26,6 @@ use crate::document::route::{Action, HeaderEdits, HostPattern, Rule, Settings};
 use crate::proto::message::{ads, append};
 
 mod action;
-pub mod matcher;
 mod matching;
 pub(super) mod order;
 mod paths;

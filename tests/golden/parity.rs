@@ -1,7 +1,8 @@
-//! Our matcher and a real Envoy choose the same route, for generated tables and raw requests.
+//! Our matcher and a real Envoy choose the same route, with the same effect, for generated tables and raw requests.
 //!
 //! Every table is a listener of one Envoy; a response names its route in `x-route`. Requests are written byte by byte,
-//! so that odd slashes, escapes and repeated headers arrive unchanged. `PARITY_SEED` changes the generated tables.
+//! so that odd slashes, escapes and repeated headers arrive unchanged. In the second test routes redirect and rewrite,
+//! and an upstream answers with the host and the path that it sees. `PARITY_SEED` changes the generated tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +10,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chancery::document::key::{DocumentKey, Kind};
 use chancery::document::{self, Limits};
 use chancery::resource::ResourceType;
-use chancery::resource::routes::matcher::{Matcher, Outcome, Request};
+use chancery::resource::compile::Compiled;
+use chancery::resource::matcher::{Effect, Matcher, Outcome, Request, Seen};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
 use rand::rngs::StdRng;
@@ -24,16 +27,17 @@ use super::bootstrap;
 use super::inputs::compile_all;
 use super::support::envoy::{Envoy, own_address};
 use super::support::eventually::eventually;
+use super::support::upstream::Upstream;
 
 const SEED: u64 = 20_261_130;
 const TABLES: usize = 100;
 const ROUTES: usize = 18;
 /// Of each table: pairs for which this many routes or more match, and pairs for which fewer do.
-const CONTESTED: usize = 50;
-const OTHERS: usize = 15;
+const CONTESTED: usize = 205;
+const OTHERS: usize = 20;
 const CANDIDATES: usize = 3;
 /// Give up on a table that has too few contested requests after so many tries.
-const TRIES: usize = 5_000;
+const TRIES: usize = 20_000;
 
 /// A raw request that owns its parts.
 #[derive(Debug)]
@@ -289,8 +293,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// The route that Envoy's response names, or its status.
-    fn outcome(&mut self, raw: &Raw) -> String {
+    fn response(&mut self, raw: &Raw) -> Response {
         let mut text = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", raw.method, raw.target, raw.host);
         for (name, value) in &raw.headers {
             write!(text, "{name}: {value}\r\n").expect("a String takes all");
@@ -325,54 +328,107 @@ impl Connection {
         if headers.get("connection").is_none_or(|value| value != "close") {
             self.stream = Some(stream);
         }
-        let status = status.split(' ').nth(1).unwrap_or_default().to_owned();
-        headers.remove("x-route").unwrap_or(status)
+        Response {
+            status: status.split(' ').nth(1).unwrap_or_default().to_owned(),
+            headers,
+            body,
+        }
     }
+}
+
+/// Envoy's response.
+struct Response {
+    status: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// The route that the response names, or its status.
+    fn outcome(&self) -> String {
+        let route = self.headers.get("x-route");
+        route.unwrap_or(&self.status).clone()
+    }
+
+    /// Route, status, `location`, and the host and the path that the upstream saw.
+    fn effect(&self) -> [Option<String>; 5] {
+        let header = |name: &str| self.headers.get(name).cloned();
+        let echo: Value = match header("x-upstream") {
+            Some(_) => serde_json::from_slice(&self.body).expect("the upstream's JSON"),
+            None => Value::Null,
+        };
+        let seen = |field: &str| echo[field].as_str().map(str::to_owned);
+        let own = header("x-upstream").is_none().then(|| self.status.clone());
+        [header("x-route"), own, header("location"), seen("host"), seen("path")]
+    }
+}
+
+fn seed() -> u64 {
+    std::env::var_os("PARITY_SEED").map_or(SEED, |seed| {
+        let seed = seed.to_str().and_then(|seed| seed.parse().ok());
+        seed.expect("PARITY_SEED is a number")
+    })
+}
+
+/// The matchers of all route tables, by listener.
+fn matchers(compiled: &Compiled) -> BTreeMap<String, Matcher> {
+    let tables = compiled
+        .resources()
+        .filter(|(_, resource_type, _)| *resource_type == ResourceType::Route);
+    let matcher = |body: Bytes| {
+        let configuration = RouteConfiguration::decode(body).expect("a RouteConfiguration");
+        let matcher = Matcher::new(&configuration).expect("matchers of ours");
+        (configuration.name, matcher)
+    };
+    tables
+        .map(|(_, _, resource)| matcher(resource.body.to_bytes()))
+        .collect()
+}
+
+/// An Envoy with all listeners of the documents, which listen.
+async fn envoy(compiled: &Compiled, name: &str, addresses: &[SocketAddr]) -> Envoy {
+    let envoy = Envoy::start_with(&bootstrap::of_group(compiled, "default"), name).await;
+    envoy.ready().await;
+    for address in addresses {
+        let listens = || async move { TcpStream::connect(address).is_ok() };
+        eventually(Duration::from_secs(10), listens, true).await;
+    }
+    envoy
+}
+
+/// As many addresses.
+fn addresses(count: usize) -> Vec<SocketAddr> {
+    let base = own_address();
+    let address = |index: usize| SocketAddr::new(base.ip(), base.port() + u16::try_from(index).expect("few tables"));
+    (0..count).map(address).collect()
 }
 
 #[tokio::test]
 async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
-    let seed = std::env::var_os("PARITY_SEED").map_or(SEED, |seed| {
-        let seed = seed.to_str().and_then(|seed| seed.parse().ok());
-        seed.expect("PARITY_SEED is a number")
-    });
+    let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let base = own_address();
-    let address = |index: usize| SocketAddr::new(base.ip(), base.port() + u16::try_from(index).expect("few tables"));
+    let addresses = addresses(TABLES);
     let tables: Vec<Map<String, Value>> = (0..TABLES)
-        .map(|index| table(&mut random, &format!("t{index}"), address(index)))
+        .map(|index| table(&mut random, &format!("t{index}"), addresses[index]))
         .collect();
 
     let documents: Map<String, Value> = tables.iter().flat_map(Clone::clone).collect();
     let compiled = compile_all(&documents);
-    let envoy = Envoy::start_with(&bootstrap::of_group(&compiled, "default"), "parity").await;
-    envoy.ready().await;
-    for index in 0..TABLES {
-        let listens = || async move { TcpStream::connect(address(index)).is_ok() };
-        eventually(Duration::from_secs(10), listens, true).await;
-    }
-    let matchers: BTreeMap<String, Matcher> = compiled
-        .resources()
-        .filter(|(_, resource_type, _)| *resource_type == ResourceType::Route)
-        .map(|(_, _, resource)| {
-            let configuration = RouteConfiguration::decode(resource.body.to_bytes()).expect("a RouteConfiguration");
-            (
-                configuration.name.clone(),
-                Matcher::new(&configuration).expect("matchers of ours"),
-            )
-        })
-        .collect();
+    let _envoy = envoy(&compiled, "parity", &addresses).await;
+    let matchers = matchers(&compiled);
 
-    let (mut wrong, mut pairs) = (String::new(), 0);
+    let (mut wrong, mut pairs, mut contested) = (String::new(), 0, 0);
     for (index, documents) in tables.iter().enumerate() {
         let matcher = &matchers[&format!("t{index}")];
         let mut connection = Connection {
-            address: address(index),
+            address: addresses[index],
             stream: None,
         };
         for raw in requests(&mut random, matcher) {
             pairs += 1;
-            let (ours, envoys) = (outcome(matcher, &raw), connection.outcome(&raw));
+            let candidates = matcher.candidates(&raw.request()).unwrap_or_default();
+            contested += usize::from(candidates.len() >= CANDIDATES);
+            let (ours, envoys) = (outcome(matcher, &raw), connection.response(&raw).outcome());
             if ours != envoys && wrong.len() < 20_000 {
                 let table = serde_json::to_string(documents).expect("JSON");
                 writeln!(wrong, "{raw:?}\n  ours: {ours}\n  Envoy's: {envoys}\n  table: {table}")
@@ -380,6 +436,144 @@ async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
             }
         }
     }
-    assert!(pairs >= 5_000, "{pairs} pairs");
+    assert!(contested >= 20_000, "{contested} of {pairs} pairs");
+    assert!(wrong.is_empty(), "PARITY_SEED={seed}\n{wrong}");
+}
+
+const EFFECT_TABLES: usize = 10;
+const EFFECT_ROUTES: usize = 16;
+const EFFECT_REQUESTS: usize = 200;
+
+fn rewrite(random: &mut StdRng) -> Value {
+    let mut rewrite = match random.random_range(0..5) {
+        0 => json!({ "prefix": one(random, &["/", "/new", "/new/", "/a%20b"]) }),
+        1 => json!({ "path": one(random, &["/", "/whole", "/a%20b/"]) }),
+        2 => {
+            let (pattern, with) = one(
+                random,
+                &[
+                    ("^/([^/]+)(/.*)?$", r"/x/\1\2"),
+                    ("[ab]+", "z"),
+                    ("/", "/$1/"),
+                    ("x*", "-"),
+                    (r"^/(?P<first>\w)", r"/\0\\\1"),
+                    ("nowhere", "x"),
+                ],
+            );
+            json!({ "regex": { "pattern": pattern, "with": with } })
+        }
+        _ => json!({}),
+    };
+    if random.random_bool(0.3) {
+        rewrite["host"] = json!("new.example.com");
+    }
+    rewrite
+}
+
+fn redirect(random: &mut StdRng) -> Value {
+    let mut redirect = json!({ "code": one(random, &[301, 302, 303, 307, 308]) });
+    let (field, value) = match random.random_range(0..5) {
+        0 => ("path", json!("/only")),
+        1 => ("path", json!("/only?q=1")),
+        2 | 3 => ("prefix", json!(one(random, &["/", "/new", "/a%20b"]))),
+        _ => ("scheme", json!("http")),
+    };
+    redirect[field] = value;
+    for (field, value) in [
+        ("scheme", json!(one(random, &["https", "http"]))),
+        ("host", json!("new.example.com")),
+        ("port", json!(8443)),
+    ] {
+        if random.random_bool(0.3) {
+            redirect[field] = value;
+        }
+    }
+    redirect
+}
+
+/// A table of routes that rewrite, redirect or respond; `upstream` answers with the request that it sees.
+fn acting_table(random: &mut StdRng, listener: &str, address: SocketAddr, upstream: SocketAddr) -> Map<String, Value> {
+    let mut documents = Map::new();
+    documents.insert(
+        format!("listeners/{listener}"),
+        json!({ "address": address.to_string() }),
+    );
+    while documents.len() <= EFFECT_ROUTES {
+        let key = DocumentKey::new(Kind::Routes, format!("{listener}/r{}", documents.len()));
+        let mut value = json!({
+            "match": { "path": path(random) },
+            "to": format!("http://{upstream}"),
+            "listeners": [listener],
+            "response_headers": { "set": { "x-route": key.to_string() } },
+        });
+        match random.random_range(0..6) {
+            0 => value["to"] = json!({ "respond": { "status": one(random, &[200, 418, 503]) } }),
+            1 | 2 => value["to"] = json!({ "redirect": redirect(random) }),
+            _ => value["rewrite"] = rewrite(random),
+        }
+        if document::parse(&key, value.to_string().as_bytes(), &Limits::default()).is_ok() {
+            documents.insert(key.to_string(), value);
+        }
+    }
+    documents
+}
+
+fn effect(matcher: &Matcher, raw: &Raw) -> [Option<String>; 5] {
+    let request = raw.request();
+    let effect = |route: Option<&str>, effect: Effect| {
+        [
+            route.map(str::to_owned),
+            effect.status.map(|status| status.to_string()),
+            effect.redirect,
+            effect.host,
+            effect.path,
+        ]
+    };
+    match (matcher.outcome(&request), Seen::of(&request)) {
+        (Outcome::Route(route), Some(seen)) => effect(Some(&route.name), Effect::of(route, &seen, "http")),
+        (Outcome::NoRoute, _) => effect(None, Effect::of_status(404)),
+        _ => effect(None, Effect::of_status(400)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_rewrites_and_redirects_as_the_matcher_says() {
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let upstream = Upstream::start("echo").await;
+    let addresses = addresses(EFFECT_TABLES);
+    let tables: Vec<Map<String, Value>> = (0..EFFECT_TABLES)
+        .map(|index| acting_table(&mut random, &format!("e{index}"), addresses[index], upstream.address()))
+        .collect();
+    let documents: Map<String, Value> = tables.iter().flat_map(Clone::clone).collect();
+    let compiled = compile_all(&documents);
+    let _envoy = envoy(&compiled, "parity-effect", &addresses).await;
+    let matchers = matchers(&compiled);
+
+    let (mut wrong, mut taken) = (String::new(), 0);
+    for (index, documents) in tables.iter().enumerate() {
+        let matcher = &matchers[&format!("e{index}")];
+        let mut connection = Connection {
+            address: addresses[index],
+            stream: None,
+        };
+        for _ in 0..EFFECT_REQUESTS {
+            let raw = request(&mut random);
+            let (ours, envoys) = (effect(matcher, &raw), connection.response(&raw).effect());
+            taken += usize::from(ours[0].is_some());
+            if ours != envoys && wrong.len() < 20_000 {
+                let table = serde_json::to_string(documents).expect("JSON");
+                writeln!(
+                    wrong,
+                    "{raw:?}\n  ours: {ours:?}\n  Envoy's: {envoys:?}\n  table: {table}"
+                )
+                .expect("a String takes all");
+            }
+        }
+    }
+    assert!(
+        taken >= EFFECT_TABLES * EFFECT_REQUESTS / 4,
+        "{taken} requests that a route takes"
+    );
     assert!(wrong.is_empty(), "PARITY_SEED={seed}\n{wrong}");
 }

@@ -1,66 +1,27 @@
-//! The route that takes a request: Envoy's answer, computed on a compiled RouteConfiguration.
-//!
-//! In: a RouteConfiguration in its form for Envoy, and a raw request. Out: the first Route that matches, or the reason
-//! why none does. The order of routes is that of the configuration. The listener is assumed to be one of this server
-//! ([`super::super::listeners`]): the path is normalised, the port and a final dot of Host are ignored.
-//!
-//! `tests/golden/parity.rs` compares the answers with a real Envoy. Only matchers that [`super::entries`] writes are
-//! known.
+//! The match of one Route: path, headers, query parameters.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, Route, RouteConfiguration};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, Route};
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::Message;
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::document::route::path::seen_by_envoy;
-
-/// A request as sent.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// `GET`
-    pub method: &'a str,
-    /// The Host header, with or without a port.
-    pub host: &'a str,
-    /// The target: a path, with or without a query.
-    pub target: &'a str,
-    /// The other headers in their order, names in lower case; a name may occur several times.
-    pub headers: &'a [(&'a str, &'a str)],
-}
-
-/// Envoy's answer to a request.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Outcome<'a> {
-    /// Envoy answers 400 before it looks for a route.
-    Malformed,
-    /// Envoy answers 404.
-    NoRoute,
-    /// The route takes the request.
-    Route(&'a Route),
-}
-
-/// A RouteConfiguration in a form for fast matching.
-#[derive(Debug)]
-pub struct Matcher {
-    /// Virtual hosts by domain, in lower case.
-    hosts: BTreeMap<String, Vec<Candidate>>,
-}
+use super::request::Seen;
 
 /// A matcher that this server never writes: the name of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("found a matcher in {0} that this server does not write")]
 pub struct Unknown(&'static str);
 
+/// The conditions of one Route, in a form for fast matching.
 #[derive(Debug)]
-struct Candidate {
-    route: Route,
+pub struct Conditions {
     path: Path,
     headers: Vec<Header>,
     parameters: Vec<Parameter>,
@@ -98,102 +59,30 @@ enum Test {
     Regex(Regex),
 }
 
-impl Matcher {
-    /// Reads a RouteConfiguration.
+impl Conditions {
+    /// The conditions of a Route.
     ///
     /// # Errors
     /// A matcher that this server does not write.
-    pub fn new(configuration: &RouteConfiguration) -> Result<Self, Unknown> {
-        let mut hosts = BTreeMap::new();
-        for host in &configuration.virtual_hosts {
-            for domain in &host.domains {
-                let candidates = host.routes.iter().map(Candidate::new).collect::<Result<_, _>>()?;
-                hosts.insert(domain.to_ascii_lowercase(), candidates);
-            }
-        }
-        Ok(Self { hosts })
-    }
-
-    /// Envoy's answer to a request.
-    #[must_use]
-    pub fn outcome(&self, request: &Request<'_>) -> Outcome<'_> {
-        match self.candidates(request) {
-            None => Outcome::Malformed,
-            Some(routes) => routes.first().map_or(Outcome::NoRoute, |first| Outcome::Route(first)),
-        }
-    }
-
-    /// All routes that match a request, in order: the first takes the request. `None`: Envoy answers 400.
-    #[must_use]
-    pub fn candidates(&self, request: &Request<'_>) -> Option<Vec<&Route>> {
-        let (path, query) = seen_by_envoy(request.target)?;
-        let target = format!("{path}{query}");
-        let parameters = first_values(query);
-
-        let candidates = self.virtual_host(request.host).unwrap_or_default().iter();
-        let matching = candidates.filter(|candidate| candidate.takes(request, &path, &target, &parameters));
-        Some(matching.map(|candidate| &candidate.route).collect())
-    }
-
-    /// The routes of the host's own domain, else of the longest wildcard, else of `*`.
-    fn virtual_host(&self, host: &str) -> Option<&[Candidate]> {
-        let host = without_port_and_dot(host).to_ascii_lowercase();
-        if let Some(own) = self.hosts.get(&host) {
-            return Some(own);
-        }
-        let suffixes = host
-            .char_indices()
-            .filter(|(index, letter)| *index > 0 && *letter == '.');
-        let mut wildcards = suffixes.map(|(index, _)| format!("*{}", &host[index..]));
-        wildcards
-            .find_map(|wildcard| self.hosts.get(&wildcard))
-            .or_else(|| self.hosts.get("*"))
-            .map(Vec::as_slice)
-    }
-}
-
-/// Host as Envoy compares it: `a.example.com` of `a.example.com.:8080`.
-fn without_port_and_dot(host: &str) -> &str {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    };
-    host.strip_suffix('.').unwrap_or(host)
-}
-
-/// The first value of each query parameter, as sent; `query` is empty or begins with its question mark.
-fn first_values(query: &str) -> BTreeMap<&str, &str> {
-    let mut values = BTreeMap::new();
-    for parameter in query.strip_prefix('?').unwrap_or_default().split('&') {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        values.entry(name).or_insert(value);
-    }
-    values
-}
-
-impl Candidate {
-    fn new(route: &Route) -> Result<Self, Unknown> {
+    pub fn of(route: &Route) -> Result<Self, Unknown> {
         let matches = route.r#match.as_ref().ok_or(Unknown("match"))?;
+        let parameters = matches.query_parameters.iter().map(Parameter::new);
         Ok(Self {
-            route: route.clone(),
             path: Path::new(matches.path_specifier.as_ref())?,
             headers: matches.headers.iter().map(Header::new).collect::<Result<_, _>>()?,
-            parameters: matches
-                .query_parameters
-                .iter()
-                .map(Parameter::new)
-                .collect::<Result<_, _>>()?,
+            parameters: parameters.collect::<Result<_, _>>()?,
         })
     }
 
-    fn takes(&self, request: &Request<'_>, path: &str, target: &str, parameters: &BTreeMap<&str, &str>) -> bool {
-        self.path.takes(path)
-            && self.headers.iter().all(|header| header.holds(request, target))
+    /// Whether the Route takes a request.
+    #[must_use]
+    pub fn hold(&self, request: &Seen) -> bool {
+        self.path.takes(request.path())
+            && self.headers.iter().all(|header| header.holds(request))
             && self
                 .parameters
                 .iter()
-                .all(|parameter| parameter.test.holds(parameters.get(&*parameter.name).copied()))
+                .all(|parameter| parameter.test.holds(request.parameter(&parameter.name)))
     }
 }
 
@@ -262,13 +151,13 @@ impl Header {
         })
     }
 
-    fn holds(&self, request: &Request<'_>, target: &str) -> bool {
+    fn holds(&self, request: &Seen) -> bool {
         let values: Vec<&str> = match &*self.name {
-            ":method" => vec![request.method],
-            ":path" => vec![target],
+            ":method" => vec![&request.method],
+            ":path" => vec![&request.target],
             name => {
                 let of_name = request.headers.iter().filter(|(other, _)| *other == name);
-                of_name.map(|(_, value)| value.trim_matches([' ', '\t'])).collect()
+                of_name.map(|(_, value)| value.as_str()).collect()
             }
         };
         match (&self.test, values.is_empty()) {
@@ -317,30 +206,5 @@ impl Test {
             Self::Contains(text) => value.contains(text),
             Self::Regex(regex) => regex.is_match(value.as_bytes()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_compared_without_port_and_final_dot() {
-        for host in [
-            "a.example.com",
-            "a.example.com.",
-            "a.example.com:80",
-            "a.example.com.:80",
-        ] {
-            assert_eq!(without_port_and_dot(host), "a.example.com");
-        }
-        assert_eq!(without_port_and_dot("[2001:db8::3]"), "[2001:db8::3]");
-        assert_eq!(without_port_and_dot("[2001:db8::3]:80"), "[2001:db8::3]");
-    }
-
-    #[test]
-    fn the_first_of_repeated_parameters_counts() {
-        let values = first_values("?v=2&v=1&w&=3");
-        assert_eq!(values, BTreeMap::from([("", "3"), ("v", "2"), ("w", "")]));
     }
 }
