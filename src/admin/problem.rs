@@ -39,6 +39,8 @@ pub(super) enum Code {
     UnsupportedMediaType,
     /// The document is bad.
     InvalidDocument,
+    /// A test of another document fails through the change.
+    BreaksTest,
     /// An accepted resource cannot be shown as JSON.
     Internal,
     /// No document can be checked before the first list of the store.
@@ -69,6 +71,7 @@ impl Code {
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidDocument => "invalid_document",
+            Self::BreaksTest => "breaks_test",
             Self::Internal => "internal",
             Self::NotReady => "not_ready",
             Self::StoreUnavailable => "store_unavailable",
@@ -93,6 +96,7 @@ impl Code {
             Self::TooLarge => "The document is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::InvalidDocument => "The document is not valid",
+            Self::BreaksTest => "The change breaks a test of another document",
             Self::Internal => "Internal error",
             Self::NotReady => "The first load is not complete",
             Self::StoreUnavailable => "The store is not available",
@@ -113,7 +117,7 @@ impl Code {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidDocument => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidDocument | Self::BreaksTest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreUnavailable | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,

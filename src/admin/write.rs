@@ -42,10 +42,8 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    // `force` accepts a change that breaks the test of another document. No document has tests yet, so it has no
-    // effect.
     reject_unknown_params(&query, &["force"])?;
-    parse_flag(&query, "force")?;
+    let force = parse_flag(&query, "force")?;
     let key = key_of_path(path)?;
     let value = body.map_err(|rejection| Problem::from(rejection).of_key(full_key_of(&admin, &key)))?;
 
@@ -62,6 +60,9 @@ pub(super) async fn put(
         }
 
         target.refuse_bad(&outcome)?;
+        if !force {
+            target.refuse_breaking(&basis, &outcome)?;
+        }
         let mod_revision = match target.write(&admin, turn, &basis, Some(value.clone())).await? {
             Written::At(revision) => revision,
             again => {
@@ -100,7 +101,9 @@ pub(super) async fn delete(
 
         let (turn, basis) = target.turn(&admin).await?;
         if !force {
-            target.refuse_in_use(&target.dry_run(&basis, None))?;
+            let outcome = target.dry_run(&basis, None);
+            target.refuse_in_use(&outcome)?;
+            target.refuse_breaking(&basis, &outcome)?;
         }
         match target.write(&admin, turn, &basis, None).await? {
             Written::At(revision) => {
@@ -277,6 +280,16 @@ impl Target {
         Err(Problem::new(Code::InvalidDocument, detail)
             .of_key(&self.full_key)
             .at(status.path.clone()))
+    }
+
+    /// A write through which the tests of other documents fail.
+    fn refuse_breaking(&self, basis: &Basis, outcome: &Plan) -> Result<(), Problem> {
+        let mut broken = outcome.world.compiled().newly_failing(basis.world.compiled());
+        let Some((document, sentence)) = broken.find(|(document, _)| **document != self.key) else {
+            return Ok(());
+        };
+        let detail = format!("{document}: {sentence}; ?force=true makes the change nevertheless");
+        Err(Problem::new(Code::BreaksTest, detail).of_key(&self.full_key))
     }
 
     fn refuse_in_use(&self, outcome: &Plan) -> Result<(), Problem> {

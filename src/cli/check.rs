@@ -28,7 +28,7 @@ PATH is a folder that mirrors the keys (routes/orders.json, services/orders/a.ya
 a folder, or - for the body of POST /api/v1/apply on stdin. The documents are judged together: references between them \
 are checked, and two routes of one match are told.
 
-Exit code 1: a document would be rejected or shadowed.";
+Exit code 1: a document would be rejected or shadowed, or one of its tests fails.";
 
 const AFTER_HELP: &str = "Examples:
   chancery check ./gateway
@@ -106,7 +106,8 @@ fn report(world: &World, files: &Files) -> Report {
                 reason: status.reason.clone(),
                 path: status.path.clone(),
                 warnings: status.warnings.clone(),
-                is_bad: matches!(status.state, State::Rejected | State::Shadowed),
+                is_bad: matches!(status.state, State::Rejected | State::Shadowed)
+                    || world.compiled().failing_tests(&status.key).next().is_some(),
             }
         })
         .collect();

@@ -23,7 +23,7 @@ const LISTENER_FIELDS: Fields = Fields {
     later: listener::LATER,
 };
 /// Fields that one document alone can have.
-const ROUTE_OWN: [&str; 10] = [
+const ROUTE_OWN: [&str; 11] = [
     "name",
     "match",
     "to",
@@ -34,6 +34,7 @@ const ROUTE_OWN: [&str; 10] = [
     "groups",
     "priority",
     "enabled",
+    "tests",
 ];
 const CLUSTER_OWN: [&str; 7] = ["name", "endpoints", "dns", "tls", "failover", "on_demand", "groups"];
 const LISTENER_OWN: [&str; 6] = ["name", "address", "addresses", "tcp", "groups", "api"];

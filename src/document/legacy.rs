@@ -39,6 +39,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<(Route, Vec<S
         groups: None,
         priority: 0,
         enabled: true,
+        tests: Vec::new(),
     };
     if root.value().is_array() {
         for entry in root.list()? {

@@ -9,6 +9,7 @@
 //! | `read` | from the fields of a document to rules |
 //! | `matching`, `condition`, `path` | matches |
 //! | `target` | actions |
+//! | `trial` | tests |
 //! | `settings`, `hashing`, `header`, `format` | all other fields |
 //!
 //! Everything that can be checked on a document alone is checked there: no value that leaves has a field that Envoy
@@ -29,6 +30,9 @@ pub(crate) mod path;
 pub(super) mod read;
 pub(super) mod settings;
 pub(super) mod target;
+mod trial;
+
+pub use trial::{Expect, Trial};
 
 /// A route document.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +47,8 @@ pub struct Route {
     pub priority: i32,
     /// `false`: compiled out, still listed. In an array of the older form each rule has its own.
     pub enabled: bool,
+    /// Requests with their expected answers.
+    pub tests: Vec<Trial>,
 }
 
 impl Route {

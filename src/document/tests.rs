@@ -172,10 +172,8 @@ fn fields_of_later_are_refused_by_name() {
             Rejection::new(path, "not supported yet")
         );
     };
-    for field in ["policies", "tests"] {
-        refused("routes/orders", full_route(), "", field);
-        refused("defaults", json!({ "route": {} }), "/route", field);
-    }
+    refused("routes/orders", full_route(), "", "policies");
+    refused("defaults", json!({ "route": {} }), "/route", "policies");
     for field in ["registry", "credential", "guard"] {
         refused("clusters/orders", full_cluster(), "", field);
         refused("defaults", json!({ "cluster": {} }), "/cluster", field);

@@ -17,6 +17,7 @@
 //! | `conflicts` | addresses, scopes and domains that only one resource of a group can have |
 //! | `references` | documents that name others, and need them |
 //! | `failover` | the members of aggregate clusters, and circles among them |
+//! | `trials` | tests of routes, judged on the tables |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `parts` | each document's part in a resource that is made of many documents |
 //! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
@@ -47,6 +48,7 @@ mod inventory;
 pub mod parts;
 mod references;
 pub mod translate;
+mod trials;
 mod unmet;
 
 use conflicts::Examined;
@@ -58,6 +60,7 @@ use input::GroupInput;
 pub use inventory::{Accepted, Address, address};
 use inventory::{CompiledDocument, Inventory};
 use translate::Translated;
+use trials::Trials;
 
 /// The difference between two compiled wholes.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +102,9 @@ pub struct Edit {
     pub key: DocumentKey,
     /// `None`: the document is not accepted, or was deleted.
     pub accepted: Option<Accepted>,
+    /// Whether the document is at fault if its own tests fail. A text that serves in place of another is not, nor one that
+    /// a list shows: its tests may fail through documents that were changed later.
+    pub is_judged: bool,
 }
 
 /// A document that cannot be accepted.
@@ -186,6 +192,7 @@ pub struct Compiled {
     context: Arc<Context>,
     inventory: Inventory,
     groups: OrdMap<Arc<str>, GroupState>,
+    trials: Trials,
 }
 
 /// The result of one [`Compiled::apply`].
@@ -216,6 +223,7 @@ impl Compiled {
             context: Arc::new(context),
             inventory: Inventory::empty(),
             groups: OrdMap::new(),
+            trials: Trials::default(),
         }
     }
 
@@ -228,6 +236,7 @@ impl Compiled {
             inventory: self.inventory.clone(),
             dirty: Dirty::default(),
             examined: Examined::new(),
+            judged: BTreeSet::new(),
         }
     }
 
@@ -246,17 +255,14 @@ impl Compiled {
         if !stage.set(edits).is_empty() || stage.next_conflict().is_some() {
             return None;
         }
-        self.compile(stage.context, stage.inventory, &stage.dirty, true).ok()
+        stage.compile(true).ok()
     }
 
     /// `is_brief`: of the faults, one is enough.
-    fn compile(
-        &self,
-        context: Arc<Context>,
-        inventory: Inventory,
-        dirty: &Dirty,
-        is_brief: bool,
-    ) -> Result<Step, Vec<Fault>> {
+    fn compile(&self, stage: &Stage, is_brief: bool) -> Result<Step, Vec<Fault>> {
+        let (context, inventory) = (Arc::clone(&stage.context), stage.inventory.clone());
+        let dirty = &stage.dirty;
+
         let faults = references::faults(&self.inventory, &inventory, dirty);
         if !faults.is_empty() {
             return Err(faults);
@@ -300,6 +306,20 @@ impl Compiled {
             return Err(faults);
         }
 
+        let mut trials = self.trials.clone();
+        let change = trials::Change {
+            before: &self.inventory,
+            after: &inventory,
+            dirty,
+            groups_before: &self.groups,
+            groups: &groups,
+        };
+        affected.extend(trials.update(&change));
+        let faults = trials.faults(&stage.judged, &change);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+
         affected.extend(self.referring(&inventory, dirty));
         Ok(Step {
             compiled: Self {
@@ -307,6 +327,7 @@ impl Compiled {
                 context,
                 inventory,
                 groups,
+                trials,
             },
             touched,
             affected,
@@ -537,6 +558,16 @@ impl Compiled {
             .unwrap_or_default()
     }
 
+    /// One sentence for each failing test of a route.
+    pub fn failing_tests(&self, key: &DocumentKey) -> impl Iterator<Item = String> {
+        self.trials.warnings(key)
+    }
+
+    /// The tests of routes that fail here and did not before: each with its document, and a sentence.
+    pub fn newly_failing<'c>(&'c self, before: &'c Self) -> impl Iterator<Item = (&'c DocumentKey, String)> {
+        self.trials.newly_failing(&before.trials)
+    }
+
     /// Documents that name a cluster, in any group.
     pub fn naming(&self, cluster: &str) -> impl Iterator<Item = &DocumentKey> {
         self.inventory
@@ -581,6 +612,8 @@ pub struct Stage {
     dirty: Dirty,
     /// Documents that may be in conflict.
     examined: Examined,
+    /// Documents that are at fault if their own tests fail.
+    judged: BTreeSet<DocumentKey>,
 }
 
 impl Stage {
@@ -600,6 +633,12 @@ impl Stage {
         }
 
         let edits = self.without_unchanged(edits, &fresh);
+        for edit in &edits {
+            match edit.is_judged && edit.accepted.is_some() {
+                true => self.judged.insert(edit.key.clone()),
+                false => self.judged.remove(&edit.key),
+            };
+        }
         let dependents = self.dependents(&edits, &fresh);
         let (mut translated, mut faults) = translate_all(&self.context, edits);
         let (others, of_defaults) = translate_all(&self.context, dependents);
@@ -628,7 +667,7 @@ impl Stage {
         }
         match self.next_conflict() {
             Some(fault) => Err(vec![fault]),
-            None => self.compile(),
+            None => self.compile(false),
         }
     }
 
@@ -641,9 +680,8 @@ impl Stage {
     ///
     /// # Errors
     /// The documents that cannot serve in their groups.
-    fn compile(&self) -> Result<Step, Vec<Fault>> {
-        let (context, inventory) = (Arc::clone(&self.context), self.inventory.clone());
-        self.before.compile(context, inventory, &self.dirty, false)
+    fn compile(&self, is_brief: bool) -> Result<Step, Vec<Fault>> {
+        self.before.compile(self, is_brief)
     }
 
     /// The edits that change something. If only the revision of an equal document is new, the inventory notes it, and
@@ -682,6 +720,7 @@ impl Stage {
             .map(|(key, compiled)| Edit {
                 key: key.clone(),
                 accepted: Some(compiled.accepted.clone()),
+                is_judged: false,
             })
             .collect()
     }
@@ -699,7 +738,7 @@ pub fn describing(cluster: &str) -> [DocumentKey; 2] {
 fn translate_all(context: &Context, edits: Vec<Edit>) -> (Vec<(DocumentKey, Option<CompiledDocument>)>, Vec<Fault>) {
     let mut compiled = Vec::with_capacity(edits.len());
     let mut faults = Vec::new();
-    for Edit { key, accepted } in edits {
+    for Edit { key, accepted, .. } in edits {
         let Some(accepted) = accepted else {
             compiled.push((key, None));
             continue;

@@ -46,10 +46,7 @@ const METHOD: &str = "POST";
 #[must_use]
 pub fn entry(entry: &Entry) -> Arc<Entry> {
     let routes = entry.routes.iter().flat_map(routes).collect();
-    Arc::new(Entry {
-        routes,
-        ..entry.clone()
-    })
+    Arc::new(entry.with_routes(routes))
 }
 
 /// A path that no call has: a call's path has two slashes.

@@ -14,15 +14,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::route::v3::Route;
 use imbl::OrdMap;
+use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::body::Run;
+use super::matcher::{self, Seen};
 use super::routes::order::PathRank;
 use super::{ResourceVersion, routes};
 use crate::document::key::DocumentKey;
 use crate::document::route::{HostPattern, Match, PathMatch};
 
+mod conditions;
 mod few;
 mod slabs;
 
@@ -51,6 +55,15 @@ impl HostKey {
             },
             HostPattern::Wildcard(host) => Self::wildcard(Arc::clone(host)),
             HostPattern::Any => Self::any(),
+        }
+    }
+
+    /// The key of a virtual host's domain.
+    fn of_domain(domain: &str) -> Self {
+        match domain {
+            "*" => Self::any(),
+            wildcard if wildcard.starts_with('*') => Self::wildcard(wildcard.into()),
+            host => Self::of(&HostPattern::Exact(host.into())),
         }
     }
 
@@ -142,6 +155,30 @@ pub struct Entry {
     pub place: Arc<str>,
     /// The encoded Routes in order; a segment prefix needs two.
     pub routes: Arc<[Bytes]>,
+    /// The conditions of these Routes.
+    conditions: conditions::Lazy,
+}
+
+impl Entry {
+    /// The entry with other Routes.
+    #[must_use]
+    pub fn with_routes(&self, routes: Arc<[Bytes]>) -> Self {
+        Self { routes, ..self.clone() }
+    }
+
+    /// The first of its Routes that takes a request.
+    #[must_use]
+    pub fn first_route(&self, request: &Seen) -> Option<usize> {
+        self.conditions.first(&self.routes, request)
+    }
+}
+
+impl Position {
+    /// The host pattern.
+    #[must_use]
+    pub fn host(&self) -> HostPattern {
+        self.host.pattern()
+    }
 }
 
 /// The facts that all entries of one document share.
@@ -186,6 +223,7 @@ pub fn entries(
             },
             place: Arc::clone(&place),
             routes: Arc::clone(&routes),
+            conditions: conditions::Lazy::default(),
         })
     };
 
@@ -213,6 +251,7 @@ pub fn last_resort(listener: &DocumentKey, route: Bytes) -> Arc<Entry> {
         },
         place: "".into(),
         routes: Arc::new([route]),
+        conditions: conditions::Lazy::default(),
     })
 }
 
@@ -469,6 +508,32 @@ impl Table {
     pub fn winner(&self, entry: &Entry) -> Option<&Arc<Entry>> {
         let claims = self.own.get(&entry.position.host)?.claims.get(&entry.identity)?;
         claims.first()
+    }
+}
+
+impl Table {
+    /// The entry that takes a request, and its Route.
+    #[must_use]
+    pub fn take(&self, request: &Seen) -> Option<(&Arc<Entry>, Route)> {
+        let mut hosts = matcher::request::domains(&request.host).map(|domain| HostKey::of_domain(&domain));
+        let host = hosts.find(|host| self.own.contains_key(host))?;
+
+        let mut first: Option<(&Arc<Entry>, usize)> = None;
+        for own in self.sources(&host) {
+            for (position, entry) in own.winners.iter() {
+                if first.is_some_and(|(first, _)| first.position < *position) {
+                    break;
+                }
+                if let Some(route) = entry.first_route(request) {
+                    first = Some((entry, route));
+                    break;
+                }
+            }
+        }
+
+        let (entry, route) = first?;
+        let route = Route::decode(entry.routes.get(route)?.clone()).ok()?;
+        Some((entry, route))
     }
 }
 

@@ -90,5 +90,6 @@ pub(crate) fn edit(key: &str, text: &str, revision: i64) -> Result<Edit, Rejecti
     Ok(Edit {
         key,
         accepted: Some(accepted),
+        is_judged: true,
     })
 }

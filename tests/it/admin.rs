@@ -985,6 +985,42 @@ async fn templates_that_differ_in_names_of_variables_are_one_match() {
 }
 
 #[tokio::test]
+async fn a_write_that_breaks_a_test_of_another_document_needs_force() {
+    let tested =
+        r#"{"match": "/v1/*", "to": "users", "tests": [{"request": "GET http://h/v1/a", "expect": {"to": "users"}}]}"#;
+    let thief = r#"{"match": "/v1/a", "to": {"respond": {"status": 200}}}"#;
+    let server = Server::start(&[("/gateway/clusters/users", CLUSTER)]).await;
+    let answer = server.put("/api/v1/documents/routes/tested", &[], tested).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+
+    let answer = server.put("/api/v1/documents/routes/thief", &[], thief).await;
+    let detail = problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "breaks_test");
+    assert_eq!(
+        detail,
+        "routes/tested: tests[0]: GET http://h/v1/a expected to=users, got routes/thief (status=200); \
+         ?force=true makes the change nevertheless"
+    );
+    assert_eq!(server.stored("/gateway/routes/thief").await, None);
+
+    let answer = server
+        .put("/api/v1/documents/routes/thief?force=true", &[], thief)
+        .await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    // The test fails already: a change of the other document breaks nothing.
+    let answer = server
+        .put("/api/v1/documents/routes/thief", &[], &thief.replace("200", "201"))
+        .await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+
+    let own = tested.replace("/v1/a\"", "/v2\"");
+    let answer = server
+        .put("/api/v1/documents/routes/tested?force=true", &[], &own)
+        .await;
+    problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "invalid_document");
+    assert_eq!(answer.body["path"], json!("tests[0]"));
+}
+
+#[tokio::test]
 async fn what_would_be_rejected_is_not_written() {
     let server = Server::start(&[("/gateway/clusters/users", CLUSTER), ("/gateway/routes/first", ROUTE)]).await;
     let answer = server

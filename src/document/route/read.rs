@@ -10,10 +10,10 @@ use super::super::decode::{Cursor, Fields, Object};
 use super::super::key::DocumentKey;
 use super::super::{Rejection, groups, name};
 use super::{Action, Match, Mirror, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
-use super::{condition, matching, settings, target};
+use super::{condition, matching, settings, target, trial};
 
 /// The fields of a route that are not built yet.
-pub(crate) const LATER: &[&str] = &["policies", "tests"];
+pub(crate) const LATER: &[&str] = &["policies"];
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -35,6 +35,7 @@ const FIELDS: Fields = Fields {
         "groups",
         "priority",
         "enabled",
+        "tests",
     ],
     later: LATER,
 };
@@ -108,6 +109,7 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Route, Reject
             .read("priority", |field| field.integer(i32::MIN..=i32::MAX))?
             .unwrap_or(0),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
+        tests: object.read("tests", |field| trial::read(&field))?.unwrap_or_default(),
     })
 }
 

@@ -56,6 +56,7 @@ fn shortest_route() {
         groups: None,
         priority: 0,
         enabled: true,
+        tests: Vec::new(),
     };
     assert_eq!(parse_route(&document), expected);
 }
@@ -129,6 +130,7 @@ fn full_route() {
         groups: Some(BTreeSet::from([Arc::from("default")])),
         priority: 0,
         enabled: true,
+        tests: Vec::new(),
     };
     assert_eq!(parse_route(&super::full_route()), expected);
 }

@@ -72,6 +72,12 @@ impl Choice {
         self.candidates.last()
     }
 
+    /// Whether the latest text serves, and this plan saw the change to it.
+    fn is_own_change(&self) -> bool {
+        let serving = self.serving().map(|good| &good.text);
+        self.past == Past::Watched && serving.is_some() && serving == self.latest.as_ref()
+    }
+
     /// A better text turned up.
     fn on_text(&mut self, stored: &Stored, read: Result<Good, Rejection>) {
         self.full_key = Arc::clone(&stored.full_key);

@@ -23,6 +23,7 @@ mod quarantine;
 mod references;
 mod replicas;
 mod secrets;
+mod trials;
 mod verbatim;
 
 /// A store and the world that follows it.

@@ -70,6 +70,7 @@ impl Compiled {
                 findings.warnings.extend(self.tcp_listeners(route));
                 self.find_missing_clusters(key, &mut findings);
                 findings.warnings.extend(self.unused_hashing(route));
+                findings.warnings.extend(self.failing_tests(key));
                 findings.warnings.extend(grpc::warnings::of_route(
                     route,
                     &self.api_listeners_of(compiled.document()),

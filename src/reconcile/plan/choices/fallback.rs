@@ -106,7 +106,11 @@ impl Choices {
 
     /// What serves for a document as it is chosen now.
     fn edit(&self, key: &DocumentKey) -> Edit {
-        edit_of(key, self.by_key.get(key).and_then(Choice::serving))
+        let choice = self.by_key.get(key);
+        Edit {
+            is_judged: choice.is_some_and(Choice::is_own_change),
+            ..edit_of(key, choice.and_then(Choice::serving))
+        }
     }
 
     fn on_fault(&mut self, world: &World, fault: Fault) {
@@ -283,8 +287,7 @@ impl Choices {
             .collect();
         let mut left_out = BTreeSet::new();
         let mut stage = decision.compiled.stage();
-        let latest = |(key, choice): &(DocumentKey, Choice)| edit_of(key, choice.latest_good.as_ref());
-        let mut edits: Vec<Edit> = contested.iter().map(latest).collect();
+        let mut edits: Vec<Edit> = contested.iter().map(latest_of).collect();
         loop {
             let faults = match stage.advance(edits) {
                 Ok(step) => {
@@ -331,9 +334,7 @@ impl Choices {
 
     /// Let the documents serve that can, the oldest first: all, or what can serve of each half.
     fn try_in_halves(&mut self, contested: &[(DocumentKey, Choice)], decision: &mut Decision) {
-        let edits = contested
-            .iter()
-            .map(|(key, choice)| edit_of(key, choice.latest_good.as_ref()));
+        let edits = contested.iter().map(latest_of);
         match contested {
             [] => {}
             [(key, choice)] => {
@@ -465,6 +466,15 @@ fn edit_of(key: &DocumentKey, serving: Option<&Good>) -> Edit {
     Edit {
         key: key.clone(),
         accepted,
+        is_judged: false,
+    }
+}
+
+/// The edit for a latest text that may serve now: its own tests count.
+fn latest_of((key, choice): &(DocumentKey, Choice)) -> Edit {
+    Edit {
+        is_judged: true,
+        ..edit_of(key, choice.latest_good.as_ref())
     }
 }
 

@@ -1,0 +1,43 @@
+//! The conditions of an entry's Routes, read from their bytes when a request is first asked about.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::route::v3::Route;
+use prost::Message;
+
+use crate::resource::matcher::Seen;
+use crate::resource::matcher::conditions::Conditions;
+
+/// See the module. Two are equal: their entries have the Routes. A copy reads again, because its entry may get others.
+#[derive(Debug, Default)]
+pub(super) struct Lazy(OnceLock<Box<[Option<Conditions>]>>);
+
+impl Lazy {
+    /// The first of these Routes that takes a request.
+    pub(super) fn first(&self, routes: &[Bytes], request: &Seen) -> Option<usize> {
+        let conditions = self.0.get_or_init(|| routes.iter().map(read).collect());
+        conditions
+            .iter()
+            .position(|route| route.as_ref().is_some_and(|conditions| conditions.hold(request)))
+    }
+}
+
+impl Clone for Lazy {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Lazy {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Lazy {}
+
+/// `None`: the bytes are not ours.
+fn read(route: &Bytes) -> Option<Conditions> {
+    Conditions::of(&Route::decode(route.clone()).ok()?).ok()
+}
