@@ -10,6 +10,7 @@
 //! | `http` | `http`, access logs and traces aside |
 //! | `log` | `http.access_log`, `http.tracing` |
 //! | `tcp` | `tcp` |
+//! | `tls` | `tls` |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,12 +18,15 @@ use std::time::Duration;
 use super::decode::{Cursor, Fields, Object};
 use super::host::{Host, parse_address};
 use super::key::DocumentKey;
+use super::reference::Reference;
 use super::route::Upstream;
+use super::secret::Shape;
 use super::{Groups, Rejection, groups, name};
 
 mod http;
 mod log;
 mod tcp;
+mod tls;
 
 pub use http::{
     ClientIp, Errors, Http, Http2, Http3, HttpsRedirect, Ping, RequestId, ServerHeader, Timeouts, Underscores,
@@ -30,6 +34,7 @@ pub use http::{
 };
 pub use log::{AccessLog, LogFormat, Only, Sink, StatusIs, Tag, Tracing};
 pub use tcp::TcpEntry;
+pub use tls::{Client, Forward, NameKind, Tls, TlsVersion};
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -39,6 +44,7 @@ const FIELDS: Fields = Fields {
         "groups",
         "http",
         "tcp",
+        "tls",
         "proxy_protocol",
         "connections",
         "buffer",
@@ -50,13 +56,14 @@ const FIELDS: Fields = Fields {
 /// The fields that `defaults.listener` may give.
 pub(super) const SETTINGS: &[&str] = &["http", "proxy_protocol", "connections", "buffer", "bind"];
 /// The fields of a listener that are not built yet.
-pub(super) const LATER: &[&str] = &["tls", "policies"];
+pub(super) const LATER: &[&str] = &["policies"];
 /// Fields about connections, which no API listener has.
-const OF_CONNECTIONS: [&str; 8] = [
+const OF_CONNECTIONS: [&str; 9] = [
     "address",
     "addresses",
     "http",
     "tcp",
+    "tls",
     "proxy_protocol",
     "connections",
     "buffer",
@@ -82,8 +89,10 @@ pub struct Listener {
     pub address: Option<SocketAddr>,
     /// More addresses of the same listener, each once.
     pub addresses: Vec<SocketAddr>,
-    /// `tcp`: bytes are passed on as they are. `None`: HTTP.
+    /// `tcp`: bytes are passed on, decrypted if there is `tls`. `None`: HTTP.
     pub tcp: Option<Vec<TcpEntry>>,
+    /// `tls`.
+    pub tls: Option<Tls>,
     /// Settings that `defaults.listener` may fill in.
     pub settings: Settings,
     /// The groups of proxies that have it.
@@ -99,6 +108,23 @@ impl Listener {
             .map(|address| ("address".to_owned(), address))
             .into_iter()
             .chain(more)
+    }
+
+    /// The secrets that the document names.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let Some(tls) = &self.tls else { return Vec::new() };
+        let certificates = tls.certificates.iter().enumerate();
+        let certificates = certificates
+            .map(|(index, name)| Reference::secret(format!("tls.certificates[{index}]"), name, &[Shape::Certificate]));
+        let ca = tls
+            .client
+            .iter()
+            .map(|client| Reference::secret("tls.client_ca", &client.ca, &[Shape::Ca]));
+        let tickets = tls
+            .session_tickets
+            .iter()
+            .map(|name| Reference::secret("tls.session_tickets", name, &[Shape::SessionTickets]));
+        certificates.chain(ca).chain(tickets).collect()
     }
 
     /// Sentences about fields that are valid and may surprise.
@@ -162,6 +188,14 @@ pub struct ProxyProtocol {
     pub optional: bool,
 }
 
+impl ProxyProtocol {
+    /// Whether any version is read.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.versions.is_empty()
+    }
+}
+
 /// `connections`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Connections {
@@ -201,6 +235,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
             address: None,
             addresses: Vec::new(),
             tcp: None,
+            tls: None,
             settings: Settings::default(),
             groups,
         });
@@ -218,6 +253,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
         address: Some(address),
         addresses,
         tcp: object.read("tcp", |field| tcp::read(&field))?,
+        tls: object.read("tls", |field| tls::read(&field))?,
         settings: read_settings(&object)?,
         groups,
     };
@@ -227,11 +263,37 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
 
 /// Rules between two fields of one document.
 fn check_together(object: &Object<'_>, listener: &Listener) -> Result<(), Rejection> {
-    let http = object.get("http");
-    let field = |name: &str| http.as_ref().and_then(|http| http.get(name));
+    let field = |object_name: &str, name: &str| object.get(object_name).and_then(|object| object.get(name));
     let own = listener.settings.http.as_ref();
-    if let Some(field) = field("http3").filter(|_| own.is_some_and(|http| http.http3.is_some())) {
-        return Err(field.reject("found HTTP/3 on a listener without \"tls\", expected one with it"));
+
+    if let Some(field) = field("http", "http3").filter(|_| own.is_some_and(|http| http.http3.is_some())) {
+        if listener.tls.is_none() {
+            return Err(field.reject("found HTTP/3 on a listener without \"tls\", expected one with it"));
+        }
+        if listener
+            .settings
+            .proxy_protocol
+            .as_ref()
+            .is_some_and(ProxyProtocol::is_on)
+        {
+            return Err(
+                field.reject("found HTTP/3 beside \"proxy_protocol\", which is for TCP, expected one of the two")
+            );
+        }
+    }
+
+    let redirects = own.is_some_and(|http| http.redirect_to_https.is_some());
+    if let Some(field) = field("http", "redirect_to_https").filter(|_| redirects && listener.tls.is_some()) {
+        return Err(field.reject("found beside \"tls\", where every request came by https, expected one of the two"));
+    }
+
+    if let (Some(field), Some(_)) = (field("tls", "forward_client_certificate"), &listener.tcp) {
+        return Err(field.reject("found beside \"tcp\", which has no headers, expected none"));
+    }
+    if let (Some(alpn), None) = (field("tls", "alpn"), &listener.tcp) {
+        for entry in alpn.list()? {
+            entry.word(&[("h2", ()), ("http/1.1", ())])?;
+        }
     }
     Ok(())
 }

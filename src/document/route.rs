@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::Groups;
 
-mod condition;
+pub(super) mod condition;
 mod format;
 mod hashing;
 pub(super) mod header;

@@ -179,7 +179,7 @@ fn fields_of_later_are_refused_by_name() {
         refused("defaults", json!({ "cluster": {} }), "/cluster", field);
     }
     let listener = json!({ "address": "0.0.0.0:80", "http": {} });
-    for field in ["tls", "policies"] {
+    for field in ["policies"] {
         refused("listeners/edge", listener.clone(), "", field);
     }
     refused("groups/edge", json!({ "match": [] }), "", "identities");

@@ -15,22 +15,24 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::TcpKeepalive;
 use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
+use envoy_types::pb::envoy::config::core::v3::socket_address::Protocol;
+use envoy_types::pb::envoy::config::core::v3::{Address, TcpKeepalive, address};
 use envoy_types::pb::envoy::config::listener::v3::{
-    AdditionalAddress, ApiListener, Filter, FilterChain, Listener as WireListener, ListenerFilter, filter,
-    listener_filter,
+    AdditionalAddress, ApiListener, Filter, FilterChain, Listener as WireListener, ListenerFilter, QuicProtocolOptions,
+    UdpListenerConfig, filter, listener_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol as WireProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 use envoy_types::pb::google::protobuf;
 use prost::{Message, Name};
 
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;
 use crate::document::listener::{
-    DEFAULT_ADDRESS, DEFAULT_NAME, Http, HttpsRedirect, Listener, ProxyProtocol, Settings, VirtualHosts,
+    DEFAULT_ADDRESS, DEFAULT_NAME, Forward, Http, HttpsRedirect, Listener, ProxyProtocol, Settings, VirtualHosts,
 };
 use crate::document::route::Upstream;
 use crate::proto::message::{any, boolean, uint32};
@@ -39,11 +41,12 @@ use super::compile::context::Context;
 use super::compile::parts;
 use super::endpoints::socket_address;
 use super::verbatim::claims;
-use super::{Reference, Resource, ResourceType, Source};
+use super::{Reference, Resource, ResourceType, Source, secrets};
 
 mod http;
 mod log;
 mod tcp;
+mod tls;
 
 /// Bytes that Envoy buffers for each direction of a connection if no document says it.
 const BUFFER: u32 = 32 * 1024;
@@ -55,7 +58,8 @@ const BUFFER: u32 = 32 * 1024;
 pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) -> Result<Resource, Rejection> {
     let settings = listener.settings.or(&context.defaults.listener);
     if listener.address.is_none() {
-        let resource = resource(&key.name, &api_listener(&key.name), vec![key.clone()], true);
+        let routes = vec![route_reference(&key.name)];
+        let resource = resource(&key.name, &api_listener(&key.name), vec![key.clone()], routes);
         return Ok(Resource {
             on_demand: true,
             ..resource
@@ -63,17 +67,28 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
     }
 
     let is_http = listener.tcp.is_none();
-    let chains = match &listener.tcp {
+    let mut chains = match &listener.tcp {
         Some(entries) => tcp::chains(&key.name, entries, &settings),
         None => {
             let http = settings.http.clone().unwrap_or_default();
             check(&http, context)?;
-            vec![http_chain(&key.name, &http, &settings)]
+            let forward = listener.tls.as_ref().map_or(Forward::None, |tls| tls.forward);
+            vec![http_chain(
+                &key.name,
+                &settings,
+                http::filter(&key.name, &http, CodecType::Auto, forward),
+            )]
         }
     };
-    let addresses: Vec<SocketAddr> = listener.bound().map(|(_, address)| address).collect();
-    let has_sni = chains.iter().any(|chain| chain.filter_chain_match.is_some());
-    let message = message(&key.name, &addresses, chains, has_sni, &settings);
+    if let Some(tls) = &listener.tls {
+        for chain in &mut chains {
+            chain.transport_socket = Some(tls::socket(tls, is_http));
+        }
+    }
+
+    let addresses = addresses_of(listener);
+    let has_names = listener.tls.is_some() || chains.iter().any(|chain| chain.filter_chain_match.is_some());
+    let message = message(&key.name, &addresses, chains, has_names, &settings);
     let named = upstreams(listener, context)
         .iter()
         .map(Upstream::cluster_name)
@@ -81,11 +96,57 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
     Ok(with_clusters(
         Resource {
             claims: Some(claims_of(&addresses)),
-            ..resource(&key.name, &message, vec![key.clone()], is_http)
+            ..resource(&key.name, &message, vec![key.clone()], references(listener, &key.name))
         },
         key,
         named,
     ))
+}
+
+/// The Listener `NAME/quic` of a listener with HTTP/3: the same ports of UDP, the same routes.
+#[must_use]
+pub fn quic(key: &DocumentKey, listener: &Listener, context: &Context) -> Option<Resource> {
+    let settings = listener.settings.or(&context.defaults.listener);
+    let (tls, http) = (listener.tls.as_ref()?, settings.http.as_ref()?);
+    http.http3?;
+    let name = format!("{}/quic", key.name);
+    let filter = http::filter(&key.name, http, CodecType::Http3, tls.forward);
+    let chain = FilterChain {
+        transport_socket: Some(tls::quic_socket(tls)),
+        ..http_chain(&key.name, &settings, filter)
+    };
+    let of_udp = |address: Option<Address>| {
+        let mut address = address?;
+        if let Some(address::Address::SocketAddress(socket)) = &mut address.address {
+            socket.protocol = Protocol::Udp as i32;
+        }
+        Some(address)
+    };
+    let over_tcp = message(&name, &addresses_of(listener), vec![chain], false, &settings);
+    let message = WireListener {
+        address: of_udp(over_tcp.address),
+        additional_addresses: over_tcp
+            .additional_addresses
+            .into_iter()
+            .map(|more| AdditionalAddress {
+                address: of_udp(more.address),
+                ..more
+            })
+            .collect(),
+        udp_listener_config: Some(UdpListenerConfig {
+            quic_options: Some(QuicProtocolOptions::default()),
+            ..UdpListenerConfig::default()
+        }),
+        tcp_backlog_size: None,
+        tcp_keepalive: None,
+        ..over_tcp
+    };
+    let named = upstreams(listener, context)
+        .iter()
+        .map(Upstream::cluster_name)
+        .collect();
+    let resource = resource(&name, &message, vec![key.clone()], references(listener, &key.name));
+    Some(with_clusters(resource, key, named))
 }
 
 /// The default listener, which exists while no document describes one: `default`, on 0.0.0.0:10000.
@@ -93,11 +154,12 @@ pub fn from_document(key: &DocumentKey, listener: &Listener, context: &Context) 
 pub fn default_listener(context: &Context) -> Resource {
     let settings = &context.defaults.listener;
     let http = settings.http.clone().unwrap_or_default();
-    let chains = vec![http_chain(DEFAULT_NAME, &http, settings)];
+    let filter = http::filter(DEFAULT_NAME, &http, CodecType::Auto, Forward::None);
+    let chains = vec![http_chain(DEFAULT_NAME, settings, filter)];
     let message = message(DEFAULT_NAME, &[DEFAULT_ADDRESS], chains, false, settings);
     Resource {
         claims: Some(claims_of(&[DEFAULT_ADDRESS])),
-        ..resource(DEFAULT_NAME, &message, Vec::new(), true)
+        ..resource(DEFAULT_NAME, &message, Vec::new(), vec![route_reference(DEFAULT_NAME)])
     }
 }
 
@@ -138,6 +200,8 @@ pub struct Routing {
     pub virtual_hosts: VirtualHosts,
     /// The answer if no route matches; then only routes that name the listener are on it.
     pub redirect: Option<HttpsRedirect>,
+    /// The UDP port of HTTP/3, for `alt-svc`.
+    pub http3_port: Option<u16>,
 }
 
 /// The routing of a listener; `None`: it serves no HTTP. gRPC clients, which use API listeners, know only virtual hosts
@@ -149,8 +213,16 @@ pub fn routing(listener: &Listener, context: &Context) -> Option<Routing> {
         (None, None) => Some(Routing {
             virtual_hosts: VirtualHosts::All,
             redirect: None,
+            http3_port: None,
         }),
-        (None, Some(_)) => Some(routing_of(&listener.settings.or(&context.defaults.listener))),
+        (None, Some(address)) => {
+            let routing = routing_of(&listener.settings.or(&context.defaults.listener));
+            let http3 = listener.settings.http.as_ref().and_then(|http| http.http3);
+            Some(Routing {
+                http3_port: http3.map(|http3| http3.advertise_port.unwrap_or_else(|| address.port())),
+                ..routing
+            })
+        }
     }
 }
 
@@ -165,6 +237,7 @@ fn routing_of(settings: &Settings) -> Routing {
     Routing {
         virtual_hosts: http.virtual_hosts,
         redirect: http.redirect_to_https,
+        http3_port: None,
     }
 }
 
@@ -172,15 +245,37 @@ fn claims_of(addresses: &[SocketAddr]) -> Arc<[Arc<str>]> {
     addresses.iter().map(|address| claims::tcp(*address).into()).collect()
 }
 
-/// The listener's resource, with a reference to its RouteConfiguration if it has one.
-fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>, has_routes: bool) -> Resource {
-    let routes = Reference {
+fn addresses_of(listener: &Listener) -> Vec<SocketAddr> {
+    listener.bound().map(|(_, address)| address).collect()
+}
+
+/// The RouteConfiguration and the Secrets that a Listener refers to, sorted.
+fn references(listener: &Listener, routes: &str) -> Vec<Reference> {
+    let mut references: Vec<Reference> = Vec::new();
+    if let Some(tls) = &listener.tls {
+        let names = tls.certificates.iter();
+        let names = names.chain(tls.client.as_ref().map(|client| &client.ca));
+        references.extend(names.chain(&tls.session_tickets).map(secrets::reference));
+    }
+    if listener.tcp.is_none() {
+        references.push(route_reference(routes));
+    }
+    references.sort_unstable();
+    references.dedup();
+    references
+}
+
+fn route_reference(name: &str) -> Reference {
+    Reference {
         resource_type: ResourceType::Route,
         name: name.into(),
         source: Source::Common,
-    };
+    }
+}
+
+fn resource(name: &str, message: &WireListener, documents: Vec<DocumentKey>, references: Vec<Reference>) -> Resource {
     Resource {
-        refers: has_routes.then(|| [routes].into()),
+        refers: (!references.is_empty()).then(|| references.into()),
         ..Resource::new(name, message.encode_to_vec(), documents)
     }
 }
@@ -203,7 +298,7 @@ fn message(
     name: &str,
     addresses: &[SocketAddr],
     filter_chains: Vec<FilterChain>,
-    has_sni: bool,
+    has_names: bool,
     settings: &Settings,
 ) -> WireListener {
     let bind = settings.bind.unwrap_or_default();
@@ -212,7 +307,7 @@ fn message(
         .map(|address| socket_address(address.ip().to_string(), address.port()));
     let proxy_protocol = settings.proxy_protocol.as_ref().and_then(proxy_protocol);
     let tls_inspector =
-        has_sni.then(|| listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()));
+        has_names.then(|| listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()));
     WireListener {
         name: name.to_owned(),
         address: addresses.next(),
@@ -235,12 +330,10 @@ fn message(
     }
 }
 
-fn http_chain(name: &str, http: &Http, settings: &Settings) -> FilterChain {
+/// A filter chain with this connection manager.
+fn http_chain(name: &str, settings: &Settings, manager: Filter) -> FilterChain {
     FilterChain {
-        filters: connection_limit(name, settings)
-            .into_iter()
-            .chain([http::filter(name, http)])
-            .collect(),
+        filters: connection_limit(name, settings).into_iter().chain([manager]).collect(),
         ..FilterChain::default()
     }
 }

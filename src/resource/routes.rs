@@ -30,6 +30,8 @@ mod matching;
 pub(super) mod order;
 mod paths;
 
+/// How long a client may use HTTP/3 before it hears of it again: a day.
+const ALT_SVC_SECONDS: u32 = 86_400;
 /// The name of the generated Route that redirects to https.
 const HTTPS_REDIRECT: &str = "chancery/redirect-to-https";
 
@@ -161,22 +163,33 @@ fn text(host: &HostPattern) -> &str {
 
 /// The encoded RouteConfiguration of the listener `name` up to its virtual hosts ([`member`]).
 #[must_use]
-pub fn configuration(name: &str) -> Bytes {
-    head(name).encode_to_vec().into()
+pub fn configuration(name: &str, http3_port: Option<u16>) -> Bytes {
+    head(name, http3_port).encode_to_vec().into()
 }
 
 /// The encoded RouteConfiguration of the listener `name` whose virtual hosts are resources of their own.
 #[must_use]
-pub fn on_demand_configuration(name: &str) -> Bytes {
+pub fn on_demand_configuration(name: &str, http3_port: Option<u16>) -> Bytes {
     let vhds = Some(Vhds {
         config_source: Some(ads()),
     });
-    RouteConfiguration { vhds, ..head(name) }.encode_to_vec().into()
+    RouteConfiguration {
+        vhds,
+        ..head(name, http3_port)
+    }
+    .encode_to_vec()
+    .into()
 }
 
-fn head(name: &str) -> RouteConfiguration {
+/// `http3_port`: the port of HTTP/3, of which every answer tells.
+fn head(name: &str, http3_port: Option<u16>) -> RouteConfiguration {
+    let alt_svc = http3_port.map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}"));
     RouteConfiguration {
         name: name.to_owned(),
+        response_headers_to_add: alt_svc
+            .iter()
+            .map(|value| overwritten((&"alt-svc".to_owned(), value)))
+            .collect(),
         ignore_port_in_host_matching: true,
         ..RouteConfiguration::default()
     }
@@ -501,7 +514,7 @@ mod tests {
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
-        let mut configured = configuration("edge").to_vec();
+        let mut configured = configuration("edge", None).to_vec();
         assert_eq!(
             configured,
             RouteConfiguration {

@@ -53,6 +53,7 @@ fn by_name(resources: Vec<Value>, field: &str) -> BTreeMap<String, Value> {
 
 fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {
     without_type(cluster);
+    without_sds(cluster);
     if cluster["type"] != json!("EDS") {
         return;
     }
@@ -73,6 +74,7 @@ fn put_endpoints_inside(cluster: &mut Value, endpoints: &BTreeMap<String, Value>
 
 fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
     without_type(listener);
+    without_sds(listener);
     let chains = listener["filter_chains"].as_array_mut().expect("filter chains");
     let filters = chains
         .iter_mut()
@@ -88,6 +90,18 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
             .clone();
         without_type(&mut configuration);
         fields.insert("route_config".to_owned(), configuration);
+    }
+}
+
+/// Secrets of the bootstrap instead of those that come by SDS.
+fn without_sds(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("sds_config");
+            fields.values_mut().for_each(without_sds);
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_sds),
+        _ => {}
     }
 }
 

@@ -13,6 +13,7 @@ use super::header::parse_name;
 
 const FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex", "present", "not"]);
 const NOT_FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex", "present"]);
+const PLAIN_FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex"]);
 /// Longest value of a condition, in bytes.
 const MAX_VALUE: usize = 16_384;
 /// Longest name of a query parameter, in bytes: Envoy's.
@@ -56,6 +57,14 @@ pub(super) fn parse_parameter_name(cursor: &Cursor<'_>, name: &str) -> Result<St
         )));
     }
     Ok(encoded(name).replace('=', "%3D"))
+}
+
+/// A condition on a text that is always there: without `present` and `not`.
+pub(in crate::document) fn read_plain(cursor: &Cursor<'_>) -> Result<StringMatch, Rejection> {
+    if cursor.value().is_string() {
+        cursor.text()?;
+    }
+    read(cursor, &PLAIN_FIELDS, Text::Header)
 }
 
 /// A condition that the value is such a text.

@@ -293,6 +293,7 @@ fn listener_group_and_registrations() {
         address: Some("0.0.0.0:8443".parse().unwrap()),
         addresses: Vec::new(),
         tcp: None,
+        tls: None,
         settings: super::super::listener::Settings {
             http: Some(Box::new(Http {
                 client_ip: ClientIp::TrustedHops(1),
@@ -311,6 +312,7 @@ fn listener_group_and_registrations() {
         address: None,
         addresses: Vec::new(),
         tcp: None,
+        tls: None,
         settings: super::super::listener::Settings::default(),
         groups: None,
     };

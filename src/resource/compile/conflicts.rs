@@ -19,7 +19,7 @@ use crate::document::listener::{self, Listener};
 use crate::document::{Document, Groups, Rejection, xds};
 use crate::resource::ResourceType;
 use crate::resource::compile::translate::Translated;
-use crate::resource::verbatim::claims::tcp;
+use crate::resource::verbatim::claims::{tcp, udp};
 
 /// The revision of a document with a claim, and its key (`None`: the default listener). The oldest has the claim.
 pub(super) type Claimant = (i64, Option<DocumentKey>);
@@ -276,9 +276,14 @@ fn compiled_claims(compiled: Option<&CompiledDocument>) -> Vec<Unplaced> {
     let key = DocumentKey::new(Kind::Listeners, Arc::clone(&served.listener.name));
     let claimant = (compiled.accepted.mod_revision, Some(key));
     let bound = compiled.document().as_listener().into_iter().flat_map(Listener::bound);
-    bound
-        .map(|(field, address)| (tcp(address).into(), claimant.clone(), field.into()))
-        .collect()
+    let mut claims: Vec<Unplaced> = Vec::new();
+    for (field, address) in bound {
+        claims.push((tcp(address).into(), claimant.clone(), field.clone().into()));
+        if served.quic.is_some() {
+            claims.push((udp(address).into(), claimant.clone(), field.into()));
+        }
+    }
+    claims
 }
 
 /// The fault of a document with a claim, if another one has the thing. `None`: the default listener gives way to none.

@@ -199,6 +199,7 @@ impl GroupState {
             on_demand == self.tables.contains_key(name).then(|| self.on_demand.contains(name))
                 && input.before.is_api(name) == input.after.is_api(name)
                 && last_resort(input.before) == last_resort(input.after)
+                && input.before.http3_port(name) == input.after.http3_port(name)
         };
 
         let changing: Vec<&Arc<str>> = match every {
@@ -216,6 +217,10 @@ impl GroupState {
         for (name, served) in served {
             let key = (ResourceType::Listener, Arc::clone(&name));
             self.set(input, key, Some(served.listener), outcome);
+            let quic = (ResourceType::Listener, quic_name(&name));
+            if served.quic.is_some() || self.resources.contains_key(&quic) {
+                self.set(input, quic, served.quic, outcome);
+            }
             self.listeners.insert(Arc::clone(&name));
             let Some(routing) = &served.routing else { continue };
             if is_on_demand(routing) {
@@ -241,6 +246,10 @@ impl GroupState {
         self.parts.remove(&name);
         self.listeners.remove(&name);
         self.set(input, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
+        let quic = (ResourceType::Listener, quic_name(&name));
+        if self.resources.contains_key(&quic) {
+            self.set(input, quic, None, outcome);
+        }
         self.set(input, (ResourceType::Route, name), None, outcome);
     }
 
@@ -290,12 +299,14 @@ impl GroupState {
                 Ok(hosts) => {
                     let parts = self.parts.entry(Arc::clone(&name)).or_default();
                     let on = input.after.on(&name);
+                    let http3_port = input.after.http3_port(&name);
                     touched.documents.iter().for_each(|key| set_part(input, on, parts, key));
-                    let whole = translate::route_configuration(&name, table, parts.clone());
+                    let whole = translate::route_configuration(&name, http3_port, table, parts.clone());
                     if self.on_demand.contains(&name) {
                         let (table, parts) = (table.clone(), parts.clone());
                         self.set_virtual_hosts(input, &name, &table, &parts, &hosts, outcome);
-                        let resource = translate::on_demand_configuration(whole, listener_document(input, &name));
+                        let resource =
+                            translate::on_demand_configuration(whole, http3_port, listener_document(input, &name));
                         self.set(input, (ResourceType::Route, name), Some(resource), outcome);
                     } else {
                         self.set(input, (ResourceType::Route, name), Some(whole), outcome);
@@ -465,6 +476,11 @@ fn set_part(input: &GroupInput<'_>, on: On<'_>, parts: &mut Parts, key: &Documen
         ),
         _ => parts.remove(key),
     };
+}
+
+/// The name of the Listener of HTTP/3 beside a Listener.
+fn quic_name(listener: &str) -> Arc<str> {
+    format!("{listener}/quic").into()
 }
 
 fn is_on_demand(routing: &Routing) -> bool {

@@ -340,6 +340,11 @@ impl Inventory {
         }
     }
 
+    /// The port of HTTP/3 that the answers of a listener tell of.
+    pub(super) fn http3_port(&self, listener: &Arc<str>) -> Option<u16> {
+        self.served(listener)?.routing.as_ref()?.http3_port
+    }
+
     /// A listener as the routes on it are chosen.
     pub(super) fn on<'a>(&self, listener: &'a Arc<str>) -> On<'a> {
         On {

@@ -49,6 +49,8 @@ impl Upstreams {
 pub struct Served {
     /// The Listener.
     pub listener: Arc<Resource>,
+    /// The Listener of HTTP/3 beside it.
+    pub quic: Option<Arc<Resource>>,
     /// `None`: it has no RouteConfiguration.
     pub routing: Option<Routing>,
     /// The entry behind all routes, if there is one.
@@ -262,6 +264,7 @@ fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result
     let redirect = routing.as_ref().and_then(|routing| routing.redirect);
     Ok(Served {
         listener: Arc::new(resource),
+        quic: listeners::quic(key, listener, context).map(Arc::new),
         last_resort: redirect.map(|redirect| table::last_resort(key, routes::https_redirect(redirect))),
         routing,
         upstreams: named_upstreams(context, listeners::upstreams(listener, context).iter())?,
@@ -274,6 +277,7 @@ pub fn default_listener(context: &Context) -> Served {
     let listener = Arc::new(listeners::default_listener(context));
     Served {
         listener,
+        quic: None,
         routing: Some(listeners::default_routing(context)),
         last_resort: None,
         upstreams: Box::default(),
@@ -281,15 +285,19 @@ pub fn default_listener(context: &Context) -> Served {
 }
 
 /// The RouteConfiguration of a table. The cost is one step a run of slabs; no slab is copied.
-pub fn route_configuration(name: &Arc<str>, table: &Table, parts: Parts) -> Arc<Resource> {
-    let head = routes::configuration(name);
+pub fn route_configuration(name: &Arc<str>, http3_port: Option<u16>, table: &Table, parts: Parts) -> Arc<Resource> {
+    let head = routes::configuration(name, http3_port);
     let version = table.version(&head);
     let body = Body::of_runs([[head].into_iter().collect()].into_iter().chain(table.runs().cloned()));
     Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))
 }
 
 /// The RouteConfiguration whose virtual hosts are on demand: it has none inline, except for clients without VHDS.
-pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>) -> Arc<Resource> {
+pub fn on_demand_configuration(
+    whole: Arc<Resource>,
+    http3_port: Option<u16>,
+    documents: Vec<DocumentKey>,
+) -> Arc<Resource> {
     let name = Arc::clone(&whole.name);
     // One reference for all virtual hosts: proxies never subscribe to one by this name.
     let hosts = Reference {
@@ -297,7 +305,7 @@ pub fn on_demand_configuration(whole: Arc<Resource>, documents: Vec<DocumentKey>
         name: Arc::clone(&name),
         source: crate::resource::Source::Own,
     };
-    let head = routes::on_demand_configuration(&name);
+    let head = routes::on_demand_configuration(&name, http3_port);
     Arc::new(Resource {
         refers: Some(Arc::new([hosts])),
         whole: Some(whole),

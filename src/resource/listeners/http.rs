@@ -14,8 +14,8 @@ use envoy_types::pb::envoy::config::common::mutation_rules::v3::{
 };
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, KeepaliveSettings,
-    SubstitutionFormatString, TypedExtensionConfig,
+    CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, Http3ProtocolOptions, HttpProtocolOptions,
+    KeepaliveSettings, QuicProtocolOptions, SubstitutionFormatString, TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
@@ -36,11 +36,11 @@ use ipnet::IpNet;
 use prost::{Message, Name};
 
 use crate::document::listener::{
-    ClientIp, Errors, Http, Http2, RequestId, ServerHeader, Timeouts, Underscores, VirtualHosts,
+    ClientIp, Errors, Forward, Http, Http2, RequestId, ServerHeader, Timeouts, Underscores, VirtualHosts,
 };
 use crate::proto::message::{ads, any, append, boolean, duration, extension, uint32};
 
-use super::{log, network_filter};
+use super::{log, network_filter, tls};
 
 /// The variation of `timeouts.max_age`, so that connections do not end together.
 const MAX_AGE_JITTER_PERCENT: f64 = 10.0;
@@ -58,8 +58,13 @@ const IS_ENVOYS: &str = "!(response.code_details in ['direct_response', 'ext_aut
 const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 /// The network filter of a listener's HTTP.
-pub(super) fn filter(name: &str, http: &Http) -> Filter {
-    let mut manager = any(&connection_manager(name, http));
+pub(super) fn filter(name: &str, http: &Http, codec: CodecType, forward: Forward) -> Filter {
+    let manager = HttpConnectionManager {
+        codec_type: codec as i32,
+        http3_protocol_options: (codec == CodecType::Http3).then(|| http3_options(&http.http2)),
+        ..tls::forwarding(connection_manager(name, http), forward)
+    };
+    let mut manager = any(&manager);
     if http.errors == Errors::Json {
         // Appended as bytes, because its fields are a map.
         append(&mut manager.value, 38, &problems());
@@ -74,7 +79,6 @@ fn connection_manager(name: &str, http: &Http) -> HttpConnectionManager {
     };
     HttpConnectionManager {
         http_filters: http_filters(http),
-        codec_type: CodecType::Auto as i32,
         use_remote_address: Some(boolean(hops.is_some())),
         xff_num_trusted_hops: hops.unwrap_or_default(),
         original_ip_detection_extensions: detection(&http.client_ip).into_iter().collect(),
@@ -244,6 +248,18 @@ fn http2_options(http2: &Http2) -> Http2ProtocolOptions {
             ..KeepaliveSettings::default()
         }),
         ..Http2ProtocolOptions::default()
+    }
+}
+
+/// The limits of HTTP/2, as far as HTTP/3 has them.
+fn http3_options(http2: &Http2) -> Http3ProtocolOptions {
+    Http3ProtocolOptions {
+        quic_protocol_options: Some(QuicProtocolOptions {
+            max_concurrent_streams: Some(uint32(http2.max_streams)),
+            ..QuicProtocolOptions::default()
+        }),
+        allow_extended_connect: true,
+        ..Http3ProtocolOptions::default()
     }
 }
 

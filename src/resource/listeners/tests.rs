@@ -183,6 +183,44 @@ fn the_clusters_of_logs_and_traces_are_named_before_the_listener() {
 }
 
 #[test]
+fn http3_is_a_listener_of_its_own_with_the_routes_and_secrets_of_the_first() {
+    let document = |http3: Json| {
+        listener(&json!({
+            "address": "0.0.0.0:443", "addresses": ["[::]:443"], "http": { "http3": http3 },
+            "tls": { "certificates": ["b", "a"], "client_ca": "ca", "client_certificate": "optional" },
+        }))
+    };
+    let context = Context::default();
+    let on = document(json!(true));
+    let over_udp = quic(&key(), &on, &context).unwrap();
+    assert_eq!(&*over_udp.name, "edge/quic");
+    let shown = shown(&over_udp);
+    let udp = |address: &str| json!({ "socket_address": { "protocol": "UDP", "address": address, "port_value": 443 } });
+    assert_eq!(shown["address"], udp("0.0.0.0"));
+    assert_eq!(shown["additional_addresses"][0]["address"], udp("::"));
+    assert_eq!(
+        (&shown["tcp_keepalive"], &manager(&shown)["codec_type"]),
+        (&Json::Null, &json!("HTTP3"))
+    );
+    let over_tcp = from_document(&key(), &on, &context).unwrap();
+    let names = |resource: &Resource| -> Vec<String> {
+        let refers = resource.refers.iter().flat_map(|refers| refers.iter());
+        refers
+            .map(|reference| format!("{} {}", reference.resource_type, reference.name))
+            .collect()
+    };
+    assert_eq!(
+        names(&over_udp),
+        ["secrets a", "secrets b", "secrets ca", "routes edge"]
+    );
+    assert_eq!(names(&over_tcp), names(&over_udp));
+    assert_eq!(routing(&on, &context).unwrap().http3_port, Some(443));
+    let advertised = document(json!({ "advertise_port": 8443 }));
+    assert_eq!(routing(&advertised, &context).unwrap().http3_port, Some(8443));
+    assert!(quic(&key(), &document(json!(false)), &context).is_none());
+}
+
+#[test]
 fn every_address_is_claimed() {
     let document = listener(&json!({ "address": "0.0.0.0:80", "addresses": ["[::]:80"] }));
     let resource = from_document(&key(), &document, &Context::default()).unwrap();

@@ -27,6 +27,12 @@ pub fn tcp(address: SocketAddr) -> String {
     format!("the address {address} (TCP)")
 }
 
+/// A UDP address in the words of a claim.
+#[must_use]
+pub fn udp(address: SocketAddr) -> String {
+    format!("the address {address} (UDP)")
+}
+
 /// All claims of a resource.
 pub(super) fn claims(resource_type: ResourceType, message: &DynamicMessage) -> Vec<Claim> {
     match resource_type {
@@ -75,7 +81,7 @@ fn bound(address: &Address) -> Option<String> {
             let address = SocketAddr::new(socket.address.parse().ok()?, port);
             match socket.protocol() {
                 socket_address::Protocol::Tcp => Some(tcp(address)),
-                socket_address::Protocol::Udp => Some(format!("the address {address} (UDP)")),
+                socket_address::Protocol::Udp => Some(udp(address)),
             }
         }
         Kind::Pipe(pipe) => Some(format!("the path {:?}", pipe.path)),
