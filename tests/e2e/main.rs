@@ -32,6 +32,7 @@ mod exchanges;
 mod failover;
 mod faults;
 mod latency;
+mod listeners;
 mod load;
 mod refused;
 mod scenarios;

@@ -27,9 +27,14 @@ pub(crate) fn names() -> Vec<String> {
 
 /// The compiled documents of an input.
 pub(crate) fn compiled(name: &str) -> Compiled {
+    compile_all(&documents(name))
+}
+
+/// The documents of an input, by key.
+pub(crate) fn documents(name: &str) -> Map<String, Value> {
     let path = folder().join("in").join(format!("{name}.yaml"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
-    compile(&text)
+    serde_saphyr::from_str(&text).expect("an object of documents")
 }
 
 /// Compile documents by key, as YAML, written in the order of the text.

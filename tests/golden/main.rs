@@ -17,3 +17,4 @@ mod outputs;
 mod parity;
 mod refusals;
 mod semantics;
+mod steady;

@@ -67,10 +67,16 @@ impl Authority {
 
     /// A certificate of 127.0.0.1 and chancery.internal, for both sides, and its key.
     pub fn issue(&self) -> (String, String) {
+        self.issue_for(&["127.0.0.1", "chancery.internal"])
+    }
+
+    /// A certificate of these names, for both sides, and its key.
+    pub fn issue_for(&self, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
-        let names = ["127.0.0.1", "chancery.internal"].map(str::to_owned);
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let common_name = names.last().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, "chancery.internal");
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (
             params.signed_by(&key, &self.issuer).expect("a signature").pem(),
