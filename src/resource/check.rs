@@ -22,7 +22,7 @@ use crate::document::{Limits, Rejection};
 mod addresses;
 pub(super) mod clusters;
 pub(super) mod endpoints;
-mod extensions;
+pub(super) mod extensions;
 mod filters;
 mod formats;
 mod listeners;

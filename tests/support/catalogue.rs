@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 const HOST: &str = "type.googleapis.com/";
 
 /// One condition under which Envoy refuses a resource.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// Such as `NR-02`.
@@ -41,7 +41,7 @@ pub struct Condition {
 }
 
 /// One resource.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     #[serde(rename = "in")]
@@ -65,6 +65,40 @@ struct Frame {
     name: Option<String>,
     at: String,
     resource: Value,
+}
+
+/// A place of an extension in a document, or (with `scope`) a matcher with several.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlaceRow {
+    place: Option<String>,
+    scope: Option<String>,
+    r#in: String,
+    put: Value,
+    good: Option<Value>,
+    input: Option<Value>,
+    action: Option<Value>,
+    /// Bad forms that Envoy takes there.
+    #[serde(default)]
+    takes: Vec<String>,
+    /// Bad forms at which Envoy ends.
+    #[serde(default)]
+    ends: Vec<String>,
+}
+
+/// An extension in a place of a document.
+#[derive(Debug)]
+pub struct Tried {
+    /// The place, as in `src/resource/check/extensions/places.txt`.
+    pub place: String,
+    /// `good`, or which bad form.
+    pub form: &'static str,
+    /// Whether Envoy takes a bad form there.
+    pub takes: bool,
+    /// Whether Envoy ends at a bad form there, and is not asked.
+    pub ends: bool,
+    /// The resource.
+    pub case: Case,
 }
 
 /// An example, put together.
@@ -130,6 +164,97 @@ impl Catalogue {
             key,
             other_key,
         }
+    }
+
+    /// Every place of an extension, with an extension that fits and with each form that does not.
+    pub fn places(&self) -> Vec<Tried> {
+        let rows: Vec<PlaceRow> = read("places.yaml");
+        rows.into_iter().flat_map(|row| self.tried(row)).collect()
+    }
+
+    fn tried(&self, row: PlaceRow) -> Vec<Tried> {
+        let Some(scope) = row.scope else {
+            let place = row.place.expect("a place or a scope");
+            return self.forms(&place, &row.r#in, &row.put, row.good.as_ref(), (&row.takes, &row.ends));
+        };
+        let (input, action) = (row.input.expect("an input"), row.action.expect("an action"));
+        let any = || json!("$ANY");
+        let list = |input: Value, action: Value| {
+            let predicate = json!({ "single_predicate": { "input": { "name": "i", "typed_config": input }, "value_match": { "exact": "a" } } });
+            json!({ "matcher_list": { "matchers": [{ "predicate": predicate, "on_match": { "action": { "name": "a", "typed_config": action } } }] } })
+        };
+        let tree = json!({ "matcher_tree": {
+            "input": { "name": "i", "typed_config": any() },
+            "exact_match_map": { "map": { "a": { "action": { "name": "a", "typed_config": action } } } },
+        } });
+        let matcher = "xds.type.matcher.v3.Matcher";
+        let places = [
+            (
+                "MatcherList.Predicate.SinglePredicate.input",
+                list(any(), action.clone()),
+                &input,
+            ),
+            ("MatcherTree.input", tree, &input),
+            ("OnMatch.action", list(input.clone(), any()), &action),
+        ];
+        let tried = places.into_iter().flat_map(|(field, put, good)| {
+            let put = replaced(row.put.clone(), "$MATCHER", Some(&put)).expect("a place");
+            self.forms(
+                &format!("{scope}>{matcher}.{field}"),
+                &row.r#in,
+                &put,
+                Some(good),
+                (&row.takes, &row.ends),
+            )
+        });
+        tried.collect()
+    }
+
+    fn forms(
+        &self,
+        place: &str,
+        frame: &str,
+        put: &Value,
+        good: Option<&Value>,
+        (takes, ends): (&[String], &[String]),
+    ) -> Vec<Tried> {
+        let typed = |name: &str| json!({ "@type": format!("{HOST}{name}") });
+        let bad = [
+            (
+                "struct",
+                Some(json!({ "@type": format!("{HOST}google.protobuf.Struct"), "value": { "a": 1 } })),
+            ),
+            (
+                "kind",
+                Some(json!({ "@type": format!("{HOST}envoy.config.cluster.v3.Cluster"), "name": "a" })),
+            ),
+            ("none", None),
+            ("typed_struct", {
+                let mut typed = typed("xds.type.v3.TypedStruct");
+                typed["type_url"] = json!(format!("{HOST}acme.Unknown"));
+                typed["value"] = json!({});
+                Some(typed)
+            }),
+        ];
+        let good = good.map(|good| ("good", Some(good.clone())));
+        let forms = bad.into_iter().chain(good).filter_map(|(form, any)| {
+            let put = replaced(put.clone(), "$ANY", any.as_ref())?;
+            let example = Example {
+                frame: frame.to_owned(),
+                put,
+                ..Example::default()
+            };
+            let case = self.case(&Condition::default(), &example);
+            let has = |forms: &[String]| forms.iter().any(|word| word == form);
+            Some(Tried {
+                place: place.to_owned(),
+                form,
+                takes: has(takes),
+                ends: has(ends),
+                case,
+            })
+        });
+        forms.collect()
     }
 
     /// Put an example together.
@@ -241,6 +366,24 @@ fn lay_over(under: &mut Value, over: &Value) {
             Value::Null => drop(under.as_object_mut().expect("an object").remove(name)),
             value => lay_over(&mut under[name], value),
         }
+    }
+}
+
+/// A value with one for the placeholder, or without the field that holds the placeholder. `None`: nothing is left.
+fn replaced(value: Value, placeholder: &str, by: Option<&Value>) -> Option<Value> {
+    match value {
+        Value::String(text) if text == placeholder => by.cloned(),
+        Value::Array(list) => Some(
+            list.into_iter()
+                .filter_map(|one| replaced(one, placeholder, by))
+                .collect(),
+        ),
+        Value::Object(fields) => {
+            let fields = fields.into_iter();
+            let fields = fields.filter_map(|(name, value)| Some((name, replaced(value, placeholder, by)?)));
+            Some(Value::Object(fields.collect()))
+        }
+        other => Some(other),
     }
 }
 

@@ -11,8 +11,10 @@ use crate::resource::place::Place;
 
 /// The longest path of a Unix domain socket.
 const MAX_PIPE: usize = 108;
-/// Envoy's built-in resolver; it accepts only addresses that need no resolution.
+/// The resolver that accepts addresses which need no resolution.
 const IP_RESOLVER: &str = "envoy.ip";
+/// The resolver of addresses of reverse connections.
+const REVERSE_RESOLVER: &str = "envoy.resolvers.reverse_connection";
 
 /// NP-03 to NP-06, NC-09, NC-11, NC-12, NL-02.
 pub(super) fn unresolved(address: Option<&Address>, at: &Place) -> Result<(), Rejection> {
@@ -29,9 +31,12 @@ pub(super) fn unresolved(address: Option<&Address>, at: &Place) -> Result<(), Re
 
 /// An IP literal and the number of a port.
 pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
-    if !socket.resolver_name.is_empty() && socket.resolver_name != IP_RESOLVER {
-        // A custom resolver may accept any address.
+    if socket.resolver_name == REVERSE_RESOLVER && socket.address.starts_with("rc://") {
         return Ok(());
+    }
+    if !socket.resolver_name.is_empty() && socket.resolver_name != IP_RESOLVER {
+        let reason = format!("found {}, expected {IP_RESOLVER:?}", quote(&socket.resolver_name));
+        return Err(at.field("resolver_name").reject(reason));
     }
     if parsed(&socket.address).is_none() {
         let reason = format!(

@@ -15,10 +15,12 @@ use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Payl
 use envoy_types::pb::envoy::config::core::v3::{HealthCheck, config_source};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::maglev::v3::Maglev;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash;
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::{Duration, UInt64Value};
+use prost::Message;
 
 use super::{addresses, endpoints, extensions, protocols, sources};
 use crate::document::Rejection;
@@ -31,6 +33,7 @@ const MAX_RING: u64 = 8 * 1024 * 1024;
 const BASE_EJECTION: Duration = Duration { seconds: 30, nanos: 0 };
 /// A fallback policy of subset selectors.
 const KEYS_SUBSET: i32 = 4;
+const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 /// Policies that hash.
 const HASHING: [&str; 2] = [
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
@@ -62,6 +65,7 @@ pub(super) fn cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
         return Err(at.field("load_assignment").field("endpoints").reject(reason));
     }
     single_host(cluster, discovery, at)?;
+    hostnames(cluster, discovery, at)?;
     extensions::of_cluster(cluster, at)?;
     balancing(cluster, discovery, at)?;
     versions(cluster, at)?;
@@ -94,8 +98,8 @@ pub(in crate::resource) fn hashes(cluster: &Cluster) -> bool {
     // Envoy uses the first policy that it knows.
     let mut known = configs
         .map(extensions::type_of)
-        .filter(|name| name.starts_with(extensions::BALANCING));
-    known.next().is_some_and(|name| HASHING.contains(&name))
+        .filter(|name| extensions::is_balancing(name));
+    known.next().is_some_and(|name| HASHING.contains(&&*name))
 }
 
 /// NC-02, NC-03, NC-05, NS-08.
@@ -158,7 +162,7 @@ fn inline(assignment: &ClusterLoadAssignment, discovery: Option<DiscoveryType>, 
 
 /// NC-15.
 fn single_host(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
-    if discovery != Some(DiscoveryType::LogicalDns) {
+    if discovery != Some(DiscoveryType::LogicalDns) && !has_one_dns_endpoint(cluster) {
         return Ok(());
     }
     let localities = cluster
@@ -168,10 +172,44 @@ fn single_host(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) 
     match localities.unwrap_or_default() {
         [only] if only.lb_endpoints.len() == 1 => Ok(()),
         _ => {
-            let reason = "found a cluster of type LOGICAL_DNS, expected one locality with one endpoint";
-            Err(at.field("load_assignment").reject(reason.to_owned()))
+            let found = match discovery {
+                Some(_) => "a cluster of type LOGICAL_DNS",
+                None => "all_addresses_in_single_endpoint",
+            };
+            let reason = format!("found {found}, expected one locality with one endpoint");
+            Err(at.field("load_assignment").reject(reason))
         }
     }
+}
+
+/// NC-24b: only a cluster of type `STRICT_DNS` hashes by the names of its endpoints.
+fn hostnames(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) -> Result<(), Rejection> {
+    let hashing = cluster
+        .common_lb_config
+        .as_ref()
+        .and_then(|config| config.consistent_hashing_lb_config.as_ref());
+    let by_name = hashing.is_some_and(|config| config.use_hostname_for_hashing);
+    if !by_name || discovery == Some(DiscoveryType::StrictDns) {
+        return Ok(());
+    }
+    let at = at
+        .field("common_lb_config")
+        .field("consistent_hashing_lb_config")
+        .field("use_hostname_for_hashing");
+    Err(at.reject("found on a cluster of another type, expected \"type\": \"STRICT_DNS\"".to_owned()))
+}
+
+/// Whether a cluster of the type `envoy.cluster.dns` is what `LOGICAL_DNS` was before.
+fn has_one_dns_endpoint(cluster: &Cluster) -> bool {
+    let Some(ClusterDiscoveryType::ClusterType(custom)) = &cluster.cluster_discovery_type else {
+        return false;
+    };
+    let config = custom
+        .typed_config
+        .as_ref()
+        .filter(|config| config.type_url.ends_with(DNS_CLUSTER));
+    let config = config.and_then(|config| DnsCluster::decode(config.value.as_slice()).ok());
+    config.is_some_and(|config| config.all_addresses_in_single_endpoint)
 }
 
 /// NC-18 to NC-21, NC-23 to NC-25.

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::{CidrRange, SocketAddress, socket_address};
-use envoy_types::pb::envoy::config::listener::v3::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener, listener_filter,
-};
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener, filter, listener};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, Rds, http_connection_manager, http_filter,
@@ -105,13 +103,7 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
     if listener.enable_mptcp {
         mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
     }
-    filter_chains(listener, quic, at)?;
-    let filters = at.field("listener_filters");
-    listener
-        .listener_filters
-        .iter()
-        .enumerate()
-        .try_for_each(|(index, filter)| listener_filter(filter, &filters.index(index)))
+    filter_chains(listener, quic, at)
 }
 
 /// NL-34.
@@ -129,19 +121,6 @@ fn mptcp(listener: &Listener, is_udp: bool, at: &Place) -> Result<(), Rejection>
         return Err(at.reject("found on another address than one of TCP, expected that".to_owned()));
     }
     Ok(())
-}
-
-/// NL-13.
-fn listener_filter(filter: &ListenerFilter, at: &Place) -> Result<(), Rejection> {
-    match &filter.config_type {
-        None => Err(at
-            .field("typed_config")
-            .reject("missing, expected the filter's configuration".to_owned())),
-        Some(listener_filter::ConfigType::TypedConfig(config)) => {
-            extensions::check(config, &extensions::LISTENER_FILTER, &at.field("typed_config"))
-        }
-        Some(listener_filter::ConfigType::ConfigDiscovery(_)) => Ok(()),
-    }
 }
 
 /// Whether the listener is one for UDP.
@@ -381,30 +360,19 @@ fn ranges(ranges: &[CidrRange], at: &Place) -> Result<Vec<String>, Rejection> {
 
 /// NL-13, NL-15, NL-26.
 fn network_filters(chain: &FilterChain, quic: bool, at: &Place) -> Result<(), Rejection> {
-    extensions::socket(
-        chain.transport_socket.as_ref(),
-        &extensions::DOWNSTREAM_SOCKET,
-        &at.field("transport_socket"),
-    )?;
-
     let filters = at.field("filters");
     let last = chain.filters.len().saturating_sub(1);
     for (index, filter) in chain.filters.iter().enumerate() {
         let at = filters.index(index);
         let url = match &filter.config_type {
-            None => {
-                return Err(at
-                    .field("typed_config")
-                    .reject("missing, expected the filter's configuration".to_owned()));
-            }
+            None => continue,
             Some(filter::ConfigType::TypedConfig(config)) => {
-                extensions::check(config, &extensions::NETWORK_FILTER, &at.field("typed_config"))?;
                 codec(config, quic, &at.field("typed_config"))?;
-                config.type_url.as_str()
+                extensions::type_of(config)
             }
             Some(filter::ConfigType::ConfigDiscovery(_)) => continue,
         };
-        let is = |types: &[&str]| types.iter().any(|name| is_type(url, name));
+        let is = |types: &[&str]| types.contains(&&*url);
         if index != last && is(&TERMINAL) {
             return Err(at.reject("found a filter that ends a chain before others, expected it last".to_owned()));
         }
@@ -430,10 +398,6 @@ fn codec(config: &Any, quic: bool, at: &Place) -> Result<(), Rejection> {
         (false, true) => Err(at.reject("found another codec on a listener of QUIC, expected \"HTTP3\"".to_owned())),
         _ => Ok(()),
     }
-}
-
-fn is_type(type_url: &str, name: &str) -> bool {
-    type_url.rsplit('/').next() == Some(name)
 }
 
 /// NL-13, NL-15, NL-27 to NL-29.
@@ -481,24 +445,14 @@ fn http_filters(manager: &HttpConnectionManager, at: &Place) -> Result<(), Rejec
     for (index, filter) in manager.http_filters.iter().enumerate() {
         let at = at.index(index);
         let url = match &filter.config_type {
-            None if filter.is_optional => continue,
-            None => {
-                return Err(at
-                    .field("typed_config")
-                    .reject("missing, expected the filter's configuration".to_owned()));
-            }
-            Some(http_filter::ConfigType::TypedConfig(config)) => {
-                if !filter.is_optional {
-                    extensions::check(config, &extensions::HTTP_FILTER, &at.field("typed_config"))?;
-                }
-                config.type_url.as_str()
-            }
+            None => continue,
+            Some(http_filter::ConfigType::TypedConfig(config)) => extensions::type_of(config),
             Some(http_filter::ConfigType::ConfigDiscovery(_)) => continue,
         };
-        if index != last && is_type(url, ROUTER) {
+        if index != last && url == ROUTER {
             return Err(at.reject("found the router before other filters, expected it last".to_owned()));
         }
-        if index == last && HTTP_NOT_TERMINAL.iter().any(|name| is_type(url, name)) {
+        if index == last && HTTP_NOT_TERMINAL.contains(&&*url) {
             return Err(at.reject("found a filter last that ends no chain, expected the router".to_owned()));
         }
     }

@@ -59,6 +59,14 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
                 .field("config")
                 .reject("missing, expected the code of the plugin".to_owned()))
         }
+        "envoy.extensions.filters.http.cache.v3.CacheConfig"
+        | "envoy.extensions.filters.http.cache_v2.v3.CacheV2Config"
+            if !message.has_field_by_name("typed_config") && !message.has_field_by_name("disabled") =>
+        {
+            Err(at
+                .field("typed_config")
+                .reject("missing, expected the store of the cache, or \"disabled\": true".to_owned()))
+        }
         "envoy.extensions.wasm.v3.PluginConfig" => held(message, at, filters::wasm),
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters" => held(message, at, tls::parameters),
         "envoy.config.core.v3.HealthCheck" => held(message, at, clusters::health_check),
@@ -77,7 +85,6 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" => held(message, at, routes::mirror),
         "envoy.config.route.v3.WeightedCluster" => held(message, at, routes::weighted),
         "envoy.config.route.v3.WeightedCluster.ClusterWeight" => held(message, at, routes::weight),
-        "envoy.config.route.v3.RetryPolicy" => held(message, at, routes::retry),
         "envoy.config.route.v3.RetryPolicy.RetryBackOff" => held(message, at, routes::back_off),
         "envoy.config.route.v3.InternalRedirectPolicy" => held(message, at, routes::internal_redirect),
         "envoy.config.route.v3.VirtualCluster" => held(message, at, routes::virtual_cluster),

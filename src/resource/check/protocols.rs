@@ -16,7 +16,7 @@ use envoy_types::pb::google::protobuf::UInt32Value;
 use prost::Message;
 use prost_reflect::DynamicMessage;
 
-use super::extensions::{self, type_of};
+use super::extensions::type_of;
 use crate::document::Rejection;
 use crate::proto::json::pool;
 use crate::resource::place::Place;
@@ -160,7 +160,7 @@ fn inner(socket: &TransportSocket) -> Option<TransportSocket> {
     let Some(transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
         return None;
     };
-    let descriptor = pool().get_message_by_name(type_of(config))?;
+    let descriptor = pool().get_message_by_name(&type_of(config))?;
     let message = DynamicMessage::decode(descriptor, config.value.as_slice()).ok()?;
     let inner = message.get_field_by_name("transport_socket")?;
     inner
@@ -172,18 +172,6 @@ fn inner(socket: &TransportSocket) -> Option<TransportSocket> {
 
 /// NC-33.
 fn filters(options: &HttpProtocolOptions, at: &Place) -> Result<(), Rejection> {
-    for (index, filter) in options
-        .http_filters
-        .iter()
-        .enumerate()
-        .filter(|(_, filter)| !filter.is_optional)
-    {
-        if let Some(ConfigType::TypedConfig(config)) = &filter.config_type {
-            let at = at.index(index).field("typed_config");
-            extensions::check(config, &extensions::UPSTREAM_HTTP_FILTER, &at)?;
-        }
-    }
-
     let Some(last) = options.http_filters.last() else {
         return Ok(());
     };

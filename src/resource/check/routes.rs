@@ -6,15 +6,13 @@ use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source, header_value_option};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    InternalRedirectPolicy, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualCluster,
-    VirtualHost, WeightedCluster, retry_policy, route, route_match,
+    InternalRedirectPolicy, RedirectAction, Route, RouteAction, RouteConfiguration, VirtualCluster, VirtualHost,
+    WeightedCluster, retry_policy, route, route_match,
 };
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use envoy_types::pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
@@ -207,6 +205,7 @@ pub(super) fn action(action: &RouteAction, at: &Place) -> Result<(), Rejection> 
         ("prefix_rewrite", !action.prefix_rewrite.is_empty()),
         ("regex_rewrite", action.regex_rewrite.is_some()),
         ("path_rewrite_policy", action.path_rewrite_policy.is_some()),
+        ("path_rewrite", !action.path_rewrite.is_empty()),
     ];
 
     let mut rewrites = rewrites
@@ -304,27 +303,6 @@ pub(super) fn weight(cluster: &ClusterWeight, at: &Place) -> Result<(), Rejectio
         (true, true) => Err(at.reject("found neither name nor cluster_header, expected one of them".to_owned())),
         (false, false) => Err(at.reject("found both name and cluster_header, expected one of them".to_owned())),
         _ => Ok(()),
-    }
-}
-
-/// NR-27.
-pub(super) fn retry(policy: &RetryPolicy, at: &Place) -> Result<(), Rejection> {
-    let missing = "missing, expected the configuration of the predicate or policy";
-    let predicates = at.field("retry_host_predicate");
-    for (index, predicate) in policy.retry_host_predicate.iter().enumerate() {
-        let at = predicates.index(index).field("typed_config");
-        match &predicate.config_type {
-            Some(ConfigType::TypedConfig(config)) => extensions::check(config, &extensions::RETRY_PREDICATE, &at)?,
-            None => return Err(at.reject(missing.to_owned())),
-        }
-    }
-    let at = at.field("retry_priority").field("typed_config");
-    match policy.retry_priority.as_ref().map(|priority| &priority.config_type) {
-        Some(Some(retry_priority::ConfigType::TypedConfig(config))) => {
-            extensions::check(config, &extensions::RETRY_PRIORITY, &at)
-        }
-        Some(None) => Err(at.reject(missing.to_owned())),
-        None => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, TlsParameters,
     TlsSessionTicketKeys, UpstreamTlsContext,
@@ -301,6 +302,11 @@ pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(
         || common.tls_certificate_certificate_provider.is_some()
         || common.tls_certificate_certificate_provider_instance.is_some()
         || common.custom_tls_certificate_selector.is_some();
+    if common.custom_tls_certificate_selector.is_some() && !without_resumption(context) {
+        let reason = "found sessions that clients may resume, expected \"disable_stateless_session_resumption\": true \
+                      and \"disable_stateful_session_resumption\": true";
+        return Err(at.field("custom_tls_certificate_selector").reject(reason.to_owned()));
+    }
     if written + by_sds == 0 && !elsewhere {
         return Err(at
             .field("tls_certificates")
@@ -308,6 +314,15 @@ pub(super) fn downstream(context: &DownstreamTlsContext, at: &Place) -> Result<(
     }
 
     Ok(())
+}
+
+/// Envoy does not resume sessions whose certificate is selected on demand.
+fn without_resumption(context: &DownstreamTlsContext) -> bool {
+    let stateless = matches!(
+        context.session_ticket_keys_type,
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+    );
+    stateless && context.disable_stateful_session_resumption
 }
 
 /// The inline certificates; none if they are on the host of Envoy.

@@ -158,11 +158,13 @@ fn all_forms_of_a_value_are_read_and_bytes_are_canonical() {
         "@type": ResourceType::Cluster.type_url(), "name": "a", "connectTimeout": "1.5s", "type": 0, "lb_policy": null,
         "max_requests_per_connection": 3, "ignore_health_on_host_removal": true,
         "circuit_breakers": { "thresholds": [{ "priority": "HIGH", "max_connections": "7" }] },
-        "metadata": { "filter_metadata": { "b": { "x": [1, null, { "y": "z" }] }, "a": {}, "c": {}, "d": {} } },
-        "typed_extension_protocol_options": { "o": {
-            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
-            "type_url": "t", "value": { "q": 1, "p": 2, "r": { "c": 1, "b": 2, "a": 3 } },
-        } },
+        "metadata": {
+            "filter_metadata": { "b": { "x": [1, null, { "y": "z" }] }, "a": {}, "c": {}, "d": {} },
+            "typed_filter_metadata": { "o": {
+                "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+                "type_url": "t", "value": { "q": 1, "p": 2, "r": { "c": 1, "b": 2, "a": 3 } },
+            } },
+        },
     });
     let first = made("clusters/a", &resource).unwrap();
     for _ in 0..20 {
@@ -179,7 +181,7 @@ fn all_forms_of_a_value_are_read_and_bytes_are_canonical() {
         json!({ "x": [1.0, null, { "y": "z" }] })
     );
     assert_eq!(
-        shown["typed_extension_protocol_options"]["o"]["value"]["r"]["b"],
+        shown["metadata"]["typed_filter_metadata"]["o"]["value"]["r"]["b"],
         json!(2.0)
     );
 }

@@ -14,8 +14,10 @@ use crate::document::Rejection;
 use crate::document::sentence::one_of;
 use crate::proto::json::pool;
 use crate::proto::sensitive::is_sensitive;
+use crate::resource::check::extensions::{self, table};
 use crate::resource::check::messages;
 use crate::resource::place::Place;
+use crate::resource::verbatim::read;
 
 mod rules;
 mod scalar;
@@ -32,25 +34,37 @@ const MAX_DURATION_SECONDS: i64 = i64::MAX / 1_000_000_000;
 /// # Errors
 /// The first field that breaks a rule.
 pub(super) fn message(message: &DynamicMessage, place: &Place) -> Result<(), Rejection> {
+    below(message, "", place)
+}
+
+/// `around` is the nearest message around for whose extensions [`table`] has rules of their own.
+fn below(message: &DynamicMessage, around: &str, place: &Place) -> Result<(), Rejection> {
     match message.descriptor().full_name() {
-        ANY => return any(message, place),
+        ANY => return any(message, around, place),
         DURATION => return duration(message, place),
         name if name.starts_with("google.protobuf.") => return Ok(()),
         _ => {}
     }
     let rules = rules_of(&message.descriptor());
+    let around = table::around(message.descriptor().full_name()).unwrap_or(around);
     for (field, rule) in &rules.fields {
         let at = Place {
             hidden: place.hidden || is_sensitive(field),
             ..place.field(field.name())
         };
-        checked_field(message, field, rule, &at)?;
+        checked_field(message, field, rule, around, &at)?;
     }
     required_oneofs(message, &rules, place)?;
     messages::message(message, place)
 }
 
-fn checked_field(message: &DynamicMessage, field: &FieldDescriptor, rule: &Rule, at: &Place) -> Result<(), Rejection> {
+fn checked_field(
+    message: &DynamicMessage,
+    field: &FieldDescriptor,
+    rule: &Rule,
+    around: &str,
+    at: &Place,
+) -> Result<(), Rejection> {
     // Presence counts for fields that track it; an absent plain scalar has its default.
     let is_there = message.has_field(field);
     if !is_there && rule.required && field.containing_oneof().is_none() {
@@ -59,14 +73,17 @@ fn checked_field(message: &DynamicMessage, field: &FieldDescriptor, rule: &Rule,
     if is_there && rule.disallowed {
         return Err(at.reject("found a field that Envoy refuses as long deprecated, expected its successor".to_owned()));
     }
+    if let Some(slot) = rule.slot {
+        extensions::of_field(message, field, slot, around, at)?;
+    }
     if !is_there && field.supports_presence() {
         return Ok(());
     }
     let value = message.get_field(field);
     match &*value {
-        Value::List(values) => list(field, values, rule, at),
-        Value::Map(entries) => map(field, entries.iter(), rule, at),
-        value => single(value, rule, at),
+        Value::List(values) => list(field, values, rule, around, at),
+        Value::Map(entries) => map(field, entries.iter(), rule, around, at),
+        value => single(value, rule, around, at),
     }
 }
 
@@ -84,15 +101,15 @@ fn required_oneofs(message: &DynamicMessage, rules: &Rules, place: &Place) -> Re
     Ok(())
 }
 
-fn single(value: &Value, rule: &Rule, at: &Place) -> Result<(), Rejection> {
+fn single(value: &Value, rule: &Rule, around: &str, at: &Place) -> Result<(), Rejection> {
     scalar::check(value, rule, at)?;
     match value {
-        Value::Message(inner) if !rule.skip => message(inner, at),
+        Value::Message(inner) if !rule.skip => below(inner, around, at),
         _ => Ok(()),
     }
 }
 
-fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, at: &Place) -> Result<(), Rejection> {
+fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, around: &str, at: &Place) -> Result<(), Rejection> {
     if let Some(limits) = rule
         .repeated
         .as_ref()
@@ -116,7 +133,7 @@ fn list(field: &FieldDescriptor, values: &[Value], rule: &Rule, at: &Place) -> R
     values
         .iter()
         .enumerate()
-        .try_for_each(|(index, value)| single(value, entry, &at.index(index)))
+        .try_for_each(|(index, value)| single(value, entry, around, &at.index(index)))
 }
 
 fn is_message(field: &FieldDescriptor) -> bool {
@@ -127,6 +144,7 @@ fn map<'a>(
     field: &FieldDescriptor,
     entries: impl Iterator<Item = (&'a MapKey, &'a Value)>,
     rule: &Rule,
+    around: &str,
     at: &Place,
 ) -> Result<(), Rejection> {
     // Sorted, so that the first mistake is always the same.
@@ -157,7 +175,7 @@ fn map<'a>(
                 ..below.clone()
             },
         )?;
-        single(value, values, &below)?;
+        single(value, values, around, &below)?;
     }
 
     debug_assert!(field.is_map(), "only maps have entries");
@@ -214,7 +232,7 @@ fn duration(message: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
 }
 
 /// The message in an Any. Bytes that do not decode were not read here, and are no mistake of the document.
-fn any(any: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
+fn any(any: &DynamicMessage, around: &str, at: &Place) -> Result<(), Rejection> {
     let type_url = any.get_field_by_name("type_url");
     let type_url = type_url.as_deref().and_then(Value::as_str).unwrap_or_default();
     let Some(descriptor) = pool().get_message_by_name(type_url.rsplit('/').next().unwrap_or_default()) else {
@@ -222,9 +240,32 @@ fn any(any: &DynamicMessage, at: &Place) -> Result<(), Rejection> {
     };
     let bytes = any.get_field_by_name("value");
     let bytes = bytes.as_deref().and_then(Value::as_bytes).cloned().unwrap_or_default();
-    match DynamicMessage::decode(descriptor, bytes) {
-        Ok(inner) => message(&inner, at),
-        Err(_) => Ok(()),
+    let Ok(inner) = DynamicMessage::decode(descriptor, bytes) else {
+        return Ok(());
+    };
+    below(&inner, around, at)?;
+    match extensions::TYPED_STRUCTS.contains(&inner.descriptor().full_name()) {
+        true => typed_struct(&inner, around, at),
+        false => Ok(()),
+    }
+}
+
+/// The message that a `TypedStruct` stands for; Envoy reads the message from the Struct.
+fn typed_struct(message: &DynamicMessage, around: &str, at: &Place) -> Result<(), Rejection> {
+    let (type_url, value) = (
+        message.get_field_by_name("type_url"),
+        message.get_field_by_name("value"),
+    );
+    let type_url = type_url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let is_known = pool()
+        .get_message_by_name(type_url.rsplit('/').next().unwrap_or_default())
+        .is_some();
+    match value.as_deref().and_then(Value::as_message).map(serde_json::to_value) {
+        Some(Ok(fields)) if is_known => {
+            let at = at.field("value");
+            below(&read::resource(type_url, &fields, &at)?, around, &at)
+        }
+        _ => Ok(()),
     }
 }
 

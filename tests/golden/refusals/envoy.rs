@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::support::catalogue::{Case, Catalogue, Example, xds};
+use crate::support::catalogue::{Case, Catalogue, xds};
 use crate::support::envoy::Envoy;
 
 /// Until Envoy has read a file.
@@ -38,7 +38,7 @@ async fn envoy_says_the_same_of_every_example() {
         for (example, is_refused) in refused.chain(accepted).filter(|(example, _)| example.unasked.is_none()) {
             count += 1;
             let case = catalogue.case(condition, example);
-            let answer = asked.about(&case, example).await;
+            let answer = asked.about(&case, example.of.as_deref()).await;
             let right = match (&answer, is_refused) {
                 (None, is_refused) => !is_refused,
                 (Some(words), true) => case.envoy.iter().any(|part| !part.is_empty() && words.contains(part)),
@@ -63,13 +63,13 @@ async fn envoy_says_the_same_of_every_example() {
 }
 
 /// An Envoy and the files that it reads.
-struct Asked {
-    envoy: Envoy,
+pub(super) struct Asked {
+    pub(super) envoy: Envoy,
     files: TempDir,
 }
 
 impl Asked {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let files = tempfile::tempdir().expect("make a folder");
         for (file, _) in FILES {
             let initial = match file {
@@ -86,7 +86,7 @@ impl Asked {
     }
 
     /// The error of Envoy for an example; `None` if Envoy accepts it.
-    async fn about(&self, case: &Case, example: &Example) -> Option<String> {
+    pub(super) async fn about(&self, case: &Case, of: Option<&str>) -> Option<String> {
         let mut together = Vec::new();
         let mut clusters = Vec::new();
         for (key, document) in &case.beside {
@@ -99,7 +99,7 @@ impl Asked {
             }
         }
         together.push(case.resource.clone());
-        let file = example.of.as_deref().unwrap_or(&case.resource_type);
+        let file = of.unwrap_or(&case.resource_type);
         let words = match file {
             "clusters" => {
                 clusters.extend(together);

@@ -12,6 +12,7 @@ use prost_reflect::{
 use regex::Regex;
 
 use crate::proto::json::pool;
+use crate::resource::check::extensions::table::{self, Slot};
 
 /// The rules of a message type: each field with its rule, and the oneofs that must be set.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub(super) struct Rule {
     pub(super) keys: Option<Box<Self>>,
     /// The rule of a list's entries, or of a map's values.
     pub(super) items: Option<Box<Self>>,
+    /// The extensions that the field takes.
+    pub(super) slot: Option<&'static Slot>,
 }
 
 /// The extensions with rules.
@@ -83,6 +86,7 @@ fn read(descriptor: &MessageDescriptor) -> Rules {
         let disallowed = is_true(field.options(), &OPTIONS.disallowed);
         Rule {
             disallowed,
+            slot: table::slot(field.full_name()),
             ..written(field).map(|rules| rule(rules, field)).unwrap_or_default()
         }
     };
