@@ -8,8 +8,8 @@ need = .ci/tools.sh
 # member would compile the dependencies again.
 all = --workspace
 
-.PHONY: help build demo test lint doc unit property faults golden it conformance hostile fuzz e2e chaos docs \
-	fresh fresh-debian bench bench-peers deny deny-offline tools
+.PHONY: help build demo test lint doc unit property faults golden differential fuzz-envoy it conformance hostile fuzz \
+	e2e chaos docs fresh fresh-debian bench bench-peers deny deny-offline tools
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -86,6 +86,14 @@ fuzz: ## libFuzzer on documents, requests, the xDS port, state files and configu
 e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC clients
 	$(need)
 	cargo test $(all) --test e2e -- --nocapture
+
+differential: ## generated sets of documents, judged here and by a real Envoy over ADS; prints the figures
+	$(need) protoc envoy
+	cargo test --test differential -- --nocapture
+
+fuzz-envoy: export DIFFERENTIAL_SEED ?= $(shell date +%s)
+fuzz-envoy: export DIFFERENTIAL_SETS ?= 30000
+fuzz-envoy: differential ## the same with ten times as many sets, other ones each time; DIFFERENTIAL_SEED=N repeats a run
 
 chaos: ## 500 faults, one after the other, in three etcd members, three replicas and three Envoys under traffic; CHAOS_SEED=N repeats a run
 	$(need) protoc etcd envoy

@@ -1,0 +1,187 @@
+//! An ADS server of the delta protocol for one Envoy: sends prepared responses, and keeps the verdict of each.
+//!
+//! Responses may be sent without waiting; Envoy answers them in order. The first request for a type is answered by its
+//! resources at the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use envoy_types::pb::google::protobuf::Any;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::support::envoy::Envoy;
+
+/// Until Envoy has answered.
+const LIMIT: Duration = Duration::from_secs(60);
+
+type Outbox = mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>;
+
+/// One resource of a response: name, encoded message.
+pub(crate) type Named = (String, Vec<u8>);
+
+#[derive(Default)]
+struct State {
+    outbox: Option<Outbox>,
+    subscribed: BTreeSet<String>,
+    /// Verdicts by nonce; `None`: an ACK.
+    verdicts: BTreeMap<String, Option<String>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Resources at the start, by type URL.
+    first: BTreeMap<&'static str, Vec<Named>>,
+}
+
+/// The server.
+pub(crate) struct Ads {
+    shared: Arc<Shared>,
+    sent: usize,
+}
+
+impl Ads {
+    /// Bind a port; Envoy gets the resources of `first` when it asks for their types.
+    pub(crate) async fn start(first: BTreeMap<&'static str, Vec<Named>>) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            first,
+        });
+        let service =
+            AggregatedDiscoveryServiceServer::new(Service(Arc::clone(&shared))).max_decoding_message_size(64 << 20);
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (Self { shared, sent: 0 }, address)
+    }
+
+    /// Wait until Envoy has asked for each type of `first`.
+    pub(crate) async fn subscribed(&self) {
+        let all = |state: &State| self.shared.first.keys().all(|url| state.subscribed.contains(*url));
+        let subscribed = self.until(|state| all(state).then_some(())).await;
+        assert!(
+            subscribed.is_some(),
+            "Envoy asks for {:?}",
+            self.shared.state.lock().subscribed
+        );
+    }
+
+    /// Send a response. Out: its nonce.
+    pub(crate) fn send(&mut self, type_url: &str, resources: Vec<Named>, removed: Vec<String>) -> String {
+        self.sent += 1;
+        let nonce = self.sent.to_string();
+        let response = response(&nonce, type_url, resources, removed);
+        let state = self.shared.state.lock();
+        let outbox = state.outbox.as_ref().expect("Envoy is connected");
+        outbox.send(Ok(response)).expect("Envoy is connected");
+        nonce
+    }
+
+    /// Envoy's error for a response; `None`: an ACK.
+    ///
+    /// # Panics
+    /// If Envoy does not answer: with its log.
+    pub(crate) async fn verdict(&self, nonce: &str, envoy: &Envoy) -> Option<String> {
+        let verdict = self.until(|state| state.verdicts.get(nonce).cloned()).await;
+        verdict.unwrap_or_else(|| panic!("Envoy does not answer {nonce}: {}", envoy.log()))
+    }
+
+    async fn until<T>(&self, found: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let waiting = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                let found = found(&self.shared.state.lock());
+                if found.is_some() {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        timeout(LIMIT, waiting).await.ok().flatten()
+    }
+}
+
+fn response(nonce: &str, type_url: &str, resources: Vec<Named>, removed: Vec<String>) -> DeltaDiscoveryResponse {
+    let resource = |(name, value): Named| Resource {
+        name,
+        version: nonce.to_owned(),
+        resource: Some(Any {
+            type_url: type_url.to_owned(),
+            value,
+        }),
+        ..Resource::default()
+    };
+    DeltaDiscoveryResponse {
+        system_version_info: nonce.to_owned(),
+        resources: resources.into_iter().map(resource).collect(),
+        type_url: type_url.to_owned(),
+        removed_resources: removed,
+        nonce: nonce.to_owned(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+struct Service(Arc<Shared>);
+
+impl Shared {
+    fn on_request(&self, request: DeltaDiscoveryRequest) {
+        let mut state = self.state.lock();
+        if !request.response_nonce.is_empty() {
+            let error = request.error_detail.map(|error| error.message);
+            state.verdicts.insert(request.response_nonce, error);
+        } else if state.subscribed.insert(request.type_url.clone()) {
+            let resources = self.first.get(request.type_url.as_str()).cloned().unwrap_or_default();
+            let response = response("first", &request.type_url, resources, Vec::new());
+            if let Some(outbox) = &state.outbox {
+                drop(outbox.send(Ok(response)));
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
+#[async_trait::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
+    type DeltaAggregatedResourcesStream = UnboundedReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("delta only"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (outbox, responses) = mpsc::unbounded_channel();
+        self.0.state.lock().outbox = Some(outbox);
+        let (shared, mut requests) = (Arc::clone(&self.0), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                shared.on_request(request);
+            }
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(responses)))
+    }
+}
