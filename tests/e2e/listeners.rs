@@ -467,6 +467,7 @@ async fn a_change_drains_the_connections_that_the_table_names_and_no_others() {
         json!({ "buffer": "64KiB" }),
         json!({ "connections": { "max": 1000 } }),
         json!({ "proxy_protocol": { "optional": true } }),
+        json!({ "http": { "access_log": "json" }, "proxy_protocol": { "optional": true } }),
     ];
     for row in rows {
         let mut kept = Kept::open(address).await;

@@ -9,6 +9,7 @@ use super::inventory::{CompiledDocument, Inventory};
 use super::translate::Translated;
 use crate::document::Document;
 use crate::document::key::DocumentKey;
+use crate::document::route::Route;
 use crate::resource::ResourceType;
 use crate::resource::table::Entry;
 
@@ -56,13 +57,18 @@ pub(super) struct On<'a> {
     pub(super) by_name: bool,
 }
 
+impl On<'_> {
+    /// Whether a route is on the listener.
+    pub(super) fn has(&self, route: &Route) -> bool {
+        route.is_on(self.listener) && !(self.by_name && route.listeners.is_none())
+    }
+}
+
 /// The entries of a route; none if the route is not for the group or not on the listener.
 pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, on: On<'_>) -> &'a [Arc<Entry>] {
     match (compiled.document(), &compiled.translated) {
         (Document::Route(route), Translated::Route { entries, .. })
-            if compiled.document().is_for(group)
-                && route.is_on(on.listener)
-                && !(on.by_name && route.listeners.is_none()) =>
+            if compiled.document().is_for(group) && on.has(route) =>
         {
             entries
         }

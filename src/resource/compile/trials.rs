@@ -21,6 +21,7 @@ use prost::Message;
 use super::Fault;
 use super::depends::Dirty;
 use super::group::GroupState;
+use super::input::On;
 use super::inventory::{CompiledDocument, Inventory};
 use super::translate::Translated;
 use crate::document::key::{DocumentKey, Kind};
@@ -37,8 +38,17 @@ const MAX_TRIALS: usize = 100_000;
 type TrialId = (DocumentKey, usize);
 /// Groups by name.
 type Groups = OrdMap<Arc<str>, GroupState>;
-/// The listeners of a group that take HTTP requests, each with whether it has TLS.
-type Places = BTreeMap<Arc<str>, Vec<(Arc<str>, bool)>>;
+/// The listeners of a group that take HTTP requests.
+type Places = BTreeMap<Arc<str>, Vec<Place>>;
+
+/// A listener that takes HTTP requests.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    name: Arc<str>,
+    has_tls: bool,
+    /// Only routes that name it are on it.
+    by_name: bool,
+}
 
 /// See the module. Clones are cheap.
 #[derive(Debug, Clone, Default)]
@@ -257,12 +267,12 @@ impl Trials {
             let Some(state) = change.groups.get(group) else {
                 continue;
             };
-            for (listener, has_tls) in listeners {
-                if *has_tls != trial.https || !is_on(document, trial, listener) {
+            for place in listeners {
+                if place.has_tls != trial.https || !is_on(document, trial, place) {
                     continue;
                 }
                 is_asked = true;
-                let table = state.tables.get(listener);
+                let table = state.tables.get(&place.name);
                 let request = known.request.as_deref();
                 let taken = request.and_then(|request| table?.take(request));
                 let answer = Answer::of(trial, request, taken);
@@ -328,7 +338,12 @@ fn remove<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TrialId>>, key: &K, id: &
 fn places(documents: &Inventory, groups: &Groups) -> Places {
     let of_group = |state: &GroupState| {
         let listeners = state.tables.keys().filter(|name| !documents.is_api(name));
-        listeners.map(|name| (Arc::clone(name), has_tls(state, name))).collect()
+        let place = |name: &Arc<str>| Place {
+            name: Arc::clone(name),
+            has_tls: has_tls(state, name),
+            by_name: documents.on(name).by_name,
+        };
+        listeners.map(place).collect()
     };
     groups
         .iter()
@@ -348,10 +363,14 @@ fn has_tls(state: &GroupState, listener: &Arc<str>) -> bool {
 }
 
 /// Whether a test is about a listener.
-fn is_on(document: &Document, trial: &Trial, listener: &str) -> bool {
+fn is_on(document: &Document, trial: &Trial, place: &Place) -> bool {
+    let on = On {
+        listener: &place.name,
+        by_name: place.by_name,
+    };
     match &trial.listener {
-        Some(name) => &**name == listener,
-        None => document.as_route().is_some_and(|route| route.is_on(listener)),
+        Some(name) => *name == place.name,
+        None => document.as_route().is_some_and(|route| on.has(route)),
     }
 }
 
