@@ -114,9 +114,9 @@ impl Document {
     #[must_use]
     pub fn references(&self) -> Vec<Reference> {
         match self {
+            Self::Cluster(cluster) => cluster.references(),
             Self::Listener(listener) => listener.references(),
             Self::Route(_)
-            | Self::Cluster(_)
             | Self::Secret(_)
             | Self::Group(_)
             | Self::Runtime(_)

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::Groups;
 use super::endpoint::Endpoint;
+use super::reference::Reference;
+use super::secret::Shape;
 
 mod balance;
 mod keepalive;
@@ -25,12 +27,32 @@ pub struct Cluster {
     pub settings: Settings,
     /// TLS to the upstream; default: plain text.
     pub tls: Option<Tls>,
+    /// A header that Envoy puts on each request.
+    pub credential: Option<Credential>,
     /// Clusters whose own endpoints take over, in this order, when this one has no healthy endpoint left.
     pub failover: Vec<Arc<str>>,
     /// Sent only by name, not part of the wildcard.
     pub on_demand: bool,
     /// The groups of proxies that have it.
     pub groups: Groups,
+}
+
+impl Cluster {
+    /// The secrets that the document names.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let tls = self.tls.iter();
+        let tls = tls.flat_map(|tls| {
+            let ca = tls
+                .ca
+                .iter()
+                .map(|name| Reference::secret("tls.ca", name, &[Shape::Ca]));
+            let own = tls.client_certificate.iter();
+            ca.chain(own.map(|name| Reference::secret("tls.client_certificate", name, &[Shape::Certificate])))
+        });
+        let credential = self.credential.iter();
+        let credential = credential.map(|own| Reference::secret("credential.secret", &own.secret, &[Shape::Generic]));
+        tls.chain(credential).collect()
+    }
 }
 
 /// Exactly one source of endpoints.
@@ -92,10 +114,38 @@ pub struct Tls {
     pub sni: Option<String>,
     /// Whether the certificate is checked; default true.
     pub verify: bool,
+    /// The secret with the CA that vouches for the certificate; default: the server's CA bundle.
+    pub ca: Option<Arc<str>>,
+    /// The secret with the certificate that Envoy shows to the upstream.
+    pub client_certificate: Option<Arc<str>>,
     /// Names of which the certificate must have one; empty: the name of `sni`.
     pub names: Vec<ServerName>,
     /// Default 1.2.
     pub min_version: TlsVersion,
+}
+
+/// `credential`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The header in lower case; default `authorization`.
+    pub header: Arc<str>,
+    /// The text before the secret; default `Bearer `.
+    pub prefix: String,
+    /// The secret.
+    pub secret: Arc<str>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            sni: None,
+            verify: true,
+            ca: None,
+            client_certificate: None,
+            names: Vec::new(),
+            min_version: TlsVersion::V1_2,
+        }
+    }
 }
 
 /// A name in a certificate.

@@ -36,7 +36,16 @@ const ROUTE_OWN: [&str; 11] = [
     "enabled",
     "tests",
 ];
-const CLUSTER_OWN: [&str; 7] = ["name", "endpoints", "dns", "tls", "failover", "on_demand", "groups"];
+const CLUSTER_OWN: [&str; 8] = [
+    "name",
+    "endpoints",
+    "dns",
+    "tls",
+    "credential",
+    "failover",
+    "on_demand",
+    "groups",
+];
 const LISTENER_OWN: [&str; 7] = ["name", "address", "addresses", "tcp", "tls", "groups", "api"];
 /// Fields of `http` that not every listener can have: HTTP/3 needs TLS, and a redirect to https is for one without it.
 const HTTP_OWN: [&str; 2] = ["http3", "redirect_to_https"];

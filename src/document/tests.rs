@@ -174,7 +174,7 @@ fn fields_of_later_are_refused_by_name() {
     };
     refused("routes/orders", full_route(), "", "policies");
     refused("defaults", json!({ "route": {} }), "/route", "policies");
-    for field in ["registry", "credential", "guard"] {
+    for field in ["registry", "guard"] {
         refused("clusters/orders", full_cluster(), "", field);
         refused("defaults", json!({ "cluster": {} }), "/cluster", field);
     }

@@ -14,6 +14,7 @@
 //! server ([`tls`]). `tls` of a document is verified alike. The bundle is part of the Cluster, so a change of the bundle
 //! changes these clusters.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as WireCluster, cluster as wire};
@@ -29,7 +30,7 @@ use crate::document::route::UpstreamUrl;
 use crate::proto::message::{ads, any, append};
 
 use super::compile::context::Context;
-use super::{Resource, check, endpoints};
+use super::{Reference, References, Resource, check, endpoints, secrets};
 
 pub mod no_wait;
 
@@ -69,6 +70,7 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
     // Without a host, health checks have the name of the Cluster as their Host header.
     let checked_host = host.or_else(|| (name != key.name).then_some(&*key.name));
     let mut message = settings::applied(base(&name, &settings), &settings, checked_host)?;
+    message.typed_extension_protocol_options = http::options(&settings, cluster.credential.as_ref());
     if settings.protocol == Some(Protocol::Auto) && cluster.tls.is_none() {
         return Err(without_alpn());
     }
@@ -83,8 +85,18 @@ pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) ->
     Ok(Resource {
         // Envoy asks for an aggregate by name, and for none of its members.
         on_demand: cluster.on_demand && cluster.failover.is_empty(),
+        refers: secrets_of(cluster),
         ..resource(message, &discovery, vec![key.clone()])
     })
+}
+
+/// The secrets that the Cluster names, sorted; `None`: none.
+fn secrets_of(cluster: &Cluster) -> Option<References> {
+    let tls = cluster.tls.iter();
+    let of_tls = tls.flat_map(|tls| tls.ca.iter().filter(|_| tls.verify).chain(&tls.client_certificate));
+    let names = of_tls.chain(cluster.credential.iter().map(|credential| &credential.secret));
+    let found: BTreeSet<Reference> = names.map(secrets::reference).collect();
+    (!found.is_empty()).then(|| found.into_iter().collect())
 }
 
 /// The aggregate Cluster of a document with `failover`, over `members`: the document's own endpoints first.
@@ -122,6 +134,7 @@ pub fn from_url(url: &UpstreamUrl, documents: Vec<DocumentKey>, context: &Contex
         Host::Name(_) => Discovery::Dns(vec![endpoint]),
     };
     let mut message = settings::applied(base(&url.cluster_name(), &settings), &settings, Some(&url.host))?;
+    message.typed_extension_protocol_options = http::options(&settings, None);
     let tls = match url.https {
         true => Some(tls::of_url(&url.host, settings.protocol, context.ca_bundle.as_ref())?),
         false if settings.protocol == Some(Protocol::Auto) => return Err(without_alpn()),
@@ -274,6 +287,7 @@ mod tests {
             source,
             settings,
             tls: None,
+            credential: None,
             failover: Vec::new(),
             on_demand: false,
             groups: None,

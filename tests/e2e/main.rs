@@ -42,6 +42,7 @@ mod services;
 mod support;
 mod try_out;
 mod types;
+mod upstream_tls;
 mod virtual_hosts;
 mod warming;
 mod world;

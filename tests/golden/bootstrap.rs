@@ -16,6 +16,8 @@ pub(crate) fn of_group(compiled: &Compiled, group: &str) -> String {
         .unwrap_or_default();
     secrets.iter_mut().for_each(without_type);
     let bootstrap = json!({
+        // Envoy takes no secret by SDS without them.
+        "node": { "id": "golden", "cluster": "golden" },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
         "node": { "id": "golden", "cluster": "golden" },
         "static_resources": { "clusters": clusters, "listeners": listeners, "secrets": secrets },

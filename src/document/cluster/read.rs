@@ -10,10 +10,11 @@ use super::super::decode::{Cursor, Fields, Object};
 use super::super::endpoint;
 use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
+use super::super::route::header;
 use super::super::{Rejection, groups, name};
 use super::{
-    Check, CircuitBreaker, Cluster, HealthCheck, OutlierDetection, Protocol, ProxyProtocol, Settings, Source, balance,
-    keepalive, tls,
+    Check, CircuitBreaker, Cluster, Credential, HealthCheck, OutlierDetection, Protocol, ProxyProtocol, Settings,
+    Source, balance, keepalive, tls,
 };
 
 /// The names of the fields that `defaults.cluster` may give.
@@ -29,7 +30,7 @@ pub(crate) const SETTINGS: [&str; 9] = [
     "proxy_protocol",
 ];
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["registry", "credential", "guard", "policies"];
+pub(crate) const LATER: &[&str] = &["registry", "guard", "policies"];
 
 const FIELDS: Fields = Fields {
     known: &[
@@ -46,6 +47,7 @@ const FIELDS: Fields = Fields {
         "buffer",
         "proxy_protocol",
         "tls",
+        "credential",
         "failover",
         "on_demand",
         "groups",
@@ -54,6 +56,7 @@ const FIELDS: Fields = Fields {
 };
 /// Most clusters that take over.
 const MAX_FAILOVER: usize = 16;
+const CREDENTIAL_FIELDS: Fields = Fields::new(&["header", "prefix", "secret"]);
 const HEALTH_FIELDS: Fields = Fields::new(&["http", "tcp", "grpc", "interval", "timeout", "healthy", "unhealthy"]);
 const OUTLIER_FIELDS: Fields = Fields::new(&["consecutive_5xx", "eject_for", "max_eject_percent"]);
 const BREAKER_FIELDS: Fields = Fields::new(&[
@@ -80,8 +83,15 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
         source: read_source(&object)?,
         settings: read_settings(&object)?,
         tls: object.read("tls", |field| tls::read(&field))?,
+        credential: object.read("credential", |field| read_credential(&field))?,
         failover: object
-            .read("failover", |field| read_failover(&field, key))?
+            .read("failover", |field| {
+                if let Some(credential) = object.get("credential") {
+                    let reason = "found beside \"failover\", whose clusters would get it too, expected one of the two";
+                    return Err(credential.reject(reason));
+                }
+                read_failover(&field, key)
+            })?
             .unwrap_or_default(),
         on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
         groups: groups::read(&object)?,
@@ -95,6 +105,30 @@ fn read_source(object: &Object<'_>) -> Result<Source, Rejection> {
         (None, Some(dns)) => read_dns(&dns),
         (None, None) => Ok(Source::Registered),
     }
+}
+
+fn read_credential(cursor: &Cursor<'_>) -> Result<Credential, Rejection> {
+    let object = cursor.object(&CREDENTIAL_FIELDS)?;
+    let secret = object.require("secret", "the name of a secret")?;
+    Ok(Credential {
+        header: object
+            .read("header", |field| header::parse_edited_name(&field, field.string()?))?
+            .map_or_else(|| "authorization".into(), Arc::from),
+        prefix: object
+            .read("prefix", |field| read_prefix(&field))?
+            .unwrap_or_else(|| "Bearer ".to_owned()),
+        // A secret that stands here by mistake is not quoted.
+        secret: name::read(&secret).map_err(|_| secret.confidential(name::A_NAME))?,
+    })
+}
+
+fn read_prefix(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+    let text = cursor.string()?;
+    let printable = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    if text.len() > 256 || !text.bytes().all(printable) || text.starts_with(' ') {
+        return Err(cursor.expected("at most 256 characters of printable ASCII, no space at the beginning"));
+    }
+    Ok(text.to_owned())
 }
 
 fn read_failover(cursor: &Cursor<'_>, key: &DocumentKey) -> Result<Vec<Arc<str>>, Rejection> {

@@ -5,12 +5,10 @@ use std::net::IpAddr;
 use super::super::Rejection;
 use super::super::decode::{Cursor, Fields};
 use super::super::host::{Host, parse_host};
+use super::super::name;
 use super::{ServerName, Tls, TlsVersion};
 
-const FIELDS: Fields = Fields {
-    known: &["sni", "verify", "names", "min_version"],
-    later: &["ca", "client_certificate"],
-};
+const FIELDS: Fields = Fields::new(&["sni", "verify", "ca", "names", "client_certificate", "min_version"]);
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 /// Most names of a certificate, of which one must match.
 const MAX_NAMES: usize = 100;
@@ -23,6 +21,8 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Tls, Rejection> {
     Ok(Tls {
         sni: object.read("sni", |field| read_sni(&field))?,
         verify: object.read("verify", |field| field.bool())?.unwrap_or(true),
+        ca: object.read("ca", |field| name::read(&field))?,
+        client_certificate: object.read("client_certificate", |field| name::read(&field))?,
         names: object.read("names", |field| read_names(&field))?.unwrap_or_default(),
         min_version: object
             .read("min_version", |field| field.word(&VERSIONS))?

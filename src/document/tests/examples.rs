@@ -265,6 +265,7 @@ fn full_cluster() {
             ..ClusterSettings::default()
         },
         tls: None,
+        credential: None,
         failover: Vec::new(),
         on_demand: false,
         groups: None,

@@ -18,7 +18,7 @@ use crate::document::cluster::{Check, CircuitBreaker, HealthCheck, OutlierDetect
 use crate::proto::message::{boolean, duration, uint32};
 use crate::resource::check;
 
-use super::{balance, http};
+use super::balance;
 
 /// The connect timeout if no document gives one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -63,7 +63,6 @@ pub(super) fn applied(
     host: Option<&str>,
 ) -> Result<WireCluster, Rejection> {
     check::cluster_settings(settings)?;
-    message.typed_extension_protocol_options = http::options(settings);
     if let Some(lb) = &settings.lb {
         balance::apply(&mut message, lb);
     }

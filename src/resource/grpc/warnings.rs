@@ -83,6 +83,9 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
             "proxy_protocol: {clients} refuse this cluster, they cannot send it"
         ));
     }
+    if cluster.credential.is_some() {
+        sentences.push(format!("credential: {clients} ignore it"));
+    }
     sentences.extend(ignored_fields(&settings).map(|field| format!("{field}: {clients} ignore it")));
     sentences
 }

@@ -109,3 +109,34 @@ fn replicas_that_read_the_same_texts_in_another_order_agree() {
     fresh.list(ListReason::Start);
     assert_eq!(fresh.resources(), stage.resources());
 }
+
+#[test]
+fn a_cluster_needs_secrets_of_the_right_shapes() {
+    let mut stage = world_of(&[("secrets/token", r#"{"generic": "a"}"#)]);
+    for (text, path) in [
+        (r#"{"dns": "a.internal:443", "tls": {"ca": "missing"}}"#, "tls.ca"),
+        (r#"{"dns": "a.internal:443", "tls": {"ca": "token"}}"#, "tls.ca"),
+        (
+            r#"{"dns": "a.internal:443", "tls": {"verify": false, "client_certificate": "token"}}"#,
+            "tls.client_certificate",
+        ),
+        (r#"{"credential": {"secret": "missing"}}"#, "credential.secret"),
+    ] {
+        stage.put("clusters/x", text);
+        let status = stage.status("clusters/x");
+        assert_eq!(
+            (status.state, status.path.as_deref()),
+            (State::Rejected, Some(path)),
+            "{text}"
+        );
+    }
+    stage.put("clusters/x", r#"{"credential": {"secret": "token"}}"#);
+    assert_eq!(stage.state("clusters/x"), Some(State::Accepted));
+    let cluster = stage
+        .world
+        .compiled()
+        .resource("default", ResourceType::Cluster, "x")
+        .unwrap();
+    let refers = cluster.refers.iter().flat_map(|refers| refers.iter());
+    assert_eq!(refers.map(|reference| &*reference.name).collect::<Vec<_>>(), ["token"]);
+}
