@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::document::key::DocumentKey;
 use crate::resource::compile::parts::Parts;
 use crate::resource::refused::RefusedResource;
-use crate::resource::{ResourceType, ResourceVersion};
+use crate::resource::{Resource, ResourceType, ResourceVersion};
 
 pub mod limit;
 pub mod load;
@@ -35,8 +35,10 @@ use registry::Registry;
 pub use stream::{Identity, Sent};
 use suspicions::{Judged, Suspicion, Suspicions};
 
-/// Most documents, and most resources, that one NACK is laid on.
+/// Most documents, and most resources, that a NACK shows in reports.
 pub const SUSPECTS_MAX: usize = 32;
+/// Most documents, and most resources, that one NACK is laid on.
+pub const LAID_ON_MAX: usize = 8192;
 
 /// Warnings about a stream, as the admin API shows them.
 pub mod warnings {
@@ -120,6 +122,17 @@ pub struct Suspect {
 }
 
 impl Suspect {
+    /// A whole resource, without a message that names a part of it.
+    fn of(resource: &Resource) -> Self {
+        Self {
+            resource: Arc::clone(&resource.name),
+            version: resource.version,
+            documents: resource.documents.clone(),
+            is_complete: resource.parts.is_none(),
+            parts: resource.parts.clone(),
+        }
+    }
+
     /// The resource and the part of one document in it.
     fn refused(&self, group: &Arc<str>, resource_type: ResourceType, document: &DocumentKey) -> RefusedResource {
         let part = || Some(self.parts.as_ref()?.get(document)?.revision);
@@ -137,6 +150,34 @@ impl Suspect {
         let part = || Some(self.parts.as_ref()?.get(document)?.revision);
         self.resource == refused.name
             && (self.version == refused.version || refused.part.is_some_and(|refused| part() == Some(refused)))
+    }
+}
+
+/// The suspects of a NACK.
+#[derive(Debug, Clone, Default)]
+pub struct Suspects {
+    /// The resources for reports, [`SUSPECTS_MAX`] at most.
+    pub shown: Vec<Suspect>,
+    /// All resources that may be the cause, if `shown` has not all of them. Empty, if they are more than
+    /// [`LAID_ON_MAX`].
+    pub all: Option<Arc<[Arc<Resource>]>>,
+}
+
+impl PartialEq for Suspects {
+    fn eq(&self, other: &Self) -> bool {
+        let versions = |suspects: &Self| -> Option<Vec<(Arc<str>, ResourceVersion)>> {
+            let all = suspects.all.as_ref()?;
+            Some(all.iter().map(|one| (Arc::clone(&one.name), one.version)).collect())
+        };
+        self.shown == other.shown && versions(self) == versions(other)
+    }
+}
+
+impl Eq for Suspects {}
+
+impl From<Vec<Suspect>> for Suspects {
+    fn from(shown: Vec<Suspect>) -> Self {
+        Self { shown, all: None }
     }
 }
 
@@ -310,7 +351,18 @@ impl Fleet {
     /// Whether a proxy has accepted any of these resources, as far as they are of this document.
     #[must_use]
     pub fn has_accepted(&self, document: &DocumentKey, resources: &[RefusedResource]) -> bool {
-        suspicions::has_accepted(document, resources, &self.registry.evidence(SystemTime::now()))
+        self.has_accepted_all([(document, resources)])
+    }
+
+    /// Like [`Fleet::has_accepted`], for each of these documents. The streams are looked at once.
+    #[must_use]
+    pub fn has_accepted_all<'a>(
+        &self,
+        documents: impl IntoIterator<Item = (&'a DocumentKey, &'a [RefusedResource])>,
+    ) -> bool {
+        let evidence = self.registry.evidence(SystemTime::now());
+        let mut documents = documents.into_iter();
+        documents.all(|(document, resources)| suspicions::has_accepted(document, resources, &evidence))
     }
 
     /// The resources whose state at the node is unknown since its last stream ended, if that was lately.

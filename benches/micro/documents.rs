@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use chancery::backend::{Change, Entry, Event, ListReason};
 use chancery::document::key::{Layout, Root};
 use chancery::reconcile::plan::{Input, Moment};
+use chancery::reconcile::run::now;
 use chancery::reconcile::world::{Options, World};
 
 /// How many documents there are beside the one that changes.
@@ -34,8 +35,8 @@ pub(crate) fn instance(revision: i64) -> Entry {
 
 pub(crate) fn moment() -> Moment {
     Moment {
-        instant: tokio::time::Instant::now().into_std(),
         wall: SystemTime::UNIX_EPOCH,
+        ..now()
     }
 }
 

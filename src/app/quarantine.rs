@@ -1,9 +1,9 @@
 //! The stage between the fleet and the loop: documents that every proxy refuses which has answered.
 //!
 //! In: NACKs that wait in the fleet; the world, and each publish. Out: commands to the loop. A NACK is judged 2 s after its
-//! arrival. If its cause may be any of several documents, they fall back together. Then each is tried again alone, until a
-//! proxy ACKs it or it has fallen back once more. The replica that sent them into quarantine tries them again; if that
-//! replica is gone, another one does.
+//! arrival. If its cause may be any of several documents, they fall back together. Then they are tried again ([`trials`]),
+//! until a proxy ACKs them or they have fallen back once more. The replica that sent them into quarantine tries them
+//! again; if that replica is gone, another one does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::document::key::DocumentKey;
-use crate::fleet::Fleet;
 use crate::fleet::suspicions::{Judged, PATIENCE, refusal_reason};
+use crate::fleet::{Fleet, SUSPECTS_MAX};
 use crate::reconcile::quarantine::Quarantined;
 use crate::reconcile::refusal::{Refusal, Witness};
 use crate::reconcile::run::Command;
 use crate::reconcile::world::World;
 use crate::resource::refused::RefusedResource;
 
-/// Longest trial of a document that no proxy ACKs or NACKs.
+mod trials;
+
+use trials::{Outcome, Trials};
+
+/// Longest trial of documents that no proxy ACKs or NACKs.
 const TRIAL: Duration = Duration::from_secs(3);
+/// After the first document of a trial has fallen back again: longest wait for the others.
+const FALL_BACK_WITHIN: Duration = Duration::from_millis(500);
+/// Longest message of a proxy in the record of each document, in bytes, if the records are many.
+const SHORT_MESSAGE: usize = 256;
 /// Shortest time between two looks at all streams during a trial.
 const LOOKS_APART: Duration = Duration::from_millis(20);
 /// Longest time until the loop has read the record of a refusal.
@@ -50,21 +58,31 @@ pub(super) struct Quarantine {
     commands: mpsc::Sender<Command>,
     /// Documents that this replica sent into quarantine together with others, and when.
     own: BTreeMap<DocumentKey, Instant>,
+    trials: Trials,
     trial: Option<Trial>,
     /// When this replica takes over trials of another one.
     adopts_at: Option<Instant>,
-    /// The document that was tried last.
-    last: Option<DocumentKey>,
 }
 
-/// A document that serves its refused text once more.
+/// Documents that serve their refused texts once more.
 struct Trial {
-    key: DocumentKey,
+    documents: BTreeMap<DocumentKey, Tried>,
+    /// One of them has fallen back again.
+    is_refused: bool,
+    until: Instant,
+}
+
+struct Tried {
     about: i64,
     /// When the quarantine was recorded that this trial ends.
     since: SystemTime,
     resources: Vec<RefusedResource>,
-    until: Instant,
+}
+
+impl Tried {
+    fn is_back(&self, now: Option<&Quarantined<'_>>) -> bool {
+        now.is_some_and(|now| (now.about, now.since) != (self.about, self.since))
+    }
 }
 
 impl Quarantine {
@@ -80,9 +98,9 @@ impl Quarantine {
             published,
             commands,
             own: BTreeMap::new(),
-            adopts_at: None,
+            trials: Trials::default(),
             trial: None,
-            last: None,
+            adopts_at: None,
         }
     }
 
@@ -135,7 +153,11 @@ impl Quarantine {
             message,
         } = judged;
         let count = documents.len();
-        let reason: Arc<str> = refusal_reason(&nodes, count, &message).into();
+        let message = match count {
+            ..=SUSPECTS_MAX => &message,
+            _ => &message[..message.floor_char_boundary(SHORT_MESSAGE)],
+        };
+        let reason: Arc<str> = refusal_reason(&nodes, count, message).into();
         if count > 1 {
             let now = Instant::now();
             self.own.extend(documents.keys().map(|key| (key.clone(), now)));
@@ -152,53 +174,81 @@ impl Quarantine {
     /// End the trial that is decided, and begin the next one.
     async fn try_again(&mut self, now: Instant) {
         let world = self.worlds.load_full();
-        let quarantined: Vec<Quarantined<'_>> = world.quarantined().collect();
-        let is_quarantined = |key: &DocumentKey| quarantined.iter().any(|one| one.key == key);
+        let quarantined: BTreeMap<&DocumentKey, Quarantined<'_>> =
+            world.quarantined().map(|one| (one.key, one)).collect();
         self.own
-            .retain(|key, at| is_quarantined(key) || now < *at + RECORDED_WITHIN);
-
-        if let Some(trial) = &mut self.trial {
-            let is_back = quarantined
-                .iter()
-                .any(|one| *one.key == trial.key && (one.about, one.since) != (trial.about, trial.since));
-            let is_accepted = || self.fleet.has_accepted(&trial.key, &trial.resources);
-            let is_over = trial.until <= now && !self.fleet.suspicions().names(&trial.key);
-            if !is_back && !is_accepted() && !is_over {
-                if trial.until <= now {
-                    trial.until = self.fleet.suspicions().due_at().unwrap_or(now + PATIENCE);
-                }
-                return;
-            }
-            self.last = Some(trial.key.clone());
-            self.trial = None;
+            .retain(|key, at| quarantined.contains_key(key) || now < *at + RECORDED_WITHIN);
+        if !self.is_trial_over(&quarantined, now) {
+            return;
         }
 
-        let untried = quarantined.iter().filter(|one| !one.quarantine.is_sole_suspect);
+        let untried = quarantined.values().filter(|one| !one.quarantine.is_sole_suspect);
         let (due, of_others): (Vec<&Quarantined<'_>>, Vec<_>) = untried.partition(|one| {
             let age = SystemTime::now().duration_since(one.since).unwrap_or_default();
             self.own.contains_key(one.key) || age >= ADOPTED_AFTER
         });
         self.adopts_at = (!of_others.is_empty()).then_some(now + ADOPTED_AFTER);
-        let is_after_last = |one: &&&Quarantined<'_>| self.last.as_ref().is_none_or(|last| one.key > last);
-        let next = due.iter().find(is_after_last);
-        let Some(next) = next.or_else(|| due.first()) else {
-            self.fleet.suspicions().await_acks(false);
-            return;
+        let keys = self.trials.next(&due.iter().map(|one| one.key).collect());
+        self.fleet.suspicions().await_acks(!keys.is_empty());
+        match keys.as_slice() {
+            [] => return,
+            [key] => {
+                info!(document.key = %key, "Document is tried again alone: proxies refused it together with others")
+            }
+            [first, ..] => info!(
+                documents = keys.len(),
+                first = %first,
+                "Half of the documents that proxies refused together are tried again"
+            ),
+        }
+
+        let tried = |key: DocumentKey| {
+            let one = quarantined.get(&key)?;
+            let tried = Tried {
+                about: one.about,
+                since: one.since,
+                resources: one.quarantine.resources.clone(),
+            };
+            Some((key, tried))
         };
-        info!(document.key = %next.key, "Document is tried again alone: proxies refused it together with others");
+        let documents: BTreeMap<_, _> = keys.into_iter().filter_map(tried).collect();
+        let texts = documents.iter().map(|(key, tried)| (key.clone(), tried.about));
+        let command = Command::TryAgain(texts.collect());
         self.trial = Some(Trial {
-            key: next.key.clone(),
-            about: next.about,
-            since: next.since,
-            resources: next.quarantine.resources.clone(),
+            documents,
+            is_refused: false,
             until: now + PATIENCE.max(TRIAL),
         });
-        self.fleet.suspicions().await_acks(true);
-        let command = Command::TryAgain {
-            key: next.key.clone(),
-            about: next.about,
-        };
         self.send(command).await;
+    }
+
+    /// Whether no trial is going on. Ends one that is decided.
+    fn is_trial_over(&mut self, quarantined: &BTreeMap<&DocumentKey, Quarantined<'_>>, now: Instant) -> bool {
+        let Some(trial) = &mut self.trial else { return true };
+        let documents = &trial.documents;
+        let is_back = |(key, tried): &(&DocumentKey, &Tried)| tried.is_back(quarantined.get(key));
+        let back = documents.iter().filter(is_back).count();
+        if back > 0 && !trial.is_refused {
+            (trial.is_refused, trial.until) = (true, now + FALL_BACK_WITHIN);
+        }
+
+        let is_late = trial.until <= now;
+        let of_trial = || documents.iter().map(|(key, tried)| (key, &*tried.resources));
+        let outcome = if back == documents.len() || (trial.is_refused && is_late) {
+            Outcome::Refused
+        } else if !trial.is_refused && self.fleet.has_accepted_all(of_trial()) {
+            Outcome::Accepted
+        } else if is_late && !self.fleet.suspicions().may_be_of(&documents.keys().collect()) {
+            Outcome::Unanswered
+        } else {
+            if is_late {
+                trial.until = self.fleet.suspicions().due_at().unwrap_or(now + PATIENCE);
+            }
+            return false;
+        };
+        self.trials.on_end(outcome);
+        self.trial = None;
+        true
     }
 
     async fn send(&self, command: Command) {

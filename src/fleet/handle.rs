@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::registry::Registry;
 use super::stream::{Sent, Stream};
 use super::suspicions::Suspicion;
-use super::{Conditions, Nack, Observer, Suspect, UnresolvedNack};
+use super::{Conditions, Nack, Observer, Suspects, UnresolvedNack};
 use crate::resource::ResourceType;
 use crate::snapshot::set::ResourceSet;
 use crate::snapshot::version::SetVersion;
@@ -84,15 +84,16 @@ impl StreamHandle {
         code: i32,
         message: &str,
         sequence: u64,
-        suspects: Vec<Suspect>,
+        suspects: impl Into<Suspects>,
     ) {
+        let Suspects { shown, all } = suspects.into();
         self.observer.nacked(resource_type, self.stream.identity.variant);
         let message = message[..message.floor_char_boundary(MESSAGE_MAX)].to_owned();
         let unresolved = UnresolvedNack {
             resource_type,
             sequence,
             message: message.as_str().into(),
-            suspects,
+            suspects: shown,
         };
 
         let nack = Box::new(Nack {
@@ -103,7 +104,7 @@ impl StreamHandle {
 
         self.stream.of_type(resource_type, |of_type| of_type.nack = Some(nack));
         let mut facts = self.stream.facts();
-        let suspicion = Suspicion::of(&facts.group, &unresolved);
+        let suspicion = Suspicion::of(&facts.group, &unresolved, all);
         facts.unresolved_nacks.push(unresolved);
         if facts.unresolved_nacks.len() > UNRESOLVED_MAX {
             facts.unresolved_nacks.remove(0);

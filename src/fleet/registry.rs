@@ -248,21 +248,9 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::document::key::{DocumentKey, Kind};
-    use crate::fleet::{Fleet, Nonce, Sent, Subscribed, Suspect};
+    use crate::fleet::{Fleet, Nonce, Sent, Subscribed, Suspect, Suspects};
     use crate::resource::{ResourceType, ResourceVersion};
     use crate::snapshot::version::SetVersion;
-
-    fn identity(node_id: &str) -> Identity {
-        Identity {
-            node_id: node_id.into(),
-            node_cluster: "c".into(),
-            group: "default".into(),
-            address: None,
-            variant: Variant::Delta,
-            aggregated: true,
-            connected_at: SystemTime::now(),
-        }
-    }
 
     fn sent(sequence: u64) -> Sent {
         Sent {
@@ -275,8 +263,8 @@ mod tests {
     #[test]
     fn a_stream_is_listed_while_connected_and_kept_when_ended() {
         let fleet = Fleet::default();
-        let handle = fleet.connect(identity("n1"));
-        let other = fleet.connect(identity("n2"));
+        let handle = fleet.connect(Identity::of_test("n1"));
+        let other = fleet.connect(Identity::of_test("n2"));
         assert_eq!(
             (fleet.connected(Variant::Delta), fleet.connected(Variant::Sotw)),
             (2, 0)
@@ -297,11 +285,11 @@ mod tests {
     fn ended_streams_are_forgotten_by_age_and_number() {
         let registry = Registry::default();
         let now = SystemTime::now();
-        let stream = registry.connect(identity("old"));
+        let stream = registry.connect(Identity::of_test("old"));
         registry.disconnect(&stream, now - REMEMBERED_FOR - Duration::from_secs(1));
         assert_eq!(registry.views(now, 0, &|_| true).count(), 0);
         for number in 0..=REMEMBERED {
-            let stream = registry.connect(identity(&number.to_string()));
+            let stream = registry.connect(Identity::of_test(&number.to_string()));
             registry.disconnect(&stream, now);
         }
         assert_eq!(registry.views(now, 0, &|_| true).count(), REMEMBERED);
@@ -310,14 +298,14 @@ mod tests {
     #[test]
     fn two_aggregated_streams_of_one_node_are_marked() {
         let fleet = Fleet::default();
-        let one = fleet.connect(identity("n1"));
+        let one = fleet.connect(Identity::of_test("n1"));
         assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
         let _per_type = fleet.connect(Identity {
             aggregated: false,
-            ..identity("n1")
+            ..Identity::of_test("n1")
         });
         assert_eq!(fleet.clients()[0].warnings, Vec::<&str>::new());
-        let _two = fleet.connect(identity("n1"));
+        let _two = fleet.connect(Identity::of_test("n1"));
         assert_eq!(fleet.clients()[0].warnings, ["duplicate_node_id"]);
         drop(one);
         assert!(fleet.clients().iter().all(|client| client.warnings.is_empty()));
@@ -326,10 +314,17 @@ mod tests {
     #[test]
     fn a_nack_is_shown_until_a_later_response_is_acknowledged() {
         let fleet = Fleet::default();
-        let handle = fleet.connect(identity("n1"));
+        let handle = fleet.connect(Identity::of_test("n1"));
         handle.subscribed(ResourceType::Cluster, None);
         handle.sent(ResourceType::Cluster, sent(1), false);
-        handle.nacked(ResourceType::Cluster, &sent(1), 13, &"é".repeat(4096), 1, vec![]);
+        handle.nacked(
+            ResourceType::Cluster,
+            &sent(1),
+            13,
+            &"é".repeat(4096),
+            1,
+            Suspects::default(),
+        );
         let view = || fleet.clients()[0].types[&ResourceType::Cluster].clone();
         let nack = view().nack.expect("a NACK");
         assert_eq!(
@@ -343,15 +338,16 @@ mod tests {
     #[test]
     fn a_nack_is_unresolved_until_a_later_answer_or_until_its_node_reconnects() {
         let fleet = Fleet::default();
-        let suspects = |name: &str| {
+        let suspects = |name: &str| -> Suspects {
             let documents = vec![DocumentKey::new(Kind::Clusters, name)];
-            vec![Suspect {
+            let suspect = Suspect {
                 resource: name.into(),
                 version: ResourceVersion::of(name.as_bytes()),
                 documents,
                 is_complete: true,
                 parts: None,
-            }]
+            };
+            vec![suspect].into()
         };
         let unresolved = || -> Vec<String> {
             let unresolved = fleet.unresolved_nacks();
@@ -360,7 +356,7 @@ mod tests {
                 .map(|(node, nack)| format!("{node} {}", nack.suspects[0].resource))
                 .collect()
         };
-        let handle = fleet.connect(identity("n1"));
+        let handle = fleet.connect(Identity::of_test("n1"));
         handle.nacked(ResourceType::Cluster, &sent(1), 13, "no", 1, suspects("a"));
         handle.nacked(ResourceType::Cluster, &sent(2), 13, "no", 2, suspects("b"));
         assert_eq!(unresolved(), ["n1 a", "n1 b"]);
@@ -372,7 +368,7 @@ mod tests {
         handle.nacked(ResourceType::Cluster, &sent(4), 13, "no", 4, suspects("c"));
         drop(handle);
         assert_eq!(unresolved(), ["n1 c"]);
-        let _back = fleet.connect(identity("n1"));
+        let _back = fleet.connect(Identity::of_test("n1"));
         assert_eq!(unresolved(), [""; 0]);
     }
 
@@ -380,7 +376,7 @@ mod tests {
     fn names_of_ended_streams_are_bounded() {
         let fleet = Fleet::default();
         let leave = |node_id: &str, names: &Arc<[Arc<str>]>| {
-            let handle = fleet.connect(identity(node_id));
+            let handle = fleet.connect(Identity::of_test(node_id));
             handle.subscribed(ResourceType::Endpoint, Some(names));
             handle.subscribed(ResourceType::Route, Some(&Arc::from([])));
         };
@@ -413,7 +409,7 @@ mod tests {
     #[test]
     fn a_message_too_large_for_a_grpc_library_is_marked() {
         let fleet = Fleet::default();
-        let handle = fleet.connect(identity("n1"));
+        let handle = fleet.connect(Identity::of_test("n1"));
         handle.sent(ResourceType::Cluster, sent(1), true);
         assert_eq!(fleet.clients()[0].warnings, ["response_too_large"]);
     }

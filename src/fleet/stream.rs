@@ -31,6 +31,22 @@ pub struct Identity {
     pub connected_at: SystemTime,
 }
 
+#[cfg(test)]
+impl Identity {
+    /// A delta stream of all types.
+    pub(super) fn of_test(node_id: &str) -> Self {
+        Self {
+            node_id: node_id.into(),
+            node_cluster: "c".into(),
+            group: "default".into(),
+            address: None,
+            variant: Variant::Delta,
+            aggregated: true,
+            connected_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+}
+
 /// One response as handed to the stream.
 #[derive(Debug, Clone)]
 pub struct Sent {

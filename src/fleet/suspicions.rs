@@ -5,9 +5,10 @@
 //! flag. Streams are looked at only when a NACK is judged.
 //!
 //! A document is accepted if a stream has ACKed, or reported, a resource with the same content of the document, also a
-//! stream that ended lately. A NACK whose suspects are more than [`SUSPECTS_MAX`] is laid on no document, nor is one of
+//! stream that ended lately. A NACK whose suspects are more than [`LAID_ON_MAX`] is laid on no document, nor is one of
 //! registrations: a whole cluster would lose its endpoints for one of them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,9 @@ use imbl::ordmap::DiffItem;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::{SUSPECTS_MAX, Suspect, UnresolvedNack};
+use super::{LAID_ON_MAX, SUSPECTS_MAX, Suspect, UnresolvedNack};
 use crate::document::key::{DocumentKey, Kind};
 use crate::resource::compile::parts::Parts;
 use crate::resource::refused::RefusedResource;
@@ -39,19 +41,51 @@ pub struct Suspicion {
     group: Arc<str>,
     resource_type: ResourceType,
     suspects: Vec<Suspect>,
+    /// All resources, if the suspects are the first ones only.
+    all: Option<Arc<[Arc<Resource>]>>,
 }
 
 /// The same content is judged once, however many proxies refuse it.
 type Content = (ResourceType, Vec<(Arc<str>, ResourceVersion)>);
 
 impl Suspicion {
-    /// Of a NACK by a proxy of this group.
-    pub(super) fn of(group: &Arc<str>, nack: &UnresolvedNack) -> Self {
+    /// Of a NACK by a proxy of this group. `all`: see [`Suspects::all`](super::Suspects::all).
+    pub(super) fn of(group: &Arc<str>, nack: &UnresolvedNack, all: Option<Arc<[Arc<Resource>]>>) -> Self {
         Self {
             group: Arc::clone(group),
             resource_type: nack.resource_type,
             suspects: nack.suspects.clone(),
+            all,
         }
+    }
+
+    /// Every resource that may be the cause; `None`: they are too many.
+    fn suspects(&self) -> Option<Cow<'_, [Suspect]>> {
+        match &self.all {
+            None => Some(Cow::Borrowed(&self.suspects)),
+            Some(all) if all.is_empty() => None,
+            Some(all) => Some(all.iter().map(|resource| Suspect::of(resource)).collect()),
+        }
+    }
+
+    /// Whether a NACK is about one of the resources, in the same version.
+    fn is_of(&self, nack: &UnresolvedNack) -> bool {
+        let is_same = |one: &Suspect, other: &Suspect| one.resource == other.resource && one.version == other.version;
+        self.resource_type == nack.resource_type
+            && (nack.suspects.iter()).any(|one| self.suspects.iter().any(|other| is_same(one, other)))
+    }
+
+    /// Whether one of the documents may be the cause.
+    fn may_be_of(&self, documents: &BTreeSet<&DocumentKey>) -> bool {
+        let has = |suspect: &Suspect| match &suspect.parts {
+            Some(parts) if !suspect.is_complete => documents.iter().any(|key| parts.contains_key(*key)),
+            _ => suspect.documents.iter().any(|key| documents.contains(key)),
+        };
+        let of_all = || {
+            let mut all = self.all.iter().flat_map(|all| all.iter());
+            all.any(|resource| resource.made_of().any(|key| documents.contains(key)))
+        };
+        self.suspects.iter().any(has) || of_all()
     }
 
     fn content(&self) -> Content {
@@ -154,12 +188,11 @@ impl Suspicions {
         }
     }
 
-    /// Whether a NACK that waits names a document.
+    /// Whether a NACK that waits may be of one of these documents.
     #[must_use]
-    pub fn names(&self, document: &DocumentKey) -> bool {
+    pub fn may_be_of(&self, documents: &BTreeSet<&DocumentKey>) -> bool {
         let pending = self.pending.lock();
-        let mut suspects = pending.values().flat_map(|(_, suspicion)| &suspicion.suspects);
-        suspects.any(|suspect| suspect.documents.contains(document))
+        pending.values().any(|(_, suspicion)| suspicion.may_be_of(documents))
     }
 }
 
@@ -241,8 +274,11 @@ pub fn refusal_reason(nodes: &BTreeSet<Arc<str>>, suspects: usize, message: &str
 
 /// See [`super::Fleet::judge`].
 pub(super) fn judge(suspicion: &Suspicion, evidence: &Evidence) -> Option<Judged> {
+    let Some(suspects) = suspicion.suspects() else {
+        return too_many();
+    };
     let mut documents: BTreeMap<DocumentKey, Vec<RefusedResource>> = BTreeMap::new();
-    for suspect in &suspicion.suspects {
+    for suspect in &*suspects {
         let accepted = evidence.accepted(suspicion.resource_type, &suspect.resource);
         for key in candidates(suspect, &accepted)? {
             let refused = suspect.refused(&suspicion.group, suspicion.resource_type, &key);
@@ -251,17 +287,23 @@ pub(super) fn judge(suspicion: &Suspicion, evidence: &Evidence) -> Option<Judged
             }
         }
     }
-    if documents.len() > SUSPECTS_MAX || documents.keys().any(|key| key.kind == Kind::Services) {
+    if documents.is_empty() || documents.keys().any(|key| key.kind == Kind::Services) {
         return None;
     }
+    if documents.len() > LAID_ON_MAX {
+        return too_many();
+    }
 
+    // A proxy that refuses a later version with one of the documents. The first few tell, if there are many.
     let refuses = |nack: &UnresolvedNack| {
         let mut refused = documents
             .iter()
+            .take(SUSPECTS_MAX)
             .flat_map(|(key, all)| all.iter().map(move |one| (key, one)));
-        refused.any(|(key, one)| {
-            one.resource_type == nack.resource_type && nack.suspects.iter().any(|suspect| suspect.has(key, one))
-        })
+        (suspicion.all.is_some() && suspicion.is_of(nack))
+            || refused.any(|(key, one)| {
+                one.resource_type == nack.resource_type && nack.suspects.iter().any(|suspect| suspect.has(key, one))
+            })
     };
     let refusing: Vec<_> = evidence.nacks.iter().filter(|(_, nack)| refuses(nack)).collect();
     let message = Arc::clone(&refusing.first()?.1.message);
@@ -271,6 +313,12 @@ pub(super) fn judge(suspicion: &Suspicion, evidence: &Evidence) -> Option<Judged
         nodes,
         message,
     })
+}
+
+/// An operator has to find the cause.
+fn too_many<T>() -> Option<T> {
+    warn!("A NACK may be of any of more than {LAID_ON_MAX} documents: none of them falls back");
+    None
 }
 
 /// See [`super::Fleet::has_accepted`].
@@ -289,7 +337,7 @@ fn candidates(suspect: &Suspect, accepted: &[&Arc<Resource>]) -> Option<Vec<Docu
     let parts = suspect.parts.as_ref()?;
     let mut accepted = accepted.iter().filter_map(|resource| resource.parts.as_ref());
     let Some(first) = accepted.next() else {
-        return (parts.len() <= SUSPECTS_MAX).then(|| parts.keys().cloned().collect());
+        return Some(parts.keys().take(LAID_ON_MAX + 1).cloned().collect());
     };
     let mut differing = differing(first, parts);
     for other in accepted {
@@ -311,20 +359,12 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Variant};
+    use crate::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspects};
     use crate::resource::compile::parts::Part;
     use crate::snapshot::version::SetVersion;
 
     fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
-        let handle = fleet.connect(Identity {
-            node_id: node_id.into(),
-            node_cluster: "c".into(),
-            group: "default".into(),
-            address: None,
-            variant: Variant::Delta,
-            aggregated: true,
-            connected_at: SystemTime::UNIX_EPOCH,
-        });
+        let handle = fleet.connect(Identity::of_test(node_id));
         handle.subscribed(ResourceType::Route, None);
         handle
     }
@@ -349,12 +389,15 @@ mod tests {
         Arc::new(ResourceSet::new(ResourceType::Route).apply(&[entry]))
     }
 
-    fn nack(handle: &StreamHandle, table: &Arc<Resource>, documents: &[&str], is_complete: bool) {
-        let sent = Sent {
+    fn sent() -> Sent {
+        Sent {
             version: SetVersion(1),
             nonce: Some(Nonce::new(0, 1)),
             at: SystemTime::UNIX_EPOCH,
-        };
+        }
+    }
+
+    fn nack(handle: &StreamHandle, table: &Arc<Resource>, documents: &[&str], is_complete: bool) {
         let suspect = Suspect {
             resource: Arc::clone(&table.name),
             version: table.version,
@@ -362,7 +405,7 @@ mod tests {
             is_complete,
             parts: table.parts.clone(),
         };
-        handle.nacked(ResourceType::Route, &sent, 13, "no", 1, vec![suspect]);
+        handle.nacked(ResourceType::Route, &sent(), 13, "no", 1, vec![suspect]);
     }
 
     /// What is judged when the time is over: the documents, a list for each NACK.
@@ -451,10 +494,60 @@ mod tests {
         };
         let bad = table(&parts(2));
         nack(&new, &bad, &["r0", "r1"], false);
-        assert_eq!(judged(&fleet), [None], "any of a hundred may be the cause");
+        let all: Vec<String> = bad.parts.as_ref().unwrap().keys().map(ToString::to_string).collect();
+        assert_eq!(judged(&fleet), [Some(all)], "any of a hundred may be the cause");
         other.holds(ResourceType::Route, Some(&set(&table(&parts(1)))));
         nack(&new, &bad, &["r0", "r1"], false);
         assert_eq!(judged(&fleet), [laid_on(&["routes/r77"])]);
+    }
+
+    fn cluster(name: &str) -> Arc<Resource> {
+        let document = DocumentKey::new(Kind::Clusters, name);
+        Arc::new(Resource::new(name, name.as_bytes().to_vec(), vec![document]))
+    }
+
+    #[test]
+    fn of_many_resources_all_may_be_the_cause_that_no_other_proxy_has_accepted() {
+        let fleet = Fleet::default();
+        let (new, other) = (connect(&fleet, "n1"), connect(&fleet, "n2"));
+        let clusters: Vec<_> = (0..100).map(|number| cluster(&format!("c{number:02}"))).collect();
+        let nack = || {
+            let suspects = Suspects {
+                shown: clusters[..SUSPECTS_MAX].iter().map(|one| Suspect::of(one)).collect(),
+                all: Some(clusters.as_slice().into()),
+            };
+            new.nacked(ResourceType::Cluster, &sent(), 13, "no", 1, suspects);
+        };
+        nack();
+        assert!(
+            fleet
+                .suspicions()
+                .may_be_of(&[&DocumentKey::new(Kind::Clusters, "c77")].into())
+        );
+        let names: Vec<String> = (0..100).map(|number| format!("clusters/c{number:02}")).collect();
+        assert_eq!(judged(&fleet), [Some(names.clone())]);
+
+        let accepted: Vec<_> = clusters[..90]
+            .iter()
+            .map(|one| (Arc::clone(&one.name), Some(Arc::clone(one))))
+            .collect();
+        other.subscribed(ResourceType::Cluster, None);
+        let accepted = Arc::new(ResourceSet::new(ResourceType::Cluster).apply(&accepted));
+        other.holds(ResourceType::Cluster, Some(&accepted));
+        nack();
+        assert_eq!(judged(&fleet), [Some(names[90..].to_vec())]);
+    }
+
+    #[test]
+    fn a_nack_of_too_many_resources_is_laid_on_none() {
+        let fleet = Fleet::default();
+        let one = connect(&fleet, "n1");
+        let suspects = Suspects {
+            shown: vec![Suspect::of(&cluster("a"))],
+            all: Some(Arc::default()),
+        };
+        one.nacked(ResourceType::Cluster, &sent(), 13, "no", 1, suspects);
+        assert_eq!(judged(&fleet), [None]);
     }
 
     #[test]
@@ -472,11 +565,6 @@ mod tests {
     fn registrations_do_not_fall_back() {
         let fleet = Fleet::default();
         let one = connect(&fleet, "n1");
-        let sent = Sent {
-            version: SetVersion(1),
-            nonce: Some(Nonce::new(0, 1)),
-            at: SystemTime::UNIX_EPOCH,
-        };
         let suspect = Suspect {
             resource: "x".into(),
             version: ResourceVersion::of(b"x"),
@@ -484,7 +572,7 @@ mod tests {
             is_complete: true,
             parts: None,
         };
-        one.nacked(ResourceType::Endpoint, &sent, 13, "no", 1, vec![suspect]);
+        one.nacked(ResourceType::Endpoint, &sent(), 13, "no", 1, vec![suspect]);
         assert_eq!(judged(&fleet), [None]);
     }
 
@@ -495,7 +583,7 @@ mod tests {
         nack(&one, &table(&[("a", 2)]), &["a"], true);
         let due = fleet.suspicions().take_due(Instant::now() + PATIENCE);
         nack(&one, &table(&[("a", 2), ("b", 2)]), &["a", "b"], true);
-        assert!(fleet.suspicions().names(&route("b")));
+        assert!(fleet.suspicions().may_be_of(&[&route("b")].into()));
         let later = Instant::now() + PATIENCE;
         fleet.suspicions().postpone(&due, later);
         assert!(fleet.suspicions().take_due(later).is_empty());

@@ -141,9 +141,10 @@ impl<S: Ord + Clone> Cut<S> {
 mod tests {
     use super::*;
     use crate::document::key::Root;
+    use crate::reconcile::run;
 
     fn now() -> Instant {
-        tokio::time::Instant::now().into_std()
+        run::now().instant
     }
 
     fn both_listed_at(revision: i64) -> Cut<Root> {

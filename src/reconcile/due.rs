@@ -17,11 +17,7 @@ use crate::document::key::{DocumentKey, Root};
 /// The records that are to be written so that they say what the world serves at `keys`, and what its roots hold.
 pub(super) fn records(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTime) -> Vec<MemoryWrite> {
     let mut writes = Vec::new();
-    let documents_are_read = world
-        .roots
-        .iter()
-        .all(|(root, state)| *root == Root::Registrations || state.origin == Origin::Store);
-    if world.memory.listed.contains(&Folder::LastGood) && documents_are_read {
+    if world.memory.listed.contains(&Folder::LastGood) && world.has_listed_documents() {
         writes.extend(keys.iter().filter_map(|key| last_good_due(world, key, now)));
     }
     if world.memory.listed.contains(&Folder::Held) {
@@ -106,12 +102,7 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
         (None, Some(_)) => None,
     };
 
-    Some(MemoryWrite {
-        folder: Folder::LastGood,
-        full_key,
-        record,
-        replaces: known.map(|known| Arc::clone(&known.etag)),
-    })
+    Some(MemoryWrite::over(known, Folder::LastGood, full_key, record))
 }
 
 /// The end of a quarantine: the document has another text, or is gone.
@@ -166,12 +157,8 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
         (None, None) => return None,
         (None, Some(known)) => {
             let knows_better = state.knows_that_acts(key) || state.decided >= hold_of(world, &root);
-            return (known.record.about <= state.revision && knows_better).then(|| MemoryWrite {
-                folder: Folder::Held,
-                full_key,
-                record: None,
-                replaces: Some(Arc::clone(&known.etag)),
-            });
+            return (known.record.about <= state.revision && knows_better)
+                .then(|| MemoryWrite::over(Some(known), Folder::Held, full_key, None));
         }
     };
 
@@ -188,12 +175,8 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     if known.is_some_and(|known| is_said(&known.record)) {
         return None;
     }
-    Some(MemoryWrite {
-        folder: Folder::Held,
-        full_key,
-        record: Some(Record { about, since, content }),
-        replaces: known.map(|known| Arc::clone(&known.etag)),
-    })
+    let record = Record { about, since, content };
+    Some(MemoryWrite::over(known, Folder::Held, full_key, Some(record)))
 }
 
 fn is_released(write: &MemoryWrite) -> bool {
@@ -238,10 +221,5 @@ fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> 
         _ => return None,
     };
     let known = world.memory.held(prefix);
-    Some(MemoryWrite {
-        folder: Folder::Held,
-        full_key: prefix.into(),
-        record: Some(record),
-        replaces: known.map(|known| Arc::clone(&known.etag)),
-    })
+    Some(MemoryWrite::over(known, Folder::Held, prefix.into(), Some(record)))
 }

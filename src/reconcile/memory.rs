@@ -203,6 +203,18 @@ pub struct MemoryWrite {
     pub replaces: Option<Arc<str>>,
 }
 
+impl MemoryWrite {
+    /// Write this record in the place of the one that is known.
+    pub(super) fn over(known: Option<&Known>, folder: Folder, full_key: Arc<str>, record: Option<Record>) -> Self {
+        Self {
+            folder,
+            full_key,
+            record,
+            replaces: known.map(|known| Arc::clone(&known.etag)),
+        }
+    }
+}
+
 impl Memory {
     pub(super) fn last_good(&self, full_key: &str) -> Option<&Known> {
         self.last_good.get(full_key)

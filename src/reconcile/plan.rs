@@ -12,7 +12,7 @@
 //!
 //! A plan costs time for changes only, not for the whole world. The world before it stays as it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -92,13 +92,9 @@ pub enum Input {
         /// The `mod_revision` of the text.
         about: i64,
     },
-    /// The quarantine of this text ends: the text is tried again.
-    TryAgain {
-        /// The document.
-        key: DocumentKey,
-        /// The `mod_revision` of the text.
-        about: i64,
-    },
+    /// The quarantine of these texts ends, and they are tried again: documents, each with the `mod_revision` of its
+    /// text.
+    TryAgain(BTreeMap<DocumentKey, i64>),
     /// Time passed: holds that are over end.
     Tick,
 }
@@ -200,7 +196,7 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
         | Input::Release(_)
         | Input::Refused(_)
         | Input::Accepted { .. }
-        | Input::TryAgain { .. } => Batching::Alone,
+        | Input::TryAgain(_) => Batching::Alone,
         Input::Event { root, event } => match event {
             Event::Listed { .. } => Batching::Alone,
             Event::Changed { changes, .. } => batching_of_changes(layout, root, changes),

@@ -10,11 +10,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::hold::Origin;
 use super::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record};
 use super::refusal::{Awaited, Refusal};
 use super::text::Text;
 use super::world::{Record as Document, World};
-use crate::document::key::{DocumentKey, Kind};
+use crate::document::key::{DocumentKey, Kind, Root};
 use crate::resource::refused::RefusedResource;
 
 /// A document that does not serve its latest text, because proxies refuse that.
@@ -111,22 +112,12 @@ fn record(
         content: Content::Refused(text, Arc::new(quarantine)),
     };
     let known = world.memory.quarantine(full_key);
-    MemoryWrite {
-        folder: Folder::Quarantine,
-        full_key: Arc::clone(full_key),
-        record: Some(record),
-        replaces: known.map(|known| Arc::clone(&known.etag)),
-    }
+    MemoryWrite::over(known, Folder::Quarantine, Arc::clone(full_key), Some(record))
 }
 
 /// The write that ends the quarantine of a key.
 pub(super) fn end(full_key: &Arc<str>, known: &Known) -> MemoryWrite {
-    MemoryWrite {
-        folder: Folder::Quarantine,
-        full_key: Arc::clone(full_key),
-        record: None,
-        replaces: Some(Arc::clone(&known.etag)),
-    }
+    MemoryWrite::over(Some(known), Folder::Quarantine, Arc::clone(full_key), None)
 }
 
 /// The record of a key, after one of this replica's proxies has accepted the text; and the write that tells the others.
@@ -142,12 +133,8 @@ pub(super) fn accepted(full_key: &Arc<str>, known: &Known) -> Option<(Known, Mem
         content: Content::Refused(text.clone(), Arc::new(quarantine)),
         ..known.record.clone()
     };
-    let write = MemoryWrite {
-        folder: Folder::Quarantine,
-        full_key: Arc::clone(full_key),
-        record: Some(record.clone()),
-        replaces: Some(Arc::clone(&known.etag)),
-    };
+    let full_key = Arc::clone(full_key);
+    let write = MemoryWrite::over(Some(known), Folder::Quarantine, full_key, Some(record.clone()));
     let known = Known {
         record,
         ..known.clone()
@@ -179,6 +166,29 @@ fn quarantine_at<'a>(
 }
 
 impl World {
+    /// Whether an earlier text of a refused document is being looked for.
+    pub(super) fn is_refusal_open(&self, key: &DocumentKey) -> bool {
+        self.awaited.contains_key(key)
+    }
+
+    /// Records of the quarantine about latest texts, with full key and refused text.
+    pub(super) fn refused_texts(&self) -> impl Iterator<Item = (&Arc<str>, &Record, &Arc<Text>)> {
+        let layout = &self.options.layout;
+        let full_keys = self.memory.keys(Folder::Quarantine);
+        full_keys.filter_map(|full_key| {
+            let root = layout.root_of(full_key.as_bytes())?;
+            let document = self.records.get(&layout.locate(&root, full_key.as_bytes()))?;
+            let (known, text) = (self.memory.quarantine(full_key)?, document.text.as_ref()?);
+            (known.record.about == text.mod_revision).then_some((full_key, &known.record, text))
+        })
+    }
+
+    /// Whether every document in the world is of the store, not of the state directory.
+    pub(super) fn has_listed_documents(&self) -> bool {
+        let mut roots = self.roots.iter();
+        roots.all(|(root, state)| *root == Root::Registrations || state.origin == Origin::Store)
+    }
+
     /// Documents that do not serve their latest text, because proxies refuse that; sorted.
     pub fn quarantined(&self) -> impl Iterator<Item = Quarantined<'_>> {
         let full_keys = self.memory.keys(Folder::Quarantine);

@@ -25,7 +25,7 @@ use super::coalesce::Pace;
 use super::cut::{Answer, Cut};
 use super::hold::CONFIRMED_AFTER;
 use super::memory::{Content, Folder, Known, MemoryWrite};
-use super::persist::disk::{Disk, Saved};
+use super::persist::disk::{Disk, Kept, Saved};
 use super::plan::{Input, Moment, Plan, plan};
 use super::refusal::{Refusal, Witness};
 use super::world::World;
@@ -61,13 +61,8 @@ pub enum Command {
     Release(Option<Vec<String>>),
     /// Every proxy that answered refuses these documents.
     Refuse(Vec<Refusal>),
-    /// Try a quarantined text again.
-    TryAgain {
-        /// The document.
-        key: DocumentKey,
-        /// The `mod_revision` of the text.
-        about: i64,
-    },
+    /// Try quarantined texts again: documents, each with the `mod_revision` of its text.
+    TryAgain(BTreeMap<DocumentKey, i64>),
 }
 
 /// The parts of the loop.
@@ -137,6 +132,8 @@ pub struct Reconciler {
     /// What an earlier run saved, until the store's content is published. It serves where the store does not answer.
     /// Otherwise it is only asked for good texts that the store's history has lost.
     saved: Option<Saved>,
+    /// The quarantine of an earlier run, if it is saved in the state directory, until its documents are listed.
+    kept: Vec<Kept>,
     /// Documents served before, or were listed, so an empty prefix is no mistake.
     had_documents: bool,
     /// A snapshot of the store's content was published. Saved state may serve before.
@@ -185,6 +182,15 @@ impl Waiting {
     }
 }
 
+/// This moment. Tests may pause the clock of its instant.
+#[must_use]
+pub fn now() -> Moment {
+    Moment {
+        instant: tokio::time::Instant::now().into_std(),
+        wall: SystemTime::now(),
+    }
+}
+
 /// Inputs in the order of their revisions, so that replicas plan a revision alike. Inputs of one source keep their
 /// order: the list of another history may have a lower revision.
 fn in_order(inputs: Vec<(i64, Input)>) -> Vec<Input> {
@@ -226,6 +232,7 @@ impl Reconciler {
             hold_ends: None,
             relists: BTreeMap::new(),
             saved: None,
+            kept: Vec::new(),
             had_documents: false,
             has_published_store: false,
             roots,
@@ -259,13 +266,16 @@ impl Reconciler {
     /// Run until cancelled.
     pub async fn run(mut self, token: CancellationToken) {
         let mut helpers = JoinSet::new();
+        if !self.parts.backend.is_shared() {
+            self.kept = self.parts.disk.keep_quarantine();
+        }
         helpers.spawn(self.parts.disk.clone().run(self.saves.subscribe(), token.clone()));
         helpers.spawn(self.recall.writer(token.clone()));
         self.load_saved();
         let mut events = self.follow(&mut helpers, &token);
         while !token.is_cancelled() {
             self.wait(&mut events, &token).await;
-            let now = self.now();
+            let now = now();
             self.ask_for_due_lists(now.instant);
             let is_due = self.is_due(now.instant);
             if (is_due || self.is_awaited()) && self.is_whole(now.instant) {
@@ -277,13 +287,6 @@ impl Reconciler {
         }
         drop(self);
         while helpers.join_next().await.is_some() {}
-    }
-
-    fn now(&self) -> Moment {
-        Moment {
-            instant: tokio::time::Instant::now().into_std(),
-            wall: SystemTime::now(),
-        }
     }
 
     fn is_published(&self) -> bool {
@@ -300,7 +303,7 @@ impl Reconciler {
                     documents = saved.entries.len(),
                     "Saved state is loaded; it serves only if the store does not answer"
                 );
-                self.roots.restored(self.now().instant);
+                self.roots.restored(now().instant);
                 self.saved = Some(saved);
             }
             Err(error) => {
@@ -460,9 +463,7 @@ impl Reconciler {
 
     /// Add an input with its revision of the store; 0: the input has none.
     fn add(&mut self, revision: i64, input: Input) {
-        self.waiting
-            .since
-            .get_or_insert_with(|| tokio::time::Instant::now().into_std());
+        self.waiting.since.get_or_insert_with(|| now().instant);
         self.waiting.inputs.push((revision, input));
     }
 
@@ -543,7 +544,7 @@ impl Reconciler {
 
     fn on_event(&mut self, root: Root, event: Event) {
         self.parts.observer.observed(&root, &event);
-        let now = tokio::time::Instant::now().into_std();
+        let now = now().instant;
         let followed = Followed::Root(root.clone());
         let revision = match &event {
             Event::Alive => {
@@ -588,7 +589,28 @@ impl Reconciler {
         if revision > 0 {
             self.begin_trace(revision);
         }
+        let kept = self.take_kept(&event);
         self.add(revision, Input::Event { root, event });
+        if !kept.is_empty() {
+            let (folder, whole, records) = (Folder::Quarantine, false, kept);
+            self.add(revision, Input::Remembered { folder, whole, records });
+        }
+    }
+
+    /// Records of the quarantine that an earlier run saved, and that are about entries of this list.
+    fn take_kept(&mut self, event: &Event) -> Vec<(Arc<str>, Option<Known>)> {
+        let Event::Listed { entries, .. } = event else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        self.kept.retain(|kept| {
+            let place = entries.binary_search_by(|entry| (*entry.key).cmp(kept.full_key.as_bytes()));
+            let Ok(place) = place else { return true };
+            let known = kept.about(&entries[place]).map(|record| Known::new(record, ""));
+            taken.extend(known.map(|known| (Arc::clone(&kept.full_key), Some(known))));
+            false
+        });
+        taken
     }
 
     /// One trace a change: from the first revision that arrives to the ACKs of its publish.
@@ -602,7 +624,7 @@ impl Reconciler {
         match command {
             Command::Release(keys) => self.add(0, Input::Release(keys)),
             Command::Refuse(refusals) => self.add(0, Input::Refused(refusals)),
-            Command::TryAgain { key, about } => self.add(0, Input::TryAgain { key, about }),
+            Command::TryAgain(texts) => self.add(0, Input::TryAgain(texts)),
         }
     }
 
@@ -648,9 +670,7 @@ impl Reconciler {
     }
 
     fn apply(&mut self, planned: Plan, now: Moment) {
-        for verdict in &planned.verdicts {
-            log::verdict(verdict);
-        }
+        log::verdicts(&planned.verdicts);
         self.hold_ends = planned.deadline;
         for root in planned.relist {
             self.relists.entry(root).or_insert(now.instant + CONFIRMED_AFTER);
@@ -753,9 +773,7 @@ impl Reconciler {
         self.parts.snapshots.publish(Arc::new(self.built.clone()));
 
         if news {
-            let waited = tokio::time::Instant::now()
-                .into_std()
-                .saturating_duration_since(arrived);
+            let waited = now().instant.saturating_duration_since(arrived);
             info!(revision, generation, source, stale, ?waited, "Snapshot published");
             self.parts.observer.published(waited);
         } else {

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use self::idle::Idle;
 use crate::document::key::DocumentKey;
-use crate::fleet::{Conditions, Nonce, Suspect, Variant};
+use crate::fleet::{Conditions, Nonce, Suspects, Variant};
 use crate::proto::wire::Node as WireNode;
 use crate::resource::ResourceType;
 use crate::rollout::Node;
@@ -133,7 +133,7 @@ pub enum Ack {
         /// The first few names of the response.
         names: Vec<Arc<str>>,
         /// The documents that may be the cause, by resource.
-        suspects: Vec<Suspect>,
+        suspects: Suspects,
     },
 }
 

@@ -500,7 +500,7 @@ impl Stream {
                 names,
                 suspects,
             } => {
-                let documents = suspects.iter().flat_map(|suspect| &suspect.documents);
+                let documents = suspects.shown.iter().flat_map(|suspect| &suspect.documents);
                 let documents: Vec<String> = documents.map(ToString::to_string).collect();
                 warn!(
                     parent: &self.span,

@@ -305,6 +305,53 @@ async fn of_several_suspects_only_the_guilty_one_stays_refused() {
 }
 
 #[tokio::test]
+async fn a_directory_keeps_its_quarantine_over_a_restart() {
+    let mut server = serve(&[("a", "/a1"), ("b", "/b1")]).await;
+    let proxy = Proxy::delta(&server, "n1", refuses(&["bad"])).await;
+    proxy.has(&["/a1", "/b1"]).await;
+    write(&server, "a", "/bad");
+    route_is(&server, "a", "refused", true).await;
+    proxy.has(&["/a1", "/b1"]).await;
+    drop(proxy);
+
+    server.restart().await;
+    write(&server, "b", "/b2");
+    server.ready().await;
+    let proxy = Proxy::delta(&server, "n2", |_| Answer::Ack).await;
+    proxy.has(&["/a1", "/b2"]).await;
+    let refused = route_is(&server, "a", "refused", true).await;
+    assert_eq!(refused["reason"], "refused by the proxy n1: no such filter");
+    write(&server, "a", "/a2");
+    proxy.has(&["/a2", "/b2"]).await;
+}
+
+#[tokio::test]
+async fn of_many_documents_that_a_new_proxy_gets_the_bad_one_is_found() {
+    let names: Vec<String> = (0..80).map(|number| format!("r{number:02}")).collect();
+    let paths: Vec<String> = names.iter().map(|name| format!("/{name}")).collect();
+    let routes = names.iter().zip(&paths).map(|(name, path)| match name.as_str() {
+        "r57" => ("r57", "/bad"),
+        name => (name, path.as_str()),
+    });
+    let server = serve(&routes.collect::<Vec<_>>()).await;
+    let proxy = Proxy::delta(&server, "n1", refuses(&["bad"])).await;
+    let good: Vec<&str> = paths
+        .iter()
+        .map(String::as_str)
+        .filter(|path| *path != "/r57")
+        .collect();
+    proxy.has(&good).await;
+    let bad = route_is(&server, "r57", "refused", true).await;
+    assert_eq!(bad["reason"], "refused by the proxy n1: no such filter");
+    let refused = || async {
+        server.get("/api/v1/documents?state=refused").await["documents"]
+            .as_array()
+            .map(Vec::len)
+    };
+    eventually(LIMIT, refused, Some(1)).await;
+}
+
+#[tokio::test]
 async fn replicas_share_a_quarantine() {
     let etcd = Etcd::start().await;
     let put = |name: &str, path: &str| etcd.etcdctl(&["put", &format!("/gateway/routes/{name}"), &route(path)]);

@@ -3,7 +3,8 @@
 //!
 //! Changes are appended at most once a second, so a save costs what changed. From time to time the file is written
 //! anew, atomically (temporary file, fsync, rename). A directory that is created has mode 0700, an existing one keeps
-//! its mode; files have 0600. A failed write is reported ([`Unsaved`]) and tried again; serving goes on.
+//! its mode; files have 0600. A failed write is reported ([`Unsaved`]) and tried again; serving goes on. The quarantine
+//! of a directory of documents has a file of its own (`refused`).
 //!
 //! Each entry has a line of its own and a checksum. A damaged entry is left out, and costs no other.
 
@@ -30,8 +31,10 @@ use crate::document::key::{Layout, Root};
 use crate::reconcile::world::{Record, Text, World};
 
 mod journal;
+mod refused;
 
 use journal::{Journal, Line};
+pub use refused::Kept;
 
 /// Shortest time between two writes.
 const PACE: Duration = Duration::from_secs(1);
@@ -227,6 +230,8 @@ pub struct Disk {
     layout: Layout,
     source: SavedFrom,
     unsaved: Unsaved,
+    /// The store has no shared memory: the quarantine is saved here.
+    keeps_quarantine: bool,
     /// Keeps other processes out.
     lock: Option<Arc<fs::File>>,
 }
@@ -253,6 +258,7 @@ impl Disk {
             layout,
             source,
             unsaved: Unsaved::default(),
+            keeps_quarantine: false,
             lock: None,
         })
     }
@@ -287,6 +293,12 @@ impl Disk {
     #[must_use]
     pub fn unsaved(&self) -> Unsaved {
         self.unsaved.clone()
+    }
+
+    /// Save the quarantine, too: the store has no shared memory. Returns the records of an earlier run.
+    pub(in crate::reconcile) fn keep_quarantine(&mut self) -> Vec<Kept> {
+        self.keeps_quarantine = true;
+        refused::read(&self.folder, &self.source)
     }
 
     fn file(&self) -> PathBuf {
@@ -405,6 +417,8 @@ impl Disk {
 struct Saver {
     disk: Disk,
     saved: Option<OnDisk>,
+    /// The quarantine in its file; `None`: unknown.
+    refused: Option<Vec<refused::Saved>>,
     /// The last save failed.
     is_failing: bool,
 }
@@ -422,6 +436,7 @@ impl Saver {
         Self {
             disk,
             saved: None,
+            refused: None,
             is_failing: false,
         }
     }
@@ -453,6 +468,7 @@ impl Saver {
     /// # Errors
     /// A file that cannot be written; the earlier state is kept then.
     fn save(&mut self, world: Arc<World>) -> Result<(), Error> {
+        self.save_quarantine(&world)?;
         // A failure leaves no state to continue from: the next save writes the whole file.
         if let Some(mut saved) = self.saved.take()
             && saved.journal.len < JOURNAL_MIN.max(saved.len / JOURNAL_SHARE)
@@ -476,6 +492,23 @@ impl Saver {
             source,
         })?;
         self.saved = Some(OnDisk { world, len, journal });
+        Ok(())
+    }
+
+    fn save_quarantine(&mut self, world: &World) -> Result<(), Error> {
+        if !self.disk.keeps_quarantine || !world.has_listed_documents() {
+            return Ok(());
+        }
+        let records = refused::records(world);
+        if self.refused.as_ref() != Some(&records) {
+            self.refused = None;
+            refused::write(&self.disk.folder, &self.disk.source, &records).map_err(|source| Error::Io {
+                action: "write the quarantine to the state directory",
+                path: self.disk.folder.clone(),
+                source,
+            })?;
+            self.refused = Some(records);
+        }
         Ok(())
     }
 

@@ -104,9 +104,9 @@ impl Shared {
     #[must_use]
     pub fn read(&self, folder: Folder, entry: &Entry) -> Option<(Arc<str>, Known)> {
         let full_key = self.full_key(folder, &entry.key)?;
-        match serde_json::from_slice(&entry.value) {
-            Ok(saved) => {
-                let known = Known::new(from_saved(saved), self.backend.etag(entry));
+        match decode(&entry.value) {
+            Ok(record) => {
+                let known = Known::new(record, self.backend.etag(entry));
                 Some((full_key, known))
             }
             Err(error) => {
@@ -128,24 +128,31 @@ impl Shared {
     }
 
     /// The latest texts before the one of `bad_revision`, back to the key's creation, that parse; oldest first.
+    ///
+    /// If the store is away, a patient search waits until the store answers again. Another one ends with the texts that
+    /// it has.
     pub async fn search(
         &self,
         key: &DocumentKey,
         full_key: &str,
         bad_revision: i64,
         limits: &Limits,
+        is_patient: bool,
     ) -> Vec<Arc<Text>> {
         let mut texts = Vec::new();
         let mut revision = bad_revision - 1;
-        for _ in 0..HISTORY_STEPS {
+        let mut steps = 0;
+        while steps < HISTORY_STEPS {
             match self.backend.get_at(full_key.as_bytes(), revision).await {
                 Ok(Some(entry)) => {
                     revision = entry.mod_revision - 1;
+                    steps += 1;
                     if document::parse(key, &entry.value, limits).is_ok() {
                         texts.push(Arc::new(text_of(&entry)));
                     }
                 }
                 Ok(None) | Err(ReadError::NoHistory(_)) => break,
+                Err(_) if is_patient => tokio::time::sleep(RETRY).await,
                 Err(error) => {
                     warn!(
                         document.key = full_key,
@@ -308,7 +315,13 @@ fn text_of(entry: &Entry) -> Text {
     }
 }
 
-fn encode(record: &Record) -> Bytes {
+/// A record from its JSON.
+pub(super) fn decode(value: &[u8]) -> serde_json::Result<Record> {
+    serde_json::from_slice(value).map(from_saved)
+}
+
+/// A record as JSON.
+pub(super) fn encode(record: &Record) -> Bytes {
     let text = record.text();
     let age = record.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (hold, is_released) = match record.content {

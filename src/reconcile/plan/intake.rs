@@ -106,8 +106,8 @@ impl Intake {
             Input::Found { key, texts } => self.on_found(key, texts),
             Input::Refused(refusals) => refusals.into_iter().for_each(|refusal| self.on_refused(refusal)),
             Input::Accepted { full_key, about } => self.on_accepted(&full_key, about),
-            Input::TryAgain { key, about } => {
-                self.end_quarantine(|known, _, of| *of == key && known.record.about == about)
+            Input::TryAgain(texts) => {
+                self.end_quarantine(|known, _, key| texts.get(key) == Some(&known.record.about));
             }
             Input::Release(keys) => self.on_release(keys),
             Input::Tick => {}

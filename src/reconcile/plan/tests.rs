@@ -129,7 +129,7 @@ impl Stage {
             world: World::new(options()),
             store: BTreeMap::new(),
             revision: 0,
-            now: tokio::time::Instant::now().into_std(),
+            now: crate::reconcile::run::now().instant,
             memory: SharedMemory::default(),
         };
         stage.read_memory();

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn now() -> Instant {
-        tokio::time::Instant::now().into_std()
+        crate::reconcile::run::now().instant
     }
 
     /// With saved state, at its start.

@@ -7,6 +7,9 @@ use crate::document::defaults::LegacyPath;
 use crate::reconcile::plan::Verdict;
 use crate::reconcile::world::{State, World};
 
+/// Lines about refused documents of one plan.
+const REFUSED_NAMED: usize = 20;
+
 /// A list or a change of a root.
 pub(super) fn event(prefix: &str, event: &Event) {
     match event {
@@ -44,8 +47,26 @@ pub(super) fn older_forms(world: &World) {
     );
 }
 
+/// The verdicts of a plan. A proxy may refuse thousands of documents at once: the first ones are named, the others
+/// counted.
+pub(super) fn verdicts(verdicts: &[Verdict]) {
+    let is_refused = |verdict: &&Verdict| {
+        let state = verdict.status.as_ref().map(|status| status.state);
+        state == Some(State::Refused)
+    };
+    let (refused, others): (Vec<&Verdict>, Vec<_>) = verdicts.iter().partition(is_refused);
+    let named = refused.iter().take(REFUSED_NAMED);
+    others.iter().chain(named).for_each(|one| verdict(one));
+    if let Some(left_out) = refused.len().checked_sub(REFUSED_NAMED).filter(|count| *count > 0) {
+        warn!(
+            left_out,
+            "Refused more documents together with these; GET /api/v1/documents?state=refused lists all"
+        );
+    }
+}
+
 /// A verdict, as an operator reads it: once, where it was made.
-pub(super) fn verdict(verdict: &Verdict) {
+fn verdict(verdict: &Verdict) {
     let Some(status) = &verdict.status else {
         info!(document.key = %verdict.key, "Removed {}", verdict.key);
         return;

@@ -133,6 +133,9 @@ impl Recall {
 
     /// Look for good texts before the one that stands at this key. If the store has lost them, the text counts that an
     /// earlier run of this server saved.
+    ///
+    /// A document that proxies refuse keeps its text until the search has ended, however long the store is away: without
+    /// an answer, nobody knows whether an earlier text is there.
     pub(super) fn look_for(&mut self, world: &World, key: DocumentKey, saved: Option<&Saved>) {
         let Some((full_key, bad_revision)) = world.standing_at(&key) else {
             return;
@@ -141,12 +144,15 @@ impl Recall {
             re2_max_program_size: world.options().re2_max_program_size,
         };
         let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
-        let sought = key.clone();
+        let (sought, is_patient) = (key.clone(), world.is_refusal_open(&key));
         let saved = saved.and_then(|saved| saved.text(&full_key));
         let lookup = self.lookups.spawn(async move {
             let _place = places.acquire().await;
             let mut texts = match shared {
-                Some(shared) => shared.search(&sought, &full_key, bad_revision, &limits).await,
+                Some(shared) => {
+                    let found = shared.search(&sought, &full_key, bad_revision, &limits, is_patient);
+                    found.await
+                }
                 None => Vec::new(),
             };
             if texts.is_empty() {

@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::backend::{Change, Event, ListReason};
+use crate::reconcile::memory::{Content, Folder, Known, Quarantine, Record};
 use crate::reconcile::plan::{Input, Moment, plan};
+use crate::reconcile::run::now;
 use crate::reconcile::world::Options;
 
 /// A world, saved in a directory.
@@ -59,8 +61,8 @@ impl Stage {
 
     fn plan(&mut self, inputs: Vec<Input>) {
         let now = Moment {
-            instant: tokio::time::Instant::now().into_std(),
             wall: SystemTime::UNIX_EPOCH,
+            ..now()
         };
         self.world = plan(&self.world, inputs, now).world;
     }
@@ -361,4 +363,64 @@ fn a_file_that_names_no_store_is_loaded() {
     file.as_object_mut().unwrap().remove("source").unwrap();
     fs::write(&path, file.to_string()).unwrap();
     assert_eq!(stage.loaded().1, texts(&[("a", 1)]));
+}
+
+/// The records of the quarantine that a new process reads.
+fn kept(folder: &Path) -> Vec<Kept> {
+    disk(folder).keep_quarantine()
+}
+
+#[test]
+fn the_quarantine_of_a_store_without_a_shared_memory_is_kept() {
+    let refuse = |stage: &mut Stage| {
+        let (full_key, record) = (
+            full_key("a"),
+            Record {
+                about: 1,
+                since: SystemTime::UNIX_EPOCH,
+                content: Content::Refused(
+                    None,
+                    Arc::new(Quarantine {
+                        resources: Vec::new(),
+                        reason: "no".into(),
+                        is_sole_suspect: true,
+                        is_accepted: false,
+                    }),
+                ),
+            },
+        );
+        stage.plan(vec![Input::Remembered {
+            folder: Folder::Quarantine,
+            whole: false,
+            records: vec![(full_key.into(), Some(Known::new(record, "")))],
+        }]);
+    };
+    let mut shared = Stage::new(&["a"]);
+    refuse(&mut shared);
+    shared.save();
+    assert!(kept(shared.folder.path()).is_empty(), "etcd has it");
+
+    let mut stage = Stage::new(&["a"]);
+    stage.saver.disk.keep_quarantine();
+    refuse(&mut stage);
+    stage.save();
+    let [kept_one] = &*kept(stage.folder.path()) else {
+        panic!("one record")
+    };
+    let listed = |value: &'static str| {
+        kept_one.about(&Entry {
+            value: value.into(),
+            ..entry("a", "", 70)
+        })
+    };
+    let text = String::from_utf8(entry("a", "", 1).value.to_vec()).unwrap();
+    assert_eq!(listed(text.leak()).map(|record| record.about), Some(70), "of this run");
+    assert_eq!(listed("{}").map(|record| record.about), None, "another text");
+
+    stage.change(&["a"], "new", &[]);
+    stage.save();
+    assert!(kept(stage.folder.path()).is_empty(), "a new text ends it");
+
+    fs::write(stage.folder.path().join("quarantine.json"), "{").unwrap();
+    assert!(kept(stage.folder.path()).is_empty());
 }

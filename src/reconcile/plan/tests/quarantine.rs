@@ -222,12 +222,9 @@ fn a_trial_ends_the_quarantine_of_one_text() {
     stage.refuse("routes/a");
     let about = stage.status("routes/a").latest.as_ref().unwrap().mod_revision;
     let key = document_key("routes/a");
-    let other = Input::TryAgain {
-        key: key.clone(),
-        about: about + 1,
-    };
+    let other = Input::TryAgain([(key.clone(), about + 1)].into());
     assert_eq!(remembered(&stage.plan(vec![other])), [""; 0]);
-    stage.plan(vec![Input::TryAgain { key, about }]);
+    stage.plan(vec![Input::TryAgain([(key, about)].into())]);
     assert_eq!(stage.state("routes/a"), Some(State::Accepted));
     stage.refuse("routes/a");
     assert_eq!(

@@ -290,7 +290,7 @@ struct View {
 }
 
 fn moment(seconds: u64) -> Moment {
-    static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(|| tokio::time::Instant::now().into_std());
+    static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(|| crate::reconcile::run::now().instant);
     Moment {
         instant: *ORIGIN + Duration::from_secs(3600 + seconds),
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(3600 + seconds),

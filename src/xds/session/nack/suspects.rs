@@ -4,14 +4,14 @@
 //! F-15). Resources that the client ACKed unchanged are not the cause. The suspects are the resources that changed
 //! since; if the message names some of these, only those. The message decides no response of the session (GEN-18). Pure.
 //!
-//! A list of suspects is cut at [`SUSPECTS_MAX`]. A cut list says that it is not complete: it is good for the report, and
-//! no document falls back for it (`fleet::suspicions`).
+//! A list of suspects is cut at [`SUSPECTS_MAX`] for the report. A cut list says that it is not complete; then the
+//! resources themselves are given beside it, and `fleet::suspicions` finds the documents.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::document::key::{DocumentKey, Kind};
-use crate::fleet::{self, Suspect};
+use crate::fleet::{self, LAID_ON_MAX, Suspect, Suspects};
 use crate::resource::compile::parts;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
@@ -33,11 +33,7 @@ pub(in crate::xds) fn is_stuck(resource_type: ResourceType, error_message: &str)
 }
 
 /// The suspects of a NACKed response, by resource. `acknowledged`: the resources of the last ACK.
-pub(in crate::xds) fn suspects(
-    content: &Content,
-    acknowledged: Option<&ResourceSet>,
-    error_message: &str,
-) -> Vec<Suspect> {
+pub(in crate::xds) fn suspects(content: &Content, acknowledged: Option<&ResourceSet>, error_message: &str) -> Suspects {
     let words = names_in(error_message);
     let before = |resource: &Resource| {
         let before = acknowledged.and_then(|set| set.get(&resource.name));
@@ -55,13 +51,17 @@ pub(in crate::xds) fn suspects(
     }
     if carried.is_empty() {
         let new = content.resources().filter(|resource| is_new(resource));
-        carried = new.take(SUSPECTS_MAX + 1).collect();
+        carried = new.take(LAID_ON_MAX + 1).collect();
     }
 
     if carried.is_empty() {
-        carried = content.resources().take(SUSPECTS_MAX + 1).collect();
+        carried = content.resources().take(LAID_ON_MAX + 1).collect();
     }
     let are_all = carried.len() <= SUSPECTS_MAX;
+    let all = (!are_all).then(|| match carried.len() {
+        ..=LAID_ON_MAX => carried.iter().map(|resource| Arc::clone(resource)).collect(),
+        _ => Arc::default(),
+    });
     carried.truncate(SUSPECTS_MAX);
 
     let suspects = carried.into_iter().map(|resource| {
@@ -78,14 +78,18 @@ pub(in crate::xds) fn suspects(
     });
     let mut suspects: Vec<Suspect> = suspects.collect();
     let named = |key: &DocumentKey| words.contains(&*key.to_string());
-    if suspects.iter().flat_map(|suspect| &suspect.documents).any(named) {
+    let is_named = suspects.iter().flat_map(|suspect| &suspect.documents).any(named);
+    if is_named {
         suspects.iter_mut().for_each(|suspect| {
             suspect.documents.retain(named);
             suspect.is_complete = true;
         });
         suspects.retain(|suspect| !suspect.documents.is_empty());
     }
-    suspects
+    Suspects {
+        shown: suspects,
+        all: all.filter(|_| !is_named),
+    }
 }
 
 /// The documents of one resource: those that the message names, directly or through a cluster; otherwise all that
@@ -181,6 +185,7 @@ mod tests {
         };
         let suspects = suspects(&content, Some(&set(before)), error_message);
         suspects
+            .shown
             .iter()
             .flat_map(|suspect| &suspect.documents)
             .map(ToString::to_string)
@@ -222,5 +227,22 @@ mod tests {
         assert_eq!(of("route routes/b: no"), ["routes/b"]);
         assert_eq!(of("route: unknown cluster 'y'"), ["routes/c"]);
         assert_eq!(of("route configuration 'edge' is bad"), ["routes/b", "routes/c"]);
+    }
+
+    #[test]
+    fn many_resources_are_cut_in_the_report_and_given_as_a_whole() {
+        let of = |count: usize, message: &str| {
+            let own = (0..count).map(|number| plain(&format!("c{number}"), "2")).collect();
+            let content = Content {
+                own,
+                ..Content::default()
+            };
+            let Suspects { shown, all } = suspects(&content, None, message);
+            (shown.len(), all.map(|all| all.len()))
+        };
+        assert_eq!(of(SUSPECTS_MAX, "no"), (SUSPECTS_MAX, None));
+        assert_eq!(of(100, "no"), (SUSPECTS_MAX, Some(100)));
+        assert_eq!(of(100, "cluster c77: no"), (1, None));
+        assert_eq!(of(LAID_ON_MAX + 1, "no"), (SUSPECTS_MAX, Some(0)));
     }
 }

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::pending::PendingWork;
 use super::{State, Unacked};
 use crate::document::key::DocumentKey;
-use crate::fleet::{Suspect, Variant};
+use crate::fleet::{Suspects, Variant};
 use crate::resource::Resource;
 use crate::snapshot::set::{Entry, ResourceSet};
 use crate::xds::session::nack::suspects;
@@ -134,7 +134,7 @@ impl State {
     }
 
     /// The response was NACKed. Gives the suspects.
-    pub(in crate::xds) fn on_nack(&mut self, refused: Unacked, error_message: &str) -> Vec<Suspect> {
+    pub(in crate::xds) fn on_nack(&mut self, refused: Unacked, error_message: &str) -> Suspects {
         if let Some(refresh) = self.work.some().and_then(|work| work.refresh.as_mut()) {
             refresh.on_nack(&refused.content);
         }

@@ -12,7 +12,11 @@ fn refuse(client: &mut Client, said: &Said, words: &str) -> Vec<String> {
     let Ack::Nack { suspects, .. } = acked.ack else {
         panic!("not a NACK")
     };
-    suspects.iter().map(|suspect| suspect.resource.to_string()).collect()
+    suspects
+        .shown
+        .iter()
+        .map(|suspect| suspect.resource.to_string())
+        .collect()
 }
 
 // F-15: words that name nothing
