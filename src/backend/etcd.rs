@@ -11,6 +11,7 @@
 //! options ──→ connect ──→ follow ──→ Event          stats: counters of all modules
 //!                │          ├ list    at one revision, in pages
 //!                │          ├ batch   messages → revisions (pure)
+//!                │          ├ reach   how far has the watch come? (pure)
 //!                │          └ fork    still the same history?
 //!                └──→ list, write                   error: the class of a failure, which decides the next step
 //! ```
@@ -39,6 +40,7 @@ mod follow;
 mod fork;
 mod list;
 mod options;
+mod reach;
 pub mod stats;
 mod token;
 mod write;

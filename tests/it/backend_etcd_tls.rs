@@ -190,6 +190,28 @@ async fn a_reload_of_files_that_cannot_be_used_keeps_the_connection_and_says_why
     watch.sees_a_write().await;
 }
 
+#[tokio::test]
+async fn a_new_connection_uses_the_credentials_before_while_the_files_cannot_be_used() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let (etcd, address) = start(&ours).await;
+    let mut watch = Watch::start(options(&address, &ours, Some(&ours)));
+    assert!(watch.is_listed().await);
+    let key = ours.read("client.key");
+    fs::write(ours.path("client.key"), "rubbish").unwrap();
+    etcd.restart().await;
+    let listed = async { while !watch.is_listed().await {} };
+    timeout(LIMIT, listed).await.expect("a new connection");
+    watch.sees_a_write().await;
+
+    // Files that can be read, and that etcd refuses.
+    fs::write(ours.path("client.key"), &key).unwrap();
+    ours.put("client", &foreign.issue());
+    etcd.restart().await;
+    let listed = async { while !watch.is_listed().await {} };
+    timeout(LIMIT, listed).await.expect("a new connection");
+    watch.sees_a_write().await;
+}
+
 /// The files of a client: this authority to trust, and a certificate that it has signed.
 fn give_client_files(client: &Authority, authority: &Authority) {
     fs::write(client.path("ca.pem"), authority.read("ca.pem")).unwrap();

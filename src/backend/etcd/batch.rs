@@ -22,6 +22,17 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
 }
 
+impl Batch {
+    /// The number of keys that exist more than before.
+    pub(super) fn growth(&self) -> i64 {
+        let growth = |change: &Change| match change {
+            Change::Put(entry) => i64::from(entry.create_revision == entry.mod_revision),
+            Change::Delete { .. } => -1,
+        };
+        self.changes.iter().map(growth).sum()
+    }
+}
+
 /// The revisions of a whole message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Joined {

@@ -66,6 +66,8 @@ pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
+    /// The member answers requests for progress after the events of the watch, not before.
+    pub(super) answers_progress: bool,
     /// `None` if etcd requires no user.
     token: Option<Arc<Token>>,
     number: u64,
@@ -87,6 +89,8 @@ pub(super) struct Connector {
     pub(super) generation: watch::Sender<u64>,
     /// Digests of the credentials that connections of this generation were made with.
     in_use: Mutex<BTreeSet<u128>>,
+    /// The credentials that a member accepted last. New connections use them while the files cannot be used.
+    accepted: Mutex<Option<Arc<Credentials>>>,
     throttle: Throttle,
     /// Lifetime of a token; `None` inside if the token lives until etcd forgets it.
     token_life: OnceCell<Option<Duration>>,
@@ -101,6 +105,7 @@ impl Connector {
             stats,
             generation: watch::Sender::new(0),
             in_use: Mutex::default(),
+            accepted: Mutex::default(),
             throttle: Throttle::default(),
             token_life: OnceCell::new(),
             logged: Mutex::default(),
@@ -120,18 +125,41 @@ impl Connector {
     }
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
-        let credentials = self.options.credentials().await?;
-        self.connect_with(endpoint, &credentials).await
+        let read = self.options.credentials().await;
+        let Some(accepted) = self.accepted.lock().clone() else {
+            return Box::pin(self.connect_with(endpoint, &read?)).await;
+        };
+        let outcome = match read {
+            Ok(read) if read.digest == accepted.digest => return Box::pin(self.connect_with(endpoint, &read)).await,
+            Ok(read) => Box::pin(self.connect_with(endpoint, &read)).await,
+            Err(failure) => Err(failure),
+        };
+        let Err(failure) = outcome else { return outcome };
+
+        // The files have changed since, and cannot be used. Somebody may be about to replace them.
+        match Box::pin(self.connect_with(endpoint, &accepted)).await {
+            Ok(connection) => {
+                let sentence = format!(
+                    "etcd at {endpoint}: the credential files cannot be used ({failure}); new connections use the \
+                     contents before"
+                );
+                self.log_once(sentence, true);
+                Ok(connection)
+            }
+            Err(_) => Err(failure),
+        }
     }
 
     async fn connect_with(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Connection, Failure> {
         let (client, token) = self.authenticated(endpoint, credentials).await?;
-        self.check_member(endpoint, client.clone()).await?;
+        let version = self.check_member(endpoint, client.clone()).await?;
         self.in_use.lock().insert(credentials.digest);
+        *self.accepted.lock() = Some(Arc::new(credentials.clone()));
         Ok(Connection {
             endpoint: endpoint.clone(),
             kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
             watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+            answers_progress: answers_progress(&version),
             token,
             number: rand::rng().random(),
         })
@@ -274,8 +302,8 @@ impl Connector {
     }
 
     /// Reject learners and corrupt members. A member that refuses the status call (it may need more permissions than
-    /// ours) is accepted.
-    async fn check_member(&self, endpoint: &Endpoint, mut client: Client) -> Result<(), Failure> {
+    /// ours) is accepted. Returns the member's version; empty if it is unknown.
+    async fn check_member(&self, endpoint: &Endpoint, mut client: Client) -> Result<String, Failure> {
         let status = match timeout(OUTER_TIMEOUT, client.status()).await {
             Ok(Ok(status)) => status,
             Ok(Err(error)) => {
@@ -288,7 +316,7 @@ impl Connector {
                     %failure,
                     "etcd member did not answer the status call; the connection to it is used nevertheless"
                 );
-                return Ok(());
+                return Ok(String::new());
             }
             Err(_) => return Err(Failure::timeout("the first call")),
         };
@@ -312,8 +340,16 @@ impl Connector {
             );
             self.log_once(sentence, false);
         }
+        if !answers_progress(status.version()) {
+            let version = status.version();
+            let sentence = format!(
+                "etcd at {endpoint} has version {version}, which claims changes before it has sent them. Before a \
+                 publish the keys of each prefix are counted instead; upgrade to 3.5.13 or later for large inventories"
+            );
+            self.log_once(sentence, false);
+        }
 
-        Ok(())
+        Ok(status.version().to_owned())
     }
 
     fn log_once(&self, sentence: String, is_warning: bool) {
@@ -451,15 +487,26 @@ fn jittered(duration: Duration) -> Duration {
 
 /// True if this version can lose a delete at a compacted revision (fixed in 3.4.36, 3.5.18 and 3.6).
 fn has_watch_faults(version: &str) -> bool {
+    has_repair(version, 36, 18) == Some(false)
+}
+
+/// True if this version answers a request for progress after all events of the watch (from 3.4.31 and 3.5.13 on, as
+/// Kubernetes has it). An unknown version does not.
+fn answers_progress(version: &str) -> bool {
+    has_repair(version, 31, 13) == Some(true)
+}
+
+/// Whether a version has what was repaired in these patches of 3.4 and 3.5; `None`: the version is unknown.
+fn has_repair(version: &str, in_3_4: u32, in_3_5: u32) -> Option<bool> {
     let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) = (numbers.next(), numbers.next(), numbers.next()) else {
-        return false;
+        return None;
     };
-    match (major, minor) {
-        (3, 4) => patch < 36,
-        (3, 5) => patch < 18,
-        _ => (major, minor) < (3, 4),
-    }
+    Some(match (major, minor) {
+        (3, 4) => patch >= in_3_4,
+        (3, 5) => patch >= in_3_5,
+        _ => (major, minor) > (3, 5),
+    })
 }
 
 #[cfg(test)]
@@ -497,5 +544,10 @@ mod tests {
         let sound = ["3.4.36", "3.5.18", "3.6.0", "4.0.0", "unknown"];
         assert!(faulty.into_iter().all(has_watch_faults));
         assert!(!sound.into_iter().any(has_watch_faults));
+
+        let early = ["3.3.27", "3.4.23", "3.4.30", "3.5.12", "", "unknown"];
+        let right = ["3.4.31", "3.5.13", "3.6.0", "4.0.0"];
+        assert!(!early.into_iter().any(answers_progress));
+        assert!(right.into_iter().all(answers_progress));
     }
 }

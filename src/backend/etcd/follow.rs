@@ -8,7 +8,8 @@
 //! - **Every reconnect lists.** Only a list covers restores, lost tombstones and skipped events alike. If the list
 //!   equals the events before it, the receiver has no work.
 //! - **A silent watch may be dead.** Every 5 s etcd must answer a linearizable read, and a silent watch must answer a
-//!   request for progress. The answer is a sign of life only: on older servers its revision is wrong.
+//!   request for progress. The answer is a sign of life only: on older servers its revision is wrong. `reach` says up to
+//!   which revision nothing is missing.
 //! - **Tokens.** The read renews a token that is near its end or that etcd refuses, so no watch ends with its token.
 
 use std::pin::Pin;
@@ -25,7 +26,8 @@ use super::batch::{Batch, Joiner, KeyEvent};
 use super::connect::{Connection, Connector, Rotation, answer};
 use super::error::{Class, Failure};
 use super::fork::Mark;
-use super::list::{first_key, list, prefix_end, probe, to_entry};
+use super::list::{count, first_key, list, prefix_end, probe, to_entry};
+use super::reach::{Counted, Reach, Sent, Step};
 use super::stats::{StreamErrorClass, WatchState, WatchStats};
 use crate::backend::backoff::Backoff;
 use crate::backend::{Change, Event, ListReason, WatchControl};
@@ -61,7 +63,7 @@ enum State {
     },
     Watch {
         connection: Connection,
-        revision: i64,
+        listed: Sent,
     },
     Live(Box<Live>),
     Wait {
@@ -76,6 +78,7 @@ struct Live {
     connection: Connection,
     stream: WatchStream,
     joiner: Joiner,
+    sent: Sent,
 }
 
 /// The end of a live watch.
@@ -123,7 +126,7 @@ impl<'a> Follower<'a> {
         match state {
             State::Connect => self.connect().await,
             State::List { connection, reason } => self.list(connection, reason).await,
-            State::Watch { connection, revision } => self.watch(connection, revision).await,
+            State::Watch { connection, listed } => self.watch(connection, listed).await,
             State::Live(live) => self.live(*live).await,
             State::Wait { failure } => self.wait(failure).await,
             State::Done => State::Done,
@@ -175,6 +178,7 @@ impl<'a> Follower<'a> {
         self.mark = Some(Mark::of_list(&listed));
 
         let revision = listed.revision;
+        let keys = i64::try_from(listed.entries.len()).unwrap_or(i64::MAX);
         if !self
             .send(Event::Listed {
                 revision,
@@ -188,16 +192,20 @@ impl<'a> Follower<'a> {
         }
 
         self.stats.set_applied(revision);
-        State::Watch { connection, revision }
+        State::Watch {
+            connection,
+            listed: Sent { revision, keys },
+        }
     }
 
-    async fn watch(&mut self, mut connection: Connection, revision: i64) -> State {
+    async fn watch(&mut self, mut connection: Connection, listed: Sent) -> State {
         self.stats.set_state(WatchState::Watching);
-        match open_watch(&mut connection, &self.prefix, revision).await {
+        match open_watch(&mut connection, &self.prefix, listed.revision).await {
             Ok(stream) => State::Live(Box::new(Live {
                 connection,
                 stream,
-                joiner: Joiner::new(revision),
+                joiner: Joiner::new(listed.revision),
+                sent: listed,
             })),
             Err(failure) => self.on_end(connection, End::Failed(failure)),
         }
@@ -208,13 +216,14 @@ impl<'a> Follower<'a> {
             connection,
             stream,
             joiner,
+            sent,
         } = live;
 
         self.stats.set_state(WatchState::Live);
         self.stats.last_message.set_now();
         let since = Instant::now();
 
-        let end = self.receive(&connection, stream, joiner).await;
+        let end = self.receive(&connection, stream, joiner, sent).await;
         if since.elapsed() >= STEADY_AFTER {
             self.backoff.reset();
         }
@@ -223,19 +232,39 @@ impl<'a> Follower<'a> {
     }
 
     /// Receive and probe until the watch ends. The return drops the stream, which ends the watch at etcd too.
-    async fn receive(&mut self, connection: &Connection, mut stream: WatchStream, mut joiner: Joiner) -> End {
+    async fn receive(
+        &mut self,
+        connection: &Connection,
+        mut stream: WatchStream,
+        mut joiner: Joiner,
+        mut sent: Sent,
+    ) -> End {
         let control = self.control.clone();
         let mut reloads = self.reloads.clone();
         let mut probes = interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         probes.reset();
-        let mut read: Option<Probe<'_>> = None;
+        let mut read: Option<Read<'_, Probed>> = None;
         let mut last_message = Instant::now();
         let mut progress_due: Option<Instant> = None;
-        let mut reaching: Option<Reaching> = None;
+        let mut reach = Reach::new(connection.answers_progress);
+        let mut counting: Option<Read<'_, Counted>> = None;
         let mut must_ask = false;
+        let mut step = Step::Wait;
 
         loop {
+            match std::mem::replace(&mut step, Step::Wait) {
+                Step::Wait => {}
+                Step::AskProgress => must_ask = true,
+                Step::Count => counting = Some(self.begin_count(connection, sent.revision)),
+                Step::Reached(revision) => {
+                    if !self.send(Event::Reached { revision }).await {
+                        return End::Done;
+                    }
+                }
+                Step::List => return End::List(ListReason::Reconnect),
+            }
+
             // `Ok` means queued in this process; only the answer proves that etcd is alive.
             if std::mem::take(&mut must_ask)
                 && let Err(error) = stream.request_progress().await
@@ -270,10 +299,17 @@ impl<'a> Follower<'a> {
                     }
                 }
 
-                () = control.progress_asked() => {
-                    must_ask = true;
-                    reaching = Some(Reaching::default());
+                () = control.progress_asked() => step = reach.on_asked(),
+
+                counted = answered(&mut counting) => {
+                    counting = None;
+                    match counted {
+                        Ok(counted) => step = reach.on_counted(counted, sent, Instant::now()),
+                        Err(failure) => return End::Failed(failure),
+                    }
                 }
+
+                () = due(reach.due_at()) => step = reach.on_time(),
 
                 message = stream.message() => {
                     last_message = Instant::now();
@@ -281,19 +317,10 @@ impl<'a> Follower<'a> {
                     match message {
                         Ok(Some(message)) => {
                             let progress = progress_of(&message);
-                            if let Err(end) = self.on_message(&mut joiner, message).await {
+                            if let Err(end) = self.on_message(&mut joiner, &mut sent, message).await {
                                 return end;
                             }
-                            match reaching.as_mut().map(|reaching| reaching.on_message(progress)) {
-                                None | Some(Step::Wait) => {}
-                                Some(Step::AskAgain) => must_ask = true,
-                                Some(Step::Reached(revision)) => {
-                                    reaching = None;
-                                    if !self.send(Event::Reached { revision }).await {
-                                        return End::Done;
-                                    }
-                                }
-                            }
+                            step = reach.on_message(progress);
                         }
                         Ok(None) => return End::Failed(Failure::new(Class::Retry, "etcd ended the watch's stream")),
                         Err(error) => return End::Failed(error.into()),
@@ -307,7 +334,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn begin_probe(&self, connection: &Connection) -> Probe<'a> {
+    fn begin_probe(&self, connection: &Connection) -> Read<'a, Probed> {
         let connector = self.connector;
         let mut connection = connection.clone();
         let prefix = self.prefix.clone();
@@ -331,7 +358,24 @@ impl<'a> Follower<'a> {
         })
     }
 
-    async fn on_message(&mut self, joiner: &mut Joiner, message: WatchResponse) -> Result<(), End> {
+    fn begin_count(&self, connection: &Connection, after: i64) -> Read<'a, Counted> {
+        let connector = self.connector;
+        let mut connection = connection.clone();
+        let prefix = self.prefix.clone();
+        Box::pin(async move {
+            connector.renew_if_due(&connection).await?;
+            match count(&mut connection, &prefix, after).await {
+                Err(failure)
+                    if failure.class == Class::Authentication && connector.renew_refused(&connection).await? =>
+                {
+                    count(&mut connection, &prefix, after).await
+                }
+                outcome => outcome,
+            }
+        })
+    }
+
+    async fn on_message(&mut self, joiner: &mut Joiner, sent: &mut Sent, message: WatchResponse) -> Result<(), End> {
         self.stats.last_message.set_now();
 
         let message = message.0;
@@ -378,6 +422,7 @@ impl<'a> Follower<'a> {
         self.connector.stats.events_dropped_old.count(joined.old);
 
         for batch in joined.batches {
+            (sent.revision, sent.keys) = (batch.revision, sent.keys + batch.growth());
             self.apply(batch).await?;
         }
         Ok(())
@@ -467,40 +512,6 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// The receiver's request for progress ([`WatchControl::progress`]), until its answer.
-///
-/// Servers before 3.4.25 and 3.5.8 may answer before they send the events in the channel of the watch. So an answer
-/// counts only if it is the second in a row, requested after the first, with no event between them.
-#[derive(Debug, Default)]
-struct Reaching {
-    first: Option<i64>,
-}
-
-/// The next step after a message, while a request for progress is open.
-enum Step {
-    Wait,
-    AskAgain,
-    Reached(i64),
-}
-
-impl Reaching {
-    /// `progress` is the revision of a message without events.
-    fn on_message(&mut self, progress: Option<i64>) -> Step {
-        match (self.first, progress) {
-            (Some(revision), Some(_)) => Step::Reached(revision),
-            (None, Some(revision)) => {
-                self.first = Some(revision);
-                Step::AskAgain
-            }
-            (Some(_), None) => {
-                self.first = None;
-                Step::Wait
-            }
-            (None, None) => Step::Wait,
-        }
-    }
-}
-
 /// The revision of a message that holds nothing but progress.
 fn progress_of(message: &WatchResponse) -> Option<i64> {
     let message = &message.0;
@@ -512,7 +523,8 @@ fn progress_of(message: &WatchResponse) -> Option<i64> {
         .map(|header| header.revision)
 }
 
-type Probe<'a> = Pin<Box<dyn Future<Output = Result<Probed, Failure>> + Send + 'a>>;
+/// A read that is under way.
+type Read<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
 /// The answer to a quorum read.
 struct Probed {
@@ -521,10 +533,10 @@ struct Probed {
     is_fork: bool,
 }
 
-/// The answer of the open probe. Never resolves if there is none.
-async fn answered(probe: &mut Option<Probe<'_>>) -> Result<Probed, Failure> {
-    match probe {
-        Some(probe) => probe.await,
+/// The answer of the open read. Never resolves if there is none.
+async fn answered<T>(read: &mut Option<Read<'_, T>>) -> Result<T, Failure> {
+    match read {
+        Some(read) => read.await,
         None => std::future::pending().await,
     }
 }

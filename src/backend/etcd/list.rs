@@ -9,6 +9,7 @@ use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
 
 use super::connect::{Connection, answer};
 use super::error::{Class, Failure};
+use super::reach::Counted;
 use crate::backend::Entry;
 
 /// Keys of a page. In pages of 1000, 100,000 keys take 0.5 s, and other callers of the same etcd wait little.
@@ -96,6 +97,22 @@ pub(super) async fn probe(connection: &mut Connection, prefix: &[u8]) -> Result<
     let options = GetOptions::new().with_count_only();
     let page = answer("a read", connection.kv.get(first_key(prefix), Some(options))).await?;
     Ok(header(&page)?.clone())
+}
+
+/// The keys below a prefix, and whether one of them was written after a revision: a linearizable read.
+pub(super) async fn count(connection: &mut Connection, prefix: &[u8], after: i64) -> Result<Counted, Failure> {
+    let options = GetOptions::new()
+        .with_range(prefix_end(prefix))
+        .with_keys_only()
+        .with_min_mod_revision(after + 1)
+        .with_limit(1);
+    let page = answer("a count", connection.kv.get(first_key(prefix), Some(options))).await?;
+    Ok(Counted {
+        revision: header(&page)?.revision(),
+        keys: page.count(),
+        after,
+        is_newer: !page.kvs().is_empty(),
+    })
 }
 
 pub(super) fn to_entry(pair: KeyValue) -> Entry {
