@@ -39,6 +39,8 @@ mod browser;
 mod clients;
 mod documents;
 mod entry;
+mod json;
+mod limits;
 pub mod pending;
 mod probes;
 mod problem;

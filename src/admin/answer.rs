@@ -28,6 +28,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use super::json;
+use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::query::Page;
 use crate::fleet::limit::{Limit, Reached};
@@ -58,7 +60,7 @@ struct Shared {
     builders: Arc<Semaphore>,
     rendered: Mutex<HashMap<String, Arc<Slot>>>,
     rendered_bytes: Arc<AtomicUsize>,
-    reached: Arc<Reached>,
+    limits: Limits,
 }
 
 /// The JSON of one large resource, while somebody reads it.
@@ -95,13 +97,13 @@ impl Answers {
             builders: Arc::new(Semaphore::new(BUILDERS)),
             rendered: Mutex::default(),
             rendered_bytes: Arc::default(),
-            reached,
+            limits: Limits::new(reached),
         }))
     }
 
     /// The limits that were reached.
-    pub(super) fn reached(&self) -> &Reached {
-        &self.0.reached
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// A JSON answer. An error in its first part is the answer instead; a later one cuts the answer short.
@@ -152,7 +154,7 @@ impl Answers {
         if let Ok(Ok(slot)) = timeout(SLOT_WITHIN, slot).await {
             return Ok(slot);
         }
-        self.0.reached.count(Limit::AdminAnswers);
+        self.0.limits.on_reached(Limit::AdminAnswers);
         let detail = format!("{AT_A_TIME} large answers are being read; ask again, or for less with `limit`");
         Err(Problem::new(Code::Busy, detail))
     }
@@ -202,7 +204,7 @@ impl Answers {
             return Ok(Bytes::from_owner(Reader(rendered)));
         }
         if shared.rendered_bytes.load(Ordering::Relaxed) > RENDERED_MAX {
-            shared.reached.count(Limit::AdminAnswers);
+            shared.limits.on_reached(Limit::AdminAnswers);
             let detail = "the resources that are being read take too much memory; ask again later";
             return Err(Problem::new(Code::Busy, detail));
         }
@@ -233,7 +235,7 @@ impl Open {
     async fn next(open: Option<Self>) -> Option<(Result<Bytes, axum::Error>, Option<Self>)> {
         let mut open = open?;
         if Instant::now() > open.deadline {
-            open.answers.reached().count(Limit::AdminUnread);
+            open.answers.limits().on_reached(Limit::AdminUnread);
             let error = format!("the answer was not read within {} s", READ_WITHIN.as_secs());
             return Some((Err(axum::Error::new(error)), None));
         }
@@ -298,7 +300,7 @@ pub(super) fn list<Item: Send + 'static>(
 
 /// A value as JSON.
 pub(super) fn text(value: &impl Serialize) -> Result<String, Problem> {
-    serde_json::to_string(value).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    json::to_text(value).map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
 /// A JSON object without its closing brace, to which fields are added.
@@ -366,7 +368,7 @@ mod tests {
         }
         let refused = answers.json(large()).await.unwrap_err();
         assert!(refused.detail().starts_with("32 large answers are being read"));
-        assert_eq!(answers.reached().of(Limit::AdminAnswers), 1);
+        assert_eq!(answers.limits().reached().of(Limit::AdminAnswers), 1);
         assert!(answers.json(piece("[]")).await.is_ok());
         let whole = Response::new(Body::from(vec![b'x'; PART + 1]));
         assert!(answers.bounded(whole).await.is_err());

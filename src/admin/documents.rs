@@ -1,21 +1,25 @@
 //! `GET /api/v1/documents` and `GET /api/v1/documents/KIND/NAME`.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
+use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
+use super::answer::{Pieces, list, text};
 use super::entry::{Entry, EntryWithValue, key_of, value};
+use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
+use super::refused::NackedDocument;
 use super::{Admin, refused};
 use crate::backend;
 use crate::document::key::{DocumentKey, Kind};
-use crate::reconcile::world::{State, Status};
+use crate::reconcile::world::{State, Status, World};
 
 /// KIND and NAME of a path; NAME is empty if the path has none.
 pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<(String, String), Problem> {
@@ -28,34 +32,96 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
     reject_unknown_params(&query, &["state", "kind", "q", "limit", "after"])?;
     let states: Vec<State> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
     let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
-    let text = values(&query, "q").last().unwrap_or_default();
+    let wanted = Wanted {
+        states,
+        kinds,
+        text: values(&query, "q").last().unwrap_or_default().to_owned(),
+    };
     let page = Page::of(&query)?;
     let after = page.after(Place::read)?;
 
-    let world = admin.world.load_full();
-    let refused = refused::documents(&admin);
-    let wanted = |status: &&Status| {
-        (kinds.is_empty() || kinds.contains(&status.key.kind))
-            && status.full_key.contains(text)
-            && (states.is_empty() || states.contains(&refused::state(&refused, status)))
-    };
-    let mut found: Vec<&Status> = world.documents().chain(world.problems()).filter(wanted).collect();
-    // A stable sort keeps a document before the further files of its key.
-    found.sort_by(|one, other| one.key.cmp(&other.key));
+    let (world, limit) = (admin.world.load_full(), page.limit());
+    let refused = Arc::new(refused::documents(&admin));
+    let (world_of, refused_of) = (Arc::clone(&world), Arc::clone(&refused));
+    // The search takes as long as there are documents, so a thread that serves no streams makes it.
+    let items = iter::once_with(move || wanted.find(&world, &refused, after.as_ref(), limit)).flatten();
 
-    let same_key = found.chunk_by(|one, other| one.key == other.key);
-    let placed = same_key.flat_map(|entries| {
-        let numbered = entries.iter().enumerate();
-        numbered.map(|(number, status)| {
-            let key = status.key.clone();
-            (Place { key, number }, *status)
-        })
-    });
-    let placed = placed.skip_while(|(place, _)| after.as_ref().is_some_and(|after| place <= after));
+    let pieces = list(
+        "{\"documents\":[".to_owned(),
+        &page,
+        items,
+        |item| item.place.to_string(),
+        move |item| -> Pieces {
+            let entry = item
+                .status(&world_of)
+                .map(|status| text(&Entry::of(status, &refused_of)));
+            Box::new(entry.into_iter().map(|entry| entry.map(Into::into)))
+        },
+    );
+    admin.answers.json(pieces).await
+}
 
-    let (page, next) = page.cut(placed, |(place, _)| place.to_string());
-    let documents: Vec<_> = page.iter().map(|(_, status)| Entry::of(status, &refused)).collect();
-    Ok(Json(json!({ "documents": documents, "next": next })).into_response())
+/// The filters of a request.
+struct Wanted {
+    states: Vec<State>,
+    kinds: Vec<Kind>,
+    /// Part of the full key.
+    text: String,
+}
+
+/// An entry of a page.
+struct Item {
+    place: Place,
+    /// `None`: the document of the key. Otherwise a further file of the key, by its index among the problems.
+    problem: Option<usize>,
+}
+
+impl Item {
+    fn status<'a>(&self, world: &'a World) -> Option<&'a Status> {
+        match self.problem {
+            None => world.document(&self.place.key),
+            Some(index) => world.problems().nth(index),
+        }
+    }
+}
+
+impl Wanted {
+    /// The first entries after a place, one more than the page has: that shows whether there is a next page.
+    fn find(
+        &self,
+        world: &World,
+        refused: &BTreeMap<DocumentKey, NackedDocument>,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Vec<Item> {
+        let is_wanted = |(status, _): &(&Status, Option<usize>)| {
+            (self.kinds.is_empty() || self.kinds.contains(&status.key.kind))
+                && status.full_key.contains(&self.text)
+                && (self.states.is_empty() || self.states.contains(&refused::state(refused, status)))
+        };
+        let problems = world
+            .problems()
+            .enumerate()
+            .map(|(index, status)| (status, Some(index)));
+        let all = world.documents().map(|status| (status, None)).chain(problems);
+        let mut found: Vec<_> = all.filter(is_wanted).collect();
+        // A stable sort keeps a document before the further files of its key.
+        found.sort_by(|(one, _), (other, _)| one.key.cmp(&other.key));
+
+        let same_key = found.chunk_by(|(one, _), (other, _)| one.key == other.key);
+        let items = same_key.flat_map(|entries| {
+            let numbered = entries.iter().enumerate();
+            numbered.map(|(number, (status, problem))| {
+                let key = status.key.clone();
+                Item {
+                    place: Place { key, number },
+                    problem: *problem,
+                }
+            })
+        });
+        let rest = items.skip_while(|item| after.is_some_and(|after| item.place <= *after));
+        rest.take(limit + 1).collect()
+    }
 }
 
 /// The place of an entry in the list of documents: its key, and its number among the entries of this key.

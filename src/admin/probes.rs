@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use humantime::format_rfc3339_millis;
 use serde_json::json;
 
+use super::json::Json;
 use super::{Admin, refused};
 use crate::fleet::Variant;
 use crate::telemetry::metrics::{Derived, Format};

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::json::Json;
 use crate::backend::{ReadError, WriteError};
 use crate::document::MAX_BYTES;
 use crate::document::key::DocumentKey;
@@ -194,7 +195,7 @@ impl Problem {
             request_id,
         };
 
-        *response.body_mut() = axum::Json(body).into_response().into_body();
+        *response.body_mut() = Json(body).into_response().into_body();
 
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);

@@ -94,18 +94,6 @@ impl Page {
         place.transpose()
     }
 
-    /// The first items, at most `limit`, and the cursor of the page behind them; `None`: there are no more items.
-    pub(super) fn cut<Item>(
-        &self,
-        mut items: impl Iterator<Item = Item>,
-        place: impl Fn(&Item) -> String,
-    ) -> (Vec<Item>, Option<String>) {
-        let page: Vec<Item> = items.by_ref().take(self.limit).collect();
-        let last = page.last().filter(|_| items.next().is_some());
-        let next = last.map(|last| Self::cursor(place(last)));
-        (page, next)
-    }
-
     /// Most items of the page.
     pub(super) fn limit(&self) -> usize {
         self.limit

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -94,7 +93,7 @@ impl Listener {
 /// Never: a failed connection ends alone, and a failed accept is tried again.
 pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: CancellationToken) -> io::Result<()> {
     let listener = listener.into();
-    let reached = Arc::clone(admin.fleet.reached());
+    let limits = admin.answers.limits().clone();
     let router = admin.router();
     let connections = TaskTracker::new();
     let open = Connections::new(MAX_CONNECTIONS);
@@ -114,10 +113,10 @@ pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: Cancellat
 
         let (member, evicts) = open.add();
         if evicts {
-            reached.count(Limit::AdminConnections);
+            limits.on_reached(Limit::AdminConnections);
             debug!("Closed the admin connection that was inactive for the longest time: {MAX_CONNECTIONS} are open");
         }
-        let (router, token, reached) = (router.clone(), token.clone(), Arc::clone(&reached));
+        let (router, token, limits) = (router.clone(), token.clone(), limits.clone());
         connections.spawn(async move {
             let ended = async {
                 match stream {
@@ -129,7 +128,7 @@ pub async fn serve(listener: impl Into<Listener>, admin: Admin, token: Cancellat
                 () = ended => {}
                 () = member.evicted() => {}
                 () = member.unread(UNREAD_MAX) => {
-                    reached.count(Limit::AdminUnread);
+                    limits.on_reached(Limit::AdminUnread);
                     debug!("Closed an admin connection whose client read nothing for {UNREAD_MAX:?}");
                 }
             }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use super::Admin;
 use super::answer::{Answers, Pieces, list, open_object, text};
+use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
 use crate::document::DEFAULT_GROUP;
