@@ -148,7 +148,7 @@ impl App {
 
         let stages = Stages::default();
         let admin = Admin {
-            pending: PendingWrites::default(),
+            pending: PendingWrites::new(&config.state_prefix),
             hosts: config.admin_hosts.clone().into(),
             answers: admin::Answers::new(Arc::clone(fleet.reached())),
             world: reconciler.worlds(),

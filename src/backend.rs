@@ -164,21 +164,27 @@ pub struct Write {
     pub expect: Expect,
 }
 
-/// The expectation of a write about all keys below a prefix: none of them was written after a revision.
+/// The expectation of a write that was judged with other documents: no server has written a document since.
 ///
-/// A deletion after that revision is not found: etcd compares the keys that exist.
+/// A store of keys has a marker, a key that each such write writes, too. So the comparison costs the same however many
+/// documents there are, and finds puts and deletions alike. A change by other hands does not touch the marker. A
+/// directory compares its files: one that another server has deleted is not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unchanged {
-    /// The prefix.
+    /// The prefix of the documents (directory).
     pub prefix: String,
-    /// The revision.
+    /// The revision up to which the judgement knows the documents (directory).
     pub since: i64,
+    /// The key of the marker.
+    pub marker: String,
+    /// The `mod_revision` of the marker ([`Backend::marked`]), up to which the judgement knows the writes of servers.
+    pub marked: i64,
 }
 
 /// Failure of a write.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// A key below the prefix was written after the revision of [`Unchanged`]; nothing was written now.
+    /// A server has written a document since the judgement ([`Unchanged`]); nothing was written now.
     #[error("documents below {0} changed meanwhile")]
     Moved(String),
     /// An expectation does not hold; nothing was written.
@@ -276,7 +282,13 @@ pub trait Backend: Send + Sync + 'static {
         self.write_if(writes, None).await
     }
 
-    /// Like [`Backend::write`], if no other key was written since: else [`WriteError::Moved`].
+    /// The `mod_revision` of the marker of [`Unchanged`]; 0: no write was marked, or the store has no marker.
+    async fn marked(&self, marker: &str) -> Result<i64, ReadError> {
+        let marker = self.get(marker.as_bytes()).await?;
+        Ok(marker.map_or(0, |marker| marker.mod_revision))
+    }
+
+    /// Like [`Backend::write`], if no server has written a document since the judgement: else [`WriteError::Moved`].
     async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError>;
 
     /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).

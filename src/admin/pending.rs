@@ -6,7 +6,8 @@
 //! a cluster that a new route uses.
 //!
 //! Writes of documents take turns: from its verdict to the answer of the store, no other write of this server comes in
-//! between. The store finds writes of others ([`crate::backend::Unchanged`]).
+//! between. The store finds writes of other servers by its marker ([`crate::backend::Unchanged`]): each write is judged
+//! with all documents up to the last marked write.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,20 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 const MOST: usize = 256;
 
 /// The writes, sorted by revision. Cheap to clone; clones share the state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PendingWrites {
     writes: Arc<Mutex<Vec<PendingWrite>>>,
+    turns: Arc<AsyncMutex<Turns>>,
+    marker: Arc<str>,
+}
+
+/// What a write leaves to the next one.
+#[derive(Debug, Default)]
+struct Turns {
     /// When a write last failed because the store did not answer, and how.
-    turns: Arc<AsyncMutex<Option<(Instant, Problem)>>>,
+    failed: Option<(Instant, Problem)>,
+    /// The revision of the last marked write, as far as this server knows.
+    marked: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -56,17 +66,41 @@ pub(super) struct Basis {
 }
 
 /// The turn of a write.
-pub(super) struct Turn(OwnedMutexGuard<Option<(Instant, Problem)>>);
+pub(super) struct Turn(OwnedMutexGuard<Turns>);
 
 impl Turn {
+    /// The revision of the last marked write; `None`: the store is to be asked.
+    pub(super) fn marked(&self) -> Option<i64> {
+        self.0.marked
+    }
+
+    pub(super) fn set_marked(&mut self, revision: Option<i64>) {
+        self.0.marked = revision;
+    }
+
     /// The store did not answer: the writes that wait since before get the same answer, so that they do not wait for
     /// one timeout after the other.
     pub(super) fn failed(mut self, problem: &Problem) {
-        *self.0 = Some((Instant::now(), problem.clone()));
+        self.0.failed = Some((Instant::now(), problem.clone()));
     }
 }
 
 impl PendingWrites {
+    /// Of a server with this `--state-prefix`, below which the marker lies.
+    #[must_use]
+    pub fn new(state_prefix: &str) -> Self {
+        Self {
+            writes: Arc::default(),
+            turns: Arc::default(),
+            marker: format!("{state_prefix}writes").into(),
+        }
+    }
+
+    /// The key of the marker.
+    pub(super) fn marker(&self) -> &str {
+        &self.marker
+    }
+
     /// Wait for the turn of a write.
     ///
     /// # Errors
@@ -74,7 +108,7 @@ impl PendingWrites {
     pub(super) async fn turn(&self) -> Result<Turn, Problem> {
         let begun = Instant::now();
         let turn = Arc::clone(&self.turns).lock_owned().await;
-        match &*turn {
+        match &turn.failed {
             Some((at, problem)) if *at > begun => Err(problem.clone()),
             _ => Ok(Turn(turn)),
         }

@@ -4,14 +4,15 @@
 //!
 //! 1. the preconditions of the request, against the store's current text;
 //! 2. a dry run of the plan ([`crate::reconcile::plan`]), on the world and the writes that it has not reached;
-//! 3. the store's own comparison: the key has the text of the first check, and no document is newer than those of the
-//!    second. Else the write is judged again.
+//! 3. the store's own comparison: the key has the text of the first check, and no server has written a document since the
+//!    second ([`crate::backend::Unchanged`]). Else the write is judged again.
+//!
+//! A document that other hands write straight to the store is judged as far as this server knows it.
 //!
 //! The answer waits until the world has taken in the write. The wait does not depend on the pace of publishes.
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -21,13 +22,15 @@ use tokio::time::Instant;
 
 use super::documents::kind_and_name;
 use super::entry::{Entry as Shown, key_of};
+use super::json::Json;
 use super::pending::{Basis, Turn};
 use super::problem::{Code, Problem};
 use super::query::{Pairs, parse_flag, reject_unknown_params};
 use super::{Admin, refused};
 use crate::backend::{Change, Entry, Event, Expect, Unchanged, Write, WriteError};
 use crate::document::key::{DocumentKey, Kind, Root};
-use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
+use crate::reconcile::plan::{Input, Plan, Verdict, plan};
+use crate::reconcile::run::now;
 use crate::reconcile::world::State;
 
 /// Longest wait for the world after a write, and longest time in which a write is judged again and again.
@@ -51,7 +54,7 @@ pub(super) async fn put(
     loop {
         let target = Target::of(&admin, &key).await?;
         target.check_preconditions(&admin, &headers)?;
-        let (turn, basis) = target.turn(&admin).await?;
+        let (turn, basis) = target.turn(&admin, deadline).await?;
         let outcome = target.dry_run(&basis, Some(value.clone()));
         if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
             drop(turn);
@@ -99,7 +102,7 @@ pub(super) async fn delete(
             return Err(Problem::no_document(&target.key).of_key(&target.full_key));
         }
 
-        let (turn, basis) = target.turn(&admin).await?;
+        let (turn, basis) = target.turn(&admin, deadline).await?;
         if !force {
             let outcome = target.dry_run(&basis, None);
             target.refuse_in_use(&outcome)?;
@@ -160,13 +163,38 @@ impl Target {
     }
 
     /// The turn of this write, and the documents that it is judged with. A registration is judged by itself and takes
-    /// no turn.
-    async fn turn(&self, admin: &Admin) -> Result<(Option<Turn>, Basis), Problem> {
-        let turn = match root_of(&self.key) {
-            Root::Documents => Some(admin.pending.turn().await?),
-            _ => None,
+    /// no turn. Waits until this server knows every write through a server.
+    async fn turn(&self, admin: &Admin, deadline: Instant) -> Result<(Option<Turn>, Basis), Problem> {
+        if root_of(&self.key) != Root::Documents {
+            return Ok((None, admin.pending.after(&admin.world)));
+        }
+        let mut turn = admin.pending.turn().await?;
+        let marked = match turn.marked() {
+            Some(marked) => marked,
+            None => match admin.backend.marked(admin.pending.marker()).await {
+                Ok(marked) => marked,
+                Err(error) => {
+                    let problem = Problem::from(error).of_key(&self.full_key);
+                    turn.failed(&problem);
+                    return Err(problem);
+                }
+            },
         };
-        Ok((turn, admin.pending.after(&admin.world)))
+        turn.set_marked(Some(marked));
+        let knows_all = || admin.pending.after(&admin.world).revision >= marked;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !admin.arrivals.until(knows_all, left).await {
+            return Err(self.is_behind());
+        }
+        Ok((Some(turn), admin.pending.after(&admin.world)))
+    }
+
+    fn is_behind(&self) -> Problem {
+        let detail = format!(
+            "{}: this server has not seen the newest documents of the store yet",
+            self.key
+        );
+        Problem::new(Code::StoreUnavailable, detail).of_key(&self.full_key)
     }
 
     /// The conditions of the headers, against the store's current text. The write itself expects this text.
@@ -221,11 +249,7 @@ impl Target {
             },
         };
         let inputs = basis.pending.iter().cloned().chain([input]).collect();
-        let moment = Moment {
-            instant: Instant::now().into_std(),
-            wall: std::time::SystemTime::now(),
-        };
-        plan(&basis.world, inputs, moment)
+        plan(&basis.world, inputs, now())
     }
 
     fn entry(&self, value: Bytes, revision: i64) -> Entry {
@@ -326,7 +350,7 @@ impl Target {
     async fn write(
         &self,
         admin: &Admin,
-        turn: Option<Turn>,
+        mut turn: Option<Turn>,
         basis: &Basis,
         value: Option<Bytes>,
     ) -> Result<Written, Problem> {
@@ -340,13 +364,19 @@ impl Target {
             },
         };
 
-        let unchanged = turn.as_ref().map(|_| Unchanged {
+        let unchanged = turn.as_ref().map(|turn| Unchanged {
             prefix: basis.world.options().layout.prefix_of(&Root::Documents).to_owned(),
             since: basis.revision,
+            marker: admin.pending.marker().to_owned(),
+            marked: turn.marked().unwrap_or_default(),
         });
         let outcome = admin.backend.write_if(vec![write], unchanged).await;
         admin.metrics.etcd.wrote(begun.elapsed());
 
+        // After a failure the store is asked: another server has written, or the outcome is unknown.
+        if let Some(turn) = &mut turn {
+            turn.set_marked(outcome.as_ref().ok().copied());
+        }
         match outcome {
             Ok(revision) => {
                 let change = self.change(value, revision);
@@ -378,11 +408,7 @@ impl Target {
             let left = deadline.saturating_duration_since(Instant::now());
             let is_newer = || admin.pending.after(&admin.world).revision > basis.revision;
             if !admin.arrivals.until(is_newer, left).await {
-                let detail = format!(
-                    "{}: this server has not seen the newest documents of the store yet",
-                    self.key
-                );
-                return Err(Problem::new(Code::StoreUnavailable, detail).of_key(&self.full_key));
+                return Err(self.is_behind());
             }
         }
         if Instant::now() < deadline {

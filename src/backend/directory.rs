@@ -226,7 +226,7 @@ impl Inner {
             }
         }
 
-        if let Some(Unchanged { prefix, since }) = unchanged
+        if let Some(Unchanged { prefix, since, .. }) = unchanged
             && tree.below(prefix.as_bytes()).any(|entry| entry.mod_revision > *since)
         {
             return Err(WriteError::Moved(prefix.clone()));
@@ -548,6 +548,10 @@ impl Backend for Directory {
     }
 
     /// Files are renamed one after the other: a crash between two renames leaves a part of the change.
+    async fn marked(&self, _: &str) -> Result<i64, ReadError> {
+        Ok(0)
+    }
+
     async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
         self.blocking(move |inner| inner.write(&writes, unchanged.as_ref()))
             .await

@@ -19,11 +19,13 @@
 //! key, the guard against a list that lost half of its keys, and the behaviour while etcd is away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::connect::{Connection, Connector, Rotation, Shared};
 use self::error::{Class, Failure};
@@ -49,6 +51,8 @@ mod write;
 pub struct Etcd {
     connector: Connector,
     shared: Shared,
+    /// The user has no right to the marker of [`Unchanged`]: writes go without it.
+    is_marker_denied: AtomicBool,
 }
 
 impl Etcd {
@@ -58,6 +62,7 @@ impl Etcd {
         Self {
             connector: Connector::new(options, Arc::default()),
             shared: Shared::default(),
+            is_marker_denied: AtomicBool::new(false),
         }
     }
 
@@ -75,6 +80,17 @@ impl Etcd {
             left: rotation.len() + 1,
             rotation,
             begun: Instant::now(),
+        }
+    }
+
+    /// Writes go without the marker from now on.
+    fn on_marker_denied(&self, marker: &str) {
+        if !self.is_marker_denied.swap(true, Ordering::Relaxed) {
+            warn!(
+                marker,
+                "etcd grants no right to the marker of writes: two replicas may accept writes that exclude each other. \
+                 Grant the right to read and write below --state-prefix"
+            );
         }
     }
 
@@ -186,13 +202,32 @@ impl Backend for Etcd {
         }
     }
 
+    async fn marked(&self, marker: &str) -> Result<i64, ReadError> {
+        if self.is_marker_denied.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        match self.get_one(marker.as_bytes(), None).await {
+            Ok(found) => Ok(found.map_or(0, |marker| marker.mod_revision)),
+            Err(failure) if failure.is_denied() => {
+                self.on_marker_denied(marker);
+                Ok(0)
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
     async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
+        let mut unchanged = unchanged.filter(|_| !self.is_marker_denied.load(Ordering::Relaxed));
         let unavailable = |failure: Failure| WriteError::Unavailable(failure.to_string());
         let mut attempts = self.attempts();
         loop {
             let mut connection = attempts.connection().await.map_err(unavailable)?;
             match write::write(&mut connection, &writes, unchanged.as_ref()).await {
                 Ok(revision) => return Ok(revision),
+                Err(WriteFailure::Denied(failure)) => match unchanged.take() {
+                    Some(Unchanged { marker, .. }) => self.on_marker_denied(&marker),
+                    None => return Err(unavailable(failure)),
+                },
                 Err(WriteFailure::NotSent(failure)) => {
                     attempts.on_failure(&connection, failure).await.map_err(unavailable)?;
                 }
@@ -213,6 +248,7 @@ impl Backend for Etcd {
     /// Read the password and certificate files. If their content differs from the credentials in use, every connection
     /// is replaced; if a file cannot be read, the connections stay.
     async fn reload(&self) -> Result<(), String> {
+        self.is_marker_denied.store(false, Ordering::Relaxed);
         self.connector.reload().await.map_err(|failure| failure.to_string())
     }
 }

@@ -316,18 +316,21 @@ impl Backend for Memory {
             return Err(WriteError::Unavailable(reason.clone()));
         }
         writes.iter().try_for_each(|write| state.check(write))?;
-        if let Some(Unchanged { prefix, since }) = unchanged
-            && state
-                .entries(prefix.as_bytes())
-                .iter()
-                .any(|entry| entry.mod_revision > since)
+        let marker = unchanged
+            .as_ref()
+            .map(|unchanged| Bytes::from(unchanged.marker.clone()));
+        if let (Some(Unchanged { prefix, marked, .. }), Some(marker)) = (unchanged, &marker)
+            && state.current(marker).map_or(0, |marker| marker.mod_revision) != marked
         {
             return Err(WriteError::Moved(prefix));
         }
         let changes = writes
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
-        let changes = changes.map(|write| (write.key, write.value)).collect();
+        let mut changes: Vec<_> = changes.map(|write| (write.key, write.value)).collect();
+        if !changes.is_empty() {
+            changes.extend(marker.map(|marker| (marker, Some(Bytes::new()))));
+        }
         // The lease stays, as in etcd with `ignore_lease`.
         Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))
     }

@@ -16,8 +16,8 @@ use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::fleet::limit::Limit;
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::reconcile::persist::unsaved::Unsaved;
-use chancery::reconcile::plan::{Input, Moment, plan};
-use chancery::reconcile::run::{Arrivals, Command, Health};
+use chancery::reconcile::plan::{Input, plan};
+use chancery::reconcile::run::{Arrivals, Command, Health, now};
 use chancery::reconcile::world::{Options, World};
 use chancery::resource::compile::{Difference, ResourceChange};
 use chancery::resource::{Resource, ResourceType, ResourceVersion};
@@ -27,10 +27,12 @@ use chancery::snapshot::{Facts, Source};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::eventually::eventually;
 
 /// 2026-01-02T03:04:05.678Z
 const BUILT_AT: Duration = Duration::from_millis(1_767_323_045_678);
@@ -84,7 +86,7 @@ impl Server {
         let (snapshots, token) = (Arc::new(Store::default()), CancellationToken::new());
         let fleet = Fleet::default();
         let admin = Admin {
-            pending: PendingWrites::default(),
+            pending: PendingWrites::new("/chancery/"),
             arrivals: Arrivals::default(),
             answers: admin::Answers::new(Arc::clone(fleet.reached())),
             hosts: Arc::new(["chancery.internal".to_owned()]),
@@ -131,10 +133,7 @@ impl Server {
                 },
             });
         }
-        let moment = Moment {
-            instant: tokio::time::Instant::now().into_std(),
-            wall: SystemTime::now(),
-        };
+        let moment = now();
         let planned = plan(&self.world.load(), inputs, moment);
         self.publish(&planned.difference, planned.world.revision());
         self.world.store(Arc::new(planned.world));
@@ -792,10 +791,7 @@ async fn entries_of_one_key_may_stand_on_two_pages() {
         root: Root::Documents,
         event: Event::Problems { problems },
     };
-    let moment = Moment {
-        instant: tokio::time::Instant::now().into_std(),
-        wall: SystemTime::now(),
-    };
+    let moment = now();
     let planned = plan(&server.world.load(), vec![input], moment);
     server.world.store(Arc::new(planned.world));
     let pages = pages(&server, "/api/v1/documents?limit=1", "documents", "reason").await;
@@ -1380,4 +1376,52 @@ async fn a_client_that_subscribes_to_many_names_is_shown_in_parts() {
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     assert_eq!(types(&named)["endpoints"]["subscribed"], json!(names));
     assert_eq!(types(&named)["clusters"]["subscribed"], json!([]));
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_cut() {
+    let body = "x".repeat(4000);
+    let texts: Vec<(String, String)> = (0..3000)
+        .map(|number| {
+            let text = json!({ "match": format!("/{number}"), "to": { "respond": { "status": 200, "body": body } } });
+            (format!("/gateway/routes/r{number}"), text.to_string())
+        })
+        .collect();
+    let documents: Vec<(&str, &str)> = texts.iter().map(|(key, text)| (&**key, &**text)).collect();
+    let server = Server::start(&documents).await;
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let request = b"GET /api/v1/snapshot/routes HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let cut = || async { server.fleet.reached().of(Limit::AdminUnread) };
+    eventually(Duration::from_secs(30), cut, 1).await;
+
+    let mut read = Vec::new();
+    let outcome = stream.read_to_end(&mut read).await;
+    assert!(read.starts_with(b"HTTP/1.1 200"), "{outcome:?}");
+    assert!(!read.ends_with(b"0\r\n\r\n"), "the answer is whole");
+    assert!(read.len() < 12_000_000, "{}", read.len());
+}
+
+#[tokio::test]
+async fn a_page_of_documents_is_written_as_it_is_read() {
+    let keys: Vec<String> = (0..5000).map(|number| format!("/gateway/routes/{number:04}")).collect();
+    let documents: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "{}")).collect();
+    let server = Server::start(&documents).await;
+    let url = format!("http://{}/api/v1/documents?limit=4000", server.address);
+    let answer = server.client.get(&url).send().await.unwrap();
+    assert_eq!(
+        answer.headers().get("content-length"),
+        None,
+        "nobody knows the length before the end"
+    );
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["documents"].as_array().unwrap().len(), 4000);
+    assert_eq!(answer["documents"][3999]["name"], "3999");
+    let rest = format!("{url}&after={}", answer["next"].as_str().unwrap());
+    let rest: Value = server.client.get(rest).send().await.unwrap().json().await.unwrap();
+    assert_eq!(rest["documents"].as_array().unwrap().len(), 1000);
+    assert_eq!(rest["next"], Value::Null);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chancery::backend::etcd::stats::WatchState;
 use chancery::backend::etcd::{Etcd as Store, Options};
 use chancery::backend::{
-    Backend, Change, Entry, Event, Expect, ListReason, ReadError, WatchControl, Write, WriteError,
+    Backend, Change, Entry, Event, Expect, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError,
 };
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
@@ -34,6 +34,8 @@ struct Mirror {
     token: CancellationToken,
     task: JoinHandle<()>,
     revision: i64,
+    /// The newest revision up to which the watch claims to have sent all changes.
+    claimed: i64,
     entries: BTreeMap<Bytes, Entry>,
 }
 
@@ -52,6 +54,7 @@ impl Mirror {
             token,
             task,
             revision: 0,
+            claimed: 0,
             entries: BTreeMap::new(),
         }
     }
@@ -76,10 +79,15 @@ impl Mirror {
                     "a list is sorted by key"
                 );
                 self.entries = entries.iter().map(|entry| (entry.key.clone(), entry.clone())).collect();
-                self.revision = *revision;
+                (self.revision, self.claimed) = (*revision, 0);
             }
             Event::Changed { revision, changes } => {
                 assert!(*revision > self.revision, "revision {revision} after {}", self.revision);
+                assert!(
+                    *revision > self.claimed,
+                    "revision {revision} after {} was claimed",
+                    self.claimed
+                );
                 self.revision = *revision;
                 for change in changes {
                     match change {
@@ -88,7 +96,8 @@ impl Mirror {
                     };
                 }
             }
-            Event::Alive | Event::Reached { .. } | Event::Failed { .. } | Event::Problems { .. } => {}
+            Event::Reached { revision } => self.claimed = self.claimed.max(*revision),
+            Event::Alive | Event::Failed { .. } | Event::Problems { .. } => {}
         }
         event
     }
@@ -172,6 +181,16 @@ async fn put(etcd: &Etcd, name: &str, value: impl Into<Vec<u8>>) -> i64 {
         .await
         .expect("put");
     response.header().expect("a header").revision()
+}
+
+async fn put_all(etcd: &Etcd, count: usize) {
+    let mut client = etcd.client().await;
+    for number in 0..count {
+        client
+            .put(key(&format!("clusters/{number}")), "{}", None)
+            .await
+            .expect("put");
+    }
 }
 
 #[tokio::test]
@@ -353,6 +372,48 @@ async fn a_store_that_went_back_is_a_fork() {
     etcd.restart().await;
     assert_eq!(mirror.next_list().await, ListReason::Fork);
     assert_eq!((mirror.revision, mirror.entries.len()), (1, 0));
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn no_change_comes_after_a_claim_of_its_revision() {
+    let etcd = Etcd::start().await;
+    let mut mirror = Mirror::listed(&etcd).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..4 {
+        let mut client = etcd.client().await;
+        writers.spawn(async move {
+            for number in 0..500 {
+                let name = key(&format!("routes/{writer}/{}", number % 10));
+                match number % 3 {
+                    0 => drop(client.put("/elsewhere", "1", None).await.expect("put")),
+                    1 => drop(client.put(name, "1", None).await.expect("put")),
+                    _ => drop(client.delete(name, None).await.expect("delete")),
+                }
+            }
+        });
+    }
+    let mut client = etcd.client().await;
+    let last = async move {
+        writers.join_all().await;
+        client.put("/elsewhere", "2", None).await.expect("put")
+    };
+    let last = tokio::spawn(last);
+    while !last.is_finished() {
+        mirror.control.progress();
+        mirror.next().await;
+    }
+    let last = last
+        .await
+        .expect("the writers end")
+        .header()
+        .expect("a header")
+        .revision();
+    while mirror.claimed.max(mirror.revision) < last {
+        mirror.control.progress();
+        mirror.next().await;
+    }
+    mirror.assert_equal().await;
     mirror.stop().await;
 }
 
@@ -610,6 +671,66 @@ async fn a_write_expects_what_it_was_told() {
         revision + 1
     );
     assert_eq!(store.get(&key("routes/b")).await.expect("get"), None);
+}
+
+const MARKER: &str = "/chancery/writes";
+
+fn judged(marked: i64) -> Option<Unchanged> {
+    Some(Unchanged {
+        prefix: PREFIX.to_owned(),
+        since: 0,
+        marker: MARKER.to_owned(),
+        marked,
+    })
+}
+
+#[tokio::test]
+async fn a_judged_write_finds_every_judged_write_since_and_no_other() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let put = |name, text| vec![write(name, Some(text), Expect::Any)];
+    assert_eq!(store.marked(MARKER).await.expect("read"), 0);
+    let first = store.write_if(put("routes/a", "1"), judged(0)).await.expect("write");
+    assert_eq!(store.marked(MARKER).await.expect("read"), first);
+    let late = store.write_if(put("routes/b", "1"), judged(0)).await;
+    assert!(matches!(late, Err(WriteError::Moved(_))), "{late:?}");
+
+    // A deletion leaves no key that could be compared.
+    let delete = vec![write("routes/a", None, Expect::Any)];
+    let deleted = store.write_if(delete, judged(first)).await.expect("delete");
+    let late = store.write_if(put("routes/b", "1"), judged(first)).await;
+    assert!(matches!(late, Err(WriteError::Moved(_))), "{late:?}");
+
+    // Documents of other hands, however many, are not compared.
+    put_all(&etcd, 300).await;
+    store
+        .write_if(put("routes/b", "1"), judged(deleted))
+        .await
+        .expect("write");
+    let (_, below) = store.list(PREFIX).await.expect("list");
+    assert!(below.iter().all(|entry| entry.key != MARKER));
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_the_marker_can_write() {
+    let etcd = Etcd::start().await;
+    etcd.add_user("gw", "right", &[PREFIX]);
+    etcd.enable_auth("root-password");
+    let folder = tempfile::tempdir().expect("a folder");
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "right").expect("write the password");
+    let options = || Options {
+        endpoints: vec![etcd.endpoint()],
+        user: Some("gw".to_owned()),
+        password_file: Some(password_file.clone()),
+        ..Options::default()
+    };
+    let put = |text| vec![write("routes/a", Some(text), Expect::Any)];
+    let store = Store::new(options());
+    assert_eq!(store.marked(MARKER).await.expect("no failure"), 0);
+    store.write_if(put("1"), judged(0)).await.expect("write");
+    let unasked = Store::new(options());
+    unasked.write_if(put("2"), judged(0)).await.expect("write");
 }
 
 #[tokio::test]

@@ -83,6 +83,11 @@ impl Failure {
         self.sentence.contains("etcdserver: key not found")
     }
 
+    /// True if the user has no right to a key.
+    pub(super) fn is_denied(&self) -> bool {
+        self.sentence.contains("etcdserver: permission denied")
+    }
+
     pub(super) fn stream_error_class(&self) -> StreamErrorClass {
         match self.class {
             Class::Retry | Class::NoSpace => StreamErrorClass::Connection,

@@ -2,8 +2,9 @@
 //!
 //! 1. Read the keys. If an expectation does not hold, the write is a conflict, and no transaction is sent.
 //! 2. Leave out equal values: etcd would make a revision of them, for every watcher.
-//! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too. One
-//!    more compares the newest revision below a prefix, if the caller judged the write by all keys there.
+//! 3. Send one transaction. Its comparisons repeat the expectations, so a change since the read is a conflict too. If the
+//!    caller judged the write with other documents, one more compares the marker of such writes, which this one writes
+//!    anew.
 //!
 //! A key with a lease keeps the lease (`ignore_lease`): a registration that is written here still ends with its
 //! instance. If a transaction gets no answer, its outcome is unknown.
@@ -20,6 +21,8 @@ use crate::backend::{Entry, Expect, Unchanged, Write, WriteError};
 
 /// Operations in one transaction, by etcd's default (`--max-txn-ops`).
 const OPERATIONS: usize = 128;
+/// The value of the marker: its `mod_revision` is what counts.
+const MARK: &str = "the last write through the API";
 /// Tries of one change if its leased keys vanish between the read and the transaction.
 const TRIES: usize = 3;
 
@@ -28,6 +31,8 @@ const TRIES: usize = 3;
 pub(super) enum WriteFailure {
     /// No transaction was carried out: another attempt may succeed.
     NotSent(Failure),
+    /// etcd denies the user a key of the transaction.
+    Denied(Failure),
     /// Another attempt cannot help.
     Final(WriteError),
 }
@@ -144,10 +149,12 @@ fn entries(response: &TxnResponse) -> Vec<Option<Entry>> {
 
 fn transaction(writes: &[Write], changing: &[Changing<'_>], unchanged: Option<&Unchanged>) -> Txn {
     let mut compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
-    compares.extend(unchanged.map(|Unchanged { prefix, since }| {
-        Compare::mod_revision(prefix.as_str(), CompareOp::Less, since + 1).with_prefix()
-    }));
-    let operations: Vec<TxnOp> = changing
+    // The mod_revision of a key that does not exist is 0.
+    compares.extend(
+        unchanged
+            .map(|Unchanged { marker, marked, .. }| Compare::mod_revision(marker.as_str(), CompareOp::Equal, *marked)),
+    );
+    let mut operations: Vec<TxnOp> = changing
         .iter()
         .map(|Changing { write, is_leased }| match &write.value {
             Some(value) => {
@@ -157,6 +164,7 @@ fn transaction(writes: &[Write], changing: &[Changing<'_>], unchanged: Option<&U
             None => TxnOp::delete(write.key.as_ref(), None),
         })
         .collect();
+    operations.extend(unchanged.map(|Unchanged { marker, .. }| TxnOp::put(marker.as_str(), MARK, None)));
 
     let reads: Vec<TxnOp> = guarded(writes)
         .map(|write| TxnOp::get(write.key.as_ref(), None))
@@ -228,6 +236,7 @@ fn classify(failure: Failure, changing: &[Changing<'_>]) -> WriteFailure {
         )));
     }
     match failure.class {
+        _ if failure.is_denied() => WriteFailure::Denied(failure),
         Class::Authentication | Class::Certificate => WriteFailure::NotSent(failure),
         _ if failure.is_key_gone() => WriteFailure::NotSent(failure),
         _ if failure.not_done => WriteFailure::Final(WriteError::Unavailable(failure.to_string())),
