@@ -9,7 +9,7 @@ use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::support::etcd::data_folder;
+use crate::support::etcd::{data_folder, url_arguments};
 use crate::support::process::Process;
 use crate::support::tools;
 
@@ -152,18 +152,7 @@ impl Members {
             .args(["--initial-cluster", &self.initial_cluster()])
             .args(["--initial-cluster-token", &self.token()])
             .args(["--initial-cluster-state", "new"])
-            .args([
-                "--listen-client-urls",
-                &client_url,
-                "--advertise-client-urls",
-                &client_url,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer_url,
-                "--initial-advertise-peer-urls",
-                &peer_url,
-            ])
+            .args(url_arguments(&client_url, &peer_url))
             .arg("--data-dir")
             .arg(self.data(member));
         let log = self.folder.path().join(format!("{}.log", name(member)));

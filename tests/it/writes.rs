@@ -257,3 +257,62 @@ async fn writes_to_a_frozen_etcd_fail_together() {
     eventually(LIMIT, is_written, true).await;
     replica.stop().await;
 }
+
+/// Fill etcd up to its quota: from then on it takes deletions only.
+async fn fill(etcd: &Etcd) {
+    let mut client = etcd.client().await;
+    for number in 0..1000 {
+        let put = client
+            .put(format!("/filler/{number}"), vec![b'x'; 200 * 1024], None)
+            .await;
+        if let Err(error) = put {
+            assert!(error.to_string().contains("database space exceeded"), "{error}");
+            return;
+        }
+    }
+    panic!("etcd takes everything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_etcd_is_read_and_said_to_be_full() {
+    let etcd = Etcd::start_with(&["--quota-backend-bytes", "4000000"]).await;
+    let replica = Replica::of_etcd(&etcd).await;
+    assert_eq!(replica.put("clusters/x", "{}").await, StatusCode::CREATED);
+    assert_eq!(replica.put("routes/a", &route("a", "x")).await, StatusCode::CREATED);
+    fill(&etcd).await;
+
+    let refused = replica.ask(Method::PUT, "routes/b", Some(route("b", "x"))).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let refused = refused.text().await.unwrap();
+    assert!(refused.contains("database space exceeded"), "{refused}");
+    assert_eq!(
+        replica.ask(Method::GET, "routes/a", None).await.status(),
+        StatusCode::OK
+    );
+
+    // A deleted cluster in use is kept, and its record below the state prefix cannot be written.
+    etcd.etcdctl(&["del", "/gateway/clusters/x"]);
+    let ready = || async {
+        let answer = replica.client.get(format!("http://{}/readyz", replica.admin)).send();
+        let answer = answer.await.unwrap();
+        let is_ready = answer.status() == StatusCode::OK;
+        let text = answer.text().await.unwrap();
+        (
+            is_ready,
+            text.contains("save to --state-prefix") && text.contains("database space exceeded"),
+        )
+    };
+    eventually(LIMIT, ready, (true, true)).await;
+
+    etcd.etcdctl(&["del", "--prefix", "/filler/"]);
+    let status = etcd.etcdctl(&["endpoint", "status", "--write-out", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let revision = status[0]["Status"]["header"]["revision"].to_string();
+    etcd.etcdctl(&["compaction", &revision]);
+    etcd.etcdctl(&["defrag"]);
+    etcd.etcdctl(&["alarm", "disarm"]);
+    let is_written = || async { replica.put("routes/b", &route("b", "x")).await.is_success() };
+    eventually(LIMIT, is_written, true).await;
+    eventually(LIMIT, ready, (true, false)).await;
+    replica.stop().await;
+}

@@ -34,6 +34,20 @@ pub struct Etcd {
     root: Mutex<Option<String>>,
 }
 
+/// The arguments of etcd for the URLs at which it listens, and which it tells others.
+pub fn url_arguments<'a>(client_url: &'a str, peer_url: &'a str) -> [&'a str; 8] {
+    [
+        "--listen-client-urls",
+        client_url,
+        "--advertise-client-urls",
+        client_url,
+        "--listen-peer-urls",
+        peer_url,
+        "--initial-advertise-peer-urls",
+        peer_url,
+    ]
+}
+
 impl Etcd {
     /// Start one and wait until it answers.
     pub async fn start() -> Self {
@@ -188,18 +202,7 @@ impl Etcd {
             ])
             .arg("--data-dir")
             .arg(self.data())
-            .args([
-                "--listen-client-urls",
-                &client_url,
-                "--advertise-client-urls",
-                &client_url,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer_url,
-                "--initial-advertise-peer-urls",
-                &peer_url,
-            ])
+            .args(url_arguments(&client_url, &peer_url))
             .args(["--initial-cluster", &format!("test={peer_url}")])
             .args(
                 self.extra
