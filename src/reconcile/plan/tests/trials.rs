@@ -206,3 +206,27 @@ fn a_route_that_is_switched_off_has_no_tests() {
     );
     assert_eq!(stage.state("routes/a"), Some(State::Disabled));
 }
+
+#[test]
+fn a_listener_that_redirects_to_https_is_asked_for_the_routes_that_name_it() {
+    const PLAIN: &str = r#"{"address": "127.0.0.1:81"}"#;
+    const REDIRECTING: &str = r#"{"address": "127.0.0.1:81", "http": {"redirect_to_https": true}}"#;
+    let mut stage = world_of(&[
+        ("clusters/x", X),
+        ("listeners/edge", r#"{"address": "127.0.0.1:80"}"#),
+        ("listeners/plain", REDIRECTING),
+    ]);
+    stage.put("routes/a", TESTED);
+    assert_eq!(stage.status("routes/a").reason, None);
+
+    let moved = r#"{"request": "GET http://h/a/b", "listener": "plain", "expect": {"redirect": "https://h/a/b"}}"#;
+    stage.put("routes/b", &with_tests("x", moved).replace("h/a/*", "/other"));
+    assert_eq!(stage.status("routes/b").reason, None);
+    stage.put("listeners/plain", PLAIN);
+    assert_eq!(
+        stage.status("routes/b").warnings,
+        ["tests[0]: GET http://h/a/b expected redirect=https://h/a/b, got routes/a (to=x)"]
+    );
+    stage.put("listeners/plain", REDIRECTING);
+    assert_eq!(stage.status("routes/b").warnings, none());
+}
