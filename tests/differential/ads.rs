@@ -40,6 +40,8 @@ struct State {
     subscribed: BTreeSet<String>,
     /// Verdicts by nonce; `None`: an ACK.
     verdicts: BTreeMap<String, Option<String>>,
+    /// Whether the stream has ended: Envoy is gone.
+    ended: bool,
 }
 
 struct Shared {
@@ -90,7 +92,8 @@ impl Ads {
         let response = response(&nonce, type_url, resources, removed);
         let state = self.shared.state.lock();
         let outbox = state.outbox.as_ref().expect("Envoy is connected");
-        outbox.send(Ok(response)).expect("Envoy is connected");
+        // If Envoy has ended, the verdict says so.
+        drop(outbox.send(Ok(response)));
         nonce
     }
 
@@ -99,8 +102,16 @@ impl Ads {
     /// # Panics
     /// If Envoy does not answer: with its log.
     pub(crate) async fn verdict(&self, nonce: &str, envoy: &Envoy) -> Option<String> {
-        let verdict = self.until(|state| state.verdicts.get(nonce).cloned()).await;
+        let ended = |state: &State| state.ended.then(|| Some("Envoy has ended".to_owned()));
+        let verdict = self
+            .until(|state| state.verdicts.get(nonce).cloned().or_else(|| ended(state)))
+            .await;
         verdict.unwrap_or_else(|| panic!("Envoy does not answer {nonce}: {}", envoy.log()))
+    }
+
+    /// Whether Envoy is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.state.lock().ended
     }
 
     async fn until<T>(&self, found: impl Fn(&State) -> Option<T>) -> Option<T> {
@@ -181,6 +192,8 @@ impl AggregatedDiscoveryService for Service {
             while let Ok(Some(request)) = requests.message().await {
                 shared.on_request(request);
             }
+            shared.state.lock().ended = true;
+            shared.changed.notify_waiters();
         });
         Ok(Response::new(UnboundedReceiverStream::new(responses)))
     }

@@ -67,6 +67,11 @@ impl Proxy {
         }
     }
 
+    /// Whether Envoy has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ads.has_ended()
+    }
+
     /// Send the resources of a set. Out: the nonces of the responses.
     pub(crate) fn push(&mut self, set: &Set) -> Vec<String> {
         let mut nonces = Vec::new();

@@ -114,7 +114,8 @@ impl Process {
 
     /// The output of the process.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        // Envoy logs the bytes of resources.
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Move the log out of the test's folder, which is deleted, and print its path.
