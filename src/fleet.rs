@@ -393,4 +393,10 @@ impl Fleet {
     pub fn connected(&self, variant: Variant) -> usize {
         self.registry.connected(variant)
     }
+
+    /// Whether clients are connected and none of them reports its zone.
+    #[must_use]
+    pub fn lacks_zones(&self) -> bool {
+        self.registry.lacks_zones()
+    }
 }

@@ -43,6 +43,7 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
     let (world, limit) = (admin.world.load_full(), page.limit());
     let refused = Arc::new(refused::documents(&admin));
     let (world_of, refused_of) = (Arc::clone(&world), Arc::clone(&refused));
+    let lacks_zones = admin.fleet.lacks_zones();
     // The search takes as long as there are documents, so a thread that serves no streams makes it.
     let items = iter::once_with(move || wanted.find(&world, &refused, after.as_ref(), limit)).flatten();
 
@@ -54,7 +55,7 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
         move |item| -> Pieces {
             let entry = item
                 .status(&world_of)
-                .map(|status| text(&Entry::of(status, &refused_of)));
+                .map(|status| text(&entry_of(&world_of, status, &refused_of, lacks_zones)));
             Box::new(entry.into_iter().map(|entry| entry.map(Into::into)))
         },
     );
@@ -162,7 +163,7 @@ pub(super) async fn one(
         .document(&key)
         .or_else(|| world.problems().find(|status| status.key == key));
     let status = status.ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
-    let entry = Entry::of(status, &refused::documents(&admin));
+    let entry = entry_of(&world, status, &refused::documents(&admin), admin.fleet.lacks_zones());
     let body = Json(EntryWithValue {
         entry,
         value: value(status),
@@ -171,6 +172,22 @@ pub(super) async fn one(
         Some(etag) => ([(header::ETAG, etag)], body).into_response(),
         None => body.into_response(),
     })
+}
+
+/// The entry of a document, with the warning that depends on the connected proxies.
+fn entry_of<'a>(
+    world: &World,
+    status: &'a Status,
+    refused: &BTreeMap<DocumentKey, NackedDocument>,
+    lacks_zones: bool,
+) -> Entry<'a> {
+    let entry = Entry::of(status, refused);
+    if lacks_zones && world.compiled().is_zone_aware(&status.key) {
+        return entry.with_warning(
+            "lb.locality: zone_aware has no effect, because no connected proxy reports its zone (node.locality.zone)",
+        );
+    }
+    entry
 }
 
 /// The `ETag` of a document's latest text; `None` if the document was deleted.

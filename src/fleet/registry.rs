@@ -30,6 +30,8 @@ const REMEMBERED_ACCEPTED: usize = 64;
 pub(super) struct Registry {
     next_id: AtomicU64,
     connected: [AtomicUsize; 2],
+    /// Connected streams of nodes that report their zone.
+    with_zone: AtomicUsize,
     streams: Mutex<Streams>,
     pub(super) memory: Memory,
     pub(super) suspicions: Suspicions,
@@ -102,6 +104,9 @@ impl Streams {
 impl Registry {
     pub(super) fn connect(&self, identity: Identity) -> Arc<Stream> {
         self.counter(identity.variant).fetch_add(1, Ordering::Relaxed);
+        if identity.has_zone {
+            self.with_zone.fetch_add(1, Ordering::Relaxed);
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let stream = Arc::new(Stream::new(id, identity));
         let mut streams = self.streams.lock();
@@ -111,6 +116,9 @@ impl Registry {
 
     pub(super) fn disconnect(&self, stream: &Arc<Stream>, now: SystemTime) {
         self.counter(stream.identity.variant).fetch_sub(1, Ordering::Relaxed);
+        if stream.identity.has_zone {
+            self.with_zone.fetch_sub(1, Ordering::Relaxed);
+        }
         stream.leave(now);
         let lists = Lists::measure(stream);
         let mut streams = self.streams.lock();
@@ -126,6 +134,11 @@ impl Registry {
 
     pub(super) fn connected(&self, variant: Variant) -> usize {
         self.counter(variant).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lacks_zones(&self) -> bool {
+        let is_empty = |count: &AtomicUsize| count.load(Ordering::Relaxed) == 0;
+        is_empty(&self.with_zone) && !self.connected.iter().all(is_empty)
     }
 
     fn counter(&self, variant: Variant) -> &AtomicUsize {
@@ -293,6 +306,23 @@ mod tests {
             registry.disconnect(&stream, now);
         }
         assert_eq!(registry.views(now, 0, &|_| true).count(), REMEMBERED);
+    }
+
+    #[test]
+    fn zones_lack_while_no_connected_node_reports_one() {
+        let fleet = Fleet::default();
+        assert!(!fleet.lacks_zones(), "nobody is connected");
+        let without = fleet.connect(Identity::of_test("n1"));
+        assert!(fleet.lacks_zones());
+        let with = fleet.connect(Identity {
+            has_zone: true,
+            ..Identity::of_test("n2")
+        });
+        assert!(!fleet.lacks_zones());
+        drop(with);
+        assert!(fleet.lacks_zones());
+        drop(without);
+        assert!(!fleet.lacks_zones());
     }
 
     #[test]

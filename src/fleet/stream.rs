@@ -21,6 +21,8 @@ pub struct Identity {
     pub node_cluster: Arc<str>,
     /// The group of the node.
     pub group: Arc<str>,
+    /// Whether the node reports its zone (`node.locality.zone`).
+    pub has_zone: bool,
     /// The address of the peer; `None` over a Unix socket.
     pub address: Option<SocketAddr>,
     /// SotW or delta.
@@ -39,6 +41,7 @@ impl Identity {
             node_id: node_id.into(),
             node_cluster: "c".into(),
             group: "default".into(),
+            has_zone: false,
             address: None,
             variant: Variant::Delta,
             aggregated: true,

@@ -29,8 +29,8 @@ use bytes::Bytes;
 use imbl::OrdMap;
 
 use super::table::MAX_ENTRIES;
-use super::{Resource, ResourceType};
-use crate::document::cluster::Source;
+use super::{Resource, ResourceType, clusters};
+use crate::document::cluster::{LocalityMode, Source};
 use crate::document::defaults::Defaults;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
@@ -594,6 +594,16 @@ impl Compiled {
         of_routes
             .chain(written.into_iter().flat_map(|names| names.iter()))
             .chain(failover)
+    }
+
+    /// Whether a document is a cluster whose requests prefer the zone of the proxy.
+    #[must_use]
+    pub fn is_zone_aware(&self, key: &DocumentKey) -> bool {
+        let Some(Document::Cluster(cluster)) = self.inventory.document(key) else {
+            return false;
+        };
+        let lb = clusters::settings_of(cluster, &self.context).lb;
+        lb.is_some_and(|lb| lb.locality == Some(LocalityMode::ZoneAware))
     }
 
     /// Whether what kept a document from serving is still in its way.

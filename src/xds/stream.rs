@@ -418,6 +418,7 @@ impl Stream {
                     node_id: Arc::clone(&node.id),
                     node_cluster: Arc::clone(&node.cluster),
                     group: group.cloned().unwrap_or_else(default),
+                    has_zone: !node.locality.1.is_empty(),
                     address: self.peer.address,
                     variant: self.variant,
                     aggregated: self.aggregated,

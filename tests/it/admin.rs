@@ -252,6 +252,7 @@ fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
         node_id: node_id.into(),
         node_cluster: "edge".into(),
         group: "default".into(),
+        has_zone: false,
         address: Some(([10, 0, 0, 9], 40_000).into()),
         variant: Variant::Delta,
         aggregated: true,
@@ -269,6 +270,20 @@ fn sent(version: u128, sequence: u64) -> Sent {
 
 const CLUSTER: &str = r#"{"endpoints": [{"address": "10.0.0.1:8080"}]}"#;
 const ROUTE: &str = r#"{"match": "/v1/users", "to": "users"}"#;
+
+#[tokio::test]
+async fn a_zone_aware_cluster_has_a_warning_while_no_proxy_reports_its_zone() {
+    let zone_aware = CLUSTER.replace("}]", r#"}], "lb": {"locality": "zone_aware"}"#);
+    let server = Server::start(&[("/gateway/clusters/users", &zone_aware)]).await;
+    let path = "/api/v1/documents/clusters/users";
+    assert_eq!(server.get(path).await["warnings"], json!([]));
+    let _proxy = connect(&server.fleet, "edge-1");
+    let warning =
+        "lb.locality: zone_aware has no effect, because no connected proxy reports its zone (node.locality.zone)";
+    assert_eq!(server.get(path).await["warnings"], json!([warning]));
+    let documents = server.get("/api/v1/documents?kind=clusters").await;
+    assert_eq!(documents["documents"][0]["warnings"], json!([warning]));
+}
 
 #[tokio::test]
 async fn the_index_names_every_endpoint() {
