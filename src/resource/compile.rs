@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `context` | the parameters that hold for a whole compile |
 //! | `translate` | one document at a time, once: from the checked value to its share of resources |
+//! | `accepted` | words that these files share |
 //! | `inventory` | every accepted document with its translation, and the references between documents |
 //! | `depends` | which translations and resources a change makes dirty |
 //! | `group` | the resources and tables of one group of proxies |
@@ -37,6 +38,7 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::Route;
 use crate::document::{Document, Rejection};
 
+mod accepted;
 mod conflicts;
 pub mod context;
 mod depends;
@@ -51,14 +53,16 @@ pub mod translate;
 mod trials;
 mod unmet;
 
+pub use accepted::Accepted;
+use accepted::CompiledDocument;
 use conflicts::Examined;
 use context::Context;
 use depends::Dirty;
 pub use findings::{Findings, Loss, Missing};
 use group::{GroupState, Outcome};
 use input::GroupInput;
-pub use inventory::{Accepted, Address, address};
-use inventory::{CompiledDocument, Inventory};
+use inventory::Inventory;
+pub use inventory::{Address, address};
 use translate::Translated;
 use trials::Trials;
 

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::input::ResourceKey;
-use super::inventory::CompiledDocument;
+use super::accepted::{CompiledDocument, ResourceKey};
 use super::{Fault, Obstacle};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::{self, Listener};

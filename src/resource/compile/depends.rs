@@ -7,10 +7,10 @@
 //! - A route that refers to the same clusters as before makes no cluster dirty.
 //! - A cluster or a registration makes no route dirty.
 
+use super::accepted::CompiledDocument;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::inventory::CompiledDocument;
 use crate::document::Document;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::input::{GroupInput, On, ResourceKey, entries_on, verbatim};
-use super::inventory::{CompiledDocument, Inventory};
+use super::accepted::{CompiledDocument, On, ResourceKey};
+use super::input::{GroupInput, entries_on, verbatim};
+use super::inventory::Inventory;
 use super::{Fault, failover, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};

@@ -3,18 +3,14 @@
 
 use std::sync::Arc;
 
+use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::context::Context;
 use super::depends::Dirty;
-use super::inventory::{CompiledDocument, Inventory};
+use super::inventory::Inventory;
 use super::translate::Translated;
 use crate::document::Document;
 use crate::document::key::DocumentKey;
-use crate::document::route::Route;
-use crate::resource::ResourceType;
 use crate::resource::table::Entry;
-
-/// A resource within a group.
-pub(super) type ResourceKey = (ResourceType, Arc<str>);
 
 /// Everything that a group's compilation looks at.
 pub(super) struct GroupInput<'a> {
@@ -47,21 +43,6 @@ pub(super) fn verbatim<'a>(
     inventory
         .verbatim(*resource_type, name)
         .filter(|(_, compiled)| compiled.document().is_for(group))
-}
-
-/// A listener, and whether a route without `listeners` is on it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct On<'a> {
-    pub(super) listener: &'a str,
-    /// Only routes that name it are on it.
-    pub(super) by_name: bool,
-}
-
-impl On<'_> {
-    /// Whether a route is on the listener.
-    pub(super) fn has(&self, route: &Route) -> bool {
-        route.is_on(self.listener) && !(self.by_name && route.listeners.is_none())
-    }
 }
 
 /// The entries of a route; none if the route is not for the group or not on the listener.

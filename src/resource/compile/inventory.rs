@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::conflicts::{self, Claims, Examined, Makers};
-use super::input::ResourceKey;
 use super::{Fault, Obstacle};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::endpoint::Endpoint;
@@ -17,33 +17,8 @@ use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
-use crate::resource::compile::input::On;
 use crate::resource::compile::references;
 use crate::resource::compile::translate::{Served, Translated, Upstreams};
-
-/// An accepted document, and the revisions that decide between equals.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Accepted {
-    /// The document.
-    pub document: Arc<Document>,
-    /// The revision that created the key; 0 if the backend has none.
-    pub create_revision: i64,
-    /// The revision of the text.
-    pub mod_revision: i64,
-}
-
-/// An accepted document and its own translation.
-#[derive(Debug, Clone)]
-pub(super) struct CompiledDocument {
-    pub(super) accepted: Accepted,
-    pub(super) translated: Translated,
-}
-
-impl CompiledDocument {
-    pub(super) fn document(&self) -> &Document {
-        &self.accepted.document
-    }
-}
 
 /// The address of an instance.
 pub type Address = (Host, u16);

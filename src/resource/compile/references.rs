@@ -11,8 +11,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::accepted::CompiledDocument;
 use super::depends::Dirty;
-use super::inventory::{CompiledDocument, Inventory};
+use super::inventory::Inventory;
 use super::translate::Translated;
 use super::{Fault, Obstacle};
 use crate::document::key::{DocumentKey, Kind};

@@ -19,10 +19,10 @@ use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
 use super::Fault;
+use super::accepted::{CompiledDocument, On};
 use super::depends::Dirty;
 use super::group::GroupState;
-use super::input::On;
-use super::inventory::{CompiledDocument, Inventory};
+use super::inventory::Inventory;
 use super::translate::Translated;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::{HostPattern, Trial};

@@ -12,9 +12,10 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
+use super::accepted::{CompiledDocument, ResourceKey};
 use super::describing;
-use super::input::{GroupInput, ResourceKey};
-use super::inventory::{CompiledDocument, Inventory};
+use super::input::GroupInput;
+use super::inventory::Inventory;
 use super::{Fault, Obstacle};
 use crate::document::Rejection;
 use crate::document::key::DocumentKey;

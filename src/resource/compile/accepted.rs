@@ -1,0 +1,51 @@
+//! Words that the files of the compiler share: an accepted document with its translation, a resource within a group, a
+//! listener as routes are on it.
+
+use std::sync::Arc;
+
+use super::translate::Translated;
+use crate::document::Document;
+use crate::document::route::Route;
+use crate::resource::ResourceType;
+
+/// An accepted document, and the revisions that decide between equals.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The document.
+    pub document: Arc<Document>,
+    /// The revision that created the key; 0 if the backend has none.
+    pub create_revision: i64,
+    /// The revision of the text.
+    pub mod_revision: i64,
+}
+
+/// An accepted document and its own translation.
+#[derive(Debug, Clone)]
+pub(super) struct CompiledDocument {
+    pub(super) accepted: Accepted,
+    pub(super) translated: Translated,
+}
+
+impl CompiledDocument {
+    pub(super) fn document(&self) -> &Document {
+        &self.accepted.document
+    }
+}
+
+/// A resource within a group.
+pub(super) type ResourceKey = (ResourceType, Arc<str>);
+
+/// A listener, and whether a route without `listeners` is on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct On<'a> {
+    pub(super) listener: &'a str,
+    /// Only routes that name it are on it.
+    pub(super) by_name: bool,
+}
+
+impl On<'_> {
+    /// Whether a route is on the listener.
+    pub(super) fn has(&self, route: &Route) -> bool {
+        route.is_on(self.listener) && !(self.by_name && route.listeners.is_none())
+    }
+}
