@@ -142,6 +142,9 @@ pub(super) struct RootState {
 /// A changed key: its new text; `None`: deleted.
 pub(super) type KeyChange = (DocumentKey, Option<Stored>);
 
+/// A key, and its full key.
+pub(super) type PlacedKey = (DocumentKey, Arc<str>);
+
 /// The text that serves at a held key; `None`: no text.
 pub(super) type KeptText = Option<Stored>;
 
@@ -297,6 +300,26 @@ impl RootState {
         }
     }
 
+    /// Whether the first publish of the store's content would be news.
+    pub(super) fn awaits_publish(&self) -> bool {
+        !self.is_published && self.origin == Origin::Store
+    }
+
+    /// Whether a shared hold means the same for all keys as it did to the root `before`, but for keys that changed.
+    pub(super) fn hears_as(&self, before: &Self, about: i64) -> bool {
+        let facts = |state: &Self| {
+            let has_reached = state.revision >= about;
+            (
+                state.origin,
+                state.watched_since,
+                state.decided,
+                state.is_published,
+                has_reached,
+            )
+        };
+        self.hold == before.hold && facts(self) == facts(before)
+    }
+
     /// The content of the store was published.
     pub(super) fn on_published(&mut self) {
         self.is_published = self.origin == Origin::Store;
@@ -315,12 +338,14 @@ impl RootState {
     }
 
     /// Apply the shared memory to the root: a key that another replica holds is held here too, and a released key is
-    /// released. `records` are those of the root's keys. Returns the released keys.
+    /// released. `records` are those of the root's keys; `only` are the keys to look at (`None`: all). Returns the keys
+    /// that act.
     pub(super) fn on_shared(
         &mut self,
         rules: &Rules<'_>,
         shared: &KnownHold,
-        records: impl Iterator<Item = (DocumentKey, KeptText)>,
+        records: Vec<(DocumentKey, KeptText)>,
+        only: Option<&[PlacedKey]>,
     ) -> Vec<KeyChange> {
         if self.origin != Origin::Store || self.revision < shared.about || self.decided >= shared.about {
             return Vec::new();
@@ -344,7 +369,7 @@ impl RootState {
         }
 
         let mut acting = self.join(rules, shared, records);
-        acting.extend(self.let_newer_act(shared));
+        acting.extend(self.let_newer_act(shared, only));
         acting
     }
 
@@ -357,18 +382,24 @@ impl RootState {
 
     /// Let texts act that were written after the shared hold began, as in a watch. A list of this replica may have held
     /// them under a later revision. Revisions of another history cannot be compared.
-    fn let_newer_act(&mut self, shared: &KnownHold) -> Vec<KeyChange> {
+    fn let_newer_act(&mut self, shared: &KnownHold, only: Option<&[PlacedKey]>) -> Vec<KeyChange> {
         if shared.hold.why == Why::Fork || self.hold.as_ref().is_none_or(|hold| hold.why == Why::Fork) {
             return Vec::new();
         }
-        let newer = self.held.iter().filter_map(|key| {
+        let newer = |key: &DocumentKey| {
             let stored = self
                 .store
                 .get(key)
                 .filter(|stored| stored.text.mod_revision > shared.about)?;
             Some((key.clone(), Some(stored.clone())))
-        });
-        let newer: Vec<KeyChange> = newer.collect();
+        };
+        let newer: Vec<KeyChange> = match only {
+            Some(keys) => {
+                let keys = keys.iter().map(|(key, _)| key);
+                keys.filter(|key| self.held.contains(*key)).filter_map(newer).collect()
+            }
+            None => self.held.iter().filter_map(newer).collect(),
+        };
         if newer.is_empty() { newer } else { self.act(newer) }
     }
 
@@ -388,12 +419,7 @@ impl RootState {
     }
 
     /// Hold what another replica holds.
-    fn join(
-        &mut self,
-        rules: &Rules<'_>,
-        shared: &KnownHold,
-        records: impl Iterator<Item = (DocumentKey, KeptText)>,
-    ) -> Vec<KeyChange> {
+    fn join(&mut self, rules: &Rules<'_>, shared: &KnownHold, records: Vec<(DocumentKey, KeptText)>) -> Vec<KeyChange> {
         let mut changes = Vec::new();
         for (key, kept) in records {
             let is_newer = |stored: &Stored| stored.text.mod_revision > shared.about;

@@ -98,6 +98,15 @@ impl Content {
             Self::Hold { .. } => None,
         }
     }
+
+    /// The text that serves at a held key, or that of a lost instance; `None`: the record says something else.
+    fn kept_text(&self) -> Option<Option<&Arc<Text>>> {
+        match self {
+            Self::Serves(text) => Some(text.as_ref()),
+            Self::LostInstance(text) => Some(Some(text)),
+            _ => None,
+        }
+    }
 }
 
 /// Why a root is held.
@@ -253,11 +262,12 @@ impl Memory {
         self.held
             .range::<_, Arc<str>>(Arc::from(prefix)..)
             .take_while(move |(key, _)| key.starts_with(prefix))
-            .filter_map(|(key, known)| match &known.record.content {
-                Content::Serves(text) => Some((key, text.as_ref())),
-                Content::LostInstance(text) => Some((key, Some(text))),
-                _ => None,
-            })
+            .filter_map(|(key, known)| Some((key, known.record.content.kept_text()?)))
+    }
+
+    /// The text that serves at one held key, or that of a lost instance.
+    pub(super) fn held_at(&self, full_key: &str) -> Option<Option<&Arc<Text>>> {
+        self.held(full_key)?.record.content.kept_text()
     }
 
     /// Whether a record says that a cluster was released which served this text or a later one.

@@ -136,6 +136,14 @@ impl Fault {
         }
     }
 
+    /// The same fault, which lasts as long as this is in the way.
+    fn behind(self, obstacle: Obstacle) -> Self {
+        Self {
+            obstacle: Some(obstacle),
+            ..self
+        }
+    }
+
     /// The same conflict as the fault of one of its two documents.
     #[must_use]
     pub fn of(self, key: &DocumentKey) -> Option<Self> {
@@ -165,6 +173,13 @@ pub enum Obstacle {
         user: DocumentKey,
         /// The document that it names.
         named: DocumentKey,
+    },
+    /// This text of another document.
+    Text {
+        /// The document.
+        key: DocumentKey,
+        /// The revision of the text.
+        mod_revision: i64,
     },
 }
 

@@ -15,7 +15,7 @@ use crate::reconcile::memory::{self, Content};
 use crate::reconcile::quarantine;
 use crate::reconcile::text::{Good, Stored};
 use crate::reconcile::world::{Blocked, Record, Text, World};
-use crate::resource::compile::Fault;
+use crate::resource::compile::{Compiled, Fault, Obstacle};
 
 mod fallback;
 mod instances;
@@ -121,6 +121,22 @@ impl Choice {
                 obstacle: fault.obstacle,
             });
         }
+    }
+
+    /// Whether the latest text is good by itself and in another document's way.
+    fn is_contested(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.contested)
+    }
+
+    /// What is in the way of the latest text, if that is known.
+    fn obstacle(&self) -> Option<&Obstacle> {
+        self.blocked.as_ref()?.obstacle.as_ref()
+    }
+
+    /// Whether the obstacle is still there.
+    fn has_obstacle(&self, compiled: &Compiled) -> bool {
+        let obstacle = self.obstacle().zip(self.latest_good.as_ref());
+        obstacle.is_some_and(|(obstacle, good)| compiled.has_obstacle(&good.parsed.document, obstacle))
     }
 
     /// The latest text is in no other document's way any more.

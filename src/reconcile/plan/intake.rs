@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use super::{Input, Moment};
 use crate::backend::{Change, Entry, Event, ListReason, Problem};
 use crate::document::key::{DocumentKey, Root};
-use crate::reconcile::hold::{KeptText, KeyChange, Origin, RootState, Rules};
+use crate::reconcile::hold::{KeptText, KeyChange, Origin, PlacedKey, RootState, Rules};
 use crate::reconcile::memory::{Folder, Known, MemoryWrite};
 use crate::reconcile::quarantine;
 use crate::reconcile::refusal::Refusal;
@@ -106,9 +106,7 @@ impl Intake {
             Input::Found { key, texts } => self.on_found(key, texts),
             Input::Refused(refusals) => refusals.into_iter().for_each(|refusal| self.on_refused(refusal)),
             Input::Accepted { full_key, about } => self.on_accepted(&full_key, about),
-            Input::TryAgain(texts) => {
-                self.end_quarantine(|known, _, key| texts.get(key) == Some(&known.record.about));
-            }
+            Input::TryAgain(texts) => texts.iter().for_each(|(key, about)| self.on_try_again(key, *about)),
             Input::Release(keys) => self.on_release(keys),
             Input::Tick => {}
         }
@@ -149,14 +147,22 @@ impl Intake {
         self.writes.push(write);
     }
 
-    /// End the quarantine of some keys, once the store says so.
-    fn end_quarantine(&mut self, is_over: impl Fn(&Known, &str, &DocumentKey) -> bool) {
-        let layout = &self.world.options.layout;
-        let over = self.world.memory.keys(Folder::Quarantine).filter_map(|full_key| {
-            let root = layout.root_of(full_key.as_bytes())?;
+    fn on_try_again(&mut self, key: &DocumentKey, about: i64) {
+        let full_key = match self.world.records.get(key) {
+            Some(record) => Arc::clone(&record.status.full_key),
+            None => self.world.options.layout.full_key(key).into(),
+        };
+        let known = self.world.memory.quarantine(&full_key);
+        let known = known.filter(|known| known.record.about == about);
+        self.writes.extend(known.map(|known| quarantine::end(&full_key, known)));
+    }
+
+    /// End the quarantine of released keys, once the store says so.
+    fn end_quarantine(&mut self, is_released: impl Fn(&str) -> bool) {
+        let known = self.world.memory.keys(Folder::Quarantine);
+        let over = known.filter(|full_key| is_released(full_key)).filter_map(|full_key| {
             let known = self.world.memory.quarantine(full_key)?;
-            let key = layout.locate(&root, full_key.as_bytes());
-            is_over(known, full_key, &key).then(|| quarantine::end(full_key, known))
+            Some(quarantine::end(full_key, known))
         });
         self.writes.extend(over);
     }
@@ -221,7 +227,8 @@ impl Intake {
         for (full_key, known) in records {
             self.world.memory.take(folder, full_key, known);
         }
-        let mut of_roots: BTreeMap<Root, Vec<(DocumentKey, bool)>> = BTreeMap::new();
+        let mut of_roots: BTreeMap<Root, Vec<PlacedKey>> = BTreeMap::new();
+        let mut of_holds: BTreeSet<Root> = BTreeSet::new();
         for full_key in changed {
             let Some(root) = self.world.options.layout.root_of(full_key.as_bytes()) else {
                 continue;
@@ -232,12 +239,11 @@ impl Intake {
                     self.recalled.insert(key);
                 }
                 Folder::Held if *full_key == *self.world.options.layout.prefix_of(&root) => {
-                    of_roots.entry(root).or_default();
+                    of_roots.entry(root.clone()).or_default();
+                    of_holds.insert(root);
                 }
                 Folder::Held => {
-                    let is_gone = self.world.memory.held(&full_key).is_none();
-                    let of_root = of_roots.entry(root.clone()).or_default();
-                    of_root.push((key.clone(), is_gone));
+                    of_roots.entry(root.clone()).or_default().push((key.clone(), full_key));
                     self.held.insert(key.clone());
                     if root == Root::Registrations {
                         self.recalled_instances.insert(key);
@@ -245,11 +251,13 @@ impl Intake {
                 }
             }
         }
-        // Each root once: a root looks at all of its records.
+        // Each root once.
         for (root, keys) in of_roots {
-            self.with_root(&root, |state, _| {
-                let gone = keys.iter().filter(|(_, is_gone)| *is_gone);
-                gone.flat_map(|(key, _)| state.on_record_gone(key)).collect()
+            let of_keys = Some(&*keys).filter(|_| !whole && !of_holds.contains(&root));
+            let is_gone = |(_, full_key): &&PlacedKey| self.world.memory.held(full_key).is_none();
+            let gone: Vec<DocumentKey> = keys.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
+            self.with_keys(&root, of_keys, |state, _| {
+                gone.iter().flat_map(|key| state.on_record_gone(key)).collect()
             });
             if let Some(state) = self.world.roots.get(&root) {
                 let held = keys.into_iter().map(|(key, _)| key);
@@ -280,8 +288,16 @@ impl Intake {
             }
             Change::Delete { key } => (self.world.options.layout.locate(&root, &key), None),
         };
-        let changes = changes.into_iter().map(change).collect();
-        self.with_root(&root, |state, rules| state.on_changed(rules, revision, changes));
+        let full_keys: Vec<Arc<str>> = changes
+            .iter()
+            .map(|change| String::from_utf8_lossy(change.key()).into())
+            .collect();
+        let changes: Vec<KeyChange> = changes.into_iter().map(change).collect();
+        let keys = changes.iter().map(|(key, _)| key.clone());
+        let keys: Vec<PlacedKey> = keys.zip(full_keys).collect();
+        self.with_keys(&root, Some(&keys), |state, rules| {
+            state.on_changed(rules, revision, changes)
+        });
     }
 
     fn on_problems(&mut self, root: Root, problems: &[Problem]) {
@@ -335,7 +351,8 @@ impl Intake {
     }
 
     fn on_published(&mut self) {
-        let roots: Vec<Root> = self.world.roots.keys().cloned().collect();
+        let roots = self.world.roots.iter().filter(|(_, state)| state.awaits_publish());
+        let roots: Vec<Root> = roots.map(|(root, _)| root.clone()).collect();
         for root in roots {
             self.with_root(&root, |state, _| {
                 state.on_published();
@@ -351,7 +368,7 @@ impl Intake {
         }
         let roots: Vec<Root> = self.world.roots.keys().cloned().collect();
         let released = std::mem::take(&mut self.released);
-        self.end_quarantine(|_, full_key, _| released.contains(full_key));
+        self.end_quarantine(|full_key| released.contains(full_key));
         for root in roots {
             self.with_root(&root, |state, _| {
                 state.on_release(|full_key| released.contains(full_key))
@@ -390,8 +407,18 @@ impl Intake {
         root: &Root,
         happen: impl FnOnce(&mut RootState, &Rules<'_>) -> Vec<KeyChange>,
     ) -> Vec<DocumentKey> {
+        self.with_keys(root, None, happen)
+    }
+
+    /// [`Intake::with_root`], where only these keys can be held, or held no longer, unless a hold begins or ends.
+    fn with_keys(
+        &mut self,
+        root: &Root,
+        only: Option<&[PlacedKey]>,
+        happen: impl FnOnce(&mut RootState, &Rules<'_>) -> Vec<KeyChange>,
+    ) -> Vec<DocumentKey> {
         let mut state = self.world.roots.get(root).cloned().unwrap_or_default();
-        self.held.extend(state.held().map(|(key, _)| key.clone()));
+        let before = state.clone();
         let rules = Rules {
             root,
             confirm_mass_loss: self.world.options.confirm_mass_loss,
@@ -399,17 +426,27 @@ impl Intake {
             now: self.moment.instant,
             wall: self.moment.wall,
         };
-        let was_held = state.hold().is_some();
         let mut acting = happen(&mut state, &rules);
 
         let prefix = self.world.options.layout.prefix_of(root);
         if let Some(shared) = self.world.memory.hold(prefix) {
-            let records = self.world.memory.held_below(prefix);
-            let kept = records.map(|(full_key, text)| self.kept_text(root, full_key, text));
-            acting.extend(state.on_shared(&rules, &shared, kept));
+            let only = only.filter(|_| state.hears_as(&before, shared.about));
+            let kept = self.kept_texts(root, prefix, only);
+            acting.extend(state.on_shared(&rules, &shared, kept, only));
         }
 
-        self.held.extend(state.held().map(|(key, _)| key.clone()));
+        match only.filter(|_| state.hold() == before.hold()) {
+            Some(keys) => {
+                let keys = keys.iter().map(|(key, _)| key);
+                let keys = keys.chain(acting.iter().map(|(key, _)| key));
+                let is_held = |key: &&DocumentKey| before.held_key(key).is_some() || state.held_key(key).is_some();
+                self.held.extend(keys.filter(is_held).cloned());
+            }
+            None => {
+                let held = before.held().chain(state.held());
+                self.held.extend(held.map(|(key, _)| key.clone()));
+            }
+        }
         if state.wants_list() {
             self.relist.insert(root.clone());
         }
@@ -419,10 +456,25 @@ impl Intake {
             let standing = self.standing(key);
             self.history.entry(key.clone()).or_default().push(standing);
         }
-        if was_held {
+        if before.hold().is_some() {
             self.gaps.extend(keys.iter().cloned());
         }
         keys
+    }
+
+    /// The texts that the shared memory holds at a root's keys.
+    fn kept_texts(&self, root: &Root, prefix: &str, only: Option<&[PlacedKey]>) -> Vec<(DocumentKey, KeptText)> {
+        let Some(keys) = only else {
+            let records = self.world.memory.held_below(prefix);
+            return records
+                .map(|(full_key, text)| self.kept_text(root, full_key, text))
+                .collect();
+        };
+        let kept = keys.iter().filter_map(|(_, full_key)| {
+            let text = self.world.memory.held_at(full_key)?;
+            Some(self.kept_text(root, full_key, text))
+        });
+        kept.collect()
     }
 
     fn kept_text(&self, root: &Root, full_key: &Arc<str>, text: Option<&Arc<Text>>) -> (DocumentKey, KeptText) {

@@ -42,7 +42,7 @@ pub(super) type Examined = BTreeSet<Claimant>;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     claimants: OrdMap<Place, OrdSet<Claimant>>,
-    /// The claims of the documents of one resource.
+    /// The claims of the documents of one resource, sorted by place.
     of: OrdMap<ResourceKey, Arc<[Claim]>>,
 }
 
@@ -97,7 +97,8 @@ impl Claims {
             }
         }
 
-        let claims = makers.claims(groups);
+        let mut claims = makers.claims(groups);
+        claims.sort_by(|a, b| a.place.cmp(&b.place));
         for claim in &claims {
             let claimants = self.claimants.entry(claim.place.clone()).or_default();
             claimants.insert(claim.claimant.clone());
@@ -125,7 +126,9 @@ impl Claims {
             if let Some(oldest) = oldest.filter(|oldest| *oldest < claimant && oldest.1 != claimant.1)
                 && exists(&claim.place.1, groups)
             {
-                let rival = self.claim_of(oldest, &claim.place.0);
+                let rival = self
+                    .claims_on(oldest.1.as_ref(), &claim.place.0)
+                    .find(|theirs| theirs.claimant == *oldest);
                 let rival = rival.and_then(|theirs| fault(theirs, claimant, documents));
                 return Some(Fault {
                     rival: rival.map(Box::new),
@@ -141,12 +144,9 @@ impl Claims {
 
     /// Whether the document `key` claims a thing in a group that `document` is for, too.
     pub(super) fn claims(&self, document: &Document, what: &Arc<str>, key: Option<&DocumentKey>) -> bool {
-        let claims = self.of_document(key);
-        let mut claims = claims.into_iter().flat_map(|claims| claims.iter());
-        claims.any(|claim| {
-            let (of, group) = &claim.place;
-            let is_claimed = of == what && claim.claimant.1.as_ref() == key;
-            is_claimed && group.as_ref().is_none_or(|group| document.is_for(group))
+        self.claims_on(key, what).any(|claim| {
+            let is_shared = |group: &Arc<str>| document.is_for(group);
+            claim.claimant.1.as_ref() == key && claim.place.1.as_ref().is_none_or(is_shared)
         })
     }
 
@@ -158,12 +158,11 @@ impl Claims {
         })
     }
 
-    /// The claim of a document on a thing.
-    fn claim_of(&self, claimant: &Claimant, what: &Arc<str>) -> Option<&Claim> {
-        let claims = self.of_document(claimant.1.as_ref())?;
-        claims
-            .iter()
-            .find(|claim| claim.claimant == *claimant && claim.place.0 == *what)
+    /// The claims on one thing, of the documents of a document's resource.
+    fn claims_on(&self, key: Option<&DocumentKey>, what: &Arc<str>) -> impl Iterator<Item = &Claim> {
+        let claims = self.of_document(key).map_or(&[][..], |claims| claims);
+        let first = claims.partition_point(|claim| claim.place.0 < *what);
+        claims[first..].iter().take_while(move |claim| claim.place.0 == *what)
     }
 
     /// All claimants that may be in the way of a claim at a place: those of its group and those of every group; for a

@@ -145,6 +145,10 @@ impl Inventory {
             Obstacle::Claimant { what, key } => self.claims.claims(document, what, key.as_ref()),
             Obstacle::NoCluster(name) => !self.describes(name),
             Obstacle::Reference { user, named } => references::is_unfit(self, user, document, named),
+            Obstacle::Text { key, mod_revision } => self
+                .documents
+                .get(key)
+                .is_some_and(|compiled| compiled.accepted.mod_revision == *mod_revision),
         }
     }
 

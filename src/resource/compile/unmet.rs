@@ -95,29 +95,33 @@ impl Group<'_> {
                     self.name,
                 );
                 let is_nowhere = !self.documents.describes(name);
-                Some(Fault {
-                    obstacle: is_nowhere.then(|| Obstacle::NoCluster(Arc::clone(name))),
-                    ..own(path, reason)
+                let own = own(path, reason);
+                Some(match is_nowhere {
+                    true => own.behind(Obstacle::NoCluster(Arc::clone(name))),
+                    false => own,
                 })
             }
             Need::NoCluster { path, name } => {
                 let (other, compiled) = self.described(name)?;
+                let of = compiled.accepted.mod_revision;
                 let name = quote(name);
                 let reason = format!("found {name}, which {other} makes, expected a cluster of Envoy's bootstrap");
                 let theirs =
                     format!("found the name of a cluster that {key} wants in Envoy's bootstrap, expected another");
-                Some(newer(
-                    own(path, reason),
-                    revision,
-                    (other, compiled.accepted.mod_revision),
-                    theirs,
-                ))
+                let text = |key: &DocumentKey, mod_revision| Obstacle::Text {
+                    key: key.clone(),
+                    mod_revision,
+                };
+                let own = own(path, reason).behind(text(&other, of));
+                let theirs = Fault::of_itself(other, Rejection::new("", theirs)).behind(text(key, revision));
+                Some(newer((own, revision), (theirs, of)))
             }
             Need::NoHashing { path, reason } => {
                 let (other, of) = self.hashing(&written.resource.name)?;
                 let own = own(path, format!("{reason} ({other})"));
                 let theirs = format!("found ring_hash or maglev under the weights of {key}, expected another policy");
-                Some(newer(own, revision, (other, of), theirs))
+                let theirs = Fault::of_itself(other, Rejection::new("", theirs));
+                Some(newer((own, revision), (theirs, of)))
             }
             Need::Cluster { .. } => None,
         })
@@ -156,8 +160,7 @@ impl Group<'_> {
 }
 
 /// The fault of the document written last, of two in conflict.
-fn newer(own: Fault, revision: i64, (other, of): (DocumentKey, i64), theirs: String) -> Fault {
-    let theirs = Fault::of_itself(other, Rejection::new("", theirs));
+fn newer((own, revision): (Fault, i64), (theirs, of): (Fault, i64)) -> Fault {
     let (newer, older) = if revision >= of { (own, theirs) } else { (theirs, own) };
     Fault {
         rival: Some(Box::new(older)),

@@ -204,48 +204,7 @@ impl Choices {
 
     /// Documents that are good by themselves, oldest text first: whoever is not in the way any more lets them serve.
     fn try_contested(&mut self, world: &World, decision: &mut Decision) {
-        // A record of the shared memory that was read back, for example, changes nothing that serves.
-        let is_changed = |key: &&DocumentKey| world.compiled.accepted(key) != decision.compiled.accepted(key);
-        let kinds: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
-        let is_contested = |choice: &Choice| choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
-        let known = world.contested.iter().filter(|key| !self.by_key.contains_key(*key));
-        let known = known.filter_map(|key| Some((key.clone(), world.records.get(key)?)));
-        let changed = self.by_key.iter().filter(|(_, choice)| is_contested(choice));
-        let mut contested: BTreeMap<DocumentKey, Choice> = known
-            .filter(|(key, _)| may_open(key, &kinds))
-            .map(|(key, record)| (key, Choice::of(record)))
-            .collect();
-        contested.extend(changed.map(|(key, choice)| (key.clone(), choice.clone())));
-
-        // What an accepted document is in the way of cannot serve. A contested one may give up what it has.
-        let stays = |key: &DocumentKey, choice: &Choice| {
-            if kinds.contains(&Kind::Groups) || self.may_be_shadowed_now(key) {
-                return false;
-            }
-            let obstacle = choice.blocked.as_ref().and_then(|blocked| blocked.obstacle.as_ref());
-            obstacle
-                .zip(choice.latest_good.as_ref())
-                .is_some_and(|(obstacle, good)| {
-                    let of_contested = match obstacle {
-                        Obstacle::Claimant { key, .. } => key
-                            .as_ref()
-                            .is_some_and(|key| world.contested.contains(key) || contested.contains_key(key)),
-                        Obstacle::NoCluster(name) => describing(name)
-                            .iter()
-                            .any(|key| world.contested.contains(key) || contested.contains_key(key)),
-                        Obstacle::Reference { named, .. } => {
-                            world.contested.contains(named) || contested.contains_key(named)
-                        }
-                    };
-                    !of_contested && decision.compiled.has_obstacle(&good.parsed.document, obstacle)
-                })
-        };
-        let hopeful = contested.iter().filter(|(key, choice)| !stays(key, choice));
-        let mut hopeful: Vec<(DocumentKey, Choice)> =
-            hopeful.map(|(key, choice)| (key.clone(), choice.clone())).collect();
-        hopeful.retain(|(_, choice)| choice.latest_good.is_some());
-        hopeful.sort_by_key(age);
-
+        let mut hopeful = self.hopeful(world, decision);
         for _ in 0..ROUNDS_TOGETHER {
             let before = hopeful.len();
             if before < 2 {
@@ -256,20 +215,61 @@ impl Choices {
                 break;
             }
         }
-        let has_obstacle = |choice: &Choice| {
-            let obstacle = choice.blocked.as_ref().and_then(|blocked| blocked.obstacle.as_ref());
-            let obstacle = obstacle.zip(choice.latest_good.as_ref());
-            obstacle.is_some_and(|(obstacle, good)| decision.compiled.has_obstacle(&good.parsed.document, obstacle))
-        };
-        hopeful.retain(|(_, choice)| !has_obstacle(choice));
-        self.try_in_halves(&hopeful, decision);
+        let stays =
+            |choice: &Choice| choice.has_obstacle(&decision.compiled) && !self.is_newly_in_the_way(world, choice);
+        hopeful.retain(|(_, choice)| !stays(choice));
+        self.try_in_halves(&hopeful, world, decision);
     }
 
-    /// Whether a listeners document of this plan may decide whether the resource of an xds document serves.
+    /// Contested documents that may serve now, the oldest text first.
+    fn hopeful(&self, world: &World, decision: &Decision) -> Vec<(DocumentKey, Choice)> {
+        // A record of the shared memory that was read back, for example, changes nothing that serves.
+        let is_changed = |key: &&DocumentKey| world.compiled.accepted(key) != decision.compiled.accepted(key);
+        let kinds: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
+        let known = world.contested.iter().filter(|_| !kinds.is_empty());
+        let known = known.filter(|key| !self.by_key.contains_key(*key) && may_open(key, &kinds));
+        let known = known.filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))));
+        let changed = self.by_key.iter().filter(|(_, choice)| choice.is_contested());
+        let contested: BTreeMap<DocumentKey, Choice> = known
+            .chain(changed.map(|(key, choice)| (key.clone(), choice.clone())))
+            .collect();
+
+        // A contested document may give up what it has; an accepted one in the way keeps it.
+        let is_contested = |key: &DocumentKey| world.contested.contains(key) || contested.contains_key(key);
+        let may_vanish = |obstacle: &Obstacle| match obstacle {
+            Obstacle::Claimant { key, .. } => key.as_ref().is_some_and(is_contested),
+            Obstacle::NoCluster(name) => describing(name).iter().any(is_contested),
+            Obstacle::Reference { named, .. } => is_contested(named),
+            Obstacle::Text { key, .. } => is_contested(key) || self.may_be_shadowed_now(key),
+        };
+        let stays = |key: &DocumentKey, choice: &Choice| {
+            let is_in_view = !kinds.contains(&Kind::Groups) && !self.may_be_shadowed_now(key);
+            let may_vanish = choice.obstacle().is_some_and(may_vanish) || self.is_newly_in_the_way(world, choice);
+            is_in_view && !may_vanish && choice.has_obstacle(&decision.compiled)
+        };
+        let hopeful = contested.iter().filter(|(key, choice)| !stays(key, choice));
+        let hopeful = hopeful.filter(|(_, choice)| choice.latest_good.is_some());
+        let mut hopeful: Vec<_> = hopeful.map(|(key, choice)| (key.clone(), choice.clone())).collect();
+        hopeful.sort_by_key(age);
+        hopeful
+    }
+
+    /// Whether a text of this plan is in the way of a contested document, which waited before.
+    fn is_newly_in_the_way(&self, world: &World, contested: &Choice) -> bool {
+        let obstacle = contested.obstacle();
+        let Some(Obstacle::Claimant { key: Some(key), .. } | Obstacle::Text { key, .. }) = obstacle else {
+            return false;
+        };
+        let other = self.by_key.get(key);
+        other.is_some_and(|other| is_newcomer(world, contested, (key, other), obstacle))
+    }
+
+    /// Whether another document of this plan may decide whether the resource of an xds document serves.
     fn may_be_shadowed_now(&self, key: &DocumentKey) -> bool {
         let resource = xds::split(&key.name).filter(|_| key.kind == Kind::Xds);
         resource.is_some_and(|(_, name)| {
-            name == listener::DEFAULT_NAME || self.by_key.contains_key(&DocumentKey::new(Kind::Listeners, name))
+            let others = [Kind::Listeners, Kind::Clusters].map(|kind| DocumentKey::new(kind, name));
+            name == listener::DEFAULT_NAME || others.iter().any(|other| self.by_key.contains_key(other))
         })
     }
 
@@ -280,12 +280,8 @@ impl Choices {
         mut contested: Vec<(DocumentKey, Choice)>,
         decision: &mut Decision,
     ) -> Vec<(DocumentKey, Choice)> {
-        let places: BTreeMap<DocumentKey, usize> = contested
-            .iter()
-            .enumerate()
-            .map(|(place, (key, _))| (key.clone(), place))
-            .collect();
-        let mut left_out = BTreeSet::new();
+        let places = contested.iter().enumerate();
+        let mut trying: BTreeMap<DocumentKey, usize> = places.map(|(place, (key, _))| (key.clone(), place)).collect();
         let mut stage = decision.compiled.stage();
         let mut edits: Vec<Edit> = contested.iter().map(latest_of).collect();
         loop {
@@ -299,60 +295,31 @@ impl Choices {
             edits = Vec::new();
             for fault in faults {
                 // An accepted document that was written later than the contested one keeps what it has.
-                let rival = match &fault.obstacle {
-                    Some(Obstacle::Claimant { key: Some(key), .. }) => places.get(key),
-                    _ => None,
+                let fault = match &fault.rival {
+                    Some(rival) if !trying.contains_key(&fault.key) => (**rival).clone(),
+                    _ => fault,
                 };
-                let own = places.get(&fault.key).filter(|place| !left_out.contains(*place));
-                let Some(place) = own
-                    .or_else(|| rival.filter(|place| !left_out.contains(*place)))
-                    .copied()
-                else {
+                let Some(place) = trying.remove(&fault.key) else {
                     return contested;
                 };
-                left_out.insert(place);
                 let (key, choice) = &mut contested[place];
-                if *key == fault.key {
-                    set_reason(choice, fault);
-                }
+                set_reason(choice, fault);
                 edits.push(edit_of(key, choice.serving()));
             }
         }
 
-        let mut others = Vec::new();
-        for (place, (key, mut choice)) in contested.into_iter().enumerate() {
-            if left_out.contains(&place) {
-                self.note_reason(&key, &choice);
-                others.push((key, choice));
-            } else {
-                choice.accept_latest();
-                self.by_key.insert(key, choice);
-            }
-        }
-        others
+        let (served, left_out): (Vec<_>, Vec<_>) = contested.into_iter().partition(|(key, _)| trying.contains_key(key));
+        served.iter().for_each(|(key, choice)| self.accept(key, choice));
+        left_out.iter().for_each(|(key, choice)| self.note_reason(key, choice));
+        left_out
     }
 
     /// Let the documents serve that can, the oldest first: all, or what can serve of each half.
-    fn try_in_halves(&mut self, contested: &[(DocumentKey, Choice)], decision: &mut Decision) {
+    fn try_in_halves(&mut self, contested: &[(DocumentKey, Choice)], world: &World, decision: &mut Decision) {
         let edits = contested.iter().map(latest_of);
         match contested {
             [] => {}
-            [(key, choice)] => {
-                match decision.compiled.apply(edits.collect()) {
-                    Ok(step) => {
-                        decision.advance(step);
-                        self.accept(key, choice);
-                    }
-                    // A document that another replica found to be contested is contested here for a reason of its own.
-                    Err(faults) => {
-                        let mut choice = choice.clone();
-                        if let Some(fault) = faults.into_iter().find_map(|fault| fault.of(key)) {
-                            set_reason(&mut choice, fault);
-                        }
-                        self.note_reason(key, &choice);
-                    }
-                }
-            }
+            [contested] => self.try_one(contested, world, decision),
             _ => match decision.compiled.try_apply(edits.collect()) {
                 Some(step) => {
                     decision.advance(step);
@@ -360,10 +327,49 @@ impl Choices {
                 }
                 None => {
                     let (older, newer) = contested.split_at(contested.len() / 2);
-                    self.try_in_halves(older, decision);
-                    self.try_in_halves(newer, decision);
+                    self.try_in_halves(older, world, decision);
+                    self.try_in_halves(newer, world, decision);
                 }
             },
+        }
+    }
+
+    /// Let one contested document serve if it can. A newer text that came into its way in this plan gives way: a replica
+    /// that plans each revision lets the contested document serve before the newer text is there.
+    fn try_one(&mut self, contested: &(DocumentKey, Choice), world: &World, decision: &mut Decision) {
+        let (key, choice) = contested;
+        let mut others: BTreeMap<DocumentKey, Choice> = BTreeMap::new();
+        let mut stage = decision.compiled.stage();
+        let mut edits = vec![latest_of(contested)];
+        loop {
+            let faults = match stage.advance(edits) {
+                Ok(step) => {
+                    decision.advance(step);
+                    self.by_key.extend(others);
+                    return self.accept(key, choice);
+                }
+                Err(faults) => faults,
+            };
+            edits = Vec::new();
+            for fault in faults {
+                let other = others.get(&fault.key).or_else(|| self.by_key.get(&fault.key));
+                let obstacle = fault.rival.as_ref().and_then(|rival| rival.obstacle.as_ref());
+                let gives_way =
+                    |other: &&Choice| fault.key != *key && is_newcomer(world, choice, (&fault.key, other), obstacle);
+                let Some(mut other) = other.filter(gives_way).cloned() else {
+                    // A document that another replica found to be contested is contested here for a reason of its own.
+                    let mut choice = choice.clone();
+                    fault
+                        .of(key)
+                        .into_iter()
+                        .for_each(|fault| set_reason(&mut choice, fault));
+                    return self.note_reason(key, &choice);
+                };
+                let other_key = fault.key.clone();
+                other.on_fault(fault);
+                edits.push(edit_of(&other_key, other.serving()));
+                others.insert(other_key, other);
+            }
         }
     }
 
@@ -423,6 +429,25 @@ impl Choices {
             self.try_found_in_halves(second, decision);
         }
     }
+}
+
+/// Whether another document came into the way of a contested one in this plan: its text before had nothing that the
+/// contested document wants, or was that of another life.
+fn is_newcomer(
+    world: &World,
+    contested: &Choice,
+    (key, other): (&DocumentKey, &Choice),
+    obstacle: Option<&Obstacle>,
+) -> bool {
+    let Some(now) = other.serving().filter(|_| !other.kept) else {
+        return false;
+    };
+    let before = world.compiled.accepted(key);
+    if before.is_none_or(|before| before.create_revision != now.text.create_revision) {
+        return true;
+    }
+    let wanted = obstacle.zip(contested.latest_good.as_ref());
+    wanted.is_some_and(|(obstacle, good)| !world.compiled.has_obstacle(&good.parsed.document, obstacle))
 }
 
 fn set_reason(choice: &mut Choice, fault: Fault) {

@@ -497,3 +497,201 @@ fn a_route_that_moves_away_from_many_kept_clusters() {
         cost_of_plan(&mut stage, inputs)
     });
 }
+
+#[test]
+fn a_virtual_host_with_the_domains_of_all_others() {
+    let host = |name: &str, domains: Vec<String>| xds(ResourceType::VirtualHost, name, json!({ "domains": domains }));
+    let documents = |n| {
+        let all = host("r/all", (0..n).map(|i| format!("h{i}")).collect());
+        std::iter::once(all).chain(each(n, |i| host(&format!("r/h{i:05}"), vec![format!("h{i}")])))
+    };
+    assert_n_log_n(|n| cost_of_list(documents(n)));
+    assert_n_log_n(|n| cost_of_a_route_beside(documents(n)));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(documents(n));
+        assert_eq!(stage.world.contested.len(), n);
+        let (key, text) = host("r/all", (1..n).map(|i| format!("h{i}")).collect());
+        let put = stage.put_input(&key, &text);
+        cost_of_plan(&mut stage, vec![put])
+    });
+}
+
+#[test]
+fn clusters_that_each_want_the_next_one_in_the_bootstrap() {
+    let cluster = |i: usize| {
+        let service = json!({ "envoy_grpc": { "cluster_name": format!("c{:05}", i + 1) } });
+        let source = json!({ "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service] });
+        let eds = json!({ "eds_config": { "api_config_source": source, "resource_api_version": "V3" } });
+        let cluster = json!({ "type": "EDS", "eds_cluster_config": eds });
+        xds(ResourceType::Cluster, &format!("c{i:05}"), cluster)
+    };
+    assert_n_log_n(|n| cost_of_list(each(n, cluster)));
+    assert_n_log_n(|n| cost_of_list(each(n, |i| cluster(n - i))));
+    assert_n_log_n(|n| cost_of_a_route_beside(each(n, cluster)));
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, cluster));
+        assert!(stage.world.contested.len() > n / 3, "{}", stage.world.contested.len());
+        let put = stage.put_input("clusters/other", "{}");
+        cost_of_plan(&mut stage, vec![put])
+    });
+}
+
+#[test]
+fn a_listener_that_is_written_with_the_address_of_each_other_one() {
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, |i| (format!("listeners/l{i:05}"), listener(i))));
+        let inputs = (1..n)
+            .map(|i| stage.put_input("listeners/l00000", &listener(i)))
+            .collect();
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+#[test]
+fn listeners_of_one_address_whose_group_comes_and_goes() {
+    let listener = |i| {
+        (
+            format!("listeners/l{i:05}"),
+            r#"{"address": "10.0.0.1:80", "groups": ["edge"]}"#.to_owned(),
+        )
+    };
+    let edge = r#"{"match": [{"id": "edge-*"}]}"#;
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, listener));
+        let put = stage.put_input("groups/edge", edge);
+        cost_of_plan(&mut stage, vec![put])
+    });
+    assert_n_log_n(|n| {
+        let mut stage = at_rest(each(n, listener));
+        stage.put("groups/edge", edge);
+        assert_eq!(stage.world.contested.len(), n - 1);
+        let gone = stage.delete_input(&["groups/edge"]);
+        cost_of_plan(&mut stage, vec![gone])
+    });
+}
+
+#[test]
+fn clusters_in_use_that_go_one_by_one_between_changed_routes() {
+    assert_n_log_n(|n| {
+        let clusters = each(n, |i| (format!("clusters/c{i:05}"), "{}".to_owned()));
+        let routes = each(n, |i| route(i, i, &format!("c{i:05}")));
+        let mut stage = at_rest(clusters.into_iter().chain(routes));
+        let mut inputs = Vec::new();
+        for i in 0..n / 4 {
+            inputs.push(stage.delete_input(&[&format!("clusters/c{i:05}")]));
+            let (key, text) = route(n - 1 - i, n + i, "x");
+            inputs.push(stage.put_input(&key, &text));
+        }
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+/// Most documents of this stage are gone at once, and held; n of 2 n.
+fn held(n: usize) -> Stage {
+    let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+    let keys: Vec<_> = (0..n * 3 / 4).map(|i| (format!("routes/r{i:05}"), None)).collect();
+    let change = one_revision(&mut stage, keys);
+    stage.plan(vec![change]);
+    assert_eq!(stage.state("routes/r00000"), Some(State::Held));
+    stage
+}
+
+#[test]
+fn changes_while_most_documents_are_held() {
+    let written = |stage: &mut Stage, n: usize| -> Vec<Input> {
+        let routes = each(n / 4, |i| route(i, n + i, "y"));
+        routes.iter().map(|(key, text)| stage.put_input(key, text)).collect()
+    };
+    assert_n_log_n(|n| {
+        let mut stage = held(n);
+        let inputs = written(&mut stage, n);
+        cost_of_plan(&mut stage, inputs)
+    });
+    // The replica that joined the hold of another one; the changes come one by one.
+    assert_n_log_n(|n| {
+        let mut stage = held(n).newborn();
+        stage.list(ListReason::Start);
+        assert_eq!(stage.state("routes/r00000"), Some(State::Held));
+        let inputs = written(&mut stage, n);
+        cost_of(|| inputs.into_iter().for_each(|input| drop(stage.plan(vec![input]))))
+    });
+    assert_n_log_n(|n| cost_of_plan(&mut held(n), vec![Input::Release(None)]));
+}
+
+#[test]
+fn records_of_held_documents_that_are_read_one_by_one() {
+    assert_n_log_n(|n| {
+        let mut stage = held(n);
+        let mut born = stage.newborn();
+        let records = std::mem::take(&mut stage.memory.records);
+        born.world = World::new(options());
+        born.memory.records.clear();
+        born.read_memory();
+        born.list(ListReason::Start);
+        let mut inputs: Vec<Input> = Vec::new();
+        for ((folder, full_key), known) in records {
+            inputs.push(Input::Remembered {
+                folder,
+                whole: false,
+                records: vec![(full_key, Some(known))],
+            });
+        }
+        cost_of(|| inputs.into_iter().for_each(|input| drop(born.plan(vec![input]))))
+    });
+}
+
+#[test]
+fn documents_that_proxies_refuse_at_once() {
+    let serving = |n: usize| {
+        let mut stage = at_rest(each(n, |i| route(i, i, "x")));
+        let changes = each(n, |i| route(i, n + i, "x"));
+        let change = one_revision(&mut stage, changes.into_iter().map(|(key, text)| (key, Some(text))));
+        stage.plan(vec![change]);
+        let key = |i| format!("routes/r{i:05}");
+        let refusals: Vec<_> = (0..n / 2).map(|i| stage.refusal(&key(i))).collect();
+        (stage, refusals)
+    };
+    assert_n_log_n(|n| {
+        let (mut stage, refusals) = serving(n);
+        let inputs = refusals.into_iter().map(|refusal| Input::Refused(vec![refusal]));
+        let inputs = inputs.collect();
+        cost_of_plan(&mut stage, inputs)
+    });
+    // Each is tried again.
+    assert_n_log_n(|n| {
+        let (mut stage, refusals) = serving(n);
+        stage.plan(vec![Input::Refused(refusals)]);
+        let quarantined = stage.world.quarantined();
+        let inputs: Vec<Input> = quarantined
+            .map(|one| Input::TryAgain([(one.key.clone(), one.about)].into()))
+            .collect();
+        assert_eq!(inputs.len(), n / 2);
+        cost_of_plan(&mut stage, inputs)
+    });
+}
+
+#[test]
+fn good_texts_that_are_found_in_the_history() {
+    assert_n_log_n(|n| {
+        let bad = each(n, |i| (format!("listeners/l{i:05}"), "{".to_owned()));
+        let (mut stage, inputs) = listed(bad);
+        let wanted = stage.plan(inputs).wanted;
+        assert_eq!(wanted.len(), n);
+        // All want one address.
+        let text = |key: &DocumentKey| {
+            let (_, revision) = stage.world.standing_at(key).unwrap();
+            Arc::new(Text {
+                value: listener(1).into(),
+                create_revision: revision,
+                mod_revision: revision - 1,
+                leased: false,
+            })
+        };
+        let inputs = wanted.iter().map(|key| Input::Found {
+            key: key.clone(),
+            texts: vec![text(key)],
+        });
+        let inputs = inputs.collect();
+        cost_of_plan(&mut stage, inputs)
+    });
+}

@@ -12,7 +12,7 @@ const RECORD: &str = "quarantine//gateway/routes/a";
 
 impl Stage {
     /// The refusal of a document as it serves now.
-    fn refusal(&self, key: &str) -> Refusal {
+    pub(super) fn refusal(&self, key: &str) -> Refusal {
         let key = document_key(key);
         let refused = |(group, resource_type, resource): (&Arc<str>, ResourceType, &Arc<crate::resource::Resource>)| {
             let part = resource.parts.as_ref().and_then(|parts| parts.get(&key));

@@ -23,9 +23,6 @@ use histories::{BAD, DOCUMENTS, MANY, ROUTES};
 
 /// Histories of an ordinary test run; the whole suite asks for more (Makefile).
 const HISTORIES: u64 = 400;
-/// In the first histories replicas are compared at every publish, in later ones at rest alone: about one history in three
-/// thousand shows a difference on the way (decision 006, "Limits").
-const COMPARED_ON_THE_WAY: u64 = 2500;
 const STEPS: usize = 60;
 const REPLICAS: usize = 3;
 const SOURCES: [Source; 4] = [
@@ -305,7 +302,6 @@ struct Fleet {
     seconds: u64,
     /// By revision: which replica published it first, and what.
     published: BTreeMap<i64, (usize, View)>,
-    compares: bool,
     trace: Vec<String>,
 }
 
@@ -318,7 +314,6 @@ impl Fleet {
             replicas: (0..REPLICAS).map(|_| Replica::born()).collect(),
             seconds: 0,
             published: BTreeMap::new(),
-            compares: seed <= COMPARED_ON_THE_WAY,
             trace: Vec::new(),
         }
     }
@@ -515,7 +510,7 @@ impl Fleet {
         let view = replica.view();
         self.trace.push(format!("replica {number} publishes {revision}"));
         let (first, expected) = self.published.entry(revision).or_insert_with(|| (number, view.clone()));
-        if self.compares && view != *expected {
+        if view != *expected {
             let seed = self.seed;
             panic!(
                 "HISTORIES_SEED={seed} HISTORIES=1: at revision {revision}, replica {number} differs from replica {first}\n\
@@ -562,9 +557,6 @@ impl Fleet {
                 self.settle("at rest");
             }
         }
-        (self.published, self.compares) = (BTreeMap::new(), true);
-        (0..REPLICAS).for_each(|number| self.publish(number));
-        assert_eq!(self.published.len(), 1, "HISTORIES_SEED={}", self.seed);
     }
 }
 
