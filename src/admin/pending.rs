@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::problem::Problem;
 use crate::backend::{Change, Event};
 use crate::document::key::Root;
-use crate::reconcile::plan::Input;
+use crate::reconcile::plan::{Input, Moment, plan};
 use crate::reconcile::world::World;
 
 /// Longest time for which a write counts. If the store is replaced by another one, the world never reaches its
@@ -63,6 +63,16 @@ pub(super) struct Basis {
     pub(super) revision: i64,
     /// The newest revision of any pending write; 0: there is none.
     pub(super) newest: i64,
+}
+
+impl Basis {
+    /// The world with the pending writes. They are no part of the next write: a test that it breaks is not theirs.
+    pub(super) fn reached(&self, moment: Moment) -> Arc<World> {
+        match self.pending.is_empty() {
+            true => Arc::clone(&self.world),
+            false => Arc::new(plan(&self.world, self.pending.clone(), moment).world),
+        }
+    }
 }
 
 /// The turn of a write.

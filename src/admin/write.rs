@@ -248,8 +248,7 @@ impl Target {
                 changes: vec![self.change(value, revision)],
             },
         };
-        let inputs = basis.pending.iter().cloned().chain([input]).collect();
-        plan(&basis.world, inputs, now())
+        plan(&basis.reached(now()), vec![input], now())
     }
 
     fn entry(&self, value: Bytes, revision: i64) -> Entry {
@@ -308,7 +307,8 @@ impl Target {
 
     /// A write through which the tests of other documents fail.
     fn refuse_breaking(&self, basis: &Basis, outcome: &Plan) -> Result<(), Problem> {
-        let mut broken = outcome.world.compiled().newly_failing(basis.world.compiled());
+        let before = basis.reached(now());
+        let mut broken = outcome.world.compiled().newly_failing(before.compiled());
         let Some((document, sentence)) = broken.find(|(document, _)| **document != self.key) else {
             return Ok(());
         };
