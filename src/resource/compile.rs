@@ -573,7 +573,7 @@ impl Compiled {
     pub fn references(&self, user: &DocumentKey) -> BTreeSet<DocumentKey> {
         self.inventory
             .get(user)
-            .map(|compiled| references::keys(compiled))
+            .map(|compiled| compiled.names())
             .unwrap_or_default()
     }
 

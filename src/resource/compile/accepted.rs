@@ -1,10 +1,13 @@
 //! Words that the files of the compiler share: an accepted document with its translation, a resource within a group, a
 //! listener as routes are on it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::translate::Translated;
 use crate::document::Document;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::reference::{Needs, Reference};
 use crate::document::route::Route;
 use crate::resource::ResourceType;
 
@@ -29,6 +32,26 @@ pub(super) struct CompiledDocument {
 impl CompiledDocument {
     pub(super) fn document(&self) -> &Document {
         &self.accepted.document
+    }
+
+    /// The documents that it names. A resource in Envoy's own form names Secrets by SDS.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let mut references = self.document().references();
+        if let Translated::Verbatim(written) = &self.translated {
+            let refers = written.resource.refers.iter().flat_map(|refers| refers.iter());
+            let secrets = refers.filter(|refers| refers.resource_type == ResourceType::Secret);
+            references.extend(secrets.map(|refers| Reference {
+                path: "resource".to_owned(),
+                key: DocumentKey::new(Kind::Secrets, refers.name.clone()),
+                needs: Needs::RightOfUse,
+            }));
+        }
+        references
+    }
+
+    /// The keys of the documents that it names, each once.
+    pub(super) fn names(&self) -> BTreeSet<DocumentKey> {
+        self.references().into_iter().map(|reference| reference.key).collect()
     }
 }
 

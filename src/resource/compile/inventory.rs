@@ -13,11 +13,11 @@ use crate::document::endpoint::Endpoint;
 use crate::document::group::Group;
 use crate::document::host::Host;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::reference::{Misfit, Reference};
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
-use crate::resource::compile::references;
 use crate::resource::compile::translate::{Served, Translated, Upstreams};
 
 /// The address of an instance.
@@ -144,7 +144,10 @@ impl Inventory {
         match obstacle {
             Obstacle::Claimant { what, key } => self.claims.claims(document, what, key.as_ref()),
             Obstacle::NoCluster(name) => !self.describes(name),
-            Obstacle::Reference { user, named } => references::is_unfit(self, user, document, named),
+            Obstacle::Reference { user, named } => {
+                let mut references = document.references().into_iter();
+                references.any(|reference| reference.key == *named && self.misfit(user, document, &reference).is_some())
+            }
             Obstacle::Text { key, mod_revision } => self
                 .documents
                 .get(key)
@@ -152,8 +155,13 @@ impl Inventory {
         }
     }
 
+    /// The fault of one reference of a document, if the named document does not fit.
+    pub(super) fn misfit(&self, user: &DocumentKey, document: &Document, reference: &Reference) -> Option<Misfit> {
+        reference.fault(user, document.groups(), self.document(&reference.key))
+    }
+
     fn remember(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
-        for named in references::keys(compiled) {
+        for named in compiled.names() {
             let users = self.named.entry(named).or_default();
             users.keys.insert(key.clone());
             for group in groups_of(compiled.document()) {
@@ -192,7 +200,7 @@ impl Inventory {
     }
 
     fn forget(&mut self, key: &DocumentKey, compiled: &CompiledDocument) {
-        for named in references::keys(compiled) {
+        for named in compiled.names() {
             let Some(users) = self.named.get_mut(&named) else {
                 continue;
             };

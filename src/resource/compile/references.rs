@@ -14,32 +14,10 @@ use std::sync::Arc;
 use super::accepted::CompiledDocument;
 use super::depends::Dirty;
 use super::inventory::Inventory;
-use super::translate::Translated;
 use super::{Fault, Obstacle};
 use crate::document::key::{DocumentKey, Kind};
-use crate::document::reference::{Misfit, Needs, Reference, looks_alike};
+use crate::document::reference::{Misfit, Reference, looks_alike};
 use crate::document::{Document, Rejection};
-use crate::resource::ResourceType;
-
-/// The documents that a document names. A resource in Envoy's own form names Secrets by SDS.
-pub(super) fn of(compiled: &CompiledDocument) -> Vec<Reference> {
-    let mut references = compiled.document().references();
-    if let Translated::Verbatim(written) = &compiled.translated {
-        let refers = written.resource.refers.iter().flat_map(|refers| refers.iter());
-        let secrets = refers.filter(|refers| refers.resource_type == ResourceType::Secret);
-        references.extend(secrets.map(|refers| Reference {
-            path: "resource".to_owned(),
-            key: DocumentKey::new(Kind::Secrets, refers.name.clone()),
-            needs: Needs::RightOfUse,
-        }));
-    }
-    references
-}
-
-/// The keys that a document names, each once.
-pub(super) fn keys(compiled: &CompiledDocument) -> BTreeSet<DocumentKey> {
-    of(compiled).into_iter().map(|reference| reference.key).collect()
-}
 
 /// Mark what the change of a document makes dirty on account of references.
 pub(super) fn touch(
@@ -48,7 +26,8 @@ pub(super) fn touch(
     old: Option<&CompiledDocument>,
     new: Option<&CompiledDocument>,
 ) {
-    let (before, after) = (old.map(keys).unwrap_or_default(), new.map(keys).unwrap_or_default());
+    let names = |compiled: Option<&CompiledDocument>| compiled.map(CompiledDocument::names).unwrap_or_default();
+    let (before, after) = (names(old), names(new));
     if !after.is_empty() {
         dirty.referring.insert(key.clone());
     }
@@ -119,20 +98,10 @@ fn user_at_fault(after: &Inventory, user: &DocumentKey, named: Option<&DocumentK
 /// The first reference of an accepted document that does not hold, among all or those to one document.
 fn references_to(after: &Inventory, user: &DocumentKey, named: Option<&DocumentKey>) -> Option<(Reference, Misfit)> {
     let compiled = after.get(user)?;
-    let references = of(compiled).into_iter();
+    let references = compiled.references().into_iter();
     let mut wanted = references.filter(|reference| named.is_none_or(|named| reference.key == *named));
     wanted.find_map(|reference| {
-        let misfit = misfit(after, user, compiled.document(), &reference)?;
+        let misfit = after.misfit(user, compiled.document(), &reference)?;
         Some((reference, misfit))
     })
-}
-
-/// Whether a document that does not serve names another one that does not fit.
-pub(super) fn is_unfit(after: &Inventory, user: &DocumentKey, document: &Document, named: &DocumentKey) -> bool {
-    let mut references = document.references().into_iter();
-    references.any(|reference| reference.key == *named && misfit(after, user, document, &reference).is_some())
-}
-
-fn misfit(after: &Inventory, user: &DocumentKey, document: &Document, reference: &Reference) -> Option<Misfit> {
-    reference.fault(user, document.groups(), after.document(&reference.key))
 }
