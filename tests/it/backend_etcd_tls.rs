@@ -209,7 +209,8 @@ async fn a_new_connection_uses_the_credentials_before_while_the_files_cannot_be_
     etcd.restart().await;
     let listed = async { while !watch.is_listed().await {} };
     timeout(LIMIT, listed).await.expect("a new connection");
-    watch.sees_a_write().await;
+    let (_, entries) = watch.store.list("/gateway/").await.unwrap();
+    assert_eq!(entries[0].value, "1");
 }
 
 /// The files of a client: this authority to trust, and a certificate that it has signed.

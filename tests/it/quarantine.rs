@@ -313,6 +313,11 @@ async fn a_directory_keeps_its_quarantine_over_a_restart() {
     route_is(&server, "a", "refused", true).await;
     proxy.has(&["/a1", "/b1"]).await;
     drop(proxy);
+    let is_saved = || async {
+        let saved = fs::read_to_string(server.folder().join("state/quarantine.json"));
+        saved.is_ok_and(|saved| saved.contains("routes/a"))
+    };
+    eventually(LIMIT, is_saved, true).await;
 
     server.restart().await;
     write(&server, "b", "/b2");
