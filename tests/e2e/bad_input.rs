@@ -1,5 +1,6 @@
 //! A set of bad documents among good ones: each is rejected with its reason, and no other document is affected.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -163,15 +164,18 @@ fn corpus() -> Vec<Bad> {
             format!("/gateway/{key}")
         }
     };
-    entries
-        .iter()
-        .map(|entry| Bad {
-            key: full_key(field(entry, "key")),
+    let bad = entries.iter().map(|entry| {
+        let key = full_key(field(entry, "key"));
+        let bad = Bad {
+            key: key.clone(),
             value: content(entry, &folder),
             reason: field(entry, "reason_contains"),
             path: field(entry, "path"),
-        })
-        .collect()
+        };
+        (key, bad)
+    });
+    // Of several texts for one key the store holds the last.
+    bad.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// The content of a file, or a generated text that is too large for a file.
