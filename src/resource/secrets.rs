@@ -1,7 +1,7 @@
 //! Secrets: a secrets document becomes the Secret of its name (SDS).
 //!
 //! Users, API keys and keys for tokens become no Secret: Envoy has no SDS for them, so they stand in the resource of the
-//! policy that names them. A cluster or a listener names a Secret by [`sds`] and [`reference`]; then a change of the
+//! policy that names them. A cluster or a listener names a Secret by [`sds`] and [`reference()`]; then a change of the
 //! secret changes the Secret alone, and connections stay.
 
 use std::sync::Arc;
