@@ -1,6 +1,6 @@
 //! References between documents: a document names others that it cannot serve without.
 //!
-//! A kind says what it names in its own `references`; [`Document::references`] collects them. The compiler holds every
+//! Each kind lists its references in `references`, and [`Document::references`] collects them. The compiler holds every
 //! reference to the same rule: the named document serves, in every group of the document that names it, has the expected
 //! shape, and admits the user. Else the naming document is rejected, and judged again when the named one changes.
 
@@ -22,7 +22,7 @@ pub struct Reference {
     pub needs: Needs,
 }
 
-/// What a document needs of a document that it names.
+/// The condition that a document has for a document that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// A document of that kind.

@@ -35,7 +35,7 @@ pub const MAX_BYTES: usize = 256 * 1024;
 pub struct Secret {
     /// The secret itself.
     pub content: Content,
-    /// The groups of proxies that have it; `None`: those with a resource that refers to it.
+    /// The groups of proxies that have the secret; `None`: the groups that have a resource with a reference to it.
     pub groups: Groups,
     /// Patterns for `KIND/NAME` of the documents that may name it; `None`: any.
     pub used_by: Option<Vec<Arc<str>>>,

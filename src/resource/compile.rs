@@ -118,7 +118,7 @@ pub struct Fault {
     pub key: DocumentKey,
     /// The reason: in the document itself, or in a conflict with others.
     pub rejection: Rejection,
-    /// What is in the way of the document, where that can be said: as long as it is there, the fault is.
+    /// The obstacle, where one can be named: as long as the obstacle is there, so is the fault.
     pub obstacle: Option<Obstacle>,
     /// Of two documents in conflict the fault is that of the one written last. This is the fault that the other one has
     /// as long as it does not serve.

@@ -190,6 +190,16 @@ mod tests {
     }
 
     impl Member {
+        /// A key was written, and its deletion was never sent.
+        fn after_a_lost_delete() -> Self {
+            let mut member = Self::default();
+            member.write("a", true);
+            member.send();
+            member.write("a", false);
+            member.unsent.clear();
+            member
+        }
+
         fn write(&mut self, key: &'static str, is_put: bool) {
             self.revision += 1;
             let grows = match is_put {
@@ -292,11 +302,7 @@ mod tests {
 
     #[test]
     fn a_lost_delete_leads_to_a_list() {
-        let mut member = Member::default();
-        member.write("a", true);
-        member.send();
-        member.write("a", false);
-        member.unsent.clear();
+        let member = Member::after_a_lost_delete();
         let mut reach = Reach::new(false);
         reach.on_asked();
         let now = Instant::now();
@@ -309,11 +315,7 @@ mod tests {
 
     #[test]
     fn a_lost_delete_is_found_between_other_events() {
-        let mut member = Member::default();
-        member.write("a", true);
-        member.send();
-        member.write("a", false);
-        member.unsent.clear();
+        let mut member = Member::after_a_lost_delete();
         let mut reach = Reach::new(false);
         let now = Instant::now();
         let mut next = reach.on_asked();

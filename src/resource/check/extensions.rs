@@ -30,7 +30,7 @@ const LISTED: usize = 3;
 /// Two types at most this far from each other, in letters, are a mistake of typing.
 const NEAR: usize = 5;
 const ANY: &str = "google.protobuf.Any";
-/// Messages that stand for another one, whose type they name and whose fields they have as a Struct.
+/// Messages that stand for another one: each names the type of the other, and has its fields as a Struct.
 pub(in crate::resource) const TYPED_STRUCTS: [&str; 2] = ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
 const CUSTOM_CLUSTER: &str = "envoy.config.cluster.v3.Cluster.CustomClusterType";
 const HTTP_FILTERS: &str = "envoy.filters.http";

@@ -87,7 +87,7 @@ impl Claims {
     ) {
         let before = self.of.remove(resource);
         for claim in before.iter().flat_map(|claims| claims.iter()) {
-            // Who comes after it in line may be at fault for the one before it.
+            // The next claimant in line may be at fault for the claimant before this one.
             examined.extend(self.next_in_line(claim));
             if let Some(claimants) = self.claimants.get_mut(&claim.place) {
                 claimants.remove(&claim.claimant);
@@ -165,7 +165,7 @@ impl Claims {
         claims[first..].iter().take_while(move |claim| claim.place.0 == *what)
     }
 
-    /// All claimants that may be in the way of a claim at a place: those of its group and those of every group; for a
+    /// All claimants that may be in the way of a claim at a place: claimants of its group and of every group; for a
     /// claim in every group, those of any.
     fn lines<'a>(
         &'a self,

@@ -96,14 +96,18 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
 fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
     dirty.routes.insert(key.clone());
     let names = |route: Option<&Route>| route.map(Route::upstream_names).unwrap_or_default();
-    let (names_before, names_after) = (names(old), names(new));
-    if old.map(|route| &route.groups) == new.map(|route| &route.groups) {
-        dirty
-            .upstreams
-            .extend(names_before.symmetric_difference(&names_after).cloned());
+    let has_same_groups = old.map(|route| &route.groups) == new.map(|route| &route.groups);
+    touch_names(dirty, has_same_groups, names(old), names(new));
+}
+
+/// Mark the clusters that a document names now or named before. If its groups are the same, a cluster in both sets stays
+/// clean.
+fn touch_names(dirty: &mut Dirty, has_same_groups: bool, before: BTreeSet<Arc<str>>, after: BTreeSet<Arc<str>>) {
+    if has_same_groups {
+        dirty.upstreams.extend(before.symmetric_difference(&after).cloned());
     } else {
-        dirty.upstreams.extend(names_before);
-        dirty.upstreams.extend(names_after);
+        dirty.upstreams.extend(before);
+        dirty.upstreams.extend(after);
     }
 }
 
@@ -122,15 +126,7 @@ pub(super) fn touch_upstreams(
         upstreams.iter().map(|(name, _)| Arc::clone(name)).collect()
     };
     let groups = |compiled: Option<&CompiledDocument>| compiled.map(|compiled| compiled.document().groups().clone());
-    let (names_before, names_after) = (names(old), names(new));
-    if groups(old) == groups(new) {
-        dirty
-            .upstreams
-            .extend(names_before.symmetric_difference(&names_after).cloned());
-    } else {
-        dirty.upstreams.extend(names_before);
-        dirty.upstreams.extend(names_after);
-    }
+    touch_names(dirty, groups(old) == groups(new), names(old), names(new));
 }
 
 /// Mark what a change of `defaults` makes dirty.
