@@ -5,6 +5,7 @@
 //!  xds         snapshot store → streams, fleet               (drains)
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
 //!  quarantine  fleet → reconcile: documents that every proxy refuses
+//!  secret_files  files of secrets documents → reconcile
 //!  certificates, reload                                      what SIGHUP and changed files bring
 //! ```
 
@@ -31,8 +32,10 @@ use crate::backend::directory::Directory;
 use crate::backend::etcd::{self, Etcd};
 use crate::backend::{Backend, Change, Event, ListReason};
 use crate::config::tls::Certificates;
-use crate::config::{Config, Documents, Flags, Listen, OnMassLoss};
+use crate::config::{self, Config, Documents, Flags, Listen, OnMassLoss, SecretKeys};
 use crate::document::key::{Layout, Root};
+use crate::document::secret::sealed::Keys;
+use crate::document::secret::{Files, Vault};
 use crate::fleet::{self, Fleet, Variant};
 use crate::reconcile::persist::disk::Disk;
 use crate::reconcile::run::{Observer, Parts, Reconciler};
@@ -48,12 +51,16 @@ mod files;
 mod limit_metrics;
 mod load_metrics;
 mod quarantine;
+mod secret_files;
+mod secret_metrics;
 mod state_metrics;
 
 use etcd_metrics::EtcdMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
 use quarantine::{FleetWitness, Quarantine};
+use secret_files::SecretFiles;
+use secret_metrics::SecretMetrics;
 use state_metrics::StateMetrics;
 
 /// Commands waiting for the loop; a request of an operator, and a refusal of proxies, waits when there are more.
@@ -86,6 +93,7 @@ pub struct App {
     backend: Arc<dyn Backend>,
     reconciler: Reconciler,
     quarantine: Quarantine,
+    secret_files: Option<Arc<SecretFiles>>,
     admin: Admin,
     snapshots: Arc<Store>,
     fleet: Fleet,
@@ -109,7 +117,8 @@ impl App {
         if config.try_out {
             create_sample(&config)?;
         }
-        let options = options(&config)?;
+        let secret_files = secret_files(&config)?;
+        let options = options_with(&config, secret_files.clone())?;
         let disk = Disk::open(&config.state_dir, options.layout.clone(), &store_name(&config))
             .and_then(Disk::lock)
             .with_context(|| use_state_dir(&config.state_dir))?;
@@ -139,6 +148,7 @@ impl App {
             observer: counted,
             witness: Arc::new(FleetWitness(fleet.clone())),
         });
+        metrics.also(Box::new(SecretMetrics(reconciler.worlds())));
         let quarantine = Quarantine::new(
             fleet.clone(),
             reconciler.worlds(),
@@ -170,6 +180,7 @@ impl App {
             backend,
             reconciler,
             quarantine,
+            secret_files,
             admin,
             snapshots,
             fleet,
@@ -206,6 +217,11 @@ impl App {
         info!(xds = %self.xds.local_addr(), admin = %self.admin_listener, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
+        if let Some(files) = self.secret_files {
+            let (worlds, commands) = (self.reconciler.worlds(), self.admin.commands.clone());
+            let files = files.run(worlds, commands, stages.reloads(), token.clone());
+            stages.spawn("secret_files", files);
+        }
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
@@ -261,6 +277,18 @@ fn layout(config: &Config) -> Layout {
 /// # Errors
 /// A file that cannot be read.
 pub(crate) fn options(config: &Config) -> anyhow::Result<Options> {
+    options_with(config, secret_files(config)?)
+}
+
+/// The files of secrets documents; `None`: no document may name any.
+fn secret_files(config: &Config) -> anyhow::Result<Option<Arc<SecretFiles>>> {
+    match config.secret_dirs.as_slice() {
+        [] => Ok(None),
+        folders => Ok(Some(Arc::new(SecretFiles::new(folders)?))),
+    }
+}
+
+fn options_with(config: &Config, secret_files: Option<Arc<SecretFiles>>) -> anyhow::Result<Options> {
     Ok(Options {
         layout: layout(config),
         confirm_mass_loss: config.on_mass_loss == OnMassLoss::Confirm,
@@ -268,7 +296,30 @@ pub(crate) fn options(config: &Config) -> anyhow::Result<Options> {
         re2_max_program_size: config.re2_max_program_size,
         ca_bundle: ca_bundle(config)?,
         access_log_dir: config.access_log_dir.as_str().into(),
+        vault: vault(config, secret_files)?,
     })
+}
+
+/// The keys and the files of secrets.
+///
+/// # Errors
+/// Keys that cannot be read, a folder that is not there.
+fn vault(config: &Config, files: Option<Arc<SecretFiles>>) -> anyhow::Result<Vault> {
+    let (text, place) = match &config.secret_keys {
+        None => (None, String::new()),
+        Some(SecretKeys::File(path)) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("read the keys of --secret-keys-file, {}", path.display()))?;
+            (Some(text), path.display().to_string())
+        }
+        Some(SecretKeys::Text(text)) => (Some(text.expose().to_owned()), config::SECRET_KEYS.to_owned()),
+    };
+    let keys = text.map(|text| Keys::read(&text)).transpose();
+    let keys = keys
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("read the keys of {place}"))?;
+    let files = files.map(|files| files as Arc<dyn Files>);
+    Ok(Vault::new(&config.prefix, keys, config.require_sealed_secrets, files))
 }
 
 /// The paths of the system's authorities; the first existing one is used.
@@ -289,6 +340,11 @@ fn ca_bundle(config: &Config) -> anyhow::Result<Option<Bytes>> {
         .iter()
         .find_map(|path| std::fs::read(path).ok())
         .map(Bytes::from))
+}
+
+/// The store of the documents.
+pub(crate) fn open_store(config: &Config) -> Arc<dyn Backend> {
+    open_backend(config, &Metrics::default())
 }
 
 fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {

@@ -13,6 +13,7 @@ use crate::telemetry;
 mod check;
 mod convert;
 mod files;
+mod secret;
 mod serve;
 
 /// Refused or failed.
@@ -37,6 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match matches.subcommand() {
         Some((serve::NAME, matches)) => serve::run(matches),
+        Some((secret::NAME, matches)) => secret::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((convert::NAME, matches)) => convert::run(matches),
         _ => ExitCode::from(WRONG_USAGE),
@@ -55,6 +57,7 @@ fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(check::command())
         .subcommand(convert::command())
+        .subcommand(secret::command())
 }
 
 /// Help and version are results; everything else is wrong usage.

@@ -16,6 +16,7 @@
 //! | [`tls`] | a [`TlsFiles`] | the server's certificates, loaded again when the files change |
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,12 @@ pub struct Config {
     /// `--plaintext-secrets`, `CHANCERY_PLAINTEXT_SECRETS`: SDS also without a verified client certificate. Default
     /// off.
     pub plaintext_secrets: bool,
+    /// `--secret-dir`, `CHANCERY_SECRET_DIR`: folders whose files secrets may name. Default: none.
+    pub secret_dirs: Vec<PathBuf>,
+    /// `--secret-keys-file`, `CHANCERY_SECRET_KEYS_FILE`, or the lines in [`SECRET_KEYS`]. Default: none.
+    pub secret_keys: Option<SecretKeys>,
+    /// `--require-sealed-secrets`, `CHANCERY_REQUIRE_SEALED_SECRETS`: secrets in the clear are rejected. Default off.
+    pub require_sealed_secrets: bool,
     /// `--ca-bundle`, `CHANCERY_CA_BUNDLE`: PEM file of authorities for upstream `https`. Default: the system's.
     pub ca_bundle: Option<PathBuf>,
     /// `--access-log-dir`, `CHANCERY_ACCESS_LOG_DIR`: the folder on proxies' hosts below which access logs may be
@@ -88,6 +95,42 @@ pub struct Config {
     pub publish_distance: Duration,
     /// `--log-format`, `--log-level`, `--otlp-endpoint`, `--trace-sample-percent`.
     pub telemetry: Telemetry,
+}
+
+/// The variable with the keys of sealed secrets. There is no flag: arguments of a process can be read by others.
+pub const SECRET_KEYS: &str = "CHANCERY_SECRET_KEYS";
+
+/// The keys of sealed secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretKeys {
+    /// In a file.
+    File(PathBuf),
+    /// In [`SECRET_KEYS`].
+    Text(SecretText),
+}
+
+/// A text that no output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
 }
 
 /// The store of the documents.

@@ -238,6 +238,19 @@ impl Default for Limits {
 /// # Errors
 /// The first mistake found, with its field path.
 pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Parsed, Rejection> {
+    parse_with(key, value, limits, &secret::Vault::default())
+}
+
+/// From the bytes at a key to a checked document. A secrets document may need keys and files.
+///
+/// # Errors
+/// The first mistake found, with its field path.
+pub fn parse_with(
+    key: &key::DocumentKey,
+    value: &[u8],
+    limits: &Limits,
+    vault: &secret::Vault,
+) -> Result<Parsed, Rejection> {
     // The form of a route decides what its key may be: the older forms keep their keys.
     if key.kind != Kind::Routes {
         check_key(key)?;
@@ -273,7 +286,7 @@ pub fn parse(key: &key::DocumentKey, value: &[u8], limits: &Limits) -> Result<Pa
             Document::Listener(listener)
         }
         Kind::Secrets => {
-            let (secret, said) = secret::read::read(key, &root)?;
+            let (secret, said) = secret::read::read(key, &root, vault)?;
             warnings = said;
             Document::Secret(secret)
         }

@@ -60,6 +60,7 @@ pub(crate) fn empty() -> World {
         re2_max_program_size: 100,
         ca_bundle: None,
         access_log_dir: "/var/log".into(),
+        vault: chancery::document::secret::Vault::default(),
     })
 }
 

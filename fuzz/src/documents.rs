@@ -53,6 +53,7 @@ pub(crate) fn world() -> World {
         re2_max_program_size: 100,
         ca_bundle: None,
         access_log_dir: "/var/log".into(),
+        vault: chancery::document::secret::Vault::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chancery::backend::memory::Memory;
 use chancery::backend::{Change, Entry, Event};
-use chancery::document::key::{Layout, Root};
+use chancery::document::key::{Kind, Layout, Root};
 use chancery::reconcile::memory::Folder;
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::persist::shared::Shared;
@@ -150,9 +150,10 @@ fn load(folder: &Path) -> Option<Texts> {
     }
 }
 
-/// The texts that serve in a world and can be saved: those of UTF-8.
+/// The texts that serve in a world and can be saved: those of UTF-8, and, without keys, no secrets.
 fn serving(world: &World) -> Texts {
-    let texts = world.documents().filter_map(|status| {
+    let documents = world.documents().filter(|status| status.key.kind != Kind::Secrets);
+    let texts = documents.filter_map(|status| {
         let text = status.serving.as_ref()?;
         Some((Bytes::from(status.full_key.to_string()), text.value.clone()))
     });

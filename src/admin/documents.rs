@@ -11,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::{Pieces, list, text};
-use super::entry::{Entry, EntryWithValue, key_of, value};
+use super::entry::{Entry, EntryWithValue, key_of, shown_of_secret, value};
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
@@ -164,9 +164,12 @@ pub(super) async fn one(
         .or_else(|| world.problems().find(|status| status.key == key));
     let status = status.ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
     let entry = entry_of(&world, status, &refused::documents(&admin), admin.fleet.lacks_zones());
+    let accepted = world.compiled().accepted(&key);
+    let secret = accepted.and_then(|accepted| accepted.document.as_secret());
     let body = Json(EntryWithValue {
         entry,
         value: value(status),
+        secret: secret.map(shown_of_secret),
     });
     Ok(match etag(&admin, status) {
         Some(etag) => ([(header::ETAG, etag)], body).into_response(),

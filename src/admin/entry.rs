@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
 use super::refused::{self, NackedDocument};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::secret::{Secret, Validity};
 use crate::document::xds;
 use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
@@ -25,6 +27,9 @@ pub(super) struct Entry<'a> {
     reason: Option<String>,
     path: Option<&'a str>,
     warnings: Cow<'a, [String]>,
+    /// Of a secret with certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
     revision: Option<i64>,
     serving_revision: Option<i64>,
     /// The document does not serve its latest text, because every proxy that answered refuses that.
@@ -55,7 +60,8 @@ impl<'a> Entry<'a> {
             }
             .or(status.path.as_deref()),
             is_quarantined,
-            warnings: Cow::Borrowed(&status.warnings),
+            warnings: warnings(status),
+            expires_at: status.validity.and_then(|validity| Some(moment(validity.ends?))),
             revision: status.latest.as_ref().map(|text| text.mod_revision),
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),
         }
@@ -77,6 +83,48 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// The warnings of a document, and those that time brings.
+fn warnings(status: &Status) -> Cow<'_, [String]> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let of_time = status
+        .validity
+        .and_then(|Validity { starts, ends }| match (starts, ends) {
+            (_, Some(ends)) if ends < now => Some(format!("expired at {}", moment(ends))),
+            (Some(starts), _) if starts > now => Some(format!("not valid before {}", moment(starts))),
+            _ => None,
+        });
+    match of_time {
+        None => Cow::Borrowed(&status.warnings),
+        Some(warning) => status.warnings.iter().cloned().chain([warning]).collect(),
+    }
+}
+
+/// A moment in seconds since 1970, as the API shows it.
+fn moment(seconds: i64) -> String {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds((UNIX_EPOCH + since).min(latest)).to_string()
+}
+
+/// What may be shown of a secret.
+pub(super) fn shown_of_secret(secret: &Secret) -> Value {
+    let certificates = secret.certificates().iter().map(|certificate| {
+        json!({
+            "subject": certificate.subject, "names": certificate.names, "serial": certificate.serial,
+            "not_before": moment(certificate.not_before), "not_after": moment(certificate.not_after),
+            "fingerprint": certificate.fingerprint,
+        })
+    });
+    let files: BTreeMap<&str, &str> = secret.files.iter().map(|(field, path)| (&**field, &**path)).collect();
+    json!({
+        "shape": secret.shape().as_str(), "key_id": secret.sealed_with.as_deref(), "files": files,
+        "certificates": certificates.collect::<Vec<_>>(),
+    })
+}
+
 /// The entry of `GET /api/v1/documents/KIND/NAME`.
 #[derive(Debug, Serialize)]
 pub(super) struct EntryWithValue<'a> {
@@ -85,6 +133,9 @@ pub(super) struct EntryWithValue<'a> {
     /// The text as written: JSON as JSON, any other text as a string. Absent if the text may contain a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<Value>,
+    /// What may be shown of a secret that serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Value>,
 }
 
 /// The document that a path names.

@@ -48,7 +48,13 @@ pub(super) async fn put(
     reject_unknown_params(&query, &["force"])?;
     let force = parse_flag(&query, "force")?;
     let key = key_of_path(path)?;
-    let value = body.map_err(|rejection| Problem::from(rejection).of_key(full_key_of(&admin, &key)))?;
+    let full_key = full_key_of(&admin, &key);
+    let written = body.map_err(|rejection| Problem::from(rejection).of_key(&full_key))?;
+    let vault = admin.world.load().options().vault.clone();
+    let sealed = vault
+        .to_store(&key, &written)
+        .map_err(|reason| Problem::new(Code::Internal, reason).of_key(&full_key))?;
+    let value = sealed.map_or_else(|| written.clone(), Bytes::from);
 
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -56,7 +62,8 @@ pub(super) async fn put(
         target.check_preconditions(&admin, &headers)?;
         let (turn, basis) = target.turn(&admin, deadline).await?;
         let outcome = target.dry_run(&basis, Some(value.clone()));
-        if let Some(current) = target.current.as_ref().filter(|current| current.value == value) {
+        let is_equal = |current: &&Entry| vault.are_equal(&key, &current.value, &written);
+        if let Some(current) = target.current.as_ref().filter(is_equal) {
             drop(turn);
             target.wait_for(&admin, current.mod_revision).await;
             return Ok(target.written(&admin, &outcome, StatusCode::OK, current));

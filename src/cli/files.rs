@@ -22,7 +22,7 @@ use crate::reconcile::plan::{self, Input, Moment};
 use crate::reconcile::world::{Options, World};
 
 /// The settings of `chancery serve` that a judgement depends on.
-const JUDGED_BY: [&str; 2] = ["re2-max-program-size", "ca-bundle"];
+const JUDGED_BY: [&str; 4] = ["re2-max-program-size", "ca-bundle", "secret-dir", "secret-keys-file"];
 
 /// The argument PATH, once or more.
 pub(super) fn paths() -> Arg {
@@ -42,7 +42,7 @@ pub(super) fn settings() -> impl Iterator<Item = &'static Setting> {
 pub(super) fn config(matches: &ArgMatches) -> Result<Config, config::Error> {
     let variables: Vec<String> = settings().map(Setting::variable).collect();
     let environment = config::process_environment().into_iter();
-    let environment = environment.filter(|(name, _)| variables.contains(name));
+    let environment = environment.filter(|(name, _)| variables.contains(name) || name == config::SECRET_KEYS);
     Config::load(&Flags::from_matches(matches), &environment.collect(), |path| {
         std::fs::read_to_string(path)
     })

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::setting::Setting;
 use super::source::Values;
-use super::{Config, Documents, Error, Etcd, Listen, Mistake, Telemetry, TlsFiles, value};
+use super::{
+    Config, Documents, Error, Etcd, Listen, Mistake, SECRET_KEYS, SecretKeys, SecretText, Telemetry, TlsFiles, value,
+};
 
 const TRY_OUT_DIRECTORY: &str = "./gateway";
 const XDS_LISTEN: &str = "0.0.0.0:18000";
@@ -40,6 +42,9 @@ pub(super) fn check(
         allow_empty: checker.value("allow-empty", value::switch),
         on_mass_loss: checker.value("on-mass-loss", value::on_mass_loss),
         plaintext_secrets: checker.value("plaintext-secrets", value::switch),
+        secret_dirs: checker.many("secret-dir", value::path),
+        secret_keys: checker.secret_keys(),
+        require_sealed_secrets: checker.value("require-sealed-secrets", value::switch),
         ca_bundle: checker.optional("ca-bundle", value::path),
         access_log_dir: checker.value("access-log-dir", value::remote_folder),
         re2_max_program_size: checker.value("re2-max-program-size", value::count),
@@ -223,6 +228,17 @@ impl Checker {
             key: key?,
             client_ca,
         })
+    }
+
+    /// The place of the keys of sealed secrets; the lines of the variable are not quoted.
+    fn secret_keys(&mut self) -> Option<SecretKeys> {
+        let file = self.optional("secret-keys-file", value::path);
+        let text = self.one(SECRET_KEYS);
+        if file.is_some() && text.is_some() {
+            self.mistake(SECRET_KEYS, "given beside --secret-keys-file, expected one of the two");
+        }
+        file.map(SecretKeys::File)
+            .or_else(|| Some(SecretKeys::Text(SecretText::from(text?))))
     }
 
     /// No prefix may contain another: a key would be two documents, or a document would be the server's own state.

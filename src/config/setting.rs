@@ -215,6 +215,28 @@ pub const SETTINGS: &[Setting] = &[
         help: "Folder on the hosts of proxies below which a listener's access logs may be written",
     },
     Setting {
+        name: "secret-dir",
+        takes: Takes::Many("DIR"),
+        default: None,
+        heading: SERVING,
+        help: "Folder whose files secrets documents may name (repeatable); without it, none may",
+    },
+    Setting {
+        name: "secret-keys-file",
+        takes: Takes::One("FILE"),
+        default: None,
+        heading: SERVING,
+        help: "Keys of sealed secrets, one a line: an id and the base64 of 32 bytes; the first seals, all open. Or the \
+            variable CHANCERY_SECRET_KEYS has the lines themselves",
+    },
+    Setting {
+        name: "require-sealed-secrets",
+        takes: Takes::Switch,
+        default: Some("false"),
+        heading: SERVING,
+        help: "Reject secrets documents that are not sealed",
+    },
+    Setting {
         name: "re2-max-program-size",
         takes: Takes::One("NUMBER"),
         default: Some("100"),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Mistake;
+use super::SECRET_KEYS;
 use super::setting::{CONFIG, SETTINGS, Setting, Takes, VARIABLE_PREFIX};
 
 /// Least similarity (Jaro-Winkler) of an unknown name to a known one for the hint "did you mean".
@@ -212,8 +213,17 @@ fn from_environment(environment: &BTreeMap<String, String>, values: &mut Values,
         if !variable.starts_with(VARIABLE_PREFIX) || *variable == CONFIG.variable() {
             continue;
         }
+        if variable == SECRET_KEYS {
+            let given = Given {
+                texts: vec![text.clone()],
+                found_in: FoundIn::Variable(variable.clone()),
+            };
+            values.given.insert(SECRET_KEYS, given);
+            continue;
+        }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *variable) else {
             let names = SETTINGS.iter().chain([&CONFIG]).map(Setting::variable);
+            let names = names.chain([SECRET_KEYS.to_owned()]);
             mistakes.push(Mistake {
                 found_in: variable.clone(),
                 reason: unknown("variable", variable, names),

@@ -63,6 +63,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A value that stands in place of the one at `path`: the content of a file.
+    pub(super) fn instead(path: &str, value: &'a Value, limits: &'a Limits) -> Self {
+        Self {
+            path: path.to_owned(),
+            value,
+            limits,
+        }
+    }
+
     /// The path.
     pub(super) fn path(&self) -> &str {
         &self.path

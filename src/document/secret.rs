@@ -8,6 +8,8 @@
 //! | `read` | from fields to a secret |
 //! | `pem` | certificates, private keys, revocation lists |
 //! | `values` | users, API keys, keys for tokens, session tickets |
+//! | `sealed` | sealed documents, and the keys that open them |
+//! | `vault` | the things outside a document that it may need: keys and files |
 //! | `confidential` | a text that no output shows |
 //!
 //! No value is quoted in a reason, nor the name of an unknown field or of an entry: a secret in a wrong place is one.
@@ -22,10 +24,13 @@ use super::{Groups, glob};
 mod confidential;
 mod pem;
 pub(super) mod read;
+pub mod sealed;
 mod values;
+mod vault;
 
 pub use confidential::Confidential;
 pub use pem::Certificate;
+pub use vault::{Files, Vault, is_in_the_clear};
 
 /// Largest secrets document, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -39,6 +44,10 @@ pub struct Secret {
     pub groups: Groups,
     /// Patterns for `KIND/NAME` of the documents that may name it; `None`: any.
     pub used_by: Option<Vec<Arc<str>>>,
+    /// The files that the content was read from, by field; none: the content stands in the document.
+    pub files: BTreeMap<Arc<str>, Arc<str>>,
+    /// The id of the key that the document is sealed with.
+    pub sealed_with: Option<Arc<str>>,
 }
 
 /// The content of a secret.

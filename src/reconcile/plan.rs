@@ -83,6 +83,8 @@ pub enum Input {
     },
     /// An operator lets held changes act now: these full keys or prefixes; `None`: all.
     Release(Option<Vec<String>>),
+    /// The files that these documents name have other content.
+    ReadAgain(Vec<DocumentKey>),
     /// Every proxy that answered refuses these documents.
     Refused(Vec<Refusal>),
     /// A proxy has accepted the text of this revision, which a record calls refused.
@@ -189,6 +191,7 @@ fn batching(layout: &Layout, input: &Input) -> Batching {
         }
         | Input::Found { .. }
         | Input::Published
+        | Input::ReadAgain(_)
         | Input::Reached(_)
         | Input::Tick => Batching::Any,
         Input::Saved { .. } => Batching::NoDeletions,

@@ -61,6 +61,8 @@ pub enum Command {
     Release(Option<Vec<String>>),
     /// Every proxy that answered refuses these documents.
     Refuse(Vec<Refusal>),
+    /// The files that these documents name have other content.
+    ReadAgain(Vec<DocumentKey>),
     /// Try quarantined texts again: documents, each with the `mod_revision` of its text.
     TryAgain(BTreeMap<DocumentKey, i64>),
 }
@@ -623,6 +625,7 @@ impl Reconciler {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Release(keys) => self.add(0, Input::Release(keys)),
+            Command::ReadAgain(keys) => self.add(0, Input::ReadAgain(keys)),
             Command::Refuse(refusals) => self.add(0, Input::Refused(refusals)),
             Command::TryAgain(texts) => self.add(0, Input::TryAgain(texts)),
         }

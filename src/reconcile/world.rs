@@ -15,6 +15,7 @@ pub use super::text::Text;
 use crate::document::Rejection;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Root};
+use crate::document::secret::{Validity, Vault};
 use crate::resource::compile::{self, Compiled, Obstacle};
 
 /// What has become of a document.
@@ -100,6 +101,8 @@ pub struct Status {
     pub latest: Option<Arc<Text>>,
     /// The text that serves; `None` when nothing of it does.
     pub serving: Option<Arc<Text>>,
+    /// When the secret that serves can be used.
+    pub validity: Option<Validity>,
     /// Since when it has been in this state.
     pub since: SystemTime,
 }
@@ -119,6 +122,8 @@ pub struct Options {
     pub ca_bundle: Option<Bytes>,
     /// `--access-log-dir`.
     pub access_log_dir: Arc<str>,
+    /// The keys and the files of secrets.
+    pub vault: Vault,
 }
 
 /// Why the latest text does not serve.

@@ -75,6 +75,7 @@ impl Server {
             re2_max_program_size: 100,
             ca_bundle: None,
             access_log_dir: "/var/log".into(),
+            vault: chancery::document::secret::Vault::default(),
         };
         let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
         let (commands_in, commands) = mpsc::channel(8);

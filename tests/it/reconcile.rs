@@ -68,6 +68,7 @@ impl Replica {
             re2_max_program_size: 100,
             ca_bundle: None,
             access_log_dir: "/var/log".into(),
+            vault: chancery::document::secret::Vault::default(),
         };
         let (snapshots, seen) = (Arc::new(Store::default()), Arc::default());
         let recorder = Recorder {

@@ -1,13 +1,20 @@
 //! From the fields of a secrets document to a [`Secret`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Content, MAX_BYTES, Secret, Shape, pem, values};
+use serde_json::{Map, Value};
+
+use super::sealed::key_id;
+use super::vault::{FILES, SEALED};
+use super::{Content, MAX_BYTES, Secret, Shape, Vault, pem, values};
 use crate::document::decode::{Cursor, Object};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::sentence::{one_of, quote};
-use crate::document::{Rejection, groups};
+use crate::document::{Rejection, groups, text};
 
+/// The fields whose value is an object or a list, in a file too.
+const STRUCTURED: [&str; 4] = ["users", "api_keys", "jwks", "session_tickets"];
 /// The fields around the secret.
 const AROUND: [&str; 3] = ["name", "groups", "used_by"];
 /// The fields of each shape.
@@ -32,27 +39,89 @@ pub(in crate::document) fn check_size(value: &[u8]) -> Result<(), Rejection> {
     }
 }
 
-/// Reads a secrets document. Also returns warnings about it.
-pub(in crate::document) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<(Secret, Vec<String>), Rejection> {
-    let fields: Vec<&'static str> = SHAPES
-        .iter()
-        .flat_map(|(_, fields)| *fields)
-        .chain(&AROUND)
-        .copied()
-        .collect();
+/// Reads a secrets document, sealed or not. Also returns warnings about it.
+pub(in crate::document) fn read(
+    key: &DocumentKey,
+    root: &Cursor<'_>,
+    vault: &Vault,
+) -> Result<(Secret, Vec<String>), Rejection> {
+    let Some(field) = root.get(SEALED) else {
+        let (secret, mut warnings) = read_open(key, root, vault)?;
+        // The files are on the host of the server; their names are no secret.
+        if secret.files.is_empty() {
+            warnings.extend(vault.judge_plain().map_err(|reason| root.reject(reason))?);
+        }
+        return Ok((secret, warnings));
+    };
+
+    root.confidential_object(&[SEALED])?;
+    let sealed = values::text(&field, "a sealed text, \"v1.KEYID.BASE64\"")?;
+    let opened = vault.open(key, sealed).map_err(|reason| field.reject(reason))?;
+    let value = text::confidential(&opened)?;
+    let (secret, warnings) = read_open(key, &Cursor::root(&value, root.limits()), vault)?;
+    let sealed_with = key_id(sealed).ok().map(Arc::from);
+    Ok((Secret { sealed_with, ..secret }, warnings))
+}
+
+fn read_open(key: &DocumentKey, root: &Cursor<'_>, vault: &Vault) -> Result<(Secret, Vec<String>), Rejection> {
+    let of_shapes = SHAPES.iter().flat_map(|(_, fields)| *fields).copied();
+    let fields: Vec<&'static str> = of_shapes.clone().chain([FILES]).chain(AROUND).collect();
     let object = root.confidential_object(&fields)?;
     if let Some(name) = object.get("name").filter(|name| name.value() != &*key.name) {
         return Err(name.confidential(&format!("{}, the name in its key, or none", quote(&key.name))));
     }
+
     let mut warnings = Vec::new();
+    let (content, files) = match object.get(FILES) {
+        None => (content(&object, &mut warnings)?, BTreeMap::new()),
+        Some(field) if object.present(&of_shapes.clone().collect::<Vec<_>>()).is_empty() => {
+            let files = paths(&field, &of_shapes.collect::<Vec<_>>())?;
+            let value = contents(key, &files, vault)?;
+            warnings.extend(vault.warning(key).map(|warning| format!("{FILES}: {warning}")));
+            let inner = Cursor::instead(FILES, &value, root.limits());
+            let content = content(&inner.confidential_object(&fields)?, &mut warnings)?;
+            (content, files)
+        }
+        Some(field) => return Err(field.reject("found beside a secret, expected one of the two")),
+    };
     Ok((
         Secret {
-            content: content(&object, &mut warnings)?,
+            content,
             groups: groups::read(&object)?,
             used_by: object.read("used_by", |field| patterns(&field))?,
+            files,
+            sealed_with: None,
         },
         warnings,
     ))
+}
+
+/// The path of each field in `files`.
+fn paths(field: &Cursor<'_>, known: &[&'static str]) -> Result<BTreeMap<Arc<str>, Arc<str>>, Rejection> {
+    field.confidential_object(known)?;
+    let mut files = BTreeMap::new();
+    for (name, path) in field.map()? {
+        files.insert(name.into(), values::text(&path, "the path of a file")?.into());
+    }
+    Ok(files)
+}
+
+/// The content of the files, as if it stood in the document.
+fn contents(key: &DocumentKey, files: &BTreeMap<Arc<str>, Arc<str>>, vault: &Vault) -> Result<Value, Rejection> {
+    let mut object = Map::new();
+    for (name, path) in files {
+        let at = format!("{FILES}.{name}");
+        let content = vault
+            .content(key, path)
+            .map_err(|reason| Rejection::new(&*at, reason))?;
+        let value = match STRUCTURED.contains(&&**name) {
+            true => text::confidential(content.as_bytes()).map_err(|error| Rejection::new(at, error.reason))?,
+            // Editors end a file with a newline.
+            false => content.strip_suffix('\n').unwrap_or(&content).into(),
+        };
+        object.insert(name.to_string(), value);
+    }
+    Ok(Value::Object(object))
 }
 
 fn content(object: &Object<'_>, warnings: &mut Vec<String>) -> Result<Content, Rejection> {

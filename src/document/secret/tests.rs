@@ -192,3 +192,130 @@ fn no_value_of_a_secret_is_quoted() {
         }
     }
 }
+
+fn vault(requires_sealed: bool, files: &[(&str, &str)]) -> Vault {
+    let keys = sealed::Keys::read("k1 AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+    let files = files
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), Arc::from(*text)))
+        .collect();
+    Vault::new("/gateway/", Some(keys), requires_sealed, Some(Arc::new(Texts(files))))
+}
+
+/// Files by path.
+#[derive(Debug)]
+struct Texts(BTreeMap<String, Arc<str>>);
+
+impl Files for Texts {
+    fn content(&self, _: &DocumentKey, path: &str) -> Result<Arc<str>, String> {
+        self.0
+            .get(path)
+            .cloned()
+            .ok_or_else(|| format!("found {path:?}, which is not there"))
+    }
+
+    fn warning(&self, _: &DocumentKey) -> Option<String> {
+        None
+    }
+}
+
+fn parsed_with(name: &str, text: &str, vault: &Vault) -> Result<Parsed, String> {
+    let key = DocumentKey::new(Kind::Secrets, name);
+    crate::document::parse_with(&key, text.as_bytes(), &Limits::default(), vault)
+        .map_err(|rejection| rejection.to_string())
+}
+
+#[test]
+fn a_sealed_document_is_what_was_sealed() {
+    let vault = vault(true, &[]);
+    let key = DocumentKey::new(Kind::Secrets, "a");
+    let text = json!({ "generic": "hunter2", "used_by": ["clusters/*"] }).to_string();
+    let sealed = vault.seal(&key, text.as_bytes()).unwrap().unwrap();
+    assert!(!sealed.contains("hunter2"));
+
+    let parsed = parsed_with("a", &sealed, &vault).unwrap();
+    let opened = parsed.document.as_secret().unwrap();
+    assert_eq!(opened.sealed_with.as_deref(), Some("k1"));
+    let unsealed = Secret {
+        sealed_with: None,
+        ..opened.clone()
+    };
+    assert_eq!(unsealed, secret(&serde_json::from_str(&text).unwrap()));
+    assert_eq!(parsed.warnings, [""; 0]);
+    assert!(vault.are_equal(&key, sealed.as_bytes(), text.as_bytes()));
+    assert!(!vault.are_equal(&key, sealed.as_bytes(), b"{}"));
+
+    let unusable =
+        "encrypted: found a sealed text that does not open, expected one sealed with that key for this document's key";
+    assert_eq!(parsed_with("b", &sealed, &vault).unwrap_err(), unusable);
+    assert_eq!(
+        parsed_with("a", &sealed, &Vault::default()).unwrap_err(),
+        "encrypted: found a sealed document, but the server has no keys (--secret-keys-file)"
+    );
+    let twice = vault.seal(&key, sealed.as_bytes()).unwrap().unwrap();
+    assert!(
+        parsed_with("a", &twice, &vault)
+            .unwrap_err()
+            .starts_with("found an unknown field")
+    );
+}
+
+#[test]
+fn a_secret_in_the_clear_is_a_warning_or_rejected_where_there_are_keys() {
+    let clear = r#"{"generic": "hunter2"}"#;
+    assert_eq!(
+        parsed_with("a", clear, &vault(false, &[])).unwrap().warnings,
+        ["not sealed, although the server has keys; \"chancery secret seal\" or a PUT seals it"]
+    );
+    assert_eq!(
+        parsed_with("a", clear, &vault(true, &[])).unwrap_err(),
+        "found a secret in the clear, expected a sealed one (--require-sealed-secrets)"
+    );
+}
+
+#[test]
+fn the_content_of_files_is_as_if_it_stood_in_the_document() {
+    let (certificate, key) = (pem("p256.pem"), pem("p256.key"));
+    let vault = vault(
+        true,
+        &[
+            ("/s/tls.crt", &certificate),
+            ("/s/tls.key", &key),
+            ("/s/token", "hunter2\n"),
+            ("/s/keys", "shop: 0123456789abcdef"),
+        ],
+    );
+    let of_files = |files: Value| parsed_with("a", &json!({ "files": files }).to_string(), &vault);
+    let content = |files: Value| of_files(files).unwrap().document.as_secret().unwrap().content.clone();
+    assert_eq!(
+        content(json!({ "certificate": "/s/tls.crt", "private_key": "/s/tls.key" })),
+        secret(&pair("p256.pem", "p256.key")).content
+    );
+    assert_eq!(
+        content(json!({ "generic": "/s/token" })),
+        secret(&json!({ "generic": "hunter2" })).content
+    );
+    assert_eq!(
+        content(json!({ "api_keys": "/s/keys" })),
+        secret(&json!({ "api_keys": { "shop": "0123456789abcdef" } })).content
+    );
+
+    assert_eq!(
+        of_files(json!({ "certificate": "/s/tls.crt", "private_key": "/s/token" })).unwrap_err(),
+        "files.private_key: found no private key in PEM, expected one"
+    );
+    assert_eq!(
+        of_files(json!({ "generic": "/etc/shadow" })).unwrap_err(),
+        "files.generic: found \"/etc/shadow\", which is not there"
+    );
+    let both = r#"{"generic": "hunter2", "files": {"generic": "/s/token"}}"#;
+    assert_eq!(
+        parsed_with("a", both, &vault).unwrap_err(),
+        "files: found beside a secret, expected one of the two"
+    );
+    let none = parsed_with("a", r#"{"files": {"generic": "/s/token"}}"#, &Vault::default());
+    assert_eq!(
+        none.unwrap_err(),
+        "files.generic: found a file, but the server reads none (--secret-dir)"
+    );
+}

@@ -27,7 +27,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::unsaved::{Place, Unsaved};
 use crate::backend::Entry;
-use crate::document::key::{Layout, Root};
+use crate::document::key::{Kind, Layout, Root};
+use crate::document::secret::{Vault, is_in_the_clear};
 use crate::reconcile::world::{Record, Text, World};
 
 mod journal;
@@ -517,7 +518,7 @@ impl Saver {
         let entries: Vec<_> = world
             .records
             .values()
-            .filter_map(|record| saved_entry(record))
+            .filter_map(|record| saved_entry(record, &world.options.vault))
             .collect();
         let head = Head {
             format: FORMAT,
@@ -578,11 +579,19 @@ fn read_file(content: &[u8]) -> serde_json::Result<(Head, Vec<SavedEntry>, usize
     Ok((head, whole, damaged))
 }
 
-fn saved_entry(record: &Record) -> Option<SavedEntry> {
+/// The entry of a record. A secret in the clear is sealed; without keys it is not saved.
+fn saved_entry(record: &Record, vault: &Vault) -> Option<SavedEntry> {
     let text = record.status.serving.as_ref()?;
+    let is_secret = record.status.key.kind == Kind::Secrets;
+    let value = match vault.to_store(&record.status.key, &text.value) {
+        Ok(Some(sealed)) => sealed,
+        Ok(None) if is_secret && is_in_the_clear(&text.value) => return None,
+        Ok(None) => String::from_utf8(text.value.to_vec()).ok()?,
+        Err(_) => return None,
+    };
     let entry = SavedEntry {
         key: record.status.full_key.to_string(),
-        value: String::from_utf8(text.value.to_vec()).ok()?,
+        value,
         create_revision: text.create_revision,
         mod_revision: text.mod_revision,
         leased: text.leased,
@@ -606,7 +615,7 @@ fn changes(before: &World, now: &World) -> Option<Line> {
             } => (Some(old), Some(new)),
             DiffItem::Remove(_, old) => (Some(old), None),
         };
-        let of = |record: Option<&Arc<Record>>| record.and_then(|record| saved_entry(record));
+        let of = |record: Option<&Arc<Record>>| record.and_then(|record| saved_entry(record, &now.options.vault));
         let (old, new) = (of(old), of(new));
         if old != new {
             line.gone.extend(

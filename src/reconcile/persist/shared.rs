@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::unsaved::{Place, Unsaved};
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
+use crate::document::secret::Vault;
 use crate::document::{self, Limits, key::DocumentKey};
 use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record, SharedHold};
 use crate::reconcile::text::Text;
@@ -138,6 +139,7 @@ impl Shared {
         bad_revision: i64,
         limits: &Limits,
         is_patient: bool,
+        vault: &Vault,
     ) -> Vec<Arc<Text>> {
         let mut texts = Vec::new();
         let mut revision = bad_revision - 1;
@@ -147,7 +149,7 @@ impl Shared {
                 Ok(Some(entry)) => {
                     revision = entry.mod_revision - 1;
                     steps += 1;
-                    if document::parse(key, &entry.value, limits).is_ok() {
+                    if document::parse_with(key, &entry.value, limits, vault).is_ok() {
                         texts.push(Arc::new(text_of(&entry)));
                     }
                 }

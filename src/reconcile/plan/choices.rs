@@ -262,7 +262,13 @@ impl Choices {
         let mut choices = Self::default();
         let history = std::mem::take(&mut intake.history);
         for (key, texts) in &history {
-            let choice = read_texts(&intake.world, key, texts, intake.gaps.contains(key));
+            let choice = read_texts(
+                &intake.world,
+                key,
+                texts,
+                intake.gaps.contains(key),
+                intake.stale.contains(key),
+            );
             choices.by_key.extend(choice.map(|choice| (key.clone(), choice)));
         }
         for (key, texts) in std::mem::take(&mut intake.found) {
@@ -364,8 +370,15 @@ fn deleted(full_key: &Arc<str>) -> Choice {
     }
 }
 
-/// From the texts that a key had since the world before to what may serve for it. `None` when nothing was or is there.
-fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>], has_gap: bool) -> Option<Choice> {
+/// From the texts that a key had since the world before to what may serve for it. `is_stale`: the same text may mean
+/// something else now, because it names files. `None` when nothing was or is there.
+fn read_texts(
+    world: &World,
+    key: &DocumentKey,
+    texts: &[Option<Stored>],
+    has_gap: bool,
+    is_stale: bool,
+) -> Option<Choice> {
     let record = world.records.get(key);
     let mut choice = match (record, texts.iter().flatten().next()) {
         (Some(record), _) => Choice::of(record),
@@ -391,7 +404,9 @@ fn read_texts(world: &World, key: &DocumentKey, texts: &[Option<Stored>], has_ga
                 if world.roots.values().any(|root| root.held_key(key).is_some()) {
                     choice.candidates.retain(|good| !is_later(&good.text, &stored.text));
                 }
-                let again = record.and_then(|record| read_again(record, stored));
+                let again = record
+                    .filter(|_| !is_stale)
+                    .and_then(|record| read_again(record, stored));
                 choice.on_text(stored, again.unwrap_or_else(|| read_text(world, key, &stored.text)));
             }
         }
@@ -417,13 +432,15 @@ fn read_text(world: &World, key: &DocumentKey, text: &Arc<Text>) -> Result<Good,
     let limits = Limits {
         re2_max_program_size: world.options.re2_max_program_size,
     };
-    let parsed: Result<Parsed, Rejection> =
-        catch_unwind(AssertUnwindSafe(|| document::parse(key, &text.value, &limits))).unwrap_or_else(|_| {
-            Err(Rejection::new(
-                "",
-                "found a text that the parser failed on, which is a fault of the server; expected a document",
-            ))
-        });
+    let parsed: Result<Parsed, Rejection> = catch_unwind(AssertUnwindSafe(|| {
+        document::parse_with(key, &text.value, &limits, &world.options.vault)
+    }))
+    .unwrap_or_else(|_| {
+        Err(Rejection::new(
+            "",
+            "found a text that the parser failed on, which is a fault of the server; expected a document",
+        ))
+    });
     parsed.map(|parsed| Good {
         text: Arc::clone(text),
         parsed,

@@ -61,6 +61,8 @@ pub(super) struct Intake {
     pub(super) history: BTreeMap<DocumentKey, Vec<Option<Stored>>>,
     /// Keys that a list changed: this replica missed any texts between the known one and that of the list.
     pub(super) gaps: BTreeSet<DocumentKey>,
+    /// Documents whose text names files that have other content now.
+    pub(super) stale: BTreeSet<DocumentKey>,
     /// Good texts that were looked for in the store's history, and found or not; oldest first.
     pub(super) found: BTreeMap<DocumentKey, Vec<Arc<Text>>>,
     /// Documents whose record in the shared memory is new, or is to be heeded anew.
@@ -85,6 +87,7 @@ impl Intake {
             is_first,
             history: BTreeMap::new(),
             gaps: BTreeSet::new(),
+            stale: BTreeSet::new(),
             found: BTreeMap::new(),
             recalled: BTreeSet::new(),
             recalled_instances: BTreeSet::new(),
@@ -108,7 +111,18 @@ impl Intake {
             Input::Accepted { full_key, about } => self.on_accepted(&full_key, about),
             Input::TryAgain(texts) => texts.iter().for_each(|(key, about)| self.on_try_again(key, *about)),
             Input::Release(keys) => self.on_release(keys),
+            Input::ReadAgain(keys) => self.on_read_again(keys),
             Input::Tick => {}
+        }
+    }
+
+    fn on_read_again(&mut self, keys: Vec<DocumentKey>) {
+        for key in keys {
+            let standing = self.standing(&key);
+            if standing.is_some() {
+                self.history.entry(key.clone()).or_default().push(standing);
+                self.stale.insert(key);
+            }
         }
     }
 
@@ -311,6 +325,7 @@ impl Intake {
             warnings: Vec::new(),
             latest: None,
             serving: None,
+            validity: None,
             since: self.moment.wall,
         };
         let rejected: Arc<[Status]> = problems.iter().map(rejected).collect();

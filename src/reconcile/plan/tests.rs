@@ -93,6 +93,7 @@ pub(super) fn options() -> Options {
         re2_max_program_size: 100,
         ca_bundle: None,
         access_log_dir: "/var/log".into(),
+        vault: crate::document::secret::Vault::default(),
     }
 }
 

@@ -147,6 +147,9 @@ impl Conclusion {
             warnings: Vec::new(),
             latest: choice.latest.clone(),
             serving: serving.as_ref().map(|good| Arc::clone(&good.text)),
+            validity: serving
+                .as_ref()
+                .and_then(|good| Some(good.parsed.document.as_secret()?.validity())),
             since: std::time::SystemTime::UNIX_EPOCH,
         };
         let before = self.text_before(&key, choice.latest.as_ref());

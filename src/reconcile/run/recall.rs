@@ -143,6 +143,7 @@ impl Recall {
         let limits = Limits {
             re2_max_program_size: world.options().re2_max_program_size,
         };
+        let vault = world.options().vault.clone();
         let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
         let (sought, is_patient) = (key.clone(), world.is_refusal_open(&key));
         let saved = saved.and_then(|saved| saved.text(&full_key));
@@ -150,7 +151,7 @@ impl Recall {
             let _place = places.acquire().await;
             let mut texts = match shared {
                 Some(shared) => {
-                    let found = shared.search(&sought, &full_key, bad_revision, &limits, is_patient);
+                    let found = shared.search(&sought, &full_key, bad_revision, &limits, is_patient, &vault);
                     found.await
                 }
                 None => Vec::new(),

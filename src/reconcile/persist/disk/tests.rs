@@ -34,6 +34,7 @@ impl Stage {
             re2_max_program_size: 100,
             ca_bundle: None,
             access_log_dir: "/var/log".into(),
+            vault: Vault::default(),
         };
         let saver = Saver::new(disk(folder.path()));
         let mut stage = Self {
