@@ -5,14 +5,14 @@
 //!  xds         snapshot store → streams, fleet               (drains)
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
 //!  quarantine  fleet → reconcile: documents that every proxy refuses
-//!  secret_files  files of secrets documents → reconcile
+//!  secrets     files of secrets, the file of their keys, expiry → reconcile, log
 //!  certificates, reload                                      what SIGHUP and changed files bring
 //! ```
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ mod load_metrics;
 mod quarantine;
 mod secret_files;
 mod secret_metrics;
+mod secret_watch;
 mod state_metrics;
 
 use etcd_metrics::EtcdMetrics;
@@ -61,6 +62,7 @@ use load_metrics::LoadMetrics;
 use quarantine::{FleetWitness, Quarantine};
 use secret_files::SecretFiles;
 use secret_metrics::SecretMetrics;
+use secret_watch::{KeyFile, SecretWatch};
 use state_metrics::StateMetrics;
 
 /// Commands waiting for the loop; a request of an operator, and a refusal of proxies, waits when there are more.
@@ -93,7 +95,7 @@ pub struct App {
     backend: Arc<dyn Backend>,
     reconciler: Reconciler,
     quarantine: Quarantine,
-    secret_files: Option<Arc<SecretFiles>>,
+    secrets: SecretWatch,
     admin: Admin,
     snapshots: Arc<Store>,
     fleet: Fleet,
@@ -118,10 +120,14 @@ impl App {
             create_sample(&config)?;
         }
         let secret_files = secret_files(&config)?;
+        // Before the file is read: a change in between is noticed.
+        let keys = key_file(&config).map(|path| (path.clone(), secret_files::stamp(path)));
         let options = options_with(&config, secret_files.clone())?;
+        let keys = keys.map(|(path, stamp)| KeyFile::new(path, stamp, options.vault.clone()));
         let disk = Disk::open(&config.state_dir, options.layout.clone(), &store_name(&config))
             .and_then(Disk::lock)
-            .with_context(|| use_state_dir(&config.state_dir))?;
+            .with_context(|| use_state_dir(&config.state_dir))?
+            .sealed_by(options.vault.clone());
         let metrics = Arc::new(Metrics::default());
         metrics.begin(
             &ResourceType::ALL.map(ResourceType::as_str),
@@ -180,7 +186,7 @@ impl App {
             backend,
             reconciler,
             quarantine,
-            secret_files,
+            secrets: SecretWatch::new(secret_files, keys),
             admin,
             snapshots,
             fleet,
@@ -217,11 +223,9 @@ impl App {
         info!(xds = %self.xds.local_addr(), admin = %self.admin_listener, "listening");
         say_what_holds(&self.config);
         let (draining, token) = (stages.draining(), stages.token());
-        if let Some(files) = self.secret_files {
-            let (worlds, commands) = (self.reconciler.worlds(), self.admin.commands.clone());
-            let files = files.run(worlds, commands, stages.reloads(), token.clone());
-            stages.spawn("secret_files", files);
-        }
+        let (worlds, commands) = (self.reconciler.worlds(), self.admin.commands.clone());
+        let secrets = self.secrets.run(worlds, commands, stages.reloads(), token.clone());
+        stages.spawn("secrets", secrets);
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
@@ -298,6 +302,14 @@ fn options_with(config: &Config, secret_files: Option<Arc<SecretFiles>>) -> anyh
         access_log_dir: config.access_log_dir.as_str().into(),
         vault: vault(config, secret_files)?,
     })
+}
+
+/// The file of the keys of sealed secrets.
+fn key_file(config: &Config) -> Option<&PathBuf> {
+    match &config.secret_keys {
+        Some(SecretKeys::File(path)) => Some(path),
+        _ => None,
+    }
 }
 
 /// The keys and the files of secrets.

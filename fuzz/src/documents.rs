@@ -2,12 +2,14 @@
 //!
 //! An input is a list of documents, each a line with its key below the prefix, and its text.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use chancery::backend::{Entry, Event, ListReason};
 use chancery::document::key::{Layout, Root};
+use chancery::document::secret::Vault;
+use chancery::document::secret::sealed::Keys;
 use chancery::document::{self, Limits};
 use chancery::proto::json::to_json;
 use chancery::reconcile::plan::{Input, Moment, Plan, plan};
@@ -44,6 +46,15 @@ pub(crate) fn entries(input: &[u8]) -> Vec<(Root, Entry)> {
     entries
 }
 
+/// A vault with one key, the same in every process.
+pub(crate) fn vault() -> Vault {
+    static VAULT: LazyLock<Vault> = LazyLock::new(|| {
+        let keys = Keys::read("k1 AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").expect("a key");
+        Vault::new("/gateway/", Some(keys), false, None)
+    });
+    VAULT.clone()
+}
+
 /// A world without documents.
 pub(crate) fn world() -> World {
     World::new(Options {
@@ -53,7 +64,7 @@ pub(crate) fn world() -> World {
         re2_max_program_size: 100,
         ca_bundle: None,
         access_log_dir: "/var/log".into(),
-        vault: chancery::document::secret::Vault::default(),
+        vault: vault(),
     })
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chancery::backend::memory::Memory;
 use chancery::backend::{Change, Entry, Event};
-use chancery::document::key::{Kind, Layout, Root};
+use chancery::document::key::{Layout, Root};
 use chancery::reconcile::memory::Folder;
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::persist::shared::Shared;
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::check_sentence;
-use crate::documents::{entries, lists, plan_now, world};
+use crate::documents::{entries, lists, plan_now, vault, world};
 
 /// The kind of damage that changes one bit.
 const FLIP: u8 = 3;
@@ -51,7 +51,8 @@ fn folder() -> TempDir {
 }
 
 fn disk(folder: &Path) -> Disk {
-    Disk::open(folder, Layout::default(), "etcd").expect("a state directory")
+    let disk = Disk::open(folder, Layout::default(), "etcd").expect("a state directory");
+    disk.sealed_by(vault())
 }
 
 pub(crate) fn run(input: &[u8]) {
@@ -150,10 +151,9 @@ fn load(folder: &Path) -> Option<Texts> {
     }
 }
 
-/// The texts that serve in a world and can be saved: those of UTF-8, and, without keys, no secrets.
+/// The texts that serve in a world and can be saved: those of UTF-8.
 fn serving(world: &World) -> Texts {
-    let documents = world.documents().filter(|status| status.key.kind != Kind::Secrets);
-    let texts = documents.filter_map(|status| {
+    let texts = world.documents().filter_map(|status| {
         let text = status.serving.as_ref()?;
         Some((Bytes::from(status.full_key.to_string()), text.value.clone()))
     });
@@ -193,7 +193,7 @@ fn harm(folder: &Path, change: &[u8]) {
 
 /// A record of the shared memory: anything may be there.
 fn read_record(value: &[u8]) {
-    let shared = Shared::new(Arc::new(Memory::new()), "/chancery/", Unsaved::default());
+    let shared = Shared::new(Arc::new(Memory::new()), "/chancery/", Unsaved::default(), vault());
     for folder in Folder::ALL {
         let entry = Entry {
             key: format!("{}/gateway/routes/a", shared.prefix_of(folder)).into(),

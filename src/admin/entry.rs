@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::problem::{Code, Problem};
 use super::refused::{self, NackedDocument};
 use crate::document::key::{DocumentKey, Kind};
-use crate::document::secret::{Secret, Validity};
+use crate::document::secret::{Secret, moment};
 use crate::document::xds;
 use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
@@ -61,7 +61,7 @@ impl<'a> Entry<'a> {
             .or(status.path.as_deref()),
             is_quarantined,
             warnings: warnings(status),
-            expires_at: status.validity.and_then(|validity| Some(moment(validity.ends?))),
+            expires_at: status.validity.and_then(|validity| validity.expires_at()),
             revision: status.latest.as_ref().map(|text| text.mod_revision),
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),
         }
@@ -85,28 +85,11 @@ impl<'a> Entry<'a> {
 
 /// The warnings of a document, and those that time brings.
 fn warnings(status: &Status) -> Cow<'_, [String]> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let of_time = status
-        .validity
-        .and_then(|Validity { starts, ends }| match (starts, ends) {
-            (_, Some(ends)) if ends < now => Some(format!("expired at {}", moment(ends))),
-            (Some(starts), _) if starts > now => Some(format!("not valid before {}", moment(starts))),
-            _ => None,
-        });
+    let of_time = status.validity.and_then(|validity| validity.warning(SystemTime::now()));
     match of_time {
         None => Cow::Borrowed(&status.warnings),
         Some(warning) => status.warnings.iter().cloned().chain([warning]).collect(),
     }
-}
-
-/// A moment in seconds since 1970, as the API shows it.
-fn moment(seconds: i64) -> String {
-    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-    let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_seconds((UNIX_EPOCH + since).min(latest)).to_string()
 }
 
 /// What may be shown of a secret.

@@ -5,28 +5,21 @@
 //! document and a line of the log; the content before serves on.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::document::key::DocumentKey;
 use crate::document::secret::{Files, MAX_BYTES};
 use crate::document::sentence::quote;
 use crate::document::{self, Limits};
-use crate::reconcile::run::Command;
 use crate::reconcile::world::World;
 
-/// Time between two looks at the files.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long new content may not fit together before it is a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,7 +49,7 @@ struct Content {
 
 /// Differs when a file was written, or another file stands at its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -157,36 +150,8 @@ impl SecretFiles {
         })
     }
 
-    /// Follow the files of the documents until `token` is cancelled. After a SIGHUP (`reloads`) they are looked at at once.
-    ///
-    /// # Errors
-    /// Never.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        worlds: Arc<ArcSwap<World>>,
-        commands: mpsc::Sender<Command>,
-        mut reloads: watch::Receiver<u64>,
-        token: CancellationToken,
-    ) -> Result<(), Infallible> {
-        loop {
-            tokio::select! {
-                () = token.cancelled() => return Ok(()),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                Ok(()) = reloads.changed() => {}
-            }
-            let (files, world, now) = (Arc::clone(&self), worlds.load_full(), Instant::now());
-            let Ok(changed) = tokio::task::spawn_blocking(move || files.look(&world, now)).await else {
-                return Ok(());
-            };
-            // The loop is gone only if the process stops.
-            if !changed.is_empty() && commands.send(Command::ReadAgain(changed)).await.is_err() {
-                return Ok(());
-            }
-        }
-    }
-
     /// The documents whose files have other content now, or whose warning changed.
-    fn look(&self, world: &World, now: Instant) -> Vec<DocumentKey> {
+    pub(super) fn look(&self, world: &World, now: Instant) -> Vec<DocumentKey> {
         let mut held = self.held.lock();
         held.retain(|key, _| world.document(key).is_some());
         let mut changed = Vec::new();
@@ -257,7 +222,8 @@ impl SecretFiles {
     }
 }
 
-fn stamp(place: &Path) -> Option<Stamp> {
+/// `None`: no file is there.
+pub(super) fn stamp(place: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(place).ok().filter(std::fs::Metadata::is_file)?;
     Some(Stamp {
         device: metadata.dev(),

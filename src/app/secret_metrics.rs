@@ -28,7 +28,7 @@ impl Collector for SecretMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let world = self.0.load();
         let ends = world
-            .documents()
+            .secrets()
             .filter_map(|status| Some((status.validity?.ends?, &status.key.name)));
         let mut ends: Vec<_> = ends.collect();
         ends.sort_unstable();

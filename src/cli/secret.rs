@@ -2,8 +2,9 @@
 
 use std::io::{self, Read};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
 use tokio::runtime::Runtime;
 
@@ -13,16 +14,19 @@ use crate::backend::{Backend, Expect, Write};
 use crate::config::setting::Setting;
 use crate::config::{self, Config, Flags};
 use crate::document::key::{DocumentKey, Kind, Root};
-use crate::document::secret::sealed::{Keys, key_id};
+use crate::document::secret::{Vault, key_id_in, sealed_in};
 use crate::document::{Limits, parse_with};
+use crate::reconcile::persist::shared::Shared;
+use crate::reconcile::persist::unsaved::Unsaved;
 use crate::reconcile::world::Options;
 
 pub(super) const NAME: &str = "secret";
 
 /// The settings of `chancery serve` that these verbs read.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
     "prefix",
     "secret-keys-file",
+    "state-prefix",
     "etcd",
     "etcd-user",
     "etcd-password-file",
@@ -93,11 +97,26 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    let done = app::options(&config).and_then(|options| match verb {
-        "seal" => seal(&options, matches),
-        "open" => open(&options, matches),
-        _ => rotate(&config, &options),
-    });
+    let options = match app::options(&config) {
+        Ok(options) => options,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let Some(keys) = options.vault.keys() else {
+        complain("no keys given, expected --secret-keys-file or CHANCERY_SECRET_KEYS");
+        return ExitCode::from(WRONG_USAGE);
+    };
+    let done = match (verb, document_key(matches)) {
+        ("rotate", _) => rotate(&config, &options, keys.first()),
+        (_, Err(reason)) => {
+            complain(reason);
+            return ExitCode::from(WRONG_USAGE);
+        }
+        ("seal", Ok(key)) => seal(&options.vault, &key),
+        (_, Ok(key)) => open(&options.vault, &key),
+    };
     match done {
         Ok(printed) => {
             print(printed);
@@ -125,18 +144,12 @@ fn config(matches: &ArgMatches) -> Result<Config, config::Error> {
     )
 }
 
-fn keys(options: &Options) -> anyhow::Result<&Keys> {
-    options
-        .vault
-        .keys()
-        .context("no keys given, expected --secret-keys-file or CHANCERY_SECRET_KEYS")
-}
-
-fn document_key(matches: &ArgMatches) -> anyhow::Result<DocumentKey> {
-    let key = matches.get_one::<String>("document").map_or("", String::as_str);
+fn document_key(matches: &ArgMatches) -> Result<DocumentKey, String> {
+    let key = matches.try_get_one::<String>("document").ok().flatten();
+    let key = key.map_or("", String::as_str);
     match key.strip_prefix("secrets/") {
         Some(name) if !name.is_empty() => Ok(DocumentKey::new(Kind::Secrets, name)),
-        _ => bail!("found the key {key:?}, expected secrets/NAME"),
+        _ => Err(format!("found the key {key:?}, expected secrets/NAME")),
     }
 }
 
@@ -148,73 +161,69 @@ fn stdin() -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn seal(options: &Options, matches: &ArgMatches) -> anyhow::Result<String> {
-    keys(options)?;
-    let (key, text) = (document_key(matches)?, stdin()?);
-    let sealed = options.vault.seal(&key, text.as_bytes()).map_err(anyhow::Error::msg)?;
+fn seal(vault: &Vault, key: &DocumentKey) -> anyhow::Result<String> {
+    let sealed = vault.seal(key, stdin()?.as_bytes()).map_err(anyhow::Error::msg)?;
     let sealed = sealed.context("no keys given")?;
-    // A bad secret is told here, where its text is at hand.
-    parse_with(&key, sealed.as_bytes(), &Limits::default(), &options.vault).with_context(|| key.to_string())?;
+    // The reason of a bad secret is given here, where its text is at hand.
+    parse_with(key, sealed.as_bytes(), &Limits::default(), vault).with_context(|| key.to_string())?;
     Ok(sealed)
 }
 
-fn open(options: &Options, matches: &ArgMatches) -> anyhow::Result<String> {
-    keys(options)?;
-    let (key, text) = (document_key(matches)?, stdin()?);
+fn open(vault: &Vault, key: &DocumentKey) -> anyhow::Result<String> {
+    let text = stdin()?;
     let sealed =
         sealed_in(text.as_bytes()).context("found no sealed document on stdin, expected {\"encrypted\": …}")?;
-    let opened = options.vault.open(&key, &sealed).map_err(anyhow::Error::msg)?;
+    let opened = vault.open(key, &sealed).map_err(anyhow::Error::msg);
+    let opened = opened.with_context(|| key.to_string())?;
     String::from_utf8(opened).context("found a sealed text that is not UTF-8")
 }
 
-/// The sealed text in a document.
-fn sealed_in(text: &[u8]) -> Option<String> {
-    let document: serde_json::Value = serde_json::from_slice(text).ok()?;
-    Some(document.get("encrypted")?.as_str()?.to_owned())
-}
-
-fn rotate(config: &Config, options: &Options) -> anyhow::Result<String> {
-    let first = keys(options)?.first();
+fn rotate(config: &Config, options: &Options, first: &str) -> anyhow::Result<String> {
     let backend = app::open_store(config);
-    Runtime::new()?.block_on(rotate_all(&*backend, options, first))
+    Runtime::new()?.block_on(async {
+        let (rotated, before) = rotate_documents(&*backend, options).await?;
+        let shared = Shared::new(
+            Arc::clone(&backend),
+            &config.state_prefix,
+            Unsaved::default(),
+            options.vault.clone(),
+        );
+        let records = match backend.is_shared() {
+            true => {
+                (shared.rotate().await.map_err(anyhow::Error::msg)).context("seal the records below --state-prefix")?
+            }
+            false => 0,
+        };
+        Ok(format!(
+            "{rotated} documents and {records} records sealed with {first}; {before} documents were already"
+        ))
+    })
 }
 
-async fn rotate_all(backend: &dyn Backend, options: &Options, first: &str) -> anyhow::Result<String> {
+/// The number of documents that are sealed anew, and of those that the first key had sealed before.
+async fn rotate_documents(backend: &dyn Backend, options: &Options) -> anyhow::Result<(usize, usize)> {
     let root = Root::Documents;
     let prefix = options.layout.prefix_of(&root);
     let (_, entries) = backend.list(prefix).await.context("list the documents")?;
     let (mut rotated, mut before) = (0, 0);
     for entry in entries {
+        let full_key = String::from_utf8_lossy(&entry.key);
+        let anew = options.vault.sealed_anew(&full_key, &entry.value);
         let key = options.layout.locate(&root, &entry.key);
-        let Some(sealed) = sealed_in(&entry.value).filter(|_| key.kind == Kind::Secrets) else {
+        let Some(anew) = anew.map_err(anyhow::Error::msg).with_context(|| key.to_string())? else {
+            let is_sealed = key.kind == Kind::Secrets && key_id_in(&entry.value).is_some();
+            before += usize::from(is_sealed);
             continue;
         };
-        if key_id(&sealed) == Ok(first) {
-            before += 1;
-            continue;
-        }
-        let opened = options
-            .vault
-            .open(&key, &sealed)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| key.to_string())?;
-        let anew = options
-            .vault
-            .seal(&key, &opened)
-            .map_err(anyhow::Error::msg)?
-            .context("no keys given")?;
+
         let write = Write {
             expect: Expect::Etag(backend.etag(&entry)),
             key: entry.key,
             value: Some(anew.into()),
         };
-        backend
-            .write(vec![write])
-            .await
-            .with_context(|| format!("write {key}"))?;
+        let written = backend.write(vec![write]).await;
+        written.with_context(|| format!("write {key}"))?;
         rotated += 1;
     }
-    Ok(format!(
-        "{rotated} documents sealed with {first}, {before} were already"
-    ))
+    Ok((rotated, before))
 }

@@ -10,6 +10,7 @@
 //! | `values` | users, API keys, keys for tokens, session tickets |
 //! | `sealed` | sealed documents, and the keys that open them |
 //! | `vault` | the things outside a document that it may need: keys and files |
+//! | `validity` | when a secret expires, and the sentences about that |
 //! | `confidential` | a text that no output shows |
 //!
 //! No value is quoted in a reason, nor the name of an unknown field or of an entry: a secret in a wrong place is one.
@@ -25,12 +26,14 @@ mod confidential;
 mod pem;
 pub(super) mod read;
 pub mod sealed;
+mod validity;
 mod values;
 mod vault;
 
 pub use confidential::Confidential;
 pub use pem::Certificate;
-pub use vault::{Files, Vault, is_in_the_clear};
+pub use validity::{Validity, moment};
+pub use vault::{AtRest, Files, Vault, key_id_in, sealed_in};
 
 /// Largest secrets document, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -131,15 +134,6 @@ impl fmt::Debug for Shape {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), formatter)
     }
-}
-
-/// The time in which a secret can be used, in seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Validity {
-    /// The first moment; `None`: always.
-    pub starts: Option<i64>,
-    /// The last moment; `None`: for ever.
-    pub ends: Option<i64>,
 }
 
 impl Secret {

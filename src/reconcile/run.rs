@@ -216,7 +216,8 @@ impl Reconciler {
     /// A loop that has read nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let recall = Recall::new(&parts.backend, &parts.state_prefix, parts.disk.unsaved());
+        let vault = &parts.world.options.vault;
+        let recall = Recall::new(&parts.backend, &parts.state_prefix, parts.disk.unsaved(), vault);
         let roots = Roots::new(
             &parts.world.options().layout,
             parts.backend.name(),

@@ -14,7 +14,7 @@ use super::text::Good;
 pub use super::text::Text;
 use crate::document::Rejection;
 use crate::document::group::Group;
-use crate::document::key::{DocumentKey, Root};
+use crate::document::key::{DocumentKey, Kind, Root};
 use crate::document::secret::{Validity, Vault};
 use crate::resource::compile::{self, Compiled, Obstacle};
 
@@ -239,6 +239,13 @@ impl World {
     /// Every document, sorted by key.
     pub fn documents(&self) -> impl Iterator<Item = &Status> {
         self.records.values().map(|record| &record.status)
+    }
+
+    /// The secrets documents, sorted by key.
+    pub fn secrets(&self) -> impl Iterator<Item = &Status> {
+        let secrets = self.records.range(DocumentKey::new(Kind::Secrets, "")..);
+        let secrets = secrets.take_while(|(key, _)| key.kind == Kind::Secrets);
+        secrets.map(|(_, record)| &record.status)
     }
 
     /// Entries that cannot be a document (a second file for a key, a file that cannot be read): rejected, without a

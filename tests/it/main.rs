@@ -16,6 +16,7 @@ mod layers;
 mod quarantine;
 mod reconcile;
 mod rules;
+mod secrets;
 mod serve;
 mod state;
 mod traces;

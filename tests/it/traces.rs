@@ -55,17 +55,18 @@ struct Span {
 }
 
 /// An OTLP collector.
-struct Collector {
-    endpoint: String,
-    spans: Arc<Mutex<Vec<Span>>>,
+pub(crate) struct Collector {
+    pub(crate) endpoint: String,
+    /// Every export, as it came.
+    bodies: Arc<Mutex<Vec<Bytes>>>,
 }
 
 impl Collector {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let spans: Arc<Mutex<Vec<Span>>> = Arc::default();
-        let kept = Arc::clone(&spans);
+        let bodies: Arc<Mutex<Vec<Bytes>>> = Arc::default();
+        let kept = Arc::clone(&bodies);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let kept = Arc::clone(&kept);
@@ -75,11 +76,24 @@ impl Collector {
                 drop(connection.serve_connection(TokioIo::new(stream), service).await);
             }
         });
-        Self { endpoint, spans }
+        Self { endpoint, bodies }
+    }
+
+    /// Every export, as it came.
+    pub(crate) fn bodies(&self) -> Vec<Bytes> {
+        self.bodies.lock().unwrap().clone()
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap().clone()
+        // A gRPC message follows its flag and its length.
+        let exports = self
+            .bodies()
+            .into_iter()
+            .map(|body| Export::decode(body.slice(5..)).unwrap());
+        let scopes = exports
+            .flat_map(|export| export.resources)
+            .flat_map(|resource| resource.scopes);
+        scopes.flat_map(|scope| scope.spans).collect()
     }
 
     /// Name and parent's name of every span of the traces that reached a proxy, one list a trace, sorted.
@@ -107,17 +121,10 @@ impl Collector {
 
 async fn collect(
     request: Request<Incoming>,
-    kept: Arc<Mutex<Vec<Span>>>,
+    kept: Arc<Mutex<Vec<Bytes>>>,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    // A gRPC message follows its flag and its length.
-    let export = Export::decode(body.slice(5..)).unwrap();
-    let spans = export
-        .resources
-        .into_iter()
-        .flat_map(|resource| resource.scopes)
-        .flat_map(|scope| scope.spans);
-    kept.lock().unwrap().extend(spans);
+    kept.lock().unwrap().push(body);
     let response = Response::builder()
         .header("content-type", "application/grpc")
         .header("grpc-status", "0");

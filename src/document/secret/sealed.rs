@@ -61,6 +61,12 @@ impl Keys {
         &self.first
     }
 
+    /// Whether a key of this id is there.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     /// The sealed form of a document's text.
     ///
     /// # Errors

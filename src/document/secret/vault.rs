@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::sealed::Keys;
+use arc_swap::ArcSwapOption;
+
+use super::sealed::{Keys, key_id};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::text;
 
@@ -11,6 +13,10 @@ use crate::document::text;
 pub(super) const SEALED: &str = "encrypted";
 /// The field with the files of a secret.
 pub(super) const FILES: &str = "files";
+/// Where documents are that may be a secret as a whole, below the prefix.
+const SECRETS: [&str; 2] = ["secrets/", "xds/secrets/"];
+/// Where documents are that may have a secret in them, a private key in a TLS context for example.
+const WITH_SECRETS: &str = "xds/";
 
 /// Reads the files that secrets documents name.
 pub trait Files: Send + Sync + fmt::Debug {
@@ -24,7 +30,18 @@ pub trait Files: Send + Sync + fmt::Debug {
     fn warning(&self, document: &DocumentKey) -> Option<String>;
 }
 
-/// See the module. Cheap to clone. The default has neither keys nor files.
+/// The form in which the state directory and the records below the state prefix have a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtRest {
+    /// As it is: the text holds no secret.
+    AsItIs,
+    /// Sealed.
+    Sealed(String),
+    /// The text holds a secret, and there are no keys to seal it with.
+    Unsealable,
+}
+
+/// See the module. Cheap to clone; clones share their keys. The default has neither keys nor files.
 #[derive(Debug, Clone, Default)]
 pub struct Vault(Arc<Inner>);
 
@@ -32,7 +49,7 @@ pub struct Vault(Arc<Inner>);
 struct Inner {
     /// `--prefix`: sealed texts belong to a full key.
     prefix: Arc<str>,
-    keys: Option<Arc<Keys>>,
+    keys: Arc<ArcSwapOption<Keys>>,
     requires_sealed: bool,
     files: Option<Arc<dyn Files>>,
 }
@@ -43,7 +60,7 @@ impl Vault {
     pub fn new(prefix: &str, keys: Option<Keys>, requires_sealed: bool, files: Option<Arc<dyn Files>>) -> Self {
         Self(Arc::new(Inner {
             prefix: prefix.into(),
-            keys: keys.map(Arc::new),
+            keys: Arc::new(ArcSwapOption::new(keys.map(Arc::new))),
             requires_sealed,
             files,
         }))
@@ -51,8 +68,13 @@ impl Vault {
 
     /// The keys, if there are any.
     #[must_use]
-    pub fn keys(&self) -> Option<&Keys> {
-        self.0.keys.as_deref()
+    pub fn keys(&self) -> Option<Arc<Keys>> {
+        self.0.keys.load_full()
+    }
+
+    /// Put these keys in the place of those before, in all clones. Sealed documents are not read again by that.
+    pub fn replace_keys(&self, keys: Keys) {
+        self.0.keys.store(Some(Arc::new(keys)));
     }
 
     /// The same vault with other files.
@@ -60,7 +82,7 @@ impl Vault {
     pub fn with_files(&self, files: Arc<dyn Files>) -> Self {
         Self(Arc::new(Inner {
             prefix: Arc::clone(&self.0.prefix),
-            keys: self.0.keys.clone(),
+            keys: Arc::clone(&self.0.keys),
             requires_sealed: self.0.requires_sealed,
             files: Some(files),
         }))
@@ -75,8 +97,12 @@ impl Vault {
     /// # Errors
     /// The reason why it does not open.
     pub fn open(&self, key: &DocumentKey, sealed: &str) -> Result<Vec<u8>, String> {
-        match &self.0.keys {
-            Some(keys) => keys.open(&self.full_key(key), sealed),
+        self.open_at(&self.full_key(key), sealed)
+    }
+
+    fn open_at(&self, full_key: &str, sealed: &str) -> Result<Vec<u8>, String> {
+        match self.keys() {
+            Some(keys) => keys.open(full_key, sealed),
             None => Err("found a sealed document, but the server has no keys (--secret-keys-file)".to_owned()),
         }
     }
@@ -86,13 +112,9 @@ impl Vault {
     /// # Errors
     /// The system gives no random bytes.
     pub fn seal(&self, key: &DocumentKey, text: &[u8]) -> Result<Option<String>, String> {
-        let sealed = self
-            .0
-            .keys
-            .as_ref()
-            .map(|keys| keys.seal(&self.full_key(key), text))
-            .transpose()?;
-        Ok(sealed.map(|sealed| serde_json::json!({ "encrypted": sealed }).to_string()))
+        let sealed = self.keys().map(|keys| keys.seal(&self.full_key(key), text));
+        let sealed = sealed.transpose()?;
+        Ok(sealed.map(|sealed| document_of(&sealed)))
     }
 
     /// The text to be stored in place of a secret in the clear; `None`: the text stays as it is.
@@ -104,6 +126,82 @@ impl Vault {
             true => self.seal(key, text),
             false => Ok(None),
         }
+    }
+
+    /// The form in which the text at a full key lies outside of it.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn at_rest(&self, full_key: &str, text: &[u8]) -> Result<AtRest, String> {
+        if !self.is_sealed_at_rest(full_key, text) {
+            return Ok(AtRest::AsItIs);
+        }
+        match self.keys() {
+            Some(keys) => keys.seal(full_key, text).map(AtRest::Sealed),
+            None => Ok(AtRest::Unsealable),
+        }
+    }
+
+    /// The text whose form at rest this is.
+    ///
+    /// # Errors
+    /// The reason why a sealed form does not open.
+    pub fn text_of(&self, full_key: &str, form: String) -> Result<Vec<u8>, String> {
+        // A text is an object, and no sealed form is one.
+        match self.may_hold_secret(full_key) && key_id(&form).is_ok() {
+            true => self.open_at(full_key, &form),
+            false => Ok(form.into_bytes()),
+        }
+    }
+
+    /// A sealed document, or the sealed form of a text at rest, sealed anew with the first key. `None`: it is sealed with
+    /// that key, or not at all.
+    ///
+    /// # Errors
+    /// The reason why it does not open.
+    pub fn sealed_anew(&self, full_key: &str, text: &[u8]) -> Result<Option<String>, String> {
+        let (Some(keys), Ok(form)) = (self.keys(), std::str::from_utf8(text)) else {
+            return Ok(None);
+        };
+        let in_document = sealed_in(text);
+        let sealed = in_document.as_deref().unwrap_or(form);
+        let is_other = key_id(sealed).is_ok_and(|id| id != keys.first());
+        if !is_other || !self.may_hold_secret(full_key) {
+            return Ok(None);
+        }
+        let anew = keys.seal(full_key, &keys.open(full_key, sealed)?)?;
+        Ok(Some(match in_document {
+            Some(_) => document_of(&anew),
+            None => anew,
+        }))
+    }
+
+    /// A text about a secret, sealed for the full key; `None`: that cannot be done.
+    #[must_use]
+    pub fn seal_text(&self, full_key: &str, text: &str) -> Option<String> {
+        self.keys()?.seal(full_key, text.as_bytes()).ok()
+    }
+
+    /// Whether the text at a full key is sealed wherever else it lies. A resource with a secret in it is sealed if there
+    /// are keys: without them, a server that starts while the store is away needs the resource more.
+    #[must_use]
+    pub fn is_sealed_at_rest(&self, full_key: &str, text: &[u8]) -> bool {
+        let is_secret = |below: &str| SECRETS.iter().any(|folder| below.starts_with(folder)) && is_in_the_clear(text);
+        self.below_prefix(full_key)
+            .is_some_and(|below| is_secret(below) || below.starts_with(WITH_SECRETS) && self.keys().is_some())
+    }
+
+    fn may_hold_secret(&self, full_key: &str) -> bool {
+        self.below_prefix(full_key).is_some_and(|below| {
+            SECRETS
+                .into_iter()
+                .chain([WITH_SECRETS])
+                .any(|folder| below.starts_with(folder))
+        })
+    }
+
+    fn below_prefix<'a>(&self, full_key: &'a str) -> Option<&'a str> {
+        full_key.strip_prefix(&*self.0.prefix)
     }
 
     /// Whether two texts of a document are equal, sealed or not.
@@ -121,12 +219,11 @@ impl Vault {
     /// # Errors
     /// Plain secrets are rejected.
     pub(super) fn judge_plain(&self) -> Result<Option<String>, String> {
-        let inner = &self.0;
-        if inner.requires_sealed {
+        if self.0.requires_sealed {
             return Err("found a secret in the clear, expected a sealed one (--require-sealed-secrets)".to_owned());
         }
         let said = || "not sealed, although the server has keys; \"chancery secret seal\" or a PUT seals it".to_owned();
-        Ok(inner.keys.as_ref().map(|_| said()))
+        Ok(self.keys().map(|_| said()))
     }
 
     /// The content of a file that a document names.
@@ -146,15 +243,26 @@ impl Vault {
     }
 }
 
+/// The document with a sealed text.
+fn document_of(sealed: &str) -> String {
+    serde_json::json!({ SEALED: sealed }).to_string()
+}
+
+/// The id of the key that a document's text is sealed with; `None`: it is not sealed.
+#[must_use]
+pub fn key_id_in(text: &[u8]) -> Option<String> {
+    Some(key_id(&sealed_in(text)?).ok()?.to_owned())
+}
+
 /// The sealed text in a document.
-fn sealed_in(text: &[u8]) -> Option<String> {
+#[must_use]
+pub fn sealed_in(text: &[u8]) -> Option<String> {
     let document = text::value(text).ok()?;
     Some(document.get(SEALED)?.as_str()?.to_owned())
 }
 
 /// Whether a text may hold a secret itself: a sealed one does not, nor does one that names files.
-#[must_use]
-pub fn is_in_the_clear(text: &[u8]) -> bool {
+fn is_in_the_clear(text: &[u8]) -> bool {
     let document = text::value(text).ok();
     !document.is_some_and(|document| [SEALED, FILES].iter().any(|field| document.get(field).is_some()))
 }

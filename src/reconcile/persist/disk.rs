@@ -6,6 +6,8 @@
 //! its mode; files have 0600. A failed write is reported ([`Unsaved`]) and tried again; serving goes on. The quarantine
 //! of a directory of documents has a file of its own (`refused`).
 //!
+//! A secret is sealed with the keys of the [`Vault`]; without keys it is not saved.
+//!
 //! Each entry has a line of its own and a checksum. A damaged entry is left out, and costs no other.
 
 use std::collections::BTreeMap;
@@ -27,8 +29,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::unsaved::{Place, Unsaved};
 use crate::backend::Entry;
-use crate::document::key::{Kind, Layout, Root};
-use crate::document::secret::{Vault, is_in_the_clear};
+use crate::document::key::{Layout, Root};
+use crate::document::secret::{AtRest, Vault};
 use crate::reconcile::world::{Record, Text, World};
 
 mod journal;
@@ -231,6 +233,8 @@ pub struct Disk {
     layout: Layout,
     source: SavedFrom,
     unsaved: Unsaved,
+    /// Seals secrets.
+    vault: Vault,
     /// The store has no shared memory: the quarantine is saved here.
     keeps_quarantine: bool,
     /// Keeps other processes out.
@@ -259,9 +263,16 @@ impl Disk {
             layout,
             source,
             unsaved: Unsaved::default(),
+            vault: Vault::default(),
             keeps_quarantine: false,
             lock: None,
         })
+    }
+
+    /// Seal secrets with the keys of `vault`.
+    #[must_use]
+    pub fn sealed_by(self, vault: Vault) -> Self {
+        Self { vault, ..self }
     }
 
     /// Keep other processes out, until the last clone is dropped or the process ends.
@@ -299,7 +310,7 @@ impl Disk {
     /// Save the quarantine, too: the store has no shared memory. Returns the records of an earlier run.
     pub(in crate::reconcile) fn keep_quarantine(&mut self) -> Vec<Kept> {
         self.keeps_quarantine = true;
-        refused::read(&self.folder, &self.source)
+        refused::read(&self.folder, &self.source, &self.vault)
     }
 
     fn file(&self) -> PathBuf {
@@ -363,9 +374,19 @@ impl Disk {
     /// A saved entry with its root; `None` for a key that belongs to no root any more (another `--prefix`).
     fn restore(&self, saved: SavedEntry) -> Option<(Root, Entry)> {
         let root = self.layout.root_of(saved.key.as_bytes())?;
+        let value = match self.vault.text_of(&saved.key, saved.value) {
+            Ok(value) => value,
+            Err(reason) => {
+                warn!(
+                    document.key = saved.key,
+                    reason, "Saved secret cannot be opened and is left out"
+                );
+                return None;
+            }
+        };
         let entry = Entry {
             key: Bytes::from(saved.key),
-            value: Bytes::from(saved.value),
+            value: Bytes::from(value),
             create_revision: saved.create_revision,
             mod_revision: saved.mod_revision,
             leased: saved.leased,
@@ -427,6 +448,8 @@ struct Saver {
 /// The content of the files.
 struct OnDisk {
     world: Arc<World>,
+    /// The id of the key that seals its secrets.
+    sealed_with: Option<String>,
     /// Size of the state file.
     len: usize,
     journal: Journal,
@@ -469,12 +492,21 @@ impl Saver {
     /// # Errors
     /// A file that cannot be written; the earlier state is kept then.
     fn save(&mut self, world: Arc<World>) -> Result<(), Error> {
+        // Under a new key everything is written anew, so that nothing here needs the key before.
+        let sealed_with = self.disk.vault.keys().map(|keys| keys.first().to_owned());
+        if self
+            .saved
+            .as_ref()
+            .is_some_and(|saved| saved.sealed_with != sealed_with)
+        {
+            (self.saved, self.refused) = (None, None);
+        }
         self.save_quarantine(&world)?;
         // A failure leaves no state to continue from: the next save writes the whole file.
         if let Some(mut saved) = self.saved.take()
             && saved.journal.len < JOURNAL_MIN.max(saved.len / JOURNAL_SHARE)
         {
-            if let Some(line) = changes(&saved.world, &world) {
+            if let Some(line) = changes(&saved.world, &world, &self.disk.vault) {
                 let path = saved.journal.path().to_owned();
                 let action = "write the changes since the state file";
                 saved
@@ -492,7 +524,12 @@ impl Saver {
             path,
             source,
         })?;
-        self.saved = Some(OnDisk { world, len, journal });
+        self.saved = Some(OnDisk {
+            world,
+            sealed_with,
+            len,
+            journal,
+        });
         Ok(())
     }
 
@@ -500,13 +537,15 @@ impl Saver {
         if !self.disk.keeps_quarantine || !world.has_listed_documents() {
             return Ok(());
         }
-        let records = refused::records(world);
+        let records = refused::records(world, &self.disk.vault);
         if self.refused.as_ref() != Some(&records) {
             self.refused = None;
-            refused::write(&self.disk.folder, &self.disk.source, &records).map_err(|source| Error::Io {
-                action: "write the quarantine to the state directory",
-                path: self.disk.folder.clone(),
-                source,
+            refused::write(&self.disk.folder, &self.disk.source, &records, &self.disk.vault).map_err(|source| {
+                Error::Io {
+                    action: "write the quarantine to the state directory",
+                    path: self.disk.folder.clone(),
+                    source,
+                }
             })?;
             self.refused = Some(records);
         }
@@ -518,7 +557,7 @@ impl Saver {
         let entries: Vec<_> = world
             .records
             .values()
-            .filter_map(|record| saved_entry(record, &world.options.vault))
+            .filter_map(|record| saved_entry(record, &self.disk.vault))
             .collect();
         let head = Head {
             format: FORMAT,
@@ -579,18 +618,23 @@ fn read_file(content: &[u8]) -> serde_json::Result<(Head, Vec<SavedEntry>, usize
     Ok((head, whole, damaged))
 }
 
-/// The entry of a record. A secret in the clear is sealed; without keys it is not saved.
+/// The full key and the text that are saved of a record.
+fn saved_text(record: &Record) -> Option<(&Arc<str>, &Text)> {
+    let text = record.status.serving.as_deref()?;
+    std::str::from_utf8(&text.value).ok()?;
+    Some((&record.status.full_key, text))
+}
+
+/// The entry of a record; `None`: nothing serves, or a secret cannot be sealed.
 fn saved_entry(record: &Record, vault: &Vault) -> Option<SavedEntry> {
-    let text = record.status.serving.as_ref()?;
-    let is_secret = record.status.key.kind == Kind::Secrets;
-    let value = match vault.to_store(&record.status.key, &text.value) {
-        Ok(Some(sealed)) => sealed,
-        Ok(None) if is_secret && is_in_the_clear(&text.value) => return None,
-        Ok(None) => String::from_utf8(text.value.to_vec()).ok()?,
-        Err(_) => return None,
+    let (full_key, text) = saved_text(record)?;
+    let value = match vault.at_rest(full_key, &text.value).ok()? {
+        AtRest::AsItIs => String::from_utf8(text.value.to_vec()).ok()?,
+        AtRest::Sealed(sealed) => sealed,
+        AtRest::Unsealable => return None,
     };
     let entry = SavedEntry {
-        key: record.status.full_key.to_string(),
+        key: full_key.to_string(),
         value,
         create_revision: text.create_revision,
         mod_revision: text.mod_revision,
@@ -601,7 +645,7 @@ fn saved_entry(record: &Record, vault: &Vault) -> Option<SavedEntry> {
 }
 
 /// The changes from one world to the other; `None`: the saved content is equal.
-fn changes(before: &World, now: &World) -> Option<Line> {
+fn changes(before: &World, now: &World, vault: &Vault) -> Option<Line> {
     let mut line = Line {
         revision: now.revision(),
         ..Line::default()
@@ -615,14 +659,18 @@ fn changes(before: &World, now: &World) -> Option<Line> {
             } => (Some(old), Some(new)),
             DiffItem::Remove(_, old) => (Some(old), None),
         };
-        let of = |record: Option<&Arc<Record>>| record.and_then(|record| saved_entry(record, &now.options.vault));
-        let (old, new) = (of(old), of(new));
-        if old != new {
+        let (old_text, new_text) = (
+            old.and_then(|record| saved_text(record)),
+            new.and_then(|record| saved_text(record)),
+        );
+        if old_text != new_text {
+            let put = new.and_then(|record| saved_entry(record, vault));
             line.gone.extend(
-                old.map(|old| old.key)
-                    .filter(|key| new.as_ref().is_none_or(|new| new.key != *key)),
+                old_text
+                    .map(|(full_key, _)| full_key.to_string())
+                    .filter(|key| put.as_ref().is_none_or(|put| put.key != *key)),
             );
-            line.put.extend(new);
+            line.put.extend(put);
         }
     }
     let same = line.put.is_empty() && line.gone.is_empty() && before.revision() == now.revision();

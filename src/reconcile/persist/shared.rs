@@ -3,6 +3,9 @@
 //! A record is a JSON value at `<state-prefix>FOLDER/<key>`, the folder being `last-good`, `held` or `quarantine`;
 //! [`memory`](crate::reconcile::memory) gives its meaning. Each write expects the record that it replaces. If no record
 //! names the last good text, the history of the key is searched, from `mod_revision − 1` back.
+//!
+//! The text of a secret is sealed in its record if the server has keys. Without keys the store has it in the clear
+//! anyway, at the document's key.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use tracing::warn;
 
 use super::unsaved::{Place, Unsaved};
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
-use crate::document::secret::Vault;
+use crate::document::secret::{AtRest, Vault};
 use crate::document::{self, Limits, key::DocumentKey};
 use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record, SharedHold};
 use crate::reconcile::text::Text;
@@ -82,16 +85,18 @@ pub struct Shared {
     backend: Arc<dyn Backend>,
     state_prefix: Arc<str>,
     unsaved: Unsaved,
+    vault: Vault,
 }
 
 impl Shared {
-    /// Below `state_prefix` of this backend. Failed writes are reported to `unsaved`.
+    /// Below `state_prefix` of this backend. Failed writes are reported to `unsaved`; `vault` seals secrets.
     #[must_use]
-    pub fn new(backend: Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved) -> Self {
+    pub fn new(backend: Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved, vault: Vault) -> Self {
         Self {
             backend,
             state_prefix: state_prefix.into(),
             unsaved,
+            vault,
         }
     }
 
@@ -105,16 +110,15 @@ impl Shared {
     #[must_use]
     pub fn read(&self, folder: Folder, entry: &Entry) -> Option<(Arc<str>, Known)> {
         let full_key = self.full_key(folder, &entry.key)?;
-        match decode(&entry.value) {
+        match decode(&entry.value, |text| self.vault.text_of(&full_key, text)) {
             Ok(record) => {
                 let known = Known::new(record, self.backend.etag(entry));
                 Some((full_key, known))
             }
-            Err(error) => {
+            Err(reason) => {
                 warn!(
                     document.key = &*full_key,
-                    %error,
-                    "Record below the state prefix cannot be parsed and is ignored"
+                    reason, "Record below the state prefix cannot be read and is ignored"
                 );
                 None
             }
@@ -139,7 +143,6 @@ impl Shared {
         bad_revision: i64,
         limits: &Limits,
         is_patient: bool,
-        vault: &Vault,
     ) -> Vec<Arc<Text>> {
         let mut texts = Vec::new();
         let mut revision = bad_revision - 1;
@@ -149,7 +152,7 @@ impl Shared {
                 Ok(Some(entry)) => {
                     revision = entry.mod_revision - 1;
                     steps += 1;
-                    if document::parse_with(key, &entry.value, limits, vault).is_ok() {
+                    if document::parse_with(key, &entry.value, limits, &self.vault).is_ok() {
                         texts.push(Arc::new(text_of(&entry)));
                     }
                 }
@@ -225,10 +228,64 @@ impl Shared {
         Ok(())
     }
 
+    /// Seal the text of each record that another than the first key seals. Gives their number.
+    ///
+    /// # Errors
+    /// A sentence why a record cannot be read or written. Those before it are written.
+    pub async fn rotate(&self) -> Result<usize, String> {
+        let mut rotated = 0;
+        for folder in Folder::ALL {
+            let listed = self.backend.list(&self.prefix_of(folder)).await;
+            let (_, entries) = listed.map_err(|error| error.to_string())?;
+            for entry in entries {
+                let Some(anew) = self.sealed_anew(folder, &entry)? else {
+                    continue;
+                };
+                let write = Write {
+                    expect: Expect::Etag(self.backend.etag(&entry)),
+                    key: entry.key,
+                    value: Some(anew.into()),
+                };
+                self.backend
+                    .write(vec![write])
+                    .await
+                    .map_err(|error| error.to_string())?;
+                rotated += 1;
+            }
+        }
+        Ok(rotated)
+    }
+
+    /// A record with its text sealed anew; `None`: it needs no seal, or is no record.
+    fn sealed_anew(&self, folder: Folder, entry: &Entry) -> Result<Option<Vec<u8>>, String> {
+        let saved = serde_json::from_slice::<Saved>(&entry.value).ok();
+        let (Some(full_key), Some(mut saved)) = (self.full_key(folder, &entry.key), saved) else {
+            return Ok(None);
+        };
+        let anew = match &saved.value {
+            Some(text) => self.vault.sealed_anew(&full_key, text.as_bytes()),
+            None => return Ok(None),
+        };
+        let Some(anew) = anew.map_err(|reason| format!("{full_key}: {reason}"))? else {
+            return Ok(None);
+        };
+        saved.value = Some(anew);
+        serde_json::to_vec(&saved).map(Some).map_err(|error| error.to_string())
+    }
+
+    /// The form of a text in a record.
+    fn form_of(&self, full_key: &str, text: &[u8]) -> String {
+        match self.vault.at_rest(full_key, text) {
+            Ok(AtRest::Sealed(sealed)) => sealed,
+            // A text that serves is UTF-8.
+            _ => String::from_utf8_lossy(text).into_owned(),
+        }
+    }
+
     async fn write(&self, batch: &[MemoryWrite]) -> Result<(), WriteError> {
         let write = |write: &MemoryWrite| Write {
             key: format!("{}{}", self.prefix_of(write.folder), write.full_key).into(),
-            value: write.record.as_ref().map(encode),
+            value: (write.record.as_ref()).map(|record| encode(record, |text| self.form_of(&write.full_key, text))),
             expect: match &write.replaces {
                 Some(etag) => Expect::Etag(etag.to_string()),
                 None => Expect::Absent,
@@ -317,13 +374,18 @@ fn text_of(entry: &Entry) -> Text {
     }
 }
 
-/// A record from its JSON.
-pub(super) fn decode(value: &[u8]) -> serde_json::Result<Record> {
-    serde_json::from_slice(value).map(from_saved)
+/// A record from its JSON. `open` gives the text for its form in the record.
+///
+/// # Errors
+/// Why the record cannot be read.
+pub(super) fn decode(value: &[u8], open: impl FnOnce(String) -> Result<Vec<u8>, String>) -> Result<Record, String> {
+    let mut saved: Saved = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let text = saved.value.take().map(open).transpose()?;
+    Ok(from_saved(saved, text))
 }
 
-/// A record as JSON.
-pub(super) fn encode(record: &Record) -> Bytes {
+/// A record as JSON. `form` gives the form of its text in the record.
+pub(super) fn encode(record: &Record, form: impl FnOnce(&[u8]) -> String) -> Bytes {
     let text = record.text();
     let age = record.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (hold, is_released) = match record.content {
@@ -338,8 +400,7 @@ pub(super) fn encode(record: &Record) -> Bytes {
     let saved = Saved {
         mod_revision: text.map_or(0, |text| text.mod_revision),
         create_revision: text.map_or(0, |text| text.create_revision),
-        // A text that serves is UTF-8.
-        value: text.map(|text| String::from_utf8_lossy(&text.value).into_owned()),
+        value: text.map(|text| form(&text.value)),
         leased: text.is_some_and(|text| text.leased),
         about: Some(record.about),
         since: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
@@ -386,8 +447,8 @@ fn from_saved_quarantine(saved: SavedQuarantine) -> Quarantine {
     }
 }
 
-fn from_saved(saved: Saved) -> Record {
-    let text = saved.value.map(|value| {
+fn from_saved(saved: Saved, text: Option<Vec<u8>>) -> Record {
+    let text = text.map(|value| {
         Arc::new(Text {
             value: value.into(),
             create_revision: saved.create_revision,
@@ -413,5 +474,107 @@ fn from_saved(saved: Saved) -> Record {
             .checked_add(Duration::from_millis(saved.since))
             .unwrap_or(SystemTime::UNIX_EPOCH),
         content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::memory::Memory;
+    use crate::document::secret::sealed::Keys;
+
+    const OLD: &str = "old AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
+    const NEW: &str = "new AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n";
+    const SECRETS: [&str; 2] = ["/gateway/secrets/a", "/gateway/xds/secrets/b"];
+    const ROUTE: &str = "/gateway/routes/a";
+
+    fn shared(backend: &Arc<Memory>, keys: Option<&str>) -> Shared {
+        let keys = keys.map(|keys| Keys::read(keys).unwrap());
+        let vault = Vault::new("/gateway/", keys, false, None);
+        let backend = Arc::clone(backend) as Arc<dyn Backend>;
+        Shared::new(backend, "/chancery/", Unsaved::default(), vault)
+    }
+
+    fn record() -> Record {
+        let text = Text {
+            value: r#"{"generic": "hunter2"}"#.into(),
+            create_revision: 1,
+            mod_revision: 2,
+            leased: false,
+        };
+        Record {
+            about: 3,
+            since: SystemTime::UNIX_EPOCH,
+            content: Content::Serves(Some(Arc::new(text))),
+        }
+    }
+
+    async fn write(shared: &Shared) {
+        for full_key in SECRETS.into_iter().chain([ROUTE]) {
+            let write = MemoryWrite::over(None, Folder::LastGood, full_key.into(), Some(record()));
+            shared.write(&[write]).await.unwrap();
+        }
+    }
+
+    /// The records as they lie in the store, and as they are read.
+    async fn found(shared: &Shared) -> BTreeMap<String, (String, Option<Record>)> {
+        let (_, entries) = shared.backend.list("/chancery/").await.unwrap();
+        let read = |entry: &Entry| shared.read(Folder::LastGood, entry).map(|(_, known)| known.record);
+        entries
+            .iter()
+            .map(|entry| {
+                let key = String::from_utf8(entry.key.to_vec()).unwrap();
+                let value = String::from_utf8(entry.value.to_vec()).unwrap();
+                (key.replace("/chancery/last-good/", ""), (value, read(entry)))
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_text_of_a_secret_is_sealed_and_read_as_it_was() {
+        let backend = Arc::new(Memory::new());
+        let with_keys = shared(&backend, Some(OLD));
+        write(&with_keys).await;
+        let records = found(&with_keys).await;
+        for (full_key, (value, read)) in &records {
+            assert_eq!(value.contains("hunter2"), full_key == ROUTE, "{value}");
+            assert_eq!(read.as_ref(), Some(&record()), "{full_key}");
+        }
+        assert_eq!(records.len(), 3);
+
+        // A replica that has not this key takes no notice of them.
+        let read = found(&shared(&backend, Some(NEW))).await;
+        let unread: Vec<_> = read.into_iter().filter(|(_, (_, read))| read.is_none()).collect();
+        assert_eq!(unread.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn without_keys_the_records_are_as_the_documents() {
+        let backend = Arc::new(Memory::new());
+        let without_keys = shared(&backend, None);
+        write(&without_keys).await;
+        for (value, read) in found(&without_keys).await.into_values() {
+            assert!(value.contains("hunter2"));
+            assert_eq!(read, Some(record()));
+        }
+        assert_eq!(without_keys.rotate().await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn a_rotation_seals_with_the_first_key() {
+        let backend = Arc::new(Memory::new());
+        write(&shared(&backend, Some(OLD))).await;
+        let both = shared(&backend, Some(&format!("{NEW}{OLD}")));
+        assert_eq!(both.rotate().await, Ok(2));
+        assert_eq!(both.rotate().await, Ok(0));
+        for (_, read) in found(&shared(&backend, Some(NEW))).await.into_values() {
+            assert_eq!(read, Some(record()));
+        }
+
+        let reason = shared(&backend, Some(OLD)).rotate().await.unwrap_err();
+        assert_eq!(
+            reason,
+            "/gateway/secrets/a: found a document sealed with the key \"new\", expected one of --secret-keys-file"
+        );
     }
 }

@@ -16,6 +16,7 @@ use tracing::debug;
 use crate::backend::{Backend, Change, Entry, Event, WatchControl};
 use crate::document::Limits;
 use crate::document::key::DocumentKey;
+use crate::document::secret::Vault;
 use crate::reconcile::memory::{Folder, MemoryWrite};
 use crate::reconcile::persist::disk::Saved;
 use crate::reconcile::persist::shared::{DueWrites, Shared};
@@ -44,11 +45,11 @@ pub(super) struct Recall {
 }
 
 impl Recall {
-    pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved) -> Self {
+    pub(super) fn new(backend: &Arc<dyn Backend>, state_prefix: &str, unsaved: Unsaved, vault: &Vault) -> Self {
         Self {
             shared: backend
                 .is_shared()
-                .then(|| Shared::new(Arc::clone(backend), state_prefix, unsaved)),
+                .then(|| Shared::new(Arc::clone(backend), state_prefix, unsaved, vault.clone())),
             writes: Arc::default(),
             unread: Unread::default(),
             controls: Folder::ALL.map(|folder| (folder, WatchControl::default())).into(),
@@ -143,7 +144,6 @@ impl Recall {
         let limits = Limits {
             re2_max_program_size: world.options().re2_max_program_size,
         };
-        let vault = world.options().vault.clone();
         let (shared, places) = (self.shared.clone(), Arc::clone(&self.places));
         let (sought, is_patient) = (key.clone(), world.is_refusal_open(&key));
         let saved = saved.and_then(|saved| saved.text(&full_key));
@@ -151,7 +151,7 @@ impl Recall {
             let _place = places.acquire().await;
             let mut texts = match shared {
                 Some(shared) => {
-                    let found = shared.search(&sought, &full_key, bad_revision, &limits, is_patient, &vault);
+                    let found = shared.search(&sought, &full_key, bad_revision, &limits, is_patient);
                     found.await
                 }
                 None => Vec::new(),

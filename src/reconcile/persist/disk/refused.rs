@@ -3,19 +3,22 @@
 //! A directory has no place for records beside its documents, and gives other revisions to its files after a restart.
 //! So a record names the refused text by its digest, and holds for a document that has this text when it is listed. The
 //! file is written anew at each change, atomically; each record has a checksum.
+//!
+//! Of a secret, record and digest are sealed: the digest of a short text gives the text away. Without keys, nothing is
+//! written of it.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Checksum, SavedFrom};
 use crate::backend::Entry;
+use crate::document::secret::Vault;
 use crate::reconcile::memory::{Content, Record};
 use crate::reconcile::persist::shared;
 use crate::reconcile::text::Text;
@@ -39,6 +42,9 @@ pub(super) struct Saved {
     record: String,
     /// Checksum of the other fields.
     sum: u32,
+    /// A text of the record may be a secret.
+    #[serde(skip)]
+    is_secret: bool,
 }
 
 impl Saved {
@@ -48,6 +54,29 @@ impl Saved {
             .into_iter()
             .for_each(|text| sum.text(text));
         sum.end()
+    }
+
+    /// With its checksum.
+    fn summed(self) -> Self {
+        let sum = self.checksum();
+        Self { sum, ..self }
+    }
+
+    /// The record as it is written; `None`: a secret that cannot be sealed.
+    fn at_rest(&self, vault: &Vault) -> Option<Self> {
+        if !self.is_secret {
+            return Some(self.clone().summed());
+        }
+        let seal = |text: &str| vault.seal_text(&self.key, text);
+        let (refused, record) = (seal(&self.refused)?, seal(&self.record)?);
+        Some(
+            Self {
+                refused,
+                record,
+                ..self.clone()
+            }
+            .summed(),
+        )
     }
 }
 
@@ -81,26 +110,29 @@ impl Kept {
 }
 
 /// The records of a world, for the file.
-pub(super) fn records(world: &World) -> Vec<Saved> {
+pub(super) fn records(world: &World, vault: &Vault) -> Vec<Saved> {
     let saved = world.refused_texts().map(|(full_key, record, text)| {
-        let record = shared::encode(record);
-        let saved = Saved {
+        let texts = record.text().into_iter().chain([text]);
+        let is_secret = texts
+            .into_iter()
+            .any(|text| vault.is_sealed_at_rest(full_key, &text.value));
+        let record = shared::encode(record, |text| String::from_utf8_lossy(text).into_owned());
+        Saved {
             key: full_key.to_string(),
             refused: digest(&text.value),
             record: String::from_utf8_lossy(&record).into_owned(),
             sum: 0,
-        };
-        let sum = saved.checksum();
-        Saved { sum, ..saved }
+            is_secret,
+        }
     });
     saved.collect()
 }
 
 /// Write the file anew.
-pub(super) fn write(folder: &Path, source: &SavedFrom, records: &[Saved]) -> io::Result<()> {
+pub(super) fn write(folder: &Path, source: &SavedFrom, records: &[Saved], vault: &Vault) -> io::Result<()> {
     let file = File {
         source: source.clone(),
-        records: records.to_vec(),
+        records: records.iter().filter_map(|saved| saved.at_rest(vault)).collect(),
     };
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(&serde_json::to_vec(&file)?)?;
@@ -110,7 +142,7 @@ pub(super) fn write(folder: &Path, source: &SavedFrom, records: &[Saved]) -> io:
 }
 
 /// The records of an earlier run.
-pub(super) fn read(folder: &Path, source: &SavedFrom) -> Vec<Kept> {
+pub(super) fn read(folder: &Path, source: &SavedFrom, vault: &Vault) -> Vec<Kept> {
     let path = folder.join(FILE);
     let file = match fs::read(&path) {
         Ok(content) => serde_json::from_slice::<File>(&content).map_err(|error| error.to_string()),
@@ -130,7 +162,11 @@ pub(super) fn read(folder: &Path, source: &SavedFrom) -> Vec<Kept> {
         Ok(file) if file.source != *source => refused(format!("found records of {}, expected {source}", file.source)),
         Ok(file) => {
             let all = file.records.len();
-            let kept: Vec<Kept> = file.records.into_iter().filter_map(kept).collect();
+            let kept: Vec<Kept> = file
+                .records
+                .into_iter()
+                .filter_map(|saved| kept(saved, vault))
+                .collect();
             if kept.len() < all {
                 warn!(
                     path = %path.display(),
@@ -143,12 +179,16 @@ pub(super) fn read(folder: &Path, source: &SavedFrom) -> Vec<Kept> {
     }
 }
 
-fn kept(saved: Saved) -> Option<Kept> {
-    let is_whole = saved.sum == saved.checksum();
-    let record = shared::decode(&Bytes::from(saved.record)).ok().filter(|_| is_whole)?;
+fn kept(saved: Saved, vault: &Vault) -> Option<Kept> {
+    if saved.sum != saved.checksum() {
+        return None;
+    }
+    let open = |text: String| String::from_utf8(vault.text_of(&saved.key, text).ok()?).ok();
+    let (refused, record) = (open(saved.refused)?, open(saved.record)?);
+    let record = shared::decode(record.as_bytes(), |text| Ok(text.into_bytes())).ok()?;
     Some(Kept {
         full_key: saved.key.into(),
-        refused: saved.refused,
+        refused,
         record,
     })
 }

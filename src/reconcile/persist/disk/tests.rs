@@ -9,6 +9,8 @@ use crate::reconcile::plan::{Input, Moment, plan};
 use crate::reconcile::run::now;
 use crate::reconcile::world::Options;
 
+mod secrets;
+
 /// A world, saved in a directory.
 struct Stage {
     folder: tempfile::TempDir,
