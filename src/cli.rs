@@ -13,6 +13,7 @@ use crate::telemetry;
 mod check;
 mod convert;
 mod files;
+mod schema;
 mod secret;
 mod serve;
 
@@ -41,6 +42,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((secret::NAME, matches)) => secret::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((convert::NAME, matches)) => convert::run(matches),
+        Some((schema::NAME, matches)) => schema::run(matches),
         _ => ExitCode::from(WRONG_USAGE),
     }
 }
@@ -58,6 +60,7 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(convert::command())
         .subcommand(secret::command())
+        .subcommand(schema::command())
 }
 
 /// Help and version are results; everything else is wrong usage.

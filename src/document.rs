@@ -16,6 +16,7 @@ pub mod cluster;
 mod decode;
 pub mod defaults;
 pub mod endpoint;
+mod field;
 pub mod glob;
 pub mod group;
 mod groups;
@@ -28,6 +29,7 @@ pub mod reference;
 pub mod regex;
 pub mod route;
 pub mod runtime;
+pub mod schema;
 pub mod secret;
 pub(crate) mod sentence;
 mod text;
@@ -262,10 +264,11 @@ pub fn parse_with(
     if key.kind == Kind::Secrets {
         secret::read::check_size(value)?;
     }
-    let value = match key.kind == Kind::Secrets || xds::is_secret(key) {
+    let mut value = match key.kind == Kind::Secrets || xds::is_secret(key) {
         true => text::confidential(value)?,
         false => text::value(value)?,
     };
+    schema::take_off(&mut value)?;
     let root = Cursor::root(&value, limits);
     let mut warnings = Vec::new();
     let document = match key.kind {

@@ -175,7 +175,7 @@ fn without_secrets(key: &DocumentKey, mut document: Value) -> Value {
     for (name, value) in fields {
         match (name.as_str(), of_key) {
             ("resource", Some(resource_type)) => redact(resource_type.type_url(), value),
-            (name, _) if xds::FIELDS.contains(&name) && name != "resource" => {}
+            (name, _) if xds::is_field(name) && name != "resource" => {}
             _ => hide(value),
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+pub(super) use super::field::{Field, Fields, Shape};
 use super::sentence::{did_you_mean, found, kind_of, one_of, segment};
 use super::{Limits, Rejection};
 
@@ -20,22 +21,6 @@ use super::{Limits, Rejection};
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The expected value of a duration, for rejections.
 const A_DURATION: &str = r#"a duration with its unit such as "250ms", "5s" or "1m""#;
-
-/// The field names of an object.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fields {
-    /// Fields that are read.
-    pub(super) known: &'static [&'static str],
-    /// Fields of the contract that are not built yet.
-    pub(super) later: &'static [&'static str],
-}
-
-impl Fields {
-    /// Fields without later ones.
-    pub(super) const fn new(known: &'static [&'static str]) -> Self {
-        Self { known, later: &[] }
-    }
-}
 
 /// One value and its path.
 #[derive(Debug, Clone)]
@@ -234,18 +219,12 @@ impl<'a> Cursor<'a> {
         let object = self.value.as_object().ok_or_else(|| self.expected("an object"))?;
         for (name, value) in object {
             let name = name.as_str();
-            if fields.known.contains(&name) {
+            if fields.contains(name) {
                 continue;
             }
             let field = self.child(name, value);
-            if !fields.later.contains(&name) {
-                let hint = did_you_mean(name, fields.known.iter().copied());
-                let expected = if hint.is_empty() {
-                    one_of_names(fields.known)
-                } else {
-                    hint
-                };
-                return Err(field.reject(format!("unknown field{expected}")));
+            if !fields.is_later(name) {
+                return Err(field.reject(format!("unknown field{}", expected_instead_of(name, fields))));
             }
             if !value.is_null() {
                 return Err(field.reject("not supported yet"));
@@ -260,15 +239,12 @@ impl<'a> Cursor<'a> {
     }
 
     /// An object with these fields and no others, of a text that may be a secret: an unknown field is not named.
-    pub(super) fn confidential_object(&self, known: &[&'static str]) -> Result<Object<'a>, Rejection> {
+    pub(super) fn confidential_object(&self, known: &Fields) -> Result<Object<'a>, Rejection> {
         let Some(fields) = self.value.as_object() else {
             return Err(self.confidential("an object"));
         };
-        if let Some(unknown) = fields.keys().find(|name| !known.contains(&name.as_str())) {
-            let expected = match did_you_mean(unknown, known.iter().copied()) {
-                hint if hint.is_empty() => one_of_names(known),
-                hint => hint,
-            };
+        if let Some(unknown) = fields.keys().find(|name| !known.contains(name)) {
+            let expected = expected_instead_of(unknown, known);
             return Err(self.reject(format!("found an unknown field{expected}")));
         }
         Ok(Object {
@@ -319,6 +295,11 @@ impl<'a> Object<'a> {
         self.get(name).map(read).transpose()
     }
 
+    /// The fields of a table that are present, in its order.
+    pub(super) fn present_of(&self, fields: &Fields) -> Vec<&'static str> {
+        fields.names().filter(|name| self.get(name).is_some()).collect()
+    }
+
     /// The fields among these that are present.
     pub(super) fn present<'n>(&self, names: &[&'n str]) -> Vec<&'n str> {
         names.iter().copied().filter(|name| self.get(name).is_some()).collect()
@@ -339,9 +320,15 @@ impl<'a> Object<'a> {
     }
 }
 
-fn one_of_names(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
-    format!(", expected {}", one_of(&quoted))
+/// The nearest known name, or all of them.
+fn expected_instead_of(unknown: &str, fields: &Fields) -> String {
+    match did_you_mean(unknown, fields.names()) {
+        hint if hint.is_empty() => {
+            let quoted: Vec<String> = fields.names().map(|name| format!("{name:?}")).collect();
+            format!(", expected {}", one_of(&quoted))
+        }
+        hint => hint,
+    }
 }
 
 /// `512B`, `32KiB`: a whole number with its unit.

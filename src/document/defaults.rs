@@ -3,52 +3,47 @@
 //! In: the fields of the defaults document. Out: [`Defaults`]. A field of a route, cluster or listener that belongs to
 //! one document alone (its target, its endpoints, its address) is refused by name.
 
-use super::decode::{Cursor, Fields};
+use super::decode::{Cursor, Field, Fields, Shape};
+use super::field::words;
 use super::{Rejection, cluster, listener, route};
 
-const FIELDS: Fields = Fields {
-    known: &["route", "cluster", "listener", "legacy_path"],
-    later: &["policies"],
-};
-const ROUTE_FIELDS: Fields = Fields {
-    known: &route::settings::FIELDS,
-    later: route::read::LATER,
-};
-const CLUSTER_FIELDS: Fields = Fields {
-    known: &cluster::read::SETTINGS,
-    later: cluster::read::LATER,
-};
-const LISTENER_FIELDS: Fields = Fields {
-    known: listener::SETTINGS,
-    later: listener::LATER,
-};
-/// Fields that one document alone can have.
-const ROUTE_OWN: [&str; 11] = [
-    "name",
-    "match",
-    "to",
-    "overrides",
-    "rewrite",
-    "mirror",
-    "listeners",
-    "groups",
-    "priority",
-    "enabled",
-    "tests",
-];
-const CLUSTER_OWN: [&str; 8] = [
-    "name",
-    "endpoints",
-    "dns",
-    "tls",
-    "credential",
-    "failover",
-    "on_demand",
-    "groups",
-];
-const LISTENER_OWN: [&str; 7] = ["name", "address", "addresses", "tcp", "tls", "groups", "api"];
-/// Fields of `http` that not every listener can have: HTTP/3 needs TLS, and a redirect to https is for one without it.
-const HTTP_OWN: [&str; 2] = ["http3", "redirect_to_https"];
+/// The fields of the defaults.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "route",
+        Shape::Object(&ROUTE_FIELDS),
+        "For [routes](routes.md), and their overrides",
+    ),
+    Field::new(
+        "cluster",
+        Shape::Object(&CLUSTER_FIELDS),
+        "For [clusters](clusters.md), and for those made of URLs",
+    ),
+    Field::new(
+        "listener",
+        Shape::Object(&LISTENER_FIELDS),
+        "For [listeners](listeners.md), and for the listener `default` that exists without documents",
+    ),
+    Field::new(
+        "legacy_path",
+        Shape::Words(&words(&PATHS)),
+        "Meaning of `path` in the [older forms](older-routes.md): the whole path, or the path and everything below it",
+    )
+    .or("`\"exact\"`"),
+])
+.later(&["policies"]);
+const ROUTE_FIELDS: Fields =
+    Fields::joined(&[route::settings::FORWARDING, route::settings::HEADERS]).later(route::read::LATER);
+const CLUSTER_FIELDS: Fields = Fields::of(cluster::read::SETTINGS).later(cluster::read::LATER);
+const LISTENER_FIELDS: Fields = Fields::joined(&[HTTP, listener::SETTINGS]).later(listener::LATER);
+const HTTP: &[Field] = &[Field::new(
+    "http",
+    Shape::Object(&HTTP_FIELDS),
+    "As `http` of a listener, without `http3` and `redirect_to_https`: HTTP/3 needs TLS, and a redirect to https is for \
+     a listener without TLS",
+)];
+const HTTP_FIELDS: Fields = Fields::of(listener::HTTP_SETTINGS);
+const PATHS: [(&str, LegacyPath); 2] = [("exact", LegacyPath::Exact), ("prefix", LegacyPath::Prefix)];
 
 /// The defaults document; [`Defaults::default`] without one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -76,37 +71,38 @@ pub enum LegacyPath {
 /// Reads the defaults document.
 pub(super) fn read(root: &Cursor<'_>) -> Result<Defaults, Rejection> {
     let object = root.object(&FIELDS)?;
-    let words = [("exact", LegacyPath::Exact), ("prefix", LegacyPath::Prefix)];
     Ok(Defaults {
         route: object
             .read("route", |field| {
-                refuse(&field, &ROUTE_OWN)?;
+                refuse(&field, &route::read::FIELDS, &ROUTE_FIELDS)?;
                 route::settings::read(&field.object(&ROUTE_FIELDS)?)
             })?
             .unwrap_or_default(),
         cluster: object
             .read("cluster", |field| {
-                refuse(&field, &CLUSTER_OWN)?;
+                refuse(&field, &cluster::read::FIELDS, &CLUSTER_FIELDS)?;
                 cluster::read::read_settings(&field.object(&CLUSTER_FIELDS)?)
             })?
             .unwrap_or_default(),
         listener: object
             .read("listener", |field| {
-                refuse(&field, &LISTENER_OWN)?;
+                refuse(&field, &listener::FIELDS, &LISTENER_FIELDS)?;
                 if let Some(http) = field.get("http") {
-                    refuse(&http, &HTTP_OWN)?;
+                    refuse(&http, &listener::HTTP_FIELDS, &HTTP_FIELDS)?;
                 }
                 listener::read_settings(&field.object(&LISTENER_FIELDS)?)
             })?
             .unwrap_or_default(),
         legacy_path: object
-            .read("legacy_path", |field| field.word(&words))?
+            .read("legacy_path", |field| field.word(&PATHS))?
             .unwrap_or_default(),
     })
 }
 
-fn refuse(cursor: &Cursor<'_>, own: &[&str]) -> Result<(), Rejection> {
-    match own.iter().find_map(|name| cursor.get(name)) {
+/// Refuses a field that one document alone can have.
+fn refuse(cursor: &Cursor<'_>, document: &Fields, defaults: &Fields) -> Result<(), Rejection> {
+    let own = document.names().filter(|name| !defaults.contains(name));
+    match own.into_iter().find_map(|name| cursor.get(name)) {
         Some(field) => Err(field.reject("cannot have a default")),
         None => Ok(()),
     }

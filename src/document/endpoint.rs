@@ -9,13 +9,57 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::decode::{Cursor, Fields, Object};
+use super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::field::{AMOUNT, words};
 use super::host::{Host, parse_address};
 use super::sentence::quote;
-use super::{Limits, Rejection, text};
+use super::{Limits, Rejection, schema, text};
 
-const ENDPOINT_FIELDS: Fields = Fields::new(&["address", "zone", "weight", "priority", "state", "metadata"]);
-const NAMING_FIELDS: Fields = Fields::new(&["Op", "Addr", "Metadata"]);
+/// `endpoints` of a cluster, as a shape.
+pub(super) const SHAPE: Shape = Shape::entries(&Shape::Object(&ENDPOINT_FIELDS), usize::MAX);
+/// A registration, as a shape.
+pub(super) const REGISTRATION: Shape = Shape::AnyOf(&[
+    Shape::Object(&ENDPOINT_FIELDS),
+    Shape::Object(&NAMING_FIELDS),
+    Shape::Text("`IP:port`", Some(":[0-9]+$")),
+]);
+const ENDPOINT_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "address",
+        Shape::Text("`host:port`", Some(":[0-9]+$")),
+        "IP address (IPv6 in brackets) or host name, of a registration an IP address; port 1 to 65535. Each address once",
+    )
+    .required(),
+    Field::new("zone", Shape::Text("string, 256 bytes at most", None), "Zone of the locality; `\"\"`: none").or("none"),
+    Field::new(
+        "weight",
+        AMOUNT,
+        "Share. 0: the endpoint drains (health status DRAINING). All weights of a cluster sum to at most 4,294,967,295",
+    )
+    .or("`1`"),
+    Field::new("priority", Shape::Whole(0, MAX_PRIORITY as i64), "0 is used first").or("`0`"),
+    Field::new(
+        "state",
+        Shape::Words(&words(&STATES)),
+        "`\"drain\"`: health status DRAINING, Envoy sends no new requests",
+    )
+    .or("`\"up\"`"),
+    Field::new(
+        "metadata",
+        Shape::Free,
+        "Metadata under the name `envoy.lb`, at most 24 levels deep, for `lb.subsets` and access logs",
+    ),
+]);
+const NAMING_FIELDS: Fields = Fields::of(&[
+    Field::new("Op", Shape::Numbers(&[0]), "An address that was added").or("`0`"),
+    Field::new("Addr", Shape::Text("`IP:port`", Some(":[0-9]+$")), "As `address`").required(),
+    Field::new(
+        "Metadata",
+        Shape::Any,
+        "If an object, as `metadata`; any other value is the metadata `metadata`",
+    ),
+]);
+const STATES: [(&str, bool); 2] = [("up", false), ("drain", true)];
 /// Largest priority: Envoy's.
 const MAX_PRIORITY: u32 = 128;
 /// Longest zone, in bytes.
@@ -112,7 +156,8 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
         };
     }
 
-    let value = text::value(bytes)?;
+    let mut value = text::value(bytes)?;
+    schema::take_off(&mut value)?;
     let root = Cursor::root(&value, limits);
     if root.get("Addr").is_some() {
         return read_naming(&root);
@@ -153,7 +198,7 @@ fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     let field = object.require("address", AN_ADDRESS)?;
     let (host, port) = parse_address(field.string()?).map_err(|what| field.expected(what))?;
     let weight: u32 = object.read("weight", |field| field.integer(0..=u32::MAX))?.unwrap_or(1);
-    let drains = object.read("state", |field| field.word(&[("up", false), ("drain", true)]))?;
+    let drains = object.read("state", |field| field.word(&STATES))?;
     Ok(Endpoint {
         zone: object.read("zone", |field| read_zone(&field))?.flatten(),
         weight: weight.max(1),

@@ -5,16 +5,48 @@
 
 use std::collections::BTreeMap;
 
-use super::decode::{Cursor, Fields};
+use super::decode::{Cursor, Field, Fields, Shape};
+use super::field::{NOT_EMPTY, SIGNED, TEXT};
 use super::key::DocumentKey;
 use super::{Rejection, name};
 
-const FIELDS: Fields = Fields {
-    known: &["name", "match", "priority"],
-    later: &["identities"],
-};
-const MATCH_FIELDS: Fields = Fields::new(&["id", "cluster", "metadata", "locality"]);
-const LOCALITY_FIELDS: Fields = Fields::new(&["region", "zone", "sub_zone"]);
+/// The fields of a group.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    name::FIELD,
+    Field::new(
+        "match",
+        Shape::list(&Shape::Object(&MATCH_FIELDS)),
+        "A node belongs to the group if it fulfils one of them. `[]`: no node; `[{}]`: every node",
+    )
+    .required(),
+    Field::new(
+        "priority",
+        SIGNED,
+        "Of several groups that match, the one with the highest; then the first by name",
+    )
+    .or("`0`"),
+])
+.later(&["identities"]);
+const MATCH_FIELDS: Fields = Fields::of(&[
+    Field::new("id", GLOB, "`node.id`"),
+    Field::new("cluster", GLOB, "`node.cluster`"),
+    Field::new(
+        "metadata",
+        Shape::Free,
+        "Each field is in `node.metadata`, with an equal value; numbers by value",
+    ),
+    Field::new(
+        "locality",
+        Shape::AnyOf(&[TEXT, Shape::Object(&LOCALITY_FIELDS)]),
+        "`node.locality`; a text is the zone",
+    ),
+]);
+const LOCALITY_FIELDS: Fields = Fields::of(&[
+    Field::new("region", TEXT, "Equal to the region of the node"),
+    Field::new("zone", TEXT, "Equal to the zone of the node"),
+    Field::new("sub_zone", TEXT, "Equal to the sub-zone of the node"),
+]);
+const GLOB: Shape = Shape::Text("text, `*` for any characters", NOT_EMPTY);
 
 /// A group document.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,14 +7,49 @@
 
 use std::time::Duration;
 
-use super::decode::Cursor;
+use super::decode::{Cursor, Field, Fields, Shape};
+use super::field::STRING;
 use super::key::DocumentKey;
 use super::route::{Action, HostPattern, Limit, Match, PathMatch, Rewrite, Route, Rule, Settings, Target, Upstream};
 use super::route::{matching, path, read, target};
 use super::sentence::did_you_mean;
 use super::{Rejection, name};
 
-const FIELDS: [&str; 7] = ["service", "method", "host", "path", "upstream", "timeout_ms", "enable"];
+/// An older form, as a shape.
+pub(super) const SHAPE: Shape = Shape::Object(&FIELDS);
+/// Several of them, as a shape.
+pub(super) const LIST: Shape = Shape::list(&SHAPE);
+const FIELDS: Fields = Fields::of(&[
+    Field::new("service", STRING, "The cluster, if there is no `upstream`").or("SERVICE of the key"),
+    Field::new("method", STRING, "A method in any case; `*`, `ANY` and `\"\"`: any").or("any"),
+    Field::new("host", STRING, "As in [Hosts](routes.md#hosts)").or("any"),
+    Field::new(
+        "path",
+        Shape::Text("path that begins with `/`", Some("^/")),
+        "Taken letter by letter: `*`, `{` and `}` are no patterns (a warning). Normalised as in \
+         [Paths](routes.md#paths). The whole path, or a segment prefix: `legacy_path` of [defaults](defaults.md)",
+    )
+    .required(),
+    Field::new(
+        "upstream",
+        STRING,
+        "URL without a path, as in [Target](routes.md#target)",
+    ),
+    Field::new(
+        "timeout_ms",
+        Shape::Whole(0, MAX_TIMEOUT_MS),
+        "Limit of the whole response in milliseconds, a year at most. 0 means 3000",
+    )
+    .or("`3000`"),
+    Field::new(
+        "enable",
+        Shape::Flag,
+        "`false`: not served. If no entry is enabled, the document is `disabled`",
+    )
+    .or("`true`"),
+])
+.later(&["match", "to"])
+.open();
 /// `timeout_ms` where it is absent or 0.
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(3000);
 /// Longest timeout: a year.
@@ -68,11 +103,11 @@ fn read_entry(
     warnings: &mut Vec<String>,
 ) -> Result<Rule, Rejection> {
     for (name, field) in entry.map()? {
-        if !FIELDS.contains(&name) {
+        if !FIELDS.contains(name) {
             warnings.push(format!(
                 "{}: unknown field, ignored{}",
                 field.path(),
-                did_you_mean(name, FIELDS)
+                did_you_mean(name, FIELDS.names())
             ));
         }
     }

@@ -15,12 +15,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::decode::{Cursor, Fields, Object};
+use super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::field::COUNT;
 use super::host::{Host, parse_address};
 use super::key::DocumentKey;
 use super::reference::Reference;
 use super::route::Upstream;
-use super::secret::Shape;
+use super::secret;
 use super::{Groups, Rejection, groups, name};
 
 mod http;
@@ -36,42 +37,112 @@ pub use log::{AccessLog, LogFormat, Only, Sink, StatusIs, Tag, Tracing};
 pub use tcp::TcpEntry;
 pub use tls::{Client, Forward, NameKind, Tls, TlsVersion};
 
-const FIELDS: Fields = Fields {
-    known: &[
-        "name",
-        "address",
-        "addresses",
-        "groups",
-        "http",
-        "tcp",
-        "tls",
-        "proxy_protocol",
-        "connections",
-        "buffer",
-        "bind",
-        "api",
-    ],
-    later: LATER,
-};
-/// The fields that `defaults.listener` may give.
-pub(super) const SETTINGS: &[&str] = &["http", "proxy_protocol", "connections", "buffer", "bind"];
+/// The fields of a listener.
+pub(super) const FIELDS: Fields =
+    Fields::joined(&[&[name::FIELD], ADDRESSES, HTTP, OWN, SETTINGS, AROUND]).later(LATER);
 /// The fields of a listener that are not built yet.
 pub(super) const LATER: &[&str] = &["policies"];
 /// Fields about connections, which no API listener has.
-const OF_CONNECTIONS: [&str; 9] = [
-    "address",
-    "addresses",
-    "http",
-    "tcp",
-    "tls",
-    "proxy_protocol",
-    "connections",
-    "buffer",
-    "bind",
+const OF_CONNECTIONS: Fields = Fields::joined(&[ADDRESSES, HTTP, OWN, SETTINGS]);
+pub(super) use http::{FIELDS as HTTP_FIELDS, SETTINGS as HTTP_SETTINGS};
+
+const ADDRESSES: &[Field] = &[
+    Field::new("address", ADDRESS, "Address of Envoy; `0.0.0.0` is every one").or("required, unless `api`"),
+    Field::new(
+        "addresses",
+        Shape::List {
+            of: &ADDRESS,
+            least: 0,
+            most: MAX_ADDRESSES,
+            once: true,
+        },
+        "More addresses of the same listener, for example `[::]:8080`",
+    ),
 ];
-const PROXY_PROTOCOL_FIELDS: Fields = Fields::new(&["versions", "optional"]);
-const CONNECTIONS_FIELDS: Fields = Fields::new(&["max"]);
-const BIND_FIELDS: Fields = Fields::new(&["backlog", "freebind", "tcp_keepalive"]);
+const ADDRESS: Shape = Shape::Text("`IP:port`", Some(":[0-9]+$"));
+const HTTP: &[Field] =
+    &[Field::new("http", Shape::Object(&HTTP_FIELDS), "How HTTP is spoken with clients").or("`defaults`, else `{}`")];
+const OWN: &[Field] = &[
+    Field::new("tcp", tcp::SHAPE, "Bytes are passed on. Not beside `http`"),
+    Field::new(
+        "tls",
+        Shape::Object(&tls::FIELDS),
+        "Certificates, and the demands on clients",
+    ),
+];
+/// The fields that `defaults.listener` may give beside `http`.
+pub(super) const SETTINGS: &[Field] = &[
+    Field::new(
+        "proxy_protocol",
+        Shape::AnyOf(&[Shape::Flag, Shape::Object(&PROXY_PROTOCOL_FIELDS)]),
+        "A connection begins with the address of its client, written by the proxy in front; one without it is closed",
+    )
+    .or("`defaults`, else `false`"),
+    Field::new(
+        "connections",
+        Shape::Object(&CONNECTIONS_FIELDS),
+        "Limits of connections; further ones are closed",
+    )
+    .or("`defaults`, else none"),
+    Field::new(
+        "buffer",
+        Shape::Size(1024, 1 << 30),
+        "Bytes that Envoy buffers for each direction of a connection",
+    )
+    .or("`defaults`, else `\"32KiB\"`"),
+    Field::new("bind", Shape::Object(&BIND_FIELDS), "Options of the sockets").or("`defaults`, else `{}`"),
+];
+const AROUND: &[Field] = &[
+    Field::new(
+        "api",
+        Shape::Flag,
+        "`true`: an API listener, `xds:///NAME` for gRPC clients ([proxyless-grpc.md](../proxyless-grpc.md)). Without \
+         the fields above",
+    )
+    .or("`false`"),
+    groups::FIELD,
+];
+const PROXY_PROTOCOL_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "versions",
+        Shape::List {
+            of: &Shape::Whole(1, 2),
+            least: 1,
+            most: usize::MAX,
+            once: true,
+        },
+        "Accepted versions of the protocol",
+    )
+    .or("`[1, 2]`"),
+    Field::new(
+        "optional",
+        Shape::Flag,
+        "A connection without the address is served, too: then every client that reaches the port can choose its \
+         address (a warning)",
+    )
+    .or("`false`"),
+]);
+const CONNECTIONS_FIELDS: Fields = Fields::of(&[Field::new(
+    "max",
+    COUNT,
+    "Most connections at a time, for each proxy; of `tcp`, for each entry",
+)
+.or("no limit")]);
+const BIND_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "backlog",
+        Shape::Whole(1, i32::MAX as i64),
+        "Connections that wait to be accepted",
+    )
+    .or("the system's"),
+    Field::new("freebind", Shape::Flag, "Whether the host may not have the address yet").or("`false`"),
+    Field::new(
+        "tcp_keepalive",
+        Shape::DurationOrNone,
+        "Silence after which the kernel probes a connection, in whole seconds up to `\"32767s\"`",
+    )
+    .or("`\"60s\"`"),
+]);
 /// Most addresses beside the first.
 const MAX_ADDRESSES: usize = 16;
 /// Least and most bytes of a connection's buffers.
@@ -114,16 +185,21 @@ impl Listener {
     pub(super) fn references(&self) -> Vec<Reference> {
         let Some(tls) = &self.tls else { return Vec::new() };
         let certificates = tls.certificates.iter().enumerate();
-        let certificates = certificates
-            .map(|(index, name)| Reference::secret(format!("tls.certificates[{index}]"), name, &[Shape::Certificate]));
+        let certificates = certificates.map(|(index, name)| {
+            Reference::secret(
+                format!("tls.certificates[{index}]"),
+                name,
+                &[secret::Shape::Certificate],
+            )
+        });
         let ca = tls
             .client
             .iter()
-            .map(|client| Reference::secret("tls.client_ca", &client.ca, &[Shape::Ca]));
+            .map(|client| Reference::secret("tls.client_ca", &client.ca, &[secret::Shape::Ca]));
         let tickets = tls
             .session_tickets
             .iter()
-            .map(|name| Reference::secret("tls.session_tickets", name, &[Shape::SessionTickets]));
+            .map(|name| Reference::secret("tls.session_tickets", name, &[secret::Shape::SessionTickets]));
         certificates.chain(ca).chain(tickets).collect()
     }
 
@@ -325,7 +401,7 @@ fn read_addresses(cursor: &Cursor<'_>, first: SocketAddr) -> Result<Vec<SocketAd
 
 /// An API listener is a name without connections, so the fields about connections have no meaning there.
 fn none_of_envoys(object: &Object<'_>) -> Result<(), Rejection> {
-    match OF_CONNECTIONS.iter().find_map(|name| object.get(name)) {
+    match OF_CONNECTIONS.names().find_map(|name| object.get(name)) {
         Some(field) => {
             Err(field.expected("nothing here beside \"api\": true: gRPC clients resolve the listener's name"))
         }

@@ -6,12 +6,25 @@
 use std::sync::Arc;
 
 use super::Rejection;
-use super::decode::{Cursor, Object};
+use super::decode::{Cursor, Field, Object, Shape};
+use super::field::STRING;
 use super::key::{DocumentKey, Kind};
 use super::sentence::{did_you_mean, quote};
 
 /// The rule in the words of a rejection.
 pub(super) const A_NAME: &str = "a name: 1 to 63 characters of a-z 0-9 - . _, the first a letter or digit";
+
+/// A name, as a shape.
+pub(super) const NAME: Shape = Shape::Text("name", Some("^[a-z0-9][a-z0-9._-]{0,62}$"));
+/// A list of names, as a shape.
+pub(super) const NAMES: Shape = Shape::List {
+    of: &NAME,
+    least: 1,
+    most: usize::MAX,
+    once: true,
+};
+/// `name` of a document.
+pub(super) const FIELD: Field = Field::new("name", STRING, "If present, equal to the name in the key");
 
 /// Whether a text is a name.
 pub(super) fn is_name(text: &str) -> bool {

@@ -8,13 +8,43 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::decode::{Cursor, Fields};
+use super::decode::{Cursor, Field, Fields, Shape};
+use super::field::{AMOUNT, SIGNED, STRING, words};
 use super::key::DocumentKey;
 use super::sentence::quote;
 use super::{Groups, Rejection, groups, name};
 
-const FIELDS: Fields = Fields::new(&["name", "values", "order", "groups"]);
-const FRACTION_FIELDS: Fields = Fields::new(&["numerator", "denominator"]);
+/// The fields of a runtime layer.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    name::FIELD,
+    Field::new(
+        "values",
+        Shape::Map(&Shape::AnyOf(&[
+            Shape::Flag,
+            Shape::Number,
+            STRING,
+            Shape::Object(&FRACTION_FIELDS),
+        ])),
+        "The values by key. A key has letters `a-z`, digits, `_` and dots",
+    )
+    .required(),
+    Field::new(
+        "order",
+        SIGNED,
+        "For readers of the documents. The order of the layers is that of the bootstrap",
+    )
+    .or("`0`"),
+    groups::FIELD,
+]);
+const FRACTION_FIELDS: Fields = Fields::of(&[
+    Field::new("numerator", AMOUNT, "The upper part of a fraction").required(),
+    Field::new(
+        "denominator",
+        Shape::Words(&words(&DENOMINATORS)),
+        "The lower part of a fraction",
+    )
+    .or("`\"HUNDRED\"`"),
+]);
 
 /// Envoy's own switches for changed behaviour.
 const RELOADABLE_FEATURES: &str = "envoy.reloadable_features.";
@@ -24,7 +54,7 @@ const FAULT_KEYS: &str = "fault.http.";
 const RE2_ERROR_LEVEL: &str = "re2.max_program_size.error_level";
 
 /// The denominators of a fraction, as Envoy names them.
-const DENOMINATORS: &[(&str, &str)] = &[
+const DENOMINATORS: [(&str, &str); 3] = [
     ("HUNDRED", "HUNDRED"),
     ("TEN_THOUSAND", "TEN_THOUSAND"),
     ("MILLION", "MILLION"),
@@ -86,7 +116,7 @@ fn read_value(key: &str, field: &Cursor<'_>) -> Result<Value, Rejection> {
 fn read_fraction(field: &Cursor<'_>) -> Result<Value, Rejection> {
     let object = field.object(&FRACTION_FIELDS)?;
     let numerator = object.require("numerator", "a whole number")?.integer(0..=u32::MAX)?;
-    let denominator = object.read("denominator", |field| field.word(DENOMINATORS))?;
+    let denominator = object.read("denominator", |field| field.word(&DENOMINATORS))?;
     let mut fraction = serde_json::Map::new();
     fraction.insert("numerator".to_owned(), numerator.into());
     fraction.insert("denominator".to_owned(), denominator.unwrap_or("HUNDRED").into());

@@ -11,13 +11,50 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::decode::{Cursor, Fields};
+use super::decode::{Cursor, Field, Fields, Shape};
+use super::field::TEXT;
 use super::key::{DocumentKey, Kind};
 use super::sentence::{did_you_mean, one_of, quote};
 use super::{Groups, Limits, Rejection, groups, text};
 
 /// The fields of an xds document.
-pub const FIELDS: [&str; 5] = ["resource", "groups", "replace", "aliases", "ttl"];
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "resource",
+        Shape::Free,
+        "The resource, an object with its `@type`. Field names as in the `.proto` files, or in camel case",
+    )
+    .required(),
+    groups::FIELD,
+    Field::new(
+        "replace",
+        Shape::Flag,
+        "`true`: the resource serves in place of one that other documents make under its name",
+    )
+    .or("`false`"),
+    Field::new(
+        "aliases",
+        Shape::List {
+            of: &TEXT,
+            least: 0,
+            most: usize::MAX,
+            once: true,
+        },
+        "Further names under which clients may subscribe to the resource",
+    ),
+    Field::new(
+        "ttl",
+        Shape::Duration,
+        "Time for which a client may keep the resource without hearing of it again ([decision \
+         004](../decisions/004-resource-errors-ttl-and-splitting.md))",
+    ),
+]);
+
+/// Whether an xds document has a field of this name.
+#[must_use]
+pub fn is_field(name: &str) -> bool {
+    FIELDS.contains(name)
+}
 
 /// The words that may stand for `{type}`, in the order of the API's page.
 pub const TYPES: [&str; 9] = [
@@ -97,7 +134,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
     if is_secret(key) {
         root.confidential_object(&FIELDS)?;
     }
-    let object = root.object(&Fields::new(&FIELDS))?;
+    let object = root.object(&FIELDS)?;
     let Some((resource_type, name)) = split(&key.name) else {
         check_key(key)?;
         return Err(Rejection::new(

@@ -104,7 +104,21 @@ fn with_reasons(page: &str, text: &str) -> (String, Vec<String>) {
 fn pages() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/documents");
     let entries = fs::read_dir(folder).expect("docs/documents is there");
-    entries.map(|entry| entry.expect("a readable entry").path()).collect()
+    let paths = entries.map(|entry| entry.expect("a readable entry").path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect()
+}
+
+/// The documents of all pages, by key.
+pub(crate) fn documents_of_pages() -> Vec<(String, String)> {
+    let texts = pages()
+        .into_iter()
+        .map(|path| fs::read_to_string(path).expect("read a page"));
+    let examples = texts.flat_map(|text| examples("", &text));
+    examples
+        .filter_map(|example| Some((example.key?, example.text)))
+        .collect()
 }
 
 #[test]

@@ -16,5 +16,6 @@ mod inputs;
 mod outputs;
 mod parity;
 mod refusals;
+mod schema;
 mod semantics;
 mod steady;

@@ -230,3 +230,49 @@ fn convert_writes_the_full_form_with_equal_resources() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("routes/z: path: \"/{id}\""), "{stderr}");
 }
+
+#[test]
+fn schema_prints_kinds_fields_and_all_of_them() {
+    let schema = |path: &str| {
+        let (code, stdout, stderr) = outcome(chancery(&["schema", path], &[]));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{path}");
+        serde_json::from_str::<serde_json::Value>(&stdout).unwrap()
+    };
+    assert_eq!(
+        schema("clusters.lb.ring.min"),
+        serde_json::json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "clusters.lb.ring.min",
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": 8_388_608,
+            "description": "Least entries of the ring. Default: 1024",
+            "default": 1024,
+        })
+    );
+    let (_, stdout, _) = outcome(chancery(&["schema"], &[]));
+    let all: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(all["$defs"]["groups"]["required"], serde_json::json!(["match"]));
+    assert_eq!(all["$defs"]["groups"], {
+        let mut groups = schema("groups");
+        let fields = groups.as_object_mut().unwrap();
+        fields.retain(|name, _| !["$schema", "title"].contains(&name.as_str()));
+        groups
+    });
+}
+
+#[test]
+fn schema_of_an_unknown_field_is_wrong_usage() {
+    let (code, stdout, stderr) = outcome(chancery(&["schema", "routes.timout"], &[]));
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert_eq!(
+        stderr,
+        "chancery: routes.timout: unknown field \"timout\", did you mean \"timeout\"?\n"
+    );
+    let (code, stdout, _) = outcome(chancery(&["schema", "-o", "table", "clusters.keepalive.ping"], &[]));
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.contains("interval  duration  \"30s\"    Between two PING frames"),
+        "{stdout}"
+    );
+}

@@ -5,22 +5,72 @@
 use std::collections::BTreeSet;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::super::field::{COUNT, TEXT, words};
 use super::{LbPolicy, LoadBalancing, LocalityMode, Ring};
 
-const FIELDS: Fields = Fields::new(&[
-    "policy",
-    "slow_start",
-    "locality",
-    "choices",
-    "hash_balance",
-    "ring",
-    "table",
-    "panic_percent",
-    "min_zone_size",
-    "subsets",
+/// The fields of `lb`.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new("policy", Shape::Words(&words(&POLICIES)), "Choice of the endpoint").or("`\"round_robin\"`"),
+    Field::new(
+        "slow_start",
+        Shape::Duration,
+        "Ramp-up of a new endpoint; only with `round_robin` and `least_request`",
+    ),
+    Field::new(
+        "locality",
+        Shape::Words(&words(&MODES)),
+        "Choice of the zone; `zone_aware` not with `ring_hash` and `maglev`",
+    ),
+    Field::new(
+        "choices",
+        Shape::Whole(2, MAX_CHOICES as i64),
+        "Endpoints that are picked at random, of which the one with the fewest requests is taken; only with \
+         `least_request`",
+    )
+    .or("`2`"),
+    Field::new(
+        "hash_balance",
+        Shape::Whole(100, MAX_HASH_BALANCE as i64),
+        "Percent of the average load above which an endpoint gets no more requests; only with `ring_hash` and `maglev`",
+    ),
+    Field::new("ring", Shape::Object(&RING_FIELDS), "Size of the ring; only with `ring_hash`"),
+    Field::new(
+        "table",
+        Shape::Whole(2, MAX_TABLE as i64),
+        "Size of the table, a prime number; only with `maglev`",
+    )
+    .or("`65537`"),
+    Field::new(
+        "panic_percent",
+        Shape::Percent,
+        "If fewer endpoints than this are healthy, Envoy sends requests to all of them, sick ones too. 0: never to sick \
+         ones",
+    )
+    .or("`50`"),
+    Field::new(
+        "min_zone_size",
+        COUNT,
+        "With fewer endpoints in the cluster, zones do not count; only with `zone_aware`",
+    )
+    .or("`6`"),
+    Field::new(
+        "subsets",
+        Shape::entries(&KEYS, MAX_SUBSETS),
+        "Sets of metadata keys. Requests whose metadata match names one of these sets go to the endpoints with the same \
+         values; all others go to any endpoint",
+    ),
 ]);
-const RING_FIELDS: Fields = Fields::new(&["min", "max"]);
+const RING_FIELDS: Fields = Fields::of(&[
+    Field::new("min", Shape::Whole(1, MAX_RING as i64), "Least entries of the ring").or("`1024`"),
+    Field::new("max", Shape::Whole(1, MAX_RING as i64), "Most entries of the ring").or("`8388608`"),
+]);
+const KEYS: Shape = Shape::List {
+    of: &TEXT,
+    least: 1,
+    most: MAX_SUBSETS,
+    once: true,
+};
 const POLICIES: [(&str, LbPolicy); 5] = [
     ("round_robin", LbPolicy::RoundRobin),
     ("least_request", LbPolicy::LeastRequest),

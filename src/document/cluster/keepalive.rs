@@ -3,11 +3,47 @@
 use std::time::Duration;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::AMOUNT;
 use super::{Keepalive, Ping};
 
-const FIELDS: Fields = Fields::new(&["idle", "max_age", "max_requests", "tcp", "ping"]);
-const PING_FIELDS: Fields = Fields::new(&["interval", "timeout"]);
+/// The fields of `keepalive`.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "idle",
+        Shape::DurationOrNone,
+        "A connection without requests is closed after this time",
+    )
+    .or("`\"60s\"`"),
+    Field::new(
+        "max_age",
+        Shape::DurationOrNone,
+        "Greatest age of a connection; requests in flight may end",
+    )
+    .or("`\"none\"`"),
+    Field::new("max_requests", AMOUNT, "Most requests on a connection; 0: no limit").or("`0`"),
+    Field::new(
+        "tcp",
+        Shape::DurationOrNone,
+        "TCP keepalive: time without traffic until the first probe, and between two probes; whole seconds up to \
+         `\"32767s\"`",
+    )
+    .or("`\"none\"`"),
+    Field::new(
+        "ping",
+        Shape::Object(&PING_FIELDS),
+        "HTTP/2 PING frames. Not with `\"protocol\": \"http1\"`",
+    ),
+]);
+const PING_FIELDS: Fields = Fields::of(&[
+    Field::new("interval", Shape::Duration, "Between two PING frames").or("`\"30s\"`"),
+    Field::new(
+        "timeout",
+        Shape::Duration,
+        "An unanswered PING frame closes the connection after this time",
+    )
+    .or("`\"5s\"`"),
+]);
 /// `idle` if it is not written.
 const IDLE: Duration = Duration::from_secs(60);
 /// The longest time of a TCP probe: the limit of Linux, beyond which no connection can be made.

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::super::endpoint;
+use super::super::field::{AMOUNT, COUNT, HEADER, words};
 use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
 use super::super::route::header;
@@ -17,55 +18,150 @@ use super::{
     Source, balance, keepalive, tls,
 };
 
-/// The names of the fields that `defaults.cluster` may give.
-pub(crate) const SETTINGS: [&str; 9] = [
-    "protocol",
-    "connect_timeout",
-    "lb",
-    "health_check",
-    "outlier_detection",
-    "circuit_breaker",
-    "keepalive",
-    "buffer",
-    "proxy_protocol",
-];
+/// The fields of a cluster.
+pub(crate) const FIELDS: Fields =
+    Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]).later(LATER);
 /// The fields of a cluster that are not built yet.
 pub(crate) const LATER: &[&str] = &["registry", "guard", "policies"];
 
-const FIELDS: Fields = Fields {
-    known: &[
-        "name",
+const SOURCE: &[Field] = &[
+    Field::new(
         "endpoints",
+        endpoint::SHAPE,
+        "The endpoints. Without `endpoints` and `dns`: the instances that [register themselves](registrations.md)",
+    ),
+    Field::new(
         "dns",
+        Shape::Text("`name:port`", Some(":[0-9]+$")),
+        "A host name, no IP address",
+    ),
+];
+/// The fields that `defaults.cluster` may give.
+pub(crate) const SETTINGS: &[Field] = &[
+    Field::new(
         "protocol",
-        "connect_timeout",
-        "lb",
-        "health_check",
-        "outlier_detection",
-        "circuit_breaker",
-        "keepalive",
+        Shape::Words(&words(&PROTOCOLS)),
+        "Protocol to the upstream; `\"grpc\"` is `\"http2\"`; `\"auto\"` is HTTP/2 or HTTP/1.1, as the upstream chooses by \
+         ALPN, and needs `tls`; `\"like_client\"` is the protocol of the client's request, HTTP/1.1 or HTTP/2",
+    )
+    .or("`defaults`, else `\"http1\"`"),
+    Field::new("connect_timeout", Shape::Duration, "Limit of connecting").or("`defaults`, else `2s`"),
+    Field::new("lb", Shape::Object(&balance::FIELDS), "Choice of the endpoint").or("`defaults`, else round robin"),
+    Field::new("health_check", Shape::Object(&HEALTH_FIELDS), "Health checks").or("`defaults`, else none"),
+    Field::new("outlier_detection", Shape::Object(&OUTLIER_FIELDS), "Ejection of endpoints that answer with errors")
+        .or("`defaults`, else none"),
+    Field::new("circuit_breaker", Shape::Object(&BREAKER_FIELDS), "Limits").or("`defaults`, else Envoy's limits"),
+    Field::new("keepalive", Shape::Object(&keepalive::FIELDS), "Life of connections").or("`defaults`, else Envoy's"),
+    Field::new(
         "buffer",
+        Shape::Size(1, u32::MAX),
+        "Soft limit of the buffers of a connection, in each direction",
+    )
+    .or("`defaults`, else Envoy's 1 MiB"),
+    Field::new(
         "proxy_protocol",
-        "tls",
+        Shape::Numbers(&[1, 2]),
+        "Envoy sends a PROXY protocol header with the client's address, of this version, at the beginning of each \
+         connection",
+    )
+    .or("`defaults`, else none"),
+];
+const UPSTREAM: &[Field] = &[
+    Field::new("tls", Shape::Object(&tls::FIELDS), "TLS to the upstream").or("none: plain text"),
+    Field::new(
         "credential",
+        Shape::Object(&CREDENTIAL_FIELDS),
+        "A header with a secret on each request to the cluster",
+    ),
+    Field::new(
         "failover",
+        Shape::List {
+            of: &name::NAME,
+            least: 1,
+            most: MAX_FAILOVER,
+            once: true,
+        },
+        "Clusters that take over. See [Failover](clusters.md#failover)",
+    ),
+    Field::new(
         "on_demand",
-        "groups",
-    ],
-    later: LATER,
-};
+        Shape::Flag,
+        "`true`: the cluster is sent to clients that subscribe to it by name, and is no part of the wildcard",
+    )
+    .or("`false`"),
+];
 /// Most clusters that take over.
 const MAX_FAILOVER: usize = 16;
-const CREDENTIAL_FIELDS: Fields = Fields::new(&["header", "prefix", "secret"]);
-const HEALTH_FIELDS: Fields = Fields::new(&["http", "tcp", "grpc", "interval", "timeout", "healthy", "unhealthy"]);
-const OUTLIER_FIELDS: Fields = Fields::new(&["consecutive_5xx", "eject_for", "max_eject_percent"]);
-const BREAKER_FIELDS: Fields = Fields::new(&[
-    "connections",
-    "pending",
-    "requests",
-    "retry_budget_percent",
-    "retries",
-    "per_endpoint_connections",
+const CREDENTIAL_FIELDS: Fields = Fields::of(&[
+    Field::new("header", HEADER, "The header; one that the client sends is replaced").or("`\"authorization\"`"),
+    Field::new(
+        "prefix",
+        Shape::Text("text, 256 characters at most", Some("^([!-~][ -~]{0,255})?$")),
+        "Stands before the value",
+    )
+    .or("`\"Bearer \"`"),
+    Field::new(
+        "secret",
+        name::NAME,
+        "The value: a [secret](secrets.md) of the shape `generic`",
+    )
+    .required(),
+]);
+const HEALTH_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "http",
+        Shape::Text("path, 1,024 bytes at most", Some("^/[!-~]{0,1023}$")),
+        "GET of the path must answer 200",
+    ),
+    Field::new("tcp", Shape::On, "A connection must succeed"),
+    Field::new(
+        "grpc",
+        Shape::Text("string, 1,024 bytes at most", Some("^[!-~]{0,1024}$")),
+        "The gRPC health service must report SERVING for this service; `\"\"`: the server. Needs `\"protocol\": \"http2\"`",
+    ),
+    Field::new(
+        "interval",
+        Shape::Duration,
+        "Between two checks, with and without traffic",
+    )
+    .or("`\"5s\"`"),
+    Field::new("timeout", Shape::Duration, "Limit of one check").or("`\"1s\"`"),
+    Field::new("healthy", COUNT, "Successes until healthy").or("`2`"),
+    Field::new("unhealthy", COUNT, "Failures until unhealthy").or("`3`"),
+])
+.filled();
+const OUTLIER_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "consecutive_5xx",
+        COUNT,
+        "Answers of 500 and above in a row that eject an endpoint",
+    )
+    .or("`5`"),
+    Field::new("eject_for", Shape::Duration, "First ejection").or("`\"30s\"`"),
+    Field::new(
+        "max_eject_percent",
+        Shape::Whole(0, 100),
+        "Largest share of ejected endpoints",
+    )
+    .or("`10`"),
+]);
+const BREAKER_FIELDS: Fields = Fields::of(&[
+    Field::new("connections", COUNT, "Connections").or("1024"),
+    Field::new("pending", COUNT, "Requests that wait for a connection").or("1024"),
+    Field::new("requests", COUNT, "Requests in flight").or("1024"),
+    Field::new(
+        "retry_budget_percent",
+        Shape::Percent,
+        "Retries in flight as a share of the requests",
+    )
+    .or("no budget: 3 retries"),
+    Field::new(
+        "retries",
+        AMOUNT,
+        "Retries in flight; without effect beside `retry_budget_percent`, which gets a warning",
+    )
+    .or("3"),
+    Field::new("per_endpoint_connections", COUNT, "Connections to one endpoint").or("no limit"),
 ]);
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("http1", Protocol::Http1),

@@ -3,12 +3,56 @@
 use std::net::IpAddr;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{NOT_EMPTY, TEXT, words};
 use super::super::host::{Host, parse_host};
 use super::super::name;
 use super::{ServerName, Tls, TlsVersion};
 
-const FIELDS: Fields = Fields::new(&["sni", "verify", "ca", "names", "client_certificate", "min_version"]);
+/// The fields of `tls`.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "sni",
+        Shape::Text("host name or IP address", NOT_EMPTY),
+        "The name that Envoy asks for (SNI); an IP address is verified and not sent. Required if the endpoints are IP \
+         addresses",
+    )
+    .or("the name of `dns`, or the host of each listed endpoint"),
+    Field::new(
+        "verify",
+        Shape::Flag,
+        "`false`: every certificate is accepted; the cluster has a warning",
+    )
+    .or("`true`"),
+    Field::new(
+        "ca",
+        name::NAME,
+        "A [secret](secrets.md) of the shape `ca`: certificates of upstreams must be signed by one of its authorities",
+    )
+    .or("the CA bundle of the server (`--ca-bundle`)"),
+    Field::new(
+        "names",
+        Shape::List {
+            of: &TEXT,
+            least: 0,
+            most: MAX_NAMES,
+            once: true,
+        },
+        "Host names, IP addresses and URIs. The certificate must have one of them as a subject alternative name",
+    )
+    .or("the name of `sni`"),
+    Field::new(
+        "client_certificate",
+        name::NAME,
+        "A [secret](secrets.md) of the shape `certificate`, which Envoy shows to the upstream",
+    ),
+    Field::new(
+        "min_version",
+        Shape::Words(&words(&VERSIONS)),
+        "Lowest version of TLS; the highest is 1.3",
+    )
+    .or("`\"1.2\"`"),
+]);
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 /// Most names of a certificate, of which one must match.
 const MAX_NAMES: usize = 100;

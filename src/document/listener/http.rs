@@ -5,40 +5,220 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::super::field::{COUNT, HEADER, NOT_EMPTY, PORT, words};
 use super::super::route::Upstream;
 use super::super::route::header::{parse_edited_name, parse_name};
-use super::super::route::target::read_code;
+use super::super::route::target::{CODE, read_code};
 use super::log::{self, AccessLog, Sink, Tracing};
 
-const FIELDS: Fields = Fields::new(&[
-    "http3",
-    "websocket",
-    "redirect_to_https",
-    "virtual_hosts",
-    "client_ip",
-    "trusted_hops",
-    "request_id",
-    "underscores",
-    "max_header_bytes",
-    "max_headers",
-    "timeouts",
-    "http10",
-    "http2",
-    "max_requests",
-    "server_header",
-    "envoy_headers",
-    "remove_request_headers",
-    "errors",
-    "access_log",
-    "tracing",
+/// The fields of `http`.
+pub(in crate::document) const FIELDS: Fields = Fields::joined(&[OWN, SETTINGS]);
+const OWN: &[Field] = &[
+    Field::new(
+        "http3",
+        Shape::AnyOf(&[Shape::Flag, Shape::Object(&HTTP3_FIELDS)]),
+        "HTTP/3 on the same ports of UDP, as the second Listener `NAME/quic`. Needs `tls`; no early data (0-RTT); not \
+         beside `proxy_protocol`",
+    )
+    .or("`false`"),
+    Field::new(
+        "redirect_to_https",
+        Shape::AnyOf(&[Shape::Flag, Shape::Object(&REDIRECT_FIELDS)]),
+        "See [Redirect to HTTPS](listeners.md#redirect-to-https). Not beside `tls`",
+    )
+    .or("`false`"),
+];
+/// The fields that `defaults.listener.http` may give.
+pub(in crate::document) const SETTINGS: &[Field] = &[
+    Field::new(
+        "websocket",
+        Shape::Flag,
+        "Whether requests may be upgraded to WebSocket",
+    )
+    .or("`false`"),
+    Field::new(
+        "virtual_hosts",
+        Shape::Words(&words(&DELIVERIES)),
+        "`\"on_demand\"`: Envoy asks for a virtual host when a request needs it (VHDS); see \
+         [operating.md](../operating.md#envoy)",
+    )
+    .or("`\"all\"`"),
+    Field::new(
+        "client_ip",
+        Shape::Object(&CLIENT_IP_FIELDS),
+        "Where the address of the client comes from; one of the fields",
+    )
+    .or("`{ \"trusted_hops\": 0 }`"),
+    Field::new("trusted_hops", HOPS, "Older name of `client_ip.trusted_hops`"),
+    Field::new(
+        "request_id",
+        Shape::Words(&words(&REQUEST_IDS)),
+        "`x-request-id`: a new one instead of the client's; the client's or a new one; none",
+    )
+    .or("`\"generate\"`"),
+    Field::new(
+        "underscores",
+        Shape::Words(&words(&UNDERSCORES)),
+        "Requests with a header whose name has an underscore: 400; without the header; as they are",
+    )
+    .or("`\"reject\"`"),
+    Field::new(
+        "max_header_bytes",
+        Shape::Size(KIB, 8192 * KIB),
+        "Largest headers of a request, in whole KiB; beyond: 431",
+    )
+    .or("`\"60KiB\"`"),
+    Field::new(
+        "max_headers",
+        Shape::Whole(1, 65_535),
+        "Most headers of a request; beyond: 431",
+    )
+    .or("`100`"),
+    Field::new("timeouts", Shape::Object(&TIMEOUTS_FIELDS), "Limits of time").or("`{}`"),
+    Field::new(
+        "http10",
+        Shape::Flag,
+        "Whether HTTP/1.0 requests are served (health checks of older balancers); else 426. One without Host gets \
+         `localhost`",
+    )
+    .or("`false`"),
+    Field::new("http2", Shape::Object(&HTTP2_FIELDS), "Limits of HTTP/2").or("`{}`"),
+    Field::new("max_requests", COUNT, "Requests after which a connection is closed").or("no limit"),
+    Field::new(
+        "server_header",
+        Shape::Text("text, or `\"keep\"`", Some("^[ -~]{1,256}$")),
+        "`server` of answers; `keep`: the upstream's",
+    )
+    .or("`\"envoy\"`"),
+    Field::new(
+        "envoy_headers",
+        Shape::Flag,
+        "Whether Envoy adds its `x-envoy-*` headers to requests and answers",
+    )
+    .or("`false`"),
+    Field::new(
+        "remove_request_headers",
+        Shape::List {
+            of: &HEADER,
+            least: 0,
+            most: MAX_REMOVED,
+            once: true,
+        },
+        "Headers that are removed from requests before anything reads them",
+    ),
+    Field::new(
+        "errors",
+        Shape::Words(&words(&ERRORS)),
+        "Body of Envoy's own answers; `json`: `application/problem+json` with `status`, `detail` (Envoy's reason) and \
+         `request_id`. A route's `respond` keeps its body",
+    )
+    .or("`\"text\"`"),
+    Field::new(
+        "access_log",
+        log::SHAPE,
+        "Access logs; `\"json\"` and `\"text\"` are one on standard output",
+    ),
+    Field::new(
+        "tracing",
+        Shape::Object(&log::TRACING_FIELDS),
+        "Spans for OpenTelemetry",
+    ),
+];
+const HTTP3_FIELDS: Fields = Fields::of(&[Field::new(
+    "advertise_port",
+    PORT,
+    "The UDP port that answers of routes tell in `alt-svc`",
+)
+.or("that of `address`")]);
+const REDIRECT_FIELDS: Fields = Fields::of(&[
+    Field::new("port", PORT, "The port of the redirect's URL; 443 is left out there").or("`443`"),
+    Field::new("code", CODE, "The status of the redirect").or("`301`"),
 ]);
-const HTTP3_FIELDS: Fields = Fields::new(&["advertise_port"]);
-const REDIRECT_FIELDS: Fields = Fields::new(&["port", "code"]);
-const CLIENT_IP_FIELDS: Fields = Fields::new(&["trusted_hops", "trusted_cidrs", "header"]);
-const TIMEOUTS_FIELDS: Fields = Fields::new(&["request_headers", "request", "stream_idle", "idle", "max_age"]);
-const HTTP2_FIELDS: Fields = Fields::new(&["max_streams", "stream_window", "connection_window", "ping"]);
-const PING_FIELDS: Fields = Fields::new(&["interval", "timeout"]);
+const CLIENT_IP_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "trusted_hops",
+        HOPS,
+        "0: the address of the connection. n: the n-th address from the right of `x-forwarded-for`, written by n \
+         proxies in front",
+    ),
+    Field::new(
+        "trusted_cidrs",
+        Shape::entries(&Shape::Text("network", NOT_EMPTY), MAX_TRUSTED_CIDRS),
+        "The right-most address of `x-forwarded-for` that is in none of the networks",
+    ),
+    Field::new(
+        "header",
+        HEADER,
+        "The address in the header; its sender must be the only way to the listener",
+    ),
+])
+.filled();
+const HOPS: Shape = Shape::Whole(0, MAX_TRUSTED_HOPS as i64);
+const TIMEOUTS_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "request_headers",
+        Shape::DurationOrNone,
+        "Time until all headers of a request are there",
+    )
+    .or("`\"15s\"`"),
+    Field::new(
+        "request",
+        Shape::DurationOrNone,
+        "Time until the whole request is there",
+    )
+    .or("`\"none\"`"),
+    Field::new(
+        "stream_idle",
+        Shape::DurationOrNone,
+        "Silence of a request and its answer",
+    )
+    .or("`\"5m\"`"),
+    Field::new("idle", Shape::DurationOrNone, "Time of a connection without a request").or("`\"1h\"`"),
+    Field::new(
+        "max_age",
+        Shape::DurationOrNone,
+        "Age of a connection, up to 10 % longer; HTTP/1 ends between two requests only",
+    )
+    .or("`\"none\"`"),
+]);
+const HTTP2_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "max_streams",
+        Shape::Whole(1, i32::MAX as i64),
+        "Requests of a connection at a time",
+    )
+    .or("`100`"),
+    Field::new(
+        "stream_window",
+        WINDOWS,
+        "Bytes of a request body before Envoy has taken them",
+    )
+    .or("`\"64KiB\"`"),
+    Field::new("connection_window", WINDOWS, "The same for a connection").or("`\"1MiB\"`"),
+    Field::new(
+        "ping",
+        Shape::Object(&PING_FIELDS),
+        "PING frames; without an answer the connection is closed",
+    ),
+]);
+const WINDOWS: Shape = Shape::Size(*WINDOW.start(), *WINDOW.end());
+const PING_FIELDS: Fields = Fields::of(&[
+    Field::new("interval", Shape::Duration, "Time between two PING frames").required(),
+    Field::new("timeout", Shape::Duration, "Time until the answer").required(),
+]);
+const DELIVERIES: [(&str, VirtualHosts); 2] = [("all", VirtualHosts::All), ("on_demand", VirtualHosts::OnDemand)];
+const REQUEST_IDS: [(&str, RequestId); 3] = [
+    ("generate", RequestId::Generate),
+    ("keep", RequestId::Keep),
+    ("off", RequestId::Off),
+];
+const UNDERSCORES: [(&str, Underscores); 3] = [
+    ("reject", Underscores::Reject),
+    ("drop", Underscores::Drop),
+    ("allow", Underscores::Allow),
+];
+const ERRORS: [(&str, Errors); 2] = [("text", Errors::Text), ("json", Errors::Json)];
 /// Most proxies that may be trusted in front.
 const MAX_TRUSTED_HOPS: u32 = 255;
 /// Most networks of trusted proxies.
@@ -291,28 +471,14 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Http, Rejection> {
             .read("redirect_to_https", |field| read_redirect(&field))?
             .flatten(),
         virtual_hosts: object
-            .read("virtual_hosts", |field| {
-                field.word(&[("all", VirtualHosts::All), ("on_demand", VirtualHosts::OnDemand)])
-            })?
+            .read("virtual_hosts", |field| field.word(&DELIVERIES))?
             .unwrap_or(default.virtual_hosts),
         client_ip: read_client_ip(&object)?,
         request_id: object
-            .read("request_id", |field| {
-                field.word(&[
-                    ("generate", RequestId::Generate),
-                    ("keep", RequestId::Keep),
-                    ("off", RequestId::Off),
-                ])
-            })?
+            .read("request_id", |field| field.word(&REQUEST_IDS))?
             .unwrap_or(default.request_id),
         underscores: object
-            .read("underscores", |field| {
-                field.word(&[
-                    ("reject", Underscores::Reject),
-                    ("drop", Underscores::Drop),
-                    ("allow", Underscores::Allow),
-                ])
-            })?
+            .read("underscores", |field| field.word(&UNDERSCORES))?
             .unwrap_or(default.underscores),
         max_header_kib: object
             .read("max_header_bytes", |field| read_kib(&field))?
@@ -334,9 +500,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Http, Rejection> {
             .read("remove_request_headers", |field| read_removed(&field))?
             .unwrap_or_default(),
         errors: object
-            .read("errors", |field| {
-                field.word(&[("text", Errors::Text), ("json", Errors::Json)])
-            })?
+            .read("errors", |field| field.word(&ERRORS))?
             .unwrap_or(default.errors),
         access_log: object
             .read("access_log", |field| log::read(&field))?
@@ -389,7 +553,7 @@ fn read_client_ip(object: &Object<'_>) -> Result<ClientIp, Rejection> {
         return Err(older.reject("found beside \"client_ip\", expected one of the two"));
     }
     let object = field.object(&CLIENT_IP_FIELDS)?;
-    let [name] = object.present(CLIENT_IP_FIELDS.known)[..] else {
+    let [name] = object.present_of(&CLIENT_IP_FIELDS)[..] else {
         return Err(object.reject("expected one of \"trusted_hops\", \"trusted_cidrs\" and \"header\""));
     };
     let field = object.require(name, "a value")?;

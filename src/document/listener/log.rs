@@ -5,16 +5,95 @@
 use std::collections::BTreeMap;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{HEADER, TEXT};
 use super::super::route::Upstream;
 use super::super::route::header::parse_name;
-use super::super::route::target::read_target;
+use super::super::route::target::{TARGET, read_target};
 use super::super::sentence::did_you_mean;
 
-const LOG_FIELDS: Fields = Fields::new(&["to", "format", "fields", "only", "query"]);
-const ONLY_FIELDS: Fields = Fields::new(&["status", "percent"]);
-const TRACING_FIELDS: Fields = Fields::new(&["to", "sample_percent", "trust_parent", "service", "tags"]);
-const TAG_FIELDS: Fields = Fields::new(&["header"]);
+/// `access_log`, as a shape.
+pub(super) const SHAPE: Shape = Shape::AnyOf(&[
+    Shape::Words(&["text", "json"]),
+    Shape::List {
+        of: &Shape::Object(&LOG_FIELDS),
+        least: 0,
+        most: MAX_LOGS,
+        once: false,
+    },
+]);
+const LOG_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "to",
+        Shape::Text(
+            "`\"stdout\"`, `\"stderr\"`, `\"file:PATH\"`, `\"otlp:TARGET\"`, `\"grpc:TARGET\"`",
+            Some("^(stdout|stderr|file:.+|otlp:.+|grpc:.+)$"),
+        ),
+        "A file must be below `--access-log-dir`. `otlp` is OpenTelemetry (by HTTP if TARGET is an `http` or `https` \
+         URL, else by gRPC), `grpc` Envoy's own protocol",
+    )
+    .required(),
+    Field::new(
+        "format",
+        Shape::AnyOf(&[Shape::Words(&["json", "text"]), Shape::FilledMap(&TEXT)]),
+        "Form of a line; an object has names and formats. A format has [Envoy's \
+         commands](https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage); an \
+         unknown one is rejected. Not of `grpc`",
+    )
+    .or("`\"json\"`"),
+    Field::new("fields", FORMATS, "More fields of a JSON line, by name"),
+    Field::new(
+        "only",
+        Shape::Object(&ONLY_FIELDS),
+        "Requests that fulfil both conditions",
+    )
+    .or("all"),
+    Field::new(
+        "query",
+        Shape::Flag,
+        "Whether paths have their query. Keys and tokens travel there. `grpc` always has it",
+    )
+    .or("`false`"),
+]);
+const FORMATS: Shape = Shape::Map(&TEXT);
+const ONLY_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "status",
+        Shape::Text("`>=`, `<=` or `=` and a status", Some("^(>=|<=|=)[0-9]+$")),
+        "Requests with such a status, from 100 to 599",
+    )
+    .or("any"),
+    Field::new("percent", Shape::Percent, "A share of the requests").or("`100`"),
+])
+.filled();
+/// The fields of `tracing`.
+pub(super) const TRACING_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "to",
+        TARGET,
+        "A collector of OpenTelemetry; a cluster's name or `grpc://` for gRPC, an `http` URL for HTTP",
+    )
+    .required(),
+    Field::new(
+        "sample_percent",
+        Shape::Percent,
+        "Requests that begin a trace. A client cannot ask for one",
+    )
+    .or("`1`"),
+    Field::new(
+        "trust_parent",
+        Shape::Flag,
+        "Whether the trace of a client goes on, with its decision (`traceparent`); else its headers are removed",
+    )
+    .or("`true`"),
+    Field::new("service", TEXT, "`service.name`").or("NAME"),
+    Field::new(
+        "tags",
+        Shape::Map(&Shape::AnyOf(&[TEXT, Shape::Object(&TAG_FIELDS)])),
+        "More attributes of each span, by name",
+    ),
+]);
+const TAG_FIELDS: Fields = Fields::of(&[Field::new("header", HEADER, "The value of this request header").required()]);
 /// Most access logs of a listener.
 const MAX_LOGS: usize = 10;
 /// Most fields of a line, and tags of a span.
@@ -219,7 +298,7 @@ fn read_texts(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, Rejection
 
 fn read_only(cursor: &Cursor<'_>) -> Result<Only, Rejection> {
     let object = cursor.object(&ONLY_FIELDS)?;
-    if object.present(ONLY_FIELDS.known).is_empty() {
+    if object.present_of(&ONLY_FIELDS).is_empty() {
         return Err(object.reject("found no condition, expected \"status\" or \"percent\""));
     }
     Ok(Only {

@@ -3,12 +3,42 @@
 use std::time::Duration;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{NOT_EMPTY, words};
 use super::super::host::is_host_name;
 use super::super::route::Target;
-use super::super::route::target::{read_target, read_weighted};
+use super::super::route::target::{TARGET, WEIGHTED, read_target, read_weighted};
 
-const FIELDS: Fields = Fields::new(&["sni", "to", "idle_timeout", "hash_on"]);
+/// `tcp`, as a shape.
+pub(super) const SHAPE: Shape = Shape::AnyOf(&[ENTRY, Shape::entries(&ENTRY, MAX)]);
+const ENTRY: Shape = Shape::Object(&FIELDS);
+const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "sni",
+        Shape::entries(&Shape::Text("name, `a.example.com` or `*.example.com`", NOT_EMPTY), MAX),
+        "The names that a TLS client asks for (SNI). Each name once among all entries, whatever its case; at most one \
+         entry has none",
+    )
+    .or("the rest"),
+    Field::new(
+        "to",
+        Shape::AnyOf(&[TARGET, WEIGHTED]),
+        "The target, as `to` of a [route](routes.md)",
+    )
+    .required(),
+    Field::new(
+        "idle_timeout",
+        Shape::DurationOrNone,
+        "Silence after which a connection is closed",
+    )
+    .or("`\"1h\"`"),
+    Field::new(
+        "hash_on",
+        Shape::Words(&words(&HASHES)),
+        "The client's address chooses the endpoint, if the cluster's policy hashes",
+    ),
+]);
+const HASHES: [(&str, bool); 1] = [("client_ip", true)];
 /// Most entries of a listener, and names of an entry.
 const MAX: usize = 1000;
 /// Silence of a connection in both directions if the document says nothing.
@@ -82,9 +112,7 @@ fn read_entry(cursor: &Cursor<'_>, taken: &mut Vec<String>) -> Result<TcpEntry, 
         idle_timeout: object
             .read("idle_timeout", |field| field.duration_or_none())?
             .unwrap_or(Some(IDLE_TIMEOUT)),
-        hash_on_client_ip: object
-            .read("hash_on", |field| field.word(&[("client_ip", true)]))?
-            .unwrap_or(false),
+        hash_on_client_ip: object.read("hash_on", |field| field.word(&HASHES))?.unwrap_or(false),
     })
 }
 

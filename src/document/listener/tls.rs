@@ -2,23 +2,84 @@
 
 use std::sync::Arc;
 
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{TEXT, words};
 use super::super::route::StringMatch;
 use super::super::route::condition;
 use super::super::{Rejection, name};
 
-const FIELDS: Fields = Fields::new(&[
-    "certificates",
-    "min_version",
-    "max_version",
-    "alpn",
-    "client_ca",
-    "client_certificate",
-    "client_names",
-    "forward_client_certificate",
-    "session_tickets",
+/// The fields of `tls`.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "certificates",
+        Shape::List {
+            of: &name::NAME,
+            least: 1,
+            most: MAX,
+            once: true,
+        },
+        "[Secrets](secrets.md). Each client gets the one for the name that it asks for (SNI): a name of the \
+         certificate, a wildcard, else the first",
+    )
+    .required(),
+    Field::new("min_version", Shape::Words(&words(&VERSIONS)), "Lowest version of TLS").or("`\"1.2\"`"),
+    Field::new("max_version", Shape::Words(&words(&VERSIONS)), "Highest version of TLS").or("`\"1.3\"`"),
+    Field::new(
+        "alpn",
+        Shape::List {
+            of: &TEXT,
+            least: 1,
+            most: MAX,
+            once: true,
+        },
+        "Protocols that a client may choose; of HTTP only these two",
+    )
+    .or("`[\"h2\", \"http/1.1\"]`; of `tcp` none"),
+    Field::new(
+        "client_ca",
+        name::NAME,
+        "A secret with `ca`: authorities of the certificates of clients, perhaps with a revocation list. Needs \
+         `client_certificate`",
+    ),
+    Field::new(
+        "client_certificate",
+        Shape::Words(&words(&DEMANDS)),
+        "Needed with `client_ca`. `\"optional\"`: a client without a certificate is served, too; a bad certificate is \
+         refused",
+    ),
+    Field::new(
+        "client_names",
+        Shape::entries(&Shape::Object(&NAME_FIELDS), MAX),
+        "The certificate has one of these names",
+    )
+    .or("any"),
+    Field::new(
+        "forward_client_certificate",
+        Shape::Words(&words(&FORWARDS)),
+        "The request header `x-forwarded-client-cert`: removed; subject, URI and DNS names of this client; those \
+         appended to the client's header; the client's header, written by a trusted proxy in front",
+    )
+    .or("`\"none\"`"),
+    Field::new(
+        "session_tickets",
+        name::NAME,
+        "A secret with `session_tickets`: keys that all proxies share",
+    )
+    .or("Envoy's own keys"),
 ]);
-const NAME_FIELDS: Fields = Fields::new(&["uri", "dns"]);
+const NAME_FIELDS: Fields = Fields::of(&[
+    Field::new("uri", condition::PLAIN, "Condition on a URI"),
+    Field::new("dns", condition::PLAIN, "Condition on a DNS name"),
+])
+.filled();
+const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
+const DEMANDS: [(&str, bool); 2] = [("required", true), ("optional", false)];
+const FORWARDS: [(&str, Forward); 4] = [
+    ("none", Forward::None),
+    ("set", Forward::Set),
+    ("append", Forward::Append),
+    ("forward", Forward::Forward),
+];
 /// Most certificates, and names of clients.
 const MAX: usize = 100;
 /// Longest name of a protocol in ALPN, in bytes.
@@ -88,7 +149,6 @@ pub enum Forward {
 /// Reads `tls`.
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Tls, Rejection> {
     let object = cursor.object(&FIELDS)?;
-    let versions = [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
     let certificates = object.require("certificates", "a list of secrets")?;
     let names = name::read_list(certificates.clone())?;
     if names.len() > MAX {
@@ -96,19 +156,17 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Tls, Rejection> {
     }
 
     let min_version = object
-        .read("min_version", |field| field.word(&versions))?
+        .read("min_version", |field| field.word(&VERSIONS))?
         .unwrap_or(TlsVersion::V12);
     let max_version = object
-        .read("max_version", |field| field.word(&versions))?
+        .read("max_version", |field| field.word(&VERSIONS))?
         .unwrap_or(TlsVersion::V13);
     if let Some(field) = object.get("max_version").filter(|_| max_version < min_version) {
         return Err(field.expected("a version not below \"min_version\""));
     }
 
     let ca = object.read("client_ca", |field| name::read(&field))?;
-    let is_required = object.read("client_certificate", |field| {
-        field.word(&[("required", true), ("optional", false)])
-    })?;
+    let is_required = object.read("client_certificate", |field| field.word(&DEMANDS))?;
     let client_names = object.read("client_names", |field| read_names(&field))?;
     let client = match (ca, is_required) {
         (Some(ca), Some(is_required)) => Some(Client {
@@ -138,14 +196,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Tls, Rejection> {
         alpn: object.read("alpn", |field| read_alpn(&field))?,
         client,
         forward: object
-            .read("forward_client_certificate", |field| {
-                field.word(&[
-                    ("none", Forward::None),
-                    ("set", Forward::Set),
-                    ("append", Forward::Append),
-                    ("forward", Forward::Forward),
-                ])
-            })?
+            .read("forward_client_certificate", |field| field.word(&FORWARDS))?
             .unwrap_or(Forward::None),
         session_tickets: object.read("session_tickets", |field| name::read(&field))?,
     })
@@ -178,7 +229,7 @@ fn read_names(cursor: &Cursor<'_>) -> Result<Vec<(NameKind, StringMatch)>, Rejec
         .iter()
         .map(|entry| {
             let object = entry.object(&NAME_FIELDS)?;
-            let [kind] = object.present(NAME_FIELDS.known)[..] else {
+            let [kind] = object.present_of(&NAME_FIELDS)[..] else {
                 return Err(object.reject("expected one of \"uri\" and \"dns\""));
             };
             let field = object.require(kind, "a condition")?;

@@ -6,14 +6,42 @@
 use percent_encoding::{AsciiSet, CONTROLS};
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{NOT_EMPTY, TEXT};
 use super::super::regex::{self, Text};
 use super::StringMatch;
 use super::header::parse_name;
 
-const FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex", "present", "not"]);
-const NOT_FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex", "present"]);
-const PLAIN_FIELDS: Fields = Fields::new(&["prefix", "suffix", "contains", "regex"]);
+/// `headers` of a match, as a shape.
+pub(super) const HEADERS: Shape = Shape::Map(&CONDITION);
+/// `query` of a match, as a shape.
+pub(super) const QUERY: Shape = Shape::Map(&CONDITION);
+const CONDITION: Shape = Shape::AnyOf(&[Shape::Text("text that is equal", None), Shape::Object(&FIELDS)]);
+/// A condition on a text that is always there, as a shape.
+pub(in crate::document) const PLAIN: Shape = Shape::AnyOf(&[
+    Shape::Text("text that is equal", NOT_EMPTY),
+    Shape::Object(&PLAIN_FIELDS),
+]);
+
+const FIELDS: Fields = Fields::joined(&[TEXTS, PRESENT, NOT]).filled();
+const NOT_FIELDS: Fields = Fields::joined(&[TEXTS, PRESENT]).filled();
+const PLAIN_FIELDS: Fields = Fields::joined(&[TEXTS]).filled();
+const TEXTS: &[Field] = &[
+    Field::new("prefix", TEXT, "The value begins with the text"),
+    Field::new("suffix", TEXT, "The value ends with the text"),
+    Field::new("contains", TEXT, "The value contains the text"),
+    Field::new("regex", Shape::Text("RE2 regex", None), "The value matches as a whole"),
+];
+const PRESENT: &[Field] = &[Field::new(
+    "present",
+    Shape::Flag,
+    "`true`: the value is there; `false`: it is not",
+)];
+const NOT: &[Field] = &[Field::new(
+    "not",
+    Shape::AnyOf(&[Shape::Text("text that is equal", None), Shape::Object(&NOT_FIELDS)]),
+    "The value does not fulfil this condition",
+)];
 /// Longest value of a condition, in bytes.
 const MAX_VALUE: usize = 16_384;
 /// Longest name of a query parameter, in bytes: Envoy's.
@@ -76,7 +104,7 @@ fn read(cursor: &Cursor<'_>, fields: &Fields, kind: Text) -> Result<StringMatch,
         return Err(cursor.expected(SHAPE));
     }
     let object = cursor.object(fields)?;
-    let present = object.present(fields.known);
+    let present = object.present_of(fields);
     let [name] = present[..] else {
         return Err(cursor.reject(format!("found {} conditions, expected one", present.len())));
     };

@@ -3,18 +3,55 @@
 use std::time::Duration;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{HEADER, NOT_EMPTY, STRING};
 use super::condition::parse_parameter_name;
 use super::header::parse_name;
 use super::path::check_characters;
 use super::{HashKey, HashOn};
 
-const FIELDS: Fields = Fields::new(&["header", "cookie", "query", "client_ip", "terminal"]);
+/// `hash_on`, as a shape.
+pub(super) const SHAPE: Shape = Shape::entries(
+    &Shape::AnyOf(&[Shape::Words(&["client_ip"]), Shape::Object(&FIELDS)]),
+    usize::MAX,
+);
+const FIELDS: Fields = Fields::of(&[
+    Field::new("header", HEADER, "The value of the header"),
+    Field::new("cookie", Shape::Object(&COOKIE_FIELDS), "The value of the cookie"),
+    Field::new(
+        "query",
+        Shape::Text("name of a parameter", NOT_EMPTY),
+        "The first value of the parameter",
+    ),
+    Field::new("client_ip", Shape::On, "The address of the client"),
+    Field::new(
+        "terminal",
+        Shape::Flag,
+        "Later entries count only if this part is missing",
+    )
+    .or("`false`"),
+])
+.filled();
 const KEYS: [&str; 4] = ["header", "cookie", "query", "client_ip"];
-const COOKIE_FIELDS: Fields = Fields::new(&["name", "ttl", "path"]);
+const COOKIE_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "name",
+        Shape::Text("name of a cookie", Some("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")),
+        "Name of the cookie",
+    )
+    .required(),
+    Field::new(
+        "ttl",
+        Shape::AnyOf(&[Shape::Duration, Shape::Words(&["0s"])]),
+        "If the cookie is missing, Envoy makes one that lives for so many seconds; `\"0s\"`: for the session; `null`: \
+         Envoy makes none",
+    )
+    .or("`\"0s\"`"),
+    Field::new("path", STRING, "Path of a cookie that Envoy makes").or("`\"/\"`"),
+]);
 /// Longest name of a cookie, in bytes.
 const MAX_COOKIE_NAME: usize = 256;
-const SHAPE: &str = r#""client_ip" or an object with one of "header", "cookie", "query" and "client_ip""#;
+const AN_ENTRY: &str = r#""client_ip" or an object with one of "header", "cookie", "query" and "client_ip""#;
 
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<Vec<HashOn>, Rejection> {
     cursor.entries()?.iter().map(read_entry).collect()
@@ -28,7 +65,7 @@ fn read_entry(cursor: &Cursor<'_>) -> Result<HashOn, Rejection> {
         });
     }
     if !cursor.value().is_object() {
-        return Err(cursor.expected(SHAPE));
+        return Err(cursor.expected(AN_ENTRY));
     }
 
     let object = cursor.object(&FIELDS)?;

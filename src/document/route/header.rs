@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{HEADER, NOT_EMPTY};
 use super::super::sentence::quote;
 use super::{HeaderEdits, format};
 
@@ -30,7 +31,14 @@ const FRAMING: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
 ];
-const FIELDS: Fields = Fields::new(&["set", "add", "remove"]);
+/// The fields of `request_headers` and `response_headers`.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::new("set", VALUES, "The header has this value afterwards"),
+    Field::new("add", VALUES, "One more value"),
+    Field::new("remove", Shape::list(&HEADER), "Removed"),
+]);
+/// Headers by name, as a shape.
+pub(super) const VALUES: Shape = Shape::Map(&Shape::Text("text, perhaps with commands of Envoy", NOT_EMPTY));
 
 /// `request_headers` or `response_headers`.
 pub(super) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> {

@@ -1,13 +1,49 @@
 //! `match`: the requests that a route takes, as a string, an object or a list of objects.
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::super::field::STRING;
 use super::super::host::{Host, in_host_header, parse_host};
 use super::super::sentence::quote;
 use super::{HostPattern, Match, PathMatch};
 use super::{condition, path};
 
-const FIELDS: Fields = Fields::new(&["hosts", "path", "grpc", "methods", "headers", "query"]);
+/// `match`, as a shape.
+pub(super) const SHAPE: Shape = Shape::AnyOf(&[ONE[0], ONE[1], Shape::entries(&Shape::AnyOf(ONE), usize::MAX)]);
+const ONE: &[Shape] = &[
+    Shape::Text("`[METHOD\\|METHOD ][HOST]/PATH`", Some("[/~]")),
+    Shape::Object(&FIELDS),
+];
+const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "hosts",
+        Shape::entries(&Shape::Text("host", None), usize::MAX),
+        "Hosts, exact or `*.example.com`",
+    )
+    .or("any"),
+    Field::new("path", STRING, "Path. See [Paths](routes.md#paths)").or("any"),
+    Field::new(
+        "grpc",
+        STRING,
+        "`pkg.Service/Method`, `pkg.Service/*` or `pkg.Service`, in place of `path`; the route has no timeout by default",
+    ),
+    Field::new(
+        "methods",
+        Shape::entries(
+            &Shape::Text("method in capitals", Some("^[A-Z][A-Z0-9_-]{0,31}$")),
+            usize::MAX,
+        ),
+        "Methods, at most 16; `GET` does not include `HEAD`; `CONNECT` is not supported yet",
+    )
+    .or("any"),
+    Field::new(
+        "headers",
+        condition::HEADERS,
+        "Conditions by header name; all must hold",
+    ),
+    Field::new("query", condition::QUERY, "Conditions by parameter name; all must hold"),
+])
+.filled();
 /// Most methods of a match, and their longest name: far more than HTTP has.
 const MAX_METHODS: usize = 16;
 const MAX_METHOD_LENGTH: usize = 32;
@@ -35,7 +71,7 @@ fn read_one(cursor: &Cursor<'_>) -> Result<Match, Rejection> {
         );
     }
     let object = cursor.object(&FIELDS)?;
-    if object.present(FIELDS.known).is_empty() {
+    if object.present_of(&FIELDS).is_empty() {
         return Err(cursor.expected(r#"at least one condition ("path": "/*" takes everything)"#));
     }
     let (path, grpc) = read_path(&object)?;

@@ -6,69 +6,91 @@
 
 use std::sync::Arc;
 
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::super::field::SIGNED;
 use super::super::key::DocumentKey;
 use super::super::{Rejection, groups, name};
 use super::{Action, Match, Mirror, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
 use super::{condition, matching, settings, target, trial};
 
+/// The fields of a route.
+pub(crate) const FIELDS: Fields = Fields::joined(&[
+    &[name::FIELD],
+    OWN,
+    ACTION,
+    PATHS,
+    settings::FORWARDING,
+    settings::HEADERS,
+    AROUND,
+])
+.later(LATER);
+const OVERRIDE_FIELDS: Fields = Fields::joined(&[
+    CONDITIONS,
+    ACTION,
+    PATHS,
+    settings::FORWARDING,
+    settings::HEADERS,
+    ENABLED,
+])
+.later(LATER);
 /// The fields of a route that are not built yet.
 pub(crate) const LATER: &[&str] = &["policies"];
-
-const FIELDS: Fields = Fields {
-    known: &[
-        "name",
-        "match",
-        "to",
-        "overrides",
-        "rewrite",
-        "timeout",
-        "idle_timeout",
-        "retry",
-        "mirror",
-        "hash_on",
-        "split_by",
-        "websocket",
-        "request_headers",
-        "response_headers",
-        "listeners",
-        "groups",
-        "priority",
-        "enabled",
-        "tests",
-    ],
-    later: LATER,
-};
-const OVERRIDE_FIELDS: Fields = Fields {
-    known: &[
-        "headers",
-        "query",
-        "to",
-        "rewrite",
-        "timeout",
-        "idle_timeout",
-        "retry",
-        "mirror",
-        "hash_on",
-        "split_by",
-        "websocket",
-        "request_headers",
-        "response_headers",
-        "enabled",
-    ],
-    later: &["policies"],
-};
 /// Fields that only a forwarded request can use.
-const FORWARD_ONLY: [&str; 8] = [
-    "rewrite",
-    "timeout",
-    "idle_timeout",
-    "retry",
-    "mirror",
-    "hash_on",
-    "split_by",
-    "websocket",
+const FORWARD_ONLY: Fields = Fields::joined(&[PATHS, settings::FORWARDING]);
+
+const OWN: &[Field] = &[
+    Field::new(
+        "match",
+        matching::SHAPE,
+        "The requests that the route takes; of a list, any entry may match",
+    )
+    .required(),
+    Field::new(
+        "overrides",
+        Shape::entries(&Shape::Object(&OVERRIDE_FIELDS), usize::MAX),
+        "Exceptions by header or query parameter, each a route with the fields of the document that it does not have",
+    ),
 ];
+const CONDITIONS: &[Field] = &[
+    Field::new(
+        "headers",
+        condition::HEADERS,
+        "Conditions beside those of the document, as in `match`",
+    ),
+    Field::new(
+        "query",
+        condition::QUERY,
+        "Conditions beside those of the document, as in `match`",
+    ),
+];
+const ACTION: &[Field] =
+    &[Field::new("to", target::SHAPE, "The target of the requests").or("the cluster named SERVICE")];
+const PATHS: &[Field] = &[
+    Field::new(
+        "rewrite",
+        Shape::Object(&target::REWRITE_FIELDS),
+        "Changes of path and host",
+    ),
+    Field::new(
+        "mirror",
+        Shape::entries(&Shape::Object(&target::MIRROR_FIELDS), usize::MAX),
+        "Copies of the requests",
+    ),
+];
+const AROUND: &[Field] = &[
+    Field::new("listeners", name::NAMES, "Names of [listeners](listeners.md) documents")
+        .or("every listener of the route's groups"),
+    groups::FIELD,
+    Field::new(
+        "priority",
+        SIGNED,
+        "The higher stands first. See [Order](routes.md#order)",
+    )
+    .or("`0`"),
+    Field::new("enabled", Shape::Flag, "`false`: not served, and shown as `disabled`").or("`true`"),
+    Field::new("tests", trial::SHAPE, "Requests with their expected answers"),
+];
+const ENABLED: &[Field] = &[Field::new("enabled", Shape::Flag, "`false`: the override is left out").or("`true`")];
 
 /// The document itself or one of its overrides, without the conditions of `match`.
 struct Variant {
@@ -180,7 +202,11 @@ fn refuse_unused(object: &Object<'_>, action: &Action) -> Result<(), Rejection> 
     if matches!(action, Action::Forward(_)) {
         return Ok(());
     }
-    match object.present(&FORWARD_ONLY).first().and_then(|name| object.get(name)) {
+    match object
+        .present_of(&FORWARD_ONLY)
+        .first()
+        .and_then(|name| object.get(name))
+    {
         Some(field) => Err(field.reject("has no effect on a redirect or a fixed response, expected none")),
         None => Ok(()),
     }

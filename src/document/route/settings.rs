@@ -3,25 +3,79 @@
 use std::time::Duration;
 
 use super::super::Rejection;
-use super::super::decode::{Cursor, Fields, Object};
+use super::super::decode::{Cursor, Field, Fields, Object, Shape};
+use super::super::field::{COUNT, words};
 use super::super::sentence::did_you_mean;
-use super::header::read_edits;
+use super::header::{self, read_edits};
 use super::{BackOff, Limit, Retry, Settings, SplitBy, hashing};
 
-/// The names of the fields.
-pub(crate) const FIELDS: [&str; 8] = [
-    "timeout",
-    "idle_timeout",
-    "retry",
-    "request_headers",
-    "response_headers",
-    "hash_on",
-    "split_by",
-    "websocket",
+/// The fields that only a forwarded request can use.
+pub(crate) const FORWARDING: &[Field] = &[
+    Field::new("timeout", Shape::DurationOrNone, "Limit of the whole response")
+        .or("`defaults`, else `15s`; none for a `grpc` match"),
+    Field::new(
+        "idle_timeout",
+        Shape::DurationOrNone,
+        "Limit without a byte in either direction",
+    )
+    .or("`defaults`, else Envoy's, 5 minutes"),
+    Field::new("retry", Shape::Object(&RETRY_FIELDS), "Retries").or("`defaults`, else none"),
+    Field::new("hash_on", hashing::SHAPE, "Parts of a request that choose the endpoint").or("`defaults`, else none"),
+    Field::new(
+        "split_by",
+        Shape::Words(&words(&SPLITS)),
+        "The choice among weighted clusters",
+    )
+    .or("`defaults`, else `\"random\"`"),
+    Field::new(
+        "websocket",
+        Shape::Flag,
+        "`true`: WebSocket upgrades pass; `false`: Envoy answers them with 403",
+    )
+    .or("`defaults`, else the listener's"),
 ];
+/// The fields that every answer can use.
+pub(crate) const HEADERS: &[Field] = &[
+    Field::new(
+        "request_headers",
+        Shape::Object(&header::FIELDS),
+        "Edits of the request's headers",
+    )
+    .or("`defaults`, else none"),
+    Field::new(
+        "response_headers",
+        Shape::Object(&header::FIELDS),
+        "Edits of the response's headers",
+    )
+    .or("`defaults`, else none"),
+];
+const SPLITS: [(&str, SplitBy); 2] = [("random", SplitBy::Random), ("hash_on", SplitBy::HashOn)];
 
-const RETRY_FIELDS: Fields = Fields::new(&["attempts", "on", "per_try_timeout", "back_off", "another_endpoint"]);
-const BACK_OFF_FIELDS: Fields = Fields::new(&["base", "max"]);
+const RETRY_FIELDS: Fields = Fields::of(&[
+    Field::new("attempts", COUNT, "Retries beyond the first try").required(),
+    Field::new(
+        "on",
+        Shape::entries(
+            &Shape::AnyOf(&[Shape::Words(&RETRY_WORDS), STATUS, Shape::Whole(100, 599)]),
+            usize::MAX,
+        ),
+        "Status codes from 100 to 599, and words of Envoy",
+    )
+    .required(),
+    Field::new("per_try_timeout", Shape::Duration, "Limit of each try"),
+    Field::new("back_off", Shape::Object(&BACK_OFF_FIELDS), "Pauses between two tries"),
+    Field::new(
+        "another_endpoint",
+        Shape::Flag,
+        "A retry goes to an endpoint that was not tried before, if Envoy finds one in 3 picks",
+    )
+    .or("`true`"),
+]);
+const BACK_OFF_FIELDS: Fields = Fields::of(&[
+    Field::new("base", Shape::Duration, "First pause").required(),
+    Field::new("max", Shape::Duration, "Longest pause, at least `base`").or("Envoy's, 10 × `base`"),
+]);
+const STATUS: Shape = Shape::Text("status code", Some("^[1-5][0-9][0-9]$"));
 /// Envoy's words, without those that need lists of their own.
 const RETRY_WORDS: [&str; 14] = [
     "5xx",
@@ -50,9 +104,7 @@ pub(crate) fn read(object: &Object<'_>) -> Result<Settings, Rejection> {
         request_headers: object.read("request_headers", |field| read_edits(&field))?,
         response_headers: object.read("response_headers", |field| read_edits(&field))?,
         hash_on: object.read("hash_on", |field| hashing::read(&field))?,
-        split_by: object.read("split_by", |field| {
-            field.word(&[("random", SplitBy::Random), ("hash_on", SplitBy::HashOn)])
-        })?,
+        split_by: object.read("split_by", |field| field.word(&SPLITS))?,
         websocket: object.read("websocket", |field| field.bool())?,
     })
 }

@@ -2,20 +2,122 @@
 
 use url::Url;
 
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{AMOUNT, NOT_EMPTY, PORT, STRING, words};
 use super::super::host::{Host, in_host_header, parse_address, parse_host, parse_port};
 use super::super::{Rejection, name, regex};
 use super::header::{self, read_values};
 use super::path::{check_characters, parse_replacement};
 use super::{Action, HostRewrite, Mirror, Redirect, RegexRewrite, Respond, Rewrite, Target, Upstream, UpstreamUrl};
 
-const ACTION_FIELDS: Fields = Fields::new(&["redirect", "respond"]);
-const TARGET_FIELDS: Fields = Fields::new(&["cluster", "weight"]);
-const REDIRECT_FIELDS: Fields = Fields::new(&["scheme", "host", "port", "path", "prefix", "code"]);
-const RESPOND_FIELDS: Fields = Fields::new(&["status", "body", "headers"]);
-const REWRITE_FIELDS: Fields = Fields::new(&["prefix", "regex", "path", "host"]);
-const REGEX_FIELDS: Fields = Fields::new(&["pattern", "with"]);
-const MIRROR_FIELDS: Fields = Fields::new(&["cluster", "percent"]);
+/// `to`, as a shape.
+pub(super) const SHAPE: Shape = Shape::AnyOf(&[UPSTREAM, WEIGHTED, Shape::Object(&ACTION_FIELDS)]);
+/// A cluster's name or a URL, as a shape.
+pub(in crate::document) const UPSTREAM: Shape = Shape::Text(
+    "name of a cluster, or URL without a path",
+    Some("^([a-z0-9][a-z0-9._-]{0,62}|[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+)$"),
+);
+/// The target of a service that is no route's, as a shape.
+pub(in crate::document) const TARGET: Shape = Shape::Text(
+    "name of a cluster, or URL (`http`, `https`, `grpc`, `grpcs`) without a path",
+    Some("^([a-z0-9][a-z0-9._-]{0,62}|[A-Za-z]+://[^@?#]+)$"),
+);
+/// Weighted clusters, as a shape.
+pub(in crate::document) const WEIGHTED: Shape = Shape::entries(&Shape::Object(&TARGET_FIELDS), usize::MAX);
+
+const ACTION_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "redirect",
+        Shape::Object(&REDIRECT_FIELDS),
+        "Envoy answers with a redirect",
+    ),
+    Field::new(
+        "respond",
+        Shape::Object(&RESPOND_FIELDS),
+        "Envoy answers with a fixed response",
+    ),
+])
+.filled();
+const TARGET_FIELDS: Fields = Fields::of(&[
+    Field::new("cluster", UPSTREAM, "Gets a share of the requests").required(),
+    Field::new("weight", AMOUNT, "Share; the weights sum to 1 to 4294967295").required(),
+]);
+const REDIRECT_FIELDS: Fields = Fields::of(&[
+    Field::new("scheme", Shape::Words(&words(&SCHEMES)), "New scheme").or("the request's"),
+    Field::new("host", Shape::Text("host without a port", None), "New host").or("the request's"),
+    Field::new("port", PORT, "New port").or("the request's"),
+    Field::new(
+        "path",
+        Shape::Text("path, perhaps with a query", Some("^/")),
+        "New path, whole; not beside `prefix`",
+    )
+    .or("the request's"),
+    Field::new(
+        "prefix",
+        Shape::Text("path", Some("^/")),
+        "Replaces the part of the path that the match took, as `rewrite.prefix` does",
+    )
+    .or("the request's"),
+    Field::new("code", CODE, "Status").or("`301`"),
+])
+.filled();
+/// The status of a redirect, as a shape.
+pub(in crate::document) const CODE: Shape = Shape::Numbers(&[301, 302, 303, 307, 308]);
+const SCHEMES: [(&str, &str); 2] = [("http", "http"), ("https", "https")];
+const RESPOND_FIELDS: Fields = Fields::of(&[
+    Field::new("status", Shape::Whole(200, 599), "Status").required(),
+    Field::new(
+        "body",
+        Shape::Text("string, 4,096 bytes at most", None),
+        "Body; 204 and 304 have none",
+    )
+    .or("empty"),
+    Field::new("headers", header::VALUES, "Response headers, at most 100").or("none"),
+]);
+/// The fields of `rewrite`.
+pub(super) const REWRITE_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "prefix",
+        Shape::Text("path without `*`", Some("^/")),
+        "Replaces the part of the path that the match took",
+    ),
+    Field::new(
+        "regex",
+        Shape::Object(&REGEX_FIELDS),
+        "Each part of the path that the pattern matches is replaced",
+    ),
+    Field::new(
+        "path",
+        Shape::Text("path without `*`", Some("^/")),
+        "Replaces the whole path",
+    ),
+    Field::new(
+        "host",
+        Shape::Text("host, or `\"auto\"`", None),
+        "New Host header; `\"auto\"`: the upstream's name",
+    )
+    .or("Host stays"),
+]);
+const REGEX_FIELDS: Fields = Fields::of(&[
+    Field::new("pattern", Shape::Text("RE2 regex", NOT_EMPTY), "The replaced parts of the path").required(),
+    Field::new(
+        "with",
+        STRING,
+        "The replacement, without `?`, `#` and spaces. `\\1` to `\\9` are the groups of the pattern, `\\0` is the match, \
+         `\\\\` a backslash",
+    )
+    .required(),
+]);
+/// The fields of an entry of `mirror`.
+pub(super) const MIRROR_FIELDS: Fields = Fields::of(&[
+    Field::new("cluster", UPSTREAM, "Gets a copy of the requests").required(),
+    Field::new(
+        "percent",
+        Shape::Percent,
+        "Share of the requests, at most four decimals",
+    )
+    .or("`100`"),
+]);
 /// Millionths in a percent.
 const MILLIONTHS: f64 = 10_000.0;
 /// Longest body of a fixed response, in bytes: Envoy's.
@@ -159,9 +261,7 @@ fn read_redirect(cursor: &Cursor<'_>) -> Result<Redirect, Rejection> {
         return Err(prefix.reject("found beside \"path\", expected one of the two"));
     }
     Ok(Redirect {
-        scheme: object
-            .read("scheme", |field| field.word(&[("http", "http"), ("https", "https")]))?
-            .map(str::to_owned),
+        scheme: object.read("scheme", |field| field.word(&SCHEMES))?.map(str::to_owned),
         host: object.read("host", |field| read_host(&field))?,
         port: object.read("port", |field| field.integer(1..=u16::MAX))?,
         path: object.read("path", |field| read_redirect_path(&field))?,

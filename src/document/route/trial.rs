@@ -5,22 +5,64 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::decode::{Cursor, Fields};
+use super::super::decode::{Cursor, Field, Fields, Shape};
+use super::super::field::{STRING, TEXT};
 use super::super::host::{parse_host, parse_port};
 use super::super::{Rejection, name};
 use super::header::parse_name;
 use super::matching::is_method;
-use super::target::read_upstream;
+use super::target::{UPSTREAM, read_upstream};
 
 /// Most tests of one document.
 const MAX_TESTS: usize = 100;
 /// Longest request, in bytes.
 const MAX_REQUEST: usize = 4096;
-const FIELDS: Fields = Fields::new(&["request", "headers", "listener", "expect"]);
-const EXPECT_FIELDS: Fields = Fields {
-    known: &["to", "route", "status", "redirect", "host", "path"],
-    later: &["policies"],
+/// `tests`, as a shape.
+pub(super) const SHAPE: Shape = Shape::List {
+    of: &Shape::Object(&FIELDS),
+    least: 0,
+    most: MAX_TESTS,
+    once: false,
 };
+const FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "request",
+        Shape::Text("`METHOD URL`", Some("^[A-Z][A-Z0-9_-]* https?://")),
+        "The request. `https`: listeners with TLS, `http`: those without. A port is ignored",
+    )
+    .required(),
+    Field::new("headers", Shape::Map(&STRING), "Headers of the request"),
+    Field::new("listener", name::NAME, "The only listener that is asked").or("each listener of the route"),
+    Field::new(
+        "expect",
+        Shape::Object(&EXPECT_FIELDS),
+        "The expected answer, at least one field. All must hold, on each listener, in each group of the route",
+    )
+    .required(),
+]);
+const EXPECT_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "to",
+        Shape::AnyOf(&[UPSTREAM, Shape::entries(&UPSTREAM, usize::MAX)]),
+        "Exactly the clusters of a weight above 0",
+    ),
+    Field::new(
+        "route",
+        Shape::Text("key of a routes document", Some("^routes/")),
+        "The document whose route takes the request",
+    ),
+    Field::new(
+        "status",
+        Shape::Whole(200, 599),
+        "Status of a redirect or a fixed response; 404: no route takes the request; 400: Envoy refuses it (`%2F` in the \
+         path)",
+    ),
+    Field::new("redirect", TEXT, "`location` of a redirect"),
+    Field::new("host", TEXT, "Host as the upstream sees it; `\"auto\"`: the upstream's name"),
+    Field::new("path", TEXT, "Path with query, as the upstream sees it"),
+])
+.filled()
+.later(&["policies"]);
 const A_REQUEST: &str = r#"a method and a URL, such as "GET https://api.example.com/v1/orders/7""#;
 
 /// One test.
@@ -130,7 +172,7 @@ fn read_headers(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, Rejecti
 
 fn read_expect(cursor: &Cursor<'_>) -> Result<Expect, Rejection> {
     let object = cursor.object(&EXPECT_FIELDS)?;
-    if object.present(EXPECT_FIELDS.known).is_empty() {
+    if object.present_of(&EXPECT_FIELDS).is_empty() {
         return Err(cursor.expected(r#"at least one of "to", "route", "status", "redirect", "host" and "path""#));
     }
     Ok(Expect {

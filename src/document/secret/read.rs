@@ -8,24 +8,109 @@ use serde_json::{Map, Value};
 use super::sealed::key_id;
 use super::vault::{FILES, SEALED};
 use super::{Content, MAX_BYTES, Secret, Shape, Vault, pem, values};
-use crate::document::decode::{Cursor, Object};
+use crate::document::decode::{Cursor, Field, Fields, Object};
+use crate::document::field::{self, TEXT};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::sentence::{one_of, quote};
-use crate::document::{Rejection, groups, text};
+use crate::document::{Rejection, groups, name, schema, text};
 
+/// A secret, as a shape.
+pub(in crate::document) const SHAPE: field::Shape =
+    field::Shape::AnyOf(&[field::Shape::Object(&FIELDS), field::Shape::Object(&SEALED_FIELDS)]);
+const FIELDS: Fields = Fields::joined(&[
+    CERTIFICATE,
+    CA,
+    GENERIC,
+    USERS,
+    API_KEYS,
+    JWKS,
+    SESSION_TICKETS,
+    IN_FILES,
+    AROUND,
+]);
+/// The fields of a sealed secret.
+const SEALED_FIELDS: Fields = Fields::of(&[Field::new(
+    SEALED,
+    field::Shape::Text("`v1.KEYID.BASE64`", field::NOT_EMPTY),
+    "The whole document, sealed. See [Sealed documents](secrets.md#sealed-documents)",
+)
+.required()]);
+/// The fields whose value may stand in a file.
+const CONTENT_FIELDS: Fields = Fields::joined(&[CERTIFICATE, CA, GENERIC, USERS, API_KEYS, JWKS, SESSION_TICKETS]);
 /// The fields whose value is an object or a list, in a file too.
 const STRUCTURED: [&str; 4] = ["users", "api_keys", "jwks", "session_tickets"];
-/// The fields around the secret.
-const AROUND: [&str; 3] = ["name", "groups", "used_by"];
 /// The fields of each shape.
-const SHAPES: [(Shape, &[&str]); 7] = [
-    (Shape::Certificate, &["certificate", "private_key"]),
-    (Shape::Ca, &["ca", "crl"]),
-    (Shape::Generic, &["generic"]),
-    (Shape::Users, &["users", "htpasswd"]),
-    (Shape::ApiKeys, &["api_keys"]),
-    (Shape::Jwks, &["jwks"]),
-    (Shape::SessionTickets, &["session_tickets"]),
+const SHAPES: [(Shape, Fields); 7] = [
+    (Shape::Certificate, Fields::of(CERTIFICATE)),
+    (Shape::Ca, Fields::of(CA)),
+    (Shape::Generic, Fields::of(GENERIC)),
+    (Shape::Users, Fields::of(USERS)),
+    (Shape::ApiKeys, Fields::of(API_KEYS)),
+    (Shape::Jwks, Fields::of(JWKS)),
+    (Shape::SessionTickets, Fields::of(SESSION_TICKETS)),
+];
+const CERTIFICATE: &[Field] = &[
+    Field::new(
+        "certificate",
+        TEXT,
+        "The chain in PEM, the certificate of the key first",
+    ),
+    Field::new(
+        "private_key",
+        TEXT,
+        "The key of the certificate in PEM, without a password",
+    ),
+];
+const CA: &[Field] = &[
+    Field::new("ca", TEXT, "Certificates of authorities in PEM"),
+    Field::new("crl", TEXT, "Revocation lists of these authorities in PEM"),
+];
+const GENERIC: &[Field] = &[Field::new("generic", TEXT, "A text that is not empty")];
+const USERS: &[Field] = &[
+    Field::new(
+        "users",
+        field::Shape::FilledMap(&field::STRING),
+        "Users with the hash of their passwords, `{SHA}` and the base64 of the SHA-1",
+    ),
+    Field::new("htpasswd", TEXT, "The same as lines, `user:{SHA}…`; not beside `users`"),
+];
+const API_KEYS: &[Field] = &[Field::new(
+    "api_keys",
+    field::Shape::FilledMap(&field::Shape::AnyOf(&[
+        TEXT,
+        field::Shape::entries(&TEXT, values::MAX_KEYS),
+    ])),
+    "Clients, each with a key or a list of keys",
+)];
+const JWKS: &[Field] = &[Field::new("jwks", field::Shape::Free, "A JSON Web Key Set")];
+const SESSION_TICKETS: &[Field] = &[Field::new(
+    "session_tickets",
+    field::Shape::entries(&TEXT, usize::MAX),
+    "Keys of 80 bytes in base64; the first seals, all open",
+)];
+const IN_FILES: &[Field] = &[Field::new(
+    FILES,
+    field::Shape::Each(
+        &CONTENT_FIELDS,
+        &field::Shape::Text("path of a file on the server's host", field::NOT_EMPTY),
+    ),
+    "The content of each field is that of the file. See [Files](secrets.md#files)",
+)];
+const AROUND: &[Field] = &[
+    name::FIELD,
+    Field::new(
+        "groups",
+        name::NAMES,
+        "The [groups](groups.md) of proxies that have the secret",
+    )
+    .or("those that use it"),
+    Field::new(
+        "used_by",
+        field::Shape::list(&TEXT),
+        "Patterns such as `\"clusters/pay*\"`: the documents that may name the secret, as `KIND/NAME`; `*` stands for \
+         any characters",
+    )
+    .or("any"),
 ];
 
 /// Checks the size of the text.
@@ -54,19 +139,18 @@ pub(in crate::document) fn read(
         return Ok((secret, warnings));
     };
 
-    root.confidential_object(&[SEALED])?;
+    root.confidential_object(&SEALED_FIELDS)?;
     let sealed = values::text(&field, "a sealed text, \"v1.KEYID.BASE64\"")?;
     let opened = vault.open(key, sealed).map_err(|reason| field.reject(reason))?;
-    let value = text::confidential(&opened)?;
+    let mut value = text::confidential(&opened)?;
+    schema::take_off(&mut value)?;
     let (secret, warnings) = read_open(key, &Cursor::root(&value, root.limits()), vault)?;
     let sealed_with = key_id(sealed).ok().map(Arc::from);
     Ok((Secret { sealed_with, ..secret }, warnings))
 }
 
 fn read_open(key: &DocumentKey, root: &Cursor<'_>, vault: &Vault) -> Result<(Secret, Vec<String>), Rejection> {
-    let of_shapes = SHAPES.iter().flat_map(|(_, fields)| *fields).copied();
-    let fields: Vec<&'static str> = of_shapes.clone().chain([FILES]).chain(AROUND).collect();
-    let object = root.confidential_object(&fields)?;
+    let object = root.confidential_object(&FIELDS)?;
     if let Some(name) = object.get("name").filter(|name| name.value() != &*key.name) {
         return Err(name.confidential(&format!("{}, the name in its key, or none", quote(&key.name))));
     }
@@ -74,12 +158,12 @@ fn read_open(key: &DocumentKey, root: &Cursor<'_>, vault: &Vault) -> Result<(Sec
     let mut warnings = Vec::new();
     let (content, files) = match object.get(FILES) {
         None => (content(&object, &mut warnings)?, BTreeMap::new()),
-        Some(field) if object.present(&of_shapes.clone().collect::<Vec<_>>()).is_empty() => {
-            let files = paths(&field, &of_shapes.collect::<Vec<_>>())?;
+        Some(field) if object.present_of(&CONTENT_FIELDS).is_empty() => {
+            let files = paths(&field)?;
             let value = contents(key, &files, vault)?;
             warnings.extend(vault.warning(key).map(|warning| format!("{FILES}: {warning}")));
             let inner = Cursor::instead(FILES, &value, root.limits());
-            let content = content(&inner.confidential_object(&fields)?, &mut warnings)?;
+            let content = content(&inner.confidential_object(&FIELDS)?, &mut warnings)?;
             (content, files)
         }
         Some(field) => return Err(field.reject("found beside a secret, expected one of the two")),
@@ -97,8 +181,8 @@ fn read_open(key: &DocumentKey, root: &Cursor<'_>, vault: &Vault) -> Result<(Sec
 }
 
 /// The path of each field in `files`.
-fn paths(field: &Cursor<'_>, known: &[&'static str]) -> Result<BTreeMap<Arc<str>, Arc<str>>, Rejection> {
-    field.confidential_object(known)?;
+fn paths(field: &Cursor<'_>) -> Result<BTreeMap<Arc<str>, Arc<str>>, Rejection> {
+    field.confidential_object(&CONTENT_FIELDS)?;
     let mut files = BTreeMap::new();
     for (name, path) in field.map()? {
         files.insert(name.into(), values::text(&path, "the path of a file")?.into());
@@ -125,7 +209,9 @@ fn contents(key: &DocumentKey, files: &BTreeMap<Arc<str>, Arc<str>>, vault: &Vau
 }
 
 fn content(object: &Object<'_>, warnings: &mut Vec<String>) -> Result<Content, Rejection> {
-    let present = SHAPES.iter().filter(|(_, fields)| !object.present(fields).is_empty());
+    let present = SHAPES
+        .iter()
+        .filter(|(_, fields)| !object.present_of(fields).is_empty());
     let shapes: Vec<Shape> = present.map(|(shape, _)| *shape).collect();
     let [shape] = shapes.as_slice() else {
         let words = |shapes: &[Shape]| one_of(&shapes.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>());

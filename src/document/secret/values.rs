@@ -20,7 +20,7 @@ const SHA_BYTES: usize = 20;
 /// Fewest characters of an API key: Envoy's comparison is not constant-time.
 const MIN_KEY: usize = 16;
 /// Most API keys of a secret.
-const MAX_KEYS: usize = 1000;
+pub(super) const MAX_KEYS: usize = 1000;
 /// Bytes of a key of session tickets: its name, the key of the HMAC, the key of AES.
 const TICKET_KEY: usize = 16 + 32 + 32;
 
