@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::hold::{Hold, Origin};
+use super::hold::{Hold, Origin, RootState};
 use super::memory::{Content, Folder, Known, KnownHold, MemoryWrite, Record, written};
 use super::quarantine;
 use super::text::Text;
@@ -79,17 +79,26 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
                 content: Content::LetGo(Arc::clone(text)),
             })
         }
-        // Records only ever become later ones, lest two replicas replace each other's for ever.
-        (Some(text), Some(known)) if known.record.about > revision || written(known.record.text()) >= written(text) => {
-            return None;
+        (Some(_), Some(known)) if known.record.about > revision => return None,
+        (Some(text), known) => {
+            let latest = document.and_then(|document| document.text.as_ref());
+            let about = latest.map_or(revision, |latest| latest.mod_revision);
+            let said = known.and_then(|known| said_of_life(&known.record, key, latest));
+            // Records only ever become later ones, lest two replicas replace each other's for ever.
+            let is_said = known.is_some() && written(said) >= written(text);
+            let is_contested = document.is_some_and(|document| document.is_contested());
+            // A latest text that is good by itself serves unless the record is about that very text.
+            if is_said && (!is_contested || known.is_some_and(|known| known.record.about == about)) {
+                return None;
+            }
+            let is_later = is_said && known.is_some_and(|known| !known.record.is_let_go());
+            let later = if is_later { said } else { text };
+            Some(Record {
+                about,
+                since: now,
+                content: Content::Serves(later.cloned()),
+            })
         }
-        (Some(text), _) => Some(Record {
-            about: document
-                .and_then(|document| Some(document.text.as_ref()?.mod_revision))
-                .unwrap_or(revision),
-            since: now,
-            content: Content::Serves(text.cloned()),
-        }),
         (None, None) => return None,
         // Decided already, by an earlier revision of this plan.
         (None, Some(known)) if known.is_outdated => None,
@@ -103,6 +112,14 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
     };
 
     Some(MemoryWrite::over(known, Folder::LastGood, full_key, record))
+}
+
+/// The text of a record that may serve in place of the latest one: none of an earlier life, except that of a document that
+/// stays while others name it.
+fn said_of_life<'a>(record: &'a Record, key: &DocumentKey, latest: Option<&Arc<Text>>) -> Option<&'a Arc<Text>> {
+    let is_of_life =
+        |text: &&Arc<Text>| key.stays_while_used() || latest.is_none_or(|latest| text.is_of_one_life(latest));
+    record.text().filter(is_of_life)
 }
 
 /// The end of a quarantine: the document has another text, or is gone.
@@ -123,7 +140,7 @@ fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Opt
     let document = document?;
     let is_blocked = document.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
     let is_behind = is_blocked || (document.text.is_none() && key.stays_while_used());
-    let is_contested = document.blocked.as_ref().is_some_and(|blocked| blocked.contested);
+    let is_contested = document.is_contested();
     let text = document.serving.as_ref().map(|good| &good.text);
     (is_behind && (text.is_some() || is_contested)).then_some(text)
 }
@@ -156,7 +173,10 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
         }
         (None, None) => return None,
         (None, Some(known)) => {
-            let knows_better = state.knows_that_acts(key) || state.decided >= hold_of(world, &root);
+            let hold = world.memory.hold(world.options.layout.prefix_of(&root));
+            let hold = hold.filter(|hold| !hold.is_released);
+            let is_over = hold.is_none_or(|hold| state.decided >= hold.about || state.serves_later_than(&hold));
+            let knows_better = state.knows_that_acts(key) || is_over;
             return (known.record.about <= state.revision && knows_better)
                 .then(|| MemoryWrite::over(Some(known), Folder::Held, full_key, None));
         }
@@ -184,25 +204,20 @@ fn is_released(write: &MemoryWrite) -> bool {
     matches!(content, Some(Content::Hold { is_released: true, .. }))
 }
 
-/// The revision of the hold that the memory has of a root and that was not let go; 0: none.
-fn hold_of(world: &World, root: &Root) -> i64 {
-    let hold = world.memory.hold(world.options.layout.prefix_of(root));
-    hold.filter(|hold| !hold.is_released).map_or(0, |hold| hold.about)
-}
-
-/// Whether the record of a root's hold is to become this hold: the one it names is over, or does not wait for an
-/// operator as this one does.
-fn replaces(hold: &Hold, known: &KnownHold) -> bool {
-    let is_over = known.is_released && known.about < hold.revision;
-    let is_stricter = !known.is_released && hold.shared().by_operator && !known.hold.by_operator;
-    is_over || is_stricter
+/// Whether the record of a root's hold is to become the hold of this replica: the recorded one is over, protects texts of
+/// an earlier run while the proxies of this replica have later ones, or does not wait for an operator as this one does.
+fn replaces(state: &RootState, hold: &Hold, known: &KnownHold) -> bool {
+    let is_known_to_be_over = known.is_released || state.decided >= known.about;
+    let is_over = is_known_to_be_over && known.about < hold.revision;
+    let is_stricter = hold.shared().by_operator && !known.hold.by_operator;
+    is_over || !known.is_released && (is_stricter || state.serves_later_than(known))
 }
 
 fn hold_due(world: &World, root: &Root, now: SystemTime) -> Option<MemoryWrite> {
     let prefix = world.options.layout.prefix_of(root);
     let state = world.roots.get(root).filter(|state| state.origin == Origin::Store)?;
     let record = match (state.hold(), world.memory.hold(prefix)) {
-        (Some(hold), known) if known.is_none_or(|known| replaces(hold, &known)) => Record {
+        (Some(hold), known) if known.is_none_or(|known| replaces(state, hold, &known)) => Record {
             about: hold.revision,
             since: hold.since_wall,
             content: Content::Hold {

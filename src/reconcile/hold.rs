@@ -357,9 +357,13 @@ impl RootState {
                 _ => Vec::new(),
             };
         }
-        let has_watched = self.watched_since <= shared.hold.after || self.serves_later_than(shared);
+        let is_later = self.serves_later_than(shared);
+        let has_watched = self.watched_since <= shared.hold.after || is_later && self.hold.is_none();
         if let Some(hold) = &mut self.hold {
-            hold.become_shared(shared);
+            // This replica holds texts that its proxies have: its hold takes the place of the shared one.
+            if !is_later {
+                hold.become_shared(shared);
+            }
         } else if has_watched {
             // This replica has watched every revision that the other one's list covers, and found nothing to hold.
             self.decided = shared.about;
@@ -368,6 +372,10 @@ impl RootState {
             return Vec::new();
         }
 
+        let records = records
+            .into_iter()
+            .filter(|(key, _)| !is_later || self.held.contains(key));
+        let records = records.collect();
         let mut acting = self.join(rules, shared, records);
         acting.extend(self.let_newer_act(shared, only));
         acting
@@ -375,7 +383,7 @@ impl RootState {
 
     /// Whether the shared hold protects texts that an earlier run of another replica saved, while the proxies of this
     /// replica already have the store's content.
-    fn serves_later_than(&self, shared: &KnownHold) -> bool {
+    pub(super) fn serves_later_than(&self, shared: &KnownHold) -> bool {
         let holds_saved = self.hold.as_ref().is_some_and(|hold| hold.from_saved);
         shared.hold.from_saved && self.is_published && !holds_saved
     }

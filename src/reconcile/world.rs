@@ -168,6 +168,11 @@ impl Record {
         self.serving.as_ref().filter(|_| is_bad).map(|good| &good.text)
     }
 
+    /// Whether the latest text is good by itself and conflicts with another document.
+    pub(super) fn is_contested(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.contested)
+    }
+
     /// Whether the store holds something else than what serves, or serves nothing because of it.
     pub(super) fn is_behind(&self) -> bool {
         self.blocked.is_some() || self.text.is_none()

@@ -38,6 +38,8 @@ pub(super) struct Choice {
     pub(super) kept: bool,
     /// What is known of the texts before the latest.
     pub(super) past: Past,
+    /// A watch showed the latest text in this plan.
+    is_watched: bool,
     /// Let go by an operator while it was used, with this text.
     pub(super) let_go: Option<Arc<Text>>,
 }
@@ -64,6 +66,7 @@ impl Choice {
             candidates: record.serving.clone().into_iter().collect(),
             kept: record.text.is_none(),
             past: Past::Watched,
+            is_watched: false,
             let_go: None,
         }
     }
@@ -75,7 +78,7 @@ impl Choice {
     /// Whether the latest text serves, and this plan saw the change to it.
     fn is_own_change(&self) -> bool {
         let serving = self.serving().map(|good| &good.text);
-        self.past == Past::Watched && serving.is_some() && serving == self.latest.as_ref()
+        self.is_watched && serving.is_some() && serving == self.latest.as_ref()
     }
 
     /// A better text turned up.
@@ -87,6 +90,8 @@ impl Choice {
             Ok(good) => {
                 self.blocked = None;
                 self.latest_good = Some(good.clone());
+                // A guard may put back the text that serves.
+                self.candidates.retain(|candidate| candidate.text != good.text);
                 self.candidates.push(good);
             }
             Err(rejection) => {
@@ -128,6 +133,11 @@ impl Choice {
         self.blocked.as_ref().is_some_and(|blocked| blocked.contested)
     }
 
+    /// Whether proxies refuse the latest text.
+    fn is_quarantined(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.by_proxies)
+    }
+
     /// What is in the way of the latest text, if that is known.
     fn obstacle(&self) -> Option<&Obstacle> {
         self.blocked.as_ref()?.obstacle.as_ref()
@@ -160,6 +170,16 @@ impl Choice {
         }
     }
 
+    /// A latest text that is good by itself serves, unless a record says that it does not.
+    fn prefer_latest(&mut self) {
+        let is_blocked = self.blocked.is_some();
+        if let Some(latest) = self.latest_good.clone().filter(|_| is_blocked) {
+            self.blocked = None;
+            self.candidates.retain(|good| is_later(&latest.text, &good.text));
+            self.candidates.push(latest);
+        }
+    }
+
     /// Follow the document's record in the shared memory. If the latest text cannot serve, the text of the record
     /// serves, and no older one that this replica happens to know.
     fn recall(&mut self, world: &World, key: &DocumentKey, record: &memory::Record) {
@@ -174,8 +194,8 @@ impl Choice {
             // document does not serve again, except a cluster in use.
             Some(latest) => {
                 let is_of_this_document = text.is_of_one_life(latest) || key.stays_while_used();
-                let is_behind = self.blocked.is_some() || latest.mod_revision == record.about;
-                is_behind && is_of_this_document && is_later(latest, text)
+                let is_bad = self.blocked.is_some() && self.latest_good.is_none();
+                (is_bad || latest.mod_revision == record.about) && is_of_this_document && is_later(latest, text)
             }
             // An operator let the cluster go here, and another replica wrote its record meanwhile.
             None => key.stays_while_used() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
@@ -223,7 +243,7 @@ impl Choice {
     fn recall_contested(&mut self, about: i64) {
         let is_meant = self.latest.as_ref().is_some_and(|latest| latest.mod_revision == about);
         if is_meant && self.blocked.is_none() {
-            self.candidates.clear();
+            self.candidates.retain(|good| good.text.mod_revision < about);
             self.blocked = Some(contested_elsewhere());
         }
     }
@@ -308,6 +328,10 @@ impl Choices {
                 });
         }
         for (key, choice) in &mut self.by_key {
+            // The quarantine is followed afterwards. If the record about a conflict is gone, all replicas decide anew.
+            if choice.is_quarantined() || intake.forgotten.contains(key) {
+                choice.prefer_latest();
+            }
             let known = intake.world.memory.last_good(&choice.full_key);
             if let Some(known) = known.filter(|known| !known.is_outdated) {
                 choice.recall(&intake.world, key, &known.record);
@@ -347,10 +371,6 @@ impl Choices {
                         });
                     }
                 }
-                _ if choice.blocked.as_ref().is_some_and(|blocked| blocked.by_proxies) => {
-                    choice.blocked = None;
-                    choice.candidates.extend(choice.latest_good.clone());
-                }
                 _ => {}
             }
         }
@@ -366,6 +386,7 @@ fn deleted(full_key: &Arc<str>) -> Choice {
         candidates: Vec::new(),
         kept: false,
         past: Past::Watched,
+        is_watched: false,
         let_go: None,
     }
 }
@@ -387,6 +408,7 @@ fn read_texts(
     };
 
     choice.past = if has_gap { Past::HasGap } else { Past::Watched };
+    choice.is_watched = !has_gap;
     for stored in texts {
         // Deleted and written anew, unseen.
         let is_new_life = |good: &Good| {

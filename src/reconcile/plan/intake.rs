@@ -67,6 +67,8 @@ pub(super) struct Intake {
     pub(super) found: BTreeMap<DocumentKey, Vec<Arc<Text>>>,
     /// Documents whose record in the shared memory is new, or is to be heeded anew.
     pub(super) recalled: BTreeSet<DocumentKey>,
+    /// Documents whose record in the shared memory was there and is gone.
+    pub(super) forgotten: BTreeSet<DocumentKey>,
     /// Registrations whose record in the shared memory is new, or is to be heeded anew.
     pub(super) recalled_instances: BTreeSet<DocumentKey>,
     pub(super) released: Released,
@@ -90,6 +92,7 @@ impl Intake {
             stale: BTreeSet::new(),
             found: BTreeMap::new(),
             recalled: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             recalled_instances: BTreeSet::new(),
             released: Released::default(),
             held: BTreeSet::new(),
@@ -250,6 +253,9 @@ impl Intake {
             let key = self.world.options.layout.locate(&root, full_key.as_bytes());
             match folder {
                 Folder::LastGood | Folder::Quarantine => {
+                    if folder == Folder::LastGood && self.world.memory.last_good(&full_key).is_none() {
+                        self.forgotten.insert(key.clone());
+                    }
                     self.recalled.insert(key);
                 }
                 Folder::Held if *full_key == *self.world.options.layout.prefix_of(&root) => {
@@ -445,9 +451,17 @@ impl Intake {
 
         let prefix = self.world.options.layout.prefix_of(root);
         if let Some(shared) = self.world.memory.hold(prefix) {
-            let only = only.filter(|_| state.hears_as(&before, shared.about));
-            let kept = self.kept_texts(root, prefix, only);
-            acting.extend(state.on_shared(&rules, &shared, kept, only));
+            // What a hold becomes may mean something else for every key.
+            let mut heard = before.clone();
+            loop {
+                let only = only.filter(|_| state.hears_as(&heard, shared.about));
+                let kept = self.kept_texts(root, prefix, only);
+                heard = state.clone();
+                acting.extend(state.on_shared(&rules, &shared, kept, only));
+                if state.hears_as(&heard, shared.about) {
+                    break;
+                }
+            }
         }
 
         match only.filter(|_| state.hold() == before.hold()) {

@@ -12,6 +12,7 @@ use crate::resource::ResourceType;
 use crate::resource::compile::{self, Compiled};
 
 mod anything;
+mod conflicts;
 mod costs;
 mod documents;
 mod failover;

@@ -150,7 +150,10 @@ impl Choices {
                 .filter(|other| !keys.contains(other) || key > other);
             let used = |good: &Good| namesake.is_none() && decision.compiled.is_used(key, &good.parsed.document);
             let is_used = choice.serving().is_some_and(used);
-            let is_released = intake.released.contains(&choice.full_key);
+            let is_released_elsewhere = choice
+                .serving()
+                .is_some_and(|good| world.memory.says_let_go(&choice.full_key, &good.text));
+            let is_released = is_released_elsewhere || intake.released.contains(&choice.full_key);
             choice.kept = is_used && !is_released;
             if is_used && is_released {
                 choice.let_go = choice.serving().map(|good| Arc::clone(&good.text));
@@ -431,15 +434,16 @@ impl Choices {
     }
 }
 
-/// Whether another document came into the way of a contested one in this plan: its text before had nothing that the
-/// contested document wants, or was that of another life.
+/// Whether another document came into the way of a contested one in this plan, as a watch showed: its text before had
+/// nothing that the contested document wants, or was that of another life. A text that a list or a record shows may have
+/// been there before the contested one.
 fn is_newcomer(
     world: &World,
     contested: &Choice,
     (key, other): (&DocumentKey, &Choice),
     obstacle: Option<&Obstacle>,
 ) -> bool {
-    let Some(now) = other.serving().filter(|_| !other.kept) else {
+    let Some(now) = other.serving().filter(|_| other.is_own_change()) else {
         return false;
     };
     let before = world.compiled.accepted(key);

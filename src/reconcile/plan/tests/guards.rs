@@ -423,6 +423,40 @@ fn a_text_written_after_another_replicas_hold_began_acts_where_a_later_list_held
 }
 
 #[test]
+fn a_later_hold_takes_the_place_of_the_record_of_one_that_is_over() {
+    let mut watching = routes(20);
+    let mut slow = watching.newborn();
+    slow.list(ListReason::Start);
+    let keys = names("routes/r", 0..15);
+    let loss = watching.delete_input(&as_strs(&keys));
+    slow.revision = watching.revision;
+    slow.store = watching.store.clone();
+
+    // Documents are written again and deleted again, before any record is there.
+    let mut inputs = vec![loss.clone()];
+    inputs.extend(keys.iter().map(|key| {
+        let text = format!(r#"{{"match": "/again/{key}", "to": "http://10.0.0.1:80"}}"#);
+        watching.put_input(key, &text)
+    }));
+    inputs.push(watching.delete_input(&as_strs(&keys)));
+    watching.world = plan(&watching.world, inputs, watching.moment()).world;
+    assert_eq!(held(&watching), 15);
+    slow.plan(vec![loss]);
+    assert_eq!(held(&slow), 15);
+
+    watching.memory = slow.memory.clone();
+    let records = watching.memory.listed();
+    watching.plan(records);
+    (slow.store, slow.revision) = (watching.store.clone(), watching.revision);
+    slow.memory = watching.memory.clone();
+    slow.read_memory();
+    slow.list(ListReason::Reconnect);
+    let reason = |stage: &Stage| stage.status(&keys[0]).reason.clone();
+    assert_eq!((held(&slow), reason(&slow)), (15, reason(&watching)));
+    assert_eq!(slow.resources(), watching.resources());
+}
+
+#[test]
 fn registrations_of_a_folder_that_is_empty_are_held_as_documents_are() {
     let mut stage = instances(3);
     stage.world.options = Arc::new(Options {

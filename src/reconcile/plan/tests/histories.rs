@@ -192,28 +192,3 @@ proptest! {
         prop_assert_eq!(one.resources(), other.resources());
     }
 }
-
-#[test]
-fn an_older_listener_gets_the_address_of_one_that_was_deleted_and_written_anew() {
-    let address = r#"{"address": "10.0.0.1:80"}"#;
-    let contested = || {
-        let mut stage = world_of(&[("listeners/l", address), ("listeners/m", address)]);
-        assert_eq!(stage.state("listeners/m"), Some(State::Rejected));
-        let inputs = vec![
-            stage.delete_input(&["listeners/l"]),
-            stage.put_input("listeners/l", address),
-        ];
-        (stage, inputs)
-    };
-
-    let (mut stepwise, inputs) = contested();
-    inputs.into_iter().for_each(|input| drop(stepwise.plan(vec![input])));
-    assert_eq!(stepwise.state("listeners/m"), Some(State::Accepted));
-    assert_eq!(stepwise.state("listeners/l"), Some(State::Rejected));
-
-    let (mut at_once, inputs) = contested();
-    at_once.plan(inputs);
-    assert_eq!(at_once.resources(), stepwise.resources());
-    let reason = |stage: &Stage| stage.status("listeners/l").reason.clone();
-    assert_eq!(reason(&at_once), reason(&stepwise));
-}

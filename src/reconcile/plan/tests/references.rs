@@ -430,6 +430,23 @@ fn a_replica_that_missed_a_release_lets_the_cluster_go() {
 }
 
 #[test]
+fn a_replica_that_reads_a_release_before_the_deletion_lets_the_cluster_go() {
+    let mut older = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
+    let mut late = older.newborn();
+    late.list(ListReason::Start);
+    let deletion = older.delete_input(&["clusters/x"]);
+    older.plan(vec![deletion.clone()]);
+    older.plan(vec![Input::Release(None)]);
+
+    late.memory = older.memory.clone();
+    late.read_memory();
+    assert_eq!(late.state("clusters/x"), Some(State::Accepted));
+    late.plan(vec![deletion]);
+    assert_eq!(late.state("clusters/x"), None);
+    assert_eq!(late.resources(), older.resources());
+}
+
+#[test]
 fn a_release_stays_where_another_replica_wrote_the_record_first() {
     let mut stage = world_of(&[("clusters/x", X), ("routes/a", TO_X)]);
     stage.delete("clusters/x");
