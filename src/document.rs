@@ -27,6 +27,7 @@ pub mod listener;
 mod name;
 pub mod reference;
 pub mod regex;
+pub mod registry;
 pub mod route;
 pub mod runtime;
 pub mod schema;
@@ -62,7 +63,9 @@ pub enum Document {
     Defaults(Box<defaults::Defaults>),
     /// `xds/*/*`.
     Xds(xds::Xds),
-    /// A key of the registry root.
+    /// `registries/*`.
+    Registry(registry::Registry),
+    /// A key of the registry root, or one that a registry finds.
     Endpoint(endpoint::Registration),
 }
 
@@ -124,6 +127,7 @@ impl Document {
             | Self::Runtime(_)
             | Self::Defaults(_)
             | Self::Xds(_)
+            | Self::Registry(_)
             | Self::Endpoint(_) => Vec::new(),
         }
     }
@@ -150,7 +154,7 @@ impl Document {
             Self::Secret(secret) => &secret.groups,
             Self::Runtime(runtime) => &runtime.groups,
             Self::Xds(xds) => &xds.groups,
-            Self::Group(_) | Self::Defaults(_) | Self::Endpoint(_) => &None,
+            Self::Group(_) | Self::Defaults(_) | Self::Registry(_) | Self::Endpoint(_) => &None,
         }
     }
 
@@ -253,6 +257,10 @@ pub fn parse_with(
     limits: &Limits,
     vault: &secret::Vault,
 ) -> Result<Parsed, Rejection> {
+    if key.registry().is_some() {
+        let registration = registry::normal::read(value, limits)?;
+        return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
+    }
     // The form of a route decides what its key may be: the older forms keep their keys.
     if key.kind != Kind::Routes {
         check_key(key)?;
@@ -301,7 +309,8 @@ pub fn parse_with(
         }
         Kind::Defaults => Document::Defaults(Box::new(defaults::read(&root)?)),
         Kind::Xds => Document::Xds(xds::read(key, &root)?),
-        Kind::Services | Kind::Registries | Kind::Policies | Kind::Unknown => {
+        Kind::Registries => Document::Registry(registry::read(key, &root)?),
+        Kind::Services | Kind::Policies | Kind::Unknown => {
             return Err(Rejection::new("", "a document of this kind is not supported yet"));
         }
     };
@@ -328,7 +337,7 @@ pub fn is_older_form(value: &serde_json::Value) -> bool {
 fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(name::unknown_kind(&key.name)),
-        Kind::Registries | Kind::Policies => Err(Rejection::new(
+        Kind::Policies => Err(Rejection::new(
             "",
             format!("{} documents are not supported yet", key.kind),
         )),
@@ -337,6 +346,7 @@ fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
         Kind::Clusters => name::check_segments(key, "clusters/{name}", 1),
         Kind::Listeners => name::check_segments(key, "listeners/{name}", 1),
         Kind::Secrets => name::check_segments(key, "secrets/{name}", 1),
+        Kind::Registries => name::check_segments(key, "registries/{name}", 1),
         Kind::Groups => name::check_segments(key, "groups/{name}", 1),
         Kind::Runtime => name::check_segments(key, "runtime/{layer}", 1),
         Kind::Services => name::check_registration(key),

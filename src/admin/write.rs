@@ -127,7 +127,14 @@ pub(super) async fn delete(
 
 fn key_of_path(path: Result<Path<Vec<String>>, PathRejection>) -> Result<DocumentKey, Problem> {
     let (kind, name) = kind_and_name(path)?;
-    key_of(&kind, &name)
+    let key = key_of(&kind, &name)?;
+    match key.registry() {
+        Some(registry) => {
+            let detail = format!("{key} is what registries/{registry} finds; the server only reads a registry");
+            Err(Problem::new(Code::MethodNotAllowed, detail))
+        }
+        None => Ok(key),
+    }
 }
 
 fn full_key_of(admin: &Admin, key: &DocumentKey) -> String {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Groups;
 use super::endpoint::Endpoint;
+use super::key::source_in;
 use super::reference::Reference;
 use super::secret::Shape;
 
@@ -38,7 +39,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The secrets that the document names.
+    /// The source of its registrations ([`DocumentKey::first_segment`](super::key::DocumentKey::first_segment) of their
+    /// keys), given its name; `None`: its endpoints do not register.
+    #[must_use]
+    pub fn registered_as(&self, name: &Arc<str>) -> Option<Arc<str>> {
+        match &self.source {
+            Source::Registered => Some(Arc::clone(name)),
+            Source::Registry { registry, service, .. } => Some(source_in(registry, service)),
+            Source::Listed(_) | Source::Dns { .. } => None,
+        }
+    }
+
+    /// The secrets and the registry that the document names.
     pub(super) fn references(&self) -> Vec<Reference> {
         let tls = self.tls.iter();
         let tls = tls.flat_map(|tls| {
@@ -51,7 +63,11 @@ impl Cluster {
         });
         let credential = self.credential.iter();
         let credential = credential.map(|own| Reference::secret("credential.secret", &own.secret, &[Shape::Generic]));
-        tls.chain(credential).collect()
+        let registry = match &self.source {
+            Source::Registry { registry, .. } => Some(Reference::registry("registry.source", registry)),
+            _ => None,
+        };
+        tls.chain(credential).chain(registry).collect()
     }
 }
 
@@ -69,6 +85,15 @@ pub enum Source {
     },
     /// The keys `{registry prefix}{cluster}/*`.
     Registered,
+    /// `registry`: what another registry has of a service.
+    Registry {
+        /// The registries document.
+        registry: Arc<str>,
+        /// The name of the service there.
+        service: String,
+        /// Of the endpoints of an instance, those with this scheme count; `None`: the one that fits the cluster best.
+        scheme: Option<String>,
+    },
 }
 
 /// The fields that `defaults.cluster` gives if the document does not. Each is taken whole.

@@ -3,7 +3,7 @@
 //! In: entries of a cluster's `endpoints`, or the value of a registry key, which is `host:port`, an object with
 //! `address`, or etcd's own naming form (`Op`, `Addr`, `Metadata`). Out: [`Endpoint`]s. Listed ones are all IP literals
 //! or all names, each address once; a registered one is an IP literal. The compiler joins two registrations of one
-//! address.
+//! address. The values of other registries are read in `registry`.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ const MAX_PRIORITY: u32 = 128;
 const MAX_ZONE: usize = 256;
 /// The name for metadata of the naming form that is not an object.
 const LONE_METADATA: &str = "metadata";
-const AN_ADDRESS: &str = "an address such as \"10.0.2.4:8080\"";
+pub(super) const AN_ADDRESS: &str = "an address such as \"10.0.2.4:8080\"";
 
 /// One endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +102,56 @@ impl Endpoint {
     }
 }
 
-/// The value of a key `{registry prefix}{cluster}/{instance}`; always an IP literal.
+/// The registration of an instance; always of IP literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// The registered endpoint.
+    /// What the instance offers; of several offers the first, by which the instance is told from others.
+    pub first: Offer,
+    /// What it offers besides.
+    pub others: Vec<Offer>,
+}
+
+/// An endpoint of an instance, and what it speaks there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The scheme that the instance gives, `grpc` for example; `None`: its registry has none.
+    pub scheme: Option<String>,
+    /// Whether TLS is spoken; `None`: its registry does not say.
+    pub is_secure: Option<bool>,
+    /// The endpoint.
     pub endpoint: Endpoint,
+}
+
+impl Offer {
+    /// An endpoint of which its registry says no more.
+    pub(super) fn plain(endpoint: Endpoint) -> Self {
+        Self {
+            scheme: None,
+            is_secure: None,
+            endpoint,
+        }
+    }
+}
+
+impl Registration {
+    /// With one endpoint.
+    pub(super) fn of(endpoint: Endpoint) -> Self {
+        Self {
+            first: Offer::plain(endpoint),
+            others: Vec::new(),
+        }
+    }
+
+    /// The endpoint by which the instance is told from others.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.first.endpoint
+    }
+
+    /// Every offer.
+    pub fn offers(&self) -> impl Iterator<Item = &Offer> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
 }
 
 /// `endpoints` of a cluster.
@@ -149,9 +194,8 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
         && plain.len() <= 300
         && !plain.contains(|letter: char| letter.is_whitespace() || letter == '{')
     {
-        let endpoint = parse_address(plain).and_then(|(host, port)| only_ip(Endpoint::at(host, port)));
-        return match endpoint {
-            Ok(endpoint) => Ok(Registration { endpoint }),
+        return match at_ip(plain) {
+            Ok(endpoint) => Ok(Registration::of(endpoint)),
             Err(what) => Err(Rejection::new("", format!("found {}, expected {what}", quote(plain)))),
         };
     }
@@ -168,9 +212,9 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     let object = root.object(&ENDPOINT_FIELDS)?;
     let endpoint = read_common(&object)?;
     let field = object.require("address", AN_ADDRESS)?;
-    Ok(Registration {
-        endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
-    })
+    only_ip(endpoint)
+        .map(Registration::of)
+        .map_err(|what| field.expected(what))
 }
 
 /// The form that etcd's own naming package writes; its `Op` is always 0 in a stored value.
@@ -189,12 +233,12 @@ fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
             false => BTreeMap::from([(LONE_METADATA.to_owned(), field.value().clone())]),
         };
     }
-    Ok(Registration {
-        endpoint: only_ip(endpoint).map_err(|what| field.expected(what))?,
-    })
+    only_ip(endpoint)
+        .map(Registration::of)
+        .map_err(|what| field.expected(what))
 }
 
-fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
+pub(super) fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
     let field = object.require("address", AN_ADDRESS)?;
     let (host, port) = parse_address(field.string()?).map_err(|what| field.expected(what))?;
     let weight: u32 = object.read("weight", |field| field.integer(0..=u32::MAX))?.unwrap_or(1);
@@ -211,6 +255,12 @@ fn read_common(object: &Object<'_>) -> Result<Endpoint, Rejection> {
             .unwrap_or_default(),
         ..Endpoint::at(host, port)
     })
+}
+
+/// An address and no other facts, always an IP literal.
+pub(super) fn at_ip(address: &str) -> Result<Endpoint, &'static str> {
+    let (host, port) = parse_address(address)?;
+    only_ip(Endpoint::at(host, port))
 }
 
 /// An empty zone is none: programs that register themselves write one.

@@ -1,7 +1,8 @@
 //! Keys: the document that a key names.
 //!
 //! A key below the prefix is `KIND/NAME` (`defaults` has no name); a key below the registry root is
-//! `{cluster}/{instance}` and has the kind `services`.
+//! `{cluster}/{instance}` and has the kind `services`. What a `registries` document finds has that kind, too, under a key
+//! that the server makes: `registries/{registry}@{service}/{instance}`. No document in the store has such a key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -120,11 +121,29 @@ impl DocumentKey {
         self.cluster().is_some() || matches!(self.kind, Kind::Registries | Kind::Secrets | Kind::Policies)
     }
 
-    /// The `{service}` of a route, the `{cluster}` of a registration: the name up to its first slash.
+    /// The `{service}` of a route, the `{cluster}` of a registration, the `{registry}@{service}` of a registration that a
+    /// `registries` document finds: the name up to its first slash.
     #[must_use]
     pub fn first_segment(&self) -> &str {
         self.name.split('/').next().unwrap_or_default()
     }
+
+    /// The registry that a registration was found in; `None`: a document of the store.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        let (registry, _) = self.first_segment().split_once(FOUND_IN)?;
+        (self.kind == Kind::Services).then_some(registry)
+    }
+}
+
+/// Between a registry and a service in the key of a registration; no name has this character.
+const FOUND_IN: char = '@';
+
+/// The source of the registrations that a registry has of a service: [`DocumentKey::first_segment`] of their keys.
+#[must_use]
+pub fn source_in(registry: &str, service: &str) -> Arc<str> {
+    let service = service.replace('%', "%25").replace('/', "%2F");
+    format!("{registry}{FOUND_IN}{service}").into()
 }
 
 /// `routes/user-service`, as it stands below the prefix.
@@ -147,6 +166,9 @@ pub enum Root {
     Registrations,
     /// One of `--routes-prefix`: `routes`, the whole rest of the key is the name.
     Routes(Arc<str>),
+    /// The registrations that a `registries` document finds, by the prefix of their keys: `registries/{name}@`. It is
+    /// followed while the document serves.
+    Registry(Arc<str>),
 }
 
 impl Root {
@@ -157,7 +179,32 @@ impl Root {
             Self::Documents => "documents",
             Self::Registrations => "registrations",
             Self::Routes(_) => "routes",
+            Self::Registry(_) => "registries",
         }
+    }
+
+    /// The root of the registrations that a registry finds.
+    #[must_use]
+    pub fn of_registry(name: &str) -> Self {
+        Self::Registry(format!("{}/{name}{FOUND_IN}", Kind::Registries).into())
+    }
+
+    /// The registry whose registrations the root has.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        match self {
+            Self::Registry(prefix) => prefix
+                .strip_prefix(Kind::Registries.as_str())?
+                .get(1..)?
+                .strip_suffix(FOUND_IN),
+            _ => None,
+        }
+    }
+
+    /// Whether instances register themselves below the root.
+    #[must_use]
+    pub fn is_registrations(&self) -> bool {
+        matches!(self, Self::Registrations | Self::Registry(_))
     }
 }
 
@@ -183,7 +230,7 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// All roots.
+    /// All roots that are followed from the start.
     #[must_use]
     pub fn roots(&self) -> Vec<Root> {
         let mut roots = vec![Root::Documents, Root::Registrations];
@@ -201,13 +248,16 @@ impl Layout {
         match root {
             Root::Documents => &self.prefix,
             Root::Registrations => &self.registry_prefix,
-            Root::Routes(prefix) => prefix,
+            Root::Routes(prefix) | Root::Registry(prefix) => prefix,
         }
     }
 
     /// The root of a key in the store; `None`: the key is below none of them.
     #[must_use]
     pub fn root_of(&self, full_key: &[u8]) -> Option<Root> {
+        if let Some(registry) = found_in(full_key) {
+            return Some(Root::of_registry(registry));
+        }
         self.roots()
             .into_iter()
             .find(|root| full_key.starts_with(self.prefix_of(root).as_bytes()))
@@ -223,6 +273,14 @@ impl Layout {
             return DocumentKey::new(Kind::Unknown, String::from_utf8_lossy(below));
         };
         match root {
+            Root::Registry(_) => {
+                let name = full_key.strip_prefix(b"registries/").unwrap_or(full_key);
+                DocumentKey::new(Kind::Services, String::from_utf8_lossy(name))
+            }
+            // A key that would pass for one of a registry.
+            Root::Registrations if text.split('/').next().is_some_and(|cluster| cluster.contains(FOUND_IN)) => {
+                DocumentKey::new(Kind::Unknown, format!("{}/{text}", Kind::Services))
+            }
             Root::Registrations => DocumentKey::new(Kind::Services, text),
             Root::Routes(_) => DocumentKey::new(Kind::Routes, text),
             Root::Documents if text == Kind::Defaults.as_str() => DocumentKey::new(Kind::Defaults, ""),
@@ -240,8 +298,45 @@ impl Layout {
     #[must_use]
     pub fn full_key(&self, key: &DocumentKey) -> String {
         match key.kind {
+            Kind::Services if key.registry().is_some() => format!("{}/{}", Kind::Registries, key.name),
             Kind::Services => format!("{}{}", self.registry_prefix, key.name),
             _ => format!("{}{key}", self.prefix),
         }
+    }
+}
+
+/// The registry of a key `registries/{registry}@{service}/{instance}`, or of the prefix of its root.
+fn found_in(full_key: &[u8]) -> Option<&str> {
+    let below = std::str::from_utf8(full_key).ok()?.strip_prefix("registries/")?;
+    let (registry, _) = below.split('/').next()?.split_once(FOUND_IN)?;
+    Some(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_of_a_registry_has_a_key_of_its_own() {
+        let layout = Layout::default();
+        let key = DocumentKey::new(Kind::Services, format!("{}/7f3c", source_in("kratos", "shop/orders")));
+        assert_eq!(&*key.name, "kratos@shop%2Forders/7f3c");
+        assert_eq!(key.registry(), Some("kratos"));
+        let full_key = layout.full_key(&key);
+        assert_eq!(full_key, "registries/kratos@shop%2Forders/7f3c");
+        let root = layout.root_of(full_key.as_bytes()).unwrap();
+        assert_eq!(root, Root::of_registry("kratos"));
+        assert_eq!(root.registry(), Some("kratos"));
+        assert_eq!(layout.root_of(layout.prefix_of(&root).as_bytes()), Some(root.clone()));
+        assert_eq!(layout.locate(&root, full_key.as_bytes()), key);
+    }
+
+    #[test]
+    fn no_key_of_the_store_passes_for_one_of_a_registry() {
+        let layout = Layout::default();
+        let key = layout.locate(&Root::Registrations, b"/services/kratos@orders/1");
+        assert_eq!(key.kind, Kind::Unknown);
+        assert_eq!(key.registry(), None);
+        assert_eq!(layout.root_of(b"/gateway/registries/kratos"), Some(Root::Documents));
     }
 }

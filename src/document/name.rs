@@ -131,6 +131,11 @@ pub(super) fn check_registration(key: &DocumentKey) -> Result<(), Rejection> {
 /// The rejection of a key of no kind.
 pub(super) fn unknown_kind(key: &str) -> Rejection {
     let word = key.split('/').next().unwrap_or_default();
+    if word == Kind::Services.as_str() && key.contains('@') {
+        let cluster = key.split('/').nth(1).unwrap_or_default();
+        let reason = format!("found the cluster {} in the key, expected {A_NAME}", quote(cluster));
+        return Rejection::new("", reason);
+    }
     if word == Kind::Services.as_str() {
         return Rejection::new(
             "",

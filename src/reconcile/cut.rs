@@ -90,6 +90,11 @@ impl<S: Ord + Clone> Cut<S> {
         retried.collect()
     }
 
+    /// A source is followed no longer.
+    pub fn forget(&mut self, source: &S) {
+        self.sources.remove(source);
+    }
+
     /// A source cannot be read now.
     pub fn on_failed(&mut self, source: &S) {
         let reach = self.sources.entry(source.clone()).or_default();

@@ -165,7 +165,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
             Content::Serves(fallen_back.or(kept).cloned()),
         ),
         (None, _)
-            if root == Root::Registrations
+            if root.is_registrations()
                 && let Some(lost) = lost() =>
         {
             let content = Content::LostInstance(Arc::clone(&lost.good.text));

@@ -160,7 +160,12 @@ pub(super) struct Rules<'a> {
 
 impl Rules<'_> {
     fn is_registry(&self) -> bool {
-        *self.root == Root::Registrations && self.has_leases
+        match self.root {
+            Root::Registrations => self.has_leases,
+            // A registry is an etcd always.
+            Root::Registry(_) => true,
+            Root::Documents | Root::Routes(_) => false,
+        }
     }
 
     fn needs_operator(&self, why: Why) -> bool {
@@ -269,6 +274,12 @@ impl RootState {
             return Vec::new();
         }
         (self.origin, self.revision, self.store) = (Origin::Disk, revision, texts);
+        self.act(differences(&self.served, &self.store))
+    }
+
+    /// The root is followed no longer. Returns the changes that act.
+    pub(super) fn on_unfollowed(&mut self) -> Vec<KeyChange> {
+        self.store = OrdMap::new();
         self.act(differences(&self.served, &self.store))
     }
 

@@ -59,6 +59,8 @@ pub enum Input {
         /// The documents root's revision then.
         revision: i64,
     },
+    /// A registry is followed no longer: its registrations go.
+    Unfollowed(Root),
     /// Every change and every record up to this revision was among the inputs: roots without a change have reached it,
     /// too.
     Reached(i64),
@@ -185,13 +187,11 @@ enum Batching {
 
 fn batching(layout: &Layout, input: &Input) -> Batching {
     match input {
-        Input::Event {
-            root: Root::Registrations,
-            ..
-        }
-        | Input::Found { .. }
+        Input::Event { root, .. } if root.is_registrations() => Batching::Any,
+        Input::Found { .. }
         | Input::Published
         | Input::ReadAgain(_)
+        | Input::Unfollowed(_)
         | Input::Reached(_)
         | Input::Tick => Batching::Any,
         Input::Saved { .. } => Batching::NoDeletions,

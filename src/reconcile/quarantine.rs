@@ -15,7 +15,7 @@ use super::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record};
 use super::refusal::{Awaited, Refusal};
 use super::text::Text;
 use super::world::{Record as Document, World};
-use crate::document::key::{DocumentKey, Kind, Root};
+use crate::document::key::{DocumentKey, Kind};
 use crate::resource::refused::RefusedResource;
 
 /// A document that does not serve its latest text, because proxies refuse that.
@@ -186,7 +186,7 @@ impl World {
     /// Whether every document in the world is of the store, not of the state directory.
     pub(super) fn has_listed_documents(&self) -> bool {
         let mut roots = self.roots.iter();
-        roots.all(|(root, state)| *root == Root::Registrations || state.origin == Origin::Store)
+        roots.all(|(root, state)| root.is_registrations() || state.origin == Origin::Store)
     }
 
     /// Documents that do not serve their latest text, because proxies refuse that; sorted.

@@ -40,12 +40,14 @@ mod arrivals;
 mod health;
 mod log;
 mod recall;
+mod registries;
 
 pub use arrivals::Arrivals;
 use arrivals::Planned;
 pub use health::Health;
 use health::Roots;
 use recall::Recall;
+use registries::Registries;
 
 /// Events of one watch that wait for the loop. If the queue is full, the watch waits; no event is dropped.
 const EVENTS: usize = 1024;
@@ -123,6 +125,8 @@ pub struct Reconciler {
     relists: BTreeMap<Root, Instant>,
     /// How far the roots have come.
     cut: Cut<Followed>,
+    /// The registries whose registrations are followed.
+    registries: Registries,
     /// The shared memory, read and written.
     recall: Recall,
     /// Folders of the shared memory that have not been listed yet.
@@ -240,6 +244,7 @@ impl Reconciler {
             has_published_store: false,
             roots,
             cut: Cut::default(),
+            registries: Registries::default(),
             unread: recall.folders().map(|(folder, ..)| folder).collect(),
             failing: BTreeSet::new(),
             memory_due: None,
@@ -286,9 +291,11 @@ impl Reconciler {
             } else if self.publish_due().is_some_and(|due| due <= now.instant) {
                 self.publish_planned(now);
             }
+            self.watch_registries(&mut events, &mut helpers);
             self.health.send_replace(self.roots.health(self.is_published()));
         }
-        drop(self);
+        // The watches of registries end with the receivers of their events.
+        drop((self, events));
         while helpers.join_next().await.is_some() {}
     }
 
@@ -326,7 +333,8 @@ impl Reconciler {
             return None;
         }
         let Saved { revision, entries } = self.saved.take()?;
-        let (others, entries) = entries.into_iter().partition(|(root, _)| self.roots.is_listed(root));
+        let takes = |root: &Root| self.roots.takes_saved(root, now);
+        let (entries, others) = entries.into_iter().partition(|(root, _)| takes(root));
         self.saved = Some(Saved {
             revision,
             entries: others,
@@ -688,7 +696,56 @@ impl Reconciler {
             self.recall.look_for(&world, key, self.saved.as_ref());
         }
 
+        self.follow_registries(&world);
         self.build(&world, &planned.difference, now);
+    }
+
+    /// Follow the registries whose documents serve, and no others.
+    fn follow_registries(&mut self, world: &World) {
+        for root in self.registries.update(world) {
+            self.roots.unfollow(&root);
+            self.cut.forget(&Followed::Root(root.clone()));
+            self.relists.remove(&root);
+            let is_of_root = |input: &Input| matches!(input, Input::Event { root: of, .. } if *of == root);
+            self.waiting.inputs.retain(|(_, input)| !is_of_root(input));
+            if let Some(registry) = self.registries.get(&root) {
+                self.roots.follow(root, &registry.prefix);
+            }
+        }
+        // Also the registrations that saved state has of a registry that is gone.
+        let followed = world.roots.keys().filter(|root| root.registry().is_some());
+        let gone: Vec<Root> = followed
+            .filter(|root| self.registries.get(root).is_none())
+            .cloned()
+            .collect();
+        gone.into_iter().for_each(|root| self.add(0, Input::Unfollowed(root)));
+    }
+
+    /// Begin and end watches of registries.
+    fn watch_registries(&mut self, events: &mut Events, helpers: &mut JoinSet<()>) {
+        for root in self.registries.take_changed() {
+            let followed = Followed::Root(root.clone());
+            // The watch ends with the receiver of its events.
+            events.remove(&followed);
+            let Some(registry) = self.registries.get(&root) else {
+                continue;
+            };
+            let (sender, receiver) = mpsc::channel(EVENTS);
+            let (control, registry) = (self.roots.control(&root), registry.clone());
+            let layout = &self.parts.world.options().layout;
+            let reserved = layout.roots().into_iter().filter(|root| !root.is_registrations());
+            let reserved = reserved.map(|root| layout.prefix_of(&root).to_owned());
+            let watch = registries::Watch {
+                name: root.registry().unwrap_or_default().into(),
+                backend: Arc::clone(&self.parts.backend),
+                reserved: reserved.chain([self.parts.state_prefix.clone()]).collect(),
+                registry,
+            };
+            let span = info_span!("watch", prefix = &*watch.registry.prefix);
+            helpers.spawn(watch.run(control, sender).instrument(span));
+            events.insert(followed, ReceiverStream::new(receiver));
+        }
+        while helpers.try_join_next().is_some() {}
     }
 
     /// Publish what was planned.

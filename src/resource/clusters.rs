@@ -62,7 +62,7 @@ pub fn own_name(name: &str, cluster: &Cluster) -> Arc<str> {
 pub fn from_document(key: &DocumentKey, cluster: &Cluster, context: &Context) -> Result<Resource, Rejection> {
     let settings = settings_of(cluster, context);
     let (discovery, host) = match &cluster.source {
-        Source::Registered => (Discovery::Eds, None),
+        Source::Registered | Source::Registry { .. } => (Discovery::Eds, None),
         Source::Listed(listed) => (Discovery::of_list(listed)?, None),
         Source::Dns { host, port } => (Discovery::Dns(vec![endpoints::plain(host, *port)]), Some(host.as_str())),
     };

@@ -35,6 +35,7 @@ use crate::document::cluster::{LocalityMode, Source};
 use crate::document::defaults::Defaults;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::registry::Registry;
 use crate::document::route::Route;
 use crate::document::{Document, Rejection};
 
@@ -47,6 +48,7 @@ mod findings;
 mod group;
 mod input;
 mod inventory;
+mod offers;
 pub mod parts;
 mod references;
 pub mod translate;
@@ -364,6 +366,7 @@ impl Compiled {
             }
             let users = after.users(name).chain(after.verbatim_users(name));
             let users = users.chain(after.failing_over_to(name));
+            // The registrations below the registry prefix have a warning if no cluster of that name uses them.
             referring.extend(users.chain(after.registrations(name).map(|(key, _)| key)).cloned());
         }
 
@@ -405,7 +408,8 @@ impl Compiled {
     /// Clusters that got their first instance or lost their last one, and clusters without any that a changed route
     /// names now or named before.
     fn filled_or_emptied(&self, after: &Inventory, dirty: &Dirty) -> BTreeSet<DocumentKey> {
-        let is_empty = |inventory: &Inventory, name: &str| inventory.registrations(name).next().is_none();
+        let is_empty =
+            |inventory: &Inventory, name: &Arc<str>| offers::taken(inventory, &self.context, name).next().is_none();
         let moved = dirty
             .upstreams
             .iter()
@@ -529,15 +533,21 @@ impl Compiled {
         self.inventory.get(key).map(|compiled| &compiled.accepted)
     }
 
-    /// Every registration of a cluster, with its address; sorted by address.
-    pub fn registrations(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
-        self.inventory.registrations(cluster)
+    /// Every registration of a source ([`DocumentKey::first_segment`] of their keys), with its address; sorted by
+    /// address.
+    pub fn registrations(&self, source: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
+        self.inventory.registrations(source)
     }
 
-    /// Whether a registration of a cluster has this address.
+    /// Whether a registration of a source has this address.
     #[must_use]
-    pub fn is_registered_at(&self, cluster: &str, address: &Address) -> bool {
-        self.inventory.is_registered_at(cluster, address)
+    pub fn is_registered_at(&self, source: &str, address: &Address) -> bool {
+        self.inventory.is_registered_at(source, address)
+    }
+
+    /// The registries documents, sorted by name.
+    pub fn registries(&self) -> impl Iterator<Item = (&Arc<str>, &Registry)> {
+        self.inventory.registries()
     }
 
     /// The other accepted document that describes the same cluster.
@@ -679,6 +689,10 @@ impl Stage {
             depends::touch(&mut self.dirty, &key, before.map(CompiledDocument::document), new);
             depends::touch_upstreams(&mut self.dirty, &key, before, compiled.as_ref());
             references::touch(&mut self.dirty, &key, before, compiled.as_ref());
+            if key.registry().is_some() {
+                let clusters = self.inventory.clusters_of_source(key.first_segment());
+                self.dirty.upstreams.extend(clusters.cloned());
+            }
             self.inventory.set(&key, compiled, &mut self.examined);
         }
         faults
@@ -789,15 +803,19 @@ fn blame_defaults(faults: Vec<Fault>) -> Vec<Fault> {
     faults.into_iter().take(1).map(blame).collect()
 }
 
-/// Whether a document has the same groups as before, and the same facts that others look at: of a cluster, whether its
+/// Whether a document has the same groups as before, and the same facts that others look at: of a cluster, where its
 /// instances register themselves, whether it is on demand, and its balancing; of a listener, whether it is for gRPC clients
 /// or for TCP.
 fn same_reach(old: Option<&Document>, new: Option<&Document>) -> bool {
     let (Some(old), Some(new)) = (old, new) else {
         return old.is_some() == new.is_some();
     };
-    let registered =
-        |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.source == Source::Registered);
+    let registered = |document: &Document| match document {
+        Document::Cluster(cluster) => {
+            matches!(cluster.source, Source::Registered | Source::Registry { .. }).then(|| cluster.source.clone())
+        }
+        _ => None,
+    };
     let on_demand = |document: &Document| matches!(document, Document::Cluster(cluster) if cluster.on_demand);
     let balancing = |document: &Document| match document {
         Document::Cluster(cluster) => cluster.settings.lb.as_ref().map(|lb| lb.policy),

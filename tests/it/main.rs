@@ -15,6 +15,7 @@ mod histories;
 mod layers;
 mod quarantine;
 mod reconcile;
+mod registries;
 mod rules;
 mod secrets;
 mod serve;

@@ -40,9 +40,9 @@ impl Witness for Nobody {
 }
 
 /// One server's loop.
-struct Replica {
-    snapshots: Arc<Store>,
-    worlds: Arc<ArcSwap<World>>,
+pub(crate) struct Replica {
+    pub(crate) snapshots: Arc<Store>,
+    pub(crate) worlds: Arc<ArcSwap<World>>,
     health: watch::Receiver<Health>,
     token: CancellationToken,
     task: JoinHandle<()>,
@@ -51,7 +51,7 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(store: &Memory, state_dir: &Path) -> Self {
+    pub(crate) fn start(store: &Memory, state_dir: &Path) -> Self {
         Self::start_on(Arc::new(store.clone()), state_dir)
     }
 
@@ -100,13 +100,13 @@ impl Replica {
         }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.token.cancel();
         self.task.await.unwrap();
     }
 
     /// Wait for a snapshot of which this holds.
-    async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut generations = self.snapshots.subscribe();
         let wait = async {
             loop {
@@ -123,7 +123,7 @@ impl Replica {
             .unwrap_or_else(|_| panic!("{what}: last saw {:?}", self.snapshots.current()))
     }
 
-    async fn until_health(&self, holds: impl Fn(&Health) -> bool) -> Health {
+    pub(crate) async fn until_health(&self, holds: impl Fn(&Health) -> bool) -> Health {
         let mut health = self.health.clone();
         let reached = tokio::time::timeout(LIMIT, health.wait_for(|health| holds(health)))
             .await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::super::endpoint;
-use super::super::field::{AMOUNT, COUNT, HEADER, words};
+use super::super::field::{AMOUNT, COUNT, HEADER, NOT_EMPTY, words};
 use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
 use super::super::route::header;
@@ -22,18 +22,23 @@ use super::{
 pub(crate) const FIELDS: Fields =
     Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]).later(LATER);
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["registry", "guard", "policies"];
+pub(crate) const LATER: &[&str] = &["guard", "policies"];
 
 const SOURCE: &[Field] = &[
     Field::new(
         "endpoints",
         endpoint::SHAPE,
-        "The endpoints. Without `endpoints` and `dns`: the instances that [register themselves](registrations.md)",
+        "The endpoints. Without `endpoints`, `dns` and `registry`: the instances that [register themselves](registrations.md)",
     ),
     Field::new(
         "dns",
         Shape::Text("`name:port`", Some(":[0-9]+$")),
         "A host name, no IP address",
+    ),
+    Field::new(
+        "registry",
+        Shape::Object(&REGISTRY_FIELDS),
+        "The instances that a service has in a [registry](registries.md). See [Registry](clusters.md#registry)",
     ),
 ];
 /// The fields that `defaults.cluster` may give.
@@ -92,6 +97,29 @@ const UPSTREAM: &[Field] = &[
 ];
 /// Most clusters that take over.
 const MAX_FAILOVER: usize = 16;
+const REGISTRY_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "source",
+        name::NAME,
+        "Place where the instances register: a [registry](registries.md)",
+    )
+    .required(),
+    Field::new(
+        "service",
+        Shape::Text("text, 512 bytes at most", NOT_EMPTY),
+        "Name of the service there",
+    )
+    .required(),
+    Field::new(
+        "scheme",
+        Shape::Text("text, 512 bytes at most", NOT_EMPTY),
+        "Of the endpoints of an instance, those with this scheme count. See \
+         [Which endpoint](registries.md#which-endpoint)",
+    )
+    .or("the one that fits"),
+]);
+/// Longest name of a service in a registry, in bytes.
+const MAX_SERVICE: usize = 512;
 const CREDENTIAL_FIELDS: Fields = Fields::of(&[
     Field::new("header", HEADER, "The header; one that the client sends is replaced").or("`\"authorization\"`"),
     Field::new(
@@ -195,12 +223,35 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
 }
 
 fn read_source(object: &Object<'_>) -> Result<Source, Rejection> {
-    match (object.get("endpoints"), object.get("dns")) {
-        (Some(_), Some(dns)) => Err(dns.reject("found beside \"endpoints\", expected one source of endpoints")),
-        (Some(endpoints), None) => endpoint::read_list(&endpoints).map(Source::Listed),
-        (None, Some(dns)) => read_dns(&dns),
-        (None, None) => Ok(Source::Registered),
+    let sources = ["endpoints", "dns", "registry"].map(|name| object.get(name).map(|field| (name, field)));
+    let mut sources = sources.into_iter().flatten();
+    let Some((name, field)) = sources.next() else {
+        return Ok(Source::Registered);
+    };
+    if let Some((_, other)) = sources.next() {
+        return Err(other.reject(format!("found beside {name:?}, expected one source of endpoints")));
     }
+    match name {
+        "endpoints" => endpoint::read_list(&field).map(Source::Listed),
+        "dns" => read_dns(&field),
+        _ => read_registry(&field),
+    }
+}
+
+fn read_registry(cursor: &Cursor<'_>) -> Result<Source, Rejection> {
+    let object = cursor.object(&REGISTRY_FIELDS)?;
+    let text = |field: Cursor<'_>| {
+        let text = field.text()?;
+        match text.len() <= MAX_SERVICE && !text.contains(char::is_control) {
+            true => Ok(text.to_owned()),
+            false => Err(field.expected("at most 512 bytes without control characters")),
+        }
+    };
+    Ok(Source::Registry {
+        registry: name::read(&object.require("source", "the name of a registries document")?)?,
+        service: text(object.require("service", "the name of a service in the registry")?)?,
+        scheme: object.read("scheme", text)?,
+    })
 }
 
 fn read_credential(cursor: &Cursor<'_>) -> Result<Credential, Rejection> {

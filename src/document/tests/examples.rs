@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::cluster::{Settings as ClusterSettings, *};
-use super::super::endpoint::{Endpoint, Registration};
+use super::super::endpoint::Endpoint;
 use super::super::group::{Group, LocalityMatch, NodeMatch};
 use super::super::host::Host;
 use super::super::listener::{AccessLog, ClientIp, Http, Listener, LogFormat, Only, Sink};
@@ -351,7 +351,7 @@ fn listener_group_and_registrations() {
         .unwrap()
         .document
     {
-        Document::Endpoint(Registration { endpoint }) => endpoint.clone(),
+        Document::Endpoint(registration) => registration.endpoint().clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(registered("10.0.2.4:8080\n"), endpoint);

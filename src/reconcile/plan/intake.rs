@@ -108,6 +108,7 @@ impl Intake {
             Input::Saved { entries, revision } => self.on_saved(entries, revision),
             Input::Published => self.on_published(),
             Input::Reached(revision) => self.on_reached(revision),
+            Input::Unfollowed(root) => self.on_unfollowed(&root),
             Input::Remembered { folder, whole, records } => self.on_remembered(folder, whole, records),
             Input::Found { key, texts } => self.on_found(key, texts),
             Input::Refused(refusals) => refusals.into_iter().for_each(|refusal| self.on_refused(refusal)),
@@ -224,7 +225,7 @@ impl Intake {
             .map(|full_key| layout.locate(root, full_key.as_bytes()));
         match (folder, root) {
             (Folder::LastGood | Folder::Quarantine, _) => self.recalled.extend(keys),
-            (Folder::Held, Root::Registrations) => self.recalled_instances.extend(keys),
+            (Folder::Held, root) if root.is_registrations() => self.recalled_instances.extend(keys),
             (Folder::Held, _) => {}
         }
     }
@@ -265,7 +266,7 @@ impl Intake {
                 Folder::Held => {
                     of_roots.entry(root.clone()).or_default().push((key.clone(), full_key));
                     self.held.insert(key.clone());
-                    if root == Root::Registrations {
+                    if root.is_registrations() {
                         self.recalled_instances.insert(key);
                     }
                 }
@@ -369,6 +370,11 @@ impl Intake {
                 self.with_root(&root, |_, _| Vec::new());
             }
         }
+    }
+
+    fn on_unfollowed(&mut self, root: &Root) {
+        self.with_root(root, |state, _| state.on_unfollowed());
+        self.world.roots.remove(root);
     }
 
     fn on_published(&mut self) {

@@ -118,7 +118,9 @@ fn full_key(key: &str) -> String {
 }
 
 fn root_of(key: &str) -> Root {
-    if key.starts_with("services/") {
+    if let Some(registry) = document_key(key).registry() {
+        Root::of_registry(registry)
+    } else if key.starts_with("services/") {
         Root::Registrations
     } else {
         Root::Documents
@@ -256,10 +258,16 @@ impl Stage {
         }
     }
 
-    /// Both roots are listed.
+    /// Every root is listed.
     pub(super) fn list(&mut self, reason: ListReason) -> Plan {
-        let inputs = [Root::Documents, Root::Registrations].map(|root| self.list_input(root, reason));
-        self.plan(inputs.into())
+        let registries = self
+            .store
+            .keys()
+            .map(|key| root_of(key))
+            .filter(|root| root.registry().is_some());
+        let roots: BTreeSet<Root> = registries.chain([Root::Documents, Root::Registrations]).collect();
+        let inputs = roots.into_iter().map(|root| self.list_input(root, reason));
+        self.plan(inputs.collect())
     }
 
     pub(super) fn status(&self, key: &str) -> &Status {

@@ -13,6 +13,8 @@ use crate::reconcile::plan::Moment;
 const STALE_AFTER: Duration = Duration::from_secs(30);
 /// If a root has failed for so long since start, the first publish of the others does not wait for it.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// The same, for the registrations of a registry.
+const GIVE_UP_REGISTRY_AFTER: Duration = Duration::from_secs(2);
 /// If the store has not answered for so long since start, the saved state serves; if the store fails, at once. Saved
 /// state may be older than the content of proxies, so it does not serve where the store answers.
 const SAVED_AFTER: Duration = Duration::from_secs(1);
@@ -47,6 +49,17 @@ struct RootState {
     listed: bool,
     alive_at: Option<Instant>,
     failing: Option<Failing>,
+}
+
+impl RootState {
+    /// When the first publish waits no longer for the root, because it fails.
+    fn given_up_at(&self, root: &Root) -> Option<Instant> {
+        let after = match root {
+            Root::Registry(_) => GIVE_UP_REGISTRY_AFTER,
+            _ => GIVE_UP_AFTER,
+        };
+        Some(self.failing.as_ref()?.since + after)
+    }
 }
 
 #[derive(Debug)]
@@ -87,6 +100,27 @@ impl Roots {
             .iter()
             .map(|(root, state)| (root.clone(), state.control.clone()))
             .collect()
+    }
+
+    /// Follow the registrations of a registry, whose keys have this prefix.
+    pub(super) fn follow(&mut self, root: Root, prefix: &str) {
+        let state = RootState {
+            prefix: prefix.to_owned(),
+            ..RootState::default()
+        };
+        self.by_root.insert(root, state);
+    }
+
+    /// The registry is followed no longer.
+    pub(super) fn unfollow(&mut self, root: &Root) {
+        self.by_root.remove(root);
+    }
+
+    /// Whether saved state may serve for a root. The registrations of a registry serve beside the registries document
+    /// alone, so where documents are listed, those of other registries wait.
+    pub(super) fn takes_saved(&self, root: &Root, now: Instant) -> bool {
+        let is_known = root.registry().is_none() || self.by_root.contains_key(root) || self.is_from_disk(now);
+        is_known && !self.is_listed(root)
     }
 
     pub(super) fn relist(&self, root: &Root) {
@@ -164,15 +198,12 @@ impl Roots {
         self.by_root.get(&Root::Documents)
     }
 
-    /// Whether every root was listed. A root other than documents that failed for [`GIVE_UP_AFTER`] counts as listed.
+    /// Whether every root was listed. A root other than documents that failed for [`GIVE_UP_AFTER`] (a registry:
+    /// [`GIVE_UP_REGISTRY_AFTER`]) counts as listed.
     pub(super) fn are_all_listed(&self, now: Instant) -> bool {
         self.by_root.iter().all(|(root, state)| {
-            state.listed
-                || (*root != Root::Documents
-                    && state
-                        .failing
-                        .as_ref()
-                        .is_some_and(|failing| failing.since + GIVE_UP_AFTER <= now))
+            let is_given_up = || state.given_up_at(root).is_some_and(|at| at <= now);
+            state.listed || (*root != Root::Documents && is_given_up())
         })
     }
 
@@ -208,9 +239,9 @@ impl Roots {
             .map(|alive_at| alive_at + STALE_AFTER);
         let given_up = self
             .by_root
-            .values()
-            .filter(|state| is_first_publish && !state.listed)
-            .filter_map(|state| Some(state.failing.as_ref()?.since + GIVE_UP_AFTER))
+            .iter()
+            .filter(|(_, state)| is_first_publish && !state.listed)
+            .filter_map(|(root, state)| state.given_up_at(root))
             .max()
             .filter(|_| self.documents().is_some_and(|state| state.listed));
         [stale, given_up].into_iter().flatten().min()
@@ -220,9 +251,15 @@ impl Roots {
         let pending = self
             .by_root
             .iter()
-            .filter(|(_, state)| !state.listed)
+            // A registry is no part of the store: whatever keeps it away is told as long as it lasts.
+            .filter(|(root, state)| !state.listed || (root.registry().is_some() && state.failing.is_some()))
             .map(|(root, state)| {
                 let what = match root {
+                    Root::Registry(_) => {
+                        let registry = root.registry().unwrap_or_default();
+                        let first = if state.listed { "list" } else { "first list" };
+                        format!("registries/{registry}: {first} of {}", state.prefix)
+                    }
                     Root::Documents => format!("{}: first list", self.backend),
                     Root::Registrations | Root::Routes(_) => {
                         format!("{}: first list of {}", self.backend, state.prefix)

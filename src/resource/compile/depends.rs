@@ -68,6 +68,8 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
         Kind::Clusters => {
             dirty.upstreams.insert(Arc::clone(&key.name));
         }
+        // The clusters that take a registration from a registry are known to the inventory.
+        Kind::Services if key.registry().is_some() => {}
         Kind::Services => {
             dirty.upstreams.insert(key.first_segment().into());
         }

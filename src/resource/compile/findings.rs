@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Compiled;
 use super::input::entries_on;
+use super::{Compiled, offers};
 use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::{Route, Rule, SplitBy};
+use crate::document::sentence::quote;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::compile::translate::Translated;
 use crate::resource::{Resource, ResourceType, clusters, grpc};
@@ -98,7 +99,7 @@ impl Compiled {
             Document::Runtime(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Runtime, &key.name)),
-            Document::Group(_) => {}
+            Document::Group(_) | Document::Registry(_) => {}
         }
 
         findings
@@ -402,16 +403,37 @@ impl Compiled {
 
     /// The sentence for a cluster that routes name and for which no instance is registered.
     fn without_instances(&self, key: &DocumentKey, cluster: &Cluster) -> Option<String> {
-        if cluster.source != Source::Registered || self.inventory.registrations(&key.name).next().is_some() {
+        let source = cluster.registered_as(&key.name)?;
+        if offers::taken(&self.inventory, &self.context, &key.name)
+            .next()
+            .is_some()
+        {
             return None;
         }
         let user = self.inventory.users(&key.name).next()?;
+        let has_registrations = self.inventory.registrations(&source).next().is_some();
+        let what = match &cluster.source {
+            Source::Registry { .. } if has_registrations => {
+                "no registered instance has an endpoint of this scheme, with TLS as the cluster has it".to_owned()
+            }
+            Source::Registry { registry, service, .. } => {
+                format!(
+                    "no instance is registered as {} in registries/{registry}",
+                    quote(service)
+                )
+            }
+            _ => "no instance is registered".to_owned(),
+        };
         Some(format!(
-            "no instance is registered, and {user} names it; requests sent there are answered with 503"
+            "{what}, and {user} names it; requests sent there are answered with 503"
         ))
     }
 
     fn unused_registration(&self, key: &DocumentKey) -> Option<String> {
+        // A registry has services that are none of the proxies' business.
+        if key.registry().is_some() {
+            return None;
+        }
         let name: Arc<str> = key.first_segment().into();
         match self.inventory.cluster(&name) {
             None if self.inventory.describes(&name) => {

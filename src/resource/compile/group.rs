@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, verbatim};
 use super::inventory::Inventory;
-use super::{Fault, failover, unmet};
+use super::{Fault, failover, offers, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
@@ -517,10 +517,9 @@ fn upstreams(input: &GroupInput<'_>, name: &Arc<str>) -> Upstreams {
     if let Some((cluster, upstreams, compiled)) = input.after.cluster(name)
         && compiled.document().is_for(input.name)
     {
-        let endpoints = if input.after.is_registered(name) {
-            Some(registered(input.after, name, cluster))
-        } else {
-            upstreams.endpoints.clone()
+        let endpoints = match cluster.registered_as(name) {
+            Some(_) => Some(registered(input, name, cluster)),
+            None => upstreams.endpoints.clone(),
         };
         let own = Arc::clone(&upstreams.cluster);
         if !cluster.failover.is_empty() {
@@ -579,8 +578,9 @@ fn generated(input: &GroupInput<'_>, name: &Arc<str>) -> Option<(Arc<Resource>, 
     ))
 }
 
-fn registered(inventory: &Inventory, name: &Arc<str>, cluster: &Cluster) -> Arc<Resource> {
-    let (keys, endpoints): (Vec<_>, Vec<_>) = inventory.instances(name).unzip();
+/// The endpoints of a cluster whose instances register themselves.
+fn registered(input: &GroupInput<'_>, name: &Arc<str>, cluster: &Cluster) -> Arc<Resource> {
+    let (keys, endpoints): (Vec<_>, Vec<_>) = offers::taken(input.after, input.context, name).unzip();
     let mut documents = vec![DocumentKey::new(Kind::Clusters, Arc::clone(name))];
     documents.extend(keys.into_iter().cloned());
     documents.sort_unstable();

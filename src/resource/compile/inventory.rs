@@ -9,11 +9,12 @@ use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::conflicts::{self, Claims, Examined, Makers};
 use super::{Fault, Obstacle};
 use crate::document::cluster::{Cluster, Source};
-use crate::document::endpoint::Endpoint;
+use crate::document::endpoint::{Endpoint, Registration};
 use crate::document::group::Group;
 use crate::document::host::Host;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::reference::{Misfit, Reference};
+use crate::document::registry::Registry;
 use crate::document::route::UpstreamUrl;
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
@@ -51,8 +52,10 @@ pub(super) struct Inventory {
     /// Routes by the listeners that they name.
     on_listener: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     claims: Claims,
-    /// Registrations by cluster and address.
+    /// Registrations by source and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
+    /// Clusters documents by the source of a registry that they name.
+    sourced: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
 }
 
 impl Inventory {
@@ -187,11 +190,14 @@ impl Inventory {
                 .failover
                 .iter()
                 .for_each(|name| add_user(&mut self.failing_over, name, key));
+            if let Some(source) = source_in_registry(key, cluster) {
+                add_user(&mut self.sourced, &source, key);
+            }
         }
 
         if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
-            let registrants = instances.entry(address(&registration.endpoint)).or_default();
+            let registrants = instances.entry(address(registration.endpoint())).or_default();
             registrants.insert(
                 (compiled.accepted.mod_revision, key.clone()),
                 Arc::clone(&compiled.accepted.document),
@@ -232,6 +238,9 @@ impl Inventory {
                 .failover
                 .iter()
                 .for_each(|name| remove_user(&mut self.failing_over, name, key));
+            if let Some(source) = source_in_registry(key, cluster) {
+                remove_user(&mut self.sourced, &source, key);
+            }
         }
 
         if let Document::Endpoint(registration) = compiled.document() {
@@ -239,7 +248,7 @@ impl Inventory {
             let Some(instances) = self.registered.get_mut(cluster) else {
                 return;
             };
-            let address = address(&registration.endpoint);
+            let address = address(registration.endpoint());
             if let Some(registrants) = instances.get_mut(&address) {
                 registrants.remove(&(compiled.accepted.mod_revision, key.clone()));
                 if registrants.is_empty() {
@@ -456,36 +465,62 @@ impl Inventory {
         }
     }
 
-    /// Whether a cluster takes its endpoints from the registry.
-    pub(super) fn is_registered(&self, name: &Arc<str>) -> bool {
-        self.cluster(name)
-            .is_some_and(|(cluster, ..)| cluster.source == Source::Registered)
+    /// The source of a cluster's registrations; that of its own name if no document of the cluster names another source
+    /// of endpoints.
+    pub(super) fn source_of(&self, cluster: &Arc<str>) -> Arc<str> {
+        let source = self
+            .cluster(cluster)
+            .and_then(|(document, ..)| document.registered_as(cluster));
+        source.unwrap_or_else(|| Arc::clone(cluster))
     }
 
-    /// The registered instances of a cluster, one an address, sorted by address.
-    pub(super) fn instances(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Endpoint)> {
-        let instances = self.registered.get(cluster).into_iter().flat_map(OrdMap::values);
+    /// The clusters that take their endpoints from a source of a registry, sorted.
+    pub(super) fn clusters_of_source(&self, source: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.sourced.get(source).into_iter().flatten().map(|key| &key.name)
+    }
+
+    /// The registered instances of a source, one an address, sorted by address.
+    pub(super) fn instances<'a>(
+        &'a self,
+        source: &str,
+    ) -> impl Iterator<Item = (&'a DocumentKey, &'a Registration)> + use<'a> {
+        let instances = self.registered.get(source).into_iter().flat_map(OrdMap::values);
         instances.filter_map(|registrants| {
             let ((_, key), document) = registrants.get_max()?;
             match &**document {
-                Document::Endpoint(registration) => Some((key, &registration.endpoint)),
+                Document::Endpoint(registration) => Some((key, registration)),
                 _ => None,
             }
         })
     }
 
-    /// Whether a registration of a cluster has this address.
-    pub(super) fn is_registered_at(&self, cluster: &str, address: &Address) -> bool {
+    /// Whether a registration of a source has this address.
+    pub(super) fn is_registered_at(&self, source: &str, address: &Address) -> bool {
         self.registered
-            .get(cluster)
+            .get(source)
             .is_some_and(|instances| instances.contains_key(address))
     }
 
-    /// Every registration of a cluster, with its address.
-    pub(super) fn registrations(&self, cluster: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
-        let instances = self.registered.get(cluster).into_iter().flatten();
+    /// Every registration of a source, with its address.
+    pub(super) fn registrations(&self, source: &str) -> impl Iterator<Item = (&DocumentKey, &Address)> {
+        let instances = self.registered.get(source).into_iter().flatten();
         instances.flat_map(|(address, registrants)| registrants.keys().map(move |(_, key)| (key, address)))
     }
+
+    /// The registries documents, sorted by name.
+    pub(super) fn registries(&self) -> impl Iterator<Item = (&Arc<str>, &Registry)> {
+        self.of_kind(Kind::Registries)
+            .filter_map(|(key, compiled)| match compiled.document() {
+                Document::Registry(registry) => Some((&key.name, registry)),
+                _ => None,
+            })
+    }
+}
+
+/// The source of a registry that a clusters document names.
+fn source_in_registry(key: &DocumentKey, cluster: &Cluster) -> Option<Arc<str>> {
+    let is_in_registry = matches!(cluster.source, Source::Registry { .. });
+    is_in_registry.then(|| cluster.registered_as(&key.name)).flatten()
 }
 
 /// The listeners that a route names; none: it is on every listener.

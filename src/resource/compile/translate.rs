@@ -82,7 +82,7 @@ pub enum Translated {
     Verbatim(Written),
     /// `defaults`: the clusters that the listener without a document may name.
     Defaults(NamedUpstreams),
-    /// Nothing: groups, registrations, secrets that Envoy has no SDS for.
+    /// Nothing: groups, registries, registrations, secrets that Envoy has no SDS for.
     Nothing,
 }
 
@@ -121,12 +121,16 @@ pub fn document(
             Ok(Translated::Named(ResourceType::Runtime, layer))
         }
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
-        Document::Endpoint(value) => check::registered_endpoint(&value.endpoint).map(|()| Translated::Nothing),
+        Document::Endpoint(value) => {
+            let mut offers = value.offers();
+            let checked = offers.try_for_each(|offer| check::registered_endpoint(&offer.endpoint));
+            checked.map(|()| Translated::Nothing)
+        }
         Document::Defaults(value) => {
             listeners::check_defaults(&value.listener, context)?;
             named_upstreams(context, value.listener.upstreams()).map(Translated::Defaults)
         }
-        Document::Group(_) => Ok(Translated::Nothing),
+        Document::Group(_) | Document::Registry(_) => Ok(Translated::Nothing),
     }));
     translated.unwrap_or_else(|_| {
         let reason = "found a value that the compiler failed on, which is a fault of the server; \
@@ -204,7 +208,7 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
             let name = clusters::own_name(&key.name, cluster);
             Some(Arc::new(endpoints::from_list(&name, &list, vec![key.clone()])?))
         }
-        Source::Listed(_) | Source::Dns { .. } | Source::Registered => None,
+        Source::Listed(_) | Source::Dns { .. } | Source::Registered | Source::Registry { .. } => None,
     };
     Ok(Upstreams {
         cluster: Arc::new(resource),

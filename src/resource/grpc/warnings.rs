@@ -59,7 +59,7 @@ pub fn of_cluster(cluster: &Cluster, context: &Context, listeners: &[Arc<str>]) 
             .iter()
             .any(|one| matches!(one.host, Host::Name(_)))
             .then_some("endpoints"),
-        Source::Registered => None,
+        Source::Registered | Source::Registry { .. } => None,
     };
 
     if let Some(field) = field {

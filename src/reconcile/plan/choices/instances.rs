@@ -207,7 +207,7 @@ fn is_let_go_elsewhere(intake: &Intake, lost: &LostInstance) -> bool {
 
 fn registered_address(document: &Document) -> Option<Address> {
     match document {
-        Document::Endpoint(registration) => Some(address(&registration.endpoint)),
+        Document::Endpoint(registration) => Some(address(registration.endpoint())),
         _ => None,
     }
 }

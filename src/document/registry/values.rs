@@ -1,0 +1,155 @@
+//! How registries write an instance: from a key and its value to [`Offer`]s.
+//!
+//! Fields that the server does not use are left aside: each program writes more than an endpoint.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::super::decode::Cursor;
+use super::super::endpoint::{self, Endpoint, Offer};
+use super::super::sentence::quote;
+use super::super::{Limits, Rejection, text};
+
+/// No value of a registry has a regex.
+const LIMITS: Limits = Limits {
+    re2_max_program_size: 0,
+};
+/// The weight of a Dubbo provider that gives none.
+const DUBBO_WEIGHT: u32 = 100;
+
+/// `host:port` or an object, as below `/services/`.
+pub(super) fn native(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
+    let registration = endpoint::read_registration(value, &LIMITS)?;
+    Ok(vec![registration.first])
+}
+
+/// `{"id", "name", "version", "metadata": {}, "endpoints": ["http://h:p?isSecure=false", "grpc://h:p"]}`
+pub(super) fn kratos(service: &str, value: &[u8]) -> Result<Vec<Offer>, Rejection> {
+    let value = text::value(value)?;
+    let root = Cursor::root(&value, &LIMITS);
+    root.map()?;
+    if let Some(name) = root.get("name").filter(|name| name.value().as_str() != Some(service)) {
+        return Err(name.expected(&format!("{}, the name in its key", quote(service))));
+    }
+
+    let mut metadata = strings(root.get("metadata"))?;
+    if let Some(version) = root.get("version").and_then(|version| version.value().as_str())
+        && !version.is_empty()
+    {
+        metadata.entry("version".to_owned()).or_insert_with(|| version.into());
+    }
+    let weight = metadata
+        .get("weight")
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse().ok());
+
+    let Some(endpoints) = root.get("endpoints") else {
+        return Err(Rejection::new("endpoints", "missing, expected a list of URLs"));
+    };
+    let offer = |entry: Cursor<'_>| {
+        let url = Url::read(entry.string()?).map_err(|what| entry.expected(what))?;
+        let is_secure = url.parameter("isSecure").is_some_and(|value| value == "true");
+        let endpoint = Endpoint {
+            metadata: metadata.clone(),
+            ..url.endpoint
+        };
+        Ok(Offer {
+            scheme: Some(url.scheme.to_owned()),
+            is_secure: Some(is_secure),
+            endpoint: weighted(endpoint, weight.unwrap_or(1)),
+        })
+    };
+    endpoints.entries()?.into_iter().map(offer).collect()
+}
+
+/// The key itself: `dubbo://h:p/interface?weight=&enabled=&application=&version=&group=`, percent-encoded.
+pub(super) fn dubbo_interface(instance: &str) -> Result<Vec<Offer>, Rejection> {
+    let rejected = |what: &str| Rejection::new("", format!("found {} in the key, expected {what}", quote(instance)));
+    let decoded = percent_decode_str(instance).decode_utf8();
+    let decoded = decoded.map_err(|_| rejected("a URL in UTF-8"))?;
+    let url = Url::read(&decoded).map_err(rejected)?;
+
+    let names = ["application", "version", "group"];
+    let metadata = names.into_iter().filter_map(|name| {
+        let value = url.parameter(name).filter(|value| !value.is_empty())?;
+        Some((name.to_owned(), value.into()))
+    });
+    let metadata = metadata.collect();
+    let weight = match url.parameter("weight") {
+        Some(weight) => weight
+            .parse()
+            .map_err(|_| rejected("a weight that is a whole number"))?,
+        None => DUBBO_WEIGHT,
+    };
+    let is_off = |name, value| url.parameter(name).is_some_and(|found| found == value);
+    let is_disabled = is_off("enabled", "false") || is_off("disabled", "true");
+    let endpoint = weighted(
+        Endpoint {
+            metadata,
+            ..url.endpoint.clone()
+        },
+        weight,
+    );
+    Ok(vec![Offer {
+        scheme: Some(url.scheme.to_owned()),
+        is_secure: url.parameter("ssl-enabled").map(|value| value == "true"),
+        endpoint: Endpoint {
+            draining: endpoint.draining || is_disabled,
+            ..endpoint
+        },
+    }])
+}
+
+/// Weight 0 drains.
+fn weighted(endpoint: Endpoint, weight: u32) -> Endpoint {
+    Endpoint {
+        weight: weight.max(1),
+        draining: weight == 0,
+        ..endpoint
+    }
+}
+
+/// An object of strings, as metadata.
+fn strings(field: Option<Cursor<'_>>) -> Result<BTreeMap<String, Value>, Rejection> {
+    let Some(field) = field else {
+        return Ok(BTreeMap::new());
+    };
+    let entries = field.map()?.into_iter();
+    Ok(entries
+        .map(|(name, entry)| (name.to_owned(), entry.value().clone()))
+        .collect())
+}
+
+/// `scheme://host:port/path?parameters`
+struct Url<'t> {
+    scheme: &'t str,
+    endpoint: Endpoint,
+    query: &'t str,
+}
+
+impl<'t> Url<'t> {
+    fn read(text: &'t str) -> Result<Self, &'static str> {
+        const A_URL: &str = "a URL such as \"grpc://10.0.2.4:9000\"";
+        let (scheme, rest) = text.split_once("://").ok_or(A_URL)?;
+        let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+        if scheme.is_empty() || !scheme.bytes().all(is_of_scheme) {
+            return Err(A_URL);
+        }
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = place.split('/').next().unwrap_or_default();
+        Ok(Self {
+            scheme,
+            endpoint: endpoint::at_ip(authority)?,
+            query,
+        })
+    }
+
+    fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        let (_, value) = pairs.find(|(found, _)| found == name)?;
+        Some(value.into_owned())
+    }
+}

@@ -1,0 +1,149 @@
+//! The registries that are followed, and the watch of each: whatever a program writes becomes registrations.
+//!
+//! In: the registries documents that serve. Out: the events of a root of registrations, whose keys and values say the same
+//! for all formats. A change of a registries document ends its watch and begins another one; the first list of that one
+//! is compared with the registrations of the old one. No other watch is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::EVENTS;
+use crate::backend::{Backend, Change, Entry, Event, WatchControl};
+use crate::document::key::{Layout, Root};
+use crate::document::registry::{Registry, normal};
+use crate::reconcile::world::World;
+
+/// The registries that are followed.
+#[derive(Debug, Default)]
+pub(super) struct Registries {
+    by_root: BTreeMap<Root, Registry>,
+    /// Roots whose watch is to begin, to end, or to begin anew.
+    changed: BTreeSet<Root>,
+}
+
+impl Registries {
+    /// The documents that serve. Returns the roots whose document appeared, changed or went.
+    pub(super) fn update(&mut self, world: &World) -> Vec<Root> {
+        let serving = world.compiled().registries();
+        let serving: BTreeMap<Root, Registry> = serving
+            .map(|(name, registry)| (Root::of_registry(name), registry.clone()))
+            .collect();
+        let roots: BTreeSet<&Root> = self.by_root.keys().chain(serving.keys()).collect();
+        let is_other = |root: &&&Root| self.by_root.get(**root) != serving.get(**root);
+        let changed: Vec<Root> = roots.iter().filter(is_other).map(|root| (*root).clone()).collect();
+        self.by_root = serving;
+        self.changed.extend(changed.iter().cloned());
+        changed
+    }
+
+    pub(super) fn get(&self, root: &Root) -> Option<&Registry> {
+        self.by_root.get(root)
+    }
+
+    pub(super) fn take_changed(&mut self) -> BTreeSet<Root> {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+/// The watch of one registry.
+pub(super) struct Watch {
+    pub(super) name: Arc<str>,
+    pub(super) backend: Arc<dyn Backend>,
+    /// Prefixes of the server's own, which hold secrets.
+    pub(super) reserved: Vec<String>,
+    pub(super) registry: Registry,
+}
+
+impl Watch {
+    /// Send events until their receiver is dropped.
+    pub(super) async fn run(self, control: WatchControl, events: mpsc::Sender<Event>) {
+        if let Some(reason) = self.obstacle() {
+            // The receiver learns of it once; a new document begins a new watch.
+            if events.send(Event::Failed { reason }).await.is_ok() {
+                events.closed().await;
+            }
+            return;
+        }
+        let (sender, mut received) = mpsc::channel(EVENTS);
+        let token = CancellationToken::new();
+        let watch = self.backend.watch(&self.registry.prefix, control, sender, token);
+        let translate = async {
+            while let Some(event) = received.recv().await {
+                if events.send(self.translated(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = translate => {}
+            () = events.closed() => {}
+        }
+    }
+
+    /// Why the registry cannot be followed.
+    fn obstacle(&self) -> Option<String> {
+        let prefix = &*self.registry.prefix;
+        if self.backend.name() == "directory" {
+            return Some("documents come from a directory, which has no registrations of other programs".to_owned());
+        }
+        let overlaps = |own: &&String| own.starts_with(prefix) || prefix.starts_with(own.as_str());
+        let own = self.reserved.iter().find(overlaps)?;
+        Some(format!(
+            "the prefix {prefix} overlaps {own}, which holds documents of this server"
+        ))
+    }
+
+    fn translated(&self, event: Event) -> Event {
+        match event {
+            Event::Listed {
+                revision,
+                reason,
+                entries,
+            } => {
+                let mut entries: Vec<Entry> = entries
+                    .into_iter()
+                    .filter_map(|entry| self.registration(entry))
+                    .collect();
+                entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                Event::Listed {
+                    revision,
+                    reason,
+                    entries,
+                }
+            }
+            Event::Changed { revision, changes } => {
+                let change = |change| match change {
+                    Change::Put(entry) => self.registration(entry).map(Change::Put),
+                    Change::Delete { key } => self.full_key(&key).map(|key| Change::Delete { key }),
+                };
+                let changes: Vec<Change> = changes.into_iter().filter_map(change).collect();
+                match changes.is_empty() {
+                    true => Event::Reached { revision },
+                    false => Event::Changed { revision, changes },
+                }
+            }
+            event => event,
+        }
+    }
+
+    fn full_key(&self, key: &[u8]) -> Option<Bytes> {
+        let Registry { prefix, format } = &self.registry;
+        let key = format.document_key(&self.name, prefix, key)?;
+        Some(Layout::default().full_key(&key).into())
+    }
+
+    fn registration(&self, entry: Entry) -> Option<Entry> {
+        let Registry { prefix, format } = &self.registry;
+        let offers = format.read(prefix, &entry.key, &entry.value);
+        Some(Entry {
+            key: self.full_key(&entry.key)?,
+            value: normal::text_of(&offers).into(),
+            ..entry
+        })
+    }
+}
