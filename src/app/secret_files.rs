@@ -20,6 +20,9 @@ use crate::document::sentence::quote;
 use crate::document::{self, Limits};
 use crate::reconcile::world::World;
 
+/// How long files are followed that no document names: of a document that was read, and is not in the world yet or never
+/// comes there.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// How long new content may not fit together before it is a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,8 @@ pub(super) struct SecretFiles {
 struct Held {
     /// By path; `None`: the file cannot be read.
     files: BTreeMap<String, Option<Content>>,
+    /// Since when the document is not in the world.
+    absent_since: Option<Instant>,
     /// Since when new content does not fit.
     unfit_since: Option<Instant>,
     warning: Option<String>,
@@ -153,7 +158,14 @@ impl SecretFiles {
     /// The documents whose files have other content now, or whose warning changed.
     pub(super) fn look(&self, world: &World, now: Instant) -> Vec<DocumentKey> {
         let mut held = self.held.lock();
-        held.retain(|key, _| world.document(key).is_some());
+        held.retain(|key, held| {
+            if world.document(key).is_some() {
+                held.absent_since = None;
+                return true;
+            }
+            let since = *held.absent_since.get_or_insert(now);
+            now.duration_since(since) < FORGET_AFTER
+        });
         let mut changed = Vec::new();
         for (key, held) in held.iter_mut() {
             if self.look_at(world, key, held, now) {
@@ -347,6 +359,24 @@ mod tests {
         assert_eq!(fixture.plan(Input::ReadAgain(vec![key()])), 1);
         assert_eq!(fixture.subject(), "CN=rsa2048.example.com");
         assert!(fixture.look(now).is_empty());
+    }
+
+    #[test]
+    fn files_are_followed_before_their_document_is_in_the_world() {
+        let mut fixture = Fixture::new();
+        let now = Instant::now();
+        // The plan has read the files, and its world is not published.
+        let before = World::new(fixture.world.options().clone());
+        assert!(fixture.files.look(&before, now).is_empty());
+        fixture.write("rsa2048");
+        assert_eq!(fixture.look(now), [key()]);
+        fixture.plan(Input::ReadAgain(vec![key()]));
+        assert_eq!(fixture.subject(), "CN=rsa2048.example.com");
+
+        // A document that never comes is forgotten.
+        fixture.files.look(&before, now);
+        fixture.files.look(&before, now + FORGET_AFTER);
+        assert!(fixture.files.held.lock().is_empty());
     }
 
     #[test]
