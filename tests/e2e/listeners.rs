@@ -10,9 +10,11 @@ use std::time::Duration;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::authority::Authority;
 use crate::support::envoy::{Bootstrap, own_address};
@@ -21,7 +23,7 @@ use crate::support::upstream::Upstream;
 use crate::world::{Ask, LIMIT, World, ask, shared};
 
 /// Put a listener and wait until it accepts connections.
-async fn put_listener(world: &World, name: &str, document: &Value) -> SocketAddr {
+pub(crate) async fn put_listener(world: &World, name: &str, document: &Value) -> SocketAddr {
     let address = own_address();
     let mut document = document.clone();
     document["address"] = json!(address.to_string());
@@ -58,7 +60,7 @@ async fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
 }
 
 /// The first message of a TLS client that wants this name.
-fn client_hello(name: &str) -> Vec<u8> {
+pub(crate) fn client_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -269,13 +271,13 @@ async fn requests_are_cleaned_logged_and_redirected_as_the_document_says() {
     world.nothing_was_refused().await;
 }
 
-/// The certificate that a server shows to a client that asks for a name, and its answer to a request.
-async fn over_tls(
+/// A connection with TLS to a server of this authority.
+pub(crate) async fn connect_tls(
     address: SocketAddr,
     name: &str,
     authority: &Authority,
     client: Option<&(String, String)>,
-) -> std::io::Result<(Vec<u8>, String)> {
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(authority.read("ca.pem").as_bytes()).expect("a certificate");
     roots.add(ca).expect("a root");
@@ -293,9 +295,17 @@ async fn over_tls(
     };
     let name = name.to_owned().try_into().expect("a name");
     let tcp = TcpStream::connect(address).await?;
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await?;
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+}
+
+/// The certificate that a server shows to a client that asks for a name, and its answer to a request.
+async fn over_tls(
+    address: SocketAddr,
+    name: &str,
+    authority: &Authority,
+    client: Option<&(String, String)>,
+) -> std::io::Result<(Vec<u8>, String)> {
+    let mut stream = connect_tls(address, name, authority, client).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let shown = shown.map(|certificate| certificate.to_vec()).unwrap_or_default();
     stream
@@ -382,15 +392,17 @@ async fn certificates_are_chosen_by_name_and_asked_of_clients() {
 }
 
 /// A connection with HTTP/1.1 that is kept open.
-struct Kept(TcpStream);
+pub(crate) struct Kept<Stream>(pub(crate) Stream);
 
-impl Kept {
-    async fn open(address: SocketAddr) -> Self {
+impl Kept<TcpStream> {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.expect("connect"))
     }
+}
 
+impl<Stream: AsyncRead + AsyncWrite + Unpin> Kept<Stream> {
     /// A request and its answer; `None`: the connection is closed.
-    async fn ask(&mut self) -> Option<String> {
+    pub(crate) async fn ask(&mut self) -> Option<String> {
         self.0
             .write_all(b"GET /own HTTP/1.1\r\nhost: a.com\r\n\r\n")
             .await
@@ -408,7 +420,7 @@ impl Kept {
     }
 
     /// Ask until the connection ends or is told to; whether it was within the time.
-    async fn ends_within(&mut self, time: Duration) -> bool {
+    pub(crate) async fn ends_within(&mut self, time: Duration) -> bool {
         let ended = async {
             loop {
                 match self.ask().await {
@@ -421,7 +433,8 @@ impl Kept {
     }
 }
 
-/// The table of docs/documents/listeners.md, Changes and connections, row by row.
+/// The table of docs/documents/listeners.md, Changes and connections, row by row; `drains` has the rows of TLS, TCP and
+/// sockets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_drains_the_connections_that_the_table_names_and_no_others() {
     let _shared = shared().await;

@@ -28,6 +28,7 @@ mod basics;
 mod calls;
 mod clients;
 mod control;
+mod drains;
 mod exchanges;
 mod failover;
 mod faults;

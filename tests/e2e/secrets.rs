@@ -33,25 +33,48 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
     let _shared = shared().await;
-    let world = World::start(bootstrap).await;
-    let (authority, address) = (Arc::new(Authority::new()), own_address());
-    world.put(SECRET, secret(&authority).to_string()).await;
+    let (world, authority) = (World::start(bootstrap).await, Arc::new(Authority::new()));
+    let publish = async || {
+        world.put(SECRET, secret(&authority).to_string()).await;
+    };
+    replace_under_load(&world, &authority, publish).await;
+    println!("{bootstrap:?}: by documents");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_in_files_is_replaced_under_load() {
+    let _shared = shared().await;
+    let authority = Arc::new(Authority::new());
+    let folder = authority.path("").display().to_string();
+    let world = World::start_with(Bootstrap::Delta, &["--secret-dir", &folder]).await;
+    let path = |name: &str| authority.path(name).display().to_string();
+    let files = json!({ "files": { "certificate": path("server.pem"), "private_key": path("server.key") } });
+    world.put(SECRET, files.to_string()).await;
+    // The server follows the files by itself.
+    replace_under_load(&world, &authority, async || {}).await;
+    println!("by files");
+}
+
+/// Replace the certificate of the secret under load; `publish` tells the server of the files of the authority.
+async fn replace_under_load(world: &World, authority: &Arc<Authority>, publish: impl AsyncFn()) {
+    let address = own_address();
+    publish().await;
     world
         .put("/gateway/xds/listeners/secure", secure_listener(address).to_string())
         .await;
-    let mut certificates = vec![current(&authority)];
-    let seen = || async { fresh(&authority, address).await.ok() };
+    let mut certificates = vec![current(authority)];
+    let seen = || async { fresh(authority, address).await.ok() };
     eventually(LIMIT, seen, Some(certificates[0].clone())).await;
 
     let (new, lasting) = (Calls::new(), Calls::new());
     let mut clients = JoinSet::new();
-    clients.spawn(connect_anew(Arc::clone(&authority), address, new.clone()));
-    clients.spawn(keep_alive(Arc::clone(&authority), address, lasting.clone()));
+    clients.spawn(connect_anew(Arc::clone(authority), address, new.clone()));
+    clients.spawn(keep_alive(Arc::clone(authority), address, lasting.clone()));
     for _ in 0..TIMES {
         new.more(10).await;
         authority.renew("server");
-        certificates.push(current(&authority));
-        world.put(SECRET, secret(&authority).to_string()).await;
+        certificates.push(current(authority));
+        publish().await;
         eventually(LIMIT, seen, certificates.last().cloned()).await;
         // A request from before the change may end only now.
         new.more(1).await;
@@ -80,7 +103,7 @@ async fn a_certificate_is_replaced_under_load(bootstrap: Bootstrap) {
     assert_eq!(shown["state"], "accepted");
     assert!(!shown.to_string().contains("PRIVATE KEY"), "{shown}");
     println!(
-        "{bootstrap:?}: {TIMES} certificates replaced, {} new connections, {} requests over one",
+        "{TIMES} certificates replaced, {} new connections, {} requests over one",
         new.count(),
         lasting.count()
     );
