@@ -25,7 +25,7 @@ demo: ## etcd, the server, two upstreams and a real Envoy on free ports; KEEP=1 
 	cargo build $(all) --bin chancery
 	KEEP=$(KEEP) envoy-config/demo/run.sh
 
-test: lint doc unit property golden it conformance e2e hostile chaos fuzz docs ## everything: format, lints, unit, search, golden, integration (etcd), conformance, end to end (Envoy), attacks, chaos, fuzzing, commands of the docs
+test: lint doc unit property golden differential it conformance e2e hostile chaos fuzz docs ## everything: format, lints, unit, search, golden, generated sets (Envoy), integration (etcd), conformance, end to end (Envoy), attacks, chaos, fuzzing, commands of the docs
 
 # The same hundred thousand lives each time, so that a find of the search does not fail a change that has nothing to do with
 # it. `make property` alone searches elsewhere each time.
@@ -89,7 +89,7 @@ e2e: ## the server as a process, against a real etcd, a real Envoy and real gRPC
 
 differential: ## generated sets of documents, judged here and by a real Envoy over ADS; prints the figures
 	$(need) protoc envoy
-	cargo test --test differential -- --nocapture
+	cargo test $(all) --test differential -- --nocapture
 
 fuzz-envoy: export DIFFERENTIAL_SEED ?= $(shell date +%s)
 fuzz-envoy: export DIFFERENTIAL_SETS ?= 30000

@@ -1,7 +1,8 @@
 //! An ADS server of the delta protocol for one Envoy: sends prepared responses, and keeps the verdict of each.
 //!
 //! Responses may be sent without waiting; Envoy answers them in order. The first request for a type is answered by its
-//! resources at the start.
+//! resources at the start. Other names that Envoy subscribes to are answered at once, too, by what is known of them or
+//! as removed: Envoy holds the answers of later responses while a cluster waits for its secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ pub(crate) type Named = (String, Vec<u8>);
 struct State {
     outbox: Option<Outbox>,
     subscribed: BTreeSet<String>,
+    /// Resources for subscriptions by name: type URL and name, encoded message.
+    known: BTreeMap<(String, String), Vec<u8>>,
     /// Verdicts by nonce; `None`: an ACK.
     verdicts: BTreeMap<String, Option<String>>,
     /// Whether the stream has ended: Envoy is gone.
@@ -83,6 +86,12 @@ impl Ads {
             "Envoy asks for {:?}",
             self.shared.state.lock().subscribed
         );
+    }
+
+    /// Give a resource to whoever subscribes to its name from now on.
+    pub(crate) fn offer(&self, type_url: &str, (name, value): Named) {
+        let mut state = self.shared.state.lock();
+        state.known.insert((type_url.to_owned(), name), value);
     }
 
     /// Send a response. Out: its nonce.
@@ -157,9 +166,21 @@ impl Shared {
         if !request.response_nonce.is_empty() {
             let error = request.error_detail.map(|error| error.message);
             state.verdicts.insert(request.response_nonce, error);
-        } else if state.subscribed.insert(request.type_url.clone()) {
-            let resources = self.first.get(request.type_url.as_str()).cloned().unwrap_or_default();
-            let response = response("first", &request.type_url, resources, Vec::new());
+        }
+        let type_url = request.type_url;
+        let first = self.first.get(type_url.as_str()).map_or(&[][..], Vec::as_slice);
+        let is_new = state.subscribed.insert(type_url.clone());
+        let mut resources = if is_new { first.to_vec() } else { Vec::new() };
+        let names = request.resource_names_subscribe.into_iter();
+        let mut removed = Vec::new();
+        for name in names.filter(|name| name != "*" && !first.iter().any(|(one, _)| one == name)) {
+            match state.known.get(&(type_url.clone(), name.clone())) {
+                Some(value) => resources.push((name, value.clone())),
+                None => removed.push(name),
+            }
+        }
+        if is_new || !resources.is_empty() || !removed.is_empty() {
+            let response = response("names", &type_url, resources, removed);
             if let Some(outbox) = &state.outbox {
                 drop(outbox.send(Ok(response)));
             }

@@ -92,7 +92,9 @@ pub(crate) fn forgotten(table: &[Kind]) -> Vec<String> {
             let cell = line.trim_start_matches('|').split('|').next().unwrap_or_default();
             let names = cell.split('`').skip(1).step_by(2).flat_map(|name| name.split('.'));
             if in_table {
-                let missing = names.filter(|name| !rows.contains(name) && !CONDITIONS.contains(name));
+                let is_missing =
+                    |name: &&str| !rows.contains(name) && !CONDITIONS.contains(name) && !NOT_SENT.contains(name);
+                let missing = names.filter(is_missing);
                 forgotten.extend(missing.map(|name| format!("{page}: {name}")));
             }
         }
@@ -102,6 +104,9 @@ pub(crate) fn forgotten(table: &[Kind]) -> Vec<String> {
 
 /// Words of a condition, which stand in the values of the table.
 const CONDITIONS: [&str; 6] = ["prefix", "suffix", "contains", "regex", "present", "not"];
+
+/// The tests of a route, which no resource has.
+const NOT_SENT: [&str; 5] = ["tests", "request", "listener", "expect", "route"];
 
 /// The documents of set `number`; `near`: one value is just beyond an edge.
 pub(crate) fn documents(table: &[Kind], number: usize, near: bool, dice: &mut Dice) -> Documents {
@@ -134,10 +139,12 @@ fn document(kind: &Kind, near: bool, dice: &mut Dice) -> (Value, BTreeSet<String
         if !is_chosen || field.unless.iter().any(blocked) {
             continue;
         }
-        if let Some(needed) = field.needs.as_ref().filter(|needed| !has(&document, needed)) {
+        let mut next = field.needs.as_ref();
+        while let Some(needed) = next.filter(|needed| !has(&document, needed)) {
             let needed_field = &kind.fields[needed.as_str()];
             needed_field.put(needed, false, &mut document, dice);
             used.insert(needed.clone());
+            next = needed_field.needs.as_ref();
         }
         field.put(path, is_wrong, &mut document, dice);
         used.insert((*path).clone());
@@ -169,21 +176,23 @@ impl Field {
     }
 }
 
-/// `$N` and `{$repeat: [text, count]}` in a value.
+/// `$N`, `{$repeat: [text, count]}` and `{$file: name}` in a value.
 fn expanded(value: Value, named: &impl Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) => named(&text).into(),
         Value::Array(list) => list.into_iter().map(|value| expanded(value, named)).collect(),
-        Value::Object(fields) => match fields.get("$repeat") {
-            Some(repeat) => {
+        Value::Object(fields) => {
+            if let Some(repeat) = fields.get("$repeat") {
                 let count = usize::try_from(repeat[1].as_u64().expect("a count")).expect("a small one");
-                repeat[0].as_str().expect("a text").repeat(count).into()
+                return repeat[0].as_str().expect("a text").repeat(count).into();
             }
-            None => {
-                let fields = fields.into_iter();
-                Value::Object(fields.map(|(name, value)| (name, expanded(value, named))).collect())
+            if let Some(file) = fields.get("$file") {
+                let path = root().join("tests/data/secrets").join(file.as_str().expect("a name"));
+                return fs::read_to_string(path).expect("read a file of a secret").into();
             }
-        },
+            let fields = fields.into_iter();
+            Value::Object(fields.map(|(name, value)| (name, expanded(value, named))).collect())
+        }
         other => other,
     }
 }

@@ -21,7 +21,14 @@ const PROBE: &str = "probe";
 /// The same for a certificate.
 const CERTIFICATE: &str = "probe-certificate";
 /// Envoy's host, and not the resource, is the reason of these errors.
-const OF_THE_HOST: [&str; 3] = ["cannot bind", "Address already in use", "errno"];
+const OF_THE_HOST: [&str; 6] = [
+    "cannot bind",
+    "Address already in use",
+    "errno",
+    "open netns file",
+    "InternalListener bootstrap extension is mandatory",
+    "must refer to an existing path in the system",
+];
 
 /// The Envoy, and the server that it is connected to.
 pub(crate) struct Proxy {
@@ -74,6 +81,11 @@ impl Proxy {
 
     /// Send the resources of a set. Out: the nonces of the responses.
     pub(crate) fn push(&mut self, set: &Set) -> Vec<String> {
+        for ((resource_type, name), bytes) in &set.resources {
+            if *resource_type == ResourceType::Secret {
+                self.ads.offer(resource_type.type_url(), (name.clone(), bytes.clone()));
+            }
+        }
         let mut nonces = Vec::new();
         for resource_type in [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener] {
             let of_type = set.resources.iter().filter(|((one, _), _)| *one == resource_type);

@@ -35,6 +35,9 @@ const TYPES: [ResourceType; 8] = [
     ResourceType::Endpoint,
 ];
 
+/// The end of a change after which Envoy subscribes to every resource of a type, and goes on so without the resource.
+const WILDCARD: &str = "name = \"*\"";
+
 /// A resource by type and name.
 pub(crate) type Resources = BTreeMap<(ResourceType, String), Vec<u8>>;
 
@@ -64,21 +67,20 @@ impl Set {
             changed: None,
             resources: Resources::new(),
         };
-        match compiled(&set.documents) {
-            Ok(compiled) => set.resources = resources(&compiled),
-            Err(rejection) => {
-                set.rejection = Some(rejection);
-                return set;
+        match with(&nothing(), &set.documents, 1) {
+            Ok(compiled) => {
+                set.resources = resources(&compiled);
+                if dice.percent(CHANGED) {
+                    set.change_one(&compiled, dice);
+                }
             }
-        }
-        if dice.percent(CHANGED) {
-            set.change_one(dice);
+            Err(rejection) => set.rejection = Some(rejection),
         }
         set
     }
 
     /// Change a resource and add it as an xds document.
-    fn change_one(&mut self, dice: &mut Dice) {
+    fn change_one(&mut self, unchanged: &Compiled, dice: &mut Dice) {
         let resource_type = *dice.one(&TYPES);
         let of_type: Vec<String> = self
             .resources
@@ -95,13 +97,18 @@ impl Set {
             let Some((bytes, change)) = changed(resource_type, &name, &before, dice) else {
                 continue;
             };
+            if change.contains(WILDCARD) {
+                continue;
+            }
             let Ok(json) = to_json(resource_type.type_url(), &bytes) else {
                 continue;
             };
             let key = format!("xds/{resource_type}/{name}");
-            self.documents
-                .push((key.clone(), json!({ "resource": json, "replace": true })));
-            match compiled(&self.documents) {
+            let document = (key.clone(), json!({ "resource": json, "replace": true }));
+            let revision = i64::try_from(self.documents.len()).expect("few documents") + 1;
+            let result = with(unchanged, std::slice::from_ref(&document), revision);
+            self.documents.push(document);
+            match result {
                 Ok(compiled) => self.resources = resources(&compiled),
                 Err(rejection) => {
                     self.rejection = Some(rejection);
@@ -146,10 +153,20 @@ fn changed(resource_type: ResourceType, name: &str, before: &[u8], dice: &mut Di
     (bytes != before).then_some((bytes, change))
 }
 
-/// Compile documents in the order of writing.
-fn compiled(documents: &[(String, Value)]) -> Result<Compiled, Rejection> {
+/// A world without documents.
+fn nothing() -> Compiled {
+    Compiled::new(Options {
+        ca_bundle: Some(Bytes::from_static(include_bytes!("../golden/ca.pem"))),
+        // Every host has a file there.
+        access_log_dir: "/dev/".into(),
+        ..Options::default()
+    })
+}
+
+/// Compile further documents, in the order of writing; the first has the revision `first`.
+fn with(compiled: &Compiled, documents: &[(String, Value)], first: i64) -> Result<Compiled, Rejection> {
     let mut edits = Vec::new();
-    for ((key, document), revision) in documents.iter().zip(1..) {
+    for ((key, document), revision) in documents.iter().zip(first..) {
         let (word, name) = key.split_once('/').unwrap_or((key, ""));
         let key = DocumentKey::new(Kind::from_word(word).expect("a kind"), name);
         let parsed = document::parse(&key, document.to_string().as_bytes(), &Limits::default())?;
@@ -164,11 +181,7 @@ fn compiled(documents: &[(String, Value)]) -> Result<Compiled, Rejection> {
             is_judged: true,
         });
     }
-    let options = Options {
-        ca_bundle: Some(Bytes::from_static(include_bytes!("../golden/ca.pem"))),
-        ..Options::default()
-    };
-    let step = Compiled::new(options).apply(edits);
+    let step = compiled.apply(edits);
     step.map(|step| step.compiled)
         .map_err(|faults| faults.into_iter().next().expect("a fault").rejection)
 }

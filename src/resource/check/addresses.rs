@@ -53,6 +53,17 @@ pub(super) fn ip(socket: &SocketAddress, at: &Place) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// NP-13: an endpoint is reached from the network of Envoy.
+pub(super) fn without_namespace(address: Option<&Address>, at: &Place) -> Result<(), Rejection> {
+    match address.and_then(|address| address.address.as_ref()) {
+        Some(address::Address::SocketAddress(socket)) if !socket.network_namespace_filepath.is_empty() => Err(at
+            .field("socket_address")
+            .field("network_namespace_filepath")
+            .reject("found a network namespace of an endpoint, expected none".to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// The IP address in a text; an IPv6 address may have a scope.
 pub(super) fn parsed(text: &str) -> Option<IpAddr> {
     let (unscoped, scope) = text.split_once('%').unwrap_or((text, "0"));

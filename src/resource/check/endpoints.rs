@@ -130,6 +130,7 @@ pub(super) fn hosts(assignment: &ClusterLoadAssignment, at: &Place) -> Result<()
         };
         let at = at.field("endpoint");
         addresses::unresolved(endpoint.address.as_ref(), &at.field("address"))?;
+        addresses::without_namespace(endpoint.address.as_ref(), &at.field("address"))?;
         let more = at.field("additional_addresses");
         endpoint
             .additional_addresses

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::address::Address;
-use envoy_types::pb::envoy::config::core::v3::{CidrRange, SocketAddress, socket_address};
+use envoy_types::pb::envoy::config::core::v3::{CidrRange, SocketAddress, TcpKeepalive, socket_address};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener, filter, listener};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -60,6 +60,11 @@ const HTTP_NOT_TERMINAL: [&str; 16] = [
     "envoy.extensions.filters.http.rbac.v3.RBAC",
 ];
 
+/// The longest time of TCP keepalive on Linux, in seconds.
+const MAX_KEEPALIVE_S: u32 = 32_767;
+/// Most probes of TCP keepalive on Linux.
+const MAX_KEEPALIVE_PROBES: u32 = 127;
+
 /// NL-01, NL-02, NL-05, NL-16 to NL-19 and the chains.
 pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection> {
     let internal = matches!(
@@ -103,6 +108,13 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
     if listener.enable_mptcp {
         mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
     }
+    if let Some(probes) = &listener.tcp_keepalive {
+        keepalive(probes, &at.field("tcp_keepalive"))?;
+    }
+    if listener.fcds_config.is_some() && listener.filter_chain_matcher.is_none() {
+        let reason = "found without filter_chain_matcher, expected that beside it";
+        return Err(at.field("fcds_config").reject(reason.to_owned()));
+    }
     filter_chains(listener, quic, at)
 }
 
@@ -119,6 +131,22 @@ fn mptcp(listener: &Listener, is_udp: bool, at: &Place) -> Result<(), Rejection>
         .map(|address| &address.address);
     if is_udp || !kinds.all(|kind| matches!(kind, Some(Address::SocketAddress(_)))) {
         return Err(at.reject("found on another address than one of TCP, expected that".to_owned()));
+    }
+    Ok(())
+}
+
+/// NL-35: Linux has no longer times and no more probes.
+fn keepalive(keepalive: &TcpKeepalive, at: &Place) -> Result<(), Rejection> {
+    let fields = [
+        ("keepalive_probes", &keepalive.keepalive_probes, MAX_KEEPALIVE_PROBES),
+        ("keepalive_time", &keepalive.keepalive_time, MAX_KEEPALIVE_S),
+        ("keepalive_interval", &keepalive.keepalive_interval, MAX_KEEPALIVE_S),
+    ];
+    for (name, value, most) in fields {
+        if let Some(value) = value.as_ref().filter(|value| value.value > most) {
+            let reason = format!("found {}, expected at most {most}", value.value);
+            return Err(at.field(name).reject(reason));
+        }
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.config.core.v3.ExtensionConfigSource" => held(message, at, extensions::discovered),
         "envoy.config.core.v3.HeaderValueOption" => held(message, at, formats::header),
         "envoy.config.core.v3.Http2ProtocolOptions" => held(message, at, protocols::http2),
+        "envoy.config.core.v3.TlvEntry" => held(message, at, protocols::tlv),
         "envoy.config.core.v3.SubstitutionFormatString" => held(message, at, formats::substitution),
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => held(message, at, formats::file_log),
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => held(message, at, filters::jwt),
@@ -78,6 +79,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         }
         "envoy.extensions.filters.network.http_connection_manager.v3.Rds" => held(message, at, listeners::rds),
         "envoy.config.route.v3.RouteConfiguration" => held(message, at, routes::configuration),
+        "envoy.config.route.v3.Vhds" => held(message, at, sources::vhds),
         "envoy.config.route.v3.VirtualHost" => held(message, at, routes::virtual_host),
         "envoy.config.route.v3.Route" => held(message, at, routes::route),
         "envoy.config.route.v3.RouteAction" => held(message, at, routes::action),

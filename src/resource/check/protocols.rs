@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::http2_protocol_options::SettingsParameter;
-use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TransportSocket, transport_socket};
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TlvEntry, TransportSocket, transport_socket};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -36,6 +36,16 @@ const ENABLE_PUSH: u32 = 2;
 const MAX_CONCURRENT_STREAMS: u32 = 3;
 const INITIAL_WINDOW_SIZE: u32 = 4;
 const ENABLE_CONNECT: u32 = 8;
+
+/// NC-54: an entry of the PROXY protocol has a value.
+pub(super) fn tlv(entry: &TlvEntry, at: &Place) -> Result<(), Rejection> {
+    match entry.value.is_empty() {
+        true => Err(at
+            .field("value")
+            .reject("missing or empty, expected at least 1 byte".to_owned())),
+        false => Ok(()),
+    }
+}
 
 /// NC-31 to NC-33 and NC-36.
 pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {

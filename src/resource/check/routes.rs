@@ -44,6 +44,10 @@ pub(super) fn configuration(configuration: &RouteConfiguration, at: &Place) -> R
         at,
     )?;
 
+    if configuration.vhost_header.contains(['\0', '\r', '\n']) {
+        let reason = "found NUL, CR or LF, expected the name of a header";
+        return Err(at.field("vhost_header").reject(reason.to_owned()));
+    }
     extensions::per_filter(&configuration.typed_per_filter_config, at)?;
     let hosts = at.field("virtual_hosts");
     let mut domains = BTreeSet::new();

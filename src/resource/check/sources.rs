@@ -2,7 +2,9 @@
 //! (NS-08).
 
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
+use envoy_types::pb::envoy::config::route::v3::Vhds;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::SdsSecretConfig;
 
 use crate::document::Rejection;
@@ -27,6 +29,22 @@ pub(super) fn secret(config: &SdsSecretConfig, at: &Place) -> Result<(), Rejecti
     match config.sds_config {
         Some(_) => subscribed(&config.name, &at.field("name")),
         None => Ok(()),
+    }
+}
+
+/// NR-47: Envoy takes VHDS over ADS or over a delta stream of its own.
+pub(super) fn vhds(vhds: &Vhds, at: &Place) -> Result<(), Rejection> {
+    let at = at.field("config_source");
+    let Some(source) = &vhds.config_source else {
+        return Err(at.reject("missing, expected a value".to_owned()));
+    };
+    match &source.config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(_)) => Ok(()),
+        Some(ConfigSourceSpecifier::ApiConfigSource(source)) if source.api_type() == ApiType::DeltaGrpc => Ok(()),
+        _ => {
+            Err(at
+                .reject("found another source, expected \"ads\", or \"api_config_source\" with DELTA_GRPC".to_owned()))
+        }
     }
 }
 

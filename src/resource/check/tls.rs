@@ -114,17 +114,34 @@ const HASH: usize = 32;
 /// Length of a SHA-256 in hexadecimal digits with colons.
 const HASH_WITH_COLONS: usize = 95;
 /// Groups for a key exchange.
-const CURVES: [&str; 10] = [
-    "MLKEM1024",
-    "P-256",
-    "P-384",
-    "P-521",
-    "X25519",
-    "X25519MLKEM768",
-    "prime256v1",
-    "secp384r1",
-    "secp521r1",
-    "x25519",
+const CURVES: [&[&str]; 10] = [
+    &["MLKEM1024"],
+    &["P-256"],
+    &["P-384"],
+    &["P-521"],
+    &["X25519"],
+    &["X25519MLKEM768"],
+    &["prime256v1"],
+    &["secp384r1"],
+    &["secp521r1"],
+    &["x25519"],
+];
+/// Signature algorithms: the names of each.
+const SIGNATURES: [&[&str]; 14] = [
+    &["rsa_pkcs1_sha1", "RSA+SHA1"],
+    &["rsa_pkcs1_sha256", "RSA+SHA256"],
+    &["rsa_pkcs1_sha384", "RSA+SHA384"],
+    &["rsa_pkcs1_sha512", "RSA+SHA512"],
+    &["rsa_pkcs1_sha256_legacy"],
+    &["rsa_pss_rsae_sha256", "PSS+SHA256", "RSA-PSS+SHA256"],
+    &["rsa_pss_rsae_sha384", "PSS+SHA384", "RSA-PSS+SHA384"],
+    &["rsa_pss_rsae_sha512", "PSS+SHA512", "RSA-PSS+SHA512"],
+    &["ecdsa_sha1", "ECDSA+SHA1"],
+    &["ecdsa_secp256r1_sha256", "ECDSA+SHA256"],
+    &["ecdsa_secp384r1_sha384", "ECDSA+SHA384"],
+    &["ecdsa_secp521r1_sha512", "ECDSA+SHA512"],
+    &["ed25519"],
+    &["mldsa44"],
 ];
 
 /// A secret has exactly one kind.
@@ -346,7 +363,7 @@ fn inline(source: &DataSource) -> Option<&[u8]> {
     }
 }
 
-/// NC-46: ciphers and curves are known to `BoringSSL`, and have its syntax.
+/// NC-46: ciphers, curves and signature algorithms are known to `BoringSSL`, and have its syntax.
 pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), Rejection> {
     let suites = at.field("cipher_suites");
     for (index, suite) in parameters.cipher_suites.iter().enumerate() {
@@ -376,26 +393,39 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
     if leaves_none(&parameters.cipher_suites.join(":")) {
         return Err(suites.reject("found a list that leaves no cipher, expected at least one".to_owned()));
     }
-    let (mut seen, curves) = (BTreeSet::new(), at.field("ecdh_curves"));
-    let is_empty = parameters.ecdh_curves.iter().all(String::is_empty);
-    for (index, curve) in parameters.ecdh_curves.iter().enumerate().filter(|_| !is_empty) {
-        for name in curve.split(':') {
-            if !CURVES.contains(&name) {
+    each_known_once(&parameters.ecdh_curves, "a curve", &CURVES, &at.field("ecdh_curves"))?;
+    each_known_once(
+        &parameters.signature_algorithms,
+        "a signature algorithm",
+        &SIGNATURES,
+        &at.field("signature_algorithms"),
+    )
+}
+
+/// Whether each entry of a list, and each part between colons in it, is one of `known`, where one thing may have several
+/// names, and none is there twice.
+fn each_known_once(entries: &[String], kind: &str, known: &[&[&str]], at: &Place) -> Result<(), Rejection> {
+    if entries.iter().all(String::is_empty) {
+        return Ok(());
+    }
+    let mut seen = BTreeSet::new();
+    for (index, entry) in entries.iter().enumerate() {
+        for name in entry.split(':') {
+            let Some(one) = known.iter().position(|names| names.contains(&name)) else {
+                let names = known.iter().copied().flatten().copied();
                 let reason = format!(
-                    "found {}, expected a curve that BoringSSL knows{}",
+                    "found {}, expected {kind} that BoringSSL knows{}",
                     quote(name),
-                    did_you_mean(name, CURVES)
+                    did_you_mean(name, names)
                 );
-                return Err(curves.index(index).reject(reason));
-            }
-            if !seen.insert(name) {
-                return Err(curves
-                    .index(index)
-                    .reject(format!("found {} a second time, expected each once", quote(name))));
+                return Err(at.index(index).reject(reason));
+            };
+            if !seen.insert(one) {
+                let reason = format!("found {} a second time, expected each once", quote(name));
+                return Err(at.index(index).reject(reason));
             }
         }
     }
-
     Ok(())
 }
 
