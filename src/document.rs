@@ -25,6 +25,7 @@ pub mod key;
 mod legacy;
 pub mod listener;
 mod name;
+pub mod policy;
 pub mod reference;
 pub mod regex;
 pub mod registry;
@@ -57,6 +58,8 @@ pub enum Document {
     Secret(secret::Secret),
     /// `groups/*`.
     Group(group::Group),
+    /// `policies/*`.
+    Policy(policy::PolicyDocument),
     /// `runtime/*`.
     Runtime(runtime::Runtime),
     /// `defaults`.
@@ -115,21 +118,50 @@ impl Document {
         }
     }
 
+    /// The policy, if the document is one.
+    #[must_use]
+    pub fn as_policy(&self) -> Option<&policy::PolicyDocument> {
+        match self {
+            Self::Policy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
     /// The documents that the document names and cannot serve without.
     #[must_use]
     pub fn references(&self) -> Vec<Reference> {
         match self {
-            Self::Cluster(cluster) => cluster.references(),
-            Self::Listener(listener) => listener.references(),
-            Self::Route(_)
-            | Self::Secret(_)
+            Self::Route(_) | Self::Cluster(_) | Self::Listener(_) | Self::Defaults(_) => {
+                let mut references = match self {
+                    Self::Cluster(cluster) => cluster.references(),
+                    Self::Listener(listener) => listener.references(),
+                    _ => Vec::new(),
+                };
+                let items = self.policy_lists().flat_map(|items| items.iter());
+                references.extend(items.filter_map(policy::Item::reference));
+                references
+            }
+            Self::Secret(_)
+            | Self::Policy(_)
             | Self::Group(_)
             | Self::Runtime(_)
-            | Self::Defaults(_)
             | Self::Xds(_)
             | Self::Registry(_)
             | Self::Endpoint(_) => Vec::new(),
         }
+    }
+
+    /// The lists of policies of the document: of a route one for each rule.
+    pub fn policy_lists(&self) -> impl Iterator<Item = &policy::Items> {
+        let (one, rules) = match self {
+            Self::Route(route) => (None, route.rules.as_slice()),
+            Self::Cluster(cluster) => (Some(&cluster.policies), &[][..]),
+            Self::Listener(listener) => (Some(&listener.policies), &[][..]),
+            Self::Defaults(defaults) => (Some(&defaults.policies), &[][..]),
+            _ => (None, &[][..]),
+        };
+        let lists = one.into_iter().chain(rules.iter().map(|rule| &rule.policies));
+        lists.filter(|items| !items.is_empty())
     }
 
     /// Whether the document is a listener that gRPC clients resolve.
@@ -152,6 +184,7 @@ impl Document {
             Self::Cluster(cluster) => &cluster.groups,
             Self::Listener(listener) => &listener.groups,
             Self::Secret(secret) => &secret.groups,
+            Self::Policy(policy) => &policy.groups,
             Self::Runtime(runtime) => &runtime.groups,
             Self::Xds(xds) => &xds.groups,
             Self::Group(_) | Self::Defaults(_) | Self::Registry(_) | Self::Endpoint(_) => &None,
@@ -302,6 +335,7 @@ pub fn parse_with(
             Document::Secret(secret)
         }
         Kind::Groups => Document::Group(group::read(key, &root)?),
+        Kind::Policies => Document::Policy(policy::read(key, &root)?),
         Kind::Runtime => {
             let (runtime, said) = runtime::read(key, &root)?;
             warnings = said;
@@ -310,7 +344,7 @@ pub fn parse_with(
         Kind::Defaults => Document::Defaults(Box::new(defaults::read(&root)?)),
         Kind::Xds => Document::Xds(xds::read(key, &root)?),
         Kind::Registries => Document::Registry(registry::read(key, &root)?),
-        Kind::Services | Kind::Policies | Kind::Unknown => {
+        Kind::Services | Kind::Unknown => {
             return Err(Rejection::new("", "a document of this kind is not supported yet"));
         }
     };
@@ -337,10 +371,6 @@ pub fn is_older_form(value: &serde_json::Value) -> bool {
 fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
     match key.kind {
         Kind::Unknown => Err(name::unknown_kind(&key.name)),
-        Kind::Policies => Err(Rejection::new(
-            "",
-            format!("{} documents are not supported yet", key.kind),
-        )),
         Kind::Defaults => Ok(()),
         Kind::Routes => name::check_segments(key, "routes/{service} or routes/{service}/{route}", 2),
         Kind::Clusters => name::check_segments(key, "clusters/{name}", 1),
@@ -348,6 +378,7 @@ fn check_key(key: &key::DocumentKey) -> Result<(), Rejection> {
         Kind::Secrets => name::check_segments(key, "secrets/{name}", 1),
         Kind::Registries => name::check_segments(key, "registries/{name}", 1),
         Kind::Groups => name::check_segments(key, "groups/{name}", 1),
+        Kind::Policies => name::check_segments(key, "policies/{name}", 1),
         Kind::Runtime => name::check_segments(key, "runtime/{layer}", 1),
         Kind::Services => name::check_registration(key),
         Kind::Xds => xds::check_key(key),

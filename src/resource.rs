@@ -5,6 +5,7 @@
 //! | `clusters`, `endpoints`, `listeners`, `routes`, `runtime`, `secrets` | one resource type each: documents become encoded resources |
 //! | `verbatim` | resources that operators write in Envoy's own form |
 //! | `check` | Envoy's own rules (docs/refused-by-envoy.md) |
+//! | `policies` | policies as HTTP filters, and the slots of a listener that run them |
 //! | `table` | the order of the entries of a RouteConfiguration |
 //! | `matcher` | the route that takes a request, and its effect |
 //! | `grpc` | routes as gRPC clients without a proxy take them |
@@ -34,6 +35,7 @@ pub mod grpc;
 pub mod listeners;
 pub mod matcher;
 mod place;
+pub mod policies;
 pub mod refused;
 pub mod routes;
 pub mod runtime;

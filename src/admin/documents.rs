@@ -11,10 +11,10 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::{Pieces, list, text};
-use super::entry::{Entry, EntryWithValue, key_of, shown_of_secret, value};
+use super::entry::{Effective, Entry, EntryWithValue, key_of, shown_of_secret, value};
 use super::json::Json;
 use super::problem::{Code, Problem};
-use super::query::{Page, Pairs, reject_unknown_params, values};
+use super::query::{Page, Pairs, parse_flag, reject_unknown_params, values};
 use super::refused::NackedDocument;
 use super::{Admin, refused};
 use crate::backend;
@@ -154,7 +154,8 @@ pub(super) async fn one(
     path: Result<Path<Vec<String>>, PathRejection>,
     query: Pairs,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &[])?;
+    reject_unknown_params(&query, &["effective"])?;
+    let with_effective = parse_flag(&query, "effective")?;
     let (kind, name) = kind_and_name(path)?;
     let key = key_of(&kind, &name)?;
     let world = admin.world.load_full();
@@ -170,6 +171,7 @@ pub(super) async fn one(
         entry,
         value: value(status),
         secret: secret.map(shown_of_secret),
+        effective: with_effective.then(|| effective(&world, &key)),
     });
     Ok(match etag(&admin, status) {
         Some(etag) => ([(header::ETAG, etag)], body).into_response(),
@@ -191,6 +193,12 @@ fn entry_of<'a>(
         );
     }
     entry
+}
+
+/// The policies that hold for a document.
+fn effective(world: &World, key: &DocumentKey) -> Vec<Effective> {
+    let policies = world.compiled().effective_policies(key);
+    policies.into_iter().map(Effective::from).collect()
 }
 
 /// The `ETag` of a document's latest text; `None` if the document was deleted.

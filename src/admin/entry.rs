@@ -15,6 +15,7 @@ use crate::document::xds;
 use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
 use crate::resource::ResourceType;
+use crate::resource::compile::EffectivePolicy;
 
 /// One entry of `GET /api/v1/documents`.
 #[derive(Debug, Serialize)]
@@ -119,6 +120,34 @@ pub(super) struct EntryWithValue<'a> {
     /// What may be shown of a secret that serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<Value>,
+    /// With `?effective=true`: the policies that hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) effective: Option<Vec<Effective>>,
+}
+
+/// A policy that holds for a document.
+#[derive(Debug, Serialize)]
+pub(super) struct Effective {
+    listener: String,
+    cluster: Option<String>,
+    kind: &'static str,
+    from: String,
+    #[serde(rename = "final")]
+    is_final: bool,
+    value: Value,
+}
+
+impl From<EffectivePolicy> for Effective {
+    fn from(effective: EffectivePolicy) -> Self {
+        Self {
+            listener: effective.listener.to_string(),
+            cluster: effective.cluster.map(|name| name.to_string()),
+            kind: effective.kind.as_str(),
+            from: effective.from,
+            is_final: effective.is_final,
+            value: effective.policy.written.clone(),
+        }
+    }
 }
 
 /// The document that a path names.

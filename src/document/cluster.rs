@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Groups;
 use super::endpoint::Endpoint;
 use super::key::source_in;
+use super::policy::Items;
 use super::reference::Reference;
 use super::secret::Shape;
 
@@ -34,6 +35,8 @@ pub struct Cluster {
     pub failover: Vec<Arc<str>>,
     /// Sent only by name, not part of the wildcard.
     pub on_demand: bool,
+    /// The policies of routes to it.
+    pub policies: Items,
     /// The groups of proxies that have it.
     pub groups: Groups,
 }

@@ -5,6 +5,7 @@
 
 use super::decode::{Cursor, Field, Fields, Shape};
 use super::field::words;
+use super::policy::{self, Items};
 use super::{Rejection, cluster, listener, route};
 
 /// The fields of the defaults.
@@ -25,13 +26,17 @@ pub(super) const FIELDS: Fields = Fields::of(&[
         "For [listeners](listeners.md), and for the listener `default` that exists without documents",
     ),
     Field::new(
+        "policies",
+        policy::LIST,
+        "For everything on every listener. See [policies.md](policies.md)",
+    ),
+    Field::new(
         "legacy_path",
         Shape::Words(&words(&PATHS)),
         "Meaning of `path` in the [older forms](older-routes.md): the whole path, or the path and everything below it",
     )
     .or("`\"exact\"`"),
-])
-.later(&["policies"]);
+]);
 const ROUTE_FIELDS: Fields =
     Fields::joined(&[route::settings::FORWARDING, route::settings::HEADERS]).later(route::read::LATER);
 const CLUSTER_FIELDS: Fields = Fields::of(cluster::read::SETTINGS).later(cluster::read::LATER);
@@ -54,6 +59,8 @@ pub struct Defaults {
     pub cluster: cluster::Settings,
     /// For listeners.
     pub listener: listener::Settings,
+    /// For everything.
+    pub policies: Items,
     /// The meaning of the older forms' `path`.
     pub legacy_path: LegacyPath,
 }
@@ -92,6 +99,9 @@ pub(super) fn read(root: &Cursor<'_>) -> Result<Defaults, Rejection> {
                 }
                 listener::read_settings(&field.object(&LISTENER_FIELDS)?)
             })?
+            .unwrap_or_default(),
+        policies: object
+            .read("policies", |field| policy::read_list(&field))?
             .unwrap_or_default(),
         legacy_path: object
             .read("legacy_path", |field| field.word(&PATHS))?

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::decode::{Cursor, Field, Fields, Shape};
 use super::field::STRING;
 use super::key::DocumentKey;
+use super::policy::Items;
 use super::route::{Action, HostPattern, Limit, Match, PathMatch, Rewrite, Route, Rule, Settings, Target, Upstream};
 use super::route::{matching, path, read, target};
 use super::sentence::did_you_mean;
@@ -139,6 +140,7 @@ fn read_entry(
         rewrite: Rewrite::default(),
         mirrors: Vec::new(),
         settings,
+        policies: Items::default(),
         enabled,
     })
 }

@@ -19,6 +19,7 @@ use super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::field::COUNT;
 use super::host::{Host, parse_address};
 use super::key::DocumentKey;
+use super::policy::{self, Items};
 use super::reference::Reference;
 use super::route::Upstream;
 use super::secret;
@@ -41,7 +42,7 @@ pub use tls::{Client, Forward, NameKind, Tls, TlsVersion};
 pub(super) const FIELDS: Fields =
     Fields::joined(&[&[name::FIELD], ADDRESSES, HTTP, OWN, SETTINGS, AROUND]).later(LATER);
 /// The fields of a listener that are not built yet.
-pub(super) const LATER: &[&str] = &["policies"];
+pub(super) const LATER: &[&str] = &[];
 /// Fields about connections, which no API listener has.
 const OF_CONNECTIONS: Fields = Fields::joined(&[ADDRESSES, HTTP, OWN, SETTINGS]);
 pub(super) use http::{FIELDS as HTTP_FIELDS, SETTINGS as HTTP_SETTINGS};
@@ -69,6 +70,12 @@ const OWN: &[Field] = &[
         Shape::Object(&tls::FIELDS),
         "Certificates, and the demands on clients",
     ),
+    Field::new(
+        "policies",
+        policy::LIST,
+        "For everything on the listener. See [policies.md](policies.md). Not beside `tcp`",
+    )
+    .or("those of the defaults"),
 ];
 /// The fields that `defaults.listener` may give beside `http`.
 pub(super) const SETTINGS: &[Field] = &[
@@ -166,6 +173,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// Settings that `defaults.listener` may fill in.
     pub settings: Settings,
+    /// The policies of everything on it.
+    pub policies: Items,
     /// The groups of proxies that have it.
     pub groups: Groups,
 }
@@ -313,6 +322,7 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
             tcp: None,
             tls: None,
             settings: Settings::default(),
+            policies: Items::default(),
             groups,
         });
     }
@@ -324,6 +334,9 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
     if let (Some(_), Some(http)) = (object.get("tcp"), object.get("http")) {
         return Err(http.reject("found beside \"tcp\", expected one of the two"));
     }
+    if let (Some(_), Some(policies)) = (object.get("tcp"), object.get("policies")) {
+        return Err(policies.reject("found beside \"tcp\", which has no HTTP filters, expected none"));
+    }
 
     let listener = Listener {
         address: Some(address),
@@ -331,6 +344,9 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
         tcp: object.read("tcp", |field| tcp::read(&field))?,
         tls: object.read("tls", |field| tls::read(&field))?,
         settings: read_settings(&object)?,
+        policies: object
+            .read("policies", |field| policy::read_list(&field))?
+            .unwrap_or_default(),
         groups,
     };
     check_together(&object, &listener)?;

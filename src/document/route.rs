@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Groups;
+use super::policy::Items;
 
 pub(super) mod condition;
 mod format;
@@ -94,6 +95,8 @@ pub struct Rule {
     pub mirrors: Vec<Mirror>,
     /// Settings that `defaults` may fill in.
     pub settings: Settings,
+    /// The policies of the route, or of its override.
+    pub policies: Items,
     /// `false` in one entry of an older form's array.
     pub enabled: bool,
 }

@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use super::field::{Field, Fields, Shape};
 use super::key::Kind;
 use super::sentence::{did_you_mean, kind_of, one_of, quote};
-use super::{Rejection, cluster, defaults, endpoint, group, legacy, listener, registry, route, runtime, secret, xds};
+use super::{
+    Rejection, cluster, defaults, endpoint, group, legacy, listener, policy, registry, route, runtime, secret, xds,
+};
 
 /// The draft of the schemas.
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -71,11 +73,12 @@ fn shape_of(kind: Kind) -> Option<Shape> {
         Kind::Listeners => Shape::Object(&listener::FIELDS),
         Kind::Secrets => secret::read::SHAPE,
         Kind::Groups => Shape::Object(&group::FIELDS),
+        Kind::Policies => Shape::Object(&policy::FIELDS),
         Kind::Runtime => Shape::Object(&runtime::FIELDS),
         Kind::Defaults => Shape::Object(&defaults::FIELDS),
         Kind::Xds => Shape::Object(&xds::FIELDS),
         Kind::Registries => Shape::Object(&registry::FIELDS),
-        Kind::Policies | Kind::Unknown => return None,
+        Kind::Unknown => return None,
     })
 }
 

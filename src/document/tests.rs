@@ -172,14 +172,9 @@ fn fields_of_later_are_refused_by_name() {
             Rejection::new(path, "not supported yet")
         );
     };
-    refused("routes/orders", full_route(), "", "policies");
-    refused("defaults", json!({ "route": {} }), "/route", "policies");
     refused("clusters/orders", full_cluster(), "", "guard");
     refused("defaults", json!({ "cluster": {} }), "/cluster", "guard");
-    let listener = json!({ "address": "0.0.0.0:80", "http": {} });
-    refused("listeners/edge", listener, "", "policies");
     refused("groups/edge", json!({ "match": [] }), "", "identities");
-    assert_eq!(rejected("policies/a", "{}"), "policies documents are not supported yet");
 }
 
 #[test]

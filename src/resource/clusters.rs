@@ -290,6 +290,7 @@ mod tests {
             credential: None,
             failover: Vec::new(),
             on_demand: false,
+            policies: crate::document::policy::Items::default(),
             groups: None,
         }
     }

@@ -20,6 +20,7 @@
 //! | `failover` | the members of aggregate clusters, and circles among them |
 //! | `trials` | tests of routes, judged on the tables |
 //! | `unmet` | xds documents against the clusters of their group |
+//! | `policies` | the policies that hold for a listener, a route and its target |
 //! | `parts` | each document's part in a resource that is made of many documents |
 //! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
 
@@ -50,6 +51,7 @@ mod input;
 mod inventory;
 mod offers;
 pub mod parts;
+mod policies;
 mod references;
 pub mod translate;
 mod trials;
@@ -65,6 +67,7 @@ use group::{GroupState, Outcome};
 use input::GroupInput;
 use inventory::Inventory;
 pub use inventory::{Address, address};
+pub use policies::EffectivePolicy;
 use translate::Translated;
 use trials::Trials;
 

@@ -4,7 +4,8 @@
 //! ([`http`]). Its RouteConfiguration has the listener's name and comes by RDS, so no route changes a Listener. A
 //! listener for TCP has one filter chain for each entry of its document ([`tcp`]).
 //!
-//! If virtual hosts are on demand, a filter before the router subscribes to the one that a request needs (VHDS).
+//! The HTTP filters are the slots of policies ([`super::policies`]) and the router; no policy changes a Listener. If
+//! virtual hosts are on demand, a filter before the router subscribes to the one that a request needs (VHDS).
 //!
 //! An API listener has no address but an `api_listener`. Its connection manager names the RouteConfiguration and the
 //! router and has no other field: gRPC refuses trusted hops and filters that it does not know (docs/xds-rules.md PX-05,

@@ -26,7 +26,7 @@ use crate::document::route::{Action, HeaderEdits, HostPattern, Rule, Settings};
 use crate::proto::message::{ads, append};
 
 mod action;
-mod matching;
+pub(super) mod matching;
 pub(super) mod order;
 mod paths;
 
@@ -109,7 +109,7 @@ fn with_header_edits(rule: &Rule, settings: &Settings) -> Route {
     route
 }
 
-fn added(edits: &HeaderEdits) -> Vec<HeaderValueOption> {
+pub(super) fn added(edits: &HeaderEdits) -> Vec<HeaderValueOption> {
     let appended = edits
         .add
         .iter()
@@ -121,7 +121,7 @@ fn overwritten(header: (&String, &String)) -> HeaderValueOption {
     header_option(header, HeaderAppendAction::OverwriteIfExistsOrAdd)
 }
 
-fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -> HeaderValueOption {
+pub(super) fn header_option((key, value): (&String, &String), action: HeaderAppendAction) -> HeaderValueOption {
     let header = HeaderValue {
         key: key.clone(),
         value: value.clone(),
@@ -240,6 +240,7 @@ mod tests {
             rewrite,
             mirrors: Vec::new(),
             settings,
+            policies: crate::document::policy::Items::default(),
             enabled: true,
         }
     }

@@ -35,6 +35,7 @@ mod faults;
 mod latency;
 mod listeners;
 mod load;
+mod policies;
 mod refused;
 mod scenarios;
 mod secrets;

@@ -11,7 +11,7 @@ use super::inputs::{compiled, documents, edit, names};
 use super::outputs::resources;
 
 /// New documents of each kind beside those that change listeners by their meaning.
-const NEW: [(&str, &str); 6] = [
+const NEW: [(&str, &str); 8] = [
     (
         "routes/zz",
         r#"{ "match": "/zz/*", "to": "http://10.9.9.9:80", "priority": 7 }"#,
@@ -24,6 +24,11 @@ const NEW: [(&str, &str); 6] = [
     ("services/zz/1", "10.9.9.9:80"),
     ("secrets/zz", r#"{ "generic": "not secret" }"#),
     ("runtime/zz", r#"{ "values": { "zz": 1 } }"#),
+    ("policies/zz", r#"{ "ip_access": { "deny": ["10.9.9.9"] } }"#),
+    (
+        "routes/zz-guarded",
+        r#"{ "match": "/zz-guarded", "to": "http://10.9.9.9:80", "policies": [{ "csrf": {} }] }"#,
+    ),
 ];
 
 /// Whether a document of the key describes listeners, or which groups there are.
@@ -77,6 +82,7 @@ fn no_document_of_another_kind_changes_a_listener() {
         Kind::Clusters,
         Kind::Services,
         Kind::Secrets,
+        Kind::Policies,
         Kind::Runtime,
         Kind::Xds,
     ];

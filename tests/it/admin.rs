@@ -586,7 +586,7 @@ async fn a_request_that_cannot_be_understood_is_refused() {
         ),
         (
             "/api/v1/documents/routes/a?revision=1",
-            "unknown query parameter `revision`, none is supported here",
+            "unknown query parameter `revision`, expected effective",
         ),
         (
             "/api/v1/snapshot/clusters?limit=0",

@@ -11,6 +11,7 @@ use super::super::endpoint;
 use super::super::field::{AMOUNT, COUNT, HEADER, NOT_EMPTY, words};
 use super::super::host::{Host, parse_address};
 use super::super::key::DocumentKey;
+use super::super::policy;
 use super::super::route::header;
 use super::super::{Rejection, groups, name};
 use super::{
@@ -22,7 +23,7 @@ use super::{
 pub(crate) const FIELDS: Fields =
     Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]).later(LATER);
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["guard", "policies"];
+pub(crate) const LATER: &[&str] = &["guard"];
 
 const SOURCE: &[Field] = &[
     Field::new(
@@ -94,6 +95,12 @@ const UPSTREAM: &[Field] = &[
         "`true`: the cluster is sent to clients that subscribe to it by name, and is no part of the wildcard",
     )
     .or("`false`"),
+    Field::new(
+        "policies",
+        policy::LIST,
+        "For routes to the cluster. See [policies.md](policies.md)",
+    )
+    .or("those of the listener and the defaults"),
 ];
 /// Most clusters that take over.
 const MAX_FAILOVER: usize = 16;
@@ -218,6 +225,9 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
             })?
             .unwrap_or_default(),
         on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
+        policies: object
+            .read("policies", |field| policy::read_list(&field))?
+            .unwrap_or_default(),
         groups: groups::read(&object)?,
     })
 }

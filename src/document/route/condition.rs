@@ -13,7 +13,9 @@ use super::StringMatch;
 use super::header::parse_name;
 
 /// `headers` of a match, as a shape.
-pub(super) const HEADERS: Shape = Shape::Map(&CONDITION);
+pub(in crate::document) const HEADERS: Shape = Shape::Map(&CONDITION);
+/// The same with at least one condition, as a shape.
+pub(in crate::document) const FILLED_HEADERS: Shape = Shape::FilledMap(&CONDITION);
 /// `query` of a match, as a shape.
 pub(super) const QUERY: Shape = Shape::Map(&CONDITION);
 const CONDITION: Shape = Shape::AnyOf(&[Shape::Text("text that is equal", None), Shape::Object(&FIELDS)]);
@@ -52,7 +54,7 @@ const SHAPE: &str =
     r#"a string (exact) or an object with one of "prefix", "suffix", "contains", "regex", "present", "not""#;
 
 /// `headers` of a match: by lower-cased name.
-pub(super) fn read_headers(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch)>, Rejection> {
+pub(in crate::document) fn read_headers(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch)>, Rejection> {
     let mut conditions: Vec<(String, StringMatch)> = Vec::new();
     for (name, value) in cursor.map()? {
         let hint = "; a request's host, path and method have fields of their own";

@@ -32,7 +32,7 @@ const FRAMING: [&str; 8] = [
     "upgrade",
 ];
 /// The fields of `request_headers` and `response_headers`.
-pub(super) const FIELDS: Fields = Fields::of(&[
+pub(in crate::document) const FIELDS: Fields = Fields::of(&[
     Field::new("set", VALUES, "The header has this value afterwards"),
     Field::new("add", VALUES, "One more value"),
     Field::new("remove", Shape::list(&HEADER), "Removed"),
@@ -41,7 +41,7 @@ pub(super) const FIELDS: Fields = Fields::of(&[
 pub(super) const VALUES: Shape = Shape::Map(&Shape::Text("text, perhaps with commands of Envoy", NOT_EMPTY));
 
 /// `request_headers` or `response_headers`.
-pub(super) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> {
+pub(in crate::document) fn read_edits(cursor: &Cursor<'_>) -> Result<HeaderEdits, Rejection> {
     let object = cursor.object(&FIELDS)?;
     let set = object.read("set", |field| read_values(&field))?.unwrap_or_default();
     let add = object.read("add", |field| read_values(&field))?.unwrap_or_default();

@@ -164,7 +164,7 @@ pub(crate) fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
     }
 }
 
-fn read_methods(cursor: &Cursor<'_>) -> Result<Vec<String>, Rejection> {
+pub(in crate::document) fn read_methods(cursor: &Cursor<'_>) -> Result<Vec<String>, Rejection> {
     let methods = cursor
         .entries()?
         .iter()
@@ -186,7 +186,7 @@ fn sorted(mut methods: Vec<String>) -> Vec<String> {
     methods
 }
 
-fn parse_method(cursor: &Cursor<'_>, method: &str) -> Result<String, Rejection> {
+pub(in crate::document) fn parse_method(cursor: &Cursor<'_>, method: &str) -> Result<String, Rejection> {
     let found = |what: &str| cursor.reject(format!("found the method {}, expected {what}", quote(method)));
     if method == "CONNECT" {
         return Err(found("another: CONNECT is not supported yet"));

@@ -4,6 +4,7 @@
 //! characters are escaped, dot segments and repeated slashes vanish, and an escaped slash is refused. A document's path
 //! is put into the same form ([`as_seen`]); a path without such a form is rejected, because no request could match it.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::super::Rejection;
@@ -29,7 +30,7 @@ const NO_SUCH_PATH: &str = "found a regex that no path can match, expected one f
 const A_PATH: &str = r#"a path such as "/a", "/a/*", "/a/{id}" or "~^/a\\d+$""#;
 
 /// A path in the shorthand of `match`.
-pub(super) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Rejection> {
+pub(in crate::document) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Rejection> {
     let reject = |what: &str| cursor.reject(format!("found the path {}, expected {what}", quote(text)));
     if let Some(pattern) = text.strip_prefix('~') {
         regex::check(pattern, cursor.limits()).map_err(|reason| cursor.reject(reason))?;
@@ -57,6 +58,20 @@ pub(super) fn parse(cursor: &Cursor<'_>, text: &str) -> Result<PathMatch, Reject
         )),
         None => Ok(PathMatch::Exact(seen)),
     }
+}
+
+/// A URI template as a regex. Envoy's variables match every character except brackets, and `**` matches slashes, too.
+pub(crate) fn template_regex(template: &str) -> String {
+    let segments = template.split('/').map(|segment| {
+        if segment.ends_with("=**}") {
+            Cow::Borrowed(r"[^\[\]]*")
+        } else if segment.starts_with('{') {
+            Cow::Borrowed(r"[^/\[\]]+")
+        } else {
+            Cow::Owned(regex_syntax::escape(segment))
+        }
+    });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 /// `pkg.Service/Method`, `pkg.Service/*` or `pkg.Service`.

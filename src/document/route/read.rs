@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::super::field::SIGNED;
 use super::super::key::DocumentKey;
+use super::super::policy::{self, Items};
 use super::super::{Rejection, groups, name};
 use super::{Action, Match, Mirror, Rewrite, Route, Rule, Settings, StringMatch, Target, Upstream};
 use super::{condition, matching, settings, target, trial};
@@ -21,6 +22,7 @@ pub(crate) const FIELDS: Fields = Fields::joined(&[
     PATHS,
     settings::FORWARDING,
     settings::HEADERS,
+    POLICIES,
     AROUND,
 ])
 .later(LATER);
@@ -30,11 +32,12 @@ const OVERRIDE_FIELDS: Fields = Fields::joined(&[
     PATHS,
     settings::FORWARDING,
     settings::HEADERS,
+    POLICIES,
     ENABLED,
 ])
 .later(LATER);
 /// The fields of a route that are not built yet.
-pub(crate) const LATER: &[&str] = &["policies"];
+pub(crate) const LATER: &[&str] = &[];
 /// Fields that only a forwarded request can use.
 const FORWARD_ONLY: Fields = Fields::joined(&[PATHS, settings::FORWARDING]);
 
@@ -77,6 +80,12 @@ const PATHS: &[Field] = &[
         "Copies of the requests",
     ),
 ];
+const POLICIES: &[Field] = &[Field::new(
+    "policies",
+    policy::LIST,
+    "Rules beside the route. See [policies.md](policies.md)",
+)
+.or("those of the cluster, the listener and the defaults")];
 const AROUND: &[Field] = &[
     Field::new("listeners", name::NAMES, "Names of [listeners](listeners.md) documents")
         .or("every listener of the route's groups"),
@@ -102,6 +111,7 @@ struct Variant {
     rewrite: Rewrite,
     mirrors: Vec<Mirror>,
     settings: Settings,
+    policies: Items,
     enabled: bool,
 }
 
@@ -154,6 +164,9 @@ fn read_base(key: &DocumentKey, object: &Object<'_>) -> Result<Variant, Rejectio
             .read("mirror", |field| target::read_mirrors(&field))?
             .unwrap_or_default(),
         settings: settings::read(object)?,
+        policies: object
+            .read("policies", |field| policy::read_list(&field))?
+            .unwrap_or_default(),
         enabled: true,
     })
 }
@@ -193,6 +206,9 @@ fn read_override(entry: &Cursor<'_>, base: &Variant) -> Result<Variant, Rejectio
             .read("mirror", |field| target::read_mirrors(&field))?
             .unwrap_or_else(|| base.mirrors.clone()),
         settings: settings::read(&object)?.or(&base.settings),
+        policies: object
+            .read("policies", |field| policy::read_list(&field))?
+            .unwrap_or_else(|| Arc::clone(&base.policies)),
         enabled: object.read("enabled", |field| field.bool())?.unwrap_or(true),
     })
 }
@@ -234,6 +250,7 @@ fn rule(matched: &(String, Match), variant: &Variant) -> Rule {
         },
         mirrors: if forwards { variant.mirrors.clone() } else { Vec::new() },
         settings: if forwards { settings } else { settings.only_headers() },
+        policies: Arc::clone(&variant.policies),
         enabled: variant.enabled,
     }
 }

@@ -8,6 +8,7 @@ use super::super::endpoint::Endpoint;
 use super::super::group::{Group, LocalityMatch, NodeMatch};
 use super::super::host::Host;
 use super::super::listener::{AccessLog, ClientIp, Http, Listener, LogFormat, Only, Sink};
+use super::super::policy::Items;
 use super::super::route::{self, *};
 use super::*;
 
@@ -50,6 +51,7 @@ fn shortest_route() {
                 timeout,
                 ..route::Settings::default()
             },
+            policies: Items::default(),
             enabled: true,
         }],
         listeners: None,
@@ -114,6 +116,7 @@ fn full_route() {
                 rewrite: rewrite.clone(),
                 mirrors: Vec::new(),
                 settings: settings.clone(),
+                policies: Items::default(),
                 enabled: true,
             },
             Rule {
@@ -123,6 +126,7 @@ fn full_route() {
                 rewrite,
                 mirrors: Vec::new(),
                 settings,
+                policies: Items::default(),
                 enabled: true,
             },
         ],
@@ -150,6 +154,7 @@ fn older_forms() {
             timeout: Some(Limit::After(Duration::from_millis(timeout))),
             ..route::Settings::default()
         },
+        policies: Items::default(),
         enabled,
     };
     let first = json!({ "service": "user-service", "method": "POST", "path": "/v1/users",
@@ -268,6 +273,7 @@ fn full_cluster() {
         credential: None,
         failover: Vec::new(),
         on_demand: false,
+        policies: Items::default(),
         groups: None,
     };
     assert_eq!(parse_cluster(&super::full_cluster()), expected);
@@ -303,6 +309,7 @@ fn listener_group_and_registrations() {
             })),
             ..Default::default()
         },
+        policies: Items::default(),
         groups: Some(BTreeSet::from([Arc::from("edge")])),
     };
     assert_eq!(
@@ -315,6 +322,7 @@ fn listener_group_and_registrations() {
         tcp: None,
         tls: None,
         settings: super::super::listener::Settings::default(),
+        policies: Items::default(),
         groups: None,
     };
     assert_eq!(

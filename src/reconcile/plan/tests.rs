@@ -20,6 +20,7 @@ mod guards;
 mod histories;
 mod named_clusters;
 mod on_demand;
+mod policies;
 mod quarantine;
 mod references;
 mod replicas;

@@ -7,14 +7,15 @@
 //! - A route that refers to the same clusters as before makes no cluster dirty.
 //! - A cluster or a registration makes no route dirty.
 
-use super::accepted::CompiledDocument;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::document::Document;
+use super::accepted::CompiledDocument;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::policy::Items;
 use crate::document::route::Route;
+use crate::document::{Document, Groups};
 
 /// The names to compile again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +34,12 @@ pub(super) struct Dirty {
     pub(super) referred: BTreeSet<DocumentKey>,
     /// Xds documents.
     pub(super) verbatim: BTreeSet<DocumentKey>,
+    /// Policies documents.
+    pub(super) policies: BTreeSet<Arc<str>>,
+    /// Clusters whose policies change.
+    pub(super) cluster_policies: BTreeSet<Arc<str>>,
+    /// The policies of `defaults` change.
+    pub(super) default_policies: bool,
     /// A group was added or removed.
     pub(super) groups: bool,
     /// `defaults` changed for routes.
@@ -67,6 +74,9 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
         ),
         Kind::Clusters => {
             dirty.upstreams.insert(Arc::clone(&key.name));
+            if policies_of(old) != policies_of(new) {
+                dirty.cluster_policies.insert(Arc::clone(&key.name));
+            }
         }
         // The clusters that take a registration from a registry are known to the inventory.
         Kind::Services if key.registry().is_some() => {}
@@ -91,8 +101,18 @@ pub(super) fn touch(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Document>
         Kind::Runtime | Kind::Secrets => {
             dirty.named.insert(key.clone());
         }
-        Kind::Registries | Kind::Policies | Kind::Unknown => {}
+        Kind::Policies => {
+            dirty.policies.insert(Arc::clone(&key.name));
+        }
+        Kind::Registries | Kind::Unknown => {}
     }
+}
+
+/// The lists of a document, and the groups for which they hold.
+fn policies_of(document: Option<&Document>) -> Option<(Vec<&Items>, &Groups)> {
+    let lists = |document: &'_ Document| document.policy_lists().next().is_some();
+    let document = document.filter(|document| lists(document))?;
+    Some((document.policy_lists().collect(), document.groups()))
 }
 
 fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
@@ -136,6 +156,7 @@ pub(super) fn touch_defaults(dirty: &mut Dirty, old: &Defaults, new: &Defaults) 
     dirty.every_route |= old.route != new.route || old.legacy_path != new.legacy_path;
     dirty.every_upstream |= old.cluster != new.cluster;
     dirty.every_listener |= old.listener != new.listener;
+    dirty.default_policies |= old.policies != new.policies;
 }
 
 #[cfg(test)]

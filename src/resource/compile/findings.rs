@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::input::entries_on;
-use super::{Compiled, offers};
+use super::{Compiled, offers, policies};
 use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::{Route, Rule, SplitBy};
@@ -64,6 +64,7 @@ impl Compiled {
             ..Findings::default()
         };
 
+        findings.warnings.extend(self.policy_warnings(key, compiled.document()));
         match compiled.document() {
             Document::Route(route) => {
                 self.find_losses(key, &mut findings);
@@ -99,7 +100,7 @@ impl Compiled {
             Document::Runtime(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Runtime, &key.name)),
-            Document::Group(_) | Document::Registry(_) => {}
+            Document::Policy(_) | Document::Group(_) | Document::Registry(_) => {}
         }
 
         findings
@@ -187,6 +188,29 @@ impl Compiled {
             .values()
             .any(|state| replaces && state.shadowed.contains_key(&key));
         over.then(|| format!("{document} is served in its place"))
+    }
+
+    /// Sentences about policies that do not hold: a final one further out wins, or gRPC clients have no policies.
+    fn policy_warnings(&self, key: &DocumentKey, document: &Document) -> Vec<String> {
+        let mut sentences = BTreeSet::new();
+        if document.policy_lists().next().is_none() {
+            return Vec::new();
+        }
+        for listener in self.api_listeners_of(document) {
+            sentences.insert(format!("policies: gRPC clients of listeners/{listener} have none"));
+        }
+        for (group, state) in self.groups.iter().filter(|(group, _)| document.is_for(group)) {
+            let listeners = state.policies.iter();
+            let reached = listeners.filter(|(listener, _)| match document {
+                Document::Route(route) => route.is_on(listener),
+                Document::Listener(_) => key.name == **listener,
+                _ => true,
+            });
+            for (_, on) in reached {
+                sentences.extend(policies::losers(&self.inventory, group, on, key, document));
+            }
+        }
+        sentences.into_iter().collect()
     }
 
     fn unknown_groups(&self, document: &Document) -> Vec<Missing> {

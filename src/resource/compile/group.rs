@@ -8,7 +8,8 @@ use imbl::{OrdMap, OrdSet};
 use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, verbatim};
 use super::inventory::Inventory;
-use super::{Fault, failover, offers, unmet};
+use super::policies::OnListener;
+use super::{Fault, failover, offers, policies, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
@@ -38,6 +39,8 @@ pub(super) struct GroupState {
     parts: OrdMap<Arc<str>, Parts>,
     /// Clusters by the name of their endpoints.
     warming: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
+    /// The policies of listeners that have some.
+    pub(super) policies: OrdMap<Arc<str>, Arc<OnListener>>,
     /// Listeners whose virtual hosts are resources of their own.
     on_demand: OrdSet<Arc<str>>,
 }
@@ -59,14 +62,16 @@ impl GroupState {
         let mut outcome = Outcome::default();
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
         self.update_verbatim(input, &mut outcome);
+        let repoliced = self.update_policies(input, &mut outcome);
         self.update_listeners(input, &mut tables, &mut outcome);
-        self.update_entries(input, &mut tables);
+        self.update_entries(input, &repoliced, &mut tables);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
         self.update_named(input, &mut outcome);
 
         let faults = unmet::unmet(input, &self.resources, &self.warming, &outcome.touched);
         outcome.faults.extend(faults);
+        outcome.faults.extend(policies::faults(input, &self.on_demand));
         outcome
     }
 
@@ -228,7 +233,8 @@ impl GroupState {
                 self.on_demand.insert(Arc::clone(&name));
             }
             if !self.tables.contains_key(&name) {
-                let (table, touched) = filled_table(input, &name, served.last_resort.as_ref());
+                let policies = self.policies.get(&name);
+                let (table, touched) = filled_table(input, &name, served.last_resort.as_ref(), policies);
                 self.tables.insert(Arc::clone(&name), table);
                 tables.insert(name, touched);
             }
@@ -254,11 +260,64 @@ impl GroupState {
         self.set(input, (ResourceType::Route, name), None, outcome);
     }
 
-    /// Update the tables of listeners that existed before with the entries of changed routes.
-    fn update_entries(&mut self, input: &GroupInput<'_>, tables: &mut BTreeMap<Arc<str>, Touched>) {
-        if input.dirty.routes.is_empty() {
+    /// Set the policies of each listener where they may change. Returns the listeners whose policies did.
+    fn update_policies(&mut self, input: &GroupInput<'_>, outcome: &mut Outcome) -> BTreeMap<Arc<str>, Repoliced> {
+        let users = policies::users_of_changed(input);
+        let mut names: BTreeSet<Arc<str>> = input.dirty.listeners.clone();
+        names.extend(
+            users
+                .iter()
+                .filter(|key| key.kind == Kind::Listeners)
+                .map(|key| Arc::clone(&key.name)),
+        );
+        let of_defaults = input.dirty.default_policies || users.iter().any(|key| key.kind == Kind::Defaults);
+        if of_defaults || input.every_listener_may_change() {
+            names.extend(input.after.listeners(input.name).into_keys());
+            names.extend(self.policies.keys().cloned());
+        }
+
+        let mut repoliced = BTreeMap::new();
+        for name in names {
+            let old = self.policies.remove(&name);
+            let listener = input.after.listener_in(&name, input.name);
+            let new = listener
+                .filter(|_| !input.after.is_api(&name))
+                .map(|compiled| OnListener::new(input, &name, compiled.map(|compiled| &**compiled)))
+                .filter(|on| !on.is_empty())
+                .map(Arc::new);
+            if old != new {
+                let change = match OnListener::changes_every_entry(old.as_ref(), new.as_ref()) {
+                    true => Repoliced::Every,
+                    false => Repoliced::WithPolicies,
+                };
+                repoliced.insert(Arc::clone(&name), change);
+            }
+            if let Some(new) = new {
+                self.policies.insert(name, new);
+            }
+        }
+
+        if !repoliced.is_empty() {
+            outcome.affected.extend(input.after.with_policies().cloned());
+        }
+        outcome.affected.extend(users);
+        repoliced
+    }
+
+    /// Update the tables of listeners that existed before with the entries of changed routes, and of routes whose
+    /// policies changed.
+    fn update_entries(
+        &mut self,
+        input: &GroupInput<'_>,
+        repoliced: &BTreeMap<Arc<str>, Repoliced>,
+        tables: &mut BTreeMap<Arc<str>, Touched>,
+    ) {
+        let mut changed = policies::changed_routes(input);
+        changed.extend(input.dirty.routes.iter().cloned());
+        if changed.is_empty() && repoliced.is_empty() {
             return;
         }
+
         let names: Vec<Arc<str>> = self
             .tables
             .keys()
@@ -270,7 +329,13 @@ impl GroupState {
             let mut touched = Touched::default();
             let for_grpc = input.after.is_api(&name);
             let on = input.after.on(&name);
-            for key in &input.dirty.routes {
+            let policies = self.policies.get(&name).cloned();
+            let more = match repoliced.get(&name) {
+                None => BTreeSet::new(),
+                Some(Repoliced::WithPolicies) => policies::routes_with_policies(input.after),
+                Some(Repoliced::Every) => input.after.of_kind(Kind::Routes).map(|(key, _)| key.clone()).collect(),
+            };
+            for key in changed.union(&more) {
                 let (old, new) = (input.before.get(key), input.after.get(key));
                 let removed = old.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
                 let inserted = new.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
@@ -279,12 +344,21 @@ impl GroupState {
                 }
                 if let Some(table) = self.tables.get_mut(&name) {
                     removed.iter().for_each(|entry| table.remove(entry, &mut touched));
-                    inserted
-                        .iter()
-                        .for_each(|entry| table.insert(&said_for(for_grpc, entry), &mut touched));
+                    if let Some(compiled) = new {
+                        let entries = said_for(input, for_grpc, policies.as_deref(), compiled, inserted);
+                        entries.iter().for_each(|entry| table.insert(entry, &mut touched));
+                    }
                 }
             }
-            if !touched.documents.is_empty() {
+            if repoliced.contains_key(&name)
+                && let Some(table) = self.tables.get_mut(&name)
+            {
+                table.remove(&policies::not_found_entry(Vec::new()), &mut touched);
+                if let Some(policies) = policies {
+                    table.insert(&policies.not_found(), &mut touched);
+                }
+            }
+            if !touched.documents.is_empty() || repoliced.contains_key(&name) {
                 tables.insert(name, touched);
             }
         }
@@ -302,7 +376,12 @@ impl GroupState {
                     let on = input.after.on(&name);
                     let http3_port = input.after.http3_port(&name);
                     touched.documents.iter().for_each(|key| set_part(input, on, parts, key));
-                    let whole = translate::route_configuration(&name, http3_port, table, parts.clone());
+                    let is_new = !self.resources.contains_key(&(ResourceType::Route, Arc::clone(&name)));
+                    policies::makers(input, &name, is_new)
+                        .iter()
+                        .for_each(|key| set_part_of_policies(input, parts, key));
+                    let fields = self.policies.get(&name).map(|on| on.fields.clone()).unwrap_or_default();
+                    let whole = translate::route_configuration(&name, http3_port, &fields, table, parts.clone());
                     if self.on_demand.contains(&name) {
                         let (table, parts) = (table.clone(), parts.clone());
                         self.set_virtual_hosts(input, &name, &table, &parts, &hosts, outcome);
@@ -448,9 +527,45 @@ fn listener_document(input: &GroupInput<'_>, name: &Arc<str>) -> Vec<DocumentKey
     input.after.get(&key).map(|_| key).into_iter().collect()
 }
 
-/// The form of an entry in a table for Envoy or for gRPC clients.
-fn said_for(grpc: bool, entry: &Arc<Entry>) -> Arc<Entry> {
-    if grpc { grpc::entry(entry) } else { Arc::clone(entry) }
+/// The routes whose entries change when the policies of their listener do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repoliced {
+    /// Those with policies of their own.
+    WithPolicies,
+    /// All.
+    Every,
+}
+
+/// The form of the entries of a route in a table for Envoy or for gRPC clients.
+fn said_for(
+    input: &GroupInput<'_>,
+    grpc: bool,
+    on: Option<&OnListener>,
+    compiled: &CompiledDocument,
+    entries: &[Arc<Entry>],
+) -> Vec<Arc<Entry>> {
+    match grpc {
+        true => entries.iter().map(|entry| grpc::entry(entry)).collect(),
+        false => policies::entries(input, on, compiled, entries),
+    }
+}
+
+/// Update the part of a document whose policies are in a table.
+fn set_part_of_policies(input: &GroupInput<'_>, parts: &mut Parts, key: &DocumentKey) {
+    let maker = input
+        .after
+        .get(key)
+        .filter(|_| policies::is_maker(input.after, input.name, key));
+    match maker {
+        Some(compiled) => parts.insert(
+            key.clone(),
+            Part {
+                revision: compiled.accepted.mod_revision,
+                upstreams: Arc::new([]),
+            },
+        ),
+        None => parts.remove(key),
+    };
 }
 
 /// Update the part of one document in a listener's table.
@@ -488,17 +603,26 @@ fn is_on_demand(routing: &Routing) -> bool {
     routing.virtual_hosts == VirtualHosts::OnDemand
 }
 
-fn filled_table(input: &GroupInput<'_>, listener: &Arc<str>, last_resort: Option<&Arc<Entry>>) -> (Table, Touched) {
+fn filled_table(
+    input: &GroupInput<'_>,
+    listener: &Arc<str>,
+    last_resort: Option<&Arc<Entry>>,
+    policies: Option<&Arc<OnListener>>,
+) -> (Table, Touched) {
     let (mut table, mut touched) = (Table::default(), Touched::default());
     let for_grpc = input.after.is_api(listener);
     let on = input.after.on(listener);
     for (_, compiled) in input.after.of_kind(Kind::Routes) {
-        for entry in entries_on(compiled, input.name, on) {
-            table.insert(&said_for(for_grpc, entry), &mut touched);
+        let entries = entries_on(compiled, input.name, on);
+        for entry in said_for(input, for_grpc, policies.map(|policies| &**policies), compiled, entries) {
+            table.insert(&entry, &mut touched);
         }
     }
     if let Some(entry) = last_resort {
         table.insert(entry, &mut touched);
+    }
+    if let Some(policies) = policies {
+        table.insert(&policies.not_found(), &mut touched);
     }
     (table, touched)
 }

@@ -52,6 +52,8 @@ pub(super) struct Inventory {
     /// Routes by the listeners that they name.
     on_listener: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
     claims: Claims,
+    /// Documents with lists of policies.
+    with_policies: OrdSet<DocumentKey>,
     /// Registrations by source and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
     /// Clusters documents by the source of a registry that they name.
@@ -195,6 +197,10 @@ impl Inventory {
             }
         }
 
+        if compiled.document().policy_lists().next().is_some() {
+            self.with_policies.insert(key.clone());
+        }
+
         if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
             let registrants = instances.entry(address(registration.endpoint())).or_default();
@@ -242,6 +248,8 @@ impl Inventory {
                 remove_user(&mut self.sourced, &source, key);
             }
         }
+
+        self.with_policies.remove(key);
 
         if let Document::Endpoint(registration) = compiled.document() {
             let cluster = key.first_segment();
@@ -380,6 +388,16 @@ impl Inventory {
     /// Documents that name an upstream, in any group, sorted; xds documents aside.
     pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &DocumentKey> {
         self.users.get(name).into_iter().flatten()
+    }
+
+    /// Documents with a list of policies that is not empty, sorted.
+    pub(super) fn with_policies(&self) -> impl Iterator<Item = &DocumentKey> {
+        self.with_policies.iter()
+    }
+
+    /// Whether a document has a list of policies that is not empty.
+    pub(super) fn is_with_policies(&self, key: &DocumentKey) -> bool {
+        self.with_policies.contains(key)
     }
 
     /// Xds documents that name a cluster, in any group, sorted.

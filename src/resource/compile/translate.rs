@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::context::Context;
 use super::parts::{Part, Parts};
 use crate::document::cluster::{Cluster, Source};
@@ -19,6 +21,7 @@ use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
 use crate::resource::listeners::Routing;
+use crate::resource::policies::{self, Filter};
 use crate::resource::table::{self, Entry, HostKey, Origin, Table};
 use crate::resource::verbatim::Written;
 use crate::resource::{
@@ -78,6 +81,8 @@ pub enum Translated {
     Listener(Served),
     /// One resource under the name of its document: a runtime layer, a secret.
     Named(ResourceType, Arc<Resource>),
+    /// The filters of a policy.
+    Policy(Arc<[Filter]>),
     /// A resource in Envoy's own form.
     Verbatim(Written),
     /// `defaults`: the clusters that the listener without a document may name.
@@ -120,6 +125,7 @@ pub fn document(
             let layer = Arc::new(runtime::from_document(key, value));
             Ok(Translated::Named(ResourceType::Runtime, layer))
         }
+        Document::Policy(value) => Ok(Translated::Policy(policies::of_policy(&value.policy).into())),
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
         Document::Endpoint(value) => {
             let mut offers = value.offers();
@@ -288,9 +294,16 @@ pub fn default_listener(context: &Context) -> Served {
     }
 }
 
-/// The RouteConfiguration of a table. The cost is one step a run of slabs; no slab is copied.
-pub fn route_configuration(name: &Arc<str>, http3_port: Option<u16>, table: &Table, parts: Parts) -> Arc<Resource> {
-    let head = routes::configuration(name, http3_port);
+/// The RouteConfiguration of a table, with encoded fields before its virtual hosts. The cost is one step a run of slabs;
+/// no slab is copied.
+pub fn route_configuration(
+    name: &Arc<str>,
+    http3_port: Option<u16>,
+    fields: &[u8],
+    table: &Table,
+    parts: Parts,
+) -> Arc<Resource> {
+    let head: Bytes = [&routes::configuration(name, http3_port), fields].concat().into();
     let version = table.version(&head);
     let body = Body::of_runs([[head].into_iter().collect()].into_iter().chain(table.runs().cloned()));
     Arc::new(Resource::put_together(Arc::clone(name), version, body, parts))

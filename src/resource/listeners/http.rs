@@ -40,6 +40,7 @@ use crate::document::listener::{
 };
 use crate::proto::message::{ads, any, append, boolean, duration, extension, uint32};
 
+use super::super::policies::slots;
 use super::{log, network_filter, tls};
 
 /// The variation of `timeouts.max_age`, so that connections do not end together.
@@ -52,8 +53,8 @@ const PROBLEM_FIELDS: [(&str, &str); 3] = [
     ("request_id", "%REQ(X-REQUEST-ID)%"),
     ("status", "%RESPONSE_CODE%"),
 ];
-/// Envoy's own answers, without the bodies of routes and of authorization services.
-const IS_ENVOYS: &str = "!(response.code_details in ['direct_response', 'ext_authz_denied'])";
+/// Envoy's own answers, without the bodies of routes, of authorization services, and of `fault` policies.
+const IS_ENVOYS: &str = "!(response.code_details in ['direct_response', 'ext_authz_denied', 'fault_filter_abort'])";
 /// The headers that carry the trace of a client.
 const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -131,11 +132,13 @@ pub(super) fn routed(name: &str) -> HttpConnectionManager {
     }
 }
 
+/// The fixed HTTP filters: no policy and no route changes them.
 fn http_filters(http: &Http) -> Vec<HttpFilter> {
-    match http.virtual_hosts {
-        VirtualHosts::All => vec![router(http)],
-        VirtualHosts::OnDemand => vec![on_demand(), router(http)],
-    }
+    let on_demand = match http.virtual_hosts {
+        VirtualHosts::All => None,
+        VirtualHosts::OnDemand => Some(on_demand()),
+    };
+    on_demand.into_iter().chain(slots()).chain([router(http)]).collect()
 }
 
 fn router(http: &Http) -> HttpFilter {

@@ -1,7 +1,5 @@
 //! The match of one Route: path, headers, query parameters.
 
-use std::borrow::Cow;
-
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -13,6 +11,7 @@ use prost::Message;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::request::Seen;
+use crate::document::route::path::template_regex;
 
 /// A matcher that this server never writes: the name of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +96,7 @@ impl Path {
                 let config = policy.typed_config.as_ref().ok_or(Unknown("path_match_policy"))?;
                 let config =
                     UriTemplateMatchConfig::decode(&*config.value).map_err(|_| Unknown("path_match_policy"))?;
-                Self::Regex(whole(&template(&config.path_template))?)
+                Self::Regex(whole(&template_regex(&config.path_template))?)
             }
             Some(PathSpecifier::ConnectMatcher(_)) | None => return Err(Unknown("path_specifier")),
         })
@@ -113,20 +112,6 @@ impl Path {
             Self::Regex(regex) => regex.is_match(path.as_bytes()),
         }
     }
-}
-
-/// A URI template as a regex. Envoy's variables match every character except brackets, and `**` matches slashes, too.
-fn template(template: &str) -> String {
-    let segments = template.split('/').map(|segment| {
-        if segment.ends_with("=**}") {
-            Cow::Borrowed(r"[^\[\]]*")
-        } else if segment.starts_with('{') {
-            Cow::Borrowed(r"[^/\[\]]+")
-        } else {
-            Cow::Owned(regex_syntax::escape(segment))
-        }
-    });
-    segments.collect::<Vec<_>>().join("/")
 }
 
 /// A regex for a whole text, byte by byte as Envoy's RE2.

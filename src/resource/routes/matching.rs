@@ -152,7 +152,7 @@ impl Test {
 }
 
 /// The conditions on the method that together match any of these; none for every method.
-pub(super) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
+pub(in crate::resource) fn methods(methods: &[String]) -> Vec<Option<HeaderMatcher>> {
     if methods.is_empty() {
         return vec![None];
     }
@@ -357,14 +357,14 @@ fn without(excluded: &[u8]) -> String {
     class
 }
 
-fn regex(pattern: String) -> MatchPattern {
+pub(in crate::resource) fn regex(pattern: String) -> MatchPattern {
     MatchPattern::SafeRegex(RegexMatcher {
         regex: pattern,
         ..RegexMatcher::default()
     })
 }
 
-fn string(pattern: MatchPattern) -> StringMatcher {
+pub(in crate::resource) fn string(pattern: MatchPattern) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(pattern),
         ..StringMatcher::default()
@@ -406,6 +406,7 @@ mod tests {
             rewrite: Rewrite::default(),
             mirrors: Vec::new(),
             settings: Settings::default(),
+            policies: crate::document::policy::Items::default(),
             enabled: true,
         }
     }

@@ -1,0 +1,347 @@
+//! Policies: which one holds for a route, what a change of one costs, and that a broken one opens nothing.
+
+use envoy_types::pb::envoy::config::route::v3::{FilterConfig, Route, RouteConfiguration, route};
+use envoy_types::pb::envoy::extensions::filters::http::filter_chain::v3::FilterChainConfigPerRoute;
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use envoy_types::pb::google::protobuf::Any;
+use proptest::prelude::*;
+use prost::{Message, Name};
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+const LISTENER: &str = r#"{"address": "0.0.0.0:80"}"#;
+const GUARDED: &str = r#"{"address": "0.0.0.0:80", "policies": ["p"]}"#;
+const TO_X: &str = r#"{"match": "/a", "to": "x"}"#;
+
+/// A policy that marks answers.
+fn mark(text: &str) -> String {
+    format!(r#"{{"headers": {{"response": {{"set": {{"x-mark": "{text}"}}}}}}}}"#)
+}
+
+/// The text that serves; `None`: no text does, or there is no such document.
+fn serving(stage: &Stage, key: &str) -> Option<String> {
+    stage
+        .world
+        .document(&document_key(key))
+        .and_then(|_| stage.serving(key))
+}
+
+fn configuration(stage: &Stage) -> RouteConfiguration {
+    let compiled = stage.world.compiled();
+    let resource = compiled.resource("default", ResourceType::Route, "edge").unwrap();
+    RouteConfiguration::decode(&*resource.body.to_bytes()).unwrap()
+}
+
+fn listener_version(stage: &Stage) -> String {
+    let compiled = stage.world.compiled();
+    let listener = compiled.resource("default", ResourceType::Listener, "edge").unwrap();
+    listener.version.to_string()
+}
+
+/// The routes of the virtual host `*` by name.
+fn routes(configuration: &RouteConfiguration) -> Vec<&Route> {
+    let hosts = configuration.virtual_hosts.iter();
+    hosts
+        .filter(|host| host.domains == ["*"])
+        .flat_map(|host| &host.routes)
+        .collect()
+}
+
+/// The filters that Envoy runs for a route in the slot `chancery.edge`, and the mark of `headers`.
+fn filters(configuration: &RouteConfiguration, route: &Route) -> Vec<String> {
+    let chain = |any: Option<&Any>| -> Vec<String> {
+        let Some(any) = any else { return Vec::new() };
+        if any.type_url == FilterConfig::type_url() {
+            assert!(FilterConfig::decode(&*any.value).unwrap().disabled);
+            return Vec::new();
+        }
+        let config = FilterChainConfigPerRoute::decode(&*any.value).unwrap();
+        let filters = config.filter_chain.unwrap().filters.into_iter();
+        filters
+            .map(|filter| {
+                let config = filter.typed_config.unwrap();
+                let name = filter.name.trim_end_matches(".own").to_owned();
+                if config.type_url != HeaderMutation::type_url() {
+                    return name;
+                }
+                let config = HeaderMutation::decode(&*config.value).unwrap();
+                let text = format!("{:?}", config.mutations.unwrap().response_mutations);
+                let value = text.split("value: \"").nth(1).unwrap().split('"').next().unwrap();
+                format!("{name}={value}")
+            })
+            .collect()
+    };
+    let shared = route
+        .typed_per_filter_config
+        .get("chancery.edge")
+        .or_else(|| configuration.typed_per_filter_config.get("chancery.edge"));
+    let own = route.typed_per_filter_config.get("chancery.edge.own");
+    [chain(shared), chain(own)].concat()
+}
+
+fn filters_of(stage: &Stage, name: &str) -> Vec<String> {
+    let configuration = configuration(stage);
+    let found = routes(&configuration).into_iter().find(|route| route.name == name);
+    found.map_or_else(|| vec!["no route".to_owned()], |route| filters(&configuration, route))
+}
+
+fn edge(documents: &[(&str, &str)]) -> Stage {
+    world_of(&[&[("clusters/x", "{}")], documents].concat())
+}
+
+#[test]
+fn the_filters_of_a_listener_stand_once_and_no_policy_changes_the_listener() {
+    let mut stage = edge(&[
+        ("policies/p", &mark("one")),
+        ("listeners/edge", GUARDED),
+        ("routes/a", TO_X),
+        ("routes/b", r#"{"match": "/b", "to": "x", "policies": [{"csrf": {}}]}"#),
+    ]);
+    let listener = listener_version(&stage);
+    let plan = stage.put("policies/p", &mark("two"));
+    assert_eq!(changed(&plan), ["default routes edge"]);
+    let configuration = configuration(&stage);
+    let plain: Vec<&str> = routes(&configuration)
+        .into_iter()
+        .filter(|route| route.typed_per_filter_config.is_empty())
+        .map(|route| &*route.name)
+        .collect();
+    assert_eq!(plain, ["routes/a", "chancery/not-found"]);
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=two"]);
+    assert_eq!(filters_of(&stage, "routes/b"), ["headers=two", "csrf"]);
+    assert_eq!(filters_of(&stage, "chancery/not-found"), ["headers=two"]);
+
+    stage.put("routes/b", r#"{"match": "/b", "to": "x"}"#);
+    stage.put("listeners/edge", LISTENER);
+    assert_eq!(filters_of(&stage, "chancery/not-found"), ["no route"]);
+    assert_eq!(listener_version(&stage), listener);
+}
+
+#[test]
+fn a_missing_name_is_rejected_and_tried_again_when_it_appears() {
+    let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", TO_X)]);
+    let named = r#"{"match": "/a", "to": "x", "policies": ["p"]}"#;
+    let plan = stage.put("routes/a", named);
+    assert_eq!(changed(&plan), Vec::<String>::new());
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    assert_eq!(stage.status("routes/a").path.as_deref(), Some("policies[0]"));
+    stage.put("policies/p", r#"{"nonsense": {}}"#);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    stage.put("policies/p", &mark("one"));
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one"]);
+    // A bad text of the policy: its last good one holds. A deleted one stays while it is named.
+    stage.put("policies/p", r#"{"nonsense": {}}"#);
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one"]);
+    stage.delete("policies/p");
+    assert_eq!(stage.state("policies/p"), Some(State::Held));
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one"]);
+    stage.put("routes/a", TO_X);
+    assert_eq!(stage.state("policies/p"), None);
+}
+
+#[test]
+fn a_policy_of_another_group_is_no_policy() {
+    let mut stage = edge(&[
+        ("policies/p", r#"{"csrf": {}, "groups": ["inner"]}"#),
+        ("listeners/edge", LISTENER),
+        ("groups/inner", "{\"match\": [{\"id\": \"inner\"}]}"),
+    ]);
+    stage.put("routes/a", r#"{"match": "/a", "to": "x", "policies": ["p"]}"#);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    stage.put(
+        "routes/a",
+        r#"{"match": "/a", "to": "x", "policies": ["p"], "groups": ["inner"]}"#,
+    );
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+}
+
+#[test]
+fn two_of_a_kind_are_rejected_at_the_document_written_last() {
+    let mut stage = edge(&[
+        ("policies/p", &mark("one")),
+        ("policies/q", r#"{"csrf": {}}"#),
+        ("listeners/edge", LISTENER),
+        ("routes/a", r#"{"match": "/a", "to": "x", "policies": ["p", "q"]}"#),
+    ]);
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    stage.put("policies/q", &mark("two"));
+    assert_eq!(stage.state("policies/q"), Some(State::Rejected));
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one", "csrf"]);
+    stage.put("policies/p", r#"{"csrf": {}}"#);
+    assert_eq!(stage.state("policies/p"), Some(State::Rejected));
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one", "csrf"]);
+    stage.put(
+        "routes/b",
+        r#"{"match": "/b", "to": "x", "policies": ["p", {"headers": "off"}]}"#,
+    );
+    assert_eq!(stage.status("routes/b").path.as_deref(), Some("policies[1]"));
+}
+
+#[test]
+fn policies_on_a_listener_on_demand_are_rejected() {
+    let on_demand = r#"{"address": "0.0.0.0:80", "http": {"virtual_hosts": "on_demand"}}"#;
+    let csrf = r#"{"match": "/a", "to": "x", "policies": [{"csrf": {}}]}"#;
+    let mut stage = edge(&[("listeners/edge", on_demand), ("routes/a", TO_X)]);
+    stage.put("routes/a", csrf);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    stage.put("clusters/x", r#"{"policies": [{"csrf": {}}]}"#);
+    assert_eq!(stage.state("clusters/x"), Some(State::Rejected));
+    stage.put("defaults", r#"{"policies": [{"csrf": {}}]}"#);
+    assert_eq!(stage.state("defaults"), Some(State::Rejected));
+
+    let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", csrf)]);
+    stage.put("listeners/edge", on_demand);
+    assert_eq!(stage.state("listeners/edge"), Some(State::Rejected));
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+}
+
+#[test]
+fn targets_in_maintenance_beside_others_are_rejected() {
+    let split = r#"{"match": "/a", "to": [{"cluster": "x", "weight": 1}, {"cluster": "y", "weight": 1}]}"#;
+    let mut stage = edge(&[("clusters/y", "{}"), ("listeners/edge", LISTENER), ("routes/a", split)]);
+    stage.put("clusters/y", r#"{"policies": [{"maintenance": {}}]}"#);
+    assert_eq!(stage.state("clusters/y"), Some(State::Rejected));
+    stage.put("routes/a", TO_X);
+    assert_eq!(stage.state("clusters/y"), Some(State::Accepted));
+    stage.put("routes/a", split);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+
+    // Both in maintenance, each by another document: the one that leaves it is at fault.
+    stage.put("policies/m", r#"{"maintenance": {}}"#);
+    stage.put("clusters/x", r#"{"policies": ["m"]}"#);
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    for (key, text) in [("policies/m", r#"{"csrf": {}}"#), ("clusters/y", "{}")] {
+        stage.put(key, text);
+        assert_eq!(stage.state(key), Some(State::Rejected), "{key}");
+        assert_eq!(stage.state("routes/a"), Some(State::Accepted), "{key}");
+    }
+}
+
+#[test]
+fn maintenance_of_a_listener_closes_every_route_and_opens_them_again() {
+    let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", TO_X)]);
+    let forwards = |stage: &Stage| {
+        let configuration = configuration(stage);
+        let is_forwarded = |route: &&Route| matches!(route.action, Some(route::Action::Route(_)));
+        routes(&configuration).into_iter().filter(is_forwarded).count()
+    };
+    stage.put(
+        "listeners/edge",
+        r#"{"address": "0.0.0.0:80", "policies": [{"maintenance": {}}]}"#,
+    );
+    assert_eq!(forwards(&stage), 0);
+    stage.put(
+        "routes/b",
+        r#"{"match": "/b", "to": "x", "policies": [{"maintenance": "off"}]}"#,
+    );
+    assert_eq!(forwards(&stage), 1);
+    stage.put("listeners/edge", LISTENER);
+    assert_eq!(forwards(&stage), 2);
+}
+
+/// Documents with lists, each with the texts around a list.
+const LISTS: [(&str, &str, &str); 4] = [
+    ("defaults", r#"{"policies": "#, "}"),
+    ("listeners/edge", r#"{"address": "0.0.0.0:80", "policies": "#, "}"),
+    ("clusters/x", r#"{"policies": "#, "}"),
+    ("routes/a", r#"{"match": "/a", "to": "x", "policies": "#, "}"),
+];
+/// Lists: good, with a missing name, and bad.
+const CONTENTS: [&str; 9] = [
+    "[]",
+    r#"["p"]"#,
+    r#"["q"]"#,
+    r#"["p", "q"]"#,
+    r#"[{"headers": {"response": {"set": {"x-mark": "OWN"}}}}]"#,
+    r#"[{"headers": "off"}]"#,
+    r#"[{"csrf": "off"}]"#,
+    r#"["missing"]"#,
+    r#"[{"nonsense": {}}]"#,
+];
+/// Texts of policies documents: good, final, and bad.
+const POLICIES: [&str; 5] = [
+    r#"{"headers": {"response": {"set": {"x-mark": "NAME"}}}}"#,
+    r#"{"headers": {"response": {"set": {"x-mark": "NAME"}}}, "final": true}"#,
+    r#"{"csrf": {}}"#,
+    r#"{"csrf": {}, "final": true}"#,
+    r#"{"headers": 5}"#,
+];
+
+/// A change of a document; `None`: its deletion.
+fn changes() -> impl Strategy<Value = (&'static str, Option<String>)> {
+    let list = (0..LISTS.len(), 0..CONTENTS.len()).prop_map(|(at, content)| {
+        let (key, before, after) = LISTS[at];
+        (
+            key,
+            Some(format!("{before}{}{after}", CONTENTS[content].replace("OWN", key))),
+        )
+    });
+    let policy = (prop_oneof![Just("policies/p"), Just("policies/q")], 0..POLICIES.len())
+        .prop_map(|(key, text)| (key, Some(POLICIES[text].replace("NAME", key))));
+    let deleted = prop_oneof![Just("policies/p"), Just("policies/q"), Just("defaults")].prop_map(|key| (key, None));
+    prop_oneof![4 => list, 3 => policy, 1 => deleted]
+}
+
+/// What the serving texts say: for each kind the winner, as [`filters`] shows it. `Err`: a name without a policy.
+fn expected(stage: &Stage) -> Result<Vec<String>, String> {
+    let read = |key: &str| serving(stage, key).map(|text| serde_json::from_str::<Json>(&text).unwrap());
+    let mut winners: BTreeMap<&str, (Option<String>, bool)> = BTreeMap::new();
+    for (key, ..) in LISTS {
+        let Some(document) = read(key) else { continue };
+        for item in document["policies"].as_array().cloned().unwrap_or_default() {
+            let policy = match item.as_str() {
+                Some(name) => read(&format!("policies/{name}")).ok_or_else(|| format!("{key} names {name}"))?,
+                None => item,
+            };
+            let is_final = policy["final"] == json!(true);
+            let (kind, entry) = match (&policy["headers"], &policy["csrf"]) {
+                (Json::String(_), _) => ("headers", None),
+                (_, Json::String(_)) => ("csrf", None),
+                (Json::Object(headers), _) => {
+                    let mark = headers["response"]["set"]["x-mark"].as_str().unwrap();
+                    ("headers", Some(format!("headers={mark}")))
+                }
+                _ => ("csrf", Some("csrf".to_owned())),
+            };
+            let winner = winners.entry(kind).or_insert((None, false));
+            if !winner.1 {
+                *winner = (entry, is_final);
+            }
+        }
+    }
+    let of_kind = |kind| winners.get(kind).and_then(|(entry, _)| entry.clone());
+    Ok(of_kind("headers").into_iter().chain(of_kind("csrf")).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+
+    /// Over levels, `off`, `final`, missing names, bad texts and deletions: a route that serves has exactly the policies
+    /// that the serving texts give it, and no serving text names a policy that does not serve.
+    #[test]
+    fn a_broken_policy_opens_no_route(changes in prop::collection::vec(changes(), 1..25)) {
+        let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", TO_X), ("routes/b", r#"{"match": "/b", "to": "x"}"#)]);
+        let listener = listener_version(&stage);
+        for (key, text) in changes {
+            match text {
+                Some(text) => drop(stage.put(key, &text)),
+                None if serving(&stage, key).is_some() => drop(stage.delete(key)),
+                None => continue,
+            }
+            let expected = expected(&stage);
+            prop_assert!(expected.is_ok(), "{expected:?}");
+            prop_assert_eq!(filters_of(&stage, "routes/a"), expected.unwrap());
+            prop_assert_eq!(listener_version(&stage), listener.clone());
+
+            // What is compiled step by step is what is compiled at once.
+            let texts: Vec<(String, String)> = ["policies/p", "policies/q", "defaults", "listeners/edge", "clusters/x", "routes/a", "routes/b"]
+                .iter()
+                .filter_map(|key| Some(((*key).to_owned(), serving(&stage, key)?)))
+                .collect();
+            let texts: Vec<(&str, &str)> = texts.iter().map(|(key, text)| (&**key, &**text)).collect();
+            prop_assert_eq!(world_of(&texts).resources(), stage.resources());
+        }
+    }
+}

@@ -1,0 +1,646 @@
+//! The policies that hold for a listener, a route and its target; and the documents that name missing ones.
+//!
+//! Four levels have lists: `defaults`, the listener, the cluster, the route. For each kind the nearest level wins as a
+//! whole, unless a level further out has a final policy. The first two levels hold for everything on a listener
+//! ([`OnListener`]) and stand once, on its RouteConfiguration. Entries of routes that differ are changed
+//! ([`OnListener::entries`]).
+//!
+//! A name without a document fails closed (`references`): the document with the name is at fault, so its last good text
+//! serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdSet;
+
+use super::accepted::CompiledDocument;
+use super::input::GroupInput;
+use super::inventory::Inventory;
+use super::translate::Translated;
+use super::{Compiled, Fault};
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::policy::app::Maintenance;
+use crate::document::policy::{self, Choice, Item, Policy, PolicyKind, PolicyRule};
+use crate::document::route::{Action, Rule};
+use crate::document::{Document, Rejection};
+use crate::resource::policies::route::{NOT_FOUND, RulePolicies, not_found, with_policies};
+use crate::resource::policies::{self, Chains, Filter, Slot};
+use crate::resource::table::{self, Entry};
+
+/// The method of a preflight.
+const OPTIONS: &str = "OPTIONS";
+
+/// An entry of a list, with the policy of its name.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Applied {
+    pub(super) kind: PolicyKind,
+    /// `None`: off.
+    pub(super) policy: Option<Arc<Policy>>,
+    /// The document that has the policy.
+    pub(super) document: DocumentKey,
+    /// The place of the entry in its list.
+    pub(super) place: String,
+    pub(super) is_named: bool,
+    pub(super) is_final: bool,
+    filters: Arc<[Filter]>,
+}
+
+impl Applied {
+    /// A key, or `key#policies[0]` for an entry that is its own policy.
+    fn from(&self) -> String {
+        match self.is_named {
+            true => self.document.to_string(),
+            false => format!("{}#{}", self.document, self.place),
+        }
+    }
+}
+
+/// The entries of a list of `owner`. An entry with a missing name is left out: its document is at fault.
+pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, items: &[Item]) -> Vec<Applied> {
+    let own = |item: &Item, kind, policy: Option<&Arc<Policy>>| Applied {
+        kind,
+        policy: policy.cloned(),
+        document: owner.clone(),
+        place: item.place.clone(),
+        is_named: false,
+        is_final: false,
+        filters: policy
+            .map(|policy| policies::of_policy(policy).into())
+            .unwrap_or_default(),
+    };
+    let entry = |item: &Item| match &item.choice {
+        Choice::Off(kind) => Some(own(item, *kind, None)),
+        Choice::Inline(policy) => Some(own(item, policy.kind(), Some(policy))),
+        Choice::Named(name) => {
+            let (compiled, document) = named(inventory, group, name)?;
+            let Translated::Policy(filters) = &compiled.translated else {
+                return None;
+            };
+            Some(Applied {
+                kind: document.policy.kind(),
+                policy: Some(Arc::clone(&document.policy)),
+                document: policy::key_of(name),
+                place: item.place.clone(),
+                is_named: true,
+                is_final: document.is_final,
+                filters: Arc::clone(filters),
+            })
+        }
+    };
+    items.iter().filter_map(entry).collect()
+}
+
+/// The policies document of a name in a group.
+fn named<'a>(
+    inventory: &'a Inventory,
+    group: &str,
+    name: &Arc<str>,
+) -> Option<(&'a CompiledDocument, &'a policy::PolicyDocument)> {
+    let compiled = inventory.get(&policy::key_of(name))?;
+    let document = compiled.document().as_policy()?;
+    compiled.document().is_for(group).then_some((compiled, document))
+}
+
+/// For each kind the entry that wins, from levels with the outermost first.
+pub(super) fn effective<'a>(levels: &[&'a [Applied]]) -> BTreeMap<PolicyKind, &'a Applied> {
+    let mut winners: BTreeMap<PolicyKind, &'a Applied> = BTreeMap::new();
+    for entry in levels.iter().flat_map(|level| level.iter()) {
+        let winner = winners.entry(entry.kind).or_insert(entry);
+        if !winner.is_final {
+            *winner = entry;
+        }
+    }
+    winners
+}
+
+fn chains(effective: &BTreeMap<PolicyKind, &Applied>) -> Chains {
+    let mut chains = Chains::default();
+    for (kind, entry) in effective {
+        if let Some(slot) = Slot::of(*kind) {
+            chains.add(slot, &entry.filters);
+        }
+    }
+    chains
+}
+
+fn maintenance<'a>(effective: &BTreeMap<PolicyKind, &'a Applied>) -> Option<&'a Maintenance> {
+    let entry: &'a Applied = effective.get(&PolicyKind::Maintenance)?;
+    match &entry.policy.as_ref()?.rule {
+        PolicyRule::Maintenance(maintenance) => Some(maintenance),
+        _ => None,
+    }
+}
+
+fn has_cors(effective: &BTreeMap<PolicyKind, &Applied>) -> bool {
+    effective
+        .get(&PolicyKind::Cors)
+        .is_some_and(|entry| entry.policy.is_some())
+}
+
+/// The policies of everything on a listener.
+#[derive(Debug, PartialEq)]
+pub(super) struct OnListener {
+    defaults: Vec<Applied>,
+    listener: Vec<Applied>,
+    chains: Chains,
+    /// The encoded fields of the RouteConfiguration.
+    pub(super) fields: Bytes,
+}
+
+impl OnListener {
+    /// The policies of a listener; a listener without a document has those of `defaults`.
+    pub(super) fn new(input: &GroupInput<'_>, name: &Arc<str>, compiled: Option<&CompiledDocument>) -> Self {
+        let level = |key: &DocumentKey, items: &[Item]| applied(input.after, input.name, key, items);
+        let defaults = level(&DocumentKey::new(Kind::Defaults, ""), &input.context.defaults.policies);
+        let listener = compiled.and_then(|compiled| compiled.document().as_listener());
+        let key = DocumentKey::new(Kind::Listeners, Arc::clone(name));
+        let listener = listener
+            .map(|listener| level(&key, &listener.policies))
+            .unwrap_or_default();
+
+        let chains = chains(&effective(&[&defaults, &listener]));
+        Self {
+            fields: policies::configuration_fields(&chains),
+            defaults,
+            listener,
+            chains,
+        }
+    }
+
+    /// Whether no level has an entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.defaults.is_empty() && self.listener.is_empty()
+    }
+
+    /// The two levels, the outermost first.
+    pub(super) fn levels(&self) -> [&[Applied]; 2] {
+        [&self.defaults, &self.listener]
+    }
+
+    /// The policies that change entries of routes without policies of their own.
+    fn beyond_filters(&self) -> (bool, Option<&Maintenance>) {
+        let effective = effective(&self.levels());
+        (has_cors(&effective), maintenance(&effective))
+    }
+
+    /// Whether entries of routes without policies of their own differ under the two.
+    pub(super) fn changes_every_entry(old: Option<&Arc<Self>>, new: Option<&Arc<Self>>) -> bool {
+        let beyond = |on: Option<&Arc<Self>>| {
+            let (cors, maintenance) = on.map(|on| on.beyond_filters()).unwrap_or_default();
+            (cors, maintenance.cloned())
+        };
+        beyond(old) != beyond(new)
+    }
+
+    /// The entry of the generated route that ends every virtual host.
+    pub(super) fn not_found(&self) -> Arc<Entry> {
+        let rule = RulePolicies {
+            listener: Some(&self.chains),
+            targets: vec![self.chains.clone()],
+            maintenance: self.beyond_filters().1,
+            preflights: None,
+        };
+        not_found_entry(with_policies(&[not_found()], &rule))
+    }
+}
+
+/// The entry of the generated route, behind all others.
+pub(super) fn not_found_entry(routes: Vec<Bytes>) -> Arc<Entry> {
+    let entry = table::last_resort(&DocumentKey::new(Kind::Unknown, NOT_FOUND), Bytes::new());
+    Arc::new(entry.with_routes(routes.into()))
+}
+
+/// The entries of a route on a listener of Envoy, with its policies.
+pub(super) fn entries(
+    input: &GroupInput<'_>,
+    on: Option<&OnListener>,
+    compiled: &CompiledDocument,
+    entries: &[Arc<Entry>],
+) -> Vec<Arc<Entry>> {
+    let Document::Route(route) = compiled.document() else {
+        return entries.to_vec();
+    };
+
+    let mut changed: BTreeMap<usize, Option<Arc<[Bytes]>>> = BTreeMap::new();
+    let with_policies = |entry: &Arc<Entry>| {
+        let routes = changed.entry(entry.claim.rule).or_insert_with(|| {
+            let rule = route.rules.get(entry.claim.rule)?;
+            rule_routes(input, on, &entry.claim.document, rule, &entry.routes)
+        });
+        match routes {
+            Some(routes) => Arc::new(entry.with_routes(Arc::clone(routes))),
+            None => Arc::clone(entry),
+        }
+    };
+    entries.iter().map(with_policies).collect()
+}
+
+/// The clusters that a rule forwards to, each with its entries.
+fn targets(input: &GroupInput<'_>, rule: &Rule) -> Vec<Vec<Applied>> {
+    match &rule.action {
+        Action::Redirect(_) | Action::Respond(_) => vec![Vec::new()],
+        Action::Forward(targets) => targets
+            .iter()
+            .map(|target| of_cluster(input.after, input.name, &target.upstream.cluster_name()))
+            .collect(),
+    }
+}
+
+/// The entries of a cluster in a group.
+pub(super) fn of_cluster(inventory: &Inventory, group: &str, name: &Arc<str>) -> Vec<Applied> {
+    let cluster = inventory.cluster(name);
+    let here =
+        cluster.filter(|(cluster, _, compiled)| !cluster.policies.is_empty() && compiled.document().is_for(group));
+    let entries = here.map(|(cluster, ..)| {
+        let key = DocumentKey::new(Kind::Clusters, Arc::clone(name));
+        applied(inventory, group, &key, &cluster.policies)
+    });
+    entries.unwrap_or_default()
+}
+
+/// The Routes of a rule with its policies; `None`: they are as without any.
+fn rule_routes(
+    input: &GroupInput<'_>,
+    on: Option<&OnListener>,
+    key: &DocumentKey,
+    rule: &Rule,
+    routes: &[Bytes],
+) -> Option<Arc<[Bytes]>> {
+    let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
+    let (cors, closed) = on.map(OnListener::beyond_filters).unwrap_or_default();
+    let by_target = targets(input, rule);
+    let methods = &rule.matches.methods;
+    let takes_preflights = methods.is_empty() || methods.iter().any(|method| method == OPTIONS);
+    if rule.policies.is_empty()
+        && by_target.iter().all(Vec::is_empty)
+        && closed.is_none()
+        && (!cors || takes_preflights)
+    {
+        return None;
+    }
+
+    let own = applied(input.after, input.name, key, &rule.policies);
+    let effective: Vec<_> = by_target
+        .iter()
+        .map(|cluster| effective(&[outer[0], outer[1], cluster, &own]))
+        .collect();
+    let rule = RulePolicies {
+        listener: on.map(|on| &on.chains),
+        targets: effective.iter().map(chains).collect(),
+        maintenance: effective.iter().find_map(maintenance),
+        preflights: (!takes_preflights && effective.iter().any(has_cors)).then_some(methods),
+    };
+    Some(with_policies(routes, &rule).into())
+}
+
+/// Documents that name a changed policies document, or named it before.
+pub(super) fn users_of_changed(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
+    let keys = input.dirty.policies.iter().map(policy::key_of);
+    let users = keys.flat_map(|key| {
+        let users = input.before.users_of(&key).chain(input.after.users_of(&key));
+        users.cloned().collect::<Vec<_>>()
+    });
+    users.collect()
+}
+
+/// Routes whose entries may differ because a policy of theirs, or of one of their clusters, changed.
+pub(super) fn changed_routes(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
+    let mut routes = BTreeSet::new();
+    let mut clusters: BTreeSet<Arc<str>> = input.dirty.cluster_policies.clone();
+    for key in users_of_changed(input) {
+        match key.kind {
+            Kind::Routes => drop(routes.insert(key)),
+            Kind::Clusters => drop(clusters.insert(key.name)),
+            _ => {}
+        }
+    }
+    routes.extend(clusters.iter().flat_map(|name| input.after.users(name)).cloned());
+    routes
+}
+
+/// Routes with policies of their own, or of one of their clusters.
+pub(super) fn routes_with_policies(inventory: &Inventory) -> BTreeSet<DocumentKey> {
+    let own = inventory.with_policies().filter(|key| key.kind == Kind::Routes);
+    let clusters = inventory.with_policies().filter(|key| key.kind == Kind::Clusters);
+    own.chain(clusters.flat_map(|key| inventory.users(&key.name)))
+        .cloned()
+        .collect()
+}
+
+/// Documents beside routes that a RouteConfiguration is made of: policies documents, and those with lists.
+pub(super) fn makers(input: &GroupInput<'_>, listener: &Arc<str>, is_new: bool) -> BTreeSet<DocumentKey> {
+    let concerns = |key: &DocumentKey| match key.kind {
+        Kind::Routes => false,
+        Kind::Listeners => key.name == *listener,
+        _ => true,
+    };
+    let dirty = input.dirty;
+    let mut makers: BTreeSet<DocumentKey> = dirty.policies.iter().map(policy::key_of).collect();
+    makers.extend(
+        dirty
+            .cluster_policies
+            .iter()
+            .map(|name| DocumentKey::new(Kind::Clusters, Arc::clone(name))),
+    );
+    if dirty.listeners.contains(listener) {
+        makers.insert(DocumentKey::new(Kind::Listeners, Arc::clone(listener)));
+    }
+    if dirty.default_policies {
+        makers.insert(DocumentKey::new(Kind::Defaults, ""));
+    }
+    if is_new {
+        makers.extend(input.after.with_policies().cloned());
+        makers.extend(input.after.of_kind(Kind::Policies).map(|(key, _)| key.clone()));
+    }
+    makers.retain(concerns);
+    makers
+}
+
+/// Whether a document is one of the [`makers`] now.
+pub(super) fn is_maker(inventory: &Inventory, group: &str, key: &DocumentKey) -> bool {
+    let has_part = match key.kind {
+        Kind::Policies => inventory.is_named(key),
+        _ => inventory.is_with_policies(key),
+    };
+    has_part && inventory.document(key).is_some_and(|document| document.is_for(group))
+}
+
+/// The documents of a group whose lists cannot hold. `on_demand`: listeners whose virtual hosts are on demand.
+pub(super) fn faults(input: &GroupInput<'_>, on_demand: &OrdSet<Arc<str>>) -> Vec<Fault> {
+    let (inventory, dirty) = (input.after, input.dirty);
+    let every = input.every_listener_may_change();
+    let is_newly_on_demand = on_demand.iter().any(|name| every || dirty.listeners.contains(name));
+    let mut keys: BTreeSet<DocumentKey> = BTreeSet::new();
+    if input.fresh || dirty.groups || is_newly_on_demand {
+        keys.extend(inventory.with_policies().cloned());
+    } else {
+        let listener = |name: &Arc<str>| DocumentKey::new(Kind::Listeners, Arc::clone(name));
+        let cluster = |name: &Arc<str>| DocumentKey::new(Kind::Clusters, Arc::clone(name));
+        keys.extend(dirty.routes.iter().cloned());
+        keys.extend(changed_routes(input));
+        keys.extend(users_of_changed(input));
+        keys.extend(dirty.listeners.iter().map(listener));
+        keys.extend(dirty.cluster_policies.iter().map(cluster));
+        if dirty.default_policies {
+            keys.insert(DocumentKey::new(Kind::Defaults, ""));
+        }
+    }
+
+    let mut faults = Vec::new();
+    for key in &keys {
+        let Some(compiled) = inventory
+            .get(key)
+            .filter(|compiled| compiled.document().is_for(input.name))
+        else {
+            continue;
+        };
+        let mut lists = compiled.document().policy_lists();
+        let fault = lists
+            .find_map(|items| list_fault(input, key, compiled, items))
+            .or_else(|| mixed_maintenance(input, key, compiled))
+            .or_else(|| on_demand_fault(input, on_demand, key, compiled));
+        faults.extend(fault);
+    }
+    faults
+}
+
+/// Two entries of one kind in one list. Of the list and the policies that it names, the document written last is at fault.
+fn list_fault(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument, items: &[Item]) -> Option<Fault> {
+    let mut kinds: BTreeMap<PolicyKind, (&Item, Option<NamedPolicy<'_>>)> = BTreeMap::new();
+    for item in items {
+        let (kind, policy) = match &item.choice {
+            Choice::Off(kind) => (*kind, None),
+            Choice::Inline(policy) => (policy.kind(), None),
+            Choice::Named(name) => {
+                // Whether there is one is checked with all references.
+                let (of_name, document) = named(input.after, input.name, name)?;
+                (document.policy.kind(), Some((name, of_name)))
+            }
+        };
+
+        let Some((other, of_other)) = kinds.insert(kind, (item, policy)) else {
+            continue;
+        };
+        let reason = format!(
+            "found a second policy of the kind {kind} beside {}, expected one",
+            other.place
+        );
+        let theirs = format!("found {kind}, which {key} has beside it already, expected another kind");
+        let own = (
+            compiled.accepted.mod_revision,
+            key.clone(),
+            Rejection::new(&*item.place, reason),
+        );
+        let named = [of_other, policy].into_iter().flatten().map(|(name, of_name)| {
+            let rejection = Rejection::new(kind.as_str(), theirs.clone());
+            (of_name.accepted.mod_revision, policy::key_of(name), rejection)
+        });
+        let newest = named.chain([own]).max_by_key(|(revision, ..)| *revision);
+        return newest.map(|(_, key, rejection)| Fault::of_itself(key, rejection));
+    }
+    None
+}
+
+/// The name of a policies document, and the document.
+type NamedPolicy<'a> = (&'a Arc<str>, &'a CompiledDocument);
+
+/// A fixed answer replaces a whole route, so the weighted targets of a route must agree on it.
+fn mixed_maintenance(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument) -> Option<Fault> {
+    let Document::Route(route) = compiled.document() else {
+        return None;
+    };
+    let is_mixed = |rule: &Rule| {
+        let own = applied(input.after, input.name, key, &rule.policies);
+        let by_target = targets(input, rule);
+        let mut answers = by_target.iter().map(|cluster| {
+            let effective = effective(&[cluster, &own]);
+            maintenance(&effective).cloned()
+        });
+        let first = answers.next();
+        answers.any(|answer| Some(answer) != first)
+    };
+    let (_, rule) = route.enabled_rules().find(|(_, rule)| is_mixed(rule))?;
+
+    let inventory = input.after;
+    let clusters = rule.targets().iter().map(|target| target.upstream.cluster_name());
+    let clusters: Vec<(DocumentKey, &CompiledDocument)> = clusters
+        .filter_map(|name| {
+            let (.., compiled) = inventory.cluster(&name)?;
+            Some((DocumentKey::new(Kind::Clusters, name), &**compiled))
+        })
+        .collect();
+    let lists = clusters
+        .iter()
+        .flat_map(|(_, compiled)| compiled.document().policy_lists());
+    let items = lists.chain([&rule.policies]).flat_map(|items| items.iter());
+    let policies = items.filter_map(|item| match &item.choice {
+        Choice::Named(name) => named(inventory, input.name, name).map(|(compiled, _)| (policy::key_of(name), compiled)),
+        Choice::Inline(_) | Choice::Off(_) => None,
+    });
+
+    let others = clusters.iter().cloned().chain(policies);
+    let newest = others.max_by_key(|(_, compiled)| compiled.accepted.mod_revision);
+    Some(match newest {
+        Some((other, newest)) if newest.accepted.mod_revision > compiled.accepted.mod_revision => {
+            let reason = format!("leaves {key} with targets with and without maintenance, expected the same for all");
+            let path = if other.kind == Kind::Policies { "" } else { "policies" };
+            Fault::of_itself(other, Rejection::new(path, reason))
+        }
+        _ => {
+            let reason = "found targets with and without the policy maintenance, expected the same for all of them";
+            Fault::of_itself(key.clone(), Rejection::new(&*rule.place, reason))
+        }
+    })
+}
+
+/// Envoy skips the filters of a route on the first requests of a virtual host that is on demand. Of the documents that
+/// bring this together the one written last is at fault.
+fn on_demand_fault(
+    input: &GroupInput<'_>,
+    on_demand: &OrdSet<Arc<str>>,
+    key: &DocumentKey,
+    compiled: &CompiledDocument,
+) -> Option<Fault> {
+    let document = compiled.document();
+    let has_list = document.policy_lists().next().is_some();
+    // A route without a list may go to a cluster with one.
+    let cluster = document.as_route().filter(|_| !has_list).and_then(|route| {
+        let mut names = route.upstream_names().into_iter();
+        names.find(|name| !of_cluster(input.after, input.name, name).is_empty())
+    });
+    let is_on = |name: &Arc<str>| match document {
+        Document::Route(route) => (has_list || cluster.is_some()) && route.is_on(name),
+        Document::Listener(_) => has_list && key.name == *name,
+        Document::Defaults(_) => has_list,
+        _ => false,
+    };
+    let name = on_demand.iter().find(|name| is_on(name))?;
+
+    let reason = format!(
+        "found policies on listeners/{name}, whose virtual hosts are on demand, expected none: \
+         Envoy skips them on the first requests of a host"
+    );
+    let cluster = cluster.map(|name| DocumentKey::new(Kind::Clusters, name));
+    let own = (key.clone(), "policies", reason.clone());
+    let of_cluster = cluster.map(|key| (key, "policies", reason));
+    let of_listener = (
+        DocumentKey::new(Kind::Listeners, Arc::clone(name)),
+        "http.virtual_hosts",
+        format!("found \"on_demand\", expected \"all\": {key} has policies there, which Envoy would skip"),
+    );
+    let of_listener = Some(of_listener).filter(|(listener, ..)| listener != key);
+    let suspects = of_listener.into_iter().chain(of_cluster).chain([own]);
+    let newest = suspects.max_by_key(|(key, ..)| input.after.get(key).map(|compiled| compiled.accepted.mod_revision));
+    newest.map(|(key, path, reason)| Fault::of_itself(key, Rejection::new(path, reason)))
+}
+
+/// A sentence for each entry of a document's lists that a final policy of an outer level beats.
+pub(super) fn losers(
+    inventory: &Inventory,
+    group: &str,
+    on: &OnListener,
+    key: &DocumentKey,
+    document: &Document,
+) -> Vec<String> {
+    let outer: &[&[Applied]] = match document {
+        Document::Defaults(_) => &[],
+        Document::Listener(_) => &[&on.defaults],
+        _ => &[&on.defaults, &on.listener],
+    };
+    let outer = effective(outer);
+    let lists = document
+        .policy_lists()
+        .flat_map(|items| applied(inventory, group, key, items));
+    lists
+        .filter_map(|entry| {
+            let winner = outer.get(&entry.kind).filter(|winner| winner.is_final)?;
+            let is_other = winner.document != entry.document;
+            is_other.then(|| format!("{}: {} is final and holds instead", entry.place, winner.document))
+        })
+        .collect()
+}
+
+/// A policy that holds for requests of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EffectivePolicy {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The cluster; `None`: the requests go to none, or the document is a listener.
+    pub cluster: Option<Arc<str>>,
+    /// The kind.
+    pub kind: PolicyKind,
+    /// A key, or `key#policies[0]` for a policy inside a list.
+    pub from: String,
+    /// Whether no nearer level can change it.
+    pub is_final: bool,
+    /// The policy.
+    pub policy: Arc<Policy>,
+}
+
+impl Compiled {
+    /// The policies that hold for a route, a cluster or a listener: by listener and cluster, in the order of kinds.
+    #[must_use]
+    pub fn effective_policies(&self, key: &DocumentKey) -> Vec<EffectivePolicy> {
+        let Some(document) = self.inventory.document(key) else {
+            return Vec::new();
+        };
+
+        let mut found: Vec<EffectivePolicy> = Vec::new();
+        for (group, state) in self.groups.iter().filter(|(group, _)| document.is_for(group)) {
+            let tables = state.tables.keys().filter(|listener| !self.inventory.is_api(listener));
+            for listener in tables {
+                let outer: [&[Applied]; 2] = state.policies.get(listener).map(|on| on.levels()).unwrap_or_default();
+                for (cluster, own) in self.inner_levels(group, listener, key, document) {
+                    let of_cluster = cluster.as_ref().map(|name| of_cluster(&self.inventory, group, name));
+                    let of_cluster = of_cluster.unwrap_or_default();
+                    let effective = effective(&[outer[0], outer[1], &of_cluster, &own]);
+                    for entry in effective.values() {
+                        let Some(policy) = &entry.policy else { continue };
+                        let policy = EffectivePolicy {
+                            listener: Arc::clone(listener),
+                            cluster: cluster.clone(),
+                            kind: entry.kind,
+                            from: entry.from(),
+                            is_final: entry.is_final,
+                            policy: Arc::clone(policy),
+                        };
+                        if !found.contains(&policy) {
+                            found.push(policy);
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The targets of a document on a listener, each with the entries of the innermost level.
+    fn inner_levels(
+        &self,
+        group: &str,
+        listener: &Arc<str>,
+        key: &DocumentKey,
+        document: &Document,
+    ) -> Vec<(Option<Arc<str>>, Vec<Applied>)> {
+        match document {
+            Document::Route(route) if route.is_on(listener) => {
+                let of_rule = |rule: &Rule| {
+                    let own = applied(&self.inventory, group, key, &rule.policies);
+                    let names: Vec<Option<Arc<str>>> = match &rule.action {
+                        Action::Forward(targets) => targets
+                            .iter()
+                            .map(|target| Some(target.upstream.cluster_name()))
+                            .collect(),
+                        Action::Redirect(_) | Action::Respond(_) => vec![None],
+                    };
+                    names.into_iter().map(move |name| (name, own.clone()))
+                };
+                route.enabled_rules().flat_map(|(_, rule)| of_rule(rule)).collect()
+            }
+            Document::Cluster(_) => vec![(Some(Arc::clone(&key.name)), Vec::new())],
+            Document::Listener(_) if key.name == *listener => vec![(None, Vec::new())],
+            _ => Vec::new(),
+        }
+    }
+}

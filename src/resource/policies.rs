@@ -1,0 +1,252 @@
+//! Policies as HTTP filters, and the slots in which they run.
+//!
+//! The HTTP filters of every listener are fixed, so that no policy changes a Listener. A slot is a filter of the type
+//! `filter_chain`: it runs the filters that a RouteConfiguration gives it. Each slot stands twice:
+//!
+//! | slot | filters |
+//! |---|---|
+//! | `chancery.edge` | compression, headers, `grpc_web`, cors, `ip_access`, csrf |
+//! | `chancery.auth` | rbac |
+//! | `chancery.app` | `body_limit`, buffer, fault, sticky |
+//!
+//! - The filters of the listener stand once, on the RouteConfiguration, under the name of the slot.
+//! - A route with other filters disables the slot, and has all of its own under the slot's second name, `.own`. Envoy
+//!   would merge two levels of one slot by the names of filters and lose their order.
+//! - A filter may have a message for the route beside it (cors). Envoy finds it under the filter's name and merges
+//!   levels, too; so the names of a route's own filters end in `.own`.
+//!
+//! `maintenance` is no filter: it replaces the action of routes (`route`).
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::filter_chain::v3::{
+    FilterChain, FilterChainConfig, FilterChainConfigPerRoute,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+
+use crate::document::policy::{Policy, PolicyKind};
+use crate::proto::message::{any, append};
+
+mod conditions;
+mod filters;
+pub mod route;
+
+/// A place in the fixed list of a listener's HTTP filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// Before authentication.
+    Edge,
+    /// Who may do what.
+    Auth,
+    /// Next to the upstream.
+    App,
+}
+
+impl Slot {
+    /// All, in the order of requests.
+    pub const ALL: [Self; 3] = [Self::Edge, Self::Auth, Self::App];
+
+    /// The name of the filter that runs the listener's filters.
+    #[must_use]
+    pub fn shared(self) -> &'static str {
+        match self {
+            Self::Edge => "chancery.edge",
+            Self::Auth => "chancery.auth",
+            Self::App => "chancery.app",
+        }
+    }
+
+    /// The name of the filter that runs a route's own filters.
+    #[must_use]
+    pub fn own(self) -> &'static str {
+        match self {
+            Self::Edge => "chancery.edge.own",
+            Self::Auth => "chancery.auth.own",
+            Self::App => "chancery.app.own",
+        }
+    }
+
+    /// The slot of a kind; `None`: the kind is no filter.
+    #[must_use]
+    pub fn of(kind: PolicyKind) -> Option<Self> {
+        match kind {
+            PolicyKind::Compression
+            | PolicyKind::Headers
+            | PolicyKind::GrpcWeb
+            | PolicyKind::Cors
+            | PolicyKind::IpAccess
+            | PolicyKind::Csrf => Some(Self::Edge),
+            PolicyKind::Rbac => Some(Self::Auth),
+            PolicyKind::BodyLimit | PolicyKind::Buffer | PolicyKind::Fault | PolicyKind::Sticky => Some(Self::App),
+            PolicyKind::Maintenance => None,
+        }
+    }
+}
+
+/// The HTTP filters of every listener but an API listener, between `on_demand` and the router.
+///
+/// `is_optional`: an Envoy before 1.40, which has no slots, takes the listener, and refuses a `RouteConfiguration` with
+/// policies as a whole.
+#[must_use]
+pub fn slots() -> Vec<HttpFilter> {
+    let slot = |name: &str| HttpFilter {
+        name: name.to_owned(),
+        is_optional: true,
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&FilterChainConfig::default()))),
+        ..HttpFilter::default()
+    };
+    Slot::ALL
+        .iter()
+        .flat_map(|one| [slot(one.shared()), slot(one.own())])
+        .collect()
+}
+
+/// One HTTP filter of a policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Filter {
+    /// The name of the kind, or of a part of it.
+    pub name: &'static str,
+    /// Its configuration.
+    pub config: Any,
+    /// The message for a route that Envoy looks up under the name of the filter.
+    pub for_route: Option<Any>,
+}
+
+/// The filters of a policy, in order; none for `maintenance`.
+#[must_use]
+pub fn of_policy(policy: &Policy) -> Vec<Filter> {
+    filters::of(&policy.rule)
+}
+
+/// The filters of each slot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chains {
+    edge: Vec<Filter>,
+    auth: Vec<Filter>,
+    app: Vec<Filter>,
+}
+
+impl Chains {
+    /// Add the filters of a kind behind those that are there.
+    pub fn add(&mut self, slot: Slot, filters: &[Filter]) {
+        self.slot_mut(slot).extend_from_slice(filters);
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> &mut Vec<Filter> {
+        match slot {
+            Slot::Edge => &mut self.edge,
+            Slot::Auth => &mut self.auth,
+            Slot::App => &mut self.app,
+        }
+    }
+
+    fn slot(&self, slot: Slot) -> &[Filter] {
+        match slot {
+            Slot::Edge => &self.edge,
+            Slot::Auth => &self.auth,
+            Slot::App => &self.app,
+        }
+    }
+
+    /// The entries of `typed_per_filter_config` for these filters as those of a listener, sorted by name.
+    #[must_use]
+    pub fn shared(&self) -> Vec<PerFilter> {
+        let mut entries = Vec::new();
+        for slot in Slot::ALL {
+            let filters = self.slot(slot);
+            if !filters.is_empty() {
+                entries.extend(chain(slot.shared(), filters, ""));
+            }
+        }
+        entries.sort();
+        entries
+    }
+
+    /// The entries for these filters as those of a route on a listener with others, sorted by name; none if both are
+    /// equal.
+    #[must_use]
+    pub fn beside(&self, listener: &Self) -> Vec<PerFilter> {
+        let mut entries = Vec::new();
+        for slot in Slot::ALL {
+            let (own, shared) = (self.slot(slot), listener.slot(slot));
+            if own == shared {
+                continue;
+            }
+            if !shared.is_empty() {
+                let disabled = FilterConfig {
+                    disabled: true,
+                    ..FilterConfig::default()
+                };
+                entries.push(PerFilter::new(slot.shared(), &any(&disabled)));
+            }
+            if !own.is_empty() {
+                entries.extend(chain(slot.own(), own, ".own"));
+            }
+        }
+        entries.sort();
+        entries
+    }
+}
+
+/// The entries of a slot: its filters, and their messages for the route.
+fn chain(name: &str, filters: &[Filter], suffix: &str) -> Vec<PerFilter> {
+    let named = |filter: &Filter| format!("{}{suffix}", filter.name);
+    let config = |filter: &Filter| TypedExtensionConfig {
+        name: named(filter),
+        typed_config: Some(filter.config.clone()),
+    };
+    let chain = FilterChainConfigPerRoute {
+        filter_chain: Some(FilterChain {
+            filters: filters.iter().map(config).collect(),
+        }),
+    };
+
+    let beside = filters.iter().filter_map(|filter| {
+        let message = filter.for_route.as_ref()?;
+        Some(PerFilter::new(&named(filter), message))
+    });
+    std::iter::once(PerFilter::new(name, &any(&chain)))
+        .chain(beside)
+        .collect()
+}
+
+/// An encoded entry of `typed_per_filter_config`, ordered by its name.
+///
+/// Generated messages have this map in a `HashMap`, whose order is random, so the entries are put into encoded messages
+/// ([`append`]).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PerFilter {
+    name: String,
+    entry: Bytes,
+}
+
+impl PerFilter {
+    fn new(name: &str, message: &Any) -> Self {
+        let mut entry = Vec::new();
+        append(&mut entry, 1, name.as_bytes());
+        append(&mut entry, 2, &message.encode_to_vec());
+        Self {
+            name: name.to_owned(),
+            entry: entry.into(),
+        }
+    }
+}
+
+/// Put the entries into an encoded message whose `typed_per_filter_config` has the number `tag`.
+fn append_all(message: &mut Vec<u8>, tag: u32, entries: &[PerFilter]) {
+    entries.iter().for_each(|entry| append(message, tag, &entry.entry));
+}
+
+/// The number of `RouteConfiguration.typed_per_filter_config`.
+const OF_CONFIGURATION: u32 = 16;
+
+/// The encoded fields of a RouteConfiguration for the filters of its listener.
+#[must_use]
+pub fn configuration_fields(chains: &Chains) -> Bytes {
+    let mut fields = Vec::new();
+    append_all(&mut fields, OF_CONFIGURATION, &chains.shared());
+    fields.into()
+}
