@@ -138,11 +138,11 @@ impl Document {
                     _ => Vec::new(),
                 };
                 let items = self.policy_lists().flat_map(|items| items.iter());
-                references.extend(items.filter_map(policy::Item::reference));
+                references.extend(items.flat_map(policy::Item::references));
                 references
             }
+            Self::Policy(policy) => policy.policy.references(""),
             Self::Secret(_)
-            | Self::Policy(_)
             | Self::Group(_)
             | Self::Runtime(_)
             | Self::Xds(_)
@@ -349,6 +349,7 @@ pub fn parse_with(
         }
     };
 
+    warnings.extend(policy::warnings(&document));
     Ok(Parsed::new(document, warnings))
 }
 

@@ -9,21 +9,35 @@
 //! | `edge` | compression, headers, `grpc_web`, cors, `ip_access`, csrf |
 //! | `auth` | rbac |
 //! | `app` | `body_limit`, buffer, fault, sticky, maintenance |
+//! | `rate_limit`, `jwt`, `basic_auth`, `api_key`, `ext_authz`, `global_rate_limit`, `ext_proc`, `grpc_json` | the kind of that name |
+//! | `service` | parts that kinds with a service or a secret share |
 
 use std::fmt;
 use std::sync::Arc;
 
+use jwt::Jwks;
 use serde_json::Value;
+use service::SecretName;
 
 use super::decode::{Cursor, Field, Fields, Shape};
 use super::key::{DocumentKey, Kind};
 use super::reference::Reference;
+use super::route::Upstream;
 use super::sentence::{one_of, quote};
-use super::{Groups, Rejection, groups, name};
+use super::{Document, Groups, Rejection, groups, name};
 
+pub mod api_key;
 pub mod app;
 pub mod auth;
+pub mod basic_auth;
 pub mod edge;
+pub mod ext_authz;
+pub mod ext_proc;
+pub mod global_rate_limit;
+pub mod grpc_json;
+pub mod jwt;
+pub mod rate_limit;
+pub mod service;
 
 /// Most entries of a list.
 const MAX_ITEMS: usize = 20;
@@ -50,10 +64,18 @@ kinds! {
     "cors", edge::CORS_FIELDS, "Answers to preflights, and headers for other origins";
     "ip_access", edge::IP_ACCESS_FIELDS, "Addresses of clients; 403 for others";
     "csrf", edge::CSRF_FIELDS, "Origins of requests that change something; 403 for others";
+    "rate_limit", rate_limit::EVERY_FIELD, "Token buckets of each Envoy; 429";
+    "jwt", jwt::EVERY_FIELD, "Signed tokens; 401 without one";
+    "basic_auth", basic_auth::FIELDS, "Users with passwords; 401 for others";
+    "api_key", api_key::FIELDS, "Keys of clients; 401 without one, 403 for other clients";
+    "ext_authz", ext_authz::FIELDS, "A service that decides about requests";
     "rbac", auth::RBAC_FIELDS, "Rules by method, path, headers and address; 403 if one denies";
+    "global_rate_limit", global_rate_limit::FIELDS, "A service that counts the requests of all proxies; 429";
+    "ext_proc", ext_proc::FIELDS, "A service that changes requests and answers";
     "body_limit", app::LIMIT_FIELDS, "413 for a larger request body; nothing is held back";
     "buffer", app::LIMIT_FIELDS, "A request goes on when its body is complete; 413 for a larger one";
     "fault", app::FAULT_FIELDS, "Errors and delays on purpose";
+    "grpc_json", grpc_json::FIELDS, "JSON for methods of gRPC";
     "sticky", app::STICKY_FIELDS, "One endpoint for all requests of a session, by a cookie";
     "maintenance", app::MAINTENANCE_FIELDS, "A fixed answer instead of the route";
 }
@@ -88,14 +110,30 @@ pub enum PolicyKind {
     IpAccess,
     /// `csrf`
     Csrf,
+    /// `rate_limit`
+    RateLimit,
+    /// `jwt`
+    Jwt,
+    /// `basic_auth`
+    BasicAuth,
+    /// `api_key`
+    ApiKey,
+    /// `ext_authz`
+    ExtAuthz,
     /// `rbac`
     Rbac,
+    /// `global_rate_limit`
+    GlobalRateLimit,
+    /// `ext_proc`
+    ExtProc,
     /// `body_limit`
     BodyLimit,
     /// `buffer`
     Buffer,
     /// `fault`
     Fault,
+    /// `grpc_json`
+    GrpcJson,
     /// `sticky`
     Sticky,
     /// `maintenance`, a route instead of a filter.
@@ -104,17 +142,25 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 20] = [
         Self::Compression,
         Self::Headers,
         Self::GrpcWeb,
         Self::Cors,
         Self::IpAccess,
         Self::Csrf,
+        Self::RateLimit,
+        Self::Jwt,
+        Self::BasicAuth,
+        Self::ApiKey,
+        Self::ExtAuthz,
         Self::Rbac,
+        Self::GlobalRateLimit,
+        Self::ExtProc,
         Self::BodyLimit,
         Self::Buffer,
         Self::Fault,
+        Self::GrpcJson,
         Self::Sticky,
         Self::Maintenance,
     ];
@@ -129,10 +175,18 @@ impl PolicyKind {
             Self::Cors => "cors",
             Self::IpAccess => "ip_access",
             Self::Csrf => "csrf",
+            Self::RateLimit => "rate_limit",
+            Self::Jwt => "jwt",
+            Self::BasicAuth => "basic_auth",
+            Self::ApiKey => "api_key",
+            Self::ExtAuthz => "ext_authz",
             Self::Rbac => "rbac",
+            Self::GlobalRateLimit => "global_rate_limit",
+            Self::ExtProc => "ext_proc",
             Self::BodyLimit => "body_limit",
             Self::Buffer => "buffer",
             Self::Fault => "fault",
+            Self::GrpcJson => "grpc_json",
             Self::Sticky => "sticky",
             Self::Maintenance => "maintenance",
         }
@@ -176,12 +230,75 @@ impl Policy {
             PolicyRule::Cors(_) => PolicyKind::Cors,
             PolicyRule::IpAccess(_) => PolicyKind::IpAccess,
             PolicyRule::Csrf(_) => PolicyKind::Csrf,
+            PolicyRule::RateLimit(_) => PolicyKind::RateLimit,
+            PolicyRule::Jwt(_) => PolicyKind::Jwt,
+            PolicyRule::BasicAuth(_) => PolicyKind::BasicAuth,
+            PolicyRule::ApiKey(_) => PolicyKind::ApiKey,
+            PolicyRule::ExtAuthz(_) => PolicyKind::ExtAuthz,
             PolicyRule::Rbac(_) => PolicyKind::Rbac,
+            PolicyRule::GlobalRateLimit(_) => PolicyKind::GlobalRateLimit,
+            PolicyRule::ExtProc(_) => PolicyKind::ExtProc,
             PolicyRule::BodyLimit(_) => PolicyKind::BodyLimit,
             PolicyRule::Buffer(_) => PolicyKind::Buffer,
             PolicyRule::Fault(_) => PolicyKind::Fault,
+            PolicyRule::GrpcJson(_) => PolicyKind::GrpcJson,
             PolicyRule::Sticky(_) => PolicyKind::Sticky,
             PolicyRule::Maintenance(_) => PolicyKind::Maintenance,
+        }
+    }
+
+    /// The services that the policy asks.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        let one = match &self.rule {
+            PolicyRule::ExtAuthz(authz) => Some(&authz.service),
+            PolicyRule::GlobalRateLimit(limit) => Some(&limit.service),
+            PolicyRule::ExtProc(processor) => Some(&processor.service),
+            _ => None,
+        };
+        let providers = match &self.rule {
+            PolicyRule::Jwt(jwt) => jwt.providers.as_slice(),
+            _ => &[],
+        };
+        let servers = providers.iter().filter_map(|provider| match &provider.jwks {
+            Jwks::Remote { server, .. } => Some(server),
+            Jwks::Inline(_) | Jwks::Secret(_) => None,
+        });
+        one.into_iter().chain(servers)
+    }
+
+    /// The secrets that the policy names.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<&SecretName> {
+        match &self.rule {
+            PolicyRule::BasicAuth(basic) => vec![&basic.users],
+            PolicyRule::ApiKey(api_key) => api_key.keys.iter().collect(),
+            PolicyRule::Jwt(jwt) => {
+                let named = jwt.providers.iter().filter_map(|provider| match &provider.jwks {
+                    Jwks::Secret(secret) => Some(secret),
+                    Jwks::Remote { .. } | Jwks::Inline(_) => None,
+                });
+                named.collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The references of a policy at a place, which is empty in a document of its own.
+    pub(super) fn references(&self, place: &str) -> Vec<Reference> {
+        let kind = self.kind();
+        let place = match place {
+            "" => kind.to_string(),
+            place => format!("{place}.{kind}"),
+        };
+        self.secrets().iter().map(|secret| secret.reference(&place)).collect()
+    }
+
+    /// Sentences about a policy that is valid and perhaps not meant.
+    fn warnings(&self) -> Vec<String> {
+        match &self.rule {
+            PolicyRule::BasicAuth(_) => vec![basic_auth::WARNING.to_owned()],
+            PolicyRule::Jwt(jwt) => jwt.warnings(),
+            _ => Vec::new(),
         }
     }
 }
@@ -201,14 +318,30 @@ pub enum PolicyRule {
     IpAccess(edge::IpAccess),
     /// Origins of requests that change something.
     Csrf(edge::Csrf),
+    /// Token buckets of each Envoy.
+    RateLimit(rate_limit::RateLimit),
+    /// Signed tokens.
+    Jwt(jwt::Jwt),
+    /// Users with passwords.
+    BasicAuth(basic_auth::BasicAuth),
+    /// Keys of clients.
+    ApiKey(api_key::ApiKey),
+    /// A service that decides about requests.
+    ExtAuthz(ext_authz::ExtAuthz),
     /// Rules by method, path, headers and address.
     Rbac(auth::Rbac),
+    /// A service that counts requests.
+    GlobalRateLimit(global_rate_limit::GlobalRateLimit),
+    /// A service that changes requests and answers.
+    ExtProc(ext_proc::ExtProc),
     /// Largest request body, in bytes; nothing is held back.
     BodyLimit(u32),
     /// Largest request body, in bytes; the request goes on when its body is complete.
     Buffer(u32),
     /// Errors and delays on purpose.
     Fault(app::Fault),
+    /// JSON for methods of gRPC.
+    GrpcJson(grpc_json::GrpcJson),
     /// One endpoint for all requests of a session.
     Sticky(app::Sticky),
     /// A fixed answer instead of the route.
@@ -225,11 +358,21 @@ pub struct Item {
 }
 
 impl Item {
-    /// The reference to the policies document of a name.
-    pub(super) fn reference(&self) -> Option<Reference> {
+    /// The policy that stands in the list itself.
+    #[must_use]
+    pub fn inline(&self) -> Option<&Arc<Policy>> {
         match &self.choice {
-            Choice::Named(name) => Some(Reference::policy(&*self.place, name)),
-            Choice::Inline(_) | Choice::Off(_) => None,
+            Choice::Inline(policy) => Some(policy),
+            Choice::Named(_) | Choice::Off(_) => None,
+        }
+    }
+
+    /// The reference to the policies document of a name, and those of a policy in the list.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        match &self.choice {
+            Choice::Named(name) => vec![Reference::policy(&*self.place, name)],
+            Choice::Inline(policy) => policy.references(&self.place),
+            Choice::Off(_) => Vec::new(),
         }
     }
 }
@@ -247,6 +390,34 @@ pub enum Choice {
 
 /// A list of policies. Cheap to clone; empty if the document has none.
 pub type Items = Arc<[Item]>;
+
+/// The services that the policies of a list ask, those of named documents aside.
+pub fn upstreams(items: &[Item]) -> impl Iterator<Item = &Upstream> {
+    items
+        .iter()
+        .filter_map(Item::inline)
+        .flat_map(|policy| policy.upstreams())
+}
+
+/// Sentences about the policies of a document, with their place.
+pub(super) fn warnings(document: &Document) -> Vec<String> {
+    if let Document::Policy(document) = document {
+        let kind = document.policy.kind();
+        let sentences = document.policy.warnings().into_iter();
+        return sentences.map(|sentence| format!("{kind}: {sentence}")).collect();
+    }
+    let items = document.policy_lists().flat_map(|items| items.iter());
+    items
+        .filter_map(|item| Some((item, item.inline()?)))
+        .flat_map(|(item, policy)| {
+            let place = format!("{}.{}", item.place, policy.kind());
+            policy
+                .warnings()
+                .into_iter()
+                .map(move |sentence| format!("{place}: {sentence}"))
+        })
+        .collect()
+}
 
 /// Reads a policies document.
 pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<PolicyDocument, Rejection> {
@@ -346,10 +517,18 @@ fn read_policy(kind: PolicyKind, cursor: &Cursor<'_>) -> Result<Policy, Rejectio
         PolicyKind::Cors => PolicyRule::Cors(edge::read_cors(cursor)?),
         PolicyKind::IpAccess => PolicyRule::IpAccess(edge::read_ip_access(cursor)?),
         PolicyKind::Csrf => PolicyRule::Csrf(edge::read_csrf(cursor)?),
+        PolicyKind::RateLimit => PolicyRule::RateLimit(rate_limit::read(cursor)?),
+        PolicyKind::Jwt => PolicyRule::Jwt(jwt::read(cursor)?),
+        PolicyKind::BasicAuth => PolicyRule::BasicAuth(basic_auth::read(cursor)?),
+        PolicyKind::ApiKey => PolicyRule::ApiKey(api_key::read(cursor)?),
+        PolicyKind::ExtAuthz => PolicyRule::ExtAuthz(ext_authz::read(cursor)?),
         PolicyKind::Rbac => PolicyRule::Rbac(auth::read_rbac(cursor)?),
+        PolicyKind::GlobalRateLimit => PolicyRule::GlobalRateLimit(global_rate_limit::read(cursor)?),
+        PolicyKind::ExtProc => PolicyRule::ExtProc(ext_proc::read(cursor)?),
         PolicyKind::BodyLimit => PolicyRule::BodyLimit(app::read_body_limit(cursor)?),
         PolicyKind::Buffer => PolicyRule::Buffer(app::read_body_limit(cursor)?),
         PolicyKind::Fault => PolicyRule::Fault(app::read_fault(cursor)?),
+        PolicyKind::GrpcJson => PolicyRule::GrpcJson(grpc_json::read(cursor)?),
         PolicyKind::Sticky => PolicyRule::Sticky(app::read_sticky(cursor)?),
         PolicyKind::Maintenance => PolicyRule::Maintenance(app::read_maintenance(cursor)?),
     };

@@ -33,6 +33,7 @@ mod vault;
 pub use confidential::Confidential;
 pub use pem::Certificate;
 pub use validity::{Validity, moment};
+pub(super) use values::jwks as read_jwks;
 pub use vault::{AtRest, Files, Vault, key_id_in, sealed_in};
 
 /// Largest secrets document, in bytes.

@@ -105,6 +105,11 @@ pub(super) fn is_secret(key: &DocumentKey) -> bool {
     key.kind == Kind::Xds && key.first_segment() == SECRETS
 }
 
+/// The word of filters by ECDS.
+const EXTENSION_CONFIGS: &str = "extension_configs";
+/// The beginning of the names of filters that hold policies.
+const RESERVED: &str = "chancery.";
+
 /// Checks the form of the key.
 pub(super) fn check_key(key: &DocumentKey) -> Result<(), Rejection> {
     if split(&key.name).is_some() {
@@ -143,6 +148,15 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Xds, Rejectio
         ));
     };
 
+    if resource_type == EXTENSION_CONFIGS && name.starts_with(RESERVED) {
+        return Err(Rejection::new(
+            "",
+            format!(
+                "found the name {}, expected none that begins with {RESERVED:?}: the server's own filters do",
+                quote(name)
+            ),
+        ));
+    }
     let field = object.require("resource", "the resource, an object with its \"@type\"")?;
     if !field.value().is_object() {
         return Err(field.confidential("the resource, an object with its \"@type\""));

@@ -21,6 +21,7 @@
 //! | `trials` | tests of routes, judged on the tables |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `policies` | the policies that hold for a listener, a route and its target |
+//! | `extensions` | the filters of a group that hold a state: tokens, rate limits |
 //! | `parts` | each document's part in a resource that is made of many documents |
 //! | `findings` | facts for the operator about one document among the others: lost matches, missing references |
 
@@ -44,6 +45,7 @@ mod accepted;
 mod conflicts;
 pub mod context;
 mod depends;
+mod extensions;
 mod failover;
 mod findings;
 mod group;

@@ -41,6 +41,7 @@ use crate::proto::message::{any, boolean, uint32};
 use super::compile::context::Context;
 use super::compile::parts;
 use super::endpoints::socket_address;
+use super::policies::Extension;
 use super::verbatim::claims;
 use super::{Reference, Resource, ResourceType, Source, secrets};
 
@@ -158,9 +159,12 @@ pub fn default_listener(context: &Context) -> Resource {
     let filter = http::filter(DEFAULT_NAME, &http, CodecType::Auto, Forward::None);
     let chains = vec![http_chain(DEFAULT_NAME, settings, filter)];
     let message = message(DEFAULT_NAME, &[DEFAULT_ADDRESS], chains, false, settings);
+    let mut references = vec![route_reference(DEFAULT_NAME)];
+    references.extend(Extension::ALL.map(Extension::reference));
+    references.sort_unstable();
     Resource {
         claims: Some(claims_of(&[DEFAULT_ADDRESS])),
-        ..resource(DEFAULT_NAME, &message, Vec::new(), vec![route_reference(DEFAULT_NAME)])
+        ..resource(DEFAULT_NAME, &message, Vec::new(), references)
     }
 }
 
@@ -260,6 +264,7 @@ fn references(listener: &Listener, routes: &str) -> Vec<Reference> {
     }
     if listener.tcp.is_none() {
         references.push(route_reference(routes));
+        references.extend(Extension::ALL.map(Extension::reference));
     }
     references.sort_unstable();
     references.dedup();

@@ -6,8 +6,8 @@
 //! | slot | filters |
 //! |---|---|
 //! | `chancery.edge` | compression, headers, `grpc_web`, cors, `ip_access`, csrf |
-//! | `chancery.auth` | rbac |
-//! | `chancery.app` | `body_limit`, buffer, fault, sticky |
+//! | `chancery.auth` | `basic_auth`, `api_key`, `ext_authz`, rbac, `global_rate_limit` |
+//! | `chancery.app` | `ext_proc`, `body_limit`, buffer, fault, `grpc_json`, sticky |
 //!
 //! - The filters of the listener stand once, on the RouteConfiguration, under the name of the slot.
 //! - A route with other filters disables the slot, and has all of its own under the slot's second name, `.own`. Envoy
@@ -15,7 +15,14 @@
 //! - A filter may have a message for the route beside it (cors). Envoy finds it under the filter's name and merges
 //!   levels, too; so the names of a route's own filters end in `.own`.
 //!
+//! Kinds with a state (`jwt`, `rate_limit`) stand between the slots as filters of their own, by ECDS ([`extensions`]): a
+//! change of a RouteConfiguration would make a slot's filters anew, and with them buckets and keys. A listener has these
+//! filters disabled; a RouteConfiguration or a route enables them ([`Chains::enable`]).
+//!
 //! `maintenance` is no filter: it replaces the action of routes (`route`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -27,12 +34,25 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use crate::document::policy::{Policy, PolicyKind};
+use crate::document::policy::{Policy, PolicyRule};
+use crate::document::secret::Secret;
 use crate::proto::message::{any, append};
 
+pub use extensions::Extension;
+
+mod api_key;
+mod basic_auth;
 mod conditions;
+mod ext_authz;
+mod ext_proc;
+pub mod extensions;
 mod filters;
+mod global_rate_limit;
+mod grpc_json;
+mod jwt;
+mod rate_limit;
 pub mod route;
+mod service;
 
 /// A place in the fixed list of a listener's HTTP filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,22 +88,6 @@ impl Slot {
             Self::App => "chancery.app.own",
         }
     }
-
-    /// The slot of a kind; `None`: the kind is no filter.
-    #[must_use]
-    pub fn of(kind: PolicyKind) -> Option<Self> {
-        match kind {
-            PolicyKind::Compression
-            | PolicyKind::Headers
-            | PolicyKind::GrpcWeb
-            | PolicyKind::Cors
-            | PolicyKind::IpAccess
-            | PolicyKind::Csrf => Some(Self::Edge),
-            PolicyKind::Rbac => Some(Self::Auth),
-            PolicyKind::BodyLimit | PolicyKind::Buffer | PolicyKind::Fault | PolicyKind::Sticky => Some(Self::App),
-            PolicyKind::Maintenance => None,
-        }
-    }
 }
 
 /// The HTTP filters of every listener but an API listener, between `on_demand` and the router.
@@ -98,15 +102,25 @@ pub fn slots() -> Vec<HttpFilter> {
         config_type: Some(http_filter::ConfigType::TypedConfig(any(&FilterChainConfig::default()))),
         ..HttpFilter::default()
     };
-    Slot::ALL
-        .iter()
-        .flat_map(|one| [slot(one.shared()), slot(one.own())])
+    let pair = |one: Slot| [slot(one.shared()), slot(one.own())];
+    let extension = |one: Extension| one.filter();
+    pair(Slot::Edge)
+        .into_iter()
+        .chain([Extension::RateLimit, Extension::Jwt].map(extension))
+        .chain(pair(Slot::Auth))
+        .chain([Extension::UserRateLimit].map(extension))
+        .chain(pair(Slot::App))
         .collect()
 }
+
+/// The secrets of a group, by name.
+pub type Secrets<'a> = dyn Fn(&Arc<str>) -> Option<&'a Secret> + 'a;
 
 /// One HTTP filter of a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
+    /// Where it runs.
+    pub slot: Slot,
     /// The name of the kind, or of a part of it.
     pub name: &'static str,
     /// Its configuration.
@@ -115,10 +129,31 @@ pub struct Filter {
     pub for_route: Option<Any>,
 }
 
-/// The filters of a policy, in order; none for `maintenance`.
+impl Filter {
+    fn new(slot: Slot, name: &'static str, config: Any) -> Self {
+        Self {
+            slot,
+            name,
+            config,
+            for_route: None,
+        }
+    }
+}
+
+/// The filters of a policy in slots, in order.
 #[must_use]
-pub fn of_policy(policy: &Policy) -> Vec<Filter> {
-    filters::of(&policy.rule)
+pub fn of_policy(policy: &Policy, secrets: &Secrets<'_>) -> Vec<Filter> {
+    filters::of(&policy.rule, secrets)
+}
+
+/// The messages of a policy for filters of their own, by the names of these. `name` is the policy's.
+#[must_use]
+pub fn enabled(policy: &Policy, name: &str) -> Vec<(Extension, Any)> {
+    match &policy.rule {
+        PolicyRule::Jwt(_) => vec![(Extension::Jwt, jwt::for_route(name))],
+        PolicyRule::RateLimit(limit) => rate_limit::enabled(limit),
+        _ => Vec::new(),
+    }
 }
 
 /// The filters of each slot.
@@ -127,12 +162,21 @@ pub struct Chains {
     edge: Vec<Filter>,
     auth: Vec<Filter>,
     app: Vec<Filter>,
+    /// The messages of filters that run only where these are.
+    enabled: BTreeMap<Extension, Any>,
 }
 
 impl Chains {
     /// Add the filters of a kind behind those that are there.
-    pub fn add(&mut self, slot: Slot, filters: &[Filter]) {
-        self.slot_mut(slot).extend_from_slice(filters);
+    pub fn add(&mut self, filters: &[Filter]) {
+        for filter in filters {
+            self.slot_mut(filter.slot).push(filter.clone());
+        }
+    }
+
+    /// Add the messages that let filters of their own run.
+    pub fn enable(&mut self, messages: Vec<(Extension, Any)>) {
+        self.enabled.extend(messages);
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut Vec<Filter> {
@@ -161,6 +205,8 @@ impl Chains {
                 entries.extend(chain(slot.shared(), filters, ""));
             }
         }
+        let enabled = self.enabled.iter();
+        entries.extend(enabled.map(|(extension, message)| PerFilter::new(extension.name(), message)));
         entries.sort();
         entries
     }
@@ -176,19 +222,31 @@ impl Chains {
                 continue;
             }
             if !shared.is_empty() {
-                let disabled = FilterConfig {
-                    disabled: true,
-                    ..FilterConfig::default()
-                };
-                entries.push(PerFilter::new(slot.shared(), &any(&disabled)));
+                entries.push(PerFilter::new(slot.shared(), &disabled()));
             }
             if !own.is_empty() {
                 entries.extend(chain(slot.own(), own, ".own"));
             }
         }
+        let extensions: BTreeSet<Extension> = self.enabled.keys().chain(listener.enabled.keys()).copied().collect();
+        for extension in extensions {
+            let own = self.enabled.get(&extension);
+            if own != listener.enabled.get(&extension) {
+                let message = own.cloned().unwrap_or_else(disabled);
+                entries.push(PerFilter::new(extension.name(), &message));
+            }
+        }
         entries.sort();
         entries
     }
+}
+
+/// The message that keeps a filter from running.
+fn disabled() -> Any {
+    any(&FilterConfig {
+        disabled: true,
+        ..FilterConfig::default()
+    })
 }
 
 /// The entries of a slot: its filters, and their messages for the route.

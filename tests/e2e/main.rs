@@ -36,6 +36,7 @@ mod latency;
 mod listeners;
 mod load;
 mod policies;
+mod policy_services;
 mod refused;
 mod scenarios;
 mod secrets;

@@ -542,7 +542,7 @@ async fn every_kind_of_policy(bootstrap: Bootstrap) {
 }
 
 /// Status, headers and body of an answer.
-async fn answer(world: &World, request: &str, headers: &[(&str, &str)], body: usize) -> (u16, Value, Value) {
+pub(crate) async fn answer(world: &World, request: &str, headers: &[(&str, &str)], body: usize) -> (u16, Value, Value) {
     let (method, path) = request.split_once(' ').expect("METHOD /path");
     let url = format!("http://{}{path}", world.address);
     let mut builder = world

@@ -40,9 +40,11 @@ pub(crate) fn put_together(compiled: &Compiled, group: &str) -> (Vec<Value>, Vec
     clusters
         .iter_mut()
         .for_each(|cluster| put_endpoints_inside(cluster, &endpoints));
-    listeners
-        .iter_mut()
-        .for_each(|listener| put_routes_inside(listener, &routes));
+    let extensions = by_name(take(ResourceType::ExtensionConfig), "name");
+    listeners.iter_mut().for_each(|listener| {
+        put_routes_inside(listener, &routes);
+        put_extensions_inside(listener, &extensions);
+    });
     (clusters, listeners)
 }
 
@@ -91,7 +93,44 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
             .unwrap_or_else(|| panic!("{name} has no RouteConfiguration"))
             .clone();
         without_type(&mut configuration);
+        without_empty_types(&mut configuration);
         fields.insert("route_config".to_owned(), configuration);
+    }
+}
+
+/// A configuration without a type is an empty object in JSON.
+fn without_empty_types(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("@type").is_some_and(|name| name == "") {
+                fields.clear();
+            }
+            fields.values_mut().for_each(without_empty_types);
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_empty_types),
+        _ => {}
+    }
+}
+
+/// Put filters that come by ECDS into a listener.
+fn put_extensions_inside(value: &mut Value, extensions: &BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            if fields.remove("config_discovery").is_some() {
+                let name = fields["name"].as_str().unwrap_or_default();
+                let extension = extensions
+                    .get(name)
+                    .unwrap_or_else(|| panic!("there is no filter {name}"));
+                fields.insert("typed_config".to_owned(), extension["typed_config"].clone());
+            }
+            fields
+                .values_mut()
+                .for_each(|value| put_extensions_inside(value, extensions));
+        }
+        Value::Array(values) => values
+            .iter_mut()
+            .for_each(|value| put_extensions_inside(value, extensions)),
+        _ => {}
     }
 }
 

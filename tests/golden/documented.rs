@@ -51,17 +51,26 @@ fn examples(page: &str, text: &str) -> Vec<Example> {
 fn judge(page: &str, text: &str) -> (Vec<String>, usize) {
     let mut wrong = Vec::new();
     let mut documents = 0;
+    let examples = examples(page, text);
+    let secrets: Vec<(String, String)> = examples
+        .iter()
+        .filter_map(|example| Some((example.key.clone()?, example.text.clone())))
+        .filter(|(key, _)| key.starts_with("secrets/"))
+        .collect();
     for Example {
         place,
         key,
         language,
         text,
-    } in examples(page, text)
+    } in examples
     {
         match key {
             Some(key) => {
                 documents += 1;
-                let reason = try_compile([(key.as_str(), text)]).err();
+                // The secrets of the page, which an example may name.
+                let beside = secrets.iter().filter(|(other, _)| *other != key);
+                let beside = beside.map(|(key, text)| (key.as_str(), text.clone()));
+                let reason = try_compile(beside.chain([(key.as_str(), text)])).err();
                 wrong.extend(reason.map(|reason| format!("{place}: {reason}")));
             }
             None if ["json", "yaml"].contains(&&*language) => wrong.push(format!("{place}: no key above the fence")),

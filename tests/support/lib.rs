@@ -14,6 +14,7 @@ pub mod etcd;
 pub mod eventually;
 pub mod grpc_upstream;
 pub mod histories;
+pub mod policy_services;
 pub mod process;
 pub mod proxy;
 pub mod raw_codec;

@@ -253,7 +253,7 @@ pub(super) fn read_sticky(cursor: &Cursor<'_>) -> Result<Sticky, Rejection> {
     })
 }
 
-fn read_cookie_name(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+pub(super) fn read_cookie_name(cursor: &Cursor<'_>) -> Result<String, Rejection> {
     let text = cursor.string()?;
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || text.len() > MAX_TEXT || !text.bytes().all(letter) {

@@ -79,7 +79,7 @@ pub(super) fn read_query(cursor: &Cursor<'_>) -> Result<Vec<(String, StringMatch
 }
 
 /// The name of a query parameter as it arrives. The cursor is the place of a rejection.
-pub(super) fn parse_parameter_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
+pub(in crate::document) fn parse_parameter_name(cursor: &Cursor<'_>, name: &str) -> Result<String, Rejection> {
     if name.is_empty() || name.len() > MAX_QUERY_NAME || name.contains(char::is_control) {
         let length = name.len();
         return Err(cursor.reject(format!(

@@ -224,7 +224,7 @@ pub(crate) fn check_characters(text: &str) -> Result<(), &'static str> {
 }
 
 /// The path or prefix that replaces another.
-pub(super) fn parse_replacement(cursor: &Cursor<'_>) -> Result<String, Rejection> {
+pub(in crate::document) fn parse_replacement(cursor: &Cursor<'_>) -> Result<String, Rejection> {
     let text = cursor.string()?;
     if !text.starts_with('/') {
         return Err(cursor.expected("a path that starts with a slash"));

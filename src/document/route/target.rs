@@ -204,7 +204,7 @@ pub(crate) fn read_url(cursor: &Cursor<'_>) -> Result<UpstreamUrl, Rejection> {
     read_url_text(cursor, cursor.string()?)
 }
 
-fn read_url_text(cursor: &Cursor<'_>, text: &str) -> Result<UpstreamUrl, Rejection> {
+pub(in crate::document) fn read_url_text(cursor: &Cursor<'_>, text: &str) -> Result<UpstreamUrl, Rejection> {
     let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
     let https = match scheme.as_str() {
         _ if !text.contains("://") => return Err(cursor.expected("a URL such as \"http://10.0.1.5:8080\"")),

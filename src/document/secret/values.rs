@@ -137,7 +137,7 @@ pub(super) fn api_keys(cursor: &Cursor<'_>) -> Result<BTreeMap<Arc<str>, Vec<Con
 }
 
 /// `jwks`: a JSON Web Key Set with at least one key that Envoy can use.
-pub(super) fn jwks(cursor: &Cursor<'_>) -> Result<Confidential, Rejection> {
+pub(in crate::document) fn jwks(cursor: &Cursor<'_>) -> Result<Confidential, Rejection> {
     let expected = "a JSON Web Key Set, an object with \"keys\"";
     let keys = cursor.value().get("keys").and_then(Value::as_array);
     let keys = keys.ok_or_else(|| cursor.confidential(expected))?;

@@ -81,6 +81,7 @@ impl Compiled {
             Document::Cluster(cluster) => {
                 findings.warnings.extend(clusters::warnings(cluster, &self.context));
                 self.find_missing_members(compiled.document(), cluster, &mut findings);
+                self.find_missing_clusters(key, &mut findings);
                 findings.warnings.extend(self.without_instances(key, cluster));
                 findings.warnings.extend(self.cluster_for_grpc(key, cluster));
                 findings
@@ -95,12 +96,12 @@ impl Compiled {
                     .warnings
                     .extend(self.replaced(ResourceType::Listener, &key.name));
             }
-            Document::Defaults(_) => self.find_missing_clusters(key, &mut findings),
+            Document::Defaults(_) | Document::Policy(_) => self.find_missing_clusters(key, &mut findings),
             Document::Secret(_) => findings.warnings.extend(self.replaced(ResourceType::Secret, &key.name)),
             Document::Runtime(_) => findings
                 .warnings
                 .extend(self.replaced(ResourceType::Runtime, &key.name)),
-            Document::Policy(_) | Document::Group(_) | Document::Registry(_) => {}
+            Document::Group(_) | Document::Registry(_) => {}
         }
 
         findings
@@ -314,6 +315,7 @@ impl Compiled {
             _ => ("to", "requests sent there are answered with 503"),
         };
 
+        let services = policies::services(key, compiled.document());
         let rules = compiled
             .document()
             .as_route()
@@ -324,6 +326,10 @@ impl Compiled {
         let sentences = &mut findings.warnings;
         let upstreams = compiled.translated.upstreams().iter();
         for (name, _) in upstreams.filter(|(_, url)| url.is_none()) {
+            let (field, outcome) = match services.contains(name) && !targets.contains(name) {
+                true => ("policies", "the service of a policy is down there"),
+                false => (field, outcome),
+            };
             let written = self.inventory.cluster(name);
             if written.is_some_and(|(cluster, ..)| cluster.on_demand) {
                 sentences.push(format!(
@@ -338,7 +344,7 @@ impl Compiled {
                 .collect();
             let Some((document, _)) = describing.first() else {
                 let (field, consequence) = match compiled.document() {
-                    Document::Route(_) if !targets.contains(name) => {
+                    Document::Route(_) if !targets.contains(name) && !services.contains(name) => {
                         ("mirror", "copies of requests sent there are dropped")
                     }
                     _ => (field, outcome),

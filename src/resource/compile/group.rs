@@ -9,7 +9,7 @@ use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, verbatim};
 use super::inventory::Inventory;
 use super::policies::OnListener;
-use super::{Fault, failover, offers, policies, unmet};
+use super::{Fault, extensions, failover, offers, policies, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
@@ -63,6 +63,7 @@ impl GroupState {
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
         self.update_verbatim(input, &mut outcome);
         let repoliced = self.update_policies(input, &mut outcome);
+        self.update_extensions(input, &mut outcome);
         self.update_listeners(input, &mut tables, &mut outcome);
         self.update_entries(input, &repoliced, &mut tables);
         self.encode_tables(input, tables, &mut outcome);
@@ -302,6 +303,15 @@ impl GroupState {
         }
         outcome.affected.extend(users);
         repoliced
+    }
+
+    /// Set the filters with a state, if a policy in one of them may have changed.
+    fn update_extensions(&mut self, input: &GroupInput<'_>, outcome: &mut Outcome) {
+        for resource in extensions::resources(input) {
+            let key = (ResourceType::ExtensionConfig, Arc::clone(&resource.name));
+            self.set(input, key, Some(Arc::new(resource)), outcome);
+        }
+        outcome.faults.extend(extensions::too_many_providers(input));
     }
 
     /// Update the tables of listeners that existed before with the entries of changed routes, and of routes whose
@@ -561,7 +571,7 @@ fn set_part_of_policies(input: &GroupInput<'_>, parts: &mut Parts, key: &Documen
             key.clone(),
             Part {
                 revision: compiled.accepted.mod_revision,
-                upstreams: Arc::new([]),
+                upstreams: policies::services(key, compiled.document()),
             },
         ),
         None => parts.remove(key),
@@ -582,12 +592,14 @@ fn set_part(input: &GroupInput<'_>, on: On<'_>, parts: &mut Parts, key: &Documen
                 upstreams: upstreams.iter().map(|(name, _)| Arc::clone(name)).collect(),
             },
         ),
-        // The entry behind all routes is a part of the listener's document and names no cluster.
+        // The entry behind all routes, and the policies of the listener.
         Some((Translated::Listener(_), revision)) => parts.insert(
             key.clone(),
             Part {
                 revision,
-                upstreams: Arc::new([]),
+                upstreams: compiled
+                    .map(|compiled| policies::services(key, compiled.document()))
+                    .unwrap_or_default(),
             },
         ),
         _ => parts.remove(key),

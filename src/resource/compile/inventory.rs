@@ -7,7 +7,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::conflicts::{self, Claims, Examined, Makers};
-use super::{Fault, Obstacle};
+use super::{Fault, Obstacle, extensions};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::endpoint::{Endpoint, Registration};
 use crate::document::group::Group;
@@ -54,6 +54,8 @@ pub(super) struct Inventory {
     claims: Claims,
     /// Documents with lists of policies.
     with_policies: OrdSet<DocumentKey>,
+    /// Documents with a policy in a filter with a state: their own, or one in a list.
+    with_extensions: OrdSet<DocumentKey>,
     /// Registrations by source and address.
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
     /// Clusters documents by the source of a registry that they name.
@@ -200,6 +202,9 @@ impl Inventory {
         if compiled.document().policy_lists().next().is_some() {
             self.with_policies.insert(key.clone());
         }
+        if extensions::has_any(key, compiled.document()) {
+            self.with_extensions.insert(key.clone());
+        }
 
         if let Document::Endpoint(registration) = compiled.document() {
             let instances = self.registered.entry(key.first_segment().into()).or_default();
@@ -250,6 +255,7 @@ impl Inventory {
         }
 
         self.with_policies.remove(key);
+        self.with_extensions.remove(key);
 
         if let Document::Endpoint(registration) = compiled.document() {
             let cluster = key.first_segment();
@@ -393,6 +399,11 @@ impl Inventory {
     /// Documents with a list of policies that is not empty, sorted.
     pub(super) fn with_policies(&self) -> impl Iterator<Item = &DocumentKey> {
         self.with_policies.iter()
+    }
+
+    /// Documents with a policy in a filter with a state, sorted.
+    pub(super) fn with_extensions(&self) -> &OrdSet<DocumentKey> {
+        &self.with_extensions
     }
 
     /// Whether a document has a list of policies that is not empty.

@@ -20,14 +20,18 @@ use super::inventory::Inventory;
 use super::translate::Translated;
 use super::{Compiled, Fault};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::policy::api_key::ApiKey;
 use crate::document::policy::app::Maintenance;
 use crate::document::policy::{self, Choice, Item, Policy, PolicyKind, PolicyRule};
-use crate::document::route::{Action, Rule};
+use crate::document::route::{Action, Rule, Upstream};
+use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
-use crate::resource::policies::route::{NOT_FOUND, RulePolicies, not_found, with_policies};
-use crate::resource::policies::{self, Chains, Filter, Slot};
+use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, not_found, with_policies};
+use crate::resource::policies::{self, Chains, Filter};
 use crate::resource::table::{self, Entry};
 
+/// Most keys of a policy.
+const MAX_KEYS: usize = 1000;
 /// The method of a preflight.
 const OPTIONS: &str = "OPTIONS";
 
@@ -65,17 +69,19 @@ pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, i
         place: item.place.clone(),
         is_named: false,
         is_final: false,
-        filters: policy
-            .map(|policy| policies::of_policy(policy).into())
-            .unwrap_or_default(),
+        filters: policy.map(|policy| filters(inventory, policy)).unwrap_or_default(),
     };
     let entry = |item: &Item| match &item.choice {
         Choice::Off(kind) => Some(own(item, *kind, None)),
         Choice::Inline(policy) => Some(own(item, policy.kind(), Some(policy))),
         Choice::Named(name) => {
             let (compiled, document) = named(inventory, group, name)?;
-            let Translated::Policy(filters) = &compiled.translated else {
+            let Translated::Policy { filters: own, .. } = &compiled.translated else {
                 return None;
+            };
+            let filters = match document.policy.secrets().is_empty() {
+                true => Arc::clone(own),
+                false => filters(inventory, &document.policy),
             };
             Some(Applied {
                 kind: document.policy.kind(),
@@ -84,11 +90,22 @@ pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, i
                 place: item.place.clone(),
                 is_named: true,
                 is_final: document.is_final,
-                filters: Arc::clone(filters),
+                filters,
             })
         }
     };
     items.iter().filter_map(entry).collect()
+}
+
+/// The filters of a policy with the values of its secrets.
+fn filters(inventory: &Inventory, policy: &Policy) -> Arc<[Filter]> {
+    policies::of_policy(policy, &|name| secret(inventory, name)).into()
+}
+
+/// The secret of a name.
+pub(super) fn secret<'a>(inventory: &'a Inventory, name: &Arc<str>) -> Option<&'a Secret> {
+    let key = DocumentKey::new(Kind::Secrets, Arc::clone(name));
+    inventory.document(&key).and_then(Document::as_secret)
 }
 
 /// The policies document of a name in a group.
@@ -116,12 +133,23 @@ pub(super) fn effective<'a>(levels: &[&'a [Applied]]) -> BTreeMap<PolicyKind, &'
 
 fn chains(effective: &BTreeMap<PolicyKind, &Applied>) -> Chains {
     let mut chains = Chains::default();
-    for (kind, entry) in effective {
-        if let Some(slot) = Slot::of(*kind) {
-            chains.add(slot, &entry.filters);
+    for entry in effective.values() {
+        chains.add(&entry.filters);
+        if let Some(policy) = &entry.policy {
+            chains.enable(policies::enabled(policy, &entry.from()));
         }
     }
     chains
+}
+
+/// The metadata of a route whose requests are counted by its name or for it.
+fn counted(effective: &BTreeMap<PolicyKind, &Applied>, route: &DocumentKey) -> Option<Counted> {
+    let is_on = |kind: PolicyKind| effective.get(&kind).filter(|entry| entry.policy.is_some());
+    let limit = is_on(PolicyKind::RateLimit);
+    (limit.is_some() || is_on(PolicyKind::GlobalRateLimit).is_some()).then(|| Counted {
+        rate_limit: limit.map(|entry| entry.from()),
+        route: route.to_string(),
+    })
 }
 
 fn maintenance<'a>(effective: &BTreeMap<PolicyKind, &'a Applied>) -> Option<&'a Maintenance> {
@@ -136,6 +164,14 @@ fn has_cors(effective: &BTreeMap<PolicyKind, &Applied>) -> bool {
     effective
         .get(&PolicyKind::Cors)
         .is_some_and(|entry| entry.policy.is_some())
+}
+
+/// The policies of a listener that change the entries of routes without policies of their own.
+#[derive(Debug, Default, PartialEq)]
+struct Beyond<'a> {
+    cors: bool,
+    maintenance: Option<&'a Maintenance>,
+    counted: Option<Counted>,
 }
 
 /// The policies of everything on a listener.
@@ -179,27 +215,34 @@ impl OnListener {
     }
 
     /// The policies that change entries of routes without policies of their own.
-    fn beyond_filters(&self) -> (bool, Option<&Maintenance>) {
+    fn beyond_filters(&self) -> Beyond<'_> {
         let effective = effective(&self.levels());
-        (has_cors(&effective), maintenance(&effective))
+        Beyond {
+            cors: has_cors(&effective),
+            maintenance: maintenance(&effective),
+            counted: counted(&effective, &DocumentKey::new(Kind::Unknown, NOT_FOUND)),
+        }
     }
 
     /// Whether entries of routes without policies of their own differ under the two.
     pub(super) fn changes_every_entry(old: Option<&Arc<Self>>, new: Option<&Arc<Self>>) -> bool {
-        let beyond = |on: Option<&Arc<Self>>| {
-            let (cors, maintenance) = on.map(|on| on.beyond_filters()).unwrap_or_default();
-            (cors, maintenance.cloned())
-        };
-        beyond(old) != beyond(new)
+        let beyond =
+            |on: Option<&'_ Arc<Self>>| on.map(|on| on.beyond_filters()).unwrap_or_default() == Beyond::default();
+        match (old, new) {
+            (Some(old), Some(new)) => old.beyond_filters() != new.beyond_filters(),
+            (old, new) => !beyond(old) || !beyond(new),
+        }
     }
 
     /// The entry of the generated route that ends every virtual host.
     pub(super) fn not_found(&self) -> Arc<Entry> {
+        let beyond = self.beyond_filters();
         let rule = RulePolicies {
             listener: Some(&self.chains),
             targets: vec![self.chains.clone()],
-            maintenance: self.beyond_filters().1,
+            maintenance: beyond.maintenance,
             preflights: None,
+            counted: beyond.counted,
         };
         not_found_entry(with_policies(&[not_found()], &rule))
     }
@@ -268,14 +311,15 @@ fn rule_routes(
     routes: &[Bytes],
 ) -> Option<Arc<[Bytes]>> {
     let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
-    let (cors, closed) = on.map(OnListener::beyond_filters).unwrap_or_default();
+    let beyond = on.map(OnListener::beyond_filters).unwrap_or_default();
     let by_target = targets(input, rule);
     let methods = &rule.matches.methods;
     let takes_preflights = methods.is_empty() || methods.iter().any(|method| method == OPTIONS);
     if rule.policies.is_empty()
         && by_target.iter().all(Vec::is_empty)
-        && closed.is_none()
-        && (!cors || takes_preflights)
+        && beyond.maintenance.is_none()
+        && beyond.counted.is_none()
+        && (!beyond.cors || takes_preflights)
     {
         return None;
     }
@@ -290,18 +334,84 @@ fn rule_routes(
         targets: effective.iter().map(chains).collect(),
         maintenance: effective.iter().find_map(maintenance),
         preflights: (!takes_preflights && effective.iter().any(has_cors)).then_some(methods),
+        counted: effective.iter().find_map(|effective| counted(effective, key)),
     };
     Some(with_policies(routes, &rule).into())
 }
 
-/// Documents that name a changed policies document, or named it before.
+/// Changed policies documents, and those that hold the value of a changed secret.
+fn changed_policies(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
+    let own = input.dirty.policies.iter().map(policy::key_of);
+    let of_secrets = users_of_secrets(input).into_iter();
+    own.chain(of_secrets.filter(|key| key.kind == Kind::Policies)).collect()
+}
+
+/// Changed secrets whose values stand in filters.
+pub(super) fn changed_values<'a>(input: &GroupInput<'a>) -> impl Iterator<Item = &'a DocumentKey> {
+    let (before, after) = (input.before, input.after);
+    input.dirty.named.iter().filter(move |key| {
+        let documents = [before.document(key), after.document(key)].into_iter().flatten();
+        let mut secrets = documents.filter_map(Document::as_secret);
+        secrets.any(|secret| secret.shape().is_by_value())
+    })
+}
+
+/// Documents that hold the value of a changed secret, or held it before.
+fn users_of_secrets(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
+    changed_values(input).flat_map(|key| users(input, key)).collect()
+}
+
+fn users(input: &GroupInput<'_>, key: &DocumentKey) -> Vec<DocumentKey> {
+    let users = input.before.users_of(key).chain(input.after.users_of(key));
+    users.cloned().collect()
+}
+
+/// Documents that name a changed policy, or named it before; and those with a policy that holds a changed secret.
 pub(super) fn users_of_changed(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
-    let keys = input.dirty.policies.iter().map(policy::key_of);
-    let users = keys.flat_map(|key| {
-        let users = input.before.users_of(&key).chain(input.after.users_of(&key));
-        users.cloned().collect::<Vec<_>>()
-    });
-    users.collect()
+    let mut found: BTreeSet<DocumentKey> = users_of_secrets(input);
+    found.retain(|key| key.kind != Kind::Policies);
+    found.extend(changed_policies(input).iter().flat_map(|key| users(input, key)));
+    found
+}
+
+/// Documents whose policies of filters with a state may have changed: their keys, and the secrets of these.
+pub(super) fn changed_documents(input: &GroupInput<'_>) -> BTreeSet<DocumentKey> {
+    let dirty = input.dirty;
+    let mut keys = changed_policies(input);
+    keys.extend(users_of_secrets(input));
+    keys.extend(dirty.routes.iter().cloned());
+    let named = |kind, names: &BTreeSet<Arc<str>>| -> Vec<DocumentKey> {
+        names
+            .iter()
+            .map(|name| DocumentKey::new(kind, Arc::clone(name)))
+            .collect()
+    };
+    keys.extend(named(Kind::Listeners, &dirty.listeners));
+    keys.extend(named(Kind::Clusters, &dirty.cluster_policies));
+    if dirty.default_policies {
+        keys.insert(DocumentKey::new(Kind::Defaults, ""));
+    }
+    keys
+}
+
+/// The policies of a document: its own, or those that stand in its lists; each with its name.
+pub(super) fn own_policies<'a>(
+    key: &'a DocumentKey,
+    document: &'a Document,
+) -> impl Iterator<Item = (String, &'a Arc<Policy>)> {
+    let own = document.as_policy().map(|document| (key.to_string(), &document.policy));
+    let items = document.policy_lists().flat_map(|items| items.iter());
+    let inline = items.filter_map(move |item| Some((format!("{key}#{}", item.place), item.inline()?)));
+    own.into_iter().chain(inline)
+}
+
+/// The clusters of the services that the policies of a document ask. Sorted.
+pub(super) fn services(key: &DocumentKey, document: &Document) -> Arc<[Arc<str>]> {
+    let policies = own_policies(key, document);
+    let names: BTreeSet<Arc<str>> = policies
+        .flat_map(|(_, policy)| policy.upstreams().map(Upstream::cluster_name).collect::<Vec<_>>())
+        .collect();
+    names.into_iter().collect()
 }
 
 /// Routes whose entries may differ because a policy of theirs, or of one of their clusters, changed.
@@ -337,6 +447,7 @@ pub(super) fn makers(input: &GroupInput<'_>, listener: &Arc<str>, is_new: bool) 
     };
     let dirty = input.dirty;
     let mut makers: BTreeSet<DocumentKey> = dirty.policies.iter().map(policy::key_of).collect();
+    makers.extend(changed_values(input).cloned());
     makers.extend(
         dirty
             .cluster_policies
@@ -352,6 +463,7 @@ pub(super) fn makers(input: &GroupInput<'_>, listener: &Arc<str>, is_new: bool) 
     if is_new {
         makers.extend(input.after.with_policies().cloned());
         makers.extend(input.after.of_kind(Kind::Policies).map(|(key, _)| key.clone()));
+        makers.extend(input.after.of_kind(Kind::Secrets).map(|(key, _)| key.clone()));
     }
     makers.retain(concerns);
     makers
@@ -361,6 +473,10 @@ pub(super) fn makers(input: &GroupInput<'_>, listener: &Arc<str>, is_new: bool) 
 pub(super) fn is_maker(inventory: &Inventory, group: &str, key: &DocumentKey) -> bool {
     let has_part = match key.kind {
         Kind::Policies => inventory.is_named(key),
+        Kind::Secrets => {
+            let secret = inventory.document(key).and_then(Document::as_secret);
+            inventory.is_named(key) && secret.is_some_and(|secret| secret.shape().is_by_value())
+        }
         _ => inventory.is_with_policies(key),
     };
     has_part && inventory.document(key).is_some_and(|document| document.is_for(group))
@@ -398,11 +514,75 @@ pub(super) fn faults(input: &GroupInput<'_>, on_demand: &OrdSet<Arc<str>>) -> Ve
         let mut lists = compiled.document().policy_lists();
         let fault = lists
             .find_map(|items| list_fault(input, key, compiled, items))
-            .or_else(|| mixed_maintenance(input, key, compiled))
+            .or_else(|| mixed(input, key, compiled))
             .or_else(|| on_demand_fault(input, on_demand, key, compiled));
         faults.extend(fault);
     }
+    faults.extend(double_keys(input));
     faults
+}
+
+/// Policies whose secrets give one key to two clients, which Envoy refuses. Of the policy and its secrets the one written
+/// last is at fault.
+fn double_keys(input: &GroupInput<'_>) -> Vec<Fault> {
+    let inventory = input.after;
+    let keys = match input.fresh {
+        true => inventory
+            .of_kind(Kind::Policies)
+            .map(|(key, _)| key)
+            .chain(inventory.with_policies())
+            .cloned()
+            .collect(),
+        false => changed_documents(input),
+    };
+    let mut faults = Vec::new();
+    for key in &keys {
+        let here = inventory
+            .get(key)
+            .filter(|compiled| compiled.document().is_for(input.name));
+        let Some(compiled) = here else { continue };
+        for (_, policy) in own_policies(key, compiled.document()) {
+            let PolicyRule::ApiKey(api_key) = &policy.rule else {
+                continue;
+            };
+            let Some(reason) = double_key(inventory, api_key) else {
+                continue;
+            };
+            let secrets = api_key.keys.iter().filter_map(|named| {
+                let key = DocumentKey::new(Kind::Secrets, Arc::clone(&named.name));
+                Some((inventory.get(&key)?.accepted.mod_revision, key))
+            });
+            let newest = secrets
+                .max()
+                .filter(|(revision, _)| *revision > compiled.accepted.mod_revision);
+            faults.push(match newest {
+                Some((_, secret)) => Fault::of_itself(secret, Rejection::new("api_keys", format!("{reason} ({key})"))),
+                None => Fault::of_itself(key.clone(), Rejection::new("", reason)),
+            });
+        }
+    }
+    faults
+}
+
+fn double_key(inventory: &Inventory, api_key: &ApiKey) -> Option<String> {
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for named in &api_key.keys {
+        let Some(Content::ApiKeys(clients)) = secret(inventory, &named.name).map(|secret| &secret.content) else {
+            continue;
+        };
+        if !clients.values().flatten().all(|key| seen.insert(key.expose())) {
+            return Some(format!(
+                "found a key of secrets/{} in another secret of the policy api_key too, expected each key once",
+                named.name
+            ));
+        }
+    }
+    (seen.len() > MAX_KEYS).then(|| {
+        format!(
+            "found {} keys for the policy api_key, expected at most {MAX_KEYS}",
+            seen.len()
+        )
+    })
 }
 
 /// Two entries of one kind in one list. Of the list and the policies that it names, the document written last is at fault.
@@ -445,22 +625,33 @@ fn list_fault(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocu
 /// The name of a policies document, and the document.
 type NamedPolicy<'a> = (&'a Arc<str>, &'a CompiledDocument);
 
-/// A fixed answer replaces a whole route, so the weighted targets of a route must agree on it.
-fn mixed_maintenance(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument) -> Option<Fault> {
+/// The kinds of which a route has one for all of its targets: a fixed answer, and metadata.
+const OF_WHOLE_ROUTES: [PolicyKind; 2] = [PolicyKind::Maintenance, PolicyKind::RateLimit];
+
+/// A fixed answer replaces a whole route, and a rate limit is named by the metadata of a whole route, so the weighted
+/// targets of a route must agree on both. Of the documents that disagree the one written last is at fault.
+fn mixed(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument) -> Option<Fault> {
     let Document::Route(route) = compiled.document() else {
         return None;
     };
-    let is_mixed = |rule: &Rule| {
+    let is_mixed = |rule: &Rule, kind: PolicyKind| {
         let own = applied(input.after, input.name, key, &rule.policies);
         let by_target = targets(input, rule);
-        let mut answers = by_target.iter().map(|cluster| {
+        let mut policies = by_target.iter().map(|cluster| {
             let effective = effective(&[cluster, &own]);
-            maintenance(&effective).cloned()
+            let entry = effective.get(&kind)?;
+            let policy = entry.policy.clone()?;
+            // Equal answers are one answer; equal limits are two.
+            Some(((kind == PolicyKind::RateLimit).then(|| entry.from()), policy))
         });
-        let first = answers.next();
-        answers.any(|answer| Some(answer) != first)
+        let first = policies.next();
+        policies.any(|policy| Some(policy) != first)
     };
-    let (_, rule) = route.enabled_rules().find(|(_, rule)| is_mixed(rule))?;
+    let mut rules = route.enabled_rules();
+    let (rule, kind) = rules.find_map(|(_, rule)| {
+        let mut kinds = OF_WHOLE_ROUTES.into_iter();
+        kinds.find(|kind| is_mixed(rule, *kind)).map(|kind| (rule, kind))
+    })?;
 
     let inventory = input.after;
     let clusters = rule.targets().iter().map(|target| target.upstream.cluster_name());
@@ -483,12 +674,12 @@ fn mixed_maintenance(input: &GroupInput<'_>, key: &DocumentKey, compiled: &Compi
     let newest = others.max_by_key(|(_, compiled)| compiled.accepted.mod_revision);
     Some(match newest {
         Some((other, newest)) if newest.accepted.mod_revision > compiled.accepted.mod_revision => {
-            let reason = format!("leaves {key} with targets with and without maintenance, expected the same for all");
+            let reason = format!("leaves {key} with targets with and without its {kind}, expected the same for all");
             let path = if other.kind == Kind::Policies { "" } else { "policies" };
             Fault::of_itself(other, Rejection::new(path, reason))
         }
         _ => {
-            let reason = "found targets with and without the policy maintenance, expected the same for all of them";
+            let reason = format!("found targets with and without its policy {kind}, expected the same for all of them");
             Fault::of_itself(key.clone(), Rejection::new(&*rule.place, reason))
         }
     })
@@ -506,7 +697,8 @@ fn on_demand_fault(
     let has_list = document.policy_lists().next().is_some();
     // A route without a list may go to a cluster with one.
     let cluster = document.as_route().filter(|_| !has_list).and_then(|route| {
-        let mut names = route.upstream_names().into_iter();
+        let targets = route.enabled_rules().flat_map(|(_, rule)| rule.targets());
+        let mut names = targets.map(|target| target.upstream.cluster_name());
         names.find(|name| !of_cluster(input.after, input.name, name).is_empty())
     });
     let is_on = |name: &Arc<str>| match document {

@@ -17,6 +17,7 @@ use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::listener::Listener;
+use crate::document::policy;
 use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
@@ -35,6 +36,8 @@ pub struct Upstreams {
     pub cluster: Arc<Resource>,
     /// Its ClusterLoadAssignment.
     pub endpoints: Option<Arc<Resource>>,
+    /// The services of policies in its list.
+    pub services: NamedUpstreams,
 }
 
 impl Upstreams {
@@ -43,6 +46,7 @@ impl Upstreams {
         Self {
             cluster: Arc::new(cluster),
             endpoints: None,
+            services: Box::default(),
         }
     }
 }
@@ -81,8 +85,13 @@ pub enum Translated {
     Listener(Served),
     /// One resource under the name of its document: a runtime layer, a secret.
     Named(ResourceType, Arc<Resource>),
-    /// The filters of a policy.
-    Policy(Arc<[Filter]>),
+    /// A policy.
+    Policy {
+        /// Its filters, if they need no secret.
+        filters: Arc<[Filter]>,
+        /// The services that it asks.
+        services: NamedUpstreams,
+    },
     /// A resource in Envoy's own form.
     Verbatim(Written),
     /// `defaults`: the clusters that the listener without a document may name.
@@ -98,6 +107,8 @@ impl Translated {
         match self {
             Self::Route { upstreams, .. } | Self::Defaults(upstreams) => upstreams,
             Self::Listener(served) => &served.upstreams,
+            Self::Cluster(upstreams) => &upstreams.services,
+            Self::Policy { services, .. } => services,
             _ => &[],
         }
     }
@@ -125,7 +136,10 @@ pub fn document(
             let layer = Arc::new(runtime::from_document(key, value));
             Ok(Translated::Named(ResourceType::Runtime, layer))
         }
-        Document::Policy(value) => Ok(Translated::Policy(policies::of_policy(&value.policy).into())),
+        Document::Policy(value) => Ok(Translated::Policy {
+            filters: policies::of_policy(&value.policy, &|_| None).into(),
+            services: named_upstreams(context, value.policy.upstreams())?,
+        }),
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),
         Document::Endpoint(value) => {
             let mut offers = value.offers();
@@ -134,7 +148,8 @@ pub fn document(
         }
         Document::Defaults(value) => {
             listeners::check_defaults(&value.listener, context)?;
-            named_upstreams(context, value.listener.upstreams()).map(Translated::Defaults)
+            let named = value.listener.upstreams().chain(policy::upstreams(&value.policies));
+            named_upstreams(context, named).map(Translated::Defaults)
         }
         Document::Group(_) | Document::Registry(_) => Ok(Translated::Nothing),
     }));
@@ -219,6 +234,7 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
     Ok(Upstreams {
         cluster: Arc::new(resource),
         endpoints,
+        services: named_upstreams(context, policy::upstreams(&cluster.policies))?,
     })
 }
 
@@ -251,20 +267,19 @@ pub fn inline(context: &Context, url: &UpstreamUrl, documents: Vec<DocumentKey>)
     let endpoints = endpoints::from_list(&cluster.name, &[&endpoint], documents)?;
     Ok(Upstreams {
         endpoints: Some(Arc::new(endpoints)),
-        cluster: Arc::new(cluster),
+        ..Upstreams::alone(cluster)
     })
 }
 
 /// The resources for a cluster that no document describes: no endpoints, so its routes answer 503.
 #[must_use]
 pub fn missing(name: &Arc<str>, documents: Vec<DocumentKey>) -> Upstreams {
-    let cluster = Arc::new(clusters::missing(name, documents.clone()));
     Upstreams {
-        cluster,
         endpoints: Some(Arc::new(Resource {
-            documents,
+            documents: documents.clone(),
             ..endpoints::empty(name)
         })),
+        ..Upstreams::alone(clusters::missing(name, documents))
     }
 }
 
@@ -272,12 +287,13 @@ fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result
     let resource = listeners::from_document(key, listener, context)?;
     let routing = listeners::routing(listener, context);
     let redirect = routing.as_ref().and_then(|routing| routing.redirect);
+    let sent_to = listeners::upstreams(listener, context);
     Ok(Served {
         listener: Arc::new(resource),
         quic: listeners::quic(key, listener, context).map(Arc::new),
         last_resort: redirect.map(|redirect| table::last_resort(key, routes::https_redirect(redirect))),
         routing,
-        upstreams: named_upstreams(context, listeners::upstreams(listener, context).iter())?,
+        upstreams: named_upstreams(context, sent_to.iter().chain(policy::upstreams(&listener.policies)))?,
     })
 }
 

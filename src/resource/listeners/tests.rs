@@ -209,10 +209,16 @@ fn http3_is_a_listener_of_its_own_with_the_routes_and_secrets_of_the_first() {
             .map(|reference| format!("{} {}", reference.resource_type, reference.name))
             .collect()
     };
-    assert_eq!(
-        names(&over_udp),
-        ["secrets a", "secrets b", "secrets ca", "routes edge"]
-    );
+    let expected = [
+        "secrets a",
+        "secrets b",
+        "secrets ca",
+        "extension_configs chancery.jwt",
+        "extension_configs chancery.rate_limit",
+        "extension_configs chancery.rate_limit.user",
+        "routes edge",
+    ];
+    assert_eq!(names(&over_udp), expected);
     assert_eq!(names(&over_tcp), names(&over_udp));
     assert_eq!(routing(&on, &context).unwrap().http3_port, Some(443));
     let advertised = document(json!({ "advertise_port": 8443 }));

@@ -28,8 +28,8 @@ use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use ipnet::IpNet;
 use prost::Name;
 
-use super::Filter;
 use super::conditions::{self, all, any as any_of, not, of as id};
+use super::{Filter, Secrets, Slot, api_key, basic_auth, ext_authz, ext_proc, global_rate_limit, grpc_json};
 use crate::document::policy::PolicyRule;
 use crate::document::policy::app::{Abort, AbortStatus, Delay, Fault, Sticky};
 use crate::document::policy::auth::{Rbac, RbacRule};
@@ -44,37 +44,44 @@ const COOKIE_STATE: &str = "envoy.http.stateful_session.cookie";
 const ONLY: &str = "policy";
 
 /// The filters of a policy.
-pub(super) fn of(rule: &PolicyRule) -> Vec<Filter> {
+pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>) -> Vec<Filter> {
+    let edge = |name, config| vec![Filter::new(Slot::Edge, name, config)];
+    let auth = |name, config| vec![Filter::new(Slot::Auth, name, config)];
+    let app = |name, config| vec![Filter::new(Slot::App, name, config)];
     match rule {
         PolicyRule::Compression(compression) => compressors(compression),
-        PolicyRule::Headers(headers) => vec![filter("headers", any(&header_mutation(headers)))],
-        PolicyRule::GrpcWeb => vec![filter("grpc_web", any(&GrpcWeb {}))],
+        PolicyRule::Headers(headers) => edge("headers", any(&header_mutation(headers))),
+        PolicyRule::GrpcWeb => edge("grpc_web", any(&GrpcWeb {})),
         PolicyRule::Cors(cors) => vec![Filter {
             for_route: Some(any(&cors_policy(cors))),
-            ..filter("cors", any(&CorsFilter {}))
+            ..Filter::new(Slot::Edge, "cors", any(&CorsFilter {}))
         }],
-        PolicyRule::IpAccess(access) => vec![filter("ip_access", any(&ip_access(access)))],
-        PolicyRule::Csrf(csrf) => vec![filter("csrf", any(&csrf_policy(csrf)))],
-        PolicyRule::Rbac(rbac) => vec![filter("rbac", any(&rbac_filter(rbac)))],
-        PolicyRule::BodyLimit(max) => vec![filter("body_limit", body_limit(*max))],
-        PolicyRule::Buffer(max) => vec![filter(
+        PolicyRule::IpAccess(access) => edge("ip_access", any(&ip_access(access))),
+        PolicyRule::Csrf(csrf) => edge("csrf", any(&csrf_policy(csrf))),
+        PolicyRule::BasicAuth(basic) => basic_auth::filters(basic, secrets),
+        PolicyRule::ApiKey(keys) => api_key::filters(keys, secrets),
+        PolicyRule::ExtAuthz(authz) => vec![ext_authz::filter(authz)],
+        PolicyRule::Rbac(rbac) => auth("rbac", any(&rbac_filter(rbac))),
+        PolicyRule::GlobalRateLimit(limit) => auth("global_rate_limit", any(&global_rate_limit::filter(limit))),
+        PolicyRule::ExtProc(processor) => app("ext_proc", any(&ext_proc::filter(processor))),
+        PolicyRule::BodyLimit(max) => app("body_limit", body_limit(*max)),
+        PolicyRule::Buffer(max) => app(
             "buffer",
             any(&Buffer {
                 max_request_bytes: Some(uint32(*max)),
             }),
-        )],
-        PolicyRule::Fault(fault) => vec![filter("fault", any(&http_fault(fault)))],
-        PolicyRule::Sticky(sticky) => vec![filter("sticky", any(&stateful_session(sticky)))],
-        PolicyRule::Maintenance(_) => Vec::new(),
+        ),
+        PolicyRule::Fault(fault) => app("fault", any(&http_fault(fault))),
+        PolicyRule::GrpcJson(json) => app("grpc_json", any(&grpc_json::filter(json))),
+        PolicyRule::Sticky(sticky) => app("sticky", any(&stateful_session(sticky))),
+        // By ECDS, or an action of routes.
+        PolicyRule::Jwt(_) | PolicyRule::RateLimit(_) | PolicyRule::Maintenance(_) => Vec::new(),
     }
 }
 
-fn filter(name: &'static str, config: Any) -> Filter {
-    Filter {
-        name,
-        config,
-        for_route: None,
-    }
+/// A filter that refuses every request: a policy whose secret is not there never opens a route.
+pub(super) fn closed(name: &'static str) -> Filter {
+    Filter::new(Slot::Auth, name, any(&allow_only(Vec::new())))
 }
 
 /// One filter an algorithm. The first is chosen if the client likes several equally.
@@ -107,7 +114,7 @@ fn compressors(compression: &Compression) -> Vec<Filter> {
                 choose_first: index == 0,
                 ..Compressor::default()
             };
-            filter(name, any(&config))
+            Filter::new(Slot::Edge, name, any(&config))
         })
         .collect()
 }

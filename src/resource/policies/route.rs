@@ -18,6 +18,7 @@ use super::{Chains, PerFilter, append_all, conditions};
 use crate::document::policy::app::Maintenance;
 use crate::document::route::StringMatch;
 use crate::proto::message::append;
+use crate::proto::structs;
 use crate::resource::routes::header_option;
 use crate::resource::routes::matching::{methods, string};
 
@@ -34,6 +35,17 @@ const CLUSTERS: u32 = 1;
 /// The header of a preflight with the method of the request that follows.
 const REQUEST_METHOD: &str = "access-control-request-method";
 
+/// The number of `Route.metadata`.
+const METADATA_OF_ROUTE: u32 = 4;
+/// The number of `Metadata.filter_metadata`.
+const FILTER_METADATA: u32 = 1;
+/// The part of a route's metadata that filters of policies read.
+pub(super) const METADATA: &str = "chancery";
+/// The name of the rate limit of a route.
+pub(super) const POLICY_KEY: &str = "rate_limit";
+/// The document of the route.
+pub(super) const ROUTE_KEY: &str = "route";
+
 /// The name of the generated route that answers requests without a route.
 pub const NOT_FOUND: &str = "chancery/not-found";
 
@@ -48,6 +60,39 @@ pub struct RulePolicies<'a> {
     pub maintenance: Option<&'a Maintenance>,
     /// Preflights for these methods are answered by a filter, and the match does not take them.
     pub preflights: Option<&'a [String]>,
+    /// The metadata for filters that count requests.
+    pub counted: Option<Counted>,
+}
+
+/// The metadata of a route whose requests are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The name of its rate limit; `None`: a service counts.
+    pub rate_limit: Option<String>,
+    /// The document of the route.
+    pub route: String,
+}
+
+impl Counted {
+    /// Put the metadata into an encoded Route.
+    fn append_to(&self, route: &mut Vec<u8>) {
+        let limit = self.rate_limit.iter().map(|name| (POLICY_KEY, name));
+        let fields = limit.chain([(ROUTE_KEY, &self.route)]).map(|(key, text)| {
+            let value = structs::Value {
+                kind: Some(structs::Kind::String(text.clone())),
+            };
+            (key.to_owned(), value)
+        });
+        let fields = structs::Struct {
+            fields: fields.collect(),
+        };
+        let mut entry = Vec::new();
+        append(&mut entry, 1, METADATA.as_bytes());
+        append(&mut entry, 2, &fields.encode_to_vec());
+        let mut metadata = Vec::new();
+        append(&mut metadata, FILTER_METADATA, &entry);
+        append(route, METADATA_OF_ROUTE, &metadata);
+    }
 }
 
 /// The encoded Routes of a rule with its policies.
@@ -69,13 +114,19 @@ pub fn with_policies(routes: &[Bytes], policies: &RulePolicies<'_>) -> Vec<Bytes
             // Encoded by this server; an entry that cannot be read is left out, and answers 404.
             continue;
         };
-        let finish = |route: Route| match is_split {
-            true => split(route, &targets),
-            false => {
-                let mut bytes = route.encode_to_vec();
-                append_all(&mut bytes, OF_ROUTE, &own);
-                bytes.into()
+        let finish = |route: Route| {
+            let mut bytes = match is_split {
+                true => split(&route, &targets),
+                false => {
+                    let mut bytes = route.encode_to_vec();
+                    append_all(&mut bytes, OF_ROUTE, &own);
+                    bytes
+                }
+            };
+            if let Some(counted) = &policies.counted {
+                counted.append_to(&mut bytes);
             }
+            Bytes::from(bytes)
         };
 
         if let Some(methods) = policies.preflights {
@@ -101,7 +152,7 @@ pub fn with_policies(routes: &[Bytes], policies: &RulePolicies<'_>) -> Vec<Bytes
 }
 
 /// A Route whose weighted clusters have filters of their own.
-fn split(route: Route, targets: &[Vec<PerFilter>]) -> Bytes {
+fn split(route: &Route, targets: &[Vec<PerFilter>]) -> Vec<u8> {
     let Some(route::Action::Route(
         action @ RouteAction {
             cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
@@ -112,7 +163,7 @@ fn split(route: Route, targets: &[Vec<PerFilter>]) -> Bytes {
         // A fixed answer has no target.
         let mut bytes = route.encode_to_vec();
         append_all(&mut bytes, OF_ROUTE, targets.first().map_or(&[][..], Vec::as_slice));
-        return bytes.into();
+        return bytes;
     };
 
     let mut clusters = WeightedCluster {
@@ -138,7 +189,7 @@ fn split(route: Route, targets: &[Vec<PerFilter>]) -> Bytes {
     }
     .encode_to_vec();
     append(&mut bytes, ACTION, &inner);
-    bytes.into()
+    bytes
 }
 
 /// The Route for requests that pass in spite of the maintenance.

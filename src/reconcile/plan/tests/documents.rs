@@ -12,7 +12,14 @@ fn an_empty_world_has_the_default_group_and_its_listener() {
     stage.world = World::new(options());
     let plan = stage.list(ListReason::Start);
     assert_eq!(plan.difference.groups_added, vec!["default".into()]);
-    assert_eq!(changed(&plan), ["default listeners default", "default routes default"]);
+    let expected = [
+        "default extension_configs chancery.jwt",
+        "default extension_configs chancery.rate_limit",
+        "default extension_configs chancery.rate_limit.user",
+        "default listeners default",
+        "default routes default",
+    ];
+    assert_eq!(changed(&plan), expected);
 }
 
 #[test]

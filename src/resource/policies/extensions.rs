@@ -1,0 +1,114 @@
+//! Filters with a state, which Envoy gets by ECDS: one for each kind and group, under names that no operator may take.
+//!
+//! All of them always exist: if Envoy is told that one does not, it never makes the listener ready. Without one Envoy
+//! has the default of the listener: no request with a token policy passes, and nothing is limited.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+
+use super::{Secrets, jwt, rate_limit};
+use crate::document::policy::{Policy, PolicyRule};
+use crate::proto::message::{ads, any};
+use crate::resource::compile::parts::Parts;
+use crate::resource::{Reference, Resource, ResourceType, ResourceVersion, Source};
+
+/// A filter of its own, between the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extension {
+    /// Rate limits that need no identity.
+    RateLimit,
+    /// Tokens.
+    Jwt,
+    /// Rate limits by a claim.
+    UserRateLimit,
+}
+
+impl Extension {
+    /// All, in the order of requests.
+    pub const ALL: [Self; 3] = [Self::RateLimit, Self::Jwt, Self::UserRateLimit];
+
+    /// The name of the filter and of its resource.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RateLimit => "chancery.rate_limit",
+            Self::Jwt => "chancery.jwt",
+            Self::UserRateLimit => "chancery.rate_limit.user",
+        }
+    }
+
+    /// Whether a policy stands in the filter.
+    #[must_use]
+    pub fn has(self, policy: &Policy) -> bool {
+        match &policy.rule {
+            PolicyRule::Jwt(_) => self == Self::Jwt,
+            PolicyRule::RateLimit(_) => self != Self::Jwt,
+            _ => false,
+        }
+    }
+
+    /// The filter in a listener. Routes enable it.
+    pub(super) fn filter(self) -> HttpFilter {
+        let default = self.config(&BTreeMap::new(), &|_| None);
+        let source = ExtensionConfigSource {
+            config_source: Some(ads()),
+            type_urls: vec![default.type_url.clone()],
+            default_config: Some(default),
+            ..ExtensionConfigSource::default()
+        };
+        HttpFilter {
+            name: self.name().to_owned(),
+            disabled: true,
+            config_type: Some(http_filter::ConfigType::ConfigDiscovery(source)),
+            ..HttpFilter::default()
+        }
+    }
+
+    /// The reference of a listener to the resource.
+    #[must_use]
+    pub fn reference(self) -> Reference {
+        Reference {
+            resource_type: ResourceType::ExtensionConfig,
+            name: self.name().into(),
+            source: Source::Common,
+        }
+    }
+
+    /// The resource with these policies, by name.
+    #[must_use]
+    pub fn resource(self, policies: &BTreeMap<String, Arc<Policy>>, secrets: &Secrets<'_>, parts: Parts) -> Resource {
+        let message = TypedExtensionConfig {
+            name: self.name().to_owned(),
+            typed_config: Some(self.config(policies, secrets)),
+        };
+        let bytes = message.encode_to_vec();
+        let version = ResourceVersion::of(&bytes);
+        Resource::put_together(self.name().into(), version, bytes.into(), parts)
+    }
+
+    fn config(self, policies: &BTreeMap<String, Arc<Policy>>, secrets: &Secrets<'_>) -> Any {
+        let limits = || {
+            let limits = policies.iter().filter_map(|(name, policy)| match &policy.rule {
+                PolicyRule::RateLimit(limit) => Some((name.clone(), limit)),
+                _ => None,
+            });
+            limits.collect()
+        };
+        match self {
+            Self::RateLimit => any(&rate_limit::filter(&limits(), false, "rate_limit")),
+            Self::UserRateLimit => any(&rate_limit::filter(&limits(), true, "rate_limit_user")),
+            Self::Jwt => {
+                let tokens = policies.iter().filter_map(|(name, policy)| match &policy.rule {
+                    PolicyRule::Jwt(jwt) => Some((name.clone(), jwt)),
+                    _ => None,
+                });
+                jwt::filter(&tokens.collect(), secrets)
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `rate_limit`: the rules of every policy in one filter, because buckets live as long as their filter.
+//!
+//! A route has the name of its policy as metadata. A rule is an action that makes a descriptor of that name, the rule's
+//! shape and its value of `by`; a bucket belongs to a descriptor. Rules of one shape share an action, whatever policy
+//! they belong to. If the value of `by` is absent, the descriptor is made without it, and has a bucket of its own: a
+//! client that leaves the value out frees itself from nothing.
+
+use std::collections::BTreeMap;
+
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
+use envoy_types::pb::envoy::config::route::v3::RateLimit as Actions;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::rate_limit::action::meta_data::Source;
+use envoy_types::pb::envoy::config::route::v3::rate_limit::{Action, XRateLimitOption, action};
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::r#type::metadata::v3::MetadataKey;
+use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
+use envoy_types::pb::google::protobuf::Any;
+
+use super::route::{METADATA, POLICY_KEY, ROUTE_KEY};
+use super::{Extension, conditions};
+use crate::document::policy::rate_limit::{By, LimitRule, RateLimit, When};
+use crate::proto::message::{any, boolean, duration, uint32};
+use crate::resource::routes::matching::{methods, regex, string};
+
+/// Keys of the entries of a descriptor.
+const POLICY: &str = "policy";
+const RULE: &str = "rule";
+const BY: &str = "by";
+const WHEN: &str = "when";
+const MET: &str = "met";
+/// The key that Envoy gives to the address of a client.
+const ADDRESS: &str = "masked_remote_address";
+/// The bits of an IPv6 address that name a client.
+const V6_BITS: u32 = 64;
+/// The metadata and its part with the claims of a token.
+const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
+
+/// The filters that a policy enables.
+pub(super) fn enabled(limit: &RateLimit) -> Vec<(Extension, Any)> {
+    let is_identity = |rule: &LimitRule| rule.by.as_ref().is_some_and(By::is_identity);
+    let message = || {
+        any(&FilterConfig {
+            config: Some(Any::default()),
+            ..FilterConfig::default()
+        })
+    };
+    let mut enabled = Vec::new();
+    if !limit.rules.iter().all(is_identity) {
+        enabled.push((Extension::RateLimit, message()));
+    }
+    if limit.rules.iter().any(is_identity) {
+        enabled.push((Extension::UserRateLimit, message()));
+    }
+    enabled
+}
+
+/// The rules of these policies, by name, that a filter has: those by a claim, or the others.
+pub(super) fn filter(policies: &BTreeMap<String, &RateLimit>, identity: bool, prefix: &str) -> LocalRateLimit {
+    let mut shapes: Vec<(usize, Option<&By>, &When, bool)> = Vec::new();
+    let mut actions = Vec::new();
+    let mut descriptors = Vec::new();
+    let mut max_keys = 1;
+    for (name, limit) in policies {
+        for (index, rule) in limit.rules.iter().enumerate() {
+            if rule.by.as_ref().is_some_and(By::is_identity) != identity {
+                continue;
+            }
+            let shape = (index, rule.by.as_ref(), &rule.when, limit.headers);
+            let number = shapes.iter().position(|other| *other == shape).unwrap_or_else(|| {
+                actions.push(shape_actions(&shape, &shapes.len().to_string()));
+                shapes.push(shape);
+                shapes.len() - 1
+            });
+            descriptors.extend(buckets(name, &number.to_string(), rule));
+            max_keys = max_keys.max(limit.max_keys);
+        }
+    }
+
+    let always = || {
+        Some(RuntimeFractionalPercent {
+            default_value: Some(FractionalPercent {
+                numerator: 100,
+                denominator: DenominatorType::Hundred as i32,
+            }),
+            ..RuntimeFractionalPercent::default()
+        })
+    };
+    LocalRateLimit {
+        stat_prefix: prefix.to_owned(),
+        filter_enabled: always(),
+        filter_enforced: always(),
+        rate_limited_as_resource_exhausted: true,
+        enable_retry_after_header: true,
+        always_consume_default_token_bucket: Some(boolean(false)),
+        max_dynamic_descriptors: Some(uint32(max_keys)),
+        rate_limits: actions,
+        descriptors,
+        ..LocalRateLimit::default()
+    }
+}
+
+fn shape_actions((_, by, when, headers): &(usize, Option<&By>, &When, bool), number: &str) -> Actions {
+    let mut actions = vec![
+        of(metadata(POLICY, METADATA, &[POLICY_KEY], Source::RouteEntry, false)),
+        of(action::ActionSpecifier::GenericKey(action::GenericKey {
+            descriptor_key: RULE.to_owned(),
+            descriptor_value: number.to_owned(),
+            ..action::GenericKey::default()
+        })),
+    ];
+    actions.extend(condition(when).map(of));
+    actions.extend(by.map(|by| of(by_action(by, BY, true))));
+    Actions {
+        actions,
+        x_ratelimit_option: match headers {
+            true => XRateLimitOption::DraftVersion03 as i32,
+            false => XRateLimitOption::Off as i32,
+        },
+        ..Actions::default()
+    }
+}
+
+fn of(specifier: action::ActionSpecifier) -> Action {
+    Action {
+        action_specifier: Some(specifier),
+    }
+}
+
+/// A descriptor is made only if the conditions hold.
+fn condition(when: &When) -> Option<action::ActionSpecifier> {
+    let mut headers: Vec<HeaderMatcher> = methods(&when.methods).into_iter().flatten().collect();
+    headers.extend(
+        when.headers
+            .iter()
+            .map(|(name, condition)| conditions::header(name, condition)),
+    );
+    headers.extend(when.path.as_ref().map(|pattern| HeaderMatcher {
+        name: ":path".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string(regex(pattern.clone())))),
+        ..HeaderMatcher::default()
+    }));
+    (!headers.is_empty()).then(|| {
+        action::ActionSpecifier::HeaderValueMatch(action::HeaderValueMatch {
+            descriptor_key: WHEN.to_owned(),
+            descriptor_value: MET.to_owned(),
+            headers,
+            ..action::HeaderValueMatch::default()
+        })
+    })
+}
+
+/// The entry with a value of the request. `is_optional`: without the value the entry is left out, else the descriptor.
+pub(super) fn by_action(by: &By, key: &str, is_optional: bool) -> action::ActionSpecifier {
+    match by {
+        By::ClientIp => action::ActionSpecifier::MaskedRemoteAddress(action::MaskedRemoteAddress {
+            v6_prefix_mask_len: Some(uint32(V6_BITS)),
+            ..action::MaskedRemoteAddress::default()
+        }),
+        By::Route => metadata(key, METADATA, &[ROUTE_KEY], Source::RouteEntry, is_optional),
+        By::Header(name) => action::ActionSpecifier::RequestHeaders(action::RequestHeaders {
+            header_name: name.clone(),
+            descriptor_key: key.to_owned(),
+            skip_if_absent: is_optional,
+        }),
+        By::Query(name) => action::ActionSpecifier::QueryParameters(action::QueryParameters {
+            query_parameter_name: name.clone(),
+            descriptor_key: key.to_owned(),
+            skip_if_absent: is_optional,
+        }),
+        By::Claim(segments) => {
+            let (root, part) = CLAIMS;
+            let path: Vec<&str> = std::iter::once(part)
+                .chain(segments.iter().map(String::as_str))
+                .collect();
+            metadata(key, root, &path, Source::Dynamic, is_optional)
+        }
+    }
+}
+
+fn metadata(key: &str, root: &str, path: &[&str], source: Source, is_optional: bool) -> action::ActionSpecifier {
+    let segment = |segment: &&str| PathSegment {
+        segment: Some(path_segment::Segment::Key((*segment).to_owned())),
+    };
+    action::ActionSpecifier::Metadata(action::MetaData {
+        descriptor_key: key.to_owned(),
+        metadata_key: Some(MetadataKey {
+            key: root.to_owned(),
+            path: path.iter().map(segment).collect(),
+        }),
+        source: source as i32,
+        skip_if_absent: is_optional,
+        ..action::MetaData::default()
+    })
+}
+
+/// The bucket of a rule; with `by` one for each value, and one for requests without the value.
+fn buckets(policy: &str, number: &str, rule: &LimitRule) -> Vec<LocalRateLimitDescriptor> {
+    let entry = |key: &str, value: &str| Entry {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    let mut entries = vec![entry(POLICY, policy), entry(RULE, number)];
+    if rule.when != When::default() {
+        entries.push(entry(WHEN, MET));
+    }
+    let bucket = |entries: Vec<Entry>| LocalRateLimitDescriptor {
+        entries,
+        token_bucket: Some(TokenBucket {
+            max_tokens: rule.burst,
+            tokens_per_fill: Some(uint32(rule.requests)),
+            fill_interval: Some(duration(rule.per)),
+        }),
+        shadow_mode: rule.dry_run,
+    };
+    let key = match &rule.by {
+        None => return vec![bucket(entries)],
+        Some(By::ClientIp) => ADDRESS,
+        Some(_) => BY,
+    };
+    let by_value = entries.iter().cloned().chain([entry(key, "")]).collect();
+    vec![bucket(by_value), bucket(entries)]
+}

@@ -1,0 +1,60 @@
+//! The ways to a service: a cluster, asked over gRPC or HTTP.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{GrpcService, HttpUri, grpc_service, http_uri};
+use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+
+use crate::document::route::Upstream;
+use crate::proto::message::duration;
+use crate::resource::routes::matching::string;
+
+/// A service over gRPC. A URL is no authority, so its host and port are sent as one.
+pub(super) fn grpc(target: &Upstream, timeout: Duration) -> GrpcService {
+    let name = target.cluster_name();
+    let authority = match target {
+        Upstream::Url(_) => name.split_once("://").map_or("", |(_, authority)| authority),
+        Upstream::Cluster(_) => "",
+    };
+    let envoy_grpc = grpc_service::EnvoyGrpc {
+        cluster_name: name.to_string(),
+        authority: authority.to_owned(),
+        ..grpc_service::EnvoyGrpc::default()
+    };
+    GrpcService {
+        timeout: Some(duration(timeout)),
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(envoy_grpc)),
+        ..GrpcService::default()
+    }
+}
+
+/// A service over HTTP: `uri`, or the cluster's name as a host.
+pub(super) fn http(target: &Upstream, uri: Option<&str>, timeout: Duration) -> HttpUri {
+    let name = target.cluster_name();
+    let uri = match (uri, target) {
+        (Some(uri), _) => uri.to_owned(),
+        (None, Upstream::Url(_)) => name.to_string(),
+        (None, Upstream::Cluster(name)) => format!("http://{name}"),
+    };
+    HttpUri {
+        uri,
+        timeout: Some(duration(timeout)),
+        http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(name.to_string())),
+    }
+}
+
+/// A status.
+pub(super) fn status(code: u16) -> HttpStatus {
+    HttpStatus { code: code.into() }
+}
+
+/// A matcher of these names; `None`: there are none.
+pub(super) fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<ListStringMatcher> {
+    let patterns: Vec<_> = names
+        .into_iter()
+        .map(|name| string(MatchPattern::Exact(name.to_owned())))
+        .collect();
+    (!patterns.is_empty()).then_some(ListStringMatcher { patterns })
+}

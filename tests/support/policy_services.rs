@@ -1,0 +1,318 @@
+//! The services that policies ask: authorization over gRPC and HTTP, rate limits, changes of requests, keys of tokens; and
+//! a gRPC upstream for JSON.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::{
+    CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response,
+};
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
+    ExternalProcessor, ExternalProcessorServer,
+};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    CommonResponse, HeaderMutation, HeadersResponse, ProcessingRequest, ProcessingResponse, processing_response,
+};
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::rpc;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::transport::Server;
+use tonic::{Status, Streaming};
+use tower_service::Service;
+
+use super::raw_codec::Raw;
+
+/// The gRPC services on one port of 127.0.0.1.
+pub struct GrpcServices {
+    address: SocketAddr,
+    running: AbortHandle,
+}
+
+impl GrpcServices {
+    /// Start them.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the services");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let server = Server::builder()
+            .add_service(AuthorizationServer::new(Judge))
+            .add_service(RateLimitServiceServer::new(Judge))
+            .add_service(ExternalProcessorServer::new(Judge))
+            .add_service(Greeter);
+        let running = tokio::spawn(async move {
+            server
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .expect("serve until aborted");
+        });
+        Self {
+            address,
+            running: running.abort_handle(),
+        }
+    }
+
+    /// Where they listen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `grpc://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("grpc://{}", self.address)
+    }
+}
+
+impl Drop for GrpcServices {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Judge;
+
+fn header(name: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            ..HeaderValue::default()
+        }),
+        ..HeaderValueOption::default()
+    }
+}
+
+/// The form that Envoy reads from a service that changes requests.
+fn raw_header(name: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..HeaderValue::default()
+        }),
+        ..HeaderValueOption::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for Judge {
+    /// `x-allow: yes` passes; the upstream gets the context of the policy.
+    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, Status> {
+        let attributes = request.into_inner().attributes.unwrap_or_default();
+        let http = attributes.request.unwrap_or_default().http.unwrap_or_default();
+        let is_allowed = http.headers.get("x-allow").is_some_and(|value| value == "yes");
+        let site = attributes.context_extensions.get("site").cloned().unwrap_or_default();
+        let (code, answer) = match is_allowed {
+            true => (
+                0,
+                check_response::HttpResponse::OkResponse(OkHttpResponse {
+                    headers: vec![header("x-site", &site)],
+                    ..OkHttpResponse::default()
+                }),
+            ),
+            false => (
+                7,
+                check_response::HttpResponse::DeniedResponse(DeniedHttpResponse {
+                    status: Some(HttpStatus { code: 403 }),
+                    headers: vec![header("x-why", "no")],
+                    body: "denied".to_owned(),
+                }),
+            ),
+        };
+        Ok(tonic::Response::new(CheckResponse {
+            status: Some(rpc::Status {
+                code,
+                ..rpc::Status::default()
+            }),
+            http_response: Some(answer),
+            ..CheckResponse::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Judge {
+    /// A descriptor with the value `limited` is over its limit.
+    async fn should_rate_limit(
+        &self,
+        request: tonic::Request<RateLimitRequest>,
+    ) -> Result<tonic::Response<RateLimitResponse>, Status> {
+        let request = request.into_inner();
+        let mut entries = request.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
+        let is_over = request.domain == "shop" && entries.any(|entry| entry.value == "limited");
+        let code = match is_over {
+            true => Code::OverLimit,
+            false => Code::Ok,
+        };
+        Ok(tonic::Response::new(RateLimitResponse {
+            overall_code: code as i32,
+            ..RateLimitResponse::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl ExternalProcessor for Judge {
+    type ProcessStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
+
+    /// The upstream gets `x-processed`.
+    async fn process(
+        &self,
+        request: tonic::Request<Streaming<ProcessingRequest>>,
+    ) -> Result<tonic::Response<Self::ProcessStream>, Status> {
+        let answers = request.into_inner().map(|message| {
+            message.map(|_| {
+                let response = CommonResponse {
+                    header_mutation: Some(HeaderMutation {
+                        set_headers: vec![raw_header("x-processed", "yes")],
+                        ..HeaderMutation::default()
+                    }),
+                    ..CommonResponse::default()
+                };
+                ProcessingResponse {
+                    response: Some(processing_response::Response::RequestHeaders(HeadersResponse {
+                        response: Some(response),
+                    })),
+                    ..ProcessingResponse::default()
+                }
+            })
+        });
+        Ok(tonic::Response::new(Box::pin(answers)))
+    }
+}
+
+/// `greet.Greeter`: the one field of the request comes back in the one field of the answer.
+#[derive(Clone, Copy)]
+struct Greeter;
+
+impl NamedService for Greeter {
+    const NAME: &'static str = "greet.Greeter";
+}
+
+impl Service<Request<Body>> for Greeter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(async move { Ok(Grpc::new(Raw).unary(Self, request).await) })
+    }
+}
+
+impl UnaryService<Bytes> for Greeter {
+    type Response = Bytes;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        Box::pin(async move { Ok(tonic::Response::new(request.into_inner())) })
+    }
+}
+
+/// An issuer of tokens, with the server of its keys; the same server authorizes requests over HTTP.
+pub struct HttpServices {
+    address: SocketAddr,
+    keys: Ed25519KeyPair,
+    running: AbortHandle,
+}
+
+impl HttpServices {
+    /// Start it: `/keys` answers with the keys; `/check/…` with 200 if the request has `x-allow: yes`.
+    pub async fn start() -> Self {
+        let keys = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed of 32 bytes");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the services");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let jwks = jwks(&keys).to_string();
+        let running = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let jwks = jwks.clone();
+                let service = service_fn(move |request| {
+                    let answer = answer(&request, &jwks);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                tokio::spawn(async move {
+                    let connection = auto::Builder::new(TokioExecutor::new());
+                    drop(connection.serve_connection(TokioIo::new(socket), service).await);
+                });
+            }
+        });
+        Self {
+            address,
+            keys,
+            running: running.abort_handle(),
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The keys as a JSON Web Key Set.
+    pub fn jwks(&self) -> Value {
+        jwks(&self.keys)
+    }
+
+    /// A token with these claims.
+    pub fn token(&self, claims: &Value) -> String {
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let head = json!({ "alg": "EdDSA", "kid": "1", "typ": "JWT" });
+        let signed = format!("{}.{}", encode(&head), encode(claims));
+        let signature = self.keys.sign(signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+impl Drop for HttpServices {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+fn jwks(keys: &Ed25519KeyPair) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(keys.public_key());
+    json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "1", "alg": "EdDSA", "x": x }] })
+}
+
+fn answer(request: &Request<Incoming>, jwks: &str) -> Response<Full<Bytes>> {
+    let is_allowed = request.headers().get("x-allow").is_some_and(|value| value == "yes");
+    let response = match request.uri().path() {
+        "/keys" => Response::builder().body(Full::from(jwks.to_owned())),
+        path if path.starts_with("/check/") && is_allowed => {
+            Response::builder().header("x-user", "bob").body(Full::default())
+        }
+        _ => Response::builder()
+            .status(401)
+            .header("www-authenticate", "Basic")
+            .header("x-inner", "secret")
+            .body(Full::from("who are you")),
+    };
+    response.expect("a well-formed response")
+}
