@@ -11,6 +11,7 @@
 //! | `app` | `body_limit`, buffer, fault, sticky, maintenance |
 //! | `rate_limit`, `jwt`, `basic_auth`, `api_key`, `ext_authz`, `global_rate_limit`, `ext_proc`, `grpc_json` | the kind of that name |
 //! | `service` | parts that kinds with a service or a secret share |
+//! | `upstreams` | the services that policies ask |
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use service::SecretName;
 use super::decode::{Cursor, Field, Fields, Shape};
 use super::key::{DocumentKey, Kind};
 use super::reference::Reference;
-use super::route::Upstream;
 use super::sentence::{one_of, quote};
 use super::{Document, Groups, Rejection, groups, name};
 
@@ -38,6 +38,7 @@ pub mod grpc_json;
 pub mod jwt;
 pub mod rate_limit;
 pub mod service;
+mod upstreams;
 
 /// Most entries of a list.
 const MAX_ITEMS: usize = 20;
@@ -247,25 +248,6 @@ impl Policy {
         }
     }
 
-    /// The services that the policy asks.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        let one = match &self.rule {
-            PolicyRule::ExtAuthz(authz) => Some(&authz.service),
-            PolicyRule::GlobalRateLimit(limit) => Some(&limit.service),
-            PolicyRule::ExtProc(processor) => Some(&processor.service),
-            _ => None,
-        };
-        let providers = match &self.rule {
-            PolicyRule::Jwt(jwt) => jwt.providers.as_slice(),
-            _ => &[],
-        };
-        let servers = providers.iter().filter_map(|provider| match &provider.jwks {
-            Jwks::Remote { server, .. } => Some(server),
-            Jwks::Inline(_) | Jwks::Secret(_) => None,
-        });
-        one.into_iter().chain(servers)
-    }
-
     /// The secrets that the policy names.
     #[must_use]
     pub fn secrets(&self) -> Vec<&SecretName> {
@@ -390,14 +372,6 @@ pub enum Choice {
 
 /// A list of policies. Cheap to clone; empty if the document has none.
 pub type Items = Arc<[Item]>;
-
-/// The services that the policies of a list ask, those of named documents aside.
-pub fn upstreams(items: &[Item]) -> impl Iterator<Item = &Upstream> {
-    items
-        .iter()
-        .filter_map(Item::inline)
-        .flat_map(|policy| policy.upstreams())
-}
 
 /// Sentences about the policies of a document, with their place.
 pub(super) fn warnings(document: &Document) -> Vec<String> {

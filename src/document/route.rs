@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Groups;
-use super::policy::{self, Items};
+use super::policy::Items;
 
 pub(super) mod condition;
 mod format;
@@ -59,13 +59,11 @@ impl Route {
         rules.filter(|(_, rule)| self.enabled && rule.enabled)
     }
 
-    /// The upstreams of all rules that are in force, those of mirrors and of policies in their lists too; an inline one may occur several times.
+    /// The upstreams of all rules that are in force, those of mirrors too; an inline one may occur several times.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let rules = || self.enabled_rules().map(|(_, rule)| rule);
         let targets = rules().flat_map(Rule::targets).map(|target| &target.upstream);
-        let mirrors = rules().flat_map(|rule| &rule.mirrors).map(|mirror| &mirror.upstream);
-        let services = rules().flat_map(|rule| policy::upstreams(&rule.policies));
-        targets.chain(mirrors).chain(services)
+        targets.chain(rules().flat_map(|rule| &rule.mirrors).map(|mirror| &mirror.upstream))
     }
 
     /// The cluster names of these upstreams.

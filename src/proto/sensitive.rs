@@ -1,4 +1,4 @@
-//! The fields with secrets: those that Envoy marks as sensitive in its .proto files.
+//! The fields with secrets: those that Envoy marks as sensitive in its .proto files, and one more.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -7,6 +7,8 @@ use prost_reflect::FieldDescriptor;
 
 use super::json::pool;
 
+/// Fields with secrets that Envoy does not mark: a key set may have keys that make tokens.
+const UNMARKED: [&str; 1] = ["envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.local_jwks"];
 /// The option that marks a field as sensitive.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
 
@@ -19,7 +21,8 @@ static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         .all_messages()
         .flat_map(|message| message.fields().collect::<Vec<_>>());
     let sensitive = fields.filter(|field| field.options().get_extension(&option).as_bool() == Some(true));
-    sensitive.map(|field| field.full_name().to_owned()).collect()
+    let marked = sensitive.map(|field| field.full_name().to_owned());
+    marked.chain(UNMARKED.map(str::to_owned)).collect()
 });
 
 /// True if a field holds a secret.
@@ -44,5 +47,15 @@ mod tests {
             assert!(FIELDS.contains(&format!("{package}.{name}")), "{name} of {:?}", *FIELDS);
         }
         assert!(!FIELDS.contains(&format!("{package}.TlsCertificate.certificate_chain")));
+        for name in UNMARKED {
+            let (message, field) = name.rsplit_once('.').unwrap();
+            assert!(
+                pool()
+                    .get_message_by_name(message)
+                    .unwrap()
+                    .get_field_by_name(field)
+                    .is_some()
+            );
+        }
     }
 }

@@ -34,7 +34,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use crate::document::policy::{Policy, PolicyRule};
+use crate::document::policy::Policy;
 use crate::document::secret::Secret;
 use crate::proto::message::{any, append};
 
@@ -144,16 +144,6 @@ impl Filter {
 #[must_use]
 pub fn of_policy(policy: &Policy, secrets: &Secrets<'_>) -> Vec<Filter> {
     filters::of(&policy.rule, secrets)
-}
-
-/// The messages of a policy for filters of their own, by the names of these. `name` is the policy's.
-#[must_use]
-pub fn enabled(policy: &Policy, name: &str) -> Vec<(Extension, Any)> {
-    match &policy.rule {
-        PolicyRule::Jwt(_) => vec![(Extension::Jwt, jwt::for_route(name))],
-        PolicyRule::RateLimit(limit) => rate_limit::enabled(limit),
-        _ => Vec::new(),
-    }
 }
 
 /// The filters of each slot.

@@ -82,7 +82,7 @@ impl Proxy {
     /// Send the resources of a set. Out: the nonces of the responses.
     pub(crate) fn push(&mut self, set: &Set) -> Vec<String> {
         for ((resource_type, name), bytes) in &set.resources {
-            if *resource_type == ResourceType::Secret {
+            if matches!(resource_type, ResourceType::Secret | ResourceType::ExtensionConfig) {
                 self.ads.offer(resource_type.type_url(), (name.clone(), bytes.clone()));
             }
         }

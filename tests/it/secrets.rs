@@ -364,6 +364,19 @@ fn documents() -> Vec<(&'static str, String)> {
             "secrets/jwks",
             json!({ "jwks": { "keys": [{ "kty": "oct", "k": "hunter2-jwk" }] } }).to_string(),
         ),
+        (
+            "policies/users",
+            json!({ "basic_auth": { "users": "users" } }).to_string(),
+        ),
+        ("policies/keys", json!({ "api_key": { "keys": ["keys"] } }).to_string()),
+        (
+            "policies/tokens",
+            json!({ "jwt": { "issuer": "me", "audiences": ["a"], "jwks": { "secret": "jwks" } } }).to_string(),
+        ),
+        (
+            "routes/guarded",
+            json!({ "match": "/guarded", "to": "x", "policies": ["users", "keys", "tokens"] }).to_string(),
+        ),
         ("secrets/field", json!({ "hunter2-field": "hunter2-wrong" }).to_string()),
         (
             "secrets/shape",

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use super::translate::Translated;
 use crate::document::Document;
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::policy::Policy;
 use crate::document::reference::{Needs, Reference};
 use crate::document::route::Route;
 use crate::resource::ResourceType;
+use crate::resource::policies::Extension;
 
 /// An accepted document, and the revisions that decide between equals.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,4 +73,21 @@ impl On<'_> {
     pub(super) fn has(&self, route: &Route) -> bool {
         route.is_on(self.listener) && !(self.by_name && route.listeners.is_none())
     }
+}
+
+/// The policies of a document: its own, or those that stand in its lists; each with its name.
+pub(super) fn own_policies<'a>(
+    key: &'a DocumentKey,
+    document: &'a Document,
+) -> impl Iterator<Item = (String, &'a Arc<Policy>)> {
+    let own = document.as_policy().map(|document| (key.to_string(), &document.policy));
+    let items = document.policy_lists().flat_map(|items| items.iter());
+    let inline = items.filter_map(move |item| Some((format!("{key}#{}", item.place), item.inline()?)));
+    own.into_iter().chain(inline)
+}
+
+/// Whether a document has a policy in one of the filters.
+pub(super) fn has_extension(key: &DocumentKey, document: &Document) -> bool {
+    let is_in = |policy: &Policy| Extension::ALL.iter().any(|extension| extension.has(policy));
+    own_policies(key, document).any(|(_, policy)| is_in(policy))
 }

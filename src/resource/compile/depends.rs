@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::accepted::CompiledDocument;
+use super::translate::route_services;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::policy::Items;
-use crate::document::route::Route;
+use crate::document::route::{Route, Upstream};
 use crate::document::{Document, Groups};
 
 /// The names to compile again.
@@ -117,7 +118,12 @@ fn policies_of(document: Option<&Document>) -> Option<(Vec<&Items>, &Groups)> {
 
 fn touch_route(dirty: &mut Dirty, key: &DocumentKey, old: Option<&Route>, new: Option<&Route>) {
     dirty.routes.insert(key.clone());
-    let names = |route: Option<&Route>| route.map(Route::upstream_names).unwrap_or_default();
+    let names = |route: Option<&Route>| {
+        let mut names = route.map(Route::upstream_names).unwrap_or_default();
+        let services = route.into_iter().flat_map(route_services);
+        names.extend(services.map(Upstream::cluster_name));
+        names
+    };
     let has_same_groups = old.map(|route| &route.groups) == new.map(|route| &route.groups);
     touch_names(dirty, has_same_groups, names(old), names(new));
 }

@@ -7,24 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Fault;
-use super::accepted::CompiledDocument;
+use super::accepted::{CompiledDocument, own_policies};
 use super::input::GroupInput;
 use super::parts::{Part, Parts};
-use super::policies::{changed_documents, own_policies, secret};
+use super::policies::{changed_documents, secret};
+use crate::document::Rejection;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::policy::{Policy, PolicyRule};
-use crate::document::{Document, Rejection};
 use crate::resource::Resource;
 use crate::resource::policies::Extension;
 
 /// Most providers of tokens in a group.
 const MAX_PROVIDERS: usize = 100;
-
-/// Whether a document has a policy in one of the filters.
-pub(super) fn has_any(key: &DocumentKey, document: &Document) -> bool {
-    let is_in = |policy: &Policy| Extension::ALL.iter().any(|extension| extension.has(policy));
-    own_policies(key, document).any(|(_, policy)| is_in(policy))
-}
 
 /// The filters that may have changed.
 pub(super) fn resources(input: &GroupInput<'_>) -> Vec<Resource> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::accepted::{CompiledDocument, On, ResourceKey};
+use super::accepted::{CompiledDocument, On, ResourceKey, has_extension};
 use super::conflicts::{self, Claims, Examined, Makers};
-use super::{Fault, Obstacle, extensions};
+use super::{Fault, Obstacle};
 use crate::document::cluster::{Cluster, Source};
 use crate::document::endpoint::{Endpoint, Registration};
 use crate::document::group::Group;
@@ -202,7 +202,7 @@ impl Inventory {
         if compiled.document().policy_lists().next().is_some() {
             self.with_policies.insert(key.clone());
         }
-        if extensions::has_any(key, compiled.document()) {
+        if has_extension(key, compiled.document()) {
             self.with_extensions.insert(key.clone());
         }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdSet;
 
-use super::accepted::CompiledDocument;
+use super::accepted::{CompiledDocument, own_policies};
 use super::input::GroupInput;
 use super::inventory::Inventory;
 use super::translate::Translated;
@@ -27,7 +27,7 @@ use crate::document::route::{Action, Rule, Upstream};
 use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
 use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, not_found, with_policies};
-use crate::resource::policies::{self, Chains, Filter};
+use crate::resource::policies::{self, Chains, Extension, Filter};
 use crate::resource::table::{self, Entry};
 
 /// Most keys of a policy.
@@ -136,7 +136,7 @@ fn chains(effective: &BTreeMap<PolicyKind, &Applied>) -> Chains {
     for entry in effective.values() {
         chains.add(&entry.filters);
         if let Some(policy) = &entry.policy {
-            chains.enable(policies::enabled(policy, &entry.from()));
+            chains.enable(Extension::enabled_by(policy, &entry.from()));
         }
     }
     chains
@@ -392,17 +392,6 @@ pub(super) fn changed_documents(input: &GroupInput<'_>) -> BTreeSet<DocumentKey>
         keys.insert(DocumentKey::new(Kind::Defaults, ""));
     }
     keys
-}
-
-/// The policies of a document: its own, or those that stand in its lists; each with its name.
-pub(super) fn own_policies<'a>(
-    key: &'a DocumentKey,
-    document: &'a Document,
-) -> impl Iterator<Item = (String, &'a Arc<Policy>)> {
-    let own = document.as_policy().map(|document| (key.to_string(), &document.policy));
-    let items = document.policy_lists().flat_map(|items| items.iter());
-    let inline = items.filter_map(move |item| Some((format!("{key}#{}", item.place), item.inline()?)));
-    own.into_iter().chain(inline)
 }
 
 /// The clusters of the services that the policies of a document ask. Sorted.

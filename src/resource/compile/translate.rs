@@ -17,7 +17,7 @@ use crate::document::endpoint::Endpoint;
 use crate::document::host::Host;
 use crate::document::key::DocumentKey;
 use crate::document::listener::Listener;
-use crate::document::policy;
+use crate::document::policy::Policy;
 use crate::document::route::{PathMatch, Route, Upstream, UpstreamUrl};
 use crate::document::{Document, Rejection};
 use crate::resource::body::Body;
@@ -148,7 +148,7 @@ pub fn document(
         }
         Document::Defaults(value) => {
             listeners::check_defaults(&value.listener, context)?;
-            let named = value.listener.upstreams().chain(policy::upstreams(&value.policies));
+            let named = value.listener.upstreams().chain(Policy::upstreams_of(&value.policies));
             named_upstreams(context, named).map(Translated::Defaults)
         }
         Document::Group(_) | Document::Registry(_) => Ok(Translated::Nothing),
@@ -185,8 +185,14 @@ fn route(context: &Context, key: &DocumentKey, create_revision: i64, route: &Rou
 
     Ok(Translated::Route {
         entries: entries.into(),
-        upstreams: named_upstreams(context, route.upstreams())?,
+        upstreams: named_upstreams(context, route.upstreams().chain(route_services(route)))?,
     })
+}
+
+/// The services of policies in the lists of a route.
+pub(super) fn route_services(route: &Route) -> impl Iterator<Item = &Upstream> {
+    let rules = route.enabled_rules();
+    rules.flat_map(|(_, rule)| Policy::upstreams_of(&rule.policies))
 }
 
 /// The names of upstreams; an inline one is translated, so that a bad URL is a fault of this document.
@@ -234,7 +240,7 @@ fn cluster(context: &Context, key: &DocumentKey, cluster: &Cluster) -> Result<Up
     Ok(Upstreams {
         cluster: Arc::new(resource),
         endpoints,
-        services: named_upstreams(context, policy::upstreams(&cluster.policies))?,
+        services: named_upstreams(context, Policy::upstreams_of(&cluster.policies))?,
     })
 }
 
@@ -293,7 +299,7 @@ fn listener(context: &Context, key: &DocumentKey, listener: &Listener) -> Result
         quic: listeners::quic(key, listener, context).map(Arc::new),
         last_resort: redirect.map(|redirect| table::last_resort(key, routes::https_redirect(redirect))),
         routing,
-        upstreams: named_upstreams(context, sent_to.iter().chain(policy::upstreams(&listener.policies)))?,
+        upstreams: named_upstreams(context, sent_to.iter().chain(Policy::upstreams_of(&listener.policies)))?,
     })
 }
 

@@ -4,7 +4,8 @@ use envoy_types::pb::envoy::extensions::filters::http::api_key_auth::v3::{
     ApiKeyAuth, ApiKeyAuthPerRoute, Credential, Forwarding, KeySource as Source,
 };
 
-use super::{Filter, Secrets, Slot, filters};
+use super::service::closed;
+use super::{Filter, Secrets, Slot};
 use crate::document::policy::api_key::{ApiKey, KeySource};
 use crate::document::secret::Content;
 use crate::proto::message::any;
@@ -13,7 +14,7 @@ pub(super) fn filters(policy: &ApiKey, secrets: &Secrets<'_>) -> Vec<Filter> {
     let mut credentials = Vec::new();
     for name in &policy.keys {
         let Some(Content::ApiKeys(clients)) = secrets(&name.name).map(|secret| &secret.content) else {
-            return vec![filters::closed("api_key")];
+            return vec![closed("api_key")];
         };
         for (client, keys) in clients {
             credentials.extend(keys.iter().map(|key| Credential {

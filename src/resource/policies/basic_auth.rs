@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
     HeaderMutation as HeaderMutationFilter, Mutations,
 };
 
-use super::{Filter, Secrets, Slot, filters};
+use super::service::closed;
+use super::{Filter, Secrets, Slot};
 use crate::document::policy::basic_auth::BasicAuth;
 use crate::document::secret::Content;
 use crate::proto::message::any;
@@ -17,7 +18,7 @@ use crate::proto::message::any;
 /// The filter, and one behind authorization that removes the credentials.
 pub(super) fn filters(basic: &BasicAuth, secrets: &Secrets<'_>) -> Vec<Filter> {
     let Some(Content::Users(users)) = secrets(&basic.users.name).map(|secret| &secret.content) else {
-        return vec![filters::closed("basic_auth")];
+        return vec![closed("basic_auth")];
     };
     let mut lines = String::new();
     for (name, hash) in users {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
@@ -49,6 +50,26 @@ impl Extension {
             PolicyRule::Jwt(_) => self == Self::Jwt,
             PolicyRule::RateLimit(_) => self != Self::Jwt,
             _ => false,
+        }
+    }
+
+    /// The messages with which a route runs the filters of a policy. `name` is the policy's.
+    #[must_use]
+    pub fn enabled_by(policy: &Policy, name: &str) -> Vec<(Self, Any)> {
+        let enabling = || {
+            any(&FilterConfig {
+                config: Some(Any::default()),
+                ..FilterConfig::default()
+            })
+        };
+        match &policy.rule {
+            PolicyRule::Jwt(_) => vec![(Self::Jwt, jwt::for_route(name))],
+            PolicyRule::RateLimit(limit) => {
+                let filters = [(Self::RateLimit, false), (Self::UserRateLimit, true)].into_iter();
+                let used = filters.filter(|(_, identity)| rate_limit::has_rules(limit, *identity));
+                used.map(|(extension, _)| (extension, enabling())).collect()
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -79,11 +79,6 @@ pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>) -> Vec<Filter> {
     }
 }
 
-/// A filter that refuses every request: a policy whose secret is not there never opens a route.
-pub(super) fn closed(name: &'static str) -> Filter {
-    Filter::new(Slot::Auth, name, any(&allow_only(Vec::new())))
-}
-
 /// One filter an algorithm. The first is chosen if the client likes several equally.
 fn compressors(compression: &Compression) -> Vec<Filter> {
     let algorithms = compression.algorithms.iter().enumerate();

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
-use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::config::route::v3::RateLimit as Actions;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -20,12 +19,11 @@ use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::Loca
 use envoy_types::pb::envoy::r#type::metadata::v3::MetadataKey;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
-use envoy_types::pb::google::protobuf::Any;
 
+use super::conditions;
 use super::route::{METADATA, POLICY_KEY, ROUTE_KEY};
-use super::{Extension, conditions};
 use crate::document::policy::rate_limit::{By, LimitRule, RateLimit, When};
-use crate::proto::message::{any, boolean, duration, uint32};
+use crate::proto::message::{boolean, duration, uint32};
 use crate::resource::routes::matching::{methods, regex, string};
 
 /// Keys of the entries of a descriptor.
@@ -41,23 +39,10 @@ const V6_BITS: u32 = 64;
 /// The metadata and its part with the claims of a token.
 const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
 
-/// The filters that a policy enables.
-pub(super) fn enabled(limit: &RateLimit) -> Vec<(Extension, Any)> {
+/// Whether the policy has rules that need an identity, or that need none.
+pub(super) fn has_rules(limit: &RateLimit, identity: bool) -> bool {
     let is_identity = |rule: &LimitRule| rule.by.as_ref().is_some_and(By::is_identity);
-    let message = || {
-        any(&FilterConfig {
-            config: Some(Any::default()),
-            ..FilterConfig::default()
-        })
-    };
-    let mut enabled = Vec::new();
-    if !limit.rules.iter().all(is_identity) {
-        enabled.push((Extension::RateLimit, message()));
-    }
-    if limit.rules.iter().any(is_identity) {
-        enabled.push((Extension::UserRateLimit, message()));
-    }
-    enabled
+    limit.rules.iter().any(|rule| is_identity(rule) == identity)
 }
 
 /// The rules of these policies, by name, that a filter has: those by a claim, or the others.

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, HttpUri, grpc_service, http_uri};
+use envoy_types::pb::envoy::config::rbac::v3 as rbac;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 
+use super::{Filter, Slot};
 use crate::document::route::Upstream;
-use crate::proto::message::duration;
+use crate::proto::message::{any, duration};
 use crate::resource::routes::matching::string;
 
 /// A service over gRPC. A URL is no authority, so its host and port are sent as one.
@@ -43,6 +46,15 @@ pub(super) fn http(target: &Upstream, uri: Option<&str>, timeout: Duration) -> H
         timeout: Some(duration(timeout)),
         http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(name.to_string())),
     }
+}
+
+/// A filter that refuses every request: a policy whose secret is not there never opens a route.
+pub(super) fn closed(name: &'static str) -> Filter {
+    let nobody = Rbac {
+        rules: Some(rbac::Rbac::default()),
+        ..Rbac::default()
+    };
+    Filter::new(Slot::Auth, name, any(&nobody))
 }
 
 /// A status.
