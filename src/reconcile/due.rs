@@ -83,12 +83,12 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
         (Some(text), known) => {
             let latest = document.and_then(|document| document.text.as_ref());
             let about = latest.map_or(revision, |latest| latest.mod_revision);
-            let said = known.and_then(|known| said_of_life(&known.record, key, latest));
+            let said = known.and_then(|known| known.record.text().filter(|text| is_of_life(text, key, latest)));
             // Records only ever become later ones, lest two replicas replace each other's for ever.
             let is_said = known.is_some() && written(said) >= written(text);
             let is_contested = document.is_some_and(|document| document.is_contested());
             // A latest text that is good by itself serves unless the record is about that very text.
-            if is_said && (!is_contested || known.is_some_and(|known| known.record.about == about)) {
+            if is_said && (!is_contested || known.is_some_and(|known| known.record.about >= about)) {
                 return None;
             }
             let is_later = is_said && known.is_some_and(|known| !known.record.is_let_go());
@@ -114,12 +114,10 @@ fn last_good_due(world: &World, key: &DocumentKey, now: SystemTime) -> Option<Me
     Some(MemoryWrite::over(known, Folder::LastGood, full_key, record))
 }
 
-/// The text of a record that may serve in place of the latest one: none of an earlier life, except that of a document that
+/// Whether a record may name a text in place of the latest one: none of an earlier life, except that of a document that
 /// stays while others name it.
-fn said_of_life<'a>(record: &'a Record, key: &DocumentKey, latest: Option<&Arc<Text>>) -> Option<&'a Arc<Text>> {
-    let is_of_life =
-        |text: &&Arc<Text>| key.stays_while_used() || latest.is_none_or(|latest| text.is_of_one_life(latest));
-    record.text().filter(is_of_life)
+fn is_of_life(text: &Text, key: &DocumentKey, latest: Option<&Arc<Text>>) -> bool {
+    key.stays_while_used() || latest.is_none_or(|latest| text.is_of_one_life(latest))
 }
 
 /// The end of a quarantine: the document has another text, or is gone.
@@ -142,6 +140,7 @@ fn fallback<'a>(document: Option<&'a Document>, key: &DocumentKey) -> Option<Opt
     let is_behind = is_blocked || (document.text.is_none() && key.stays_while_used());
     let is_contested = document.is_contested();
     let text = document.serving.as_ref().map(|good| &good.text);
+    let text = text.filter(|text| is_of_life(text, key, document.text.as_ref()));
     (is_behind && (text.is_some() || is_contested)).then_some(text)
 }
 

@@ -189,6 +189,10 @@ impl Choice {
             Content::LetGo(text) => return self.recall_release(key, text),
             Content::LostInstance(_) | Content::Refused(..) | Content::Hold { .. } => return,
         };
+        // A guard puts back the text that the record names: what serves as last good text elsewhere is the latest here.
+        if self.latest.as_ref().is_some_and(|latest| latest == text) {
+            return self.prefer_latest();
+        }
         let concerns = match &self.latest {
             // The record may say that the latest text, good by itself, conflicts with another document. A deleted
             // document does not serve again, except a cluster in use.

@@ -1,6 +1,7 @@
 //! What looks like an accident is kept back.
 
 use super::*;
+use crate::reconcile::memory;
 
 fn names(kind: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| format!("{kind}{number:02}")).collect()
@@ -454,6 +455,34 @@ fn a_later_hold_takes_the_place_of_the_record_of_one_that_is_over() {
     let reason = |stage: &Stage| stage.status(&keys[0]).reason.clone();
     assert_eq!((held(&slow), reason(&slow)), (15, reason(&watching)));
     assert_eq!(slow.resources(), watching.resources());
+}
+
+#[test]
+fn a_held_text_of_an_earlier_life_is_no_last_good_text() {
+    let mut stage = routes(20);
+    stage.put("groups/edge", r#"{"match": [{"id": "edge-*"}]}"#);
+    let earlier = stage.status("groups/edge").serving.clone();
+    stage.delete("groups/edge");
+    stage.put("groups/edge", "{");
+    let mut keys = names("routes/r", 0..15);
+    keys.push("groups/edge".to_owned());
+    let loss = stage.delete_input(&as_strs(&keys));
+    stage.plan(vec![loss]);
+
+    // Another replica holds the text that it saw last.
+    let record = memory::Record {
+        about: stage.revision,
+        since: SystemTime::UNIX_EPOCH,
+        content: Content::Serves(earlier.clone()),
+    };
+    let plan = stage.plan(vec![Input::Remembered {
+        folder: Folder::Held,
+        whole: false,
+        records: vec![(full_key("groups/edge").into(), Some(Known::new(record, "another")))],
+    }]);
+    assert_eq!(stage.status("groups/edge").serving, earlier);
+    let writes = remembered(&plan);
+    assert!(!writes.iter().any(|write| write.starts_with("last-good")), "{writes:?}");
 }
 
 #[test]
