@@ -10,37 +10,37 @@ const THIRD: &str = r#"{"match": "/three", "to": "http://10.0.0.1:80"}"#;
 const OTHER: &str = r#"{"match": "/other", "to": "http://10.0.0.1:80"}"#;
 const RECORD: &str = "quarantine//gateway/routes/a";
 
-impl Stage {
-    /// The refusal of a document as it serves now.
-    pub(super) fn refusal(&self, key: &str) -> Refusal {
-        let key = document_key(key);
-        let refused = |(group, resource_type, resource): (&Arc<str>, ResourceType, &Arc<crate::resource::Resource>)| {
-            let part = resource.parts.as_ref().and_then(|parts| parts.get(&key));
-            RefusedResource {
-                group: Arc::clone(group),
-                resource_type,
-                name: Arc::clone(&resource.name),
-                version: resource.version,
-                part: part.map(|part| part.revision),
-            }
-        };
-        let of_document = self
-            .world
-            .compiled()
-            .resources()
-            .filter(|(_, resource_type, resource)| {
-                let refused = match key.kind {
-                    Kind::Routes => ResourceType::Route,
-                    _ => ResourceType::Cluster,
-                };
-                *resource_type == refused && resource.made_of().any(|document| *document == key)
-            });
-        Refusal {
-            resources: of_document.map(refused).collect(),
-            key: key.clone(),
-            reason: "refused by the proxy n1: no".into(),
-            is_sole_suspect: true,
+/// The refusal of a document as it serves now.
+pub(super) fn refusal_in(world: &World, key: &DocumentKey) -> Refusal {
+    let refused = |(group, resource_type, resource): (&Arc<str>, ResourceType, &Arc<crate::resource::Resource>)| {
+        let part = resource.parts.as_ref().and_then(|parts| parts.get(key));
+        RefusedResource {
+            group: Arc::clone(group),
+            resource_type,
+            name: Arc::clone(&resource.name),
+            version: resource.version,
+            part: part.map(|part| part.revision),
         }
+    };
+    let of_document = world.compiled().resources().filter(|(_, resource_type, resource)| {
+        let refused = match key.kind {
+            Kind::Routes => ResourceType::Route,
+            Kind::Listeners => ResourceType::Listener,
+            _ => ResourceType::Cluster,
+        };
+        *resource_type == refused && resource.made_of().any(|document| document == key)
+    });
+    Refusal {
+        resources: of_document.map(refused).collect(),
+        key: key.clone(),
+        reason: "refused by the proxy n1: no".into(),
+        is_sole_suspect: true,
+    }
+}
+
+impl Stage {
+    pub(super) fn refusal(&self, key: &str) -> Refusal {
+        refusal_in(&self.world, &document_key(key))
     }
 
     fn refuse(&mut self, key: &str) -> Plan {

@@ -1,7 +1,8 @@
 //! Properties: replicas of one store that stand at the same revision serve the same, whatever each of them missed.
 //!
 //! A history writes good and bad texts, deletes, and deletes many documents or instances at once. Replicas follow it by
-//! watches; they are cut off (and list when they are back), killed, restarted with what they had saved, and born. Each
+//! watches; they are cut off (and list when they are back), killed, restarted with what they had saved, and born. Proxies refuse a
+//! text that serves, or accept one that a record calls refused, and replicas try refused texts again. Each replica
 //! carries out its writes to the shared memory some time later; records have revisions of the same store. A replica that
 //! has taken in all changes and all records up to a revision publishes, as the loop does, unless it waits for a record
 //! that it wrote or for a text that it looks for. Whatever is published at one revision must be equal, by any replica at
@@ -25,11 +26,12 @@ use histories::{BAD, DOCUMENTS, MANY, ROUTES};
 const HISTORIES: u64 = 400;
 const STEPS: usize = 60;
 const REPLICAS: usize = 3;
-const SOURCES: [Source; 4] = [
+const SOURCES: [Source; 5] = [
     Source::Root(Root::Documents),
     Source::Root(Root::Registrations),
     Source::Records(Folder::LastGood),
     Source::Records(Folder::Held),
+    Source::Records(Folder::Quarantine),
 ];
 
 /// What a watch follows.
@@ -320,7 +322,7 @@ impl Fleet {
 
     fn step(&mut self) {
         let number = self.random.random_range(0..REPLICAS);
-        match self.random.random_range(0..30) {
+        match self.random.random_range(0..33) {
             0..8 => self.write(),
             8 => self.delete_many("routes/many/"),
             9 => self.write_many("routes/many/"),
@@ -347,7 +349,45 @@ impl Fleet {
                 self.replicas[number].waiting.push(Input::Release(None));
             }
             20..23 => self.carry_out(number),
+            30 => self.refuse(number),
+            31 => self.accept(number),
+            32 => self.try_again(number),
             _ => self.turn(number, true),
+        }
+    }
+
+    /// Each proxy of a replica refuses the text that a document serves.
+    fn refuse(&mut self, number: usize) {
+        let (key, _) = *DOCUMENTS.choose(&mut self.random).unwrap();
+        let replica = &mut self.replicas[number];
+        if replica.has_published && replica.world.document(&document_key(key)).is_some() {
+            let refusal = quarantine::refusal_in(&replica.world, &document_key(key));
+            replica.waiting.push(Input::Refused(vec![refusal]));
+            self.trace.push(format!("proxies of replica {number} refuse {key}"));
+        }
+    }
+
+    /// A proxy of a replica has accepted a text that a record calls refused.
+    fn accept(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        let memory = &replica.world.memory;
+        let full_keys: Vec<&Arc<str>> = memory.keys(Folder::Quarantine).collect();
+        if let Some(full_key) = full_keys.choose(&mut self.random) {
+            let about = memory.quarantine(full_key).unwrap().record.about;
+            let full_key = Arc::clone(full_key);
+            self.trace
+                .push(format!("a proxy of replica {number} accepts {full_key}"));
+            replica.waiting.push(Input::Accepted { full_key, about });
+        }
+    }
+
+    fn try_again(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        let texts = replica.world.quarantined().map(|one| (one.key.clone(), one.about));
+        let texts: BTreeMap<DocumentKey, i64> = texts.collect();
+        if !texts.is_empty() {
+            self.trace.push(format!("replica {number} tries {texts:?} again"));
+            replica.waiting.push(Input::TryAgain(texts));
         }
     }
 
