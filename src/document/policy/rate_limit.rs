@@ -91,6 +91,8 @@ const WHEN_FIELDS: Fields = Fields::of(&[
     )
     .or("any"),
 ]);
+/// Most characters of the methods of a rule.
+const MAX_METHODS: usize = 60;
 /// Most rules of a policy.
 const MAX_RULES: usize = 20;
 /// Most requests in a bucket.
@@ -241,13 +243,24 @@ fn read_when(cursor: &Cursor<'_>) -> Result<When, Rejection> {
     let object = cursor.object(&WHEN_FIELDS)?;
     Ok(When {
         methods: object
-            .read("methods", |field| read_methods(&field))?
+            .read("methods", |field| read_some_methods(&field))?
             .unwrap_or_default(),
         headers: object
             .read("headers", |field| read_headers(&field))?
             .unwrap_or_default(),
         path: object.read("path", |field| read_path(&field))?,
     })
+}
+
+/// Methods that one condition of Envoy can hold: a rule has no alternatives.
+fn read_some_methods(cursor: &Cursor<'_>) -> Result<Vec<String>, Rejection> {
+    let methods = read_methods(cursor)?;
+    match methods.join("|").len() {
+        length if length > MAX_METHODS => {
+            Err(cursor.expected(&format!("methods of at most {MAX_METHODS} characters together")))
+        }
+        _ => Ok(methods),
+    }
 }
 
 /// Envoy's condition sees the path with its query, so the path becomes a regex.
