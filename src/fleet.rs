@@ -50,6 +50,8 @@ pub mod warnings {
     pub const SECRETS_WITHHELD: &str = "secrets_withheld";
     /// Removals wait: the client NACKed a resource that may refer to a removed one.
     pub const REMOVALS_HELD: &str = "removals_held";
+    /// The client is an Envoy before 1.40, and its group has policies: it NACKs routes with policies.
+    pub const ENVOY_TOO_OLD: &str = "envoy_too_old";
     /// The client has stopped answering responses for clusters.
     pub const CLUSTERS_UNACKNOWLEDGED: &str = "clusters_unacknowledged";
 }
@@ -233,6 +235,8 @@ pub struct ClientView {
     pub variant: Variant,
     /// The moment of the first request.
     pub connected_at: SystemTime,
+    /// Whether the client is an Envoy without the filters that policies need.
+    pub lacks_slots: bool,
     /// The moment the stream ended; `None` while it is connected.
     pub gone_at: Option<SystemTime>,
     /// Words of [`warnings`].

@@ -26,11 +26,19 @@ pub struct Node {
     pub locality: (String, String, String),
     /// `node.user_agent_name`.
     pub user_agent: Arc<str>,
+    /// `node.user_agent_build_version`, major and minor number.
+    pub version: Option<(u32, u32)>,
     /// `node.client_features`.
     pub features: Vec<String>,
 }
 
 impl Node {
+    /// True if the node is an Envoy older than a version, major and minor number.
+    #[must_use]
+    pub fn is_envoy_before(&self, version: (u32, u32)) -> bool {
+        &*self.user_agent == "envoy" && self.version.is_some_and(|own| own < version)
+    }
+
     /// True if the node is a gRPC library that resolves names by xDS, without a proxy.
     #[must_use]
     pub fn is_grpc_library(&self) -> bool {

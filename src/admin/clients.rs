@@ -14,7 +14,7 @@ use super::Admin;
 use super::answer::{Pieces, list, open_object, text};
 use super::problem::Problem;
 use super::query::{Page, Pairs, parse_flag, reject_unknown_params, values};
-use crate::fleet::{ClientView, Exchange, Identity, Nack, Subscribed, TypeView};
+use crate::fleet::{ClientView, Exchange, Identity, Nack, Subscribed, TypeView, warnings};
 use crate::resource::ResourceType;
 
 /// Names of a subscription that are written at a time.
@@ -90,7 +90,14 @@ async fn answer(
     let page = Page::of(query)?;
     let after = page.after(|place| place.parse().ok())?.unwrap_or_default();
 
+    let with_policies = admin.world.load().compiled().groups_with_policies();
     let clients = admin.fleet.clients_after(after, wanted).filter(shown);
+    let clients = clients.map(move |mut client| {
+        if client.lacks_slots && with_policies.contains(&client.group) {
+            client.warnings.push(warnings::ENVOY_TOO_OLD);
+        }
+        client
+    });
     let pieces = list(
         "{\"clients\":[".to_owned(),
         &page,
@@ -120,9 +127,9 @@ fn show(view: &ClientView, with_names: bool) -> Pieces {
     });
 
     let head = head.map(|head| format!("{head},\"types\":{{").into());
-    let warnings = text(&view.warnings);
+    let words = text(&view.warnings);
     let variant = view.variant.as_str();
-    let tail = warnings.map(|warnings| format!("}},\"variant\":\"{variant}\",\"warnings\":{warnings}}}").into());
+    let tail = words.map(|words| format!("}},\"variant\":\"{variant}\",\"warnings\":{words}}}").into());
     let types = view.types.iter().enumerate();
     let types: Vec<Pieces> = types
         .map(|(index, (resource_type, view))| show_type(index, *resource_type, view, with_names))

@@ -70,6 +70,7 @@ pub(super) async fn put(
         }
 
         target.refuse_bad(&outcome)?;
+        target.refuse_overruled(&basis, &outcome)?;
         if !force {
             target.refuse_breaking(&basis, &outcome)?;
         }
@@ -317,6 +318,22 @@ impl Target {
         Err(Problem::new(Code::InvalidDocument, detail)
             .of_key(&self.full_key)
             .at(status.path.clone()))
+    }
+
+    /// A policy in a list that a final one further out would beat, and did not beat before.
+    fn refuse_overruled(&self, basis: &Basis, outcome: &Plan) -> Result<(), Problem> {
+        let overruled = outcome.world.compiled().overruled(&self.key);
+        if overruled.is_empty() {
+            return Ok(());
+        }
+        let before = basis.reached(now()).compiled().overruled(&self.key);
+        match overruled.difference(&before).next() {
+            Some(sentence) => {
+                let detail = format!("{}: {sentence}", self.key);
+                Err(Problem::new(Code::InvalidDocument, detail).of_key(&self.full_key))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A write through which the tests of other documents fail.

@@ -37,6 +37,7 @@ pub use http::{
 pub use log::{AccessLog, LogFormat, Only, Sink, StatusIs, Tag, Tracing};
 pub use tcp::TcpEntry;
 pub use tls::{Client, Forward, NameKind, Tls, TlsVersion};
+pub(super) use tls::{NAME_FIELDS, read_name};
 
 /// The fields of a listener.
 pub(super) const FIELDS: Fields =

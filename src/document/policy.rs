@@ -280,6 +280,7 @@ impl Policy {
         match &self.rule {
             PolicyRule::BasicAuth(_) => vec![basic_auth::WARNING.to_owned()],
             PolicyRule::Jwt(jwt) => jwt.warnings(),
+            PolicyRule::Sticky(_) => vec![app::STICKY_WARNING.to_owned()],
             _ => Vec::new(),
         }
     }

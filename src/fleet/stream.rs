@@ -23,6 +23,8 @@ pub struct Identity {
     pub group: Arc<str>,
     /// Whether the node reports its zone (`node.locality.zone`).
     pub has_zone: bool,
+    /// Whether the client is an Envoy without the filters that policies need.
+    pub lacks_slots: bool,
     /// The address of the peer; `None` over a Unix socket.
     pub address: Option<SocketAddr>,
     /// SotW or delta.
@@ -42,6 +44,7 @@ impl Identity {
             node_cluster: "c".into(),
             group: "default".into(),
             has_zone: false,
+            lacks_slots: false,
             address: None,
             variant: Variant::Delta,
             aggregated: true,
@@ -189,6 +192,7 @@ impl Stream {
             address: self.identity.address,
             variant: self.identity.variant,
             connected_at: self.identity.connected_at,
+            lacks_slots: self.identity.lacks_slots,
             gone_at: facts.gone_at,
             warnings: warnings
                 .into_iter()

@@ -48,7 +48,7 @@ use super::{Reference, Resource, ResourceType, Source, secrets};
 mod http;
 mod log;
 mod tcp;
-mod tls;
+pub(super) mod tls;
 
 /// Bytes that Envoy buffers for each direction of a connection if no document says it.
 const BUFFER: u32 = 32 * 1024;

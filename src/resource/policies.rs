@@ -54,6 +54,9 @@ mod rate_limit;
 pub mod route;
 mod service;
 
+/// The first Envoy with slots, major and minor number.
+pub const FIRST_ENVOY: (u32, u32) = (1, 40);
+
 /// A place in the fixed list of a listener's HTTP filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {

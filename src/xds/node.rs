@@ -17,6 +17,10 @@ pub(in crate::xds) fn node(wire: &wire::Node) -> Node {
             .collect(),
         locality: (locality.region, locality.zone, locality.sub_zone),
         user_agent: wire.user_agent_name.as_str().into(),
+        version: wire
+            .user_agent_build_version
+            .and_then(|build| build.version)
+            .map(|version| (version.major_number, version.minor_number)),
         features: wire.client_features.clone(),
     }
 }

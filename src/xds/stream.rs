@@ -18,6 +18,7 @@ use tracing::{Span, debug, info, info_span, warn};
 
 use crate::fleet::{Conditions, Fleet, Identity, Sent, StreamHandle, Variant};
 use crate::resource::ResourceType;
+use crate::resource::policies::FIRST_ENVOY;
 use crate::snapshot::store::Store;
 use crate::xds::error::{Code, Error, status};
 use crate::xds::grpc;
@@ -419,6 +420,7 @@ impl Stream {
                     node_cluster: Arc::clone(&node.cluster),
                     group: group.cloned().unwrap_or_else(default),
                     has_zone: !node.locality.1.is_empty(),
+                    lacks_slots: node.is_envoy_before(FIRST_ENVOY),
                     address: self.peer.address,
                     variant: self.variant,
                     aggregated: self.aggregated,

@@ -249,16 +249,21 @@ fn change(resource_type: ResourceType, resource: Resource) -> ResourceChange {
 
 /// A delta stream of this node, of the group `default`.
 fn connect(fleet: &Fleet, node_id: &str) -> StreamHandle {
-    fleet.connect(Identity {
+    fleet.connect(identity(node_id))
+}
+
+fn identity(node_id: &str) -> Identity {
+    Identity {
         node_id: node_id.into(),
         node_cluster: "edge".into(),
         group: "default".into(),
         has_zone: false,
+        lacks_slots: false,
         address: Some(([10, 0, 0, 9], 40_000).into()),
         variant: Variant::Delta,
         aggregated: true,
         connected_at: SystemTime::UNIX_EPOCH + BUILT_AT,
-    })
+    }
 }
 
 fn sent(version: u128, sequence: u64) -> Sent {
@@ -994,6 +999,59 @@ async fn templates_that_differ_in_names_of_variables_are_one_match() {
     // The first may change its own.
     let answer = server.put("/api/v1/documents/routes/first", &[], &route("name")).await;
     assert!(answer.status.is_success(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_new_entry_that_a_final_policy_beats_is_refused() {
+    let is_final = r#"{"body_limit": {"max": "1MiB"}, "final": true}"#;
+    let edge = r#"{"address": "127.0.0.1:80", "policies": ["limit"]}"#;
+    let limited = |path: &str, max: &str| {
+        format!(r#"{{"match": "{path}", "to": "users", "policies": [{{"body_limit": {{"max": "{max}"}}}}]}}"#)
+    };
+    let documents = [
+        ("/gateway/clusters/users", CLUSTER),
+        ("/gateway/policies/limit", is_final),
+        ("/gateway/listeners/edge", edge),
+        ("/gateway/routes/old", &limited("/old", "1KiB")),
+    ];
+    let server = Server::start(&documents).await;
+
+    let answer = server
+        .put("/api/v1/documents/routes/new", &[], &limited("/new", "1KiB"))
+        .await;
+    let detail = problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "invalid_document");
+    assert_eq!(
+        detail,
+        "routes/new: policies[0]: policies/limit is final and holds instead"
+    );
+    assert_eq!(server.stored("/gateway/routes/new").await, None);
+
+    // An entry that was beaten before is a warning.
+    let answer = server
+        .put("/api/v1/documents/routes/old", &[], &limited("/old", "2KiB"))
+        .await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_envoy_before_slots_is_marked_where_its_group_has_policies() {
+    let guarded = r#"{"address": "127.0.0.1:80", "policies": [{"csrf": {}}]}"#;
+    for (documents, expected) in [
+        (&[("/gateway/listeners/edge", guarded)][..], json!(["envoy_too_old"])),
+        (&[], json!([])),
+    ] {
+        let server = Server::start(documents).await;
+        let stream = |node_id: &str, lacks_slots| {
+            server.fleet.connect(Identity {
+                lacks_slots,
+                ..identity(node_id)
+            })
+        };
+        let _streams = [stream("new", false), stream("old", true)];
+        let answer = server.request(Method::GET, "/api/v1/clients", &[], "").await;
+        let warnings = |index: usize| &answer.body["clients"][index]["warnings"];
+        assert_eq!((warnings(0), warnings(1)), (&json!([]), &expected), "{:?}", answer.body);
+    }
 }
 
 #[tokio::test]

@@ -67,7 +67,8 @@ pub(super) const FIELDS: Fields = Fields::of(&[
     )
     .or("Envoy's own keys"),
 ]);
-const NAME_FIELDS: Fields = Fields::of(&[
+/// The fields of a name in a client's certificate.
+pub(in crate::document) const NAME_FIELDS: Fields = Fields::of(&[
     Field::new("uri", condition::PLAIN, "Condition on a URI"),
     Field::new("dns", condition::PLAIN, "Condition on a DNS name"),
 ])
@@ -225,16 +226,16 @@ fn read_names(cursor: &Cursor<'_>) -> Result<Vec<(NameKind, StringMatch)>, Rejec
     if entries.len() > MAX {
         return Err(cursor.reject(format!("found {} names, expected at most {MAX}", entries.len())));
     }
-    entries
-        .iter()
-        .map(|entry| {
-            let object = entry.object(&NAME_FIELDS)?;
-            let [kind] = object.present_of(&NAME_FIELDS)[..] else {
-                return Err(object.reject("expected one of \"uri\" and \"dns\""));
-            };
-            let field = object.require(kind, "a condition")?;
-            let kind = if kind == "uri" { NameKind::Uri } else { NameKind::Dns };
-            Ok((kind, condition::read_plain(&field)?))
-        })
-        .collect()
+    entries.iter().map(read_name).collect()
+}
+
+/// A condition on a name in a client's certificate.
+pub(in crate::document) fn read_name(cursor: &Cursor<'_>) -> Result<(NameKind, StringMatch), Rejection> {
+    let object = cursor.object(&NAME_FIELDS)?;
+    let [kind] = object.present_of(&NAME_FIELDS)[..] else {
+        return Err(object.reject("expected one of \"uri\" and \"dns\""));
+    };
+    let field = object.require(kind, "a condition")?;
+    let kind = if kind == "uri" { NameKind::Uri } else { NameKind::Dns };
+    Ok((kind, condition::read_plain(&field)?))
 }

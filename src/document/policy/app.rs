@@ -81,6 +81,9 @@ pub(super) const MAINTENANCE_FIELDS: Fields = Fields::of(&[
     .or("`\"text/plain\"`"),
     Field::new("unless", Shape::Object(&CONDITION_FIELDS), "These requests pass").or("none"),
 ]);
+/// The warning on every `sticky`.
+pub(super) const STICKY_WARNING: &str =
+    "the cookie tells clients the address of an endpoint, and lets them choose among those of the cluster";
 /// Longest body of an answer, in bytes: Envoy's.
 const MAX_BODY: usize = 4096;
 /// Longest name, path or content type, in bytes.

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::super::Rejection;
 use super::super::decode::{Cursor, Field, Fields, Shape};
 use super::super::field::{NOT_EMPTY, words};
+use super::super::listener::{NAME_FIELDS, NameKind, read_name};
 use super::super::regex;
 use super::super::route::condition::{self, HEADERS};
 use super::super::route::matching::read_methods;
@@ -42,6 +43,13 @@ const RULE_FIELDS: Fields = Fields::of(&[
     .or("any"),
     Field::new("headers", HEADERS, "All of these conditions on headers"),
     Field::new("client_ip", RANGES, "The client is in one of these").or("any"),
+    Field::new(
+        "peer",
+        Shape::Object(&NAME_FIELDS),
+        "The client's certificate has such a name. The listener needs `client_ca`, else the document written last is \
+         rejected",
+    )
+    .or("any"),
 ]);
 /// Most rules of a policy.
 const MAX_RULES: usize = 100;
@@ -69,6 +77,8 @@ pub struct RbacRule {
     pub headers: Vec<(String, StringMatch)>,
     /// The client is in one of these; empty: any client.
     pub client_ip: Vec<IpNet>,
+    /// A name in the client's certificate.
+    pub peer: Option<(NameKind, StringMatch)>,
 }
 
 pub(super) fn read_rbac(cursor: &Cursor<'_>) -> Result<Rbac, Rejection> {
@@ -98,6 +108,7 @@ fn read_rule(cursor: &Cursor<'_>) -> Result<RbacRule, Rejection> {
         client_ip: object
             .read("client_ip", |field| read_ranges(&field))?
             .unwrap_or_default(),
+        peer: object.read("peer", |field| read_name(&field))?,
     })
 }
 

@@ -201,6 +201,23 @@ pub struct IpAccess {
     pub is_peer: bool,
 }
 
+impl IpAccess {
+    /// Whether no public address of a client is admitted.
+    pub(crate) fn admits_private_only(&self) -> bool {
+        let is_private = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
+            IpAddr::V6(address) => {
+                address.is_unique_local() || address.is_loopback() || address.is_unicast_link_local()
+            }
+        };
+        let ranges = self.allow.as_ref().filter(|_| !self.is_peer);
+        ranges.is_some_and(|ranges| {
+            let mut ends = ranges.iter().flat_map(|range| [range.network(), range.broadcast()]);
+            ends.all(is_private)
+        })
+    }
+}
+
 /// `csrf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Csrf {

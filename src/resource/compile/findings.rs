@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::input::entries_on;
+use super::policies::EffectivePolicy;
 use super::{Compiled, offers, policies};
 use crate::document::cluster::{Cluster, LbPolicy, Source};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::listener::ClientIp;
+use crate::document::policy::{PolicyKind, PolicyRule};
 use crate::document::route::{Route, Rule, SplitBy};
 use crate::document::sentence::quote;
 use crate::document::{DEFAULT_GROUP, Document, listener};
@@ -192,14 +195,62 @@ impl Compiled {
     }
 
     /// Sentences about policies that do not hold: a final one further out wins, or gRPC clients have no policies.
-    fn policy_warnings(&self, key: &DocumentKey, document: &Document) -> Vec<String> {
+    fn policy_warnings(&self, key: &DocumentKey, document: &Document) -> BTreeSet<String> {
         let mut sentences = BTreeSet::new();
-        if document.policy_lists().next().is_none() {
-            return Vec::new();
+        let upgrades = |route: &Route| {
+            let mut rules = route.enabled_rules();
+            rules.any(|(_, rule)| rule.settings.websocket == Some(true))
+        };
+        if document.as_route().is_some_and(upgrades) {
+            let mut effective = self.effective_policies(key).into_iter();
+            if effective.any(|effective| effective.kind == PolicyKind::Buffer) {
+                sentences.insert("websocket: the policy buffer holds streams back".to_owned());
+            }
         }
+        if document.policy_lists().next().is_none() {
+            return sentences;
+        }
+        sentences.extend(self.overruled(key));
+        sentences.extend(self.only_private_clients(key));
         for listener in self.api_listeners_of(document) {
             sentences.insert(format!("policies: gRPC clients of listeners/{listener} have none"));
         }
+        sentences
+    }
+
+    /// A sentence for each listener where `ip_access` admits private addresses only, and every client has the address of
+    /// the proxy in front.
+    fn only_private_clients(&self, key: &DocumentKey) -> BTreeSet<String> {
+        let trusts_none = |listener: &Arc<str>| {
+            let document = self
+                .inventory
+                .document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)));
+            let own = document.and_then(|document| document.as_listener()?.settings.http.as_ref());
+            let http = own.or(self.context.defaults.listener.http.as_ref());
+            http.is_none_or(|http| http.client_ip == ClientIp::TrustedHops(0))
+        };
+        let concerns = |effective: &EffectivePolicy| match &effective.policy.rule {
+            PolicyRule::IpAccess(access) => access.admits_private_only() && trusts_none(&effective.listener),
+            _ => false,
+        };
+        let effective = self.effective_policies(key).into_iter();
+        let sentence = |effective: EffectivePolicy| {
+            format!(
+                "ip_access: admits private addresses only; behind a proxy, clients of listeners/{} have its address, unless \
+                 http.client_ip says otherwise",
+                effective.listener
+            )
+        };
+        effective.filter(concerns).map(sentence).collect()
+    }
+
+    /// A sentence for each entry of a document's lists of policies that does not hold, because a final policy wins.
+    #[must_use]
+    pub fn overruled(&self, key: &DocumentKey) -> BTreeSet<String> {
+        let mut sentences = BTreeSet::new();
+        let Some(document) = self.inventory.document(key) else {
+            return sentences;
+        };
         for (group, state) in self.groups.iter().filter(|(group, _)| document.is_for(group)) {
             let listeners = state.policies.iter();
             let reached = listeners.filter(|(listener, _)| match document {
@@ -211,7 +262,21 @@ impl Compiled {
                 sentences.extend(policies::losers(&self.inventory, group, on, key, document));
             }
         }
-        sentences.into_iter().collect()
+        sentences
+    }
+
+    /// Groups with a document that has policies.
+    #[must_use]
+    pub fn groups_with_policies(&self) -> BTreeSet<Arc<str>> {
+        let has_some = |group: &&Arc<str>| {
+            let mut keys = self.inventory.with_policies();
+            keys.any(|key| {
+                self.inventory
+                    .document(key)
+                    .is_some_and(|document| document.is_for(group))
+            })
+        };
+        self.groups.keys().filter(has_some).cloned().collect()
     }
 
     fn unknown_groups(&self, document: &Document) -> Vec<Missing> {

@@ -72,7 +72,14 @@ impl GroupState {
 
         let faults = unmet::unmet(input, &self.resources, &self.warming, &outcome.touched);
         outcome.faults.extend(faults);
-        outcome.faults.extend(policies::faults(input, &self.on_demand));
+        let listeners = policies::Listeners {
+            on_demand: &self.on_demand,
+            policies: &self.policies,
+            tables: &self.tables,
+        };
+        outcome
+            .faults
+            .extend(policies::faults(input, listeners, repoliced.keys()));
         outcome
     }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, own_policies};
 use super::input::GroupInput;
@@ -28,7 +28,7 @@ use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
 use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, not_found, with_policies};
 use crate::resource::policies::{self, Chains, Extension, Filter};
-use crate::resource::table::{self, Entry};
+use crate::resource::table::{self, Entry, Table};
 
 /// Most keys of a policy.
 const MAX_KEYS: usize = 1000;
@@ -43,6 +43,8 @@ pub(super) struct Applied {
     pub(super) policy: Option<Arc<Policy>>,
     /// The document that has the policy.
     pub(super) document: DocumentKey,
+    /// The document that has the list.
+    owner: DocumentKey,
     /// The place of the entry in its list.
     pub(super) place: String,
     pub(super) is_named: bool,
@@ -66,6 +68,7 @@ pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, i
         kind,
         policy: policy.cloned(),
         document: owner.clone(),
+        owner: owner.clone(),
         place: item.place.clone(),
         is_named: false,
         is_final: false,
@@ -87,6 +90,7 @@ pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, i
                 kind: document.policy.kind(),
                 policy: Some(Arc::clone(&document.policy)),
                 document: policy::key_of(name),
+                owner: owner.clone(),
                 place: item.place.clone(),
                 is_named: true,
                 is_final: document.is_final,
@@ -222,6 +226,13 @@ impl OnListener {
             maintenance: maintenance(&effective),
             counted: counted(&effective, &DocumentKey::new(Kind::Unknown, NOT_FOUND)),
         }
+    }
+
+    /// Whether a policy of the kind holds for everything without policies of its own.
+    fn has(&self, kind: PolicyKind) -> bool {
+        effective(&self.levels())
+            .get(&kind)
+            .is_some_and(|entry| entry.policy.is_some())
     }
 
     /// Whether entries of routes without policies of their own differ under the two.
@@ -471,8 +482,24 @@ pub(super) fn is_maker(inventory: &Inventory, group: &str, key: &DocumentKey) ->
     has_part && inventory.document(key).is_some_and(|document| document.is_for(group))
 }
 
-/// The documents of a group whose lists cannot hold. `on_demand`: listeners whose virtual hosts are on demand.
-pub(super) fn faults(input: &GroupInput<'_>, on_demand: &OrdSet<Arc<str>>) -> Vec<Fault> {
+/// What the lists of a group are judged with.
+#[derive(Clone, Copy)]
+pub(super) struct Listeners<'a> {
+    /// Listeners whose virtual hosts are on demand.
+    pub(super) on_demand: &'a OrdSet<Arc<str>>,
+    /// Listeners with policies.
+    pub(super) policies: &'a OrdMap<Arc<str>, Arc<OnListener>>,
+    /// Every listener with routes.
+    pub(super) tables: &'a OrdMap<Arc<str>, Table>,
+}
+
+/// The documents of a group whose lists cannot hold. `repoliced`: listeners whose policies changed.
+pub(super) fn faults<'a>(
+    input: &GroupInput<'_>,
+    listeners: Listeners<'_>,
+    repoliced: impl Iterator<Item = &'a Arc<str>>,
+) -> Vec<Fault> {
+    let on_demand = listeners.on_demand;
     let (inventory, dirty) = (input.after, input.dirty);
     let every = input.every_listener_may_change();
     let is_newly_on_demand = on_demand.iter().any(|name| every || dirty.listeners.contains(name));
@@ -491,6 +518,7 @@ pub(super) fn faults(input: &GroupInput<'_>, on_demand: &OrdSet<Arc<str>>) -> Ve
             keys.insert(DocumentKey::new(Kind::Defaults, ""));
         }
     }
+    keys.extend(leaning(input, listeners, repoliced));
 
     let mut faults = Vec::new();
     for key in &keys {
@@ -504,7 +532,8 @@ pub(super) fn faults(input: &GroupInput<'_>, on_demand: &OrdSet<Arc<str>>) -> Ve
         let fault = lists
             .find_map(|items| list_fault(input, key, compiled, items))
             .or_else(|| mixed(input, key, compiled))
-            .or_else(|| on_demand_fault(input, on_demand, key, compiled));
+            .or_else(|| on_demand_fault(input, on_demand, key, compiled))
+            .or_else(|| need_fault(input, listeners, key, compiled));
         faults.extend(fault);
     }
     faults.extend(double_keys(input));
@@ -714,6 +743,129 @@ fn on_demand_fault(
     let suspects = of_listener.into_iter().chain(of_cluster).chain([own]);
     let newest = suspects.max_by_key(|(key, ..)| input.after.get(key).map(|compiled| compiled.accepted.mod_revision));
     newest.map(|(key, path, reason)| Fault::of_itself(key, Rejection::new(path, reason)))
+}
+
+/// Documents whose policies may need what a listener no longer has, or get a policy of a listener that they cannot take.
+fn leaning<'a>(
+    input: &GroupInput<'_>,
+    listeners: Listeners<'_>,
+    repoliced: impl Iterator<Item = &'a Arc<str>>,
+) -> BTreeSet<DocumentKey> {
+    let inventory = input.after;
+    let mut keys = BTreeSet::new();
+    for name in repoliced {
+        keys.insert(DocumentKey::new(Kind::Listeners, Arc::clone(name)));
+        keys.insert(DocumentKey::new(Kind::Defaults, ""));
+        keys.extend(routes_with_policies(inventory));
+        let on = listeners.policies.get(name);
+        if on.is_some_and(|on| on.has(PolicyKind::Buffer)) {
+            let routes = inventory.of_kind(Kind::Routes);
+            let is_grpc = |compiled: &CompiledDocument| {
+                let route = compiled.document().as_route();
+                route.is_some_and(|route| route.rules.iter().any(|rule| rule.matches.grpc))
+            };
+            keys.extend(
+                routes
+                    .filter(|(_, compiled)| is_grpc(compiled))
+                    .map(|(key, _)| key.clone()),
+            );
+        }
+    }
+
+    let verifies = |inventory: &Inventory, name: &Arc<str>| verifies_clients(inventory, name);
+    let loses = |name: &&Arc<str>| verifies(input.before, name) && !verifies(inventory, name);
+    if input.dirty.listeners.iter().any(|name| loses(&name)) {
+        keys.extend(inventory.with_policies().cloned());
+        keys.extend(routes_with_policies(inventory));
+    }
+    keys
+}
+
+/// Whether a listener checks the certificates of its clients.
+fn verifies_clients(inventory: &Inventory, name: &Arc<str>) -> bool {
+    let document = inventory.document(&DocumentKey::new(Kind::Listeners, Arc::clone(name)));
+    let tls = document.and_then(|document| document.as_listener()?.tls.as_ref());
+    tls.is_some_and(|tls| tls.client.is_some())
+}
+
+/// A policy that holds where it cannot work. Of the documents that bring this together the one written last is at fault.
+fn need_fault(
+    input: &GroupInput<'_>,
+    listeners: Listeners<'_>,
+    key: &DocumentKey,
+    compiled: &CompiledDocument,
+) -> Option<Fault> {
+    let inventory = input.after;
+    let document = compiled.document();
+    for name in listeners.tables.keys().filter(|name| !inventory.is_api(name)) {
+        let on = listeners.policies.get(name);
+        let outer: [&[Applied]; 2] = on.map(|on| on.levels()).unwrap_or_default();
+        let verifies = verifies_clients(inventory, name);
+        let unmet = |levels: &[&[Applied]], is_grpc| {
+            let effective = effective(levels);
+            let (entry, path, reason) = unmet(&effective, name, verifies, is_grpc)?;
+            Some(blamed(input, key, name, entry, path, reason))
+        };
+        let fault = match document {
+            Document::Route(route) if inventory.on(name).has(route) => route.enabled_rules().find_map(|(_, rule)| {
+                let own = applied(inventory, input.name, key, &rule.policies);
+                let targets = targets(input, rule);
+                targets
+                    .iter()
+                    .find_map(|cluster| unmet(&[outer[0], outer[1], cluster, &own], rule.matches.grpc))
+            }),
+            Document::Listener(_) if key.name == *name => unmet(&outer, false),
+            Document::Defaults(_) => unmet(&outer, false),
+            _ => None,
+        };
+        if fault.is_some() {
+            return fault;
+        }
+    }
+    None
+}
+
+/// The first of these policies that cannot work on a listener, its field, and the reason.
+fn unmet<'a>(
+    effective: &BTreeMap<PolicyKind, &'a Applied>,
+    listener: &str,
+    verifies_clients: bool,
+    is_grpc: bool,
+) -> Option<(&'a Applied, &'static str, String)> {
+    effective.values().find_map(|entry| match &entry.policy.as_ref()?.rule {
+        // On a client without a certificate a rule that denies would never match.
+        PolicyRule::Rbac(rbac) if !verifies_clients && rbac.rules.iter().any(|rule| rule.peer.is_some()) => {
+            let reason =
+                format!("found \"peer\" of rbac on listeners/{listener}, which has no \"client_ca\", expected one");
+            Some((*entry, "rbac", reason))
+        }
+        PolicyRule::Buffer(_) if is_grpc => {
+            let reason = "found buffer on a \"grpc\" match, whose streams it would hold back, expected none".to_owned();
+            Some((*entry, "buffer", reason))
+        }
+        _ => None,
+    })
+}
+
+/// The fault of the document written last: of the policy, of its list, of the listener, and of the document that gets it.
+fn blamed(
+    input: &GroupInput<'_>,
+    key: &DocumentKey,
+    listener: &Arc<str>,
+    entry: &Applied,
+    kind: &str,
+    reason: String,
+) -> Fault {
+    let listener = DocumentKey::new(Kind::Listeners, Arc::clone(listener));
+    let suspects = [&entry.document, &entry.owner, &listener, key];
+    let written = |key: &DocumentKey| input.after.get(key).map(|compiled| compiled.accepted.mod_revision);
+    let newest = suspects.into_iter().max_by_key(|key| written(key)).unwrap_or(key);
+    let (path, reason) = match () {
+        () if *newest == entry.owner => (entry.place.as_str(), reason),
+        () if *newest == entry.document => (kind, format!("{}: {reason}", entry.owner)),
+        () => ("", format!("{}: {reason}", entry.from())),
+    };
+    Fault::of_itself(newest.clone(), Rejection::new(path, reason))
 }
 
 /// A sentence for each entry of a document's lists that a final policy of an outer level beats.

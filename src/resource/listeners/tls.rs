@@ -84,14 +84,7 @@ fn validation(client: &Client) -> ValidationContextType {
     if client.names.is_empty() {
         return ValidationContextType::ValidationContextSdsSecretConfig(authorities);
     }
-    let names = client.names.iter().map(|(kind, condition)| SubjectAltNameMatcher {
-        san_type: match kind {
-            NameKind::Uri => SanType::Uri,
-            NameKind::Dns => SanType::Dns,
-        } as i32,
-        matcher: Some(matcher(condition)),
-        ..SubjectAltNameMatcher::default()
-    });
+    let names = client.names.iter().map(|(kind, condition)| name(*kind, condition));
     ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
         default_validation_context: Some(CertificateValidationContext {
             match_typed_subject_alt_names: names.collect(),
@@ -100,6 +93,18 @@ fn validation(client: &Client) -> ValidationContextType {
         validation_context_sds_secret_config: Some(authorities),
         ..CombinedCertificateValidationContext::default()
     })
+}
+
+/// A condition on a name in a certificate.
+pub(in crate::resource) fn name(kind: NameKind, condition: &StringMatch) -> SubjectAltNameMatcher {
+    SubjectAltNameMatcher {
+        san_type: match kind {
+            NameKind::Uri => SanType::Uri,
+            NameKind::Dns => SanType::Dns,
+        } as i32,
+        matcher: Some(matcher(condition)),
+        ..SubjectAltNameMatcher::default()
+    }
 }
 
 fn matcher(condition: &StringMatch) -> StringMatcher {

@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use envoy_types::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3::Config as MtlsAuthenticated;
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
 use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
@@ -36,10 +37,13 @@ use crate::document::policy::auth::{Rbac, RbacRule};
 use crate::document::policy::edge::{Algorithm, Compression, Cors, Csrf, Headers, IpAccess};
 use crate::document::route::{HeaderEdits, PathMatch};
 use crate::proto::message::{any, boolean, duration, extension, uint32};
+use crate::resource::listeners::tls;
 use crate::resource::routes::{added, matching};
 
 /// The name under which Envoy finds the state of a session.
 const COOKIE_STATE: &str = "envoy.http.stateful_session.cookie";
+/// The name of the principal that looks at the client's certificate.
+const MTLS_PRINCIPAL: &str = "envoy.rbac.principals.mtls_authenticated";
 /// The name of the only policy in an RBAC filter.
 const ONLY: &str = "policy";
 
@@ -250,6 +254,13 @@ fn rbac_rule(rule: &RbacRule) -> Principal {
             rule.client_ip.iter().map(|range| address(range, false)).collect(),
         ));
     }
+    ids.extend(rule.peer.as_ref().map(|(kind, condition)| {
+        let config = MtlsAuthenticated {
+            san_matcher: Some(tls::name(*kind, condition)),
+            ..MtlsAuthenticated::default()
+        };
+        id(principal::Identifier::Custom(extension(MTLS_PRINCIPAL, &config)))
+    }));
     all(ids)
 }
 

@@ -241,6 +241,102 @@ fn maintenance_of_a_listener_closes_every_route_and_opens_them_again() {
     assert_eq!(forwards(&stage), 2);
 }
 
+#[test]
+fn a_peer_needs_a_listener_that_checks_certificates() {
+    let with_ca = r#"{"address": "0.0.0.0:443", "tls": {"certificates": ["c"], "client_ca": "ca", "client_certificate": "required"}}"#;
+    let peer = r#"{"rbac": {"rules": [{"action": "deny", "peer": {"dns": "a.example.com"}}], "default": "allow"}}"#;
+    let named = r#"{"match": "/a", "to": "x", "policies": ["p"]}"#;
+    let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", TO_X), ("policies/p", peer)]);
+    stage.put("routes/a", named);
+    assert_eq!(stage.state("routes/a"), Some(State::Rejected));
+    assert_eq!(
+        stage.status("routes/a").reason.as_deref(),
+        Some(
+            "routes/a: policies[0]: found \"peer\" of rbac on listeners/edge, which has no \"client_ca\", expected one"
+        )
+    );
+    // Of the policy, its list and the listener the one written last.
+    stage.put("policies/p", &mark("one"));
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    stage.put("policies/p", peer);
+    assert_eq!(stage.state("policies/p"), Some(State::Rejected));
+    assert_eq!(filters_of(&stage, "routes/a"), ["headers=one"]);
+
+    // Where no list names it, it waits.
+    stage.put("routes/a", TO_X);
+    assert_eq!(stage.state("policies/p"), Some(State::Accepted));
+    stage.put("listeners/edge", r#"{"address": "0.0.0.0:80", "policies": ["p"]}"#);
+    assert_eq!(stage.state("listeners/edge"), Some(State::Rejected));
+    let texts = crate::document::value(include_bytes!("../../../../tests/golden/in/listener-tls.yaml")).unwrap();
+    stage.put("secrets/c", &texts["secrets/edge"].to_string());
+    stage.put("secrets/ca", &texts["secrets/partners"].to_string());
+    stage.put("listeners/edge", with_ca);
+    stage.put("routes/a", named);
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+    stage.put("listeners/edge", LISTENER);
+    assert_eq!(stage.state("listeners/edge"), Some(State::Rejected));
+    assert_eq!(stage.state("routes/a"), Some(State::Accepted));
+}
+
+#[test]
+fn a_buffer_on_a_grpc_match_is_rejected_wherever_it_comes_from() {
+    let grpc = r#"{"match": {"grpc": "pkg.Service"}, "to": "x"}"#;
+    let buffer = r#"{"buffer": {"max": "1KiB"}}"#;
+    let mut stage = edge(&[
+        ("listeners/edge", LISTENER),
+        ("routes/a", grpc),
+        ("policies/p", &mark("one")),
+    ]);
+    stage.put("listeners/edge", GUARDED);
+    for (key, text) in [
+        ("policies/p", buffer.to_owned()),
+        ("clusters/x", format!(r#"{{"policies": [{buffer}]}}"#)),
+        ("defaults", format!(r#"{{"policies": [{buffer}]}}"#)),
+        (
+            "listeners/edge",
+            format!(r#"{{"address": "0.0.0.0:80", "policies": [{buffer}]}}"#),
+        ),
+    ] {
+        stage.put(key, &text);
+        assert_eq!(stage.state(key), Some(State::Rejected), "{key}");
+        assert_eq!(stage.state("routes/a"), Some(State::Accepted), "{key}");
+    }
+    stage.put(
+        "routes/a",
+        r#"{"match": {"grpc": "pkg.Service"}, "to": "x", "policies": [{"buffer": "off"}]}"#,
+    );
+    stage.put(
+        "listeners/edge",
+        &format!(r#"{{"address": "0.0.0.0:80", "policies": [{buffer}]}}"#),
+    );
+    assert_eq!(stage.state("listeners/edge"), Some(State::Accepted));
+    stage.put("routes/b", grpc);
+    assert_eq!(stage.state("routes/b"), Some(State::Rejected));
+}
+
+#[test]
+fn surprising_policies_have_warnings() {
+    let private = r#"{"match": "/a", "to": "x", "websocket": true, "policies": [{"ip_access": {"allow": ["10.0.0.0/8"]}}, {"buffer": {"max": "1KiB"}}, {"sticky": {}}]}"#;
+    let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", private)]);
+    let warnings = |stage: &Stage| {
+        stage
+            .status("routes/a")
+            .warnings
+            .iter()
+            .map(|text| text.split(':').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut found = warnings(&stage);
+    found.sort();
+    assert_eq!(found, ["ip_access", "policies[2]", "websocket"]);
+    stage.put(
+        "listeners/edge",
+        r#"{"address": "0.0.0.0:80", "http": {"client_ip": {"trusted_hops": 1}}}"#,
+    );
+    stage.put("routes/a", &private.replace("10.0.0.0/8", "10.0.0.0/7"));
+    assert!(!warnings(&stage).contains(&"ip_access".to_owned()));
+}
+
 /// Documents with lists, each with the texts around a list.
 const LISTS: [(&str, &str, &str); 4] = [
     ("defaults", r#"{"policies": "#, "}"),

@@ -217,6 +217,7 @@ mod tests {
             address: None,
             variant: Variant::Sotw,
             connected_at: SystemTime::UNIX_EPOCH,
+            lacks_slots: false,
             gone_at: None,
             warnings: Vec::new(),
             types: [(resource_type, of_type)].into(),
