@@ -371,6 +371,7 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
                 ca: etcd.ca.clone(),
                 cert,
                 key,
+                texts: etcd::Texts::default(),
             };
             let etcd = Etcd::new(options);
             let watches: Vec<_> = layout(config).roots().iter().map(Root::as_str).collect();

@@ -142,12 +142,8 @@ impl Document {
                 references
             }
             Self::Policy(policy) => policy.policy.references(""),
-            Self::Secret(_)
-            | Self::Group(_)
-            | Self::Runtime(_)
-            | Self::Xds(_)
-            | Self::Registry(_)
-            | Self::Endpoint(_) => Vec::new(),
+            Self::Secret(_) | Self::Group(_) | Self::Runtime(_) | Self::Xds(_) | Self::Endpoint(_) => Vec::new(),
+            Self::Registry(registry) => registry.references(),
         }
     }
 

@@ -30,7 +30,7 @@ use tracing::warn;
 use self::connect::{Connection, Connector, Rotation, Shared};
 use self::error::{Class, Failure};
 use self::follow::Follower;
-pub use self::options::Options;
+pub use self::options::{Options, Texts};
 pub use self::stats::Stats;
 use self::write::WriteFailure;
 use super::{Backend, Entry, Event, ReadError, Unchanged, WatchControl, Write, WriteError};

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::decode::{Cursor, Field, Fields, Object, Shape};
-use super::field::{AMOUNT, words};
+use super::field::{AMOUNT, PORT, words};
 use super::host::{Host, parse_address};
+use super::registry::values;
 use super::sentence::quote;
 use super::{Limits, Rejection, schema, text};
 
@@ -21,6 +22,7 @@ pub(super) const SHAPE: Shape = Shape::entries(&Shape::Object(&ENDPOINT_FIELDS),
 pub(super) const REGISTRATION: Shape = Shape::AnyOf(&[
     Shape::Object(&ENDPOINT_FIELDS),
     Shape::Object(&NAMING_FIELDS),
+    Shape::Object(&DUBBO_FIELDS),
     Shape::Text("`IP:port`", Some(":[0-9]+$")),
 ]);
 const ENDPOINT_FIELDS: Fields = Fields::of(&[
@@ -59,9 +61,19 @@ const NAMING_FIELDS: Fields = Fields::of(&[
         "If an object, as `metadata`; any other value is the metadata `metadata`",
     ),
 ]);
+/// What Dubbo's applications register, whose keys collide with those of `/services/`.
+const DUBBO_FIELDS: Fields = Fields::of(&[
+    Field::new("Host", Shape::Text("IP address", None), "Of a Dubbo application").required(),
+    Field::new("Port", PORT, "Of a Dubbo application").required(),
+    Field::new("Weight", AMOUNT, "Share").or("`100`"),
+    Field::new("Enable", Shape::Flag, "`false` drains").or("`true`"),
+    Field::new("Healthy", Shape::Flag, "`false` drains").or("`true`"),
+    Field::new("Metadata", Shape::Free, "As `metadata`"),
+])
+.open();
 const STATES: [(&str, bool); 2] = [("up", false), ("drain", true)];
 /// Largest priority: Envoy's.
-const MAX_PRIORITY: u32 = 128;
+pub(super) const MAX_PRIORITY: u32 = 128;
 /// Longest zone, in bytes.
 const MAX_ZONE: usize = 256;
 /// The name for metadata of the naming form that is not an object.
@@ -208,6 +220,10 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     }
     if !value.is_object() {
         return Err(root.expected("host:port or an object with \"address\""));
+    }
+    let has = |names: [&str; 2]| names.into_iter().any(|name| root.get(name).is_some());
+    if has(["Host", "host"]) && has(["Port", "port"]) && root.get("address").is_none() {
+        return values::dubbo_application(&root).map(Registration::of);
     }
     let object = root.object(&ENDPOINT_FIELDS)?;
     let endpoint = read_common(&object)?;

@@ -97,7 +97,8 @@ impl Reference {
                 });
             }
         }
-        if self.needs == Needs::RightOfUse {
+        // The server itself uses what a registry names: groups of proxies do not count.
+        if self.needs == Needs::RightOfUse || user.kind == Kind::Registries {
             return None;
         }
         let missing = outside(user_groups, named.groups())?;

@@ -29,6 +29,7 @@ use super::persist::disk::{Disk, Kept, Saved};
 use super::plan::{Input, Moment, Plan, plan};
 use super::refusal::{Refusal, Witness};
 use super::world::World;
+use crate::backend::etcd::Etcd;
 use crate::backend::{Backend, Entry, Event, WatchControl};
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Difference;
@@ -557,6 +558,7 @@ impl Reconciler {
         self.parts.observer.observed(&root, &event);
         let now = now().instant;
         let followed = Followed::Root(root.clone());
+        let is_foreign = self.registries.is_foreign(&root);
         let revision = match &event {
             Event::Alive => {
                 if self.roots.alive(&root, now) {
@@ -567,11 +569,15 @@ impl Reconciler {
             }
             Event::Reached { revision } => {
                 self.roots.alive(&root, now);
-                self.cut.on_reached(&followed, *revision);
+                if !is_foreign {
+                    self.cut.on_reached(&followed, *revision);
+                }
                 return;
             }
             Event::Failed { reason } => {
-                self.cut.on_failed(&followed);
+                if !is_foreign {
+                    self.cut.on_failed(&followed);
+                }
                 self.roots.failed(&root, reason.clone(), now);
                 return;
             }
@@ -581,7 +587,9 @@ impl Reconciler {
             }
             Event::Listed { revision, entries, .. } => {
                 self.roots.listed(&root, now);
-                self.on_listed(&followed, *revision);
+                if !is_foreign {
+                    self.on_listed(&followed, *revision);
+                }
                 self.had_documents |= root == Root::Documents && !entries.is_empty();
                 if root == Root::Documents {
                     self.memory_due.get_or_insert(now + MEMORY_PATIENCE);
@@ -590,11 +598,15 @@ impl Reconciler {
             }
             Event::Changed { revision, .. } => {
                 self.roots.alive(&root, now);
-                self.cut.on_reached(&followed, *revision);
+                if !is_foreign {
+                    self.cut.on_reached(&followed, *revision);
+                }
                 self.had_documents |= root == Root::Documents;
                 *revision
             }
         };
+        // The revisions of another store are not compared with those of this one.
+        let revision = if is_foreign { 0 } else { revision };
 
         log::event(self.parts.world.options().layout.prefix_of(&root), &event);
         if revision > 0 {
@@ -708,8 +720,8 @@ impl Reconciler {
             self.relists.remove(&root);
             let is_of_root = |input: &Input| matches!(input, Input::Event { root: of, .. } if *of == root);
             self.waiting.inputs.retain(|(_, input)| !is_of_root(input));
-            if let Some(registry) = self.registries.get(&root) {
-                self.roots.follow(root, &registry.prefix);
+            if let Some(followed) = self.registries.get(&root) {
+                self.roots.follow(root, &followed.registry.prefix);
             }
         }
         // Also the registrations that saved state has of a registry that is gone.
@@ -727,17 +739,20 @@ impl Reconciler {
             let followed = Followed::Root(root.clone());
             // The watch ends with the receiver of its events.
             events.remove(&followed);
-            let Some(registry) = self.registries.get(&root) else {
+            let Some(registries::Followed { registry, etcd }) = self.registries.get(&root).cloned() else {
                 continue;
             };
             let (sender, receiver) = mpsc::channel(EVENTS);
-            let (control, registry) = (self.roots.control(&root), registry.clone());
+            let control = self.roots.control(&root);
             let layout = &self.parts.world.options().layout;
             let reserved = layout.roots().into_iter().filter(|root| !root.is_registrations());
             let reserved = reserved.map(|root| layout.prefix_of(&root).to_owned());
             let watch = registries::Watch {
                 name: root.registry().unwrap_or_default().into(),
-                backend: Arc::clone(&self.parts.backend),
+                backend: match etcd {
+                    Some(options) => Arc::new(Etcd::new(options)),
+                    None => Arc::clone(&self.parts.backend),
+                },
                 reserved: reserved.chain([self.parts.state_prefix.clone()]).collect(),
                 registry,
             };

@@ -550,6 +550,13 @@ impl Compiled {
         self.inventory.is_registered_at(source, address)
     }
 
+    /// Whether a registry has an etcd of its own.
+    #[must_use]
+    pub fn is_foreign(&self, registry: &str) -> bool {
+        let document = self.inventory.document(&DocumentKey::new(Kind::Registries, registry));
+        matches!(document, Some(Document::Registry(Registry { etcd: Some(_), .. })))
+    }
+
     /// The registries documents, sorted by name.
     pub fn registries(&self) -> impl Iterator<Item = (&Arc<str>, &Registry)> {
         self.inventory.registries()

@@ -1,6 +1,7 @@
 //! Registries: what programs register in their own form becomes endpoints.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 
 use chancery::backend::ListReason;
 use chancery::backend::memory::Memory;
@@ -13,6 +14,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_end
 use prost::Message;
 
 use super::reconcile::Replica;
+use crate::support::authority::Authority;
+use crate::support::etcd::Etcd;
 
 const CLUSTER: &str = r#"{"registry": {"source": "kratos", "service": "helloworld"}}"#;
 const REGISTRY: &str = r#"{"prefix": "/microservices/", "format": "kratos"}"#;
@@ -229,5 +232,92 @@ async fn a_prefix_with_documents_of_the_server_is_no_registry() {
     );
     // The other one is not held up.
     until_ports(&replica, "the other registry", &[8001]).await;
+    replica.stop().await;
+}
+
+/// A registries document with an etcd of its own.
+fn registry_in(members: &str, more: &str) -> String {
+    format!(r#"{{"prefix": "/microservices/", "format": "kratos", "etcd": ["{members}"]{more}}}"#)
+}
+
+#[tokio::test]
+async fn another_etcd_that_is_away_keeps_its_last_instances_and_delays_no_document() {
+    let (store, folder, etcd) = (Memory::new(), tempfile::tempdir().unwrap(), Etcd::start().await);
+    etcd.etcdctl(&["put", "/microservices/helloworld/8001", &instance(8001)]);
+    store.put("/gateway/registries/kratos", registry_in(&etcd.endpoint(), ""));
+    store.put("/gateway/clusters/orders", CLUSTER);
+    let replica = Replica::start(&store, folder.path());
+    let first = replica.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(ports(&first, "orders"), [8001].into());
+    etcd.etcdctl(&["put", "/microservices/helloworld/8002", &instance(8002)]);
+    until_ports(&replica, "a new instance", &[8001, 8002]).await;
+
+    etcd.kill();
+    let is_told = |what: &String| what.starts_with("registries/kratos: list of /microservices/");
+    let health = replica.until_health(|health| health.pending.iter().any(is_told)).await;
+    assert!(health.ready && health.stale_since.is_none(), "{health:?}");
+    store.put("/services/other/1", "10.0.0.1:9001");
+    store.put("/gateway/clusters/other", "{}");
+    let changed = replica
+        .until("a document", |snapshot| ports(snapshot, "other") == [9001].into())
+        .await;
+    assert_eq!(ports(&changed, "orders"), [8001, 8002].into());
+    replica.stop().await;
+
+    // A restart without it serves the saved instances.
+    let second = Replica::start(&store, folder.path());
+    let restarted = second.until("published", |snapshot| snapshot.generation > 0).await;
+    assert_eq!(ports(&restarted, "orders"), [8001, 8002].into());
+    assert!(!restarted.stale);
+    etcd.restart().await;
+    etcd.etcdctl(&["del", "/microservices/helloworld/8001"]);
+    until_ports(&second, "the etcd answers again", &[8002]).await;
+    second.until_health(|health| health.pending.is_empty()).await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn another_etcd_may_want_a_certificate_and_a_user() {
+    let authority = Authority::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("https://127.0.0.1:{port}");
+    let listen = format!("CLIENT_URL,{address}");
+    let [certificate, key, ca] =
+        ["server.pem", "server.key", "ca.pem"].map(|name| authority.path(name).display().to_string());
+    let files = [
+        "--cert-file",
+        &certificate,
+        "--key-file",
+        &key,
+        "--trusted-ca-file",
+        &ca,
+        "--client-cert-auth",
+    ];
+    let etcd = Etcd::start_with(&[["--listen-client-urls", &listen].as_slice(), &files].concat()).await;
+    etcd.etcdctl(&["put", "/microservices/helloworld/8001", &instance(8001)]);
+    etcd.add_user("gateway", "right", &["/microservices/"]);
+    etcd.enable_auth("root-password");
+
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    let access = r#", "tls": {"ca": "west-ca", "client_certificate": "west-client"},
+        "auth": {"user": "gateway", "secret": "west-password"}"#;
+    let [ca, chain, private_key] = ["ca.pem", "client.pem", "client.key"].map(|name| authority.read(name));
+    store.put("/gateway/secrets/west-ca", serde_json::json!({ "ca": ca }).to_string());
+    let client = serde_json::json!({ "certificate": chain, "private_key": private_key });
+    store.put("/gateway/secrets/west-client", client.to_string());
+    store.put("/gateway/secrets/west-password", r#"{"generic": "wrong"}"#);
+    store.put("/gateway/registries/kratos", registry_in(&address, access));
+    store.put("/gateway/clusters/orders", CLUSTER);
+    let replica = Replica::start(&store, folder.path());
+    let is_told = |what: &String| what.starts_with("registries/kratos: first list of /microservices/ (");
+    let health = replica.until_health(|health| health.pending.iter().any(is_told)).await;
+    assert!(!format!("{health:?}").contains("wrong"), "{health:?}");
+
+    // Another text of the secret begins another watch.
+    store.put("/gateway/secrets/west-password", r#"{"generic": "right"}"#);
+    until_ports(&replica, "the right password", &[8001]).await;
+    let snapshot = replica.snapshots.current();
+    let secrets = snapshot.group("default").unwrap().set(ResourceType::Secret);
+    assert_eq!(secrets.iter().count(), 0, "no proxy gets the secrets of the server");
     replica.stop().await;
 }

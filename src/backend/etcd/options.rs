@@ -43,6 +43,26 @@ pub struct Options {
     pub cert: Option<PathBuf>,
     /// PEM file of the private key of `cert`.
     pub key: Option<PathBuf>,
+    /// Contents that stand in no file.
+    pub texts: Texts,
+}
+
+/// The contents that files would have.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// The password of the user.
+    pub password: Option<String>,
+    /// PEM text of the authorities that verify etcd.
+    pub ca: Option<String>,
+    /// PEM texts of our client certificate and its private key.
+    pub identity: Option<(String, String)>,
+}
+
+/// Shows nothing of the contents.
+impl fmt::Debug for Texts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Texts").finish_non_exhaustive()
+    }
 }
 
 /// The content of the files of [`Options`].
@@ -76,10 +96,14 @@ impl Options {
     }
 
     fn names_tls_files(&self) -> bool {
-        self.ca.is_some() || self.cert.is_some() || self.key.is_some()
+        let has_texts = self.texts.ca.is_some() || self.texts.identity.is_some();
+        has_texts || self.ca.is_some() || self.cert.is_some() || self.key.is_some()
     }
 
     async fn read_user(&self, hasher: &mut Xxh3) -> Result<Option<(String, String)>, Failure> {
+        if let (Some(user), Some(password)) = (&self.user, &self.texts.password) {
+            return Ok(Some((user.clone(), password.clone())));
+        }
         let (user, file) = match (&self.user, &self.password_file) {
             (Some(user), Some(file)) => (user, file),
             (None, None) => return Ok(None),
@@ -104,6 +128,7 @@ impl Options {
     async fn read_tls(&self, hasher: &mut Xxh3) -> Result<Option<TlsOptions>, Failure> {
         let mut tls = TlsOptions::new();
         tls = match &self.ca {
+            None if let Some(ca) = &self.texts.ca => tls.ca_certificate(Certificate::from_pem(ca)),
             Some(ca) => {
                 let pem = read(ca, hasher).await?;
                 if certificates(&pem).is_empty() {
@@ -116,6 +141,9 @@ impl Options {
         };
 
         match (&self.cert, &self.key) {
+            (None, None) if let Some((cert, key)) = &self.texts.identity => {
+                tls = tls.identity(Identity::from_pem(cert, key));
+            }
             (Some(cert), Some(key)) => {
                 let (cert_pem, key_pem) = (read(cert, hasher).await?, read(key, hasher).await?);
                 check_pair(&cert_pem, &key_pem).map_err(|reason| {

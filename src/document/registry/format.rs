@@ -1,10 +1,13 @@
 //! How a registry names services and instances in its keys.
 
+use std::borrow::Cow;
+
 use super::super::Rejection;
 use super::super::decode::Cursor;
 use super::super::endpoint::Offer;
 use super::super::key::{DocumentKey, Kind, source_in};
 use super::super::sentence::one_of;
+use super::super::text;
 use super::values;
 
 /// The program that registers services, and so the form of keys and values.
@@ -20,15 +23,27 @@ pub enum Format {
     GoZero,
     /// Dubbo, one entry an interface.
     DubboInterface,
+    /// Dubbo, one entry an application.
+    DubboApplication,
+    /// Kitex.
+    Kitex,
+    /// go-micro.
+    GoMicro,
+    /// `SkyDNS`, and the etcd plugin of `CoreDNS`.
+    SkyDns,
 }
 
-pub(super) const WORDS: [(&str, Format); 6] = [
+pub(super) const WORDS: [(&str, Format); 10] = [
     ("native", Format::Native),
     ("etcd-naming", Format::EtcdNaming),
     ("kratos", Format::Kratos),
     ("go-zero", Format::GoZero),
     ("dubbo", Format::DubboInterface),
     ("dubbo-interface", Format::DubboInterface),
+    ("dubbo-application", Format::DubboApplication),
+    ("kitex", Format::Kitex),
+    ("go-micro", Format::GoMicro),
+    ("skydns", Format::SkyDns),
 ];
 
 /// The known formats, in words.
@@ -46,7 +61,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<Format, Rejection> {
 /// The place of a registration: its service, and its instance there.
 #[derive(Debug, PartialEq, Eq)]
 struct Place<'k> {
-    service: &'k str,
+    service: Cow<'k, str>,
     instance: &'k str,
 }
 
@@ -55,7 +70,7 @@ impl Format {
     #[must_use]
     pub fn document_key(self, registry: &str, prefix: &str, full_key: &[u8]) -> Option<DocumentKey> {
         let Place { service, instance } = self.place(prefix, full_key)?;
-        let source = source_in(registry, service);
+        let source = source_in(registry, &service);
         Some(DocumentKey::new(Kind::Services, format!("{source}/{instance}")))
     }
 
@@ -69,32 +84,43 @@ impl Format {
         };
         match self {
             Self::Native | Self::EtcdNaming | Self::GoZero => values::native(value),
-            Self::Kratos => values::kratos(service, value),
+            Self::Kratos => values::kratos(&service, value),
             Self::DubboInterface => values::dubbo_interface(instance),
+            Self::DubboApplication => {
+                let value = text::value(value)?;
+                let endpoint = values::dubbo_application(&Cursor::root(&value, &values::LIMITS))?;
+                Ok(vec![Offer::plain(endpoint)])
+            }
+            Self::Kitex => values::kitex(value),
+            Self::GoMicro => values::go_micro(value),
+            Self::SkyDns => values::skydns(value),
         }
+    }
+
+    /// Whether keys of a service may have no prefix that other services have, too.
+    fn has_keys_of_one_service(self) -> bool {
+        matches!(self, Self::Native | Self::EtcdNaming | Self::GoZero)
     }
 
     fn place<'k>(self, prefix: &'k str, full_key: &'k [u8]) -> Option<Place<'k>> {
         let below = std::str::from_utf8(full_key).ok()?.strip_prefix(prefix)?;
-        let place = match self {
-            Self::Native | Self::EtcdNaming | Self::GoZero => match below.rsplit_once('/') {
-                Some((service, instance)) => Place { service, instance },
-                // The prefix is the key of one service.
-                None => Place {
-                    service: prefix.trim_end_matches('/').rsplit('/').next()?,
-                    instance: below,
-                },
-            },
-            Self::Kratos => {
-                let (service, instance) = below.rsplit_once('/')?;
-                Place { service, instance }
-            }
+        let (service, instance) = match self {
             Self::DubboInterface => {
                 let (service, rest) = below.split_once('/')?;
-                let instance = rest.strip_prefix("providers/")?;
-                Place { service, instance }
+                (service, rest.strip_prefix("providers/")?)
             }
+            _ => match below.rsplit_once('/') {
+                Some(place) => place,
+                // The prefix is the key of one service.
+                None if self.has_keys_of_one_service() => (prefix.trim_end_matches('/').rsplit('/').next()?, below),
+                None => return None,
+            },
         };
+        let service = match self {
+            Self::SkyDns => service.rsplit('/').collect::<Vec<_>>().join(".").into(),
+            _ => Cow::Borrowed(service),
+        };
+        let place = Place { service, instance };
         (!place.service.is_empty() && !place.instance.is_empty()).then_some(place)
     }
 }
@@ -127,6 +153,13 @@ mod tests {
         let go_zero = |prefix, key| name(Format::GoZero, prefix, key);
         assert_eq!(go_zero("user.rpc/", "user.rpc/7587"), named("r@user.rpc/7587"));
         assert_eq!(go_zero("/zero/", "/zero/user.rpc/7587"), named("r@user.rpc/7587"));
+    }
+
+    #[test]
+    fn the_labels_of_a_name_are_reversed_in_skydns() {
+        let skydns = |key| name(Format::SkyDns, "/skydns/", key);
+        assert_eq!(skydns("/skydns/local/skydns/rails/1"), named("r@rails.skydns.local/1"));
+        assert_eq!(skydns("/skydns/local"), None);
     }
 
     #[test]

@@ -215,5 +215,89 @@ mod tests {
         assert!(name.unwrap_err().contains("a registration cannot be a name"));
     }
 
+    fn one(format: Format, value: &str) -> Result<Value, String> {
+        registered(format, "/r/", "/r/a/b/1", value).map(|read| shown(&read.first))
+    }
+
+    #[test]
+    fn dubbo_writes_an_application() {
+        // As dubbo.apache.org/dubbo-go registry/etcdv3 writes registry.DefaultServiceInstance.
+        let go = r#"{"ID":"1","ServiceName":"shop","Host":"10.0.2.4","Port":20880,"Enable":true,"Healthy":true,
+            "Metadata":{"dubbo.metadata.revision":"1"},"ServiceMetadata":null,"Address":"","GroupName":"","Tag":""}"#;
+        let metadata = json!({ "dubbo.metadata.revision": "1" });
+        assert_eq!(
+            one(Format::DubboApplication, go).unwrap(),
+            json!({ "address": "10.0.2.4:20880", "weight": 100, "metadata": metadata })
+        );
+        let lower = r#"{"host":"2001:db8::4","port":20880,"enable":false,"weight":7}"#;
+        assert_eq!(
+            one(Format::DubboApplication, lower).unwrap(),
+            json!({ "address": "[2001:db8::4]:20880", "weight": 7, "state": "drain" })
+        );
+        assert_eq!(
+            one(Format::DubboApplication, r#"{"Host":"10.0.2.4"}"#).unwrap_err(),
+            "port: missing, expected a port"
+        );
+    }
+
+    #[test]
+    fn kitex_writes_a_weight_and_tags() {
+        // As kitex-contrib/registry-etcd writes instanceInfo.
+        let value = r#"{"network":"tcp","address":"10.0.2.4:8888","weight":10,"tags":{"cluster":"blue"}}"#;
+        assert_eq!(
+            one(Format::Kitex, value).unwrap(),
+            json!({ "address": "10.0.2.4:8888", "weight": 10, "metadata": { "cluster": "blue" } })
+        );
+        assert_eq!(
+            one(Format::Kitex, r#"{"address":"10.0.2.4:8888","weight":0,"tags":null}"#).unwrap()["weight"],
+            10
+        );
+        assert_eq!(
+            one(Format::Kitex, r#"{"network":"unix","address":"/run/a.sock"}"#).unwrap_err(),
+            r#"network: found the string "unix", expected "tcp""#
+        );
+        assert_eq!(
+            one(Format::Kitex, "{}").unwrap_err(),
+            r#"address: missing, expected an address such as "10.0.2.4:8080""#
+        );
+    }
+
+    #[test]
+    fn go_micro_writes_a_node() {
+        // As go-micro.dev/v4 plugins/registry/etcd writes registry.Service, one node a key.
+        let value = r#"{"name":"greeter","version":"latest","metadata":{"team":"a"},"endpoints":[],
+            "nodes":[{"id":"greeter-1","address":"10.0.2.4:8080","metadata":{"protocol":"grpc"}}]}"#;
+        assert_eq!(
+            one(Format::GoMicro, value).unwrap(),
+            json!({ "address": "10.0.2.4:8080", "metadata": { "team": "a", "protocol": "grpc", "version": "latest" } })
+        );
+        assert_eq!(
+            one(Format::GoMicro, r#"{"nodes":[]}"#).unwrap_err(),
+            "nodes: found an empty list, expected at least one entry"
+        );
+        assert_eq!(
+            one(Format::GoMicro, r#"{"nodes":[{"address":"a:1"},{"address":"b:1"}]}"#).unwrap_err(),
+            "nodes: found a list, expected one node: each has a key of its own"
+        );
+    }
+
+    #[test]
+    fn skydns_writes_a_host_and_a_port() {
+        // As CoreDNS's etcd plugin documents a record.
+        let value = r#"{"host":"10.0.2.4","port":8080,"priority":20,"weight":30,"ttl":60,"group":"g1"}"#;
+        assert_eq!(
+            one(Format::SkyDns, value).unwrap(),
+            json!({ "address": "10.0.2.4:8080", "weight": 30, "priority": 20, "metadata": { "group": "g1" } })
+        );
+        assert_eq!(
+            one(Format::SkyDns, r#"{"host":"10.0.2.4","port":8080}"#).unwrap(),
+            json!({ "address": "10.0.2.4:8080", "weight": 100 })
+        );
+        assert_eq!(
+            one(Format::SkyDns, r#"{"host":"orders.internal","port":8080}"#).unwrap_err(),
+            r#"host: found the string "orders.internal", expected an IP address: a registration cannot be a name"#
+        );
+    }
+
     use url::form_urlencoded;
 }

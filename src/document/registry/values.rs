@@ -3,6 +3,7 @@
 //! Fields that the server does not use are left aside: each program writes more than an endpoint.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -14,11 +15,15 @@ use super::super::sentence::quote;
 use super::super::{Limits, Rejection, text};
 
 /// No value of a registry has a regex.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     re2_max_program_size: 0,
 };
 /// The weight of a Dubbo provider that gives none.
 const DUBBO_WEIGHT: u32 = 100;
+/// The weight of a Kitex instance that gives none.
+const KITEX_WEIGHT: u32 = 10;
+/// The weight of a `SkyDNS` record that gives none.
+const SKYDNS_WEIGHT: u32 = 100;
 
 /// `host:port` or an object, as below `/services/`.
 pub(super) fn native(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
@@ -101,6 +106,113 @@ pub(super) fn dubbo_interface(instance: &str) -> Result<Vec<Offer>, Rejection> {
             ..endpoint
         },
     }])
+}
+
+/// The fields of Dubbo's Go structure, `{"ServiceName", "Host", "Port", "Weight", "Enable", "Healthy", "Metadata"}`; the
+/// names may begin in lower case. An instance that is not enabled or not healthy drains.
+pub(in crate::document) fn dubbo_application(root: &Cursor<'_>) -> Result<Endpoint, Rejection> {
+    root.map()?;
+    let field = |names: [&str; 2]| names.into_iter().find_map(|name| root.get(name));
+    let endpoint = host_and_port(field(["Host", "host"]), field(["Port", "port"]))?;
+    let is_on = |names| field(names).map_or(Ok(true), |field| field.bool());
+    let weight = weight_of(field(["Weight", "weight"]), DUBBO_WEIGHT)?;
+    Ok(Endpoint {
+        weight,
+        draining: !(is_on(["Enable", "enable"])? && is_on(["Healthy", "healthy"])?),
+        metadata: strings(field(["Metadata", "metadata"]))?,
+        ..endpoint
+    })
+}
+
+/// `{"network", "address", "weight", "tags"}`
+pub(super) fn kitex(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
+    let value = text::value(value)?;
+    let root = Cursor::root(&value, &LIMITS);
+    root.map()?;
+    if let Some(network) = root.get("network").filter(|network| network.value() != "tcp") {
+        return Err(network.expected("\"tcp\""));
+    }
+    let endpoint = address(root.get("address"), "address")?;
+    Ok(vec![Offer::plain(Endpoint {
+        weight: weight_of(root.get("weight"), KITEX_WEIGHT)?,
+        metadata: strings(root.get("tags"))?,
+        ..endpoint
+    })])
+}
+
+/// `{"name", "version", "metadata", "nodes": [{"id", "address", "metadata"}]}`; each key has one node.
+pub(super) fn go_micro(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
+    let value = text::value(value)?;
+    let root = Cursor::root(&value, &LIMITS);
+    root.map()?;
+    let Some(nodes) = root.get("nodes") else {
+        return Err(Rejection::new("nodes", "missing, expected a list of one node"));
+    };
+    let entries = nodes.entries()?;
+    let [node] = &entries[..] else {
+        return Err(nodes.expected("one node: each has a key of its own"));
+    };
+    let mut metadata = strings(root.get("metadata"))?;
+    metadata.extend(strings(node.get("metadata"))?);
+    if let Some(version) = root.get("version").and_then(|version| version.value().as_str())
+        && !version.is_empty()
+    {
+        metadata.entry("version".to_owned()).or_insert_with(|| version.into());
+    }
+    let endpoint = address(node.get("address"), "nodes[0].address")?;
+    Ok(vec![Offer::plain(Endpoint { metadata, ..endpoint })])
+}
+
+/// `{"host", "port", "priority", "weight", "ttl", "group"}`
+pub(super) fn skydns(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
+    let value = text::value(value)?;
+    let root = Cursor::root(&value, &LIMITS);
+    root.map()?;
+    let endpoint = host_and_port(root.get("host"), root.get("port"))?;
+    let group = root.get("group").and_then(|group| group.value().as_str());
+    let group = group.filter(|group| !group.is_empty());
+    Ok(vec![Offer::plain(Endpoint {
+        weight: weight_of(root.get("weight"), SKYDNS_WEIGHT)?,
+        priority: root
+            .get("priority")
+            .map_or(Ok(0), |field| field.integer(0..=endpoint::MAX_PRIORITY))?,
+        metadata: group
+            .map(|group| ("group".to_owned(), group.into()))
+            .into_iter()
+            .collect(),
+        ..endpoint
+    })])
+}
+
+/// An address in a field of this path.
+fn address(field: Option<Cursor<'_>>, path: &str) -> Result<Endpoint, Rejection> {
+    let Some(field) = field else {
+        return Err(Rejection::new(
+            path,
+            format!("missing, expected {}", endpoint::AN_ADDRESS),
+        ));
+    };
+    endpoint::at_ip(field.string()?).map_err(|what| field.expected(what))
+}
+
+/// A host and a port in fields of their own; an IPv6 address without brackets.
+fn host_and_port(host: Option<Cursor<'_>>, port: Option<Cursor<'_>>) -> Result<Endpoint, Rejection> {
+    let missing = |path: &str, what: &str| Rejection::new(path, format!("missing, expected {what}"));
+    let host = host.ok_or_else(|| missing("host", "an IP address"))?;
+    let port = port.ok_or_else(|| missing("port", "a port"))?;
+    let number: u16 = port.integer(1..=u16::MAX)?;
+    let text = host.string()?;
+    let bracketed = match text.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{text}]:{number}"),
+        Err(_) => format!("{text}:{number}"),
+    };
+    endpoint::at_ip(&bracketed).map_err(|what| host.expected(what))
+}
+
+/// The weight of an instance. In these registries 0 is the same as none.
+fn weight_of(field: Option<Cursor<'_>>, default: u32) -> Result<u32, Rejection> {
+    let weight = field.map(|field| field.integer(0..=u32::MAX)).transpose()?;
+    Ok(weight.filter(|weight| *weight > 0).unwrap_or(default))
 }
 
 /// Weight 0 drains.

@@ -353,11 +353,12 @@ impl Intake {
     /// Each listed root has reached a revision, also without a change at it. A shared hold that names a later revision
     /// than the root's last change is heeded now.
     fn on_reached(&mut self, revision: i64) {
-        let listed = self
-            .world
+        let world = &self.world;
+        let is_foreign = |root: &Root| root.registry().is_some_and(|name| world.compiled.is_foreign(name));
+        let listed = world
             .roots
             .iter()
-            .filter(|(_, state)| state.origin == Origin::Store);
+            .filter(|(root, state)| state.origin == Origin::Store && !is_foreign(root));
         let behind: Vec<Root> = listed
             .filter(|(_, state)| state.revision < revision)
             .map(|(root, _)| root.clone())

@@ -570,9 +570,10 @@ fn remove_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str
     }
 }
 
-/// The groups of a document; `None`: all.
+/// The groups of a document; `None`: all. A registry is for no proxy: the secrets that it names go to none on its account.
 fn groups_of(document: &Document) -> Vec<Option<Arc<str>>> {
     match document.groups() {
+        _ if matches!(document, Document::Registry(_)) => Vec::new(),
         Some(groups) => groups.iter().cloned().map(Some).collect(),
         None => vec![None],
     }
