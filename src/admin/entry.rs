@@ -210,3 +210,66 @@ fn without_secrets(key: &DocumentKey, mut document: Value) -> Value {
     }
     document
 }
+
+/// Whether `"[redacted]"` stands where a secret may stand. Such a text was read here and would overwrite the secret.
+pub(super) fn is_redacted(key: &DocumentKey, text: &[u8]) -> bool {
+    /// In the place of each `"[redacted]"`, to tell them from the secrets that are redacted now.
+    const WRITTEN: &str = "[written]";
+
+    if !String::from_utf8_lossy(text).contains(REDACTED) {
+        return false;
+    }
+    let Some(mut value) = xds::value(text) else {
+        return false;
+    };
+    let written = replace(&mut value, REDACTED, WRITTEN);
+    match key.kind {
+        Kind::Secrets => written > 0,
+        Kind::Xds => replace(&mut without_secrets(key, value), WRITTEN, REDACTED) < written,
+        _ => false,
+    }
+}
+
+/// Replace each string that is equal to `old`. Returns their number.
+fn replace(value: &mut Value, old: &str, new: &str) -> usize {
+    match value {
+        Value::String(text) if text == old => {
+            new.clone_into(text);
+            1
+        }
+        Value::Array(values) => values.iter_mut().map(|value| replace(value, old, new)).sum(),
+        Value::Object(fields) => fields.values_mut().map(|value| replace(value, old, new)).sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redacted_secret_is_told_from_the_same_text_elsewhere() {
+        let told = |kind, name: &str, text: &Value| {
+            let key = DocumentKey::new(kind, name);
+            is_redacted(&key, text.to_string().as_bytes())
+        };
+        let secret = |value: &str| json!({ "generic": value });
+        assert!(told(Kind::Secrets, "a", &secret("[redacted]")));
+        assert!(!told(Kind::Secrets, "a", &secret("not [redacted]")));
+        assert!(!told(Kind::Routes, "a", &secret("[redacted]")));
+
+        let cluster = |name: &str, key: &str| {
+            let tls = json!({
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "common_tls_context": { "tls_certificates": [{ "private_key": { "inline_string": key } }] },
+            });
+            json!({ "resource": {
+                "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+                "name": "a", "alt_stat_name": name,
+                "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": tls },
+            } })
+        };
+        assert!(told(Kind::Xds, "clusters/a", &cluster("a", "[redacted]")));
+        assert!(!told(Kind::Xds, "clusters/a", &cluster("[redacted]", "a key")));
+    }
+}

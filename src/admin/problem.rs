@@ -40,6 +40,8 @@ pub(super) enum Code {
     UnsupportedMediaType,
     /// The document is bad.
     InvalidDocument,
+    /// The document has `"[redacted]"` in the place of a secret.
+    RedactedValue,
     /// A test of another document fails through the change.
     BreaksTest,
     /// An accepted resource cannot be shown as JSON.
@@ -72,6 +74,7 @@ impl Code {
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidDocument => "invalid_document",
+            Self::RedactedValue => "redacted_value",
             Self::BreaksTest => "breaks_test",
             Self::Internal => "internal",
             Self::NotReady => "not_ready",
@@ -97,6 +100,7 @@ impl Code {
             Self::TooLarge => "The document is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::InvalidDocument => "The document is not valid",
+            Self::RedactedValue => "A secret is redacted",
             Self::BreaksTest => "The change breaks a test of another document",
             Self::Internal => "Internal error",
             Self::NotReady => "The first load is not complete",
@@ -118,7 +122,7 @@ impl Code {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidDocument | Self::BreaksTest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidDocument | Self::RedactedValue | Self::BreaksTest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreUnavailable | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,

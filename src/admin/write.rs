@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::documents::kind_and_name;
-use super::entry::{Entry as Shown, key_of};
+use super::entry::{Entry as Shown, is_redacted, key_of};
 use super::json::Json;
 use super::pending::{Basis, Turn};
 use super::problem::{Code, Problem};
@@ -50,6 +50,10 @@ pub(super) async fn put(
     let key = key_of_path(path)?;
     let full_key = full_key_of(&admin, &key);
     let written = body.map_err(|rejection| Problem::from(rejection).of_key(&full_key))?;
+    if is_redacted(&key, &written) {
+        let reason = "found \"[redacted]\" in the place of a secret, expected the secret, which no API shows";
+        return Err(Problem::new(Code::RedactedValue, reason).of_key(&full_key));
+    }
     let vault = admin.world.load().options().vault.clone();
     let sealed = vault
         .to_store(&key, &written)
@@ -62,8 +66,8 @@ pub(super) async fn put(
         target.check_preconditions(&admin, &headers)?;
         let (turn, basis) = target.turn(&admin, deadline).await?;
         let outcome = target.dry_run(&basis, Some(value.clone()));
-        let is_equal = |current: &&Entry| vault.are_equal(&key, &current.value, &written);
-        if let Some(current) = target.current.as_ref().filter(is_equal) {
+        let is_stored = |current: &&Entry| vault.is_stored(&key, &current.value, &written);
+        if let Some(current) = target.current.as_ref().filter(is_stored) {
             drop(turn);
             target.wait_for(&admin, current.mod_revision).await;
             return Ok(target.written(&admin, &outcome, StatusCode::OK, current));

@@ -224,6 +224,28 @@ async fn keys_are_followed_and_what_is_put_is_sealed() {
     let for_another = sealed(server.folder(), "keys", "secrets/other", &document);
     assert_eq!(server.put(path, &for_another).await.0, 422);
 
+    // A secret in the clear has a warning, until it is put again.
+    let clear = json!({ "generic": "hunter2" }).to_string();
+    put_in_etcd(&etcd, "/gateway/secrets/clear", &clear).await;
+    let warned = json!(["not sealed, although the server has keys; \"chancery secret seal\" or a PUT seals it"]);
+    eventually(LIMIT, || shown(&server, "clear", "warnings"), warned).await;
+    assert_eq!(server.put("/api/v1/documents/secrets/clear", &clear).await.0, 200);
+    assert!(
+        text_at(&etcd, "/gateway/secrets/clear")
+            .await
+            .starts_with(r#"{"encrypted":"v1.old."#)
+    );
+    assert_eq!(shown(&server, "clear", "warnings").await, json!([]));
+    etcd.client()
+        .await
+        .delete("/gateway/secrets/clear", None)
+        .await
+        .unwrap();
+
+    // A text that was read cannot be written back.
+    let (status, problem) = server.put(path, &json!({ "generic": "[redacted]" }).to_string()).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("redacted_value")));
+
     // Shown of it.
     let answer = server.get(path).await;
     assert_eq!(answer["expires_at"], "2126-11-06T15:00:07Z");

@@ -242,8 +242,14 @@ fn a_sealed_document_is_what_was_sealed() {
     };
     assert_eq!(unsealed, secret(&serde_json::from_str(&text).unwrap()));
     assert_eq!(parsed.warnings, [""; 0]);
-    assert!(vault.are_equal(&key, sealed.as_bytes(), text.as_bytes()));
-    assert!(!vault.are_equal(&key, sealed.as_bytes(), b"{}"));
+    assert!(vault.is_stored(&key, sealed.as_bytes(), text.as_bytes()));
+    assert!(vault.is_stored(&key, sealed.as_bytes(), sealed.as_bytes()));
+    assert!(!vault.is_stored(&key, sealed.as_bytes(), b"{}"));
+    assert!(
+        !vault.is_stored(&key, text.as_bytes(), text.as_bytes()),
+        "it is sealed now"
+    );
+    assert!(Vault::default().is_stored(&key, text.as_bytes(), text.as_bytes()));
 
     let unusable =
         "encrypted: found a sealed text that does not open, expected one sealed with that key for this document's key";

@@ -204,14 +204,21 @@ impl Vault {
         full_key.strip_prefix(&*self.0.prefix)
     }
 
-    /// Whether two texts of a document are equal, sealed or not.
+    /// Whether a text need not be written, because the stored one says the same. A stored secret in the clear must be
+    /// written again if there are keys to seal it with.
     #[must_use]
-    pub fn are_equal(&self, key: &DocumentKey, one: &[u8], other: &[u8]) -> bool {
-        let opened = |text: &[u8]| match sealed_in(text).filter(|_| key.kind == Kind::Secrets) {
+    pub fn is_stored(&self, key: &DocumentKey, stored: &[u8], written: &[u8]) -> bool {
+        if key.kind != Kind::Secrets {
+            return stored == written;
+        }
+        if is_in_the_clear(stored) {
+            return stored == written && self.keys().is_none();
+        }
+        let opened = |text: &[u8]| match sealed_in(text) {
             Some(sealed) => self.open(key, &sealed).ok(),
             None => Some(text.to_vec()),
         };
-        one == other || opened(one).is_some_and(|one| opened(other).as_ref() == Some(&one))
+        stored == written || opened(stored).is_some_and(|stored| opened(written).as_ref() == Some(&stored))
     }
 
     /// What is to be said of a secret in the clear: a warning, or the reason of a rejection.

@@ -445,6 +445,12 @@ impl Compiled {
                     "failover: clusters/{name} is on_demand, which Envoy gets by name only, so Envoy passes over it"
                 ));
             }
+            // Envoy runs the upstream filters of the cluster that a route names, whichever member it chooses.
+            if own.is_some_and(|(member, ..)| member.credential.is_some()) {
+                findings.warnings.push(format!(
+                    "failover: clusters/{name} has a credential, which Envoy does not put on requests for this cluster"
+                ));
+            }
             let written = self.inventory.verbatim(ResourceType::Cluster, name);
             let describing: Vec<_> = own
                 .map(|(_, _, compiled)| compiled)

@@ -133,4 +133,12 @@ fn a_failover_that_cannot_work_is_a_warning() {
     );
     let elsewhere = "failover: clusters/z is not for group default, where Envoy passes over it";
     assert_eq!(stage.status("clusters/x").warnings, [elsewhere]);
+
+    stage.put("secrets/token", r#"{"generic": "hunter2"}"#);
+    stage.put(
+        "clusters/z",
+        r#"{"endpoints": [{"address": "10.0.0.3:80"}], "credential": {"secret": "token"}}"#,
+    );
+    let credential = "failover: clusters/z has a credential, which Envoy does not put on requests for this cluster";
+    assert_eq!(stage.status("clusters/x").warnings, [credential]);
 }

@@ -1,5 +1,7 @@
 //! Secrets, and documents that name them.
 
+use serde_json::json;
+
 use super::*;
 
 const TOKEN: &str = r#"{"generic": "hunter2"}"#;
@@ -74,6 +76,55 @@ fn a_held_secret_that_is_released_goes() {
     stage.plan(vec![Input::Release(Some(vec!["/gateway/secrets/token".to_owned()]))]);
     assert_eq!(stage.state("secrets/token"), None);
     assert_eq!(stage.state("xds/clusters/x"), Some(State::Accepted));
+}
+
+#[test]
+fn a_released_secret_closes_what_needs_it() {
+    const CHAIN: &str = include_str!("../../../../tests/data/secrets/p256.pem");
+    const KEY: &str = include_str!("../../../../tests/data/secrets/p256.key");
+    const CA: &str = include_str!("../../../../tests/data/secrets/ca.pem");
+    let pair = json!({ "certificate": CHAIN, "private_key": KEY }).to_string();
+    let authority = json!({ "ca": CA }).to_string();
+    let users = [
+        (
+            "listeners/edge",
+            r#"{"address": "0.0.0.0:8443", "tls": {"certificates": ["edge"]}}"#,
+        ),
+        ("clusters/x", r#"{"dns": "a.internal:443", "tls": {"ca": "authority"}}"#),
+        ("routes/a", r#"{"match": "/a", "to": "x"}"#),
+    ];
+    let secrets = [("secrets/edge", &*pair), ("secrets/authority", &authority)];
+    let mut stage = world_of(&[&secrets[..], &users].concat());
+    for (secret, _) in secrets {
+        stage.delete(secret);
+        assert_eq!(stage.state(secret), Some(State::Held), "{secret}");
+    }
+
+    stage.plan(vec![Input::Release(None)]);
+    for (user, path) in [("listeners/edge", "tls.certificates[0]"), ("clusters/x", "tls.ca")] {
+        let status = stage.status(user);
+        assert_eq!(
+            (status.state, status.path.as_deref()),
+            (State::Rejected, Some(path)),
+            "{user}"
+        );
+        assert!(status.serving.is_none(), "{user}");
+    }
+    // The route answers 503 for want of endpoints.
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["to: clusters/x is rejected and has no earlier text that is good; requests sent there are answered with 503"]
+    );
+    let edge = stage
+        .world
+        .compiled()
+        .resource("default", ResourceType::Listener, "edge");
+    assert!(edge.is_none(), "the listener does not serve without TLS");
+    assert_eq!(
+        stage.resources(),
+        world_of(&users).resources(),
+        "as on a replica that starts now"
+    );
 }
 
 #[test]
