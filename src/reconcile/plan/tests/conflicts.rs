@@ -1,6 +1,7 @@
 //! Facts about documents in conflict: the texts and the records decide, not the past of a replica.
 
 use super::*;
+use crate::reconcile::memory;
 
 const A: &str = r#"{"address": "10.0.0.1:80"}"#;
 const RECORD_OF_M: &str = "/gateway/listeners/m";
@@ -92,4 +93,34 @@ fn a_conflict_whose_record_is_gone_is_decided_anew() {
     assert_eq!(stage.state("listeners/m"), Some(State::Accepted), "the older text");
     assert_eq!(stage.state("listeners/l"), Some(State::Rejected));
     assert_eq!(born.resources(), stage.resources());
+}
+
+#[test]
+fn a_record_that_names_the_latest_text_itself_leaves_the_conflict_open() {
+    let mut stage = contested();
+    let read = |stage: &mut Stage, key: &str, text: Option<Arc<Text>>| {
+        let full_key: Arc<str> = full_key(key).into();
+        let record = memory::Record {
+            about: stage.store[key].mod_revision,
+            since: SystemTime::UNIX_EPOCH,
+            content: Content::Serves(text),
+        };
+        let known = Known::new(record, format!("another's of {key}"));
+        let place = (Folder::LastGood, Arc::clone(&full_key));
+        stage.memory.records.insert(place, known.clone());
+        stage.plan(vec![Input::Remembered {
+            folder: Folder::LastGood,
+            whole: false,
+            records: vec![(full_key, Some(known))],
+        }]);
+    };
+
+    // Another replica has a later text that is bad, and this one in its place.
+    let latest = stage.status("listeners/m").latest.clone();
+    read(&mut stage, "listeners/m", latest);
+    assert_eq!(stage.state("listeners/m"), Some(State::Rejected), "the newer text");
+    read(&mut stage, "listeners/l", None);
+    assert_eq!(stage.state("listeners/m"), Some(State::Accepted));
+    assert_eq!(stage.state("listeners/l"), Some(State::Rejected));
+    assert_equal_to_newborn(&stage);
 }
