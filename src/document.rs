@@ -305,7 +305,7 @@ pub fn parse_with(
         true => text::confidential(value)?,
         false => text::value(value)?,
     };
-    schema::take_off(&mut value)?;
+    text::take_off_schema(&mut value)?;
     let root = Cursor::root(&value, limits);
     let mut warnings = Vec::new();
     let document = match key.kind {

@@ -14,7 +14,7 @@ use super::field::{AMOUNT, PORT, words};
 use super::host::{Host, parse_address};
 use super::registry::values;
 use super::sentence::quote;
-use super::{Limits, Rejection, schema, text};
+use super::{Limits, Rejection, text};
 
 /// `endpoints` of a cluster, as a shape.
 pub(super) const SHAPE: Shape = Shape::entries(&Shape::Object(&ENDPOINT_FIELDS), usize::MAX);
@@ -213,7 +213,7 @@ pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registr
     }
 
     let mut value = text::value(bytes)?;
-    schema::take_off(&mut value)?;
+    text::take_off_schema(&mut value)?;
     let root = Cursor::root(&value, limits);
     if root.get("Addr").is_some() {
         return read_naming(&root);

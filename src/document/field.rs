@@ -12,7 +12,7 @@ pub(super) struct Fields {
     tables: &'static [&'static [Field]],
     /// The table of an object that shares none.
     own: &'static [Field],
-    /// Fields without a row.
+    /// Names without a row, of a form that no operator writes.
     names: &'static [&'static str],
     /// Fields of the contract that are not built yet.
     later: &'static [&'static str],
@@ -100,7 +100,7 @@ pub(super) const HEADER: Shape = Shape::Text("name of a header", Some("^[A-Za-z0
 pub(super) const U32: i64 = u32::MAX as i64;
 
 impl Fields {
-    /// Fields of these names.
+    /// Fields of these names, of a form that no operator writes.
     pub(super) const fn new(names: &'static [&'static str]) -> Self {
         Self {
             tables: &[],

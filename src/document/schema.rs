@@ -10,20 +10,17 @@ use serde_json::{Map, Value, json};
 
 use super::field::{Field, Fields, Shape};
 use super::key::Kind;
-use super::sentence::{did_you_mean, kind_of, one_of, quote};
-use super::{
-    Rejection, cluster, defaults, endpoint, group, legacy, listener, policy, registry, route, runtime, secret, xds,
-};
+use super::sentence::{did_you_mean, one_of, quote};
+use super::{cluster, defaults, endpoint, group, legacy, listener, policy, registry, route, runtime, secret, xds};
+
+pub use super::text::SCHEMA_FIELD;
 
 /// The draft of the schemas.
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 const DURATION: &str = "([0-9.]+(us|ms|s|m|h))+";
 
-/// A document's field that names its schema. The server takes the field in every document and ignores it.
-pub const SCHEMA_FIELD: &str = "$schema";
-
 /// One field of a kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The names that lead to it, `retry.back_off.base`; of a table of one object, below that object.
     pub path: String,
@@ -33,8 +30,8 @@ pub struct Row {
     pub default: String,
     /// The meaning in Markdown.
     pub about: &'static str,
-    /// Whether values of the field are objects with fields of their own.
-    pub has_fields: bool,
+    /// The fields of the objects that a value can be or hold, one table an object.
+    pub objects: Vec<Table>,
 }
 
 /// A kind, or a field of one.
@@ -42,21 +39,6 @@ pub struct Row {
 pub struct Place {
     shape: Shape,
     field: Option<&'static Field>,
-}
-
-/// Takes the name of the schema off a document.
-pub(super) fn take_off(document: &mut Value) -> Result<(), Rejection> {
-    let named = document.as_object_mut().and_then(|object| object.remove(SCHEMA_FIELD));
-    match named {
-        None | Some(Value::Null | Value::String(_)) => Ok(()),
-        Some(other) => Err(Rejection::new(
-            SCHEMA_FIELD,
-            format!(
-                "found {}, expected a string, the address of a JSON Schema",
-                kind_of(&other)
-            ),
-        )),
-    }
 }
 
 /// The kinds that have a schema.
@@ -214,7 +196,7 @@ fn row(field: &Field, before: &str) -> Row {
         shape: in_words(field.shape),
         default: default.to_owned(),
         about: field.about,
-        has_fields: !objects(field.shape).is_empty(),
+        objects: objects(field.shape).into_iter().map(Table).collect(),
     }
 }
 
@@ -377,12 +359,6 @@ fn object_schema(fields: &Fields, is_root: bool) -> Value {
     }
     for field in fields.rows() {
         properties.insert(field.name.to_owned(), field_schema(field));
-    }
-    for name in fields
-        .names()
-        .filter(|name| !fields.rows().any(|row| row.name == *name))
-    {
-        properties.insert(name.to_owned(), json!({}));
     }
     for name in fields.reserved() {
         properties.insert(

@@ -13,7 +13,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::sentence::segment;
+use super::sentence::{kind_of, segment};
 use super::{MAX_BYTES, MAX_DEPTH, Rejection};
 
 /// Most events (scalars, starts and ends of lists and objects) of a YAML document, aliases expanded: more than 1 MiB
@@ -335,5 +335,22 @@ impl<'de> Visitor<'de> for Node<'_> {
         }
         self.place.depth -= 1;
         Ok(Value::Object(object))
+    }
+}
+/// A document's field that names its schema. The server takes the field in every document and ignores it.
+pub const SCHEMA_FIELD: &str = "$schema";
+
+/// Takes the name of the schema off a document.
+pub(super) fn take_off_schema(document: &mut Value) -> Result<(), Rejection> {
+    let named = document.as_object_mut().and_then(|object| object.remove(SCHEMA_FIELD));
+    match named {
+        None | Some(Value::Null | Value::String(_)) => Ok(()),
+        Some(other) => Err(Rejection::new(
+            SCHEMA_FIELD,
+            format!(
+                "found {}, expected a string, the address of a JSON Schema",
+                kind_of(&other)
+            ),
+        )),
     }
 }

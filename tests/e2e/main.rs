@@ -37,6 +37,7 @@ mod listeners;
 mod load;
 mod policies;
 mod policy_services;
+mod recipes;
 mod refused;
 mod scenarios;
 mod secrets;

@@ -110,13 +110,35 @@ fn with_reasons(page: &str, text: &str) -> (String, Vec<String>) {
     (now, wrong)
 }
 
-fn pages() -> Vec<PathBuf> {
+/// Every page of docs/documents/.
+pub(crate) fn pages() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/documents");
     let entries = fs::read_dir(folder).expect("docs/documents is there");
     let paths = entries.map(|entry| entry.expect("a readable entry").path());
     paths
         .filter(|path| path.extension().is_some_and(|end| end == "md"))
         .collect()
+}
+
+/// The rejected documents of all pages, by key.
+pub(crate) fn rejected_of_pages() -> Vec<(String, String)> {
+    let mut rejected = Vec::new();
+    for path in pages() {
+        let text = fs::read_to_string(path).expect("read a page");
+        let mut key = None;
+        for line in text.lines() {
+            if let Some(marker) = line.strip_prefix("<!-- rejected: ") {
+                key = marker.strip_suffix(" -->").map(str::to_owned);
+            } else if !line.starts_with('|') {
+                key = None;
+            }
+            let document = line.strip_prefix("| `").and_then(|rest| rest.split_once("` | `"));
+            if let (Some(key), Some((document, _))) = (&key, document) {
+                rejected.push((key.clone(), document.replace("\\|", "|")));
+            }
+        }
+    }
+    rejected
 }
 
 /// The documents of all pages, by key.

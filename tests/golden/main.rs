@@ -8,10 +8,12 @@
 mod support;
 
 mod bootstrap;
+mod coverage;
 mod documented;
 mod edges;
 mod envoy_accepts;
 mod envoy_grammars;
+mod field_tables;
 mod inputs;
 mod outputs;
 mod parity;

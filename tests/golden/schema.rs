@@ -79,12 +79,14 @@ impl Validators {
     }
 }
 
-fn schema_of(kind: Kind) -> Value {
+/// The schema of a kind.
+pub(crate) fn schema_of(kind: Kind) -> Value {
     let path = kind.as_str();
     schema::find(path).expect("a kind").json_schema(path)
 }
 
-fn key_of(key: &str) -> DocumentKey {
+/// The key of a document.
+pub(crate) fn key_of(key: &str) -> DocumentKey {
     let (word, name) = key.split_once('/').unwrap_or((key, ""));
     DocumentKey::new(Kind::from_word(word).expect("a kind"), name)
 }

@@ -39,7 +39,7 @@ const SOURCE: &[Field] = &[
     Field::new(
         "registry",
         Shape::Object(&REGISTRY_FIELDS),
-        "The instances that a service has in a [registry](registries.md). See [Registry](clusters.md#registry)",
+        "The instances that a service has in a [registry](registries.md)",
     ),
 ];
 /// The fields that `defaults.cluster` may give.

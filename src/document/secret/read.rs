@@ -12,7 +12,7 @@ use crate::document::decode::{Cursor, Field, Fields, Object};
 use crate::document::field::{self, TEXT};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::sentence::{one_of, quote};
-use crate::document::{Rejection, groups, name, schema, text};
+use crate::document::{Rejection, groups, name, text};
 
 /// A secret, as a shape.
 pub(in crate::document) const SHAPE: field::Shape =
@@ -143,7 +143,7 @@ pub(in crate::document) fn read(
     let sealed = values::text(&field, "a sealed text, \"v1.KEYID.BASE64\"")?;
     let opened = vault.open(key, sealed).map_err(|reason| field.reject(reason))?;
     let mut value = text::confidential(&opened)?;
-    schema::take_off(&mut value)?;
+    text::take_off_schema(&mut value)?;
     let (secret, warnings) = read_open(key, &Cursor::root(&value, root.limits()), vault)?;
     let sealed_with = key_id(sealed).ok().map(Arc::from);
     Ok((Secret { sealed_with, ..secret }, warnings))
