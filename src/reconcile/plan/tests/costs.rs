@@ -695,3 +695,29 @@ fn good_texts_that_are_found_in_the_history() {
         cost_of_plan(&mut stage, inputs)
     });
 }
+
+#[test]
+fn a_changed_policy_of_a_listener_costs_the_same_with_many_routes() {
+    let policy = |mark: &str| format!(r#"{{"headers": {{"response": {{"set": {{"x-mark": "{mark}"}}}}}}}}"#);
+    let cost = |n: usize| {
+        let mut documents = each(n, |i| route(i, i, "x"));
+        let guarded = r#"{"address": "0.0.0.0:80", "policies": ["p"]}"#;
+        documents.extend([
+            ("listeners/edge".to_owned(), guarded.to_owned()),
+            ("clusters/x".to_owned(), "{}".to_owned()),
+            ("policies/p".to_owned(), policy("one")),
+        ]);
+        let mut stage = at_rest(documents);
+        let put = stage.put_input("policies/p", &policy("two"));
+        cost_of_plan(&mut stage, vec![put])
+    };
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let (few, many) = (cost(SMALL), cost(25 * SMALL));
+        if many < 3 * few || many < UNMEASURED {
+            return;
+        }
+        seen.push(format!("{few:?} and {many:?}"));
+    }
+    panic!("with {SMALL} and {} routes: {}", 25 * SMALL, seen.join(", "));
+}
