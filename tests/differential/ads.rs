@@ -25,10 +25,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::support::envoy::Envoy;
-
-/// Until Envoy has answered.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Until Envoy has answered. Envoy takes no clusters while one of them waits, for example for a health check.
+const LIMIT: Duration = Duration::from_secs(10);
 
 type Outbox = mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>;
 
@@ -45,6 +43,8 @@ struct State {
     verdicts: BTreeMap<String, Option<String>>,
     /// Whether the stream has ended: Envoy is gone.
     ended: bool,
+    /// Whether a response had no answer within the limit.
+    stuck: bool,
 }
 
 struct Shared {
@@ -106,21 +106,29 @@ impl Ads {
         nonce
     }
 
-    /// Envoy's error for a response; `None`: an ACK.
-    ///
-    /// # Panics
-    /// If Envoy does not answer: with its log.
-    pub(crate) async fn verdict(&self, nonce: &str, envoy: &Envoy) -> Option<String> {
-        let ended = |state: &State| state.ended.then(|| Some("Envoy has ended".to_owned()));
+    /// Envoy's error for a response; `None`: an ACK, or no answer within the limit ([`Ads::is_stuck`]).
+    pub(crate) async fn verdict(&self, nonce: &str) -> Option<String> {
+        let ended = |state: &State| {
+            let reason = state.ended.then(|| Some("Envoy has ended".to_owned()));
+            reason.or_else(|| state.stuck.then_some(None))
+        };
         let verdict = self
             .until(|state| state.verdicts.get(nonce).cloned().or_else(|| ended(state)))
             .await;
-        verdict.unwrap_or_else(|| panic!("Envoy does not answer {nonce}: {}", envoy.log()))
+        verdict.unwrap_or_else(|| {
+            self.shared.state.lock().stuck = true;
+            None
+        })
     }
 
     /// Whether Envoy is gone.
     pub(crate) fn has_ended(&self) -> bool {
         self.shared.state.lock().ended
+    }
+
+    /// Whether Envoy left a response without an answer.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared.state.lock().stuck
     }
 
     async fn until<T>(&self, found: impl Fn(&State) -> Option<T>) -> Option<T> {

@@ -39,7 +39,7 @@ struct Field {
     /// Values of further fields.
     #[serde(default)]
     with: BTreeMap<String, Value>,
-    /// `$redirect`, `$respond`: only on such a route.
+    /// Only where the base has this field.
     only: Option<String>,
 }
 
@@ -90,7 +90,12 @@ pub(crate) fn forgotten(table: &[Kind]) -> Vec<String> {
                 false => {}
             }
             let cell = line.trim_start_matches('|').split('|').next().unwrap_or_default();
-            let names = cell.split('`').skip(1).step_by(2).flat_map(|name| name.split('.'));
+            let names = cell
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .flat_map(|name| name.split('.'))
+                .map(|name| name.trim_end_matches("[]"));
             if in_table {
                 let is_missing =
                     |name: &&str| !rows.contains(name) && !CONDITIONS.contains(name) && !NOT_SENT.contains(name);
@@ -105,8 +110,8 @@ pub(crate) fn forgotten(table: &[Kind]) -> Vec<String> {
 /// Words of a condition, which stand in the values of the table.
 const CONDITIONS: [&str; 6] = ["prefix", "suffix", "contains", "regex", "present", "not"];
 
-/// The tests of a route, which no resource has.
-const NOT_SENT: [&str; 5] = ["tests", "request", "listener", "expect", "route"];
+/// The tests of a route, which no resource has, and contents of secrets that lie elsewhere.
+const NOT_SENT: [&str; 7] = ["tests", "request", "listener", "expect", "route", "files", "encrypted"];
 
 /// The documents of set `number`; `near`: one value is just beyond an edge.
 pub(crate) fn documents(table: &[Kind], number: usize, near: bool, dice: &mut Dice) -> Documents {
@@ -157,11 +162,7 @@ fn document(kind: &Kind, near: bool, dice: &mut Dice) -> (Value, BTreeSet<String
 impl Field {
     fn fits(&self, base: &Value) -> bool {
         let (redirect, respond) = (has(base, "to/redirect"), has(base, "to/respond"));
-        let only = match self.only.as_deref() {
-            Some("$redirect") => redirect,
-            Some("$respond") => respond,
-            _ => true,
-        };
+        let only = self.only.as_ref().is_none_or(|path| has(base, path));
         only && !(self.unless.iter().any(|word| word == "$terminal") && (redirect || respond))
     }
 

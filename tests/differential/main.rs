@@ -162,13 +162,20 @@ async fn envoy_accepts_what_the_server_accepts() {
         for (_, nonces) in &pending {
             verdicts.push(proxy.refusal(nonces).await);
         }
-        if proxy.has_ended() {
-            // One of the sets ends Envoy: they are pushed again, one after the other.
+        if proxy.has_ended() || proxy.is_stuck() {
+            // At one of the sets Envoy ends, or waits: they are pushed again, one after the other.
             proxy = Proxy::start().await;
             verdicts.clear();
             for (set, _) in &pending {
                 let nonces = proxy.push(set);
-                verdicts.push(proxy.refusal(&nonces).await);
+                let mut verdict = proxy.refusal(&nonces).await;
+                if proxy.is_stuck() {
+                    // A cluster of the set before waits.
+                    proxy = Proxy::start().await;
+                    let nonces = proxy.push(set);
+                    verdict = proxy.refusal(&nonces).await;
+                }
+                verdicts.push(verdict);
                 if proxy.has_ended() {
                     println!("Envoy ends at set {} ({})", set.number, set.change());
                     proxy = Proxy::start().await;

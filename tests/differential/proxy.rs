@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chancery::resource::ResourceType;
-use envoy_types::pb::envoy::config::core::v3::{Address, address, socket_address};
+use envoy_types::pb::envoy::config::core::v3::{Address, TypedExtensionConfig, address, socket_address};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
@@ -13,7 +13,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::ads::{Ads, Named};
-use super::set::Set;
+use super::set::{Set, extensions};
 use crate::support::envoy::Envoy;
 
 /// The resource of every type that the bootstrap subscribes to by name.
@@ -32,7 +32,7 @@ const OF_THE_HOST: [&str; 6] = [
 
 /// The Envoy, and the server that it is connected to.
 pub(crate) struct Proxy {
-    envoy: Envoy,
+    _envoy: Envoy,
     ads: Ads,
     /// Names that Envoy has of the types that it takes whole.
     present: BTreeMap<ResourceType, BTreeSet<String>>,
@@ -63,12 +63,14 @@ impl Proxy {
             let encoded = resources.map(|(name, json)| (name.to_owned(), encoded(resource_type, &json)));
             (resource_type.type_url(), encoded.collect())
         });
-        let (ads, address) = Ads::start(first.collect()).await;
+        let mut first: BTreeMap<_, _> = first.collect();
+        first.insert(ResourceType::ExtensionConfig.type_url(), extensions());
+        let (ads, address) = Ads::start(first).await;
         let envoy = Envoy::start_with(&bootstrap(address.port()).to_string(), "differential").await;
         ads.subscribed().await;
         envoy.ready().await;
         Self {
-            envoy,
+            _envoy: envoy,
             ads,
             present: BTreeMap::new(),
         }
@@ -77,6 +79,11 @@ impl Proxy {
     /// Whether Envoy has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ads.has_ended()
+    }
+
+    /// Whether Envoy waits and takes no further set.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.ads.is_stuck()
     }
 
     /// Send the resources of a set. Out: the nonces of the responses.
@@ -111,7 +118,7 @@ impl Proxy {
         for ((resource_type, name), bytes) in &set.resources {
             if matches!(
                 resource_type,
-                ResourceType::Route | ResourceType::Secret | ResourceType::Runtime
+                ResourceType::Route | ResourceType::Secret | ResourceType::Runtime | ResourceType::ExtensionConfig
             ) && let Some(one) = named(*resource_type, name, bytes)
             {
                 nonces.push(self.ads.send(resource_type.type_url(), vec![one], Vec::new()));
@@ -124,7 +131,7 @@ impl Proxy {
     pub(crate) async fn refusal(&self, nonces: &[String]) -> Option<String> {
         let mut refusal = None;
         for nonce in nonces {
-            let verdict = self.ads.verdict(nonce, &self.envoy).await;
+            let verdict = self.ads.verdict(nonce).await;
             let verdict = verdict.filter(|words| !OF_THE_HOST.iter().any(|part| words.contains(part)));
             refusal = refusal.or(verdict);
         }
@@ -219,10 +226,18 @@ fn bootstrap(port: u16) -> Value {
             "validation_context_sds_secret_config": { "name": PROBE, "sds_config": ads },
         },
     });
+    let discovered = extensions().into_iter().map(|(name, bytes)| {
+        let config = TypedExtensionConfig::decode(bytes.as_slice()).expect("an extension");
+        let type_url = config.typed_config.expect("its filter").type_url;
+        json!({ "name": name, "config_discovery": { "config_source": ads, "type_urls": [type_url] } })
+    });
+    let router = json!({ "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" });
+    let mut filters: Vec<Value> = discovered.collect();
+    filters.push(json!({ "name": "router", "typed_config": router }));
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "p", "rds": { "route_config_name": PROBE, "config_source": ads },
-        "http_filters": [{ "name": "router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+        "http_filters": filters,
     });
     json!({
         "node": { "cluster": "differential" },

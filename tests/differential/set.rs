@@ -153,6 +153,15 @@ fn changed(resource_type: ResourceType, name: &str, before: &[u8], dice: &mut Di
     (bytes != before).then_some((bytes, change))
 }
 
+/// The filters that a world without documents sends by ECDS.
+pub(crate) fn extensions() -> Vec<(String, Vec<u8>)> {
+    let all = resources(&with(&nothing(), &[], 1).expect("no document is at fault"));
+    let of_type = |((resource_type, name), bytes): ((ResourceType, String), Vec<u8>)| {
+        (resource_type == ResourceType::ExtensionConfig).then_some((name, bytes))
+    };
+    all.into_iter().filter_map(of_type).collect()
+}
+
 /// A world without documents.
 fn nothing() -> Compiled {
     Compiled::new(Options {

@@ -35,6 +35,7 @@ mod faults;
 mod latency;
 mod listeners;
 mod load;
+mod many_changes;
 mod policies;
 mod policy_services;
 mod recipes;
