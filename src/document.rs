@@ -295,7 +295,7 @@ pub fn parse_with(
         check_key(key)?;
     }
     if key.kind == Kind::Services {
-        let registration = endpoint::read_registration(value, limits)?;
+        let registration = registry::values::read_registration(value, limits)?;
         return Ok(Parsed::new(Document::Endpoint(registration), Vec::new()));
     }
     if key.kind == Kind::Secrets {

@@ -9,12 +9,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::Rejection;
 use super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::field::{AMOUNT, PORT, words};
 use super::host::{Host, parse_address};
-use super::registry::values;
-use super::sentence::quote;
-use super::{Limits, Rejection, text};
 
 /// `endpoints` of a cluster, as a shape.
 pub(super) const SHAPE: Shape = Shape::entries(&Shape::Object(&ENDPOINT_FIELDS), usize::MAX);
@@ -25,7 +23,7 @@ pub(super) const REGISTRATION: Shape = Shape::AnyOf(&[
     Shape::Object(&DUBBO_FIELDS),
     Shape::Text("`IP:port`", Some(":[0-9]+$")),
 ]);
-const ENDPOINT_FIELDS: Fields = Fields::of(&[
+pub(super) const ENDPOINT_FIELDS: Fields = Fields::of(&[
     Field::new(
         "address",
         Shape::Text("`host:port`", Some(":[0-9]+$")),
@@ -199,42 +197,8 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Vec<Endpoint>, Rejection>
     Ok(endpoints)
 }
 
-/// The value of a registry key.
-pub(super) fn read_registration(bytes: &[u8], limits: &Limits) -> Result<Registration, Rejection> {
-    let plain = text::utf8(bytes)?.trim();
-    if !plain.is_empty()
-        && plain.len() <= 300
-        && !plain.contains(|letter: char| letter.is_whitespace() || letter == '{')
-    {
-        return match at_ip(plain) {
-            Ok(endpoint) => Ok(Registration::of(endpoint)),
-            Err(what) => Err(Rejection::new("", format!("found {}, expected {what}", quote(plain)))),
-        };
-    }
-
-    let mut value = text::value(bytes)?;
-    text::take_off_schema(&mut value)?;
-    let root = Cursor::root(&value, limits);
-    if root.get("Addr").is_some() {
-        return read_naming(&root);
-    }
-    if !value.is_object() {
-        return Err(root.expected("host:port or an object with \"address\""));
-    }
-    let has = |names: [&str; 2]| names.into_iter().any(|name| root.get(name).is_some());
-    if has(["Host", "host"]) && has(["Port", "port"]) && root.get("address").is_none() {
-        return values::dubbo_application(&root).map(Registration::of);
-    }
-    let object = root.object(&ENDPOINT_FIELDS)?;
-    let endpoint = read_common(&object)?;
-    let field = object.require("address", AN_ADDRESS)?;
-    only_ip(endpoint)
-        .map(Registration::of)
-        .map_err(|what| field.expected(what))
-}
-
 /// The form that etcd's own naming package writes; its `Op` is always 0 in a stored value.
-fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
+pub(super) fn read_naming(root: &Cursor<'_>) -> Result<Registration, Rejection> {
     let object = root.object(&NAMING_FIELDS)?;
     if let Some(field) = object.get("Op").filter(|field| field.value().as_u64() != Some(0)) {
         return Err(field.expected("0, the operation that adds an address"));
@@ -296,7 +260,7 @@ fn read_metadata(cursor: &Cursor<'_>) -> Result<BTreeMap<String, Value>, Rejecti
         .collect())
 }
 
-fn only_ip(endpoint: Endpoint) -> Result<Endpoint, &'static str> {
+pub(super) fn only_ip(endpoint: Endpoint) -> Result<Endpoint, &'static str> {
     match &endpoint.host {
         Host::Ip(ip) if ip.is_unspecified() => Err("an address that a proxy can reach"),
         Host::Ip(_) => Ok(endpoint),

@@ -25,9 +25,46 @@ const KITEX_WEIGHT: u32 = 10;
 /// The weight of a `SkyDNS` record that gives none.
 const SKYDNS_WEIGHT: u32 = 100;
 
+/// The value of a key below `/services/`.
+pub(in crate::document) fn read_registration(
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<endpoint::Registration, Rejection> {
+    let plain = text::utf8(bytes)?.trim();
+    if !plain.is_empty()
+        && plain.len() <= 300
+        && !plain.contains(|letter: char| letter.is_whitespace() || letter == '{')
+    {
+        return match endpoint::at_ip(plain) {
+            Ok(at) => Ok(endpoint::Registration::of(at)),
+            Err(what) => Err(Rejection::new("", format!("found {}, expected {what}", quote(plain)))),
+        };
+    }
+
+    let mut value = text::value(bytes)?;
+    text::take_off_schema(&mut value)?;
+    let root = Cursor::root(&value, limits);
+    if root.get("Addr").is_some() {
+        return endpoint::read_naming(&root);
+    }
+    if !value.is_object() {
+        return Err(root.expected("host:port or an object with \"address\""));
+    }
+    let has = |names: [&str; 2]| names.into_iter().any(|name| root.get(name).is_some());
+    if has(["Host", "host"]) && has(["Port", "port"]) && root.get("address").is_none() {
+        return dubbo_application(&root).map(endpoint::Registration::of);
+    }
+    let object = root.object(&endpoint::ENDPOINT_FIELDS)?;
+    let read = endpoint::read_common(&object)?;
+    let field = object.require("address", endpoint::AN_ADDRESS)?;
+    endpoint::only_ip(read)
+        .map(endpoint::Registration::of)
+        .map_err(|what| field.expected(what))
+}
+
 /// `host:port` or an object, as below `/services/`.
 pub(super) fn native(value: &[u8]) -> Result<Vec<Offer>, Rejection> {
-    let registration = endpoint::read_registration(value, &LIMITS)?;
+    let registration = read_registration(value, &LIMITS)?;
     Ok(vec![registration.first])
 }
 
