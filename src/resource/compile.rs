@@ -113,6 +113,9 @@ pub struct Edit {
     pub key: DocumentKey,
     /// `None`: the document is not accepted, or was deleted.
     pub accepted: Option<Accepted>,
+    /// Whether there is a document, accepted or not: beside a listeners document that is not accepted, there is no default
+    /// listener, which would serve every route without the listener's TLS and policies.
+    pub exists: bool,
     /// Whether the document is at fault if its own tests fail. A text that serves in place of another is not, nor one that
     /// a list shows: its tests may fail through documents that were changed later.
     pub is_judged: bool,
@@ -683,6 +686,11 @@ impl Stage {
             self.context = Arc::new(context);
         }
 
+        for edit in edits.iter().filter(|edit| edit.key.kind == Kind::Listeners) {
+            let is_unaccepted = edit.exists && edit.accepted.is_none();
+            self.inventory
+                .set_unaccepted(&edit.key, is_unaccepted, &mut self.examined);
+        }
         let edits = self.without_unchanged(edits, &fresh);
         for edit in &edits {
             match edit.is_judged && edit.accepted.is_some() {
@@ -775,6 +783,7 @@ impl Stage {
             .map(|(key, compiled)| Edit {
                 key: key.clone(),
                 accepted: Some(compiled.accepted.clone()),
+                exists: true,
                 is_judged: false,
             })
             .collect()

@@ -187,6 +187,7 @@ fn with(compiled: &Compiled, documents: &[(String, Value)], first: i64) -> Resul
         edits.push(Edit {
             key,
             accepted: Some(accepted),
+            exists: true,
             is_judged: true,
         });
     }

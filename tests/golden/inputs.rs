@@ -95,6 +95,7 @@ pub(crate) fn edit(key: &str, text: &str, revision: i64) -> Result<Edit, Rejecti
     Ok(Edit {
         key,
         accepted: Some(accepted),
+        exists: true,
         is_judged: true,
     })
 }

@@ -47,6 +47,7 @@ fn changes(name: &str) -> Vec<Edit> {
         Edit {
             key: DocumentKey::new(Kind::from_word(word).expect("a kind"), name),
             accepted: None,
+            exists: false,
             is_judged: true,
         }
     });

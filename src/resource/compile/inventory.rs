@@ -60,6 +60,8 @@ pub(super) struct Inventory {
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
     /// Clusters documents by the source of a registry that they name.
     sourced: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// Listeners documents that are not accepted.
+    unaccepted: OrdSet<DocumentKey>,
 }
 
 impl Inventory {
@@ -111,6 +113,21 @@ impl Inventory {
         if let Some(resource) = conflicts::resource_of(key) {
             self.set_claims(&resource, examined);
         }
+        self.after_listeners(had_listeners, examined);
+    }
+
+    /// Note whether there is a listeners document that is not accepted.
+    pub(super) fn set_unaccepted(&mut self, key: &DocumentKey, is_unaccepted: bool, examined: &mut Examined) {
+        let had_listeners = self.has_listeners();
+        match is_unaccepted {
+            true => self.unaccepted.insert(key.clone()),
+            false => self.unaccepted.remove(key),
+        };
+        self.after_listeners(had_listeners, examined);
+    }
+
+    /// The default listener comes or goes with its claims.
+    fn after_listeners(&mut self, had_listeners: bool, examined: &mut Examined) {
         if had_listeners != self.has_listeners() {
             self.set_claims(&(ResourceType::Listener, listener::DEFAULT_NAME.into()), examined);
         }
@@ -294,9 +311,9 @@ impl Inventory {
             })
     }
 
-    /// Whether any document describes a listener. While none does, there is the default listener.
+    /// Whether there is any listeners document, accepted or not. While there is none, there is the default listener.
     pub(super) fn has_listeners(&self) -> bool {
-        self.of_kind(Kind::Listeners).next().is_some()
+        !self.unaccepted.is_empty() || self.of_kind(Kind::Listeners).next().is_some()
     }
 
     /// A listener of any group; `Some(None)` is the default listener.
@@ -323,11 +340,10 @@ impl Inventory {
 
     /// The listeners of a group by name; `None` is the default listener, which exists while no document describes one.
     pub(super) fn listeners(&self, group: &str) -> BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>> {
-        let mut documents = self.of_kind(Kind::Listeners).peekable();
-        if documents.peek().is_none() {
+        if !self.has_listeners() {
             return BTreeMap::from([(listener::DEFAULT_NAME.into(), None)]);
         }
-        documents
+        self.of_kind(Kind::Listeners)
             .filter(|(_, compiled)| compiled.document().is_for(group))
             .map(|(key, compiled)| (Arc::clone(&key.name), Some(compiled)))
             .collect()

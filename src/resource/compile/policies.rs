@@ -3,7 +3,7 @@
 //! Four levels have lists: `defaults`, the listener, the cluster, the route. For each kind the nearest level wins as a
 //! whole, unless a level further out has a final policy. The first two levels hold for everything on a listener
 //! ([`OnListener`]) and stand once, on its RouteConfiguration. Entries of routes that differ are changed
-//! ([`OnListener::entries`]).
+//! ([`entries`]).
 //!
 //! A name without a document fails closed (`references`): the document with the name is at fault, so its last good text
 //! serves.
@@ -797,7 +797,17 @@ fn need_fault(
 ) -> Option<Fault> {
     let inventory = input.after;
     let document = compiled.document();
-    for name in listeners.tables.keys().filter(|name| !inventory.is_api(name)) {
+    let names: Vec<&Arc<str>> = match document {
+        Document::Route(_) | Document::Defaults(_) => listeners.tables.keys().collect(),
+        Document::Listener(_) => listeners
+            .tables
+            .contains_key(&key.name)
+            .then_some(&key.name)
+            .into_iter()
+            .collect(),
+        _ => return None,
+    };
+    for name in names.into_iter().filter(|name| !inventory.is_api(name)) {
         let on = listeners.policies.get(name);
         let outer: [&[Applied]; 2] = on.map(|on| on.levels()).unwrap_or_default();
         let verifies = verifies_clients(inventory, name);
@@ -814,9 +824,8 @@ fn need_fault(
                     .iter()
                     .find_map(|cluster| unmet(&[outer[0], outer[1], cluster, &own], rule.matches.grpc))
             }),
-            Document::Listener(_) if key.name == *name => unmet(&outer, false),
-            Document::Defaults(_) => unmet(&outer, false),
-            _ => None,
+            Document::Route(_) => None,
+            _ => unmet(&outer, false),
         };
         if fault.is_some() {
             return fault;

@@ -108,6 +108,7 @@ impl Choices {
     fn edit(&self, key: &DocumentKey) -> Edit {
         let choice = self.by_key.get(key);
         Edit {
+            exists: choice.is_some_and(|choice| choice.latest.is_some()),
             is_judged: choice.is_some_and(Choice::is_own_change),
             ..edit_of(key, choice.and_then(Choice::serving))
         }
@@ -494,6 +495,7 @@ fn edit_of(key: &DocumentKey, serving: Option<&Good>) -> Edit {
     });
     Edit {
         key: key.clone(),
+        exists: accepted.is_some(),
         accepted,
         is_judged: false,
     }

@@ -23,6 +23,27 @@ fn an_empty_world_has_the_default_group_and_its_listener() {
 }
 
 #[test]
+fn beside_a_listeners_document_that_is_rejected_there_is_no_default_listener() {
+    let served = |stage: &Stage| {
+        stage
+            .resources()
+            .keys()
+            .any(|key| key.starts_with("default listeners "))
+    };
+    let mut stage = world_of(&[("routes/a", GOOD)]);
+    assert!(served(&stage));
+    stage.put("listeners/edge", r#"{"address": "edge:80"}"#);
+    assert!(!served(&stage));
+    stage.put("listeners/edge", r#"{"address": "127.0.0.1:80"}"#);
+    assert!(served(&stage));
+    stage.put("listeners/second", r#"{"address": "edge:80"}"#);
+    stage.delete("listeners/edge");
+    assert!(!served(&stage), "{:?}", stage.resources());
+    stage.delete("listeners/second");
+    assert!(served(&stage));
+}
+
+#[test]
 fn a_good_document_serves() {
     let mut stage = world_of(&[]);
     let plan = stage.put("routes/a", GOOD);

@@ -106,10 +106,12 @@ proptest! {
         stage.plan(vec![Input::Release(None)]);
         let mut fresh = Stage::empty();
         let texts = stage.world.documents().filter_map(|status| {
-            let text = status.serving.as_ref()?;
+            // A listener that is rejected keeps the default listener away.
+            let is_kept_away = status.key.kind == Kind::Listeners && status.serving.is_none();
+            let text = status.serving.as_ref().or_else(|| status.latest.as_ref().filter(|_| is_kept_away))?;
             Some(Entry {
                 key: status.full_key.to_string().into(),
-                value: text.value.clone(),
+                value: if is_kept_away { "{}".into() } else { text.value.clone() },
                 create_revision: text.create_revision,
                 mod_revision: text.mod_revision,
                 leased: false,

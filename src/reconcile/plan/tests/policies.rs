@@ -328,7 +328,7 @@ fn surprising_policies_have_warnings() {
     };
     let mut found = warnings(&stage);
     found.sort();
-    assert_eq!(found, ["ip_access", "policies[2]", "websocket"]);
+    assert_eq!(found, ["ip_access", "policies[2].sticky", "websocket"]);
     stage.put(
         "listeners/edge",
         r#"{"address": "0.0.0.0:80", "http": {"client_ip": {"trusted_hops": 1}}}"#,
