@@ -11,7 +11,7 @@ use super::inputs::{compiled, documents, edit, names};
 use super::outputs::resources;
 
 /// New documents of each kind beside those that change listeners by their meaning.
-const NEW: [(&str, &str); 8] = [
+const NEW: [(&str, &str); 9] = [
     (
         "routes/zz",
         r#"{ "match": "/zz/*", "to": "http://10.9.9.9:80", "priority": 7 }"#,
@@ -23,6 +23,7 @@ const NEW: [(&str, &str); 8] = [
     ("clusters/zz", r#"{ "endpoints": [{ "address": "10.9.9.9:80" }] }"#),
     ("services/zz/1", "10.9.9.9:80"),
     ("secrets/zz", r#"{ "generic": "not secret" }"#),
+    ("registries/zz", r#"{ "prefix": "/zz/", "format": "kratos" }"#),
     ("runtime/zz", r#"{ "values": { "zz": 1 } }"#),
     ("policies/zz", r#"{ "ip_access": { "deny": ["10.9.9.9"] } }"#),
     (
@@ -82,6 +83,7 @@ fn no_document_of_another_kind_changes_a_listener() {
         Kind::Routes,
         Kind::Clusters,
         Kind::Services,
+        Kind::Registries,
         Kind::Secrets,
         Kind::Policies,
         Kind::Runtime,
