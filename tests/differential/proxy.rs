@@ -21,11 +21,13 @@ const PROBE: &str = "probe";
 /// The same for a certificate.
 const CERTIFICATE: &str = "probe-certificate";
 /// Envoy's host, and not the resource, is the reason of these errors.
-const OF_THE_HOST: [&str; 6] = [
+const OF_THE_HOST: [&str; 8] = [
     "cannot bind",
     "Address already in use",
     "errno",
     "open netns file",
+    "failed to set netns",
+    "Environment variable doesn't exist",
     "InternalListener bootstrap extension is mandatory",
     "must refer to an existing path in the system",
 ];
@@ -132,11 +134,17 @@ impl Proxy {
         let mut refusal = None;
         for nonce in nonces {
             let verdict = self.ads.verdict(nonce).await;
-            let verdict = verdict.filter(|words| !OF_THE_HOST.iter().any(|part| words.contains(part)));
+            let verdict = verdict.filter(|words| !is_of_the_host(words));
             refusal = refusal.or(verdict);
         }
         refusal
     }
+}
+
+/// Whether a file, a port or a right that the host lacks is the reason.
+fn is_of_the_host(words: &str) -> bool {
+    let is_missing_file = words.starts_with("file ") && words.ends_with(" does not exist");
+    is_missing_file || OF_THE_HOST.iter().any(|part| words.contains(part))
 }
 
 /// A resource under the name that Envoy subscribes to; `None`: Envoy does not take the resource.

@@ -347,9 +347,8 @@ fn versions(cluster: &Cluster, at: &Place) -> Result<(), Rejection> {
     }
 
     let grpc = |check: &HealthCheck| matches!(check.health_checker, Some(HealthChecker::GrpcHealthCheck(_)));
-    let may_be_http2 = http2 || !cluster.typed_extension_protocol_options.is_empty();
     match cluster.health_checks.iter().position(grpc) {
-        Some(index) if !may_be_http2 => {
+        Some(index) if !protocols::may_speak_http2(cluster) => {
             let reason = "found on a cluster that speaks HTTP/1.1, expected HttpProtocolOptions with HTTP/2";
             Err(at
                 .field("health_checks")

@@ -65,7 +65,7 @@ const MAX_KEEPALIVE_S: u32 = 32_767;
 /// Most probes of TCP keepalive on Linux.
 const MAX_KEEPALIVE_PROBES: u32 = 127;
 
-/// NL-01, NL-02, NL-05, NL-16 to NL-19 and the chains.
+/// NL-01, NL-02, NL-05, NL-16 to NL-19, NL-34 to NL-37 and the chains.
 pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection> {
     let internal = matches!(
         listener.listener_specifier,
@@ -107,6 +107,18 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
 
     if listener.enable_mptcp {
         mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
+    }
+    let is_pipe = listener
+        .address
+        .as_ref()
+        .is_some_and(|address| matches!(address.address, Some(Address::Pipe(_))));
+    let options = [("transparent", &listener.transparent), ("freebind", &listener.freebind)];
+    if let Some((name, _)) = options
+        .into_iter()
+        .find(|(_, option)| is_pipe && option.as_ref().is_some_and(|option| option.value))
+    {
+        let reason = "found on a pipe, which has no such option, expected an IP address";
+        return Err(at.field(name).reject(reason.to_owned()));
     }
     if let Some(probes) = &listener.tcp_keepalive {
         keepalive(probes, &at.field("tcp_keepalive"))?;

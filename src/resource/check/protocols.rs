@@ -56,12 +56,7 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         at,
     )?;
 
-    let written = cluster
-        .typed_extension_protocol_options
-        .iter()
-        .find(|(_, config)| type_of(config) == OPTIONS);
-    let Some((key, config)) = written else { return Ok(()) };
-    let Ok(options) = HttpProtocolOptions::decode(config.value.as_slice()) else {
+    let Some((key, options)) = http_options(cluster) else {
         return Ok(());
     };
     let common = options.common_http_protocol_options.as_ref();
@@ -92,6 +87,29 @@ pub(super) fn of_cluster(cluster: &Cluster, at: &Place) -> Result<(), Rejection>
         quic(cluster, at)?;
     }
     filters(&options, &at_options.field("http_filters"))
+}
+
+/// `HttpProtocolOptions` of a cluster, with their key.
+fn http_options(cluster: &Cluster) -> Option<(&String, HttpProtocolOptions)> {
+    let mut written = cluster.typed_extension_protocol_options.iter();
+    let (key, config) = written.find(|(_, config)| type_of(config) == OPTIONS)?;
+    Some((key, HttpProtocolOptions::decode(config.value.as_slice()).ok()?))
+}
+
+/// NC-41: whether a cluster may speak HTTP/2 to its endpoints.
+pub(super) fn may_speak_http2(cluster: &Cluster) -> bool {
+    let Some((_, options)) = http_options(cluster) else {
+        return cluster.http2_protocol_options.is_some();
+    };
+    match &options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => true,
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(all)) => all.http2_protocol_options.is_some(),
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(one)) => matches!(
+            one.protocol_config,
+            Some(explicit_http_config::ProtocolConfig::Http2ProtocolOptions(_))
+        ),
+        None => false,
+    }
 }
 
 fn speaks_http3(options: &HttpProtocolOptions) -> bool {
