@@ -136,7 +136,7 @@ fn document(kind: &Kind, near: bool, dice: &mut Dice) -> (Value, BTreeSet<String
     let base = dice.one(&kind.bases);
     let fields: Vec<(&String, &Field)> = kind.fields.iter().filter(|(_, field)| field.fits(base)).collect();
     let wrong = near.then(|| dice.below(fields.len()));
-    let (mut document, mut used) = (base.clone(), BTreeSet::new());
+    let mut document = base.clone();
     for (index, (path, field)) in fields.iter().enumerate() {
         let is_wrong = wrong == Some(index) && !field.near.is_empty();
         let is_chosen = is_wrong || dice.below(fields.len()) < FIELDS;
@@ -148,15 +148,17 @@ fn document(kind: &Kind, near: bool, dice: &mut Dice) -> (Value, BTreeSet<String
         while let Some(needed) = next.filter(|needed| !has(&document, needed)) {
             let needed_field = &kind.fields[needed.as_str()];
             needed_field.put(needed, false, &mut document, dice);
-            used.insert(needed.clone());
             next = needed_field.needs.as_ref();
         }
         field.put(path, is_wrong, &mut document, dice);
-        used.insert((*path).clone());
     }
-    // A later field may replace an earlier one.
-    used.retain(|path| has(&document, path));
-    (document, used)
+    let present = kind
+        .fields
+        .keys()
+        .filter(|path| has(&document, path))
+        .cloned()
+        .collect();
+    (document, present)
 }
 
 impl Field {
