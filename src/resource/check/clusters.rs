@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::lb_subset_config::LbSubsetSelector;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType, LbConfig, LbPolicy,
@@ -251,6 +252,22 @@ fn balancing(cluster: &Cluster, discovery: Option<DiscoveryType>, at: &Place) ->
             .reject("found together with CLUSTER_PROVIDED, expected none".to_owned()));
     }
 
+    let common = cluster.common_lb_config.as_ref();
+    let is_weighted = common.is_some_and(|common| {
+        matches!(
+            common.locality_config_specifier,
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        )
+    });
+    let subsets = cluster.lb_subset_config.as_ref();
+    if subsets.is_some_and(|subsets| subsets.locality_weight_aware) && !is_weighted {
+        let reason = "found without locality_weighted_lb_config in common_lb_config, expected that";
+        return Err(at
+            .field("lb_subset_config")
+            .field("locality_weight_aware")
+            .reject(reason.to_owned()));
+    }
+
     match (policy, &cluster.lb_config) {
         (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(ring))) => ring_sizes(
             ring.minimum_ring_size,
@@ -423,7 +440,12 @@ pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Place) -> Res
 /// NC-27.
 pub(super) fn subset_selector(selector: &LbSubsetSelector, at: &Place) -> Result<(), Rejection> {
     if selector.fallback_policy != KEYS_SUBSET {
-        return Ok(());
+        return match selector.fallback_keys_subset.is_empty() {
+            true => Ok(()),
+            false => Err(at
+                .field("fallback_keys_subset")
+                .reject("found without \"fallback_policy\": \"KEYS_SUBSET\", expected that beside it".to_owned())),
+        };
     }
     let keys: BTreeSet<&String> = selector.keys.iter().collect();
     let fallback: BTreeSet<&String> = selector.fallback_keys_subset.iter().collect();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::{CidrRange, SocketAddress, TcpKeepalive, socket_address};
+use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener, filter, listener};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -60,12 +61,14 @@ const HTTP_NOT_TERMINAL: [&str; 16] = [
     "envoy.extensions.filters.http.rbac.v3.RBAC",
 ];
 
+/// The beginning of the types of listener filters for TCP.
+const TCP_FILTERS: &str = "envoy.extensions.filters.listener.";
 /// The longest time of TCP keepalive on Linux, in seconds.
 const MAX_KEEPALIVE_S: u32 = 32_767;
 /// Most probes of TCP keepalive on Linux.
 const MAX_KEEPALIVE_PROBES: u32 = 127;
 
-/// NL-01, NL-02, NL-05, NL-16 to NL-19, NL-34 to NL-37 and the chains.
+/// NL-01, NL-02, NL-05, NL-16 to NL-19, NL-34 to NL-38 and the chains.
 pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection> {
     let internal = matches!(
         listener.listener_specifier,
@@ -105,6 +108,9 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
             .reject("found filter chains on a UDP listener, expected none".to_owned()));
     }
 
+    if is_udp && !quic {
+        no_tcp_filters(listener, &at.field("listener_filters"))?;
+    }
     if listener.enable_mptcp {
         mptcp(listener, is_udp, &at.field("enable_mptcp"))?;
     }
@@ -128,6 +134,21 @@ pub(super) fn listener(listener: &Listener, at: &Place) -> Result<(), Rejection>
         return Err(at.field("fcds_config").reject(reason.to_owned()));
     }
     filter_chains(listener, quic, at)
+}
+
+/// NL-38.
+fn no_tcp_filters(listener: &Listener, at: &Place) -> Result<(), Rejection> {
+    for (index, filter) in listener.listener_filters.iter().enumerate() {
+        let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
+            continue;
+        };
+        let name = extensions::type_of(config);
+        if name.starts_with(TCP_FILTERS) {
+            let reason = format!("found {name} on a UDP listener, expected a filter of UDP");
+            return Err(at.index(index).field("typed_config").reject(reason));
+        }
+    }
+    Ok(())
 }
 
 /// NL-34.

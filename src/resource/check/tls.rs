@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::CompliancePolicy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, Secret, TlsCertificate, TlsParameters,
     TlsSessionTicketKeys, UpstreamTlsContext,
@@ -392,6 +393,12 @@ pub(super) fn parameters(parameters: &TlsParameters, at: &Place) -> Result<(), R
 
     if leaves_none(&parameters.cipher_suites.join(":")) {
         return Err(suites.reject("found a list that leaves no cipher, expected at least one".to_owned()));
+    }
+    for (index, policy) in parameters.compliance_policies.iter().enumerate() {
+        if CompliancePolicy::try_from(*policy).is_err() {
+            let at = at.field("compliance_policies").index(index);
+            return Err(at.reject(format!("found the number {policy}, expected a compliance policy")));
+        }
     }
     each_known_once(&parameters.ecdh_curves, "a curve", &CURVES, &at.field("ecdh_curves"))?;
     each_known_once(
