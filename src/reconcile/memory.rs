@@ -298,6 +298,17 @@ impl Memory {
         }
     }
 
+    /// Whether a write is made over the record that is known now. A later batch of its plan may have read another one, or
+    /// that it is gone; the store would refuse the write.
+    pub(super) fn is_over_latest(&self, write: &MemoryWrite) -> bool {
+        let known = match write.folder {
+            Folder::LastGood => self.last_good(&write.full_key),
+            Folder::Held => self.held(&write.full_key),
+            Folder::Quarantine => self.quarantine(&write.full_key),
+        };
+        known.map(|known| &known.etag) == write.replaces.as_ref()
+    }
+
     /// The record that a write will remove says nothing any more.
     pub(super) fn on_write(&mut self, write: &MemoryWrite) {
         if write.record.is_none()

@@ -339,6 +339,10 @@ impl Planned {
             ..
         } = self;
         let verdicts = verdicts::judge(before, &mut world, affected, moment.wall);
+        let memory = memory
+            .into_iter()
+            .filter(|write| world.memory.is_over_latest(write))
+            .collect();
         let deadlines = world.sources.values().filter_map(|source| source.deadline());
         Plan {
             verdicts,
