@@ -59,7 +59,7 @@ const NAMING_FIELDS: Fields = Fields::of(&[
         "If an object, as `metadata`; any other value is the metadata `metadata`",
     ),
 ]);
-/// What Dubbo's applications register, whose keys collide with those of `/services/`.
+/// The registration of a Dubbo application. Its keys collide with those of `/services/`.
 const DUBBO_FIELDS: Fields = Fields::of(&[
     Field::new("Host", Shape::Text("IP address", None), "Of a Dubbo application").required(),
     Field::new("Port", PORT, "Of a Dubbo application").required(),
@@ -115,7 +115,7 @@ impl Endpoint {
 /// The registration of an instance; always of IP literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// What the instance offers; of several offers the first, by which the instance is told from others.
+    /// The first offer of the instance, which tells the instance from others.
     pub first: Offer,
     /// What it offers besides.
     pub others: Vec<Offer>,

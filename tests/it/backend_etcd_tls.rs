@@ -18,7 +18,7 @@ use crate::support::etcd::Etcd;
 const LIMIT: Duration = Duration::from_secs(25);
 
 /// An etcd that accepts only clients of this authority, and its address. Its default address has no TLS.
-async fn start(authority: &Authority) -> (Etcd, String) {
+pub(crate) async fn start(authority: &Authority) -> (Etcd, String) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("https://127.0.0.1:{port}");
     let listen = format!("CLIENT_URL,{address}");

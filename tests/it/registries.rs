@@ -1,7 +1,6 @@
 //! Registries: what programs register in their own form becomes endpoints.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 
 use chancery::backend::ListReason;
 use chancery::backend::memory::Memory;
@@ -279,21 +278,7 @@ async fn another_etcd_that_is_away_keeps_its_last_instances_and_delays_no_docume
 #[tokio::test]
 async fn another_etcd_may_want_a_certificate_and_a_user() {
     let authority = Authority::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("https://127.0.0.1:{port}");
-    let listen = format!("CLIENT_URL,{address}");
-    let [certificate, key, ca] =
-        ["server.pem", "server.key", "ca.pem"].map(|name| authority.path(name).display().to_string());
-    let files = [
-        "--cert-file",
-        &certificate,
-        "--key-file",
-        &key,
-        "--trusted-ca-file",
-        &ca,
-        "--client-cert-auth",
-    ];
-    let etcd = Etcd::start_with(&[["--listen-client-urls", &listen].as_slice(), &files].concat()).await;
+    let (etcd, address) = crate::backend_etcd_tls::start(&authority).await;
     etcd.etcdctl(&["put", "/microservices/helloworld/8001", &instance(8001)]);
     etcd.add_user("gateway", "right", &["/microservices/"]);
     etcd.enable_auth("root-password");

@@ -1,4 +1,4 @@
-//! Parts that the kinds with a service share: its target, what happens without it, lists of headers.
+//! Parts that the kinds with a service share: the target of the service, the answer without it, lists of headers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -221,7 +221,7 @@ impl Vault {
         stored == written || opened(stored).is_some_and(|stored| opened(written).as_ref() == Some(&stored))
     }
 
-    /// What is to be said of a secret in the clear: a warning, or the reason of a rejection.
+    /// The warning about a secret in the clear, or the reason of its rejection.
     ///
     /// # Errors
     /// Plain secrets are rejected.

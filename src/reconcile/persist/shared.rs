@@ -231,7 +231,7 @@ impl Shared {
     /// Seal the text of each record that another than the first key seals. Gives their number.
     ///
     /// # Errors
-    /// A sentence why a record cannot be read or written. Those before it are written.
+    /// A sentence why a record cannot be read or written. The records before it are written.
     pub async fn rotate(&self) -> Result<usize, String> {
         let mut rotated = 0;
         for folder in Folder::ALL {
