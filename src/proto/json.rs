@@ -2,10 +2,12 @@
 //!
 //! Field names are those of the .proto files (`snake_case`, as in Envoy's own YAML), defaults are left out, an Any
 //! shows its message beside `@type`. An Any of a type that is not in the descriptors shows its bytes as base64 in
-//! `value`.
+//! `value`; an empty Any is `{}`.
 
 use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, field_descriptor_proto};
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions, Value};
@@ -173,7 +175,7 @@ fn name_unknown_type(any: &mut DynamicMessage) {
 fn stand_in(type_url: &str, bytes: &[u8]) -> Vec<u8> {
     let fields = [
         (UNKNOWN_TYPE.to_owned(), json!(type_url)),
-        ("value".to_owned(), json!(base64(bytes))),
+        ("value".to_owned(), json!(BASE64.encode(bytes))),
     ];
     fields
         .iter()
@@ -190,7 +192,10 @@ fn show_unknown_types(json: &mut Json) {
                 && fields.get("@type") == Some(&json!(STRUCT_URL))
                 && let Some(type_url) = inner.get(UNKNOWN_TYPE)
             {
-                *json = json!({ "@type": type_url, "value": inner["value"] });
+                *json = match type_url.as_str() {
+                    Some("") if inner["value"] == "" => json!({}),
+                    _ => json!({ "@type": type_url, "value": inner["value"] }),
+                };
             } else {
                 fields.values_mut().for_each(show_unknown_types);
             }
@@ -198,24 +203,6 @@ fn show_unknown_types(json: &mut Json) {
         Json::Array(values) => values.iter_mut().for_each(show_unknown_types),
         _ => {}
     }
-}
-
-/// As proto-JSON writes bytes: the standard alphabet, padded.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk
-            .iter()
-            .chain([0; 2].iter())
-            .take(3)
-            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
-        for position in 0..4 {
-            let digit = char::from(ALPHABET[bits >> (18 - 6 * position) & 63]);
-            text.push(if position <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -280,6 +267,12 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_any_is_an_empty_object() {
+        let json = to_json(&Cluster::type_url(), &cluster(Any::default()).encode_to_vec()).unwrap();
+        assert_eq!(json["transport_socket"]["typed_config"], json!({}));
+    }
+
+    #[test]
     fn an_unknown_type_or_other_bytes_are_errors() {
         assert!(matches!(
             to_json("type.googleapis.com/acme.Tls", &[]),
@@ -289,11 +282,5 @@ mod tests {
             to_json(&Cluster::type_url(), &[0xff]),
             Err(Error::Decode { .. })
         ));
-    }
-
-    #[test]
-    fn base64_is_padded() {
-        let texts = ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes()));
-        assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
     }
 }

@@ -93,22 +93,7 @@ fn put_routes_inside(listener: &mut Value, routes: &BTreeMap<String, Value>) {
             .unwrap_or_else(|| panic!("{name} has no RouteConfiguration"))
             .clone();
         without_type(&mut configuration);
-        without_empty_types(&mut configuration);
         fields.insert("route_config".to_owned(), configuration);
-    }
-}
-
-/// A configuration without a type is an empty object in JSON.
-fn without_empty_types(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            if fields.get("@type").is_some_and(|name| name == "") {
-                fields.clear();
-            }
-            fields.values_mut().for_each(without_empty_types);
-        }
-        Value::Array(values) => values.iter_mut().for_each(without_empty_types),
-        _ => {}
     }
 }
 
