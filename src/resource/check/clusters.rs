@@ -11,9 +11,9 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType, LbConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::core::v3::HealthCheck;
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Payload, payload};
-use envoy_types::pb::envoy::config::core::v3::{HealthCheck, config_source};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
@@ -113,9 +113,9 @@ fn eds(cluster: &Cluster, discovery: Option<DiscoveryType>, cluster_at: &Place) 
         (Some(config), Some(DiscoveryType::Eds)) => {
             let source = config.eds_config.as_ref();
             match source.and_then(|source| source.config_source_specifier.as_ref()) {
-                None | Some(config_source::ConfigSourceSpecifier::Self_(_)) => Err(at
+                None => Err(at
                     .field("eds_config")
-                    .reject("missing or \"self\", expected a source such as \"ads\"".to_owned())),
+                    .reject("missing, expected a source such as \"ads\"".to_owned())),
                 Some(_) if !config.service_name.is_empty() => {
                     sources::subscribed(&config.service_name, &at.field("service_name"))
                 }
@@ -383,18 +383,17 @@ pub(super) fn health_check(check: &HealthCheck, at: &Place) -> Result<(), Reject
         Some(HealthChecker::HttpHealthCheck(http)) => {
             let at = at.field("http_health_check");
             statuses(&http.expected_statuses, &at.field("expected_statuses"))?;
-            statuses(&http.retriable_statuses, &at.field("retriable_statuses"))
+            statuses(&http.retriable_statuses, &at.field("retriable_statuses"))?;
+            let send = http.send.as_ref();
+            send.map_or(Ok(()), |payload| hex(payload, &at.field("send")))?;
+            hexes(&http.receive, &at.field("receive"))
         }
         Some(HealthChecker::TcpHealthCheck(tcp)) => {
             let at = at.field("tcp_health_check");
             tcp.send
                 .iter()
                 .try_for_each(|payload| hex(payload, &at.field("send")))?;
-            let at = at.field("receive");
-            tcp.receive
-                .iter()
-                .enumerate()
-                .try_for_each(|(index, payload)| hex(payload, &at.index(index)))
+            hexes(&tcp.receive, &at.field("receive"))
         }
         _ => Ok(()),
     }
@@ -408,6 +407,11 @@ fn statuses(ranges: &[Int64Range], at: &Place) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn hexes(payloads: &[Payload], at: &Place) -> Result<(), Rejection> {
+    let mut numbered = payloads.iter().enumerate();
+    numbered.try_for_each(|(index, payload)| hex(payload, &at.index(index)))
 }
 
 fn hex(payload: &Payload, at: &Place) -> Result<(), Rejection> {

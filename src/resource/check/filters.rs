@@ -1,4 +1,4 @@
-//! Rules of single filters (docs/refused-by-envoy.md NL-31). Scripts and Wasm modules are not checked: only Envoy can.
+//! Rules of single filters (docs/refused-by-envoy.md NL-31, NL-39). Scripts and Wasm modules are not checked: only Envoy can.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http;
 use envoy_types::pb::envoy::extensions::filters::listener::local_ratelimit::v3 as listener;
 use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3 as network;
+use envoy_types::pb::envoy::extensions::http::injected_credentials::generic::v3::Generic;
 use envoy_types::pb::envoy::extensions::wasm::v3::{PluginConfig, plugin_config};
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use serde_json::Value as Json;
@@ -19,6 +20,21 @@ use crate::resource::place::Place;
 
 /// The shortest interval for filling a bucket, in nanoseconds.
 const LEAST_FILL: i128 = 50_000_000;
+
+/// NL-39: without a source, Envoy 1.40 ends by a memory fault if its bootstrap has no such secret.
+pub(super) fn injected_credential(generic: &Generic, at: &Place) -> Result<(), Rejection> {
+    match generic
+        .credential
+        .as_ref()
+        .is_some_and(|secret| secret.sds_config.is_none())
+    {
+        true => Err(at
+            .field("credential")
+            .field("sds_config")
+            .reject("missing, expected the source of the secret, such as { \"ads\": {} }".to_owned())),
+        false => Ok(()),
+    }
+}
 
 /// A plugin needs code.
 pub(super) fn wasm(plugin: &PluginConfig, at: &Place) -> Result<(), Rejection> {

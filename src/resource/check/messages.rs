@@ -38,6 +38,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
             held(message, at, clusters::subset_selector)
         }
         "envoy.config.core.v3.ApiConfigSource" => held(message, at, sources::api),
+        "envoy.config.core.v3.ConfigSource" => held(message, at, sources::source),
         "envoy.config.core.v3.CidrRange" => held(message, at, |range, at| addresses::range(range, at).map(drop)),
         "envoy.config.core.v3.ExtensionConfigSource" => held(message, at, extensions::discovered),
         "envoy.config.core.v3.HeaderValueOption" => held(message, at, formats::header),
@@ -67,6 +68,9 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
             Err(at
                 .field("typed_config")
                 .reject("missing, expected the store of the cache, or \"disabled\": true".to_owned()))
+        }
+        "envoy.extensions.http.injected_credentials.generic.v3.Generic" => {
+            held(message, at, filters::injected_credential)
         }
         "envoy.extensions.wasm.v3.PluginConfig" => held(message, at, filters::wasm),
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters" => held(message, at, tls::parameters),

@@ -3,7 +3,7 @@
 
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion};
+use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ApiVersion, ConfigSource};
 use envoy_types::pb::envoy::config::route::v3::Vhds;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::SdsSecretConfig;
 
@@ -45,6 +45,16 @@ pub(super) fn vhds(vhds: &Vhds, at: &Place) -> Result<(), Rejection> {
             Err(at
                 .reject("found another source, expected \"ads\", or \"api_config_source\" with DELTA_GRPC".to_owned()))
         }
+    }
+}
+
+/// NC-07: Envoy 1.40 knows no source `self`.
+pub(super) fn source(source: &ConfigSource, at: &Place) -> Result<(), Rejection> {
+    match source.config_source_specifier {
+        Some(ConfigSourceSpecifier::Self_(_)) => Err(at
+            .field("self")
+            .reject("found \"self\", which Envoy does not know, expected a source such as \"ads\"".to_owned())),
+        _ => Ok(()),
     }
 }
 
