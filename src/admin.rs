@@ -35,7 +35,10 @@ use crate::telemetry::metrics::Metrics;
 
 mod activity;
 mod answer;
+mod apply;
+mod author;
 mod browser;
+mod change;
 mod clients;
 mod documents;
 mod entry;
@@ -68,6 +71,7 @@ GET    /api/v1/documents                 every document and its state; ?state=re
 GET    /api/v1/documents/KIND/NAME       one document, with its text
 PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?force=true
 DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
+POST   /api/v1/apply                     write and delete several documents at once; ?force=true
 POST   /api/v1/release                   release held changes: {\"keys\": [KEY]} or {\"all\": true}
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
@@ -107,6 +111,8 @@ pub struct Admin {
     pub hosts: Arc<[String]>,
     /// Makes large answers.
     pub answers: Answers,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
     /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
@@ -123,6 +129,10 @@ impl Admin {
             .route("/api/v1/documents", get(documents::all))
             .route("/api/v1/documents/{kind}", document.clone())
             .route("/api/v1/documents/{kind}/{*name}", document)
+            .route(
+                "/api/v1/apply",
+                post(apply::apply).layer(DefaultBodyLimit::max(apply::MOST_BYTES)),
+            )
             .route("/api/v1/release", post(release::release))
             .route("/api/v1/snapshot", get(snapshots::overview))
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
@@ -154,8 +164,12 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
 
 /// Bounds the time and the size of a response, and sets its headers against caches and content sniffing. The response
 /// has the id of the request.
-async fn bounded(State(answers): State<Answers>, request: Request, next: Next) -> Response {
-    let request_id = request_id(request.headers());
+async fn bounded(State(answers): State<Answers>, mut request: Request, next: Next) -> Response {
+    let (request_id, is_chosen) = request_id(request.headers());
+    request.extensions_mut().insert(RequestId {
+        text: request_id.to_str().unwrap_or_default().into(),
+        is_chosen,
+    });
     let respond = async { answers.bounded(next.run(request).await).await };
     let mut response = match tokio::time::timeout(ANSWER_WITHIN, respond).await {
         Ok(response) => response.unwrap_or_else(Problem::into_response),
@@ -172,12 +186,23 @@ async fn bounded(State(answers): State<Answers>, request: Request, next: Next) -
     response
 }
 
-/// The id that the client chose, if every character of it is visible; else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+/// The id of a request.
+#[derive(Debug, Clone)]
+struct RequestId {
+    text: Arc<str>,
+    /// By the client.
+    is_chosen: bool,
+}
+
+/// The id that the client chose, if every character of it is visible; else a new one. With whether the client chose it.
+fn request_id(headers: &HeaderMap) -> (HeaderValue, bool) {
     let is_valid =
         |id: &&HeaderValue| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     let chosen = headers.get(REQUEST_ID).filter(is_valid).cloned();
     let new =
         || HeaderValue::try_from(format!("{:032x}", rand::random::<u128>())).expect("hex digits are a header value");
-    chosen.unwrap_or_else(new)
+    match chosen {
+        Some(chosen) => (chosen, true),
+        None => (new(), false),
+    }
 }

@@ -174,6 +174,7 @@ impl App {
             fleet: fleet.clone(),
             backend: Arc::clone(&backend),
             commands,
+            max_txn_ops: config.max_txn_ops,
             metrics,
         };
 
@@ -372,6 +373,7 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
                 cert,
                 key,
                 texts: etcd::Texts::default(),
+                max_txn_ops: Some(config.max_txn_ops),
             };
             let etcd = Etcd::new(options);
             let watches: Vec<_> = layout(config).roots().iter().map(Root::as_str).collect();
@@ -384,6 +386,7 @@ fn open_backend(config: &Config, metrics: &Metrics) -> Arc<dyn Backend> {
             config.prefix.as_str(),
             config.registry_prefix.as_str(),
             config.state_dir.as_path(),
+            config.state_prefix.as_str(),
         )),
     }
 }

@@ -179,12 +179,54 @@ pub struct Unchanged {
     pub marker: String,
     /// The `mod_revision` of the marker ([`Backend::marked`]), up to which the judgement knows the writes of servers.
     pub marked: i64,
+    /// The marker was put for this write, before it.
+    pub is_claimed: bool,
+}
+
+/// The expectation of a write that was judged at a revision: no document was put since.
+///
+/// A store of keys compares the documents that are there, so a deletion is not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The prefixes of the documents.
+    pub prefixes: Vec<String>,
+    /// The revision of the judgement.
+    pub revision: i64,
+}
+
+/// A key that lies beside the documents, and tells of the write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The full key. A store of keys refuses the write if the key exists.
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// The terms of a write beside the expectations about its keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// No server has written a document since the judgement.
+    pub unchanged: Option<Unchanged>,
+    /// No document was put since a revision.
+    pub base: Option<Base>,
+    /// Written in the same revision, if the write changes anything.
+    pub note: Option<Note>,
+}
+
+/// The last write of a document by a server ([`Backend::marked`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marked {
+    /// The `mod_revision` of the marker; 0: no write was marked, or the store has no marker.
+    pub revision: i64,
+    /// The marker was put before its write, which follows at a later revision or fails.
+    pub is_claim: bool,
 }
 
 /// Failure of a write.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// A server has written a document since the judgement ([`Unchanged`]); nothing was written now.
+    /// A document was written since the judgement ([`Unchanged`], [`Base`]); nothing was written now.
     #[error("documents below {0} changed meanwhile")]
     Moved(String),
     /// An expectation does not hold; nothing was written.
@@ -271,6 +313,15 @@ pub trait Backend: Send + Sync + 'static {
     /// One key now, linearizable.
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError>;
 
+    /// Several keys now, in the order of `keys`.
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Entry>>, ReadError> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            entries.push(self.get(key).await?);
+        }
+        Ok(entries)
+    }
+
     /// One key at `revision`; [`ReadError::NoHistory`] if the history of that revision is gone or was never kept.
     async fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError>;
 
@@ -279,17 +330,21 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Carry out all writes or none, as one revision, and return the revision. A write of an equal value is left out.
     async fn write(&self, writes: Vec<Write>) -> Result<i64, WriteError> {
-        self.write_if(writes, None).await
+        self.write_if(writes, Terms::default()).await
     }
 
-    /// The `mod_revision` of the marker of [`Unchanged`]; 0: no write was marked, or the store has no marker.
-    async fn marked(&self, marker: &str) -> Result<i64, ReadError> {
+    /// The marker of [`Unchanged`].
+    async fn marked(&self, marker: &str) -> Result<Marked, ReadError> {
         let marker = self.get(marker.as_bytes()).await?;
-        Ok(marker.map_or(0, |marker| marker.mod_revision))
+        Ok(Marked {
+            revision: marker.map_or(0, |marker| marker.mod_revision),
+            is_claim: false,
+        })
     }
 
-    /// Like [`Backend::write`], if no server has written a document since the judgement: else [`WriteError::Moved`].
-    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError>;
+    /// Like [`Backend::write`], on these terms. If a document was written since the judgement, the failure is
+    /// [`WriteError::Moved`].
+    async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError>;
 
     /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).
     fn etag(&self, entry: &Entry) -> String;

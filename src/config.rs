@@ -52,6 +52,8 @@ pub struct Config {
     pub routes_prefixes: Vec<String>,
     /// `--state-dir`, `CHANCERY_STATE_DIR`: the last good documents on disk. Default `./state`.
     pub state_dir: PathBuf,
+    /// `--max-txn-ops`, `CHANCERY_MAX_TXN_OPS`: most operations that etcd takes in one transaction. Default 128.
+    pub max_txn_ops: usize,
     /// `--xds-listen`, `CHANCERY_XDS_LISTEN`. Default `0.0.0.0:18000`, in the try-out mode `127.0.0.1:18000`.
     pub xds_listen: Listen,
     /// `--admin-listen`, `CHANCERY_ADMIN_LISTEN`. Default `127.0.0.1:18001`.
@@ -299,6 +301,7 @@ impl Config {
             ("--registry-prefix", self.registry_prefix == other.registry_prefix),
             ("--state-prefix", self.state_prefix == other.state_prefix),
             ("--routes-prefix", self.routes_prefixes == other.routes_prefixes),
+            ("--max-txn-ops", self.max_txn_ops == other.max_txn_ops),
             ("--state-dir", self.state_dir == other.state_dir),
             ("--xds-listen", self.xds_listen == other.xds_listen),
             ("--admin-listen", self.admin_listen == other.admin_listen),

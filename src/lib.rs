@@ -16,6 +16,7 @@ pub mod admin;
 pub mod backend;
 pub mod document;
 pub mod fleet;
+pub mod journal;
 pub mod proto;
 pub mod reconcile;
 pub mod resource;

@@ -68,6 +68,14 @@ impl<'a> Entry<'a> {
         }
     }
 
+    pub(super) fn state(&self) -> &'static str {
+        self.state
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// With one more warning.
     pub(super) fn with_warning(mut self, warning: &str) -> Self {
         self.warnings.to_mut().push(warning.to_owned());

@@ -10,6 +10,7 @@
 //! with all documents up to the last marked write.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +19,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::problem::Problem;
-use crate::backend::{Change, Event};
+use crate::backend::{Change, Event, Marked};
 use crate::document::key::Root;
 use crate::reconcile::plan::{Input, Moment, plan};
 use crate::reconcile::world::World;
@@ -35,6 +36,8 @@ pub struct PendingWrites {
     writes: Arc<Mutex<Vec<PendingWrite>>>,
     turns: Arc<AsyncMutex<Turns>>,
     marker: Arc<str>,
+    /// Writes that the store has taken.
+    taken: Arc<AtomicU64>,
 }
 
 /// What a write leaves to the next one.
@@ -42,15 +45,15 @@ pub struct PendingWrites {
 struct Turns {
     /// When a write last failed because the store did not answer, and how.
     failed: Option<(Instant, Problem)>,
-    /// The revision of the last marked write, as far as this server knows.
-    marked: Option<i64>,
+    /// The last marked write, as far as this server knows.
+    marked: Option<Marked>,
 }
 
 #[derive(Debug)]
 struct PendingWrite {
     root: Root,
     revision: i64,
-    change: Change,
+    changes: Vec<Change>,
     at: Instant,
 }
 
@@ -61,6 +64,8 @@ pub(super) struct Basis {
     pub(super) pending: Vec<Input>,
     /// The newest revision of the documents root that world and pending writes have.
     pub(super) revision: i64,
+    /// The newest revision at which world and pending writes know a change of a document, not of a registration.
+    pub(super) changed: i64,
     /// The newest revision of any pending write; 0: there is none.
     pub(super) newest: i64,
 }
@@ -79,13 +84,13 @@ impl Basis {
 pub(super) struct Turn(OwnedMutexGuard<Turns>);
 
 impl Turn {
-    /// The revision of the last marked write; `None`: the store is to be asked.
-    pub(super) fn marked(&self) -> Option<i64> {
+    /// The last marked write; `None`: the store is to be asked.
+    pub(super) fn marked(&self) -> Option<Marked> {
         self.0.marked
     }
 
-    pub(super) fn set_marked(&mut self, revision: Option<i64>) {
-        self.0.marked = revision;
+    pub(super) fn set_marked(&mut self, marked: Option<Marked>) {
+        self.0.marked = marked;
     }
 
     /// The store did not answer: the writes that wait since before get the same answer, so that they do not wait for
@@ -103,12 +108,23 @@ impl PendingWrites {
             writes: Arc::default(),
             turns: Arc::default(),
             marker: format!("{state_prefix}writes").into(),
+            taken: Arc::default(),
         }
     }
 
     /// The key of the marker.
     pub(super) fn marker(&self) -> &str {
         &self.marker
+    }
+
+    /// The key of the intent of a request: below that of the marker.
+    pub(super) fn note_key(&self, request_id: &str) -> String {
+        format!("{}/{request_id}", self.marker)
+    }
+
+    /// Count a write that the store has taken. Returns the number of all.
+    pub(super) fn count_write(&self) -> u64 {
+        self.taken.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Wait for the turn of a write.
@@ -125,13 +141,13 @@ impl PendingWrites {
     }
 
     /// Add a write that the store has taken at `revision`.
-    pub(super) fn add(&self, root: Root, revision: i64, change: Change) {
+    pub(super) fn add(&self, root: Root, revision: i64, changes: Vec<Change>) {
         let mut writes = self.writes.lock();
         let place = writes.partition_point(|write| write.revision <= revision);
         let write = PendingWrite {
             root,
             revision,
-            change,
+            changes,
             at: Instant::now(),
         };
         writes.insert(place, write);
@@ -151,15 +167,18 @@ impl PendingWrites {
             root: write.root.clone(),
             event: Event::Changed {
                 revision: write.revision,
-                changes: vec![write.change.clone()],
+                changes: write.changes.clone(),
             },
         };
 
         let of_documents = writes.iter().filter(|write| write.root == Root::Documents);
         let last = of_documents.map(|write| write.revision).max().unwrap_or(0);
+        let changes = writes.iter().filter(|write| !write.root.is_registrations());
+        let last_change = changes.map(|write| write.revision).max().unwrap_or(0);
         Basis {
             pending: writes.iter().map(input).collect(),
             revision: world.revision().max(last),
+            changed: world.changed().max(last_change),
             newest: writes.last().map_or(0, |write| write.revision),
             world,
         }

@@ -4,11 +4,15 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::json::Json;
 use crate::backend::{ReadError, WriteError};
 use crate::document::MAX_BYTES;
 use crate::document::key::DocumentKey;
+
+/// Most problems of documents in one answer.
+const MOST_ERRORS: usize = 100;
 
 /// The class of an error, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +38,12 @@ pub(super) enum Code {
     SecondFile,
     /// The condition of `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
+    /// Documents changed since the revision that the request names.
+    BaseMoved,
+    /// Another request had the same id.
+    RequestIdUsed,
+    /// Some parts of the change are written, and the next one is refused.
+    PartFailed,
     /// Larger than a document may be.
     TooLarge,
     /// The content type of the body is not supported.
@@ -71,6 +81,9 @@ impl Code {
             Self::InUse => "in_use",
             Self::SecondFile => "second_file",
             Self::PreconditionFailed => "precondition_failed",
+            Self::BaseMoved => "base_moved",
+            Self::RequestIdUsed => "request_id_used",
+            Self::PartFailed => "part_failed",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidDocument => "invalid_document",
@@ -97,7 +110,10 @@ impl Code {
             Self::InUse => "The document is in use",
             Self::SecondFile => "Another file stands for the same key",
             Self::PreconditionFailed => "The document is not in the expected state",
-            Self::TooLarge => "The document is too large",
+            Self::BaseMoved => "Documents changed meanwhile",
+            Self::RequestIdUsed => "The id of the request was used by another one",
+            Self::PartFailed => "A part of the change is refused",
+            Self::TooLarge => "The change is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::InvalidDocument => "The document is not valid",
             Self::RedactedValue => "A secret is redacted",
@@ -118,7 +134,13 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
-            Self::SameMatch | Self::NameTaken | Self::InUse | Self::SecondFile => StatusCode::CONFLICT,
+            Self::SameMatch
+            | Self::NameTaken
+            | Self::InUse
+            | Self::SecondFile
+            | Self::BaseMoved
+            | Self::RequestIdUsed
+            | Self::PartFailed => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -145,6 +167,10 @@ pub(super) struct Problem {
     detail: String,
     key: Option<String>,
     path: Option<String>,
+    /// Those of the other documents of the change.
+    others: Vec<Self>,
+    /// What is written of a change in parts.
+    written: Option<Box<Value>>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +184,19 @@ struct Body<'a> {
     path: Option<&'a str>,
     retryable: bool,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<OneOf<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<&'a Value>,
+}
+
+/// One of several problems of a change.
+#[derive(Serialize)]
+struct OneOf<'a> {
+    code: &'static str,
+    key: Option<&'a str>,
+    path: Option<&'a str>,
+    detail: &'a str,
 }
 
 impl Problem {
@@ -167,7 +206,28 @@ impl Problem {
             detail: detail.into(),
             key: None,
             path: None,
+            others: Vec::new(),
+            written: None,
         }
+    }
+
+    /// The problem of a change with several bad documents: the first of theirs.
+    ///
+    /// # Errors
+    /// There is a problem.
+    pub(super) fn of_all(problems: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let mut problems = problems.into_iter();
+        let Some(first) = problems.next() else {
+            return Ok(());
+        };
+        let others = problems.take(MOST_ERRORS - 1).collect();
+        Err(Self { others, ..first })
+    }
+
+    /// The answer about the parts that are written.
+    pub(super) fn after(mut self, written: Value) -> Self {
+        self.written = Some(Box::new(written));
+        self
     }
 
     /// The full key of the document that the problem is about.
@@ -197,6 +257,15 @@ impl Problem {
             path: problem.path.as_deref(),
             retryable: problem.code.retryable(),
             request_id,
+            errors: match problem.others.is_empty() {
+                true => Vec::new(),
+                false => [&problem]
+                    .into_iter()
+                    .chain(&problem.others)
+                    .map(Self::as_one)
+                    .collect(),
+            },
+            written: problem.written.as_deref(),
         };
 
         *response.body_mut() = Json(body).into_response().into_body();
@@ -205,6 +274,15 @@ impl Problem {
         headers.remove(header::CONTENT_LENGTH);
         let content_type = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, content_type);
+    }
+
+    fn as_one(&self) -> OneOf<'_> {
+        OneOf {
+            code: self.code.word(),
+            key: self.key.as_deref(),
+            path: self.path.as_deref(),
+            detail: &self.detail,
+        }
     }
 
     pub(super) fn detail(&self) -> &str {

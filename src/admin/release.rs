@@ -66,7 +66,7 @@ fn nothing_held(keys: Option<&[String]>) -> Problem {
 }
 
 /// Require the content type JSON: a form on a web page of another site can send text, but not this type.
-fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

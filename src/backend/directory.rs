@@ -7,6 +7,7 @@
 //! - **Revisions**: all changes until 20 ms of quiet are one batch with one revision, a counter that the state
 //!   directory saves (`counter`). There is no history ([`ReadError::NoHistory`]), no lease, and every `create_revision`
 //!   is 0.
+//! - **Keys of the server** below the state prefix are files in the state directory (`keys`).
 //! - **Scans**: after a notice of the file system, and every 5 s without one, the whole tree is scanned and compared
 //!   with the events sent before (`scan`). So the content of a notice does not matter, and a lost notice costs seconds.
 //! - **Problems**: [`Event::Problems`] names the files that cannot be entries: the second file of a key (by name), and
@@ -31,15 +32,18 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use self::counter::{Counter, Saved};
+use self::keys::Keys;
 use self::names::Names;
 use self::notice::Notices;
 use self::scan::{Content, LARGEST_DOCUMENT, Scan, scan};
 use self::write::{Step, carry_out, lock};
 use super::{
-    Backend, Change, Entry, Event, Expect, ListReason, Problem, ReadError, Unchanged, WatchControl, Write, WriteError,
+    Backend, Base, Change, Entry, Event, Expect, ListReason, Marked, Note, Problem, ReadError, Terms, Unchanged,
+    WatchControl, Write, WriteError,
 };
 
 mod counter;
+mod keys;
 mod names;
 mod notice;
 mod scan;
@@ -60,6 +64,7 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     names: Names,
+    keys: Keys,
     state: Mutex<State>,
 }
 
@@ -141,27 +146,35 @@ pub fn read(dir: &Path, prefix: &str, registry_prefix: &str) -> std::io::Result<
 
 impl Directory {
     /// The folder `dir` stands for `prefix`, its folder `services` for `registry_prefix`; the revision is saved in
-    /// `state_dir`. No file is read yet, and neither folder has to exist.
+    /// `state_dir`, and so are the keys below `state_prefix`. No file is read yet, and neither folder has to exist.
     #[must_use]
     pub fn new(
         dir: impl AsRef<Path>,
         prefix: impl Into<String>,
         registry_prefix: impl Into<String>,
         state_dir: impl Into<PathBuf>,
+        state_prefix: impl Into<String>,
     ) -> Self {
+        let state_dir = state_dir.into();
         let dir = dir.as_ref();
         let root = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let names = Names {
             prefix: prefix.into(),
             registry_prefix: registry_prefix.into(),
         };
-        let counter = Counter::new(state_dir.into());
+        let keys = Keys::new(&state_dir, state_prefix.into());
+        let counter = Counter::new(state_dir);
         let state = Mutex::new(State {
             counter,
             scan: Scan::default(),
             tree: Arc::default(),
         });
-        Self(Arc::new(Inner { root, names, state }))
+        Self(Arc::new(Inner {
+            root,
+            names,
+            keys,
+            state,
+        }))
     }
 
     /// Run `work`, which blocks, on a thread for blocking work.
@@ -199,7 +212,7 @@ impl Inner {
         self.state().rescan(self)
     }
 
-    fn write(&self, writes: &[Write], unchanged: Option<&Unchanged>) -> Result<i64, WriteError> {
+    fn write(&self, writes: &[Write], terms: &Terms) -> Result<i64, WriteError> {
         // Of two servers on one folder, one writes at a time: what the scan finds stands until the files are renamed.
         let _lock = lock(&self.root).map_err(WriteError::Unavailable)?;
         let mut state = self.state();
@@ -214,28 +227,46 @@ impl Inner {
                     shown(&write.key)
                 )));
             }
-            let current = tree.entries.get(&write.key);
-            if !holds(&write.expect, current) {
+            let is_of_state = self.keys.has(&write.key);
+            let current = match is_of_state {
+                true => self.keys.get(&write.key).map_err(WriteError::Unavailable)?,
+                false => tree.entries.get(&write.key).cloned(),
+            };
+            if !holds(&write.expect, current.as_ref()) {
                 return Err(WriteError::Conflict {
                     key: shown(&write.key),
-                    current: current.cloned(),
+                    current,
                 });
             }
-            if current.map(|entry| &entry.value) != write.value.as_ref() {
-                steps.push(self.step(write, &state.scan)?);
+            if current.as_ref().map(|entry| &entry.value) == write.value.as_ref() {
+                continue;
             }
+            steps.push(match is_of_state {
+                true => self.keys.step(&write.key, write.value.as_ref(), tree.revision),
+                false => self.step(write, &state.scan)?,
+            });
         }
 
-        if let Some(Unchanged { prefix, since, .. }) = unchanged
-            && tree.below(prefix.as_bytes()).any(|entry| entry.mod_revision > *since)
-        {
-            return Err(WriteError::Moved(prefix.clone()));
+        let unchanged = terms.unchanged.iter();
+        let unchanged = unchanged.map(|Unchanged { prefix, since, .. }| (prefix, *since));
+        let bases = terms.base.iter().flat_map(|Base { prefixes, revision }| {
+            let since = |prefix| (prefix, *revision);
+            prefixes.iter().map(since)
+        });
+        for (prefix, since) in unchanged.chain(bases) {
+            if tree.below(prefix.as_bytes()).any(|entry| entry.mod_revision > since) {
+                return Err(WriteError::Moved(prefix.clone()));
+            }
         }
 
         if steps.is_empty() {
             return Ok(tree.revision);
         }
 
+        // The last file: a note tells of a write that was carried out.
+        if let Some(Note { key, value }) = &terms.note {
+            steps.push(self.keys.step(key.as_bytes(), Some(value), tree.revision + 1));
+        }
         carry_out(steps)?;
         let tree = state.rescan(self).map_err(WriteError::Unknown)?;
         Ok(tree.revision)
@@ -535,7 +566,17 @@ impl Backend for Directory {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        if self.0.keys.has(key) {
+            let key = key.to_vec();
+            let read = self.blocking(move |inner| inner.keys.get(&key)).await;
+            return read.map_err(ReadError::Unavailable);
+        }
         Ok(self.tree().await?.entries.get(key).cloned())
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Entry>>, ReadError> {
+        let tree = self.tree().await?;
+        Ok(keys.iter().map(|key| tree.entries.get(key).cloned()).collect())
     }
 
     async fn get_at(&self, _key: &[u8], revision: i64) -> Result<Option<Entry>, ReadError> {
@@ -544,17 +585,21 @@ impl Backend for Directory {
 
     async fn list(&self, prefix: &str) -> Result<(i64, Vec<Entry>), ReadError> {
         let tree = self.tree().await?;
+        if self.0.keys.has(prefix.as_bytes()) {
+            let prefix = prefix.as_bytes().to_vec();
+            let listed = self.blocking(move |inner| inner.keys.list(&prefix)).await;
+            return Ok((tree.revision, listed.map_err(ReadError::Unavailable)?));
+        }
         Ok((tree.revision, tree.below(prefix.as_bytes()).cloned().collect()))
     }
 
-    /// Files are renamed one after the other: a crash between two renames leaves a part of the change.
-    async fn marked(&self, _: &str) -> Result<i64, ReadError> {
-        Ok(0)
+    async fn marked(&self, _: &str) -> Result<Marked, ReadError> {
+        Ok(Marked::default())
     }
 
-    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
-        self.blocking(move |inner| inner.write(&writes, unchanged.as_ref()))
-            .await
+    /// Files are renamed one after the other: a crash between two renames leaves a part of the change.
+    async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError> {
+        self.blocking(move |inner| inner.write(&writes, &terms)).await
     }
 
     fn etag(&self, entry: &Entry) -> String {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,10 +31,10 @@ use tracing::warn;
 use self::connect::{Connection, Connector, Rotation, Shared};
 use self::error::{Class, Failure};
 use self::follow::Follower;
-pub use self::options::{Options, Texts};
+pub use self::options::{DEFAULT_MAX_TXN_OPS, Options, Texts};
 pub use self::stats::Stats;
 use self::write::WriteFailure;
-use super::{Backend, Entry, Event, ReadError, Unchanged, WatchControl, Write, WriteError};
+use super::{Backend, Entry, Event, Marked, ReadError, Terms, Unchanged, WatchControl, Write, WriteError};
 
 mod batch;
 mod connect;
@@ -83,13 +84,18 @@ impl Etcd {
         }
     }
 
+    /// Most operations in one transaction.
+    fn most_operations(&self) -> usize {
+        self.connector.options.max_txn_ops.unwrap_or(DEFAULT_MAX_TXN_OPS)
+    }
+
     /// Writes go without the marker from now on.
     fn on_marker_denied(&self, marker: &str) {
         if !self.is_marker_denied.swap(true, Ordering::Relaxed) {
             warn!(
                 marker,
-                "etcd grants no right to the marker of writes: two replicas may accept writes that exclude each other. \
-                 Grant the right to read and write below --state-prefix"
+                "etcd grants no right to the marker of writes: two replicas may accept writes that exclude each other, \
+                 and no write has an author or a message. Grant the right to read and write below --state-prefix"
             );
         }
     }
@@ -202,30 +208,49 @@ impl Backend for Etcd {
         }
     }
 
-    async fn marked(&self, marker: &str) -> Result<i64, ReadError> {
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Entry>>, ReadError> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await?;
+            match write::read(&mut connection, keys.iter(), self.most_operations()).await {
+                Ok((_, entries)) => return Ok(entries),
+                Err(failure) => attempts.on_failure(&connection, failure).await?,
+            }
+        }
+    }
+
+    async fn marked(&self, marker: &str) -> Result<Marked, ReadError> {
         if self.is_marker_denied.load(Ordering::Relaxed) {
-            return Ok(0);
+            return Ok(Marked::default());
         }
         match self.get_one(marker.as_bytes(), None).await {
-            Ok(found) => Ok(found.map_or(0, |marker| marker.mod_revision)),
+            Ok(found) => Ok(found.map_or_else(Marked::default, |marker| Marked {
+                revision: marker.mod_revision,
+                is_claim: marker.value == write::CLAIM,
+            })),
             Err(failure) if failure.is_denied() => {
                 self.on_marker_denied(marker);
-                Ok(0)
+                Ok(Marked::default())
             }
             Err(failure) => Err(failure.into()),
         }
     }
 
-    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
-        let mut unchanged = unchanged.filter(|_| !self.is_marker_denied.load(Ordering::Relaxed));
+    async fn write_if(&self, writes: Vec<Write>, mut terms: Terms) -> Result<i64, WriteError> {
+        if self.is_marker_denied.load(Ordering::Relaxed) {
+            (terms.unchanged, terms.note) = (None, None);
+        }
         let unavailable = |failure: Failure| WriteError::Unavailable(failure.to_string());
         let mut attempts = self.attempts();
         loop {
             let mut connection = attempts.connection().await.map_err(unavailable)?;
-            match write::write(&mut connection, &writes, unchanged.as_ref()).await {
+            match write::write(&mut connection, &writes, &terms, self.most_operations()).await {
                 Ok(revision) => return Ok(revision),
-                Err(WriteFailure::Denied(failure)) => match unchanged.take() {
-                    Some(Unchanged { marker, .. }) => self.on_marker_denied(&marker),
+                Err(WriteFailure::Denied(failure)) => match terms.unchanged.take() {
+                    Some(Unchanged { marker, .. }) => {
+                        terms.note = None;
+                        self.on_marker_denied(&marker);
+                    }
                     None => return Err(unavailable(failure)),
                 },
                 Err(WriteFailure::NotSent(failure)) => {

@@ -15,7 +15,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Change, Entry, Event, Expect, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
+use super::{
+    Backend, Change, Entry, Event, Expect, ListReason, Note, ReadError, Terms, Unchanged, WatchControl, Write,
+    WriteError,
+};
 
 /// A store in memory.
 #[derive(Debug, Clone, Default)]
@@ -310,7 +313,8 @@ impl Backend for Memory {
         Ok((state.revision, state.entries(prefix.as_bytes())))
     }
 
-    async fn write_if(&self, writes: Vec<Write>, unchanged: Option<Unchanged>) -> Result<i64, WriteError> {
+    async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError> {
+        let Terms { unchanged, base, note } = terms;
         let mut state = self.state();
         if let Some(reason) = &state.away {
             return Err(WriteError::Unavailable(reason.clone()));
@@ -324,12 +328,27 @@ impl Backend for Memory {
         {
             return Err(WriteError::Moved(prefix));
         }
+        for prefix in base.iter().flat_map(|base| &base.prefixes) {
+            let since = base.as_ref().map_or(0, |base| base.revision);
+            let entries = state.entries(prefix.as_bytes());
+            if entries.iter().any(|entry| entry.mod_revision > since) {
+                return Err(WriteError::Moved(prefix.clone()));
+            }
+        }
+        if let Some(Note { key, value }) = &note {
+            state.check(&Write {
+                key: Bytes::from(key.clone()),
+                value: Some(value.clone()),
+                expect: Expect::Absent,
+            })?;
+        }
         let changes = writes
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
         let mut changes: Vec<_> = changes.map(|write| (write.key, write.value)).collect();
         if !changes.is_empty() {
             changes.extend(marker.map(|marker| (marker, Some(Bytes::new()))));
+            changes.extend(note.map(|note| (Bytes::from(note.key), Some(note.value))));
         }
         // The lease stays, as in etcd with `ignore_lease`.
         Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))

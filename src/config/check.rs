@@ -30,6 +30,7 @@ pub(super) fn check(
         registry_prefix: checker.value("registry-prefix", value::prefix),
         state_prefix: checker.value("state-prefix", value::prefix),
         routes_prefixes: checker.many("routes-prefix", value::prefix),
+        max_txn_ops: checker.value("max-txn-ops", value::txn_ops),
         state_dir: checker.value("state-dir", value::path),
         xds_listen: checker.xds_listen(try_out),
         admin_listen: checker.value("admin-listen", value::admin_listen),

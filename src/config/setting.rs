@@ -121,6 +121,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "Further prefix of route documents (repeatable)",
     },
     Setting {
+        name: "max-txn-ops",
+        takes: Takes::One("NUMBER"),
+        default: Some("128"),
+        heading: DOCUMENTS,
+        help: "The value of etcd's flag of this name. One write through the API has at most one document less",
+    },
+    Setting {
         name: "state-dir",
         takes: Takes::One("PATH"),
         default: Some("./state"),

@@ -70,6 +70,7 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         registry_prefix: "/services/".to_owned(),
         state_prefix: "/chancery/".to_owned(),
         routes_prefixes: Vec::new(),
+        max_txn_ops: 128,
         state_dir: "./state".into(),
         xds_listen: Listen::Tcp(([127, 0, 0, 1], 18000).into()),
         admin_listen: Listen::Tcp(([127, 0, 0, 1], 18001).into()),

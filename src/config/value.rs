@@ -68,6 +68,14 @@ pub(super) fn count<Number: TryFrom<u64>>(text: &str) -> Result<Number, String> 
     Number::try_from(number).map_err(|_| format!("found `{text}`, which is too large"))
 }
 
+/// A number of operations in a transaction: a document, and the key that tells of its write.
+pub(super) fn txn_ops(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        1 => Err(format!("found `{text}`, expected a whole number from 2")),
+        number => Ok(number),
+    }
+}
+
 pub(super) fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if (0.0..=100.0).contains(&number) => Ok(number),

@@ -130,6 +130,8 @@ pub(super) struct RootState {
     let_go: OrdSet<DocumentKey>,
     hold: Option<Hold>,
     pub(super) revision: i64,
+    /// The newest revision that is known to have changed a key.
+    pub(super) changed: i64,
     pub(super) origin: Origin,
     /// Proxies were sent the store's content by this process.
     is_published: bool,
@@ -200,6 +202,7 @@ impl RootState {
     /// Apply the changes of one revision. Returns the changes that act.
     pub(super) fn on_changed(&mut self, rules: &Rules<'_>, revision: i64, changes: Vec<KeyChange>) -> Vec<KeyChange> {
         let before = std::mem::replace(&mut self.revision, revision);
+        self.changed = self.changed.max(revision);
         let lost = changes
             .iter()
             .filter(|(key, text)| text.is_none() && self.served.contains_key(key))
@@ -227,6 +230,13 @@ impl RootState {
         let before = std::mem::replace(&mut self.revision, revision);
         let origin = std::mem::replace(&mut self.origin, Origin::Store);
         self.watched_since = revision;
+        let has_lost = origin == Origin::Store && self.store.keys().any(|key| !list.contains_key(key));
+        let newest = list.values().map(|stored| stored.text.mod_revision).max();
+        self.changed = match reason {
+            _ if has_lost => revision,
+            ListReason::Fork => newest.unwrap_or_default(),
+            _ => self.changed.max(newest.unwrap_or_default()),
+        };
         let missing_before = missing(&self.served, &self.store);
         self.store = list;
         let changes = differences(&self.served, &self.store);

@@ -282,6 +282,14 @@ impl World {
         self.roots.get(&Root::Documents).map_or(0, |root| root.revision)
     }
 
+    /// The newest revision that is known to have changed a document, registrations not counted: put, deleted, or written
+    /// once more.
+    #[must_use]
+    pub fn changed(&self) -> i64 {
+        let roots = self.roots.iter().filter(|(root, _)| !root.is_registrations());
+        roots.map(|(_, state)| state.changed).max().unwrap_or_default()
+    }
+
     /// The revision that the world stands at in each root, by the root's prefix. Worlds that stand at equal ones have
     /// taken in the same texts, and the same records of the shared memory.
     #[must_use]

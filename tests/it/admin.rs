@@ -97,6 +97,7 @@ impl Server {
             backend: Arc::new(store.clone()),
             commands: commands_in,
             readiness: Readiness::new(health_out, Unsaved::default(), CancellationToken::new()),
+            max_txn_ops: 128,
             metrics: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -542,7 +543,7 @@ async fn what_is_not_there_is_told_as_a_problem() {
     let server = Server::start(&[]).await;
     let cases = [
         ("/nothing", "there is no endpoint /nothing; GET / lists them"),
-        ("/api/v1/apply", "there is no endpoint /api/v1/apply; GET / lists them"),
+        ("/api/v1/undo", "there is no endpoint /api/v1/undo; GET / lists them"),
         (
             "/api/v1/documents/route/a",
             "there is no kind `route`, expected one of routes, clusters, services, registries, listeners, secrets, policies, groups, runtime, defaults, xds",

@@ -64,7 +64,13 @@ impl Folder {
 }
 
 fn open(base: &TempDir) -> Directory {
-    Directory::new(base.path().join("gateway"), PREFIX, REGISTRY, base.path().join("state"))
+    Directory::new(
+        base.path().join("gateway"),
+        PREFIX,
+        REGISTRY,
+        base.path().join("state"),
+        "/chancery/",
+    )
 }
 
 /// A running watch.

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use chancery::backend::etcd::stats::WatchState;
 use chancery::backend::etcd::{Etcd as Store, Options};
 use chancery::backend::{
-    Backend, Change, Entry, Event, Expect, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError,
+    Backend, Base, Change, Entry, Event, Expect, ListReason, Marked, Note, ReadError, Terms, Unchanged, WatchControl,
+    Write, WriteError,
 };
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
@@ -675,13 +676,24 @@ async fn a_write_expects_what_it_was_told() {
 
 const MARKER: &str = "/chancery/writes";
 
-fn judged(marked: i64) -> Option<Unchanged> {
-    Some(Unchanged {
-        prefix: PREFIX.to_owned(),
-        since: 0,
-        marker: MARKER.to_owned(),
-        marked,
-    })
+fn judged(marked: i64) -> Terms {
+    Terms {
+        unchanged: Some(Unchanged {
+            prefix: PREFIX.to_owned(),
+            since: 0,
+            marker: MARKER.to_owned(),
+            marked,
+            is_claimed: false,
+        }),
+        ..Terms::default()
+    }
+}
+
+fn at(revision: i64) -> Marked {
+    Marked {
+        revision,
+        is_claim: false,
+    }
 }
 
 #[tokio::test]
@@ -689,9 +701,9 @@ async fn a_judged_write_finds_every_judged_write_since_and_no_other() {
     let etcd = Etcd::start().await;
     let store = backend(&[etcd.endpoint()]);
     let put = |name, text| vec![write(name, Some(text), Expect::Any)];
-    assert_eq!(store.marked(MARKER).await.expect("read"), 0);
+    assert_eq!(store.marked(MARKER).await.expect("read"), at(0));
     let first = store.write_if(put("routes/a", "1"), judged(0)).await.expect("write");
-    assert_eq!(store.marked(MARKER).await.expect("read"), first);
+    assert_eq!(store.marked(MARKER).await.expect("read"), at(first));
     let late = store.write_if(put("routes/b", "1"), judged(0)).await;
     assert!(matches!(late, Err(WriteError::Moved(_))), "{late:?}");
 
@@ -711,6 +723,80 @@ async fn a_judged_write_finds_every_judged_write_since_and_no_other() {
     assert!(below.iter().all(|entry| entry.key != MARKER));
 }
 
+/// Terms with a note of this id.
+fn noted(marked: i64, id: &str) -> Terms {
+    Terms {
+        note: Some(Note {
+            key: format!("{MARKER}/{id}"),
+            value: "the intent".into(),
+        }),
+        ..judged(marked)
+    }
+}
+
+#[tokio::test]
+async fn as_many_documents_as_etcd_takes_are_one_revision_with_their_note() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let puts = |count: usize, text| {
+        let puts = (0..count).map(|number| write(&format!("routes/r{number}"), Some(text), Expect::Absent));
+        puts.collect::<Vec<_>>()
+    };
+    let small = store.write_if(puts(2, "1"), noted(0, "small")).await.expect("write");
+    assert_eq!(store.marked(MARKER).await.expect("read"), at(small));
+    let again = vec![write("clusters/a", Some("1"), Expect::Any)];
+    let again = store.write_if(again, noted(small, "small")).await;
+    assert!(again.is_err(), "a note is written once: {again:?}");
+
+    let deletions = |count: usize| {
+        let deletions = (0..count).map(|number| write(&format!("routes/r{number}"), None, Expect::Any));
+        deletions.collect::<Vec<_>>()
+    };
+    store
+        .write_if(deletions(2), noted(small, "gone"))
+        .await
+        .expect("delete");
+
+    // The documents and the note have all operations of a transaction; the marker was put before.
+    let marked = store.marked(MARKER).await.expect("read").revision;
+    let most = store
+        .write_if(puts(127, "1"), noted(marked, "most"))
+        .await
+        .expect("write");
+    let note = store.get(format!("{MARKER}/most").as_bytes()).await.expect("get");
+    assert_eq!(note.map(|note| note.mod_revision), Some(most));
+    let (_, below) = store.list(PREFIX).await.expect("list");
+    assert!(below.len() == 127 && below.iter().all(|entry| entry.mod_revision == most));
+    let claim = store.marked(MARKER).await.expect("read");
+    assert!(claim.is_claim && (marked..most).contains(&claim.revision) && claim.revision > marked);
+    let late = store.write_if(deletions(1), noted(marked, "late")).await;
+    assert!(matches!(late, Err(WriteError::Moved(_))), "{late:?}");
+
+    let too_many = store.write_if(puts(128, "2"), noted(claim.revision, "more")).await;
+    assert!(too_many.is_err(), "{too_many:?}");
+    let keys: Vec<_> = (0..300).map(|number| key(&format!("routes/r{number}"))).collect();
+    let read = store.get_many(&keys).await.expect("read");
+    assert_eq!((read.len(), read.iter().flatten().count()), (300, 127));
+}
+
+#[tokio::test]
+async fn a_write_on_a_base_finds_every_document_that_was_put_since() {
+    let etcd = Etcd::start().await;
+    let store = backend(&[etcd.endpoint()]);
+    let put = |name| vec![write(name, Some("1"), Expect::Any)];
+    let on = |revision| Terms {
+        base: Some(Base {
+            prefixes: vec![PREFIX.to_owned(), "/elsewhere/".to_owned()],
+            revision,
+        }),
+        ..Terms::default()
+    };
+    let first = store.write(put("routes/a")).await.expect("write");
+    store.write_if(put("routes/b"), on(first)).await.expect("nothing since");
+    let moved = store.write_if(put("routes/c"), on(first)).await;
+    assert!(matches!(moved, Err(WriteError::Moved(_))), "{moved:?}");
+}
+
 #[tokio::test]
 async fn a_user_without_the_right_to_the_marker_can_write() {
     let etcd = Etcd::start().await;
@@ -727,7 +813,7 @@ async fn a_user_without_the_right_to_the_marker_can_write() {
     };
     let put = |text| vec![write("routes/a", Some(text), Expect::Any)];
     let store = Store::new(options());
-    assert_eq!(store.marked(MARKER).await.expect("no failure"), 0);
+    assert_eq!(store.marked(MARKER).await.expect("no failure"), at(0));
     store.write_if(put("1"), judged(0)).await.expect("write");
     let unasked = Store::new(options());
     unasked.write_if(put("2"), judged(0)).await.expect("write");

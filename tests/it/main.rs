@@ -6,6 +6,7 @@
 mod support;
 
 mod admin;
+mod apply;
 mod backend_directory;
 mod backend_etcd;
 mod backend_etcd_tls;

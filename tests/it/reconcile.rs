@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use chancery::backend::directory::Directory;
 use chancery::backend::memory::Memory;
-use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, Unchanged, WatchControl, Write, WriteError};
+use chancery::backend::{Backend, Entry, Event, ListReason, ReadError, Terms, WatchControl, Write, WriteError};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::reconcile::persist::disk::Disk;
 use chancery::reconcile::refusal::Witness;
@@ -257,7 +257,7 @@ async fn saved_state_of_another_store_neither_serves_nor_holds() {
         tempfile::tempdir().unwrap(),
     );
     write_folder(folder.path(), "blue");
-    let backend = Directory::new(folder.path(), "/gateway/", "/services/", state.path());
+    let backend = Directory::new(folder.path(), "/gateway/", "/services/", state.path(), "/chancery/");
     let first = Replica::start_on(Arc::new(backend), state.path());
     first
         .until("served", |snapshot| names(snapshot, ResourceType::Cluster) == ["blue"])
@@ -511,7 +511,7 @@ impl Backend for Frozen {
         self.0.list(prefix).await
     }
 
-    async fn write_if(&self, _: Vec<Write>, _: Option<Unchanged>) -> Result<i64, WriteError> {
+    async fn write_if(&self, _: Vec<Write>, _: Terms) -> Result<i64, WriteError> {
         std::future::pending().await
     }
 
@@ -626,7 +626,7 @@ async fn a_folder_that_is_swapped_is_one_snapshot() {
     write_folder(&green, "green");
     let link = folder.path().join("current");
     swap(&link, &blue);
-    let backend = Directory::new(&link, "/gateway/", "/services/", state.path());
+    let backend = Directory::new(&link, "/gateway/", "/services/", state.path(), "/chancery/");
     let replica = Replica::start_on(Arc::new(backend), state.path());
     let routes_to = |snapshot: &Snapshot, cluster: &str| names(snapshot, ResourceType::Cluster) == [cluster];
     let first = replica.until("blue", |snapshot| routes_to(snapshot, "blue")).await;
@@ -656,7 +656,7 @@ async fn a_folder_that_is_emptied_keeps_its_few_documents() {
     std::fs::create_dir(&empty).unwrap();
     let link = folder.path().join("current");
     swap(&link, &mounted);
-    let backend = Directory::new(&link, "/gateway/", "/services/", state.path());
+    let backend = Directory::new(&link, "/gateway/", "/services/", state.path(), "/chancery/");
     let replica = Replica::start_on(Arc::new(backend), state.path());
     let before = replica
         .until("blue", |snapshot| names(snapshot, ResourceType::Cluster) == ["blue"])

@@ -23,20 +23,20 @@ const WRITES: usize = 30;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A whole server.
-struct Replica {
-    admin: SocketAddr,
-    client: Client,
+pub(crate) struct Replica {
+    pub(crate) admin: SocketAddr,
+    pub(crate) client: Client,
     signals: mpsc::Sender<Signal>,
     task: JoinHandle<Result<(), shutdown::Error>>,
     _state: TempDir,
 }
 
 impl Replica {
-    async fn of_etcd(etcd: &Etcd) -> Self {
+    pub(crate) async fn of_etcd(etcd: &Etcd) -> Self {
         Self::start([("CHANCERY_ETCD", etcd.endpoint())]).await
     }
 
-    async fn of_folder(folder: &Path) -> Self {
+    pub(crate) async fn of_folder(folder: &Path) -> Self {
         Self::start([("CHANCERY_DIR", folder.display().to_string())]).await
     }
 
@@ -71,13 +71,13 @@ impl Replica {
         replica
     }
 
-    async fn ask(&self, method: Method, key: &str, text: Option<String>) -> Response {
+    pub(crate) async fn ask(&self, method: Method, key: &str, text: Option<String>) -> Response {
         let url = format!("http://{}/api/v1/documents/{key}", self.admin);
         let request = self.client.request(method, url);
         request.body(text.unwrap_or_default()).send().await.unwrap()
     }
 
-    async fn put(&self, key: &str, text: &str) -> StatusCode {
+    pub(crate) async fn put(&self, key: &str, text: &str) -> StatusCode {
         self.ask(Method::PUT, key, Some(text.to_owned())).await.status()
     }
 
@@ -85,7 +85,7 @@ impl Replica {
         self.ask(Method::DELETE, key, None).await.status()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.signals.send(Signal::Stop).await.unwrap();
         self.task.await.unwrap().unwrap();
     }
@@ -172,10 +172,9 @@ async fn two_replicas_of_one_etcd_judge_writes_together() {
         // The other replica has not seen the first write of a pair.
         refuses_the_second_match(&one, replica).await;
         for number in 0..WRITES {
-            assert_eq!(
-                replica.delete(&format!("routes/a{number}")).await,
-                StatusCode::NO_CONTENT
-            );
+            let deleted = replica.ask(Method::DELETE, &format!("routes/a{number}"), None).await;
+            let status = deleted.status();
+            assert_eq!(status, StatusCode::NO_CONTENT, "{}", deleted.text().await.unwrap());
         }
     }
     keeps_clusters_in_use(&one, &other).await;

@@ -17,8 +17,10 @@ use tracing::warn;
 
 use crate::backend::WriteError;
 
-/// The mode of new files, before the umask of the process.
+/// The mode of new documents, before the umask of the process.
 const NEW_FILE_MODE: u32 = 0o666;
+/// The mode of new files in the state directory.
+const PRIVATE_MODE: u32 = 0o600;
 /// Tries of the lock, and the pause between two: five seconds. A write takes milliseconds.
 const LOCK_TRIES: usize = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -28,6 +30,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum Step {
     /// Create the file or replace its content.
     Put(PathBuf, Bytes),
+    /// The same, of a file that only the user of the process may read.
+    PutPrivate(PathBuf, Bytes),
     /// Remove the file.
     Remove(PathBuf),
 }
@@ -105,20 +109,25 @@ fn failure(what: &str, path: &Path, error: &io::Error) -> WriteError {
 fn stage(step: Step) -> Result<Staged, WriteError> {
     match step {
         Step::Remove(path) => Ok(Staged::Remove(path)),
-        Step::Put(path, content) => match write_beside(&path, &content) {
-            Ok(file) => Ok(Staged::Put(file, path)),
-            Err(error) => Err(failure("could not write", &path, &error)),
-        },
+        Step::Put(path, content) => stage_file(path, &content, NEW_FILE_MODE),
+        Step::PutPrivate(path, content) => stage_file(path, &content, PRIVATE_MODE),
     }
 }
 
-fn write_beside(path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
+fn stage_file(path: PathBuf, content: &[u8], mode: u32) -> Result<Staged, WriteError> {
+    match write_beside(&path, content, mode) {
+        Ok(file) => Ok(Staged::Put(file, path)),
+        Err(error) => Err(failure("could not write", &path, &error)),
+    }
+}
+
+fn write_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let folder = folder_of(path);
     fs::create_dir_all(folder)?;
     // A dot file: no scan takes it for a document.
     let mut file = tempfile::Builder::new()
         .prefix(".chancery-")
-        .permissions(Permissions::from_mode(NEW_FILE_MODE))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)?;
     if let Ok(existing) = fs::metadata(path) {
         file.as_file().set_permissions(existing.permissions())?;

@@ -19,6 +19,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::Failure;
 
+/// Most operations in one transaction by etcd's default (its flag `--max-txn-ops`).
+pub const DEFAULT_MAX_TXN_OPS: usize = 128;
 /// Timeout of a connection; then the next endpoint is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the answer of one call. It does not bound an open watch.
@@ -45,6 +47,8 @@ pub struct Options {
     pub key: Option<PathBuf>,
     /// Contents that stand in no file.
     pub texts: Texts,
+    /// `--max-txn-ops`: most operations in one transaction; `None`: etcd's default.
+    pub max_txn_ops: Option<usize>,
 }
 
 /// The contents that files would have.
