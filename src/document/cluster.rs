@@ -33,6 +33,8 @@ pub struct Cluster {
     pub credential: Option<Credential>,
     /// Clusters whose own endpoints take over, in this order, when this one has no healthy endpoint left.
     pub failover: Vec<Arc<str>>,
+    /// Losses of registered instances that are held back.
+    pub guard: Option<Guard>,
     /// Sent only by name, not part of the wildcard.
     pub on_demand: bool,
     /// The policies of routes to it.
@@ -97,6 +99,37 @@ pub enum Source {
         /// Of the endpoints of an instance, those with this scheme count; `None`: the one that fits the cluster best.
         scheme: Option<String>,
     },
+}
+
+/// `guard`: losses of registered instances that are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// Instances that are left at least; default 0.
+    pub min_endpoints: u32,
+    /// The largest share of instances that may go within a short time; default 100.
+    pub max_loss_percent: u32,
+    /// How long lost instances are kept; default 30 s.
+    pub hold: Duration,
+}
+
+impl Guard {
+    /// Whether a loss is held back: `lost` instances of `all`, with `left` of them registered.
+    #[must_use]
+    pub fn holds_back(&self, lost: usize, left: usize, all: usize) -> bool {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let is_share = lost.saturating_mul(100) > all.saturating_mul(count(self.max_loss_percent));
+        lost > 0 && (left < count(self.min_endpoints) || is_share)
+    }
+
+    /// The guard of instances that two clusters have.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            min_endpoints: self.min_endpoints.max(other.min_endpoints),
+            max_loss_percent: self.max_loss_percent.min(other.max_loss_percent),
+            hold: self.hold.max(other.hold),
+        }
+    }
 }
 
 /// The fields that `defaults.cluster` gives if the document does not. Each is taken whole.

@@ -172,8 +172,6 @@ fn fields_of_later_are_refused_by_name() {
             Rejection::new(path, "not supported yet")
         );
     };
-    refused("clusters/orders", full_cluster(), "", "guard");
-    refused("defaults", json!({ "cluster": {} }), "/cluster", "guard");
     refused("groups/edge", json!({ "match": [] }), "", "identities");
 }
 

@@ -167,7 +167,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
             if root.is_registrations()
                 && let Some(lost) = lost() =>
         {
-            let content = Content::LostInstance(Arc::clone(&lost.good.text));
+            let content = Content::LostInstance(Arc::clone(&lost.good.text), lost.kept_for);
             (state.revision, lost.since_wall, content)
         }
         (None, None) => return None,
@@ -186,7 +186,7 @@ fn held_due(world: &World, key: &DocumentKey) -> Option<MemoryWrite> {
     let is_said = |record: &Record| {
         let (said, text) = (record.text(), content.text());
         let is_bad = fallen_back.is_some() && said == kept;
-        let are_lost = [&record.content, &content].map(|content| matches!(content, Content::LostInstance(_)));
+        let are_lost = [&record.content, &content].map(|content| matches!(content, Content::LostInstance(..)));
         // The revision of a lost instance is that at which its replica wrote it: it says nothing about the text.
         let is_as_late = are_lost == [true; 2] || record.about >= about;
         said == text || !is_bad && is_as_late && written(said) >= written(text)

@@ -6,7 +6,7 @@
 //!   its list is empty, or if its history is another one (a fork). The content before keeps serving until a second
 //!   list, ten seconds later or more, agrees, or until an operator releases the root.
 //! - A *source* is the registrations of one cluster. If a source loses more than half and more than ten of its
-//!   addresses within ten seconds, it keeps them for sixty.
+//!   addresses within ten seconds, it keeps them for sixty. A cluster with a `guard` has limits of its own besides.
 //!
 //! Saved state of an earlier run that never served guards nothing: it does not enter the world. If it did serve, because
 //! the store was away, it is guarded like any content. Another replica that serves the store's content by then ends such
@@ -27,6 +27,7 @@ use imbl::{OrdMap, OrdSet};
 use super::memory::{KnownHold, SharedHold, Why};
 use super::text::{Good, Stored};
 use crate::backend::ListReason;
+use crate::document::cluster::Guard;
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Address;
 
@@ -538,6 +539,8 @@ pub(super) struct LostInstance {
     pub(super) since_wall: SystemTime,
     /// Kept, not only remembered.
     pub(super) kept: bool,
+    /// How long it is kept.
+    pub(super) kept_for: Duration,
 }
 
 /// The instances that one cluster lost and gained lately.
@@ -574,6 +577,7 @@ impl SourceState {
         live: &BTreeSet<Address>,
         is_back: impl Fn(&DocumentKey) -> bool,
         is_released: impl Fn(&LostInstance) -> bool,
+        guard: Option<Guard>,
         now: Instant,
     ) -> Vec<LostInstance> {
         self.lost.retain(|key, _| !is_back(key));
@@ -586,17 +590,25 @@ impl SourceState {
         let recent = |lost: &LostInstance| now.saturating_duration_since(lost.at) < LOSS_WINDOW;
         let gone = addresses(lost.iter().filter(|lost| recent(lost)));
         let kept_or_recent = addresses(lost.iter().filter(|lost| recent(lost) || lost.kept));
-        if is_mass_loss(gone.saturating_sub(gained), live.len() + kept_or_recent) {
-            lost.iter_mut()
-                .filter(|lost| recent(lost))
-                .for_each(|lost| lost.kept = true);
+        let (missing, all) = (gone.saturating_sub(gained), live.len() + kept_or_recent);
+        let by_guard = guard.filter(|guard| guard.holds_back(missing, live.len(), all));
+        let by_loss = is_mass_loss(missing, all).then_some(KEPT_FOR);
+        if let Some(kept_for) = by_guard.map(|guard| guard.hold).max(by_loss) {
+            for lost in lost.iter_mut().filter(|lost| recent(lost)) {
+                lost.kept_for = if lost.kept {
+                    lost.kept_for.max(kept_for)
+                } else {
+                    kept_for
+                };
+                lost.kept = true;
+            }
         }
 
         let are_replaced = gained >= addresses(lost.iter().filter(|lost| lost.kept));
         for lost in lost {
             let age = now.saturating_duration_since(lost.at);
             let stays = if lost.kept {
-                age < KEPT_FOR && !are_replaced
+                age < lost.kept_for && !are_replaced
             } else {
                 age < LOSS_WINDOW
             };
@@ -635,7 +647,7 @@ impl SourceState {
 
     fn note_ends(&mut self) {
         let (kept, forgotten): (Vec<_>, Vec<_>) = self.lost.values().partition(|lost| lost.kept);
-        self.deadline = kept.iter().map(|lost| lost.at + KEPT_FOR).min();
+        self.deadline = kept.iter().map(|lost| lost.at + lost.kept_for).min();
         let forgotten = forgotten.iter().map(|lost| lost.at + LOSS_WINDOW);
         let gained = self.gained.iter().map(|(_, at)| *at + LOSS_WINDOW);
         self.next_end = forgotten.chain(self.deadline).min().or_else(|| gained.min());

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
 
@@ -64,9 +64,9 @@ pub enum Content {
     Serves(Option<Arc<Text>>),
     /// An operator released a deleted cluster that was in use. This text served until then.
     LetGo(Arc<Text>),
-    /// A registration that vanished together with most others of its cluster and is kept for a while. Its root is not
-    /// held.
-    LostInstance(Arc<Text>),
+    /// A registration that vanished together with too many others of its cluster, and for how long it is kept. Its root
+    /// is not held.
+    LostInstance(Arc<Text>, Duration),
     /// Proxies refuse the latest text, and this text serves (or none does).
     Refused(Option<Arc<Text>>, Arc<Quarantine>),
     /// At a root's prefix: the hold of the root.
@@ -94,7 +94,7 @@ impl Content {
     pub(super) fn text(&self) -> Option<&Arc<Text>> {
         match self {
             Self::Serves(text) | Self::Refused(text, _) => text.as_ref(),
-            Self::LetGo(text) | Self::LostInstance(text) => Some(text),
+            Self::LetGo(text) | Self::LostInstance(text, _) => Some(text),
             Self::Hold { .. } => None,
         }
     }
@@ -103,7 +103,7 @@ impl Content {
     fn kept_text(&self) -> Option<Option<&Arc<Text>>> {
         match self {
             Self::Serves(text) => Some(text.as_ref()),
-            Self::LostInstance(text) => Some(Some(text)),
+            Self::LostInstance(text, _) => Some(Some(text)),
             _ => None,
         }
     }
@@ -240,7 +240,7 @@ impl Memory {
     /// Whether replicas keep a key because most registrations of its cluster went with it.
     pub(super) fn is_lost_instance(&self, full_key: &str) -> bool {
         let known = self.held(full_key);
-        known.is_some_and(|known| matches!(known.record.content, Content::LostInstance(_)))
+        known.is_some_and(|known| matches!(known.record.content, Content::LostInstance(..)))
     }
 
     /// The hold of a root.

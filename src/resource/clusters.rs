@@ -289,6 +289,7 @@ mod tests {
             tls: None,
             credential: None,
             failover: Vec::new(),
+            guard: None,
             on_demand: false,
             policies: crate::document::policy::Items::default(),
             groups: None,

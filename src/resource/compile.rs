@@ -33,7 +33,7 @@ use imbl::OrdMap;
 
 use super::table::MAX_ENTRIES;
 use super::{Resource, ResourceType, clusters};
-use crate::document::cluster::{LocalityMode, Source};
+use crate::document::cluster::{Guard, LocalityMode, Source};
 use crate::document::defaults::Defaults;
 use crate::document::group::Group;
 use crate::document::key::{DocumentKey, Kind};
@@ -551,6 +551,22 @@ impl Compiled {
     #[must_use]
     pub fn is_registered_at(&self, source: &str, address: &Address) -> bool {
         self.inventory.is_registered_at(source, address)
+    }
+
+    /// The guard of the clusters that take their endpoints from a source.
+    #[must_use]
+    pub fn guard_of(&self, source: &str) -> Option<Guard> {
+        let own = Arc::from(source);
+        let own = self
+            .inventory
+            .cluster(&own)
+            .filter(|(cluster, ..)| cluster.source == Source::Registered);
+        let named = self
+            .inventory
+            .clusters_of_source(source)
+            .filter_map(|name| self.inventory.cluster(name));
+        let guards = own.into_iter().chain(named).filter_map(|(cluster, ..)| cluster.guard);
+        guards.reduce(Guard::and)
     }
 
     /// Whether a registry has an etcd of its own.

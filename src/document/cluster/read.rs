@@ -15,15 +15,15 @@ use super::super::policy;
 use super::super::route::header;
 use super::super::{Rejection, groups, name};
 use super::{
-    Check, CircuitBreaker, Cluster, Credential, HealthCheck, OutlierDetection, Protocol, ProxyProtocol, Settings,
-    Source, balance, keepalive, tls,
+    Check, CircuitBreaker, Cluster, Credential, Guard, HealthCheck, OutlierDetection, Protocol, ProxyProtocol,
+    Settings, Source, balance, keepalive, tls,
 };
 
 /// The fields of a cluster.
 pub(crate) const FIELDS: Fields =
     Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]).later(LATER);
 /// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &["guard"];
+pub(crate) const LATER: &[&str] = &[];
 
 const SOURCE: &[Field] = &[
     Field::new(
@@ -90,6 +90,11 @@ const UPSTREAM: &[Field] = &[
         "Clusters that take over. See [Failover](clusters.md#failover)",
     ),
     Field::new(
+        "guard",
+        Shape::Object(&GUARD_FIELDS),
+        "Losses of registered instances that are held back. See [Guard](clusters.md#guard)",
+    ),
+    Field::new(
         "on_demand",
         Shape::Flag,
         "`true`: the cluster is sent to clients that subscribe to it by name, and is no part of the wildcard",
@@ -104,6 +109,21 @@ const UPSTREAM: &[Field] = &[
 ];
 /// Most clusters that take over.
 const MAX_FAILOVER: usize = 16;
+const GUARD_FIELDS: Fields = Fields::of(&[
+    Field::new(
+        "min_endpoints",
+        AMOUNT,
+        "A loss that leaves fewer instances is held back",
+    )
+    .or("`0`"),
+    Field::new(
+        "max_loss_percent",
+        Shape::Whole(0, 100),
+        "A loss of more than this share of the instances within 10 s is held back",
+    )
+    .or("`100`"),
+    Field::new("hold", Shape::Duration, "How long the lost instances are kept").or("`\"30s\"`"),
+]);
 const REGISTRY_FIELDS: Fields = Fields::of(&[
     Field::new(
         "source",
@@ -224,6 +244,7 @@ pub(crate) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Cluster, Reje
                 read_failover(&field, key)
             })?
             .unwrap_or_default(),
+        guard: object.read("guard", |field| read_guard(&object, &field))?,
         on_demand: object.read("on_demand", |field| field.bool())?.unwrap_or(false),
         policies: object
             .read("policies", |field| policy::read_list(&field))?
@@ -261,6 +282,29 @@ fn read_registry(cursor: &Cursor<'_>) -> Result<Source, Rejection> {
         registry: name::read(&object.require("source", "the name of a registries document")?)?,
         service: text(object.require("service", "the name of a service in the registry")?)?,
         scheme: object.read("scheme", text)?,
+    })
+}
+
+fn read_guard(cluster: &Object<'_>, cursor: &Cursor<'_>) -> Result<Guard, Rejection> {
+    if let Some(source) = ["endpoints", "dns"]
+        .into_iter()
+        .find(|name| cluster.get(name).is_some())
+    {
+        let reason = format!("found beside {source:?}, expected a cluster whose instances register themselves");
+        return Err(cursor.reject(reason));
+    }
+    let object = cursor.object(&GUARD_FIELDS)?;
+    let min_endpoints = object.read("min_endpoints", |field| field.integer(0..=u32::MAX))?;
+    let max_loss_percent = object.read("max_loss_percent", |field| field.integer(0..=100))?;
+    if min_endpoints.is_none() && max_loss_percent.is_none() {
+        return Err(cursor.expected("\"min_endpoints\", \"max_loss_percent\" or both"));
+    }
+    Ok(Guard {
+        min_endpoints: min_endpoints.unwrap_or(0),
+        max_loss_percent: max_loss_percent.unwrap_or(100),
+        hold: object
+            .read("hold", |field| field.duration())?
+            .unwrap_or(Duration::from_secs(30)),
     })
 }
 

@@ -272,6 +272,7 @@ fn full_cluster() {
         tls: None,
         credential: None,
         failover: Vec::new(),
+        guard: None,
         on_demand: false,
         policies: Items::default(),
         groups: None,

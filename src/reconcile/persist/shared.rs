@@ -23,6 +23,7 @@ use super::unsaved::{Place, Unsaved};
 use crate::backend::{Backend, Entry, Expect, ReadError, Write, WriteError};
 use crate::document::secret::{AtRest, Vault};
 use crate::document::{self, Limits, key::DocumentKey};
+use crate::reconcile::hold::KEPT_FOR;
 use crate::reconcile::memory::{Content, Folder, Known, MemoryWrite, Quarantine, Record, SharedHold};
 use crate::reconcile::text::Text;
 use crate::resource::refused::RefusedResource;
@@ -57,6 +58,8 @@ struct Saved {
     released: bool,
     #[serde(default)]
     is_lost_instance: bool,
+    /// Milliseconds for which a lost instance is kept. Versions before kept each for a minute.
+    kept_for: Option<u64>,
     hold: Option<SharedHold>,
     quarantine: Option<SavedQuarantine>,
 }
@@ -391,10 +394,14 @@ pub(super) fn encode(record: &Record, form: impl FnOnce(&[u8]) -> String) -> Byt
     let (hold, is_released) = match record.content {
         Content::Hold { hold, is_released } => (Some(hold), is_released),
         Content::LetGo(_) => (None, true),
-        Content::Serves(_) | Content::LostInstance(_) | Content::Refused(..) => (None, false),
+        Content::Serves(_) | Content::LostInstance(..) | Content::Refused(..) => (None, false),
     };
     let quarantine = match &record.content {
         Content::Refused(_, quarantine) => Some(to_saved(quarantine)),
+        _ => None,
+    };
+    let kept_for = match &record.content {
+        Content::LostInstance(_, kept_for) => u64::try_from(kept_for.as_millis()).ok(),
         _ => None,
     };
     let saved = Saved {
@@ -405,7 +412,8 @@ pub(super) fn encode(record: &Record, form: impl FnOnce(&[u8]) -> String) -> Byt
         about: Some(record.about),
         since: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         released: is_released,
-        is_lost_instance: matches!(record.content, Content::LostInstance(_)),
+        is_lost_instance: matches!(record.content, Content::LostInstance(..)),
+        kept_for,
         hold,
         quarantine,
     };
@@ -464,7 +472,10 @@ fn from_saved(saved: Saved, text: Option<Vec<u8>>) -> Record {
             hold,
             is_released: saved.released,
         },
-        (None, Some(text)) if saved.is_lost_instance => Content::LostInstance(text),
+        (None, Some(text)) if saved.is_lost_instance => {
+            let kept_for = saved.kept_for.map_or(KEPT_FOR, Duration::from_millis);
+            Content::LostInstance(text, kept_for)
+        }
         (None, Some(text)) if saved.released => Content::LetGo(text),
         (None, text) => Content::Serves(text),
     };
@@ -546,6 +557,25 @@ mod tests {
         let read = found(&shared(&backend, Some(NEW))).await;
         let unread: Vec<_> = read.into_iter().filter(|(_, (_, read))| read.is_none()).collect();
         assert_eq!(unread.len(), 2);
+    }
+
+    #[test]
+    fn a_lost_instance_is_kept_as_long_as_its_record_says() {
+        let Content::Serves(Some(text)) = record().content else {
+            panic!("a text")
+        };
+        let lost = Record {
+            content: Content::LostInstance(text, Duration::from_secs(20)),
+            ..record()
+        };
+        let plain = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        let saved = encode(&lost, plain);
+        assert_eq!(decode(&saved, |text| Ok(text.into())).unwrap(), lost);
+        // A record of a version before has no time.
+        let before = String::from_utf8(saved.to_vec()).unwrap();
+        let before = before.replace(r#""kept_for":20000"#, r#""kept_for":null"#);
+        let read = decode(before.as_bytes(), |text| Ok(text.into())).unwrap();
+        assert!(matches!(read.content, Content::LostInstance(_, KEPT_FOR)));
     }
 
     #[tokio::test]

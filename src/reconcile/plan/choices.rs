@@ -187,7 +187,7 @@ impl Choice {
             Content::Serves(Some(text)) => text,
             Content::Serves(None) => return self.recall_contested(record.about),
             Content::LetGo(text) => return self.recall_release(key, text),
-            Content::LostInstance(_) | Content::Refused(..) | Content::Hold { .. } => return,
+            Content::LostInstance(..) | Content::Refused(..) | Content::Hold { .. } => return,
         };
         // A guard puts back the text that the record names: what serves as last good text elsewhere is the latest here.
         if self.latest.as_ref().is_some_and(|latest| latest == text) {

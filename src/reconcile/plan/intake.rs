@@ -61,6 +61,8 @@ pub(super) struct Intake {
     pub(super) history: BTreeMap<DocumentKey, Vec<Option<Stored>>>,
     /// Keys that a list changed: this replica missed any texts between the known one and that of the list.
     pub(super) gaps: BTreeSet<DocumentKey>,
+    /// Roots with their first list: its registrations are no gains.
+    pub(super) first_listed: BTreeSet<Root>,
     /// Documents whose text names files that have other content now.
     pub(super) stale: BTreeSet<DocumentKey>,
     /// Good texts that were looked for in the store's history, and found or not; oldest first.
@@ -89,6 +91,7 @@ impl Intake {
             is_first,
             history: BTreeMap::new(),
             gaps: BTreeSet::new(),
+            first_listed: BTreeSet::new(),
             stale: BTreeSet::new(),
             found: BTreeMap::new(),
             recalled: BTreeSet::new(),
@@ -200,12 +203,17 @@ impl Intake {
 
     fn on_listed(&mut self, root: Root, revision: i64, reason: ListReason, entries: Vec<Entry>) {
         let list = entries.into_iter().map(|entry| self.located(&root, entry)).collect();
-        // No record is written before every root of documents was listed.
-        let is_first = self
+        let origin = self
             .world
             .roots
             .get(&root)
-            .is_none_or(|state| state.origin != Origin::Store);
+            .map(|state| state.origin)
+            .unwrap_or_default();
+        if origin == Origin::Nothing {
+            self.first_listed.insert(root.clone());
+        }
+        // No record is written before every root of documents was listed.
+        let is_first = origin != Origin::Store;
         let acting = self.with_root(&root, |state, rules| state.on_listed(rules, revision, reason, list));
         self.gaps.extend(acting);
         self.recall(Folder::LastGood, &root);

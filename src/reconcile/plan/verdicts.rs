@@ -288,7 +288,7 @@ impl Conclusion {
         };
         if let Some((hold, _)) = self.world.roots.values().find_map(|root| root.held_key(key)) {
             let reason = match self.world.memory.is_lost_instance(&record.status.full_key) {
-                true => lost_instance_reason(),
+                true => self.lost_instance_reason(key),
                 false => hold.reason(),
             };
             return judgement.held(HeldBy::Guard, reason);
@@ -342,10 +342,17 @@ impl Conclusion {
         }
     }
 
+    fn lost_instance_reason(&self, key: &DocumentKey) -> String {
+        let source = self.world.sources.get(key.first_segment());
+        let lost = source.and_then(|source| source.lost.get(key));
+        let kept_for = lost.map_or(KEPT_FOR, |lost| lost.kept_for).as_secs_f64();
+        format!("gone together with too many instances of its cluster; kept for {kept_for} s")
+    }
+
     /// Deleted, and serving nevertheless.
     fn judge_deleted(&self, key: &DocumentKey, record: &Record, mut judgement: Judgement) -> Judgement {
         if !key.stays_while_used() {
-            return judgement.held(HeldBy::Guard, lost_instance_reason());
+            return judgement.held(HeldBy::Guard, self.lost_instance_reason(key));
         }
         if let Some(good) = &record.serving {
             judgement.used_by = self.world.compiled.users(key, &good.parsed.document).cloned().collect();
@@ -361,11 +368,6 @@ impl Conclusion {
         }
         judgement.held(HeldBy::InUse, format!("deleted, still used by {}", users.join(", ")))
     }
-}
-
-fn lost_instance_reason() -> String {
-    let seconds = KEPT_FOR.as_secs();
-    format!("gone together with most instances of its cluster; kept for {seconds} s")
 }
 
 /// What there is to say of a document.

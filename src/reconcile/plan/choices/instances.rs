@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Choices, Intake, deleted, read_text};
+use super::{Choice, Choices, Intake, deleted, read_text};
 use crate::document::Document;
 use crate::document::key::{DocumentKey, Kind};
 use crate::reconcile::hold::{KEPT_FOR, LostInstance, SourceState};
@@ -63,12 +63,13 @@ impl Choices {
         let Some(mut source) = intake.world.sources.get(&cluster).cloned() else {
             return;
         };
+        let guard = intake.world.compiled.guard_of(&cluster);
         let live = self.live_addresses(&intake.world, &cluster);
         let is_back = |key: &DocumentKey| self.by_key.get(key).is_some_and(|choice| choice.latest.is_some());
         let is_released =
             |lost: &LostInstance| intake.released.contains(&lost.full_key) || is_let_go_elsewhere(intake, lost);
 
-        let let_go = source.sort_out(&live, is_back, is_released, intake.moment.instant);
+        let let_go = source.sort_out(&live, is_back, is_released, guard, intake.moment.instant);
         for lost in let_go {
             self.by_key
                 .entry(lost.key.clone())
@@ -94,10 +95,14 @@ impl Choices {
     /// Addresses that register with a cluster which has instances, and which it did not have.
     fn gained_addresses(&self, intake: &Intake) -> Vec<(Arc<str>, Address)> {
         let world = &intake.world;
-        let registered = self
-            .by_key
-            .iter()
-            .filter(|(key, choice)| key.kind == Kind::Services && choice.latest.is_some());
+        let is_in_first_list = |choice: &Choice| {
+            let root = world.options.layout.root_of(choice.full_key.as_bytes());
+            root.is_some_and(|root| intake.first_listed.contains(&root))
+        };
+        let registered = self.by_key.iter().filter(|(key, choice)| {
+            let is_registered = key.kind == Kind::Services && choice.latest.is_some();
+            is_registered && (intake.first_listed.is_empty() || !is_in_first_list(choice))
+        });
         let mut lost_addresses: BTreeMap<&str, BTreeSet<&Address>> = BTreeMap::new();
         let gained = registered.filter_map(|(key, choice)| {
             let address = registered_address(&choice.serving()?.parsed.document)?;
@@ -122,9 +127,9 @@ impl Choices {
         let kept = intake.recalled_instances.iter().filter_map(|key| {
             let full_key: Arc<str> = world.options.layout.full_key(key).into();
             let record = &world.memory.held(&full_key)?.record;
-            let (text, kept) = match &record.content {
-                Content::LostInstance(text) => (text, true),
-                Content::Serves(Some(text)) => (text, false),
+            let (text, kept, kept_for) = match &record.content {
+                Content::LostInstance(text, kept_for) => (text, true, *kept_for),
+                Content::Serves(Some(text)) => (text, false, KEPT_FOR),
                 _ => return None,
             };
             let age = intake.moment.wall.duration_since(record.since).unwrap_or_default();
@@ -132,7 +137,7 @@ impl Choices {
                 Some(choice) => choice.latest.is_some(),
                 None => world.records.get(key).is_some_and(|record| record.text.is_some()),
             };
-            if is_there || age >= KEPT_FOR {
+            if is_there || age >= kept_for {
                 return None;
             }
             let good = read_text(world, key, text).ok()?;
@@ -144,6 +149,7 @@ impl Choices {
                 at: intake.moment.instant.checked_sub(age)?,
                 since_wall: record.since,
                 kept,
+                kept_for,
             };
             Some((key.clone(), lost))
         });
@@ -168,6 +174,7 @@ impl Choices {
                 at: intake.moment.instant,
                 since_wall: intake.moment.wall,
                 kept: false,
+                kept_for: KEPT_FOR,
             };
             Some((key.clone(), lost))
         });

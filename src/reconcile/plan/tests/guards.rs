@@ -203,7 +203,7 @@ fn most_instances_of_a_cluster_gone_together_are_kept_for_a_minute() {
     assert_eq!(held(&stage), 11);
     assert_eq!(
         stage.status("services/x/i00").reason.as_deref(),
-        Some("gone together with most instances of its cluster; kept for 60 s")
+        Some("gone together with too many instances of its cluster; kept for 60 s")
     );
     assert_eq!(plan.deadline, Some(stage.now + Duration::from_secs(60)));
     stage.later(59);
@@ -497,4 +497,78 @@ fn registrations_of_a_folder_that_is_empty_are_held_as_documents_are() {
     stage.later(20);
     stage.list(ListReason::Confirm);
     assert_eq!(held(&stage), 4, "the cluster and its three instances");
+}
+
+/// A cluster `x` with a guard, and this many instances.
+fn guarded(guard: &str, instances: usize) -> Stage {
+    let cluster = format!(r#"{{"guard": {guard}}}"#);
+    let keys: Vec<(String, String)> = (0..instances)
+        .map(|number| (format!("services/x/{number}"), format!("10.0.0.{}:80", number + 1)))
+        .collect();
+    let mut documents = vec![("clusters/x", &*cluster)];
+    documents.extend(keys.iter().map(|(key, address)| (&**key, &**address)));
+    world_of(&documents)
+}
+
+#[test]
+fn a_guard_holds_back_a_loss_that_leaves_too_few_instances() {
+    let mut stage = guarded(r#"{"min_endpoints": 2, "hold": "20s"}"#, 3);
+    stage.delete("services/x/0");
+    assert_eq!(stage.state("services/x/0"), None, "two are left");
+    stage.later(11);
+    stage.delete("services/x/1");
+    assert_eq!(stage.state("services/x/1"), Some(State::Held));
+    let reason = stage.status("services/x/1").reason.clone().unwrap();
+    assert_eq!(
+        reason,
+        "gone together with too many instances of its cluster; kept for 20 s"
+    );
+    // A replica born meanwhile keeps it, too.
+    let mut born = stage.newborn();
+    born.list(ListReason::Start);
+    assert_eq!(born.resources(), stage.resources());
+
+    for replica in [&mut stage, &mut born] {
+        replica.later(19);
+        replica.plan(vec![Input::Tick]);
+        assert_eq!(replica.state("services/x/1"), Some(State::Held));
+        replica.later(1);
+        replica.plan(vec![Input::Tick]);
+        assert_eq!(replica.state("services/x/1"), None);
+    }
+}
+
+#[test]
+fn a_guard_holds_back_a_loss_of_too_large_a_share() {
+    let mut stage = guarded(r#"{"max_loss_percent": 50}"#, 4);
+    let keys = ["services/x/0", "services/x/1"];
+    let input = stage.delete_input(&keys);
+    stage.plan(vec![input]);
+    assert_eq!(
+        keys.map(|key| stage.state(key)),
+        [None, None],
+        "half is not more than half"
+    );
+    stage.later(11);
+    let keys = ["services/x/2", "services/x/3"];
+    let input = stage.delete_input(&keys);
+    stage.plan(vec![input]);
+    assert_eq!(keys.map(|key| stage.state(key)), [Some(State::Held); 2]);
+    // Instances that come in their place end the hold, and so does a release.
+    stage.put("services/x/4", "10.0.0.5:80");
+    stage.put("services/x/5", "10.0.0.6:80");
+    assert_eq!(keys.map(|key| stage.state(key)), [None, None]);
+    let input = stage.delete_input(&["services/x/4", "services/x/5"]);
+    stage.later(11);
+    stage.plan(vec![input]);
+    assert_eq!(stage.state("services/x/4"), Some(State::Held));
+    stage.plan(vec![Input::Release(None)]);
+    assert_eq!(stage.state("services/x/4"), None);
+}
+
+#[test]
+fn without_a_guard_the_last_instance_goes_at_once() {
+    let mut stage = world_of(&[("clusters/x", "{}"), ("services/x/0", "10.0.0.1:80")]);
+    stage.delete("services/x/0");
+    assert_eq!(stage.state("services/x/0"), None);
 }
