@@ -317,8 +317,15 @@ impl Compiled {
             sentences.insert("split_by: has no effect on a \"to\" of one cluster".to_owned());
         }
 
-        let hashing = rules.iter().filter(|rule| rule.settings.hash_on.is_some());
-        for rule in hashing.filter(|rule| !(is_split(rule) && by_hash(rule))) {
+        // An override inherits the hashes by which the route splits its users.
+        let splits: Vec<_> = rules.iter().filter(|rule| is_split(rule) && by_hash(rule)).collect();
+        let is_used = |rule: &&Rule| {
+            splits
+                .iter()
+                .any(|split| split.settings.hash_on == rule.settings.hash_on)
+        };
+        let hashing = rules.iter().copied().filter(|rule| rule.settings.hash_on.is_some());
+        for rule in hashing.filter(|rule| !is_used(rule)) {
             for name in rule.targets().iter().map(|target| target.upstream.cluster_name()) {
                 let policy = self.lb_policy(&name);
                 if policy.is_some_and(|policy| !matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev)) {

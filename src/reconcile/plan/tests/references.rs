@@ -646,6 +646,13 @@ fn hashing_without_an_effect_is_a_warning_that_the_cluster_can_end() {
     let split = r#"{"match": "/v1", "to": [{"cluster": "x", "weight": 1}, {"cluster": "x", "weight": 1}], "split_by": "hash_on", "hash_on": ["client_ip"]}"#;
     stage.put("routes/a", split);
     assert_eq!(stage.status("routes/a").warnings, none);
+    let overridden = r#""hash_on": ["client_ip"], "overrides": [{"headers": {"x-canary": "always"}, "to": "x"}]"#;
+    stage.put("routes/a", &split.replace(r#""hash_on": ["client_ip"]"#, overridden));
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        none,
+        "an override inherits the hashes"
+    );
     stage.put("routes/a", r#"{"match": "/v1", "to": "x", "split_by": "random"}"#);
     assert_eq!(
         stage.status("routes/a").warnings,
