@@ -20,6 +20,7 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::body::Run;
+use super::matcher::conditions::Paths;
 use super::matcher::{self, Seen};
 use super::routes::order::PathRank;
 use super::{ResourceVersion, routes};
@@ -28,8 +29,10 @@ use crate::document::route::{HostPattern, Match, PathMatch};
 
 mod conditions;
 mod few;
+mod finder;
 mod slabs;
 
+pub use finder::Finder;
 use slabs::Slabs;
 
 /// Most entries in one RouteConfiguration, copies in narrower virtual hosts included (docs/documents/routes.md, Order).
@@ -164,6 +167,11 @@ impl Entry {
     #[must_use]
     pub fn with_routes(&self, routes: Arc<[Bytes]>) -> Self {
         Self { routes, ..self.clone() }
+    }
+
+    /// The paths that its Routes may take.
+    pub fn paths(&self) -> impl Iterator<Item = Paths<'_>> {
+        self.conditions.paths(&self.routes)
     }
 
     /// The first of its Routes that takes a request.
@@ -515,9 +523,7 @@ impl Table {
     /// The entry that takes a request, and its Route.
     #[must_use]
     pub fn take(&self, request: &Seen) -> Option<(&Arc<Entry>, Route)> {
-        let mut hosts = matcher::request::domains(&request.host).map(|domain| HostKey::of_domain(&domain));
-        let host = hosts.find(|host| self.own.contains_key(host))?;
-
+        let host = self.host_of(request)?;
         let mut first: Option<(&Arc<Entry>, usize)> = None;
         for own in self.sources(&host) {
             for (position, entry) in own.winners.iter() {
@@ -532,9 +538,20 @@ impl Table {
         }
 
         let (entry, route) = first?;
-        let route = Route::decode(entry.routes.get(route)?.clone()).ok()?;
-        Some((entry, route))
+        decoded(entry, route)
     }
+
+    /// The virtual host of a request.
+    fn host_of(&self, request: &Seen) -> Option<HostKey> {
+        let mut hosts = matcher::request::domains(&request.host).map(|domain| HostKey::of_domain(&domain));
+        hosts.find(|host| self.own.contains_key(host))
+    }
+}
+
+/// An entry with one of its Routes.
+fn decoded(entry: &Arc<Entry>, route: usize) -> Option<(&Arc<Entry>, Route)> {
+    let route = Route::decode(entry.routes.get(route)?.clone()).ok()?;
+    Some((entry, route))
 }
 
 impl Own {

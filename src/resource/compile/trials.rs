@@ -28,14 +28,19 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::route::{HostPattern, Trial};
 use crate::document::{Document, Rejection};
 use crate::resource::ResourceType;
+use crate::resource::matcher::conditions::Paths;
 use crate::resource::matcher::{Effect, Request, Seen};
-use crate::resource::table::Entry;
+use crate::resource::table::{Entry, Finder};
 
 /// Most tests of all documents together.
 const MAX_TRIALS: usize = 100_000;
 
 /// A test: its document, and its index there.
 type TrialId = (DocumentKey, usize);
+/// A test behind the path of its request. `None` stands before all tests of the path.
+type OfHost = (Arc<str>, Option<TrialId>);
+/// The finders of the tables, by group and listener.
+type Finders<'a> = BTreeMap<(Arc<str>, Arc<str>), Finder<'a>>;
 /// Groups by name.
 type Groups = OrdMap<Arc<str>, GroupState>;
 /// The listeners of a group that take HTTP requests.
@@ -54,8 +59,9 @@ struct Place {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trials {
     known: OrdMap<TrialId, Known>,
-    /// Tests by the host of their request. A request that Envoy refuses is not listed: no route takes it.
-    of_host: OrdMap<Arc<str>, OrdSet<TrialId>>,
+    /// Tests by the host of their request, each behind the path. A request that Envoy refuses is not listed: no route
+    /// takes it.
+    of_host: OrdMap<Arc<str>, OrdSet<OfHost>>,
     /// The tests whose requests the routes of a document take.
     taken: OrdMap<DocumentKey, OrdSet<TrialId>>,
     /// The failing tests, each with its sentence.
@@ -93,7 +99,7 @@ impl Trials {
         if !self.known.is_empty() {
             for key in &change.dirty.routes {
                 again.extend(self.taken.get(key).into_iter().flatten().cloned());
-                again.extend(self.takeable(change.after.get(key)));
+                self.collect_takeable_by(change.after.get(key), &mut again);
             }
             if change.moves_listeners() {
                 again.extend(self.known.keys().cloned());
@@ -101,7 +107,10 @@ impl Trials {
         }
         if !again.is_empty() {
             let places = places(change.after, change.groups);
-            again.iter().for_each(|id| self.judge(id, change, &places));
+            let mut finders = Finders::new();
+            again
+                .iter()
+                .for_each(|id| self.judge(id, change, &places, &mut finders));
         }
 
         let ids = before.diff(&self.failing).map(|item| match item {
@@ -195,7 +204,8 @@ impl Trials {
                 .iter()
                 .for_each(|taker| remove(&mut self.taken, taker, &id));
             if let Some(request) = &known.request {
-                remove(&mut self.of_host, &request.host.as_str().into(), &id);
+                let place = (request.path().into(), Some(id));
+                remove(&mut self.of_host, &request.host.as_str().into(), &place);
             }
         }
     }
@@ -212,7 +222,7 @@ impl Trials {
             let request = seen(trial).map(Arc::new);
             if let Some(request) = &request {
                 let of_host = self.of_host.entry(request.host.as_str().into()).or_default();
-                of_host.insert(id.clone());
+                of_host.insert((request.path().into(), Some(id.clone())));
             }
             let takers = Arc::new([]);
             self.known.insert(id.clone(), Known { request, takers });
@@ -221,38 +231,46 @@ impl Trials {
         ids
     }
 
-    /// The tests whose requests match a route of a document.
-    fn takeable(&self, compiled: Option<&Arc<CompiledDocument>>) -> BTreeSet<TrialId> {
+    /// Collect the tests whose requests match a route of a document.
+    fn collect_takeable_by(&self, compiled: Option<&Arc<CompiledDocument>>, ids: &mut BTreeSet<TrialId>) {
         let Some(Translated::Route { entries, .. }) = compiled.map(|compiled| &compiled.translated) else {
-            return BTreeSet::new();
+            return;
         };
-        let mut ids = BTreeSet::new();
         for entry in entries {
             match entry.position.host() {
-                HostPattern::Exact(host) => self.collect_takeable(entry, self.of_host.get(&host), &mut ids),
+                HostPattern::Exact(host) => self.collect_takeable(entry, self.of_host.get(&host), ids),
                 HostPattern::Wildcard(pattern) => {
                     let covered = self.of_host.iter().filter(|(host, _)| host.ends_with(&pattern[1..]));
-                    covered.for_each(|(_, of_host)| self.collect_takeable(entry, Some(of_host), &mut ids));
+                    covered.for_each(|(_, of_host)| self.collect_takeable(entry, Some(of_host), ids));
                 }
                 HostPattern::Any => {
                     let of_hosts = self.of_host.values();
-                    of_hosts.for_each(|of_host| self.collect_takeable(entry, Some(of_host), &mut ids));
+                    of_hosts.for_each(|of_host| self.collect_takeable(entry, Some(of_host), ids));
                 }
             }
         }
-        ids
     }
 
-    fn collect_takeable(&self, entry: &Entry, of_host: Option<&OrdSet<TrialId>>, ids: &mut BTreeSet<TrialId>) {
-        for id in of_host.into_iter().flatten() {
-            let request = self.known.get(id).and_then(|known| known.request.as_ref());
-            if request.is_some_and(|request| entry.first_route(request).is_some()) {
-                ids.insert(id.clone());
+    fn collect_takeable(&self, entry: &Entry, of_host: Option<&OrdSet<OfHost>>, ids: &mut BTreeSet<TrialId>) {
+        let Some(of_host) = of_host else { return };
+        for paths in entry.paths() {
+            let (Paths::One(first) | Paths::Beginning(first)) = paths;
+            let is_among = |path: &str| match paths {
+                Paths::One(one) => path == one,
+                Paths::Beginning(beginning) => path.starts_with(beginning),
+            };
+            let from_first = of_host.range((Arc::from(first), None)..);
+            let among = from_first.take_while(|(path, _)| is_among(path));
+            for id in among.filter_map(|(_, id)| id.as_ref()) {
+                let request = self.known.get(id).and_then(|known| known.request.as_ref());
+                if !ids.contains(id) && request.is_some_and(|request| entry.first_route(request).is_some()) {
+                    ids.insert(id.clone());
+                }
             }
         }
     }
 
-    fn judge(&mut self, id: &TrialId, change: &Change<'_>, places: &Places) {
+    fn judge<'a>(&mut self, id: &TrialId, change: &Change<'a>, places: &Places, finders: &mut Finders<'a>) {
         let (key, index) = id;
         let document = change.after.document(key);
         let trial = document.and_then(|document| document.as_route()?.tests.get(*index));
@@ -264,7 +282,7 @@ impl Trials {
         let mut sentence = None;
         let mut is_asked = false;
         for (group, listeners) in places.iter().filter(|(group, _)| document.is_for(group)) {
-            let Some(state) = change.groups.get(group) else {
+            let Some((group, state)) = change.groups.get_key_value(group) else {
                 continue;
             };
             for place in listeners {
@@ -272,9 +290,12 @@ impl Trials {
                     continue;
                 }
                 is_asked = true;
-                let table = state.tables.get(&place.name);
                 let request = known.request.as_deref();
-                let taken = request.and_then(|request| table?.take(request));
+                let taken = request.and_then(|request| {
+                    let (listener, table) = state.tables.get_key_value(&place.name)?;
+                    let finder = finders.entry((Arc::clone(group), Arc::clone(listener)));
+                    finder.or_insert_with(|| Finder::new(table)).take(request)
+                });
                 let answer = Answer::of(trial, request, taken);
                 takers.extend(answer.taker.clone());
                 sentence = sentence.or_else(|| answer.mismatch(trial));
@@ -326,9 +347,9 @@ impl Change<'_> {
     }
 }
 
-fn remove<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TrialId>>, key: &K, id: &TrialId) {
+fn remove<K: Ord + Clone, V: Ord + Clone>(index: &mut OrdMap<K, OrdSet<V>>, key: &K, value: &V) {
     let Some(ids) = index.get_mut(key) else { return };
-    ids.remove(id);
+    ids.remove(value);
     if ids.is_empty() {
         index.remove(key);
     }

@@ -31,7 +31,20 @@ enum Path {
     Exact(String),
     Prefix(String),
     Segments(String),
-    Regex(Regex),
+    Regex {
+        /// The text with which each path begins.
+        beginning: String,
+        regex: Regex,
+    },
+}
+
+/// The paths that a Route may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paths<'a> {
+    /// This path alone.
+    One(&'a str),
+    /// Some of the paths with this beginning.
+    Beginning(&'a str),
 }
 
 #[derive(Debug)]
@@ -73,6 +86,17 @@ impl Conditions {
         })
     }
 
+    /// The paths that the Route may take.
+    #[must_use]
+    pub fn paths(&self) -> Paths<'_> {
+        match &self.path {
+            Path::Exact(path) => Paths::One(path),
+            Path::Prefix(beginning) | Path::Segments(beginning) | Path::Regex { beginning, .. } => {
+                Paths::Beginning(beginning)
+            }
+        }
+    }
+
     /// Whether the Route takes a request.
     #[must_use]
     pub fn hold(&self, request: &Seen) -> bool {
@@ -91,12 +115,19 @@ impl Path {
             Some(PathSpecifier::Path(path)) => Self::Exact(path.clone()),
             Some(PathSpecifier::Prefix(prefix)) => Self::Prefix(prefix.clone()),
             Some(PathSpecifier::PathSeparatedPrefix(prefix)) => Self::Segments(prefix.clone()),
-            Some(PathSpecifier::SafeRegex(regex)) => Self::Regex(whole(&regex.regex)?),
+            Some(PathSpecifier::SafeRegex(regex)) => Self::Regex {
+                beginning: String::new(),
+                regex: whole(&regex.regex)?,
+            },
             Some(PathSpecifier::PathMatchPolicy(policy)) => {
                 let config = policy.typed_config.as_ref().ok_or(Unknown("path_match_policy"))?;
                 let config =
                     UriTemplateMatchConfig::decode(&*config.value).map_err(|_| Unknown("path_match_policy"))?;
-                Self::Regex(whole(&template_regex(&config.path_template))?)
+                let beginning = config.path_template.split(['{', '*']).next().unwrap_or_default();
+                Self::Regex {
+                    beginning: beginning.to_owned(),
+                    regex: whole(&template_regex(&config.path_template))?,
+                }
             }
             Some(PathSpecifier::ConnectMatcher(_)) | None => return Err(Unknown("path_specifier")),
         })
@@ -109,7 +140,7 @@ impl Path {
             Self::Segments(prefix) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::Regex { regex, .. } => regex.is_match(path.as_bytes()),
         }
     }
 }

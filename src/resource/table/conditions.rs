@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::Route;
 use prost::Message;
 
 use crate::resource::matcher::Seen;
-use crate::resource::matcher::conditions::Conditions;
+use crate::resource::matcher::conditions::{Conditions, Paths};
 
 /// See the module. Two are equal: their entries have the Routes. A copy reads again, because its entry may get others.
 #[derive(Debug, Default)]
@@ -16,10 +16,19 @@ pub(super) struct Lazy(OnceLock<Box<[Option<Conditions>]>>);
 impl Lazy {
     /// The first of these Routes that takes a request.
     pub(super) fn first(&self, routes: &[Bytes], request: &Seen) -> Option<usize> {
-        let conditions = self.0.get_or_init(|| routes.iter().map(read).collect());
+        let conditions = self.of(routes);
         conditions
             .iter()
             .position(|route| route.as_ref().is_some_and(|conditions| conditions.hold(request)))
+    }
+
+    /// The paths that these Routes may take.
+    pub(super) fn paths(&self, routes: &[Bytes]) -> impl Iterator<Item = Paths<'_>> {
+        self.of(routes).iter().flatten().map(Conditions::paths)
+    }
+
+    fn of(&self, routes: &[Bytes]) -> &[Option<Conditions>] {
+        self.0.get_or_init(|| routes.iter().map(read).collect())
     }
 }
 

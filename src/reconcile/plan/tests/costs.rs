@@ -721,3 +721,29 @@ fn a_changed_policy_of_a_listener_costs_the_same_with_many_routes() {
     }
     panic!("with {SMALL} and {} routes: {}", 25 * SMALL, seen.join(", "));
 }
+
+/// Routes of one host, each with a test.
+fn tried(n: usize) -> Vec<(String, String)> {
+    each(n, |n| {
+        let key = format!("routes/r{n}");
+        let request = format!("GET http://a.com/r{n}/x");
+        let tests = json!([{ "request": request, "expect": { "route": key } }]);
+        let route = json!({ "match": format!("a.com/r{n}/*"), "to": "x", "tests": tests });
+        (key, route.to_string())
+    })
+}
+
+#[test]
+fn routes_with_tests_on_one_host() {
+    assert_n_log_n(|n| cost_of_list(tried(n)));
+}
+
+#[test]
+fn a_route_beside_routes_with_tests_on_its_host() {
+    let cost = |n| {
+        let mut stage = at_rest(tried(n));
+        let inputs = vec![stage.put_input("routes/new", r#"{"match": "a.com/new/*", "to": "x"}"#)];
+        cost_of_plan(&mut stage, inputs)
+    };
+    assert_n_log_n(cost);
+}
