@@ -51,6 +51,7 @@ mod findings;
 mod group;
 mod input;
 mod inventory;
+mod limits;
 mod offers;
 pub mod parts;
 mod policies;
@@ -292,7 +293,8 @@ impl Compiled {
         let (context, inventory) = (Arc::clone(&stage.context), stage.inventory.clone());
         let dirty = &stage.dirty;
 
-        let faults = references::faults(&self.inventory, &inventory, dirty);
+        let mut faults = references::faults(&self.inventory, &inventory, dirty);
+        faults.extend(limits::faults(&inventory, dirty));
         if !faults.is_empty() {
             return Err(faults);
         }

@@ -702,3 +702,18 @@ fn fields_that_grpc_clients_ignore_are_named() {
         ]
     );
 }
+
+#[test]
+fn beyond_a_hundred_registries_the_newest_is_rejected() {
+    let mut stage = Stage::empty();
+    stage.list(ListReason::Start);
+    for number in 0..=100 {
+        let registry = format!(r#"{{"prefix": "/{number}/", "format": "kratos"}}"#);
+        stage.put(&format!("registries/r{number}"), &registry);
+    }
+    assert_eq!(
+        stage.status("registries/r100").reason.as_deref(),
+        Some("registries/r100: found more than 100 registries documents, expected at most as many")
+    );
+    assert_eq!(stage.state("registries/r99"), Some(State::Accepted));
+}
