@@ -50,7 +50,7 @@ async fn named(name: &'static str) -> SocketAddr {
 }
 
 /// The answer to these bytes on a new connection; empty: it was closed.
-async fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
     let mut connection = TcpStream::connect(address).await.expect("connect");
     connection.write_all(bytes).await.ok();
     let mut answer = Vec::new();
@@ -305,18 +305,29 @@ async fn over_tls(
     authority: &Authority,
     client: Option<&(String, String)>,
 ) -> std::io::Result<(Vec<u8>, String)> {
+    exchange_over_tls(address, name, authority, client, "GET /a HTTP/1.1\r\nhost: a.com").await
+}
+
+/// The same for any request: its head without the end.
+pub(crate) async fn exchange_over_tls(
+    address: SocketAddr,
+    name: &str,
+    authority: &Authority,
+    client: Option<&(String, String)>,
+    request: &str,
+) -> std::io::Result<(Vec<u8>, String)> {
     let mut stream = connect_tls(address, name, authority, client).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let shown = shown.map(|certificate| certificate.to_vec()).unwrap_or_default();
     stream
-        .write_all(b"GET /a HTTP/1.1\r\nhost: a.com\r\nconnection: close\r\n\r\n")
+        .write_all(format!("{request}\r\nconnection: close\r\n\r\n").as_bytes())
         .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok((shown, String::from_utf8_lossy(&answer).into_owned()))
 }
 
-fn der((certificate, _): &(String, String)) -> Vec<u8> {
+pub(crate) fn der((certificate, _): &(String, String)) -> Vec<u8> {
     CertificateDer::from_pem_slice(certificate.as_bytes())
         .expect("a certificate")
         .to_vec()

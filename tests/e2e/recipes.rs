@@ -5,13 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
+use crate::calls::Calls;
+use crate::listeners::{der, exchange_over_tls};
 use crate::load::{Clients, Load};
+use crate::secrets::{Site, connect_anew, current, fresh, keep_alive};
+use crate::support::authority::Authority;
 use crate::support::envoy::{Bootstrap, Envoy, own_address};
 use crate::support::eventually::eventually;
+use crate::support::policy_services::{GrpcServices, HttpServices};
 use crate::support::server::Server;
 use crate::support::upstream::Upstream;
 use crate::world::{Answer, Ask, LIMIT, ask, http_client, listener, shared};
@@ -19,7 +26,15 @@ use crate::world::{Answer, Ask, LIMIT, ask, http_client, listener, shared};
 with_both_bootstraps!(canary, blue_green);
 
 /// The folders that a test of this file drives.
-const DRIVEN: [&str; 2] = ["blue-green", "canary"];
+const DRIVEN: [&str; 7] = [
+    "blue-green",
+    "canary",
+    "external-authorization",
+    "failover",
+    "https-edge",
+    "maintenance",
+    "mutual-tls",
+];
 
 fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config/recipes")
@@ -59,13 +74,23 @@ struct Served {
 impl Served {
     /// Serve a recipe with these texts in place of others. A recipe without listeners gets one.
     async fn start(name: &str, bootstrap: Bootstrap, replaced: &[(&str, String)]) -> Self {
+        Self::start_at(own_address(), name, bootstrap, replaced, &[]).await
+    }
+
+    /// Serve a recipe whose main listener has this address, with more arguments of the server.
+    async fn start_at(
+        address: SocketAddr,
+        name: &str,
+        bootstrap: Bootstrap,
+        replaced: &[(&str, String)],
+        arguments: &[&str],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         copy(&recipes().join(name), folder.path(), replaced);
-        let address = own_address();
         if !folder.path().join("listeners").is_dir() {
             write(folder.path(), "listeners/edge.json", &listener(address));
         }
-        let server = Server::start(&["--dir", &folder.path().to_string_lossy()]).await;
+        let server = Server::start(&[&["--dir", &folder.path().to_string_lossy()], arguments].concat()).await;
         server.ready().await;
         let envoy = Envoy::start(bootstrap, server.xds(), "recipe-1").await;
         envoy.ready().await;
@@ -83,10 +108,18 @@ impl Served {
     }
 
     /// Wait until a request is answered by this upstream, and give the answer.
-    async fn serves(&self, request: &str, upstream: &str) -> Answer {
-        let request = Ask::from(request);
+    async fn serves(&self, request: impl Into<Ask>, upstream: &str) -> Answer {
+        let request = request.into();
         let observe = || async { self.ask(&request).await.upstream };
         eventually(LIMIT, observe, upstream.to_owned()).await;
+        self.ask(&request).await
+    }
+
+    /// Wait until a request is answered with this status.
+    async fn answers(&self, request: impl Into<Ask>, status: u16) -> Answer {
+        let request = request.into();
+        let observe = || async { (request.to_string(), self.ask(&request).await.status) };
+        eventually(LIMIT, observe, (request.to_string(), status)).await;
         self.ask(&request).await
     }
 
@@ -98,12 +131,16 @@ impl Served {
         write(self.folder.path(), file, &document.to_string());
     }
 
-    /// Every document is accepted, and Envoy has refused nothing.
-    async fn all_is_accepted(&self) {
+    /// Every document is accepted, with these warnings and no others, and Envoy has refused nothing.
+    async fn all_is_accepted(&self, warnings: &[&str]) {
         let documents = self.server.get("/api/v1/documents").await;
         let entries = documents["documents"].as_array().expect("a list of documents");
         let others = entries.iter().filter(|entry| entry["state"] != "accepted");
         assert_eq!(others.collect::<Vec<_>>(), Vec::<&Value>::new());
+        let told = entries
+            .iter()
+            .flat_map(|entry| entry["warnings"].as_array().into_iter().flatten());
+        assert_eq!(told.collect::<Vec<_>>(), warnings);
         assert_eq!(self.envoy.rejections().await, 0, "{}", self.envoy.log());
     }
 }
@@ -183,7 +220,7 @@ async fn canary(bootstrap: Bootstrap) {
     assert_eq!(back.collect::<Vec<_>>(), Vec::new());
     assert_eq!(served.ask(&tester()).await.upstream, "v2");
     eventually(LIMIT, || async { lab.requests() > 0 }, true).await;
-    served.all_is_accepted().await;
+    served.all_is_accepted(&[]).await;
 }
 
 async fn blue_green(bootstrap: Bootstrap) {
@@ -212,5 +249,268 @@ async fn blue_green(bootstrap: Bootstrap) {
     load.reach(load.requests() + 100).await;
     let report = load.stop().await;
     assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
-    served.all_is_accepted().await;
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_region_takes_over_and_gives_back() {
+    let _shared = shared().await;
+    let authority = Authority::new();
+    authority.put("west", &authority.issue_for(&["orders.west.example.internal"]));
+    let (one, two) = (Upstream::start("own").await, Upstream::start("own").await);
+    let west = Upstream::start_tls("west", authority.server("west", None)).await;
+    let replaced = [
+        ("10.0.1.4:8080", one.address().to_string()),
+        ("10.0.1.5:8080", two.address().to_string()),
+        (
+            "orders.west.example.internal:8443",
+            format!("localhost:{}", west.address().port()),
+        ),
+        (r#""interval": "5s""#, r#""interval": "100ms""#.to_owned()),
+    ];
+    let bundle = authority.path("ca.pem");
+    let arguments = ["--ca-bundle", &*bundle.to_string_lossy()];
+    let served = Served::start_at(own_address(), "failover", Bootstrap::Sotw, &replaced, &arguments).await;
+    let request = "GET orders.example.com/v1/orders/7";
+    served.serves(request, "own").await;
+
+    let load = Load::start(served.address, "orders.example.com", "/v1/orders/7", Clients::default());
+    load.reach(100).await;
+    for own in [&one, &two] {
+        own.report_health(503);
+    }
+    served.serves(request, "west").await;
+    load.reach(load.requests() + 100).await;
+    for own in [&one, &two] {
+        own.report_health(200);
+    }
+    served.serves(request, "own").await;
+    load.reach(load.requests() + 100).await;
+    let report = load.stop().await;
+    assert_eq!((report.failures, report.reconnects), (0, 0), "{report}");
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificates_of_an_https_edge_are_renewed_under_load() {
+    let _shared = shared().await;
+    let authority = Arc::new(Authority::new());
+    let renew = |name: &str| authority.put(name, &authority.issue_for(&[name]));
+    renew("example.com");
+    renew("example.org");
+    let site = Upstream::start("site").await;
+    let (secure, plain) = (own_address(), own_address());
+    let path = |name: &str| authority.path(name).display().to_string();
+    let replaced = [
+        ("10.0.1.4:8080", site.address().to_string()),
+        ("0.0.0.0:443", secure.to_string()),
+        ("0.0.0.0:80", plain.to_string()),
+        ("/etc/chancery/secrets/example.com/tls.crt", path("example.com.pem")),
+        ("/etc/chancery/secrets/example.com/tls.key", path("example.com.key")),
+        ("/etc/chancery/secrets/example.org/tls.crt", path("example.org.pem")),
+        ("/etc/chancery/secrets/example.org/tls.key", path("example.org.key")),
+    ];
+    let arguments = ["--secret-dir", &*path("")];
+    let served = Served::start_at(plain, "https-edge", Bootstrap::Delta, &replaced, &arguments).await;
+    let of = |name: &'static str| Site {
+        authority: Arc::clone(&authority),
+        address: secure,
+        name,
+    };
+
+    for name in ["example.com", "example.org"] {
+        let site = of(name);
+        eventually(LIMIT, || async { fresh(&site).await }, Ok(current(&authority, name))).await;
+    }
+    let large = "x".repeat(2000);
+    let request = format!("GET /a HTTP/1.1\r\nhost: example.com\r\naccept-encoding: gzip\r\nx-pad: {large}");
+    let (_, answer) = exchange_over_tls(secure, "example.com", &authority, None, &request)
+        .await
+        .expect("an answer");
+    for header in [
+        "strict-transport-security: max-age=31536000; includeSubDomains",
+        "content-encoding: gzip",
+        &format!("alt-svc: h3=\":{}\"; ma=86400", secure.port()),
+    ] {
+        assert!(answer.contains(header), "{header}: {answer}");
+    }
+    let redirect = served.answers("GET example.com/a?b=c", 301).await;
+    assert_eq!(redirect.headers["location"], "https://example.com/a?b=c");
+
+    // New connections and one that lasts, while the files change twice.
+    let (new, lasting) = (Calls::new(), Calls::new());
+    let mut clients = JoinSet::new();
+    clients.spawn(connect_anew(of("example.com"), new.clone()));
+    clients.spawn(keep_alive(of("example.com"), lasting.clone()));
+    let modified = served.envoy.stat("listener_manager.listener_modified").await;
+    for _ in 0..2 {
+        new.more(5).await;
+        renew("example.com");
+        let site = of("example.com");
+        let renewed = current(&authority, "example.com");
+        eventually(LIMIT, || async { fresh(&site).await }, Ok(renewed)).await;
+    }
+    new.more(5).await;
+    lasting.more(5).await;
+    clients.shutdown().await;
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(
+        (new.since(0).failures, lasting.since(0).failures),
+        (nothing.clone(), nothing)
+    );
+    assert_eq!(new.since(0).by.len(), 3, "three certificates were met");
+    assert_eq!(
+        served.envoy.stat("listener_manager.listener_modified").await,
+        modified,
+        "the listener is not touched"
+    );
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_decides_and_nothing_opens_a_route() {
+    let _shared = shared().await;
+    let (site, legacy) = (Upstream::start("site").await, Upstream::start("legacy").await);
+    let (grpc, http) = (GrpcServices::start().await, HttpServices::start().await);
+    let authz = format!("localhost:{}", grpc.address().port());
+    let replaced = [
+        ("10.0.1.4:8080", site.address().to_string()),
+        ("10.0.1.5:8080", legacy.address().to_string()),
+        ("http://10.0.1.9:8080", http.url()),
+        ("authz.internal:9000", authz.clone()),
+        (r#""timeout": "300ms""#, r#""timeout": "5s""#.to_owned()),
+    ];
+    let served = Served::start("external-authorization", Bootstrap::Delta, &replaced).await;
+    let allowed = |request: &'static str| Ask::from(request).with("x-allow", "yes");
+
+    let answer = served.serves(allowed("GET www.example.com/"), "site").await;
+    assert_eq!(answer.body["headers"]["x-zone"], "edge");
+    served.answers("GET www.example.com/", 403).await;
+    // The policy of the outermost place is final: the one of the route is not asked.
+    let answer = served.serves(allowed("GET old.example.com/"), "legacy").await;
+    assert_eq!(
+        (&answer.body["headers"]["x-zone"], &answer.body["headers"]["x-user"]),
+        (&json!("edge"), &Value::Null)
+    );
+    served.answers("GET old.example.com/", 403).await;
+    served.answers("GET elsewhere.example.com/", 403).await;
+    served.answers(allowed("GET elsewhere.example.com/"), 404).await;
+    served
+        .all_is_accepted(&["policies[0]: policies/authz is final and holds instead"])
+        .await;
+
+    // The service is away: closed.
+    served.change("clusters/authz.json", |cluster| cluster["dns"] = "localhost:1".into());
+    for request in ["GET www.example.com/", "GET old.example.com/"] {
+        served.answers(allowed(request), 503).await;
+    }
+    served.change("clusters/authz.json", |cluster| cluster["dns"] = authz.into());
+    served.serves(allowed("GET www.example.com/"), "site").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_show_certificates_and_the_authority_changes_without_a_drain() {
+    let _shared = shared().await;
+    let (edge, partners, next, internal) = (Authority::new(), Authority::new(), Authority::new(), Authority::new());
+    edge.put("edge", &edge.issue_for(&["partners.example.com"]));
+    internal.put("orders", &internal.issue_for(&["orders.internal"]));
+    let partner = partners.issue_for(&["spiffe://partners.example.com/acme"]);
+    let stranger = partners.issue_for(&["spiffe://elsewhere.example.com/acme"]);
+    let revoked = partners.issue_for(&["spiffe://partners.example.com/former"]);
+    let orders = Upstream::start_tls("orders", internal.server("orders", Some(&internal))).await;
+
+    let files = tempfile::tempdir().expect("a folder");
+    let put = |name: &str, text: &str| write(files.path(), name, text);
+    put("edge-cert/tls.crt", &edge.read("edge.pem"));
+    put("edge-cert/tls.key", &edge.read("edge.key"));
+    put("gateway-client/tls.crt", &internal.read("client.pem"));
+    put("gateway-client/tls.key", &internal.read("client.key"));
+    put("internal-ca/ca.crt", &internal.read("ca.pem"));
+    put("partners-ca/ca.crt", &partners.read("ca.pem"));
+    put("partners-ca/ca.crl", &partners.revoke(&[&revoked]));
+
+    let address = own_address();
+    let folder = files.path().display().to_string();
+    let replaced = [
+        ("0.0.0.0:8443", address.to_string()),
+        ("10.0.1.4:8443", orders.address().to_string()),
+        ("/etc/chancery/secrets", folder.clone()),
+    ];
+    let arguments = ["--secret-dir", &*folder];
+    let served = Served::start_at(address, "mutual-tls", Bootstrap::Sotw, &replaced, &arguments).await;
+
+    let name = "partners.example.com";
+    let request = "GET /v1/orders/7 HTTP/1.1\r\nhost: partners.example.com";
+    let asked = |client: Option<&(String, String)>| {
+        let (edge, client) = (&edge, client.cloned());
+        async move {
+            let answer = exchange_over_tls(address, name, edge, client.as_ref(), request).await;
+            answer.map_or_else(|_| String::new(), |(_, answer)| answer)
+        }
+    };
+    let status = |client: Option<&(String, String)>| {
+        let asked = asked(client);
+        async move { asked.await.split(' ').nth(1).unwrap_or_default().to_owned() }
+    };
+    eventually(LIMIT, || status(Some(&partner)), "200".to_owned()).await;
+    let answer = asked(Some(&partner)).await;
+    assert!(answer.contains("URI=spiffe://partners.example.com/acme"), "{answer}");
+    assert!(answer.contains("x-upstream: orders"), "{answer}");
+    assert_eq!(status(Some(&stranger)).await, "403", "another name");
+    for (client, why) in [(None, "no certificate"), (Some(&revoked), "a revoked one")] {
+        assert_eq!(status(client).await, "", "{why}");
+    }
+    let (shown, _) = exchange_over_tls(address, name, &edge, Some(&partner), request)
+        .await
+        .expect("an answer");
+    assert_eq!(shown, der(&(edge.read("edge.pem"), String::new())));
+
+    // First both authorities, then the new one alone. The listener stays as it is.
+    let modified = served.envoy.stat("listener_manager.listener_modified").await;
+    let (successor, none): (_, [&(String, String); 0]) = (next.issue_for(&["spiffe://partners.example.com/acme"]), []);
+    assert_eq!(status(Some(&successor)).await, "");
+    put(
+        "partners-ca/ca.crl",
+        &(partners.revoke(&[&revoked]) + &next.revoke(&none)),
+    );
+    put("partners-ca/ca.crt", &(partners.read("ca.pem") + &next.read("ca.pem")));
+    eventually(LIMIT, || status(Some(&successor)), "200".to_owned()).await;
+    assert_eq!(status(Some(&partner)).await, "200");
+    put("partners-ca/ca.crl", &next.revoke(&none));
+    put("partners-ca/ca.crt", &next.read("ca.pem"));
+    eventually(LIMIT, || status(Some(&partner)), String::new()).await;
+    assert_eq!(status(Some(&successor)).await, "200");
+    assert_eq!(served.envoy.stat("listener_manager.listener_modified").await, modified);
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_lets_the_office_through_and_ends_by_one_change_of_routes() {
+    let _shared = shared().await;
+    let shop = Upstream::start("shop").await;
+    let address = own_address();
+    let replaced = [
+        ("10.0.1.4:8080", shop.address().to_string()),
+        ("0.0.0.0:8080", address.to_string()),
+    ];
+    let served = Served::start_at(address, "maintenance", Bootstrap::Delta, &replaced, &[]).await;
+
+    let closed = served.answers("GET shop.example.com/", 503).await;
+    assert_eq!(
+        (&closed.headers["retry-after"], &closed.body),
+        (
+            &http::HeaderValue::from_static("1800"),
+            &json!({ "error": "back at 14:00" })
+        )
+    );
+    let tester = || Ask::from("GET shop.example.com/").with("x-works", "let-me-see");
+    served.serves(tester(), "shop").await;
+    let from = |address| Ask::from("GET shop.example.com/admin/x").with("x-forwarded-for", address);
+    served.serves(from("198.51.100.7"), "shop").await;
+    served.answers(from("203.0.113.7"), 403).await;
+
+    served.change("clusters/shop.json", |cluster| cluster["policies"] = json!([]));
+    served.serves("GET shop.example.com/", "shop").await;
+    served.answers(from("203.0.113.7"), 403).await;
+    served.all_is_accepted(&[]).await;
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::Empty;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::calls::{Answer, Calls, Tally};
-use crate::services::{connect, secure_listener};
+use crate::listeners::connect_tls;
+use crate::services::secure_listener;
 use crate::support::authority::Authority;
 use crate::support::envoy::{Bootstrap, own_address};
 use crate::support::eventually::eventually;
@@ -57,23 +58,30 @@ async fn a_certificate_in_files_is_replaced_under_load() {
 
 /// Replace the certificate of the secret under load; `publish` tells the server of the files of the authority.
 async fn replace_under_load(world: &World, authority: &Arc<Authority>, publish: impl AsyncFn()) {
-    let address = own_address();
+    let site = Site {
+        authority: Arc::clone(authority),
+        address: own_address(),
+        name: "chancery.internal",
+    };
     publish().await;
     world
-        .put("/gateway/xds/listeners/secure", secure_listener(address).to_string())
+        .put(
+            "/gateway/xds/listeners/secure",
+            secure_listener(site.address).to_string(),
+        )
         .await;
-    let mut certificates = vec![current(authority)];
-    let seen = || async { fresh(authority, address).await.ok() };
+    let mut certificates = vec![current(authority, "server")];
+    let seen = || async { fresh(&site).await.ok() };
     eventually(LIMIT, seen, Some(certificates[0].clone())).await;
 
     let (new, lasting) = (Calls::new(), Calls::new());
     let mut clients = JoinSet::new();
-    clients.spawn(connect_anew(Arc::clone(authority), address, new.clone()));
-    clients.spawn(keep_alive(Arc::clone(authority), address, lasting.clone()));
+    clients.spawn(connect_anew(site.clone(), new.clone()));
+    clients.spawn(keep_alive(site.clone(), lasting.clone()));
     for _ in 0..TIMES {
         new.more(10).await;
         authority.renew("server");
-        certificates.push(current(authority));
+        certificates.push(current(authority, "server"));
         publish().await;
         eventually(LIMIT, seen, certificates.last().cloned()).await;
         // A request from before the change may end only now.
@@ -114,17 +122,27 @@ fn secret(authority: &Authority) -> Value {
     json!({ "certificate": authority.read("server.pem"), "private_key": authority.read("server.key") })
 }
 
-/// The certificate that is in the files now.
-fn current(authority: &Authority) -> String {
-    let certificate = CertificateDer::from_pem_file(authority.path("server.pem")).expect("a certificate");
+/// Clients of a listener with TLS.
+#[derive(Clone)]
+pub(crate) struct Site {
+    /// The authority of its certificate.
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) address: SocketAddr,
+    pub(crate) name: &'static str,
+}
+
+/// The certificate that is in the pair of files of this name now.
+pub(crate) fn current(authority: &Authority, pair: &str) -> String {
+    let certificate = CertificateDer::from_pem_file(authority.path(&format!("{pair}.pem"))).expect("a certificate");
     format!("{:02x?}", &certificate[certificate.len() - 8..])
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A new connection: the certificate that it meets.
-async fn open(authority: &Authority, address: SocketAddr) -> Result<(String, SendRequest<Empty<Bytes>>), Failure> {
-    let stream = timeout(LIMIT, connect(authority, address)).await??;
+async fn open(site: &Site) -> Result<(String, SendRequest<Empty<Bytes>>), Failure> {
+    let connected = connect_tls(site.address, site.name, &site.authority, None);
+    let stream = timeout(LIMIT, connected).await??;
     let met = stream
         .get_ref()
         .1
@@ -137,14 +155,16 @@ async fn open(authority: &Authority, address: SocketAddr) -> Result<(String, Sen
     Ok((met, sender))
 }
 
-async fn ask(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Failure> {
+async fn ask(site: &Site, sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Failure> {
     let request = Request::builder()
         .uri("/")
-        .header("host", "chancery.internal")
+        .header("host", site.name)
         .body(Empty::new())?;
     sender.ready().await?;
-    let status = timeout(LIMIT, sender.send_request(request)).await??.status();
-    if status == StatusCode::NO_CONTENT {
+    let answer = timeout(LIMIT, sender.send_request(request)).await??;
+    let status = answer.status();
+    answer.into_body().collect().await?;
+    if status.is_success() {
         Ok(())
     } else {
         Err(status.to_string().into())
@@ -152,27 +172,27 @@ async fn ask(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Failure> {
 }
 
 /// One request over a new connection.
-async fn fresh(authority: &Authority, address: SocketAddr) -> Answer {
+pub(crate) async fn fresh(site: &Site) -> Answer {
     let answer = async {
-        let (met, mut sender) = open(authority, address).await?;
-        ask(&mut sender).await?;
+        let (met, mut sender) = open(site).await?;
+        ask(site, &mut sender).await?;
         Ok::<_, Failure>(met)
     };
     answer.await.map_err(|failure| failure.to_string())
 }
 
-async fn connect_anew(authority: Arc<Authority>, address: SocketAddr, calls: Calls) {
+pub(crate) async fn connect_anew(site: Site, calls: Calls) {
     loop {
-        calls.record(fresh(&authority, address).await);
+        calls.record(fresh(&site).await);
         sleep(PAUSE).await;
     }
 }
 
 /// Requests over one connection.
-async fn keep_alive(authority: Arc<Authority>, address: SocketAddr, calls: Calls) {
-    let (met, mut sender) = open(&authority, address).await.expect("it was there a moment ago");
+pub(crate) async fn keep_alive(site: Site, calls: Calls) {
+    let (met, mut sender) = open(&site).await.expect("it was there a moment ago");
     loop {
-        let answer = ask(&mut sender).await;
+        let answer = ask(&site, &mut sender).await;
         calls.record(answer.map(|()| met.clone()).map_err(|failure| failure.to_string()));
         sleep(PAUSE).await;
     }

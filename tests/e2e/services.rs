@@ -126,7 +126,7 @@ fn mtls(server: &Server, trusts: &Authority, is: &Authority) -> String {
 }
 
 /// A TLS connection to the listener there, whose certificate must be of this authority.
-pub(crate) async fn connect(authority: &Authority, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+async fn connect(authority: &Authority, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_file(authority.path("ca.pem")).expect("a certificate");
     roots.add(certificate).expect("an authority");

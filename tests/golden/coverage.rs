@@ -1,8 +1,13 @@
 //! The coverage of fields: for each field of each kind the golden input that has it, the bad document about it, and its
-//! use end to end. The run prints the table. A field without a golden input or a bad document fails the test.
+//! use with a real Envoy. The run prints the table. An empty cell fails the test.
 //!
 //! Tables that several objects share count once. A bad document is about the field of its rejection's path. The last
-//! column has the recipes that hold the field and the files of `tests/e2e/` that name it.
+//! column has the first that holds or names the field:
+//!
+//! - a recipe of `envoy-config/recipes/`, which `tests/e2e/recipes.rs` drives;
+//! - a file of `tests/e2e/`;
+//! - the table of the differential test, which gives each of its fields to a real Envoy in 20 sets or more;
+//! - a file of `tests/it/` or `tests/conformance/`, if the field is of a kind that no resource shows ([`UNSEEN`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,6 +31,20 @@ const ELSEWHERE: [(&str, &str); 2] = [
 
 /// Fields that take every value.
 const ANY: [&str; 1] = ["services.Metadata"];
+
+/// Kinds that decide which resources a proxy gets, and from where: no resource has their fields.
+const UNSEEN: [Kind; 4] = [Kind::Services, Kind::Registries, Kind::Groups, Kind::Xds];
+
+/// Fields whose tests need no Envoy: forms of registrations that become an endpoint like any other, and sealed secrets,
+/// which are opened before they are sent.
+const NOT_ON_ENVOY: [(&str, &str); 6] = [
+    ("services.Enable", "document/registry/values.rs"),
+    ("services.Healthy", "document/registry/values.rs"),
+    ("services.Host", "document/registry/values.rs"),
+    ("services.Port", "document/registry/values.rs"),
+    ("services.Weight", "document/registry/values.rs"),
+    ("secrets.encrypted", "document/secret/tests.rs"),
+];
 
 /// A field: its name and its description in the schema.
 type Field = (String, String);
@@ -185,9 +204,34 @@ fn recipes(schemas: &BTreeMap<Kind, Value>) -> BTreeMap<Field, String> {
     found
 }
 
-/// The names and texts of the files of `tests/e2e/`.
-fn sources() -> Vec<(String, String)> {
-    let files = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e"));
+/// The fields that the differential test gives to a real Envoy.
+fn differential(schemas: &BTreeMap<Kind, Value>) -> BTreeSet<Field> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/differential/fields.yaml");
+    let table = document::value(&fs::read(path).expect("the table")).expect("YAML");
+    let mut found = BTreeSet::new();
+    for kind in table.as_array().expect("a list of kinds") {
+        let word = kind["kind"].as_str().expect("a kind");
+        let Some(schema) = Kind::from_word(word).and_then(|kind| schemas.get(&kind)) else {
+            continue;
+        };
+        let bases = kind["bases"].as_array().into_iter().flatten();
+        bases.for_each(|base| fields_in(schema, base, &mut found));
+        for (path, field) in kind["fields"].as_object().expect("fields by path") {
+            for good in field["good"].as_array().into_iter().flatten() {
+                let step = |value, step: &str| match step.parse::<usize>() {
+                    Ok(_) => Value::from(vec![value]),
+                    Err(_) => Value::from_iter([(step, value)]),
+                };
+                fields_in(schema, &path.rsplit('/').fold(good.clone(), step), &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// The names and texts of the sources below a folder of `tests/`.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let files = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder));
     let sources = files
         .into_iter()
         .filter(|path| path.extension().is_some_and(|end| end == "rs"));
@@ -215,37 +259,44 @@ fn files_below(path: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_field_has_a_golden_input_and_a_bad_document() {
+fn every_field_has_a_golden_input_a_bad_document_and_a_use_on_envoy() {
     let schemas = schemas();
     let (golden, bad, recipes) = (golden_inputs(&schemas), bad_documents(&schemas), recipes(&schemas));
-    let sources = sources();
-    let of_sources = |name: &str| {
+    let differential = differential(&schemas);
+    let end_to_end = sources("e2e");
+    let others: Vec<_> = ["it", "conformance"].into_iter().flat_map(sources).collect();
+    let named_in = |sources: &[(String, String)], name: &str| {
         let quoted = [format!("\"{name}\""), format!("\\\"{name}\\\"")];
         let named = sources
             .iter()
             .find(|(_, text)| quoted.iter().any(|name| text.contains(name)));
-        named.map(|(file, _)| file.as_str())
+        named.map(|(file, _)| file.clone())
     };
 
     let mut fields = Vec::new();
     schemas
         .iter()
         .for_each(|(kind, schema)| all_fields(schema, kind.as_str(), &mut fields));
-    let mut table = String::from("| field | golden input | bad document | end to end |\n|---|---|---|---|\n");
+    let mut table = String::from("| field | golden input | bad document | on Envoy |\n|---|---|---|---|\n");
     let mut missing = Vec::new();
     for (path, field) in &fields {
         let elsewhere = ELSEWHERE.iter().find(|(place, _)| place == path).map(|(_, test)| *test);
         let input = golden.get(field).map(String::as_str).or(elsewhere).unwrap_or_default();
         let any = ANY.contains(&path.as_str()).then_some("takes every value");
         let about = bad.get(field).map(String::as_str).or(any).unwrap_or_default();
+        let is_unseen = || UNSEEN.iter().any(|kind| path.split('.').next() == Some(kind.as_str()));
+        let not_on_envoy = NOT_ON_ENVOY.iter().find(|(place, _)| place == path);
         let used = recipes
             .get(field)
-            .map(String::as_str)
-            .or_else(|| of_sources(&field.0))
+            .cloned()
+            .or_else(|| named_in(&end_to_end, &field.0))
+            .or_else(|| differential.contains(field).then(|| "differential".to_owned()))
+            .or_else(|| is_unseen().then(|| named_in(&others, &field.0)).flatten())
+            .or_else(|| not_on_envoy.map(|(_, test)| (*test).to_owned()))
             .unwrap_or_default();
         let row = format!("| {path} | {input} | {about} | {used} |");
         writeln!(table, "{row}").expect("a string takes all");
-        missing.extend((input.is_empty() || about.is_empty()).then_some(row));
+        missing.extend((input.is_empty() || about.is_empty() || used.is_empty()).then_some(row));
     }
     // Not by a print macro, whose text the harness keeps.
     std::io::stdout().write_all(table.as_bytes()).expect("stdout");

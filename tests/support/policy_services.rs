@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use base64::Engine;
@@ -33,6 +34,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -62,7 +64,8 @@ impl GrpcServices {
             .add_service(AuthorizationServer::new(Judge))
             .add_service(RateLimitServiceServer::new(Judge))
             .add_service(ExternalProcessorServer::new(Judge))
-            .add_service(Greeter);
+            .add_service(Greeter::<false>)
+            .add_service(Greeter::<true>);
         let running = tokio::spawn(async move {
             server
                 .serve_with_incoming(TcpListenerStream::new(listener))
@@ -125,12 +128,15 @@ impl Authorization for Judge {
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let http = attributes.request.unwrap_or_default().http.unwrap_or_default();
         let is_allowed = http.headers.get("x-allow").is_some_and(|value| value == "yes");
-        let site = attributes.context_extensions.get("site").cloned().unwrap_or_default();
+        let of_context = |name: &str| attributes.context_extensions.get(name).cloned().unwrap_or_default();
         let (code, answer) = match is_allowed {
             true => (
                 0,
                 check_response::HttpResponse::OkResponse(OkHttpResponse {
-                    headers: vec![header("x-site", &site)],
+                    headers: vec![
+                        header("x-site", &of_context("site")),
+                        header("x-zone", &of_context("zone")),
+                    ],
                     ..OkHttpResponse::default()
                 }),
             ),
@@ -163,7 +169,8 @@ impl RateLimitService for Judge {
     ) -> Result<tonic::Response<RateLimitResponse>, Status> {
         let request = request.into_inner();
         let mut entries = request.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
-        let is_over = request.domain == "shop" && entries.any(|entry| entry.value == "limited");
+        let is_over =
+            ["shop", "edge"].contains(&request.domain.as_str()) && entries.any(|entry| entry.value == "limited");
         let code = match is_over {
             true => Code::OverLimit,
             false => Code::Ok,
@@ -205,15 +212,19 @@ impl ExternalProcessor for Judge {
     }
 }
 
-/// `greet.Greeter`: the one field of the request comes back in the one field of the answer.
+/// `greet.Greeter`, or of the first version `greeter.v1.Greeter`: the one field of the request comes back in the one field
+/// of the answer.
 #[derive(Clone, Copy)]
-struct Greeter;
+struct Greeter<const IS_FIRST: bool>;
 
-impl NamedService for Greeter {
-    const NAME: &'static str = "greet.Greeter";
+impl<const IS_FIRST: bool> NamedService for Greeter<IS_FIRST> {
+    const NAME: &'static str = match IS_FIRST {
+        true => "greeter.v1.Greeter",
+        false => "greet.Greeter",
+    };
 }
 
-impl Service<Request<Body>> for Greeter {
+impl<const IS_FIRST: bool> Service<Request<Body>> for Greeter<IS_FIRST> {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -227,7 +238,7 @@ impl Service<Request<Body>> for Greeter {
     }
 }
 
-impl UnaryService<Bytes> for Greeter {
+impl<const IS_FIRST: bool> UnaryService<Bytes> for Greeter<IS_FIRST> {
     type Response = Bytes;
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
 
@@ -236,25 +247,29 @@ impl UnaryService<Bytes> for Greeter {
     }
 }
 
+/// The key of tokens from the start.
+const FIRST_KEY: u8 = 1;
+
 /// An issuer of tokens, with the server of its keys; the same server authorizes requests over HTTP.
 pub struct HttpServices {
     address: SocketAddr,
-    keys: Ed25519KeyPair,
+    /// The keys that the server shows, each by its number.
+    published: Arc<Mutex<Vec<u8>>>,
     running: AbortHandle,
 }
 
 impl HttpServices {
     /// Start it: `/keys` answers with the keys; `/check/…` with 200 if the request has `x-allow: yes`.
     pub async fn start() -> Self {
-        let keys = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed of 32 bytes");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the services");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let jwks = jwks(&keys).to_string();
+        let published = Arc::new(Mutex::new(vec![FIRST_KEY]));
+        let shown = Arc::clone(&published);
         let running = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let jwks = jwks.clone();
+                let shown = Arc::clone(&shown);
                 let service = service_fn(move |request| {
-                    let answer = answer(&request, &jwks);
+                    let answer = answer(&request, &jwks(&shown.lock()).to_string());
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 tokio::spawn(async move {
@@ -265,7 +280,7 @@ impl HttpServices {
         });
         Self {
             address,
-            keys,
+            published,
             running: running.abort_handle(),
         }
     }
@@ -277,15 +292,25 @@ impl HttpServices {
 
     /// The keys as a JSON Web Key Set.
     pub fn jwks(&self) -> Value {
-        jwks(&self.keys)
+        jwks(&self.published.lock())
+    }
+
+    /// Show these keys from now on.
+    pub fn publish(&self, keys: &[u8]) {
+        *self.published.lock() = keys.to_vec();
     }
 
     /// A token with these claims.
     pub fn token(&self, claims: &Value) -> String {
+        self.token_by(FIRST_KEY, claims)
+    }
+
+    /// A token with these claims, signed with this key.
+    pub fn token_by(&self, key: u8, claims: &Value) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let head = json!({ "alg": "EdDSA", "kid": "1", "typ": "JWT" });
+        let head = json!({ "alg": "EdDSA", "kid": key.to_string(), "typ": "JWT" });
         let signed = format!("{}.{}", encode(&head), encode(claims));
-        let signature = self.keys.sign(signed.as_bytes());
+        let signature = pair(key).sign(signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
@@ -296,9 +321,16 @@ impl Drop for HttpServices {
     }
 }
 
-fn jwks(keys: &Ed25519KeyPair) -> Value {
-    let x = URL_SAFE_NO_PAD.encode(keys.public_key());
-    json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "1", "alg": "EdDSA", "x": x }] })
+fn pair(key: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[key; 32]).expect("a seed of 32 bytes")
+}
+
+fn jwks(keys: &[u8]) -> Value {
+    let jwk = |key: &u8| {
+        let x = URL_SAFE_NO_PAD.encode(pair(*key).public_key());
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": key.to_string(), "alg": "EdDSA", "x": x })
+    };
+    json!({ "keys": keys.iter().map(jwk).collect::<Vec<_>>() })
 }
 
 fn answer(request: &Request<Incoming>, jwks: &str) -> Response<Full<Bytes>> {

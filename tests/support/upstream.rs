@@ -1,4 +1,4 @@
-//! An HTTP/1.1 and HTTP/2 (prior knowledge) server whose answer describes the received request.
+//! An HTTP/1.1 and HTTP/2 (prior knowledge) server whose answer describes the received request, in the clear or over TLS.
 //!
 //! Every answer is 200 with `{"name", "method", "path", "host", "version", "headers"}`, and the server's name in the
 //! header `x-upstream`.
@@ -17,9 +17,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// A server on an ephemeral port of 127.0.0.1; it stops accepting when dropped.
 pub struct Upstream {
@@ -43,6 +46,15 @@ struct State {
 impl Upstream {
     /// Start one.
     pub async fn start(name: &str) -> Self {
+        Self::start_with(name, None).await
+    }
+
+    /// Start one that speaks TLS.
+    pub async fn start_tls(name: &str, config: Arc<ServerConfig>) -> Self {
+        Self::start_with(name, Some(config.into())).await
+    }
+
+    async fn start_with(name: &str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind an upstream");
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
@@ -53,7 +65,7 @@ impl Upstream {
             status: AtomicU16::new(200),
             health: AtomicU16::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
+        let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&state))).abort_handle();
         Self {
             name: name.to_owned(),
             address,
@@ -105,19 +117,31 @@ impl Drop for Upstream {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     while let Ok((socket, _)) = listener.accept().await {
         state.connections.fetch_add(1, Ordering::Relaxed);
         // Small answers must not wait for one another.
         drop(socket.set_nodelay(true));
-        let state = Arc::clone(&state);
-        let service = service_fn(move |request| answer(Arc::clone(&state), request));
+        let (tls, state) = (tls.clone(), Arc::clone(&state));
         tokio::spawn(async move {
-            let connection = auto::Builder::new(TokioExecutor::new());
-            // The end of a connection by its client is no error here.
-            drop(connection.serve_connection(TokioIo::new(socket), service).await);
+            match tls {
+                None => serve(socket, state).await,
+                // A failed handshake is for the client to tell.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(socket).await {
+                        serve(stream, state).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>) {
+    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+    let connection = auto::Builder::new(TokioExecutor::new());
+    // The end of a connection by its client is no error here.
+    drop(connection.serve_connection(TokioIo::new(stream), service).await);
 }
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
