@@ -56,6 +56,9 @@ const EVENTS: usize = 1024;
 const EVENTS_AT_ONCE: usize = 4096;
 /// Longest wait of the first publish for the shared memory, if the store lists documents but not that.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait of a publish for the first list of a new registry, so that its instances come with the documents that
+/// name it.
+const REGISTRY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A request to the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -421,11 +424,12 @@ impl Reconciler {
         self.planned.is_awaited() && !self.waiting.inputs.is_empty()
     }
 
-    /// When the world that was planned early is to be published; `None` also while the publish waits for records.
+    /// When the world that was planned early, or that waits for a new registry, is to be published; `None` also while the
+    /// publish waits for records.
     fn publish_due(&self) -> Option<Instant> {
         let (arrived, _) = self.unpublished.as_ref()?;
-        let due = self.pace.due(*arrived);
-        self.recall.deadline().is_none().then_some(due)
+        let due = self.registries.awaited_until().max(Some(self.pace.due(*arrived)));
+        due.filter(|_| self.recall.deadline().is_none())
     }
 
     /// Whether every source has reached the newest waiting revision. Asks the others for their progress.
@@ -575,6 +579,7 @@ impl Reconciler {
                 return;
             }
             Event::Failed { reason } => {
+                self.registries.on_answer(&root);
                 if !is_foreign {
                     self.cut.on_failed(&followed);
                 }
@@ -586,6 +591,7 @@ impl Reconciler {
                 0
             }
             Event::Listed { revision, entries, .. } => {
+                self.registries.on_answer(&root);
                 self.roots.listed(&root, now);
                 if !is_foreign {
                     self.on_listed(&followed, *revision);
@@ -683,7 +689,8 @@ impl Reconciler {
                 if self.may_publish(now.instant) {
                     self.unpublished
                         .get_or_insert_with(|| (since.unwrap_or(now.instant), span));
-                    if !is_early {
+                    let waits = self.registries.awaited_until().is_some_and(|until| now.instant < until);
+                    if !is_early && !waits {
                         self.publish_planned(now);
                     }
                 }
@@ -708,13 +715,15 @@ impl Reconciler {
             self.recall.look_for(&world, key, self.saved.as_ref());
         }
 
-        self.follow_registries(&world);
+        self.follow_registries(&world, now.instant);
         self.build(&world, &planned.difference, now);
     }
 
     /// Follow the registries whose documents serve, and no others.
-    fn follow_registries(&mut self, world: &World) {
-        for root in self.registries.update(world) {
+    fn follow_registries(&mut self, world: &World, now: Instant) {
+        // The first publish waits for all roots anyway.
+        let awaited_until = self.has_published_store.then_some(now + REGISTRY_PATIENCE);
+        for root in self.registries.update(world, awaited_until) {
             self.roots.unfollow(&root);
             self.cut.forget(&Followed::Root(root.clone()));
             self.relists.remove(&root);

@@ -156,6 +156,36 @@ async fn a_registry_is_followed_as_long_as_its_document_serves() {
 }
 
 #[tokio::test]
+async fn a_new_registry_and_its_cluster_come_in_one_snapshot_with_the_instances() {
+    let (store, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+    register(&store, 8001);
+    let replica = Replica::start(&store, folder.path());
+    replica.until("published", |snapshot| snapshot.generation > 0).await;
+    for number in 0..5 {
+        let cluster = format!("orders-{number}");
+        let key = format!("/gateway/clusters/{cluster}");
+        let source = format!("kratos-{number}");
+        let text = CLUSTER.replace("\"kratos\"", &format!("{source:?}"));
+        store.transact([
+            (&*format!("/gateway/registries/{source}"), Some(REGISTRY.to_owned())),
+            (&*key, Some(text)),
+        ]);
+        let has_cluster = |snapshot: &Snapshot| {
+            let group = snapshot.group("default");
+            group.is_some_and(|group| {
+                group
+                    .set(ResourceType::Cluster)
+                    .iter()
+                    .any(|other| *other.name == cluster)
+            })
+        };
+        let first = replica.until("the cluster is there", has_cluster).await;
+        assert_eq!(ports(&first, &cluster), [8001].into());
+    }
+    replica.stop().await;
+}
+
+#[tokio::test]
 async fn instances_lost_together_are_kept_and_a_loss_of_one_service_is_no_loss_of_another() {
     let (store, folder) = (store_with(8001..8031), tempfile::tempdir().unwrap());
     let replica = Replica::start(&store, folder.path());

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -26,6 +27,8 @@ pub(super) struct Registries {
     by_root: BTreeMap<Root, Followed>,
     /// Roots whose watch is to begin, to end, or to begin anew.
     changed: BTreeSet<Root>,
+    /// Roots that are new and have not been listed: how long the publish waits for each.
+    awaited: BTreeMap<Root, Instant>,
 }
 
 /// A registry, and the access to its own etcd.
@@ -37,7 +40,8 @@ pub(super) struct Followed {
 
 impl Registries {
     /// The documents that serve. Returns the roots whose document, or a secret that it names, appeared, changed or went.
-    pub(super) fn update(&mut self, world: &World) -> Vec<Root> {
+    /// The publish waits for the first list of a new one until `awaited_until`.
+    pub(super) fn update(&mut self, world: &World, awaited_until: Option<Instant>) -> Vec<Root> {
         let serving = world.compiled().registries().map(|(name, registry)| {
             let etcd = registry.etcd.as_ref().map(|etcd| access(world, etcd));
             let registry = registry.clone();
@@ -47,9 +51,25 @@ impl Registries {
         let roots: BTreeSet<&Root> = self.by_root.keys().chain(serving.keys()).collect();
         let is_other = |root: &&&Root| self.by_root.get(**root) != serving.get(**root);
         let changed: Vec<Root> = roots.iter().filter(is_other).map(|root| (*root).clone()).collect();
+        for root in &changed {
+            match (self.by_root.contains_key(root), awaited_until) {
+                (false, Some(until)) => self.awaited.insert(root.clone(), until),
+                _ => self.awaited.remove(root),
+            };
+        }
         self.by_root = serving;
         self.changed.extend(changed.iter().cloned());
         changed
+    }
+
+    /// How long the publish waits for new registries.
+    pub(super) fn awaited_until(&self) -> Option<Instant> {
+        self.awaited.values().max().copied()
+    }
+
+    /// A registry was listed, or cannot be read.
+    pub(super) fn on_answer(&mut self, root: &Root) {
+        self.awaited.remove(root);
     }
 
     pub(super) fn get(&self, root: &Root) -> Option<&Followed> {
