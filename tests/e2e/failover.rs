@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::load::{Clients, Load};
 use crate::support::envoy::Bootstrap;
+use crate::support::eventually::eventually;
 use crate::support::upstream::Upstream;
-use crate::world::{World, shared};
+use crate::world::{LIMIT, World, shared};
 
 with_both_bootstraps!(another_region_takes_over_and_gives_back);
 
@@ -48,6 +49,15 @@ async fn another_region_takes_over_and_gives_back(bootstrap: Bootstrap) {
     world.put(OWN, own.address().to_string()).await;
     world.serves("GET api.example.com/load", 200, "own").await;
     load.reach(load.requests() + REQUESTS).await;
+
+    // Without `failover` the cluster is its endpoints again, and an aggregate with it.
+    let alone = json!({ "health_check": check, "lb": orders["lb"] });
+    for (document, is_aggregate) in [(&alone, false), (&orders, true), (&alone, false), (&orders, true)] {
+        world.put("/gateway/clusters/orders", document.to_string()).await;
+        let has_own = || async { world.envoy.hosts("orders~own").await.is_some() };
+        eventually(LIMIT, has_own, is_aggregate).await;
+        load.reach(load.requests() + REQUESTS).await;
+    }
 
     let report = load.stop().await;
     println!("{bootstrap:?}, another region takes over: {report}");

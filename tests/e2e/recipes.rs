@@ -334,6 +334,7 @@ async fn the_certificates_of_an_https_edge_are_renewed_under_load() {
     ] {
         assert!(answer.contains(header), "{header}: {answer}");
     }
+    answers_over_http3(secure, &authority).await;
     let redirect = served.answers("GET example.com/a?b=c", 301).await;
     assert_eq!(redirect.headers["location"], "https://example.com/a?b=c");
 
@@ -365,6 +366,26 @@ async fn the_certificates_of_an_https_edge_are_renewed_under_load() {
         "the listener is not touched"
     );
     served.all_is_accepted(&[]).await;
+}
+
+/// The listener answers a client of HTTP/3, another Envoy.
+async fn answers_over_http3(server: SocketAddr, authority: &Authority) {
+    let plain = own_address();
+    assert_eq!(plain.port(), server.port(), "the port in the file");
+    let bootstrap = include_str!("../data/http3_client.yaml")
+        .replace("PLAIN", &plain.ip().to_string())
+        .replace("SERVER", &server.ip().to_string())
+        .replace("NAME", "example.com")
+        .replace("CA", &authority.path("ca.pem").display().to_string());
+    let client = Envoy::start_with(&bootstrap, "http3-client").await;
+    client.ready().await;
+    let http = http_client();
+    let answer = || async {
+        let answer = ask(&http, plain, &"GET example.com/a".into()).await;
+        (answer.status, answer.upstream)
+    };
+    eventually(LIMIT, answer, (200, "site".to_owned())).await;
+    assert!(client.stat("cluster.edge.upstream_cx_http3_total").await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
