@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`plan`] | pure: a world and inputs in; verdicts, a new world, the difference of resources and memory writes out |
 //! | [`world`], `text` | every document with its state; a text as it stands at a key |
+//! | `contested` | documents that others keep from serving, by what they wait for |
 //! | [`hold`] | guards: hold back changes that look like an accident |
 //! | [`memory`], `due` | the shared memory: the texts that serve in place of the store's, on all replicas; records to write |
 //! | [`refusal`], [`quarantine`] | texts that every proxy refuses which has answered |
@@ -15,6 +16,7 @@
 //! The loop and the API's refusals call the same [`plan::plan`].
 
 pub mod coalesce;
+mod contested;
 pub mod cut;
 mod due;
 pub mod hold;

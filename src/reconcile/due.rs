@@ -33,21 +33,25 @@ pub(super) fn records(world: &World, keys: &BTreeSet<DocumentKey>, now: SystemTi
 }
 
 /// Last good records that an earlier batch of the plan was to delete, and that the whole plan leaves, count again. A
-/// document may serve its latest text at one revision and conflict with another document at the next. Returns whether
-/// there is such a record among these documents.
-pub(super) fn restore_kept(world: &mut World, keys: &BTreeSet<DocumentKey>, writes: &[MemoryWrite]) -> bool {
+/// document may serve its latest text at one revision and conflict with another document at the next. Returns those of
+/// these documents that have such a record.
+pub(super) fn restore_kept(
+    world: &mut World,
+    keys: &BTreeSet<DocumentKey>,
+    writes: &[MemoryWrite],
+) -> BTreeSet<DocumentKey> {
     let of_last_good = writes.iter().filter(|write| write.folder == Folder::LastGood);
     let written: BTreeSet<&str> = of_last_good.map(|write| &*write.full_key).collect();
-    let mut has_restored = false;
+    let mut restored = BTreeSet::new();
     for key in keys {
         let (_, full_key) = place(world, key);
         let outdated = |known: &Known| known.is_outdated && !written.contains(&*full_key);
         if world.memory.last_good(&full_key).is_some_and(outdated) {
             world.memory.restore_last_good(&full_key);
-            has_restored = true;
+            restored.insert(key.clone());
         }
     }
-    has_restored
+    restored
 }
 
 /// The root that a document's record speaks of, and the document's full key.

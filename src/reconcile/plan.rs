@@ -144,13 +144,14 @@ pub fn plan(world: &World, inputs: Vec<Input>, moment: Moment) -> Plan {
     for inputs in batches(world, inputs) {
         // A record that is to be deleted does not count in the batches after.
         whole.take_due_writes(&affected);
-        affected = whole.plan_batch(inputs);
+        affected = whole.plan_batch(inputs, BTreeSet::new());
     }
     let all_affected = whole.affected.clone();
     let mut due = whole.take_due_writes(&all_affected);
 
-    if due::restore_kept(&mut whole.world, &all_affected, &due) {
-        whole.plan_batch(Vec::new());
+    let restored = due::restore_kept(&mut whole.world, &all_affected, &due);
+    if !restored.is_empty() {
+        whole.plan_batch(Vec::new(), restored);
         let all_affected = whole.affected.clone();
         due = whole.take_due_writes(&all_affected);
     }
@@ -296,10 +297,12 @@ impl Planned {
         }
     }
 
-    /// Plan one batch. Returns the documents of which the shared memory may have to say something else now.
-    fn plan_batch(&mut self, inputs: Vec<Input>) -> BTreeSet<DocumentKey> {
+    /// Plan one batch. `recalled`: documents whose records count again. Returns the documents of which the shared memory may
+    /// have to say something else now.
+    fn plan_batch(&mut self, inputs: Vec<Input>, recalled: BTreeSet<DocumentKey>) -> BTreeSet<DocumentKey> {
         let is_first = !std::mem::replace(&mut self.is_begun, true);
         let mut intake = Intake::new(&self.world, self.moment, is_first);
+        intake.recalled = recalled;
         for input in inputs {
             intake.take(input);
         }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
+use super::contested::Contested;
 use super::hold::{Origin, RootState, SourceState};
 use super::memory::Memory;
 use super::refusal::Awaited;
@@ -154,6 +155,8 @@ pub(super) struct Record {
     pub(super) searching: bool,
     /// The text that served before the latest one was written.
     pub(super) before: Option<Arc<Text>>,
+    /// The text of its record, if another document keeps that text from serving.
+    pub(super) unheeded: Option<Good>,
 }
 
 impl Record {
@@ -200,7 +203,7 @@ pub struct World {
     /// The shared memory, as far as it was read.
     pub(super) memory: Memory,
     /// Documents that others keep from serving.
-    pub(super) contested: OrdSet<DocumentKey>,
+    pub(super) contested: Contested,
     pub(super) compiled: Compiled,
 }
 
@@ -230,7 +233,7 @@ impl World {
             unheeded: OrdSet::new(),
             awaited: OrdMap::new(),
             memory: Memory::default(),
-            contested: OrdSet::new(),
+            contested: Contested::default(),
             compiled: Compiled::new(compile),
         }
     }

@@ -4,12 +4,12 @@
 //! the documents together: a document that is at fault falls back to its good text before, until no document is at
 //! fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::intake::Intake;
-use crate::document::key::DocumentKey;
+use crate::document::key::{DocumentKey, Kind};
 use crate::document::{self, Limits, Parsed, Rejection};
 use crate::reconcile::memory::{self, Content};
 use crate::reconcile::quarantine;
@@ -42,6 +42,8 @@ pub(super) struct Choice {
     is_watched: bool,
     /// Let go by an operator while it was used, with this text.
     pub(super) let_go: Option<Arc<Text>>,
+    /// The text of the document's record in the shared memory, if the record says that it serves.
+    recorded: Option<Good>,
 }
 
 /// What is known of the texts that a key had before its latest.
@@ -68,7 +70,18 @@ impl Choice {
             past: Past::Watched,
             is_watched: false,
             let_go: None,
+            recorded: record.unheeded.clone(),
         }
+    }
+
+    /// The text of the document's record, if another document keeps it from serving.
+    pub(super) fn unheeded(&self) -> Option<&Good> {
+        let is_blocked = self.blocked.is_some() && !self.is_quarantined();
+        let recorded = self.recorded.as_ref().filter(|_| is_blocked)?;
+        let is_better = self
+            .serving()
+            .is_none_or(|serving| is_later(&recorded.text, &serving.text));
+        is_better.then_some(recorded)
     }
 
     pub(super) fn serving(&self) -> Option<&Good> {
@@ -183,6 +196,7 @@ impl Choice {
     /// Follow the document's record in the shared memory. If the latest text cannot serve, the text of the record
     /// serves, and no older one that this replica happens to know.
     fn recall(&mut self, world: &World, key: &DocumentKey, record: &memory::Record) {
+        let parsed_before = self.recorded.take();
         let text = match &record.content {
             Content::Serves(Some(text)) => text,
             Content::Serves(None) => return self.recall_contested(record.about),
@@ -191,6 +205,7 @@ impl Choice {
         };
         // A guard puts back the text that the record names: what serves as last good text elsewhere is the latest here.
         if self.latest.as_ref().is_some_and(|latest| latest == text) {
+            self.recorded.clone_from(&self.latest_good);
             return self.prefer_latest();
         }
         let concerns = match &self.latest {
@@ -205,22 +220,24 @@ impl Choice {
             None => key.stays_while_used() && world.released.get(key).is_none_or(|let_go| is_later(text, let_go)),
         };
 
-        let Some(good) = Some(text)
-            .filter(|_| concerns)
-            .and_then(|text| read_text(world, key, text).ok())
-        else {
+        if !concerns {
+            return;
+        }
+        let known = parsed_before.filter(|good| good.text == *text);
+        let Some(good) = known.or_else(|| read_text(world, key, text).ok()) else {
             return;
         };
         let latest = self.latest.as_ref().map(|latest| latest.mod_revision);
         self.candidates
             .retain(|candidate| is_later(&candidate.text, text) && Some(candidate.text.mod_revision) != latest);
-        self.add_candidate(good);
+        self.add_candidate(good.clone());
 
         match latest {
             None => self.kept = true,
             Some(_) if self.blocked.is_none() => self.blocked = Some(contested_elsewhere()),
             Some(_) => {}
         }
+        self.recorded = Some(good);
     }
 
     /// A guard holds the key, and the text that it keeps is bad: the record names the text that serves instead.
@@ -322,7 +339,10 @@ impl Choices {
     /// The shared memory has the word on what serves in place of a latest text.
     fn recall(&mut self, intake: &Intake) {
         // A text that could not serve beside another one may serve beside the text that is there now.
-        for key in intake.recalled.iter().chain(&intake.world.unheeded) {
+        let kinds: BTreeSet<Kind> = self.by_key.keys().chain(&intake.recalled).map(|key| key.kind).collect();
+        let unheeded = intake.world.unheeded.iter().filter(|_| !kinds.is_empty());
+        let unheeded = unheeded.filter(|key| fallback::may_open(key, &kinds));
+        for key in intake.recalled.iter().chain(unheeded) {
             let full_key = || intake.world.options.layout.full_key(key).into();
             self.by_key
                 .entry(key.clone())
@@ -337,8 +357,10 @@ impl Choices {
                 choice.prefer_latest();
             }
             let known = intake.world.memory.last_good(&choice.full_key);
-            if let Some(known) = known.filter(|known| !known.is_outdated) {
-                choice.recall(&intake.world, key, &known.record);
+            let known = known.filter(|known| !known.is_outdated);
+            match known {
+                Some(known) => choice.recall(&intake.world, key, &known.record),
+                None => choice.recorded = None,
             }
             if intake.world.roots.values().any(|root| root.held_key(key).is_some())
                 && let Some(known) = intake.world.memory.held(&choice.full_key)
@@ -392,6 +414,7 @@ fn deleted(full_key: &Arc<str>) -> Choice {
         past: Past::Watched,
         is_watched: false,
         let_go: None,
+        recorded: None,
     }
 }
 

@@ -123,19 +123,17 @@ impl Conclusion {
 
         let serving = choice.serving().cloned();
         let searching = self.searches(&key, &choice);
-        let known = self.world.memory.last_good(&choice.full_key);
-        let said = known.and_then(|known| Some(known.record.text()?.mod_revision));
-        let served = serving.as_ref().map(|good| good.text.mod_revision);
-        let is_blocked = choice.blocked.as_ref().is_some_and(|blocked| !blocked.by_proxies);
-        let unheeded = is_blocked && said.is_some() && said != served;
-        set_member(&mut self.world.unheeded, &key, unheeded);
+        let unheeded = choice.unheeded().cloned();
+        set_member(&mut self.world.unheeded, &key, unheeded.is_some());
         set_member(
             &mut self.world.kept_deleted,
             &key,
             key.stays_while_used() && choice.kept,
         );
-        let contested = choice.blocked.as_ref().is_some_and(|blocked| blocked.contested);
-        set_member(&mut self.world.contested, &key, contested);
+        match choice.blocked.as_ref().filter(|blocked| blocked.contested) {
+            Some(blocked) => self.world.contested.insert(&key, blocked.obstacle.as_ref()),
+            None => self.world.contested.remove(&key),
+        }
 
         let status = Status {
             key: key.clone(),
@@ -164,6 +162,7 @@ impl Conclusion {
                 blocked,
                 searching,
                 before,
+                unheeded,
             }),
         );
     }

@@ -3,7 +3,9 @@
 //! 1. Compile the changed documents. A document at fault falls back to its good text before, until none is at fault.
 //! 2. Drop deleted clusters, and other documents that may be named, that no document uses, or that an operator released.
 //! 3. Try contested documents again: latest texts that are good by themselves and conflicted with others.
-//! 4. Try texts that were found in the store's history, the latest first.
+//! 4. Try earlier texts, the latest first: those that were found in the store's history, and those of records that did not
+//!    serve in step 1. There, a text may have been in the way that serves no more: a document that falls back has the
+//!    address of its earlier text until step 3 finds that its latest text can serve.
 //!
 //! Each step costs n log n for n texts, whatever their conflicts: a [`Stage`] looks again only at documents that a fallback
 //! concerns, and a group of documents that cannot serve together is halved, not tried one by one against all.
@@ -16,6 +18,7 @@ use crate::document::key::{DocumentKey, Kind};
 use crate::document::{listener, xds};
 use crate::reconcile::text::Good;
 use crate::reconcile::world::World;
+use crate::resource::ResourceType;
 use crate::resource::compile::{Accepted, Compiled, Edit, Fault, Obstacle, Stage, Step, Touched, describing};
 
 /// How often documents that were left out are tried together again, before they are tried in halves.
@@ -43,7 +46,9 @@ impl Choices {
         self.compile(&intake.world, &mut decision);
         while self.drop_unused(intake, &mut decision) {}
         self.try_contested(&intake.world, &mut decision);
-        self.try_found(&mut decision);
+        if self.try_earlier(&mut decision) {
+            self.try_contested(&intake.world, &mut decision);
+        }
         decision.choices = self.by_key;
         decision
     }
@@ -230,9 +235,13 @@ impl Choices {
         // A record of the shared memory that was read back, for example, changes nothing that serves.
         let is_changed = |key: &&DocumentKey| world.compiled.accepted(key) != decision.compiled.accepted(key);
         let kinds: BTreeSet<Kind> = self.by_key.keys().filter(is_changed).map(|key| key.kind).collect();
-        let known = world.contested.iter().filter(|_| !kinds.is_empty());
-        let known = known.filter(|key| !self.by_key.contains_key(*key) && may_open(key, &kinds));
-        let known = known.filter_map(|key| Some((key.clone(), Choice::of(world.records.get(key)?))));
+        let known = match kinds.contains(&Kind::Groups) {
+            true => world.contested.iter().cloned().collect(),
+            false => self.behind_changes(world),
+        };
+        let known = known.into_iter().filter(|_| !kinds.is_empty());
+        let known = known.filter(|key| !self.by_key.contains_key(key) && may_open(key, &kinds));
+        let known = known.filter_map(|key| Some((key.clone(), Choice::of(world.records.get(&key)?))));
         let changed = self.by_key.iter().filter(|(_, choice)| choice.is_contested());
         let contested: BTreeMap<DocumentKey, Choice> = known
             .chain(changed.map(|(key, choice)| (key.clone(), choice.clone())))
@@ -256,6 +265,33 @@ impl Choices {
         let mut hopeful: Vec<_> = hopeful.map(|(key, choice)| (key.clone(), choice.clone())).collect();
         hopeful.sort_by_key(age);
         hopeful
+    }
+
+    /// The contested documents that wait for a document of this plan, or for one of these contested documents.
+    fn behind_changes(&self, world: &World) -> BTreeSet<DocumentKey> {
+        let contested = &world.contested;
+        let mut found: BTreeSet<DocumentKey> = contested.without_obstacle().cloned().collect();
+        let mut looked_at: Vec<DocumentKey> = self.by_key.keys().cloned().collect();
+        // A resource in Envoy's own form may be shadowed by another document of its name, or be shadowed no more.
+        let mut names = BTreeSet::from([listener::DEFAULT_NAME]);
+        let kinds = [Kind::Listeners, Kind::Clusters];
+        let namesakes = self.by_key.keys().filter(|key| kinds.contains(&key.kind));
+        names.extend(namesakes.map(|key| &*key.name));
+        for name in names {
+            let of_name = ResourceType::ALL.map(|kind| DocumentKey::new(Kind::Xds, format!("{kind}/{name}")));
+            found.extend(of_name.iter().filter(|key| contested.contains(key)).cloned());
+            looked_at.extend(of_name);
+        }
+        looked_at.extend(found.iter().cloned());
+
+        while let Some(key) = looked_at.pop() {
+            for behind in contested.behind(&key) {
+                if found.insert(behind.clone()) {
+                    looked_at.push(behind.clone());
+                }
+            }
+        }
+        found
     }
 
     /// Whether a text of this plan is in the way of a contested document, which waited before.
@@ -383,54 +419,57 @@ impl Choices {
         self.by_key.insert(key.clone(), choice);
     }
 
-    /// The reason for which a document stays contested, if this plan judges the document.
+    /// The reason for which a document stays contested.
     fn note_reason(&mut self, key: &DocumentKey, choice: &Choice) {
-        if let Some(known) = self.by_key.get_mut(key) {
-            known.blocked.clone_from(&choice.blocked);
-        }
+        let known = self.by_key.entry(key.clone()).or_insert_with(|| choice.clone());
+        known.blocked.clone_from(&choice.blocked);
     }
 
-    /// Texts of the store's history, the latest first: one that is in no other document's way serves.
-    fn try_found(&mut self, decision: &mut Decision) {
-        let mut latest = Vec::new();
-        for (key, found) in std::mem::take(&mut self.found) {
-            let Some(choice) = self.by_key.get(&key).filter(|choice| choice.blocked.is_some()) else {
+    /// Texts before the latest one, the latest first: one that is in no other document's way serves. Returns whether any
+    /// serves now.
+    fn try_earlier(&mut self, decision: &mut Decision) -> bool {
+        let mut found = std::mem::take(&mut self.found);
+        let mut earlier = Vec::new();
+        for (key, choice) in &self.by_key {
+            if choice.blocked.is_none() || choice.is_quarantined() {
                 continue;
-            };
+            }
+            let (latest, serving) = (choice.latest.as_ref(), choice.serving());
             let is_better = |good: &Good| {
-                choice
-                    .serving()
-                    .is_none_or(|serving| is_later(&good.text, &serving.text))
+                let is_later = serving.is_none_or(|serving| is_later(&good.text, &serving.text));
+                is_later && latest != Some(&good.text)
             };
-            let better: Vec<Good> = found.into_iter().filter(is_better).collect();
+            let mut better: Vec<Good> = found.remove(key).unwrap_or_default();
+            better.extend(choice.unheeded().cloned());
+            better.retain(is_better);
+            better.sort_by_key(|good| good.text.mod_revision);
             if !better.is_empty() {
-                latest.push((key, better));
+                earlier.push((key.clone(), better));
             }
         }
-        self.try_found_in_halves(&mut latest, decision);
+        self.try_earlier_in_halves(&mut earlier, decision)
     }
 
-    fn try_found_in_halves(&mut self, found: &mut [(DocumentKey, Vec<Good>)], decision: &mut Decision) {
-        let edits = found.iter().map(|(key, texts)| edit_of(key, texts.last()));
-        if found.is_empty() {
-            return;
+    fn try_earlier_in_halves(&mut self, earlier: &mut [(DocumentKey, Vec<Good>)], decision: &mut Decision) -> bool {
+        let edits = earlier.iter().map(|(key, texts)| edit_of(key, texts.last()));
+        if earlier.is_empty() {
+            return false;
         }
         if let Some(step) = decision.compiled.try_apply(edits.collect()) {
             decision.advance(step);
-            for (key, texts) in found {
+            for (key, texts) in earlier {
                 if let (Some(choice), Some(good)) = (self.by_key.get_mut(key), texts.pop()) {
                     choice.candidates = vec![good];
                 }
             }
-        } else if let [(_, texts)] = found {
+            true
+        } else if let [(_, texts)] = earlier {
             texts.pop();
-            if !texts.is_empty() {
-                self.try_found_in_halves(found, decision);
-            }
+            !texts.is_empty() && self.try_earlier_in_halves(earlier, decision)
         } else {
-            let (first, second) = found.split_at_mut(found.len() / 2);
-            self.try_found_in_halves(first, decision);
-            self.try_found_in_halves(second, decision);
+            let (first, second) = earlier.split_at_mut(earlier.len() / 2);
+            let of_first = self.try_earlier_in_halves(first, decision);
+            self.try_earlier_in_halves(second, decision) || of_first
         }
     }
 }
@@ -477,7 +516,7 @@ impl Decision {
 }
 
 /// Whether changes of documents of these kinds can let a contested document serve.
-fn may_open(key: &DocumentKey, changed: &BTreeSet<Kind>) -> bool {
+pub(super) fn may_open(key: &DocumentKey, changed: &BTreeSet<Kind>) -> bool {
     changed.iter().any(|kind| match (key.kind, kind) {
         // No conflict has to do with a registration, and the address of a listener with no route or cluster.
         (_, Kind::Services) | (Kind::Listeners, Kind::Routes | Kind::Clusters) => false,
