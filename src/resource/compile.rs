@@ -64,7 +64,7 @@ pub use accepted::Accepted;
 use accepted::CompiledDocument;
 use conflicts::Examined;
 use context::Context;
-use depends::Dirty;
+use depends::{ByGroup, Dirty};
 pub use findings::{Findings, Loss, Missing};
 use group::{GroupState, Outcome};
 use input::GroupInput;
@@ -308,12 +308,14 @@ impl Compiled {
 
         let (mut touched, mut affected) = (Touched::new(), BTreeSet::new());
         let mut faults = failover::circles(&inventory, dirty);
-        for name in &names {
+        let by_group = ByGroup::new(dirty, &self.inventory, &inventory);
+        for name in names {
+            let dirty = by_group.of(name);
             let input = GroupInput {
                 context: &context,
                 before: &self.inventory,
                 after: &inventory,
-                dirty,
+                dirty: &dirty,
                 name,
                 fresh: !groups.contains_key(name),
                 most_entries: self.most_entries,

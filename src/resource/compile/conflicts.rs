@@ -82,7 +82,7 @@ impl Claims {
         &mut self,
         resource: &ResourceKey,
         makers: &Makers<'_>,
-        groups: &BTreeSet<Arc<str>>,
+        groups: &OrdSet<Arc<str>>,
         examined: &mut Examined,
     ) {
         let before = self.of.remove(resource);
@@ -114,7 +114,7 @@ impl Claims {
     pub(super) fn fault(
         &self,
         claimant: &Claimant,
-        groups: &BTreeSet<Arc<str>>,
+        groups: &OrdSet<Arc<str>>,
         examined: &mut Examined,
         documents: &OrdMap<DocumentKey, Arc<CompiledDocument>>,
     ) -> Option<Fault> {
@@ -197,12 +197,12 @@ impl Claims {
 }
 
 /// `None`: every group.
-fn exists(group: &Option<Arc<str>>, groups: &BTreeSet<Arc<str>>) -> bool {
+fn exists(group: &Option<Arc<str>>, groups: &OrdSet<Arc<str>>) -> bool {
     group.as_ref().is_none_or(|group| groups.contains(group))
 }
 
 impl Makers<'_> {
-    fn claims(&self, groups: &BTreeSet<Arc<str>>) -> Vec<Claim> {
+    fn claims(&self, groups: &OrdSet<Arc<str>>) -> Vec<Claim> {
         let written = self
             .written
             .map(|(key, compiled)| written_claims(key, compiled))

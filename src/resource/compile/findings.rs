@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::accepted::CompiledDocument;
 use super::input::entries_on;
 use super::policies::EffectivePolicy;
 use super::{Compiled, offers, policies};
@@ -70,7 +71,7 @@ impl Compiled {
         findings.warnings.extend(self.policy_warnings(key, compiled.document()));
         match compiled.document() {
             Document::Route(route) => {
-                self.find_losses(key, &mut findings);
+                self.find_losses(compiled, route, &mut findings);
                 findings.missing.extend(self.unknown_listeners(route));
                 findings.warnings.extend(self.tcp_listeners(route));
                 self.find_missing_clusters(key, &mut findings);
@@ -110,15 +111,15 @@ impl Compiled {
         findings
     }
 
-    fn find_losses(&self, key: &DocumentKey, findings: &mut Findings) {
-        let Some(compiled) = self.inventory.get(key) else {
-            return;
-        };
-
+    fn find_losses(&self, compiled: &CompiledDocument, route: &Route, findings: &mut Findings) {
         let mut losses = BTreeSet::new();
         let (mut own, mut kept) = (0, 0);
-        for (group, state) in &self.groups {
-            for (listener, table) in &state.tables {
+        let is_for = |group: &Arc<str>| compiled.document().is_for(group);
+        for (group, state) in self.groups.iter().filter(|(group, _)| is_for(group)) {
+            for listener in state.tables_of(route) {
+                let Some(table) = state.tables.get(listener) else {
+                    continue;
+                };
                 for entry in entries_on(compiled, group, self.inventory.on(listener)) {
                     own += 1;
                     match table.winner(entry) {
@@ -252,13 +253,12 @@ impl Compiled {
             return sentences;
         };
         for (group, state) in self.groups.iter().filter(|(group, _)| document.is_for(group)) {
-            let listeners = state.policies.iter();
-            let reached = listeners.filter(|(listener, _)| match document {
-                Document::Route(route) => route.is_on(listener),
-                Document::Listener(_) => key.name == **listener,
-                _ => true,
-            });
-            for (_, on) in reached {
+            let reached: Vec<&Arc<str>> = match document {
+                Document::Route(route) => state.tables_of(route).collect(),
+                Document::Listener(_) => vec![&key.name],
+                _ => state.policies.keys().collect(),
+            };
+            for on in reached.into_iter().filter_map(|listener| state.policies.get(listener)) {
                 sentences.extend(policies::losers(&self.inventory, group, on, key, document));
             }
         }
@@ -486,10 +486,16 @@ impl Compiled {
 
     /// The API listeners that a route is on, sorted.
     fn api_listeners_of(&self, document: &Document) -> Vec<Arc<str>> {
-        let has = |listener: &DocumentKey| document.as_route().is_some_and(|route| route.is_on(&listener.name));
-        let listeners = self.inventory.api_listeners();
-        let reached = listeners.filter(|(key, compiled)| has(key) && document.shares_a_group(compiled.document()));
-        reached.map(|(key, _)| Arc::clone(&key.name)).collect()
+        let Some(route) = document.as_route() else {
+            return Vec::new();
+        };
+        let listeners = self.inventory.api_listeners_of(route);
+        let is_reached = |name: &&Arc<str>| {
+            let listener = self.inventory.listener_document(name);
+            listener.is_some_and(|listener| document.shares_a_group(listener))
+        };
+        let reached: BTreeSet<Arc<str>> = listeners.filter(is_reached).cloned().collect();
+        reached.into_iter().collect()
     }
 
     /// Warnings about a cluster for gRPC clients: of the first route with this cluster that is on an API listener.

@@ -13,7 +13,8 @@ use super::{Fault, extensions, failover, offers, policies, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
-use crate::document::{Rejection, xds};
+use crate::document::route::Route;
+use crate::document::{Document, Rejection, xds};
 use crate::resource::clusters;
 use crate::resource::compile::parts::{Part, Parts};
 use crate::resource::compile::translate::{self, Served, Translated};
@@ -335,24 +336,34 @@ impl GroupState {
             return;
         }
 
-        let names: Vec<Arc<str>> = self
-            .tables
-            .keys()
-            .filter(|name| !tables.contains_key(*name))
-            .cloned()
-            .collect();
+        let mut by_table: BTreeMap<Arc<str>, BTreeSet<DocumentKey>> = BTreeMap::new();
+        for key in changed {
+            let routes = [input.before.document(&key), input.after.document(&key)];
+            let routes = routes.into_iter().flatten().filter(|route| route.is_for(input.name));
+            for route in routes.filter_map(Document::as_route) {
+                for name in self.tables_of(route) {
+                    by_table.entry(Arc::clone(name)).or_default().insert(key.clone());
+                }
+            }
+        }
+        // A new table is full.
+        let is_old = |name: &Arc<str>| self.tables.contains_key(name) && !tables.contains_key(name);
+        by_table.retain(|name, _| is_old(name));
+        let with_policies = policies::routes_with_policies(input.after);
+        for (name, change) in repoliced.iter().filter(|(name, _)| is_old(name)) {
+            let routes = by_table.entry(Arc::clone(name)).or_default();
+            match change {
+                Repoliced::WithPolicies => routes.extend(input.after.among_routes_for(name, &with_policies)),
+                Repoliced::Every => routes.extend(input.after.routes_for(name).cloned()),
+            }
+        }
 
-        for name in names {
+        for (name, keys) in by_table {
             let mut touched = Touched::default();
             let for_grpc = input.after.is_api(&name);
             let on = input.after.on(&name);
             let policies = self.policies.get(&name).cloned();
-            let more = match repoliced.get(&name) {
-                None => BTreeSet::new(),
-                Some(Repoliced::WithPolicies) => policies::routes_with_policies(input.after),
-                Some(Repoliced::Every) => input.after.of_kind(Kind::Routes).map(|(key, _)| key.clone()).collect(),
-            };
-            for key in changed.union(&more) {
+            for key in &keys {
                 let (old, new) = (input.before.get(key), input.after.get(key));
                 let removed = old.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
                 let inserted = new.map_or(&[][..], |compiled| entries_on(compiled, input.name, on));
@@ -379,6 +390,11 @@ impl GroupState {
                 tables.insert(name, touched);
             }
         }
+    }
+
+    /// The listeners with a table that a route may be in.
+    pub(super) fn tables_of<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = &'a Arc<str>> {
+        tables_of(&self.tables, route)
     }
 
     fn encode_tables(&mut self, input: &GroupInput<'_>, tables: BTreeMap<Arc<str>, Touched>, outcome: &mut Outcome) {
@@ -511,6 +527,17 @@ impl GroupState {
     }
 }
 
+/// The listeners with a table that a route may be in: those that it names, or all.
+pub(super) fn tables_of<'a>(
+    tables: &'a OrdMap<Arc<str>, Table>,
+    route: &'a Route,
+) -> impl Iterator<Item = &'a Arc<str>> {
+    let all = route.listeners.is_none().then(|| tables.keys());
+    let named = route.listeners.iter().flatten();
+    let named = named.filter_map(|name| tables.get_key_value(name).map(|(name, _)| name));
+    all.into_iter().flatten().chain(named)
+}
+
 /// The Secret of a document in a group. Without `groups` it goes to the groups of its users, or to every group if it has
 /// none. A Secret without a user in the group is sent by name only.
 fn secret(inventory: &Inventory, key: &DocumentKey, secret: &Arc<Resource>, group: &str) -> Option<Arc<Resource>> {
@@ -631,7 +658,8 @@ fn filled_table(
     let (mut table, mut touched) = (Table::default(), Touched::default());
     let for_grpc = input.after.is_api(listener);
     let on = input.after.on(listener);
-    for (_, compiled) in input.after.of_kind(Kind::Routes) {
+    let routes = input.after.routes_for(listener);
+    for compiled in routes.filter_map(|key| input.after.get(key)) {
         let entries = entries_on(compiled, input.name, on);
         for entry in said_for(input, for_grpc, policies.map(|policies| &**policies), compiled, entries) {
             table.insert(&entry, &mut touched);

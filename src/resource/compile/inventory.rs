@@ -15,7 +15,7 @@ use crate::document::host::Host;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::reference::{Misfit, Reference};
 use crate::document::registry::Registry;
-use crate::document::route::UpstreamUrl;
+use crate::document::route::{Route, UpstreamUrl};
 use crate::document::{DEFAULT_GROUP, Document, listener};
 use crate::resource::ResourceType;
 use crate::resource::compile::depends::Dirty;
@@ -51,6 +51,8 @@ pub(super) struct Inventory {
     with_needs: OrdSet<DocumentKey>,
     /// Routes by the listeners that they name.
     on_listener: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// Routes that name no listener.
+    on_every_listener: OrdSet<DocumentKey>,
     claims: Claims,
     /// Documents with lists of policies.
     with_policies: OrdSet<DocumentKey>,
@@ -60,14 +62,21 @@ pub(super) struct Inventory {
     registered: OrdMap<Arc<str>, OrdMap<Address, Registrants>>,
     /// Clusters documents by the source of a registry that they name.
     sourced: OrdMap<Arc<str>, OrdSet<DocumentKey>>,
+    /// The names of API listeners.
+    api_listeners: OrdSet<Arc<str>>,
     /// Listeners documents that are not accepted.
     unaccepted: OrdSet<DocumentKey>,
+    /// The names of all groups; `default` always exists.
+    groups: OrdSet<Arc<str>>,
 }
 
 impl Inventory {
     /// Without documents: the default listener has its address.
     pub(super) fn empty() -> Self {
-        let mut inventory = Self::default();
+        let mut inventory = Self {
+            groups: OrdSet::unit(DEFAULT_GROUP.into()),
+            ..Self::default()
+        };
         let listener = (ResourceType::Listener, listener::DEFAULT_NAME.into());
         inventory.set_claims(&listener, &mut Examined::new());
         inventory
@@ -105,6 +114,10 @@ impl Inventory {
         }
 
         if key.kind == Kind::Groups && old.is_some() != is_new {
+            match is_new || &*key.name == DEFAULT_GROUP {
+                true => self.groups.insert(Arc::clone(&key.name)),
+                false => self.groups.remove(&key.name),
+            };
             let resources: Vec<ResourceKey> = self.claims.resources().cloned().collect();
             resources
                 .iter()
@@ -143,19 +156,14 @@ impl Inventory {
             _ => None,
         };
         let makers = Makers { written, compiled };
-        let groups = self.groups();
-        claims.set(resource, &makers, &groups, examined);
+        claims.set(resource, &makers, &self.groups, examined);
         self.claims = claims;
     }
 
     /// A document that an older one does not let serve. Empties `examined` as far as no document is at fault.
     pub(super) fn next_conflict(&self, examined: &mut Examined) -> Option<Fault> {
-        if examined.is_empty() {
-            return None;
-        }
-        let groups = self.groups();
         while let Some(claimant) = examined.pop_first() {
-            let fault = self.claims.fault(&claimant, &groups, examined, &self.documents);
+            let fault = self.claims.fault(&claimant, &self.groups, examined, &self.documents);
             if fault.is_some() {
                 return fault;
             }
@@ -196,6 +204,9 @@ impl Inventory {
             add_user(&mut self.users, name, key);
         }
         listeners_of(compiled).for_each(|name| add_user(&mut self.on_listener, name, key));
+        if is_on_every_listener(compiled) {
+            self.on_every_listener.insert(key.clone());
+        }
         if let Translated::Verbatim(written) = &compiled.translated {
             written
                 .clusters
@@ -221,6 +232,9 @@ impl Inventory {
         }
         if has_extension(key, compiled.document()) {
             self.with_extensions.insert(key.clone());
+        }
+        if compiled.document().is_api_listener() {
+            self.api_listeners.insert(Arc::clone(&key.name));
         }
 
         if let Document::Endpoint(registration) = compiled.document() {
@@ -253,6 +267,7 @@ impl Inventory {
             remove_user(&mut self.users, name, key);
         }
         listeners_of(compiled).for_each(|name| remove_user(&mut self.on_listener, name, key));
+        self.on_every_listener.remove(key);
         if let Translated::Verbatim(written) = &compiled.translated {
             written
                 .clusters
@@ -273,6 +288,9 @@ impl Inventory {
 
         self.with_policies.remove(key);
         self.with_extensions.remove(key);
+        if compiled.document().is_api_listener() {
+            self.api_listeners.remove(&key.name);
+        }
 
         if let Document::Endpoint(registration) = compiled.document() {
             let cluster = key.first_segment();
@@ -293,13 +311,8 @@ impl Inventory {
     }
 
     /// The names of all groups; `default` always exists.
-    pub(super) fn groups(&self) -> BTreeSet<Arc<str>> {
-        let mut names: BTreeSet<Arc<str>> = self
-            .of_kind(Kind::Groups)
-            .map(|(key, _)| Arc::clone(&key.name))
-            .collect();
-        names.insert(DEFAULT_GROUP.into());
-        names
+    pub(super) fn groups(&self) -> &OrdSet<Arc<str>> {
+        &self.groups
     }
 
     /// The groups documents.
@@ -338,6 +351,28 @@ impl Inventory {
         self.on_listener.get(listener).into_iter().flatten()
     }
 
+    /// Routes that may be on a listener: those that name it, then those that name none.
+    pub(super) fn routes_for(&self, listener: &str) -> impl Iterator<Item = &DocumentKey> {
+        self.routes_on(listener).chain(&self.on_every_listener)
+    }
+
+    /// Those of these routes that may be on a listener.
+    pub(super) fn among_routes_for(&self, listener: &str, routes: &BTreeSet<DocumentKey>) -> BTreeSet<DocumentKey> {
+        let named = self.on_listener.get(listener).map_or(0, OrdSet::len);
+        let is_on = |key: &&DocumentKey| {
+            let route = self.document(key).and_then(Document::as_route);
+            route.is_some_and(|route| route.is_on(listener))
+        };
+        match routes.len() < named + self.on_every_listener.len() {
+            true => routes.iter().filter(is_on).cloned().collect(),
+            false => self
+                .routes_for(listener)
+                .filter(|key| routes.contains(key))
+                .cloned()
+                .collect(),
+        }
+    }
+
     /// The listeners of a group by name; `None` is the default listener, which exists while no document describes one.
     pub(super) fn listeners(&self, group: &str) -> BTreeMap<Arc<str>, Option<&Arc<CompiledDocument>>> {
         if !self.has_listeners() {
@@ -349,10 +384,17 @@ impl Inventory {
             .collect()
     }
 
-    /// The API listeners, sorted.
-    pub(super) fn api_listeners(&self) -> impl Iterator<Item = (&DocumentKey, &Arc<CompiledDocument>)> {
-        self.of_kind(Kind::Listeners)
-            .filter(|(_, compiled)| compiled.document().is_api_listener())
+    /// The listeners document of a name.
+    pub(super) fn listener_document(&self, name: &Arc<str>) -> Option<&Document> {
+        self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(name)))
+    }
+
+    /// The API listeners that a route may be on: those that it names, or all.
+    pub(super) fn api_listeners_of<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = &'a Arc<str>> {
+        let all = route.listeners.is_none().then_some(&self.api_listeners);
+        let named = route.listeners.iter().flatten();
+        let named = named.filter_map(|name| self.api_listeners.get(name));
+        all.into_iter().flatten().chain(named)
     }
 
     /// The translation of a listeners document.
@@ -381,13 +423,12 @@ impl Inventory {
 
     /// Whether any API listener exists.
     pub(super) fn has_api_listener(&self) -> bool {
-        self.api_listeners().next().is_some()
+        !self.api_listeners.is_empty()
     }
 
     /// Whether a name is that of an API listener.
     pub(super) fn is_api(&self, listener: &Arc<str>) -> bool {
-        self.document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)))
-            .is_some_and(Document::is_api_listener)
+        self.api_listeners.contains(listener)
     }
 
     /// Documents that name a document by a reference, sorted.
@@ -572,6 +613,11 @@ fn source_in_registry(key: &DocumentKey, cluster: &Cluster) -> Option<Arc<str>> 
 fn listeners_of(compiled: &CompiledDocument) -> impl Iterator<Item = &Arc<str>> {
     let route = compiled.document().as_route();
     route.into_iter().flat_map(|route| route.listeners.iter().flatten())
+}
+
+fn is_on_every_listener(compiled: &CompiledDocument) -> bool {
+    let route = compiled.document().as_route();
+    route.is_some_and(|route| route.listeners.is_none())
 }
 
 fn add_user(users: &mut OrdMap<Arc<str>, OrdSet<DocumentKey>>, name: &Arc<str>, key: &DocumentKey) {

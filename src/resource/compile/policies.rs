@@ -15,6 +15,7 @@ use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, own_policies};
+use super::group::tables_of;
 use super::input::GroupInput;
 use super::inventory::Inventory;
 use super::translate::Translated;
@@ -461,7 +462,7 @@ pub(super) fn makers(input: &GroupInput<'_>, listener: &Arc<str>, is_new: bool) 
         makers.insert(DocumentKey::new(Kind::Defaults, ""));
     }
     if is_new {
-        makers.extend(input.after.with_policies().cloned());
+        makers.extend(input.after.with_policies().filter(|key| concerns(key)).cloned());
         makers.extend(input.after.of_kind(Kind::Policies).map(|(key, _)| key.clone()));
         makers.extend(input.after.of_kind(Kind::Secrets).map(|(key, _)| key.clone()));
     }
@@ -719,13 +720,15 @@ fn on_demand_fault(
         let mut names = targets.map(|target| target.upstream.cluster_name());
         names.find(|name| !of_cluster(input.after, input.name, name).is_empty())
     });
-    let is_on = |name: &Arc<str>| match document {
-        Document::Route(route) => (has_list || cluster.is_some()) && route.is_on(name),
-        Document::Listener(_) => has_list && key.name == *name,
-        Document::Defaults(_) => has_list,
-        _ => false,
-    };
-    let name = on_demand.iter().find(|name| is_on(name))?;
+    let name = match document {
+        Document::Route(route) if has_list || cluster.is_some() => match &route.listeners {
+            Some(names) => names.iter().find(|name| on_demand.contains(*name)),
+            None => on_demand.iter().next(),
+        },
+        Document::Listener(_) if has_list => on_demand.get(&key.name),
+        Document::Defaults(_) if has_list => on_demand.iter().next(),
+        _ => None,
+    }?;
 
     let reason = format!(
         "found policies on listeners/{name}, whose virtual hosts are on demand, expected none: \
@@ -753,22 +756,19 @@ fn leaning<'a>(
 ) -> BTreeSet<DocumentKey> {
     let inventory = input.after;
     let mut keys = BTreeSet::new();
+    let mut with_policies = None;
     for name in repoliced {
         keys.insert(DocumentKey::new(Kind::Listeners, Arc::clone(name)));
         keys.insert(DocumentKey::new(Kind::Defaults, ""));
-        keys.extend(routes_with_policies(inventory));
+        let with_policies = with_policies.get_or_insert_with(|| routes_with_policies(inventory));
+        keys.extend(inventory.among_routes_for(name, with_policies));
         let on = listeners.policies.get(name);
         if on.is_some_and(|on| on.has(PolicyKind::Buffer)) {
-            let routes = inventory.of_kind(Kind::Routes);
-            let is_grpc = |compiled: &CompiledDocument| {
-                let route = compiled.document().as_route();
+            let is_grpc = |key: &&DocumentKey| {
+                let route = inventory.document(key).and_then(Document::as_route);
                 route.is_some_and(|route| route.rules.iter().any(|rule| rule.matches.grpc))
             };
-            keys.extend(
-                routes
-                    .filter(|(_, compiled)| is_grpc(compiled))
-                    .map(|(key, _)| key.clone()),
-            );
+            keys.extend(inventory.routes_for(name).filter(is_grpc).cloned());
         }
     }
 
@@ -798,7 +798,8 @@ fn need_fault(
     let inventory = input.after;
     let document = compiled.document();
     let names: Vec<&Arc<str>> = match document {
-        Document::Route(_) | Document::Defaults(_) => listeners.tables.keys().collect(),
+        Document::Route(route) => tables_of(listeners.tables, route).collect(),
+        Document::Defaults(_) => listeners.tables.keys().collect(),
         Document::Listener(_) => listeners
             .tables
             .contains_key(&key.name)
@@ -930,8 +931,17 @@ impl Compiled {
 
         let mut found: Vec<EffectivePolicy> = Vec::new();
         for (group, state) in self.groups.iter().filter(|(group, _)| document.is_for(group)) {
-            let tables = state.tables.keys().filter(|listener| !self.inventory.is_api(listener));
-            for listener in tables {
+            let tables: Vec<&Arc<str>> = match document {
+                Document::Route(route) => state.tables_of(route).collect(),
+                Document::Listener(_) => state
+                    .tables
+                    .get_key_value(&key.name)
+                    .map(|(name, _)| name)
+                    .into_iter()
+                    .collect(),
+                _ => state.tables.keys().collect(),
+            };
+            for listener in tables.into_iter().filter(|listener| !self.inventory.is_api(listener)) {
                 let outer: [&[Applied]; 2] = state.policies.get(listener).map(|on| on.levels()).unwrap_or_default();
                 for (cluster, own) in self.inner_levels(group, listener, key, document) {
                     let of_cluster = cluster.as_ref().map(|name| of_cluster(&self.inventory, group, name));

@@ -7,6 +7,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::reconcile::memory::Record;
 
 /// The first size.
 const SMALL: usize = 200;
@@ -696,10 +697,29 @@ fn good_texts_that_are_found_in_the_history() {
     });
 }
 
+/// Fails if a case costs much more with `times` as many documents beside it.
+fn assert_constant(times: usize, case: impl Fn(usize) -> Duration) {
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let (few, many) = (case(SMALL), case(times * SMALL));
+        if many < 3 * few || many < UNMEASURED {
+            return;
+        }
+        seen.push(format!("{few:?} and {many:?}"));
+    }
+    panic!("beside {SMALL} and {} documents: {}", times * SMALL, seen.join(", "));
+}
+
+/// The same plan, many times: one alone is too short to be measured.
+fn cost_of_repeated(stage: &mut Stage, input: impl Fn(&mut Stage, usize) -> Input) -> Duration {
+    let inputs: Vec<Input> = (0..SMALL).map(|i| input(stage, i)).collect();
+    cost_of(|| inputs.into_iter().for_each(|input| drop(stage.plan(vec![input]))))
+}
+
 #[test]
 fn a_changed_policy_of_a_listener_costs_the_same_with_many_routes() {
     let policy = |mark: &str| format!(r#"{{"headers": {{"response": {{"set": {{"x-mark": "{mark}"}}}}}}}}"#);
-    let cost = |n: usize| {
+    assert_constant(25, |n| {
         let mut documents = each(n, |i| route(i, i, "x"));
         let guarded = r#"{"address": "0.0.0.0:80", "policies": ["p"]}"#;
         documents.extend([
@@ -710,16 +730,124 @@ fn a_changed_policy_of_a_listener_costs_the_same_with_many_routes() {
         let mut stage = at_rest(documents);
         let put = stage.put_input("policies/p", &policy("two"));
         cost_of_plan(&mut stage, vec![put])
-    };
-    let mut seen = Vec::new();
-    for _ in 0..TRIES {
-        let (few, many) = (cost(SMALL), cost(25 * SMALL));
-        if many < 3 * few || many < UNMEASURED {
-            return;
-        }
-        seen.push(format!("{few:?} and {many:?}"));
+    });
+}
+
+/// Listeners with an address each, and a route on each of them. `more`: fields of the listeners, and of the routes.
+fn routes_on_own_listeners(n: usize, (of_listener, of_route): (&str, &str)) -> Vec<(String, String)> {
+    let listeners = each(n, |i| {
+        let text = format!(r#"{{"address": "10.{}.{}.1:80"{of_listener}}}"#, i / 250, i % 250);
+        (format!("listeners/l{i:05}"), text)
+    });
+    let routes = each(n, |i| own_route(i, i, of_route));
+    listeners.into_iter().chain(routes).collect()
+}
+
+fn own_route(n: usize, path: usize, more: &str) -> (String, String) {
+    let text = format!(r#"{{"match": "/{path}", "to": "http://10.0.0.1:80", "listeners": ["l{n:05}"]{more}}}"#);
+    (format!("routes/r{n:05}"), text)
+}
+
+const BARE: (&str, &str) = ("", "");
+const WITH_POLICIES: (&str, &str) = (
+    r#", "policies": [{"buffer": {"max": "64KiB"}}]"#,
+    r#", "policies": [{"ip_access": {"allow": ["10.0.0.0/8"]}}]"#,
+);
+
+#[test]
+fn routes_that_are_each_on_a_listener_of_their_own() {
+    for more in [BARE, WITH_POLICIES] {
+        assert_n_log_n(|n| cost_of_list(routes_on_own_listeners(n, more)));
+        assert_n_log_n(|n| {
+            let mut stage = at_rest(routes_on_own_listeners(n, more));
+            let moved = (0..n).map(|i| own_route(i, n + i, more.1));
+            let moved: Vec<_> = moved.map(|(key, text)| (key, Some(text))).collect();
+            let change = one_revision(&mut stage, moved);
+            cost_of_plan(&mut stage, vec![change])
+        });
     }
-    panic!("with {SMALL} and {} routes: {}", 25 * SMALL, seen.join(", "));
+}
+
+#[test]
+fn a_route_on_one_listener_costs_the_same_beside_many_listeners() {
+    for more in [BARE, WITH_POLICIES] {
+        assert_constant(10, |n| {
+            let mut stage = at_rest(routes_on_own_listeners(n, more));
+            cost_of_repeated(&mut stage, |stage, i| {
+                let (key, text) = own_route(0, 10_000 + i, more.1);
+                stage.put_input(&key, &text)
+            })
+        });
+    }
+}
+
+#[test]
+fn listeners_that_are_each_in_a_group_of_their_own() {
+    assert_n_log_n(|n| {
+        let groups = each(n, |i| {
+            (
+                format!("groups/g{i:05}"),
+                format!(r#"{{"match": [{{"id": "g{i}-*"}}]}}"#),
+            )
+        });
+        let other = ("listeners/other".to_owned(), listener(0));
+        let mut stage = at_rest(groups.into_iter().chain([other]));
+        let listeners = each(n, |i| {
+            let text = format!(
+                r#"{{"address": "10.{}.{}.1:80", "groups": ["g{i:05}"]}}"#,
+                i / 250,
+                i % 250
+            );
+            (format!("listeners/l{i:05}"), text)
+        });
+        let listeners = listeners.into_iter().map(|(key, text)| (key, Some(text)));
+        let change = one_revision(&mut stage, listeners);
+        cost_of_plan(&mut stage, vec![change])
+    });
+}
+
+#[test]
+fn a_listener_costs_the_same_beside_many_contested_ones() {
+    assert_constant(10, |n| {
+        let mut stage = at_rest(one_address(n));
+        assert_eq!(stage.world.contested.len(), n - 1);
+        cost_of_repeated(&mut stage, |stage, i| {
+            stage.put_input("listeners/other", &listener(2 + i))
+        })
+    });
+}
+
+#[test]
+fn a_route_costs_the_same_beside_many_records_whose_texts_conflict() {
+    assert_constant(10, |n| {
+        let mut stage = at_rest([]);
+        for i in 0..n {
+            let key = format!("listeners/l{i:05}");
+            stage.store(&key, "{");
+            let entry = &stage.store[&key];
+            let text = Text {
+                value: listener(1).into(),
+                create_revision: entry.create_revision,
+                mod_revision: entry.mod_revision,
+                leased: false,
+            };
+            stage.store(&key, "{");
+            let record = Record {
+                about: stage.revision,
+                since: SystemTime::UNIX_EPOCH,
+                content: Content::Serves(Some(Arc::new(text))),
+            };
+            let place = (Folder::LastGood, full_key(&key).into());
+            stage.memory.records.insert(place, Known::new(record, "1"));
+        }
+        stage.read_memory();
+        stage.list(ListReason::Start);
+        assert_eq!(stage.world.unheeded.len(), n - 1);
+        cost_of_repeated(&mut stage, |stage, i| {
+            let (key, text) = route(0, i, "x");
+            stage.put_input(&key, &text)
+        })
+    });
 }
 
 /// Routes of one host, each with a test.
