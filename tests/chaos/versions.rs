@@ -4,7 +4,8 @@
 //! registrations) at which both were seen within the last second are compared: they differ there if the last versions
 //! that each had there differ. A hold that is released, or a document that proxies refused, takes effect through one
 //! replica; the others follow a record below the state prefix. So a difference must have ended after [`GRACE`], whatever
-//! the revision then.
+//! the revision then. A replica that has gone on to later revisions is no longer seen at an older one: a difference lasts
+//! until the last moment at which both replicas were seen with it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -146,7 +147,7 @@ impl State {
             first_revisions: revisions.clone(),
             is_found: false,
         });
-        let lasted = now - difference.since;
+        let lasted = left.at.min(right.at).saturating_duration_since(difference.since);
         self.longest = self.longest.max(lasted);
         if lasted > GRACE && !difference.is_found {
             difference.is_found = true;
@@ -195,4 +196,51 @@ async fn snapshot(http: &reqwest::Client, replica: SocketAddr) -> Option<(Revisi
 
 fn locked(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state() -> State {
+        State {
+            seen: vec![BTreeMap::new(), BTreeMap::new()],
+            ..State::default()
+        }
+    }
+
+    fn answer(revision: i64, content: &str) -> Option<(Revisions, Value)> {
+        Some((
+            vec![revision],
+            json!({ "default": { "types": { "endpoints": content } } }),
+        ))
+    }
+
+    /// Both replicas are asked until `until`; the answers depend on the number of the question.
+    async fn longest(until: Duration, answers: impl Fn(usize) -> [Option<(Revisions, Value)>; 2]) -> Duration {
+        let findings = Findings::new(1);
+        let mut state = state();
+        for number in 0..until.as_millis() / LOOK.as_millis() {
+            state.on_answers(answers(usize::try_from(number).unwrap()).into(), &findings);
+            tokio::time::advance(LOOK).await;
+        }
+        state.longest
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_goes_on_ends_a_difference() {
+        let answers = |number| match number {
+            0 => [answer(1, "a"), answer(1, "b")],
+            _ => [answer(2, "b"), answer(1, "b")],
+        };
+        assert_eq!(longest(Duration::from_secs(3), answers).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_that_stay_differ_as_long_as_they_stay() {
+        let longest = longest(Duration::from_secs(3), |_| [answer(1, "a"), answer(1, "b")]).await;
+        assert_eq!(longest, Duration::from_millis(2900));
+    }
 }
