@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::document::MAX_BYTES;
 use crate::fleet::Fleet;
+use crate::journal::Journal;
 use crate::reconcile::run::{Arrivals, Command};
 use crate::reconcile::world::World;
 use crate::snapshot::store::Store;
@@ -40,8 +41,11 @@ mod author;
 mod browser;
 mod change;
 mod clients;
+mod diff;
 mod documents;
+mod earlier;
 mod entry;
+mod freeze;
 mod json;
 mod limits;
 pub mod pending;
@@ -51,8 +55,10 @@ mod query;
 pub mod readiness;
 mod refused;
 mod release;
+mod revisions;
 mod server;
 mod snapshots;
+mod undo;
 mod write;
 
 use pending::PendingWrites;
@@ -60,6 +66,7 @@ use problem::{Code, Problem};
 use readiness::Readiness;
 
 pub use answer::Answers;
+pub use earlier::Earlier;
 pub use server::{Listener, serve};
 
 const INDEX: &str = "Chancery, a management server for Envoy
@@ -73,6 +80,14 @@ PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?
 DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
 POST   /api/v1/apply                     write and delete several documents at once; ?force=true
 POST   /api/v1/release                   release held changes: {\"keys\": [KEY]} or {\"all\": true}
+GET    /api/v1/revisions                 changes of documents, newest first; ?before=R&key=KEY&actor=A&since=TIME&limit=50
+GET    /api/v1/revisions/R               one change, with both texts of each document
+POST   /api/v1/revisions/R/undo          take a change back: {\"through\": R, \"only\": [KEY], \"message\": TEXT}; ?force=true
+POST   /api/v1/revisions/R/restore       make all documents what they were at R: {\"secrets\": true, \"message\": TEXT}
+POST   /api/v1/freezes                   freeze documents: {\"key\": KEY or PREFIX*, \"for\": \"30m\", \"why\": TEXT}
+GET    /api/v1/freezes                   the freezes
+DELETE /api/v1/freezes/ID                end a freeze
+GET    /api/v1/diff                      difference of two revisions; ?from=R&to=R&view=documents|xds&group=default
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
@@ -115,6 +130,10 @@ pub struct Admin {
     pub max_txn_ops: usize,
     /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// The changes of documents.
+    pub journal: Journal,
+    /// Compiles earlier revisions.
+    pub earlier: Earlier,
 }
 
 impl Admin {
@@ -134,6 +153,13 @@ impl Admin {
                 post(apply::apply).layer(DefaultBodyLimit::max(apply::MOST_BYTES)),
             )
             .route("/api/v1/release", post(release::release))
+            .route("/api/v1/freezes", get(freeze::all).post(freeze::begin))
+            .route("/api/v1/freezes/{id}", axum::routing::delete(freeze::end))
+            .route("/api/v1/diff", get(diff::diff))
+            .route("/api/v1/revisions", get(revisions::all))
+            .route("/api/v1/revisions/{revision}", get(revisions::one))
+            .route("/api/v1/revisions/{revision}/undo", post(undo::undo))
+            .route("/api/v1/revisions/{revision}/restore", post(undo::restore))
             .route("/api/v1/snapshot", get(snapshots::overview))
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
             .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))

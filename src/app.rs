@@ -4,6 +4,7 @@
 //!  reconcile   backend events → world → snapshot store      (the one writer)
 //!  xds         snapshot store → streams, fleet               (drains)
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
+//!  journal     what reconcile has planned → entries in the store, admin
 //!  quarantine  fleet → reconcile: documents that every proxy refuses
 //!  secrets     files of secrets, the file of their keys, expiry → reconcile, log
 //!  certificates, reload                                      what SIGHUP and changed files bring
@@ -37,8 +38,9 @@ use crate::document::key::{Layout, Root};
 use crate::document::secret::sealed::Keys;
 use crate::document::secret::{Files, Vault};
 use crate::fleet::{self, Fleet, Variant};
+use crate::journal::{self, Journal, Seen};
 use crate::reconcile::persist::disk::Disk;
-use crate::reconcile::run::{Observer, Parts, Reconciler};
+use crate::reconcile::run::{Observer, Parts, PlannedEvents, Reconciler};
 use crate::reconcile::world::{Options, World};
 use crate::resource::ResourceType;
 use crate::shutdown::{self, Stages};
@@ -48,6 +50,7 @@ use crate::xds;
 
 mod etcd_metrics;
 mod files;
+mod journal_metrics;
 mod limit_metrics;
 mod load_metrics;
 mod quarantine;
@@ -57,6 +60,7 @@ mod secret_watch;
 mod state_metrics;
 
 use etcd_metrics::EtcdMetrics;
+use journal_metrics::JournalMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
 use quarantine::{FleetWitness, Quarantine};
@@ -99,6 +103,7 @@ pub struct App {
     admin: Admin,
     snapshots: Arc<Store>,
     fleet: Fleet,
+    journal: Journal,
 }
 
 impl App {
@@ -134,7 +139,9 @@ impl App {
             &[Variant::Sotw, Variant::Delta].map(Variant::as_str),
         );
         let backend = open_backend(&config, &metrics);
-        let counted = Arc::new(Counted::new(Arc::clone(&metrics)));
+        let journal = open_journal(&config, &options, &backend);
+        metrics.also(Box::new(JournalMetrics(journal.clone())));
+        let counted = Arc::new(Counted::new(Arc::clone(&metrics), journal.clone()));
         let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn fleet::Observer>);
         metrics.also(Box::new(LoadMetrics(Arc::clone(fleet.loads()))));
         metrics.also(Box::new(LimitMetrics(Arc::clone(fleet.reached()))));
@@ -176,6 +183,8 @@ impl App {
             commands,
             max_txn_ops: config.max_txn_ops,
             metrics,
+            journal: journal.clone(),
+            earlier: admin::Earlier::default(),
         };
 
         Ok(Self {
@@ -191,6 +200,7 @@ impl App {
             admin,
             snapshots,
             fleet,
+            journal,
         })
     }
 
@@ -228,6 +238,8 @@ impl App {
         let secrets = self.secrets.run(worlds, commands, stages.reloads(), token.clone());
         stages.spawn("secrets", secrets);
         stages.spawn("reconcile", infallible(self.reconciler.run(token.clone())));
+        let journal = journal::run::Stage::new(self.journal);
+        stages.spawn("journal", infallible(journal.run(token.clone())));
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
         let admin = admin::serve(self.admin_listener, self.admin, token.clone());
@@ -263,6 +275,24 @@ async fn cut_short(
         ended = stage => ended,
         () = late => Ok(()),
     }
+}
+
+/// The journal of the changes of documents.
+fn open_journal(config: &Config, options: &Options, backend: &Arc<dyn Backend>) -> Journal {
+    let layout = &options.layout;
+    let roots = layout.roots().into_iter().filter(|root| !root.is_registrations());
+    let limits = journal::book::Limits {
+        revisions: config.journal_revisions,
+        age: config.journal_age,
+        bytes: config.journal_bytes,
+    };
+    Journal::new(
+        Arc::clone(backend),
+        &config.state_prefix,
+        roots.map(|root| layout.prefix_of(&root).into()).collect(),
+        options.vault.clone(),
+        limits,
+    )
 }
 
 fn layout(config: &Config) -> Layout {
@@ -530,18 +560,20 @@ impl Reload {
     }
 }
 
-/// The observations of the loop and the streams, as metrics.
+/// The observations of the loop and the streams, as metrics and for the journal.
 #[derive(Debug)]
 struct Counted {
     metrics: Arc<Metrics>,
+    journal: Journal,
     /// By type and variant: there are as many responses as updates and streams.
     responses: [[OnceLock<Counter>; 2]; ResourceType::COUNT],
 }
 
 impl Counted {
-    fn new(metrics: Arc<Metrics>) -> Self {
+    fn new(metrics: Arc<Metrics>, journal: Journal) -> Self {
         Self {
             metrics,
+            journal,
             responses: Default::default(),
         }
     }
@@ -603,6 +635,28 @@ impl Observer for Counted {
 
     fn skipped(&self) {
         self.metrics.snapshot_skipped_equal.inc();
+    }
+
+    fn planned(&self, PlannedEvents { events, whole, is_held }: PlannedEvents) {
+        let seen = events.into_iter().filter_map(|(root, event)| match event {
+            Event::Listed {
+                revision,
+                reason,
+                entries,
+            } => Some(Seen::Listed {
+                root,
+                revision,
+                reason,
+                entries,
+            }),
+            Event::Changed { revision, changes } => Some(Seen::Changed {
+                root,
+                revision,
+                changes,
+            }),
+            _ => None,
+        });
+        self.journal.observe(seen.collect(), whole, is_held);
     }
 }
 

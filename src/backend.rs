@@ -7,6 +7,7 @@
 //! next revision or a new list. Values are bytes here; this module names no other stage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,6 +56,19 @@ impl Change {
         }
     }
 }
+
+/// The changes of one revision in the history of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// The revision.
+    pub revision: i64,
+    /// At least one. If a key changed twice, the last change wins.
+    pub changes: Vec<Change>,
+}
+
+/// The id of a lease of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease(pub i64);
 
 /// Reason for reading a whole list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -212,6 +226,8 @@ pub struct Terms {
     pub base: Option<Base>,
     /// Written in the same revision, if the write changes anything.
     pub note: Option<Note>,
+    /// Every key that is put gets this lease.
+    pub lease: Option<Lease>,
 }
 
 /// The last write of a document by a server ([`Backend::marked`]).
@@ -345,6 +361,32 @@ pub trait Backend: Send + Sync + 'static {
     /// Like [`Backend::write`], on these terms. If a document was written since the judgement, the failure is
     /// [`WriteError::Moved`].
     async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError>;
+
+    /// The changes below a prefix of each revision after `after`, up to `up_to`, oldest first.
+    /// [`ReadError::NoHistory`] if one of these revisions is gone, or the store keeps no history.
+    async fn history(&self, prefix: &str, after: i64, up_to: i64) -> Result<Vec<Revision>, ReadError> {
+        let _ = (prefix, up_to);
+        Err(ReadError::NoHistory(after))
+    }
+
+    /// Begin a lease: keys that are written under it ([`Terms::lease`]) vanish this long after the last
+    /// [`Backend::keep_lease`]. Fails in a store that no other process shares.
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease, WriteError> {
+        let _ = ttl;
+        Err(WriteError::Unavailable(format!("a {} has no leases", self.name())))
+    }
+
+    /// Let a lease begin anew. `false`: the lease has ended, and its keys are gone.
+    async fn keep_lease(&self, lease: Lease) -> Result<bool, WriteError> {
+        let _ = lease;
+        Ok(false)
+    }
+
+    /// End a lease, and with it its keys.
+    async fn end_lease(&self, lease: Lease) -> Result<(), WriteError> {
+        let _ = lease;
+        Ok(())
+    }
 
     /// The opaque etag of an entry: the `mod_revision` (etcd, memory) or a hash of the content (directory).
     fn etag(&self, entry: &Entry) -> String;

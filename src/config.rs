@@ -95,6 +95,12 @@ pub struct Config {
     /// `--publish-distance`, `CHANCERY_PUBLISH_DISTANCE`: longest pause between two publishes in a burst of changes.
     /// Default 100 ms.
     pub publish_distance: Duration,
+    /// `--journal-revisions`, `CHANCERY_JOURNAL_REVISIONS`: most entries of the journal. Default 10,000.
+    pub journal_revisions: usize,
+    /// `--journal-age`, `CHANCERY_JOURNAL_AGE`: age at which an entry goes. Default 90 days.
+    pub journal_age: Duration,
+    /// `--journal-bytes`, `CHANCERY_JOURNAL_BYTES`: size of all entries with their texts. Default 64 MiB.
+    pub journal_bytes: u64,
     /// `--log-format`, `--log-level`, `--otlp-endpoint`, `--trace-sample-percent`.
     pub telemetry: Telemetry,
 }
@@ -324,6 +330,9 @@ impl Config {
                 self.re2_max_program_size == other.re2_max_program_size,
             ),
             ("--publish-distance", self.publish_distance == other.publish_distance),
+            ("--journal-revisions", self.journal_revisions == other.journal_revisions),
+            ("--journal-age", self.journal_age == other.journal_age),
+            ("--journal-bytes", self.journal_bytes == other.journal_bytes),
             ("--log-level", self.telemetry == other.telemetry),
         ];
 

@@ -24,6 +24,7 @@ impl FromRequestParts<Admin> for Author {
             message: message(&parts.headers)?,
             request_id: id.map(|id| id.text.to_string()).unwrap_or_default(),
             is_repeatable: id.is_some_and(|id| id.is_chosen),
+            undoes: None,
         })
     }
 }

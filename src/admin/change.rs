@@ -15,6 +15,8 @@
 //! repeat of the request is answered, and writes nothing (`repeat`). A change that one transaction cannot hold is
 //! refused, or written in `parts`.
 //!
+//! A frozen document is refused before the checks, without `force` (`freeze`).
+//!
 //! The answer waits until the world has taken in the write. The wait does not depend on the pace of publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 
 use super::Admin;
 use super::entry::is_redacted;
+use super::freeze;
 use super::pending::{Basis, Turn};
 use super::problem::{Code, Problem};
 use crate::backend::{self, Base, Entry, Expect, Marked, Note, Terms, Unchanged, WriteError};
@@ -96,6 +99,8 @@ pub(super) struct Author {
     pub(super) request_id: String,
     /// The client chose the id, so it may repeat the request.
     pub(super) is_repeatable: bool,
+    /// The revision that the change takes back.
+    pub(super) undoes: Option<i64>,
 }
 
 /// How a change is judged.
@@ -136,6 +141,9 @@ pub(super) struct WrittenDocument {
 /// The documents that keep the change from being written, or the store does.
 pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written, Problem> {
     refuse_twice(&change.edits)?;
+    if !change.options.force {
+        freeze::refuse_frozen(admin, &change.edits).await?;
+    }
     let targets = targets(admin, change)?;
     match parts::split(admin, change, &targets)? {
         None => write_all(admin, change, &targets, None).await,
@@ -443,7 +451,7 @@ impl Attempt<'_> {
             actor: author.actor.clone(),
             message: author.message.clone(),
             via: Via::Api,
-            undoes: None,
+            undoes: author.undoes,
             confirm_within: None,
             documents: documents.collect(),
             part: self.part.cloned(),
@@ -462,6 +470,7 @@ impl Attempt<'_> {
             }),
             base,
             note: note.filter(|_| self.has_documents()),
+            lease: None,
         }
     }
 

@@ -16,9 +16,10 @@ use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, parse_flag, reject_unknown_params, values};
 use super::refused::NackedDocument;
-use super::{Admin, refused};
+use super::{Admin, earlier, refused};
 use crate::backend;
 use crate::document::key::{DocumentKey, Kind};
+use crate::journal::book::Book;
 use crate::reconcile::world::{State, Status, World};
 
 /// KIND and NAME of a path; NAME is empty if the path has none.
@@ -29,7 +30,7 @@ pub(super) fn kind_and_name(path: Result<Path<Vec<String>>, PathRejection>) -> R
 }
 
 pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["state", "kind", "q", "limit", "after"])?;
+    reject_unknown_params(&query, &["state", "kind", "q", "limit", "after", "revision"])?;
     let states: Vec<State> = values(&query, "state").map(state_of).collect::<Result<_, _>>()?;
     let kinds: Vec<Kind> = values(&query, "kind").map(kind_of).collect::<Result<_, _>>()?;
     let wanted = Wanted {
@@ -40,8 +41,13 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
     let page = Page::of(&query)?;
     let after = page.after(Place::read)?;
 
-    let (world, limit) = (admin.world.load_full(), page.limit());
-    let refused = Arc::new(refused::documents(&admin));
+    let earlier = earlier::asked(&admin, &query).await?;
+    let (world, refused) = match earlier {
+        // The NACKs are about the texts of now.
+        Some(earlier) => (Arc::clone(&earlier.world), Arc::default()),
+        None => (admin.world.load_full(), Arc::new(refused::documents(&admin))),
+    };
+    let (shown, limit) = (admin.journal.shown(), page.limit());
     let (world_of, refused_of) = (Arc::clone(&world), Arc::clone(&refused));
     let lacks_zones = admin.fleet.lacks_zones();
     // The search takes as long as there are documents, so a thread that serves no streams makes it.
@@ -55,7 +61,7 @@ pub(super) async fn all(Shared(admin): Shared<Admin>, query: Pairs) -> Result<Re
         move |item| -> Pieces {
             let entry = item
                 .status(&world_of)
-                .map(|status| text(&entry_of(&world_of, status, &refused_of, lacks_zones)));
+                .map(|status| text(&entry_of(&world_of, status, &refused_of, &shown.book, lacks_zones)));
             Box::new(entry.into_iter().map(|entry| entry.map(Into::into)))
         },
     );
@@ -154,17 +160,22 @@ pub(super) async fn one(
     path: Result<Path<Vec<String>>, PathRejection>,
     query: Pairs,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["effective"])?;
+    reject_unknown_params(&query, &["effective", "revision"])?;
     let with_effective = parse_flag(&query, "effective")?;
     let (kind, name) = kind_and_name(path)?;
     let key = key_of(&kind, &name)?;
-    let world = admin.world.load_full();
+    let earlier = earlier::asked(&admin, &query).await?;
+    let (world, refused) = match &earlier {
+        Some(earlier) => (Arc::clone(&earlier.world), BTreeMap::new()),
+        None => (admin.world.load_full(), refused::documents(&admin)),
+    };
     let full_key = world.options().layout.full_key(&key);
     let status = world
         .document(&key)
         .or_else(|| world.problems().find(|status| status.key == key));
     let status = status.ok_or_else(|| Problem::no_document(&key).of_key(full_key))?;
-    let entry = entry_of(&world, status, &refused::documents(&admin), admin.fleet.lacks_zones());
+    let shown = admin.journal.shown();
+    let entry = entry_of(&world, status, &refused, &shown.book, admin.fleet.lacks_zones());
     let accepted = world.compiled().accepted(&key);
     let secret = accepted.and_then(|accepted| accepted.document.as_secret());
     let body = Json(EntryWithValue {
@@ -184,9 +195,10 @@ fn entry_of<'a>(
     world: &World,
     status: &'a Status,
     refused: &BTreeMap<DocumentKey, NackedDocument>,
+    book: &Book,
     lacks_zones: bool,
 ) -> Entry<'a> {
-    let entry = Entry::of(status, refused);
+    let entry = Entry::of(status, refused).by(status, book);
     if lacks_zones && world.compiled().is_zone_aware(&status.key) {
         return entry.with_warning(
             "lb.locality: zone_aware has no effect, because no connected proxy reports its zone (node.locality.zone)",

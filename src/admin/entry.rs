@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use humantime::format_rfc3339_millis;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use super::refused::{self, NackedDocument};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::secret::{Secret, moment};
 use crate::document::xds;
+use crate::journal::book::Book;
 use crate::proto::redact::{REDACTED, hide, redact};
 use crate::reconcile::world::{HeldBy, State, Status};
 use crate::resource::ResourceType;
@@ -32,6 +34,10 @@ pub(super) struct Entry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     revision: Option<i64>,
+    /// Of the journal's newest entry of the document; null: the journal does not have it.
+    modified_at: Option<String>,
+    by: Option<String>,
+    message: Option<String>,
     serving_revision: Option<i64>,
     /// The document does not serve its latest text, because every proxy that answered refuses that.
     #[serde(rename = "quarantined", skip_serializing_if = "std::ops::Not::not")]
@@ -64,6 +70,9 @@ impl<'a> Entry<'a> {
             warnings: warnings(status),
             expires_at: status.validity.and_then(|validity| validity.expires_at()),
             revision: status.latest.as_ref().map(|text| text.mod_revision),
+            modified_at: None,
+            by: None,
+            message: None,
             serving_revision: status.serving.as_ref().map(|text| text.mod_revision),
         }
     }
@@ -74,6 +83,24 @@ impl<'a> Entry<'a> {
 
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// With the author of the latest text, by the journal.
+    pub(super) fn by(mut self, status: &Status, book: &Book) -> Self {
+        let written = status.latest.as_ref().map(|text| text.mod_revision);
+        let newest = book.newest_of(&status.full_key).filter(|entry| {
+            let changed = entry.document(&status.full_key);
+            changed
+                .and_then(|changed| changed.after.as_ref())
+                .map(|text| text.revision)
+                == written
+        });
+        if let Some(entry) = newest {
+            self.modified_at = Some(format_rfc3339_millis(entry.at()).to_string());
+            self.by.clone_from(&entry.actor);
+            self.message.clone_from(&entry.message);
+        }
+        self
     }
 
     /// With one more warning.
@@ -186,21 +213,47 @@ pub(super) fn is_secret(key: &DocumentKey) -> bool {
 /// The latest text of a document as written. If the document was deleted and is held, its serving text. In an xds
 /// document the secrets are redacted.
 pub(super) fn value(status: &Status) -> Option<Value> {
-    if is_secret(&status.key) {
-        return None;
-    }
     let text = status.latest.as_ref().or(status.serving.as_ref())?;
     let as_text = || Value::String(String::from_utf8_lossy(&text.value).into_owned());
-    let written = || serde_json::from_slice(&text.value).unwrap_or_else(|_| as_text());
-    if status.key.kind != Kind::Xds {
-        return Some(written());
+    match shown(&status.key, &text.value)? {
+        Shown::AsWritten => Some(serde_json::from_slice(&text.value).unwrap_or_else(|_| as_text())),
+        Shown::Redacted(value) => Some(value),
+    }
+}
+
+/// A text of a document as the journal shows it; `None`: the text may be a secret as a whole.
+pub(super) fn shown_text(key: &DocumentKey, text: &[u8]) -> Option<String> {
+    match shown(key, text)? {
+        Shown::AsWritten => Some(String::from_utf8_lossy(text).into_owned()),
+        Shown::Redacted(Value::String(redacted)) => Some(redacted),
+        Shown::Redacted(value) => serde_json::to_string_pretty(&value).ok(),
+    }
+}
+
+/// The form in which a text may be shown.
+enum Shown {
+    AsWritten,
+    Redacted(Value),
+}
+
+/// How a text may be shown; `None`: not at all.
+fn shown(key: &DocumentKey, text: &[u8]) -> Option<Shown> {
+    if is_secret(key) {
+        return None;
+    }
+    if key.kind != Kind::Xds {
+        return Some(Shown::AsWritten);
     }
     // A text that cannot be parsed may contain a secret anywhere.
-    let Some(value) = xds::value(&text.value) else {
-        return Some(REDACTED.into());
+    let Some(value) = xds::value(text) else {
+        return Some(Shown::Redacted(REDACTED.into()));
     };
-    let shown = without_secrets(&status.key, value.clone());
-    Some(if shown == value { written() } else { shown })
+    let redacted = without_secrets(key, value.clone());
+    Some(if redacted == value {
+        Shown::AsWritten
+    } else {
+        Shown::Redacted(redacted)
+    })
 }
 
 /// An xds document without the secrets in its resource. Unknown fields are hidden too: they may contain one.

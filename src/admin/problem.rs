@@ -10,6 +10,7 @@ use super::json::Json;
 use crate::backend::{ReadError, WriteError};
 use crate::document::MAX_BYTES;
 use crate::document::key::DocumentKey;
+use crate::journal::{NotShown, TextError};
 
 /// Most problems of documents in one answer.
 const MOST_ERRORS: usize = 100;
@@ -62,6 +63,16 @@ pub(super) enum Code {
     StoreUnavailable,
     /// The store did not answer in time: the write may or may not have happened.
     OutcomeUnknown,
+    /// A document was changed after the revision that is to be undone.
+    ChangedSince,
+    /// The document is frozen.
+    Frozen,
+    /// No change has this revision yet.
+    UnknownRevision,
+    /// The journal does not hold the revision any more.
+    NotInJournal,
+    /// Others ask for the same kind of work.
+    TooMany,
     /// Too many large answers are being read.
     Busy,
     /// The answer took too long.
@@ -93,6 +104,11 @@ impl Code {
             Self::NotReady => "not_ready",
             Self::StoreUnavailable => "store_unavailable",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::ChangedSince => "changed_since",
+            Self::Frozen => "frozen",
+            Self::UnknownRevision => "unknown_revision",
+            Self::NotInJournal => "not_in_journal",
+            Self::TooMany => "too_many",
             Self::Busy => "busy",
             Self::Timeout => "timeout",
         }
@@ -122,6 +138,11 @@ impl Code {
             Self::NotReady => "The first load is not complete",
             Self::StoreUnavailable => "The store is not available",
             Self::OutcomeUnknown => "The outcome of the write is unknown",
+            Self::ChangedSince => "A document was changed since",
+            Self::Frozen => "The document is frozen",
+            Self::UnknownRevision => "There is no such revision yet",
+            Self::NotInJournal => "The journal does not hold this revision",
+            Self::TooMany => "Too many requests for earlier revisions",
             Self::Busy => "Too many large answers are being read",
             Self::Timeout => "The answer took too long",
         }
@@ -130,7 +151,10 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownRevision => StatusCode::NOT_FOUND,
+            Self::NotInJournal => StatusCode::GONE,
+            Self::Frozen => StatusCode::LOCKED,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
@@ -140,6 +164,7 @@ impl Code {
             | Self::SecondFile
             | Self::BaseMoved
             | Self::RequestIdUsed
+            | Self::ChangedSince
             | Self::PartFailed => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -155,7 +180,7 @@ impl Code {
     fn retryable(self) -> bool {
         matches!(
             self,
-            Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::Busy | Self::Timeout
+            Self::NotReady | Self::StoreUnavailable | Self::OutcomeUnknown | Self::TooMany | Self::Busy | Self::Timeout
         )
     }
 }
@@ -330,6 +355,26 @@ impl From<BytesRejection> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         Self::new(Code::StoreUnavailable, error.to_string())
+    }
+}
+
+impl From<NotShown> for Problem {
+    fn from(error: NotShown) -> Self {
+        let code = match error {
+            NotShown::Unknown(_) => Code::UnknownRevision,
+            NotShown::NotHeld { .. } => Code::NotInJournal,
+            NotShown::Behind => Code::NotReady,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<TextError> for Problem {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::Store(error) => error.into(),
+            TextError::Sealed(reason) => Self::new(Code::InvalidDocument, reason),
+        }
     }
 }
 

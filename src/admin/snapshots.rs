@@ -11,11 +11,11 @@ use humantime::format_rfc3339_millis;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Admin;
 use super::answer::{Answers, Pieces, list, open_object, text};
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, reject_unknown_params, values};
+use super::{Admin, earlier};
 use crate::document::DEFAULT_GROUP;
 use crate::proto::json::to_json;
 use crate::proto::redact::redact;
@@ -58,8 +58,11 @@ struct About<'a> {
 const LARGE: usize = 32 * 1024;
 
 pub(super) async fn overview(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &[])?;
-    let snapshot = admin.snapshots.current();
+    reject_unknown_params(&query, &["revision"])?;
+    let snapshot = match earlier::asked(&admin, &query).await? {
+        Some(earlier) => Arc::clone(&earlier.snapshot),
+        None => admin.snapshots.current(),
+    };
     let groups: BTreeMap<&str, Group> = snapshot
         .groups
         .iter()
@@ -94,10 +97,10 @@ pub(super) async fn all(
     query: Pairs,
 ) -> Result<Response, Problem> {
     let Path(word) = path?;
-    reject_unknown_params(&query, &["group", "limit", "after"])?;
-    let (snapshot, group, resource_type) = find(&admin, &word, &query)?;
+    reject_unknown_params(&query, &["group", "limit", "after", "revision"])?;
+    let (snapshot, world) = served(&admin, &query).await?;
+    let (group, resource_type) = find(&snapshot, &word, &query)?;
     let page = Page::of(&query)?;
-    let world = admin.world.load_full();
 
     let set = &group.sets[resource_type.index()];
     let after = page.after(Some)?;
@@ -131,8 +134,9 @@ pub(super) async fn one(
     query: Pairs,
 ) -> Result<Response, Problem> {
     let Path((word, name)) = path?;
-    reject_unknown_params(&query, &["group"])?;
-    let (_, group, resource_type) = find(&admin, &word, &query)?;
+    reject_unknown_params(&query, &["group", "revision"])?;
+    let (snapshot, world) = served(&admin, &query).await?;
+    let (group, resource_type) = find(&snapshot, &word, &query)?;
     let resource = group.sets[resource_type.index()].get(&name).ok_or_else(|| {
         let detail = format!(
             "the group `{}` has no resource `{name}` of type {resource_type}",
@@ -140,18 +144,26 @@ pub(super) async fn one(
         );
         Problem::new(Code::NotFound, detail)
     })?;
-    let (answers, resource, world) = (admin.answers.clone(), Arc::clone(resource), admin.world.load_full());
+    let (answers, resource) = (admin.answers.clone(), Arc::clone(resource));
     // The JSON of a large resource takes long to make, so a thread that serves no streams makes it.
     let pieces = std::iter::once_with(move || show(&answers, resource_type, &resource, &world)).flatten();
     admin.answers.json(Box::new(pieces)).await
 }
 
-/// The snapshot, the group and the type that a request names.
+/// What serves now, or what served at the revision that a request names.
+async fn served(admin: &Admin, query: &Pairs) -> Result<(Arc<Snapshot>, Arc<World>), Problem> {
+    Ok(match earlier::asked(admin, query).await? {
+        Some(earlier) => (Arc::clone(&earlier.snapshot), Arc::clone(&earlier.world)),
+        None => (admin.snapshots.current(), admin.world.load_full()),
+    })
+}
+
+/// The group and the type that a request names.
 fn find(
-    admin: &Admin,
+    snapshot: &Snapshot,
     word: &str,
     query: &[(String, String)],
-) -> Result<(Arc<Snapshot>, Arc<GroupSnapshot>, ResourceType), Problem> {
+) -> Result<(Arc<GroupSnapshot>, ResourceType), Problem> {
     let resource_type = ResourceType::from_word(word).ok_or_else(|| {
         let types = ResourceType::ALL.map(ResourceType::as_str).join(", ");
         Problem::new(
@@ -161,7 +173,6 @@ fn find(
     })?;
 
     let wanted = values(query, "group").last().unwrap_or(DEFAULT_GROUP);
-    let snapshot = admin.snapshots.current();
     let group = snapshot.groups.get(wanted).cloned().ok_or_else(|| {
         let groups: Vec<&str> = snapshot.groups.keys().map(|name| &**name).collect();
         let detail = match groups.as_slice() {
@@ -171,7 +182,7 @@ fn find(
         Problem::new(Code::NotFound, detail)
     })?;
 
-    Ok((snapshot, group, resource_type))
+    Ok((group, resource_type))
 }
 
 /// An entry of the list: the resource as proto-JSON with `@type`, secrets redacted.

@@ -13,16 +13,18 @@
 //!                │          ├ batch   messages → revisions (pure)
 //!                │          ├ reach   how far has the watch come? (pure)
 //!                │          └ fork    still the same history?
-//!                └──→ list, write                   error: the class of a failure, which decides the next step
+//!                └──→ list, history, write, lease   error: the class of a failure, which decides the next step
 //! ```
 //! Supported: etcd 3.4 and later; no repair of a newer version is relied on. Left to other modules: the meaning of a
 //! key, the guard against a list that lost half of its keys, and the behaviour while etcd is away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,13 +36,17 @@ use self::follow::Follower;
 pub use self::options::{DEFAULT_MAX_TXN_OPS, Options, Texts};
 pub use self::stats::Stats;
 use self::write::WriteFailure;
-use super::{Backend, Entry, Event, Marked, ReadError, Terms, Unchanged, WatchControl, Write, WriteError};
+use super::{
+    Backend, Entry, Event, Lease, Marked, ReadError, Revision, Terms, Unchanged, WatchControl, Write, WriteError,
+};
 
 mod batch;
 mod connect;
 mod error;
 mod follow;
 mod fork;
+mod history;
+mod lease;
 mod list;
 mod options;
 mod reach;
@@ -87,6 +93,22 @@ impl Etcd {
     /// Most operations in one transaction.
     fn most_operations(&self) -> usize {
         self.connector.options.max_txn_ops.unwrap_or(DEFAULT_MAX_TXN_OPS)
+    }
+
+    /// Make a call on the shared connection, on another one after a failure of the connection.
+    async fn with_connection<T: Send>(
+        &self,
+        call: impl for<'a> Fn(&'a mut Connection) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
+    ) -> Result<T, WriteError> {
+        let unavailable = |failure: Failure| WriteError::Unavailable(failure.to_string());
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await.map_err(unavailable)?;
+            match call(&mut connection).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.on_failure(&connection, failure).await.map_err(unavailable)?,
+            }
+        }
     }
 
     /// Writes go without the marker from now on.
@@ -234,6 +256,35 @@ impl Backend for Etcd {
             }
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    async fn history(&self, prefix: &str, after: i64, up_to: i64) -> Result<Vec<Revision>, ReadError> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut connection = attempts.connection().await?;
+            match history::read(&mut connection, prefix.as_bytes(), after, up_to).await {
+                Ok(revisions) => return Ok(revisions),
+                Err(failure) if matches!(failure.class, Class::Compacted | Class::Future) => {
+                    return Err(ReadError::NoHistory(after));
+                }
+                Err(failure) => attempts.on_failure(&connection, failure).await?,
+            }
+        }
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease, WriteError> {
+        self.with_connection(|connection| Box::pin(lease::grant(connection, ttl)))
+            .await
+    }
+
+    async fn keep_lease(&self, lease: Lease) -> Result<bool, WriteError> {
+        self.with_connection(|connection| Box::pin(lease::keep(connection, lease)))
+            .await
+    }
+
+    async fn end_lease(&self, lease: Lease) -> Result<(), WriteError> {
+        self.with_connection(|connection| Box::pin(lease::end(connection, lease)))
+            .await
     }
 
     async fn write_if(&self, writes: Vec<Write>, mut terms: Terms) -> Result<i64, WriteError> {

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backend, Change, Entry, Event, Expect, ListReason, Note, ReadError, Terms, Unchanged, WatchControl, Write,
-    WriteError,
+    Backend, Change, Entry, Event, Expect, Lease, ListReason, Note, ReadError, Revision, Terms, Unchanged,
+    WatchControl, Write, WriteError,
 };
 
 /// A store in memory.
@@ -33,6 +34,8 @@ struct State {
     /// Every version of every key, oldest first; `None` is a delete.
     keys: BTreeMap<Bytes, Vec<(i64, Option<Entry>)>>,
     watches: Vec<Watch>,
+    /// Keys by lease.
+    leases: BTreeMap<i64, Vec<Bytes>>,
     /// The reason with which reads and writes fail now.
     away: Option<String>,
 }
@@ -101,6 +104,31 @@ impl Memory {
         state.revision = 0;
         state.compacted = 0;
         state.send_all(|state, prefix| state.listed(prefix, ListReason::Fork));
+    }
+
+    /// The leases that have not ended.
+    #[must_use]
+    pub fn leases(&self) -> Vec<i64> {
+        self.state().leases.keys().copied().collect()
+    }
+
+    /// Put the content of an earlier revision in the place of the present one, with its history, as a restored backup
+    /// does, and send every watch the list as a fork.
+    pub fn restore(&self, revision: i64) {
+        let mut state = self.state();
+        for versions in state.keys.values_mut() {
+            versions.retain(|(at, _)| *at <= revision);
+        }
+        state.keys.retain(|_, versions| !versions.is_empty());
+        state.revision = revision;
+        state.send_all(|state, prefix| state.listed(prefix, ListReason::Fork));
+    }
+
+    /// End a lease, as if its holder were gone: its keys vanish.
+    pub fn end(&self, lease: i64) {
+        let mut state = self.state();
+        let keys = state.leases.remove(&lease).unwrap_or_default();
+        state.apply(keys.into_iter().map(|key| (key, None)).collect(), |_| false);
     }
 
     /// Forget the history before `revision`.
@@ -314,7 +342,12 @@ impl Backend for Memory {
     }
 
     async fn write_if(&self, writes: Vec<Write>, terms: Terms) -> Result<i64, WriteError> {
-        let Terms { unchanged, base, note } = terms;
+        let Terms {
+            unchanged,
+            base,
+            note,
+            lease,
+        } = terms;
         let mut state = self.state();
         if let Some(reason) = &state.away {
             return Err(WriteError::Unavailable(reason.clone()));
@@ -342,6 +375,13 @@ impl Backend for Memory {
                 expect: Expect::Absent,
             })?;
         }
+        if let Some(Lease(id)) = lease {
+            let keys: Vec<Bytes> = writes.iter().map(|write| write.key.clone()).collect();
+            let Some(held) = state.leases.get_mut(&id) else {
+                return Err(WriteError::Unavailable(format!("there is no lease {id}")));
+            };
+            held.extend(keys);
+        }
         let changes = writes
             .into_iter()
             .filter(|write| state.current(&write.key).map(|entry| &entry.value) != write.value.as_ref());
@@ -352,6 +392,47 @@ impl Backend for Memory {
         }
         // The lease stays, as in etcd with `ignore_lease`.
         Ok(state.apply(changes, |current| current.is_some_and(|entry| entry.leased)))
+    }
+
+    async fn history(&self, prefix: &str, after: i64, up_to: i64) -> Result<Vec<Revision>, ReadError> {
+        let state = self.state();
+        state.readable()?;
+        if after + 1 < state.compacted || up_to > state.revision {
+            return Err(ReadError::NoHistory(after));
+        }
+        let mut revisions: BTreeMap<i64, Vec<Change>> = BTreeMap::new();
+        for (key, versions) in &state.keys {
+            if !key.starts_with(prefix.as_bytes()) {
+                continue;
+            }
+            for (at, entry) in versions {
+                if (after + 1..=up_to).contains(at) {
+                    let deleted = || Change::Delete { key: key.clone() };
+                    let change = entry.clone().map_or_else(deleted, Change::Put);
+                    revisions.entry(*at).or_default().push(change);
+                }
+            }
+        }
+        let revisions = revisions.into_iter();
+        Ok(revisions
+            .map(|(revision, changes)| Revision { revision, changes })
+            .collect())
+    }
+
+    async fn grant_lease(&self, _: Duration) -> Result<Lease, WriteError> {
+        let mut state = self.state();
+        let id = state.leases.last_key_value().map_or(1, |(id, _)| id + 1);
+        state.leases.insert(id, Vec::new());
+        Ok(Lease(id))
+    }
+
+    async fn keep_lease(&self, Lease(id): Lease) -> Result<bool, WriteError> {
+        Ok(self.state().leases.contains_key(&id))
+    }
+
+    async fn end_lease(&self, Lease(id): Lease) -> Result<(), WriteError> {
+        self.end(id);
+        Ok(())
     }
 
     fn etag(&self, entry: &Entry) -> String {

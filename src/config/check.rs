@@ -50,6 +50,9 @@ pub(super) fn check(
         access_log_dir: checker.value("access-log-dir", value::remote_folder),
         re2_max_program_size: checker.value("re2-max-program-size", value::count),
         publish_distance: checker.value::<Duration>("publish-distance", value::duration),
+        journal_revisions: checker.value("journal-revisions", value::count),
+        journal_age: checker.value("journal-age", value::positive_duration),
+        journal_bytes: checker.value("journal-bytes", value::size),
         telemetry: Telemetry {
             log_format: checker.value("log-format", value::log_format),
             log_level: checker.value("log-level", value::log_level),

@@ -37,6 +37,7 @@ pub enum Takes {
 const DOCUMENTS: &str = "Where documents are";
 const SERVING: &str = "Serving proxies";
 const GUARDS: &str = "Guards";
+const JOURNAL: &str = "The journal of changes";
 const TELEMETRY: &str = "Logs, traces and the admin API";
 
 /// Every setting of `chancery serve`, in the order of `--help`.
@@ -265,6 +266,28 @@ pub const SETTINGS: &[Setting] = &[
         heading: GUARDS,
         help: "When most documents vanish at once: `auto` accepts it after a second list that agrees, `confirm` waits \
             for POST /api/v1/release",
+    },
+    Setting {
+        name: "journal-revisions",
+        takes: Takes::One("NUMBER"),
+        default: Some("10000"),
+        heading: JOURNAL,
+        help: "Most entries of the journal of changes; the oldest go first",
+    },
+    Setting {
+        name: "journal-age",
+        takes: Takes::One("DURATION"),
+        default: Some("90d"),
+        heading: JOURNAL,
+        help: "Age at which an entry of the journal goes",
+    },
+    Setting {
+        name: "journal-bytes",
+        takes: Takes::One("BYTES"),
+        default: Some("64MiB"),
+        heading: JOURNAL,
+        help: "Size of all entries of the journal with their texts; the oldest go first. The texts of the documents at \
+            its begin are not counted",
     },
     Setting {
         name: "admin-listen",

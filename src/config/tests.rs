@@ -90,6 +90,9 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         access_log_dir: "/var/log".to_owned(),
         re2_max_program_size: 100,
         publish_distance: Duration::from_millis(100),
+        journal_revisions: 10_000,
+        journal_age: Duration::from_secs(90 * 24 * 3600),
+        journal_bytes: 64 << 20,
         telemetry: Telemetry {
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),

@@ -105,6 +105,21 @@ pub trait Observer: Send + Sync + 'static {
     fn published(&self, waited: Duration);
     /// A change altered no resource, so no stream was woken.
     fn skipped(&self);
+    /// These lists and changes of the roots of documents were planned, in order. Must not block.
+    fn planned(&self, planned: PlannedEvents) {
+        drop(planned);
+    }
+}
+
+/// What one plan has taken in of the roots of documents.
+#[derive(Debug)]
+pub struct PlannedEvents {
+    /// The prefix of the root, and the list or the change.
+    pub events: Vec<(Arc<str>, Event)>,
+    /// Every root has reached this revision, also without an event.
+    pub whole: Option<i64>,
+    /// A guard holds changes of a root of documents.
+    pub is_held: bool,
 }
 
 /// The loop. `admin` takes its views before it runs.
@@ -680,12 +695,15 @@ impl Reconciler {
         if inputs.is_empty() || self.hold_ends.is_some_and(|at| at <= now.instant) {
             inputs.push(Input::Tick);
         }
+        let (events, whole) = self.events_of_documents(&inputs);
         let world = World::clone(&self.worlds.load());
         let planning = info_span!(parent: &span, "plan", inputs = inputs.len());
         let planned = tokio::task::spawn_blocking(move || planning.in_scope(|| plan(&world, inputs, now))).await;
         match planned {
             Ok(planned) => {
+                let is_held = planned.world.holds_documents();
                 self.apply(planned, now);
+                self.parts.observer.planned(PlannedEvents { events, whole, is_held });
                 if self.may_publish(now.instant) {
                     self.unpublished
                         .get_or_insert_with(|| (since.unwrap_or(now.instant), span));
@@ -698,6 +716,23 @@ impl Reconciler {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => debug!("Process stopped before the plan was finished"),
         }
+    }
+
+    /// The lists and changes of roots of documents among inputs, and the revision that every root has reached.
+    fn events_of_documents(&self, inputs: &[Input]) -> (Vec<(Arc<str>, Event)>, Option<i64>) {
+        let layout = &self.parts.world.options().layout;
+        let events = inputs.iter().filter_map(|input| match input {
+            Input::Event { root, event } if !root.is_registrations() => match event {
+                Event::Listed { .. } | Event::Changed { .. } => Some((layout.prefix_of(root).into(), event.clone())),
+                _ => None,
+            },
+            _ => None,
+        });
+        let whole = inputs.iter().rev().find_map(|input| match input {
+            Input::Reached(revision) => Some(*revision),
+            _ => None,
+        });
+        (events.collect(), whole)
     }
 
     fn apply(&mut self, planned: Plan, now: Moment) {
@@ -868,7 +903,9 @@ impl Reconciler {
     }
 }
 
-fn group_rules(world: &World) -> Arc<GroupRules> {
+/// The groups documents that serve, in the order of matching.
+#[must_use]
+pub fn group_rules(world: &World) -> Arc<GroupRules> {
     let mut rules: Vec<_> = world.groups().collect();
     rules.sort_by(|(a, left), (b, right)| right.priority.cmp(&left.priority).then_with(|| a.cmp(b)));
     rules.into()

@@ -309,6 +309,13 @@ impl World {
         self.roots.get(root).is_some_and(|state| state.revision >= revision)
     }
 
+    /// Whether a guard holds changes of a root of documents.
+    #[must_use]
+    pub fn holds_documents(&self) -> bool {
+        let mut roots = self.roots.iter();
+        roots.any(|(root, state)| !root.is_registrations() && state.hold().is_some())
+    }
+
     /// Roots that the store has not listed since start, whether their saved state serves meanwhile or not.
     #[must_use]
     pub fn pending(&self) -> Vec<Root> {

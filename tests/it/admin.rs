@@ -13,8 +13,11 @@ use chancery::admin::{self, Admin};
 use chancery::backend::memory::Memory;
 use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
+use chancery::document::secret::Vault;
 use chancery::fleet::limit::Limit;
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
+use chancery::journal::Journal;
+use chancery::journal::book::Limits;
 use chancery::reconcile::persist::unsaved::Unsaved;
 use chancery::reconcile::plan::{Input, plan};
 use chancery::reconcile::run::{Arrivals, Command, Health, now};
@@ -52,6 +55,12 @@ struct Server {
     client: Client,
 }
 
+/// The journal of a store, without its stage.
+fn journal(store: &Memory) -> Journal {
+    let (backend, roots) = (Arc::new(store.clone()), vec!["/gateway/".into()]);
+    Journal::new(backend, "/chancery/", roots, Vault::default(), Limits::default())
+}
+
 /// An answer: status, content type, etag, body.
 #[derive(Debug, PartialEq)]
 struct Answer {
@@ -75,7 +84,7 @@ impl Server {
             re2_max_program_size: 100,
             ca_bundle: None,
             access_log_dir: "/var/log".into(),
-            vault: chancery::document::secret::Vault::default(),
+            vault: Vault::default(),
         };
         let world = Arc::new(ArcSwap::from_pointee(World::new(options)));
         let (commands_in, commands) = mpsc::channel(8);
@@ -99,6 +108,8 @@ impl Server {
             readiness: Readiness::new(health_out, Unsaved::default(), CancellationToken::new()),
             max_txn_ops: 128,
             metrics: Arc::default(),
+            journal: journal(&store),
+            earlier: admin::Earlier::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -513,7 +524,7 @@ async fn a_document_that_proxies_refuse_says_so() {
     let users = json!({
         "key": "/gateway/clusters/users", "kind": "clusters", "name": "users", "state": "refused", "held_by": null,
         "reason": "refused by the proxy edge-1: Error adding/updating cluster(s) users: bad",
-        "path": null, "warnings": [], "revision": 1, "serving_revision": 1,
+        "path": null, "warnings": [], "revision": 1, "serving_revision": 1, "modified_at": null, "by": null, "message": null,
     });
     assert_eq!(shown, json!({ "documents": [users], "next": null }));
     let second = connect(&server.fleet, "edge-2");
@@ -588,11 +599,11 @@ async fn a_request_that_cannot_be_understood_is_refused() {
         ),
         (
             "/api/v1/documents?stat=held",
-            "unknown query parameter `stat`, expected state, kind, q, limit, after",
+            "unknown query parameter `stat`, expected state, kind, q, limit, after, revision",
         ),
         (
-            "/api/v1/documents/routes/a?revision=1",
-            "unknown query parameter `revision`, expected effective",
+            "/api/v1/documents/routes/a?rev=1",
+            "unknown query parameter `rev`, expected effective, revision",
         ),
         (
             "/api/v1/snapshot/clusters?limit=0",
@@ -736,7 +747,7 @@ async fn documents_are_listed_with_what_became_of_them() {
     assert_eq!(states, BTreeMap::from(expected));
     let users = json!({
         "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "held_by": null, "reason": null,
-        "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
+        "path": null, "warnings": [], "revision": 2, "serving_revision": 2, "modified_at": null, "by": null, "message": null,
     });
     let accepted = server
         .get("/api/v1/documents?state=accepted&state=held&kind=routes")
@@ -901,7 +912,7 @@ async fn a_document_is_created_changed_and_deleted() {
     );
     let expected = json!({
         "key": "/gateway/routes/users", "kind": "routes", "name": "users", "state": "accepted", "held_by": null, "reason": null,
-        "path": null, "warnings": [], "revision": 2, "serving_revision": 2,
+        "path": null, "warnings": [], "revision": 2, "serving_revision": 2, "modified_at": null, "by": null, "message": null,
     });
     assert_eq!(created.body, expected);
     assert_eq!(server.stored("/gateway/routes/users").await.as_deref(), Some(ROUTE));

@@ -13,6 +13,7 @@ mod backend_etcd_tls;
 mod backend_etcd_tokens;
 mod cli;
 mod histories;
+mod journal;
 mod layers;
 mod quarantine;
 mod reconcile;

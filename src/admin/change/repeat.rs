@@ -1,13 +1,15 @@
 //! Repeats of a request: the intent of the first one answers, and nothing is written.
 
+use std::collections::BTreeMap;
+
 use serde_json::from_slice;
 use tracing::warn;
 
 use super::super::problem::{Code, Problem};
 use super::{Admin, Author, Change, Target, Written, WrittenDocument};
 use crate::backend::{Entry, Expect, Write};
-use crate::journal::Intent;
 use crate::journal::intent::{Action, FORMAT, Part};
+use crate::journal::{self, Intent};
 
 /// After so many writes of this server, intents that nobody takes are deleted.
 const WRITES_BETWEEN: u64 = 256;
@@ -21,6 +23,46 @@ pub(super) fn id_of(author: &Author, part: Option<&Part>) -> String {
     match part {
         Some(part) if part.number > 1 => format!("{}/part/{}", author.request_id, part.number),
         _ => author.request_id.clone(),
+    }
+}
+
+/// The first request of an id.
+struct First {
+    revision: i64,
+    actor: Option<String>,
+    documents: BTreeMap<String, Action>,
+    /// The journal does not name documents that had their texts already.
+    is_of_journal: bool,
+}
+
+impl First {
+    fn of_note(note: &Entry) -> Option<Self> {
+        let intent: Intent = from_slice(&note.value).ok()?;
+        (intent.format <= FORMAT).then_some(Self {
+            revision: note.mod_revision,
+            actor: intent.actor,
+            documents: intent.documents,
+            is_of_journal: false,
+        })
+    }
+
+    fn of_entry(entry: &journal::entry::Entry) -> Self {
+        let documents = entry.documents.iter();
+        Self {
+            revision: entry.revision,
+            actor: entry.actor.clone(),
+            documents: documents
+                .map(|changed| (changed.key.to_string(), changed.action()))
+                .collect(),
+            is_of_journal: true,
+        }
+    }
+
+    fn is_about(&self, targets: &[Target<'_>]) -> bool {
+        let named = targets
+            .iter()
+            .filter(|target| self.documents.contains_key(&target.edit.full_key));
+        named.count() == self.documents.len() && (self.is_of_journal || targets.len() == self.documents.len())
     }
 }
 
@@ -38,18 +80,19 @@ pub(super) async fn find(
     if !author.is_repeatable || targets.iter().all(|target| target.root.is_registrations()) {
         return Ok(None);
     }
-    let key = admin.pending.note_key(&id_of(author, part));
-    // If the store does not answer, the reads of the documents say so.
-    let Ok(Some(note)) = admin.backend.get(key.as_bytes()).await else {
-        return Ok(None);
+    let id = id_of(author, part);
+    let key = admin.pending.note_key(&id);
+    let first = match admin.backend.get(key.as_bytes()).await {
+        Ok(Some(note)) => First::of_note(&note),
+        // The journal has taken over the note, or this request is the first. If the store does not answer, the reads of
+        // the documents say so.
+        _ => match admin.journal.of_request(&id) {
+            Some(entry) => Some(First::of_entry(&entry)),
+            None => return Ok(None),
+        },
     };
-
-    let intent: Option<Intent> = from_slice(&note.value).ok();
-    let intent = intent.filter(|intent| intent.format <= FORMAT && intent.actor == author.actor);
-    let Some(intent) = intent.filter(|intent| {
-        let is_of = |target: &Target<'_>| intent.documents.contains_key(&target.edit.full_key);
-        intent.documents.len() == targets.len() && targets.iter().all(is_of)
-    }) else {
+    let first = first.filter(|first| first.actor == author.actor);
+    let Some(first) = first.filter(|first| first.is_about(targets)) else {
         let detail = format!(
             "X-Request-Id: found {}, the id of another write, expected a new id, or the same documents by the same author",
             author.request_id
@@ -61,14 +104,18 @@ pub(super) async fn find(
     let mut documents = Vec::with_capacity(targets.len());
     for target in targets {
         let edit = target.edit;
-        let action = intent.documents[&edit.full_key];
+        let action = first
+            .documents
+            .get(&edit.full_key)
+            .copied()
+            .unwrap_or(Action::Unchanged);
         let stored = match action {
             Action::Unchanged => admin.backend.get(edit.full_key.as_bytes()).await?,
             _ => target.value.clone().map(|value| Entry {
                 key: edit.full_key.clone().into(),
                 value,
-                create_revision: note.mod_revision,
-                mod_revision: note.mod_revision,
+                create_revision: first.revision,
+                mod_revision: first.revision,
                 leased: false,
             }),
         };
@@ -81,7 +128,7 @@ pub(super) async fn find(
         });
     }
     Ok(Some(Written {
-        revisions: vec![note.mod_revision],
+        revisions: vec![first.revision],
         documents,
     }))
 }

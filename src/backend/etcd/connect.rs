@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use etcd_client::{Client, KvClient, WatchClient};
+use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -66,6 +66,7 @@ pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
+    pub(super) lease: LeaseClient,
     /// The member answers requests for progress after the events of the watch, not before.
     pub(super) answers_progress: bool,
     /// `None` if etcd requires no user.
@@ -159,6 +160,7 @@ impl Connector {
             endpoint: endpoint.clone(),
             kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
             watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+            lease: client.lease_client(),
             answers_progress: answers_progress(&version),
             token,
             number: rand::rng().random(),

@@ -391,28 +391,7 @@ impl<'a> Follower<'a> {
         }
 
         self.connector.stats.fragments.add(u64::from(message.fragment));
-        let mut events = Vec::with_capacity(message.events.len());
-        for event in message.events {
-            let Some(pair) = event.kv else { continue };
-            events.push(match event.r#type {
-                0 => {
-                    let mod_revision = pair.mod_revision;
-                    let entry = to_entry(etcd_client::KeyValue(pair));
-                    KeyEvent {
-                        mod_revision,
-                        change: Change::Put(entry),
-                    }
-                }
-                1 => KeyEvent {
-                    mod_revision: pair.mod_revision,
-                    change: Change::Delete { key: pair.key.into() },
-                },
-                unknown => {
-                    let sentence = format!("etcd sent an event of the unknown type {unknown}");
-                    return Err(End::Failed(Failure::configuration(sentence)));
-                }
-            });
-        }
+        let events = events_of(message.events).map_err(End::Failed)?;
 
         let joined = joiner.push(events, message.fragment).map_err(|violation| {
             self.connector.stats.order_violations.add(1);
@@ -512,8 +491,35 @@ impl<'a> Follower<'a> {
     }
 }
 
+/// The events of a message.
+pub(super) fn events_of(events: Vec<etcd_client::proto::PbEvent>) -> Result<Vec<KeyEvent>, Failure> {
+    let mut read = Vec::with_capacity(events.len());
+    for event in events {
+        let Some(pair) = event.kv else { continue };
+        read.push(match event.r#type {
+            0 => {
+                let mod_revision = pair.mod_revision;
+                let entry = to_entry(etcd_client::KeyValue(pair));
+                KeyEvent {
+                    mod_revision,
+                    change: Change::Put(entry),
+                }
+            }
+            1 => KeyEvent {
+                mod_revision: pair.mod_revision,
+                change: Change::Delete { key: pair.key.into() },
+            },
+            unknown => {
+                let sentence = format!("etcd sent an event of the unknown type {unknown}");
+                return Err(Failure::configuration(sentence));
+            }
+        });
+    }
+    Ok(read)
+}
+
 /// The revision of a message that holds nothing but progress.
-fn progress_of(message: &WatchResponse) -> Option<i64> {
+pub(super) fn progress_of(message: &WatchResponse) -> Option<i64> {
     let message = &message.0;
     let is_progress = message.events.is_empty() && !message.fragment && !message.canceled && !message.created;
     message
@@ -549,7 +555,11 @@ async fn due(at: Option<Instant>) {
 }
 
 /// Open a watch of all changes after `revision`. The first message must confirm the watch.
-async fn open_watch(connection: &mut Connection, prefix: &[u8], revision: i64) -> Result<WatchStream, Failure> {
+pub(super) async fn open_watch(
+    connection: &mut Connection,
+    prefix: &[u8],
+    revision: i64,
+) -> Result<WatchStream, Failure> {
     let options = WatchOptions::new()
         .with_range(prefix_end(prefix))
         .with_start_revision(revision + 1)

@@ -21,7 +21,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, Txn
 use super::connect::{Connection, answer};
 use super::error::{Class, Failure};
 use super::list::to_entry;
-use crate::backend::{Base, Entry, Expect, Note, Terms, Unchanged, Write, WriteError};
+use crate::backend::{Base, Entry, Expect, Lease, Note, Terms, Unchanged, Write, WriteError};
 
 /// The value of the marker: its `mod_revision` is what counts.
 const MARK: &str = "the last write through the API";
@@ -137,6 +137,7 @@ async fn claim(connection: &mut Connection, terms: &Terms) -> Result<Terms, Writ
             }),
             base: None,
             note: terms.note.clone(),
+            lease: terms.lease,
         }),
         None => Err(WriteFailure::Final(WriteError::Moved(unchanged.prefix.clone()))),
     }
@@ -214,7 +215,11 @@ fn transaction(writes: &[Write], changing: &[Changing<'_>], terms: &Terms) -> Tx
         .map(|Changing { write, is_leased }| match &write.value {
             Some(value) => {
                 let keep_lease = is_leased.then(|| PutOptions::new().with_ignore_lease());
-                TxnOp::put(write.key.as_ref(), value.as_ref(), keep_lease)
+                let options = terms
+                    .lease
+                    .map(|Lease(id)| PutOptions::new().with_lease(id))
+                    .or(keep_lease);
+                TxnOp::put(write.key.as_ref(), value.as_ref(), options)
             }
             None => TxnOp::delete(write.key.as_ref(), None),
         })
