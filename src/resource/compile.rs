@@ -307,6 +307,7 @@ impl Compiled {
             .collect();
 
         let (mut touched, mut affected) = (Touched::new(), BTreeSet::new());
+        let mut repoliced = trials::Repoliced::default();
         let mut faults = failover::circles(&inventory, dirty);
         let by_group = ByGroup::new(dirty, &self.inventory, &inventory);
         for name in names {
@@ -326,7 +327,9 @@ impl Compiled {
                 touched: resources,
                 affected: documents,
                 faults: found,
+                repoliced: policed,
             } = state.update(&input);
+            repoliced.extend(policed);
             touched.insert(Arc::clone(name), resources);
             affected.extend(documents);
             faults.extend(found);
@@ -346,6 +349,7 @@ impl Compiled {
             dirty,
             groups_before: &self.groups,
             groups: &groups,
+            repoliced: &repoliced,
         };
         affected.extend(trials.update(&change));
         let faults = trials.faults(&stage.judged, &change);

@@ -1094,6 +1094,18 @@ async fn a_write_that_breaks_a_test_of_another_document_needs_force() {
         .await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
 
+    // A policy breaks tests as a route does.
+    let policed = r#"{"match": "/v3/*", "to": "users", "policies": ["pause"],
+        "tests": [{"request": "GET http://h/v3/a", "expect": {"to": "users"}}]}"#;
+    for (path, text) in [("policies/pause", r#"{"csrf": {}}"#), ("routes/policed", policed)] {
+        let answer = server.put(&format!("/api/v1/documents/{path}"), &[], text).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    }
+    let answer = server
+        .put("/api/v1/documents/policies/pause", &[], r#"{"maintenance": {}}"#)
+        .await;
+    problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "breaks_test");
+
     let own = tested.replace("/v1/a\"", "/v2\"");
     let answer = server
         .put("/api/v1/documents/routes/tested?force=true", &[], &own)

@@ -9,7 +9,7 @@ use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, verbatim};
 use super::inventory::Inventory;
 use super::policies::OnListener;
-use super::{Fault, extensions, failover, offers, policies, unmet};
+use super::{Fault, extensions, failover, offers, policies, trials, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
@@ -55,6 +55,8 @@ pub(super) struct Outcome {
     pub(super) affected: BTreeSet<DocumentKey>,
     /// Documents in conflict.
     pub(super) faults: Vec<Fault>,
+    /// Routes whose entries changed through policies.
+    pub(super) repoliced: trials::Repoliced,
 }
 
 impl GroupState {
@@ -66,7 +68,7 @@ impl GroupState {
         let repoliced = self.update_policies(input, &mut outcome);
         self.update_extensions(input, &mut outcome);
         self.update_listeners(input, &mut tables, &mut outcome);
-        self.update_entries(input, &repoliced, &mut tables);
+        self.update_entries(input, &repoliced, &mut tables, &mut outcome);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
         self.update_named(input, &mut outcome);
@@ -329,8 +331,10 @@ impl GroupState {
         input: &GroupInput<'_>,
         repoliced: &BTreeMap<Arc<str>, Repoliced>,
         tables: &mut BTreeMap<Arc<str>, Touched>,
+        outcome: &mut Outcome,
     ) {
         let mut changed = policies::changed_routes(input);
+        outcome.repoliced.routes.clone_from(&changed);
         changed.extend(input.dirty.routes.iter().cloned());
         if changed.is_empty() && repoliced.is_empty() {
             return;
@@ -349,12 +353,22 @@ impl GroupState {
         // A new table is full.
         let is_old = |name: &Arc<str>| self.tables.contains_key(name) && !tables.contains_key(name);
         by_table.retain(|name, _| is_old(name));
-        let with_policies = policies::routes_with_policies(input.after);
+        let with_policies = match repoliced.is_empty() {
+            true => BTreeSet::new(),
+            false => policies::routes_with_policies(input.after),
+        };
         for (name, change) in repoliced.iter().filter(|(name, _)| is_old(name)) {
             let routes = by_table.entry(Arc::clone(name)).or_default();
             match change {
-                Repoliced::WithPolicies => routes.extend(input.after.among_routes_for(name, &with_policies)),
-                Repoliced::Every => routes.extend(input.after.routes_for(name).cloned()),
+                Repoliced::WithPolicies => {
+                    let with_policies = input.after.among_routes_for(name, &with_policies);
+                    routes.extend(with_policies);
+                    outcome.repoliced.routes.extend(routes.iter().cloned());
+                }
+                Repoliced::Every => {
+                    routes.extend(input.after.routes_for(name).cloned());
+                    outcome.repoliced.listeners.insert(Arc::clone(name));
+                }
             }
         }
 

@@ -5,6 +5,8 @@
 //!
 //! - the tests of the changed documents;
 //! - each test whose request a route of a changed document took before, or could take now;
+//! - the same for routes whose policies changed, and all tests on a listener with another policy that changes entries of
+//!   routes (maintenance, cors);
 //! - all tests, if a listener or a group comes or goes, or a listener gets or loses TLS or its redirect to HTTPS.
 //!
 //! A document whose own change fails its own tests is at fault. A test that fails through the change of another document
@@ -84,6 +86,22 @@ pub(super) struct Change<'a> {
     pub(super) dirty: &'a Dirty,
     pub(super) groups_before: &'a Groups,
     pub(super) groups: &'a Groups,
+    pub(super) repoliced: &'a Repoliced,
+}
+
+/// Routes whose entries changed through policies, of all groups.
+#[derive(Debug, Default)]
+pub(super) struct Repoliced {
+    pub(super) routes: BTreeSet<DocumentKey>,
+    /// Listeners on which the entries of every route changed.
+    pub(super) listeners: BTreeSet<Arc<str>>,
+}
+
+impl Repoliced {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.routes.extend(other.routes);
+        self.listeners.extend(other.listeners);
+    }
 }
 
 impl Trials {
@@ -97,10 +115,11 @@ impl Trials {
             again.extend(self.remember(key, change.after));
         }
         if !self.known.is_empty() {
-            for key in &change.dirty.routes {
+            for key in change.dirty.routes.union(&change.repoliced.routes) {
                 again.extend(self.taken.get(key).into_iter().flatten().cloned());
                 self.collect_takeable_by(change.after.get(key), &mut again);
             }
+            again.extend(self.on(&change.repoliced.listeners, change.after));
             if change.moves_listeners() {
                 again.extend(self.known.keys().cloned());
             }
@@ -251,6 +270,23 @@ impl Trials {
         }
     }
 
+    /// The tests on some of these listeners.
+    fn on(&self, listeners: &BTreeSet<Arc<str>>, after: &Inventory) -> BTreeSet<TrialId> {
+        if listeners.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_on_one = |(key, index): &TrialId| {
+            let trial = after
+                .document(key)
+                .and_then(|document| Some((document, document.as_route()?.tests.get(*index)?)));
+            trial.is_some_and(|(document, trial)| {
+                let mut names = listeners.iter();
+                names.any(|name| is_about(document, trial, after.on(name)))
+            })
+        };
+        self.known.keys().filter(|id| is_on_one(id)).cloned().collect()
+    }
+
     fn collect_takeable(&self, entry: &Entry, of_host: Option<&OrdSet<OfHost>>, ids: &mut BTreeSet<TrialId>) {
         let Some(of_host) = of_host else { return };
         for paths in entry.paths() {
@@ -263,7 +299,9 @@ impl Trials {
             let among = from_first.take_while(|(path, _)| is_among(path));
             for id in among.filter_map(|(_, id)| id.as_ref()) {
                 let request = self.known.get(id).and_then(|known| known.request.as_ref());
-                if !ids.contains(id) && request.is_some_and(|request| entry.first_route(request).is_some()) {
+                // A policy may take preflights that the match does not take.
+                let takes = |request: &Arc<Seen>| is_preflight(request) || entry.first_route(request).is_some();
+                if !ids.contains(id) && request.is_some_and(takes) {
                     ids.insert(id.clone());
                 }
             }
@@ -389,10 +427,19 @@ fn is_on(document: &Document, trial: &Trial, place: &Place) -> bool {
         listener: &place.name,
         by_name: place.by_name,
     };
+    is_about(document, trial, on)
+}
+
+fn is_about(document: &Document, trial: &Trial, on: On<'_>) -> bool {
     match &trial.listener {
-        Some(name) => *name == place.name,
+        Some(name) => **name == *on.listener,
         None => document.as_route().is_some_and(|route| on.has(route)),
     }
+}
+
+/// Whether a request asks for the permission of another one (CORS).
+fn is_preflight(request: &Seen) -> bool {
+    request.method == "OPTIONS"
 }
 
 /// The request of a test as Envoy sees it; `None`: Envoy refuses it.

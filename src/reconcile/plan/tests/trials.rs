@@ -230,3 +230,69 @@ fn a_listener_that_redirects_to_https_is_asked_for_the_routes_that_name_it() {
     stage.put("listeners/plain", REDIRECTING);
     assert_eq!(stage.status("routes/b").warnings, none());
 }
+
+/// An answer of 503 instead of the route.
+const CLOSED: &str = r#"{"maintenance": {}}"#;
+const OPEN: &str = r#"{"maintenance": {"unless": {"headers": {"x-key": "k"}}}}"#;
+const ANSWERED: &str = "tests[0]: GET http://h/a/b expected to=x, got routes/a (status=503)";
+
+#[test]
+fn a_policy_that_changes_has_the_tests_of_its_routes_judged_again() {
+    let on_route = r#"{"match": "h/a/*", "to": "x", "policies": ["pause"], "tests": [
+        {"request": "GET http://h/a/b", "headers": {"x-key": "k"}, "expect": {"to": "x"}}]}"#;
+    let on_cluster = X.replacen('{', r#"{"policies": ["pause"], "#, 1);
+    for (cluster, route) in [
+        (X, on_route.to_owned()),
+        (&on_cluster[..], on_route.replace(r#""policies": ["pause"], "#, "")),
+    ] {
+        let mut stage = world_of(&[("clusters/x", cluster), ("policies/pause", OPEN)]);
+        stage.put("routes/a", &route);
+        assert_eq!(stage.status("routes/a").reason, None);
+        stage.put("policies/pause", CLOSED);
+        assert_eq!(stage.status("routes/a").warnings, [ANSWERED]);
+        stage.put("policies/pause", OPEN);
+        assert_eq!(stage.status("routes/a").warnings, none());
+    }
+}
+
+#[test]
+fn maintenance_of_a_listener_has_the_tests_of_every_route_on_it_judged_again() {
+    const EDGE: &str = r#"{"address": "127.0.0.1:80"}"#;
+    let closed = EDGE.replace('}', r#", "policies": ["pause"]}"#);
+    let mut stage = world_of(&[("clusters/x", X), ("listeners/edge", EDGE), ("policies/pause", CLOSED)]);
+    let tests = r#"{"request": "GET http://h/a/b", "expect": {"to": "x"}},
+        {"request": "GET http://h/none", "expect": {"status": 404}}"#;
+    stage.put("routes/a", &with_tests("x", tests));
+    assert_eq!(stage.status("routes/a").reason, None);
+
+    let paused = [
+        ANSWERED,
+        "tests[1]: GET http://h/none expected status=404, got chancery/not-found (status=503)",
+    ];
+    stage.put("listeners/edge", &closed);
+    assert_eq!(stage.status("routes/a").warnings, paused);
+    stage.put("policies/pause", r#"{"csrf": {}}"#);
+    assert_eq!(stage.status("routes/a").warnings, none());
+    stage.put("policies/pause", CLOSED);
+    assert_eq!(stage.status("routes/a").warnings, paused);
+    stage.put("listeners/edge", EDGE);
+    assert_eq!(stage.status("routes/a").warnings, none());
+
+    stage.put("defaults", r#"{"policies": ["pause"]}"#);
+    assert_eq!(stage.status("routes/a").warnings, paused);
+}
+
+#[test]
+fn cors_that_comes_takes_the_preflights_of_tests() {
+    let preflight = r#"{"request": "OPTIONS http://h/a/b",
+        "headers": {"origin": "https://o.example.com", "access-control-request-method": "PUT"}, "expect": {"status": 404}}"#;
+    let puts = r#"{"match": "PUT h/a/*", "to": "x", "policies": ["share"]}"#;
+    let mut stage = world_of(&[("clusters/x", X), ("policies/share", r#"{"csrf": {}}"#), ("routes/puts", puts)]);
+    stage.put("routes/a", &with_tests("x", preflight).replace("h/a/*", "h/other"));
+    assert_eq!(stage.status("routes/a").reason, None);
+    stage.put("policies/share", r#"{"cors": {"allow_origins": ["https://o.example.com"]}}"#);
+    assert_eq!(
+        stage.status("routes/a").warnings,
+        ["tests[0]: OPTIONS http://h/a/b expected status=404, got routes/puts (to=x)"]
+    );
+}
