@@ -160,6 +160,23 @@ impl Document {
         lists.filter(|items| !items.is_empty())
     }
 
+    /// The paths of the files on the server that the document names.
+    #[must_use]
+    pub fn files(&self) -> Vec<&str> {
+        if let Self::Secret(secret) = self {
+            return secret.files.values().map(|path| &**path).collect();
+        }
+        let own = self.as_policy().map(|document| &document.policy);
+        let inline = self
+            .policy_lists()
+            .flat_map(|items| items.iter())
+            .filter_map(policy::Item::inline);
+        own.into_iter()
+            .chain(inline)
+            .filter_map(|policy| policy.file())
+            .collect()
+    }
+
     /// Whether the document is a listener that gRPC clients resolve.
     #[must_use]
     pub fn is_api_listener(&self) -> bool {
@@ -301,11 +318,13 @@ pub fn parse_with(
     if key.kind == Kind::Secrets {
         secret::read::check_size(value)?;
     }
+    let may_name_files = policy::grpc_json::may_name_files(key, value);
     let mut value = match key.kind == Kind::Secrets || xds::is_secret(key) {
         true => text::confidential(value)?,
         false => text::value(value)?,
     };
     text::take_off_schema(&mut value)?;
+    let has_files = may_name_files && policy::grpc_json::insert_files(&mut value, "", key, vault)?;
     let root = Cursor::root(&value, limits);
     let mut warnings = Vec::new();
     let document = match key.kind {
@@ -346,6 +365,7 @@ pub fn parse_with(
     };
 
     warnings.extend(policy::warnings(&document));
+    warnings.extend(vault.warning(key).filter(|_| has_files));
     Ok(Parsed::new(document, warnings))
 }
 

@@ -1,4 +1,4 @@
-//! The files of secrets documents: read below `--secret-dir`, and read again when they change.
+//! The files that documents name, secrets and descriptors: read below `--secret-dir`, and read again when they change.
 //!
 //! A document keeps the content that it was accepted with until new content fits together: a certificate and its key are
 //! two files, and change one after the other. New content that does not fit within [`PATIENCE`] is a warning of the
@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::document::key::DocumentKey;
-use crate::document::secret::{Files, MAX_BYTES};
+use crate::document::secret::Files;
 use crate::document::sentence::quote;
 use crate::document::{self, Limits};
 use crate::reconcile::world::World;
@@ -23,6 +24,8 @@ use crate::reconcile::world::World;
 /// How long files are followed that no document names: of a document that was read, and is not in the world yet or never
 /// comes there.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Largest file, in bytes: that of a descriptor.
+const MAX_FILE: u64 = 1024 * 1024;
 /// How long new content may not fit together before it is a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -49,7 +52,7 @@ struct Held {
 #[derive(Debug, Clone)]
 struct Content {
     stamp: Stamp,
-    text: Arc<str>,
+    bytes: Bytes,
 }
 
 /// Differs when a file was written, or another file stands at its path.
@@ -63,15 +66,15 @@ pub(super) struct Stamp {
 }
 
 impl Files for SecretFiles {
-    fn content(&self, document: &DocumentKey, path: &str) -> Result<Arc<str>, String> {
+    fn content(&self, document: &DocumentKey, path: &str) -> Result<Bytes, String> {
         let mut held = self.held.lock();
         let files = &mut held.entry(document.clone()).or_default().files;
         if let Some(Some(content)) = files.get(path) {
-            return Ok(Arc::clone(&content.text));
+            return Ok(content.bytes.clone());
         }
         let read = self.read(path);
         files.insert(path.to_owned(), read.as_ref().ok().cloned());
-        read.map(|content| content.text)
+        read.map(|content| content.bytes)
     }
 
     fn warning(&self, document: &DocumentKey) -> Option<String> {
@@ -84,10 +87,10 @@ impl Files for SecretFiles {
 struct Candidate(BTreeMap<String, Content>);
 
 impl Files for Candidate {
-    fn content(&self, _: &DocumentKey, path: &str) -> Result<Arc<str>, String> {
+    fn content(&self, _: &DocumentKey, path: &str) -> Result<Bytes, String> {
         let content = self.0.get(path);
         content
-            .map(|content| Arc::clone(&content.text))
+            .map(|content| content.bytes.clone())
             .ok_or_else(|| "found no file".to_owned())
     }
 
@@ -137,21 +140,21 @@ impl SecretFiles {
     fn read(&self, path: &str) -> Result<Content, String> {
         let (place, found) = (self.place(path)?, quote(path));
         let stamp = stamp(&place).ok_or_else(|| format!("found {found}, which is no file, expected one"))?;
-        if stamp.size > MAX_BYTES as u64 {
+        if stamp.size > MAX_FILE {
             return Err(format!(
-                "found {found} of {} bytes, expected at most {MAX_BYTES}",
+                "found {found} of {} bytes, expected at most {MAX_FILE}",
                 stamp.size
             ));
         }
-        let text = std::fs::read_to_string(&place).map_err(|error| {
+        let bytes = std::fs::read(&place).map_err(|error| {
             format!(
-                "found {found}, which cannot be read ({}), expected a text",
+                "found {found}, which cannot be read ({}), expected a file",
                 error.kind()
             )
         })?;
         Ok(Content {
             stamp,
-            text: text.into(),
+            bytes: bytes.into(),
         })
     }
 
@@ -177,10 +180,9 @@ impl SecretFiles {
 
     fn look_at(&self, world: &World, key: &DocumentKey, held: &mut Held, now: Instant) -> bool {
         // A write that was only tried may have named others.
-        let accepted = world.compiled().accepted(key);
-        if let Some(secret) = accepted.and_then(|accepted| accepted.document.as_secret()) {
-            held.files
-                .retain(|path, _| secret.files.values().any(|named| **named == **path));
+        if let Some(accepted) = world.compiled().accepted(key) {
+            let named = accepted.document.files();
+            held.files.retain(|path, _| named.contains(&path.as_str()));
         }
         let stamp_now = |path: &str| self.place(path).ok().and_then(|place| stamp(&place));
         let is_same = |(path, content): (&String, &Option<Content>)| {

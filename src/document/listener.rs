@@ -19,7 +19,7 @@ use super::decode::{Cursor, Field, Fields, Object, Shape};
 use super::field::COUNT;
 use super::host::{Host, parse_address};
 use super::key::DocumentKey;
-use super::policy::{self, Items};
+use super::policy::{self, Item, Items, PolicyKind};
 use super::reference::Reference;
 use super::route::Upstream;
 use super::secret;
@@ -74,7 +74,7 @@ const OWN: &[Field] = &[
     Field::new(
         "policies",
         policy::LIST,
-        "For everything on the listener. See [policies.md](policies.md). Not beside `tcp`",
+        "For everything on the listener. See [policies.md](policies.md). Beside `tcp` only `ip_access`",
     )
     .or("those of the defaults"),
 ];
@@ -335,9 +335,6 @@ pub(super) fn read(key: &DocumentKey, root: &Cursor<'_>) -> Result<Listener, Rej
     if let (Some(_), Some(http)) = (object.get("tcp"), object.get("http")) {
         return Err(http.reject("found beside \"tcp\", expected one of the two"));
     }
-    if let (Some(_), Some(policies)) = (object.get("tcp"), object.get("policies")) {
-        return Err(policies.reject("found beside \"tcp\", which has no HTTP filters, expected none"));
-    }
 
     let listener = Listener {
         address: Some(address),
@@ -378,6 +375,16 @@ fn check_together(object: &Object<'_>, listener: &Listener) -> Result<(), Reject
     let redirects = own.is_some_and(|http| http.redirect_to_https.is_some());
     if let Some(field) = field("http", "redirect_to_https").filter(|_| redirects && listener.tls.is_some()) {
         return Err(field.reject("found beside \"tls\", where every request came by https, expected one of the two"));
+    }
+
+    let is_http_only = |item: &&Item| item.kind().is_some_and(|kind| kind != PolicyKind::IpAccess);
+    if listener.tcp.is_some()
+        && let (Some(field), Some(item)) = (object.get("policies"), listener.policies.iter().find(is_http_only))
+    {
+        let kind = item.kind().map(PolicyKind::as_str).unwrap_or_default();
+        return Err(field.reject(format!(
+            "found {kind} beside \"tcp\", which has no HTTP filters, expected ip_access"
+        )));
     }
 
     if let (Some(field), Some(_)) = (field("tls", "forward_client_certificate"), &listener.tcp) {

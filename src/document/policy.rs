@@ -9,7 +9,7 @@
 //! | `edge` | compression, headers, `grpc_web`, cors, `ip_access`, csrf |
 //! | `auth` | rbac |
 //! | `app` | `body_limit`, buffer, fault, sticky, maintenance |
-//! | `rate_limit`, `jwt`, `basic_auth`, `api_key`, `ext_authz`, `global_rate_limit`, `ext_proc`, `grpc_json` | the kind of that name |
+//! | `rate_limit`, `oidc`, `jwt`, `basic_auth`, `api_key`, `ext_authz`, `global_rate_limit`, `lua`, `ext_proc`, `grpc_json` | the kind of that name |
 //! | `service` | parts that kinds with a service or a secret share |
 //! | `upstreams` | the services that policies ask |
 
@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use jwt::Jwks;
+use rate_limit::By;
 use serde_json::Value;
 use service::SecretName;
 
@@ -36,6 +37,8 @@ pub mod ext_proc;
 pub mod global_rate_limit;
 pub mod grpc_json;
 pub mod jwt;
+pub mod lua;
+pub mod oidc;
 pub mod rate_limit;
 pub mod service;
 mod upstreams;
@@ -66,12 +69,14 @@ kinds! {
     "ip_access", edge::IP_ACCESS_FIELDS, "Addresses of clients; 403 for others";
     "csrf", edge::CSRF_FIELDS, "Origins of requests that change something; 403 for others";
     "rate_limit", rate_limit::EVERY_FIELD, "Token buckets of each Envoy; 429";
+    "oidc", oidc::FIELDS, "A login at an OpenID provider, kept in cookies";
     "jwt", jwt::EVERY_FIELD, "Signed tokens; 401 without one";
     "basic_auth", basic_auth::FIELDS, "Users with passwords; 401 for others";
     "api_key", api_key::FIELDS, "Keys of clients; 401 without one, 403 for other clients";
     "ext_authz", ext_authz::FIELDS, "A service that decides about requests";
     "rbac", auth::RBAC_FIELDS, "Rules by method, path, headers and address; 403 if one denies";
     "global_rate_limit", global_rate_limit::FIELDS, "A service that counts the requests of all proxies; 429";
+    "lua", lua::FIELDS, "A script for requests and answers";
     "ext_proc", ext_proc::FIELDS, "A service that changes requests and answers";
     "body_limit", app::LIMIT_FIELDS, "413 for a larger request body; nothing is held back";
     "buffer", app::LIMIT_FIELDS, "A request goes on when its body is complete; 413 for a larger one";
@@ -113,6 +118,8 @@ pub enum PolicyKind {
     Csrf,
     /// `rate_limit`
     RateLimit,
+    /// `oidc`
+    Oidc,
     /// `jwt`
     Jwt,
     /// `basic_auth`
@@ -125,6 +132,8 @@ pub enum PolicyKind {
     Rbac,
     /// `global_rate_limit`
     GlobalRateLimit,
+    /// `lua`
+    Lua,
     /// `ext_proc`
     ExtProc,
     /// `body_limit`
@@ -143,7 +152,7 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Compression,
         Self::Headers,
         Self::GrpcWeb,
@@ -151,12 +160,14 @@ impl PolicyKind {
         Self::IpAccess,
         Self::Csrf,
         Self::RateLimit,
+        Self::Oidc,
         Self::Jwt,
         Self::BasicAuth,
         Self::ApiKey,
         Self::ExtAuthz,
         Self::Rbac,
         Self::GlobalRateLimit,
+        Self::Lua,
         Self::ExtProc,
         Self::BodyLimit,
         Self::Buffer,
@@ -177,12 +188,14 @@ impl PolicyKind {
             Self::IpAccess => "ip_access",
             Self::Csrf => "csrf",
             Self::RateLimit => "rate_limit",
+            Self::Oidc => "oidc",
             Self::Jwt => "jwt",
             Self::BasicAuth => "basic_auth",
             Self::ApiKey => "api_key",
             Self::ExtAuthz => "ext_authz",
             Self::Rbac => "rbac",
             Self::GlobalRateLimit => "global_rate_limit",
+            Self::Lua => "lua",
             Self::ExtProc => "ext_proc",
             Self::BodyLimit => "body_limit",
             Self::Buffer => "buffer",
@@ -232,12 +245,14 @@ impl Policy {
             PolicyRule::IpAccess(_) => PolicyKind::IpAccess,
             PolicyRule::Csrf(_) => PolicyKind::Csrf,
             PolicyRule::RateLimit(_) => PolicyKind::RateLimit,
+            PolicyRule::Oidc(_) => PolicyKind::Oidc,
             PolicyRule::Jwt(_) => PolicyKind::Jwt,
             PolicyRule::BasicAuth(_) => PolicyKind::BasicAuth,
             PolicyRule::ApiKey(_) => PolicyKind::ApiKey,
             PolicyRule::ExtAuthz(_) => PolicyKind::ExtAuthz,
             PolicyRule::Rbac(_) => PolicyKind::Rbac,
             PolicyRule::GlobalRateLimit(_) => PolicyKind::GlobalRateLimit,
+            PolicyRule::Lua(_) => PolicyKind::Lua,
             PolicyRule::ExtProc(_) => PolicyKind::ExtProc,
             PolicyRule::BodyLimit(_) => PolicyKind::BodyLimit,
             PolicyRule::Buffer(_) => PolicyKind::Buffer,
@@ -254,6 +269,7 @@ impl Policy {
         match &self.rule {
             PolicyRule::BasicAuth(basic) => vec![&basic.users],
             PolicyRule::ApiKey(api_key) => api_key.keys.iter().collect(),
+            PolicyRule::Oidc(oidc) => vec![&oidc.client_secret, &oidc.cookie_secret],
             PolicyRule::Jwt(jwt) => {
                 let named = jwt.providers.iter().filter_map(|provider| match &provider.jwks {
                     Jwks::Secret(secret) => Some(secret),
@@ -262,6 +278,48 @@ impl Policy {
                 named.collect()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// The file on the server that the policy names.
+    #[must_use]
+    pub fn file(&self) -> Option<&str> {
+        match &self.rule {
+            PolicyRule::GrpcJson(json) => json.file.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the policy looks at the claims of a token.
+    #[must_use]
+    pub fn needs_token(&self) -> bool {
+        self.limits_by(|by| matches!(by, By::Claim(_)))
+            || matches!(&self.rule, PolicyRule::Rbac(rbac) if rbac.rules.iter().any(|rule| !rule.claims.is_empty()))
+    }
+
+    /// Whether the policy looks at the client that another policy found.
+    #[must_use]
+    pub fn needs_client(&self) -> bool {
+        self.limits_by(|by| *by == By::Client)
+            || matches!(&self.rule, PolicyRule::Rbac(rbac) if rbac.rules.iter().any(|rule| !rule.clients.is_empty()))
+    }
+
+    /// Whether the policy counts requests by such a value.
+    fn limits_by(&self, is_such: impl Fn(&By) -> bool) -> bool {
+        match &self.rule {
+            PolicyRule::RateLimit(limit) => limit.rules.iter().filter_map(|rule| rule.by.as_ref()).any(is_such),
+            PolicyRule::GlobalRateLimit(limit) => limit.values().any(is_such),
+            _ => false,
+        }
+    }
+
+    /// The header in which the policy writes the client that it found.
+    #[must_use]
+    pub fn client_header(&self) -> Option<&str> {
+        match &self.rule {
+            PolicyRule::ApiKey(api_key) => api_key.client_header.as_deref(),
+            PolicyRule::BasicAuth(basic) => basic.user_header.as_deref(),
+            _ => None,
         }
     }
 
@@ -279,6 +337,7 @@ impl Policy {
     fn warnings(&self) -> Vec<String> {
         match &self.rule {
             PolicyRule::BasicAuth(_) => vec![basic_auth::WARNING.to_owned()],
+            PolicyRule::Oidc(oidc) => oidc.warnings(),
             PolicyRule::Jwt(jwt) => jwt.warnings(),
             PolicyRule::Sticky(_) => vec![app::STICKY_WARNING.to_owned()],
             _ => Vec::new(),
@@ -303,6 +362,8 @@ pub enum PolicyRule {
     Csrf(edge::Csrf),
     /// Token buckets of each Envoy.
     RateLimit(rate_limit::RateLimit),
+    /// A login at a provider. Boxed: larger than the others.
+    Oidc(Box<oidc::Oidc>),
     /// Signed tokens.
     Jwt(jwt::Jwt),
     /// Users with passwords.
@@ -315,6 +376,8 @@ pub enum PolicyRule {
     Rbac(auth::Rbac),
     /// A service that counts requests.
     GlobalRateLimit(global_rate_limit::GlobalRateLimit),
+    /// A script for requests and answers.
+    Lua(lua::Lua),
     /// A service that changes requests and answers.
     ExtProc(ext_proc::ExtProc),
     /// Largest request body, in bytes; nothing is held back.
@@ -347,6 +410,16 @@ impl Item {
         match &self.choice {
             Choice::Inline(policy) => Some(policy),
             Choice::Named(_) | Choice::Off(_) => None,
+        }
+    }
+
+    /// The kind; `None`: the compiler finds that of a name.
+    #[must_use]
+    pub fn kind(&self) -> Option<PolicyKind> {
+        match &self.choice {
+            Choice::Named(_) => None,
+            Choice::Inline(policy) => Some(policy.kind()),
+            Choice::Off(kind) => Some(*kind),
         }
     }
 
@@ -419,17 +492,17 @@ pub(super) fn read_list(cursor: &Cursor<'_>) -> Result<Items, Rejection> {
 
     let mut items: Vec<Item> = Vec::new();
     for entry in &entries {
-        let choice = read_choice(entry)?;
-        if let Some(other) = items.iter().find(|item| is_a_second(&item.choice, &choice)) {
+        let item = Item {
+            place: entry.path().to_owned(),
+            choice: read_choice(entry)?,
+        };
+        if let Some(other) = items.iter().find(|other| is_a_second(other, &item)) {
             return Err(entry.reject(format!(
                 "found the policy of {} once more, expected it once",
                 other.place
             )));
         }
-        items.push(Item {
-            place: entry.path().to_owned(),
-            choice,
-        });
+        items.push(item);
     }
     Ok(items.into())
 }
@@ -453,15 +526,10 @@ fn read_choice(entry: &Cursor<'_>) -> Result<Choice, Rejection> {
 }
 
 /// Whether both entries are about one name or one kind. The compiler finds the kind of a name.
-fn is_a_second(one: &Choice, other: &Choice) -> bool {
-    let kind = |choice: &Choice| match choice {
-        Choice::Named(_) => None,
-        Choice::Inline(policy) => Some(policy.kind()),
-        Choice::Off(kind) => Some(*kind),
-    };
-    match (one, other) {
+fn is_a_second(one: &Item, other: &Item) -> bool {
+    match (&one.choice, &other.choice) {
         (Choice::Named(one), Choice::Named(other)) => one == other,
-        _ => kind(one).is_some() && kind(one) == kind(other),
+        _ => one.kind().is_some() && one.kind() == other.kind(),
     }
 }
 
@@ -493,12 +561,14 @@ fn read_policy(kind: PolicyKind, cursor: &Cursor<'_>) -> Result<Policy, Rejectio
         PolicyKind::IpAccess => PolicyRule::IpAccess(edge::read_ip_access(cursor)?),
         PolicyKind::Csrf => PolicyRule::Csrf(edge::read_csrf(cursor)?),
         PolicyKind::RateLimit => PolicyRule::RateLimit(rate_limit::read(cursor)?),
+        PolicyKind::Oidc => PolicyRule::Oidc(Box::new(oidc::read(cursor)?)),
         PolicyKind::Jwt => PolicyRule::Jwt(jwt::read(cursor)?),
         PolicyKind::BasicAuth => PolicyRule::BasicAuth(basic_auth::read(cursor)?),
         PolicyKind::ApiKey => PolicyRule::ApiKey(api_key::read(cursor)?),
         PolicyKind::ExtAuthz => PolicyRule::ExtAuthz(ext_authz::read(cursor)?),
         PolicyKind::Rbac => PolicyRule::Rbac(auth::read_rbac(cursor)?),
         PolicyKind::GlobalRateLimit => PolicyRule::GlobalRateLimit(global_rate_limit::read(cursor)?),
+        PolicyKind::Lua => PolicyRule::Lua(lua::read(cursor)?),
         PolicyKind::ExtProc => PolicyRule::ExtProc(ext_proc::read(cursor)?),
         PolicyKind::BodyLimit => PolicyRule::BodyLimit(app::read_body_limit(cursor)?),
         PolicyKind::Buffer => PolicyRule::Buffer(app::read_body_limit(cursor)?),
@@ -507,10 +577,15 @@ fn read_policy(kind: PolicyKind, cursor: &Cursor<'_>) -> Result<Policy, Rejectio
         PolicyKind::Sticky => PolicyRule::Sticky(app::read_sticky(cursor)?),
         PolicyKind::Maintenance => PolicyRule::Maintenance(app::read_maintenance(cursor)?),
     };
-    Ok(Policy {
-        rule,
-        written: cursor.value().clone(),
-    })
+    let mut written = cursor.value().clone();
+    if let PolicyRule::GrpcJson(json) = &rule
+        && json.file.is_some()
+        && let Some(fields) = written.as_object_mut()
+    {
+        // The content of the file.
+        fields.remove("descriptor");
+    }
+    Ok(Policy { rule, written })
 }
 
 /// The key of the policies document of a name.

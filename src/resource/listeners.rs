@@ -355,6 +355,24 @@ fn connection_limit(name: &str, settings: &Settings) -> Option<Filter> {
     Some(network_filter("envoy.filters.network.connection_limit", any(&limit)))
 }
 
+/// A Listener whose connections pass another network filter first.
+#[must_use]
+pub fn behind(listener: &Resource, name: &str, config: protobuf::Any) -> Resource {
+    let Ok(mut message) = WireListener::decode(&*listener.body.to_bytes()) else {
+        // Encoded by this server.
+        return listener.clone();
+    };
+    for chain in &mut message.filter_chains {
+        chain.filters.insert(0, network_filter(name, config.clone()));
+    }
+    let made = Resource::new(Arc::clone(&listener.name), message.encode_to_vec(), Vec::new());
+    Resource {
+        version: made.version,
+        body: made.body,
+        ..listener.clone()
+    }
+}
+
 fn network_filter(name: &str, config: protobuf::Any) -> Filter {
     Filter {
         name: name.to_owned(),

@@ -15,8 +15,9 @@
 //! - A filter may have a message for the route beside it (cors). Envoy finds it under the filter's name and merges
 //!   levels, too; so the names of a route's own filters end in `.own`.
 //!
-//! Kinds with a state (`jwt`, `rate_limit`) stand between the slots as filters of their own, by ECDS ([`extensions`]): a
-//! change of a RouteConfiguration would make a slot's filters anew, and with them buckets and keys. A listener has these
+//! Kinds with a state (`jwt`, `rate_limit`, `lua`) stand between the slots as filters of their own, by ECDS
+//! ([`extensions`]): a change of a RouteConfiguration would make a slot's filters anew, and with them buckets, keys and
+//! scripts. `oidc` has a filter of its own, too: it makes requests, and its secrets come by SDS. A listener has these
 //! filters disabled; a RouteConfiguration or a route enables them ([`Chains::enable`]).
 //!
 //! `maintenance` is no filter: it replaces the action of routes (`route`).
@@ -50,6 +51,8 @@ mod filters;
 mod global_rate_limit;
 mod grpc_json;
 mod jwt;
+mod lua;
+mod oidc;
 mod rate_limit;
 pub mod route;
 mod service;
@@ -109,9 +112,13 @@ pub fn slots() -> Vec<HttpFilter> {
     let extension = |one: Extension| one.filter();
     pair(Slot::Edge)
         .into_iter()
-        .chain([Extension::RateLimit, Extension::Jwt].map(extension))
+        .chain([
+            extension(Extension::RateLimit),
+            oidc::filter(),
+            extension(Extension::Jwt),
+        ])
         .chain(pair(Slot::Auth))
-        .chain([Extension::UserRateLimit].map(extension))
+        .chain([Extension::UserRateLimit, Extension::Lua].map(extension))
         .chain(pair(Slot::App))
         .collect()
 }
@@ -143,10 +150,16 @@ impl Filter {
     }
 }
 
-/// The filters of a policy in slots, in order.
+/// The filters of a policy in slots, in order. `client` is the header with the client that another policy found.
 #[must_use]
-pub fn of_policy(policy: &Policy, secrets: &Secrets<'_>) -> Vec<Filter> {
-    filters::of(&policy.rule, secrets)
+pub fn of_policy(policy: &Policy, secrets: &Secrets<'_>, client: Option<&str>) -> Vec<Filter> {
+    filters::of(&policy.rule, secrets, client)
+}
+
+/// `ip_access` as a network filter: its name and configuration. `None`: another kind.
+#[must_use]
+pub fn of_connections(policy: &Policy) -> Option<(&'static str, Any)> {
+    filters::network(&policy.rule)
 }
 
 /// The filters of each slot.
@@ -155,8 +168,8 @@ pub struct Chains {
     edge: Vec<Filter>,
     auth: Vec<Filter>,
     app: Vec<Filter>,
-    /// The messages of filters that run only where these are.
-    enabled: BTreeMap<Extension, Any>,
+    /// The messages of filters that run only where these are, by name.
+    enabled: BTreeMap<&'static str, Any>,
 }
 
 impl Chains {
@@ -168,7 +181,7 @@ impl Chains {
     }
 
     /// Add the messages that let filters of their own run.
-    pub fn enable(&mut self, messages: Vec<(Extension, Any)>) {
+    pub fn enable(&mut self, messages: Vec<(&'static str, Any)>) {
         self.enabled.extend(messages);
     }
 
@@ -199,7 +212,7 @@ impl Chains {
             }
         }
         let enabled = self.enabled.iter();
-        entries.extend(enabled.map(|(extension, message)| PerFilter::new(extension.name(), message)));
+        entries.extend(enabled.map(|(name, message)| PerFilter::new(name, message)));
         entries.sort();
         entries
     }
@@ -221,17 +234,25 @@ impl Chains {
                 entries.extend(chain(slot.own(), own, ".own"));
             }
         }
-        let extensions: BTreeSet<Extension> = self.enabled.keys().chain(listener.enabled.keys()).copied().collect();
-        for extension in extensions {
-            let own = self.enabled.get(&extension);
-            if own != listener.enabled.get(&extension) {
+        let names: BTreeSet<&str> = self.enabled.keys().chain(listener.enabled.keys()).copied().collect();
+        for name in names {
+            let own = self.enabled.get(name);
+            if own != listener.enabled.get(name) {
                 let message = own.cloned().unwrap_or_else(disabled);
-                entries.push(PerFilter::new(extension.name(), &message));
+                entries.push(PerFilter::new(name, &message));
             }
         }
         entries.sort();
         entries
     }
+}
+
+/// An entry of an encoded map.
+fn entry(name: &str, message: &impl Message) -> Vec<u8> {
+    let mut entry = Vec::new();
+    append(&mut entry, 1, name.as_bytes());
+    append(&mut entry, 2, &message.encode_to_vec());
+    entry
 }
 
 /// The message that keeps a filter from running.
@@ -276,12 +297,9 @@ pub struct PerFilter {
 
 impl PerFilter {
     fn new(name: &str, message: &Any) -> Self {
-        let mut entry = Vec::new();
-        append(&mut entry, 1, name.as_bytes());
-        append(&mut entry, 2, &message.encode_to_vec());
         Self {
             name: name.to_owned(),
-            entry: entry.into(),
+            entry: entry(name, message).into(),
         }
     }
 }

@@ -174,6 +174,26 @@ impl Entry {
         self.conditions.paths(&self.routes)
     }
 
+    /// An entry of the same rule for a whole path, asked before every other one with the path. Of several with one `kind`
+    /// and path under a host the first claim has the path. `number` differs for the entries of a rule.
+    #[must_use]
+    pub fn at(&self, path: &str, (kind, number): (&str, usize), place: Arc<str>, routes: Arc<[Bytes]>) -> Self {
+        let path = PathMatch::Exact(path.to_owned());
+        let Reverse(priority) = self.position.priority;
+        Self {
+            position: Position {
+                path: PathRank::of(&path),
+                conditions: Reverse(usize::MAX - number),
+                ..self.position.clone()
+            },
+            identity: format!("{kind} {priority} {path:?}").into(),
+            claim: self.claim.clone(),
+            place,
+            routes,
+            conditions: conditions::Lazy::default(),
+        }
+    }
+
     /// The first of its Routes that takes a request.
     #[must_use]
     pub fn first_route(&self, request: &Seen) -> Option<usize> {
@@ -516,6 +536,13 @@ impl Table {
     pub fn winner(&self, entry: &Entry) -> Option<&Arc<Entry>> {
         let claims = self.own.get(&entry.position.host)?.claims.get(&entry.identity)?;
         claims.first()
+    }
+
+    /// Every entry with the match of this one.
+    pub fn claimants(&self, entry: &Entry) -> impl Iterator<Item = &Arc<Entry>> {
+        let own = self.own.get(&entry.position.host);
+        let claims = own.and_then(|own| own.claims.get(&entry.identity));
+        claims.into_iter().flat_map(few::Map::values)
     }
 }
 

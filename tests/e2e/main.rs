@@ -32,6 +32,7 @@ mod drains;
 mod exchanges;
 mod failover;
 mod faults;
+mod identity;
 mod latency;
 mod listeners;
 mod load;

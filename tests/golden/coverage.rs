@@ -24,7 +24,11 @@ use super::inputs::{documents, names};
 use super::schema::{key_of, schema_of};
 
 /// Fields that no golden input can have, with the tests that read them: the golden suite has no files and no keys.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 3] = [
+    (
+        "routes.overrides.policies.grpc_json.descriptor_file",
+        "document/policy/tests.rs",
+    ),
     ("secrets.files", "document/secret/tests.rs"),
     ("secrets.encrypted", "document/secret/tests.rs"),
 ];
@@ -35,9 +39,13 @@ const ANY: [&str; 1] = ["services.Metadata"];
 /// Kinds that decide which resources a proxy gets, and from where: no resource has their fields.
 const UNSEEN: [Kind; 4] = [Kind::Services, Kind::Registries, Kind::Groups, Kind::Xds];
 
-/// Fields whose tests need no Envoy: forms of registrations that become an endpoint like any other, and sealed secrets,
-/// which are opened before they are sent.
-const NOT_ON_ENVOY: [(&str, &str); 6] = [
+/// Fields whose tests need no Envoy: forms of registrations that become an endpoint like any other, and sealed secrets and
+/// files, which are opened before they are sent.
+const NOT_ON_ENVOY: [(&str, &str); 7] = [
+    (
+        "routes.overrides.policies.grpc_json.descriptor_file",
+        "document/policy/tests.rs",
+    ),
     ("services.Enable", "document/registry/values.rs"),
     ("services.Healthy", "document/registry/values.rs"),
     ("services.Host", "document/registry/values.rs"),

@@ -29,7 +29,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -259,18 +259,27 @@ pub struct HttpServices {
 }
 
 impl HttpServices {
-    /// Start it: `/keys` answers with the keys; `/check/…` with 200 if the request has `x-allow: yes`.
+    /// Start it: `/keys` answers with the keys; `/check/…` with 200 if the request has `x-allow: yes`; `/token` with the
+    /// token of a login, for the code `good`.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the services");
         let address = listener.local_addr().expect("a bound listener has an address");
         let published = Arc::new(Mutex::new(vec![FIRST_KEY]));
         let shown = Arc::clone(&published);
+        let token = token(FIRST_KEY, &access_claims());
         let running = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let shown = Arc::clone(&shown);
-                let service = service_fn(move |request| {
-                    let answer = answer(&request, &jwks(&shown.lock()).to_string());
-                    async move { Ok::<_, Infallible>(answer) }
+                let token = token.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let jwks = jwks(&shown.lock()).to_string();
+                    let token = token.clone();
+                    async move {
+                        Ok::<_, Infallible>(match request.uri().path() {
+                            "/token" => tokens(request, &token).await,
+                            _ => answer(&request, &jwks),
+                        })
+                    }
                 });
                 tokio::spawn(async move {
                     let connection = auto::Builder::new(TokioExecutor::new());
@@ -307,11 +316,12 @@ impl HttpServices {
 
     /// A token with these claims, signed with this key.
     pub fn token_by(&self, key: u8, claims: &Value) -> String {
-        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let head = json!({ "alg": "EdDSA", "kid": key.to_string(), "typ": "JWT" });
-        let signed = format!("{}.{}", encode(&head), encode(claims));
-        let signature = pair(key).sign(signed.as_bytes());
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+        token(key, claims)
+    }
+
+    /// The token of a login.
+    pub fn access_token(&self) -> String {
+        token(FIRST_KEY, &access_claims())
     }
 }
 
@@ -323,6 +333,41 @@ impl Drop for HttpServices {
 
 fn pair(key: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[key; 32]).expect("a seed of 32 bytes")
+}
+
+fn token(key: u8, claims: &Value) -> String {
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let head = json!({ "alg": "EdDSA", "kid": key.to_string(), "typ": "JWT" });
+    let signed = format!("{}.{}", encode(&head), encode(claims));
+    let signature = pair(key).sign(signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// Ann, until the year 2100.
+fn access_claims() -> Value {
+    json!({ "iss": "me", "aud": "web", "sub": "ann", "roles": ["a", "b"], "exp": 4_102_444_800_u64 })
+}
+
+/// The tokens of a login: the code, the proof of the one who asked for it, and the secret of the client must be there.
+async fn tokens(request: Request<Incoming>, token: &str) -> Response<Full<Bytes>> {
+    let body = request.into_body().collect().await.map(|body| body.to_bytes());
+    let text = String::from_utf8(body.unwrap_or_default().to_vec()).unwrap_or_default();
+    let has = |part: &str| text.split('&').any(|pair| pair.starts_with(part));
+    let is_right = has("code=good")
+        && has("code_verifier=")
+        && has("client_id=web")
+        && has("client_secret=the-secret-of-the-client")
+        && has("grant_type=authorization_code");
+    let response = match is_right {
+        true => Response::builder()
+            .header("content-type", "application/json")
+            .body(Full::from(
+                json!({ "access_token": token, "id_token": token, "token_type": "Bearer", "expires_in": 3600 })
+                    .to_string(),
+            )),
+        false => Response::builder().status(400).body(Full::from(text)),
+    };
+    response.expect("a well-formed response")
 }
 
 fn jwks(keys: &[u8]) -> Value {

@@ -63,6 +63,19 @@ pub struct GlobalRateLimit {
     pub status: u16,
 }
 
+impl GlobalRateLimit {
+    /// The parts of requests in the entries.
+    pub(super) fn values(&self) -> impl Iterator<Item = &By> {
+        self.descriptors
+            .iter()
+            .flatten()
+            .filter_map(|entry| match &entry.value {
+                EntryValue::By(by) => Some(by),
+                _ => None,
+            })
+    }
+}
+
 /// One entry of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -129,10 +142,10 @@ fn read_entry(cursor: &Cursor<'_>) -> Result<Entry, Rejection> {
         (None, Some(from)) => match from.value().as_str() {
             Some("method") => EntryValue::Method,
             Some("path") => EntryValue::Path,
-            Some("client_ip" | "route") | None => EntryValue::By(read_by(&from)?),
+            Some("client_ip" | "route" | "client") | None => EntryValue::By(read_by(&from)?),
             Some(_) => {
                 return Err(from.expected(
-                    r#""client_ip", "route", "method", "path", {"header": …}, {"query": …} or {"claim": …}"#,
+                    r#""client_ip", "route", "client", "method", "path", {"header": …}, {"query": …} or {"claim": …}"#,
                 ));
             }
         },

@@ -4,14 +4,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use prost_reflect::DescriptorPool;
+use serde_json::{Map, Value};
 
 use super::super::Rejection;
 use super::super::decode::{Cursor, Field, Fields, Shape};
 use super::super::field::{TEXT, words};
+use super::super::key::{DocumentKey, Kind};
+use super::super::secret::Vault;
 use super::super::sentence::quote;
 
 pub(super) const FIELDS: Fields = Fields::of(&[
-    Field::new("descriptor", TEXT, "Base64 of a `FileDescriptorSet` with its imports").required(),
+    Field::new(
+        DESCRIPTOR,
+        TEXT,
+        "Base64 of a `FileDescriptorSet` with its imports. One of `descriptor` and `descriptor_file` is required",
+    ),
+    Field::new(
+        FILE,
+        Shape::Text("path", Some("^/")),
+        "A file with such a set on the server, below `--secret-dir`; read again when it changes",
+    ),
     Field::new(
         "services",
         Shape::entries(&TEXT, MAX_SERVICES),
@@ -27,8 +39,11 @@ pub(super) const FIELDS: Fields = Fields::of(&[
     .or("`\"reject\"`"),
     Field::new("status_to_json", Shape::Flag, "A status of gRPC becomes JSON").or("`true`"),
     Field::new("max_body", Shape::Size(1, u32::MAX), "Largest request").or("the `buffer` of the listener"),
-])
-.later(&["descriptor_file"]);
+]);
+const DESCRIPTOR: &str = "descriptor";
+const FILE: &str = "descriptor_file";
+/// The kind.
+const KIND: &str = "grpc_json";
 const UNKNOWN: [(&str, bool); 2] = [("reject", false), ("ignore", true)];
 const PRINT_FIELDS: Fields = Fields::of(&[
     Field::new("whitespace", Shape::Flag, "Line breaks and blanks").or("`false`"),
@@ -46,6 +61,8 @@ const MAX_SERVICES: usize = 100;
 pub struct GrpcJson {
     /// A `FileDescriptorSet`, encoded.
     pub descriptor: Bytes,
+    /// The file with it on the server.
+    pub file: Option<String>,
     /// The services; at least one, each in the descriptor.
     pub services: Vec<String>,
     /// The form of JSON.
@@ -71,9 +88,72 @@ pub struct Print {
     pub proto_names: bool,
 }
 
+/// Whether the text of a document may have a `descriptor_file`: few have, so the others are not searched.
+pub(in crate::document) fn may_name_files(key: &DocumentKey, text: &[u8]) -> bool {
+    let kinds = [
+        Kind::Policies,
+        Kind::Routes,
+        Kind::Clusters,
+        Kind::Listeners,
+        Kind::Defaults,
+    ];
+    kinds.contains(&key.kind) && std::str::from_utf8(text).is_ok_and(|text| text.contains(FILE))
+}
+
+/// Put the content of each `descriptor_file` beside it, as its `descriptor`. Returns whether there is one.
+pub(in crate::document) fn insert_files(
+    value: &mut Value,
+    path: &str,
+    key: &DocumentKey,
+    vault: &Vault,
+) -> Result<bool, Rejection> {
+    let mut has_files = false;
+    match value {
+        Value::Array(entries) => {
+            for (index, entry) in entries.iter_mut().enumerate() {
+                has_files |= insert_files(entry, &format!("{path}[{index}]"), key, vault)?;
+            }
+        }
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                let below = match path {
+                    "" => name.clone(),
+                    path => format!("{path}.{name}"),
+                };
+                match inner {
+                    Value::Object(json) if name == KIND => has_files |= insert_file(json, &below, key, vault)?,
+                    inner @ (Value::Array(_) | Value::Object(_)) => {
+                        has_files |= insert_files(inner, &below, key, vault)?
+                    }
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(has_files)
+}
+
+fn insert_file(json: &mut Map<String, Value>, path: &str, key: &DocumentKey, vault: &Vault) -> Result<bool, Rejection> {
+    let Some(file) = json.get(FILE).and_then(Value::as_str) else {
+        return Ok(false);
+    };
+    let at = format!("{path}.{FILE}");
+    if json.get(DESCRIPTOR).is_some_and(|descriptor| !descriptor.is_null()) {
+        return Err(Rejection::new(
+            at,
+            "found beside \"descriptor\", expected one of the two",
+        ));
+    }
+    let content = vault.content(key, file).map_err(|reason| Rejection::new(at, reason))?;
+    json.insert(DESCRIPTOR.to_owned(), BASE64.encode(content).into());
+    Ok(true)
+}
+
 pub(super) fn read(cursor: &Cursor<'_>) -> Result<GrpcJson, Rejection> {
     let object = cursor.object(&FIELDS)?;
-    let field = object.require("descriptor", "the base64 of a FileDescriptorSet")?;
+    let file = object.read(FILE, |field| field.string().map(str::to_owned))?;
+    let field = object.require(DESCRIPTOR, "the base64 of a FileDescriptorSet, or \"descriptor_file\"")?;
     let encoded = field.value().as_str().and_then(|text| BASE64.decode(text).ok());
     let descriptor: Bytes = encoded
         .ok_or_else(|| field.confidential("the base64 of a FileDescriptorSet"))?
@@ -115,6 +195,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Result<GrpcJson, Rejection> {
 
     Ok(GrpcJson {
         descriptor,
+        file,
         services,
         print: object.read("print", |field| read_print(&field))?.unwrap_or_default(),
         ignores_unknown_query: object

@@ -15,28 +15,26 @@ use super::app::read_cookie_name;
 use super::edge::read_seconds;
 use super::service::{SecretName, read_header_name};
 
-const FIELDS: Fields = Fields::of(&[
-    Field::new(
-        "providers",
-        Shape::entries(&Shape::Object(&PROVIDER_FIELDS), MAX_PROVIDERS),
-        "A token of any of them passes",
-    ),
-    Field::new("optional", Shape::Flag, "`true`: no token is fine, a bad one is not").or("`false`"),
-]);
+const FIELDS: Fields = Fields::joined(&[LIST, OPTIONAL]);
 /// The fields of both forms.
-pub(super) const EVERY_FIELD: Fields = Fields::of(&[
-    Field::new(
-        "providers",
-        Shape::entries(&Shape::Object(&PROVIDER_FIELDS), MAX_PROVIDERS),
-        "A token of any of them passes",
-    ),
+pub(super) const EVERY_FIELD: Fields = Fields::joined(&[LIST, &[JWKS], PROVIDER, OPTIONAL]);
+const PROVIDER_FIELDS: Fields = Fields::joined(&[&[JWKS.required()], PROVIDER]);
+const LIST: &[Field] = &[Field::new(
+    "providers",
+    Shape::entries(&Shape::Object(&PROVIDER_FIELDS), MAX_PROVIDERS),
+    "A token of any of them passes",
+)];
+const OPTIONAL: &[Field] =
+    &[Field::new("optional", Shape::Flag, "`true`: no token is fine, a bad one is not").or("`false`")];
+const JWKS: Field = Field::new(
+    "jwks",
+    Shape::AnyOf(&[TEXT, Shape::Object(&JWKS_FIELDS)]),
+    "The keys: an https URL, `inline` or `secret`",
+);
+/// A provider, its keys aside.
+const PROVIDER: &[Field] = &[
     Field::new("issuer", STRING, "The claim `iss`; `null`: any. Required"),
     Field::new("audiences", TEXTS, "One of these in the claim `aud`").or("not looked at"),
-    Field::new(
-        "jwks",
-        Shape::AnyOf(&[TEXT, Shape::Object(&JWKS_FIELDS)]),
-        "The keys: an https URL, `inline` or `secret`",
-    ),
     Field::new("insecure", Shape::Flag, "`true`: the URL may be http").or("`false`"),
     Field::new("cache", Shape::Duration, "How long fetched keys are kept").or("`\"5m\"`"),
     Field::new(
@@ -73,54 +71,7 @@ pub(super) const EVERY_FIELD: Fields = Fields::of(&[
         "Longest time from `iat` to `exp`, in whole seconds",
     )
     .or("any"),
-    Field::new("optional", Shape::Flag, "`true`: no token is fine, a bad one is not").or("`false`"),
-]);
-const PROVIDER_FIELDS: Fields = Fields::of(&[
-    Field::new("issuer", STRING, "The claim `iss`; `null`: any. Required"),
-    Field::new("audiences", TEXTS, "One of these in the claim `aud`").or("not looked at"),
-    Field::new(
-        "jwks",
-        Shape::AnyOf(&[TEXT, Shape::Object(&JWKS_FIELDS)]),
-        "The keys: an https URL, `inline` or `secret`",
-    )
-    .required(),
-    Field::new("insecure", Shape::Flag, "`true`: the URL may be http").or("`false`"),
-    Field::new("cache", Shape::Duration, "How long fetched keys are kept").or("`\"5m\"`"),
-    Field::new(
-        "from_headers",
-        Shape::List {
-            of: &Shape::Object(&HEADER_FIELDS),
-            least: 0,
-            most: MAX_ENTRIES,
-            once: false,
-        },
-        "Headers with a token",
-    )
-    .or("`authorization` with `Bearer `"),
-    Field::new("from_params", TEXTS, "Query parameters with a token").or("`[]`"),
-    Field::new("from_cookies", TEXTS, "Cookies with a token").or("`[]`"),
-    Field::new("forward", Shape::Flag, "The upstream gets the token").or("`true`"),
-    Field::new(
-        "claim_to_headers",
-        Shape::Map(&CLAIM),
-        "Headers for the upstream with claims",
-    )
-    .or("`{}`"),
-    Field::new("payload_header", HEADER, "The header with the payload").or("none"),
-    Field::new(
-        "clock_skew",
-        Shape::Duration,
-        "How far clocks may be apart, in whole seconds",
-    )
-    .or("`\"60s\"`"),
-    Field::new("require_expiration", Shape::Flag, "A token without `exp` is refused").or("`true`"),
-    Field::new(
-        "max_lifetime",
-        Shape::Duration,
-        "Longest time from `iat` to `exp`, in whole seconds",
-    )
-    .or("any"),
-]);
+];
 const TEXTS: Shape = Shape::List {
     of: &TEXT,
     least: 0,

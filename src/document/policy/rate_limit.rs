@@ -14,59 +14,29 @@ use super::jwt::{CLAIM, read_claim};
 use super::service::read_header_name;
 
 /// The fields of both forms.
-pub(super) const EVERY_FIELD: Fields = Fields::of(&[
-    Field::new(
-        "rules",
-        Shape::entries(&Shape::Object(&RULE_FIELDS), MAX_RULES),
-        "All of them hold",
-    ),
-    Field::new(
-        "requests",
-        Shape::Whole(1, 1_000_000_000),
-        "Requests that a bucket gets in each `per`",
-    ),
-    Field::new("per", Shape::Duration, "The time, at least 50 ms"),
-    Field::new(
-        "burst",
-        Shape::Whole(1, 1_000_000_000),
-        "Requests that a full bucket holds",
-    )
-    .or("`requests`"),
+pub(super) const EVERY_FIELD: Fields = Fields::joined(&[LIST, &[REQUESTS, PER], RULE, AROUND]);
+const FIELDS: Fields = Fields::joined(&[LIST, AROUND]);
+const RULE_FIELDS: Fields = Fields::joined(&[&[REQUESTS.required(), PER.required()], RULE]);
+const LIST: &[Field] = &[Field::new(
+    "rules",
+    Shape::entries(&Shape::Object(&RULE_FIELDS), MAX_RULES),
+    "All of them hold",
+)];
+const REQUESTS: Field = Field::new("requests", AMOUNT, "Requests that a bucket gets in each `per`");
+const PER: Field = Field::new("per", Shape::Duration, "The time, at least 50 ms");
+/// The other fields of a rule.
+const RULE: &[Field] = &[
+    Field::new("burst", AMOUNT, "Requests that a full bucket holds").or("`requests`"),
     Field::new("by", BY, "A bucket for each value").or("one bucket"),
     Field::new("when", Shape::Object(&WHEN_FIELDS), "Requests that count").or("every request"),
     Field::new("dry_run", Shape::Flag, "`true`: counts and refuses nothing").or("`false`"),
+];
+const AROUND: &[Field] = &[
     Field::new("status", Shape::Numbers(&[429]), "The answer").or("`429`"),
     Field::new("headers", Shape::Flag, "Answers have `x-ratelimit-*`").or("`false`"),
     Field::new("max_keys", Shape::Whole(1, 100_000), "Most buckets of a rule with `by`").or("`10000`"),
-]);
-const FIELDS: Fields = Fields::of(&[
-    Field::new(
-        "rules",
-        Shape::entries(&Shape::Object(&RULE_FIELDS), MAX_RULES),
-        "All of them hold",
-    ),
-    Field::new("status", Shape::Numbers(&[429]), "The answer").or("`429`"),
-    Field::new("headers", Shape::Flag, "Answers have `x-ratelimit-*`").or("`false`"),
-    Field::new("max_keys", Shape::Whole(1, 100_000), "Most buckets of a rule with `by`").or("`10000`"),
-]);
-const RULE_FIELDS: Fields = Fields::of(&[
-    Field::new(
-        "requests",
-        Shape::Whole(1, 1_000_000_000),
-        "Requests that a bucket gets in each `per`",
-    )
-    .required(),
-    Field::new("per", Shape::Duration, "The time, at least 50 ms").required(),
-    Field::new(
-        "burst",
-        Shape::Whole(1, 1_000_000_000),
-        "Requests that a full bucket holds",
-    )
-    .or("`requests`"),
-    Field::new("by", BY, "A bucket for each value").or("one bucket"),
-    Field::new("when", Shape::Object(&WHEN_FIELDS), "Requests that count").or("every request"),
-    Field::new("dry_run", Shape::Flag, "`true`: counts and refuses nothing").or("`false`"),
-]);
+];
+const AMOUNT: Shape = Shape::Whole(1, 1_000_000_000);
 const BY_FIELDS: Fields = Fields::of(&[
     Field::new("header", HEADER_NAME, "A header"),
     Field::new("query", TEXT, "A query parameter"),
@@ -75,7 +45,11 @@ const BY_FIELDS: Fields = Fields::of(&[
 .filled();
 /// The value that chooses a bucket, as a shape.
 pub(super) const BY: Shape = Shape::AnyOf(&[Shape::Words(&words(&WORDS)), Shape::Object(&BY_FIELDS)]);
-const WORDS: [(&str, bool); 2] = [("client_ip", false), ("route", true)];
+const WORDS: [(&str, Word); 3] = [
+    ("client_ip", Word::ClientIp),
+    ("route", Word::Route),
+    ("client", Word::Client),
+];
 const WHEN_FIELDS: Fields = Fields::of(&[
     Field::new(
         "methods",
@@ -144,13 +118,23 @@ pub enum By {
     Query(String),
     /// A claim of a token, segment by segment.
     Claim(Vec<String>),
+    /// The client that `api_key` or `basic_auth` found.
+    Client,
+}
+
+/// A value that has no name.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    ClientIp,
+    Route,
+    Client,
 }
 
 impl By {
-    /// Whether the value is known only after a token was read.
+    /// Whether the value is known only after authentication.
     #[must_use]
     pub fn is_identity(&self) -> bool {
-        matches!(self, Self::Claim(_))
+        matches!(self, Self::Claim(_) | Self::Client)
     }
 }
 
@@ -221,14 +205,14 @@ fn read_rule(object: &Object<'_>) -> Result<LimitRule, Rejection> {
 /// The value that chooses a bucket.
 pub(super) fn read_by(cursor: &Cursor<'_>) -> Result<By, Rejection> {
     if cursor.value().is_string() {
-        let is_route = cursor.word(&WORDS)?;
-        return Ok(match is_route {
-            true => By::Route,
-            false => By::ClientIp,
+        return Ok(match cursor.word(&WORDS)? {
+            Word::ClientIp => By::ClientIp,
+            Word::Route => By::Route,
+            Word::Client => By::Client,
         });
     }
     if !cursor.value().is_object() {
-        return Err(cursor.expected(r#""client_ip", "route", {"header": …}, {"query": …} or {"claim": …}"#));
+        return Err(cursor.expected(r#""client_ip", "route", "client", {"header": …}, {"query": …} or {"claim": …}"#));
     }
     let object = cursor.object(&BY_FIELDS)?;
     match (object.get("header"), object.get("query"), object.get("claim")) {

@@ -1,13 +1,15 @@
-//! The reading of policies: what a kind becomes, what is rejected, and lists.
+//! The reading of policies: the values of each kind, rejections, and lists.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::app::{Abort, AbortStatus};
 use super::*;
 use crate::document::route::StringMatch;
-use crate::document::{Document, Limits, parse};
+use crate::document::secret::{Files, Vault};
+use crate::document::{Document, Limits, parse, parse_with};
 
 fn read_policy_document(text: &Value) -> Result<PolicyDocument, String> {
     let key = DocumentKey::new(Kind::Policies, "a");
@@ -203,4 +205,73 @@ fn a_template_in_a_rule_is_a_regex() {
     };
     let expected = crate::document::route::PathMatch::Regex(r"/a/[^/\[\]]+".into());
     assert_eq!(rbac.rules[0].path, Some(expected));
+}
+
+/// A file.
+#[derive(Debug)]
+struct File(&'static str, Bytes);
+
+impl Files for File {
+    fn content(&self, _: &DocumentKey, path: &str) -> Result<Bytes, String> {
+        let is_it = path == self.0;
+        is_it
+            .then(|| self.1.clone())
+            .ok_or_else(|| "found another path".to_owned())
+    }
+
+    fn warning(&self, _: &DocumentKey) -> Option<String> {
+        Some("the content before serves".to_owned())
+    }
+}
+
+#[test]
+fn a_descriptor_may_stand_in_a_file_of_the_server() {
+    let descriptor = Bytes::from_static(include_bytes!("../../../tests/data/grpc_json/greet.bin"));
+    let vault = Vault::new(
+        "/",
+        None,
+        false,
+        Some(Arc::new(File("/srv/greet.bin", descriptor.clone()))),
+    );
+    let read = |kind: Kind, text: Value, vault: &Vault| {
+        let key = DocumentKey::new(kind, "a");
+        parse_with(&key, text.to_string().as_bytes(), &Limits::default(), vault)
+            .map_err(|rejection| rejection.to_string())
+    };
+    let json = |path: &str| json!({ "grpc_json": { "descriptor_file": path, "services": ["greet.Greeter"] } });
+
+    let parsed = read(Kind::Policies, json("/srv/greet.bin"), &vault).unwrap();
+    let policy = &parsed.document.as_policy().unwrap().policy;
+    assert!(matches!(&policy.rule, PolicyRule::GrpcJson(json) if json.descriptor == descriptor));
+    assert_eq!(policy.written, json("/srv/greet.bin")["grpc_json"]);
+    assert_eq!(parsed.document.files(), ["/srv/greet.bin"]);
+    assert_eq!(parsed.warnings, ["the content before serves"]);
+
+    let listed = json!({ "match": "/a", "policies": [json("/srv/greet.bin")] });
+    assert_eq!(
+        read(Kind::Routes, listed, &vault).unwrap().document.files(),
+        ["/srv/greet.bin"]
+    );
+    for (text, vault, reason) in [
+        (
+            json("/etc/passwd"),
+            &vault,
+            "grpc_json.descriptor_file: found another path",
+        ),
+        (
+            json("/srv/greet.bin"),
+            &Vault::default(),
+            "grpc_json.descriptor_file: found a file, but the server reads none (--secret-dir)",
+        ),
+    ] {
+        assert_eq!(read(Kind::Policies, text, vault).unwrap_err(), reason);
+    }
+    let bad = Vault::new(
+        "/",
+        None,
+        false,
+        Some(Arc::new(File("/srv/greet.bin", Bytes::from_static(b"no")))),
+    );
+    let reason = read(Kind::Policies, json("/srv/greet.bin"), &bad).unwrap_err();
+    assert!(reason.contains("found a descriptor that cannot be read"), "{reason}");
 }

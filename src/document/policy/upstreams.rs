@@ -11,6 +11,7 @@ impl Policy {
             PolicyRule::ExtAuthz(authz) => Some(&authz.service),
             PolicyRule::GlobalRateLimit(limit) => Some(&limit.service),
             PolicyRule::ExtProc(processor) => Some(&processor.service),
+            PolicyRule::Oidc(oidc) => Some(&oidc.token_server),
             _ => None,
         };
         let providers = match &self.rule {

@@ -195,9 +195,7 @@ fn contents(key: &DocumentKey, files: &BTreeMap<Arc<str>, Arc<str>>, vault: &Vau
     let mut object = Map::new();
     for (name, path) in files {
         let at = format!("{FILES}.{name}");
-        let content = vault
-            .content(key, path)
-            .map_err(|reason| Rejection::new(&*at, reason))?;
+        let content = vault.secret(key, path).map_err(|reason| Rejection::new(&*at, reason))?;
         let value = match STRUCTURED.contains(&&**name) {
             true => text::confidential(content.as_bytes()).map_err(|error| Rejection::new(at, error.reason))?,
             // Editors end a file with a newline.

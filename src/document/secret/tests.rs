@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
@@ -207,10 +208,10 @@ fn vault(requires_sealed: bool, files: &[(&str, &str)]) -> Vault {
 struct Texts(BTreeMap<String, Arc<str>>);
 
 impl Files for Texts {
-    fn content(&self, _: &DocumentKey, path: &str) -> Result<Arc<str>, String> {
+    fn content(&self, _: &DocumentKey, path: &str) -> Result<Bytes, String> {
         self.0
             .get(path)
-            .cloned()
+            .map(|text| Bytes::copy_from_slice(text.as_bytes()))
             .ok_or_else(|| format!("found {path:?}, which is not there"))
     }
 

@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 
+use super::MAX_BYTES;
 use super::sealed::{Keys, key_id};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::sentence::quote;
 use crate::document::text;
 
 /// The field of a sealed document.
@@ -18,13 +21,13 @@ const SECRETS: [&str; 2] = ["secrets/", "xds/secrets/"];
 /// Where documents are that may have a secret in them, a private key in a TLS context for example.
 const WITH_SECRETS: &str = "xds/";
 
-/// Reads the files that secrets documents name.
+/// Reads the files that documents name: secrets, and descriptors of policies.
 pub trait Files: Send + Sync + fmt::Debug {
     /// The content of a file that a document names.
     ///
     /// # Errors
     /// Why the file cannot be read, as a reason: `found …, expected …`.
-    fn content(&self, document: &DocumentKey, path: &str) -> Result<Arc<str>, String>;
+    fn content(&self, document: &DocumentKey, path: &str) -> Result<Bytes, String>;
 
     /// The warning about files of a document that changed and cannot be used: the content before serves.
     fn warning(&self, document: &DocumentKey) -> Option<String>;
@@ -237,15 +240,28 @@ impl Vault {
     ///
     /// # Errors
     /// Why the file cannot be read.
-    pub(super) fn content(&self, key: &DocumentKey, path: &str) -> Result<Arc<str>, String> {
+    pub(in crate::document) fn content(&self, key: &DocumentKey, path: &str) -> Result<Bytes, String> {
         match &self.0.files {
             Some(files) => files.content(key, path),
             None => Err("found a file, but the server reads none (--secret-dir)".to_owned()),
         }
     }
 
+    /// The text of a file with a secret.
+    pub(super) fn secret(&self, key: &DocumentKey, path: &str) -> Result<String, String> {
+        let content = self.content(key, path)?;
+        if content.len() > MAX_BYTES {
+            let length = content.len();
+            return Err(format!(
+                "found {} of {length} bytes, expected at most {MAX_BYTES}",
+                quote(path)
+            ));
+        }
+        String::from_utf8(content.into()).map_err(|_| format!("found {}, which is no text, expected one", quote(path)))
+    }
+
     /// The warning about files that changed and cannot be used.
-    pub(super) fn warning(&self, key: &DocumentKey) -> Option<String> {
+    pub(in crate::document) fn warning(&self, key: &DocumentKey) -> Option<String> {
         self.0.files.as_ref()?.warning(key)
     }
 }

@@ -18,6 +18,7 @@ mod documents;
 mod failover;
 mod guards;
 mod histories;
+mod identities;
 mod named_clusters;
 mod on_demand;
 mod policies;

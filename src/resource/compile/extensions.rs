@@ -19,6 +19,8 @@ use crate::resource::policies::Extension;
 
 /// Most providers of tokens in a group.
 const MAX_PROVIDERS: usize = 100;
+/// Most bytes of scripts in a group.
+const MAX_SCRIPTS: usize = 1024 * 1024;
 
 /// The filters that may have changed.
 pub(super) fn resources(input: &GroupInput<'_>) -> Vec<Resource> {
@@ -91,28 +93,38 @@ fn part(compiled: &CompiledDocument, upstreams: Arc<[Arc<str>]>) -> Part {
     }
 }
 
-/// The newest document with providers of tokens, if the group has too many of these.
-pub(super) fn too_many_providers(input: &GroupInput<'_>) -> Option<Fault> {
+/// The newest document with providers of tokens, if the group has too many of these; and the newest with scripts.
+pub(super) fn too_many(input: &GroupInput<'_>) -> Vec<Fault> {
     if touched(input).is_empty() {
-        return None;
+        return Vec::new();
     }
+    let providers = |policy: &Policy| match &policy.rule {
+        PolicyRule::Jwt(jwt) => jwt.providers.len(),
+        _ => 0,
+    };
+    let bytes = |policy: &Policy| match &policy.rule {
+        PolicyRule::Lua(lua) => lua.source.len(),
+        _ => 0,
+    };
+    let faults = [
+        above(input, "providers of tokens", MAX_PROVIDERS, providers),
+        above(input, "bytes of scripts", MAX_SCRIPTS, bytes),
+    ];
+    faults.into_iter().flatten().collect()
+}
+
+fn above(input: &GroupInput<'_>, what: &str, most: usize, amount: impl Fn(&Policy) -> usize) -> Option<Fault> {
     let mut count = 0;
     let mut newest: Option<(i64, &DocumentKey)> = None;
     for (key, compiled) in documents(input) {
-        let of_policy = |(_, policy): (String, &Arc<Policy>)| match &policy.rule {
-            PolicyRule::Jwt(jwt) => jwt.providers.len(),
-            _ => 0,
-        };
-        let own: usize = own_policies(key, compiled.document()).map(of_policy).sum();
+        let policies = own_policies(key, compiled.document());
+        let own: usize = policies.map(|(_, policy)| amount(policy)).sum();
         if own > 0 {
             count += own;
             newest = newest.max(Some((compiled.accepted.mod_revision, key)));
         }
     }
-    let (_, key) = newest.filter(|_| count > MAX_PROVIDERS)?;
-    let reason = format!(
-        "found {count} providers of tokens in group {}, expected at most {MAX_PROVIDERS}",
-        input.name
-    );
+    let (_, key) = newest.filter(|_| count > most)?;
+    let reason = format!("found {count} {what} in group {}, expected at most {most}", input.name);
     Some(Fault::of_itself(key.clone(), Rejection::new("", reason)))
 }

@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, verbatim};
 use super::inventory::Inventory;
-use super::policies::OnListener;
+use super::policies::{Logins, OnListener};
 use super::{Fault, extensions, failover, offers, policies, trials, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
@@ -19,7 +19,7 @@ use crate::resource::clusters;
 use crate::resource::compile::parts::{Part, Parts};
 use crate::resource::compile::translate::{self, Served, Translated};
 use crate::resource::grpc;
-use crate::resource::listeners::Routing;
+use crate::resource::listeners::{self, Routing};
 use crate::resource::table::{Entry, HostKey, Table, Touched};
 use crate::resource::{Resource, ResourceType};
 
@@ -44,6 +44,8 @@ pub(super) struct GroupState {
     pub(super) policies: OrdMap<Arc<str>, Arc<OnListener>>,
     /// Listeners whose virtual hosts are resources of their own.
     on_demand: OrdSet<Arc<str>>,
+    /// The entries for callback and logout in each table.
+    logins: OrdMap<Arc<str>, Logins>,
 }
 
 /// The result of one group's compilation.
@@ -67,7 +69,7 @@ impl GroupState {
         self.update_verbatim(input, &mut outcome);
         let repoliced = self.update_policies(input, &mut outcome);
         self.update_extensions(input, &mut outcome);
-        self.update_listeners(input, &mut tables, &mut outcome);
+        self.update_listeners(input, &repoliced, &mut tables, &mut outcome);
         self.update_entries(input, &repoliced, &mut tables, &mut outcome);
         self.encode_tables(input, tables, &mut outcome);
         self.update_upstreams(input, &mut outcome);
@@ -79,6 +81,7 @@ impl GroupState {
             on_demand: &self.on_demand,
             policies: &self.policies,
             tables: &self.tables,
+            logins: &self.logins,
         };
         outcome
             .faults
@@ -181,16 +184,20 @@ impl GroupState {
     fn update_listeners(
         &mut self,
         input: &GroupInput<'_>,
+        repoliced: &BTreeMap<Arc<str>, Repoliced>,
         tables: &mut BTreeMap<Arc<str>, Touched>,
         outcome: &mut Outcome,
     ) {
         let every = input.every_listener_may_change();
+        // The addresses of clients stand in the Listener of TCP itself.
+        let of_tcp = repoliced.keys().filter(|name| is_tcp(input, name));
         let all = match every {
             true => input.after.listeners(input.name),
             false => input
                 .dirty
                 .listeners
                 .iter()
+                .chain(of_tcp)
                 .filter_map(|name| {
                     let compiled = input.after.listener_in(name, input.name)?;
                     Some((Arc::clone(name), compiled))
@@ -233,7 +240,12 @@ impl GroupState {
 
         for (name, served) in served {
             let key = (ResourceType::Listener, Arc::clone(&name));
-            self.set(input, key, Some(served.listener), outcome);
+            let filter = self.policies.get(&name).filter(|_| served.routing.is_none());
+            let listener = match filter.and_then(|on| on.network_filter()) {
+                Some((filter, config)) => Arc::new(listeners::behind(&served.listener, filter, config)),
+                None => served.listener,
+            };
+            self.set(input, key, Some(listener), outcome);
             let quic = (ResourceType::Listener, quic_name(&name));
             if served.quic.is_some() || self.resources.contains_key(&quic) {
                 self.set(input, quic, served.quic, outcome);
@@ -245,7 +257,10 @@ impl GroupState {
             }
             if !self.tables.contains_key(&name) {
                 let policies = self.policies.get(&name);
-                let (table, touched) = filled_table(input, &name, served.last_resort.as_ref(), policies);
+                let (table, logins, touched) = filled_table(input, &name, served.last_resort.as_ref(), policies);
+                if !logins.is_empty() {
+                    self.logins.insert(Arc::clone(&name), logins);
+                }
                 self.tables.insert(Arc::clone(&name), table);
                 tables.insert(name, touched);
             }
@@ -262,6 +277,7 @@ impl GroupState {
             }
         }
         self.parts.remove(&name);
+        self.logins.remove(&name);
         self.listeners.remove(&name);
         self.set(input, (ResourceType::Listener, Arc::clone(&name)), None, outcome);
         let quic = (ResourceType::Listener, quic_name(&name));
@@ -321,7 +337,7 @@ impl GroupState {
             let key = (ResourceType::ExtensionConfig, Arc::clone(&resource.name));
             self.set(input, key, Some(Arc::new(resource)), outcome);
         }
-        outcome.faults.extend(extensions::too_many_providers(input));
+        outcome.faults.extend(extensions::too_many(input));
     }
 
     /// Update the tables of listeners that existed before with the entries of changed routes, and of routes whose
@@ -374,6 +390,7 @@ impl GroupState {
 
         for (name, keys) in by_table {
             let mut touched = Touched::default();
+            let mut logins = self.logins.remove(&name).unwrap_or_default();
             let for_grpc = input.after.is_api(&name);
             let on = input.after.on(&name);
             let policies = self.policies.get(&name).cloned();
@@ -385,12 +402,26 @@ impl GroupState {
                     continue;
                 }
                 if let Some(table) = self.tables.get_mut(&name) {
-                    removed.iter().for_each(|entry| table.remove(entry, &mut touched));
+                    let gone = logins.remove(key);
+                    let gone = gone.iter().flat_map(|entries| entries.iter());
+                    let gone = gone.chain(removed);
+                    gone.for_each(|entry| table.remove(entry, &mut touched));
                     if let Some(compiled) = new {
+                        let mut insert = |entry: &Arc<Entry>| table.insert(entry, &mut touched);
                         let entries = said_for(input, for_grpc, policies.as_deref(), compiled, inserted);
-                        entries.iter().for_each(|entry| table.insert(entry, &mut touched));
+                        entries.iter().for_each(&mut insert);
+                        if !for_grpc {
+                            let own = policies::logins(input, policies.as_deref(), compiled, inserted);
+                            own.iter().for_each(&mut insert);
+                            if !own.is_empty() {
+                                logins.insert(key.clone(), own.into());
+                            }
+                        }
                     }
                 }
+            }
+            if !logins.is_empty() {
+                self.logins.insert(Arc::clone(&name), logins);
             }
             if repoliced.contains_key(&name)
                 && let Some(table) = self.tables.get_mut(&name)
@@ -654,6 +685,13 @@ fn set_part(input: &GroupInput<'_>, on: On<'_>, parts: &mut Parts, key: &Documen
     };
 }
 
+fn is_tcp(input: &GroupInput<'_>, listener: &Arc<str>) -> bool {
+    let document = input
+        .after
+        .document(&DocumentKey::new(Kind::Listeners, Arc::clone(listener)));
+    document.is_some_and(Document::is_tcp_listener)
+}
+
 /// The name of the Listener of HTTP/3 beside a Listener.
 fn quic_name(listener: &str) -> Arc<str> {
     format!("{listener}/quic").into()
@@ -668,13 +706,22 @@ fn filled_table(
     listener: &Arc<str>,
     last_resort: Option<&Arc<Entry>>,
     policies: Option<&Arc<OnListener>>,
-) -> (Table, Touched) {
+) -> (Table, Logins, Touched) {
     let (mut table, mut touched) = (Table::default(), Touched::default());
+    let mut logins = Logins::new();
     let for_grpc = input.after.is_api(listener);
     let on = input.after.on(listener);
     let routes = input.after.routes_for(listener);
-    for compiled in routes.filter_map(|key| input.after.get(key)) {
+    for (key, compiled) in routes.filter_map(|key| Some((key, input.after.get(key)?))) {
         let entries = entries_on(compiled, input.name, on);
+        let own = match for_grpc {
+            true => Vec::new(),
+            false => policies::logins(input, policies.map(|policies| &**policies), compiled, entries),
+        };
+        own.iter().for_each(|entry| table.insert(entry, &mut touched));
+        if !own.is_empty() {
+            logins.insert(key.clone(), own.into());
+        }
         for entry in said_for(input, for_grpc, policies.map(|policies| &**policies), compiled, entries) {
             table.insert(&entry, &mut touched);
         }
@@ -685,7 +732,7 @@ fn filled_table(
     if let Some(policies) = policies {
         table.insert(&policies.not_found(), &mut touched);
     }
-    (table, touched)
+    (table, logins, touched)
 }
 
 /// The Clusters and `ClusterLoadAssignments` that a name has in a group.

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envoy_types::pb::google::protobuf::Any;
 use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, own_policies};
@@ -23,13 +24,14 @@ use super::{Compiled, Fault};
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::policy::api_key::ApiKey;
 use crate::document::policy::app::Maintenance;
+use crate::document::policy::oidc::{MIN_COOKIE_SECRET, Oidc};
 use crate::document::policy::{self, Choice, Item, Policy, PolicyKind, PolicyRule};
-use crate::document::route::{Action, Rule, Upstream};
+use crate::document::route::{Action, HostPattern, Route, Rule, Upstream};
 use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
-use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, not_found, with_policies};
+use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, login, not_found, with_policies};
 use crate::resource::policies::{self, Chains, Extension, Filter};
-use crate::resource::table::{self, Entry, Table};
+use crate::resource::table::{self, Entry, HostKey, Table};
 
 /// Most keys of a policy.
 const MAX_KEYS: usize = 1000;
@@ -104,7 +106,7 @@ pub(super) fn applied(inventory: &Inventory, group: &str, owner: &DocumentKey, i
 
 /// The filters of a policy with the values of its secrets.
 fn filters(inventory: &Inventory, policy: &Policy) -> Arc<[Filter]> {
-    policies::of_policy(policy, &|name| secret(inventory, name)).into()
+    policies::of_policy(policy, &|name| secret(inventory, name), None).into()
 }
 
 /// The secret of a name.
@@ -136,15 +138,29 @@ pub(super) fn effective<'a>(levels: &[&'a [Applied]]) -> BTreeMap<PolicyKind, &'
     winners
 }
 
-fn chains(effective: &BTreeMap<PolicyKind, &Applied>) -> Chains {
+/// The filters of a route of these hosts.
+fn chains(effective: &BTreeMap<PolicyKind, &Applied>, hosts: &[HostPattern]) -> Chains {
     let mut chains = Chains::default();
+    let client = client_header(effective);
     for entry in effective.values() {
-        chains.add(&entry.filters);
+        match entry.policy.as_ref().filter(|policy| policy.needs_client()) {
+            Some(policy) => chains.add(&policies::of_policy(policy, &|_| None, client)),
+            None => chains.add(&entry.filters),
+        }
         if let Some(policy) = &entry.policy {
-            chains.enable(Extension::enabled_by(policy, &entry.from()));
+            chains.enable(Extension::enabled_by(policy, &entry.from(), hosts));
         }
     }
     chains
+}
+
+/// The header in which one of the policies writes the client that it found.
+fn client_header<'a>(effective: &BTreeMap<PolicyKind, &'a Applied>) -> Option<&'a str> {
+    let header = |kind: PolicyKind| {
+        let entry: &'a Applied = effective.get(&kind)?;
+        entry.policy.as_ref()?.client_header()
+    };
+    [PolicyKind::ApiKey, PolicyKind::BasicAuth].into_iter().find_map(header)
 }
 
 /// The metadata of a route whose requests are counted by its name or for it.
@@ -154,6 +170,10 @@ fn counted(effective: &BTreeMap<PolicyKind, &Applied>, route: &DocumentKey) -> O
     (limit.is_some() || is_on(PolicyKind::GlobalRateLimit).is_some()).then(|| Counted {
         rate_limit: limit.map(|entry| entry.from()),
         route: route.to_string(),
+        client: limit
+            .filter(|entry| entry.policy.as_ref().is_some_and(|policy| policy.needs_client()))
+            .and_then(|_| client_header(effective))
+            .map(str::to_owned),
     })
 }
 
@@ -171,12 +191,22 @@ fn has_cors(effective: &BTreeMap<PolicyKind, &Applied>) -> bool {
         .is_some_and(|entry| entry.policy.is_some())
 }
 
+/// The policy with a login.
+fn login_of<'a>(effective: &BTreeMap<PolicyKind, &'a Applied>) -> Option<(&'a Applied, &'a Oidc)> {
+    let entry: &'a Applied = effective.get(&PolicyKind::Oidc)?;
+    match &entry.policy.as_ref()?.rule {
+        PolicyRule::Oidc(oidc) => Some((entry, oidc)),
+        _ => None,
+    }
+}
+
 /// The policies of a listener that change the entries of routes without policies of their own.
 #[derive(Debug, Default, PartialEq)]
 struct Beyond<'a> {
     cors: bool,
     maintenance: Option<&'a Maintenance>,
     counted: Option<Counted>,
+    login: Option<(&'a Applied, &'a Oidc)>,
 }
 
 /// The policies of everything on a listener.
@@ -200,7 +230,7 @@ impl OnListener {
             .map(|listener| level(&key, &listener.policies))
             .unwrap_or_default();
 
-        let chains = chains(&effective(&[&defaults, &listener]));
+        let chains = chains(&effective(&[&defaults, &listener]), &[]);
         Self {
             fields: policies::configuration_fields(&chains),
             defaults,
@@ -226,7 +256,14 @@ impl OnListener {
             cors: has_cors(&effective),
             maintenance: maintenance(&effective),
             counted: counted(&effective, &DocumentKey::new(Kind::Unknown, NOT_FOUND)),
+            login: login_of(&effective),
         }
+    }
+
+    /// The network filter of a listener for TCP: its name and configuration.
+    pub(super) fn network_filter(&self) -> Option<(&'static str, Any)> {
+        let effective = effective(&self.levels());
+        policies::of_connections(effective.get(&PolicyKind::IpAccess)?.policy.as_ref()?)
     }
 
     /// Whether a policy of the kind holds for everything without policies of its own.
@@ -291,6 +328,55 @@ pub(super) fn entries(
     entries.iter().map(with_policies).collect()
 }
 
+/// The kind of the entries that [`logins`] makes.
+const LOGIN_ENTRY: &str = "oidc";
+
+/// The entries for callback and logout of the logins of a route, one of each for a host. Their place is the name of the
+/// policy.
+pub(super) fn logins(
+    input: &GroupInput<'_>,
+    on: Option<&OnListener>,
+    compiled: &CompiledDocument,
+    entries: &[Arc<Entry>],
+) -> Vec<Arc<Entry>> {
+    let Document::Route(route) = compiled.document() else {
+        return Vec::new();
+    };
+    let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
+    let is_on_listener = on.is_some_and(|on| on.has(PolicyKind::Oidc));
+    let mut found = Vec::new();
+    for entry in entries {
+        let Some(rule) = route.rules.get(entry.claim.rule) else {
+            continue;
+        };
+        let by_target = targets(input, rule);
+        if !is_on_listener && rule.policies.is_empty() && by_target.iter().all(Vec::is_empty) {
+            continue;
+        }
+        let own = applied(input.after, input.name, &entry.claim.document, &rule.policies);
+        let mut numbers = 0..;
+        for cluster in &by_target {
+            let effective = effective(&[outer[0], outer[1], cluster, &own]);
+            let Some((policy, oidc)) = login_of(&effective) else {
+                continue;
+            };
+            let with = RulePolicies {
+                listener: on.map(|on| &on.chains),
+                targets: vec![chains(&effective, &rule.matches.hosts)],
+                counted: counted(&effective, &entry.claim.document),
+                ..RulePolicies::default()
+            };
+            for path in [&oidc.callback_path, &oidc.logout_path] {
+                let routes = with_policies(&[login(path)], &with);
+                let place = policy.from().into();
+                let kind = (LOGIN_ENTRY, numbers.next().unwrap_or_default());
+                found.push(Arc::new(entry.at(path, kind, place, routes.into())));
+            }
+        }
+    }
+    found
+}
+
 /// The clusters that a rule forwards to, each with its entries.
 fn targets(input: &GroupInput<'_>, rule: &Rule) -> Vec<Vec<Applied>> {
     match &rule.action {
@@ -343,7 +429,10 @@ fn rule_routes(
         .collect();
     let rule = RulePolicies {
         listener: on.map(|on| &on.chains),
-        targets: effective.iter().map(chains).collect(),
+        targets: effective
+            .iter()
+            .map(|effective| chains(effective, &rule.matches.hosts))
+            .collect(),
         maintenance: effective.iter().find_map(maintenance),
         preflights: (!takes_preflights && effective.iter().any(has_cors)).then_some(methods),
         counted: effective.iter().find_map(|effective| counted(effective, key)),
@@ -492,7 +581,12 @@ pub(super) struct Listeners<'a> {
     pub(super) policies: &'a OrdMap<Arc<str>, Arc<OnListener>>,
     /// Every listener with routes.
     pub(super) tables: &'a OrdMap<Arc<str>, Table>,
+    /// The entries for logins on each listener.
+    pub(super) logins: &'a OrdMap<Arc<str>, Logins>,
 }
+
+/// The entries for logins, by the document of the route.
+pub(super) type Logins = OrdMap<DocumentKey, Arc<[Arc<Entry>]>>;
 
 /// The documents of a group whose lists cannot hold. `repoliced`: listeners whose policies changed.
 pub(super) fn faults<'a>(
@@ -534,11 +628,102 @@ pub(super) fn faults<'a>(
             .find_map(|items| list_fault(input, key, compiled, items))
             .or_else(|| mixed(input, key, compiled))
             .or_else(|| on_demand_fault(input, on_demand, key, compiled))
-            .or_else(|| need_fault(input, listeners, key, compiled));
+            .or_else(|| need_fault(input, listeners, key, compiled))
+            .or_else(|| login_fault(input, listeners, key))
+            .or_else(|| tcp_fault(input, key, compiled));
         faults.extend(fault);
     }
     faults.extend(double_keys(input));
+    faults.extend(short_secrets(input));
     faults
+}
+
+/// A named policy of another kind than `ip_access` in the list of a listener for TCP. Of list and policy the document
+/// written last is at fault.
+fn tcp_fault(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument) -> Option<Fault> {
+    let listener = compiled
+        .document()
+        .as_listener()
+        .filter(|listener| listener.tcp.is_some())?;
+    let own = applied(input.after, input.name, key, &listener.policies);
+    let entry = own.iter().find(|entry| entry.kind != PolicyKind::IpAccess)?;
+    let reason = format!(
+        "found {} beside \"tcp\", which has no HTTP filters, expected ip_access",
+        entry.kind
+    );
+    Some(blamed(
+        input,
+        key,
+        &key.name,
+        &[&own],
+        (entry, entry.kind.as_str(), reason),
+    ))
+}
+
+/// Two logins with one path for callback or logout under a host. Of the documents with the routes and the policies the
+/// one written last is at fault.
+fn login_fault(input: &GroupInput<'_>, listeners: Listeners<'_>, key: &DocumentKey) -> Option<Fault> {
+    let (entry, other) = listeners.logins.iter().find_map(|(listener, of_documents)| {
+        let table = listeners.tables.get(listener)?;
+        of_documents.get(key)?.iter().find_map(|entry| {
+            let other = table.claimants(entry).find(|other| other.place != entry.place)?;
+            Some((entry, other))
+        })
+    })?;
+    let of_place = |entry: &Entry| match entry.place.strip_prefix("policies/") {
+        Some(name) if !name.contains('#') => policy::key_of(&name.into()),
+        _ => (*entry.claim.document).clone(),
+    };
+    let suspects = [entry, other]
+        .into_iter()
+        .flat_map(|entry| [of_place(entry), (*entry.claim.document).clone()]);
+    let written = |key: &DocumentKey| input.after.get(key).map(|compiled| compiled.accepted.mod_revision);
+    let newest = suspects.max_by_key(written)?;
+    let reason = format!(
+        "found one callback_path or logout_path for {} and {} on the host {}, expected paths of its own for each",
+        entry.place,
+        other.place,
+        HostKey::of(&entry.position.host()),
+    );
+    Some(Fault::of_itself(newest, Rejection::new("", reason)))
+}
+
+/// Logins whose cookies a short secret would sign. Of the policy and its secret the one written last is at fault.
+fn short_secrets(input: &GroupInput<'_>) -> Vec<Fault> {
+    let inventory = input.after;
+    let mut keys: BTreeSet<DocumentKey> = match input.fresh {
+        true => all_with_policies(inventory),
+        false => changed_documents(input),
+    };
+    keys.extend(input.dirty.named.iter().flat_map(|key| users(input, key)));
+    let mut faults = Vec::new();
+    for key in &keys {
+        let Some(compiled) = inventory.get(key).filter(|one| one.document().is_for(input.name)) else {
+            continue;
+        };
+        for (_, policy) in own_policies(key, compiled.document()) {
+            let PolicyRule::Oidc(oidc) = &policy.rule else { continue };
+            let name = &oidc.cookie_secret.name;
+            let length = match secret(inventory, name).map(|secret| &secret.content) {
+                Some(Content::Generic(text)) if text.expose().len() < MIN_COOKIE_SECRET => text.expose().len(),
+                _ => continue,
+            };
+            let reason = format!("found a secret of {length} bytes, expected at least {MIN_COOKIE_SECRET} for cookies");
+            let of_secret = DocumentKey::new(Kind::Secrets, Arc::clone(name));
+            let written = inventory.get(&of_secret).map(|compiled| compiled.accepted.mod_revision);
+            faults.push(match written > Some(compiled.accepted.mod_revision) {
+                true => Fault::of_itself(of_secret, Rejection::new("generic", format!("{reason} ({key})"))),
+                false => Fault::of_itself(key.clone(), Rejection::new("", format!("{of_secret}: {reason}"))),
+            });
+        }
+    }
+    faults
+}
+
+/// Every document with policies: policies documents, and those with lists.
+fn all_with_policies(inventory: &Inventory) -> BTreeSet<DocumentKey> {
+    let documents = inventory.of_kind(Kind::Policies).map(|(key, _)| key);
+    documents.chain(inventory.with_policies()).cloned().collect()
 }
 
 /// Policies whose secrets give one key to two clients, which Envoy refuses. Of the policy and its secrets the one written
@@ -546,12 +731,7 @@ pub(super) fn faults<'a>(
 fn double_keys(input: &GroupInput<'_>) -> Vec<Fault> {
     let inventory = input.after;
     let keys = match input.fresh {
-        true => inventory
-            .of_kind(Kind::Policies)
-            .map(|(key, _)| key)
-            .chain(inventory.with_policies())
-            .cloned()
-            .collect(),
+        true => all_with_policies(inventory),
         false => changed_documents(input),
     };
     let mut faults = Vec::new();
@@ -812,21 +992,30 @@ fn need_fault(
         let on = listeners.policies.get(name);
         let outer: [&[Applied]; 2] = on.map(|on| on.levels()).unwrap_or_default();
         let verifies = verifies_clients(inventory, name);
-        let unmet = |levels: &[&[Applied]], is_grpc| {
-            let effective = effective(levels);
-            let (entry, path, reason) = unmet(&effective, name, verifies, is_grpc)?;
-            Some(blamed(input, key, name, entry, path, reason))
+        let unmet = |levels: &[&[Applied]], requests: Requests| {
+            let fault = unmet(&effective(levels), name, verifies, requests)?;
+            Some(blamed(input, key, name, levels, fault))
         };
         let fault = match document {
             Document::Route(route) if inventory.on(name).has(route) => route.enabled_rules().find_map(|(_, rule)| {
                 let own = applied(inventory, input.name, key, &rule.policies);
                 let targets = targets(input, rule);
+                let requests = Requests {
+                    is_grpc: rule.matches.grpc,
+                    any_host: rule.matches.hosts.contains(&HostPattern::Any),
+                };
                 targets
                     .iter()
-                    .find_map(|cluster| unmet(&[outer[0], outer[1], cluster, &own], rule.matches.grpc))
+                    .find_map(|cluster| unmet(&[outer[0], outer[1], cluster, &own], requests))
             }),
             Document::Route(_) => None,
-            _ => unmet(&outer, false),
+            _ => unmet(
+                &outer,
+                Requests {
+                    is_grpc: false,
+                    any_host: true,
+                },
+            ),
         };
         if fault.is_some() {
             return fault;
@@ -835,21 +1024,50 @@ fn need_fault(
     None
 }
 
+/// The requests for which policies hold.
+#[derive(Clone, Copy)]
+struct Requests {
+    is_grpc: bool,
+    any_host: bool,
+}
+
 /// The first of these policies that cannot work on a listener, its field, and the reason.
 fn unmet<'a>(
     effective: &BTreeMap<PolicyKind, &'a Applied>,
     listener: &str,
     verifies_clients: bool,
-    is_grpc: bool,
+    requests: Requests,
 ) -> Option<(&'a Applied, &'static str, String)> {
+    let has_token = effective
+        .get(&PolicyKind::Jwt)
+        .is_some_and(|entry| entry.policy.is_some());
+    let has_client = client_header(effective).is_some();
     effective.values().find_map(|entry| match &entry.policy.as_ref()?.rule {
+        // A rule that denies would never match.
+        _ if !has_token && entry.policy.as_ref()?.needs_token() => {
+            let reason = "found a claim without a policy jwt that holds for the same requests, expected one".to_owned();
+            Some((*entry, entry.kind.as_str(), reason))
+        }
+        _ if !has_client && entry.policy.as_ref()?.needs_client() => {
+            let reason =
+                "found the client of a request without a policy api_key with \"client_header\" or basic_auth with \
+                          \"user_header\" that holds for the same requests, expected one"
+                    .to_owned();
+            Some((*entry, entry.kind.as_str(), reason))
+        }
         // On a client without a certificate a rule that denies would never match.
         PolicyRule::Rbac(rbac) if !verifies_clients && rbac.rules.iter().any(|rule| rule.peer.is_some()) => {
             let reason =
                 format!("found \"peer\" of rbac on listeners/{listener}, which has no \"client_ca\", expected one");
             Some((*entry, "rbac", reason))
         }
-        PolicyRule::Buffer(_) if is_grpc => {
+        // Envoy would send browsers to whatever host a request names.
+        PolicyRule::Oidc(oidc) if requests.any_host && oidc.redirect_hosts.is_none() => {
+            let reason =
+                "found no \"redirect_hosts\" for requests of any host, expected the hosts to come back to".to_owned();
+            Some((*entry, "oidc", reason))
+        }
+        PolicyRule::Buffer(_) if requests.is_grpc => {
             let reason = "found buffer on a \"grpc\" match, whose streams it would hold back, expected none".to_owned();
             Some((*entry, "buffer", reason))
         }
@@ -857,25 +1075,35 @@ fn unmet<'a>(
     })
 }
 
-/// The fault of the document written last: of the policy, of its list, of the listener, and of the document that gets it.
+/// The fault of the document written last among those that bring the policies of a document together: the document,
+/// policies and lists of each level, the listener, `defaults`, and changed clusters.
 fn blamed(
     input: &GroupInput<'_>,
     key: &DocumentKey,
     listener: &Arc<str>,
-    entry: &Applied,
-    kind: &str,
-    reason: String,
+    levels: &[&[Applied]],
+    (entry, kind, reason): (&Applied, &str, String),
 ) -> Fault {
-    let listener = DocumentKey::new(Kind::Listeners, Arc::clone(listener));
-    let suspects = [&entry.document, &entry.owner, &listener, key];
+    let document = input.after.document(key);
+    let named = document.and_then(Document::as_route).map(Route::upstream_names);
+    let clusters = named.into_iter().flatten();
+    let clusters = clusters.filter(|name| input.dirty.upstreams.contains(name));
+    let mut suspects = vec![
+        key.clone(),
+        DocumentKey::new(Kind::Listeners, Arc::clone(listener)),
+        DocumentKey::new(Kind::Defaults, ""),
+    ];
+    suspects.extend(clusters.map(|name| DocumentKey::new(Kind::Clusters, name)));
+    let entries = levels.iter().flat_map(|level| level.iter());
+    suspects.extend(entries.flat_map(|entry| [entry.document.clone(), entry.owner.clone()]));
     let written = |key: &DocumentKey| input.after.get(key).map(|compiled| compiled.accepted.mod_revision);
-    let newest = suspects.into_iter().max_by_key(|key| written(key)).unwrap_or(key);
+    let newest = suspects.into_iter().max_by_key(written).unwrap_or_else(|| key.clone());
     let (path, reason) = match () {
-        () if *newest == entry.owner => (entry.place.as_str(), reason),
-        () if *newest == entry.document => (kind, format!("{}: {reason}", entry.owner)),
+        () if newest == entry.owner => (entry.place.as_str(), reason),
+        () if newest == entry.document => (kind, format!("{}: {reason}", entry.owner)),
         () => ("", format!("{}: {reason}", entry.from())),
     };
-    Fault::of_itself(newest.clone(), Rejection::new(path, reason))
+    Fault::of_itself(newest, Rejection::new(path, reason))
 }
 
 /// A sentence for each entry of a document's lists that a final policy of an outer level beats.

@@ -137,7 +137,7 @@ pub fn document(
             Ok(Translated::Named(ResourceType::Runtime, layer))
         }
         Document::Policy(value) => Ok(Translated::Policy {
-            filters: policies::of_policy(&value.policy, &|_| None).into(),
+            filters: policies::of_policy(&value.policy, &|_| None, None).into(),
             services: named_upstreams(context, value.policy.upstreams())?,
         }),
         Document::Xds(value) => verbatim::from_document(key, value).map(Translated::Verbatim),

@@ -214,6 +214,7 @@ fn http3_is_a_listener_of_its_own_with_the_routes_and_secrets_of_the_first() {
         "secrets b",
         "secrets ca",
         "extension_configs chancery.jwt",
+        "extension_configs chancery.lua",
         "extension_configs chancery.rate_limit",
         "extension_configs chancery.rate_limit.user",
         "routes edge",

@@ -1,7 +1,7 @@
 //! Filters with a state, which Envoy gets by ECDS: one for each kind and group, under names that no operator may take.
 //!
 //! All of them always exist: if Envoy is told that one does not, it never makes the listener ready. Without one Envoy
-//! has the default of the listener: no request with a token policy passes, and nothing is limited.
+//! has the default of the listener: no request with a token policy passes, nothing is limited, and no script runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{Secrets, jwt, rate_limit};
+use super::{Secrets, jwt, lua, oidc, rate_limit};
 use crate::document::policy::{Policy, PolicyRule};
+use crate::document::route::HostPattern;
 use crate::proto::message::{ads, any};
 use crate::resource::compile::parts::Parts;
 use crate::resource::{Reference, Resource, ResourceType, ResourceVersion, Source};
@@ -25,13 +26,15 @@ pub enum Extension {
     RateLimit,
     /// Tokens.
     Jwt,
-    /// Rate limits by a claim.
+    /// Rate limits by an identity.
     UserRateLimit,
+    /// Scripts.
+    Lua,
 }
 
 impl Extension {
     /// All, in the order of requests.
-    pub const ALL: [Self; 3] = [Self::RateLimit, Self::Jwt, Self::UserRateLimit];
+    pub const ALL: [Self; 4] = [Self::RateLimit, Self::Jwt, Self::UserRateLimit, Self::Lua];
 
     /// The name of the filter and of its resource.
     #[must_use]
@@ -40,6 +43,7 @@ impl Extension {
             Self::RateLimit => "chancery.rate_limit",
             Self::Jwt => "chancery.jwt",
             Self::UserRateLimit => "chancery.rate_limit.user",
+            Self::Lua => "chancery.lua",
         }
     }
 
@@ -48,14 +52,20 @@ impl Extension {
     pub fn has(self, policy: &Policy) -> bool {
         match &policy.rule {
             PolicyRule::Jwt(_) => self == Self::Jwt,
-            PolicyRule::RateLimit(_) => self != Self::Jwt,
+            PolicyRule::RateLimit(_) => matches!(self, Self::RateLimit | Self::UserRateLimit),
+            PolicyRule::Lua(_) => self == Self::Lua,
+            // Rules by the client read their headers.
+            PolicyRule::ApiKey(_) | PolicyRule::BasicAuth(_) => {
+                self == Self::UserRateLimit && policy.client_header().is_some()
+            }
             _ => false,
         }
     }
 
-    /// The messages with which a route runs the filters of a policy. `name` is the policy's.
+    /// The messages with which a route of these hosts runs the filters of a policy, each with the name of its filter.
+    /// `name` is the policy's.
     #[must_use]
-    pub fn enabled_by(policy: &Policy, name: &str) -> Vec<(Self, Any)> {
+    pub fn enabled_by(policy: &Policy, name: &str, hosts: &[HostPattern]) -> Vec<(&'static str, Any)> {
         let enabling = || {
             any(&FilterConfig {
                 config: Some(Any::default()),
@@ -63,11 +73,13 @@ impl Extension {
             })
         };
         match &policy.rule {
-            PolicyRule::Jwt(_) => vec![(Self::Jwt, jwt::for_route(name))],
+            PolicyRule::Oidc(oidc) => vec![(oidc::NAME, oidc::for_route(oidc, name, hosts))],
+            PolicyRule::Jwt(_) => vec![(Self::Jwt.name(), jwt::for_route(name))],
+            PolicyRule::Lua(lua) => vec![(Self::Lua.name(), lua::for_route(lua, name))],
             PolicyRule::RateLimit(limit) => {
                 let filters = [(Self::RateLimit, false), (Self::UserRateLimit, true)].into_iter();
                 let used = filters.filter(|(_, identity)| rate_limit::has_rules(limit, *identity));
-                used.map(|(extension, _)| (extension, enabling())).collect()
+                used.map(|(extension, _)| (extension.name(), enabling())).collect()
             }
             _ => Vec::new(),
         }
@@ -120,15 +132,23 @@ impl Extension {
             });
             limits.collect()
         };
+        let clients = policies.values().filter_map(|policy| policy.client_header()).collect();
         match self {
-            Self::RateLimit => any(&rate_limit::filter(&limits(), false, "rate_limit")),
-            Self::UserRateLimit => any(&rate_limit::filter(&limits(), true, "rate_limit_user")),
+            Self::RateLimit => any(&rate_limit::filter(&limits(), false, &clients, "rate_limit")),
+            Self::UserRateLimit => any(&rate_limit::filter(&limits(), true, &clients, "rate_limit_user")),
             Self::Jwt => {
                 let tokens = policies.iter().filter_map(|(name, policy)| match &policy.rule {
                     PolicyRule::Jwt(jwt) => Some((name.clone(), jwt)),
                     _ => None,
                 });
                 jwt::filter(&tokens.collect(), secrets)
+            }
+            Self::Lua => {
+                let scripts = policies.iter().filter_map(|(name, policy)| match &policy.rule {
+                    PolicyRule::Lua(lua) => Some((name.clone(), lua)),
+                    _ => None,
+                });
+                lua::filter(&scripts.collect())
             }
         }
     }

@@ -20,10 +20,14 @@ use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3::Config as MtlsAuthenticated;
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
-use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    ListMatcher, MetadataMatcher, OrMatcher, PathMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
+    path_matcher, string_matcher, value_matcher,
+};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use ipnet::IpNet;
@@ -35,7 +39,7 @@ use crate::document::policy::PolicyRule;
 use crate::document::policy::app::{Abort, AbortStatus, Delay, Fault, Sticky};
 use crate::document::policy::auth::{Rbac, RbacRule};
 use crate::document::policy::edge::{Algorithm, Compression, Cors, Csrf, Headers, IpAccess};
-use crate::document::route::{HeaderEdits, PathMatch};
+use crate::document::route::{HeaderEdits, PathMatch, StringMatch};
 use crate::proto::message::{any, boolean, duration, extension, uint32};
 use crate::resource::listeners::tls;
 use crate::resource::routes::{added, matching};
@@ -47,8 +51,11 @@ const MTLS_PRINCIPAL: &str = "envoy.rbac.principals.mtls_authenticated";
 /// The name of the only policy in an RBAC filter.
 const ONLY: &str = "policy";
 
-/// The filters of a policy.
-pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>) -> Vec<Filter> {
+/// The part of the metadata with the claims of a token, and the filter that writes it.
+pub(super) const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
+
+/// The filters of a policy. `client` is the header with the client that another policy found.
+pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>, client: Option<&str>) -> Vec<Filter> {
     let edge = |name, config| vec![Filter::new(Slot::Edge, name, config)];
     let auth = |name, config| vec![Filter::new(Slot::Auth, name, config)];
     let app = |name, config| vec![Filter::new(Slot::App, name, config)];
@@ -65,8 +72,8 @@ pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>) -> Vec<Filter> {
         PolicyRule::BasicAuth(basic) => basic_auth::filters(basic, secrets),
         PolicyRule::ApiKey(keys) => api_key::filters(keys, secrets),
         PolicyRule::ExtAuthz(authz) => vec![ext_authz::filter(authz)],
-        PolicyRule::Rbac(rbac) => auth("rbac", any(&rbac_filter(rbac))),
-        PolicyRule::GlobalRateLimit(limit) => auth("global_rate_limit", any(&global_rate_limit::filter(limit))),
+        PolicyRule::Rbac(rbac) => auth("rbac", any(&rbac_filter(rbac, client))),
+        PolicyRule::GlobalRateLimit(limit) => auth("global_rate_limit", any(&global_rate_limit::filter(limit, client))),
         PolicyRule::ExtProc(processor) => app("ext_proc", any(&ext_proc::filter(processor))),
         PolicyRule::BodyLimit(max) => app("body_limit", body_limit(*max)),
         PolicyRule::Buffer(max) => app(
@@ -78,9 +85,26 @@ pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>) -> Vec<Filter> {
         PolicyRule::Fault(fault) => app("fault", any(&http_fault(fault))),
         PolicyRule::GrpcJson(json) => app("grpc_json", any(&grpc_json::filter(json))),
         PolicyRule::Sticky(sticky) => app("sticky", any(&stateful_session(sticky))),
-        // By ECDS, or an action of routes.
-        PolicyRule::Jwt(_) | PolicyRule::RateLimit(_) | PolicyRule::Maintenance(_) => Vec::new(),
+        // Filters of their own, or an action of routes.
+        PolicyRule::Jwt(_)
+        | PolicyRule::RateLimit(_)
+        | PolicyRule::Oidc(_)
+        | PolicyRule::Lua(_)
+        | PolicyRule::Maintenance(_) => Vec::new(),
     }
+}
+
+/// The network filter of `ip_access`.
+pub(super) fn network(rule: &PolicyRule) -> Option<(&'static str, Any)> {
+    let PolicyRule::IpAccess(access) = rule else {
+        return None;
+    };
+    let filter = NetworkRbac {
+        rules: ip_access(access).rules,
+        stat_prefix: "ip_access".to_owned(),
+        ..NetworkRbac::default()
+    };
+    Some(("envoy.filters.network.rbac", any(&filter)))
 }
 
 /// One filter an algorithm. The first is chosen if the client likes several equally.
@@ -214,7 +238,7 @@ fn millionths(numerator: u32) -> FractionalPercent {
 
 /// The first rule that matches decides: a request passes if it matches a rule that allows and none before it that
 /// denies.
-fn rbac_filter(rbac: &Rbac) -> RbacFilter {
+fn rbac_filter(rbac: &Rbac, client: Option<&str>) -> RbacFilter {
     let mut denied: Vec<Principal> = Vec::new();
     let mut allowed = Vec::new();
     let and_not_denied = |own: Option<Principal>, denied: &[Principal]| {
@@ -222,7 +246,7 @@ fn rbac_filter(rbac: &Rbac) -> RbacFilter {
         all(own.into_iter().chain(before).collect())
     };
     for rule in &rbac.rules {
-        let own = rbac_rule(rule);
+        let own = rbac_rule(rule, client);
         match rule.allows {
             true => allowed.push(and_not_denied(Some(own), &denied)),
             false => denied.push(own),
@@ -234,7 +258,7 @@ fn rbac_filter(rbac: &Rbac) -> RbacFilter {
     allow_only(allowed)
 }
 
-fn rbac_rule(rule: &RbacRule) -> Principal {
+fn rbac_rule(rule: &RbacRule, client: Option<&str>) -> Principal {
     let mut ids = Vec::new();
     let methods = matching::methods(&rule.methods).into_iter().flatten();
     let methods: Vec<Principal> = methods
@@ -254,6 +278,18 @@ fn rbac_rule(rule: &RbacRule) -> Principal {
             rule.client_ip.iter().map(|range| address(range, false)).collect(),
         ));
     }
+    ids.extend(rule.claims.iter().map(|(segments, text)| claim(segments, text)));
+    if !rule.clients.is_empty() {
+        ids.push(match client {
+            Some(header) => {
+                let is = |name: &String| conditions::principal(header, &StringMatch::Exact(name.clone()));
+                any_of(rule.clients.iter().map(is).collect())
+            }
+            // Such a document is rejected. Without the check: a rule that allows takes no client, one that denies all.
+            None if rule.allows => not(all(Vec::new())),
+            None => all(Vec::new()),
+        });
+    }
     ids.extend(rule.peer.as_ref().map(|(kind, condition)| {
         let config = MtlsAuthenticated {
             san_matcher: Some(tls::name(*kind, condition)),
@@ -262,6 +298,39 @@ fn rbac_rule(rule: &RbacRule) -> Principal {
         id(principal::Identifier::Custom(extension(MTLS_PRINCIPAL, &config)))
     }));
     all(ids)
+}
+
+/// A claim that is the text, or a list with it.
+fn claim(segments: &[String], text: &str) -> Principal {
+    let is_text = || ValueMatcher {
+        match_pattern: Some(value_matcher::MatchPattern::StringMatch(matching::string(
+            string_matcher::MatchPattern::Exact(text.to_owned()),
+        ))),
+    };
+    let in_list = ValueMatcher {
+        match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(ListMatcher {
+            match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(is_text()))),
+        }))),
+    };
+    let either = ValueMatcher {
+        match_pattern: Some(value_matcher::MatchPattern::OrMatch(OrMatcher {
+            value_matchers: vec![is_text(), in_list],
+        })),
+    };
+    let (filter, part) = CLAIMS;
+    let path = std::iter::once(part).chain(segments.iter().map(String::as_str));
+    let segment = |key: &str| metadata_matcher::PathSegment {
+        segment: Some(metadata_matcher::path_segment::Segment::Key(key.to_owned())),
+    };
+    id(principal::Identifier::SourcedMetadata(rbac::SourcedMetadata {
+        metadata_matcher: Some(MetadataMatcher {
+            filter: filter.to_owned(),
+            path: path.map(segment).collect(),
+            value: Some(either),
+            ..MetadataMatcher::default()
+        }),
+        metadata_source: rbac::MetadataSource::Dynamic as i32,
+    }))
 }
 
 fn path(path: &PathMatch) -> Principal {

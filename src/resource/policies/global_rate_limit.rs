@@ -10,14 +10,18 @@ use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::rate_limit
 use super::rate_limit::by_action;
 use super::service::{grpc, status};
 use crate::document::policy::global_rate_limit::{Entry, EntryValue, GlobalRateLimit};
+use crate::document::policy::rate_limit::By;
 use crate::proto::message::duration;
 
 /// The answer if the service does not answer, and requests do not pass then.
 const ON_ERROR: u16 = 503;
+/// A header that no request has.
+const NO_HEADER: &str = "x-chancery-none";
 
-pub(super) fn filter(limit: &GlobalRateLimit) -> Message {
+/// `client` is the header with the client that another policy found.
+pub(super) fn filter(limit: &GlobalRateLimit, client: Option<&str>) -> Message {
     let descriptors = limit.descriptors.iter().map(|entries| RateLimit {
-        actions: entries.iter().map(entry).collect(),
+        actions: entries.iter().map(|of| entry(of, client)).collect(),
         ..RateLimit::default()
     });
     Message {
@@ -42,7 +46,7 @@ pub(super) fn filter(limit: &GlobalRateLimit) -> Message {
 }
 
 /// An entry without its value drops the descriptor.
-fn entry(entry: &Entry) -> Action {
+fn entry(entry: &Entry, client: Option<&str>) -> Action {
     let header = |name: &str| {
         action::ActionSpecifier::RequestHeaders(action::RequestHeaders {
             header_name: name.to_owned(),
@@ -58,6 +62,7 @@ fn entry(entry: &Entry) -> Action {
         }),
         EntryValue::Method => header(":method"),
         EntryValue::Path => header(":path"),
+        EntryValue::By(By::Client) => header(client.unwrap_or(NO_HEADER)),
         EntryValue::By(by) => by_action(by, &entry.key, false),
     };
     Action {

@@ -13,10 +13,10 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     RemoteJwks, per_route_config,
 };
 use envoy_types::pb::google::protobuf::{Any, Empty};
-use prost::{Message, Name};
+use prost::Name;
 
-use super::Secrets;
 use super::service::http;
+use super::{Secrets, entry};
 use crate::document::policy::jwt::{Jwks, Jwt, Provider};
 use crate::document::secret::Content;
 use crate::proto::message::{any, append, duration};
@@ -58,13 +58,6 @@ pub(super) fn filter(policies: &BTreeMap<String, &Jwt>, secrets: &Secrets<'_>) -
         type_url: JwtAuthentication::type_url(),
         value,
     }
-}
-
-fn entry(name: &str, message: &impl Message) -> Vec<u8> {
-    let mut entry = Vec::new();
-    append(&mut entry, 1, name.as_bytes());
-    append(&mut entry, 2, &message.encode_to_vec());
-    entry
 }
 
 fn provider_name(policy: &str, index: usize) -> String {

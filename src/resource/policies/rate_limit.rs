@@ -2,10 +2,10 @@
 //!
 //! A route has the name of its policy as metadata. A rule is an action that makes a descriptor of that name, the rule's
 //! shape and its value of `by`; a bucket belongs to a descriptor. Rules of one shape share an action, whatever policy
-//! they belong to. If the value of `by` is absent, the descriptor is made without it, and has a bucket of its own: a
+//! they belong to. A rule by the client is one by a header: which, stands in the metadata of the route. If the value of `by` is absent, the descriptor is made without it, and has a bucket of its own: a
 //! client that leaves the value out frees itself from nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
@@ -21,7 +21,8 @@ use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, pa
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
 
 use super::conditions;
-use super::route::{METADATA, POLICY_KEY, ROUTE_KEY};
+use super::filters::CLAIMS;
+use super::route::{CLIENT_KEY, METADATA, POLICY_KEY, ROUTE_KEY};
 use crate::document::policy::rate_limit::{By, LimitRule, RateLimit, When};
 use crate::proto::message::{boolean, duration, uint32};
 use crate::resource::routes::matching::{methods, regex, string};
@@ -30,14 +31,13 @@ use crate::resource::routes::matching::{methods, regex, string};
 const POLICY: &str = "policy";
 const RULE: &str = "rule";
 const BY: &str = "by";
+const CLIENT: &str = "client";
 const WHEN: &str = "when";
 const MET: &str = "met";
 /// The key that Envoy gives to the address of a client.
 const ADDRESS: &str = "masked_remote_address";
 /// The bits of an IPv6 address that name a client.
 const V6_BITS: u32 = 64;
-/// The metadata and its part with the claims of a token.
-const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
 
 /// Whether the policy has rules that need an identity, or that need none.
 pub(super) fn has_rules(limit: &RateLimit, identity: bool) -> bool {
@@ -45,9 +45,44 @@ pub(super) fn has_rules(limit: &RateLimit, identity: bool) -> bool {
     limit.rules.iter().any(|rule| is_identity(rule) == identity)
 }
 
-/// The rules of these policies, by name, that a filter has: those by a claim, or the others.
-pub(super) fn filter(policies: &BTreeMap<String, &RateLimit>, identity: bool, prefix: &str) -> LocalRateLimit {
-    let mut shapes: Vec<(usize, Option<&By>, &When, bool)> = Vec::new();
+/// The form of a rule. Rules of one shape share an action.
+#[derive(Debug, Clone, PartialEq)]
+struct RuleShape<'a> {
+    index: usize,
+    by: Option<By>,
+    /// The header with the client of the route, for a rule by it.
+    client: Option<&'a str>,
+    when: &'a When,
+    headers: bool,
+}
+
+/// The shapes of a rule: of a rule by the client one for each header that a route may have it in.
+fn shapes_of<'a>(index: usize, rule: &'a LimitRule, headers: bool, clients: &BTreeSet<&'a str>) -> Vec<RuleShape<'a>> {
+    let shape = |by: Option<By>, client| RuleShape {
+        index,
+        by,
+        client,
+        when: &rule.when,
+        headers,
+    };
+    match &rule.by {
+        Some(By::Client) => clients
+            .iter()
+            .map(|header| shape(Some(By::Header((*header).to_owned())), Some(*header)))
+            .collect(),
+        by => vec![shape(by.clone(), None)],
+    }
+}
+
+/// The rules of these policies, by name, that a filter has: those by an identity, or the others. `clients` are the
+/// headers in which policies of the group write the client that they found.
+pub(super) fn filter(
+    policies: &BTreeMap<String, &RateLimit>,
+    identity: bool,
+    clients: &BTreeSet<&str>,
+    prefix: &str,
+) -> LocalRateLimit {
+    let mut shapes: Vec<RuleShape<'_>> = Vec::new();
     let mut actions = Vec::new();
     let mut descriptors = Vec::new();
     let mut max_keys = 1;
@@ -56,13 +91,15 @@ pub(super) fn filter(policies: &BTreeMap<String, &RateLimit>, identity: bool, pr
             if rule.by.as_ref().is_some_and(By::is_identity) != identity {
                 continue;
             }
-            let shape = (index, rule.by.as_ref(), &rule.when, limit.headers);
-            let number = shapes.iter().position(|other| *other == shape).unwrap_or_else(|| {
-                actions.push(shape_actions(&shape, &shapes.len().to_string()));
-                shapes.push(shape);
-                shapes.len() - 1
-            });
-            descriptors.extend(buckets(name, &number.to_string(), rule));
+            for shape in shapes_of(index, rule, limit.headers, clients) {
+                let known = shapes.iter().position(|other| *other == shape);
+                let number = known.unwrap_or(shapes.len()).to_string();
+                descriptors.extend(buckets(name, &number, rule, shape.client));
+                if known.is_none() {
+                    actions.push(shape_actions(&shape, &number));
+                    shapes.push(shape);
+                }
+            }
             max_keys = max_keys.max(limit.max_keys);
         }
     }
@@ -90,7 +127,7 @@ pub(super) fn filter(policies: &BTreeMap<String, &RateLimit>, identity: bool, pr
     }
 }
 
-fn shape_actions((_, by, when, headers): &(usize, Option<&By>, &When, bool), number: &str) -> Actions {
+fn shape_actions(shape: &RuleShape<'_>, number: &str) -> Actions {
     let mut actions = vec![
         of(metadata(POLICY, METADATA, &[POLICY_KEY], Source::RouteEntry, false)),
         of(action::ActionSpecifier::GenericKey(action::GenericKey {
@@ -99,11 +136,15 @@ fn shape_actions((_, by, when, headers): &(usize, Option<&By>, &When, bool), num
             ..action::GenericKey::default()
         })),
     ];
-    actions.extend(condition(when).map(of));
-    actions.extend(by.map(|by| of(by_action(by, BY, true))));
+    if shape.client.is_some() {
+        // The descriptor has a bucket only if the route has the client in the header of the shape.
+        actions.push(of(metadata(CLIENT, METADATA, &[CLIENT_KEY], Source::RouteEntry, false)));
+    }
+    actions.extend(condition(shape.when).map(of));
+    actions.extend(shape.by.as_ref().map(|by| of(by_action(by, BY, true))));
     Actions {
         actions,
-        x_ratelimit_option: match headers {
+        x_ratelimit_option: match shape.headers {
             true => XRateLimitOption::DraftVersion03 as i32,
             false => XRateLimitOption::Off as i32,
         },
@@ -158,6 +199,8 @@ pub(super) fn by_action(by: &By, key: &str, is_optional: bool) -> action::Action
             descriptor_key: key.to_owned(),
             skip_if_absent: is_optional,
         }),
+        // A rule of this sort has become one by a header.
+        By::Client => metadata(key, METADATA, &[CLIENT_KEY], Source::RouteEntry, is_optional),
         By::Claim(segments) => {
             let (root, part) = CLAIMS;
             let path: Vec<&str> = std::iter::once(part)
@@ -185,12 +228,13 @@ fn metadata(key: &str, root: &str, path: &[&str], source: Source, is_optional: b
 }
 
 /// The bucket of a rule; with `by` one for each value, and one for requests without the value.
-fn buckets(policy: &str, number: &str, rule: &LimitRule) -> Vec<LocalRateLimitDescriptor> {
+fn buckets(policy: &str, number: &str, rule: &LimitRule, client: Option<&str>) -> Vec<LocalRateLimitDescriptor> {
     let entry = |key: &str, value: &str| Entry {
         key: key.to_owned(),
         value: value.to_owned(),
     };
     let mut entries = vec![entry(POLICY, policy), entry(RULE, number)];
+    entries.extend(client.map(|header| entry(CLIENT, header)));
     if rule.when != When::default() {
         entries.push(entry(WHEN, MET));
     }

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendA
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteMatch, WeightedCluster, route,
 };
@@ -45,9 +46,13 @@ pub(super) const METADATA: &str = "chancery";
 pub(super) const POLICY_KEY: &str = "rate_limit";
 /// The document of the route.
 pub(super) const ROUTE_KEY: &str = "route";
+/// The header with the client.
+pub(super) const CLIENT_KEY: &str = "client";
 
 /// The name of the generated route that answers requests without a route.
 pub const NOT_FOUND: &str = "chancery/not-found";
+/// The name of the generated routes for callback and logout.
+pub const LOGIN: &str = "chancery/oidc";
 
 /// The policies that hold for a rule on a listener.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,18 +76,24 @@ pub struct Counted {
     pub rate_limit: Option<String>,
     /// The document of the route.
     pub route: String,
+    /// The header with the client, if the rate limit is by it.
+    pub client: Option<String>,
 }
 
 impl Counted {
     /// Put the metadata into an encoded Route.
     fn append_to(&self, route: &mut Vec<u8>) {
         let limit = self.rate_limit.iter().map(|name| (POLICY_KEY, name));
-        let fields = limit.chain([(ROUTE_KEY, &self.route)]).map(|(key, text)| {
-            let value = structs::Value {
-                kind: Some(structs::Kind::String(text.clone())),
-            };
-            (key.to_owned(), value)
-        });
+        let client = self.client.iter().map(|header| (CLIENT_KEY, header));
+        let fields = limit
+            .chain(client)
+            .chain([(ROUTE_KEY, &self.route)])
+            .map(|(key, text)| {
+                let value = structs::Value {
+                    kind: Some(structs::Kind::String(text.clone())),
+                };
+                (key.to_owned(), value)
+            });
         let fields = structs::Struct {
             fields: fields.collect(),
         };
@@ -257,12 +268,20 @@ fn preflights_of(route: &Route, allowed: &[String]) -> Vec<Route> {
 /// The generated Route that answers requests without a route: 404, with the policies of the listener.
 #[must_use]
 pub fn not_found() -> Bytes {
-    use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+    answered(NOT_FOUND, PathSpecifier::Prefix("/".to_owned()))
+}
 
+/// The generated Route for a path that a login filter answers; 404 if the filter lets a request go on.
+#[must_use]
+pub fn login(path: &str) -> Bytes {
+    answered(LOGIN, PathSpecifier::Path(path.to_owned()))
+}
+
+fn answered(name: &str, path: PathSpecifier) -> Bytes {
     Route {
-        name: NOT_FOUND.to_owned(),
+        name: name.to_owned(),
         r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            path_specifier: Some(path),
             ..RouteMatch::default()
         }),
         action: Some(route::Action::DirectResponse(DirectResponseAction {

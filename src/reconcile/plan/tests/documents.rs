@@ -14,6 +14,7 @@ fn an_empty_world_has_the_default_group_and_its_listener() {
     assert_eq!(plan.difference.groups_added, vec!["default".into()]);
     let expected = [
         "default extension_configs chancery.jwt",
+        "default extension_configs chancery.lua",
         "default extension_configs chancery.rate_limit",
         "default extension_configs chancery.rate_limit.user",
         "default listeners default",

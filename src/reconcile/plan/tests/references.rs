@@ -21,6 +21,7 @@ fn a_missing_cluster_is_generated_and_the_route_says_so() {
         "default clusters x",
         "default endpoints x",
         "default extension_configs chancery.jwt",
+        "default extension_configs chancery.lua",
         "default extension_configs chancery.rate_limit",
         "default extension_configs chancery.rate_limit.user",
         "default listeners default",

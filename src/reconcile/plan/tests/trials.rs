@@ -287,10 +287,17 @@ fn cors_that_comes_takes_the_preflights_of_tests() {
     let preflight = r#"{"request": "OPTIONS http://h/a/b",
         "headers": {"origin": "https://o.example.com", "access-control-request-method": "PUT"}, "expect": {"status": 404}}"#;
     let puts = r#"{"match": "PUT h/a/*", "to": "x", "policies": ["share"]}"#;
-    let mut stage = world_of(&[("clusters/x", X), ("policies/share", r#"{"csrf": {}}"#), ("routes/puts", puts)]);
+    let mut stage = world_of(&[
+        ("clusters/x", X),
+        ("policies/share", r#"{"csrf": {}}"#),
+        ("routes/puts", puts),
+    ]);
     stage.put("routes/a", &with_tests("x", preflight).replace("h/a/*", "h/other"));
     assert_eq!(stage.status("routes/a").reason, None);
-    stage.put("policies/share", r#"{"cors": {"allow_origins": ["https://o.example.com"]}}"#);
+    stage.put(
+        "policies/share",
+        r#"{"cors": {"allow_origins": ["https://o.example.com"]}}"#,
+    );
     assert_eq!(
         stage.status("routes/a").warnings,
         ["tests[0]: OPTIONS http://h/a/b expected status=404, got routes/puts (to=x)"]

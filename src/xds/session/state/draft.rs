@@ -41,10 +41,16 @@ impl State {
             return None;
         }
 
-        let draft = match target.variant {
+        let mut draft = match target.variant {
             Variant::Sotw => self.draft_sotw(target, cautious, due),
             Variant::Delta => self.draft_delta(target, cautious, due),
         };
+        if let Some(draft) = draft
+            .as_mut()
+            .filter(|_| self.resource_type == ResourceType::ExtensionConfig)
+        {
+            self.part_scripts(&mut draft.content);
+        }
         self.schedule(target, now);
         if draft.is_none() && self.unacked.is_empty() && self.work.pending().deferrals.is_empty() {
             // The difference does not concern this client: drop the older sets.

@@ -1,9 +1,11 @@
-//! SotW responses for gRPC libraries: names without a resource, and large responses in parts.
+//! SotW responses for gRPC libraries: names without a resource, and large responses in parts. Scripts in a response of
+//! their own.
 
 use std::sync::Arc;
 
 use super::{State, Target};
 use crate::resource::Resource;
+use crate::resource::policies::Extension;
 use crate::xds::session::state::builder::ResponseBuilder;
 use crate::xds::session::state::content::{Content, SharedPart};
 
@@ -46,9 +48,23 @@ impl State {
             part.push(Arc::clone(resource));
         }
 
-        if later.is_empty() {
-            return;
+        if !later.is_empty() {
+            self.put_off(content, own, later);
         }
+    }
+
+    /// Leave scripts to a response of their own. Envoy runs them when they come; if one fails, Envoy takes no resource of
+    /// the response.
+    pub(super) fn part_scripts(&mut self, content: &mut Content) {
+        let is_script = |resource: &Arc<Resource>| *resource.name == *Extension::Lua.name();
+        let (later, own): (Vec<_>, Vec<_>) = content.resources().cloned().partition(is_script);
+        if !own.is_empty() && !later.is_empty() {
+            self.put_off(content, own, later);
+        }
+    }
+
+    /// Send these resources, and later those.
+    fn put_off(&mut self, content: &mut Content, own: Vec<Arc<Resource>>, later: Vec<Arc<Resource>>) {
         content.shared = SharedPart::Nothing;
         content.own = own;
         for resource in later {
