@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::document::MAX_BYTES;
 use crate::fleet::Fleet;
+use crate::fleet::replicas::Replicas;
 use crate::journal::Journal;
 use crate::reconcile::run::{Arrivals, Command};
 use crate::reconcile::world::World;
@@ -56,6 +57,7 @@ pub mod readiness;
 mod refused;
 mod release;
 mod revisions;
+pub mod rollout;
 mod server;
 mod snapshots;
 mod undo;
@@ -91,12 +93,16 @@ GET    /api/v1/diff                      difference of two revisions; ?from=R&to
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
-GET    /api/v1/clients                   connected proxies, and their ACKs and NACKs; ?names=true
+GET    /api/v1/rollout/REVISION          which proxies have a change; latest; ?wait=30s&for=live|answered&group=NAME
+GET    /api/v1/clients                   connected proxies, and their ACKs and NACKs; ?state=&names=true
 GET    /api/v1/clients/NODE              the streams of one node id
 ";
 
 /// Longest time from a request's headers to its answer.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The same for an answer that may wait for 60 s.
+const WAITED_FOR_WITHIN: std::time::Duration = std::time::Duration::from_secs(65);
 
 /// The header with the id of a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -112,6 +118,10 @@ pub struct Admin {
     pub snapshots: Arc<Store>,
     /// The state of every proxy.
     pub fleet: Fleet,
+    /// The other replicas, and the id of this one.
+    pub replicas: Replicas,
+    /// `--advertise-admin`.
+    pub advertised: Option<Arc<str>>,
     /// The store of the documents.
     pub backend: Arc<dyn Backend>,
     /// Commands to the reconcile loop. If the channel is full, the request waits until its timeout.
@@ -163,6 +173,7 @@ impl Admin {
             .route("/api/v1/snapshot", get(snapshots::overview))
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
             .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))
+            .route("/api/v1/rollout/{revision}", get(rollout::of_revision))
             .route("/api/v1/clients", get(clients::all))
             .route("/api/v1/clients/{node}", get(clients::of_node))
             .fallback(no_endpoint)
@@ -196,12 +207,13 @@ async fn bounded(State(answers): State<Answers>, mut request: Request, next: Nex
         text: request_id.to_str().unwrap_or_default().into(),
         is_chosen,
     });
+    // A rollout may be waited for: its handler bounds the wait.
+    let is_wait = request.uri().path().starts_with("/api/v1/rollout/");
+    let within = if is_wait { WAITED_FOR_WITHIN } else { ANSWER_WITHIN };
     let respond = async { answers.bounded(next.run(request).await).await };
-    let mut response = match tokio::time::timeout(ANSWER_WITHIN, respond).await {
+    let mut response = match tokio::time::timeout(within, respond).await {
         Ok(response) => response.unwrap_or_else(Problem::into_response),
-        Err(_) => {
-            Problem::new(Code::Timeout, format!("no answer within {} s", ANSWER_WITHIN.as_secs())).into_response()
-        }
+        Err(_) => Problem::new(Code::Timeout, format!("no answer within {} s", within.as_secs())).into_response(),
     };
     Problem::write_body(&mut response, request_id.to_str().unwrap_or_default());
 

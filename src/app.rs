@@ -37,6 +37,7 @@ use crate::config::{self, Config, Documents, Flags, Listen, OnMassLoss, SecretKe
 use crate::document::key::{Layout, Root};
 use crate::document::secret::sealed::Keys;
 use crate::document::secret::{Files, Vault};
+use crate::fleet::replicas::Replicas;
 use crate::fleet::{self, Fleet, Variant};
 use crate::journal::{self, Journal, Seen};
 use crate::reconcile::persist::disk::Disk;
@@ -54,6 +55,7 @@ mod journal_metrics;
 mod limit_metrics;
 mod load_metrics;
 mod quarantine;
+mod rollout_metrics;
 mod secret_files;
 mod secret_metrics;
 mod secret_watch;
@@ -64,6 +66,7 @@ use journal_metrics::JournalMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
 use quarantine::{FleetWitness, Quarantine};
+use rollout_metrics::RolloutMetrics;
 use secret_files::SecretFiles;
 use secret_metrics::SecretMetrics;
 use secret_watch::{KeyFile, SecretWatch};
@@ -148,6 +151,7 @@ impl App {
         let unsaved = disk.unsaved();
         metrics.also(Box::new(StateMetrics(unsaved.clone())));
         let snapshots = Arc::new(Store::default());
+        metrics.also(Box::new(RolloutMetrics(fleet.clone(), Arc::clone(&snapshots))));
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let reconciler = Reconciler::new(Parts {
             backend: Arc::clone(&backend),
@@ -170,6 +174,7 @@ impl App {
         );
 
         let stages = Stages::default();
+        let replicas = Replicas::new(&replica_id(&admin_listener));
         let admin = Admin {
             pending: PendingWrites::new(&config.state_prefix),
             hosts: config.admin_hosts.clone().into(),
@@ -179,6 +184,8 @@ impl App {
             readiness: Readiness::new(reconciler.health(), unsaved, stages.draining()),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
+            replicas,
+            advertised: None,
             backend: Arc::clone(&backend),
             commands,
             max_txn_ops: config.max_txn_ops,
@@ -478,10 +485,28 @@ fn bind_xds(config: &Config, certificates: Option<&Certificates>) -> anyhow::Res
 
 /// `control_plane.identifier`: which replica a proxy talks to.
 fn identifier() -> String {
+    format!(
+        "chancery/{}@{}:{}",
+        env!("CARGO_PKG_VERSION"),
+        host_name(),
+        std::process::id()
+    )
+}
+
+fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
-    let host = if host.is_empty() { "localhost" } else { host };
-    format!("chancery/{}@{host}:{}", env!("CARGO_PKG_VERSION"), std::process::id())
+    if host.is_empty() { "localhost" } else { host }.to_owned()
+}
+
+/// The id of this replica: the name of the host and the admin port.
+fn replica_id(admin_listener: &admin::Listener) -> String {
+    let port = match admin_listener {
+        admin::Listener::Tcp(listener) => listener.local_addr().map(|address| address.port()).ok(),
+        admin::Listener::Unix(..) => None,
+    };
+    let port = port.map_or_else(|| "unix".to_owned(), |port| port.to_string());
+    format!("{}:{port}", host_name())
 }
 
 /// The try-out mode's first document, where its folder is missing.
@@ -595,6 +620,10 @@ impl fleet::Observer for Counted {
 
     fn stuck(&self, variant: Variant) {
         self.metrics.stuck(variant.as_str());
+    }
+
+    fn converged(&self, group: &str, after: Duration) {
+        self.metrics.converged(group, after);
     }
 
     fn nacked(&self, resource_type: ResourceType, _: Variant) {

@@ -4,7 +4,7 @@
 //! which resources are served. Streams share no lock while they send and receive. `suspicions` judges a NACK: does one
 //! host refuse the document, or does every proxy?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +16,12 @@ use crate::document::key::DocumentKey;
 use crate::resource::compile::parts::Parts;
 use crate::resource::refused::RefusedResource;
 use crate::resource::{Resource, ResourceType, ResourceVersion};
+use crate::snapshot::Snapshot;
 
+pub mod convergence;
 pub mod limit;
 pub mod load;
+pub mod replicas;
 pub mod suspicions;
 
 mod handle;
@@ -27,6 +30,8 @@ mod nonce;
 mod registry;
 mod stream;
 
+use convergence::latency::Times;
+use convergence::{Place, Question, Report};
 pub use handle::StreamHandle;
 use limit::Reached;
 use load::Loads;
@@ -239,6 +244,8 @@ pub struct ClientView {
     pub lacks_slots: bool,
     /// The moment the stream ended; `None` while it is connected.
     pub gone_at: Option<SystemTime>,
+    /// Where the proxy of the stream stands, and the last event that moved it.
+    pub place: Option<(Arc<Place>, SystemTime)>,
     /// Words of [`warnings`].
     pub warnings: Vec<&'static str>,
     /// By type; only subscribed types.
@@ -258,6 +265,8 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn too_large(&self, resource_type: ResourceType);
     /// A client has stopped answering responses for clusters.
     fn stuck(&self, variant: Variant);
+    /// A proxy of the group has acknowledged the newest change of its group, so long after the change was published.
+    fn converged(&self, group: &str, after: Duration);
 }
 
 /// Counts nothing.
@@ -270,6 +279,7 @@ impl Observer for Nobody {
     fn nacked(&self, _: ResourceType, _: Variant) {}
     fn too_large(&self, _: ResourceType) {}
     fn stuck(&self, _: Variant) {}
+    fn converged(&self, _: &str, _: Duration) {}
 }
 
 /// All streams. Cheap to clone.
@@ -390,6 +400,41 @@ impl Fleet {
     #[must_use]
     pub fn reached(&self) -> &Arc<Reached> {
         &self.reached
+    }
+
+    /// The proxies, compared with a revision.
+    #[must_use]
+    pub fn report(&self, snapshot: &Snapshot, question: Question<'_>) -> Report {
+        self.registry.convergence.report(snapshot, question, SystemTime::now())
+    }
+
+    /// The places of proxies, each with the number of its proxies.
+    #[must_use]
+    pub fn places(&self) -> Vec<(Arc<Place>, usize)> {
+        self.registry.convergence.places()
+    }
+
+    /// The times in which proxies had the step of this generation.
+    #[must_use]
+    pub fn times(&self, generation: u64) -> Option<Times> {
+        self.registry.convergence.times(generation)
+    }
+
+    /// Which of these hashes are of connected nodes ([`replicas::hash`]).
+    #[must_use]
+    pub fn connected_among(&self, hashes: &BTreeSet<u32>) -> Vec<u32> {
+        self.registry.convergence.connected(hashes)
+    }
+
+    /// The number of moves of proxies so far, which tells whether anything moved between two readings.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.registry.convergence.moves()
+    }
+
+    /// Ends when a proxy moves after the call. Cancel safe.
+    pub fn moved(&self) -> tokio::sync::futures::Notified<'_> {
+        self.registry.convergence.moved()
     }
 
     /// The number of connected streams.

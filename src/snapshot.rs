@@ -11,6 +11,7 @@
 //! | `selection`, `aliases` | members by a list of names, and by other names |
 //! | `blocks` | encoded resources, shared by all streams |
 //! | `store` | the pointer to the current snapshot |
+//! | `steps` | the changes that snapshots took in, and the types that each altered |
 //! | `trace` | the place of a publish in its trace |
 
 use std::collections::BTreeMap;
@@ -22,11 +23,13 @@ pub mod blocks;
 pub mod changes;
 pub mod selection;
 pub mod set;
+pub mod steps;
 pub mod store;
 pub mod trace;
 pub mod version;
 
 use set::{Entry, ResourceSet};
+use steps::{Cause, Mark, Marks, Steps};
 use trace::Trace;
 
 use crate::document::DEFAULT_GROUP;
@@ -88,6 +91,10 @@ pub struct Snapshot {
     pub group_rules: Arc<GroupRules>,
     /// The trace of the publish, and the parent of the span of each ACK; `None` if it is not traced.
     pub trace: Option<Trace>,
+    /// The changes of documents, and the types that each altered.
+    pub steps: Steps,
+    /// The generation of the newest step that altered any resource.
+    pub marked: u64,
 }
 
 /// The resources of one group of proxies: a set a type.
@@ -99,6 +106,8 @@ pub struct GroupSnapshot {
     pub sets: [Arc<ResourceSet>; ResourceType::COUNT],
     /// The set of route configurations with all virtual hosts inline, if any differs from the one in `sets`.
     whole_routes: Option<Arc<ResourceSet>>,
+    /// The newest step that altered each type.
+    marks: Marks,
 }
 
 impl GroupSnapshot {
@@ -110,6 +119,7 @@ impl GroupSnapshot {
             name,
             sets,
             whole_routes: None,
+            marks: [Mark::NEVER; ResourceType::COUNT],
         }
     }
 
@@ -195,6 +205,8 @@ pub struct Facts {
     pub withhold_removals: bool,
     /// See [`Snapshot::group_rules`]. Sorted by the caller.
     pub group_rules: Arc<GroupRules>,
+    /// The changes of documents that led to the snapshot; `None`: there were none.
+    pub cause: Option<Cause>,
 }
 
 #[cfg(test)]
@@ -209,6 +221,7 @@ impl Facts {
             stale: false,
             withhold_removals: false,
             group_rules: Arc::clone(&snapshot.group_rules),
+            cause: None,
         }
     }
 }
@@ -228,6 +241,8 @@ impl Snapshot {
             groups: BTreeMap::new(),
             group_rules: Arc::new([]),
             trace: None,
+            steps: Steps::default(),
+            marked: 0,
         }
     }
 
@@ -252,7 +267,7 @@ impl Snapshot {
             }
         }
 
-        Self {
+        let mut next = Self {
             generation: self.generation + 1,
             revision: facts.revision,
             revisions: facts.revisions,
@@ -268,7 +283,13 @@ impl Snapshot {
                 facts.group_rules
             },
             trace: self.trace.clone(),
+            steps: self.steps.clone(),
+            marked: self.marked,
+        };
+        if let Some(cause) = &facts.cause {
+            next.take_step(self, difference, cause);
         }
+        next
     }
 
     /// One group; `default` if no group has the name. `None` only before the first publish.

@@ -22,6 +22,7 @@ pub(crate) fn facts() -> Facts {
         stale: false,
         withhold_removals: false,
         group_rules: Arc::new([]),
+        cause: None,
     }
 }
 

@@ -36,6 +36,7 @@ static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 2]> = LazyLock::new(|| {
         stale: false,
         withhold_removals: false,
         group_rules: Arc::new([]),
+        cause: None,
     };
     let before = plan_now(&world(), lists(&entries(BEFORE), 10));
     let after = plan_now(&before.world, lists(&entries(AFTER), 20));

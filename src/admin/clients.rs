@@ -12,11 +12,14 @@ use serde::Serialize;
 
 use super::Admin;
 use super::answer::{Pieces, list, open_object, text};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::query::{Page, Pairs, parse_flag, reject_unknown_params, values};
+use super::rollout::{self, Shown};
 use crate::fleet::{ClientView, Exchange, Identity, Nack, Subscribed, TypeView, warnings};
 use crate::resource::ResourceType;
 
+/// The states of a client.
+const STATES: [&str; 7] = ["live", "rolling", "behind", "refused", "stalled", "pending", "gone"];
 /// Names of a subscription that are written at a time.
 const NAMES_AT_A_TIME: usize = 1000;
 
@@ -28,6 +31,10 @@ struct Client<'a> {
     gone_at: Option<String>,
     group: &'a str,
     node: Node<'a>,
+    replica: &'a str,
+    revision: Option<i64>,
+    state: &'static str,
+    state_since: String,
     stream: u64,
 }
 
@@ -61,13 +68,24 @@ struct NackView {
 }
 
 pub(super) async fn all(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["group", "q", "names", "limit", "after"])?;
+    reject_unknown_params(&query, &["state", "group", "q", "names", "limit", "after"])?;
+    let state = values(&query, "state").last().map(ToOwned::to_owned);
+    if let Some(other) = state.as_ref().filter(|state| !STATES.contains(&state.as_str())) {
+        let detail = format!(
+            "query parameter `state`: found `{other}`, expected one of {}",
+            STATES.join(", ")
+        );
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
     let text = values(&query, "q").last().unwrap_or_default();
     let group = values(&query, "group").last().map(ToOwned::to_owned);
 
     let wanted = |identity: &Identity| identity.node_id.contains(text) || identity.node_cluster.contains(text);
-    let shown = move |client: &ClientView| group.as_ref().is_none_or(|group| *client.group == **group);
-    answer(&admin, &query, &wanted, shown).await
+    let is_shown = move |client: &ClientView, shown: &Shown| {
+        group.as_ref().is_none_or(|group| *client.group == **group)
+            && state.as_ref().is_none_or(|state| shown.state == state)
+    };
+    answer(&admin, &query, &wanted, is_shown).await
 }
 
 pub(super) async fn of_node(
@@ -77,33 +95,35 @@ pub(super) async fn of_node(
 ) -> Result<Response, Problem> {
     reject_unknown_params(&query, &["names", "limit", "after"])?;
     let Path(node) = path?;
-    answer(&admin, &query, &|identity| *identity.node_id == *node, |_| true).await
+    answer(&admin, &query, &|identity| *identity.node_id == *node, |_, _| true).await
 }
 
 async fn answer(
     admin: &Admin,
     query: &[(String, String)],
     wanted: &(dyn Fn(&Identity) -> bool + Sync),
-    shown: impl Fn(&ClientView) -> bool + Send + 'static,
+    is_shown: impl Fn(&ClientView, &Shown) -> bool + Send + 'static,
 ) -> Result<Response, Problem> {
     let with_names = parse_flag(query, "names")?;
     let page = Page::of(query)?;
     let after = page.after(|place| place.parse().ok())?.unwrap_or_default();
 
     let with_policies = admin.world.load().compiled().groups_with_policies();
-    let clients = admin.fleet.clients_after(after, wanted).filter(shown);
-    let clients = clients.map(move |mut client| {
+    let (snapshot, now) = (admin.snapshots.current(), SystemTime::now());
+    let clients = admin.fleet.clients_after(after, wanted).filter_map(move |mut client| {
+        let shown = rollout::shown(client.place.as_ref(), client.gone_at, &snapshot, now);
         if client.lacks_slots && with_policies.contains(&client.group) {
             client.warnings.push(warnings::ENVOY_TOO_OLD);
         }
-        client
+        is_shown(&client, &shown).then_some((client, shown))
     });
+    let replica = admin.replicas.own();
     let pieces = list(
         "{\"clients\":[".to_owned(),
         &page,
         clients,
-        |client| client.stream.to_string(),
-        move |client| show(&client, with_names),
+        |(client, _)| client.stream.to_string(),
+        move |(client, shown)| show(&client, &shown, &replica, with_names),
     );
     admin.answers.json(pieces).await
 }
@@ -113,7 +133,7 @@ fn time(time: SystemTime) -> String {
 }
 
 /// An entry of the list.
-fn show(view: &ClientView, with_names: bool) -> Pieces {
+fn show(view: &ClientView, shown: &Shown, replica: &str, with_names: bool) -> Pieces {
     let head = open_object(&Client {
         address: view.address.map(|address| address.to_string()),
         connected_at: time(view.connected_at),
@@ -123,6 +143,10 @@ fn show(view: &ClientView, with_names: bool) -> Pieces {
             id: &view.node_id,
             cluster: &view.node_cluster,
         },
+        replica,
+        revision: shown.revision,
+        state: shown.state,
+        state_since: time(shown.since),
         stream: view.stream,
     });
 

@@ -241,6 +241,7 @@ async fn planned(
             stale: false,
             withhold_removals: false,
             group_rules: group_rules(&planned.world),
+            cause: None,
         };
         let snapshot = Snapshot::unpublished().next(&planned.difference, facts);
         Compiled {

@@ -70,7 +70,7 @@ pub(super) fn field_of(status: &Status) -> Option<&'static str> {
 
 /// The field of a document that Envoy's message is about, if a document of that kind has such a field.
 /// Envoy refuses an accepted document only for facts of its host or its build: ports, files, missing extensions.
-fn field(kind: Kind, message: &str) -> Option<&'static str> {
+pub(super) fn field(kind: Kind, message: &str) -> Option<&'static str> {
     const FIELDS: [(Kind, &str, &str); 16] = [
         (Kind::Listeners, "cannot bind", "address"),
         (Kind::Listeners, "Cannot assign requested address", "address"),

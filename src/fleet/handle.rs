@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::convergence::Why;
 use super::registry::Registry;
 use super::stream::{Sent, Stream};
 use super::suspicions::Suspicion;
 use super::{Conditions, Nack, Observer, Suspects, UnresolvedNack};
 use crate::resource::ResourceType;
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::steps::{Mark, Marks};
 use crate::snapshot::version::SetVersion;
 
 /// Longest `error_detail` message that is kept, in bytes. Envoy cuts its messages at the same length.
@@ -34,12 +36,16 @@ impl StreamHandle {
     /// The node moved to another group.
     pub fn moved(&self, group: &Arc<str>) {
         self.stream.facts().group = Arc::clone(group);
+        let convergence = &self.registry.convergence;
+        convergence.regrouped(&self.stream.proxy, group, SystemTime::now());
     }
 
     /// The subscription of one type changed; `None`: wildcard.
     pub fn subscribed(&self, resource_type: ResourceType, names: Option<&Arc<[Arc<str>]>>) {
         self.stream
             .of_type(resource_type, |of_type| of_type.names = names.cloned());
+        let convergence = &self.registry.convergence;
+        convergence.subscribed(&self.stream.proxy, self.stream.id, resource_type, SystemTime::now());
     }
 
     /// Secrets are withheld from the stream, because its connection is not trusted. `true` the first time.
@@ -67,6 +73,49 @@ impl StreamHandle {
             of_type.acknowledged = Some(sent);
             of_type.nack = None;
         });
+    }
+
+    /// The client has all of a type up to the mark of a response that it acknowledged. Gives whether the proxy moved.
+    #[must_use]
+    pub fn reaches(&self, resource_type: ResourceType, mark: Mark) -> bool {
+        self.has(resource_type, mark, true)
+    }
+
+    /// The client NACKed a response with this mark.
+    pub fn refuses(&self, resource_type: ResourceType, mark: Mark) {
+        let (convergence, stream) = (&self.registry.convergence, &self.stream);
+        convergence.nacked(&stream.proxy, stream.id, resource_type, mark, SystemTime::now());
+    }
+
+    /// The client has, without an ACK for it, all of a type up to a mark: the changes do not concern the client, or it
+    /// has reported their versions.
+    pub fn unconcerned(&self, resource_type: ResourceType, mark: Mark) {
+        self.has(resource_type, mark, false);
+    }
+
+    fn has(&self, resource_type: ResourceType, mark: Mark, is_ack: bool) -> bool {
+        let (convergence, stream) = (&self.registry.convergence, &self.stream);
+        convergence.has(&stream.proxy, stream.id, resource_type, mark, is_ack, SystemTime::now())
+    }
+
+    /// An ACK moved the proxy to a mark; `marks` are those of its group.
+    pub fn converges(&self, mark: Mark, marks: &Marks) {
+        let convergence = &self.registry.convergence;
+        if let Some(after) = convergence.reached(&self.stream.proxy, mark, marks, SystemTime::now()) {
+            let group = Arc::clone(&self.stream.facts().group);
+            self.observer.converged(&group, after);
+        }
+    }
+
+    /// Why something is still owed to the client.
+    pub fn waits(&self, why: Why) {
+        self.registry.convergence.waits(&self.stream.proxy, why);
+    }
+
+    /// The client reads nothing, or reads again.
+    pub fn stalled(&self, is_stalled: bool) {
+        let (convergence, stream) = (&self.registry.convergence, &self.stream);
+        convergence.stalled(&stream.proxy, stream.id, is_stalled, SystemTime::now());
     }
 
     /// The client has accepted this set of a type, as far as it subscribes to it.

@@ -4,12 +4,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::convergence::Convergence;
 use super::memory::Memory;
 use super::stream::Stream;
 use super::suspicions::{Evidence, Suspicions};
@@ -35,6 +36,7 @@ pub(super) struct Registry {
     streams: Mutex<Streams>,
     pub(super) memory: Memory,
     pub(super) suspicions: Suspicions,
+    pub(super) convergence: Convergence,
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +110,11 @@ impl Registry {
             self.with_zone.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let stream = Arc::new(Stream::new(id, identity));
+        let node = (&identity.node_id, &identity.group);
+        let proxy = self.convergence.join(id, node, identity.aggregated, SystemTime::now());
+        let stream = Arc::new(Stream::new(id, identity, proxy));
+        let nacks: Weak<Stream> = Arc::downgrade(&stream);
+        Convergence::own(&stream.proxy, id, nacks);
         let mut streams = self.streams.lock();
         streams.live.insert(id, Arc::clone(&stream));
         stream
@@ -120,6 +126,7 @@ impl Registry {
             self.with_zone.fetch_sub(1, Ordering::Relaxed);
         }
         stream.leave(now);
+        self.convergence.leave(&stream.proxy, stream.id, now);
         let lists = Lists::measure(stream);
         let mut streams = self.streams.lock();
         streams.live.remove(&stream.id);

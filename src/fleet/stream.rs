@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::convergence::{Nacks, Proxy};
 use super::suspicions::Evidence;
 use super::{ClientView, Conditions, Exchange, Nack, Nonce, Subscribed, TypeView, UnresolvedNack, Variant, warnings};
 use crate::resource::ResourceType;
@@ -104,11 +105,13 @@ pub(super) struct Facts {
 pub(super) struct Stream {
     pub(super) id: u64,
     pub(super) identity: Identity,
+    /// The proxy that the stream is a part of.
+    pub(super) proxy: Arc<Proxy>,
     facts: Mutex<Facts>,
 }
 
 impl Stream {
-    pub(super) fn new(id: u64, identity: Identity) -> Self {
+    pub(super) fn new(id: u64, identity: Identity, proxy: Arc<Proxy>) -> Self {
         let group = Arc::clone(&identity.group);
         let facts = Facts {
             group,
@@ -122,6 +125,7 @@ impl Stream {
         Self {
             id,
             identity,
+            proxy,
             facts: Mutex::new(facts),
         }
     }
@@ -172,6 +176,7 @@ impl Stream {
     }
 
     pub(super) fn view(&self, duplicate: bool) -> ClientView {
+        let place = self.proxy.place();
         let facts = self.facts();
         let warnings = [
             (duplicate, warnings::DUPLICATE_NODE_ID),
@@ -194,6 +199,7 @@ impl Stream {
             connected_at: self.identity.connected_at,
             lacks_slots: self.identity.lacks_slots,
             gone_at: facts.gone_at,
+            place,
             warnings: warnings
                 .into_iter()
                 .filter_map(|(holds, warning)| holds.then_some(warning))
@@ -226,6 +232,17 @@ impl Stream {
             facts.types.len() - 1
         });
         change(&mut facts.types[index]);
+    }
+}
+
+impl Nacks for Stream {
+    fn nack_of(&self, resource_type: ResourceType) -> Option<(Nack, Option<UnresolvedNack>)> {
+        let facts = self.facts();
+        let of_type = facts.types.iter().find(|of| of.resource_type == resource_type)?;
+        let nack = of_type.nack.as_deref().cloned()?;
+        let mut unresolved = facts.unresolved_nacks.iter().rev();
+        let unresolved = unresolved.find(|nack| nack.resource_type == resource_type);
+        Some((nack, unresolved.cloned()))
     }
 }
 

@@ -33,11 +33,13 @@ use crate::backend::etcd::Etcd;
 use crate::backend::{Backend, Entry, Event, WatchControl};
 use crate::document::key::{DocumentKey, Root};
 use crate::resource::compile::Difference;
+use crate::snapshot::steps::Cause;
 use crate::snapshot::store::Store;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::{Facts, GroupRules, Snapshot, Source};
 
 mod arrivals;
+mod cause;
 mod health;
 mod log;
 mod recall;
@@ -697,12 +699,13 @@ impl Reconciler {
         }
         let (events, whole) = self.events_of_documents(&inputs);
         let world = World::clone(&self.worlds.load());
+        let cause = cause::cause(&world, &inputs, self.built.steps.newest_revision());
         let planning = info_span!(parent: &span, "plan", inputs = inputs.len());
         let planned = tokio::task::spawn_blocking(move || planning.in_scope(|| plan(&world, inputs, now))).await;
         match planned {
             Ok(planned) => {
                 let is_held = planned.world.holds_documents();
-                self.apply(planned, now);
+                self.apply(planned, cause, now);
                 self.parts.observer.planned(PlannedEvents { events, whole, is_held });
                 if self.may_publish(now.instant) {
                     self.unpublished
@@ -735,7 +738,7 @@ impl Reconciler {
         (events.collect(), whole)
     }
 
-    fn apply(&mut self, planned: Plan, now: Moment) {
+    fn apply(&mut self, planned: Plan, cause: Option<Cause>, now: Moment) {
         log::verdicts(&planned.verdicts);
         self.hold_ends = planned.deadline;
         for root in planned.relist {
@@ -751,7 +754,7 @@ impl Reconciler {
         }
 
         self.follow_registries(&world, now.instant);
-        self.build(&world, &planned.difference, now);
+        self.build(&world, &planned.difference, cause, now);
     }
 
     /// Follow the registries whose documents serve, and no others.
@@ -825,7 +828,7 @@ impl Reconciler {
     }
 
     /// Build the next snapshot. If nothing changed for streams, it keeps the generation and wakes none of them.
-    fn build(&mut self, world: &World, difference: &Difference, now: Moment) {
+    fn build(&mut self, world: &World, difference: &Difference, cause: Option<Cause>, now: Moment) {
         let stale = self.roots.is_stale(now);
         let facts = Facts {
             revision: world.revision(),
@@ -835,6 +838,7 @@ impl Reconciler {
             stale,
             withhold_removals: !self.parts.allow_empty && !self.had_documents,
             group_rules: group_rules(world),
+            cause,
         };
         let unchanged = difference.is_empty()
             && self.built.generation > 0

@@ -7,7 +7,7 @@
 //! document. Counters with bounded labels have all their series from the start, with 0: otherwise `increase()` misses
 //! the first event of a series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -73,6 +73,11 @@ fn quality(accept: &str, media_type: &str) -> f32 {
 /// Buckets from 1 ms to 65 s, doubling. A publish takes milliseconds; the longest ACK waits for a cluster to warm.
 const SECONDS: (f64, f64, u16) = (0.001, 2.0, 17);
 
+/// Most groups with series of their own.
+pub const GROUPS_MAX: usize = 100;
+/// The label of all other groups.
+pub const OTHER_GROUPS: &str = "other";
+
 /// `{type}`: a TYPE of docs/api.md.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabels {
@@ -94,6 +99,13 @@ pub struct ResponseLabels {
 pub struct VariantLabels {
     /// `sotw` or `delta`.
     pub variant: &'static str,
+}
+
+/// `{group}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupLabels {
+    /// The name of a group, or [`OTHER_GROUPS`].
+    pub group: String,
 }
 
 /// `{kind, state}`.
@@ -138,6 +150,10 @@ pub struct Metrics {
     pub publish_seconds: Histogram,
     /// Time from a publish to its ACK by a stream, in seconds.
     pub acknowledge_seconds: Histogram,
+    /// Time from the publish of a change to the last ACK of a proxy for it, in seconds, by group.
+    rollout_live_seconds: Family<GroupLabels, Histogram>,
+    /// The groups with a histogram of their own.
+    groups: Mutex<BTreeSet<String>>,
     /// The `etcd_*` family; shown after [`Metrics::show_etcd`].
     pub etcd: Etcd,
 }
@@ -165,6 +181,10 @@ impl Default for Metrics {
             stuck: Family::default(),
             publish_seconds: seconds(),
             acknowledge_seconds: seconds(),
+            rollout_live_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(SECONDS.0, SECONDS.1, SECONDS.2))
+            }),
+            groups: Mutex::default(),
             etcd: Etcd::default(),
         };
 
@@ -233,6 +253,12 @@ impl Metrics {
             "Time from a publish to its ACK by a stream",
             self.acknowledge_seconds.clone(),
         );
+
+        registry.register(
+            "chancery_rollout_live_seconds",
+            "Time from the publish of a change until a proxy has acknowledged all of it",
+            self.rollout_live_seconds.clone(),
+        );
     }
 
     /// Give every counter of a type or a variant its series, with 0.
@@ -297,6 +323,20 @@ impl Metrics {
     /// Record the time from the publish of a snapshot to the ACK of a stream.
     pub fn acknowledged(&self, after: Duration) {
         self.acknowledge_seconds.observe(after.as_secs_f64());
+    }
+
+    /// Record the time from the publish of a change until a proxy of the group has acknowledged all of it.
+    pub fn converged(&self, group: &str, after: Duration) {
+        let mut groups = self.groups.lock();
+        let is_known = groups.contains(group) || groups.len() < GROUPS_MAX && groups.insert(group.to_owned());
+        drop(groups);
+        let group = if is_known { group } else { OTHER_GROUPS };
+        let labels = GroupLabels {
+            group: group.to_owned(),
+        };
+        self.rollout_live_seconds
+            .get_or_create(&labels)
+            .observe(after.as_secs_f64());
     }
 
     /// All metrics as text.

@@ -38,6 +38,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The shortest interval between two searches for stalled clients. The usual one is a quarter of the stall timeout.
 const SWEEP_MIN: Duration = Duration::from_millis(10);
 
+/// The longest one: a stalled client is shown soon.
+const SWEEP_MAX: Duration = Duration::from_secs(2);
+
 /// Why the server stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -100,7 +103,7 @@ impl Server {
         server.tasks.spawn(Arc::clone(&server).open_gate());
         // Until the last stream has ended.
         let _announcer = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&server).announce()));
-        let mut sweep = interval((server.options.shortest_time() / 4).max(SWEEP_MIN));
+        let mut sweep = interval((server.options.shortest_time() / 4).clamp(SWEEP_MIN, SWEEP_MAX));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {

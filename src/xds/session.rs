@@ -24,6 +24,7 @@ use crate::rollout::Node;
 use crate::snapshot::GroupRules;
 use crate::snapshot::blocks::Blocks;
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::steps::Mark;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::xds::error::Error;
@@ -115,6 +116,8 @@ pub struct Acked {
     pub published_at: Option<SystemTime>,
     /// The trace of that publish; `None` where it is not traced.
     pub trace: Option<Trace>,
+    /// The changes up to which an ACK of the response brings the type.
+    pub mark: Mark,
     /// ACK or NACK.
     pub ack: Ack,
 }
@@ -516,6 +519,7 @@ impl Session {
         self.stuck.on_ack_or_nack(resource_type);
 
         let (version, published_at, trace) = (answered.version, answered.published_at, answered.trace.clone());
+        let mark = answered.mark;
         let ack = match &request.error_detail {
             None => {
                 state.on_ack(&answered, self.settings.variant);
@@ -550,6 +554,7 @@ impl Session {
             sequence,
             published_at,
             trace,
+            mark,
             ack,
         })
     }

@@ -16,9 +16,12 @@ use http::HeaderMap;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Span, debug, info, info_span, warn};
 
+use crate::fleet::convergence::Why;
 use crate::fleet::{Conditions, Fleet, Identity, Sent, StreamHandle, Variant};
 use crate::resource::ResourceType;
 use crate::resource::policies::FIRST_ENVOY;
+use crate::snapshot::Snapshot;
+use crate::snapshot::steps::Mark;
 use crate::snapshot::store::Store;
 use crate::xds::error::{Code, Error, status};
 use crate::xds::grpc;
@@ -112,6 +115,12 @@ pub(in crate::xds) struct Stream {
     /// As last reported to the fleet.
     group: Option<Arc<str>>,
     conditions: Conditions,
+    /// The newest mark whose changes the client has or was sent; `None`: something waits, or it is unknown.
+    looked: Option<u64>,
+    /// The reason for the wait.
+    why: Option<Why>,
+    /// As last reported to the fleet.
+    stalled: bool,
     span: Span,
 }
 
@@ -156,6 +165,9 @@ impl Stream {
             phase: Phase::Open,
             group: None,
             conditions: Conditions::default(),
+            looked: None,
+            why: None,
+            stalled: false,
             span: Span::none(),
         }
     }
@@ -179,6 +191,7 @@ impl Stream {
         if self.ending.poll().is_ready() {
             return self.end(Code::Ok, "");
         }
+        self.note_stalled();
         let mut turn = None;
         if *reads && let Err(error) = self.read(context, *now, &mut turn, reads) {
             info!(
@@ -202,6 +215,7 @@ impl Stream {
                 return self.send(response);
             }
             self.note_conditions();
+            self.note_marks(&snapshot);
             self.asked = false;
             if self.phase == Phase::HalfClosed {
                 return self.end(Code::Ok, "");
@@ -399,6 +413,34 @@ impl Stream {
         }
     }
 
+    /// Report that the client reads nothing, or reads again.
+    fn note_stalled(&mut self) {
+        let is_stalled = self.progress.cell().is_stalled();
+        if self.stalled != is_stalled
+            && let Some(handle) = &self.handle
+        {
+            self.stalled = is_stalled;
+            handle.stalled(is_stalled);
+        }
+    }
+
+    /// Nothing is owed: report the changes that do not concern the client.
+    fn note_marks(&mut self, snapshot: &Snapshot) {
+        if self.looked == Some(snapshot.marked) || self.handle.is_none() {
+            return;
+        }
+        self.join();
+        let (Some(handle), Some(group)) = (&self.handle, self.session.group()) else {
+            return;
+        };
+        let Some(group) = snapshot.group(group) else { return };
+        let why = self.session.look(group, |of, mark| handle.unconcerned(of, mark));
+        if why != self.why {
+            handle.waits(why.unwrap_or_default());
+        }
+        (self.why, self.looked) = (why, why.is_none().then_some(snapshot.marked));
+    }
+
     /// Register the client with the fleet after its first request, and report a change of its group.
     fn join(&mut self) {
         let (Some(node), group) = (self.session.node(), self.session.group()) else {
@@ -441,6 +483,7 @@ impl Stream {
             && let Some((wildcard, names)) = self.session.subscription(resource_type)
         {
             handle.subscribed(resource_type, (!wildcard).then(|| names.sorted()));
+            self.looked = None;
             if resource_type == ResourceType::Secret {
                 self.note_withheld(handle);
             }
@@ -496,6 +539,12 @@ impl Stream {
                     .and_then(|published| at.duration_since(published).ok());
                 handle.holds(resource_type, self.session.acked(resource_type));
                 handle.acknowledged(resource_type, sent, since);
+                if handle.reaches(resource_type, acked.mark) && acked.mark != Mark::NEVER {
+                    let snapshot = self.store.peek();
+                    if let Some(group) = self.group.as_ref().and_then(|group| snapshot.group(group)) {
+                        handle.converges(acked.mark, group.marks());
+                    }
+                }
             }
             Ack::Nack {
                 code,
@@ -519,6 +568,7 @@ impl Stream {
                     "A proxy NACKed a response"
                 );
                 handle.nacked(resource_type, &sent, code, &message, acked.sequence, suspects);
+                handle.refuses(resource_type, acked.mark);
             }
         }
     }

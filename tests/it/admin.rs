@@ -15,6 +15,7 @@ use chancery::backend::{Backend, Event, ListReason, Problem};
 use chancery::document::key::{DocumentKey, Kind, Layout, Root};
 use chancery::document::secret::Vault;
 use chancery::fleet::limit::Limit;
+use chancery::fleet::replicas::Replicas;
 use chancery::fleet::{Fleet, Identity, Nonce, Sent, StreamHandle, Suspect, Variant};
 use chancery::journal::Journal;
 use chancery::journal::book::Limits;
@@ -24,6 +25,7 @@ use chancery::reconcile::run::{Arrivals, Command, Health, now};
 use chancery::reconcile::world::{Options, World};
 use chancery::resource::compile::{Difference, ResourceChange};
 use chancery::resource::{Resource, ResourceType, ResourceVersion};
+use chancery::snapshot::steps::{Cause, Mark};
 use chancery::snapshot::store::Store;
 use chancery::snapshot::version::SetVersion;
 use chancery::snapshot::{Facts, Source};
@@ -103,6 +105,8 @@ impl Server {
             world: Arc::clone(&world),
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
+            replicas: Replicas::new("chancery-1"),
+            advertised: None,
             backend: Arc::new(store.clone()),
             commands: commands_in,
             readiness: Readiness::new(health_out, Unsaved::default(), CancellationToken::new()),
@@ -153,14 +157,41 @@ impl Server {
     }
 
     fn publish(&self, difference: &Difference, revision: i64) {
+        self.publish_for(difference, revision, None);
+    }
+
+    /// Publish a change of the cluster `users` by a document.
+    fn change_cluster(&self, revision: i64) {
+        let resource = Resource::new("users", revision.to_string(), Vec::new());
+        let difference = Difference {
+            resources: vec![change(ResourceType::Cluster, resource)],
+            ..Difference::default()
+        };
+        let cause = Cause {
+            revisions: vec![revision],
+            documents: None,
+        };
+        self.publish_for(&difference, revision, Some(cause));
+    }
+
+    fn cluster_mark(&self) -> Mark {
+        self.snapshots.current().groups["default"].marks()[ResourceType::Cluster.index()]
+    }
+
+    fn publish_for(&self, difference: &Difference, revision: i64, cause: Option<Cause>) {
         let facts = Facts {
             revisions: Arc::new([("/gateway/".to_owned(), revision)].into()),
             revision,
-            built_at: SystemTime::UNIX_EPOCH + BUILT_AT,
+            built_at: if cause.is_some() {
+                SystemTime::now()
+            } else {
+                SystemTime::UNIX_EPOCH + BUILT_AT
+            },
             source: Source::Memory,
             stale: false,
             withhold_removals: false,
             group_rules: Arc::new([]),
+            cause,
         };
         self.snapshots
             .publish(Arc::new(self.snapshots.current().next(difference, facts)));
@@ -458,6 +489,7 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
     drop(second);
 
     let at = "2026-01-02T03:04:05.678Z";
+    let shown = server.get("/api/v1/clients/edge-1?names=true").await;
     let (one, two) = (format!("{:032x}", 1), format!("{:032x}", 2));
     let expected = json!({
         "stream": first.id(),
@@ -467,6 +499,10 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
         "variant": "delta",
         "connected_at": at,
         "gone_at": null,
+        "replica": "chancery-1",
+        "state": "live",
+        "state_since": shown["clients"][0]["state_since"],
+        "revision": 0,
         "warnings": [],
         "types": {
             "clusters": {
@@ -483,10 +519,10 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
             },
         },
     });
-    assert_eq!(
-        server.get("/api/v1/clients/edge-1?names=true").await,
-        json!({ "clients": [expected], "next": null })
-    );
+    assert_eq!(shown, json!({ "clients": [expected], "next": null }));
+    let gone_alone = server.get("/api/v1/clients?state=gone").await;
+    assert_eq!(gone_alone["clients"].as_array().map(Vec::len), Some(1));
+    assert_eq!(gone_alone["clients"][0]["node"]["id"], "edge-2");
     let all = server.get("/api/v1/clients").await;
     let gone: Vec<bool> = all["clients"]
         .as_array()
@@ -499,6 +535,192 @@ async fn clients_are_shown_with_what_they_hold_and_refuse() {
         server.get("/api/v1/clients/edge%2F3").await,
         json!({ "clients": [], "next": null })
     );
+}
+
+#[tokio::test]
+async fn a_rollout_says_which_proxies_have_a_change() {
+    let server = Server::start(&[]).await;
+    let (one, two) = (connect(&server.fleet, "edge-1"), connect(&server.fleet, "edge-2"));
+    for handle in [&one, &two] {
+        handle.subscribed(ResourceType::Cluster, None);
+    }
+    server.change_cluster(7);
+    let mark = server.cluster_mark();
+    assert!(one.reaches(ResourceType::Cluster, mark));
+    one.converges(mark, server.snapshots.current().groups["default"].marks());
+
+    let shown = server.get("/api/v1/rollout/latest").await;
+    assert_eq!(shown["state"], "rolling");
+    let behind = &shown["behind"][0];
+    let expected = json!({
+        "node": "edge-2", "group": "default", "replica": "chancery-1", "state": "rolling", "types": ["clusters"],
+        "since": behind["since"], "why": "unacknowledged",
+    });
+    assert_eq!((behind, shown["behind"].as_array().map(Vec::len)), (&expected, Some(1)));
+
+    let suspects = vec![Suspect {
+        resource: "users".into(),
+        version: ResourceVersion::of(b"users"),
+        documents: vec![DocumentKey::new(Kind::Clusters, "users")],
+        is_complete: true,
+        parts: None,
+    }];
+    let message = "Error adding/updating cluster(s) users: malformed IP address: x";
+    two.nacked(ResourceType::Cluster, &sent(1, 1), 13, message, 1, suspects);
+    two.refuses(ResourceType::Cluster, mark);
+    let shown = server.get("/api/v1/rollout/7").await;
+    let millis = shown["live_after_ms"]["max"].clone();
+    let expected = json!({
+        "revision": 7,
+        "state": "refused",
+        "since": "2026-01-02T03:04:05.678Z",
+        "complete": true,
+        "divergent": false,
+        "proxies": {
+            "total": 2, "live": 1, "rolling": 0, "behind": 0, "refused": 1, "stalled": 0, "pending": 0, "gone": 0,
+        },
+        "behind": [],
+        "refused": [{
+            "node": "edge-2", "group": "default", "replica": "chancery-1", "type": "clusters", "revision": 7,
+            "at": "2026-01-02T03:04:05.678Z", "message": message,
+            "documents": [{ "key": "/gateway/clusters/users", "path": "endpoints" }],
+        }],
+        "replicas": [{
+            "id": "chancery-1", "version": env!("CARGO_PKG_VERSION"), "admin": null, "revision": 7, "proxies": 2,
+            "heard_at": shown["replicas"][0]["heard_at"], "lost": false,
+        }],
+        "live_after_ms": { "p50": millis, "p99": millis, "max": millis },
+    });
+    assert_eq!(shown, expected);
+    let other = server.get("/api/v1/rollout/latest?group=edge").await;
+    assert_eq!(
+        (&other["state"], &other["proxies"]["total"]),
+        (&json!("live"), &json!(0))
+    );
+
+    assert!(two.reaches(ResourceType::Cluster, mark), "the NACK ends");
+    assert_eq!(server.get("/api/v1/rollout/latest").await["state"], "live");
+    server.change_cluster(12);
+    drop(two);
+    let shown = server.get("/api/v1/rollout/7").await;
+    assert_eq!(
+        (&shown["proxies"]["live"], &shown["proxies"]["gone"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(shown["state"], "live", "it went with the change");
+    assert_eq!(server.get("/api/v1/rollout/12").await["state"], "rolling");
+}
+
+#[tokio::test]
+async fn a_rollout_can_be_waited_for() {
+    let server = Server::start(&[]).await;
+    let proxy = connect(&server.fleet, "edge-1");
+    proxy.subscribed(ResourceType::Cluster, None);
+    let unknown = server.request(Method::GET, "/api/v1/rollout/7", &[], "").await;
+    assert_eq!(
+        problem(&unknown, StatusCode::NOT_FOUND, "unknown_revision"),
+        "there is no revision 7 yet, the newest is 0; ?wait=30s waits for it"
+    );
+
+    let waiting = server.request(Method::GET, "/api/v1/rollout/7?wait=20s", &[], "");
+    let acting = async {
+        server.change_cluster(7);
+        tokio::task::yield_now().await;
+        assert!(proxy.reaches(ResourceType::Cluster, server.cluster_mark()));
+    };
+    let (answer, ()) = tokio::join!(waiting, acting);
+    assert_eq!((answer.status, &answer.body["state"]), (StatusCode::OK, &json!("live")));
+
+    server.change_cluster(8);
+    let over = server
+        .request(Method::GET, "/api/v1/rollout/8?wait=20ms", &[], "")
+        .await;
+    assert_eq!(
+        (over.status, &over.body["state"]),
+        (StatusCode::ACCEPTED, &json!("rolling"))
+    );
+    proxy.refuses(ResourceType::Cluster, server.cluster_mark());
+    let refused = server.request(Method::GET, "/api/v1/rollout/8?wait=20s", &[], "").await;
+    assert_eq!(
+        (refused.status, &refused.body["state"]),
+        (StatusCode::OK, &json!("refused"))
+    );
+    for (query, detail) in [
+        (
+            "wait=61s",
+            "query parameter `wait`: found `61s`, expected a time up to 60s, such as 30s",
+        ),
+        (
+            "wait=1s&for=all",
+            "query parameter `for`: found `all`, expected live or answered",
+        ),
+    ] {
+        let answer = server
+            .request(Method::GET, &format!("/api/v1/rollout/8?{query}"), &[], "")
+            .await;
+        assert_eq!(problem(&answer, StatusCode::BAD_REQUEST, "invalid_request"), detail);
+    }
+}
+
+#[tokio::test]
+async fn every_replica_answers_for_all() {
+    let server = Server::start(&[]).await;
+    server.change_cluster(7);
+    server.change_cluster(9);
+    let other = |revision: i64, live_on: i64, state: Option<&str>| {
+        let summary = json!({
+            "format": 1, "id": "chancery-2", "version": "0.1.0", "admin": "http://b:18001", "revision": revision,
+            "revisions": {}, "sets": {},
+            "places": [
+                { "group": "default", "live_on": revision, "proxies": 3, "state": null, "since": null },
+                { "group": "edge", "live_on": live_on, "proxies": 2, "state": state, "since": 1 },
+            ],
+            "behind": [{
+                "node": "edge-7", "group": "edge", "state": null, "live_on": live_on, "types": ["routes"], "since": 1,
+                "why": "warming",
+            }],
+            "refused": [], "gone": [], "back": [], "latencies": [],
+        });
+        server
+            .admin
+            .replicas
+            .heard(serde_json::from_value(summary).unwrap(), SystemTime::now());
+    };
+    let proxies = async |path: &str| {
+        let shown = server.get(path).await;
+        let of = |name: &str| shown["proxies"][name].as_u64().unwrap();
+        (
+            shown["state"].as_str().unwrap().to_owned(),
+            of("live"),
+            of("rolling") + of("behind"),
+            of("refused"),
+        )
+    };
+    let (latest, older) = ("/api/v1/rollout/latest", "/api/v1/rollout/8");
+
+    other(7, 7, None);
+    assert_eq!(
+        proxies(latest).await,
+        ("rolling".to_owned(), 0, 5, 0),
+        "it does not serve the change yet"
+    );
+    assert_eq!(server.get(latest).await["behind"][0]["why"], "replica_behind");
+    other(9, 7, None);
+    assert_eq!(proxies(latest).await, ("rolling".to_owned(), 3, 2, 0));
+    assert_eq!(proxies(older).await, ("live".to_owned(), 5, 0, 0));
+    other(9, 7, Some("refused"));
+    assert_eq!(proxies(latest).await, ("refused".to_owned(), 3, 0, 2));
+    other(9, 9, None);
+    assert_eq!(proxies(latest).await, ("live".to_owned(), 5, 0, 0));
+
+    server.admin.replicas.ended("chancery-2", false, SystemTime::now());
+    let shown = server.get(latest).await;
+    assert_eq!(
+        (&shown["state"], &shown["complete"]),
+        (&json!("rolling"), &json!(false))
+    );
+    server.admin.replicas.ended("chancery-2", true, SystemTime::now());
+    assert_eq!(server.get(latest).await["complete"], true);
 }
 
 #[tokio::test]
@@ -619,7 +841,7 @@ async fn a_request_that_cannot_be_understood_is_refused() {
         ),
         (
             "/api/v1/clients?node=a",
-            "unknown query parameter `node`, expected group, q, names, limit, after",
+            "unknown query parameter `node`, expected state, group, q, names, limit, after",
         ),
     ];
     for (path, detail) in cases {

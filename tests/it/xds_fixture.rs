@@ -96,6 +96,7 @@ impl Xds {
             stale: false,
             withhold_removals: false,
             group_rules: Arc::clone(&self.store.current().group_rules),
+            cause: None,
         };
         self.store
             .publish(Arc::new(self.store.current().next(&difference, facts)));

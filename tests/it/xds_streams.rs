@@ -34,7 +34,7 @@ async fn a_delta_stream_gets_what_changes() {
     assert_eq!(contents(&first), (vec!["A", "B", "S"], vec![]));
     assert_eq!(
         (&*first.type_url, &*first.control_plane.as_ref().unwrap().identifier),
-        (types::CLUSTER, "test")
+        (types::CLUSTER, "test r1")
     );
     stream.send(delta_ack(&first));
     stream.quiet(QUIET).await;

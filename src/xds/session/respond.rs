@@ -13,12 +13,15 @@ use crate::resource::ResourceType;
 use crate::rollout;
 use crate::snapshot::blocks::{Blocks, Shape};
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::steps::Mark;
 use crate::snapshot::version::SetVersion;
 use crate::snapshot::{GroupSnapshot, Snapshot};
 use crate::xds::session::state::content::Content;
 use crate::xds::session::state::{Draft, Target, Unacked};
+use crate::xds::session::wire::head::ControlPlane;
 use crate::xds::session::wire::{delta, sotw};
 
+mod marks;
 mod removals;
 
 /// The secrets of a client that may not have any.
@@ -33,7 +36,7 @@ impl Session {
         }
         self.regroup(snapshot)?;
         if let Some(unserved) = self.unserved.pop_front() {
-            return Some(self.answer_unserved(&unserved));
+            return Some(self.answer_unserved(&unserved, snapshot.revision));
         }
         let group = snapshot.group(self.group()?)?;
         if let Some(idle) = self.idle.take()
@@ -55,7 +58,7 @@ impl Session {
                 let clusters_unacked = self.check_stuck(now);
                 self.back
                     .end(|| self.types.iter().flatten().any(|state| state.is_returning()));
-                let greeting = self.greeting(now);
+                let greeting = self.greeting(snapshot.revision, now);
                 if greeting.is_none() {
                     self.enter_idle(group, clusters_unacked);
                 }
@@ -196,6 +199,7 @@ impl Session {
             content: content.clone(),
             published_at: published.then_some(snapshot.built_at),
             trace: snapshot.trace.clone().filter(|_| published),
+            mark: state.mark_of(group),
             set: None,
             sent_at: now,
         };
@@ -208,20 +212,27 @@ impl Session {
             self.warm(&content, &changed, returning);
         }
         self.keep_what_is_back(resource_type, group);
-        Some(self.respond(resource_type, &content, version))
+        Some(self.respond(resource_type, &content, version, snapshot.revision))
     }
 
     fn nonce(&self) -> Nonce {
         Nonce::new(self.settings.salt, self.sequence)
     }
 
-    fn respond(&self, resource_type: ResourceType, content: &Content, version: SetVersion) -> Response {
+    fn plane(&self, revision: i64) -> ControlPlane<'_> {
+        ControlPlane {
+            identifier: &self.settings.identifier,
+            revision,
+        }
+    }
+
+    fn respond(&self, resource_type: ResourceType, content: &Content, version: SetVersion, revision: i64) -> Response {
         let nonce = self.nonce();
-        let (type_url, identifier) = (resource_type.type_url(), &*self.settings.identifier);
+        let (type_url, plane) = (resource_type.type_url(), self.plane(revision));
         let (shape, head) = match self.settings.variant {
             Variant::Sotw => (
                 Shape::Sotw,
-                sotw::head(type_url, version, nonce, identifier, &content.removed),
+                sotw::head(type_url, version, nonce, plane, &content.removed),
             ),
             Variant::Delta => {
                 let asked = self.types[resource_type.index()]
@@ -231,7 +242,7 @@ impl Session {
                 let (removed, absent) = (&content.removed, content.removed.iter().filter(is_asked));
                 (
                     Shape::Delta,
-                    delta::head(type_url, version, nonce, identifier, removed, absent),
+                    delta::head(type_url, version, nonce, plane, removed, absent),
                 )
             }
         };
@@ -252,16 +263,15 @@ impl Session {
         }
     }
 
-    fn answer_unserved(&mut self, unserved: &Unserved) -> Response {
+    fn answer_unserved(&mut self, unserved: &Unserved, revision: i64) -> Response {
         self.sequence += 1;
         self.greeting_at = None;
         let (version, nonce) = (SetVersion::default(), self.nonce());
-        let identifier = &*self.settings.identifier;
         let head = delta::head(
             &unserved.type_url,
             version,
             nonce,
-            identifier,
+            self.plane(revision),
             &unserved.names,
             [].iter(),
         );
@@ -276,7 +286,7 @@ impl Session {
     }
 
     /// The one empty response of a delta stream without any other (GR-08).
-    fn greeting(&mut self, now: Instant) -> Option<Response> {
+    fn greeting(&mut self, revision: i64, now: Instant) -> Option<Response> {
         if self.greeting_at.is_none_or(|at| now < at) {
             return None;
         }
@@ -294,11 +304,12 @@ impl Session {
             content: Content::default(),
             published_at: None,
             trace: None,
+            mark: Mark::NEVER,
             set: None,
             sent_at: now,
         };
 
         state.on_sent(unacked, now);
-        Some(self.respond(resource_type, &Content::default(), version))
+        Some(self.respond(resource_type, &Content::default(), version, revision))
     }
 }

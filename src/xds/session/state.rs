@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::fleet::Variant;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::set::ResourceSet;
+use crate::snapshot::steps::Mark;
 use crate::snapshot::trace::Trace;
 use crate::snapshot::version::SetVersion;
 use crate::xds::session::client_features::ClientFeatures;
@@ -45,6 +46,8 @@ pub(in crate::xds) struct Unacked {
     /// The time of the publish that the response carries; `None`: it carries also something else.
     pub(in crate::xds) published_at: Option<SystemTime>,
     pub(in crate::xds) trace: Option<Trace>,
+    /// The changes up to which an ACK brings the type.
+    pub(in crate::xds) mark: Mark,
     /// The set that the client was brought to by this response.
     pub(in crate::xds) set: Option<Arc<ResourceSet>>,
     pub(in crate::xds) sent_at: Instant,
@@ -171,6 +174,23 @@ impl State {
     /// Whether no response is owed and nothing waits: only a request or another set can make a response due.
     pub(in crate::xds) fn is_idle(&self) -> bool {
         self.sent_fresh && self.base.is_some() && self.work.is_none() && self.first_step.is_none()
+    }
+
+    /// Whether removals are owed whose wait is over.
+    pub(in crate::xds) fn has_released(&self) -> bool {
+        !self.work.pending().released.is_empty()
+    }
+
+    /// Whether a response from a snapshot that was not stale was sent.
+    pub(in crate::xds) fn has_sent_fresh(&self) -> bool {
+        self.sent_fresh
+    }
+
+    /// The client has all up to this mark once it sends an ACK for the last response. `false`: no response is without
+    /// ACK or NACK.
+    pub(in crate::xds) fn expect(&mut self, mark: Mark) -> bool {
+        let last = self.unacked.back_mut();
+        last.map(|last| last.mark = mark).is_some()
     }
 
     /// A type that may refer to this one was subscribed: removals wait for its responses too.

@@ -36,6 +36,9 @@ use crate::xds::stream::wake::{self, TaskWaker};
 /// No further response is built while this many bytes wait to be written.
 const IN_FLIGHT_MAX: usize = 64 * 1024;
 
+/// A client that has read nothing for so long is shown as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
 /// The streams of a server: those of xDS, or those of the small services.
 #[derive(Debug)]
 pub(in crate::xds) struct Watchdog {
@@ -79,6 +82,8 @@ pub(in crate::xds) struct Cell {
     is_heard: AtomicBool,
     /// Why the stream is to end: a [`GivenUp`], or 0.
     given_up: AtomicU8,
+    /// The client has read nothing for [`STALLED_AFTER`].
+    is_stalled: AtomicBool,
 }
 
 /// Why the server ends a stream.
@@ -102,6 +107,11 @@ impl Cell {
     /// The client has sent a complete request.
     pub(in crate::xds) fn heard(&self) {
         self.is_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has read nothing of what was sent for [`STALLED_AFTER`].
+    pub(in crate::xds) fn is_stalled(&self) -> bool {
+        self.is_stalled.load(Ordering::Relaxed)
     }
 
     /// The server has read a part of a request, or no longer waits for the rest.
@@ -169,6 +179,7 @@ impl Watchdog {
             request_since: AtomicU64::new(0),
             is_heard: AtomicBool::new(false),
             given_up: AtomicU8::new(0),
+            is_stalled: AtomicBool::new(false),
         });
 
         let mut watched = self.watched.lock();
@@ -196,6 +207,10 @@ impl Watchdog {
         let watched = self.watched.lock();
         for (id, (cell, account)) in &watched.streams {
             let address = account.address;
+            let is_stalled = is_over(cell.since.load(Ordering::Relaxed), STALLED_AFTER);
+            if cell.is_stalled.swap(is_stalled, Ordering::Relaxed) != is_stalled {
+                cell.wake_task();
+            }
             if is_over(cell.since.load(Ordering::Relaxed), limit) {
                 if cell.give_up(GivenUp::Stalled) {
                     info!(peer = %shown(address), "Reset a stream whose client read nothing for {limit:?}");

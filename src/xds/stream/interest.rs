@@ -22,6 +22,8 @@ use crate::xds::stream::in_flight::Cell;
 
 /// The longest time from a publish until every stream has seen it.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// The same if documents changed, not registrations alone: until then the streams count as rolling.
+const CATCH_UP_WITH_DOCUMENTS: Duration = Duration::from_millis(50);
 /// If a publish changes more endpoints than this, it wakes every stream of the group: the test would cost more.
 const CHANGES_MAX: usize = 64;
 
@@ -111,11 +113,11 @@ impl Interests {
     pub(in crate::xds) async fn follow(self: Arc<Self>, store: Arc<Store>) {
         let mut published = store.subscribe();
         let mut seen = store.current();
-        let mut behind: Option<Instant> = None;
+        let mut due: Option<Instant> = None;
         loop {
             let caught_up = async {
-                match behind {
-                    Some(since) => sleep_until(since + CATCH_UP).await,
+                match due {
+                    Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
@@ -127,12 +129,15 @@ impl Interests {
                     }
                     let snapshot = store.current();
                     let everyone = self.notify(&seen, &snapshot);
-                    behind = if everyone { None } else { behind.or_else(|| Some(Instant::now())) };
+                    let is_marked = snapshot.marked != seen.marked;
+                    let catch_up = if is_marked { CATCH_UP_WITH_DOCUMENTS } else { CATCH_UP };
+                    let latest = Instant::now() + catch_up;
+                    due = if everyone { None } else { due.into_iter().chain([latest]).min() };
                     seen = snapshot;
                 }
                 () = caught_up => {
                     self.buckets().values().for_each(Bucket::wake);
-                    behind = None;
+                    due = None;
                 }
             }
         }

@@ -219,6 +219,7 @@ mod tests {
             connected_at: SystemTime::UNIX_EPOCH,
             lacks_slots: false,
             gone_at: None,
+            place: None,
             warnings: Vec::new(),
             types: [(resource_type, of_type)].into(),
         }

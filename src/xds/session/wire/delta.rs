@@ -13,7 +13,7 @@ use crate::xds::session::client_features::not_found;
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::subscription::{Asked, Subscription};
 use crate::xds::session::wire::fields::{Fields, NameList};
-use crate::xds::session::wire::head::ResponseHead;
+use crate::xds::session::wire::head::{ControlPlane, ResponseHead};
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::{Reported, Versions};
 use crate::xds::session::wire::request::Request;
@@ -98,7 +98,7 @@ pub(in crate::xds) fn head<'a>(
     type_url: &str,
     version: SetVersion,
     nonce: Nonce,
-    identifier: &str,
+    plane: ControlPlane<'_>,
     removed: &[Arc<str>],
     absent: impl Iterator<Item = &'a Arc<str>>,
 ) -> Vec<u8> {
@@ -107,7 +107,7 @@ pub(in crate::xds) fn head<'a>(
     head.text(4, type_url);
     head.short(5, nonce);
     removed.iter().for_each(|name| head.text(6, name));
-    head.control_plane(7, identifier);
+    head.control_plane(7, plane);
     absent.for_each(|name| head.message(9, &not_found(name)));
     head.into_bytes()
 }

@@ -13,6 +13,15 @@ const CAPACITY: usize = 192;
 /// `ControlPlane.identifier`.
 const IDENTIFIER: u32 = 1;
 
+/// The sender of a response.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::xds) struct ControlPlane<'a> {
+    /// The identifier of the server.
+    pub(in crate::xds) identifier: &'a str,
+    /// The revision of the snapshot.
+    pub(in crate::xds) revision: i64,
+}
+
 /// The encoded fields.
 #[derive(Debug)]
 pub(in crate::xds) struct ResponseHead(Vec<u8>);
@@ -40,12 +49,19 @@ impl ResponseHead {
         self.0[start - 1] = len as u8;
     }
 
-    /// Add a `ControlPlane`.
-    pub(in crate::xds) fn control_plane(&mut self, number: u32, identifier: &str) {
-        let len = 1 + encoded_len_varint(identifier.len() as u64) + identifier.len();
+    /// Add a `ControlPlane`: the identifier of the server, and the revision, as in `chancery r1842`.
+    pub(in crate::xds) fn control_plane(&mut self, number: u32, plane: ControlPlane<'_>) {
+        let ControlPlane { identifier, revision } = plane;
+        let revision = revision.unsigned_abs();
+        let digits = revision.checked_ilog10().unwrap_or_default() as usize + 1;
+        let text = identifier.len() + " r".len() + digits;
+        let len = 1 + encoded_len_varint(text as u64) + text;
         encode_key(number, WireType::LengthDelimited, &mut self.0);
         encode_varint(len as u64, &mut self.0);
-        self.text(IDENTIFIER, identifier);
+        encode_key(IDENTIFIER, WireType::LengthDelimited, &mut self.0);
+        encode_varint(text as u64, &mut self.0);
+        // Writing to a `Vec` does not fail.
+        write!(self.0, "{identifier} r{revision}").ok();
     }
 
     /// Add a message.

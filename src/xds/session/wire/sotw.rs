@@ -13,7 +13,7 @@ use crate::xds::session::client_features::not_found;
 use crate::xds::session::subscription::names::Interner;
 use crate::xds::session::subscription::{Asked, Subscription};
 use crate::xds::session::wire::fields::{Fields, NameList, Run};
-use crate::xds::session::wire::head::ResponseHead;
+use crate::xds::session::wire::head::{ControlPlane, ResponseHead};
 use crate::xds::session::wire::limits;
 use crate::xds::session::wire::reported::Reported;
 use crate::xds::session::wire::request::Request;
@@ -87,14 +87,14 @@ pub(in crate::xds) fn head(
     type_url: &str,
     version: SetVersion,
     nonce: Nonce,
-    identifier: &str,
+    plane: ControlPlane<'_>,
     absent: &[Arc<str>],
 ) -> Vec<u8> {
     let mut head = ResponseHead::new();
     head.short(1, version);
     head.text(4, type_url);
     head.short(5, nonce);
-    head.control_plane(6, identifier);
+    head.control_plane(6, plane);
     absent.iter().for_each(|name| head.message(7, &not_found(name)));
     head.into_bytes()
 }

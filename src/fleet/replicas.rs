@@ -1,0 +1,240 @@
+//! The proxies of the other replicas, as each of them tells.
+//!
+//! In: a [`Summary`] of each replica, read from the store. Out: the same answers from any replica. A summary that ended
+//! without a clean stop is remembered for ten minutes: until then nobody knows what the proxies of that replica have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// The form of summaries that this server writes and reads.
+pub const FORMAT: u32 = 1;
+/// How long a replica that vanished is remembered.
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+
+/// What a replica tells of its proxies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// The id of the replica.
+    pub id: String,
+    /// The version of the server.
+    pub version: String,
+    /// `--advertise-admin`.
+    pub admin: Option<String>,
+    /// The revision that the replica serves.
+    pub revision: i64,
+    /// The revision that each root stands at, by its prefix.
+    pub revisions: BTreeMap<String, i64>,
+    /// A version of everything that a group is served, by group.
+    pub sets: BTreeMap<String, String>,
+    /// Numbers of proxies.
+    pub places: Vec<PlaceSummary>,
+    /// Proxies that do not have the newest change, the first ones.
+    pub behind: Vec<BehindSummary>,
+    /// NACKs, the first ones.
+    pub refused: Vec<RefusedSummary>,
+    /// Proxies that went lately, the last ones.
+    pub gone: Vec<GoneSummary>,
+    /// The hashes of proxies that went from another replica and are connected here.
+    pub back: Vec<u32>,
+    /// The times of the newest changes.
+    pub latencies: Vec<LatencySummary>,
+}
+
+/// Proxies that stand alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceSummary {
+    /// The group.
+    pub group: String,
+    /// The newest revision that they are live on.
+    pub live_on: i64,
+    /// How many.
+    pub proxies: usize,
+    /// `refused` or `stalled`; `None`: neither.
+    pub state: Option<String>,
+    /// Since when something is owed to them, in milliseconds; `None`: nothing is.
+    pub since: Option<u64>,
+}
+
+/// A proxy that does not have the newest change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BehindSummary {
+    /// `node.id`.
+    pub node: String,
+    /// The group.
+    pub group: String,
+    /// `stalled`; `None`: it depends on the time.
+    pub state: Option<String>,
+    /// The newest revision that the proxy is live on.
+    pub live_on: i64,
+    /// The missing types.
+    pub types: Vec<String>,
+    /// In milliseconds.
+    pub since: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// A NACK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedSummary {
+    /// `node.id`.
+    pub node: String,
+    /// The group.
+    pub group: String,
+    /// The type.
+    pub r#type: String,
+    /// The newest change in the response.
+    pub revision: i64,
+    /// The moment, in milliseconds.
+    pub at: u64,
+    /// The message.
+    pub message: String,
+    /// The documents that may be the cause.
+    pub documents: Vec<Blamed>,
+}
+
+/// A document that may be the cause of a NACK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blamed {
+    /// The full key.
+    pub key: String,
+    /// The field, where the words of Envoy tell it.
+    pub path: Option<String>,
+}
+
+/// A proxy that went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneSummary {
+    /// The hash of `node.id`.
+    pub node: u32,
+    /// The group.
+    pub group: String,
+    /// In milliseconds.
+    pub connected_at: u64,
+    /// In milliseconds.
+    pub gone_at: u64,
+    /// The newest revision that it was live on.
+    pub live_on: i64,
+}
+
+/// The times in which proxies had a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencySummary {
+    /// The change.
+    pub revision: i64,
+    /// The classes, each with its count.
+    pub counts: Vec<(u32, u32)>,
+    /// The longest, in milliseconds.
+    pub max: u64,
+    /// The last moment at which a proxy came to have the change, in milliseconds.
+    pub last: u64,
+}
+
+/// Another replica.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// What it told last.
+    pub summary: Arc<Summary>,
+    /// When this server read that.
+    pub heard_at: SystemTime,
+    /// When the replica vanished without a clean stop; `None`: it is there.
+    pub lost_at: Option<SystemTime>,
+}
+
+/// The other replicas. Cheap to clone; clones share the state.
+#[derive(Debug, Clone, Default)]
+pub struct Replicas(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    own: Mutex<Arc<str>>,
+    others: Mutex<BTreeMap<String, Replica>>,
+    changed: Notify,
+}
+
+impl Replicas {
+    /// No other replica is known.
+    #[must_use]
+    pub fn new(own: &str) -> Self {
+        let replicas = Self::default();
+        replicas.set_own(own);
+        replicas
+    }
+
+    /// The id of this replica.
+    #[must_use]
+    pub fn own(&self) -> Arc<str> {
+        Arc::clone(&self.0.own.lock())
+    }
+
+    /// This replica has another id: its own was taken.
+    pub fn set_own(&self, own: &str) {
+        *self.0.own.lock() = own.into();
+    }
+
+    /// The others, by id; those that vanished longer ago are forgotten.
+    #[must_use]
+    pub fn others(&self, now: SystemTime) -> Vec<Replica> {
+        let mut others = self.0.others.lock();
+        let is_known = |lost: SystemTime| now.duration_since(lost).is_ok_and(|age| age < REMEMBERED_FOR);
+        others.retain(|_, replica| replica.lost_at.is_none_or(is_known));
+        others.values().cloned().collect()
+    }
+
+    /// A replica told something.
+    pub fn heard(&self, summary: Summary, now: SystemTime) {
+        let replica = Replica {
+            summary: Arc::new(summary),
+            heard_at: now,
+            lost_at: None,
+        };
+        let id = replica.summary.id.clone();
+        self.0.others.lock().insert(id, replica);
+        self.0.changed.notify_waiters();
+    }
+
+    /// The summary of a replica ended: by the replica itself, or with its lease.
+    pub fn ended(&self, id: &str, is_clean: bool, now: SystemTime) {
+        let mut others = self.0.others.lock();
+        if is_clean {
+            others.remove(id);
+        } else if let Some(replica) = others.get_mut(id) {
+            replica.lost_at.get_or_insert(now);
+        }
+        drop(others);
+        self.0.changed.notify_waiters();
+    }
+
+    /// Ends when a replica tells something after the call. Cancel safe.
+    pub fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+}
+
+/// A moment in milliseconds.
+#[must_use]
+pub fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment from its milliseconds.
+#[must_use]
+pub fn moment(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// The hash of a node id.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "a hash")]
+pub fn hash(node_id: &str) -> u32 {
+    xxhash_rust::xxh3::xxh3_64(node_id.as_bytes()) as u32
+}
