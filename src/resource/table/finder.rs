@@ -96,3 +96,119 @@ impl<'a> Index<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+    use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+    use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RouteMatch};
+    use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+    use prost::Message;
+
+    use super::super::{MAX_ENTRIES, Origin, Touched, entries};
+    use super::*;
+    use crate::document::key::{DocumentKey, Kind};
+    use crate::document::route::{HostPattern, Match, PathMatch};
+    use crate::resource::matcher::Request;
+
+    /// The encoded Route of a path, for POST alone or for any method.
+    fn route(path: &PathMatch, is_post: bool) -> Bytes {
+        let specifier = match path {
+            PathMatch::Prefix(prefix) if prefix.is_empty() => PathSpecifier::Prefix("/".to_owned()),
+            PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+            PathMatch::Regex(regex) => PathSpecifier::SafeRegex(RegexMatcher {
+                regex: regex.clone(),
+                ..RegexMatcher::default()
+            }),
+            PathMatch::Exact(path) | PathMatch::Legacy(path) | PathMatch::Template(path) => {
+                PathSpecifier::Path(path.clone())
+            }
+        };
+        let post = StringMatcher {
+            match_pattern: Some(MatchPattern::Exact("POST".to_owned())),
+            ..StringMatcher::default()
+        };
+        let method = HeaderMatcher {
+            name: ":method".to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(post)),
+            ..HeaderMatcher::default()
+        };
+        let matches = RouteMatch {
+            path_specifier: Some(specifier),
+            headers: is_post.then_some(method).into_iter().collect(),
+            ..RouteMatch::default()
+        };
+        let route = Route {
+            r#match: Some(matches),
+            ..Route::default()
+        };
+        route.encode_to_vec().into()
+    }
+
+    #[test]
+    fn the_finder_and_the_table_name_the_same_entry() {
+        let hosts = [
+            HostPattern::Any,
+            HostPattern::Wildcard("*.example.com".into()),
+            HostPattern::Exact("a.example.com".into()),
+        ];
+        let paths = [
+            PathMatch::Exact("/a".to_owned()),
+            PathMatch::Exact("/a/b".to_owned()),
+            PathMatch::Prefix(String::new()),
+            PathMatch::Prefix("/a".to_owned()),
+            PathMatch::Prefix("/a/b".to_owned()),
+            PathMatch::Regex("/[ab]/.*".to_owned()),
+        ];
+        let (mut table, mut touched, mut number) = (Table::default(), Touched::default(), 0);
+        for host in &hosts {
+            for path in &paths {
+                for is_post in [false, true] {
+                    number += 1;
+                    // Some are left out, so that the wider hosts have their turn.
+                    if number % 5 == 0 || (number / 7) % 3 == 0 {
+                        continue;
+                    }
+                    let matches = Match {
+                        hosts: vec![host.clone()],
+                        path: path.clone(),
+                        methods: is_post.then(|| "POST".to_owned()).into_iter().collect(),
+                        headers: Vec::new(),
+                        query: Vec::new(),
+                        grpc: false,
+                    };
+                    let origin = Origin {
+                        document: Arc::new(DocumentKey::new(Kind::Routes, format!("r{number}"))),
+                        create_revision: 0,
+                        priority: number % 2,
+                    };
+                    let made = entries(&origin, 0, "match", &matches, path, vec![route(path, is_post)]);
+                    made.iter().for_each(|entry| table.insert(entry, &mut touched));
+                }
+            }
+        }
+        table.encode(&touched, MAX_ENTRIES).unwrap();
+
+        let (mut finder, mut takers) = (Finder::new(&table), std::collections::BTreeSet::new());
+        for host in ["a.example.com", "b.example.com", "example.org"] {
+            for target in ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b/x?y=/a", "/a/"] {
+                for method in ["GET", "POST"] {
+                    let request = Request {
+                        method,
+                        host,
+                        target,
+                        headers: &[],
+                    };
+                    let seen = Seen::of(&request).unwrap();
+                    let name =
+                        |taken: Option<(&Arc<Entry>, Route)>| taken.map(|(entry, _)| entry.claim.document.clone());
+                    let found = name(finder.take(&seen));
+                    assert_eq!(found, name(table.take(&seen)), "{request:?}");
+                    takers.extend(found);
+                }
+            }
+        }
+        assert!(takers.len() >= 8, "{takers:?}");
+    }
+}
