@@ -3,13 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::calls::Calls;
 use crate::listeners::{der, exchange_over_tls};
@@ -26,14 +33,18 @@ use crate::world::{Answer, Ask, LIMIT, ask, http_client, listener, shared};
 with_both_bootstraps!(canary, blue_green);
 
 /// The folders that a test of this file drives.
-const DRIVEN: [&str; 7] = [
+const DRIVEN: [&str; 11] = [
+    "api-keys",
     "blue-green",
+    "browser-app",
     "canary",
     "external-authorization",
     "failover",
+    "grpc-for-all",
     "https-edge",
     "maintenance",
     "mutual-tls",
+    "partners",
 ];
 
 fn recipes() -> PathBuf {
@@ -534,4 +545,297 @@ async fn maintenance_lets_the_office_through_and_ends_by_one_change_of_routes() 
     served.serves("GET shop.example.com/", "shop").await;
     served.answers(from("203.0.113.7"), 403).await;
     served.all_is_accepted(&[]).await;
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partners_have_rights_by_scope_and_the_issuer_changes_its_keys() {
+    let _shared = shared().await;
+    let (orders, login) = (Upstream::start("orders").await, HttpServices::start().await);
+    let keys = format!("{}/keys", login.url());
+    let replaced = [
+        ("10.0.1.4:8080", orders.address().to_string()),
+        ("https://login.example.com/.well-known/jwks.json", keys),
+        (
+            r#""audiences": ["orders"],"#,
+            r#""audiences": ["orders"], "cache": "1s","#.to_owned(),
+        ),
+    ];
+    let served = Arc::new(Served::start("partners", Bootstrap::Delta, &replaced).await);
+    let claims = |partner: &str, scope: &str| json!({ "iss": "https://login.example.com/", "aud": "orders", "sub": partner, "scope": scope, "exp": seconds() + 3600 });
+    let bearer = |key, partner: &str, scope: &str| format!("Bearer {}", login.token_by(key, &claims(partner, scope)));
+    let asks = |method: &str, token: &str| {
+        Ask::from(&*format!("{method} api.example.com/v1/orders/7")).with("authorization", token)
+    };
+
+    let (reads, writes) = (bearer(1, "acme", "orders.read"), bearer(1, "umbra", "orders.write"));
+    let answer = served.serves(asks("GET", &reads), "orders").await;
+    let seen = &answer.body["headers"];
+    assert_eq!(
+        (&seen["x-partner"], &seen["authorization"]),
+        (&json!("acme"), &Value::Null)
+    );
+    assert!(answer.headers.contains_key("x-ratelimit-limit"), "{:?}", answer.headers);
+    served.answers(asks("POST", &reads), 403).await;
+    served.answers(asks("POST", &writes), 200).await;
+    served.answers(asks("GET", &writes), 403).await;
+    served.answers("GET api.example.com/v1/orders/7", 401).await;
+    served.answers("GET api.example.com/v1/orders/healthz", 200).await;
+
+    // First both keys, then tokens of the new one, then the new one alone. No request fails meanwhile.
+    let calls = Calls::new();
+    let client = tokio::spawn({
+        let (served, calls, old) = (
+            Arc::clone(&served),
+            calls.clone(),
+            asks("GET", &bearer(1, "load", "orders.read")),
+        );
+        async move {
+            loop {
+                let answer = served.ask(&old).await;
+                calls.record(match answer.status {
+                    200 => Ok(answer.upstream),
+                    status => Err(status.to_string()),
+                });
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    calls.more(5).await;
+    let renewed = bearer(2, "acme", "orders.read");
+    assert_eq!(served.ask(&asks("GET", &renewed)).await.status, 401);
+    login.publish(&[1, 2]);
+    served.answers(asks("GET", &renewed), 200).await;
+    calls.more(5).await;
+    client.abort();
+    assert_eq!(calls.since(0).failures, Vec::<String>::new());
+    login.publish(&[2]);
+    served.answers(asks("GET", &reads), 401).await;
+    served.answers(asks("GET", &renewed), 200).await;
+
+    // A burst of one partner is over its limit; another partner is not.
+    let greedy = asks("GET", &bearer(2, "greedy", "orders.read"));
+    let is_over = || async {
+        let burst = (0..250).map(|_| served.ask(&greedy));
+        join_all(burst).await.iter().any(|answer| answer.status == 429)
+    };
+    eventually(LIMIT, is_over, true).await;
+    served.answers(asks("GET", &renewed), 200).await;
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_have_keys_and_a_limit_for_each() {
+    let _shared = shared().await;
+    let (catalog, limits) = (Upstream::start("catalog").await, GrpcServices::start().await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys_file = folder.path().join("keys");
+    fs::write(&keys_file, format!("k1 {}\n", BASE64.encode([7; 32]))).expect("write the keys");
+    let keys_file = keys_file.to_string_lossy().into_owned();
+    let keys = json!({ "api_keys": {
+        "shop": ["the-old-key-of-the-shop", "the-new-key-of-the-shop"], "limited": "a-key-that-is-over-the-quota",
+    } });
+    let sealed = seal("secrets/keys-2026", &keys, &keys_file);
+    let replaced = [
+        ("10.0.1.4:8080", catalog.address().to_string()),
+        (
+            "ratelimit.internal:8081",
+            format!("localhost:{}", limits.address().port()),
+        ),
+        ("v1.k1.BASE64", sealed),
+        (
+            r#""domain": "edge","#,
+            r#""domain": "edge", "timeout": "5s","#.to_owned(),
+        ),
+    ];
+    let arguments = ["--secret-keys-file", &*keys_file];
+    let served = Served::start_at(own_address(), "api-keys", Bootstrap::Sotw, &replaced, &arguments).await;
+    let with_key = |key: &str| Ask::from("GET api.example.com/v1/catalog/7").with("x-api-key", key);
+
+    for key in ["the-old-key-of-the-shop", "the-new-key-of-the-shop"] {
+        let answer = served.serves(with_key(key), "catalog").await;
+        let seen = &answer.body["headers"];
+        assert_eq!((&seen["x-client"], &seen["x-api-key"]), (&json!("shop"), &Value::Null));
+    }
+    served.answers(with_key("a-key-of-nobody"), 401).await;
+    served.answers("GET api.example.com/v1/catalog/7", 401).await;
+    served.answers(with_key("a-key-that-is-over-the-quota"), 429).await;
+    let is_over = || async {
+        let shop = with_key("the-new-key-of-the-shop");
+        let burst = (0..40).map(|_| served.ask(&shop));
+        join_all(burst).await.iter().any(|answer| answer.status == 429)
+    };
+    eventually(LIMIT, is_over, true).await;
+    served.all_is_accepted(&[]).await;
+}
+
+/// Seal a secret by the command line; the sealed text.
+fn seal(key: &str, document: &Value, keys_file: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_chancery"))
+        .args(["secret", "seal", "--secret-keys-file", keys_file, key])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run chancery");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin
+        .write_all(document.to_string().as_bytes())
+        .expect("write the document");
+    drop(stdin);
+    let output = child.wait_with_output().expect("the output");
+    assert!(output.status.success(), "{output:?}");
+    let sealed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    sealed["encrypted"].as_str().expect("a sealed text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_service_answers_grpc_browsers_and_json() {
+    let _shared = shared().await;
+    let greeter = GrpcServices::start().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/grpc_json");
+    let replaced = [
+        (
+            "greeter.internal:9090",
+            format!("localhost:{}", greeter.address().port()),
+        ),
+        (
+            "/etc/chancery/proto/greeter.pb",
+            folder.join("greeter.bin").display().to_string(),
+        ),
+    ];
+    let arguments = ["--secret-dir", &*folder.to_string_lossy()];
+    let served = Served::start_at(own_address(), "grpc-for-all", Bootstrap::Delta, &replaced, &arguments).await;
+
+    let greeting = served.answers("GET /v1/hello/ann", 200).await;
+    assert_eq!(greeting.body, json!({ "text": "ann" }));
+
+    // A message with one field: text 1, "ann".
+    let message = [0, 0, 0, 0, 5, 10, 3, b'a', b'n', b'n'];
+    let call = |http: reqwest::Client, content_type: &'static str| {
+        let url = format!("http://{}/greeter.v1.Greeter/Hello", served.address);
+        let request = http
+            .post(url)
+            .header("content-type", content_type)
+            .header("te", "trailers")
+            .header("origin", "https://app.example.com");
+        async move {
+            let answer = request.body(message.to_vec()).send().await.expect("an answer");
+            let allowed = answer.headers().get("access-control-allow-origin").cloned();
+            (allowed, answer.bytes().await.expect("a body"))
+        }
+    };
+    let over_http2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build();
+    let (_, answer) = call(over_http2.expect("a client"), "application/grpc").await;
+    assert_eq!(&*answer, message);
+    let (allowed, answer) = call(http_client(), "application/grpc-web+proto").await;
+    assert_eq!(allowed.expect("the origin"), "https://app.example.com");
+    let (first, trailers) = answer.split_at(message.len());
+    assert_eq!(first, message);
+    assert!(
+        trailers[0] == 0x80 && String::from_utf8_lossy(trailers).contains("grpc-status:0"),
+        "{trailers:?}"
+    );
+    served.all_is_accepted(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_logs_in_and_its_scripts_may_call_the_api() {
+    let _shared = shared().await;
+    let (console, api) = (Upstream::start("console").await, Upstream::start("api").await);
+    let (login, authority, address) = (HttpServices::start().await, Authority::new(), own_address());
+    let names = ["console.example.com", "api.example.com"];
+    authority.put("example.com", &authority.issue_for(&names));
+    let path = |name: &str| authority.path(name).display().to_string();
+    fs::write(path("idp-client"), "the-secret-of-the-client").expect("write a secret");
+    fs::write(path("idp-cookie"), "0123456789abcdef0123456789abcdef").expect("write a secret");
+    let replaced = [
+        ("0.0.0.0:443", address.to_string()),
+        ("10.0.1.4:8080", console.address().to_string()),
+        ("10.0.1.5:8080", api.address().to_string()),
+        ("/etc/chancery/secrets/example.com/tls.crt", path("example.com.pem")),
+        ("/etc/chancery/secrets/example.com/tls.key", path("example.com.key")),
+        ("/etc/chancery/secrets/idp-client", path("idp-client")),
+        ("/etc/chancery/secrets/idp-cookie", path("idp-cookie")),
+        ("https://login.example.com/token", format!("{}/token", login.url())),
+        (r#""client_id": "console""#, r#""client_id": "web""#.to_owned()),
+    ];
+    let arguments = ["--secret-dir", &*path("")];
+    let served = Served::start_at(address, "browser-app", Bootstrap::Delta, &replaced, &arguments).await;
+    let asked = |request: String| {
+        let authority = &authority;
+        async move {
+            let host = request
+                .split("host: ")
+                .nth(1)
+                .and_then(|rest| rest.lines().next())
+                .unwrap_or_default();
+            let answer = exchange_over_tls(address, host, authority, None, &request).await;
+            answer.map_or_else(|error| error.to_string(), |(_, answer)| answer)
+        }
+    };
+    let page = |path: &str, headers: &str| asked(format!("GET {path} HTTP/1.1\r\nhost: console.example.com{headers}"));
+
+    // To the provider, back with a code, and from then on by cookies.
+    eventually(LIMIT, || async { status_of(&page("/a", "").await) }, 302).await;
+    let sent = page("/a", "").await;
+    let provider = header_of(&sent, "location").concat();
+    assert!(
+        provider.starts_with("https://login.example.com/authorize?"),
+        "{provider}"
+    );
+    let state = provider.split("state=").nth(1).and_then(|rest| rest.split('&').next());
+    let back = format!("/oauth2/callback?code=good&state={}", state.unwrap_or_default());
+    let came = page(&back, &format!("\r\ncookie: {}", cookies_of(&sent))).await;
+    assert_eq!(status_of(&came), 302, "{came}");
+    assert_eq!(header_of(&came, "location"), ["https://console.example.com/a"]);
+    let inside = page("/a", &format!("\r\ncookie: {}", cookies_of(&came))).await;
+    assert!(
+        status_of(&inside) == 200 && header_of(&inside, "x-upstream") == ["console"],
+        "{inside}"
+    );
+    let script = page("/a", "\r\nx-requested-with: fetch").await;
+    assert_eq!(status_of(&script), 401, "{script}");
+
+    let preflight = asked(
+        "OPTIONS /v1/a HTTP/1.1\r\nhost: api.example.com\r\norigin: https://app.example.com\r\naccess-control-request-method: POST"
+            .to_owned(),
+    );
+    let preflight = preflight.await;
+    assert_eq!(status_of(&preflight), 200, "{preflight}");
+    assert_eq!(
+        header_of(&preflight, "access-control-allow-origin"),
+        ["https://app.example.com"]
+    );
+    assert_eq!(header_of(&preflight, "x-upstream"), [""; 0]);
+    // The provider of this test speaks HTTP.
+    let told =
+        "oidc: \"token_endpoint\" is no https URL, so the secret of the client and the tokens travel in the clear";
+    served.all_is_accepted(&[told]).await;
+}
+
+/// The status of an answer in HTTP/1.1; 0: it is none.
+fn status_of(answer: &str) -> u16 {
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    status.unwrap_or_default()
+}
+
+/// The values of a header of an answer in HTTP/1.1.
+fn header_of<'a>(answer: &'a str, name: &str) -> Vec<&'a str> {
+    let headers = answer.lines().take_while(|line| !line.is_empty());
+    let pairs = headers.filter_map(|line| line.split_once(": "));
+    pairs.filter(|(own, _)| *own == name).map(|(_, value)| value).collect()
+}
+
+/// The cookies that an answer sets, as a browser sends them back.
+fn cookies_of(answer: &str) -> String {
+    let set = header_of(answer, "set-cookie").into_iter();
+    let kept = set.filter(|cookie| !cookie.contains("=deleted") && !cookie.contains("Max-Age=0"));
+    kept.map(|cookie| cookie.split(';').next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
