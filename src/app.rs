@@ -5,6 +5,7 @@
 //!  xds         snapshot store → streams, fleet               (drains)
 //!  admin       reads world, snapshot store, fleet; writes documents through the backend
 //!  journal     what reconcile has planned → entries in the store, admin
+//!  replica     fleet → a summary in the store; those of other replicas → admin
 //!  quarantine  fleet → reconcile: documents that every proxy refuses
 //!  secrets     files of secrets, the file of their keys, expiry → reconcile, log
 //!  certificates, reload                                      what SIGHUP and changed files bring
@@ -55,6 +56,7 @@ mod journal_metrics;
 mod limit_metrics;
 mod load_metrics;
 mod quarantine;
+mod replica;
 mod rollout_metrics;
 mod secret_files;
 mod secret_metrics;
@@ -66,6 +68,7 @@ use journal_metrics::JournalMetrics;
 use limit_metrics::LimitMetrics;
 use load_metrics::LoadMetrics;
 use quarantine::{FleetWitness, Quarantine};
+use replica::Replica;
 use rollout_metrics::RolloutMetrics;
 use secret_files::SecretFiles;
 use secret_metrics::SecretMetrics;
@@ -102,6 +105,7 @@ pub struct App {
     backend: Arc<dyn Backend>,
     reconciler: Reconciler,
     quarantine: Quarantine,
+    replica: Replica,
     secrets: SecretWatch,
     admin: Admin,
     snapshots: Arc<Store>,
@@ -174,7 +178,19 @@ impl App {
         );
 
         let stages = Stages::default();
-        let replicas = Replicas::new(&replica_id(&admin_listener));
+        let replica_id = config.replica_id.clone();
+        let replica_id = replica_id.unwrap_or_else(|| default_replica_id(&admin_listener));
+        let replicas = Replicas::new(&replica_id);
+        let advertised: Option<Arc<str>> = config.advertise_admin.as_deref().map(Into::into);
+        let replica = Replica {
+            backend: Arc::clone(&backend),
+            state_prefix: config.state_prefix.clone(),
+            snapshots: Arc::clone(&snapshots),
+            worlds: reconciler.worlds(),
+            fleet: fleet.clone(),
+            replicas: replicas.clone(),
+            advertised: advertised.clone(),
+        };
         let admin = Admin {
             pending: PendingWrites::new(&config.state_prefix),
             hosts: config.admin_hosts.clone().into(),
@@ -185,7 +201,7 @@ impl App {
             snapshots: Arc::clone(&snapshots),
             fleet: fleet.clone(),
             replicas,
-            advertised: None,
+            advertised,
             backend: Arc::clone(&backend),
             commands,
             max_txn_ops: config.max_txn_ops,
@@ -203,6 +219,7 @@ impl App {
             backend,
             reconciler,
             quarantine,
+            replica,
             secrets: SecretWatch::new(secret_files, keys),
             admin,
             snapshots,
@@ -248,6 +265,7 @@ impl App {
         let journal = journal::run::Stage::new(self.journal);
         stages.spawn("journal", infallible(journal.run(token.clone())));
         stages.spawn("quarantine", infallible(self.quarantine.run(token.clone())));
+        stages.spawn("replica", infallible(self.replica.run(token.clone())));
         stages.spawn_draining("xds", self.xds.run(self.snapshots, self.fleet, draining, token.clone()));
         let admin = admin::serve(self.admin_listener, self.admin, token.clone());
         // A sixth of the grace is left after the cancellation. Half of it may go to requests that are open.
@@ -500,7 +518,7 @@ fn host_name() -> String {
 }
 
 /// The id of this replica: the name of the host and the admin port.
-fn replica_id(admin_listener: &admin::Listener) -> String {
+fn default_replica_id(admin_listener: &admin::Listener) -> String {
     let port = match admin_listener {
         admin::Listener::Tcp(listener) => listener.local_addr().map(|address| address.port()).ok(),
         admin::Listener::Unix(..) => None,

@@ -87,6 +87,10 @@ pub struct Config {
     pub require_sealed_secrets: bool,
     /// `--ca-bundle`, `CHANCERY_CA_BUNDLE`: PEM file of authorities for upstream `https`. Default: the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// `--replica-id`, `CHANCERY_REPLICA_ID`: the id of this server among its replicas; `None`: host name and admin port.
+    pub replica_id: Option<String>,
+    /// `--advertise-admin`, `CHANCERY_ADVERTISE_ADMIN`: the admin address that the answers of all replicas show.
+    pub advertise_admin: Option<String>,
     /// `--access-log-dir`, `CHANCERY_ACCESS_LOG_DIR`: the folder on proxies' hosts below which access logs may be
     /// written; absolute, without a slash at its end. Default `/var/log`.
     pub access_log_dir: String,
@@ -324,6 +328,8 @@ impl Config {
             ("--on-mass-loss", self.on_mass_loss == other.on_mass_loss),
             ("--plaintext-secrets", self.plaintext_secrets == other.plaintext_secrets),
             ("--ca-bundle", self.ca_bundle == other.ca_bundle),
+            ("--replica-id", self.replica_id == other.replica_id),
+            ("--advertise-admin", self.advertise_admin == other.advertise_admin),
             ("--access-log-dir", self.access_log_dir == other.access_log_dir),
             (
                 "--re2-max-program-size",

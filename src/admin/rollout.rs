@@ -185,7 +185,8 @@ impl Sources<'_> {
         let steps = &self.snapshot.steps;
         let change = steps.change_at(asked).map(|(revision, step)| (revision, step.at));
         let (revision, at) = change.unwrap_or((asked, self.snapshot.built_at));
-        let others = self.replicas.others(now);
+        let mut others = self.replicas.others(now);
+        others.retain(|replica| !replica.summary.stopped);
         let own = self.replicas.own();
         let question = Question { revision, group, most };
         let report = self.fleet.report(self.snapshot, question);
@@ -513,6 +514,7 @@ fn summary_of(sources: Sources<'_>, most: usize, now: SystemTime) -> Summary {
         gone: gone.collect(),
         back: sources.fleet.connected_among(&elsewhere),
         latencies: latencies.collect(),
+        stopped: false,
     }
 }
 

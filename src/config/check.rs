@@ -47,6 +47,8 @@ pub(super) fn check(
         secret_keys: checker.secret_keys(),
         require_sealed_secrets: checker.value("require-sealed-secrets", value::switch),
         ca_bundle: checker.optional("ca-bundle", value::path),
+        replica_id: checker.optional("replica-id", value::replica_id),
+        advertise_admin: checker.optional("advertise-admin", value::text),
         access_log_dir: checker.value("access-log-dir", value::remote_folder),
         re2_max_program_size: checker.value("re2-max-program-size", value::count),
         publish_distance: checker.value::<Duration>("publish-distance", value::duration),

@@ -216,6 +216,20 @@ pub const SETTINGS: &[Setting] = &[
         help: "PEM file of the authorities that verify https upstreams, instead of the system's",
     },
     Setting {
+        name: "replica-id",
+        takes: Takes::One("ID"),
+        default: None,
+        heading: SERVING,
+        help: "Id of this server among its replicas; by default the host name and the admin port",
+    },
+    Setting {
+        name: "advertise-admin",
+        takes: Takes::One("URL"),
+        default: None,
+        heading: SERVING,
+        help: "Admin address of this server that the answers of all replicas show; no server calls it",
+    },
+    Setting {
         name: "access-log-dir",
         takes: Takes::One("DIR"),
         default: Some("/var/log"),

@@ -87,6 +87,8 @@ fn nothing_given_is_the_try_out_mode_with_every_default_of_the_table() {
         secret_keys: None,
         require_sealed_secrets: false,
         ca_bundle: None,
+        replica_id: None,
+        advertise_admin: None,
         access_log_dir: "/var/log".to_owned(),
         re2_max_program_size: 100,
         publish_distance: Duration::from_millis(100),

@@ -18,6 +18,17 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     }
 }
 
+/// An id of a replica: up to 128 visible ASCII characters without a slash, of which it is a part of a key.
+pub(super) fn replica_id(text: &str) -> Result<String, String> {
+    let is_valid = |character: u8| character.is_ascii_graphic() && character != b'/';
+    if (1..=128).contains(&text.len()) && text.bytes().all(is_valid) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "found `{text}`, expected 1 to 128 visible ASCII characters without a slash"
+    ))
+}
+
 pub(super) fn path(given: &str) -> Result<PathBuf, String> {
     text(given)
         .map(PathBuf::from)

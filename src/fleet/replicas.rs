@@ -46,6 +46,9 @@ pub struct Summary {
     pub back: Vec<u32>,
     /// The times of the newest changes.
     pub latencies: Vec<LatencySummary>,
+    /// The replica stops, and its proxies connect to others.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// Proxies that stand alike.
@@ -186,7 +189,9 @@ impl Replicas {
         let mut others = self.0.others.lock();
         let is_known = |lost: SystemTime| now.duration_since(lost).is_ok_and(|age| age < REMEMBERED_FOR);
         others.retain(|_, replica| replica.lost_at.is_none_or(is_known));
-        others.values().cloned().collect()
+        let own = self.own();
+        let others = others.values().filter(|replica| *replica.summary.id != *own);
+        others.cloned().collect()
     }
 
     /// A replica told something.
@@ -201,10 +206,10 @@ impl Replicas {
         self.0.changed.notify_waiters();
     }
 
-    /// The summary of a replica ended: by the replica itself, or with its lease.
-    pub fn ended(&self, id: &str, is_clean: bool, now: SystemTime) {
+    /// The summary of a replica is gone: after a clean stop, or with its lease.
+    pub fn ended(&self, id: &str, now: SystemTime) {
         let mut others = self.0.others.lock();
-        if is_clean {
+        if others.get(id).is_some_and(|replica| replica.summary.stopped) {
             others.remove(id);
         } else if let Some(replica) = others.get_mut(id) {
             replica.lost_at.get_or_insert(now);
