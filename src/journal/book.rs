@@ -330,3 +330,96 @@ impl Book {
         self.texts.keys()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::intent::Via;
+    use super::*;
+
+    fn text(name: &str) -> Option<TextRef> {
+        Some(TextRef {
+            name: Some(name.into()),
+            bytes: 100,
+            revision: 1,
+            created: 1,
+            leased: false,
+        })
+    }
+
+    /// An entry of documents with their texts before and after.
+    fn entry(revision: i64, documents: &[(&str, Option<TextRef>, Option<TextRef>)]) -> Arc<Entry> {
+        let changed = documents.iter().map(|(key, before, after)| Changed {
+            key: (*key).into(),
+            before: before.clone(),
+            after: after.clone(),
+        });
+        Arc::new(Entry {
+            format: 1,
+            revision,
+            at: u64::try_from(revision).unwrap() * 1000,
+            via: Via::Direct,
+            actor: None,
+            message: None,
+            request_id: None,
+            undoes: (revision == 4).then_some(2),
+            gap: None,
+            documents: changed.collect(),
+        })
+    }
+
+    fn book() -> Book {
+        let mut book = Book::default();
+        let base = Base {
+            format: 1,
+            id: String::new(),
+            revision: 0,
+        };
+        book.set_base(base, OrdMap::new());
+        book.insert(entry(1, &[("a", None, text("a1")), ("b", None, text("b1"))]));
+        book.insert(entry(2, &[("a", text("a1"), text("a2"))]));
+        book.insert(entry(3, &[("b", text("b1"), None)]));
+        book.insert(entry(4, &[("a", text("a2"), text("a1"))]));
+        book
+    }
+
+    #[test]
+    fn an_undo_puts_back_the_texts_before_and_names_later_changes() {
+        let book = book();
+        assert_eq!(book.undone_by(2), [4]);
+        let (texts, conflicts) = book.undo(3, 3, &[]);
+        assert_eq!(texts, [("b".into(), text("b1"))]);
+        assert_eq!(conflicts, []);
+        let (texts, conflicts) = book.undo(1, 2, &[]);
+        assert_eq!(texts, [("a".into(), None), ("b".into(), None)]);
+        let later: Vec<_> = conflicts
+            .iter()
+            .map(|conflict| (&*conflict.key, conflict.later))
+            .collect();
+        assert_eq!(later, [("a", 4), ("b", 3)]);
+        let (texts, conflicts) = book.undo(2, 4, &["a".to_owned()]);
+        assert_eq!(texts, [("a".into(), text("a1"))]);
+        assert_eq!(conflicts, []);
+    }
+
+    #[test]
+    fn a_text_counts_once_and_the_oldest_entries_go_first() {
+        let book = book();
+        let size = book.bytes();
+        let mut again = book.clone();
+        again.insert(entry(4, &[("a", text("a2"), text("a1"))]));
+        assert_eq!(again.bytes(), size);
+        let weights: u64 = book.entries().map(|entry| weight(entry)).sum();
+        assert_eq!(size, 300 + weights);
+
+        let limits = |revisions, age, bytes| Limits {
+            revisions,
+            age: Duration::from_secs(age),
+            bytes,
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        assert_eq!(book.trim(&limits(4, 100, 1 << 20), now), None);
+        assert_eq!(book.trim(&limits(2, 100, 1 << 20), now), Some(2));
+        assert_eq!(book.trim(&limits(100, 7, 1 << 20), now), Some(2));
+        assert_eq!(book.trim(&limits(100, 100, 1), now), Some(3), "the newest stays");
+    }
+}

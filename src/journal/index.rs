@@ -245,3 +245,109 @@ fn in_parts<T: Serialize>(documents: &[T]) -> serde_json::Result<Vec<Bytes>> {
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::intent::Via;
+    use super::*;
+
+    fn text(name: &str) -> TextRef {
+        TextRef {
+            name: Some(name.into()),
+            bytes: 10,
+            revision: 1,
+            created: 1,
+            leased: false,
+        }
+    }
+
+    fn entry(revision: i64, documents: usize) -> Entry {
+        let changed = |number: usize| Changed {
+            key: format!("/gateway/routes/{number:06}").into(),
+            before: None,
+            after: Some(text(&format!("{revision}-{number}"))),
+        };
+        Entry {
+            format: 1,
+            revision,
+            at: 0,
+            via: Via::Direct,
+            actor: None,
+            message: None,
+            request_id: Some(format!("request {revision}")),
+            undoes: None,
+            gap: None,
+            documents: (0..documents).map(changed).collect(),
+        }
+    }
+
+    fn base(revision: i64) -> Base {
+        Base {
+            format: 1,
+            id: "id".to_owned(),
+            revision,
+        }
+    }
+
+    fn put(index: &mut Index, keys: &[Key]) {
+        for (key, value) in keys {
+            index.on_key(key, Some(value));
+        }
+    }
+
+    #[test]
+    fn a_large_entry_lies_in_parts_and_counts_once_it_is_whole() {
+        let large = entry(7, 20_000);
+        let keys = keys_of_entry(&large).unwrap();
+        assert!(keys.len() > 2 && keys.iter().all(|(_, value)| value.len() <= PART + 1000));
+        let (own, parts) = keys.split_last().unwrap();
+        assert_eq!(own.0, entry_key(7));
+
+        let mut index = Index::default();
+        put(&mut index, parts);
+        assert!(index.book().is_empty());
+        put(&mut index, std::slice::from_ref(own));
+        assert_eq!(**index.book().at(9).unwrap(), large);
+        assert!(index.parts.is_empty() && index.heads.is_empty());
+
+        // In whatever order a list or a watch brings them.
+        let mut index = Index::default();
+        put(&mut index, std::slice::from_ref(own));
+        put(&mut index, &parts[1..]);
+        assert!(index.book().is_empty());
+        put(&mut index, &parts[..1]);
+        assert_eq!(index.book().len(), 1);
+        let mut index = Index::default();
+        index.on_list(keys.iter().map(|(key, value)| (key.as_str(), value)));
+        assert_eq!(**index.book().at(7).unwrap(), large);
+    }
+
+    #[test]
+    fn the_begin_takes_the_place_of_the_entries_before_it() {
+        let mut index = Index::default();
+        put(&mut index, &keys_of_base(&base(1), &[]).unwrap());
+        for revision in [3, 5, 8] {
+            put(&mut index, &keys_of_entry(&entry(revision, 2)).unwrap());
+        }
+        let book = index.book();
+        assert_eq!((book.len(), book.head()), (3, 8));
+        assert_eq!(book.of_request("request 5").unwrap().revision, 5);
+        let before = book.texts_before(3, i64::MAX);
+        assert_eq!(before.len(), 2);
+        assert!(book.is_held(1) && !book.is_held(0));
+
+        let texts = book.texts_at(5).into_iter();
+        let documents: Vec<_> = texts.map(|(key, text)| BaseDocument { key, text }).collect();
+        put(&mut index, &keys_of_base(&base(5), &documents).unwrap());
+        let book = index.book();
+        assert_eq!((book.len(), book.head(), book.at_base().len()), (1, 8, 2));
+        assert!(!book.has_text("3-0") && book.has_text("5-0") && book.has_text("8-1"));
+        assert_eq!(book.of_request("request 5"), None);
+        assert_eq!(book.newest_of("/gateway/routes/000001").unwrap().revision, 8);
+
+        // A restored store loses the newest entry: the one before it is the newest again.
+        put(&mut index, &keys_of_entry(&entry(9, 2)).unwrap());
+        index.on_key(&entry_key(9), None);
+        assert_eq!(index.book().newest_of("/gateway/routes/000001").unwrap().revision, 8);
+    }
+}

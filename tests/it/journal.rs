@@ -558,6 +558,23 @@ async fn a_server_that_is_killed_loses_no_change() {
     assert_eq!((status, &problem["code"]), (404, &json!("unknown_revision")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_stops_nothing_and_loses_nothing() {
+    let (memory, backend) = in_memory();
+    let replica = Replica::start(&backend).begun().await;
+    memory.set_away(Some("gone fishing"));
+    let first = memory.put("/gateway/routes/a", "1");
+    let second = memory.put("/gateway/routes/a", "2");
+    let is_troubled = || async { replica.journal.trouble().is_some() };
+    eventually(LIMIT, is_troubled, true).await;
+    memory.set_away(None);
+    let shown = replica.at(second).await;
+    let revisions: Vec<_> = entries(&shown).iter().map(|entry| entry.revision).collect();
+    assert_eq!(revisions, [first, second]);
+    eventually(LIMIT, is_troubled, false).await;
+    replica.stop().await;
+}
+
 /// A server on a store of its own, spoken to as JSON.
 struct Api {
     server: Server,
