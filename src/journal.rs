@@ -78,6 +78,8 @@ struct Inner {
     /// Changes with `shown`.
     changed: watch::Sender<()>,
     is_writer: AtomicBool,
+    /// The entries that are being written: the keys of their writes go in the same transaction, before `shown` has them.
+    coming: Mutex<Vec<Arc<Entry>>>,
     trouble: Mutex<Option<String>>,
 }
 
@@ -153,6 +155,7 @@ impl Journal {
             shown: ArcSwap::default(),
             changed: watch::Sender::new(()),
             is_writer: AtomicBool::new(false),
+            coming: Mutex::default(),
             trouble: Mutex::default(),
         }))
     }
@@ -208,7 +211,11 @@ impl Journal {
     /// The change that a request made.
     #[must_use]
     pub fn of_request(&self, request_id: &str) -> Option<Arc<Entry>> {
-        self.0.shown.load().book.of_request(request_id).cloned()
+        // In this order: an entry that is written meanwhile is in one of the two.
+        let coming = self.0.coming.lock().clone();
+        let shown = self.0.shown.load().book.of_request(request_id).cloned();
+        let is_of = |entry: &&Arc<Entry>| entry.request_id.as_deref() == Some(request_id);
+        shown.or_else(|| coming.iter().find(is_of).cloned())
     }
 
     /// A text that an entry names; `None`: the text is lost.

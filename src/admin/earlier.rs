@@ -37,8 +37,9 @@ const EARLIER_TEXTS: usize = 3;
 /// What served at a revision.
 #[derive(Debug)]
 pub(super) struct Compiled {
-    /// Of the change that made it.
+    /// Of the change that made it, and when that was: a restored store may count a revision twice.
     revision: i64,
+    at: u64,
     pub(super) world: Arc<World>,
     pub(super) snapshot: Arc<Snapshot>,
 }
@@ -73,12 +74,15 @@ pub(super) async fn asked(admin: &Admin, query: &Pairs) -> Result<Option<Arc<Com
 /// What served at a revision.
 pub(super) async fn at(admin: &Admin, asked: i64) -> Result<Arc<Compiled>, Problem> {
     let shown = shown_at(admin, asked).await?;
-    let revision = shown.book.at(asked).map_or(asked, |entry| entry.revision);
+    let (revision, at) = shown
+        .book
+        .at(asked)
+        .map_or((asked, 0), |entry| (entry.revision, entry.at));
     let Inner { turn, kept } = &*admin.earlier.0;
     let find = || {
         kept.lock()
             .iter()
-            .find(|compiled| compiled.revision == revision)
+            .find(|compiled| (compiled.revision, compiled.at) == (revision, at))
             .cloned()
     };
     if let Some(found) = find() {
@@ -91,7 +95,10 @@ pub(super) async fn at(admin: &Admin, asked: i64) -> Result<Arc<Compiled>, Probl
     if let Some(found) = find() {
         return Ok(found);
     }
-    let compiled = Arc::new(compile(admin, &shown, revision).await?);
+    let compiled = Arc::new(Compiled {
+        at,
+        ..compile(admin, &shown, revision).await?
+    });
     let mut kept = kept.lock();
     kept.push_front(Arc::clone(&compiled));
     kept.truncate(KEPT);
@@ -246,6 +253,7 @@ async fn planned(
         let snapshot = Snapshot::unpublished().next(&planned.difference, facts);
         Compiled {
             revision,
+            at: 0,
             world: Arc::new(planned.world),
             snapshot: Arc::new(snapshot),
         }

@@ -67,6 +67,10 @@ pub struct Stage {
     id: String,
     index: Index,
     is_index_read: bool,
+    /// Why the entries cannot be followed now.
+    index_failure: Option<String>,
+    /// The process stops: what waits is written at once.
+    is_stopping: bool,
     tracker: Tracker,
     writer: Option<Writer>,
     /// The earliest next attempt to become the writer.
@@ -101,6 +105,8 @@ impl Stage {
             id: format!("{:032x}", rand::random::<u128>()),
             index: Index::default(),
             is_index_read: false,
+            index_failure: None,
+            is_stopping: false,
             tracker: Tracker::default(),
             writer: None,
             look_at: now,
@@ -149,6 +155,11 @@ impl Stage {
         }
 
         let give_back = async {
+            // The next start may not know the changes one by one.
+            self.is_stopping = true;
+            if self.writer.is_some() && self.has_work() {
+                self.turn().await;
+            }
             if let Some(lease) = self.writer.take().and_then(|writer| writer.lease) {
                 let ended = self.inner().backend.end_lease(lease).await;
                 debug!(is_ended = ended.is_ok(), "Journal is left to another replica");
@@ -207,7 +218,9 @@ impl Stage {
                 self.index
                     .on_list(keys.iter().map(|(key, value)| (key.as_str(), *value)));
                 self.is_index_read = true;
+                self.index_failure = None;
             }
+            Event::Failed { reason } => self.index_failure = Some(reason),
             Event::Changed { changes, .. } => {
                 let keys: Vec<_> = changes
                     .iter()
@@ -276,7 +289,10 @@ impl Stage {
     async fn try_turn(&mut self) -> Result<(), Failed> {
         if !self.is_index_read {
             if self.is_shared() {
-                return Ok(());
+                return match &self.index_failure {
+                    Some(reason) => Err(ReadError::Unavailable(reason.clone()).into()),
+                    None => Ok(()),
+                };
             }
             self.read_index().await?;
         }
@@ -625,7 +641,7 @@ impl Stage {
         if self.index.book().base().is_none() {
             return self.write_base().await;
         }
-        if !self.is_shared() && self.is_too_early() {
+        if !self.is_shared() && !self.is_stopping && self.is_too_early() {
             self.write_at = Instant::now() + PACE;
             return Ok(());
         }
@@ -697,6 +713,7 @@ impl Stage {
 
         let mut operations = Vec::new();
         let mut kept: HashSet<Arc<str>> = HashSet::new();
+        let mut coming = Vec::new();
         for step in steps {
             if step.gap == Some(Why::Restored) {
                 operations.extend(self.drop_after(step.revision)?);
@@ -742,6 +759,7 @@ impl Stage {
                 Expect::Absent
             };
             let mut keys = keys_of_entry(&entry)?;
+            coming.push(Arc::new(entry));
             let own = keys.pop();
             operations.extend(
                 keys.into_iter()
@@ -762,6 +780,7 @@ impl Stage {
             expect: Expect::Any,
         });
         operations.extend(stale.collect::<Vec<_>>());
+        *self.inner().coming.lock() = coming;
         self.commit(operations).await
     }
 

@@ -746,6 +746,28 @@ async fn a_change_in_a_directory_is_undone() {
 }
 
 #[tokio::test]
+async fn a_stop_right_after_a_write_to_a_directory_loses_no_author() {
+    let mut api = Api::of_folder().await;
+    api.apply(json!([route(0, "a")])).await;
+    let body = json!({ "documents": [route(0, "b")], "message": "the last one" });
+    let (status, _) = api.post("/api/v1/apply", body).await;
+    assert_eq!(status, 200);
+    api.server.terminate();
+    api.server.ended(LIMIT).await;
+    api.server.restart().await;
+    api.server.ready().await;
+    let messages = || async {
+        let revisions = api.get("/api/v1/revisions").await["revisions"].as_array().cloned();
+        let revisions = revisions.unwrap_or_default();
+        let of = |entry: &serde_json::Value| (entry["via"].clone(), entry["message"].clone(), entry["gap"].clone());
+        revisions.iter().map(of).collect::<Vec<_>>()
+    };
+    let by_api = |message: serde_json::Value| (json!("api"), message, serde_json::Value::Null);
+    let expected = vec![by_api(json!("the last one")), by_api(serde_json::Value::Null)];
+    eventually(LIMIT, messages, expected).await;
+}
+
+#[tokio::test]
 async fn a_change_in_etcd_is_undone() {
     let etcd = Etcd::start().await;
     let api = Api::of_etcd(&etcd).await;
@@ -779,6 +801,43 @@ async fn changes_of_many_documents_are_undone() {
         let routes = api.get("/api/v1/documents?kind=routes").await;
         assert_eq!(routes["documents"].as_array().unwrap().len(), 320);
     }
+}
+
+#[tokio::test]
+async fn a_sealed_secret_comes_back_only_with_its_key() {
+    let etcd = Etcd::start().await;
+    let with_key = async |key: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = [("CHANCERY_SECRET_KEYS", key.to_owned())];
+        let server = Server::start_with_environment(folder, &["--etcd", &etcd.endpoint()], &keys).await;
+        server.ready().await;
+        let client = reqwest::Client::new();
+        Api { server, client }
+    };
+    let api = with_key("old AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").await;
+    let secret = |value: &str| json!([{ "kind": "secrets", "name": "s", "value": { "generic": value } }]);
+    api.apply(secret("hunter1")).await;
+    let stored = etcd.etcdctl(&["get", "/gateway/secrets/s", "--print-value-only"]);
+    let second = api.apply(secret("hunter2")).await;
+    let (status, undone) = api.undo(second, json!({})).await;
+    assert_eq!(status, 200, "{undone}");
+    assert_eq!(
+        etcd.etcdctl(&["get", "/gateway/secrets/s", "--print-value-only"]),
+        stored
+    );
+    let third = undone["revision"].as_i64().unwrap();
+    // The entry is there, for the next server.
+    api.get(&format!("/api/v1/revisions/{third}")).await;
+    let journal = etcd.etcdctl(&["get", "--prefix", "/chancery/journal/"]);
+    assert!(!journal.contains("hunter"), "{journal}");
+
+    let other = with_key("new AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=").await;
+    let (status, problem) = other.undo(third, json!({})).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (422, &json!("invalid_document")),
+        "{problem}"
+    );
 }
 
 #[tokio::test]
