@@ -47,6 +47,7 @@ mod documents;
 mod earlier;
 mod entry;
 mod freeze;
+mod frozen;
 mod json;
 mod limits;
 pub mod pending;

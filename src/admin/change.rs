@@ -15,7 +15,7 @@
 //! repeat of the request is answered, and writes nothing (`repeat`). A change that one transaction cannot hold is
 //! refused, or written in `parts`.
 //!
-//! A frozen document is refused before the checks, without `force` (`freeze`).
+//! A frozen document is refused before the checks, without `force` (`frozen`).
 //!
 //! The answer waits until the world has taken in the write. The wait does not depend on the pace of publishes.
 
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::Admin;
 use super::entry::is_redacted;
-use super::freeze;
+use super::frozen::refuse_frozen;
 use super::pending::{Basis, Turn};
 use super::problem::{Code, Problem};
 use crate::backend::{self, Base, Entry, Expect, Marked, Note, Terms, Unchanged, WriteError};
@@ -142,7 +142,8 @@ pub(super) struct WrittenDocument {
 pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written, Problem> {
     refuse_twice(&change.edits)?;
     if !change.options.force {
-        freeze::refuse_frozen(admin, &change.edits).await?;
+        let documents = change.edits.iter().map(|edit| (&edit.key, edit.full_key.as_str()));
+        refuse_frozen(admin, documents).await?;
     }
     let targets = targets(admin, change)?;
     match parts::split(admin, change, &targets)? {

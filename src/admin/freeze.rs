@@ -1,8 +1,4 @@
 //! `/api/v1/freezes`: documents that the API does not change for a while.
-//!
-//! A freeze is a key `<state-prefix>freezes/ID`, so every replica refuses the same writes. Each change of documents reads
-//! the freezes; an expired one does not count, and the next change of the freezes deletes it. Registrations are never
-//! frozen.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,42 +7,24 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use humantime::{format_rfc3339_seconds, parse_duration};
-use serde::{Deserialize, Serialize};
+use humantime::parse_duration;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::Admin;
 use super::author::check_message;
-use super::change::{Author, Edit};
+use super::change::Author;
+use super::frozen::{FORMAT, Freeze, deletion, key_of, millis, read};
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, reject_unknown_params};
 use super::release::json_only;
 use crate::backend::{Expect, Write};
-use crate::document::key::Layout;
 
-/// The folder below the state prefix.
-const FOLDER: &str = "freezes/";
-/// The format that this version writes.
-const FORMAT: u32 = 1;
 /// Longest freeze.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most freezes at a time.
 const MOST: usize = 1000;
-
-/// A freeze, as it lies in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Freeze {
-    format: u32,
-    id: String,
-    /// A full key, or the begin of full keys with `*` at its end.
-    key: String,
-    why: String,
-    by: Option<String>,
-    /// In milliseconds since 1970.
-    since: u64,
-    until: u64,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,76 +32,6 @@ struct Body {
     key: String,
     r#for: String,
     why: String,
-}
-
-fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn shown_time(millis: u64) -> String {
-    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis));
-    format_rfc3339_seconds(at.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
-}
-
-impl Freeze {
-    /// Whether the freeze holds a document. A prefix holds secrets only if it names their folder.
-    fn holds(&self, layout: &Layout, full_key: &str) -> bool {
-        let Some(prefix) = self.key.strip_suffix('*') else {
-            return self.key == full_key;
-        };
-        let names_secrets = |folder: &str| {
-            let folder = format!("{}{folder}", layout.prefix);
-            !full_key.starts_with(&folder) || prefix.starts_with(&folder)
-        };
-        full_key.starts_with(prefix) && names_secrets("secrets/") && names_secrets("xds/secrets/")
-    }
-
-    fn shown(&self) -> serde_json::Value {
-        json!({
-            "id": self.id, "key": self.key, "why": self.why, "by": self.by,
-            "since": shown_time(self.since), "until": shown_time(self.until),
-        })
-    }
-}
-
-/// The freezes, and those that are over.
-async fn read(admin: &Admin) -> Result<(Vec<Freeze>, Vec<String>), Problem> {
-    let (_, entries) = admin.backend.list(&admin.journal.state_key(FOLDER)).await?;
-    let now = millis(SystemTime::now());
-    let freezes = entries
-        .iter()
-        .filter_map(|entry| serde_json::from_slice::<Freeze>(&entry.value).ok());
-    let (mut current, over): (Vec<_>, Vec<_>) = freezes.partition(|freeze| freeze.until > now);
-    current.sort_by(|one, other| (one.until, &one.id).cmp(&(other.until, &other.id)));
-    Ok((current, over.into_iter().map(|freeze| freeze.id).collect()))
-}
-
-/// Refuse a change of documents that are frozen.
-pub(super) async fn refuse_frozen(admin: &Admin, edits: &[Edit]) -> Result<(), Problem> {
-    let world = admin.world.load_full();
-    let layout = &world.options().layout;
-    let is_document = |edit: &&Edit| {
-        let root = layout.root_of(edit.full_key.as_bytes());
-        root.is_none_or(|root| !root.is_registrations())
-    };
-    if !edits.iter().any(|edit| is_document(&edit)) {
-        return Ok(());
-    }
-    let place = edits.first().map_or("", |edit| edit.full_key.as_str());
-    let (freezes, _) = read(admin).await.map_err(|problem| problem.of_key(place))?;
-    let frozen = edits.iter().filter(is_document).filter_map(|edit| {
-        let freeze = freezes.iter().find(|freeze| freeze.holds(layout, &edit.full_key))?;
-        let by = freeze.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let detail = format!(
-            "{} is frozen{by} until {}: {}; ?force=true makes the change nevertheless",
-            edit.key,
-            shown_time(freeze.until),
-            freeze.why
-        );
-        Some(Problem::new(Code::Frozen, detail).of_key(&edit.full_key))
-    });
-    Problem::of_all(frozen)
 }
 
 pub(super) async fn all(State(admin): State<Admin>, query: Pairs) -> Result<Response, Problem> {
@@ -211,44 +119,4 @@ pub(super) async fn end(
     }
     admin.backend.write(vec![deletion(&admin, &id)]).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-fn key_of(admin: &Admin, id: &str) -> Bytes {
-    format!("{}{id}", admin.journal.state_key(FOLDER)).into()
-}
-
-fn deletion(admin: &Admin, id: &str) -> Write {
-    Write {
-        key: key_of(admin, id),
-        value: None,
-        expect: Expect::Any,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_holds_secrets_only_if_it_names_them() {
-        let holds = |key: &str, full_key: &str| {
-            let freeze = Freeze {
-                format: FORMAT,
-                id: String::new(),
-                key: key.to_owned(),
-                why: String::new(),
-                by: None,
-                since: 0,
-                until: 0,
-            };
-            freeze.holds(&Layout::default(), full_key)
-        };
-        assert!(holds("/gateway/routes/a", "/gateway/routes/a"));
-        assert!(!holds("/gateway/routes/a", "/gateway/routes/ab"));
-        assert!(holds("/gateway/*", "/gateway/routes/a"));
-        assert!(!holds("/gateway/*", "/gateway/secrets/a"));
-        assert!(!holds("/gateway/xds/*", "/gateway/xds/secrets/a"));
-        assert!(holds("/gateway/secrets/*", "/gateway/secrets/a"));
-        assert!(holds("/gateway/secrets/a", "/gateway/secrets/a"));
-    }
 }
