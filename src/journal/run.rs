@@ -157,7 +157,7 @@ impl Stage {
         let give_back = async {
             // The next start may not know the changes one by one.
             self.is_stopping = true;
-            if self.writer.is_some() && self.has_work() {
+            if self.writer.is_some() {
                 self.turn().await;
             }
             if let Some(lease) = self.writer.take().and_then(|writer| writer.lease) {
@@ -635,7 +635,8 @@ impl Stage {
 
     /// Write the begin, the changes that have no entry, and what the bounds take away.
     async fn write_due(&mut self) -> Result<(), Failed> {
-        if Instant::now() < self.write_at {
+        // At a stop, the transaction itself waits for its time.
+        if Instant::now() < self.write_at && !self.is_stopping {
             return Ok(());
         }
         if self.index.book().base().is_none() {
