@@ -61,6 +61,7 @@ mod revisions;
 pub mod rollout;
 mod server;
 mod snapshots;
+mod status;
 mod undo;
 mod write;
 
@@ -94,6 +95,7 @@ GET    /api/v1/diff                      difference of two revisions; ?from=R&to
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
+GET    /api/v1/status                    the newest change, which proxies have it, and what waits for you
 GET    /api/v1/rollout/REVISION          which proxies have a change; latest; ?wait=30s&for=live|answered&group=NAME
 GET    /api/v1/clients                   connected proxies, and their ACKs and NACKs; ?state=&names=true
 GET    /api/v1/clients/NODE              the streams of one node id
@@ -174,6 +176,7 @@ impl Admin {
             .route("/api/v1/snapshot", get(snapshots::overview))
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
             .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))
+            .route("/api/v1/status", get(status::status))
             .route("/api/v1/rollout/{revision}", get(rollout::of_revision))
             .route("/api/v1/clients", get(clients::all))
             .route("/api/v1/clients/{node}", get(clients::of_node))

@@ -612,6 +612,46 @@ async fn a_rollout_says_which_proxies_have_a_change() {
 }
 
 #[tokio::test]
+async fn the_status_is_the_newest_change_and_what_waits() {
+    let rejected: Vec<(String, String)> = (0..20)
+        .map(|number| {
+            (
+                format!("/gateway/routes/bad-{number}"),
+                format!("{{\"match\": \"{}\"}}", "x".repeat(500)),
+            )
+        })
+        .collect();
+    let documents: Vec<(&str, &str)> = rejected.iter().map(|(key, text)| (&**key, &**text)).collect();
+    let server = Server::start(&documents).await;
+    let proxy = connect(&server.fleet, "edge-1");
+    proxy.subscribed(ResourceType::Cluster, None);
+    server.change_cluster(70);
+
+    let answer = server.request(Method::GET, "/api/v1/status", &[], "").await;
+    assert!(answer.body.to_string().len() < 4096, "{}", answer.body);
+    let shown = answer.body;
+    assert_eq!(
+        (&shown["revision"], &shown["rollout"]["state"]),
+        (&json!(70), &json!("rolling"))
+    );
+    assert_eq!(
+        (&shown["behind_total"], &shown["proxies"]["rolling"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(shown["behind"][0]["node"], "edge-1");
+    assert_eq!(
+        (&shown["attention_total"], &shown["attention"][0]["kind"]),
+        (&json!(20), &json!("rejected"))
+    );
+    let listed = shown["attention"].as_array().map_or(0, Vec::len);
+    assert!((1..=5).contains(&listed), "{shown}");
+    assert_eq!(shown["store"], json!({ "kind": "memory", "ok": true, "since": null }));
+
+    assert!(proxy.reaches(ResourceType::Cluster, server.cluster_mark()));
+    assert_eq!(server.get("/api/v1/status").await["rollout"]["state"], "live");
+}
+
+#[tokio::test]
 async fn a_rollout_can_be_waited_for() {
     let server = Server::start(&[]).await;
     let proxy = connect(&server.fleet, "edge-1");
