@@ -55,6 +55,16 @@ pub struct Changes {
 pub type Named = (Arc<str>, Vec<Arc<str>>);
 
 impl Changes {
+    /// Whether there are changes, and each takes parts of documents out of a resource and does nothing else.
+    #[must_use]
+    pub fn only_remove_parts(&self) -> bool {
+        let only_removes = |change: &Change| match (&change.old, &change.new) {
+            (Some(old), Some(new)) => parts::only_removed(old, new),
+            _ => false,
+        };
+        !self.entries.is_empty() && self.entries.iter().all(only_removes)
+    }
+
     /// The changes of a set of this type; `entries` are sorted by name.
     pub(super) fn new(resource_type: ResourceType, entries: Vec<Change>) -> Self {
         Self {

@@ -82,6 +82,16 @@ pub fn newly_named(old: &Resource, new: &Resource) -> Vec<Arc<str>> {
     named
 }
 
+/// Whether `new` differs from `old` by parts that are gone, and by nothing else.
+#[must_use]
+pub fn only_removed(old: &Resource, new: &Resource) -> bool {
+    let (Some(old), Some(new)) = (&old.parts, &new.parts) else {
+        return false;
+    };
+    let mut differences = old.diff(new).peekable();
+    differences.peek().is_some() && differences.all(|item| matches!(item, DiffItem::Remove(..)))
+}
+
 /// The parts of a resource that one xds document has.
 #[must_use]
 pub fn verbatim(key: &DocumentKey, version: ResourceVersion, upstreams: Arc<[Arc<str>]>) -> Parts {
@@ -120,6 +130,19 @@ mod tests {
         let new = resource(&[("a", 1, &["x"]), ("b", 2, &["y", "n"]), ("c", 3, &["m", "x"])]);
         assert_eq!(names(&changed(Some(&old), &new)), ["routes/b", "routes/c"]);
         assert_eq!(newly_named(&old, &new), ["m".into(), "n".into(), "x".into()]);
+    }
+
+    #[test]
+    fn parts_that_are_gone_are_known() {
+        let old = resource(&[("a", 1, &[]), ("b", 1, &[])]);
+        for (parts, expected) in [
+            (&[("a", 1, &[][..])][..], true),
+            (&[("a", 1, &[]), ("b", 1, &[])], false),
+            (&[("a", 2, &[])], false),
+            (&[("a", 1, &[]), ("c", 1, &[])], false),
+        ] {
+            assert_eq!(only_removed(&old, &resource(parts)), expected, "{parts:?}");
+        }
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Session {
         let mut due = idle.due;
         due.add(Types::differing(&idle.group, group));
         let all = due;
-        for resource_type in ResourceType::ALL
+        for resource_type in self
+            .order(group)
             .into_iter()
             .filter(|resource_type| all.has(*resource_type))
         {

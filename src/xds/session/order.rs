@@ -27,6 +27,19 @@ pub(in crate::xds) fn referrers(resource_type: ResourceType) -> &'static [Resour
     }
 }
 
+/// The types in the order of [`ResourceType::ALL`], extensions behind the routes that no longer name a part of them.
+pub(in crate::xds) const EXTENSIONS_LAST: [ResourceType; ResourceType::COUNT] = [
+    ResourceType::Runtime,
+    ResourceType::Cluster,
+    ResourceType::Endpoint,
+    ResourceType::Secret,
+    ResourceType::Listener,
+    ResourceType::ScopedRoute,
+    ResourceType::Route,
+    ResourceType::VirtualHost,
+    ResourceType::ExtensionConfig,
+];
+
 /// The types whose resources make Envoy wait for other resources.
 pub(in crate::xds) fn is_awaiting(resource_type: ResourceType) -> bool {
     matches!(

@@ -47,7 +47,7 @@ impl Session {
         self.spare_waits(now);
         loop {
             self.release_holds(now);
-            for resource_type in ResourceType::ALL {
+            for resource_type in self.order(group) {
                 if let Some(response) = self.step(resource_type, snapshot, group, now) {
                     return Some(response);
                 }
@@ -64,6 +64,21 @@ impl Session {
                 }
                 return greeting;
             }
+        }
+    }
+
+    /// The order of types. If extensions only lose parts, policies inside routes for example, the routes come first: a route
+    /// that names a part which is not there is answered with 403.
+    pub(super) fn order(&self, group: &GroupSnapshot) -> [ResourceType; ResourceType::COUNT] {
+        let base = self.types[ResourceType::ExtensionConfig.index()]
+            .as_ref()
+            .and_then(|state| state.base());
+        let now = group.set(ResourceType::ExtensionConfig);
+        match base {
+            Some(base) if !Arc::ptr_eq(base, now) && now.changes_since(base).only_remove_parts() => {
+                order::EXTENSIONS_LAST
+            }
+            _ => ResourceType::ALL,
         }
     }
 

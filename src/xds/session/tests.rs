@@ -11,6 +11,7 @@ use crate::resource::compile::{Difference, ResourceChange};
 use crate::snapshot::{Facts, Snapshot};
 
 mod exchange;
+mod extensions;
 mod globs;
 mod grpc;
 mod idle;
