@@ -87,14 +87,34 @@ pub(crate) fn listed(routes: usize) -> Vec<Input> {
 
 /// The same, with virtual hosts on demand.
 pub(crate) fn listed_on_demand(routes: usize) -> Vec<Input> {
+    let value = r#"{"address": "0.0.0.0:10000", "http": {"virtual_hosts": "on_demand"}}"#;
+    listed_with(
+        routes,
+        [entry("/gateway/listeners/edge".to_owned(), value.to_owned(), 1)],
+    )
+}
+
+/// The same, with a policy of the listener.
+pub(crate) fn listed_policed(routes: usize) -> Vec<Input> {
+    let value = r#"{"address": "0.0.0.0:10000", "policies": ["marked"]}"#;
+    let listener = entry("/gateway/listeners/edge".to_owned(), value.to_owned(), 1);
+    listed_with(routes, [listener, policy(1)])
+}
+
+/// A policy that marks answers with its revision.
+pub(crate) fn policy(revision: i64) -> Entry {
+    let value = format!(r#"{{"headers": {{"response": {{"set": {{"x-mark": "{revision}"}}}}}}}}"#);
+    entry("/gateway/policies/marked".to_owned(), value, revision)
+}
+
+fn listed_with<const N: usize>(routes: usize, more: [Entry; N]) -> Vec<Input> {
     let mut inputs = listed(routes);
     if let Some(Input::Event {
         event: Event::Listed { entries, .. },
         ..
     }) = inputs.first_mut()
     {
-        let value = r#"{"address": "0.0.0.0:10000", "http": {"virtual_hosts": "on_demand"}}"#;
-        entries.push(entry("/gateway/listeners/edge".to_owned(), value.to_owned(), 1));
+        entries.extend(more);
         entries.sort_by(|one, other| one.key.cmp(&other.key));
     }
     inputs

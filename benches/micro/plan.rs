@@ -4,6 +4,7 @@
 //!   anew: one pointer for 64 hosts, in runs of 64. With virtual hosts on demand, the change also encodes one resource
 //!   of its own.
 //! - The change of a registration encodes one ClusterLoadAssignment.
+//! - The change of a policy of the listener encodes the head of the RouteConfiguration, and no virtual host.
 
 use std::hint::black_box;
 
@@ -13,7 +14,9 @@ use chancery::reconcile::plan;
 use chancery::reconcile::world::World;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 
-use super::documents::{SIZES, changed, empty, instance, listed, listed_on_demand, moment, route};
+use super::documents::{
+    SIZES, changed, empty, instance, listed, listed_on_demand, listed_policed, moment, policy, route,
+};
 
 /// One change after the other.
 struct Changing {
@@ -52,6 +55,16 @@ pub(crate) fn plan(criterion: &mut Criterion) {
         };
         group.bench_function(BenchmarkId::new("on demand", size), |bencher| {
             bencher.iter(|| changing.step(Root::Documents, |revision| route(size / 2, revision)));
+        });
+    }
+
+    for size in SIZES {
+        let mut changing = Changing {
+            world: plan::plan(&empty(), listed_policed(size), moment()).world,
+            revision: 1,
+        };
+        group.bench_function(BenchmarkId::new("policy", size), |bencher| {
+            bencher.iter(|| changing.step(Root::Documents, policy));
         });
     }
 

@@ -177,9 +177,20 @@ impl PolicyKind {
         Self::Maintenance,
     ];
 
+    /// Every kind with its word, in order.
+    pub(super) const WORDS: [(&'static str, Self); 22] = {
+        let mut words = [("", Self::Compression); 22];
+        let mut index = 0;
+        while index < words.len() {
+            words[index] = (Self::ALL[index].as_str(), Self::ALL[index]);
+            index += 1;
+        }
+        words
+    };
+
     /// The word in documents, and the name of the filter.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Compression => "compression",
             Self::Headers => "headers",

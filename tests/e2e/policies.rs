@@ -2,7 +2,13 @@
 //!
 //! One installation serves all rows: a route for each, and a listener with policies of its own.
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::support::envoy::Bootstrap;
 use crate::support::eventually::eventually;
@@ -525,7 +531,23 @@ async fn every_kind_of_policy(bootstrap: Bootstrap) {
     world.serves("GET /by-cluster-off", 200, "web").await;
     let mut wrong = Vec::new();
     for row in ROWS {
-        wrong.extend(judge(&world, row).await);
+        wrong.extend(judge(row, answer(&world, row.request, row.headers, row.body).await));
+        // Envoy counts a body that waits; over HTTP/2 a body of one frame is complete at once.
+        if row.request == "POST /buffer" && row.status == 413 {
+            continue;
+        }
+        let over_http2 = answer_over_http2(&world, row.request, row.headers, row.body).await;
+        wrong.extend(judge(row, over_http2).into_iter().map(|why| format!("HTTP/2: {why}")));
+    }
+    // A path, and the status of gRPC that refuses a call.
+    for (path, status) in [
+        ("/denied", "7"),
+        ("/csrf", "7"),
+        ("/rbac/open", "7"),
+        ("/override", "7"),
+        ("/closed", "14"),
+    ] {
+        wrong.extend(refused_call(&world, path, &[], status).await);
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), world.envoy.log());
 
@@ -567,9 +589,48 @@ pub(crate) async fn answer(world: &World, request: &str, headers: &[(&str, &str)
     (status, Value::Object(headers), seen)
 }
 
+/// The same over HTTP/2.
+pub(crate) async fn answer_over_http2(
+    world: &World,
+    request: &str,
+    headers: &[(&str, &str)],
+    body: usize,
+) -> (u16, Value, Value) {
+    let (method, path) = request.split_once(' ').expect("METHOD /path");
+    let stream = TcpStream::connect(world.address).await.expect("connect to Envoy");
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .expect("speak HTTP/2");
+    tokio::spawn(connection);
+    let mut builder = Request::builder()
+        .method(method)
+        .uri(format!("http://any.example.com{path}"));
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    let request = builder.body(Full::<Bytes>::from(vec![b'x'; body])).expect("a request");
+    let response = sender.send_request(request).await.expect("an answer");
+    let status = response.status().as_u16();
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
+        .collect();
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    let seen = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    (status, Value::Object(headers), seen)
+}
+
+/// Why a call of gRPC is not refused with this status.
+pub(crate) async fn refused_call(world: &World, path: &str, headers: &[(&str, &str)], status: &str) -> Option<String> {
+    let headers = [&[("content-type", "application/grpc"), ("te", "trailers")], headers].concat();
+    let (http, answered, _) = answer_over_http2(world, &format!("POST {path}"), &headers, 0).await;
+    let is_right = http == 200 && answered["grpc-status"] == status && answered["x-upstream"].is_null();
+    (!is_right).then(|| format!("gRPC {path}: {http} {answered}, expected grpc-status {status}"))
+}
+
 /// Why a row does not hold.
-async fn judge(world: &World, row: &Row) -> Vec<String> {
-    let (status, answered, body) = answer(world, row.request, row.headers, row.body).await;
+fn judge(row: &Row, (status, answered, body): (u16, Value, Value)) -> Vec<String> {
     let place = format!("{} {:?}", row.request, row.headers);
     let mut wrong = Vec::new();
     if status != row.status || answered["x-upstream"].is_string() != row.forwarded {

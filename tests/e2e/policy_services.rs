@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use crate::policies::answer;
+use crate::policies::{answer, answer_over_http2, refused_call};
 use crate::support::envoy::Bootstrap;
 use crate::support::eventually::eventually;
 use crate::support::policy_services::{GrpcServices, HttpServices};
@@ -286,6 +286,25 @@ async fn services_secrets_and_states_of_policies(bootstrap: Bootstrap) {
     let mut found = Vec::new();
     for row in &rows {
         found.extend(judge(&world, row).await);
+    }
+    // The same refusals as answers to calls of gRPC.
+    for (path, status) in [
+        ("/authz", "7"),
+        ("/authz-down", "14"),
+        ("/forward", "16"),
+        ("/basic", "16"),
+        ("/keys", "16"),
+        ("/token", "16"),
+        ("/token-down", "16"),
+        ("/two", "8"),
+    ] {
+        found.extend(refused_call(&world, path, &[], status).await);
+    }
+    found.extend(refused_call(&world, "/plans", &[("x-plan", "limited")], "8").await);
+    found.extend(refused_call(&world, "/plans-strict", &[("x-plan", "free")], "14").await);
+    let (status, _, seen) = answer_over_http2(&world, "GET /token", ann, 0).await;
+    if (status, &seen["headers"]["x-user"]) != (200, &json!("ann")) {
+        found.push(format!("HTTP/2 /token: {status} {seen}"));
     }
     assert!(found.is_empty(), "{}\n{}", found.join("\n"), world.envoy.log());
     let (status, headers, body) = answer(&world, "GET /json/ann", &[], 0).await;

@@ -73,6 +73,16 @@ pub struct ExtProc {
     pub attributes: Vec<String>,
 }
 
+impl ExtProc {
+    /// Whether the service gets bodies.
+    #[must_use]
+    pub fn has_bodies(&self) -> bool {
+        [self.request, self.response]
+            .iter()
+            .any(|parts| parts.body != BodyMode::None)
+    }
+}
+
 /// The parts of a message that the service gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {

@@ -2,12 +2,13 @@
 //!
 //! Only the form is checked here. [`crate::resource::compile`] asks the compiled table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::decode::{Cursor, Field, Fields, Shape};
-use super::super::field::{STRING, TEXT};
+use super::super::field::{STRING, TEXT, words};
 use super::super::host::{parse_host, parse_port};
+use super::super::policy::PolicyKind;
 use super::super::{Rejection, name};
 use super::header::parse_name;
 use super::matching::is_method;
@@ -60,9 +61,18 @@ const EXPECT_FIELDS: Fields = Fields::of(&[
     Field::new("redirect", TEXT, "`location` of a redirect"),
     Field::new("host", TEXT, "Host as the upstream sees it; `\"auto\"`: the upstream's name"),
     Field::new("path", TEXT, "Path with query, as the upstream sees it"),
+    Field::new(
+        "policies",
+        Shape::List {
+            of: &Shape::Words(&words(&PolicyKind::WORDS)),
+            least: 0,
+            most: PolicyKind::ALL.len(),
+            once: true,
+        },
+        "Exactly the kinds of policies that hold for the request, for each weighted target",
+    ),
 ])
-.filled()
-.later(&["policies"]);
+.filled();
 const A_REQUEST: &str = r#"a method and a URL, such as "GET https://api.example.com/v1/orders/7""#;
 
 /// One test.
@@ -101,6 +111,8 @@ pub struct Expect {
     pub host: Option<String>,
     /// Path and query as the upstream sees them.
     pub path: Option<String>,
+    /// Exactly the kinds of policies that hold.
+    pub policies: Option<BTreeSet<PolicyKind>>,
 }
 
 /// `tests`
@@ -173,7 +185,9 @@ fn read_headers(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, Rejecti
 fn read_expect(cursor: &Cursor<'_>) -> Result<Expect, Rejection> {
     let object = cursor.object(&EXPECT_FIELDS)?;
     if object.present_of(&EXPECT_FIELDS).is_empty() {
-        return Err(cursor.expected(r#"at least one of "to", "route", "status", "redirect", "host" and "path""#));
+        return Err(
+            cursor.expected(r#"at least one of "to", "route", "status", "redirect", "host", "path" and "policies""#)
+        );
     }
     Ok(Expect {
         to: object.read("to", |field| read_to(&field))?,
@@ -182,7 +196,18 @@ fn read_expect(cursor: &Cursor<'_>) -> Result<Expect, Rejection> {
         redirect: object.read("redirect", |field| read_text(&field))?,
         host: object.read("host", |field| read_text(&field))?,
         path: object.read("path", |field| read_text(&field))?,
+        policies: object.read("policies", |field| read_kinds(&field))?,
     })
+}
+
+fn read_kinds(cursor: &Cursor<'_>) -> Result<BTreeSet<PolicyKind>, Rejection> {
+    let mut kinds = BTreeSet::new();
+    for entry in cursor.list()? {
+        if !kinds.insert(entry.word(&PolicyKind::WORDS)?) {
+            return Err(entry.reject("found a kind a second time, expected each once"));
+        }
+    }
+    Ok(kinds)
 }
 
 /// A cluster's name or URL, or a list of them.

@@ -203,16 +203,23 @@ impl Compiled {
             rules.any(|(_, rule)| rule.settings.websocket == Some(true))
         };
         if document.as_route().is_some_and(upgrades) {
-            let mut effective = self.effective_policies(key).into_iter();
-            if effective.any(|effective| effective.kind == PolicyKind::Buffer) {
-                sentences.insert("websocket: the policy buffer holds streams back".to_owned());
-            }
+            let holding =
+                self.effective_policies(key)
+                    .into_iter()
+                    .filter_map(|effective| match &effective.policy.rule {
+                        PolicyRule::Buffer(_) => Some("buffer"),
+                        PolicyRule::ExtAuthz(authz) if authz.body.is_some() => Some("ext_authz with \"body\""),
+                        PolicyRule::ExtProc(processor) if processor.has_bodies() => Some("ext_proc with bodies"),
+                        _ => None,
+                    });
+            sentences.extend(holding.map(|policy| format!("websocket: the policy {policy} holds streams back")));
         }
         if document.policy_lists().next().is_none() {
             return sentences;
         }
         sentences.extend(self.overruled(key));
         sentences.extend(self.only_private_clients(key));
+        sentences.extend(self.csrf_beside_tokens(key));
         for listener in self.api_listeners_of(document) {
             sentences.insert(format!("policies: gRPC clients of listeners/{listener} have none"));
         }
@@ -243,6 +250,19 @@ impl Compiled {
             )
         };
         effective.filter(concerns).map(sentence).collect()
+    }
+
+    /// A sentence if clients without a browser would need an Origin: programs that send keys or tokens have none.
+    fn csrf_beside_tokens(&self, key: &DocumentKey) -> Option<String> {
+        let effective = self.effective_policies(key);
+        let has = |kind: PolicyKind| effective.iter().any(|effective| effective.kind == kind);
+        let other = [PolicyKind::ApiKey, PolicyKind::Jwt]
+            .into_iter()
+            .find(|kind| has(*kind));
+        let other = other.filter(|_| has(PolicyKind::Csrf))?;
+        Some(format!(
+            "csrf: holds beside {other}, whose clients may send no Origin and get 403 then"
+        ))
     }
 
     /// A sentence for each entry of a document's lists of policies that does not hold, because a final policy wins.

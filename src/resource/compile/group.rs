@@ -68,6 +68,7 @@ impl GroupState {
         let mut tables: BTreeMap<Arc<str>, Touched> = BTreeMap::new();
         self.update_verbatim(input, &mut outcome);
         let repoliced = self.update_policies(input, &mut outcome);
+        outcome.repoliced.kinds.extend(repoliced.keys().cloned());
         self.update_extensions(input, &mut outcome);
         self.update_listeners(input, &repoliced, &mut tables, &mut outcome);
         self.update_entries(input, &repoliced, &mut tables, &mut outcome);
@@ -403,6 +404,10 @@ impl GroupState {
                 }
                 if let Some(table) = self.tables.get_mut(&name) {
                     let gone = logins.remove(key);
+                    outcome
+                        .repoliced
+                        .entries
+                        .extend(gone.iter().flat_map(|entries| entries.iter().cloned()));
                     let gone = gone.iter().flat_map(|entries| entries.iter());
                     let gone = gone.chain(removed);
                     gone.for_each(|entry| table.remove(entry, &mut touched));
@@ -413,6 +418,7 @@ impl GroupState {
                         if !for_grpc {
                             let own = policies::logins(input, policies.as_deref(), compiled, inserted);
                             own.iter().for_each(&mut insert);
+                            outcome.repoliced.entries.extend(own.iter().cloned());
                             if !own.is_empty() {
                                 logins.insert(key.clone(), own.into());
                             }
@@ -426,9 +432,27 @@ impl GroupState {
             if repoliced.contains_key(&name)
                 && let Some(table) = self.tables.get_mut(&name)
             {
-                table.remove(&policies::not_found_entry(Vec::new()), &mut touched);
-                if let Some(policies) = policies {
-                    table.insert(&policies.not_found(), &mut touched);
+                // These entries are in every virtual host; the filters of the listener are not in the entries.
+                let last_resort = input.after.served(&name).and_then(|served| served.last_resort.clone());
+                let not_found = policies::not_found_entry(Vec::new());
+                let places = [
+                    (policies.as_ref().map(|on| on.not_found()), Some(not_found)),
+                    (
+                        last_resort.as_ref().map(|entry| policed(entry, policies.as_ref())),
+                        last_resort,
+                    ),
+                ];
+                for (new, place) in places {
+                    let old = place.and_then(|place| {
+                        table
+                            .claimants(&place)
+                            .find(|entry| entry.claim == place.claim)
+                            .cloned()
+                    });
+                    if old != new {
+                        old.iter().for_each(|entry| table.remove(entry, &mut touched));
+                        new.iter().for_each(|entry| table.insert(entry, &mut touched));
+                    }
                 }
             }
             if !touched.documents.is_empty() || repoliced.contains_key(&name) {
@@ -685,6 +709,11 @@ fn set_part(input: &GroupInput<'_>, on: On<'_>, parts: &mut Parts, key: &Documen
     };
 }
 
+/// An entry of the listener itself, with its policies.
+fn policed(entry: &Arc<Entry>, policies: Option<&Arc<OnListener>>) -> Arc<Entry> {
+    policies.map_or_else(|| Arc::clone(entry), |on| on.over(entry))
+}
+
 fn is_tcp(input: &GroupInput<'_>, listener: &Arc<str>) -> bool {
     let document = input
         .after
@@ -727,7 +756,7 @@ fn filled_table(
         }
     }
     if let Some(entry) = last_resort {
-        table.insert(entry, &mut touched);
+        table.insert(&policed(entry, policies), &mut touched);
     }
     if let Some(policies) = policies {
         table.insert(&policies.not_found(), &mut touched);

@@ -21,6 +21,7 @@ use super::input::GroupInput;
 use super::inventory::Inventory;
 use super::translate::Translated;
 use super::{Compiled, Fault};
+use crate::document::cluster::Protocol;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::policy::api_key::ApiKey;
 use crate::document::policy::app::Maintenance;
@@ -29,10 +30,13 @@ use crate::document::policy::{self, Choice, Item, Policy, PolicyKind, PolicyRule
 use crate::document::route::{Action, HostPattern, Route, Rule, Upstream};
 use crate::document::secret::{Content, Secret};
 use crate::document::{Document, Rejection};
+use crate::resource::clusters;
 use crate::resource::policies::route::{Counted, NOT_FOUND, RulePolicies, login, not_found, with_policies};
 use crate::resource::policies::{self, Chains, Extension, Filter};
 use crate::resource::table::{self, Entry, HostKey, Table};
 
+/// Most policies documents.
+const MAX_POLICIES: usize = 10_000;
 /// Most keys of a policy.
 const MAX_KEYS: usize = 1000;
 /// The method of a preflight.
@@ -285,6 +289,11 @@ impl OnListener {
 
     /// The entry of the generated route that ends every virtual host.
     pub(super) fn not_found(&self) -> Arc<Entry> {
+        self.over(&not_found_entry(vec![not_found()]))
+    }
+
+    /// A generated entry of the listener, with its policies.
+    pub(super) fn over(&self, entry: &Arc<Entry>) -> Arc<Entry> {
         let beyond = self.beyond_filters();
         let rule = RulePolicies {
             listener: Some(&self.chains),
@@ -293,7 +302,7 @@ impl OnListener {
             preflights: None,
             counted: beyond.counted,
         };
-        not_found_entry(with_policies(&[not_found()], &rule))
+        Arc::new(entry.with_routes(with_policies(&entry.routes, &rule).into()))
     }
 }
 
@@ -349,7 +358,7 @@ pub(super) fn logins(
         let Some(rule) = route.rules.get(entry.claim.rule) else {
             continue;
         };
-        let by_target = targets(input, rule);
+        let by_target = targets(input.after, input.name, rule);
         if !is_on_listener && rule.policies.is_empty() && by_target.iter().all(Vec::is_empty) {
             continue;
         }
@@ -378,12 +387,12 @@ pub(super) fn logins(
 }
 
 /// The clusters that a rule forwards to, each with its entries.
-fn targets(input: &GroupInput<'_>, rule: &Rule) -> Vec<Vec<Applied>> {
+fn targets(inventory: &Inventory, group: &str, rule: &Rule) -> Vec<Vec<Applied>> {
     match &rule.action {
         Action::Redirect(_) | Action::Respond(_) => vec![Vec::new()],
         Action::Forward(targets) => targets
             .iter()
-            .map(|target| of_cluster(input.after, input.name, &target.upstream.cluster_name()))
+            .map(|target| of_cluster(inventory, group, &target.upstream.cluster_name()))
             .collect(),
     }
 }
@@ -410,7 +419,7 @@ fn rule_routes(
 ) -> Option<Arc<[Bytes]>> {
     let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
     let beyond = on.map(OnListener::beyond_filters).unwrap_or_default();
-    let by_target = targets(input, rule);
+    let by_target = targets(input.after, input.name, rule);
     let methods = &rule.matches.methods;
     let takes_preflights = methods.is_empty() || methods.iter().any(|method| method == OPTIONS);
     if rule.policies.is_empty()
@@ -438,6 +447,35 @@ fn rule_routes(
         counted: effective.iter().find_map(|effective| counted(effective, key)),
     };
     Some(with_policies(routes, &rule).into())
+}
+
+/// The kinds that hold for a rule of a document on a listener, for each of its targets; for a document without rules those
+/// of the listener.
+pub(super) fn kinds(
+    inventory: &Inventory,
+    group: &str,
+    on: Option<&OnListener>,
+    document: &DocumentKey,
+    rule: usize,
+) -> Vec<BTreeSet<PolicyKind>> {
+    let outer: [&[Applied]; 2] = on.map(OnListener::levels).unwrap_or_default();
+    let on = |levels: &[&[Applied]]| {
+        let effective = effective(levels).into_values();
+        let held = effective.filter(|entry| entry.policy.is_some());
+        held.map(|entry| entry.kind).collect()
+    };
+    let route = inventory.document(document).and_then(Document::as_route);
+    match route.and_then(|route| route.rules.get(rule)) {
+        None => vec![on(&outer)],
+        Some(rule) => {
+            let own = applied(inventory, group, document, &rule.policies);
+            let targets = targets(inventory, group, rule);
+            targets
+                .iter()
+                .map(|cluster| on(&[outer[0], outer[1], cluster, &own]))
+                .collect()
+        }
+    }
 }
 
 /// Changed policies documents, and those that hold the value of a changed secret.
@@ -635,7 +673,22 @@ pub(super) fn faults<'a>(
     }
     faults.extend(double_keys(input));
     faults.extend(short_secrets(input));
+    faults.extend(too_many(input));
     faults
+}
+
+/// The newest policies document, if there are too many.
+fn too_many(input: &GroupInput<'_>) -> Option<Fault> {
+    let is_new = |name: &Arc<str>| input.before.get(&policy::key_of(name)).is_none();
+    if !input.dirty.policies.iter().any(is_new) || input.after.of_kind(Kind::Policies).nth(MAX_POLICIES).is_none() {
+        return None;
+    }
+    let documents = input.after.of_kind(Kind::Policies);
+    let (_, newest) = documents
+        .map(|(key, compiled)| (compiled.accepted.mod_revision, key))
+        .max()?;
+    let reason = format!("found more than {MAX_POLICIES} policies documents, expected at most as many");
+    Some(Fault::of_itself(newest.clone(), Rejection::new("", reason)))
 }
 
 /// A named policy of another kind than `ip_access` in the list of a listener for TCP. Of list and policy the document
@@ -835,7 +888,7 @@ fn mixed(input: &GroupInput<'_>, key: &DocumentKey, compiled: &CompiledDocument)
     };
     let is_mixed = |rule: &Rule, kind: PolicyKind| {
         let own = applied(input.after, input.name, key, &rule.policies);
-        let by_target = targets(input, rule);
+        let by_target = targets(input.after, input.name, rule);
         let mut policies = by_target.iter().map(|cluster| {
             let effective = effective(&[cluster, &own]);
             let entry = effective.get(&kind)?;
@@ -952,6 +1005,15 @@ fn leaning<'a>(
         }
     }
 
+    // A policy may need the protocol of a cluster.
+    let loses_http2 =
+        |name: &&Arc<str>| speaks_http2(input.before, input, name) && !speaks_http2(inventory, input, name);
+    let clusters = input.dirty.upstreams.iter().filter(loses_http2);
+    keys.extend(clusters.flat_map(|name| inventory.users(name)).cloned());
+    if input.dirty.every_upstream {
+        keys.extend(routes_with_policies(inventory));
+    }
+
     let verifies = |inventory: &Inventory, name: &Arc<str>| verifies_clients(inventory, name);
     let loses = |name: &&Arc<str>| verifies(input.before, name) && !verifies(inventory, name);
     if input.dirty.listeners.iter().any(|name| loses(&name)) {
@@ -959,6 +1021,13 @@ fn leaning<'a>(
         keys.extend(routes_with_policies(inventory));
     }
     keys
+}
+
+/// Whether a cluster speaks HTTP/2. A cluster without a document may come to.
+fn speaks_http2(inventory: &Inventory, input: &GroupInput<'_>, name: &Arc<str>) -> bool {
+    let cluster = inventory.cluster(name);
+    let protocol = cluster.map(|(cluster, ..)| clusters::settings_of(cluster, input.context).protocol);
+    protocol.is_none_or(|protocol| protocol == Some(Protocol::Http2))
 }
 
 /// Whether a listener checks the certificates of its clients.
@@ -999,14 +1068,18 @@ fn need_fault(
         let fault = match document {
             Document::Route(route) if inventory.on(name).has(route) => route.enabled_rules().find_map(|(_, rule)| {
                 let own = applied(inventory, input.name, key, &rule.policies);
-                let targets = targets(input, rule);
-                let requests = Requests {
-                    is_grpc: rule.matches.grpc,
-                    any_host: rule.matches.hosts.contains(&HostPattern::Any),
-                };
-                targets
-                    .iter()
-                    .find_map(|cluster| unmet(&[outer[0], outer[1], cluster, &own], requests))
+                let targets = targets(input.after, input.name, rule);
+                let names = rule.targets().iter().map(|target| Some(target.upstream.cluster_name()));
+                let mut names = names.chain(std::iter::repeat(None));
+                targets.iter().find_map(|cluster| {
+                    let name = names.next().flatten();
+                    let requests = Requests {
+                        is_grpc: rule.matches.grpc,
+                        any_host: rule.matches.hosts.contains(&HostPattern::Any),
+                        has_http2: name.is_none_or(|name| speaks_http2(inventory, input, &name)),
+                    };
+                    unmet(&[outer[0], outer[1], cluster, &own], requests)
+                })
             }),
             Document::Route(_) => None,
             _ => unmet(
@@ -1014,6 +1087,7 @@ fn need_fault(
                 Requests {
                     is_grpc: false,
                     any_host: true,
+                    has_http2: true,
                 },
             ),
         };
@@ -1029,6 +1103,8 @@ fn need_fault(
 struct Requests {
     is_grpc: bool,
     any_host: bool,
+    /// The cluster speaks HTTP/2, or there is none.
+    has_http2: bool,
 }
 
 /// The first of these policies that cannot work on a listener, its field, and the reason.
@@ -1066,6 +1142,16 @@ fn unmet<'a>(
             let reason =
                 "found no \"redirect_hosts\" for requests of any host, expected the hosts to come back to".to_owned();
             Some((*entry, "oidc", reason))
+        }
+        PolicyRule::ExtAuthz(authz) if requests.is_grpc && authz.body.is_some() => {
+            let reason =
+                "found \"body\" of ext_authz on a \"grpc\" match, whose streams it would hold back, expected none";
+            Some((*entry, "ext_authz.body", reason.to_owned()))
+        }
+        PolicyRule::GrpcJson(_) if !requests.has_http2 => {
+            let reason =
+                "found grpc_json for a cluster whose \"protocol\" is not \"http2\", expected \"http2\"".to_owned();
+            Some((*entry, "grpc_json", reason))
         }
         PolicyRule::Buffer(_) if requests.is_grpc => {
             let reason = "found buffer on a \"grpc\" match, whose streams it would hold back, expected none".to_owned();

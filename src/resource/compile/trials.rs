@@ -20,13 +20,14 @@ use envoy_types::pb::envoy::config::route::v3::Route;
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
-use super::Fault;
 use super::accepted::{CompiledDocument, On};
 use super::depends::Dirty;
 use super::group::GroupState;
 use super::inventory::Inventory;
 use super::translate::Translated;
+use super::{Fault, policies};
 use crate::document::key::{DocumentKey, Kind};
+use crate::document::policy::PolicyKind;
 use crate::document::route::{HostPattern, Trial};
 use crate::document::{Document, Rejection};
 use crate::resource::ResourceType;
@@ -95,12 +96,18 @@ pub(super) struct Repoliced {
     pub(super) routes: BTreeSet<DocumentKey>,
     /// Listeners on which the entries of every route changed.
     pub(super) listeners: BTreeSet<Arc<str>>,
+    /// Listeners with other policies.
+    pub(super) kinds: BTreeSet<Arc<str>>,
+    /// Generated entries that came or went.
+    pub(super) entries: Vec<Arc<Entry>>,
 }
 
 impl Repoliced {
     pub(super) fn extend(&mut self, other: Self) {
         self.routes.extend(other.routes);
         self.listeners.extend(other.listeners);
+        self.kinds.extend(other.kinds);
+        self.entries.extend(other.entries);
     }
 }
 
@@ -119,7 +126,11 @@ impl Trials {
                 again.extend(self.taken.get(key).into_iter().flatten().cloned());
                 self.collect_takeable_by(change.after.get(key), &mut again);
             }
-            again.extend(self.on(&change.repoliced.listeners, change.after));
+            let generated = change.repoliced.entries.iter();
+            generated.for_each(|entry| self.collect_takeable_of(entry, &mut again));
+            again.extend(self.on(&change.repoliced.listeners, change.after, |_| true));
+            let expects_kinds = |trial: &Trial| trial.expect.policies.is_some();
+            again.extend(self.on(&change.repoliced.kinds, change.after, expects_kinds));
             if change.moves_listeners() {
                 again.extend(self.known.keys().cloned());
             }
@@ -255,23 +266,31 @@ impl Trials {
         let Some(Translated::Route { entries, .. }) = compiled.map(|compiled| &compiled.translated) else {
             return;
         };
-        for entry in entries {
-            match entry.position.host() {
-                HostPattern::Exact(host) => self.collect_takeable(entry, self.of_host.get(&host), ids),
-                HostPattern::Wildcard(pattern) => {
-                    let covered = self.of_host.iter().filter(|(host, _)| host.ends_with(&pattern[1..]));
-                    covered.for_each(|(_, of_host)| self.collect_takeable(entry, Some(of_host), ids));
-                }
-                HostPattern::Any => {
-                    let of_hosts = self.of_host.values();
-                    of_hosts.for_each(|of_host| self.collect_takeable(entry, Some(of_host), ids));
-                }
+        entries.iter().for_each(|entry| self.collect_takeable_of(entry, ids));
+    }
+
+    /// Collect the tests whose requests match an entry.
+    fn collect_takeable_of(&self, entry: &Entry, ids: &mut BTreeSet<TrialId>) {
+        match entry.position.host() {
+            HostPattern::Exact(host) => self.collect_takeable(entry, self.of_host.get(&host), ids),
+            HostPattern::Wildcard(pattern) => {
+                let covered = self.of_host.iter().filter(|(host, _)| host.ends_with(&pattern[1..]));
+                covered.for_each(|(_, of_host)| self.collect_takeable(entry, Some(of_host), ids));
+            }
+            HostPattern::Any => {
+                let of_hosts = self.of_host.values();
+                of_hosts.for_each(|of_host| self.collect_takeable(entry, Some(of_host), ids));
             }
         }
     }
 
-    /// The tests on some of these listeners.
-    fn on(&self, listeners: &BTreeSet<Arc<str>>, after: &Inventory) -> BTreeSet<TrialId> {
+    /// The tests of a sort on some of these listeners.
+    fn on(
+        &self,
+        listeners: &BTreeSet<Arc<str>>,
+        after: &Inventory,
+        sort: impl Fn(&Trial) -> bool,
+    ) -> BTreeSet<TrialId> {
         if listeners.is_empty() {
             return BTreeSet::new();
         }
@@ -281,7 +300,7 @@ impl Trials {
                 .and_then(|document| Some((document, document.as_route()?.tests.get(*index)?)));
             trial.is_some_and(|(document, trial)| {
                 let mut names = listeners.iter();
-                names.any(|name| is_about(document, trial, after.on(name)))
+                sort(trial) && names.any(|name| is_about(document, trial, after.on(name)))
             })
         };
         self.known.keys().filter(|id| is_on_one(id)).cloned().collect()
@@ -334,7 +353,17 @@ impl Trials {
                     let finder = finders.entry((Arc::clone(group), Arc::clone(listener)));
                     finder.or_insert_with(|| Finder::new(table)).take(request)
                 });
-                let answer = Answer::of(trial, request, taken);
+                let policies = trial.expect.policies.is_some().then(|| {
+                    let Some(taken) = taken.as_ref().map(|(entry, _)| &entry.claim) else {
+                        return Vec::new();
+                    };
+                    let on = state.policies.get(&place.name).map(|on| &**on);
+                    policies::kinds(change.after, group, on, &taken.document, taken.rule)
+                });
+                let answer = Answer {
+                    policies: policies.unwrap_or_default(),
+                    ..Answer::of(trial, request, taken)
+                };
                 takers.extend(answer.taker.clone());
                 sentence = sentence.or_else(|| answer.mismatch(trial));
             }
@@ -463,11 +492,22 @@ fn without_listener(trial: &Trial) -> String {
     }
 }
 
+/// Kinds of policies in a sentence.
+fn listed(kinds: &BTreeSet<PolicyKind>) -> String {
+    let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+    match words.is_empty() {
+        true => "none".to_owned(),
+        false => words.join(","),
+    }
+}
+
 /// The answer to the request of a test.
 struct Answer {
     /// The document whose route takes the request.
     taker: Option<DocumentKey>,
     effect: Effect,
+    /// The kinds of policies that hold, for each target.
+    policies: Vec<BTreeSet<PolicyKind>>,
 }
 
 impl Answer {
@@ -482,7 +522,11 @@ impl Answer {
             (Some(_), None) => (None, Effect::of_status(404)),
             (None, _) => (None, Effect::of_status(400)),
         };
-        Self { taker, effect }
+        Self {
+            taker,
+            effect,
+            policies: Vec::new(),
+        }
     }
 
     /// The sentence about the fields of `expect` that do not hold.
@@ -509,6 +553,11 @@ impl Answer {
             ("redirect", expect.redirect.clone(), effect.redirect.clone()),
             ("host", expect.host.clone(), effect.host.clone()),
             ("path", expect.path.clone(), effect.path.clone()),
+            (
+                "policies",
+                expect.policies.as_ref().map(listed),
+                self.kinds_beside(trial),
+            ),
         ];
 
         let (mut expected, mut got) = (Vec::new(), Vec::new());
@@ -539,6 +588,15 @@ impl Answer {
             expected.join(" "),
             got.join(" ")
         ))
+    }
+
+    /// The kinds that hold, of the first target with others than expected.
+    fn kinds_beside(&self, trial: &Trial) -> Option<String> {
+        let expected = trial.expect.policies.as_ref()?;
+        let other = self.policies.iter().find(|kinds| *kinds != expected);
+        let none = BTreeSet::new();
+        let kinds = other.or_else(|| self.policies.first()).unwrap_or(&none);
+        Some(listed(kinds))
     }
 
     /// The clusters, or the status.

@@ -1,5 +1,7 @@
 //! Policies about an identity: logins, claims, clients. Each fails closed where the identity cannot be there.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::http::oauth2::v3::OAuth2PerRoute;
@@ -339,4 +341,55 @@ fn addresses_of_clients_hold_for_connections_of_tcp() {
     assert_eq!(chain(&stage), ["rbac", "tcp_proxy"]);
     stage.put("listeners/db", &listener(r#", "policies": [{"ip_access": "off"}]"#));
     assert_eq!(chain(&stage), ["tcp_proxy"]);
+}
+
+#[test]
+fn json_for_grpc_needs_a_cluster_of_http2_and_a_held_body_no_grpc() {
+    let descriptor = BASE64.encode(include_bytes!("../../../../tests/data/grpc_json/greet.bin"));
+    let json = format!(r#"{{"grpc_json": {{"descriptor": "{descriptor}", "services": ["greet.Greeter"]}}}}"#);
+    let http2 = X.replacen('{', r#"{"protocol": "http2", "#, 1);
+    let route = r#"{"match": "/a", "to": "x", "policies": ["json"]}"#;
+    let mut stage = edge(&[("policies/json", &json)]);
+    stage.put("routes/a", route);
+    assert!(reason(&stage, "routes/a").contains("whose \"protocol\" is not \"http2\""));
+    stage.put("clusters/x", &http2);
+    assert_eq!(reason(&stage, "routes/a"), "");
+    stage.put("clusters/x", X);
+    assert!(reason(&stage, "clusters/x").contains("whose \"protocol\" is not \"http2\""));
+
+    let authz = r#"{"ext_authz": {"grpc": "x", "body": {}}}"#;
+    let grpc = r#"{"match": {"grpc": "a.B/C"}, "to": "x", "policies": ["authz"]}"#;
+    let stage = edge(&[("policies/authz", authz), ("routes/a", grpc)]);
+    assert!(reason(&stage, "routes/a").contains("found \"body\" of ext_authz on a \"grpc\" match"));
+}
+
+#[test]
+fn csrf_beside_keys_has_a_warning() {
+    let stage = edge(&[
+        ("policies/key", KEY),
+        (
+            "routes/a",
+            r#"{"match": "/a", "to": "x", "policies": ["key", {"csrf": {}}]}"#,
+        ),
+    ]);
+    let sentence = "csrf: holds beside api_key, whose clients may send no Origin and get 403 then";
+    assert_eq!(stage.status("routes/a").warnings, [sentence]);
+}
+
+#[test]
+fn a_login_that_comes_has_tests_of_its_paths_judged_again() {
+    let test = r#"[{"request": "GET http://a.example.com/oauth2/callback", "expect": {"to": "x"}}]"#;
+    let all = format!(r#"{{"match": "a.example.com/*", "to": "x", "tests": {test}}}"#);
+    let app = r#"{"match": "a.example.com/app", "to": "x", "policies": ["login"]}"#;
+    let mut stage = edge(&[
+        ("policies/login", r#"{"csrf": {}}"#),
+        ("routes/all", &all),
+        ("routes/app", app),
+    ]);
+    assert_eq!(stage.status("routes/all").warnings, [""; 0]);
+    stage.put("policies/login", &login(""));
+    let sentence = "tests[0]: GET http://a.example.com/oauth2/callback expected to=x, got routes/app (status=404)";
+    assert_eq!(stage.status("routes/all").warnings, [sentence]);
+    stage.put("policies/login", r#"{"csrf": {}}"#);
+    assert_eq!(stage.status("routes/all").warnings, [""; 0]);
 }

@@ -119,6 +119,28 @@ fn the_filters_of_a_listener_stand_once_and_no_policy_changes_the_listener() {
 }
 
 #[test]
+fn a_policy_of_a_listener_that_changes_encodes_no_virtual_host() {
+    let route = r#"{"match": "a.example.com/a", "to": "x"}"#;
+    let mut stage = edge(&[
+        ("policies/p", &mark("one")),
+        ("listeners/edge", GUARDED),
+        ("routes/a", route),
+        ("routes/b", TO_X),
+    ]);
+    let pieces = |stage: &Stage| -> Vec<*const u8> {
+        let compiled = stage.world.compiled();
+        let resource = compiled.resource("default", ResourceType::Route, "edge").unwrap();
+        resource.body.pieces().map(|piece| piece.as_ptr()).collect()
+    };
+    let before = pieces(&stage);
+    let plan = stage.put("policies/p", &mark("two"));
+    assert_eq!(changed(&plan), ["default routes edge"]);
+    let after = pieces(&stage);
+    assert_ne!(before[0], after[0]);
+    assert_eq!(before[1..], after[1..]);
+}
+
+#[test]
 fn a_missing_name_is_rejected_and_tried_again_when_it_appears() {
     let mut stage = edge(&[("listeners/edge", LISTENER), ("routes/a", TO_X)]);
     let named = r#"{"match": "/a", "to": "x", "policies": ["p"]}"#;

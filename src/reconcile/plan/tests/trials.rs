@@ -303,3 +303,63 @@ fn cors_that_comes_takes_the_preflights_of_tests() {
         ["tests[0]: OPTIONS http://h/a/b expected status=404, got routes/puts (to=x)"]
     );
 }
+
+#[test]
+fn the_kinds_of_policies_that_hold_can_be_expected() {
+    const EDGE: &str = r#"{"address": "127.0.0.1:80"}"#;
+    let test = r#"{"request": "GET http://h/a/b", "expect": {"policies": ["csrf", "cors"]}}"#;
+    let route = with_tests("x", test).replace(r#""to""#, r#""policies": ["guard"], "to""#);
+    let cors = r#"{"address": "127.0.0.1:80", "policies": [{"cors": {"allow_origins": ["*"]}}]}"#;
+    let mut stage = world_of(&[
+        ("clusters/x", X),
+        ("listeners/edge", cors),
+        ("policies/guard", r#"{"csrf": {}}"#),
+    ]);
+    stage.put("routes/a", &route);
+    assert_eq!(stage.status("routes/a").reason, None);
+
+    let found = |kinds: &str| {
+        [format!(
+            "tests[0]: GET http://h/a/b expected policies=cors,csrf, got routes/a (policies={kinds})"
+        )]
+    };
+    stage.put("listeners/edge", EDGE);
+    assert_eq!(stage.status("routes/a").warnings, found("csrf"));
+    stage.put("listeners/edge", cors);
+    assert_eq!(stage.status("routes/a").warnings, none());
+    stage.put("policies/guard", r#"{"grpc_web": {}}"#);
+    assert_eq!(stage.status("routes/a").warnings, found("grpc_web,cors"));
+    stage.put("policies/guard", r#"{"csrf": {}}"#);
+    stage.put(
+        "clusters/x",
+        &X.replacen('{', r#"{"policies": [{"buffer": {"max": "1KiB"}}], "#, 1),
+    );
+    assert_eq!(stage.status("routes/a").warnings, found("cors,csrf,buffer"));
+    stage.put("routes/a", &route.replace(r#"["csrf", "cors"]"#, "[]"));
+    assert!(
+        stage
+            .status("routes/a")
+            .reason
+            .clone()
+            .unwrap()
+            .contains("expected policies=none, got")
+    );
+}
+
+#[test]
+fn maintenance_of_a_listener_holds_on_its_redirect_to_https() {
+    let plain = r#"{"address": "127.0.0.1:81", "http": {"redirect_to_https": true}}"#;
+    let moved = r#"{"request": "GET http://h/a/b", "listener": "plain", "expect": {"redirect": "https://h/a/b"}}"#;
+    let mut stage = world_of(&[
+        ("clusters/x", X),
+        ("listeners/plain", plain),
+        ("policies/pause", CLOSED),
+    ]);
+    stage.put("routes/a", &with_tests("x", moved));
+    assert_eq!(stage.status("routes/a").reason, None);
+    stage.put("listeners/plain", &plain.replace("}}", r#"}, "policies": ["pause"]}"#));
+    let sentence = "tests[0]: GET http://h/a/b expected redirect=https://h/a/b, got listeners/plain (status=503)";
+    assert_eq!(stage.status("routes/a").warnings, [sentence]);
+    stage.put("policies/pause", r#"{"csrf": {}}"#);
+    assert_eq!(stage.status("routes/a").warnings, none());
+}
