@@ -1,6 +1,8 @@
 //! Registries: what programs register in their own form becomes endpoints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use chancery::backend::ListReason;
 use chancery::backend::memory::Memory;
@@ -11,6 +13,8 @@ use chancery::snapshot::Snapshot;
 use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
 use prost::Message;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::reconcile::Replica;
 use crate::support::authority::Authority;
@@ -335,4 +339,40 @@ async fn another_etcd_may_want_a_certificate_and_a_user() {
     let secrets = snapshot.group("default").unwrap().set(ResourceType::Secret);
     assert_eq!(secrets.iter().count(), 0, "no proxy gets the secrets of the server");
     replica.stop().await;
+}
+
+/// Entries that a client library wrote (tests/data/registries/README.md).
+#[derive(Deserialize)]
+struct Written {
+    format: String,
+    prefix: String,
+    service: String,
+    entries: BTreeMap<String, String>,
+    ports: BTreeSet<u32>,
+}
+
+#[tokio::test]
+async fn entries_of_client_libraries_are_endpoints() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registries");
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = paths.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let mut count = 0;
+    for file in files {
+        let written: Written = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let store = Memory::new();
+        for (key, value) in &written.entries {
+            store.put_leased(key, value.clone());
+        }
+        let registry = json!({ "prefix": written.prefix, "format": written.format });
+        let cluster = json!({ "registry": { "source": "library", "service": written.service } });
+        store.put("/gateway/registries/library", registry.to_string());
+        store.put("/gateway/clusters/orders", cluster.to_string());
+        let folder = tempfile::tempdir().unwrap();
+        let replica = Replica::start(&store, folder.path());
+        let has_all = |snapshot: &Snapshot| ports(snapshot, "orders") == written.ports;
+        replica.until(&format!("{}", file.display()), has_all).await;
+        replica.stop().await;
+        count += 1;
+    }
+    assert!(count > 0, "files of entries");
 }
