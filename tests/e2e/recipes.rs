@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -15,11 +15,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::calls::Calls;
-use crate::listeners::{der, exchange_over_tls};
+use crate::listeners::{answer_to, client_hello, der, exchange_over_tls};
 use crate::load::{Clients, Load};
 use crate::secrets::{Site, connect_anew, current, fresh, keep_alive};
 use crate::support::authority::Authority;
@@ -33,7 +35,7 @@ use crate::world::{Answer, Ask, LIMIT, ask, http_client, listener, shared};
 with_both_bootstraps!(canary, blue_green);
 
 /// The folders that a test of this file drives.
-const DRIVEN: [&str; 11] = [
+const DRIVEN: [&str; 12] = [
     "api-keys",
     "blue-green",
     "browser-app",
@@ -45,6 +47,7 @@ const DRIVEN: [&str; 11] = [
     "maintenance",
     "mutual-tls",
     "partners",
+    "tcp-by-name",
 ];
 
 fn recipes() -> PathBuf {
@@ -838,4 +841,62 @@ fn cookies_of(answer: &str) -> String {
     kept.map(|cookie| cookie.split(';').next().unwrap_or_default())
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// An upstream that tells its name and the client's address of the PROXY protocol, version 2.
+async fn carried(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut head = [0; 28];
+            if connection.read_exact(&mut head).await.is_err() {
+                continue;
+            }
+            let client = Ipv4Addr::new(head[16], head[17], head[18], head[19]);
+            let is_second = head.starts_with(b"\r\n\r\n\0\r\nQUIT\n!\x11");
+            let mut hello = Vec::with_capacity(4096);
+            connection.read_buf(&mut hello).await.ok();
+            let told = format!("{name} {client} {is_second}");
+            connection.write_all(told.as_bytes()).await.ok();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_goes_by_name_with_the_address_of_the_client() {
+    let _shared = shared().await;
+    let (db, mail, address) = (carried("db").await, carried("mail").await, own_address());
+    let replaced = [
+        ("0.0.0.0:5443", address.to_string()),
+        ("10.0.3.4:5432", db.to_string()),
+        ("mail.internal:993", format!("localhost:{}", mail.port())),
+    ];
+    let served = Served::start_at(address, "tcp-by-name", Bootstrap::Delta, &replaced, &[]).await;
+    let told = |client: &str, name: &str| {
+        let mut bytes = format!("PROXY TCP4 {client} 10.8.0.1 5555 5443\r\n").into_bytes();
+        bytes.extend(client_hello(name));
+        async move { answer_to(address, &bytes).await }
+    };
+    eventually(
+        LIMIT,
+        || told("10.8.0.7", "db.example.com"),
+        "db 10.8.0.7 true".to_owned(),
+    )
+    .await;
+    eventually(
+        LIMIT,
+        || told("10.8.0.7", "a.mail.example.com"),
+        "mail 10.8.0.7 true".to_owned(),
+    )
+    .await;
+    assert_eq!(told("10.8.0.7", "www.example.com").await, "", "another name");
+    assert_eq!(told("203.0.113.7", "db.example.com").await, "", "not by VPN");
+    assert_eq!(
+        answer_to(address, &client_hello("db.example.com")).await,
+        "",
+        "no address"
+    );
+    served.all_is_accepted(&[]).await;
 }
