@@ -46,6 +46,7 @@ mod diff;
 mod documents;
 mod earlier;
 mod entry;
+mod explain;
 mod freeze;
 mod frozen;
 mod json;
@@ -92,6 +93,7 @@ POST   /api/v1/freezes                   freeze documents: {\"key\": KEY or PREF
 GET    /api/v1/freezes                   the freezes
 DELETE /api/v1/freezes/ID                end a freeze
 GET    /api/v1/diff                      difference of two revisions; ?from=R&to=R&view=documents|xds&group=default
+POST   /api/v1/explain                   where a request goes, and why: {\"request\": \"GET https://HOST/PATH\"}
 GET    /api/v1/snapshot                  versions and counts of the resources served
 GET    /api/v1/snapshot/TYPE             the resources of a type; ?group=default
 GET    /api/v1/snapshot/TYPE/NAME        one resource; a slash in NAME is written %2F
@@ -173,6 +175,7 @@ impl Admin {
             .route("/api/v1/revisions/{revision}", get(revisions::one))
             .route("/api/v1/revisions/{revision}/undo", post(undo::undo))
             .route("/api/v1/revisions/{revision}/restore", post(undo::restore))
+            .route("/api/v1/explain", post(explain::explain))
             .route("/api/v1/snapshot", get(snapshots::overview))
             .route("/api/v1/snapshot/{type}", get(snapshots::all))
             .route("/api/v1/snapshot/{type}/{name}", get(snapshots::one))

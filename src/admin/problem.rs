@@ -55,6 +55,10 @@ pub(super) enum Code {
     RedactedValue,
     /// A test of another document fails through the change.
     BreaksTest,
+    /// Several listeners take the request.
+    SeveralListeners,
+    /// The routes are written in Envoy's own form.
+    NotExplained,
     /// An accepted resource cannot be shown as JSON.
     Internal,
     /// No document can be checked before the first list of the store.
@@ -100,6 +104,8 @@ impl Code {
             Self::InvalidDocument => "invalid_document",
             Self::RedactedValue => "redacted_value",
             Self::BreaksTest => "breaks_test",
+            Self::SeveralListeners => "several_listeners",
+            Self::NotExplained => "not_explained",
             Self::Internal => "internal",
             Self::NotReady => "not_ready",
             Self::StoreUnavailable => "store_unavailable",
@@ -134,6 +140,8 @@ impl Code {
             Self::InvalidDocument => "The document is not valid",
             Self::RedactedValue => "A secret is redacted",
             Self::BreaksTest => "The change breaks a test of another document",
+            Self::SeveralListeners => "Several listeners take the request",
+            Self::NotExplained => "The request cannot be explained",
             Self::Internal => "Internal error",
             Self::NotReady => "The first load is not complete",
             Self::StoreUnavailable => "The store is not available",
@@ -169,7 +177,11 @@ impl Code {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidDocument | Self::RedactedValue | Self::BreaksTest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidDocument
+            | Self::RedactedValue
+            | Self::BreaksTest
+            | Self::SeveralListeners
+            | Self::NotExplained => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreUnavailable | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,

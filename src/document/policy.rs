@@ -188,6 +188,13 @@ impl PolicyKind {
         words
     };
 
+    /// The effect, in a few words.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        let field = KINDS.iter().find(|field| field.name == self.as_str());
+        field.map_or("", |field| field.about)
+    }
+
     /// The word in documents, and the name of the filter.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

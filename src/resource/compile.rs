@@ -45,6 +45,7 @@ mod accepted;
 mod conflicts;
 pub mod context;
 mod depends;
+pub mod explain;
 mod extensions;
 mod failover;
 mod findings;
@@ -70,7 +71,7 @@ use group::{GroupState, Outcome};
 use input::GroupInput;
 use inventory::Inventory;
 pub use inventory::{Address, address};
-pub use policies::EffectivePolicy;
+pub use policies::{EffectivePolicy, Holding};
 use translate::Translated;
 use trials::Trials;
 

@@ -74,14 +74,22 @@ impl Matcher {
     #[must_use]
     pub fn candidates(&self, request: &Request<'_>) -> Option<Vec<&Route>> {
         let seen = Seen::of(request)?;
-        let candidates = self.virtual_host(&seen.host).unwrap_or_default().iter();
-        let matching = candidates.filter(|(conditions, _)| conditions.hold(&seen));
-        Some(matching.map(|(_, route)| route).collect())
+        Some(self.matching(&seen).map(|(_, route)| route).collect())
     }
 
-    /// The routes of the host's own domain, else of the longest wildcard, else of `*`.
-    fn virtual_host(&self, host: &str) -> Option<&[(Conditions, Route)]> {
-        let found = request::domains(host).find_map(|domain| self.hosts.get(&*domain));
-        found.map(Vec::as_slice)
+    /// The route that takes a request, and the domain of its virtual host.
+    #[must_use]
+    pub fn first(&self, seen: &Seen) -> Option<(&str, &Route)> {
+        self.matching(seen).next()
+    }
+
+    /// The routes that match, in order: of the host's own domain, else of the longest wildcard, else of `*`.
+    fn matching<'a, 's>(&'a self, seen: &'s Seen) -> impl Iterator<Item = (&'a str, &'a Route)> + use<'a, 's> {
+        let found = request::domains(&seen.host).find_map(|domain| self.hosts.get_key_value(&*domain));
+        let routes = found.into_iter();
+        let routes = routes.flat_map(|(domain, routes)| routes.iter().map(move |route| (domain.as_str(), route)));
+        routes
+            .filter(|(_, (conditions, _))| conditions.hold(seen))
+            .map(|(domain, (_, route))| (domain, route))
     }
 }

@@ -20,7 +20,7 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::body::Run;
-use super::matcher::conditions::Paths;
+use super::matcher::conditions::{Paths, Unmet};
 use super::matcher::{self, Seen};
 use super::routes::order::PathRank;
 use super::{ResourceVersion, routes};
@@ -199,6 +199,12 @@ impl Entry {
     pub fn first_route(&self, request: &Seen) -> Option<usize> {
         self.conditions.first(&self.routes, request)
     }
+
+    /// The first condition beside the host that a request does not fulfil. `None`: a Route takes the request.
+    #[must_use]
+    pub fn first_unmet(&self, request: &Seen) -> Option<Unmet<'_>> {
+        self.conditions.first_unmet(&self.routes, request)
+    }
 }
 
 impl Position {
@@ -206,6 +212,24 @@ impl Position {
     #[must_use]
     pub fn host(&self) -> HostPattern {
         self.host.pattern()
+    }
+
+    /// The reason why this position comes before another one.
+    #[must_use]
+    pub fn advantage(&self, other: &Self) -> &'static str {
+        if self.priority != other.priority {
+            "its priority is lower"
+        } else if self.host != other.host {
+            "its host is less specific"
+        } else if self.path != other.path {
+            "its path is less specific"
+        } else if self.conditions != other.conditions {
+            "fewer conditions"
+        } else if self.document != other.document {
+            "equally specific, and its key comes later"
+        } else {
+            "equally specific, and it comes later in the document"
+        }
     }
 }
 
@@ -547,10 +571,34 @@ impl Table {
 }
 
 impl Table {
+    /// The pattern of the virtual host that a request is for.
+    #[must_use]
+    pub fn virtual_host_of(&self, request: &Seen) -> Option<HostKey> {
+        let mut hosts = matcher::request::domains(&request.host).map(|domain| HostKey::of_domain(&domain));
+        hosts.find(|host| self.own.contains_key(host))
+    }
+
+    /// The entries of a virtual host that have their match, in no order.
+    pub fn entries_of(&self, host: &HostKey) -> impl Iterator<Item = &Arc<Entry>> {
+        self.sources(host).into_iter().flat_map(|own| own.winners.values())
+    }
+
+    /// The entries of all host patterns that have their match, in no order.
+    pub fn all_entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.own.values().flat_map(|own| own.winners.values())
+    }
+
+    /// The entries with the match of this entry that do not have it, because their claims are higher.
+    pub fn rivals(&self, entry: &Entry) -> impl Iterator<Item = &Arc<Entry>> {
+        let claims = self.own.get(&entry.position.host);
+        let claims = claims.and_then(|own| own.claims.get(&entry.identity));
+        claims.into_iter().flat_map(few::Map::values).skip(1)
+    }
+
     /// The entry that takes a request, and its Route.
     #[must_use]
     pub fn take(&self, request: &Seen) -> Option<(&Arc<Entry>, Route)> {
-        let host = self.host_of(request)?;
+        let host = self.virtual_host_of(request)?;
         let mut first: Option<(&Arc<Entry>, usize)> = None;
         for own in self.sources(&host) {
             for (position, entry) in own.winners.iter() {
@@ -566,12 +614,6 @@ impl Table {
 
         let (entry, route) = first?;
         decoded(entry, route)
-    }
-
-    /// The virtual host of a request.
-    fn host_of(&self, request: &Seen) -> Option<HostKey> {
-        let mut hosts = matcher::request::domains(&request.host).map(|domain| HostKey::of_domain(&domain));
-        hosts.find(|host| self.own.contains_key(host))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Our matcher and a real Envoy choose the same route, with the same effect, for generated tables and raw requests.
+//! Our matcher, the explanation of a request and a real Envoy choose the same route, with the same effect, for generated
+//! tables and raw requests.
 //!
 //! Every table is a listener of one Envoy; a response names its route in `x-route`. Requests are written byte by byte,
 //! so that odd slashes, escapes and repeated headers arrive unchanged. In the second test routes redirect and rewrite,
@@ -15,6 +16,7 @@ use chancery::document::key::{DocumentKey, Kind};
 use chancery::document::{self, Limits};
 use chancery::resource::ResourceType;
 use chancery::resource::compile::Compiled;
+use chancery::resource::compile::explain::{Explanation, Outcome as Explained, Question};
 use chancery::resource::matcher::{Effect, Matcher, Outcome, Request, Seen};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
@@ -36,6 +38,8 @@ const ROUTES: usize = 18;
 const CONTESTED: usize = 205;
 const OTHERS: usize = 20;
 const CANDIDATES: usize = 3;
+/// One pair of so many is explained, too.
+const EXPLAINED_OF: usize = 3;
 /// Give up on a table that has too few contested requests after so many tries.
 const TRIES: usize = 20_000;
 
@@ -163,12 +167,21 @@ fn route(random: &mut StdRng, listener: &str, key: &str) -> Value {
         };
         matches["query"][name] = condition;
     }
-    json!({
+    let mut route = json!({
         "match": matches,
         "to": { "respond": { "status": 200, "headers": { "x-route": key } } },
         "priority": one(random, &[0, 0, 0, 0, 0, 1]),
         "listeners": [listener],
-    })
+    });
+    if random.random_bool(0.2) {
+        let to = json!({ "respond": { "status": 200, "headers": { "x-route": format!("{key}#overrides[0]") } } });
+        let condition = value(random, &["1", "2"]);
+        route["overrides"] = match random.random_bool(0.5) {
+            true => json!([{ "headers": { "x-b": condition }, "to": to }]),
+            false => json!([{ "query": { "w": condition }, "to": to }]),
+        };
+    }
+    route
 }
 
 /// A target: a path like those of routes, with odd spellings, and a query.
@@ -282,7 +295,56 @@ fn outcome(matcher: &Matcher, raw: &Raw) -> String {
     match matcher.outcome(&raw.request()) {
         Outcome::Malformed => "400".to_owned(),
         Outcome::NoRoute => "404".to_owned(),
-        Outcome::Route(route) => route.name.clone(),
+        Outcome::Route(route) => {
+            let headers = route
+                .response_headers_to_add
+                .iter()
+                .filter_map(|option| option.header.as_ref());
+            let mut named = headers.filter(|header| header.key == "x-route");
+            named
+                .next()
+                .map_or_else(|| route.name.clone(), |header| header.value.clone())
+        }
+    }
+}
+
+/// The explanation of a request to a listener.
+fn explanation(compiled: &Compiled, listener: &str, raw: &Raw) -> Explanation {
+    let question = Question {
+        method: raw.method.to_owned(),
+        is_tls: Some(false),
+        host: raw.host.to_owned(),
+        target: raw.target.clone(),
+        headers: raw
+            .headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        group: "default".into(),
+        listener: Some(listener.into()),
+    };
+    compiled.explain(&question).expect("an explanation")
+}
+
+/// The outcome of an explanation in the form of [`outcome`]; each route but the winner is named at most once.
+fn explained(compiled: &Compiled, listener: &str, raw: &Raw) -> String {
+    let explanation = explanation(compiled, listener, raw);
+    let Some(route) = &explanation.route else {
+        return explanation
+            .effect
+            .status
+            .map(|status| status.to_string())
+            .unwrap_or_default();
+    };
+    assert!(matches!(explanation.outcome, Explained::Respond | Explained::Forward));
+    let is_winner = explanation
+        .losers
+        .iter()
+        .any(|loser| loser.document == route.document && loser.place == route.place);
+    assert!(!is_winner, "the winner is among the losers: {explanation:?}");
+    match route.place.starts_with("overrides") {
+        true => format!("{}#{}", route.document, route.place),
+        false => route.document.to_string(),
     }
 }
 
@@ -426,13 +488,21 @@ async fn envoy_chooses_the_routes_that_the_matcher_chooses() {
         };
         for raw in requests(&mut random, matcher) {
             pairs += 1;
+            let is_explained = pairs % EXPLAINED_OF == 0;
             let candidates = matcher.candidates(&raw.request()).unwrap_or_default();
             contested += usize::from(candidates.len() >= CANDIDATES);
             let (ours, envoys) = (outcome(matcher, &raw), connection.response(&raw).outcome());
-            if ours != envoys && wrong.len() < 20_000 {
+            let explained = match is_explained {
+                true => explained(&compiled, &format!("t{index}"), &raw),
+                false => envoys.clone(),
+            };
+            if (ours != envoys || explained != envoys) && wrong.len() < 20_000 {
                 let table = serde_json::to_string(documents).expect("JSON");
-                writeln!(wrong, "{raw:?}\n  ours: {ours}\n  Envoy's: {envoys}\n  table: {table}")
-                    .expect("a String takes all");
+                writeln!(
+                    wrong,
+                    "{raw:?}\n  ours: {ours}\n  explained: {explained}\n  Envoy's: {envoys}\n  table: {table}"
+                )
+                .expect("a String takes all");
             }
         }
     }
@@ -536,6 +606,31 @@ fn effect(matcher: &Matcher, raw: &Raw) -> [Option<String>; 5] {
     }
 }
 
+/// The explained effect, and the outcome that it belongs to.
+fn explained_effect(compiled: &Compiled, listener: &str, raw: &Raw) -> [Option<String>; 5] {
+    let explanation = explanation(compiled, listener, raw);
+    let expected = match (&explanation.route, &explanation.effect) {
+        (Some(_), effect) if effect.redirect.is_some() => Explained::Redirect,
+        (Some(_), effect) if effect.status.is_some() => Explained::Respond,
+        (Some(_), _) => Explained::Forward,
+        (None, effect) if effect.status == Some(404) => Explained::NotFound,
+        (None, _) => Explained::Respond,
+    };
+    assert_eq!(explanation.outcome, expected, "{explanation:?}");
+    let has_endpoint = explanation
+        .destinations
+        .iter()
+        .all(|cluster| cluster.exists && cluster.total == 1 && cluster.endpoints[0].address.starts_with("127."));
+    assert!(has_endpoint, "{explanation:?}");
+    [
+        explanation.route.map(|route| route.document.to_string()),
+        explanation.effect.status.map(|status| status.to_string()),
+        explanation.effect.redirect,
+        explanation.effect.host,
+        explanation.effect.path,
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_rewrites_and_redirects_as_the_matcher_says() {
     let seed = seed();
@@ -561,11 +656,12 @@ async fn envoy_rewrites_and_redirects_as_the_matcher_says() {
             let raw = request(&mut random);
             let (ours, envoys) = (effect(matcher, &raw), connection.response(&raw).effect());
             taken += usize::from(ours[0].is_some());
-            if ours != envoys && wrong.len() < 20_000 {
+            let explained = explained_effect(&compiled, &format!("e{index}"), &raw);
+            if (ours != envoys || explained != envoys) && wrong.len() < 20_000 {
                 let table = serde_json::to_string(documents).expect("JSON");
                 writeln!(
                     wrong,
-                    "{raw:?}\n  ours: {ours:?}\n  Envoy's: {envoys:?}\n  table: {table}"
+                    "{raw:?}\n  ours: {ours:?}\n  explained: {explained:?}\n  Envoy's: {envoys:?}\n  table: {table}"
                 )
                 .expect("a String takes all");
             }

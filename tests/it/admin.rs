@@ -345,6 +345,7 @@ async fn the_index_names_every_endpoint() {
         "/api/v1/documents",
         "/api/v1/clients/NODE",
         "/api/v1/release",
+        "/api/v1/explain",
     ] {
         assert!(index.as_str().unwrap().contains(endpoint), "{endpoint}");
     }
@@ -899,6 +900,159 @@ async fn a_request_that_cannot_be_understood_is_refused() {
     let answer = server.request(Method::POST, "/api/v1/snapshot", &[], "").await;
     let detail = problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
     assert_eq!(detail, "POST is not supported on /api/v1/snapshot");
+}
+
+impl Server {
+    async fn explain(&self, body: Value) -> Answer {
+        let json = [("content-type", "application/json")];
+        self.request(Method::POST, "/api/v1/explain", &json, body.to_string())
+            .await
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_explained_from_the_listener_to_the_endpoints() {
+    let route = r#"{
+        "match": { "path": "/v1/orders/*", "hosts": ["api.example.com"] }, "to": "orders-v1", "timeout": "3s",
+        "rewrite": { "prefix": "/orders/" }, "retry": { "attempts": 2, "on": ["503"] },
+        "request_headers": { "set": { "x-from": "edge" }, "remove": ["x-debug"] },
+        "policies": [{ "rate_limit": { "requests": 10, "per": "1s" } }],
+        "overrides": [{ "headers": { "x-env-tag": "canary" }, "to": "orders-v2" }]
+    }"#;
+    let server = Server::start(&[
+        ("/gateway/listeners/edge", r#"{"address": "0.0.0.0:443"}"#),
+        ("/gateway/routes/orders", route),
+        (
+            "/gateway/routes/any",
+            r#"{"match": "/*", "to": {"respond": {"status": 204}}}"#,
+        ),
+        (
+            "/gateway/clusters/orders-v1",
+            r#"{"endpoints": ["10.0.0.1:80", "10.0.0.2:80"]}"#,
+        ),
+    ])
+    .await;
+    let request = "POST http://api.example.com:443/v1/orders/7?x=1";
+    let answer = server.explain(json!({ "request": request })).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let mut body = answer.body;
+    body["policies"][0]["does"].take();
+    let expected = json!({
+        "group": "default", "revision": body["revision"], "outcome": "forward", "why": null, "status": null,
+        "location": null,
+        "listener": {
+            "name": "edge", "key": "/gateway/listeners/edge", "addresses": ["0.0.0.0:443"], "tls": false,
+        },
+        "filter_chain": 0,
+        "virtual_host": "api.example.com",
+        "route": {
+            "key": "/gateway/routes/orders", "kind": "routes", "name": "orders", "entry": "match", "override": null,
+        },
+        "destination": { "clusters": [{
+            "name": "orders-v1", "key": "/gateway/clusters/orders-v1", "weight": 1, "exists": true, "total": 2,
+            "usable": 2,
+            "endpoints": [
+                { "address": "10.0.0.1:80", "health": "unknown", "zone": null, "priority": 0 },
+                { "address": "10.0.0.2:80", "health": "unknown", "zone": null, "priority": 0 },
+            ],
+        }] },
+        "request": {
+            "method": "POST", "host": "api.example.com:443", "path": "/orders/7?x=1",
+            "headers": { "set": { "x-from": "edge" }, "add": [], "remove": ["x-debug"] },
+        },
+        "timeouts": { "response": "3s", "idle": null },
+        "retry": { "on": ["503"], "attempts": 2, "per_try_timeout": null },
+        "policies": [{
+            "kind": "rate_limit", "key": "/gateway/routes/orders", "path": "policies[0]", "level": "routes",
+            "level_key": "/gateway/routes/orders", "cluster": null, "does": null,
+        }],
+        "losers": [
+            { "key": "/gateway/routes/any", "entry": "match", "override": null, "matches": true,
+              "why": "its host is less specific" },
+            { "key": "/gateway/routes/orders", "entry": "", "override": 0, "matches": false,
+              "why": "header x-env-tag: missing, expected \"canary\"" },
+        ],
+    });
+    assert_eq!(body, expected);
+
+    let canary = json!({ "request": "api.example.com/v1/orders/7", "headers": { "X-Env-Tag": ["canary"] } });
+    let body = server.explain(canary).await.body;
+    let override_zero = (&body["route"]["override"], &body["destination"]["clusters"][0]["total"]);
+    assert_eq!(override_zero, (&json!(0), &json!(0)), "{body}");
+    assert_eq!(body["losers"][0]["why"], "fewer conditions");
+}
+
+#[tokio::test]
+async fn a_request_without_a_route_is_explained_by_the_nearest_ones() {
+    let server = Server::start(&[
+        ("/gateway/listeners/plain", r#"{"address": "0.0.0.0:80"}"#),
+        (
+            "/gateway/routes/orders",
+            r#"{"match": {"path": "/v1/orders/*", "methods": ["PUT"], "hosts": ["a.b"]}}"#,
+        ),
+        (
+            "/gateway/routes/users",
+            r#"{"match": {"path": "/v1/users/*", "hosts": ["a.b"]}}"#,
+        ),
+        (
+            "/gateway/routes/other",
+            r#"{"match": {"path": "/v1/*", "hosts": ["c.d"]}}"#,
+        ),
+    ])
+    .await;
+    let body = server
+        .explain(json!({ "request": "GET http://a.b/v1/orders/7" }))
+        .await
+        .body;
+    assert_eq!((&body["outcome"], &body["status"]), (&json!("not_found"), &json!(404)));
+    let why: Vec<&str> = body["losers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|loser| loser["why"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "host a.b is not c.d",
+        "method GET is not PUT",
+        "path /v1/orders/7 is not /v1/users/*",
+    ];
+    assert_eq!(why, expected);
+
+    let body = server.explain(json!({ "request": "https://a.b/" })).await.body;
+    assert_eq!(body["outcome"], "misdirected");
+    assert_eq!(body["why"], "the group `default` has no listener for HTTP with TLS");
+    let body = server.explain(json!({ "request": "a.b/%2F" })).await.body;
+    assert_eq!((&body["outcome"], &body["status"]), (&json!("respond"), &json!(400)));
+    let underscore = json!({ "request": "a.b/", "headers": { "x_y": "1" } });
+    assert_eq!(server.explain(underscore).await.body["status"], 400);
+}
+
+#[tokio::test]
+async fn a_request_that_several_listeners_take_needs_the_name_of_one() {
+    let server = Server::start(&[
+        ("/gateway/listeners/a", r#"{"address": "0.0.0.0:80"}"#),
+        ("/gateway/listeners/b", r#"{"address": "0.0.0.0:81"}"#),
+    ])
+    .await;
+    let answer = server.explain(json!({ "request": "http://x/" })).await;
+    let detail = problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "several_listeners");
+    assert_eq!(
+        detail,
+        "several listeners take this request, expected `listener`, one of a, b"
+    );
+    let named = server.explain(json!({ "request": "http://x/", "listener": "b" })).await;
+    assert_eq!(named.body["listener"]["name"], "b");
+    let by_port = server.explain(json!({ "request": "http://x:81/" })).await;
+    assert_eq!(by_port.body["listener"]["name"], "b");
+
+    let unknown = server.explain(json!({ "request": "http://x/", "listener": "c" })).await;
+    let detail = problem(&unknown, StatusCode::NOT_FOUND, "not_found");
+    assert_eq!(
+        detail,
+        "the group `default` has no listener `c` for HTTP, expected one of a, b"
+    );
+    let unread = server.explain(json!({ "request": "http://x/", "at": "settled" })).await;
+    problem(&unread, StatusCode::BAD_REQUEST, "invalid_request");
 }
 
 #[tokio::test]

@@ -1235,7 +1235,47 @@ pub struct EffectivePolicy {
     pub policy: Arc<Policy>,
 }
 
+/// A policy that holds for a request, and the level that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The kind.
+    pub kind: PolicyKind,
+    /// The document that has the policy.
+    pub document: DocumentKey,
+    /// The place of the policy in this document; `None`: the document is the policy.
+    pub place: Option<String>,
+    /// The document whose list names the policy: `defaults`, a listener, a cluster or a route.
+    pub level: DocumentKey,
+}
+
 impl Compiled {
+    /// The policies that hold for a request to a cluster, in the order of filters. `own`: the entries of the rule that
+    /// takes the request.
+    pub(super) fn holding(
+        &self,
+        group: &str,
+        listener: &Arc<str>,
+        cluster: Option<&Arc<str>>,
+        own: Option<(&DocumentKey, &Rule)>,
+    ) -> Vec<Holding> {
+        let on = self.groups.get(group).and_then(|state| state.policies.get(listener));
+        let [defaults, of_listener]: [&[Applied]; 2] = on.map(|on| on.levels()).unwrap_or_default();
+        let of_cluster = cluster.map(|name| of_cluster(&self.inventory, group, name));
+        let of_cluster = of_cluster.unwrap_or_default();
+        let own = own.map(|(key, rule)| applied(&self.inventory, group, key, &rule.policies));
+        let own = own.unwrap_or_default();
+
+        let effective = effective(&[defaults, of_listener, &of_cluster, &own]);
+        let on = effective.values().filter(|entry| entry.policy.is_some());
+        on.map(|entry| Holding {
+            kind: entry.kind,
+            document: entry.document.clone(),
+            place: (!entry.is_named).then(|| entry.place.clone()),
+            level: entry.owner.clone(),
+        })
+        .collect()
+    }
+
     /// The policies that hold for a route, a cluster or a listener: by listener and cluster, in the order of kinds.
     #[must_use]
     pub fn effective_policies(&self, key: &DocumentKey) -> Vec<EffectivePolicy> {

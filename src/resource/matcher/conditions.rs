@@ -18,6 +18,17 @@ use crate::document::route::path::template_regex;
 #[error("found a matcher in {0} that this server does not write")]
 pub struct Unknown(&'static str);
 
+/// A condition of a Route that a request does not fulfil.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unmet<'c> {
+    /// The path.
+    Path,
+    /// The header of this name; `:method` is one.
+    Header(&'c str),
+    /// The query parameter of this name.
+    Parameter(&'c str),
+}
+
 /// The conditions of one Route, in a form for fast matching.
 #[derive(Debug)]
 pub struct Conditions {
@@ -100,12 +111,21 @@ impl Conditions {
     /// Whether the Route takes a request.
     #[must_use]
     pub fn hold(&self, request: &Seen) -> bool {
-        self.path.takes(request.path())
-            && self.headers.iter().all(|header| header.holds(request))
-            && self
-                .parameters
-                .iter()
-                .all(|parameter| parameter.test.holds(request.parameter(&parameter.name)))
+        self.first_unmet(request).is_none()
+    }
+
+    /// The first condition that a request does not fulfil: the path, then headers, then query parameters.
+    #[must_use]
+    pub fn first_unmet(&self, request: &Seen) -> Option<Unmet<'_>> {
+        if !self.path.takes(request.path()) {
+            return Some(Unmet::Path);
+        }
+        if let Some(header) = self.headers.iter().find(|header| !header.holds(request)) {
+            return Some(Unmet::Header(&header.name));
+        }
+        let fails = |parameter: &&Parameter| !parameter.test.holds(request.parameter(&parameter.name));
+        let parameter = self.parameters.iter().find(fails)?;
+        Some(Unmet::Parameter(&parameter.name))
     }
 }
 

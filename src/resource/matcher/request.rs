@@ -94,7 +94,7 @@ fn without_dot(host: &str) -> Cow<'_, str> {
 }
 
 /// `a.example.com` of `a.example.com:80`.
-pub(super) fn without_port(host: &str) -> &str {
+pub(in crate::resource) fn without_port(host: &str) -> &str {
     &host[..port_start(host).unwrap_or(host.len())]
 }
 

@@ -41,7 +41,7 @@ impl<'a> Finder<'a> {
     /// The entry that takes a request, and its Route.
     #[must_use]
     pub fn take(&mut self, request: &Seen) -> Option<(&'a Arc<Entry>, Route)> {
-        let host = self.table.host_of(request)?;
+        let host = self.table.virtual_host_of(request)?;
         let table = self.table;
         let index = self.hosts.entry(host).or_insert_with_key(|host| Index::of(table, host));
         let (entry, route) = index.first(request)?;
