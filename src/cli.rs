@@ -4,23 +4,37 @@
 //! unreachable. The result of a verb goes to stdout, its errors and log lines to stderr.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Command;
 
 use crate::telemetry;
 
+mod apply;
+mod bootstrap;
 mod check;
+mod complete;
 mod convert;
+mod explain;
 mod files;
+mod folder;
+mod get;
+mod ps;
+mod remote;
 mod schema;
 mod secret;
 mod serve;
+mod show;
+mod write;
+mod xds;
 
 /// Refused or failed.
 const FAILED: u8 = 1;
 /// Wrong usage: bad flags, bad configuration.
 const WRONG_USAGE: u8 = 2;
+/// No server was reached.
+const UNREACHABLE: u8 = 4;
 
 const LONG_ABOUT: &str = "Chancery is a management server (xDS control plane) for Envoy. It reads routes, clusters and \
 listeners as documents from etcd or from a directory, compiles them, and streams them to every connected proxy.";
@@ -43,6 +57,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((check::NAME, matches)) => check::run(matches),
         Some((convert::NAME, matches)) => convert::run(matches),
         Some((schema::NAME, matches)) => schema::run(matches),
+        Some((get::NAME, matches)) => get::run(matches),
+        Some((ps::NAME, matches)) => ps::run(matches),
+        Some((explain::NAME, matches)) => explain::run(matches),
+        Some((xds::NAME, matches)) => xds::run(matches),
+        Some((name @ (apply::APPLY | apply::IMPORT), matches)) => apply::run(name, matches),
+        Some((folder::EXPORT, matches)) => folder::run(matches),
+        Some((bootstrap::NAME, matches)) => bootstrap::run(matches),
+        Some((name @ (complete::COMPLETION | complete::MAN), matches)) => complete::run(name, matches),
+        Some((
+            name @ (write::EDIT | write::DELETE | write::RELEASE | write::DRAIN | write::UNDRAIN | write::WEIGHT),
+            matches,
+        )) => write::run(name, matches),
         _ => ExitCode::from(WRONG_USAGE),
     }
 }
@@ -57,10 +83,19 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
+        .subcommand(get::command())
+        .subcommand(ps::command())
+        .subcommand(explain::command())
+        .subcommand(xds::command())
+        .subcommands(write::commands())
+        .subcommands(apply::commands())
+        .subcommand(folder::command())
         .subcommand(check::command())
         .subcommand(convert::command())
         .subcommand(secret::command())
         .subcommand(schema::command())
+        .subcommand(bootstrap::command())
+        .subcommands(complete::commands())
 }
 
 /// Help and version are results; everything else is wrong usage.
@@ -76,19 +111,25 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 /// Print the reason of an exit code other than 0 to stderr, with its control characters escaped. A reason of several
 /// lines is a list.
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place where a verb speaks to its user before or without a subscriber"
-)]
 fn complain(sentence: impl std::fmt::Display) {
     let lines: Vec<String> = sentence.to_string().lines().map(telemetry::escaped).collect();
-    eprintln!("chancery: {}", lines.join("\n"));
+    to_stderr(format_args!("chancery: {}", lines.join("\n")));
 }
 
-/// Print the result of a verb to stdout.
-#[expect(clippy::print_stdout, reason = "the one place where a verb prints its result")]
+/// Print the next command to stderr.
+fn hint(command: impl std::fmt::Display) {
+    to_stderr(format_args!("next: {}", telemetry::escaped(&command.to_string())));
+}
+
+/// If stderr is closed, no error can be shown.
+fn to_stderr(line: std::fmt::Arguments<'_>) {
+    drop(writeln!(anstream::stderr().lock(), "{line}"));
+}
+
+/// Print the result of a verb to stdout. Colours are left out where `NO_COLOR` or a pipe asks for it. If the reader of a
+/// pipe has read enough, the rest is left out, too.
 fn print(result: impl std::fmt::Display) {
-    println!("{result}");
+    drop(writeln!(anstream::stdout().lock(), "{result}"));
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! all mistakes in one report, each with its flag, variable or key.
 //!
 //! A flag wins over a variable, a variable over the file, the file over the default. An unknown variable or key is a
-//! mistake. Only [`process_environment`] reads the environment, and no value is kept in a global.
+//! mistake. Only [`process_environment`] and [`process_variable`] read the environment, and no value is kept in a global.
 //!
 //! | module | in | out |
 //! |---|---|---|
@@ -28,7 +28,7 @@ mod source;
 pub mod tls;
 mod value;
 
-pub use source::{Flags, process_environment};
+pub use source::{Flags, process_environment, process_variable};
 
 /// All settings of `chancery serve`. Each field has the name of its flag.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +111,8 @@ pub struct Config {
 
 /// The variable with the keys of sealed secrets. There is no flag: arguments of a process can be read by others.
 pub const SECRET_KEYS: &str = "CHANCERY_SECRET_KEYS";
+/// The variable with the servers of the other verbs; no setting of `chancery serve`.
+pub const CLIENT_SERVER: &str = "CHANCERY_SERVER";
 
 /// The keys of sealed secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]

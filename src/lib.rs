@@ -27,6 +27,7 @@ pub mod xds;
 
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod shutdown;
 pub mod socket;

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::setting::Setting;
 use crate::reconcile::world::{State, World};
 
-mod place;
+pub(super) mod place;
 
 use place::Place;
 

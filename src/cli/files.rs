@@ -53,6 +53,8 @@ pub(super) struct Files {
     layout: Layout,
     /// By full key; no path: from stdin.
     documents: BTreeMap<Bytes, (Entry, Option<PathBuf>)>,
+    /// The documents that stdin deletes.
+    deleted: Vec<DocumentKey>,
     problems: Vec<Problem>,
 }
 
@@ -76,6 +78,7 @@ impl Files {
         let mut files = Self {
             layout: layout.clone(),
             documents: BTreeMap::new(),
+            deleted: Vec::new(),
             problems: Vec::new(),
         };
         for path in paths {
@@ -149,9 +152,12 @@ impl Files {
             "stdin is not {\"documents\": [{\"kind\", \"name\", \"value\"}]}, the body of POST /api/v1/apply",
         )?;
         for Put { kind, name, value } in body.documents {
-            let Some(value) = value else { continue };
             let kind = Kind::from_word(&kind).with_context(|| format!("stdin: {kind:?} is no kind of documents"))?;
-            self.put(&DocumentKey::new(kind, name.unwrap_or_default()), &value);
+            let key = DocumentKey::new(kind, name.unwrap_or_default());
+            match value {
+                Some(value) => self.put(&key, &value),
+                None => self.deleted.push(key),
+            }
         }
         Ok(())
     }
@@ -184,6 +190,31 @@ impl Files {
         self.documents.insert(key.clone(), (entry(key, text.into()), None));
     }
 
+    /// Every document, sorted by key: its text, or none if stdin deletes the document.
+    pub(super) fn all(&self) -> impl Iterator<Item = (DocumentKey, Option<&[u8]>)> {
+        let written = self
+            .documents
+            .values()
+            .map(|(entry, _)| (self.locate(&entry.key), Some(&*entry.value)));
+        let deleted = self.deleted.iter().map(|key| (key.clone(), None));
+        written.chain(deleted)
+    }
+
+    /// The file and the text of a document by KIND/NAME.
+    pub(super) fn find(&self, key: &str) -> Option<(Option<&Path>, &[u8])> {
+        let mut documents = self.documents.values();
+        let (entry, path) = documents.find(|(entry, _)| self.locate(&entry.key).to_string() == key)?;
+        Some((path.as_deref(), &*entry.value))
+    }
+
+    fn locate(&self, full_key: &[u8]) -> DocumentKey {
+        let root = match full_key.starts_with(self.layout.registry_prefix.as_bytes()) {
+            true => Root::Registrations,
+            false => Root::Documents,
+        };
+        self.layout.locate(&root, full_key)
+    }
+
     pub(super) fn remove(&mut self, key: &DocumentKey) {
         self.documents.remove(self.layout.full_key(key).as_bytes());
     }
@@ -208,13 +239,7 @@ impl Files {
 
     /// The key of a problem's document, below its prefix.
     pub(super) fn key_of(&self, problem: &Problem) -> String {
-        let is_registration = problem.key.starts_with(self.layout.registry_prefix.as_bytes());
-        let root = if is_registration {
-            Root::Registrations
-        } else {
-            Root::Documents
-        };
-        self.layout.locate(&root, &problem.key).to_string()
+        self.locate(&problem.key).to_string()
     }
 }
 

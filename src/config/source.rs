@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Mistake;
-use super::SECRET_KEYS;
 use super::setting::{CONFIG, SETTINGS, Setting, Takes, VARIABLE_PREFIX};
+use super::{CLIENT_SERVER, SECRET_KEYS};
 
 /// Least similarity (Jaro-Winkler) of an unknown name to a known one for the hint "did you mean".
 const SIMILAR: f64 = 0.8;
@@ -28,6 +28,13 @@ impl Flags {
         };
         Self(std::iter::once(&CONFIG).chain(SETTINGS).filter_map(given).collect())
     }
+}
+
+/// A variable of this process that is no setting of `chancery serve`; `None`: absent or empty.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<String> {
+    let (_, value) = std::env::vars_os().find(|(other, _)| other == name)?;
+    Some(value.to_string_lossy().into_owned()).filter(|value| !value.trim().is_empty())
 }
 
 /// The `CHANCERY_*` variables of this process. Bytes that are not UTF-8 are replaced; the check of the value then
@@ -211,6 +218,9 @@ fn texts_of(value: toml::Value) -> Result<Vec<String>, String> {
 fn from_environment(environment: &BTreeMap<String, String>, values: &mut Values, mistakes: &mut Vec<Mistake>) {
     for (variable, text) in environment {
         if !variable.starts_with(VARIABLE_PREFIX) || *variable == CONFIG.variable() {
+            continue;
+        }
+        if variable == CLIENT_SERVER {
             continue;
         }
         if variable == SECRET_KEYS {

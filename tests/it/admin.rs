@@ -928,7 +928,7 @@ async fn a_request_is_explained_from_the_listener_to_the_endpoints() {
         ),
         (
             "/gateway/clusters/orders-v1",
-            r#"{"endpoints": ["10.0.0.1:80", "10.0.0.2:80"]}"#,
+            r#"{"endpoints": [{"address": "10.0.0.1:80"}, {"address": "10.0.0.2:80"}]}"#,
         ),
     ])
     .await;

@@ -2,6 +2,10 @@
 
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
+use crate::support::server::Server;
+
 /// Run `chancery` with nothing but these arguments and variables.
 fn chancery(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_chancery"))
@@ -147,7 +151,7 @@ fn check_takes_one_file_and_says_the_same_as_json() {
     let path = folder.path().join("routes/users.yaml");
     let (code, stdout, stderr) = outcome(chancery(&["check", "-o", "json", path.to_str().unwrap()], &[]));
     assert_eq!((code, stderr.as_str()), (Some(1), ""));
-    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let report: Value = serde_json::from_str(&stdout).unwrap();
     let judged = &report["documents"][0];
     assert_eq!(
         (
@@ -202,7 +206,7 @@ fn convert_writes_the_full_form_with_equal_resources() {
     let path = folder.path().to_str().unwrap();
     let (code, stdout, stderr) = outcome(chancery(&["convert", path], &[]));
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
-    let body: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let body: Value = serde_json::from_str(&stdout).unwrap();
     let documents = body["documents"].as_array().unwrap();
     let names: Vec<_> = documents
         .iter()
@@ -214,7 +218,7 @@ fn convert_writes_the_full_form_with_equal_resources() {
     let (code, _, stderr) = outcome(chancery(&["convert", "--write", path], &[]));
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let first = std::fs::read_to_string(folder.path().join("routes/a.json")).unwrap();
-    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let first: Value = serde_json::from_str(&first).unwrap();
     let expected = serde_json::json!({ "match": "GET /a/*", "to": "http://10.0.0.1:80", "timeout": "3s" });
     assert_eq!(first, expected);
     assert!(!folder.path().join("routes/list.yaml").exists());
@@ -236,7 +240,7 @@ fn schema_prints_kinds_fields_and_all_of_them() {
     let schema = |path: &str| {
         let (code, stdout, stderr) = outcome(chancery(&["schema", path], &[]));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{path}");
-        serde_json::from_str::<serde_json::Value>(&stdout).unwrap()
+        serde_json::from_str::<Value>(&stdout).unwrap()
     };
     assert_eq!(
         schema("clusters.lb.ring.min"),
@@ -251,7 +255,7 @@ fn schema_prints_kinds_fields_and_all_of_them() {
         })
     );
     let (_, stdout, _) = outcome(chancery(&["schema"], &[]));
-    let all: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let all: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(all["$defs"]["groups"]["required"], serde_json::json!(["match"]));
     assert_eq!(all["$defs"]["groups"], {
         let mut groups = schema("groups");
@@ -275,4 +279,148 @@ fn schema_of_an_unknown_field_is_wrong_usage() {
         stdout.contains("interval  duration  \"30s\"    Between two PING frames"),
         "{stdout}"
     );
+}
+
+/// Run a verb against a server.
+async fn on(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let address = server.admin().to_string();
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    let run = move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        outcome(chancery(&arguments, &[("CHANCERY_SERVER", &address)]))
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// The stdout of a verb that must succeed.
+async fn done(server: &Server, arguments: &[&str]) -> String {
+    let (code, stdout, stderr) = on(server, arguments).await;
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}: {stdout}");
+    stdout
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_are_written_shown_explained_and_deleted_by_verbs() {
+    let documents = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--dir", documents.path().to_str().unwrap()]).await;
+    server.ready().await;
+    let files = folder(&[
+        ("listeners/edge.yaml", "address: 0.0.0.0:10000\n"),
+        ("clusters/orders-v1.yaml", "endpoints: [{address: '10.0.0.1:80'}]\n"),
+        ("clusters/orders-v2.json", "{}"),
+        (
+            "routes/orders.json",
+            r#"{"match": "/v1/orders/*", "to": [{"cluster": "orders-v1", "weight": 95}, {"cluster": "orders-v2", "weight": 5}]}"#,
+        ),
+    ]);
+    let path = files.path().to_str().unwrap();
+    let applied = done(&server, &["apply", path, "-m", "first"]).await;
+    assert!(applied.contains("4 of 4 documents changed"), "{applied}");
+    let again = done(&server, &["apply", "-f", path]).await;
+    assert!(again.starts_with("nothing changed: 4 documents"), "{again}");
+
+    assert_eq!(
+        done(&server, &["get", "clusters", "-o", "name"]).await,
+        "clusters/orders-v1\nclusters/orders-v2\n"
+    );
+    let table = done(&server, &["get", "routes"]).await;
+    assert!(
+        table.contains("DOCUMENT") && table.contains("routes/orders  accepted"),
+        "{table}"
+    );
+    let one: Value = serde_json::from_str(&done(&server, &["get", "routes/orders", "-o", "json"]).await).unwrap();
+    assert_eq!(one["value"]["to"][0]["weight"], 95);
+
+    let moved = done(&server, &["weight", "orders", "orders-v2=100"]).await;
+    assert!(
+        moved.contains("orders-v2 5 % -> 100 %") && moved.contains("orders-v1 95 % -> 0 %"),
+        "{moved}"
+    );
+    let request = "curl -X POST http://api.example.com/v1/orders/7 -H 'x-a: 1'";
+    let explained = done(&server, &["explain", request]).await;
+    assert!(
+        explained.starts_with("503 no_healthy_upstream (UH)   group default, revision"),
+        "{explained}"
+    );
+    assert!(
+        explained.contains("routes/orders") && explained.contains("orders-v2 -> /v1/orders/7"),
+        "{explained}"
+    );
+    let words = done(
+        &server,
+        &["explain", "-o", "name", "POST", "api.example.com/v1/orders/7"],
+    )
+    .await;
+    assert_eq!(words, "routes/orders\n");
+
+    let drained = done(&server, &["drain", "orders-v1/10.0.0.1:80"]).await;
+    assert!(drained.starts_with("orders-v1/10.0.0.1:80: drains"), "{drained}");
+    let cluster = done(&server, &["xds", "clusters", "orders-v1"]).await;
+    assert!(
+        cluster.starts_with("# made of clusters/orders-v1\n{") && cluster.contains("\"orders-v1\""),
+        "{cluster}"
+    );
+    done(&server, &["undrain", "orders-v1/10.0.0.1:80", "-q"]).await;
+    assert!(done(&server, &["xds"]).await.contains("clusters"));
+    assert!(done(&server, &["ps"]).await.starts_with("no proxy is connected"));
+
+    let export = files.path().join("export");
+    let export = export.to_str().unwrap();
+    assert!(done(&server, &["export", export]).await.starts_with("4 documents"));
+    assert!(done(&server, &["import", export]).await.starts_with("nothing changed"));
+    done(&server, &["delete", "routes/orders"]).await;
+    let imported = done(&server, &["import", export]).await;
+    assert!(
+        imported.contains("1 of 4 documents changed") && imported.contains("added   routes/orders"),
+        "{imported}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verb_that_fails_says_the_sentence_and_the_next_command() {
+    let documents = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--dir", documents.path().to_str().unwrap()]).await;
+    server.ready().await;
+    let files = folder(&[(
+        "routes/users.json",
+        "{\n  \"match\": \"/users\",\n  \"timout\": \"5s\"\n}",
+    )]);
+    let path = files.path().join("routes/users.json");
+    let path = path.to_str().unwrap();
+    let expected = format!(
+        "chancery: {path}:3:3: routes/users: timout: unknown field, did you mean \"timeout\"?\n\
+         next: chancery schema -o table routes\n"
+    );
+    assert_eq!(on(&server, &["apply", path]).await, (Some(1), String::new(), expected));
+    let (code, stdout, stderr) = on(&server, &["get", "routes/none"]).await;
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        stderr,
+        "chancery: there is no document routes/none\nnext: chancery get\n"
+    );
+    assert_eq!(on(&server, &["release"]).await.0, Some(2));
+    assert_eq!(on(&server, &["weight", "none", "a"]).await.0, Some(2));
+    let token = files.path().join("routes/users.json");
+    let arguments = [
+        "get",
+        "--server",
+        "http://10.0.0.1:1",
+        "--token-file",
+        token.to_str().unwrap(),
+    ];
+    let (code, _, stderr) = on(&server, &arguments).await;
+    assert_eq!(code, Some(2), "{stderr}");
+
+    // The first server is away, the second one answers.
+    let both = format!("http://127.0.0.1:1,{}", server.admin());
+    assert_eq!(on(&server, &["get", "-q", "--server", &both]).await.0, Some(0));
+    let (code, stdout, stderr) = on(&server, &["get", "--server", "http://127.0.0.1:1"]).await;
+    assert_eq!((code, stdout.as_str()), (Some(4), ""));
+    assert!(
+        stderr.starts_with("chancery: http://127.0.0.1:1 cannot be reached: "),
+        "{stderr}"
+    );
+    // The variable of the verbs is no setting of the server.
+    let (_, _, stderr) = on(&server, &["serve", "--grace", "soon"]).await;
+    assert!(!stderr.contains("CHANCERY_SERVER"), "{stderr}");
 }

@@ -8,15 +8,15 @@ use serde_saphyr::{Location, Spanned};
 
 /// A place in a text, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Place {
-    pub(super) line: u64,
-    pub(super) column: u64,
+pub(in crate::cli) struct Place {
+    pub(in crate::cli) line: u64,
+    pub(in crate::cli) column: u64,
 }
 
 impl Place {
     /// The place of the field at `path`, or of the nearest field around it that the text has. `None`: the text cannot
     /// be read.
-    pub(super) fn of(path: &str, text: &[u8]) -> Option<Self> {
+    pub(in crate::cli) fn of(path: &str, text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let root: Spanned<Node> = serde_saphyr::from_str(text).ok()?;
         let (mut node, mut location) = (&root.value, root.referenced);

@@ -1,0 +1,191 @@
+//! `chancery apply` and `chancery import`: the documents of files, written in one change.
+//!
+//! In: folders and files that mirror the keys, or the body of `POST /api/v1/apply` on stdin. Out: the revision, and one
+//! line for each document that changed. A mistake is told with file, line and column.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
+
+use super::check::place::Place;
+use super::files::{self, Files};
+use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote, short};
+use super::show::table::{Column, Table};
+use super::write::{force, message};
+use crate::client::{Call, Problem};
+use crate::document::key::Layout;
+
+pub(super) const APPLY: &str = "apply";
+pub(super) const IMPORT: &str = "import";
+
+pub(super) fn commands() -> [Command; 2] {
+    [
+        Command::new(APPLY)
+            .about("Write the documents of files in one change")
+            .after_help(
+                "Examples:\n  chancery apply ./gateway -m 'release 77'\n  chancery apply routes/orders.yaml clusters/orders.json\n  chancery apply - < change.json",
+            )
+            .arg(files::paths().required(false).help("Folders or files of documents; - reads stdin"))
+            .arg(
+                Arg::new("file")
+                    .short('f')
+                    .value_name("PATH")
+                    .action(ArgAction::Append)
+                    .value_parser(value_parser!(PathBuf))
+                    .help("The same as PATH"),
+            )
+            .arg(
+                Arg::new("if-base")
+                    .long("if-base")
+                    .value_name("R")
+                    .value_parser(value_parser!(i64).range(1..))
+                    .help("Write nothing if a document has changed since this revision"),
+            )
+            .arg(in_parts())
+            .arg(force("Write though a test of another document fails, or a cluster that is deleted is in use"))
+            .arg(message())
+            .args(arguments()),
+        Command::new(IMPORT)
+            .about("Write the documents of a folder that `chancery export` made")
+            .after_help("Example:\n  chancery import ./backup -m 'from the old store'")
+            .arg(
+                Arg::new("path")
+                    .value_name("DIR")
+                    .required(true)
+                    .value_parser(value_parser!(PathBuf))
+                    .help("The folder"),
+            )
+            .arg(message())
+            .args(arguments()),
+    ]
+}
+
+fn in_parts() -> Arg {
+    Arg::new("in-parts")
+        .long("in-parts")
+        .action(ArgAction::SetTrue)
+        .help("Write a change that is larger than a transaction in several")
+}
+
+pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
+    run_remote(matches, |session| async move {
+        let mut paths: Vec<&PathBuf> = matches.get_many("path").into_iter().flatten().collect();
+        let is_apply = name == APPLY;
+        if is_apply {
+            paths.extend(matches.get_many::<PathBuf>("file").into_iter().flatten());
+        }
+        if paths.is_empty() {
+            return Err(Failure::Usage(
+                "found no PATH, expected files or folders of documents, or -".to_owned(),
+            ));
+        }
+        let flag = |name: &str| is_apply && matches.get_flag(name);
+        let mut body = json!({ "in_parts": !is_apply || flag("in-parts") });
+        if let Some(revision) = matches.try_get_one::<i64>("if-base").ok().flatten() {
+            body["if_base"] = json!(revision);
+        }
+        if let Some(message) = matches.get_one::<String>("message") {
+            body["message"] = json!(message);
+        }
+        apply(&session, &paths, body, flag("force")).await
+    })
+}
+
+async fn apply(session: &Session, paths: &[&PathBuf], mut body: Value, force: bool) -> Result<(), Failure> {
+    let layout = Layout::default();
+    let files = Files::read(&layout, paths).map_err(|error| Failure::failed(format!("{error:#}")))?;
+    if let Some(problem) = files.problems().first() {
+        return Err(Failure::failed(format!("{}: {}", problem.place, problem.reason)));
+    }
+    let documents: Vec<Value> = files
+        .all()
+        .map(|(key, text)| {
+            let value =
+                text.map(|text| serde_json::from_slice(text).unwrap_or_else(|_| json!(String::from_utf8_lossy(text))));
+            json!({ "kind": key.kind.as_str(), "name": *key.name, "value": value })
+        })
+        .collect();
+    if documents.is_empty() {
+        return Err(Failure::failed("found no document in these paths"));
+    }
+    body["documents"] = Value::Array(documents);
+    let query = if force { "?force=true" } else { "" };
+    let answer = session.call(Call::post(format!("/api/v1/apply{query}"), &body)).await;
+    match answer {
+        Ok(answer) => session.show(&shown(answer.body)),
+        Err(Failure::Refused(problem)) => Err(Failure::Refused(Box::new(with_places(*problem, &files)))),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn shown(body: Value) -> Shown {
+    let documents: Vec<&Value> = body["documents"].as_array().into_iter().flatten().collect();
+    let changed: Vec<&&Value> = documents
+        .iter()
+        .filter(|document| document["action"] != "unchanged")
+        .collect();
+    let head = match body["revision"].as_i64() {
+        Some(revision) => format!(
+            "revision {revision}: {} of {} documents changed",
+            changed.len(),
+            documents.len()
+        ),
+        None => format!(
+            "nothing changed: {} documents have these texts already",
+            documents.len()
+        ),
+    };
+    let mut table = Table::new([
+        Column::whole("  ACTION"),
+        Column::name("DOCUMENT"),
+        Column::whole("STATE"),
+        Column::name("WARNINGS"),
+    ]);
+    let mut names = Vec::new();
+    for document in changed {
+        let text = |field: &str| document[field].as_str().unwrap_or("-").to_owned();
+        let warnings: Vec<&str> = document["warnings"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let key = short(document["key"].as_str().unwrap_or_default());
+        table.row([
+            format!("  {}", text("action")),
+            key.clone(),
+            text("state"),
+            warnings.join("; "),
+        ]);
+        names.push(key);
+    }
+    Shown {
+        parts: vec![Part::Text(head), Part::Table(table)],
+        names,
+        value: body,
+    }
+}
+
+/// The problem with file, line and column before each sentence.
+fn with_places(mut problem: Problem, files: &Files) -> Problem {
+    let placed = |detail: &str, key: Option<&str>, path: Option<&str>| {
+        let key = short(key?);
+        let (file, text) = files.find(&key)?;
+        let file = file?.display();
+        Some(match Place::of(path.unwrap_or_default(), text) {
+            Some(Place { line, column }) => format!("{file}:{line}:{column}: {detail}"),
+            None => format!("{file}: {detail}"),
+        })
+    };
+    if let Some(detail) = placed(&problem.detail, problem.key.as_deref(), problem.path.as_deref()) {
+        problem.detail = detail;
+    }
+    for (detail, key, path) in &mut problem.errors {
+        if let Some(with_place) = placed(detail, key.as_deref(), path.as_deref()) {
+            *detail = with_place;
+        }
+    }
+    problem
+}

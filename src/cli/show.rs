@@ -1,0 +1,4 @@
+//! Results for people: tables, and times as ages.
+
+pub(super) mod age;
+pub(super) mod table;
