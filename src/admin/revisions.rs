@@ -25,8 +25,9 @@ use crate::reconcile::world::{Status, World};
 const DEFAULT_LIMIT: usize = 50;
 /// Most changes of an answer.
 const MAX_LIMIT: usize = 1000;
-/// Longest wait for the entry of a change that the store has taken.
-const ENTRY_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait for the entry of a change that the store has taken. At a start, the history of an etcd before 3.4.31 and
+/// 3.5.13 takes two seconds.
+const ENTRY_WITHIN: Duration = Duration::from_secs(5);
 
 /// A change of documents.
 #[derive(Debug, Serialize)]
