@@ -7,12 +7,10 @@
 //! - A route that refers to the same clusters as before makes no cluster dirty.
 //! - A cluster or a registration makes no route dirty.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::accepted::CompiledDocument;
-use super::inventory::Inventory;
 use super::translate::route_services;
 use crate::document::defaults::Defaults;
 use crate::document::key::{DocumentKey, Kind};
@@ -63,60 +61,6 @@ impl Dirty {
             Kind::Listeners => self.every_listener,
             _ => false,
         }
-    }
-}
-
-/// The dirty names by group: what a change of one group's documents costs the other groups is nothing.
-pub(super) struct ByGroup<'a> {
-    everywhere: Dirty,
-    of: BTreeMap<&'a str, Dirty>,
-}
-
-impl<'a> ByGroup<'a> {
-    /// Routes and listeners that are for some groups, before or after the change, are dirty there.
-    pub(super) fn new(dirty: &Dirty, before: &'a Inventory, after: &'a Inventory) -> Self {
-        let mut by_group = Self {
-            everywhere: Dirty {
-                routes: BTreeSet::new(),
-                listeners: BTreeSet::new(),
-                ..dirty.clone()
-            },
-            of: BTreeMap::new(),
-        };
-        let documents = |key: &DocumentKey| [before.document(key), after.document(key)].into_iter().flatten();
-        for key in &dirty.routes {
-            for document in documents(key) {
-                by_group.for_each(document, |dirty| {
-                    dirty.routes.insert(key.clone());
-                });
-            }
-        }
-        for name in &dirty.listeners {
-            for document in documents(&DocumentKey::new(Kind::Listeners, Arc::clone(name))) {
-                by_group.for_each(document, |dirty| {
-                    dirty.listeners.insert(Arc::clone(name));
-                });
-            }
-        }
-        by_group
-    }
-
-    fn for_each(&mut self, document: &'a Document, mark: impl Fn(&mut Dirty)) {
-        match document.groups() {
-            None => mark(&mut self.everywhere),
-            Some(groups) => groups.iter().for_each(|group| mark(self.of.entry(group).or_default())),
-        }
-    }
-
-    /// What is dirty in a group.
-    pub(super) fn of(&self, group: &str) -> Cow<'_, Dirty> {
-        let Some(own) = self.of.get(group) else {
-            return Cow::Borrowed(&self.everywhere);
-        };
-        let mut dirty = self.everywhere.clone();
-        dirty.routes.extend(own.routes.iter().cloned());
-        dirty.listeners.extend(own.listeners.iter().cloned());
-        Cow::Owned(dirty)
     }
 }
 

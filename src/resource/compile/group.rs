@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, On, ResourceKey};
-use super::input::{GroupInput, entries_on, verbatim};
+use super::input::{GroupInput, entries_on, tables_of, verbatim};
 use super::inventory::Inventory;
 use super::policies::{Logins, OnListener};
 use super::{Fault, extensions, failover, offers, policies, trials, unmet};
@@ -594,17 +594,6 @@ impl GroupState {
             self.set(input, key, after.and_then(|(_, resource)| resource), outcome);
         }
     }
-}
-
-/// The listeners with a table that a route may be in: those that it names, or all.
-pub(super) fn tables_of<'a>(
-    tables: &'a OrdMap<Arc<str>, Table>,
-    route: &'a Route,
-) -> impl Iterator<Item = &'a Arc<str>> {
-    let all = route.listeners.is_none().then(|| tables.keys());
-    let named = route.listeners.iter().flatten();
-    let named = named.filter_map(|name| tables.get_key_value(name).map(|(name, _)| name));
-    all.into_iter().flatten().chain(named)
 }
 
 /// The Secret of a document in a group. Without `groups` it goes to the groups of its users, or to every group if it has

@@ -1,7 +1,11 @@
-//! The input of a group's compilation: the documents before and after a change, the names that the change made dirty,
-//! and two questions that several steps ask.
+//! The input of a group's compilation: the documents before and after a change, the names that the change made dirty
+//! in the group, and questions that several steps ask.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::context::Context;
@@ -9,8 +13,9 @@ use super::depends::Dirty;
 use super::inventory::Inventory;
 use super::translate::Translated;
 use crate::document::Document;
-use crate::document::key::DocumentKey;
-use crate::resource::table::Entry;
+use crate::document::key::{DocumentKey, Kind};
+use crate::document::route::Route;
+use crate::resource::table::{Entry, Table};
 
 /// Everything that a group's compilation looks at.
 pub(super) struct GroupInput<'a> {
@@ -54,5 +59,70 @@ pub(super) fn entries_on<'a>(compiled: &'a CompiledDocument, group: &str, on: On
             entries
         }
         _ => &[],
+    }
+}
+
+/// The listeners with a table that a route may be in: those that it names, or all.
+pub(super) fn tables_of<'a>(
+    tables: &'a OrdMap<Arc<str>, Table>,
+    route: &'a Route,
+) -> impl Iterator<Item = &'a Arc<str>> {
+    let all = route.listeners.is_none().then(|| tables.keys());
+    let named = route.listeners.iter().flatten();
+    let named = named.filter_map(|name| tables.get_key_value(name).map(|(name, _)| name));
+    all.into_iter().flatten().chain(named)
+}
+
+/// The dirty names by group: what a change of one group's documents costs the other groups is nothing.
+pub(super) struct ByGroup<'a> {
+    everywhere: Dirty,
+    of: BTreeMap<&'a str, Dirty>,
+}
+
+impl<'a> ByGroup<'a> {
+    /// Routes and listeners that are for some groups, before or after the change, are dirty there.
+    pub(super) fn new(dirty: &Dirty, before: &'a Inventory, after: &'a Inventory) -> Self {
+        let mut by_group = Self {
+            everywhere: Dirty {
+                routes: BTreeSet::new(),
+                listeners: BTreeSet::new(),
+                ..dirty.clone()
+            },
+            of: BTreeMap::new(),
+        };
+        let documents = |key: &DocumentKey| [before.document(key), after.document(key)].into_iter().flatten();
+        for key in &dirty.routes {
+            for document in documents(key) {
+                by_group.for_each(document, |dirty| {
+                    dirty.routes.insert(key.clone());
+                });
+            }
+        }
+        for name in &dirty.listeners {
+            for document in documents(&DocumentKey::new(Kind::Listeners, Arc::clone(name))) {
+                by_group.for_each(document, |dirty| {
+                    dirty.listeners.insert(Arc::clone(name));
+                });
+            }
+        }
+        by_group
+    }
+
+    fn for_each(&mut self, document: &'a Document, mark: impl Fn(&mut Dirty)) {
+        match document.groups() {
+            None => mark(&mut self.everywhere),
+            Some(groups) => groups.iter().for_each(|group| mark(self.of.entry(group).or_default())),
+        }
+    }
+
+    /// What is dirty in a group.
+    pub(super) fn of(&self, group: &str) -> Cow<'_, Dirty> {
+        let Some(own) = self.of.get(group) else {
+            return Cow::Borrowed(&self.everywhere);
+        };
+        let mut dirty = self.everywhere.clone();
+        dirty.routes.extend(own.routes.iter().cloned());
+        dirty.listeners.extend(own.listeners.iter().cloned());
+        Cow::Owned(dirty)
     }
 }

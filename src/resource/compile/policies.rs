@@ -16,8 +16,7 @@ use envoy_types::pb::google::protobuf::Any;
 use imbl::{OrdMap, OrdSet};
 
 use super::accepted::{CompiledDocument, own_policies};
-use super::group::tables_of;
-use super::input::GroupInput;
+use super::input::{GroupInput, tables_of};
 use super::inventory::Inventory;
 use super::translate::Translated;
 use super::{Compiled, Fault};
