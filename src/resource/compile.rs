@@ -308,7 +308,7 @@ impl Compiled {
             .collect();
 
         let (mut touched, mut affected) = (Touched::new(), BTreeSet::new());
-        let mut repoliced = trials::Repoliced::default();
+        let mut repoliced = input::Repoliced::default();
         let mut faults = failover::circles(&inventory, dirty);
         let by_group = ByGroup::new(dirty, &self.inventory, &inventory);
         for name in names {

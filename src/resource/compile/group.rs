@@ -9,7 +9,7 @@ use super::accepted::{CompiledDocument, On, ResourceKey};
 use super::input::{GroupInput, entries_on, tables_of, verbatim};
 use super::inventory::Inventory;
 use super::policies::{Logins, OnListener};
-use super::{Fault, extensions, failover, offers, policies, trials, unmet};
+use super::{Fault, extensions, failover, input, offers, policies, unmet};
 use crate::document::cluster::Cluster;
 use crate::document::key::{DocumentKey, Kind};
 use crate::document::listener::VirtualHosts;
@@ -58,7 +58,7 @@ pub(super) struct Outcome {
     /// Documents in conflict.
     pub(super) faults: Vec<Fault>,
     /// Routes whose entries changed through policies.
-    pub(super) repoliced: trials::Repoliced,
+    pub(super) repoliced: input::Repoliced,
 }
 
 impl GroupState {

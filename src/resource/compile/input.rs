@@ -126,3 +126,24 @@ impl<'a> ByGroup<'a> {
         Cow::Owned(dirty)
     }
 }
+
+/// Routes whose entries changed through policies, of all groups.
+#[derive(Debug, Default)]
+pub(super) struct Repoliced {
+    pub(super) routes: BTreeSet<DocumentKey>,
+    /// Listeners on which the entries of every route changed.
+    pub(super) listeners: BTreeSet<Arc<str>>,
+    /// Listeners with other policies.
+    pub(super) kinds: BTreeSet<Arc<str>>,
+    /// Generated entries that came or went.
+    pub(super) entries: Vec<Arc<Entry>>,
+}
+
+impl Repoliced {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.routes.extend(other.routes);
+        self.listeners.extend(other.listeners);
+        self.kinds.extend(other.kinds);
+        self.entries.extend(other.entries);
+    }
+}

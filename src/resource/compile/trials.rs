@@ -23,6 +23,7 @@ use prost::Message;
 use super::accepted::{CompiledDocument, On};
 use super::depends::Dirty;
 use super::group::GroupState;
+use super::input::Repoliced;
 use super::inventory::Inventory;
 use super::translate::Translated;
 use super::{Fault, policies};
@@ -88,27 +89,6 @@ pub(super) struct Change<'a> {
     pub(super) groups_before: &'a Groups,
     pub(super) groups: &'a Groups,
     pub(super) repoliced: &'a Repoliced,
-}
-
-/// Routes whose entries changed through policies, of all groups.
-#[derive(Debug, Default)]
-pub(super) struct Repoliced {
-    pub(super) routes: BTreeSet<DocumentKey>,
-    /// Listeners on which the entries of every route changed.
-    pub(super) listeners: BTreeSet<Arc<str>>,
-    /// Listeners with other policies.
-    pub(super) kinds: BTreeSet<Arc<str>>,
-    /// Generated entries that came or went.
-    pub(super) entries: Vec<Arc<Entry>>,
-}
-
-impl Repoliced {
-    pub(super) fn extend(&mut self, other: Self) {
-        self.routes.extend(other.routes);
-        self.listeners.extend(other.listeners);
-        self.kinds.extend(other.kinds);
-        self.entries.extend(other.entries);
-    }
 }
 
 impl Trials {

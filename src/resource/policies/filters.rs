@@ -51,9 +51,6 @@ const MTLS_PRINCIPAL: &str = "envoy.rbac.principals.mtls_authenticated";
 /// The name of the only policy in an RBAC filter.
 const ONLY: &str = "policy";
 
-/// The part of the metadata with the claims of a token, and the filter that writes it.
-pub(super) const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
-
 /// The filters of a policy. `client` is the header with the client that another policy found.
 pub(super) fn of(rule: &PolicyRule, secrets: &Secrets<'_>, client: Option<&str>) -> Vec<Filter> {
     let edge = |name, config| vec![Filter::new(Slot::Edge, name, config)];
@@ -317,7 +314,7 @@ fn claim(segments: &[String], text: &str) -> Principal {
             value_matchers: vec![is_text(), in_list],
         })),
     };
-    let (filter, part) = CLAIMS;
+    let (filter, part) = super::jwt::CLAIMS;
     let path = std::iter::once(part).chain(segments.iter().map(String::as_str));
     let segment = |key: &str| metadata_matcher::PathSegment {
         segment: Some(metadata_matcher::path_segment::Segment::Key(key.to_owned())),

@@ -21,6 +21,9 @@ use crate::document::policy::jwt::{Jwks, Jwt, Provider};
 use crate::document::secret::Content;
 use crate::proto::message::{any, append, duration};
 
+/// The part of the metadata with the claims of a token, and the filter that writes it.
+pub(super) const CLAIMS: (&str, &str) = ("envoy.filters.http.jwt_authn", "jwt");
+
 /// The numbers of `JwtAuthentication.providers` and `requirement_map`.
 const PROVIDERS: u32 = 1;
 const REQUIREMENTS: u32 = 5;

@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, pa
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
 
 use super::conditions;
-use super::filters::CLAIMS;
+use super::jwt::CLAIMS;
 use super::route::{CLIENT_KEY, METADATA, POLICY_KEY, ROUTE_KEY};
 use crate::document::policy::rate_limit::{By, LimitRule, RateLimit, When};
 use crate::proto::message::{boolean, duration, uint32};
