@@ -120,6 +120,13 @@ pub(super) fn with_message(call: Call, matches: &ArgMatches) -> Call {
     }
 }
 
+/// The document that an answer shows, as JSON; a text in YAML is read.
+fn value_of(read: &Answer) -> Value {
+    let value = &read.body["value"];
+    let yaml = value.as_str().and_then(|text| serde_saphyr::from_str(text).ok());
+    yaml.unwrap_or_else(|| value.clone())
+}
+
 /// Write a text where the document is still the one that was read.
 async fn put(
     session: &Session,
@@ -272,7 +279,7 @@ async fn drain(session: &Session, matches: &ArgMatches, drains: bool) -> Result<
         }
         Err(failure) => return Err(failure),
     };
-    let mut value = read.body["value"].clone();
+    let mut value = value_of(&read);
     let is_found = if key.starts_with("services/") {
         value = with_state(value, drains);
         true
@@ -333,7 +340,7 @@ async fn weight(session: &Session, matches: &ArgMatches) -> Result<(), Failure> 
     }
 
     let read = session.get(document_path(&key)).await?;
-    let mut value = read.body["value"].clone();
+    let mut value = value_of(&read);
     let Some(fields) = value.as_object_mut() else {
         let next = Some(format!("chancery edit {key}"));
         return Err(Failure::Failed(

@@ -8,6 +8,7 @@
 mod support;
 
 mod bootstrap;
+mod cli;
 mod coverage;
 mod documented;
 mod edges;

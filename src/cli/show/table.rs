@@ -193,7 +193,7 @@ mod tests {
         let narrow = plain(&table, Some(30));
         assert!(narrow.lines().all(|line| line.chars().count() <= 30), "{narrow}");
         assert!(
-            narrow.contains("edge-fr…g-name-7") && narrow.contains("refused"),
+            narrow.contains("edge-fr…-name-7") && narrow.contains("refused"),
             "{narrow}"
         );
         assert!(!narrow.contains('\u{1b}'));
