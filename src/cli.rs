@@ -19,13 +19,18 @@ mod convert;
 mod explain;
 mod files;
 mod folder;
+mod freeze;
 mod get;
+mod history;
 mod ps;
 mod remote;
 mod schema;
 mod secret;
 mod serve;
 mod show;
+mod status;
+mod undo;
+mod wait;
 mod write;
 mod xds;
 
@@ -33,6 +38,8 @@ mod xds;
 const FAILED: u8 = 1;
 /// Wrong usage: bad flags, bad configuration.
 const WRONG_USAGE: u8 = 2;
+/// The time for waiting is over.
+const TIMED_OUT: u8 = 3;
 /// No server was reached.
 const UNREACHABLE: u8 = 4;
 
@@ -61,6 +68,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((ps::NAME, matches)) => ps::run(matches),
         Some((explain::NAME, matches)) => explain::run(matches),
         Some((xds::NAME, matches)) => xds::run(matches),
+        Some((status::NAME, matches)) => status::run(matches),
+        Some((history::HISTORY, matches)) => history::run(matches),
+        Some((history::DIFF, matches)) => history::diff(matches),
+        Some((name @ (undo::UNDO | undo::RESTORE), matches)) => undo::run(name, matches),
+        Some((wait::NAME, matches)) => wait::run(matches),
+        Some((name @ (freeze::FREEZE | freeze::FREEZES | freeze::UNFREEZE), matches)) => freeze::run(name, matches),
         Some((name @ (apply::APPLY | apply::IMPORT), matches)) => apply::run(name, matches),
         Some((folder::EXPORT, matches)) => folder::run(matches),
         Some((bootstrap::NAME, matches)) => bootstrap::run(matches),
@@ -83,8 +96,13 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
-        .subcommand(get::command())
+        .subcommand(status::command())
         .subcommand(ps::command())
+        .subcommands(history::commands())
+        .subcommands(undo::commands())
+        .subcommand(wait::command())
+        .subcommands(freeze::commands())
+        .subcommand(get::command())
         .subcommand(explain::command())
         .subcommand(xds::command())
         .subcommands(write::commands())

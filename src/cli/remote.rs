@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::runtime::Builder;
 
 use super::show::table::Table;
-use super::{FAILED, UNREACHABLE, WRONG_USAGE, complain, print};
+use super::{FAILED, TIMED_OUT, UNREACHABLE, WRONG_USAGE, complain, print};
 use crate::client::contexts::{Contexts, split};
 use crate::client::{Answer, Call, Client, Error, Options, Problem};
 use crate::config::{CLIENT_SERVER, process_variable};
@@ -100,6 +100,10 @@ pub(super) enum Failure {
     Refused(Box<Problem>),
     /// Something else failed, with the next command.
     Failed(String, Option<String>),
+    /// The time for waiting is over.
+    TimedOut(String),
+    /// The result, which is shown already, says why.
+    Shown,
 }
 
 impl Failure {
@@ -357,6 +361,8 @@ pub(super) fn end(ended: Result<(), Failure>) -> ExitCode {
             (UNREACHABLE, reason, Some(next))
         }
         Err(Failure::Failed(reason, next)) => (FAILED, reason, next),
+        Err(Failure::TimedOut(reason)) => (TIMED_OUT, reason, Some("chancery ps --state '!live'".to_owned())),
+        Err(Failure::Shown) => return ExitCode::from(FAILED),
         Err(Failure::Refused(problem)) => {
             let next = next_command(&problem);
             (FAILED, sentences(&problem), next)
@@ -390,6 +396,7 @@ fn next_command(problem: &Problem) -> Option<String> {
         "precondition_failed" => of_key("chancery get"),
         "same_match" | "name_taken" => of_key("chancery get"),
         "in_use" => of_key("chancery delete --force"),
+        "changed_since" => Some("chancery history KIND/NAME, then --only others, R..R2 or --force".to_owned()),
         "breaks_test" => Some("the same command with --force".to_owned()),
         "frozen" => Some("chancery freezes".to_owned()),
         "several_listeners" => Some("the same command with --listener NAME".to_owned()),

@@ -287,19 +287,18 @@ async fn defaults_hold_where_nothing_is_written(bootstrap: Bootstrap) {
 async fn fields_of_later_releases_are_refused_by_name(bootstrap: Bootstrap) {
     let _shared = shared().await;
     let world = World::start(bootstrap).await;
-    let later = [("guard", json!({}))];
-    for (field, value) in later {
-        let key = format!("/gateway/clusters/later-{}", field.replace('_', "-"));
-        put(&world, &key, &json!({ "dns": "later.internal:80", field: value }));
-        let entry = world.document_is(&key, "rejected").await;
-        let name = key.trim_start_matches("/gateway/");
-        let reason = format!("{name}: {field}: not supported yet");
-        assert_eq!(
-            (&entry["path"], &entry["reason"]),
-            (&json!(field), &json!(reason)),
-            "{entry}"
-        );
-    }
+    let key = "/gateway/groups/later";
+    let group = json!({ "match": { "id": "later-*" }, "priority": 1, "identities": ["spiffe://example.org/a"] });
+    put(&world, key, &group);
+    let entry = world.document_is(key, "rejected").await;
+    assert_eq!(
+        (&entry["path"], &entry["reason"]),
+        (
+            &json!("identities"),
+            &json!("groups/later: identities: not supported yet")
+        ),
+        "{entry}"
+    );
 }
 
 async fn a_lease_that_expires_takes_its_endpoint_out(bootstrap: Bootstrap) {

@@ -376,6 +376,92 @@ async fn documents_are_written_shown_explained_and_deleted_by_verbs() {
     );
 }
 
+#[tokio::test]
+async fn a_change_is_told_taken_back_waited_for_and_frozen_by_verbs() {
+    let documents = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--dir", documents.path().to_str().unwrap()]).await;
+    server.ready().await;
+    let files = folder(&[(
+        "routes/orders.json",
+        r#"{"match": "/orders", "to": {"respond": {"status": 200}}}"#,
+    )]);
+    let path = files.path().to_str().unwrap();
+    done(&server, &["apply", path, "-m", "first"]).await;
+    let file = files.path().join("routes/orders.json");
+    std::fs::write(&file, r#"{"match": "/orders", "to": {"respond": {"status": 404}}}"#).unwrap();
+    done(&server, &["apply", path, "-m", "wrong"]).await;
+
+    let diff = done(&server, &["diff"]).await;
+    assert!(
+        diff.contains("200") && diff.contains("404") && diff.contains("+++"),
+        "{diff}"
+    );
+    let revisions = done(&server, &["history", "routes/orders", "-o", "name"]).await;
+    let (wrong, first) = revisions.trim().split_once('\n').expect("two changes");
+    let history = done(&server, &["history"]).await;
+    assert!(
+        history.contains("~ routes/orders") && history.contains("+ routes/orders") && history.contains("wrong"),
+        "{history}"
+    );
+    assert_eq!(done(&server, &["diff", wrong]).await, diff);
+    assert_eq!(done(&server, &["diff", &format!("{first}..{wrong}")]).await, diff);
+    let resources = done(&server, &["diff", wrong, "--xds"]).await;
+    assert!(
+        resources.contains("~ routes/") && resources.contains("200 -> 404"),
+        "{resources}"
+    );
+
+    let status = done(&server, &["status", "--check"]).await;
+    assert!(
+        status.starts_with(&format!(
+            "Revision {wrong}: no proxy is connected.  1 replica, directory ok"
+        )) && status.contains("\"wrong\"  ~ routes/orders"),
+        "{status}"
+    );
+    assert_eq!(done(&server, &["status", "--alive"]).await, "alive\n");
+    let waited = done(&server, &["wait", wrong]).await;
+    assert!(
+        waited.starts_with(&format!("{wrong} acknowledged by 0 of 0 proxies")),
+        "{waited}"
+    );
+    let (code, _, reason) = on(&server, &["wait", "999999", "--timeout", "1s"]).await;
+    assert_eq!(code, Some(3), "{reason}");
+
+    let (code, _, reason) = on(&server, &["undo", wrong]).await;
+    assert!(code == Some(2) && reason.contains("expected --yes"), "{reason}");
+    let (code, _, reason) = on(&server, &["undo", "--yes"]).await;
+    assert!(code == Some(2) && reason.contains("without R"), "{reason}");
+    let undone = done(&server, &["undo", wrong, "--yes", "-m", "back"]).await;
+    assert!(undone.contains("~ routes/orders"), "{undone}");
+    let back = done(&server, &["get", "routes/orders", "-o", "json"]).await;
+    assert!(back.contains("200") && !back.contains("404"), "{back}");
+    let taken_back = done(&server, &["diff"]).await;
+    assert!(taken_back.contains("200") && taken_back != diff, "{taken_back}");
+    let history = done(&server, &["history"]).await;
+    assert!(
+        history.contains(&format!("back; undoes {wrong}")) && history.contains("wrong; undone by"),
+        "{history}"
+    );
+    let restored = done(&server, &["restore", wrong, "--yes"]).await;
+    assert!(restored.contains("~ routes/orders"), "{restored}");
+    let (code, _, reason) = on(&server, &["undo", wrong, "--yes"]).await;
+    assert!(
+        code == Some(1) && reason.contains("was changed at revision"),
+        "{reason}"
+    );
+
+    let frozen = done(&server, &["freeze", "/gateway/routes/*", "--for", "30m", "-m", "sale"]).await;
+    assert!(frozen.contains("/gateway/routes/* is frozen until"), "{frozen}");
+    let (code, _, reason) = on(&server, &["delete", "routes/orders"]).await;
+    assert!(code == Some(1) && reason.contains("next: chancery freezes"), "{reason}");
+    let freezes = done(&server, &["freezes"]).await;
+    assert!(freezes.contains("sale"), "{freezes}");
+    let id = done(&server, &["freezes", "-o", "name"]).await;
+    done(&server, &["unfreeze", id.trim()]).await;
+    assert_eq!(done(&server, &["freezes"]).await, "no freeze\n");
+    done(&server, &["delete", "routes/orders"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verb_that_fails_says_the_sentence_and_the_next_command() {
     let documents = tempfile::tempdir().unwrap();

@@ -1,0 +1,157 @@
+//! `chancery undo` and `chancery restore`: put back earlier texts as a new change.
+//!
+//! Both show what they put back, and ask first. Without a terminal they need `--yes`, and then a revision: the newest
+//! change may be that of somebody else.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::history::{author, documents, newest, range};
+use super::remote::{Failure, Session, Shown, arguments, run as run_remote};
+use super::write::{force, message};
+use crate::client::Call;
+
+pub(super) const UNDO: &str = "undo";
+pub(super) const RESTORE: &str = "restore";
+
+pub(super) fn commands() -> [Command; 2] {
+    let yes = || {
+        Arg::new("yes")
+            .long("yes")
+            .action(ArgAction::SetTrue)
+            .help("Do not ask; needs R")
+    };
+    [
+        Command::new(UNDO)
+            .about("Put back the texts before a change, as a new change")
+            .after_help("Examples:\n  chancery undo\n  chancery undo 1842 --yes -m 'orders was wrong'\n  chancery undo 1842..1845 --only routes/orders")
+            .arg(range("R[..R2]: the change, or all from R to R2 [default: the newest change]"))
+            .arg(
+                Arg::new("only")
+                    .long("only")
+                    .value_name("KIND/NAME")
+                    .action(ArgAction::Append)
+                    .help("Only this document of the change"),
+            )
+            .arg(force("Put back texts that were changed again since"))
+            .arg(yes())
+            .arg(message()),
+        Command::new(RESTORE)
+            .about("Make all documents what they were at a revision, as a new change")
+            .after_help("Example:\n  chancery restore 1840 -m 'back to Friday'")
+            .arg(
+                Arg::new("revision")
+                    .value_name("R")
+                    .required(true)
+                    .value_parser(clap::value_parser!(i64).range(1..))
+                    .help("The revision"),
+            )
+            .arg(Arg::new("secrets").long("secrets").action(ArgAction::SetTrue).help("Secrets, too"))
+            .arg(Arg::new("in-parts").long("in-parts").action(ArgAction::SetTrue).help("Write a change that is larger than a transaction in several"))
+            .arg(yes())
+            .arg(message()),
+    ]
+    .map(|command| command.args(arguments()))
+}
+
+pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
+    run_remote(matches, |session| async move {
+        match name {
+            UNDO => undo(&session, matches).await,
+            _ => restore(&session, matches).await,
+        }
+    })
+}
+
+async fn undo(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
+    let range = matches.get_one::<(i64, Option<i64>)>("range").copied();
+    if range.is_none() && matches.get_flag("yes") {
+        let reason = "found --yes without R, expected the revision: the newest change may be that of somebody else";
+        return Err(Failure::Usage(reason.to_owned()));
+    }
+    may_ask(matches)?;
+    let (first, last) = match range {
+        Some((first, last)) => (first, last),
+        None => match newest(session).await? {
+            Some(revision) => (revision, None),
+            None => return Err(Failure::failed("there is no change")),
+        },
+    };
+    let change = session.get(format!("/api/v1/revisions/{first}")).await?.body;
+    let first = change["revision"].as_i64().unwrap_or(first);
+    let only: Vec<&String> = matches.get_many("only").into_iter().flatten().collect();
+    let what = match (last, only.as_slice()) {
+        (Some(last), _) => format!("Takes back the changes {first} to {last}."),
+        (None, []) => format!("Takes back {first}, by {}:  {}", author(&change), documents(&change)),
+        (None, only) => {
+            let only: Vec<&str> = only.iter().map(|key| key.as_str()).collect();
+            format!("Takes back {first}, by {}, for  {}", author(&change), only.join(" "))
+        }
+    };
+    confirmed(matches, &what)?;
+    let body = json!({
+        "through": last,
+        "only": only,
+        "message": matches.get_one::<String>("message"),
+    });
+    let query = if matches.get_flag("force") { "?force=true" } else { "" };
+    let path = format!("/api/v1/revisions/{first}/undo{query}");
+    written(session, session.call(Call::post(path, &body)).await?.body)
+}
+
+async fn restore(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
+    may_ask(matches)?;
+    let revision = matches.get_one::<i64>("revision").copied().unwrap_or_default();
+    confirmed(
+        matches,
+        &format!("Makes all documents what they were at revision {revision}."),
+    )?;
+    let body = json!({
+        "secrets": matches.get_flag("secrets"),
+        "in_parts": matches.get_flag("in-parts"),
+        "message": matches.get_one::<String>("message"),
+    });
+    let path = format!("/api/v1/revisions/{revision}/restore");
+    written(session, session.call(Call::post(path, &body)).await?.body)
+}
+
+/// A question needs somebody who answers.
+fn may_ask(matches: &ArgMatches) -> Result<(), Failure> {
+    match matches.get_flag("yes") || std::io::stdin().is_terminal() {
+        true => Ok(()),
+        false => Err(Failure::Usage(
+            "stdin is no terminal, so nobody can answer the question; expected --yes".to_owned(),
+        )),
+    }
+}
+
+fn confirmed(matches: &ArgMatches, what: &str) -> Result<(), Failure> {
+    if matches.get_flag("yes") {
+        return Ok(());
+    }
+    super::to_stderr(format_args!("{}\nGo on? [y/N]", crate::telemetry::escaped(what)));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    match read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        true => Ok(()),
+        false => Err(Failure::failed("nothing is written")),
+    }
+}
+
+fn written(session: &Session, body: Value) -> Result<(), Failure> {
+    let sentence = match body["revision"].as_i64() {
+        Some(revision) => format!("revision {revision}:  {}", documents(&body)),
+        None => "nothing differs, so nothing is written".to_owned(),
+    };
+    session.show(&Shown {
+        names: body["revision"]
+            .as_i64()
+            .map(|revision| revision.to_string())
+            .into_iter()
+            .collect(),
+        ..Shown::sentence(body, sentence)
+    })
+}
