@@ -176,7 +176,17 @@ impl Admin {
         };
         let newest = snapshot.revision.max(snapshot.steps.newest_revision());
         let revision = revision.unwrap_or(newest);
-        (revision <= newest).then(|| sources.rollout(revision, group, most, SystemTime::now()))
+        let mut rollout = (revision <= newest).then(|| sources.rollout(revision, group, most, SystemTime::now()))?;
+        // Every proxy refused the text, and has acknowledged the text before since: nobody has the change.
+        let withdrawn = world.refused().filter(|status| {
+            let latest = status.latest.as_ref();
+            latest.is_some_and(|latest| latest.mod_revision <= rollout.revision)
+        });
+        if let Some(since) = withdrawn.map(|status| status.since).min() {
+            rollout.state = RolloutState::Refused;
+            rollout.since = since;
+        }
+        Some(rollout)
     }
 }
 

@@ -124,7 +124,7 @@ fn attention(admin: &Admin, rollout: &Rollout) -> Vec<Attention> {
     for status in world.documents().chain(world.problems()) {
         let kind = match status.state {
             DocumentState::Held => Some("held"),
-            DocumentState::Rejected => Some("rejected"),
+            DocumentState::Rejected | DocumentState::Refused => Some("rejected"),
             _ => None,
         };
         documents.extend(kind.map(|kind| Attention {

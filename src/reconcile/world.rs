@@ -256,6 +256,11 @@ impl World {
         secrets.map(|(_, record)| &record.status)
     }
 
+    /// The documents that every proxy refuses, so that their texts before serve.
+    pub fn refused(&self) -> impl Iterator<Item = &Status> {
+        self.documents().filter(|status| status.state == State::Refused)
+    }
+
     /// Entries that cannot be a document (a second file for a key, a file that cannot be read): rejected, without a
     /// text. The key may be that of a document, which keeps serving.
     pub fn problems(&self) -> impl Iterator<Item = &Status> {

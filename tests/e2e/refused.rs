@@ -57,6 +57,13 @@ async fn a_listener_whose_port_is_taken_falls_back(bootstrap: Bootstrap) {
         (&refused["path"], &refused["serving_revision"]),
         (&json!("address"), &Value::Null)
     );
+    // All proxies have acknowledged what serves instead; nobody has the change.
+    let status = world.server.get("/api/v1/status").await;
+    assert_eq!(
+        (&status["rollout"]["state"], &status["attention"][0]["key"]),
+        (&json!("refused"), &json!(TAKEN)),
+        "{status}"
+    );
     assert!(world.server.metric_sum("chancery_nacks_total").await >= 1.0);
 
     // Nothing of the document is with Envoy, so other listeners and routes are added and changed as ever.
