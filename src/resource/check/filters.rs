@@ -1,4 +1,4 @@
-//! Rules of single filters (docs/refused-by-envoy.md NL-31, NL-39). Scripts and Wasm modules are not checked: only Envoy can.
+//! Rules of single filters (docs/refused-by-envoy.md NL-31, NL-39, NL-40). Scripts and Wasm modules are not checked: only Envoy can.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http;
 use envoy_types::pb::envoy::extensions::filters::listener::local_ratelimit::v3 as listener;
 use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3 as network;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode};
 use envoy_types::pb::envoy::extensions::http::injected_credentials::generic::v3::Generic;
 use envoy_types::pb::envoy::extensions::wasm::v3::{PluginConfig, plugin_config};
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
@@ -20,6 +21,17 @@ use crate::resource::place::Place;
 
 /// The shortest interval for filling a bucket, in nanoseconds.
 const LEAST_FILL: i128 = 50_000_000;
+
+/// NL-40: data that arrives before the upstream connection has a bound.
+pub(super) fn tcp_proxy(proxy: &TcpProxy, at: &Place) -> Result<(), Rejection> {
+    let waits = proxy.upstream_connect_mode() != UpstreamConnectMode::Immediate;
+    match waits && proxy.max_early_data_bytes.is_none() {
+        true => Err(at.field("max_early_data_bytes").reject(
+            "missing, expected a number of bytes beside an upstream_connect_mode other than IMMEDIATE".to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
 
 /// NL-39: without a source, Envoy 1.40 ends by a memory fault if its bootstrap has no such secret.
 pub(super) fn injected_credential(generic: &Generic, at: &Place) -> Result<(), Rejection> {

@@ -51,6 +51,7 @@ pub(in crate::resource) fn message(message: &DynamicMessage, at: &Place) -> Resu
         "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {
             held(message, at, filters::network_limit)
         }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => held(message, at, filters::tcp_proxy),
         "envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit" => {
             held(message, at, filters::listener_limit)
         }
