@@ -227,26 +227,13 @@ async fn write_all(
     targets: &[Target<'_>],
     part: Option<&Part>,
 ) -> Result<Written, Problem> {
-    let deadline = Instant::now() + PATIENCE;
-    let attempt = Attempt {
-        admin,
-        change,
-        part,
-        deadline,
-        roots: targets.iter().map(|target| target.root.clone()).collect(),
-        place: targets.first().map_or("", |target| &target.edit.full_key),
-    };
+    let attempt = Attempt::new(admin, change, targets, part);
     loop {
         if let Some(written) = repeat::find(admin, change, targets, part).await? {
             attempt.wait_for(written.revisions.last().copied()).await;
             return Ok(written);
         }
         let compared = attempt.compare(targets).await?;
-        Problem::of_all(
-            compared
-                .iter()
-                .filter_map(|compared| compared.refuse_condition(admin).err()),
-        )?;
         let (turn, basis) = attempt.turn().await?;
         attempt.refuse_moved(&basis)?;
         let judged = Judged::of(&basis, &compared, now());
@@ -336,8 +323,19 @@ struct Attempt<'a> {
     place: &'a str,
 }
 
-impl Attempt<'_> {
-    /// The documents beside their current texts.
+impl<'a> Attempt<'a> {
+    fn new(admin: &'a Admin, change: &'a Change, targets: &'a [Target<'a>], part: Option<&'a Part>) -> Self {
+        Self {
+            admin,
+            change,
+            part,
+            deadline: Instant::now() + PATIENCE,
+            roots: targets.iter().map(|target| target.root.clone()).collect(),
+            place: targets.first().map_or("", |target| &target.edit.full_key),
+        }
+    }
+
+    /// The documents beside their current texts, which meet the conditions of the change.
     async fn compare<'t>(&self, targets: &'t [Target<'t>]) -> Result<Vec<Compared<'t>>, Problem> {
         let world = self.admin.world.load_full();
         let pending = world.pending();
@@ -370,7 +368,10 @@ impl Attempt<'_> {
                 action,
             }
         });
-        Ok(compared.collect())
+        let compared: Vec<Compared<'t>> = compared.collect();
+        let refused = compared.iter().map(|compared| compared.refuse_condition(self.admin));
+        Problem::of_all(refused.filter_map(Result::err))?;
+        Ok(compared)
     }
 
     fn has_documents(&self) -> bool {

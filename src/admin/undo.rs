@@ -2,6 +2,8 @@
 //!
 //! Both are writes like any other: the texts come from the journal, and [`carry_out`] judges and writes them.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -65,9 +67,7 @@ pub(super) async fn undo(
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
 
-    shown_at(&admin, through).await?;
-    let shown = shown_now(&admin).await;
-    shown.check(through)?;
+    let shown = shown_with(&admin, through).await?;
     let first = shown.book.at(asked).ok_or_else(|| {
         let oldest = shown.book.entries().next().map(|entry| entry.revision);
         Problem::from(NotShown::NotHeld {
@@ -122,9 +122,7 @@ pub(super) async fn restore(
     let Path(word) = path?;
     let asked = revision_of(&word)?;
     let body: Restore = read(&headers, body)?;
-    shown_at(&admin, asked).await?;
-    let shown = shown_now(&admin).await;
-    shown.check(asked)?;
+    let shown = shown_with(&admin, asked).await?;
     let world = admin.world.load_full();
     let texts = shown
         .book
@@ -145,6 +143,14 @@ pub(super) async fn restore(
         },
     };
     change.write(&admin, &world, &shown, author).await
+}
+
+/// The journal as it is now, which holds a revision.
+async fn shown_with(admin: &Admin, revision: i64) -> Result<Arc<Shown>, Problem> {
+    shown_at(admin, revision).await?;
+    let shown = shown_now(admin).await;
+    shown.check(revision)?;
+    Ok(shown)
 }
 
 fn read<T: for<'a> Deserialize<'a> + Default>(

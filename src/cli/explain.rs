@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote, short};
+use super::remote::{Failure, Part, Session, Shown, arguments, run as run_remote, short, text};
 use super::show::table::{Column, Table};
 use crate::client::Call;
 
@@ -88,10 +88,6 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         let answer = session.call(Call::post("/api/v1/explain", &body)).await?;
         session.show(&shown(&session, answer.body))
     })
-}
-
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap_or_default()
 }
 
 fn shown(session: &Session, body: Value) -> Shown {

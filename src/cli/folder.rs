@@ -10,11 +10,9 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::remote::{Failure, Part, Session, Shown, arguments, document_path, run as run_remote, short_key};
+use super::write::REDACTED;
 
 pub(super) const EXPORT: &str = "export";
-
-/// The text in the place of a secret.
-const REDACTED: &str = "\"[redacted]\"";
 
 pub(super) fn command() -> Command {
     Command::new(EXPORT)

@@ -7,9 +7,10 @@ use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Failure, Session, Shown, arguments, encoded, run as run_remote};
+use super::remote::{Failure, Session, Shown, arguments, encoded, run as run_remote, text};
 use super::show::age;
 use super::show::table::{Column, Table};
+use super::write::argument;
 use crate::client::Call;
 
 pub(super) const FREEZE: &str = "freeze";
@@ -56,10 +57,6 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     })
 }
 
-fn argument<'m>(matches: &'m ArgMatches, name: &str) -> &'m str {
-    matches.get_one::<String>(name).map(String::as_str).unwrap_or_default()
-}
-
 async fn begin(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
     let body = json!({
         "key": argument(matches, "frozen"),
@@ -67,7 +64,7 @@ async fn begin(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
         "why": argument(matches, "message"),
     });
     let freeze = session.call(Call::post("/api/v1/freezes", &body)).await?.body;
-    let id = text(&freeze, "id");
+    let id = text(&freeze, "id").to_owned();
     let sentence = format!(
         "{} is frozen until {}; chancery unfreeze {id} ends it",
         text(&freeze, "key"),
@@ -91,13 +88,13 @@ async fn list(session: &Session) -> Result<(), Failure> {
     let now = answer.now();
     let mut names = Vec::new();
     for freeze in answer.body["freezes"].as_array().into_iter().flatten() {
-        names.push(text(freeze, "id"));
+        names.push(text(freeze, "id").to_owned());
         table.row([
-            text(freeze, "id"),
-            text(freeze, "key"),
+            text(freeze, "id").to_owned(),
+            text(freeze, "key").to_owned(),
             left(&freeze["until"], now),
             freeze["by"].as_str().unwrap_or("-").to_owned(),
-            text(freeze, "why"),
+            text(freeze, "why").to_owned(),
         ]);
     }
     let shown = match names.is_empty() {
@@ -123,8 +120,4 @@ async fn end(session: &Session, matches: &ArgMatches) -> Result<(), Failure> {
 fn left(until: &Value, now: SystemTime) -> String {
     let left = age::time(until).and_then(|until| until.duration_since(now).ok());
     age::short(left.unwrap_or_default())
-}
-
-fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_default().to_owned()
 }

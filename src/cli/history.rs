@@ -1,4 +1,4 @@
-//! `chancery history` and `chancery diff`: what changed, when, by whom and why.
+//! `chancery history` and `chancery diff`: the changes of documents with time, author and reason, and their texts.
 
 use std::process::ExitCode;
 

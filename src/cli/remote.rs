@@ -318,6 +318,11 @@ pub(super) fn document_path(key: &str) -> String {
     format!("/api/v1/documents/{}", segments.join("/"))
 }
 
+/// The text of a field; empty if there is none.
+pub(super) fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or_default()
+}
+
 /// KIND/NAME of a full key, or of KIND/NAME itself.
 pub(super) fn short_key(entry: &Value) -> String {
     let (kind, name) = (entry["kind"].as_str(), entry["name"].as_str());

@@ -1,4 +1,4 @@
-//! `chancery status`: what changed last, who has it, who refuses it, what waits for an operator.
+//! `chancery status`: the newest change, the proxies that have or refuse it, and the items that wait for an operator.
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::history::{author, documents};
-use super::remote::{Failure, Part, Shown, arguments, run as run_remote, short};
+use super::remote::{Failure, Part, Shown, arguments, run as run_remote, short, text};
 use super::show::age;
 use super::show::table::{Column, Table};
 
@@ -128,10 +128,6 @@ fn shown(body: Value, now: SystemTime) -> Shown {
         names: names.into_iter().collect(),
         value: body,
     }
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
 }
 
 /// The revision and its proxies in one line.

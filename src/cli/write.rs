@@ -21,7 +21,7 @@ pub(super) const UNDRAIN: &str = "undrain";
 pub(super) const WEIGHT: &str = "weight";
 
 /// The text in the place of a secret.
-const REDACTED: &str = "\"[redacted]\"";
+pub(super) const REDACTED: &str = "\"[redacted]\"";
 
 pub(super) fn commands() -> [Command; 6] {
     let key = || {
@@ -108,7 +108,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     })
 }
 
-fn argument<'m>(matches: &'m ArgMatches, name: &str) -> &'m str {
+pub(super) fn argument<'m>(matches: &'m ArgMatches, name: &str) -> &'m str {
     matches.get_one::<String>(name).map(String::as_str).unwrap_or_default()
 }
 

@@ -7,20 +7,9 @@ use serde_json::{Value, json};
 
 use super::remote::{Failure, Part, Session, Shown, arguments, encoded, run as run_remote, short};
 use super::show::table::{Column, Table};
+use crate::document::xds::TYPES;
 
 pub(super) const NAME: &str = "xds";
-
-const TYPES: [&str; 9] = [
-    "listeners",
-    "routes",
-    "clusters",
-    "endpoints",
-    "secrets",
-    "runtime",
-    "scoped_routes",
-    "virtual_hosts",
-    "extension_configs",
-];
 
 const AFTER_HELP: &str = "Examples:
   chancery xds

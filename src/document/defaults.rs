@@ -37,10 +37,9 @@ pub(super) const FIELDS: Fields = Fields::of(&[
     )
     .or("`\"exact\"`"),
 ]);
-const ROUTE_FIELDS: Fields =
-    Fields::joined(&[route::settings::FORWARDING, route::settings::HEADERS]).later(route::read::LATER);
-const CLUSTER_FIELDS: Fields = Fields::of(cluster::read::SETTINGS).later(cluster::read::LATER);
-const LISTENER_FIELDS: Fields = Fields::joined(&[HTTP, listener::SETTINGS]).later(listener::LATER);
+const ROUTE_FIELDS: Fields = Fields::joined(&[route::settings::FORWARDING, route::settings::HEADERS]);
+const CLUSTER_FIELDS: Fields = Fields::of(cluster::read::SETTINGS);
+const LISTENER_FIELDS: Fields = Fields::joined(&[HTTP, listener::SETTINGS]);
 const HTTP: &[Field] = &[Field::new(
     "http",
     Shape::Object(&HTTP_FIELDS),

@@ -40,10 +40,7 @@ pub use tls::{Client, Forward, NameKind, Tls, TlsVersion};
 pub(super) use tls::{NAME_FIELDS, read_name};
 
 /// The fields of a listener.
-pub(super) const FIELDS: Fields =
-    Fields::joined(&[&[name::FIELD], ADDRESSES, HTTP, OWN, SETTINGS, AROUND]).later(LATER);
-/// The fields of a listener that are not built yet.
-pub(super) const LATER: &[&str] = &[];
+pub(super) const FIELDS: Fields = Fields::joined(&[&[name::FIELD], ADDRESSES, HTTP, OWN, SETTINGS, AROUND]);
 /// Fields about connections, which no API listener has.
 const OF_CONNECTIONS: Fields = Fields::joined(&[ADDRESSES, HTTP, OWN, SETTINGS]);
 pub(super) use http::{FIELDS as HTTP_FIELDS, SETTINGS as HTTP_SETTINGS};

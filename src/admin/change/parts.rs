@@ -7,10 +7,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::super::problem::{Code, Problem};
-use super::{Admin, Attempt, Change, Judged, PATIENCE, Part, Target, Written, repeat, write_all};
+use super::{Admin, Attempt, Change, Judged, Part, Target, Written, repeat, write_all};
 use crate::document::key::{DocumentKey, Kind};
 use crate::reconcile::run::now;
 
@@ -138,20 +137,8 @@ pub(super) async fn write(
 
 /// Judge all parts together, before the first one is written.
 async fn judge_whole(admin: &Admin, change: &Change, targets: &[Target<'_>]) -> Result<(), Problem> {
-    let attempt = Attempt {
-        admin,
-        change,
-        part: None,
-        deadline: Instant::now() + PATIENCE,
-        roots: targets.iter().map(|target| target.root.clone()).collect(),
-        place: targets.first().map_or("", |target| &target.edit.full_key),
-    };
+    let attempt = Attempt::new(admin, change, targets, None);
     let compared = attempt.compare(targets).await?;
-    Problem::of_all(
-        compared
-            .iter()
-            .filter_map(|compared| compared.refuse_condition(admin).err()),
-    )?;
     let (_turn, basis) = attempt.turn().await?;
     attempt.refuse_moved(&basis)?;
     Judged::of(&basis, &compared, now()).refuse(&compared, change.options.force, false)

@@ -20,10 +20,7 @@ use super::{
 };
 
 /// The fields of a cluster.
-pub(crate) const FIELDS: Fields =
-    Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]).later(LATER);
-/// The fields of a cluster that are not built yet.
-pub(crate) const LATER: &[&str] = &[];
+pub(crate) const FIELDS: Fields = Fields::joined(&[&[name::FIELD], SOURCE, SETTINGS, UPSTREAM, &[groups::FIELD]]);
 
 const SOURCE: &[Field] = &[
     Field::new(

@@ -24,8 +24,7 @@ pub(crate) const FIELDS: Fields = Fields::joined(&[
     settings::HEADERS,
     POLICIES,
     AROUND,
-])
-.later(LATER);
+]);
 const OVERRIDE_FIELDS: Fields = Fields::joined(&[
     CONDITIONS,
     ACTION,
@@ -34,10 +33,7 @@ const OVERRIDE_FIELDS: Fields = Fields::joined(&[
     settings::HEADERS,
     POLICIES,
     ENABLED,
-])
-.later(LATER);
-/// The fields of a route that are not built yet.
-pub(crate) const LATER: &[&str] = &[];
+]);
 /// Fields that only a forwarded request can use.
 const FORWARD_ONLY: Fields = Fields::joined(&[PATHS, settings::FORWARDING]);
 
