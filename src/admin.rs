@@ -52,6 +52,7 @@ mod frozen;
 mod json;
 mod limits;
 pub mod pending;
+mod plan;
 mod probes;
 mod problem;
 mod query;
@@ -83,7 +84,7 @@ GET    /api/v1/documents                 every document and its state; ?state=re
 GET    /api/v1/documents/KIND/NAME       one document, with its text
 PUT    /api/v1/documents/KIND/NAME       write it; If-Match, If-None-Match: *, ?force=true
 DELETE /api/v1/documents/KIND/NAME       delete it; If-Match, ?force=true
-POST   /api/v1/apply                     write and delete several documents at once; ?force=true
+POST   /api/v1/apply                     write and delete several documents at once; ?force=true, ?dry_run=true
 POST   /api/v1/release                   release held changes: {\"keys\": [KEY]} or {\"all\": true}
 GET    /api/v1/revisions                 changes of documents, newest first; ?before=R&key=KEY&actor=A&since=TIME&limit=50
 GET    /api/v1/revisions/R               one change, with both texts of each document

@@ -443,6 +443,12 @@ impl Fleet {
         self.registry.connected(variant)
     }
 
+    /// The number of connected proxies of each group.
+    #[must_use]
+    pub fn proxies(&self) -> BTreeMap<Arc<str>, usize> {
+        self.registry.proxies()
+    }
+
     /// Whether clients are connected and none of them reports its zone.
     #[must_use]
     pub fn lacks_zones(&self) -> bool {

@@ -6,11 +6,12 @@
 //! - The change of a registration encodes one ClusterLoadAssignment.
 //! - The change of a policy of the listener encodes the head of the RouteConfiguration, and no virtual host.
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 
-use chancery::backend::Entry;
-use chancery::document::key::Root;
-use chancery::reconcile::plan;
+use chancery::backend::{Change, Entry, Event};
+use chancery::document::key::{DocumentKey, Kind, Root};
+use chancery::reconcile::plan::{self, Input};
 use chancery::reconcile::world::World;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 
@@ -65,6 +66,28 @@ pub(crate) fn plan(criterion: &mut Criterion) {
         };
         group.bench_function(BenchmarkId::new("policy", size), |bencher| {
             bencher.iter(|| changing.step(Root::Documents, policy));
+        });
+    }
+
+    for size in [1_000, 10_000] {
+        let before = plan::plan(&empty(), listed(size), moment()).world;
+        let changes = (0..100).map(|number| Change::Put(route(number, 2)));
+        let input = Input::Event {
+            root: Root::Documents,
+            event: Event::Changed {
+                revision: 2,
+                changes: changes.collect(),
+            },
+        };
+        let keys: BTreeSet<DocumentKey> = (0..100)
+            .map(|number| DocumentKey::new(Kind::Routes, format!("route-{number:06}")))
+            .collect();
+        group.bench_function(BenchmarkId::new("dry run of 100 routes", size), |bencher| {
+            bencher.iter(|| {
+                let planned = plan::plan(&before, vec![input.clone()], moment());
+                let after = planned.world.compiled();
+                assert_eq!(after.owners_since(before.compiled(), &keys).moved.len(), 200);
+            });
         });
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::author::check_message;
-use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out};
+use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run};
 use super::entry::key_of;
 use super::json::Json;
 use super::problem::{Code, Problem};
@@ -71,7 +71,7 @@ pub(super) async fn apply(
     author: Author,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force"])?;
+    reject_unknown_params(&query, &["force", "dry_run"])?;
     json_only(&headers)?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
@@ -88,6 +88,9 @@ pub(super) async fn apply(
     })?;
 
     let change = change(&admin, body, parse_flag(&query, "force")?, author)?;
+    if parse_flag(&query, "dry_run")? {
+        return Ok(Json(dry_run(&admin, &change).await?).into_response());
+    }
     let written = carry_out(&admin, &change).await?;
     Ok(Json(answer(&admin, &written)).into_response())
 }

@@ -29,9 +29,11 @@ use super::Admin;
 use super::entry::is_redacted;
 use super::frozen::refuse_frozen;
 use super::pending::{Basis, Turn};
+use super::plan;
 use super::problem::{Code, Problem};
+use super::revisions::is_xds_secret;
 use crate::backend::{self, Base, Entry, Expect, Marked, Note, Terms, Unchanged, WriteError};
-use crate::document::key::{DocumentKey, Root};
+use crate::document::key::{DocumentKey, Kind, Root};
 use crate::journal::intent::{Action, FORMAT, Intent, Part, Via};
 use crate::reconcile::run::now;
 use crate::reconcile::world::Status;
@@ -46,6 +48,9 @@ use judge::Judged;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the write of a claim ([`Marked::is_claim`]); then its server has given up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most earlier texts of secrets that a plan reads.
+const MOST_EARLIER_TEXTS: usize = 50;
 
 /// Longest wait for a newer document before the marker is read again.
 const MARKER_PAUSE: Duration = Duration::from_millis(20);
@@ -152,6 +157,65 @@ pub(super) async fn carry_out(admin: &Admin, change: &Change) -> Result<Written,
     }
 }
 
+/// What a change would do; nothing is written. Without force, whatever the change says.
+///
+/// # Errors
+/// The change cannot be judged.
+pub(super) async fn dry_run(admin: &Admin, change: &Change) -> Result<plan::Answer, Problem> {
+    refuse_twice(&change.edits)?;
+    let targets = targets(admin, change)?;
+    parts::split(admin, change, &targets)?;
+    let attempt = Attempt::new(admin, change, &targets, None);
+    let compared = attempt.compare(&targets).await?;
+    let (turn, basis) = attempt.turn().await?;
+    // Other writes go on while the plan is made.
+    drop(turn);
+
+    let judged = Judged::of(&basis, &compared, now());
+    let documents = change.edits.iter().map(|edit| (&edit.key, edit.full_key.as_str()));
+    let refusals = [
+        refuse_frozen(admin, documents).await,
+        attempt.refuse_conditions(&compared),
+        attempt.refuse_moved(&basis),
+        judged.refuse(&compared, false, false),
+    ];
+    let refusals: Vec<Problem> = refusals.into_iter().filter_map(Result::err).collect();
+    let older_secrets = older_secrets(admin, &compared).await?;
+    Ok(judged.answer(admin, basis.changed, &compared, &refusals, older_secrets))
+}
+
+/// The secrets that a change gives a text that they had before, as far as the journal has it.
+async fn older_secrets(admin: &Admin, compared: &[Compared<'_>]) -> Result<BTreeSet<DocumentKey>, Problem> {
+    let world = admin.world.load_full();
+    let book = admin.journal.shown().book.clone();
+    let mut older = BTreeSet::new();
+    let mut reads = 0;
+    let is_secret = |key: &DocumentKey| key.kind == Kind::Secrets || is_xds_secret(key);
+    for compared in compared.iter().filter(|compared| compared.action == Action::Changed) {
+        let Edit {
+            key, full_key, text, ..
+        } = compared.target.edit;
+        let Text::Written(text) = text else { continue };
+        if !is_secret(key) {
+            continue;
+        }
+        let entries = book.entries().rev().filter_map(|entry| entry.document(full_key));
+        let texts = entries.filter_map(|changed| changed.before.as_ref());
+        for earlier in texts {
+            if reads == MOST_EARLIER_TEXTS {
+                return Ok(older);
+            }
+            reads += 1;
+            let earlier = admin.journal.text(full_key, earlier).await?;
+            if earlier.is_some_and(|earlier| world.options().vault.is_stored(key, &earlier, text)) {
+                older.insert(key.clone());
+                break;
+            }
+        }
+    }
+    Ok(older)
+}
+
 fn refuse_twice(edits: &[Edit]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
     match edits.iter().find(|edit| !seen.insert(&edit.full_key)) {
@@ -234,6 +298,7 @@ async fn write_all(
             return Ok(written);
         }
         let compared = attempt.compare(targets).await?;
+        attempt.refuse_conditions(&compared)?;
         let (turn, basis) = attempt.turn().await?;
         attempt.refuse_moved(&basis)?;
         let judged = Judged::of(&basis, &compared, now());
@@ -335,7 +400,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The documents beside their current texts, which meet the conditions of the change.
+    /// The documents beside their current texts.
     async fn compare<'t>(&self, targets: &'t [Target<'t>]) -> Result<Vec<Compared<'t>>, Problem> {
         let world = self.admin.world.load_full();
         let pending = world.pending();
@@ -368,10 +433,12 @@ impl<'a> Attempt<'a> {
                 action,
             }
         });
-        let compared: Vec<Compared<'t>> = compared.collect();
+        Ok(compared.collect())
+    }
+
+    fn refuse_conditions(&self, compared: &[Compared<'_>]) -> Result<(), Problem> {
         let refused = compared.iter().map(|compared| compared.refuse_condition(self.admin));
-        Problem::of_all(refused.filter_map(Result::err))?;
-        Ok(compared)
+        Problem::of_all(refused.filter_map(Result::err))
     }
 
     fn has_documents(&self) -> bool {

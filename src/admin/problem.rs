@@ -313,6 +313,16 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, content_type);
     }
 
+    /// The problem, and those of the other documents of the change.
+    pub(super) fn each(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.others)
+    }
+
+    /// Whether the problem is about the document of this full key.
+    pub(super) fn is_of(&self, full_key: &str) -> bool {
+        self.key.as_deref() == Some(full_key)
+    }
+
     fn as_one(&self) -> OneOf<'_> {
         OneOf {
             code: self.code.word(),

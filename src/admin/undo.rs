@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::Admin;
 use super::apply::answer;
 use super::author::check_message;
-use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out};
+use super::change::{Author, Change, Condition, Edit, Options, Text, Written, carry_out, dry_run};
 use super::json::Json;
 use super::problem::{Code, Problem};
 use super::query::{Pairs, parse_flag, reject_unknown_params};
@@ -56,7 +56,7 @@ pub(super) async fn undo(
     author: Author,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force"])?;
+    reject_unknown_params(&query, &["force", "dry_run"])?;
     let force = parse_flag(&query, "force")?;
     let Path(word) = path?;
     let asked = revision_of(&word)?;
@@ -99,6 +99,7 @@ pub(super) async fn undo(
     let change = Put {
         texts,
         message: body.message,
+        is_dry_run: parse_flag(&query, "dry_run")?,
         undoes: Some(first),
         options: Options {
             force,
@@ -117,7 +118,7 @@ pub(super) async fn restore(
     author: Author,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    reject_unknown_params(&query, &["force"])?;
+    reject_unknown_params(&query, &["force", "dry_run"])?;
     let force = parse_flag(&query, "force")?;
     let Path(word) = path?;
     let asked = revision_of(&word)?;
@@ -135,6 +136,7 @@ pub(super) async fn restore(
     let change = Put {
         texts: texts.collect(),
         message: body.message,
+        is_dry_run: parse_flag(&query, "dry_run")?,
         undoes: None,
         options: Options {
             force,
@@ -181,6 +183,8 @@ fn full_key_of(world: &World, word: &str) -> String {
 struct Put {
     texts: Vec<PutBack>,
     message: Option<String>,
+    /// Answer the plan, and write nothing.
+    is_dry_run: bool,
     undoes: Option<i64>,
     options: Options,
 }
@@ -209,7 +213,7 @@ impl Put {
                 condition,
             });
         }
-        if edits.is_empty() {
+        if edits.is_empty() && !self.is_dry_run {
             return Ok(Json(answer(admin, &Written::default())).into_response());
         }
         let change = Change {
@@ -221,6 +225,9 @@ impl Put {
             },
             options: self.options,
         };
+        if self.is_dry_run {
+            return Ok(Json(dry_run(admin, &change).await?).into_response());
+        }
         let written = carry_out(admin, &change).await?;
         Ok(Json(answer(admin, &written)).into_response())
     }

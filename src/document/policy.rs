@@ -151,6 +151,22 @@ pub enum PolicyKind {
 }
 
 impl PolicyKind {
+    /// Whether a policy of this kind keeps requests out: its end on a route is a high risk.
+    #[must_use]
+    pub fn is_guarding(self) -> bool {
+        matches!(
+            self,
+            Self::IpAccess
+                | Self::Csrf
+                | Self::Jwt
+                | Self::Oidc
+                | Self::BasicAuth
+                | Self::ApiKey
+                | Self::ExtAuthz
+                | Self::Rbac
+        )
+    }
+
     /// Every kind, in order.
     pub const ALL: [Self; 22] = [
         Self::Compression,

@@ -152,6 +152,25 @@ impl Registry {
         &self.connected[variant as usize]
     }
 
+    /// The connected proxies of each group: a stream over ADS is one, the other streams of one node id are one together.
+    pub(super) fn proxies(&self) -> BTreeMap<Arc<str>, usize> {
+        let mut proxies: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        let mut nodes: HashSet<Arc<str>> = HashSet::new();
+        let streams = self.streams.lock();
+        for Identity {
+            group,
+            node_id,
+            aggregated,
+            ..
+        } in streams.live.values().map(|stream| &stream.identity)
+        {
+            if *aggregated || node_id.is_empty() || nodes.insert(Arc::clone(node_id)) {
+                *proxies.entry(Arc::clone(group)).or_default() += 1;
+            }
+        }
+        proxies
+    }
+
     /// Every unresolved NACK with its node. The facts are read without the lock.
     pub(super) fn unresolved_nacks(&self, now: SystemTime) -> Vec<(Arc<str>, UnresolvedNack)> {
         let (live, gone): (Vec<Arc<Stream>>, Vec<Arc<Stream>>) = {

@@ -249,6 +249,13 @@ impl World {
         self.records.values().map(|record| &record.status)
     }
 
+    /// Whether there is a document of a kind.
+    #[must_use]
+    pub fn has_any(&self, kind: Kind) -> bool {
+        let mut from = self.records.range(DocumentKey::new(kind, "")..);
+        from.next().is_some_and(|(key, _)| key.kind == kind)
+    }
+
     /// The secrets documents, sorted by key.
     pub fn secrets(&self) -> impl Iterator<Item = &Status> {
         let secrets = self.records.range(DocumentKey::new(Kind::Secrets, "")..);

@@ -19,6 +19,7 @@
 //! | `references` | documents that name others, and need them |
 //! | `failover` | the members of aggregate clusters, and circles among them |
 //! | `trials` | tests of routes, judged on the tables |
+//! | `owners` | requests that another document takes after a change |
 //! | `unmet` | xds documents against the clusters of their group |
 //! | `policies` | the policies that hold for a listener, a route and its target |
 //! | `extensions` | the filters of a group that hold a state: tokens, rate limits |
@@ -54,6 +55,7 @@ mod input;
 mod inventory;
 mod limits;
 mod offers;
+mod owners;
 pub mod parts;
 mod policies;
 mod references;
@@ -71,8 +73,10 @@ use group::{GroupState, Outcome};
 use input::{ByGroup, GroupInput};
 use inventory::Inventory;
 pub use inventory::{Address, address};
+pub use owners::{Moved, Owners};
 pub use policies::{EffectivePolicy, Holding};
 use translate::Translated;
+pub use trials::Failure;
 use trials::Trials;
 
 /// The difference between two compiled wholes.
@@ -635,6 +639,11 @@ impl Compiled {
     /// The tests of routes that fail here and did not before: each with its document, and a sentence.
     pub fn newly_failing<'c>(&'c self, before: &'c Self) -> impl Iterator<Item = (&'c DocumentKey, String)> {
         self.trials.newly_failing(&before.trials)
+    }
+
+    /// The tests of routes that fail here and did not before, in parts.
+    pub fn new_failures<'c>(&'c self, before: &'c Self) -> impl Iterator<Item = Failure<'c>> {
+        self.trials.new_failures(&before.trials)
     }
 
     /// Documents that name a cluster, in any group.

@@ -598,9 +598,14 @@ impl Table {
     /// The entry that takes a request, and its Route.
     #[must_use]
     pub fn take(&self, request: &Seen) -> Option<(&Arc<Entry>, Route)> {
-        let host = self.virtual_host_of(request)?;
+        let (entry, route) = self.find(&self.virtual_host_of(request)?, request)?;
+        decoded(entry, route)
+    }
+
+    /// The entry of a virtual host that takes a request, and the index of its Route.
+    fn find(&self, host: &HostKey, request: &Seen) -> Option<(&Arc<Entry>, usize)> {
         let mut first: Option<(&Arc<Entry>, usize)> = None;
-        for own in self.sources(&host) {
+        for own in self.sources(host) {
             for (position, entry) in own.winners.iter() {
                 if first.is_some_and(|(first, _)| first.position < *position) {
                     break;
@@ -612,8 +617,7 @@ impl Table {
             }
         }
 
-        let (entry, route) = first?;
-        decoded(entry, route)
+        first
     }
 }
 

@@ -43,13 +43,13 @@ use crate::support::eventually::eventually;
 const BUILT_AT: Duration = Duration::from_millis(1_767_323_045_678);
 
 /// The API with its store, snapshots and fleet.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     admin: Admin,
     store: Memory,
     world: Arc<ArcSwap<World>>,
-    snapshots: Arc<Store>,
-    fleet: Fleet,
+    pub(crate) snapshots: Arc<Store>,
+    pub(crate) fleet: Fleet,
     commands: mpsc::Receiver<Command>,
     health: watch::Sender<Health>,
     token: CancellationToken,
@@ -65,16 +65,16 @@ fn journal(store: &Memory) -> Journal {
 
 /// An answer: status, content type, etag, body.
 #[derive(Debug, PartialEq)]
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     content_type: String,
     etag: Option<String>,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl Server {
     /// With these documents, planned and listed.
-    async fn start(documents: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(documents: &[(&str, &str)]) -> Self {
         let store = Memory::new();
         for (key, value) in documents {
             store.put(key, value.as_bytes().to_vec());
@@ -137,7 +137,7 @@ impl Server {
     }
 
     /// One turn of the reconcile loop after an event of the store: list, plan, publish.
-    async fn read_again(&self) {
+    pub(crate) async fn read_again(&self) {
         let mut inputs = Vec::new();
         for root in [Root::Documents, Root::Registrations] {
             let (revision, entries) = self.store.list(Layout::default().prefix_of(&root)).await.unwrap();
@@ -197,7 +197,13 @@ impl Server {
             .publish(Arc::new(self.snapshots.current().next(difference, facts)));
     }
 
-    async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<String>) -> Answer {
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<String>,
+    ) -> Answer {
         let mut request = self
             .client
             .request(method, format!("http://{}{path}", self.address))

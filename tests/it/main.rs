@@ -15,6 +15,7 @@ mod cli;
 mod histories;
 mod journal;
 mod layers;
+mod plan;
 mod quarantine;
 mod reconcile;
 mod registries;

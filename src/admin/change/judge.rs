@@ -1,14 +1,16 @@
 //! The dry run of a change: the plan of its documents without effect, and the reasons to refuse them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::pending::Basis;
+use super::super::plan;
 use super::super::problem::{Code, Problem};
-use super::{Compared, Written, WrittenDocument, changes_by_root};
+use super::{Admin, Compared, Written, WrittenDocument, changes_by_root};
 use crate::backend::Event;
 use crate::document::key::{DocumentKey, Kind};
 use crate::journal::intent::Action;
-use crate::reconcile::plan::{Input, Moment, Plan, Verdict, plan};
+use crate::reconcile::plan::{self as reconcile, Input, Moment, Plan, Verdict};
 use crate::reconcile::world::{State, World};
 
 /// A change and the two worlds around it.
@@ -29,7 +31,7 @@ impl Judged {
             root,
             event: Event::Changed { revision, changes },
         });
-        let plan = plan(&before, inputs.collect(), moment);
+        let plan = reconcile::plan(&before, inputs.collect(), moment);
         Self { before, plan }
     }
 
@@ -144,6 +146,45 @@ impl Judged {
         };
         let detail = format!("{detail}; ?force=true deletes the document nevertheless");
         Err(Problem::new(Code::InUse, detail).of_key(&compared.target.edit.full_key))
+    }
+
+    /// The plan of the change. `refusals`: why the write would not be taken.
+    pub(super) fn answer(
+        &self,
+        admin: &Admin,
+        base_revision: i64,
+        compared: &[Compared<'_>],
+        refusals: &[Problem],
+        older_secrets: BTreeSet<DocumentKey>,
+    ) -> plan::Answer {
+        let document = |compared: &Compared<'_>| {
+            let edit = compared.target.edit;
+            let status = self.plan.world.document(&edit.key);
+            let refusal = refusals.iter().flat_map(Problem::each);
+            let refusal = refusal.into_iter().find(|problem| problem.is_of(&edit.full_key));
+            plan::Document {
+                document: edit.key.clone(),
+                key: edit.full_key.clone(),
+                action: compared.action,
+                state: status.map(|status| status.state.as_str()),
+                reason: match refusal {
+                    Some(refusal) => Some(refusal.detail().to_owned()),
+                    None => status.and_then(|status| status.reason.clone()),
+                },
+                path: status.and_then(|status| status.path.clone()),
+                warnings: status.map(|status| status.warnings.clone()).unwrap_or_default(),
+            }
+        };
+        plan::answer(plan::Inputs {
+            base_revision,
+            before: &self.before,
+            plan: &self.plan,
+            documents: compared.iter().map(document).collect(),
+            refusal: refusals.first().map(Problem::detail),
+            older_secrets,
+            proxies: &admin.fleet.proxies(),
+            snapshot: &admin.snapshots.current(),
+        })
     }
 
     /// The answer about the change; `revision`: that of its transaction, `None`: nothing was written.

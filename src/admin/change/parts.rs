@@ -139,6 +139,7 @@ pub(super) async fn write(
 async fn judge_whole(admin: &Admin, change: &Change, targets: &[Target<'_>]) -> Result<(), Problem> {
     let attempt = Attempt::new(admin, change, targets, None);
     let compared = attempt.compare(targets).await?;
+    attempt.refuse_conditions(&compared)?;
     let (_turn, basis) = attempt.turn().await?;
     attempt.refuse_moved(&basis)?;
     Judged::of(&basis, &compared, now()).refuse(&compared, change.options.force, false)

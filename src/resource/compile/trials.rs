@@ -72,6 +72,33 @@ pub(super) struct Trials {
     failing: OrdMap<TrialId, Arc<str>>,
 }
 
+/// A failing test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure<'a> {
+    /// The document of the test.
+    pub key: &'a DocumentKey,
+    /// The request of the test, as written.
+    pub request: &'a str,
+    /// The expected answer.
+    pub expected: &'a str,
+    /// The answer.
+    pub got: &'a str,
+}
+
+impl<'a> Failure<'a> {
+    /// From the sentence of a failing test: `REQUEST expected ANSWER, got ANSWER`.
+    fn of(key: &'a DocumentKey, sentence: &'a str) -> Self {
+        let (request, answers) = sentence.split_once(" expected ").unwrap_or((sentence, ""));
+        let (expected, got) = answers.split_once(", got ").unwrap_or((answers, ""));
+        Self {
+            key,
+            request,
+            expected,
+            got,
+        }
+    }
+}
+
 /// A test that was judged.
 #[derive(Debug, Clone)]
 struct Known {
@@ -200,6 +227,12 @@ impl Trials {
     pub(super) fn newly_failing(&self, before: &Self) -> impl Iterator<Item = (&DocumentKey, String)> {
         let new = self.failing.iter().filter(|(id, _)| !before.failing.contains_key(*id));
         new.map(|((key, index), sentence)| (key, format!("tests[{index}]: {sentence}")))
+    }
+
+    /// The tests that fail here and did not before, in parts.
+    pub(super) fn new_failures<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Failure<'a>> {
+        let new = self.failing.iter().filter(|(id, _)| !before.failing.contains_key(*id));
+        new.map(|((key, _), sentence)| Failure::of(key, sentence))
     }
 
     /// Forget the tests of a document.
@@ -419,7 +452,7 @@ fn places(documents: &Inventory, groups: &Groups) -> Places {
         .collect()
 }
 
-fn has_tls(state: &GroupState, listener: &Arc<str>) -> bool {
+pub(super) fn has_tls(state: &GroupState, listener: &Arc<str>) -> bool {
     let resource = state.resources.get(&(ResourceType::Listener, Arc::clone(listener)));
     let listener = resource.and_then(|resource| Listener::decode(&*resource.body.to_bytes()).ok());
     listener.is_some_and(|listener| {

@@ -1,5 +1,7 @@
 //! The match of one Route: path, headers, query parameters.
 
+use std::sync::OnceLock;
+
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -45,7 +47,9 @@ enum Path {
     Regex {
         /// The text with which each path begins.
         beginning: String,
-        regex: Regex,
+        pattern: String,
+        /// Compiled when a path with the beginning comes; `None`: the pattern is no regex.
+        regex: OnceLock<Option<Regex>>,
     },
 }
 
@@ -137,7 +141,8 @@ impl Path {
             Some(PathSpecifier::PathSeparatedPrefix(prefix)) => Self::Segments(prefix.clone()),
             Some(PathSpecifier::SafeRegex(regex)) => Self::Regex {
                 beginning: String::new(),
-                regex: whole(&regex.regex)?,
+                pattern: regex.regex.clone(),
+                regex: OnceLock::new(),
             },
             Some(PathSpecifier::PathMatchPolicy(policy)) => {
                 let config = policy.typed_config.as_ref().ok_or(Unknown("path_match_policy"))?;
@@ -146,7 +151,8 @@ impl Path {
                 let beginning = config.path_template.split(['{', '*']).next().unwrap_or_default();
                 Self::Regex {
                     beginning: beginning.to_owned(),
-                    regex: whole(&template_regex(&config.path_template))?,
+                    pattern: template_regex(&config.path_template),
+                    regex: OnceLock::new(),
                 }
             }
             Some(PathSpecifier::ConnectMatcher(_)) | None => return Err(Unknown("path_specifier")),
@@ -160,7 +166,17 @@ impl Path {
             Self::Segments(prefix) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            Self::Regex { regex, .. } => regex.is_match(path.as_bytes()),
+            Self::Regex {
+                beginning,
+                pattern,
+                regex,
+            } => {
+                let is_match = || {
+                    let regex = regex.get_or_init(|| whole(pattern).ok());
+                    regex.as_ref().is_some_and(|regex| regex.is_match(path.as_bytes()))
+                };
+                path.starts_with(beginning.as_str()) && is_match()
+            }
         }
     }
 }

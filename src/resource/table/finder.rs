@@ -1,7 +1,7 @@
 //! The entry that takes a request, for many requests.
 //!
-//! In: a [`Table`], and requests one after another. Out: the same as [`Table::take`]. The first request of a virtual host
-//! costs all its entries; each further one costs the entries that may take its path.
+//! In: a [`Table`], and requests one after another. Out: the same as [`Table::take`]. The first requests of a virtual host
+//! cost all its entries; each one after [`FEW`] costs the entries that may take its path.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,11 +12,21 @@ use super::{Entry, HostKey, Table, decoded};
 use crate::resource::matcher::Seen;
 use crate::resource::matcher::conditions::Paths;
 
+/// An index of a virtual host costs more than so many requests without one.
+const FEW: usize = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Finder<'a> {
     table: &'a Table,
-    hosts: BTreeMap<HostKey, Index<'a>>,
+    hosts: BTreeMap<HostKey, Host<'a>>,
+}
+
+/// A virtual host that was asked for.
+#[derive(Debug, Default)]
+struct Host<'a> {
+    requests: usize,
+    index: Option<Index<'a>>,
 }
 
 /// The entries of a virtual host by their paths, each by its place in the order.
@@ -41,11 +51,21 @@ impl<'a> Finder<'a> {
     /// The entry that takes a request, and its Route.
     #[must_use]
     pub fn take(&mut self, request: &Seen) -> Option<(&'a Arc<Entry>, Route)> {
-        let host = self.table.virtual_host_of(request)?;
-        let table = self.table;
-        let index = self.hosts.entry(host).or_insert_with_key(|host| Index::of(table, host));
-        let (entry, route) = index.first(request)?;
+        let (entry, route) = self.find(request)?;
         decoded(entry, route)
+    }
+
+    /// The entry that takes a request, and the index of its Route.
+    #[must_use]
+    pub fn find(&mut self, request: &Seen) -> Option<(&'a Arc<Entry>, usize)> {
+        let table = self.table;
+        let key = table.virtual_host_of(request)?;
+        let host = self.hosts.entry(key.clone()).or_default();
+        host.requests += 1;
+        if host.requests <= FEW {
+            return table.find(&key, request);
+        }
+        host.index.get_or_insert_with(|| Index::of(table, &key)).first(request)
     }
 }
 
