@@ -4,7 +4,8 @@
 #
 # The clone has a HOME, a CARGO_HOME and a .tools of its own, all empty; only the Rust toolchain is shared. With `debian` it
 # stands in a minimal Debian with the README's prerequisites and nothing else, which needs root and debootstrap.
-# Committed files alone are cloned. Nothing is left behind.
+# Committed files alone are cloned. Nothing is left behind, but for what a caller asks for: with FRESH_HOME, an empty folder,
+# as the HOME, and FRESH_BUILD as the folder of the build, both stay.
 set -euo pipefail
 
 # The prerequisites that README.md names, beside a Rust toolchain.
@@ -39,13 +40,16 @@ trap 'exit 143' TERM HUP
 
 # here: make demo in $work/checkout.
 here() {
-    mkdir "$work/home"
+    home=${FRESH_HOME:-$work/home}
+    mkdir -p "$home"
+    [ -z "$(ls -A "$home")" ] || fail "FRESH_HOME=$home is not empty."
     toolchains=${RUSTUP_HOME:-$HOME/.rustup}
     # Neither this checkout's tools nor its build; RUSTUP_TOOLCHAIN as well would hide rust-toolchain.toml.
     path=$(printf %s "$PATH" | tr : '\n' | grep -vxF "$root/.tools/bin" | paste -sd :)
     cd "$work/checkout"
-    env -u CARGO_TARGET_DIR -u RUSTUP_TOOLCHAIN -u RUSTFLAGS -u MAKEFLAGS -u MAKELEVEL -u MFLAGS -u KEEP \
-        HOME="$work/home" CARGO_HOME="$work/home/.cargo" RUSTUP_HOME="$toolchains" PATH="$path" make demo
+    env -u RUSTUP_TOOLCHAIN -u RUSTFLAGS -u MAKEFLAGS -u MAKELEVEL -u MFLAGS -u KEEP \
+        HOME="$home" CARGO_HOME="$home/.cargo" CARGO_TARGET_DIR="${FRESH_BUILD:-$work/checkout/target}" \
+        RUSTUP_HOME="$toolchains" PATH="$path" make demo
 }
 
 # in_debian: the same below $work/debian.
